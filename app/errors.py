@@ -1,0 +1,91 @@
+"""Every error of this project, sorted by what can be done about it.
+
+RapidBridgeError
+ ├─ Rejected            answered to the sender with an HTTP status; nothing to repair here
+ │   ├─ SignatureError      401: nobody who knows the secret sent these bytes
+ │   ├─ BodyTooLarge        413: more than MAX_BODY_BYTES
+ │   └─ BodyIncomplete      408: the sender stalled, hung up or framed the body wrongly
+ ├─ Retriable           the same work will succeed later
+ │   ├─ StoreUnavailable    the inbox cannot be reached
+ │   ├─ QueueUnavailable    Redis cannot be reached
+ │   └─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
+ ├─ Dead                will never succeed as it is: keep it, count it, show it
+ │   ├─ UnreadableDelivery  signed, but not an event this code can read
+ │   └─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
+ └─ ConfigError         refuse to start; lists every complaint at once
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class RapidBridgeError(Exception):
+    """Base of every error raised on purpose by this project."""
+
+
+class Rejected(RapidBridgeError):
+    """A request that is answered with `http_status` instead of being stored."""
+
+    http_status: ClassVar[int]
+
+
+class SignatureError(Rejected):
+    """No, a malformed or a wrong signature, or a signed body outside the replay window."""
+
+    http_status = 401
+
+
+class BodyTooLarge(Rejected):
+    """A body longer than MAX_BODY_BYTES, known from its header or found while reading."""
+
+    http_status = 413
+
+
+class BodyIncomplete(Rejected):
+    """A body that did not arrive whole in time."""
+
+    http_status = 408
+
+
+class Retriable(RapidBridgeError):
+    """A fault that passes: try again, after `retry_after_s` seconds where the other side named them."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(Retriable):
+    """The database of the inbox cannot be reached or does not answer."""
+
+
+class QueueUnavailable(Retriable):
+    """Redis cannot be reached or refuses commands."""
+
+
+class SinkUnavailable(Retriable):
+    """A sink cannot be reached, is locked, or gave up a transaction to let another through."""
+
+
+class Dead(RapidBridgeError):
+    """Work that no retry will save. `reason` is a short, stable word for counting, such as "not_json"."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnreadableDelivery(Dead):
+    """A signed body that is not JSON, is no object, or names no event."""
+
+
+class SinkRefused(Dead):
+    """A sink that refuses a whole batch for a reason that lies in its set-up."""
+
+
+class ConfigError(RapidBridgeError):
+    """Settings or routes that cannot work. Each complaint says what is wrong, where, and what to do."""
+
+    def __init__(self, complaints: Sequence[str]) -> None:
+        super().__init__("\n".join(complaints))
+        self.complaints = tuple(complaints)
