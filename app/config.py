@@ -1,0 +1,152 @@
+"""Every setting: its name, default, unit and check. The only reader of the environment."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from app.errors import ConfigError
+
+# Names that the contract reserves for parts which read them elsewhere: known, never "unknown".
+_RESERVED = ("TRUTO_API_TOKEN", "TRUTO_API_URL", "RETENTION_DAYS", "DASHBOARD_PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecret:
+    """A secret of Truto's, valid for every webhook, or for `webhook_id` alone where that is set."""
+
+    value: str
+    webhook_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"WebhookSecret(<{len(self.value)} characters>, webhook_id={self.webhook_id!r})"
+
+
+def _secrets(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    secrets = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        webhook_id, equals, value = part.rpartition("=")
+        if equals and not (webhook_id.strip() and value.strip()):
+            raise ValueError("a part has nothing before or after its `=`: write secret or webhook_id=secret")
+        secrets.append(WebhookSecret(value.strip(), webhook_id.strip() or None))
+    return tuple(secrets)
+
+
+def _database_url(text: object) -> object:
+    scheme, separator, rest = str(text).partition("://")
+    if not separator or scheme not in ("sqlite", "postgres", "postgresql", "postgresql+psycopg"):
+        raise ValueError("not postgres://… or sqlite:///…: set the URL of a PostgreSQL or SQLite database")
+    return str(text) if scheme == "sqlite" else f"postgresql+psycopg://{rest}"
+
+
+def _redis_url(text: object) -> object:
+    if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("not redis://…, rediss://… or unix://…: set the URL of a Redis or Valkey server")
+    return text
+
+
+class Settings(BaseModel):
+    """What the processes run with; built once by `read_settings` and passed down."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
+
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_secrets)] = Field(
+        default=(), alias="TRUTO_WEBHOOK_SECRET"
+    )
+    database_url: Annotated[str, BeforeValidator(_database_url)] = Field(
+        default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
+    )
+    redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
+        default=None, alias="REDIS_URL", repr=False
+    )
+    redis_tls_verify: bool = Field(default=True, alias="REDIS_TLS_VERIFY")
+    routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
+    port: int = Field(default=8000, ge=1, le=65535, alias="PORT")
+    web_concurrency: int = Field(default=2, ge=1, le=64, alias="WEB_CONCURRENCY")
+    worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
+    replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
+    variables: dict[str, str] = Field(repr=False)
+
+    @property
+    def secret_values(self) -> tuple[str, ...]:
+        return tuple(secret.value for secret in self.webhook_secrets)
+
+    def may_sign(self, secret: str, webhook_id: str) -> bool:
+        """Whether a body signed with this secret may belong to this webhook."""
+        return any(
+            known.value == secret and known.webhook_id in (None, webhook_id) for known in self.webhook_secrets
+        )
+
+
+_NAMES = tuple(field.alias for field in Settings.model_fields.values() if field.alias)
+
+
+def read_settings(environment: Mapping[str, str] | None = None, *, needs_secret: bool = False) -> Settings:
+    """Read and check every setting at once.
+
+    environment: os.environ, with a `.env` of the working folder beneath it, unless given.
+    needs_secret: refuse to go on without TRUTO_WEBHOOK_SECRET (the web process).
+    Raises ConfigError with every complaint; none of them holds a value.
+    """
+    if environment is None:
+        environment = {name: value for name, value in dotenv_values(".env").items() if value} | dict(
+            os.environ
+        )
+    # An empty variable is how platforms spell "unset".
+    given = {name: value for name, value in environment.items() if value.strip()}
+    complaints = [*_misspelt(given), *_contradictions(given, needs_secret=needs_secret)]
+    try:
+        settings = Settings.model_validate({**given, "variables": given})
+    except ValidationError as error:
+        complaints += [_complaint(detail) for detail in error.errors(include_input=False, include_url=False)]
+    if complaints:
+        raise ConfigError(complaints)
+    return settings
+
+
+def _complaint(detail: Any) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{detail['loc'][0]}: {message[0].lower()}{message[1:]}."
+
+
+def _misspelt(given: Mapping[str, str]) -> list[str]:
+    """Names that nothing here reads, but which look as if something should."""
+    known = (*_NAMES, *_RESERVED)
+    complaints = []
+    for name in sorted(given.keys() - set(known)):
+        unset = [candidate for candidate in known if candidate not in given and len(candidate) >= 8]
+        near = difflib.get_close_matches(name, unset, n=1, cutoff=0.87)
+        if near:
+            complaints.append(f"{name}: no such setting. Did you mean {near[0]}?")
+        elif re.match(r"TRUTO_|RAPIDBRIDGE_", name):
+            complaints.append(f"{name}: no such setting. Unset it, or use one of: {', '.join(known)}.")
+    return complaints
+
+
+def _contradictions(given: Mapping[str, str], *, needs_secret: bool) -> list[str]:
+    complaints = []
+    if needs_secret and not given.get("TRUTO_WEBHOOK_SECRET", "").strip(", "):
+        complaints.append(
+            "TRUTO_WEBHOOK_SECRET: not set. Set it to the secret Truto showed when the webhook was created "
+            "(several: comma-separated)."
+        )
+    # A dyno's disk is its own and is thrown away daily: web and worker would each have an inbox, soon lost.
+    if "DYNO" in given and given.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        complaints.append(
+            "DATABASE_URL: a SQLite file cannot be shared by this platform's processes. "
+            "Attach a PostgreSQL (on Heroku: heroku addons:create heroku-postgresql)."
+        )
+    routes_file = given.get("ROUTES_FILE")
+    if routes_file and not Path(routes_file).is_file():
+        complaints.append(f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset it.")
+    return complaints

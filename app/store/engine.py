@@ -1,0 +1,86 @@
+"""Opens the store's database and turns its driver's faults into ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.errors import StoreUnavailable
+
+# Truto gives up on a page within seconds: a dead database must be known before that.
+_CONNECT_TIMEOUT_S = 5
+_STATEMENT_TIMEOUT_MS = 15_000
+_SQLITE_BUSY_TIMEOUT_S = 15
+
+
+def open_store(url: str) -> Engine:
+    """Prepare a connection pool; connects on first use.
+
+    url: sqlite:///path or postgresql+psycopg://…. A SQLite file's folder is created.
+    """
+    # Parameters hold customers' bodies: keep them out of every error message.
+    options: dict[str, Any] = {"hide_parameters": True}
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_S}, **options)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return engine
+    arguments = {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "application_name": "rapidbridge",
+        "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+        "keepalives_idle": 10,
+        "tcp_user_timeout": 10_000,
+    }
+    return create_engine(
+        parsed,
+        pool_size=2,
+        max_overflow=4,
+        pool_timeout=_CONNECT_TIMEOUT_S,
+        connect_args=arguments,
+        **options,
+    )
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver's own BEGIN is deferred and can deadlock on upgrade: transactions are begun by the listener.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+@contextmanager
+def store_faults() -> Iterator[None]:
+    """Raise StoreUnavailable for whatever the database or its driver raises."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreUnavailable("no connection to the store became free in time") from error
+    except DBAPIError as error:
+        raise StoreUnavailable(_explain(error)) from error
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"the store failed: {type(error).__name__}") from error
+
+
+def _explain(error: DBAPIError) -> str:
+    """Say what the database said without its details, which may quote a row."""
+    fault = type(error.orig).__name__
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    unmigrated = state == "42P01" or "no such table" in str(error.orig)
+    hint = (
+        "its tables are missing or old; run: rapidbridge migrate"
+        if unmigrated
+        else "is DATABASE_URL right and up?"
+    )
+    return f"the store failed ({fault}{f', {state}' if state else ''}): {hint}"

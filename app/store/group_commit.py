@@ -1,0 +1,93 @@
+"""Shares one commit among all who wait for one: leader and followers."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from app.errors import StoreUnavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Entry(Generic[Item, Result]):
+    """One waiting caller. `woken` is set when it has its result, or when it is to lead the next group."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.woken = threading.Event()
+        self.result: Result | None = None
+        self.error: Exception | None = None
+        self.is_done = False
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Runs `commit` on groups of items: one group at a time, each at most `most` items.
+
+    The first caller commits for all who came meanwhile, then hands over to the first who came too late.
+    Alone, a caller waits for nobody. Works with threads; with greenlets once gevent has patched `threading`.
+    commit: takes items, returns as many results in the same order, or raises for all of them.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[Item]], Sequence[Result]], *, most: int) -> None:
+        self._commit = commit
+        self._most = most
+        self._lock = threading.Lock()
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._has_leader = False
+
+    def submit(self, item: Item) -> Result:
+        """Return the item's result once it is committed; raise what its commit raised."""
+        entry: _Entry[Item, Result] = _Entry(item)
+        with self._lock:
+            self._waiting.append(entry)
+            leads = not self._has_leader
+            self._has_leader = True
+        if not leads:
+            self._wait(entry)
+        if not entry.is_done:
+            self._lead()
+        if entry.error is not None:
+            raise entry.error
+        return entry.result  # type: ignore[return-value]  # set with is_done, and None may be a Result
+
+    def _wait(self, entry: _Entry[Item, Result]) -> None:
+        try:
+            entry.woken.wait()
+        except BaseException:
+            # This caller is being killed: leave the queue, and do not take the lead to the grave.
+            with self._lock:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                was_to_lead = entry.woken.is_set() and not entry.is_done
+            if was_to_lead:
+                self._hand_over()
+            raise
+
+    def _lead(self) -> None:
+        with self._lock:
+            group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        try:
+            results = self._commit([entry.item for entry in group])
+            for entry, result in zip(group, results, strict=True):
+                entry.result = result
+        except BaseException as error:
+            # A killed leader must not pass its own death on to those who wait for it.
+            interrupted = StoreUnavailable("the commit was interrupted")
+            for entry in group:
+                entry.error = error if isinstance(error, Exception) else interrupted
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for entry in group:
+                entry.is_done = True
+                entry.woken.set()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting[0].woken.set()
+            else:
+                self._has_leader = False

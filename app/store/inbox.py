@@ -1,0 +1,234 @@
+"""Deliveries as received: put, claim, read, settle, wake. The truth about what has arrived."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, RowMapping, bindparam, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from app.store.engine import store_faults
+from app.store.schema import deliveries
+
+State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused"]
+
+# After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
+WAKE_GRACE_S = 5.0
+_COMPRESSION_LEVEL = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified body on its way into the inbox; what the envelope does not name is ""."""
+
+    body: bytes
+    received_at: datetime
+    state: State
+    reason: str = ""
+    event_id: str = ""
+    event: str = ""
+    webhook_id: str = ""
+    environment_id: str = ""
+    sync_job_id: str = ""
+    sync_job_run_id: str = ""
+    integrated_account_id: str = ""
+    resource: str = ""
+    method: str = ""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What `put` made of an arrival: committed now, or known from before."""
+
+    delivery_id: UUID
+    is_duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One stored delivery, without its body."""
+
+    id: UUID
+    received_at: datetime
+    event_id: str
+    event: str
+    environment_id: str
+    sync_job_id: str
+    sync_job_run_id: str
+    integrated_account_id: str
+    resource: str
+    method: str
+    created_at: datetime | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a worker leaves a delivery; a pending one is due again at `due_at`."""
+
+    delivery_id: UUID
+    state: State
+    records: int
+    reason: str
+    due_at: datetime
+
+
+def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:
+    """Name a delivery by its event's id and its body: the same bytes always get the same id.
+
+    A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.
+    """
+    time_ms = max(0, (created_at - _EPOCH) // timedelta(milliseconds=1)) if created_at else 0
+    digest = hashlib.sha256(event_id.encode() + b"\0" + hashlib.sha256(body).digest()).digest()
+    number = (time_ms & (1 << 48) - 1) << 80 | int.from_bytes(digest[:10])
+    number = number & ~(0xF << 76) | 0x8 << 76
+    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+
+
+class Inbox:
+    """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = (
+            insert(deliveries)
+            .on_conflict_do_update(index_elements=["id"], set_={"duplicates": deliveries.c.duplicates + 1})
+            .returning(deliveries.c.id, deliveries.c.duplicates)
+        )
+
+    def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
+        """Commit arrivals together; the receipts come in the same order.
+
+        A fault that one arrival causes does not fail the others: the group is then committed one by one, and
+        the fault is raised only if every one of them failed or the store is gone.
+        """
+        ids = [identify(arrival.event_id, arrival.created_at, arrival.body) for arrival in arrivals]
+        rows = {id_: _row(id_, arrival) for id_, arrival in zip(ids, arrivals, strict=True)}
+        with store_faults():
+            duplicates = self._insert_rows(rows)
+        receipts = []
+        for id_ in ids:
+            receipts.append(Receipt(id_, is_duplicate=duplicates[id_] > 0))
+            duplicates[id_] += 1  # the same bytes twice in one group
+        return receipts
+
+    def _insert_rows(self, rows: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, int]:
+        # In the order of the key, so that two processes with the same rows cannot deadlock.
+        ordered = [rows[id_] for id_ in sorted(rows)]
+        for attempt in (1, 2):
+            try:
+                with self._engine.begin() as connection:
+                    found = connection.execute(self._insert, ordered)
+                    return {row.id: row.duplicates for row in found}
+            except DBAPIError as error:
+                # A pooled connection that died while idle says nothing about the store: ask once more.
+                if attempt == 2 or not error.connection_invalidated:
+                    raise
+        raise AssertionError("unreachable")
+
+    def claim(self, ids: Sequence[UUID], *, now: datetime, lease_s: float) -> list[Delivery]:
+        """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt."""
+        until = now + timedelta(seconds=lease_s)
+        columns = [deliveries.c[name] for name in Delivery.__dataclass_fields__]
+        statement = (
+            update(deliveries)
+            .where(
+                deliveries.c.id.in_(sorted(ids)),
+                deliveries.c.state == "pending",
+                or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now),
+            )
+            .values(leased_until=until, due_at=until, attempts=deliveries.c.attempts + 1)
+            .returning(*columns)
+        )
+        with store_faults(), self._engine.begin() as connection:
+            rows = connection.execute(statement).mappings().all()
+        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
+
+    def read_body(self, delivery_id: UUID) -> bytes:
+        """Return a delivery's body, the bytes that were signed."""
+        statement = select(deliveries.c.body).where(deliveries.c.id == delivery_id)
+        with store_faults(), self._engine.connect() as connection:
+            return zlib.decompress(connection.execute(statement).scalar_one())
+
+    def wake(self, *, now: datetime, most: int, again_after_s: float) -> list[Delivery]:
+        """Return what is pending and due, oldest first, and make it due again in `again_after_s` seconds.
+
+        Several sweepers may ask at once: each delivery is given to one of them.
+        """
+        due = (
+            select(deliveries.c.id)
+            .where(deliveries.c.state == "pending", deliveries.c.due_at <= now)
+            .order_by(deliveries.c.due_at)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id.in_(due.scalar_subquery()))
+            .values(due_at=now + timedelta(seconds=again_after_s))
+            .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
+        )
+        with store_faults(), self._engine.begin() as connection:
+            rows = connection.execute(statement).mappings().all()
+        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
+
+    def count(self) -> dict[str, int]:
+        """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
+        by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
+        with store_faults(), self._engine.connect() as connection:
+            rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
+        return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
+
+
+def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime) -> None:
+    """Write the verdicts of one job, as part of the caller's transaction."""
+    statement = (
+        update(deliveries)
+        .where(deliveries.c.id == bindparam("delivery_id"), deliveries.c.state == "pending")
+        .values(
+            state=bindparam("new_state"),
+            reason=bindparam("new_reason"),
+            records=bindparam("new_records"),
+            due_at=bindparam("new_due_at"),
+            leased_until=bindparam("new_leased_until"),
+            settled_at=bindparam("new_settled_at"),
+        )
+    )
+    rows = [
+        {
+            "delivery_id": verdict.delivery_id,
+            "new_state": verdict.state,
+            "new_reason": verdict.reason,
+            "new_records": verdict.records,
+            "new_due_at": verdict.due_at,
+            # Nobody else may take it before it is due: a job that was already queued would skip the backoff.
+            "new_leased_until": verdict.due_at if verdict.state == "pending" else None,
+            "new_settled_at": None if verdict.state == "pending" else now,
+        }
+        for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id)
+    ]
+    if rows:
+        connection.execute(statement, rows)
+
+
+def _row(delivery_id: UUID, arrival: Arrival) -> dict[str, Any]:
+    row = {name: getattr(arrival, name) for name in Arrival.__dataclass_fields__}
+    return row | {
+        "id": delivery_id,
+        "due_at": arrival.received_at + timedelta(seconds=WAKE_GRACE_S),
+        "settled_at": None if arrival.state == "pending" else arrival.received_at,
+        "body_bytes": len(arrival.body),
+        "body": zlib.compress(arrival.body, _COMPRESSION_LEVEL),
+    }
+
+
+def _delivery(row: RowMapping) -> Delivery:
+    return Delivery(**{name: row[name] for name in Delivery.__dataclass_fields__})

@@ -1,0 +1,164 @@
+"""The tables of the store.
+
+All names begin with `rapidbridge_`, because the default SQL sink writes its tables into the same database.
+`migrations/` holds how a database gets here; a test compares the two.
+"""
+
+import re
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+PREFIX = "rapidbridge_"
+metadata = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC: timestamptz in PostgreSQL, sortable text in SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class CleanText(TypeDecorator[str]):
+    """Text without what PostgreSQL cannot hold: NUL and lone surrogates become U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else _UNSTORABLE.sub("\ufffd", value)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, CleanText, nullable=False, server_default="")
+
+
+deliveries = Table(
+    PREFIX + "deliveries",
+    metadata,
+    # One POST as it came. The id is made of the event's id and the body, so the same body is the same row.
+    Column("id", Uuid, primary_key=True),
+    Column("received_at", UtcDateTime, nullable=False),
+    # From the envelope; "" where it names none.
+    _text("event_id"),
+    _text("event"),
+    _text("webhook_id"),
+    _text("environment_id"),
+    _text("sync_job_id"),
+    _text("sync_job_run_id"),
+    _text("integrated_account_id"),
+    _text("resource"),
+    _text("method"),
+    Column("created_at", UtcDateTime),
+    # pending, then settled, unrouted or dead; quarantined and refused from the start.
+    Column("state", CleanText, nullable=False),
+    _text("reason"),
+    Column("records", Integer, nullable=False, server_default="0"),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("duplicates", Integer, nullable=False, server_default="0"),
+    # When the sweeper is to wake a worker for it, and until when a worker has it to itself.
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("leased_until", UtcDateTime),
+    Column("settled_at", UtcDateTime),
+    Column("body_bytes", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+Index(
+    PREFIX + "deliveries_due",
+    deliveries.c.due_at,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
+)
+Index(
+    PREFIX + "deliveries_run",
+    deliveries.c.sync_job_run_id,
+    deliveries.c.resource,
+    deliveries.c.method,
+)
+
+outcomes = Table(
+    PREFIX + "outcomes",
+    metadata,
+    # What one sink made of one delivery: done, failing (will be tried again) or dead.
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("sink", CleanText, primary_key=True),
+    Column("state", CleanText, nullable=False),
+    Column("written", Integer, nullable=False, server_default="0"),
+    Column("dead", Integer, nullable=False, server_default="0"),
+    _text("reason"),
+    _text("message"),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+dead_records = Table(
+    PREFIX + "dead_records",
+    metadata,
+    # A record that could not be read (sink "") or that a sink refused; `raw` is its JSON as it came.
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("sink", CleanText, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("reason", CleanText, nullable=False),
+    _text("message"),
+    Column("raw", CleanText, nullable=False),
+    Column("died_at", UtcDateTime, nullable=False),
+)
+
+record_errors = Table(
+    PREFIX + "record_errors",
+    metadata,
+    # One error that Truto reports about fetching from the customer's SaaS account.
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("sync_job_run_id", CleanText, nullable=False, index=True),
+    _text("resource"),
+    _text("method"),
+    Column("remote_status", Integer),
+    _text("message"),
+    Column("raw", CleanText, nullable=False),
+)
+
+runs = Table(
+    PREFIX + "runs",
+    metadata,
+    Column("sync_job_run_id", CleanText, primary_key=True),
+    _text("sync_job_id"),
+    _text("integrated_account_id"),
+    _text("environment_id"),
+    # created, running, rate_limited, completed, failed, stopped, deleted; "" while only batches were seen.
+    _text("status"),
+    # The event that `status` and `run` come from: an older one never overwrites it.
+    Column("status_at", UtcDateTime),
+    Column("status_rank", SmallInteger, nullable=False, server_default="-1"),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    # The sync job run as Truto last sent it, JSON.
+    Column("run", CleanText),
+)
