@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,9 +65,7 @@ class Settings(BaseModel):
     database_url: Annotated[str, BeforeValidator(_database_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
     )
-    redis_url: Annotated[str | None, BeforeValidator(_redis_url)] = Field(
-        default=None, alias="REDIS_URL", repr=False
-    )
+    redis_url: Annotated[str, BeforeValidator(_redis_url)] = Field(default="", alias="REDIS_URL", repr=False)
     redis_tls_verify: bool = Field(default=True, alias="REDIS_TLS_VERIFY")
     routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
     port: int = Field(default=8000, ge=1, le=65535, alias="PORT")
@@ -75,7 +73,6 @@ class Settings(BaseModel):
     worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
-    variables: dict[str, str] = Field(repr=False)
 
     @property
     def secret_values(self) -> tuple[str, ...]:
@@ -88,25 +85,27 @@ class Settings(BaseModel):
         )
 
 
-_NAMES = tuple(field.alias for field in Settings.model_fields.values() if field.alias)
+def setting_names() -> tuple[str, ...]:
+    """Return the names of all settings, those included that later parts read."""
+    return (*(field.alias for field in Settings.model_fields.values() if field.alias), *_RESERVED)
 
 
-def read_settings(environment: Mapping[str, str] | None = None, *, needs_secret: bool = False) -> Settings:
+def read_environment() -> dict[str, str]:
+    """Return the variables that are set: the environment's, and beneath it a `.env` of the working folder."""
+    variables = {name: value or "" for name, value in dotenv_values(".env").items()} | dict(os.environ)
+    # An empty variable is how platforms spell "unset".
+    return {name: value for name, value in variables.items() if value.strip()}
+
+
+def read_settings(variables: Mapping[str, str], *, needs: Sequence[str] = ()) -> Settings:
     """Read and check every setting at once.
 
-    environment: os.environ, with a `.env` of the working folder beneath it, unless given.
-    needs_secret: refuse to go on without TRUTO_WEBHOOK_SECRET (the web process).
+    variables: as `read_environment` returns them. needs: names of settings without which to refuse.
     Raises ConfigError with every complaint; none of them holds a value.
     """
-    if environment is None:
-        environment = {name: value for name, value in dotenv_values(".env").items() if value} | dict(
-            os.environ
-        )
-    # An empty variable is how platforms spell "unset".
-    given = {name: value for name, value in environment.items() if value.strip()}
-    complaints = [*_misspelt(given), *_contradictions(given, needs_secret=needs_secret)]
+    complaints = [*_missing(variables, needs), *_misspelt(variables), *_contradictions(variables)]
     try:
-        settings = Settings.model_validate({**given, "variables": given})
+        settings = Settings.model_validate(variables)
     except ValidationError as error:
         complaints += [_complaint(detail) for detail in error.errors(include_input=False, include_url=False)]
     if complaints:
@@ -121,7 +120,7 @@ def _complaint(detail: Any) -> str:
 
 def _misspelt(given: Mapping[str, str]) -> list[str]:
     """Names that nothing here reads, but which look as if something should."""
-    known = (*_NAMES, *_RESERVED)
+    known = setting_names()
     complaints = []
     for name in sorted(given.keys() - set(known)):
         unset = [candidate for candidate in known if candidate not in given and len(candidate) >= 8]
@@ -133,13 +132,20 @@ def _misspelt(given: Mapping[str, str]) -> list[str]:
     return complaints
 
 
-def _contradictions(given: Mapping[str, str], *, needs_secret: bool) -> list[str]:
+def _missing(given: Mapping[str, str], needs: Sequence[str]) -> list[str]:
+    return [f"{name}: not set. {_HOW_TO_SET[name]}" for name in needs if not given.get(name, "").strip(", ")]
+
+
+_HOW_TO_SET = {
+    "TRUTO_WEBHOOK_SECRET": (
+        "Set it to the secret that Truto showed when the webhook was created (several: comma-separated)."
+    ),
+    "REDIS_URL": "Set it to a Redis or Valkey server, or let `rapidbridge up` start one.",
+}
+
+
+def _contradictions(given: Mapping[str, str]) -> list[str]:
     complaints = []
-    if needs_secret and not given.get("TRUTO_WEBHOOK_SECRET", "").strip(", "):
-        complaints.append(
-            "TRUTO_WEBHOOK_SECRET: not set. Set it to the secret Truto showed when the webhook was created "
-            "(several: comma-separated)."
-        )
     # A dyno's disk is its own and is thrown away daily: web and worker would each have an inbox, soon lost.
     if "DYNO" in given and given.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
         complaints.append(

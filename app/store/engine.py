@@ -13,13 +13,16 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import StoreUnavailable
 
+# What the rest of the project passes around without touching SQL.
+Store = Engine
+
 # Truto gives up on a page within seconds: a dead database must be known before that.
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 15_000
 _SQLITE_BUSY_TIMEOUT_S = 15
 
 
-def open_store(url: str) -> Engine:
+def open_store(url: str) -> Store:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path or postgresql+psycopg://…. A SQLite file's folder is created.

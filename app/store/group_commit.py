@@ -37,6 +37,11 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._has_leader = False
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for the commit under way to end."""
+        return len(self._waiting)
+
     def submit(self, item: Item) -> Result:
         """Return the item's result once it is committed; raise what its commit raised."""
         entry: _Entry[Item, Result] = _Entry(item)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, RowMapping, bindparam, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from app.store.engine import store_faults
+from app.store.engine import Store, store_faults
 from app.store.schema import deliveries
 
 State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused"]
@@ -95,7 +95,7 @@ def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:
 class Inbox:
     """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Store) -> None:
         self._engine = engine
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._insert = (

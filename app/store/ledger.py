@@ -1,109 +1,47 @@
-"""What became of deliveries: outcomes per sink, dead records, record errors, runs and their totals.
-
-Totals are sums over the facts, never counters beside them.
-"""
+"""What became of deliveries: outcomes per sink, dead records, record errors and runs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, and_, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Table, and_, or_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
+from app.store.engine import Store, store_faults
+from app.store.facts import Outcome, RunSeen, Settlement
+from app.store.inbox import settle
+from app.store.schema import dead_records, outcomes, record_errors, runs
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one sink made of one delivery. written, dead: records; dead counts unreadable ones too."""
+class Ledger:
+    """The facts about what the inbox holds. Every method is one transaction and raises StoreUnavailable."""
 
-    delivery_id: UUID
-    sink: str
-    state: Literal["done", "failing", "dead"]
-    written: int
-    dead: int
-    reason: str
-    message: str
-    updated_at: datetime
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
+    def settle(self, settlements: Sequence[Settlement], *, now: datetime) -> None:
+        """Write all that one job found out, and finish with its deliveries or make them due again."""
+        with store_faults(), self._store.begin() as connection:
+            _upsert(connection, outcomes, [asdict(row) for s in settlements for row in s.outcomes])
+            _upsert(connection, dead_records, [asdict(row) for s in settlements for row in s.dead_records])
+            _upsert(connection, record_errors, [asdict(row) for s in settlements for row in s.record_errors])
+            _record_runs(connection, [s.run for s in settlements if s.run])
+            settle(connection, [s.verdict for s in settlements], now=now)
 
-@dataclass(frozen=True, slots=True)
-class DeadRecord:
-    """A record that could not be read (sink "") or that a sink refused. raw: its JSON as it came."""
-
-    delivery_id: UUID
-    sink: str
-    ordinal: int
-    reason: str
-    message: str
-    raw: str
-    died_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RecordErrorRow:
-    """An error Truto reports about fetching from the customer's account. raw: its JSON as it came."""
-
-    delivery_id: UUID
-    ordinal: int
-    sync_job_run_id: str
-    resource: str
-    method: str
-    remote_status: int | None
-    message: str
-    raw: str
+    def finished_sinks(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Outcome]]:
+        """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""
+        statement = select(outcomes).where(outcomes.c.delivery_id.in_(ids), outcomes.c.state != "failing")
+        finished: dict[UUID, dict[str, Outcome]] = {id_: {} for id_ in ids}
+        if ids:
+            with store_faults(), self._store.connect() as connection:
+                rows = connection.execute(statement).mappings().all()
+            for row in rows:
+                finished[row["delivery_id"]][row["sink"]] = Outcome(**row)
+        return finished
 
 
-@dataclass(frozen=True, slots=True)
-class RunSeen:
-    """What a delivery says about its run; only a lifecycle event names status, status_at and run (JSON)."""
-
-    sync_job_run_id: str
-    sync_job_id: str
-    integrated_account_id: str
-    environment_id: str
-    first_seen_at: datetime
-    status: str = ""
-    status_at: datetime | None = None
-    status_rank: int = -1
-    run: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceTotals:
-    """One resource and method of a run in one sink; sink "" where the deliveries went nowhere (yet).
-
-    batches: deliveries. arrived, written, dead: records. unsettled: deliveries not finished with.
-    """
-
-    resource: str
-    method: str
-    sink: str
-    batches: int
-    arrived: int
-    written: int
-    dead: int
-    unsettled: int
-
-
-def record_outcomes(connection: Connection, rows: Sequence[Outcome]) -> None:
-    """Set what each sink made of each delivery; a later attempt replaces an earlier one."""
-    _upsert(connection, outcomes, [asdict(row) for row in rows])
-
-
-def record_dead(connection: Connection, rows: Sequence[DeadRecord]) -> None:
-    """Keep dead records; one that died before is kept as it died last."""
-    _upsert(connection, dead_records, [asdict(row) for row in rows])
-
-
-def record_remote_errors(connection: Connection, rows: Sequence[RecordErrorRow]) -> None:
-    """Keep record errors, a row each."""
-    _upsert(connection, record_errors, [asdict(row) for row in rows])
-
-
-def record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
+def _record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
     """Note which runs exist and how they stand; an older event never overwrites a newer one's status."""
     newest: dict[str, RunSeen] = {}
     for sight in seen:
@@ -132,51 +70,6 @@ def record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
 
 def _recency(sight: RunSeen) -> tuple[bool, datetime, int]:
     return (sight.status_at is not None, sight.status_at or sight.first_seen_at, sight.status_rank)
-
-
-def finished_sinks(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, dict[str, Outcome]]:
-    """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""
-    statement = select(outcomes).where(outcomes.c.delivery_id.in_(ids), outcomes.c.state != "failing")
-    finished: dict[UUID, dict[str, Outcome]] = {id_: {} for id_ in ids}
-    for row in connection.execute(statement).mappings():
-        outcome = Outcome(**row)
-        finished[outcome.delivery_id][outcome.sink] = outcome
-    return finished
-
-
-def run_totals(connection: Connection, sync_job_run_id: str) -> list[ResourceTotals]:
-    """Sum up what arrived of a run and what each sink holds of it, by resource, method and sink."""
-    unsettled = func.count().filter(deliveries.c.state == "pending")
-    sink = func.coalesce(outcomes.c.sink, literal(""))
-    statement = (
-        select(
-            deliveries.c.resource,
-            deliveries.c.method,
-            sink.label("sink"),
-            func.count().label("batches"),
-            func.sum(deliveries.c.records).label("arrived"),
-            func.coalesce(func.sum(outcomes.c.written), 0).label("written"),
-            func.coalesce(func.sum(outcomes.c.dead), 0).label("dead"),
-            unsettled.label("unsettled"),
-        )
-        .select_from(deliveries.outerjoin(outcomes, outcomes.c.delivery_id == deliveries.c.id))
-        .where(deliveries.c.sync_job_run_id == sync_job_run_id, deliveries.c.event == "sync_job_run:record")
-        .group_by(deliveries.c.resource, deliveries.c.method, sink)
-        .order_by(deliveries.c.resource, deliveries.c.method, sink)
-    )
-    return [ResourceTotals(**row) for row in connection.execute(statement).mappings()]
-
-
-def count_record_errors(connection: Connection, sync_job_run_id: str) -> int:
-    """Count the record errors of a run."""
-    statement = select(func.count()).where(record_errors.c.sync_job_run_id == sync_job_run_id)
-    return connection.execute(statement).scalar_one()
-
-
-def run_status(connection: Connection, sync_job_run_id: str) -> str | None:
-    """Return a run's status as its newest event tells; None for a run never heard of."""
-    statement = select(runs.c.status).where(runs.c.sync_job_run_id == sync_job_run_id)
-    return connection.execute(statement).scalar_one_or_none()
 
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> None:

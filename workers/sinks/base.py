@@ -13,7 +13,7 @@ from app.routes import Route
 class Record:
     """One record of a delivery.
 
-    ordinal: its place in the delivery, from 0. value: any JSON value, already free of NUL and lone surrogates.
+    ordinal: its place in the delivery, from 0. value: any JSON, already free of NUL and lone surrogates.
     """
 
     ordinal: int

@@ -1,0 +1,54 @@
+"""The `rapidbridge` command: one file a command group, loaded when it is used."""
+
+from importlib import import_module
+
+import click
+
+from app.errors import ConfigError, Retriable
+
+_COMMANDS = {
+    "demo": "app.cli.demo",
+    "migrate": "app.cli.migrate",
+    "simulate": "app.cli.simulate",
+    "up": "app.cli.up",
+    "worker": "app.cli.worker",
+}
+WRONG_SETUP = 2
+UNREACHABLE = 3
+
+
+class _Commands(click.Group):
+    """Imports a command's file only when it is asked for, and turns our errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(_COMMANDS[cmd_name]), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{_COMMANDS[cmd_name]}.{cmd_name} is not a command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for complaint in error.complaints:
+                click.echo(complaint, err=True)
+            ctx.exit(WRONG_SETUP)
+        except Retriable as error:
+            click.echo(f"{error}.", err=True)
+            ctx.exit(UNREACHABLE)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rapidbridge-receiver")
+def main() -> None:
+    """Receive the webhooks of Truto's RapidBridge and land every record in your own stores.
+
+    Settings are read from the environment, and from a .env file in the working folder.
+    Exit codes: 0 fine, 1 the answer is bad news, 2 wrong usage or configuration, 3 something needed cannot
+    be reached.
+    """

@@ -1,0 +1,17 @@
+"""rapidbridge migrate: bring the store's tables up to date."""
+
+import click
+
+from app.setup import read_setup
+from app.store.engine import open_store
+from app.store.migrate import migrate as apply_migrations
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the tables in DATABASE_URL up to date; safe to run at any time, also twice at once."""
+    before, after = apply_migrations(open_store(read_setup().settings.database_url))
+    if before == after:
+        click.echo(f"The store is up to date (revision {after}).")
+    else:
+        click.echo(f"The store was brought from revision {before or 'none'} to {after}.")

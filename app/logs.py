@@ -1,0 +1,22 @@
+"""Structured logs: one line an outcome, `key=value`, with ids and counts, never with records or secrets."""
+
+import logging
+import sys
+
+import structlog
+
+
+def set_up_logs() -> None:
+    """Send our events, and warnings of libraries, to standard error."""
+    # RQ tells of every job, with its arguments; ours say what came of each delivery.
+    logging.getLogger("rq").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.processors.add_log_level,
+            structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

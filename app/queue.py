@@ -1,0 +1,100 @@
+"""Puts deliveries' ids onto RQ. Redis only wakes workers; what there is to do stands in the inbox."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from app.errors import QueueUnavailable
+
+QUEUE_NAME = "rapidbridge"
+JOB_FUNCTION = "workers.jobs.deliver"
+# Shorter than the 30 s a platform leaves between SIGTERM and SIGKILL.
+JOB_TIMEOUT_S = 25
+# A job costs milliseconds of its own, so busy times put several deliveries into one.
+IDS_PER_JOB = 16
+# Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.
+MOST_JOBS = 256
+_TIMEOUT_S = 2.0
+_FAILED_JOBS_KEPT_S = 3600
+
+
+class Due(Protocol):
+    """A delivery that waits for a worker."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+def connect(url: str, *, tls_verify: bool) -> Redis:
+    """Prepare connections to Redis; a dead server is known after about 4 s.
+
+    url: redis://…, rediss://… or unix://…. tls_verify: False accepts a self-signed certificate.
+    """
+    options: dict[str, Any] = {} if tls_verify or not url.startswith("rediss:") else {"ssl_cert_reqs": "none"}
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        # The client's default of ten retries outlasts every request. Pushing an id twice is harmless.
+        retry=Retry(ConstantBackoff(0.1), 1),
+        **options,
+    )
+
+
+class DeliveryQueue:
+    """The one RQ queue. Every method raises QueueUnavailable."""
+
+    def __init__(self, connection: Redis) -> None:
+        self._queue = Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
+
+    def has_room(self) -> bool:
+        """Whether jobs are few enough to add more."""
+        try:
+            return self._queue.count < MOST_JOBS
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def enqueue(self, due: Sequence[Due]) -> None:
+        """Wake workers for these deliveries, IDS_PER_JOB to a job, in one round trip."""
+        groups = [due[start : start + IDS_PER_JOB] for start in range(0, len(due), IDS_PER_JOB)]
+        jobs = [
+            Queue.prepare_data(
+                JOB_FUNCTION,
+                args=([str(delivery.id) for delivery in group],),
+                timeout=JOB_TIMEOUT_S,
+                result_ttl=0,
+                failure_ttl=_FAILED_JOBS_KEPT_S,
+                description=f"{len(group)} deliveries",
+                job_id=_job_id(group),
+            )
+            for group in groups
+        ]
+        try:
+            self._queue.enqueue_many(jobs)
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        try:
+            self._queue.connection.ping()
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+
+def _job_id(group: Sequence[Due]) -> str:
+    # The attempt tells retries of one delivery apart, the rest two jobs for the same attempt.
+    return f"{group[0].id}-{len(group)}-attempt-{max(due.attempts for due in group) + 1}-{uuid4().hex[:8]}"
+
+
+def _unavailable(error: RedisError) -> QueueUnavailable:
+    return QueueUnavailable(f"Redis failed ({type(error).__name__}): is REDIS_URL right and up?")

@@ -1,0 +1,53 @@
+"""What every process begins with: settings and routes, read together so that all complaints come at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.config import Settings, read_environment, read_settings
+from app.errors import ConfigError
+from app.routes import Routes, default_routes, read_routes
+
+_DEFAULT_ROUTES_FILE = "routes.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Checked settings and routes."""
+
+    settings: Settings
+    routes: Routes
+
+
+def read_setup(*, needs: Sequence[str] = ()) -> Setup:
+    """Read the environment and the routes file; raises ConfigError with every complaint about either."""
+    variables = read_environment()
+    complaints: list[str] = []
+    settings = None
+    try:
+        settings = read_settings(variables, needs=needs)
+    except ConfigError as error:
+        complaints += error.complaints
+    path = Path(variables.get("ROUTES_FILE", _DEFAULT_ROUTES_FILE))
+    routes = None
+    if path.is_file():
+        try:
+            routes = read_routes(_read(path), source=str(path), variables=_with_database(variables, settings))
+        except ConfigError as error:
+            complaints += error.complaints
+    if complaints or settings is None:
+        raise ConfigError(complaints)
+    return Setup(settings, routes or default_routes(settings.database_url))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read as UTF-8 text ({type(error).__name__})."]) from error
+
+
+def _with_database(variables: dict[str, str], settings: Settings | None) -> dict[str, str]:
+    # `url = "$DATABASE_URL"` means the database in use, also where it is the default.
+    default = Settings.model_fields["database_url"].default
+    return {**variables, "DATABASE_URL": settings.database_url if settings else default}

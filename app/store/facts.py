@@ -1,0 +1,76 @@
+"""What a worker finds out about a delivery, as the ledger keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from app.store.inbox import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one sink made of one delivery. written, dead: records; dead counts unreadable ones too."""
+
+    delivery_id: UUID
+    sink: str
+    state: Literal["done", "failing", "dead"]
+    written: int
+    dead: int
+    reason: str
+    message: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRecord:
+    """A record that could not be read (sink "") or that a sink refused. raw: its JSON as it came."""
+
+    delivery_id: UUID
+    sink: str
+    ordinal: int
+    reason: str
+    message: str
+    raw: str
+    died_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordErrorRow:
+    """An error Truto reports about fetching from the customer's account. raw: its JSON as it came."""
+
+    delivery_id: UUID
+    ordinal: int
+    sync_job_run_id: str
+    resource: str
+    method: str
+    remote_status: int | None
+    message: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """What a delivery says about its run; only a lifecycle event names status, status_at and run (JSON)."""
+
+    sync_job_run_id: str
+    sync_job_id: str
+    integrated_account_id: str
+    environment_id: str
+    first_seen_at: datetime
+    status: str = ""
+    status_at: datetime | None = None
+    status_rank: int = -1
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """All that one delivery leaves in the store."""
+
+    verdict: Verdict
+    run: RunSeen | None = None
+    outcomes: Sequence[Outcome] = ()
+    dead_records: Sequence[DeadRecord] = ()
+    record_errors: Sequence[RecordErrorRow] = ()

@@ -1,0 +1,1 @@
+"""What Truto sends, and how it says so. Pure: no network, clock, file or environment."""

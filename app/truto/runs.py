@@ -1,0 +1,135 @@
+"""The sync job run, as lifecycle events and the API tell it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from app.truto.fields import as_object, as_text, as_time
+
+_RANKS = {
+    "created": 0,
+    "running": 1,
+    "rate_limited": 1,
+    "completed": 2,
+    "failed": 2,
+    "stopped": 2,
+    "deleted": 3,
+}
+_STATUS_OF_ACTION = {"started": "running"}
+
+# A field of another type than documented is None: it must not make the rest of the run unreadable.
+_Text = Annotated[str | None, BeforeValidator(lambda value: as_text(value) or None)]
+_Time = Annotated[datetime | None, BeforeValidator(as_time)]
+_Object = Annotated[dict[str, Any] | None, BeforeValidator(lambda v: v if isinstance(v, dict) else None)]
+_Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]
+_Objects = Annotated[
+    list[dict[str, Any]] | None,
+    BeforeValidator(
+        lambda v: [item for item in v if isinstance(item, dict)] if isinstance(v, list) else None
+    ),
+]
+
+
+def _as_version(value: Any) -> int | None:
+    text = as_text(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+class SyncJob(BaseModel):
+    """The job a run belongs to; unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: _Text = None
+    integration_name: _Text = None
+    args_schema: _Object = None
+    resources: _Objects = None
+    environment_id: _Text = None
+    created_at: _Time = None
+    updated_at: _Time = None
+
+
+def _as_job(value: Any) -> SyncJob | None:
+    return SyncJob.model_validate(value) if isinstance(value, dict) else None
+
+
+class SyncJobRun(BaseModel):
+    """One run of a sync job. All but the id may be missing; unknown fields and statuses are kept.
+
+    resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. Times are aware UTC.
+    Source: docs/protocol.md, "The sync job run".
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+    args: _Object = None
+    resources: _Objects = None
+    sync_job_id: _Text = None
+    integrated_account_id: _Text = None
+    status: _Text = None
+    daemon_id: _Text = None
+    daemon_group_key: _Text = None
+    webhook_id: _Text = None
+    error_handling: _Text = None
+    ignore_previous_run: _Flag = None
+    version: Annotated[int | None, BeforeValidator(_as_version)] = None
+    resource_stats: _Object = None
+    created_at: _Time = None
+    updated_at: _Time = None
+    started_at: _Time = None
+    finished_at: _Time = None
+    sync_job: Annotated[SyncJob | None, BeforeValidator(_as_job)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What Truto says it did for one resource and method, in records."""
+
+    fetched: int
+    persisted: int
+
+
+def read_run(value: Any) -> SyncJobRun | None:
+    """Read a run from decoded JSON; None where it is no object or has no id."""
+    run = as_object(value)
+    run_id = as_text(run.get("id"))
+    return SyncJobRun.model_validate({**run, "id": run_id}) if run_id else None
+
+
+def status_of(action: str, run: SyncJobRun | None) -> str:
+    """Return the status a lifecycle event stands for.
+
+    What the run itself says counts, unless the event's own name is more final: `stopped` may come as an event
+    of its own or as `updated` (which of them: unconfirmed).
+    """
+    named = _STATUS_OF_ACTION.get(action, action if action in _RANKS else "")
+    said = run.status if run and run.status else ""
+    return named if rank(named) > rank(said) else said
+
+
+def rank(status: str) -> int:
+    """Order statuses for events of the same moment: a later one never gives way to an earlier one."""
+    return _RANKS.get(status, 1 if status else -1)
+
+
+def is_final(status: str) -> bool:
+    """Whether nothing more is to come of a run in this status."""
+    return rank(status) >= 2
+
+
+def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:
+    """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is 0."""
+    return {
+        (resource, method): Stats(_count(counts, "fetched"), _count(counts, "persisted"))
+        for resource, methods in as_object(resource_stats).items()
+        for method, counts in as_object(methods).items()
+    }
+
+
+def _count(counts: Any, name: str) -> int:
+    value = as_object(counts).get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,78 @@
+"""Truto's signature: made and verified."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from app.errors import SignatureError
+
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=")
+_LONGEST_HEADER = 512
+
+
+def sign(
+    body: bytes, secret: str, *, encoding: Literal["hex", "base64"] = "hex", with_format: bool = True
+) -> str:
+    """Return the value of X-Truto-Signature for a body, as Truto would send it."""
+    mac = _mac(body, secret)
+    text = mac.hex() if encoding == "hex" else base64.b64encode(mac).decode()
+    return f"format=sha256,v={text}" if with_format else f"v={text}"
+
+
+def parse_header(header: str | None) -> bytes:
+    """Return the mac (32 bytes) that a header claims.
+
+    header: "format=sha256,v=<64 hex digits, or 44 base64 characters>", `format` optional.
+    Raises SignatureError with what is wrong with it.
+    """
+    if not header:
+        raise SignatureError("there is no X-Truto-Signature header")
+    if len(header) > _LONGEST_HEADER:
+        raise SignatureError("the X-Truto-Signature header is too long to be Truto's")
+    parts: dict[str, str] = {}
+    for part in header.split(","):
+        name, equals, value = part.strip().partition("=")
+        if not equals or name in parts:
+            raise SignatureError("the X-Truto-Signature header is malformed: expected format=sha256,v=<mac>")
+        parts[name] = value.strip()
+    if parts.get("format", "sha256") != "sha256":
+        raise SignatureError("the X-Truto-Signature header names a format other than sha256")
+    return _decode(parts.get("v", ""))
+
+
+def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> str:
+    """Accept a body only if Truto signed it with one of the secrets; return that secret.
+
+    body: raw bytes exactly as received. header: as `parse_header` takes it.
+    Raises SignatureError, also for a malformed header. Constant time in the secrets.
+    Source: docs/protocol.md, "Signature".
+    """
+    claimed = parse_header(header)
+    matched = None
+    # Every secret is tried, so that the time taken does not tell which one came close.
+    for secret in secrets:
+        if hmac.compare_digest(_mac(body, secret), claimed):
+            matched = secret
+    if matched is None:
+        raise SignatureError("the signature fits none of the secrets in TRUTO_WEBHOOK_SECRET")
+    return matched
+
+
+def _mac(body: bytes, secret: str) -> bytes:
+    return hmac.digest(secret.encode(), body, hashlib.sha256)
+
+
+def _decode(text: str) -> bytes:
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    if _BASE64.fullmatch(text):
+        try:
+            return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+        except binascii.Error as error:
+            raise SignatureError("the X-Truto-Signature header's v is no base64") from error
+    raise SignatureError("the X-Truto-Signature header's v is neither 64 hex digits nor 44 base64 characters")

@@ -1,0 +1,124 @@
+"""Finds the members of a JSON object and the items of a JSON array without reading them.
+
+A parser fails on a whole body for one number, surrogate or nesting it cannot take. This one only tells where
+each value begins and ends, so that the rest of a batch can be saved. It keeps no stack, so that no depth is
+too deep, and looks at each character a bounded number of times.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Inside a value only strings and brackets matter: everything between them is passed over.
+# Possessive: a string of many megabytes must not leave a way back at every character.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]|[^"\[\]{}\s,:]++|[,:]', re.DOTALL)
+_SPACE = re.compile(r"[ \t\n\r]*")
+_OPENING = "[{"
+_CLOSING = "]}"
+
+
+class NotJson(ValueError):
+    """The text is not JSON even in outline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A value's place in a text."""
+
+    text: str
+    start: int
+    end: int
+
+    @property
+    def raw(self) -> str:
+        return self.text[self.start : self.end]
+
+    @property
+    def is_object(self) -> bool:
+        return self.text.startswith("{", self.start)
+
+    @property
+    def is_array(self) -> bool:
+        return self.text.startswith("[", self.start)
+
+
+def whole(text: str) -> Span:
+    """Return the one value that a text holds; raises NotJson where there is none, or more."""
+    start = _skip_space(text, 0)
+    end = _end_of_value(text, start)
+    if _skip_space(text, end) != len(text):
+        raise NotJson("something follows the value")
+    return Span(text, start, end)
+
+
+def members(span: Span) -> dict[str, Span]:
+    """Return an object's members; the last of equal names counts, as in `json`."""
+    return dict(_parts(span, has_names=True))
+
+
+def items(span: Span) -> Iterator[Span]:
+    """Yield an array's items."""
+    for _, value in _parts(span, has_names=False):
+        yield value
+
+
+def _parts(span: Span, *, has_names: bool) -> Iterator[tuple[str, Span]]:
+    text, place = span.text, _skip_space(span.text, span.start + 1)
+    if text[place] in _CLOSING:
+        return
+    while True:
+        name = ""
+        if has_names:
+            end = _end_of_value(text, place)
+            name = _name(text[place:end])
+            place = _skip(text, end, ":")
+        end = _end_of_value(text, place)
+        yield name, Span(text, place, end)
+        place = _skip_space(text, end)
+        if text[place : place + 1] in ("]", "}"):
+            return
+        place = _skip(text, place, ",")
+
+
+def _name(raw: str) -> str:
+    try:
+        name = json.loads(raw, strict=False)
+    except ValueError as error:
+        raise NotJson("a member has no name") from error
+    if not isinstance(name, str):
+        raise NotJson("a member's name is no string")
+    return name
+
+
+def _end_of_value(text: str, start: int) -> int:
+    depth = 0
+    place = start
+    while True:
+        token = _TOKEN.match(text, place)
+        if token is None:
+            raise NotJson("the text breaks off")
+        mark = text[token.start()]
+        if mark in _OPENING:
+            depth += 1
+        elif mark in _CLOSING:
+            depth -= 1
+        elif depth == 0 and mark in ",:":
+            raise NotJson("a value is missing")
+        if depth < 0:
+            raise NotJson("a bracket closes that was never opened")
+        if depth == 0:
+            return token.end()
+        place = _skip_space(text, token.end())
+
+
+def _skip_space(text: str, place: int) -> int:
+    space = _SPACE.match(text, place)
+    return space.end() if space else place
+
+
+def _skip(text: str, place: int, mark: str) -> int:
+    place = _skip_space(text, place)
+    if not text.startswith(mark, place):
+        raise NotJson(f"expected {mark}")
+    return _skip_space(text, place + 1)

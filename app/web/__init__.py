@@ -1,0 +1,1 @@
+"""The web process: takes Truto's POSTs, stores them, answers."""

@@ -1,0 +1,105 @@
+"""The Flask application: URLs, and an answer for every fault."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from app.config import Settings
+from app.errors import BodyIncomplete, BodyTooLarge, Rejected, SignatureError, StoreUnavailable
+from app.queue import DeliveryQueue, connect
+from app.routes import Routes
+from app.store.engine import open_store
+from app.store.group_commit import GroupCommit
+from app.store.inbox import Arrival, Inbox, Receipt
+from app.truto.signature import parse_header
+from app.web.body import discard_body, read_body
+from app.web.health import add_health
+from app.web.receive import Answer, Receiver
+from app.web.waker import Waker
+
+WEBHOOK_PATH = "/webhooks/truto"
+SIGNATURE_HEADER = "X-Truto-Signature"
+_MOST_PER_COMMIT = 64
+_RETRY_AFTER_S = 5
+# What a sender may still push at us after a refusal, so that it gets to read the answer.
+_DISCARD_BYTES = 64 * 1024 * 1024
+_DISCARD_S = 2.0
+_WORDS = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, routes: Routes) -> Flask:
+    """Build the application; call it in the process that serves, since it starts a thread."""
+    app = Flask(__name__, static_folder=None)
+    store = open_store(settings.database_url)
+    inbox = Inbox(store)
+    queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
+    commits: GroupCommit[Arrival, Receipt] = GroupCommit(inbox.put, most=_MOST_PER_COMMIT)
+    waker = Waker(queue)
+    waker.start()
+    receiver = Receiver(
+        settings, routes, put=commits.submit, wake=lambda receipt: waker.wake(receipt.delivery_id)
+    )
+
+    @app.post(WEBHOOK_PATH)
+    def receive() -> Response:
+        signature = request.headers.get(SIGNATURE_HEADER)
+        # Before the body: whoever cannot sign does not get to make us read.
+        parse_header(signature)
+        return _respond(receiver.receive(read_body(request, settings.max_body_bytes), signature))
+
+    add_health(app, store, queue)
+    _answer_faults(app)
+    return app
+
+
+def _respond(answer: Answer) -> Response:
+    body: dict[str, Any] = {"status": answer.status, "delivery": answer.delivery or None}
+    if answer.message:
+        body["message"] = answer.message
+    response = jsonify(body)
+    response.status_code = answer.http_status
+    return response
+
+
+def _answer_faults(app: Flask) -> None:
+    @app.errorhandler(Rejected)
+    def rejected(error: Rejected) -> Response:
+        word = _WORDS[type(error)]
+        log.warning("delivery." + word, reason=str(error))
+        response = _respond(Answer(error.http_status, word, "", str(error)))
+        return _close_after(response)
+
+    @app.errorhandler(StoreUnavailable)
+    def nowhere(error: StoreUnavailable) -> Response:
+        log.error("delivery.unavailable", error=str(error))
+        response = _respond(Answer(503, "unavailable", "", "the store does not answer: send it again"))
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def elsewhere(error: HTTPException) -> Response:
+        word = error.name.lower().replace(" ", "_")
+        message = f"webhooks are received by POST {WEBHOOK_PATH}"
+        response = _respond(Answer(error.code or 500, word, "", message))
+        response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
+        return _close_after(response)
+
+
+def _close_after(response: Response) -> Response:
+    """Send the answer, then let the sender finish a little, then close: the body may be unread."""
+    environ = request.environ
+    body = response.get_data()
+
+    def send() -> Iterator[bytes]:
+        yield body
+        discard_body(environ, most_bytes=_DISCARD_BYTES, most_s=_DISCARD_S)
+
+    response.response = send()
+    response.headers["Connection"] = "close"
+    response.headers["Content-Length"] = str(len(body))
+    return response

@@ -1,0 +1,25 @@
+"""gunicorn's configuration: `gunicorn --config app/web/server.py app.web.wsgi:app`."""
+
+import sys
+
+from app.errors import ConfigError
+from app.setup import read_setup
+
+try:
+    _settings = read_setup(needs=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
+except ConfigError as _error:
+    print(*_error.complaints, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
+    sys.exit(2)
+
+bind = f"0.0.0.0:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "gevent"
+# Stalled senders wait here cheaply; beyond, connections wait in the listener's backlog.
+worker_connections = 256
+# A platform's router keeps connections for 90 s: never be the first to close an idle one.
+keepalive = 95
+# A request that waits for a commit is answered before the platform kills the process (30 s after SIGTERM).
+graceful_timeout = 25
+timeout = 60
+# Heartbeat files on a disk can block a worker for seconds.
+worker_tmp_dir = "/dev/shm" if sys.platform == "linux" else None  # noqa: S108

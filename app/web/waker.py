@@ -1,0 +1,64 @@
+"""Wakes workers for what has just been committed, never on the sender's time."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from app.errors import QueueUnavailable
+from app.queue import DeliveryQueue
+
+# Ids that wait while Redis is slow; beyond, the sweeper finds them in the inbox.
+_MOST_WAITING = 10_000
+_PAUSE_AFTER_FAULT_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A delivery that no worker has tried yet."""
+
+    id: UUID
+    attempts: int = 0
+
+
+class Waker:
+    """One thread (a greenlet under gevent) that gathers ids and enqueues them, many to a job when busy."""
+
+    def __init__(self, queue: DeliveryQueue) -> None:
+        self._queue = queue
+        self._ids: deque[UUID] = deque(maxlen=_MOST_WAITING)
+        self._has_ids = threading.Event()
+        self._is_failing = False
+
+    def start(self) -> None:
+        """Begin to enqueue; call it in the process that serves, after it was forked."""
+        threading.Thread(target=self._run, name="waker", daemon=True).start()
+
+    def wake(self, delivery_id: UUID) -> None:
+        """Have a worker woken for this delivery soon. Never blocks, never fails."""
+        self._ids.append(delivery_id)
+        self._has_ids.set()
+
+    def _run(self) -> None:
+        while True:
+            self._has_ids.wait()
+            self._has_ids.clear()
+            ids = [self._ids.popleft() for _ in range(len(self._ids))]
+            try:
+                # With a backlog, more jobs would only fill Redis: the sweeper feeds what is left out here.
+                if self._queue.has_room():
+                    self._queue.enqueue([NewDelivery(id_) for id_ in ids])
+            except QueueUnavailable as error:
+                if not self._is_failing:
+                    log.warning(
+                        "queue.unavailable", error=str(error), then="workers are woken by the sweeper"
+                    )
+                self._is_failing = True
+                # Do not ask a dead Redis for every delivery.
+                threading.Event().wait(_PAUSE_AFTER_FAULT_S)
+            else:
+                self._is_failing = False

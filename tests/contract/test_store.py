@@ -1,0 +1,268 @@
+"""What the store promises, on every database it runs on."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, select
+
+from app.errors import StoreUnavailable
+from app.store.engine import Store, open_store
+from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
+from app.store.inbox import Arrival, Delivery, Inbox, Verdict, identify
+from app.store.ledger import Ledger
+from app.store.migrate import VERSION_TABLE, is_current, migrate
+from app.store.schema import PREFIX, dead_records, metadata, record_errors, runs
+from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
+RECORD = "sync_job_run:record"
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def inbox(store: Store) -> Inbox:
+    return Inbox(store)
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    return Ledger(store)
+
+
+def arrival(body: bytes = b"{}", **changes: object) -> Arrival:
+    return replace(Arrival(body, NOW, "pending", event=RECORD, sync_job_run_id="run"), **changes)  # type: ignore[arg-type]  # any field
+
+
+def claim_all(inbox: Inbox, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
+    return inbox.claim(ids, now=now, lease_s=40)
+
+
+def verdict(
+    delivery_id: UUID, state: str = "settled", *, records: int = 0, due_at: datetime = NOW
+) -> Verdict:
+    return Verdict(delivery_id, state, records, "", due_at)  # type: ignore[arg-type]  # a state
+
+
+def test_migrations_lead_to_the_schema(store: Store) -> None:
+    def ours(_thing: object, name: str | None, kind: str, *_: object) -> bool:
+        return kind != "table" or name != VERSION_TABLE
+
+    with store.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})
+        differences = compare_metadata(context, metadata)
+
+    assert differences == []
+    assert is_current(store)
+
+
+def test_every_table_is_kept_apart_from_those_of_sinks(store: Store) -> None:
+    names = inspect(store).get_table_names()
+
+    assert len(names) >= len(metadata.tables)
+    assert all(name.startswith(PREFIX) for name in names)
+
+
+def test_migrating_again_changes_nothing(store: Store) -> None:
+    before, after = migrate(store)
+
+    assert before == after
+
+
+def test_migrations_may_run_twice_at_once(store_url: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        stores = [open_store(store_url) for _ in range(2)]
+        revisions = {after for _, after in pool.map(migrate, stores)}
+
+    assert len(revisions) == 1
+    assert all(is_current(store) for store in stores)
+    for each in stores:
+        each.dispose()
+
+
+def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
+    empty = open_store(store_url)
+
+    with pytest.raises(StoreUnavailable, match="rapidbridge migrate"):
+        Inbox(empty).put([arrival()])
+
+    empty.dispose()
+
+
+def test_a_body_comes_out_as_it_went_in(inbox: Inbox) -> None:
+    body = b'{"name": "\xf0\x9f\x98\x80", "nul": "\\u0000"}' * 100
+
+    [receipt] = inbox.put([arrival(body, event_id="e\x001\ud800")])
+
+    assert inbox.read_body(receipt.delivery_id) == body
+    [delivery] = claim_all(inbox, [receipt.delivery_id])
+    assert delivery.event_id == "e\ufffd1\ufffd"
+    assert delivery.received_at == NOW
+
+
+def test_the_same_delivery_is_stored_once_and_counted(inbox: Inbox) -> None:
+    one, other = arrival(b"one", event_id="e"), arrival(b"other", event_id="e")
+
+    receipts = [*inbox.put([one, one, other]), *inbox.put([one])]
+
+    assert [receipt.is_duplicate for receipt in receipts] == [False, True, False, True]
+    assert len({receipt.delivery_id for receipt in receipts}) == 2
+    assert inbox.count() == {"pending": 2, "duplicate": 2}
+
+
+def test_an_id_is_made_of_event_and_body_and_sorts_by_time() -> None:
+    early, late = NOW, NOW + timedelta(days=1)
+
+    assert identify("e", early, b"x") == identify("e", early, b"x")
+    assert len({identify("e", early, b"x"), identify("f", early, b"x"), identify("e", early, b"y")}) == 3
+    assert identify("e", early, b"x") < identify("e", late, b"x")
+    assert identify("e", None, b"x").version == 8
+    assert identify("e", datetime(1900, 1, 1, tzinfo=UTC), b"x").version == 8
+
+
+def test_of_many_workers_one_gets_a_delivery(inbox: Inbox) -> None:
+    ids = [receipt.delivery_id for receipt in inbox.put([arrival(b"%d" % n) for n in range(50)])]
+
+    with ThreadPoolExecutor(4) as workers:
+        claims = list(workers.map(lambda _: claim_all(inbox, ids), range(8)))
+
+    claimed = [delivery.id for claim in claims for delivery in claim]
+    assert sorted(claimed) == sorted(ids)
+
+
+def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox) -> None:
+    ids = [inbox.put([arrival()])[0].delivery_id]
+    [first] = claim_all(inbox, ids)
+
+    assert claim_all(inbox, ids, now=NOW + timedelta(seconds=39)) == []
+    [second] = claim_all(inbox, ids, now=NOW + timedelta(seconds=41))
+    assert (first.attempts, second.attempts) == (1, 2)
+
+
+def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox) -> None:
+    [receipt] = inbox.put([arrival()])
+
+    def wake(seconds: float) -> list[UUID]:
+        return [d.id for d in inbox.wake(now=NOW + timedelta(seconds=seconds), most=10, again_after_s=60)]
+
+    assert wake(1) == []
+    assert wake(10) == [receipt.delivery_id]
+    assert wake(20) == []
+    assert wake(71) == [receipt.delivery_id]
+
+
+def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox) -> None:
+    inbox.put([arrival(b"%d" % n) for n in range(60)])
+    later = NOW + timedelta(minutes=1)
+
+    with ThreadPoolExecutor(4) as sweepers:
+        woken = list(sweepers.map(lambda _: inbox.wake(now=later, most=20, again_after_s=60), range(6)))
+
+    ids = [delivery.id for group in woken for delivery in group]
+    assert len(ids) == len(set(ids)) == 60
+
+
+def test_a_postponed_delivery_waits_until_it_is_due(inbox: Inbox, ledger: Ledger) -> None:
+    [receipt] = inbox.put([arrival()])
+    claim_all(inbox, [receipt.delivery_id])
+    due_at = NOW + timedelta(seconds=100)
+
+    ledger.settle([Settlement(verdict(receipt.delivery_id, "pending", due_at=due_at))], now=NOW)
+
+    early, late = NOW + timedelta(seconds=99), NOW + timedelta(seconds=101)
+    assert claim_all(inbox, [receipt.delivery_id], now=early) == []
+    assert inbox.wake(now=early, most=10, again_after_s=60) == []
+    assert len(inbox.wake(now=late, most=10, again_after_s=60)) == 1
+    assert len(claim_all(inbox, [receipt.delivery_id], now=late)) == 1
+
+
+def test_a_settled_delivery_is_never_taken_up_again(inbox: Inbox, ledger: Ledger) -> None:
+    [receipt] = inbox.put([arrival()])
+    claim_all(inbox, [receipt.delivery_id])
+
+    ledger.settle([Settlement(verdict(receipt.delivery_id))], now=NOW)
+
+    later = NOW + timedelta(days=1)
+    assert claim_all(inbox, [receipt.delivery_id], now=later) == []
+    assert inbox.wake(now=later, most=10, again_after_s=60) == []
+    assert inbox.put([arrival()])[0].is_duplicate
+
+
+def test_settling_twice_leaves_the_ledger_as_if_once(inbox: Inbox, ledger: Ledger, store: Store) -> None:
+    [receipt] = inbox.put([arrival(resource="crm/contacts", method="list")])
+    id_ = receipt.delivery_id
+    settlement = Settlement(
+        verdict(id_, records=3),
+        RunSeen("run", "job", "account", "environment", NOW),
+        [Outcome(id_, "main", "done", 2, 1, "", "", NOW)],
+        [DeadRecord(id_, "main", 1, "too_deep", "deeper than the sink can hold", "[[\x00]]", NOW)],
+        [RecordErrorRow(id_, 0, "run", "crm/contacts", "list", 502, "bad gateway", "{}")],
+    )
+
+    ledger.settle([settlement], now=NOW)
+    ledger.settle([settlement], now=NOW)
+
+    assert run_totals(store, "run") == [ResourceTotals("crm/contacts", "list", "main", 1, 3, 2, 1, 0)]
+    assert count_record_errors(store, "run") == 1
+    with store.connect() as connection:
+        assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
+        assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
+    assert ledger.finished_sinks([id_])[id_]["main"].written == 2
+
+
+def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Ledger, store: Store) -> None:
+    first, second = (
+        receipt.delivery_id
+        for receipt in inbox.put([arrival(b"%d" % n, resource="tickets", method="list") for n in range(2)])
+    )
+
+    done = Outcome(first, "main", "done", 5, 0, "", "", NOW)
+    failing = Outcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
+    ledger.settle([Settlement(verdict(first, "pending", records=5), outcomes=[done, failing])], now=NOW)
+
+    assert run_totals(store, "run") == [
+        ResourceTotals("tickets", "list", "", 1, 0, 0, 0, 1),
+        ResourceTotals("tickets", "list", "lake", 1, 5, 0, 0, 1),
+        ResourceTotals("tickets", "list", "main", 1, 5, 5, 0, 1),
+    ]
+    assert ledger.finished_sinks([first, second])[first].keys() == {"main"}
+
+
+def seen(status: str, at_s: float, rank: int) -> RunSeen:
+    return RunSeen("run", "job", "a", "e", NOW, status, NOW + timedelta(seconds=at_s), rank, "{}")
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_a_run_stands_as_its_newest_event_says(
+    ledger: Ledger, store: Store, *, together: bool, backwards: bool
+) -> None:
+    sights = [seen("created", 0, 0), seen("running", 1, 1), seen("completed", 1, 3)]
+    sights.append(RunSeen("run", "", "", "", NOW))  # only a batch
+    if backwards:
+        sights.reverse()
+    groups = [sights] if together else [[sight] for sight in sights]
+
+    for group in groups:
+        unknown = UUID(int=0)
+        ledger.settle([Settlement(verdict(unknown), run=sight) for sight in group], now=NOW)
+
+    assert run_status(store, "run") == "completed"
+    with store.connect() as connection:
+        assert connection.execute(select(runs.c.sync_job_id)).scalar_one() == "job"
+
+
+def test_a_run_that_nobody_spoke_of_is_unknown(store: Store) -> None:
+    assert run_status(store, "run") is None

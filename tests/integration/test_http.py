@@ -1,0 +1,391 @@
+"""What the receiver answers, to whatever is sent; over real HTTP, to real gunicorn."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from app.truto.signature import sign
+
+from app.store.engine import open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from tests.servers.receiver import SECRET, WebProcess
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/inbox.db"
+    store = open_store(url)
+    migrate(store)
+    store.dispose()
+    return url
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory, database_url: str, redis_url: str) -> Iterator[WebProcess]:
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "routes.toml").write_text(
+        '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n[[routes]]\nsinks = ["main"]\n\n'
+        '[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "sandbox accounts are not synced"\n'
+    )
+    routes = str(folder / "routes.toml")
+    with WebProcess(folder, database_url=database_url, redis_url=redis_url, ROUTES_FILE=routes) as process:
+        yield process
+
+
+@pytest.fixture
+def inbox(database_url: str) -> Iterator[Inbox]:
+    store = open_store(database_url)
+    yield Inbox(store)
+    store.dispose()
+
+
+def event(name: str = "sync_job_run:record", *, id_: str = "e1", **payload: object) -> bytes:
+    envelope = {
+        "id": id_,
+        "event": name,
+        "created_at": "2026-11-24T10:00:00.000Z",
+        "webhook_id": "w1",
+        "environment_id": "n1",
+        "payload": payload,
+    }
+    return json.dumps(envelope).encode()
+
+
+def test_a_signed_event_is_accepted_and_stored_byte_for_byte(web: WebProcess, inbox: Inbox) -> None:
+    body = event(id_="plain", resource="crm/contacts", records=[{"id": "1"}])
+
+    answer = web.post(body)
+
+    assert (answer.http_status, answer.status) == (200, "accepted")
+    assert inbox.read_body(UUID(answer.delivery)) == body
+
+
+def test_the_same_body_again_is_a_duplicate(web: WebProcess) -> None:
+    body = event(id_="twice")
+
+    first, second = web.post(body), web.post(body)
+
+    assert (first.status, second.status) == ("accepted", "duplicate")
+    assert first.delivery == second.delivery
+
+
+def test_the_same_id_with_another_body_is_another_delivery(web: WebProcess) -> None:
+    answers = [web.post(event(id_="shared", records=[{"id": n}])) for n in range(2)]
+
+    assert [answer.status for answer in answers] == ["accepted", "accepted"]
+
+
+@pytest.mark.parametrize("encoding", ["hex", "base64"])
+@pytest.mark.parametrize("with_format", [True, False])
+def test_every_spelling_of_the_signature_is_accepted(
+    web: WebProcess, encoding: str, *, with_format: bool
+) -> None:
+    body = event(id_=f"{encoding}-{with_format}")
+
+    header = sign(body, SECRET, encoding=encoding, with_format=with_format)  # type: ignore[arg-type]
+
+    assert web.post(body, header).status == "accepted"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "v=",
+        "format=sha256",
+        "format=md5,v=" + "0" * 64,
+        "v=" + "0" * 64,
+        "v=nonsense",
+        "\xff\xfe",
+        "," * 500,
+    ],
+)
+def test_what_nobody_signed_is_neither_read_nor_stored(web: WebProcess, inbox: Inbox, header: str) -> None:
+    before = inbox.count()
+
+    answer = web.post(event(id_="forged"), header)
+
+    assert (answer.http_status, answer.status) == (401, "unauthorized")
+    assert answer.delivery is None
+    assert inbox.count() == before
+
+
+def test_a_signature_of_another_body_is_refused(web: WebProcess) -> None:
+    assert web.post(event(id_="a"), sign(event(id_="b"), SECRET)).http_status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "empty_body"),
+        (b"not json", "not_json"),
+        (b"[1, 2]", "not_object"),
+        (b'"text"', "not_object"),
+        (b"{}", "no_event"),
+        (b'{"id": "x", "payload": {}}', "no_event"),
+        (b'{"id": "x", "event": 7}', "no_event"),
+        (b'{"id": "x", "event": ""}', "no_event"),
+        (b'{"event": "sync_job_run:record", "payload": {"records": [{}', "not_json"),
+    ],
+)
+def test_what_cannot_be_read_is_kept(web: WebProcess, inbox: Inbox, body: bytes, reason: str) -> None:
+    answer = web.post(body)
+
+    assert (answer.http_status, answer.status, answer.message) == (200, "quarantined", reason)
+    assert inbox.read_body(UUID(answer.delivery)) == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event": "sync_job_run:record", "payload": {"records": []}}',
+        b'{"id": 17, "event": "sync_job_run:record", "payload": {"records": []}}',
+        b'{"id": null, "event": "sync_job_run:record", "payload": null}',
+        b'{"id": {"a": []}, "event": "sync_job_run:record", "payload": "text", "created_at": 5}',
+        b'{"id": "odd", "event": "sync_job_run:record", "payload": [1], "webhook_id": [], "created_at": ""}',
+        b'{"id": "nul\\u0000", "event": "sync_job_run:record", "payload": {"records": [{"id": "\\ud800"}]}}',
+        b'{"id": "nan", "event": "sync_job_run:record", "payload": {"records": [{"n": NaN}, {"n": 1e400}]}}',
+        b'{"id": "big", "event": "sync_job_run:record", "payload": {"records": [' + b"9" * 5000 + b"]}}",
+        b'{"id": "deep", "event": "sync_job_run:record", "payload": {"records": ['
+        + b"[" * 100_000
+        + b"]" * 100_000
+        + b"]}}",
+        b'{"id": "' + b"i" * 3000 + b'", "event": "sync_job_run:record", "payload": {}}',
+        b'{"eventType": "test", "payload": {"foo": "bar"}}',
+        b'\xef\xbb\xbf{"id": "bom", "event": "test"}',
+        b'{"id": "new", "event": "something:nobody:knows", "payload": {}, "more": true}',
+    ],
+    ids=lambda body: body[:24].decode(errors="replace"),
+)
+def test_odd_but_readable_events_are_accepted(web: WebProcess, inbox: Inbox, body: bytes) -> None:
+    answer = web.post(body)
+
+    assert (answer.http_status, answer.status) == (200, "accepted")
+    assert inbox.read_body(UUID(answer.delivery)) == body
+
+
+def test_a_refused_run_is_stopped_and_kept(web: WebProcess, inbox: Inbox) -> None:
+    body = event("sync_job_run:started", id_="r", integrated_account_id="sandbox-7")
+
+    first, again = web.post(body), web.post(body)
+
+    assert (first.http_status, first.status) == (400, "refused")
+    assert first.message == "sandbox accounts are not synced"
+    # Truto retries: the answer must not change.
+    assert (again.http_status, again.status) == (400, "refused")
+    assert inbox.read_body(UUID(first.delivery)) == body
+
+
+def test_only_started_is_ever_refused(web: WebProcess) -> None:
+    names = ["created", "record", "updated", "completed", "stopped"]
+
+    answers = [web.post(event(f"sync_job_run:{name}", integrated_account_id="sandbox-7")) for name in names]
+
+    assert {answer.http_status for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_31_mib_is_accepted(web: WebProcess, inbox: Inbox, *, chunked: bool) -> None:
+    body = event(id_=f"large-{chunked}", records=["x" * (31 * MIB)])
+
+    answer = web.post(body, chunked=chunked)
+
+    assert answer.status == "accepted"
+    assert inbox.read_body(UUID(answer.delivery)) == body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_33_mib_is_too_large(web: WebProcess, *, chunked: bool) -> None:
+    answer = web.post(event(records=["x" * (33 * MIB)]), chunked=chunked)
+
+    assert (answer.http_status, answer.status) == (413, "too_large")
+
+
+def test_a_chunked_body_is_accepted(web: WebProcess) -> None:
+    assert web.post(event(id_="chunked"), chunked=True).status == "accepted"
+
+
+def send_raw(web: WebProcess, sent: bytes, *, then_close: bool = False) -> bytes:
+    """Send bytes as they are; return all that comes back until the other side closes."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=40) as connection:
+        connection.sendall(sent)
+        if then_close:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def head(body: bytes, *lines: str) -> bytes:
+    signature = f"X-Truto-Signature: {sign(body, SECRET)}"
+    text = "\r\n".join(["POST /webhooks/truto HTTP/1.1", "Host: localhost", signature, *lines, "", ""])
+    return text.encode()
+
+
+def test_too_much_is_refused_before_it_is_sent(web: WebProcess) -> None:
+    answer = send_raw(web, head(b"", f"Content-Length: {10**12}"), then_close=True)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"too_large"' in answer
+
+
+def test_who_cannot_sign_is_refused_before_the_body(web: WebProcess) -> None:
+    request = b"POST /webhooks/truto HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+
+    assert send_raw(web, request, then_close=True).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 100\r\n\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}",
+    ],
+)
+def test_a_body_that_breaks_off_is_never_stored(web: WebProcess, inbox: Inbox, framing: bytes) -> None:
+    before = inbox.count()
+
+    answer = send_raw(web, head(b"{}").removesuffix(b"\r\n") + framing, then_close=True)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert inbox.count() == before
+
+
+def test_a_content_length_that_is_too_short_does_not_verify(web: WebProcess) -> None:
+    body = event(id_="short")
+
+    answer = send_raw(web, head(body, f"Content-Length: {len(body) - 5}", "Connection: close") + body)
+
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1, 2"])
+def test_a_content_length_that_is_no_number_is_not_accepted(web: WebProcess, length: str) -> None:
+    answer = send_raw(web, head(b"{}", f"Content-Length: {length}") + b"{}", then_close=True)
+
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert b"Traceback" not in answer
+
+
+def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebProcess) -> None:
+    stop = threading.Event()
+
+    def drip(number: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", web.port), timeout=40) as connection:
+            connection.sendall(head(b"{}", "Content-Length: 1000"))
+            while not stop.wait(0.5) and number % 2:
+                connection.sendall(b"x")
+                if stop.is_set():
+                    break
+            return connection.recv(65536)
+
+    with ThreadPoolExecutor(40) as senders:
+        drips = [senders.submit(drip, number) for number in range(0, 40, 2)]
+        answers = [web.post(event(id_=f"between-{number}")) for number in range(20)]
+        stalled = [future.result() for future in drips]
+        stop.set()
+
+    assert {answer.status for answer in answers} == {"accepted"}
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in stalled)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "http_status"),
+    [
+        ("GET", "/webhooks/truto", 405),
+        ("PUT", "/webhooks/truto", 405),
+        ("DELETE", "/webhooks/truto", 405),
+        ("POST", "/webhooks/truto/", 404),
+        ("POST", "/", 404),
+        ("GET", "/webhooks", 404),
+    ],
+)
+def test_other_methods_and_paths_say_where_to_go(
+    web: WebProcess, method: str, path: str, http_status: int
+) -> None:
+    answer = web.request(method, path)
+
+    assert answer.http_status == http_status
+    assert "POST /webhooks/truto" in answer.message
+
+
+def test_health_and_readiness(web: WebProcess) -> None:
+    assert httpx.get(f"{web.url}/healthz").json() == {"status": "ok"}
+    ready = httpx.get(f"{web.url}/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "store": "ok", "redis": "ok"})
+
+
+def test_a_keep_alive_connection_serves_many_deliveries(web: WebProcess) -> None:
+    with httpx.Client(base_url=web.url) as client:
+        for number in range(50):
+            body = event(id_=f"kept-{number}")
+            headers = {"X-Truto-Signature": sign(body, SECRET)}
+            assert client.post("/webhooks/truto", content=body, headers=headers).status_code == 200
+
+
+def test_nothing_that_was_sent_appears_in_the_log(web: WebProcess) -> None:
+    marker = "eve@example.com"
+    web.post(event(id_="logged", records=[{"id": "1", "email": marker}]))
+    web.post(b'{"email": "' + marker.encode())
+    web.post(event(records=[marker]), "v=" + marker)
+
+    assert "delivery.accepted" in web.log
+    assert marker not in web.log
+    assert SECRET not in web.log
+    assert "Traceback" not in web.log
+
+
+def test_with_nowhere_to_store_the_sender_is_told_to_come_back(tmp_path: Path, redis_url: str) -> None:
+    unmigrated = f"sqlite:///{tmp_path}/empty.db"
+    with WebProcess(tmp_path, database_url=unmigrated, redis_url=redis_url) as web:
+        answer = web.post(event())
+        ready = httpx.get(f"{web.url}/readyz")
+
+    assert (answer.http_status, answer.status) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert ready.status_code == 503
+    assert "rapidbridge migrate" in ready.json()["store"]
+
+
+def test_without_redis_deliveries_are_accepted_all_the_same(tmp_path: Path, database_url: str) -> None:
+    nowhere = f"unix://{tmp_path}/no.sock"
+    with WebProcess(tmp_path, database_url=database_url, redis_url=nowhere) as web:
+        answers = [web.post(event(id_=f"no-redis-{number}")) for number in range(20)]
+        ready = httpx.get(f"{web.url}/readyz")
+
+    assert {answer.status for answer in answers} == {"accepted"}
+    assert "REDIS_URL" in ready.json()["redis"]
+
+
+def test_replays_and_foreign_webhooks_are_refused_where_settings_say_so(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    settings = {"REPLAY_WINDOW_S": "300", "TRUTO_WEBHOOK_SECRET": f"w1={SECRET},other"}
+    now, then = datetime.now(UTC), datetime.now(UTC) - timedelta(hours=1)
+
+    def made(at: datetime, webhook: str, id_: str) -> bytes:
+        return json.dumps(
+            {"id": id_, "event": "test", "created_at": at.isoformat(), "webhook_id": webhook}
+        ).encode()
+
+    with WebProcess(tmp_path, database_url=database_url, redis_url=redis_url, **settings) as web:
+        fresh, old, undated = made(now, "w1", "1"), made(then, "w1", "2"), b'{"event": "test"}'
+        foreign = made(now, "w2", "3")
+        said = [web.post(body).http_status for body in (fresh, old, undated, foreign)]
+        unpinned = web.post(foreign, sign(foreign, "other"))
+
+    assert said == [200, 401, 401, 401]
+    assert unpinned.status == "accepted"

@@ -1,0 +1,131 @@
+"""The web process as the Procfile starts it: real gunicorn on a free port."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from app.truto.signature import sign
+from tests.waiting import wait_until
+
+from app.config import setting_names
+
+ROOT = Path(__file__).parents[2]
+SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def procfile_line(process: str) -> list[str]:
+    """Return a process of the Procfile as arguments, run by this interpreter."""
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    words = shlex.split(lines[process])
+    return [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment with these settings of ours and no other."""
+    names = set(setting_names())
+    return {name: value for name, value in os.environ.items() if name not in names} | settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver said."""
+
+    http_status: int
+    status: str
+    delivery: str | None
+    message: str
+    headers: httpx.Headers
+
+
+class WebProcess:
+    """gunicorn with this store and Redis; a context manager. Its log is read with `log`."""
+
+    def __init__(self, folder: Path, *, database_url: str, redis_url: str, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / f"web-{self.port}.log"
+        self._folder = folder
+        self._environment = environment(
+            TRUTO_WEBHOOK_SECRET=SECRET,
+            DATABASE_URL=database_url,
+            REDIS_URL=redis_url,
+            PORT=str(self.port),
+            **{"WEB_CONCURRENCY": "1", **settings},
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client = httpx.Client(base_url=self.url, timeout=60)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                procfile_line("web"), cwd=ROOT, env=self._environment, stdout=log, stderr=log
+            )
+        process = self._process
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log
+            try:
+                return self._client.get("/healthz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, timeout_s=20, what=lambda: f"the web process to answer\n{self.log}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> Answer:
+        """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""
+        header = sign(body, SECRET) if signature is None else signature
+        headers = {"Content-Type": "application/json", "User-Agent": "truto"}
+        if header:
+            headers["X-Truto-Signature"] = header
+        content = _pieces(body) if chunked else body
+        return answer_of(self._client.post("/webhooks/truto", content=content, headers=headers))
+
+    def request(self, method: str, path: str) -> Answer:
+        """Ask for anything else."""
+        return answer_of(self._client.request(method, path))
+
+
+def answer_of(response: httpx.Response) -> Answer:
+    """Read an answer, which is JSON whatever it says."""
+    said = response.json()
+    return Answer(
+        response.status_code, said["status"], said.get("delivery"), said.get("message", ""), response.headers
+    )
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    # An iterator, so that httpx sends it chunked.
+    yield from (body[start : start + 65536] for start in range(0, len(body), 65536))

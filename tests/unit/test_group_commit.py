@@ -1,0 +1,105 @@
+"""One commit for all who wait: nobody is forgotten, whatever fails."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from app.errors import StoreUnavailable
+from app.store.group_commit import GroupCommit
+
+
+def test_everyone_gets_the_result_of_their_own_item() -> None:
+    commits: GroupCommit[int, int] = GroupCommit(lambda items: [item * 2 for item in items], most=7)
+
+    with ThreadPoolExecutor(16) as senders:
+        results = list(senders.map(commits.submit, range(2000)))
+
+    assert results == [item * 2 for item in range(2000)]
+
+
+class _Gate:
+    """A commit that waits until it is let through, and remembers its groups."""
+
+    def __init__(self) -> None:
+        self.is_committing = threading.Event()
+        self.may_go_on = threading.Event()
+        self.groups: list[list[int]] = []
+
+    def commit(self, items: Sequence[int]) -> Sequence[int]:
+        self.groups.append(list(items))
+        self.is_committing.set()
+        assert self.may_go_on.wait(10)
+        if -1 in items:
+            raise StoreUnavailable("the store is away")
+        if -2 in items:
+            raise SystemExit
+        return items
+
+
+def _queue_up(
+    commits: GroupCommit[int, int], items: Sequence[int], pool: ThreadPoolExecutor
+) -> list[Future[object]]:
+    """Submit the items one after the other while a commit is under way."""
+    futures = []
+    for place, item in enumerate(items, start=1):
+        futures.append(pool.submit(_outcome, commits, item))
+        while commits.waiting < place:
+            threading.Event().wait(0.001)
+    return futures
+
+
+def _outcome(commits: GroupCommit[int, int], item: int) -> object:
+    try:
+        return commits.submit(item)
+    except StoreUnavailable as error:
+        return str(error)
+    except SystemExit:
+        return "exit"
+
+
+def _run(items: Sequence[int], *, first: int = 0, most: int = 3) -> tuple[list[list[int]], list[object]]:
+    gate = _Gate()
+    commits: GroupCommit[int, int] = GroupCommit(gate.commit, most=most)
+    with ThreadPoolExecutor(16) as pool:
+        leader = pool.submit(_outcome, commits, first)
+        assert gate.is_committing.wait(10)
+        followers = _queue_up(commits, items, pool)
+        gate.may_go_on.set()
+        outcomes = [future.result(10) for future in (leader, *followers)]
+    return gate.groups, outcomes
+
+
+def test_those_who_came_meanwhile_are_committed_together_and_bounded() -> None:
+    groups, outcomes = _run([1, 2, 3, 4])
+
+    assert groups == [[0], [1, 2, 3], [4]]
+    assert outcomes == [0, 1, 2, 3, 4]
+
+
+def test_a_failed_commit_is_told_to_its_own_group_alone() -> None:
+    groups, outcomes = _run([-1, 2, 3, 4])
+
+    assert groups == [[0], [-1, 2, 3], [4]]
+    assert outcomes == [0, *["the store is away"] * 3, 4]
+
+
+def test_a_leader_that_is_killed_takes_nobody_along() -> None:
+    groups, outcomes = _run([1, 2], first=-2)
+
+    assert groups == [[-2], [1, 2]]
+    assert outcomes == ["exit", 1, 2]
+
+
+def test_followers_of_a_killed_leader_are_told_to_try_again() -> None:
+    _, outcomes = _run([-2, 2])
+
+    assert outcomes == [0, "exit", "the commit was interrupted"]
+
+
+def test_a_commit_that_forgets_an_item_is_a_failure() -> None:
+    commits: GroupCommit[int, int] = GroupCommit(lambda items: list(items)[1:], most=3)
+
+    with pytest.raises(ValueError, match="shorter"):
+        commits.submit(1)

@@ -1,0 +1,138 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("app", "workers")
+
+# Which rooms a room may open. The first matching prefix holds.
+MAY_IMPORT = {
+    "app.errors": (),
+    "app.config": ("app.errors",),
+    "app.routes": ("app.errors",),
+    "app.queue": ("app.errors",),
+    "app.logs": (),
+    "app.truto": ("app.errors", "app.truto"),
+    "app.setup": ("app.errors", "app.config", "app.routes"),
+    "app.store": ("app.errors", "app.truto", "app.store"),
+    "app.simulator": ("app.errors", "app.truto", "app.simulator"),
+    "app.web": (
+        *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
+        *("app.truto", "app.store", "app.web"),
+    ),
+    "app.supervisor": ("app.errors",),
+    "app.cli": ("app", "workers"),
+    "workers": (
+        *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
+        *("app.truto", "app.store", "workers"),
+    ),
+}
+
+# Where a library may be used at all.
+KEPT_IN = {
+    "flask": ("app.web",),
+    "rq": ("app.queue", "workers.main", "workers.jobs"),
+    "sqlalchemy": ("app.store", "workers.sinks.sql"),
+    "alembic": ("app.store",),
+    "click": ("app.cli",),
+    "gevent": ("app.web",),
+    "dotenv": ("app.config",),
+}
+
+
+def _is_in(module: str, rooms: tuple[str, ...]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
+
+
+def _sources() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield module, ast.parse(path.read_text())
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def test_imports_point_one_way() -> None:
+    astray = []
+    for module, tree in _sources():
+        room = next((room for room in MAY_IMPORT if _is_in(module, (room,))), None)
+        if room is None:
+            assert module in PACKAGES, f"{module} has no rule yet"
+            continue
+        astray += [
+            f"{module} imports {imported}"
+            for imported in _imports(tree)
+            if _is_in(imported, PACKAGES) and not _is_in(imported, MAY_IMPORT[room])
+        ]
+    assert not astray
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    astray = [
+        f"{module} imports {imported}"
+        for module, tree in _sources()
+        for imported in _imports(tree)
+        for library, rooms in KEPT_IN.items()
+        if _is_in(imported, (library,)) and not _is_in(module, rooms)
+    ]
+    assert not astray
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = {
+        module
+        for module, tree in _sources()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"))
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert readers == {"app.config"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
+    ids="-".join,
+)
+def test_the_code_is_clean(command: tuple[str, ...]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("pins", ["requirements.txt", "constraints.txt"])
+def test_the_pins_fit_the_ranges(pins: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    if pins == "constraints.txt":
+        extras = project["optional-dependencies"].values()
+        wanted += [Requirement(line) for lines in extras for line in lines]
+    pinned = dict(
+        line.split(" ")[0].split("==") for line in (ROOT / pins).read_text().splitlines() if "==" in line
+    )
+    misfits = [str(need) for need in wanted if not need.specifier.contains(pinned.get(need.name, "0"))]
+    assert not misfits, f"run .ci/lock: {pins} does not fit {misfits}"
+
+
+def test_the_pins_name_no_registry() -> None:
+    for pins in ("requirements.txt", "constraints.txt"):
+        assert "://" not in (ROOT / pins).read_text()

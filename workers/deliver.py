@@ -1,0 +1,184 @@
+"""One job's deliveries, from the inbox to settled."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from app.routes import Route, Routes
+
+from app.errors import SinkRefused, SinkUnavailable, StoreUnavailable
+from app.store.engine import Store
+from app.store.facts import DeadRecord, Outcome, Settlement
+from app.store.inbox import Delivery, Inbox
+from app.store.ledger import Ledger
+from workers.reading import Content, read_content
+from workers.sinks.base import Batch, Record, Sink
+from workers.verdicts import conclude, judge, postpone, retry
+
+# A worker that dies leaves its deliveries to others after this long; more than the job's own timeout.
+_LEASE_S = 40.0
+# A job stops taking up deliveries after this long, so that it ends well before its timeout.
+_BUDGET_S = 12.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What one sink made of one delivery now."""
+
+    outcome: Outcome
+    dead_records: Sequence[DeadRecord] = ()
+    retry_after_s: float = 0.0
+
+
+class Deliverer:
+    """Delivers what the inbox holds to the sinks of its routes, and settles it.
+
+    open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
+    """
+
+    def __init__(self, store: Store, routes: Routes, open_sink: Callable[[str], Sink]) -> None:
+        self._ledger = Ledger(store)
+        self._inbox = Inbox(store)
+        self._routes = routes
+        self._open_sink = open_sink
+
+    def deliver(self, ids: Sequence[UUID]) -> None:
+        """Take up those of the deliveries that are pending and free, and settle each or make it due again.
+
+        Raises StoreUnavailable; then nothing was settled, and all will be done again to the same end.
+        """
+        started = time.monotonic()
+        claimed = self._inbox.claim(ids, now=datetime.now(UTC), lease_s=_LEASE_S)
+        finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
+        results = []
+        for delivery in claimed:
+            if time.monotonic() - started < _BUDGET_S:
+                results.append(self._deliver_one(delivery, finished.get(delivery.id, {})))
+            else:
+                results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
+        self._ledger.settle(results, now=datetime.now(UTC))
+        for delivery, result in zip(claimed, results, strict=True):
+            _tell(delivery, result)
+
+    def _deliver_one(self, delivery: Delivery, finished: Mapping[str, Outcome]) -> Settlement:
+        try:
+            content = read_content(delivery, self._inbox.read_body(delivery.id))
+            return self._route(delivery, content, finished)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # A fault of ours, or a job that ran out of time, must not take the job's other deliveries along.
+            # Its message may quote a record: only its place in the code is told.
+            log.error(
+                "delivery.failed", delivery=str(delivery.id), fault=type(error).__name__, at=_place(error)
+            )
+            return Settlement(retry(delivery, datetime.now(UTC), 0, "internal_error"))
+
+    def _route(self, delivery: Delivery, content: Content, finished: Mapping[str, Outcome]) -> Settlement:
+        route = self._routes.match(
+            event=delivery.event,
+            resource=content.resource,
+            method=content.method,
+            account=delivery.integrated_account_id,
+            carries_records=content.carries_records,
+        )
+        result = Settlement(
+            conclude(delivery, "settled", content.size),
+            run=content.run,
+            dead_records=content.unreadable,
+            record_errors=content.record_errors,
+        )
+        if content.reason:
+            return replace(result, verdict=conclude(delivery, "quarantined", 0, content.reason))
+        if route is None and content.carries_records:
+            return replace(result, verdict=conclude(delivery, "unrouted", content.size, "no_route"))
+        if route is None:
+            return result
+        return self._write(delivery, content, route, finished, result)
+
+    def _write(
+        self,
+        delivery: Delivery,
+        content: Content,
+        route: Route,
+        finished: Mapping[str, Outcome],
+        result: Settlement,
+    ) -> Settlement:
+        batch = _batch(delivery, content)
+        # A sink that has it is not written again because another one failed.
+        attempts = [
+            _Attempt(finished[name]) if name in finished else self._attempt(name, batch, content, route)
+            for name in route.sinks
+        ]
+        outcomes = [attempt.outcome for attempt in attempts]
+        at_least_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
+        return replace(
+            result,
+            verdict=judge(delivery, datetime.now(UTC), content.size, outcomes, at_least_s=at_least_s),
+            outcomes=outcomes,
+            dead_records=[*content.unreadable, *(dead for a in attempts for dead in a.dead_records)],
+        )
+
+    def _attempt(self, name: str, batch: Batch, content: Content, route: Route) -> _Attempt:
+        now = datetime.now(UTC)
+        unreadable = len(content.unreadable)
+        outcome = Outcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
+        try:
+            written = self._open_sink(name).write(batch, route)
+        except SinkUnavailable as error:
+            failing = replace(outcome, state="failing", reason="sink_unavailable", message=str(error))
+            return _Attempt(failing, retry_after_s=error.retry_after_s or 0.0)
+        except SinkRefused as error:
+            return _Attempt(
+                replace(outcome, state="dead", dead=content.size, reason=error.reason, message=str(error))
+            )
+        raw = content.raw([refusal.ordinal for refusal in written.refused])
+        dead = [
+            DeadRecord(batch.delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
+            for r in written.refused
+        ]
+        return _Attempt(replace(outcome, written=written.written, dead=unreadable + len(dead)), dead)
+
+
+def _batch(delivery: Delivery, content: Content) -> Batch:
+    return Batch(
+        delivery_id=delivery.id,
+        received_at=delivery.received_at,
+        version=delivery.created_at or delivery.received_at,
+        resource=content.resource,
+        method=content.method,
+        account=delivery.integrated_account_id,
+        job=delivery.sync_job_id,
+        run=delivery.sync_job_run_id,
+        records=[Record(ordinal, value) for ordinal, value in content.records],
+        is_deletion=content.is_deletion,
+    )
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+
+
+def _tell(delivery: Delivery, result: Settlement) -> None:
+    verdict = result.verdict
+    word = "postponed" if verdict.state == "pending" else verdict.state
+    troubles = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != "done"]
+    log.info(
+        "delivery." + word,
+        delivery=str(delivery.id),
+        records=verdict.records,
+        attempt=delivery.attempts,
+        **({"reason": verdict.reason} if verdict.reason else {}),
+        **({"sinks": troubles} if troubles else {}),
+    )
+    if result.dead_records:
+        reasons = sorted({dead.reason for dead in result.dead_records})
+        log.warning("record.dead", delivery=str(delivery.id), count=len(result.dead_records), reasons=reasons)

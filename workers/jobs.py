@@ -1,0 +1,50 @@
+"""What RQ may run: the functions of this file, found by name, and nothing else."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from rq.job import Job
+
+from app.errors import StoreUnavailable
+from app.queue import JOB_FUNCTION
+from workers.deliver import Deliverer
+
+log = structlog.get_logger()
+_deliverer: list[Deliverer] = []
+
+
+def prepare(deliverer: Deliverer) -> None:
+    """Set what `deliver` works with in this process; call it before the first job."""
+    _deliverer[:] = [deliverer]
+
+
+def deliver(ids: Sequence[str]) -> None:
+    """Bring deliveries from the inbox to their sinks."""
+    try:
+        _deliverer[0].deliver([UUID(id_) for id_ in ids])
+    except StoreUnavailable as error:
+        # Nothing was settled, so nothing is lost: the sweeper wakes a worker again when the leases end.
+        log.error("job.interrupted", deliveries=len(ids), error=str(error))
+
+
+class KnownJob(Job):
+    """A job that can only be one of ours.
+
+    Whoever reaches Redis can write jobs: RQ would import and call any name it finds in one, and would send
+    webhooks. Here only JOB_FUNCTION resolves.
+    """
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function to call; raises ValueError for any other name."""
+        if self.instance is not None or self.func_name != JOB_FUNCTION:
+            raise ValueError("this job names a function that workers do not run")
+        return deliver
+
+    def restore(self, raw_data: dict[Any, Any]) -> None:
+        """Load a job without the callbacks and webhooks that ours never have."""
+        super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []

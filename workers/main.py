@@ -1,0 +1,58 @@
+"""Starts one RQ worker in this process: `python -m workers.main`, as `rapidbridge worker` does N times."""
+
+import sys
+
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+from app.errors import ConfigError
+from app.logs import set_up_logs
+from app.queue import QUEUE_NAME, connect
+from app.setup import Setup, read_setup
+from app.store.engine import open_store
+from workers import jobs
+from workers.deliver import Deliverer
+from workers.sinks import Sinks
+
+# An idle worker does no maintenance while it waits for a job, which is this long less 15 s.
+_WORKER_TTL_S = 60
+# How often jobs that died with their worker are looked for.
+_MAINTENANCE_INTERVAL_S = 30
+
+
+def work(setup: Setup) -> None:
+    """Run jobs until SIGTERM; the job at hand is finished first."""
+    settings = setup.settings
+    sinks = Sinks(setup.routes)
+    jobs.prepare(Deliverer(open_store(settings.database_url), setup.routes, sinks.open))
+    worker = SimpleWorker(
+        # One queue a worker: listening on two loses the job that a killed worker had just popped.
+        [QUEUE_NAME],
+        connection=connect(settings.redis_url, tls_verify=settings.redis_tls_verify),
+        job_class=jobs.KnownJob,
+        serializer=JSONSerializer,
+        worker_ttl=_WORKER_TTL_S,
+        maintenance_interval=_MAINTENANCE_INTERVAL_S,
+        log_job_description=False,
+    )
+    try:
+        # RQ's scheduler stays off: what is to be tried later stands in the inbox, where it outlives Redis,
+        # and the sweeper wakes it.
+        worker.work(logging_level="WARNING")
+    finally:
+        sinks.close()
+
+
+def main() -> None:
+    """Check the set-up, then work."""
+    set_up_logs()
+    try:
+        setup = read_setup(needs=("REDIS_URL",))
+    except ConfigError as error:
+        print(*error.complaints, sep="\n", file=sys.stderr)  # noqa: T201  # for whoever starts it
+        sys.exit(2)
+    work(setup)
+
+
+if __name__ == "__main__":
+    main()
