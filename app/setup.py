@@ -6,7 +6,8 @@ from pathlib import Path
 
 from app.config import Settings, read_environment, read_settings
 from app.errors import ConfigError
-from app.routes import Routes, default_routes, read_routes
+from app.routes import Routes, default_routes
+from app.routes_file import read_routes
 
 _DEFAULT_ROUTES_FILE = "routes.toml"
 

@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "app.errors": (),
     "app.config": ("app.errors",),
     "app.routes": ("app.errors",),
+    "app.routes_file": ("app.errors", "app.routes"),
     "app.queue": ("app.errors",),
     "app.logs": (),
     "app.truto": ("app.errors", "app.truto"),
-    "app.setup": ("app.errors", "app.config", "app.routes"),
+    "app.setup": ("app.errors", "app.config", "app.routes", "app.routes_file"),
     "app.store": ("app.errors", "app.truto", "app.store"),
     "app.simulator": ("app.errors", "app.truto", "app.simulator"),
     "app.web": (

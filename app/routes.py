@@ -1,0 +1,123 @@
+"""Which deliveries go to which sinks, and which runs are refused. Pure."""
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SqlSink(_Strict):
+    """A PostgreSQL or SQLite database, one table a resource."""
+
+    type: Literal["sql"]
+    url: str = Field(repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://")
+
+
+class FilesSink(_Strict):
+    """A folder, one file a delivery."""
+
+    type: Literal["files"]
+    url: str = Field(pattern=r"^file:///")
+    format: Literal["jsonl"] = "jsonl"
+
+
+SinkSpec = Annotated[SqlSink | FilesSink, Field(discriminator="type")]
+
+
+class Column(_Strict):
+    """A column of its own for one value of a record. path: names and list places, joined by dots."""
+
+    type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
+    path: str = ""
+
+
+def _column(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class Route(_Strict):
+    """Where deliveries that match its patterns go; shell-style patterns, "*" matches anything.
+
+    event: "" matches every event that brings records, and no other.
+    missing_key: a record without a usable key is keyed by its hash, or refused.
+    non_object: a record that is no object is refused, or wrapped as {"value": …}.
+    """
+
+    event: str = ""
+    resource: str = "*"
+    method: str = "*"
+    integrated_account_id: str = "*"
+    sinks: tuple[str, ...]
+    table: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
+    key: str = Field(default="id", min_length=1)
+    missing_key: Literal["hash", "refuse"] = "hash"
+    non_object: Literal["refuse", "wrap"] = "refuse"
+    columns: dict[ColumnName, Annotated[Column, BeforeValidator(_column)]] = Field(default_factory=dict)
+
+    def matches(self, *, event: str, resource: str, method: str, account: str, carries_records: bool) -> bool:
+        """Whether a delivery takes this route."""
+        return (
+            (fnmatchcase(event, self.event) if self.event else carries_records)
+            and fnmatchcase(resource, self.resource)
+            and fnmatchcase(method, self.method)
+            and fnmatchcase(account, self.integrated_account_id)
+        )
+
+
+class Refusal(_Strict):
+    """Runs that are answered 400 when they start, so that Truto stops them."""
+
+    sync_job_id: str = "*"
+    integrated_account_id: str = "*"
+    environment_id: str = "*"
+    reason: str = Field(min_length=1)
+
+
+class Routes(_Strict):
+    """A checked routes file."""
+
+    sinks: dict[str, SinkSpec]
+    routes: tuple[Route, ...] = ()
+    refuse: tuple[Refusal, ...] = ()
+
+    def match(
+        self, *, event: str, resource: str, method: str, account: str, carries_records: bool
+    ) -> Route | None:
+        """Return the first route that a delivery matches."""
+        return next(
+            (
+                route
+                for route in self.routes
+                if route.matches(
+                    event=event,
+                    resource=resource,
+                    method=method,
+                    account=account,
+                    carries_records=carries_records,
+                )
+            ),
+            None,
+        )
+
+    def refusal(self, *, sync_job_id: str, integrated_account_id: str, environment_id: str) -> str | None:
+        """Return why a run is refused, or None where it may go on."""
+        for rule in self.refuse:
+            if (
+                fnmatchcase(sync_job_id, rule.sync_job_id)
+                and fnmatchcase(integrated_account_id, rule.integrated_account_id)
+                and fnmatchcase(environment_id, rule.environment_id)
+            ):
+                return rule.reason
+        return None
+
+
+def default_routes(database_url: str) -> Routes:
+    """Every record to one SQL sink, "main", a table a resource."""
+    return Routes(sinks={"main": SqlSink(type="sql", url=database_url)}, routes=(Route(sinks=("main",)),))
