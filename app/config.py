@@ -42,10 +42,9 @@ def _secrets(text: object) -> object:
 
 
 def _database_url(text: object) -> object:
-    scheme, separator, rest = str(text).partition("://")
-    if not separator or scheme not in ("sqlite", "postgres", "postgresql", "postgresql+psycopg"):
+    if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", str(text)):
         raise ValueError("not postgres://… or sqlite:///…: set the URL of a PostgreSQL or SQLite database")
-    return str(text) if scheme == "sqlite" else f"postgresql+psycopg://{rest}"
+    return text
 
 
 def _redis_url(text: object) -> object:

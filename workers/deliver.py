@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
-from app.routes import Route, Routes
 
 from app.errors import SinkRefused, SinkUnavailable, StoreUnavailable
+from app.routes import Route, Routes
 from app.store.engine import Store
 from app.store.facts import DeadRecord, Outcome, Settlement
 from app.store.inbox import Delivery, Inbox
@@ -67,7 +67,7 @@ class Deliverer:
 
     def _deliver_one(self, delivery: Delivery, finished: Mapping[str, Outcome]) -> Settlement:
         try:
-            content = read_content(delivery, self._inbox.read_body(delivery.id))
+            content = read_content(delivery, self._inbox.read_body(delivery.id), now=datetime.now(UTC))
             return self._route(delivery, content, finished)
         except StoreUnavailable:
             raise

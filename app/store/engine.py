@@ -1,5 +1,6 @@
 """Opens the store's database and turns its driver's faults into ours."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,12 @@ _SQLITE_BUSY_TIMEOUT_S = 15
 def open_store(url: str) -> Store:
     """Prepare a connection pool; connects on first use.
 
-    url: sqlite:///path or postgresql+psycopg://…. A SQLite file's folder is created.
+    url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
-    parsed = make_url(url)
+    # Platforms still write postgres://, which names no driver.
+    parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from app.truto.signature import sign
 
 from app.store.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.truto.signature import sign
 from tests.servers.receiver import SECRET, WebProcess
 
 MIB = 1024 * 1024

@@ -1,0 +1,101 @@
+"""The files sink: one JSON Lines file a delivery, in folders by resource, account and day."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+from uuid import UUID
+
+from app.errors import SinkRefused, SinkUnavailable
+from app.routes import Route
+from workers.sinks.base import Batch, Record, Refusal, Written
+
+_LONGEST_NAME = 200
+# What an operator can mend without touching a delivery: room, a mount that went away.
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+
+
+class FilesSink:
+    """A folder: resource=<…>/account=<…>/dt=<day received>/<delivery>.jsonl, one line a record.
+
+    A file is written beside its place, synced, then renamed: it is there whole or not at all, and a delivery
+    that comes again overwrites its own file. Every version of a record is kept; readers take the greatest
+    (_version, _vseq), as the SQL sink does.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._root = Path(unquote(urlsplit(url).path))
+
+    def write(self, batch: Batch, _route: Route) -> Written:
+        """Write a batch; see Sink."""
+        lines, refusals = [], []
+        for record in batch.records:
+            try:
+                lines.append(_line(batch, record))
+            except RecursionError:
+                refusals.append(Refusal(record.ordinal, "too_deep", "nested deeper than JSON can be written"))
+            except ValueError:
+                message = "holds a number longer than can be written"
+                refusals.append(Refusal(record.ordinal, "number_out_of_range", message))
+        try:
+            self._store(self._folder(batch), batch.delivery_id, "".join(lines).encode())
+        except OSError as error:
+            code = errno.errorcode.get(error.errno or 0, "OSError")
+            what = f"the folder of the sink cannot be written ({code})"
+            if error.errno in _PASSING:
+                raise SinkUnavailable(what) from error
+            raise SinkRefused("sink_set_up", what) from error
+        return Written(len(lines), refusals)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _folder(self, batch: Batch) -> Path:
+        day = batch.received_at.date().isoformat()
+        return (
+            self._root
+            / f"resource={_part(batch.resource)}"
+            / f"account={_part(batch.account) or '_none'}"
+            / f"dt={day}"
+        )
+
+    def _store(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The process's id keeps two workers with the same delivery from writing one file together.
+        beside = folder / f".{delivery_id}.{os.getpid()}.part"
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(folder / f"{delivery_id}.jsonl")
+        # A rename is durable once its folder is.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _line(batch: Batch, record: Record) -> str:
+    line = {
+        "_delivery": str(batch.delivery_id),
+        "_ordinal": record.ordinal,
+        "_received_at": batch.received_at.isoformat(timespec="microseconds"),
+        "_version": batch.version.isoformat(timespec="microseconds"),
+        "_job": batch.job,
+        "_run": batch.run,
+        "_method": batch.method,
+        "_is_deletion": batch.is_deletion,
+        "data": record.value,
+    }
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of a path, on any file system."""
+    part = quote(name, safe="").replace(".", "%2E")
+    if len(part) <= _LONGEST_NAME:
+        return part
+    return f"{part[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -1,0 +1,91 @@
+"""What databases say differently: types, the one statement a batch, and faults."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from app.routes import Column
+from workers.sinks.base import Batch
+from workers.sinks.sql.rows import Row
+
+# What to do about a fault: try again, look for the record at fault, make the table anew, give up.
+Remedy = Literal["retry", "split", "recreate", "refuse"]
+
+
+def quote(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a batch is written to."""
+
+    table: str
+    batch: Batch
+    columns: Mapping[str, Column]
+
+
+class Dialect(ABC):
+    """One database's way of holding the sink's tables."""
+
+    has_advisory_locks: ClassVar[bool]
+    types: ClassVar[Mapping[str, str]]
+    key_collation: ClassVar[str] = ""
+
+    def create_table(self, name: str) -> str:
+        """Return the statement that creates a table where it is missing."""
+        text, time, collated = self.types["text"], self.types["timestamp"], self.key_collation
+        return (
+            f"CREATE TABLE IF NOT EXISTS {quote(name)} ("
+            f'"_account" {text}{collated} NOT NULL, "_key" {text}{collated} NOT NULL, '
+            f'"data" {self.types["json"]} NOT NULL, '
+            f'"_version" {time} NOT NULL, "_vseq" {text}{collated} NOT NULL, '
+            f'"_job" {text} NOT NULL, "_run" {text} NOT NULL, "_method" {text} NOT NULL, '
+            f'"_deleted_at" {time}, "_first_seen_at" {time} NOT NULL, '
+            f'"_changed_at" {time} NOT NULL, "_written_at" {time} NOT NULL, '
+            f'"_meta" {self.types["json"]}, '
+            'PRIMARY KEY ("_account", "_key"))'
+        )
+
+    def add_column(self, table: str, column: str, kind: str) -> str:
+        """Return the statement that adds a column of a route's type."""
+        return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {self.types[kind]}"
+
+    @abstractmethod
+    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+        """Write rows where they are newer than what is there, in one statement."""
+
+    @abstractmethod
+    def remedy(self, error: DBAPIError) -> Remedy:
+        """Say what to do about a fault."""
+
+    def reason(self, error: DBAPIError) -> str:  # noqa: ARG002  # a dialect may know more
+        """Return why a record was refused, in a short stable word."""
+        return "refused"
+
+
+_FIXED = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")
+_TIMES = ("_first_seen_at", "_changed_at", "_written_at", "_meta")
+
+
+def names_of(columns: Mapping[str, Column]) -> list[str]:
+    return [*_FIXED, *_TIMES, *columns]
+
+
+def on_conflict(table: str, columns: Mapping[str, Column], *, distinct: str) -> str:
+    """Apply only what is newer, and then always: skipping equal data would let a late third version win."""
+    kept = {"_account", "_key", "_first_seen_at", "_changed_at"}
+    changed = [f"{quote(name)} = excluded.{quote(name)}" for name in names_of(columns) if name not in kept]
+    current = quote(table)
+    return (
+        f'ON CONFLICT ("_account", "_key") DO UPDATE SET {", ".join(changed)}, '
+        f'"_changed_at" = CASE WHEN {current}."data" {distinct} excluded."data" '
+        f'OR {current}."_deleted_at" {distinct} excluded."_deleted_at" '
+        f'THEN excluded."_changed_at" ELSE {current}."_changed_at" END '
+        f'WHERE ({current}."_version", {current}."_vseq") < (excluded."_version", excluded."_vseq")'
+    )

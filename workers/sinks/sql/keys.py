@@ -1,0 +1,35 @@
+"""A record's key: its id as text, or a hash where that cannot be one. Pure."""
+
+import hashlib
+import json
+from typing import Any
+
+# An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
+_LONGEST_KEY_BYTES = 512
+
+
+def to_json(value: Any, *, canonical: bool = False) -> str:
+    """Write JSON that PostgreSQL takes. Raises ValueError or RecursionError for what cannot be written."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=canonical)
+
+
+def key_of(record: dict[str, Any], name: str) -> str | None:
+    """Return the key that a record names; None where it is missing, null, empty, a boolean or an object.
+
+    A number is its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
+    """
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        return None
+    key = value if isinstance(value, str) else to_json(value)
+    encoded = key.encode()
+    return key if len(encoded) <= _LONGEST_KEY_BYTES else _hash(encoded)
+
+
+def hash_of(record: Any) -> str:
+    """Return "sha256:" and the hash of a record's canonical JSON: equal records have equal keys."""
+    return _hash(to_json(record, canonical=True).encode())
+
+
+def _hash(text: bytes) -> str:
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"

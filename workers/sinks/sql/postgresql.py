@@ -1,0 +1,88 @@
+"""The SQL sink on PostgreSQL."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from workers.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from workers.sinks.sql.rows import Row
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 12 and later."""
+
+    has_advisory_locks = True
+    key_collation = ' COLLATE "C"'
+    types: ClassVar[Mapping[str, str]] = {
+        "text": "text",
+        "integer": "bigint",
+        "number": "double precision",
+        "boolean": "boolean",
+        "timestamp": "timestamptz",
+        "date": "date",
+        "json": "jsonb",
+    }
+
+    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+        """Send the rows as one JSON array, which the server takes apart: an eighth of the client's work."""
+        table, batch, columns = target.table, target.batch, target.columns
+        shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
+        shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
+        given = {
+            "_account": "%(account)s",
+            "_version": "%(version)s",
+            "_job": "%(job)s",
+            "_run": "%(run)s",
+            "_method": "%(method)s",
+            "_deleted_at": "%(deleted_at)s::timestamptz",
+            **dict.fromkeys(("_first_seen_at", "_changed_at", "_written_at"), "%(now)s"),
+        }
+        names = names_of(columns)
+        statement = (
+            f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
+            f"SELECT {', '.join(given.get(name, f'r.{quote(name)}') for name in names)} "
+            f"FROM jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)}) "
+            f'ORDER BY r."_key" COLLATE "C" ' + on_conflict(table, columns, distinct="IS DISTINCT FROM")
+        )
+        parameters = {
+            "account": batch.account,
+            "version": batch.version,
+            "job": batch.job,
+            "run": batch.run,
+            "method": batch.method,
+            "deleted_at": batch.version if batch.is_deletion else None,
+            "now": datetime.now(UTC),
+            "rows": f"[{','.join(map(_as_json, rows))}]",
+        }
+        connection.exec_driver_sql(statement, parameters)
+
+    def remedy(self, error: DBAPIError) -> Remedy:
+        """Sort by SQLSTATE. What is wrong with the server or our rights may be mended: keep trying."""
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state == "42P01":
+            return "recreate"
+        if state.startswith(("22", "23", "54")):
+            return "split"
+        return "refuse" if state.startswith("42") and state != "42501" else "retry"
+
+    def reason(self, error: DBAPIError) -> str:
+        """Name the kinds of refusal that are met."""
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state.startswith("54"):
+            return "too_deep"
+        if state.startswith("23"):
+            return "constraint"
+        return {"22003": "number_out_of_range", "22P05": "unstorable_text"}.get(state, "refused")
+
+
+def _as_json(row: Row) -> str:
+    # `data` and `meta` are JSON already: put in as they are.
+    columns = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in row.columns.items())
+    key = json.dumps(row.key, ensure_ascii=False)
+    return (
+        f'{{"_key":{key},"_vseq":"{row.sequence}","data":{row.data},"_meta":{row.meta or "null"}{columns}}}'
+    )

@@ -1,0 +1,84 @@
+"""A batch as rows: keyed, deduplicated, in the order of their keys. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.routes import Route
+from workers.sinks.base import Batch, Record, Refusal
+from workers.sinks.sql.columns import cast_columns
+from workers.sinks.sql.keys import hash_of, key_of, to_json
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record on its way into a table. data, meta: JSON. columns: cast values by name."""
+
+    ordinals: tuple[int, ...]
+    key: str
+    sequence: str
+    data: str
+    columns: dict[str, Any]
+    meta: str | None
+
+
+class _Refused(Exception):  # carries a refusal, is no fault
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def make_rows(batch: Batch, route: Route) -> tuple[Sequence[Row], Sequence[Refusal]]:
+    """Return a batch's rows in the order of their keys, and the records that can be no row.
+
+    Of records with one key the last is taken; the row then stands for all of their ordinals.
+    """
+    rows: dict[str, Row] = {}
+    refusals = []
+    for record in batch.records:
+        try:
+            row = _row(record, batch, route)
+        except _Refused as refused:
+            refusals.append(Refusal(record.ordinal, refused.reason, str(refused)))
+        except RecursionError:
+            refusals.append(Refusal(record.ordinal, "too_deep", "nested deeper than JSON can be written"))
+        except ValueError:
+            message = "holds a number longer than can be written"
+            refusals.append(Refusal(record.ordinal, "number_out_of_range", message))
+        else:
+            earlier = rows.get(row.key)
+            ordinals = (*earlier.ordinals, record.ordinal) if earlier else (record.ordinal,)
+            rows[row.key] = Row(ordinals, row.key, row.sequence, row.data, row.columns, row.meta)
+    # Two statements that lock the same rows in different orders would deadlock.
+    return [rows[key] for key in sorted(rows)], refusals
+
+
+def _row(record: Record, batch: Batch, route: Route) -> Row:
+    value = record.value
+    if not isinstance(value, dict):
+        if route.non_object == "refuse":
+            raise _Refused("not_object", 'no object; non_object = "wrap" in its route would keep it')
+        value = {"value": value}
+    key = key_of(value, route.key)
+    if key is None:
+        if route.missing_key == "refuse":
+            raise _Refused("no_key", f"no usable {route.key}, and its route refuses such records")
+        key = hash_of(value)
+    columns, misfits = cast_columns(value, route.columns)
+    return Row(
+        ordinals=(record.ordinal,),
+        key=key,
+        sequence=_sequence(batch, record.ordinal),
+        data=to_json(value),
+        columns=columns,
+        meta=to_json(misfits) if misfits else None,
+    )
+
+
+def _sequence(batch: Batch, ordinal: int) -> str:
+    """Tell versions of the same moment apart: first received, then delivery, then place. Fixed width."""
+    received_us = (batch.received_at - _EPOCH) // timedelta(microseconds=1)
+    return f"{received_us:016d}-{batch.delivery_id.hex}-{ordinal:08d}"

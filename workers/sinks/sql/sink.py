@@ -1,0 +1,92 @@
+"""Writes batches to a database: one statement each, split only where a record is refused."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.errors import SinkRefused, SinkUnavailable
+from app.routes import Route
+from app.store.engine import open_store
+from workers.sinks.base import Batch, Refusal, Written
+from workers.sinks.sql.dialect import Dialect, Target
+from workers.sinks.sql.postgresql import PostgreSQL
+from workers.sinks.sql.rows import Row, make_rows
+from workers.sinks.sql.sqlite import SQLite
+from workers.sinks.sql.tables import Tables, table_name
+
+
+class SqlSink:
+    """A PostgreSQL or SQLite database, one table a resource.
+
+    A batch is committed, or nothing of it is. The same batch again, or an older one later, changes nothing:
+    a row is replaced only by a greater (_version, _vseq). Records the database cannot hold are refused one by
+    one, the rest of their batch is written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_store(url)
+        self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
+        self._tables = Tables(self._dialect)
+
+    def write(self, batch: Batch, route: Route) -> Written:
+        """Write a batch; see Sink."""
+        rows, refusals = make_rows(batch, route)
+        target = Target(table_name(batch.resource, route), batch, route.columns)
+        try:
+            with self._engine.connect() as connection:
+                self._tables.ensure(connection, target.table, batch.resource, route.columns)
+                if rows:
+                    refusals = [*refusals, *self._write(connection, target, rows)]
+        except PoolTimeout as error:
+            raise SinkUnavailable("no connection to the sink became free in time") from error
+        except DBAPIError as error:
+            raise self._fault(error) from error
+        return Written(len(batch.records) - len(refusals), refusals)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _write(self, connection: Connection, target: Target, rows: Sequence[Row]) -> Sequence[Refusal]:
+        try:
+            with connection.begin():
+                self._dialect.upsert(connection, target, rows)
+            return ()
+        except DBAPIError as error:
+            if self._dialect.remedy(error) != "split":
+                raise
+        refusals: list[Refusal] = []
+        with connection.begin():
+            self._split(connection, target, rows, refusals)
+        return refusals
+
+    def _split(
+        self, connection: Connection, target: Target, rows: Sequence[Row], refusals: list[Refusal]
+    ) -> None:
+        """Halve rows that fail together, until the ones at fault stand alone."""
+        try:
+            with connection.begin_nested():
+                self._dialect.upsert(connection, target, rows)
+        except DBAPIError as error:
+            if self._dialect.remedy(error) != "split":
+                raise
+            if len(rows) == 1:
+                # The database's own message may quote the record: its code must do.
+                message = f"the database refuses it ({getattr(error.orig, 'sqlstate', None) or 'constraint'})"
+                reason = self._dialect.reason(error)
+                refusals += [Refusal(ordinal, reason, message) for ordinal in rows[0].ordinals]
+                return
+            middle = len(rows) // 2
+            for half in (rows[:middle], rows[middle:]):
+                self._split(connection, target, half, refusals)
+
+    def _fault(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+        what = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
+        if not error.connection_invalidated and self._dialect.remedy(error) == "refuse":
+            return SinkRefused("sink_set_up", f"the sink's table or rights do not fit ({what})")
+        # Also after "recreate": somebody dropped the table, the next attempt makes it anew.
+        self._tables.forget()
+        return SinkUnavailable(f"the sink's database failed ({what})")

@@ -1,0 +1,63 @@
+"""The SQL sink on SQLite."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from workers.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from workers.sinks.sql.rows import Row
+
+
+class SQLite(Dialect):
+    """SQLite 3.35 and later."""
+
+    has_advisory_locks = False
+    types: ClassVar[Mapping[str, str]] = {
+        "text": "TEXT",
+        "integer": "INTEGER",
+        "number": "REAL",
+        "boolean": "INTEGER",
+        "timestamp": "TEXT",
+        "date": "TEXT",
+        "json": "TEXT",
+    }
+
+    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+        """Run one prepared statement over the rows."""
+        table, batch, columns = target.table, target.batch, target.columns
+        names = names_of(columns)
+        statement = (
+            f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
+            f"VALUES ({', '.join('?' * len(names))}) " + on_conflict(table, columns, distinct="IS NOT")
+        )
+        version, now = _sortable(batch.version), _sortable(datetime.now(UTC))
+        deleted_at = version if batch.is_deletion else None
+        shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
+        parameters = [
+            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *_cells(row))
+            for row in rows
+        ]
+        connection.exec_driver_sql(statement, parameters)
+
+    def remedy(self, error: DBAPIError) -> Remedy:
+        """Sort by SQLite's own error names."""
+        name = getattr(error.orig, "sqlite_errorname", "") or ""
+        if "no such table" in str(error.orig):
+            return "recreate"
+        if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
+            return "split"
+        return "refuse" if name == "SQLITE_ERROR" else "retry"
+
+
+def _sortable(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _cells(row: Row) -> list[Any]:
+    return [
+        json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in row.columns.values()
+    ]

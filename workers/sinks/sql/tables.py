@@ -1,0 +1,92 @@
+"""The sink's tables: named, created, widened, and never shared by two resources."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, inspect, text
+
+from app.errors import SinkRefused
+from app.routes import Column, Route
+from workers.sinks.sql.dialect import Dialect
+
+_REGISTRY = "rapidbridge_sink_tables"
+_RESERVED = ("rapidbridge_", "sqlite_", "pg_")
+_LONGEST_NAME = 63
+# Any number, as long as it is always this one: workers that create tables take turns.
+_ADVISORY_LOCK = 7_262_132
+
+
+def table_name(resource: str, route: Route) -> str:
+    """Return the table of a resource: what its route says, or the resource in lower snake case.
+
+    At most 63 bytes, longer names end in a hash; never in the space of our own or the database's tables.
+    """
+    if route.table:
+        return route.table
+    name = re.sub(r"[^a-z0-9]+", "_", resource.lower()).strip("_")
+    if not name or name.startswith(_RESERVED):
+        name = f"r_{name}" if name else f"r_{_digest(resource)}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_digest(resource)}"
+
+
+def _digest(resource: str) -> str:
+    return hashlib.sha256(resource.encode()).hexdigest()[:8]
+
+
+class Tables:
+    """Sees to it that a table is there; remembers which are."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._known: set[tuple[str, str, frozenset[str]]] = set()
+
+    def ensure(self, connection: Connection, name: str, resource: str, columns: Mapping[str, Column]) -> None:
+        """Create the table, or the columns it lacks. Nothing is ever dropped or retyped.
+
+        Raises SinkRefused where the table is another resource's, or somebody else's altogether.
+        """
+        known = (name, resource, frozenset(columns))
+        if known in self._known:
+            return
+        if name.startswith(_RESERVED):
+            raise SinkRefused(
+                "table_reserved", f"table {name}: the name is reserved; name another in its route"
+            )
+        with connection.begin():
+            if self._dialect.has_advisory_locks:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+            self._claim(connection, name, resource)
+            connection.exec_driver_sql(self._dialect.create_table(name))
+            present = {column["name"] for column in inspect(connection).get_columns(name)}
+            wanted = {column: spec.type for column, spec in columns.items()}
+            for column, kind in wanted.items():
+                if column not in present:
+                    connection.exec_driver_sql(self._dialect.add_column(name, column, kind))
+        self._known.add(known)
+
+    def forget(self) -> None:
+        """Look again which tables there are, before the next write."""
+        self._known.clear()
+
+    def _claim(self, connection: Connection, name: str, resource: str) -> None:
+        connection.exec_driver_sql(
+            f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
+        )
+        owner = connection.execute(
+            text(f"SELECT resource FROM {_REGISTRY} WHERE table_name = :name"),  # noqa: S608  # a constant
+            {"name": name},
+        ).scalar_one_or_none()
+        if owner is None:
+            if inspect(connection).has_table(name):
+                raise SinkRefused(
+                    "table_taken",
+                    f"table {name} exists and was not made by this sink; name another `table` in a route",
+                )
+            insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
+            connection.execute(text(insert), {"name": name, "resource": resource})
+        elif owner != resource:
+            raise SinkRefused(
+                "table_collision",
+                f"table {name} holds {owner}; name another `table` for {resource} in a route",
+            )
