@@ -96,6 +96,14 @@ def read_environment() -> dict[str, str]:
     return {name: value for name, value in variables.items() if value.strip()}
 
 
+def child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a child's environment: this one, or with these settings in place of all of ours."""
+    if settings is None:
+        return dict(os.environ)
+    ours = set(setting_names())
+    return {name: value for name, value in os.environ.items() if name not in ours} | dict(settings)
+
+
 def read_settings(variables: Mapping[str, str], *, needs: Sequence[str] = ()) -> Settings:
     """Read and check every setting at once.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -86,7 +87,9 @@ def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:
     A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.
     """
     time_ms = max(0, (created_at - _EPOCH) // timedelta(milliseconds=1)) if created_at else 0
-    digest = hashlib.sha256(event_id.encode() + b"\0" + hashlib.sha256(body).digest()).digest()
+    digest = hashlib.sha256(
+        event_id.encode(errors="surrogatepass") + b"\0" + hashlib.sha256(body).digest()
+    ).digest()
     number = (time_ms & (1 << 48) - 1) << 80 | int.from_bytes(digest[:10])
     number = number & ~(0xF << 76) | 0x8 << 76
     return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
@@ -98,26 +101,24 @@ class Inbox:
     def __init__(self, engine: Store) -> None:
         self._engine = engine
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert = (
-            insert(deliveries)
-            .on_conflict_do_update(index_elements=["id"], set_={"duplicates": deliveries.c.duplicates + 1})
-            .returning(deliveries.c.id, deliveries.c.duplicates)
-        )
+        statement = insert(deliveries)
+        again = deliveries.c.duplicates + statement.excluded.duplicates + 1
+        self._insert = statement.on_conflict_do_update(
+            index_elements=["id"], set_={"duplicates": again}
+        ).returning(deliveries.c.id, deliveries.c.duplicates)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
-        """Commit arrivals together; the receipts come in the same order.
-
-        A fault that one arrival causes does not fail the others: the group is then committed one by one, and
-        the fault is raised only if every one of them failed or the store is gone.
-        """
+        """Commit arrivals together; the receipts come in the same order."""
         ids = [identify(arrival.event_id, arrival.created_at, arrival.body) for arrival in arrivals]
-        rows = {id_: _row(id_, arrival) for id_, arrival in zip(ids, arrivals, strict=True)}
+        copies = Counter(ids)
+        rows = {id_: _row(id_, arrival, copies[id_]) for id_, arrival in zip(ids, arrivals, strict=True)}
         with store_faults():
             duplicates = self._insert_rows(rows)
         receipts = []
         for id_ in ids:
-            receipts.append(Receipt(id_, is_duplicate=duplicates[id_] > 0))
-            duplicates[id_] += 1  # the same bytes twice in one group
+            # Of the same bytes twice in one group, the first may be new; the others never are.
+            receipts.append(Receipt(id_, is_duplicate=duplicates[id_] >= copies[id_]))
+            duplicates[id_] = copies[id_]
         return receipts
 
     def _insert_rows(self, rows: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, int]:
@@ -219,10 +220,11 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
         connection.execute(statement, rows)
 
 
-def _row(delivery_id: UUID, arrival: Arrival) -> dict[str, Any]:
+def _row(delivery_id: UUID, arrival: Arrival, copies: int) -> dict[str, Any]:
     row = {name: getattr(arrival, name) for name in Arrival.__dataclass_fields__}
     return row | {
         "id": delivery_id,
+        "duplicates": copies - 1,
         "due_at": arrival.received_at + timedelta(seconds=WAKE_GRACE_S),
         "settled_at": None if arrival.state == "pending" else arrival.received_at,
         "body_bytes": len(arrival.body),

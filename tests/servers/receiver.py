@@ -61,11 +61,10 @@ class WebProcess:
         self._log = folder / f"web-{self.port}.log"
         self._folder = folder
         self._environment = environment(
-            TRUTO_WEBHOOK_SECRET=SECRET,
             DATABASE_URL=database_url,
             REDIS_URL=redis_url,
             PORT=str(self.port),
-            **{"WEB_CONCURRENCY": "1", **settings},
+            **{"TRUTO_WEBHOOK_SECRET": SECRET, "WEB_CONCURRENCY": "1", **settings},
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(base_url=self.url, timeout=60)
@@ -107,9 +106,9 @@ class WebProcess:
     def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> Answer:
         """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""
         header = sign(body, SECRET) if signature is None else signature
-        headers = {"Content-Type": "application/json", "User-Agent": "truto"}
+        headers = {"Content-Type": b"application/json", "User-Agent": b"truto"}
         if header:
-            headers["X-Truto-Signature"] = header
+            headers["X-Truto-Signature"] = header.encode("latin-1")
         content = _pieces(body) if chunked else body
         return answer_of(self._client.post("/webhooks/truto", content=content, headers=headers))
 

@@ -1,0 +1,39 @@
+"""rapidbridge worker: workers, and the sweeper that wakes them for what was missed."""
+
+import sys
+
+import click
+
+from app.config import child_environment
+from app.logs import set_up_logs
+from app.queue import DeliveryQueue, connect
+from app.setup import read_setup
+from app.store.engine import open_store
+from app.store.inbox import Inbox
+from app.supervisor import Supervisor
+from workers.sweeper import Sweeper
+
+_SWEEP_EVERY_S = 1.0
+
+
+@click.command()
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(1, 64),
+    help="How many worker processes.  [default: WORKER_CONCURRENCY, or 1]",
+)
+def worker(number: int | None) -> None:
+    """Take deliveries from the inbox to their sinks, until SIGTERM or Ctrl-C.
+
+    The job at hand is finished first. Any number of these may run, on any number of machines.
+    """
+    set_up_logs()
+    settings = read_setup(needs=("REDIS_URL",)).settings
+    queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
+    sweeper = Sweeper(Inbox(open_store(settings.database_url)), queue)
+    with Supervisor() as supervisor:
+        for place in range(number or settings.worker_concurrency):
+            command = [sys.executable, "-m", "workers.main"]
+            supervisor.start(f"worker-{place + 1}", command, child_environment())
+        supervisor.run(sweeper.sweep, every_s=_SWEEP_EVERY_S)

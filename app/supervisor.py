@@ -1,0 +1,154 @@
+"""Runs child processes: restarts what crashed, stops all of them, leaves none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Self
+
+import structlog
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+# A child that lived this long did not fail to start: its next restart is quick again.
+_PROVEN_S = 30.0
+_POLL_S = 0.05
+_SET_PARENT_DEATH_SIGNAL = 1
+
+log = structlog.get_logger()
+
+# Asks the kernel to end a child with its parent, then becomes the child. Its own process rather than a
+# preexec_fn, which may deadlock where the parent has threads.
+_LEASH = f"""
+import ctypes, os, signal, sys
+parent, command = int(sys.argv[1]), sys.argv[2:]
+ctypes.CDLL(None).prctl({_SET_PARENT_DEATH_SIGNAL}, signal.SIGTERM)
+if os.getppid() != parent:
+    sys.exit(1)
+os.execv(command[0], command)
+"""
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    restart_at: float = field(default=0.0)
+
+
+class Supervisor:
+    """Child processes that live as long as this one wants.
+
+    Each is started in a session of its own, so that Ctrl-C reaches only this process, which then stops them
+    in order. A child that ends is started again, after 0.5 s at first, 10 s at last. On Linux they are ended
+    even where this process is killed; elsewhere they would then go on.
+    """
+
+    def __init__(self, *, grace_s: float = 25.0) -> None:
+        self._grace_s = grace_s
+        self._children: list[_Child] = []
+        self._is_stopping = False
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a child. Those started later are stopped earlier."""
+        child = _Child(name, command, environment)
+        self._children.append(child)
+        self._launch(child)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run(self, tick: Callable[[], None], *, every_s: float) -> None:
+        """Watch the children, and call `tick` every so often, until SIGTERM or SIGINT."""
+        previous = {
+            number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            next_tick = time.monotonic()
+            while not self._is_stopping:
+                self.watch()
+                if time.monotonic() >= next_tick:
+                    tick()
+                    next_tick = time.monotonic() + every_s
+                time.sleep(_POLL_S)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def watch(self) -> None:
+        """Start again what ended."""
+        for child in self._children:
+            if child.process is None:
+                if time.monotonic() >= child.restart_at:
+                    self._launch(child)
+            elif child.process.poll() is not None:
+                lived_s = time.monotonic() - child.started_at
+                child.pause_s = _FIRST_PAUSE_S if lived_s > _PROVEN_S else child.pause_s
+                log.error(
+                    "process.ended",
+                    name=child.name,
+                    code=child.process.returncode,
+                    restart_in_s=child.pause_s,
+                )
+                child.process = None
+                child.restart_at = time.monotonic() + child.pause_s
+                child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)
+
+    def is_alive(self, name: str) -> bool:
+        """Whether the child of this name runs now."""
+        return any(
+            child.name == name and child.process is not None and child.process.poll() is None
+            for child in self._children
+        )
+
+    def stop(self) -> None:
+        """End the children, last started first: each with SIGTERM, and SIGKILL after the grace."""
+        deadline = time.monotonic() + self._grace_s
+        for child in reversed(self._children):
+            if child.process is None:
+                continue
+            child.process.terminate()
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.error("process.killed", name=child.name, after_s=self._grace_s)
+                _kill_session(child.process)
+            child.process = None
+        self._children.clear()
+
+    def _launch(self, child: _Child) -> None:
+        child.started_at = time.monotonic()
+        child.process = subprocess.Popen(
+            [*_leash(), *child.command],
+            env=child.environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+
+def _leash() -> list[str]:
+    if sys.platform != "linux":
+        return []
+    return [sys.executable, "-c", _LEASH, str(os.getpid())]
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    # Its own children (gunicorn's workers, say) share its session.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
