@@ -106,9 +106,9 @@ class WebProcess:
     def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> Answer:
         """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""
         header = sign(body, SECRET) if signature is None else signature
-        headers = {"Content-Type": b"application/json", "User-Agent": b"truto"}
+        headers = {b"Content-Type": b"application/json", b"User-Agent": b"truto"}
         if header:
-            headers["X-Truto-Signature"] = header.encode("latin-1")
+            headers[b"X-Truto-Signature"] = header.encode("latin-1")
         content = _pieces(body) if chunked else body
         return answer_of(self._client.post("/webhooks/truto", content=content, headers=headers))
 

@@ -1,0 +1,62 @@
+"""The whole service on one machine: Valkey where none is given, web, workers. For `up` and `demo`."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from app import web
+from app.config import child_environment
+from app.errors import StoreUnavailable
+from app.queue import connect
+from app.supervisor import Supervisor
+from app.valkey import valkey_command
+
+_START_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+
+
+@contextmanager
+def running_service(settings: Mapping[str, str]) -> Iterator[Supervisor]:
+    """Start everything, yield once the web process answers, and stop everything at the end.
+
+    settings: by name, as the processes are to see them; nothing else of ours reaches them.
+    Raises StoreUnavailable where the web process does not come up.
+    """
+    with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor() as supervisor:
+        settings = dict(settings)
+        if "REDIS_URL" not in settings:
+            command, settings["REDIS_URL"] = valkey_command(Path(private))
+            supervisor.start("valkey", command, child_environment({}))
+            _wait_for_valkey(settings["REDIS_URL"])
+        environment = child_environment(settings)
+        supervisor.start("worker", [sys.executable, "-m", "app.cli", "worker"], environment)
+        configuration = str(Path(str(web.__file__)).with_name("server.py"))
+        gunicorn = [sys.executable, "-m", "gunicorn", "--config", configuration, "app.web.wsgi:app"]
+        supervisor.start("web", gunicorn, environment)
+        _wait_for_web(f"http://127.0.0.1:{settings['PORT']}/healthz", supervisor)
+        yield supervisor
+
+
+def _wait_for_valkey(url: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    socket = Path(url.removeprefix("unix://"))
+    while not socket.exists() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    connect(url, tls_verify=True).ping()
+
+
+def _wait_for_web(url: str, supervisor: Supervisor) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and supervisor.is_alive("web"):
+        try:
+            httpx.get(url, trust_env=False).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(_POLL_S)
+        else:
+            return
+    raise StoreUnavailable("the web process did not come up; what it said is above")

@@ -1,0 +1,114 @@
+"""rapidbridge simulate: play Truto against a receiver."""
+
+import json
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.cli import UNREACHABLE
+from app.cli.development import known_development_secret
+from app.config import read_environment, read_settings
+from app.errors import ConfigError
+from app.simulator.plan import DEFAULT_RESOURCES, Plan
+from app.simulator.run import RunReport
+from app.simulator.simulate import simulate as play
+
+_SHARE = click.FloatRange(0, 1)
+
+
+def _resources(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> Any:
+    pairs = tuple(
+        (resource, method or "list") for resource, _, method in (text.partition(":") for text in given)
+    )
+    return pairs or DEFAULT_RESOURCES
+
+
+@click.command()
+@click.option("--url", help="Where to POST.  [default: http://127.0.0.1:PORT/webhooks/truto]")
+@click.option("--secret", help="What to sign with.  [default: TRUTO_WEBHOOK_SECRET, or that of `up`]")
+@click.option(
+    "--records", type=click.IntRange(0), default=1000, show_default=True, help="Of all runs together."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True, help="Records a page.")
+@click.option("--resource", "resources", multiple=True, callback=_resources, metavar="RESOURCE[:METHOD]")
+@click.option("--accounts", type=click.IntRange(1), default=1, show_default=True, help="Integrated accounts.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Sync job runs.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Runs at a time.")
+@click.option("--duplicates", type=_SHARE, default=0.0, help="Share of pages sent twice.")
+@click.option("--reordering", type=_SHARE, default=0.0, help="Share of pages sent after the next one.")
+@click.option("--changes", type=_SHARE, default=0.0, help="Share of records fetched again, newer.")
+@click.option("--record-errors", type=click.IntRange(0), default=0, help="Errors that Truto reports.")
+@click.option("--batched-errors", is_flag=True, help="Report errors many to an event.")
+@click.option("--stop-after", type=_SHARE, help="Stop each run after this share of its pages.")
+@click.option("--forged", type=click.IntRange(0), default=0, help="Requests with bad signatures, in between.")
+@click.option("--encoding", type=click.Choice(["hex", "base64"]), default="hex", show_default=True)
+@click.option("--format/--no-format", "with_format", default=True, help="Spell out format=sha256 or not.")
+@click.option("--seed", help="The same seed sends the same runs.  [default: another each time]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def simulate(url: str | None, secret: str | None, seed: str | None, *, as_json: bool, **options: Any) -> None:
+    """Play Truto: sync job runs over real HTTP, signed, page after page, with its retries.
+
+    Exits 1 if a page had to be dropped or a run was refused, 3 if nobody answered at all.
+    """
+    settings = read_settings(read_environment())
+    key = secret or next(iter(settings.secret_values), None) or known_development_secret()
+    if not key:
+        raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
+    target = url or f"http://127.0.0.1:{settings.port}/webhooks/truto"
+    plan = Plan(url=target, secret=key, seed=seed or secrets.token_hex(8), **options)
+    reports = play_with_progress([plan])
+    answers = sum((report.answers for report in reports), Counter[str]())
+    if set(answers) == {"failed"}:
+        click.echo(f"Nobody answers at {target}. Is the receiver up? Start it with: rapidbridge up", err=True)
+        sys.exit(UNREACHABLE)
+    click.echo(json.dumps(_as_json(reports, answers))) if as_json else _print(reports, answers)
+    if any(report.dropped or report.status == "refused" for report in reports):
+        sys.exit(1)
+
+
+def play_with_progress(plans: Sequence[Plan]) -> list[RunReport]:
+    """Play plans one after the other, with a progress bar where standard error is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("sending records", total=sum(plan.records for plan in plans))
+        return [
+            report for plan in plans for report in play(plan, progress=lambda n: progress.advance(task, n))
+        ]
+
+
+def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, Any]:
+    return {
+        "runs": [
+            {
+                "sync_job_run_id": report.sync_job_run_id,
+                "status": report.status,
+                "record_errors": report.record_errors,
+                "dropped_pages": report.dropped,
+                "resources": [
+                    {"resource": resource, "method": method, "fetched": fetched}
+                    for (resource, method), fetched in report.fetched.items()
+                ],
+            }
+            for report in reports
+        ],
+        "deliveries": dict(answers),
+    }
+
+
+def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
+    table = Table("run", "status", "resource", "method", "fetched", "dropped pages", "record errors")
+    for report in reports:
+        for (resource, method), fetched in report.fetched.items() or {("", ""): 0}.items():
+            cells = (resource, method, str(fetched), str(report.dropped), str(report.record_errors))
+            table.add_row(report.sync_job_run_id, report.status, *cells)
+    console = Console()
+    console.print(table)
+    console.print("answers: " + ", ".join(f"{number} {word}" for word, number in sorted(answers.items())))

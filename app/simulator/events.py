@@ -1,0 +1,54 @@
+"""Envelopes as Truto sends them, one time after the other."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+
+class Clock:
+    """Event times that never repeat: each at least a millisecond after the last."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._last: datetime | None = None
+
+    def next(self) -> str:
+        """Return the time of the next event, ISO 8601 in milliseconds."""
+        with self._lock:
+            now = self._now()
+            if self._last is not None:
+                now = max(now, self._last + timedelta(milliseconds=1))
+            self._last = now.replace(microsecond=now.microsecond // 1000 * 1000)
+            return self._last.strftime("%Y-%m-%dT%H:%M:%S.") + f"{self._last.microsecond // 1000:03d}Z"
+
+
+def make_id(chance: Random) -> str:
+    """Return a UUID, the next that this chance has to give."""
+    return str(UUID(int=chance.getrandbits(128), version=4))
+
+
+class EventWriter:
+    """Writes the events of one run. chance: makes their ids, the same for the same seed."""
+
+    def __init__(self, chance: Random, clock: Clock) -> None:
+        self._chance = chance
+        self._clock = clock
+        self._environment_id, self._webhook_id = make_id(chance), make_id(chance)
+
+    def write(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Return an event's body, and its created_at."""
+        created_at = self._clock.next()
+        envelope = {
+            "id": make_id(self._chance),
+            "event": f"sync_job_run:{action}",
+            "payload": payload,
+            "environment_id": self._environment_id,
+            "webhook_id": self._webhook_id,
+            "created_at": created_at,
+        }
+        return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(), created_at
