@@ -101,7 +101,10 @@ def child_environment(settings: Mapping[str, str] | None = None) -> dict[str, st
     if settings is None:
         return dict(os.environ)
     ours = set(setting_names())
-    return {name: value for name, value in os.environ.items() if name not in ours} | dict(settings)
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    # The child may run in another folder, where `app` is found only if it is installed.
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), others.get("PYTHONPATH"))))
+    return others | {"PYTHONPATH": path} | dict(settings)
 
 
 def read_settings(variables: Mapping[str, str], *, needs: Sequence[str] = ()) -> Settings:

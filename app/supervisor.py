@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -18,8 +20,9 @@ _LONGEST_PAUSE_S = 10.0
 _PROVEN_S = 30.0
 _POLL_S = 0.05
 _SET_PARENT_DEATH_SIGNAL = 1
+_LOG = "rapidbridge.log"
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 # Asks the kernel to end a child with its parent, then becomes the child. Its own process rather than a
 # preexec_fn, which may deadlock where the parent has threads.
@@ -41,7 +44,7 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = _FIRST_PAUSE_S
-    restart_at: float = field(default=0.0)
+    restart_at: float = 0.0
 
 
 class Supervisor:
@@ -50,9 +53,11 @@ class Supervisor:
     Each is started in a session of its own, so that Ctrl-C reaches only this process, which then stops them
     in order. A child that ends is started again, after 0.5 s at first, 10 s at last. On Linux they are ended
     even where this process is killed; elsewhere they would then go on.
+    folder: where they run and log to; without it, they share this process's own.
     """
 
-    def __init__(self, *, grace_s: float = 25.0) -> None:
+    def __init__(self, folder: Path | None = None, *, grace_s: float = 25.0) -> None:
+        self._folder = folder
         self._grace_s = grace_s
         self._children: list[_Child] = []
         self._is_stopping = False
@@ -97,7 +102,7 @@ class Supervisor:
             elif child.process.poll() is not None:
                 lived_s = time.monotonic() - child.started_at
                 child.pause_s = _FIRST_PAUSE_S if lived_s > _PROVEN_S else child.pause_s
-                log.error(
+                logger.error(
                     "process.ended",
                     name=child.name,
                     code=child.process.returncode,
@@ -114,6 +119,10 @@ class Supervisor:
             for child in self._children
         )
 
+    def output(self) -> str:
+        """Return the end of what the children said, where they run in a folder."""
+        return (self._folder / _LOG).read_text(errors="replace")[-2000:] if self._folder else ""
+
     def stop(self) -> None:
         """End the children, last started first: each with SIGTERM, and SIGKILL after the grace."""
         deadline = time.monotonic() + self._grace_s
@@ -124,19 +133,23 @@ class Supervisor:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.error("process.killed", name=child.name, after_s=self._grace_s)
+                logger.error("process.killed", name=child.name, after_s=self._grace_s)
                 _kill_session(child.process)
             child.process = None
         self._children.clear()
 
     def _launch(self, child: _Child) -> None:
         child.started_at = time.monotonic()
-        child.process = subprocess.Popen(
-            [*_leash(), *child.command],
-            env=child.environment,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-        )
+        with (self._folder / _LOG).open("ab") if self._folder else nullcontext() as log:
+            child.process = subprocess.Popen(
+                [*_leash(), *child.command],
+                cwd=self._folder,
+                env=child.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
         self._is_stopping = True

@@ -98,7 +98,7 @@ class Deliverer:
         if route is None and content.carries_records:
             return replace(result, verdict=conclude(delivery, "unrouted", content.size, "no_route"))
         if route is None:
-            return result
+            return replace(result, verdict=conclude(delivery, "settled", 0))
         return self._write(delivery, content, route, finished, result)
 
     def _write(

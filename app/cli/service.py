@@ -21,13 +21,14 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def running_service(settings: Mapping[str, str]) -> Iterator[Supervisor]:
+def running_service(settings: Mapping[str, str], *, folder: Path | None = None) -> Iterator[Supervisor]:
     """Start everything, yield once the web process answers, and stop everything at the end.
 
     settings: by name, as the processes are to see them; nothing else of ours reaches them.
+    folder: where they run, out of reach of a `.env` or routes file here; their output goes to a log in it.
     Raises StoreUnavailable where the web process does not come up.
     """
-    with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor() as supervisor:
+    with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor(folder) as supervisor:
         settings = dict(settings)
         if "REDIS_URL" not in settings:
             command, settings["REDIS_URL"] = valkey_command(Path(private))
@@ -59,4 +60,7 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
             time.sleep(_POLL_S)
         else:
             return
-    raise StoreUnavailable("the web process did not come up; what it said is above")
+    said = supervisor.output()
+    raise StoreUnavailable(
+        f"the web process did not come up{f': {said}' if said else '; what it said is above'}"
+    )

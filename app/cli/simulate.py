@@ -10,7 +10,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from app.cli import UNREACHABLE
 from app.cli.development import known_development_secret
@@ -104,11 +103,14 @@ def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, A
 
 
 def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
-    table = Table("run", "status", "resource", "method", "fetched", "dropped pages", "record errors")
+    console = Console(highlight=False)
     for report in reports:
-        for (resource, method), fetched in report.fetched.items() or {("", ""): 0}.items():
-            cells = (resource, method, str(fetched), str(report.dropped), str(report.record_errors))
-            table.add_row(report.sync_job_run_id, report.status, *cells)
-    console = Console()
-    console.print(table)
-    console.print("answers: " + ", ".join(f"{number} {word}" for word, number in sorted(answers.items())))
+        console.print(
+            f"[bold]run {report.sync_job_run_id}[/]  {report.status}, "
+            f"{report.record_errors} record errors, {report.dropped} pages dropped"
+        )
+        for (resource, method), fetched in report.fetched.items():
+            console.print(f"  {resource:22} {method:8} {fetched:>8,} fetched")
+    console.print(
+        "Answers: " + ", ".join(f"{number:,} {word}" for word, number in sorted(answers.items())) + "."
+    )

@@ -23,3 +23,5 @@ graceful_timeout = 25
 timeout = 60
 # Heartbeat files on a disk can block a worker for seconds.
 worker_tmp_dir = "/dev/shm" if sys.platform == "linux" else None  # noqa: S108
+# Nothing here needs to be steered from outside while it runs.
+control_socket_disable = True

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,19 +12,13 @@ from typing import Self
 
 import httpx
 
+from app.cli.ports import free_port
 from app.config import setting_names
 from app.truto.signature import sign
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def procfile_line(process: str) -> list[str]:

@@ -1,0 +1,27 @@
+"""Reads a sink's tables back, to compare them with what should be there."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import inspect, text
+
+from app.routes import Route
+from app.store.engine import open_store, store_faults
+from workers.sinks.sql.dialect import quote
+from workers.sinks.sql.tables import table_name
+
+
+def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str, Any]]:
+    """Yield (account, key, record) of each row that a resource has in a database; raises StoreUnavailable."""
+    engine = open_store(url)
+    table = table_name(resource, route)
+    statement = text(f'SELECT "_account", "_key", "data" FROM {quote(table)}')  # noqa: S608  # a quoted name
+    try:
+        with store_faults(), engine.connect() as connection:
+            if not inspect(connection).has_table(table):
+                return
+            for account, key, data in connection.execution_options(yield_per=1000).execute(statement):
+                yield account, key, json.loads(data) if isinstance(data, str) else data
+    finally:
+        engine.dispose()
