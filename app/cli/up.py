@@ -1,14 +1,13 @@
 """rapidbridge up: everything on one machine."""
 
 import click
-from sqlalchemy import make_url
 
 from app.cli.development import development_secret
 from app.cli.service import running_service
 from app.config import read_environment, setting_names
 from app.logs import set_up_logs
 from app.setup import Setup, read_setup
-from app.store.engine import open_store
+from app.store.engine import describe, open_store
 from app.store.migrate import migrate
 
 _WATCH_EVERY_S = 1.0
@@ -47,7 +46,7 @@ def _banner(setup: Setup, settings: dict[str, str], *, is_development: bool) -> 
         "webhook": f"{url}/webhooks/truto",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,
-        "store": make_url(setup.settings.database_url).render_as_string(hide_password=True),
+        "store": describe(setup.settings.database_url),
         "redis": "REDIS_URL" if "REDIS_URL" in settings else "a Valkey of its own",
         "sinks": ", ".join(f"{name} ({sink.type})" for name, sink in setup.routes.sinks.items()),
         "try it": "rapidbridge simulate --records 1000   (in a second terminal, in this folder)",

@@ -58,6 +58,11 @@ def open_store(url: str) -> Store:
     )
 
 
+def describe(url: str) -> str:
+    """Return a database's URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     # The driver's own BEGIN is deferred and can deadlock on upgrade: transactions are begun by the listener.
     connection.isolation_level = None

@@ -1,5 +1,6 @@
 """Bytes to an envelope: what an event is, and what it is about, without its records."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import UnreadableDelivery
 from app.truto.fields import as_object, as_text, as_time, read_members, read_span
-from app.truto.skimmer import NotJson, members, whole
+from app.truto.skimmer import members, whole
 
 BATCH = "sync_job_run:record"
 ERRORS = "sync_job_run:record_error"
@@ -96,10 +97,11 @@ def _skim(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         span = whole(text)
         if not span.is_object:
+            json.loads(span.raw)
             raise UnreadableDelivery("not_object", "the body is JSON, but no object")
         found = members(span)
         payload = read_members(found.get("payload"), _PAYLOAD_NAMES)
-    except NotJson as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableDelivery("not_json", "the body is not JSON") from error
     event = {name: read_span(value) for name, value in found.items() if name in _EVENT_NAMES - {"payload"}}
     return event, payload

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 # Possessive: a string of many megabytes must not leave a way back at every character.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]|[^"\[\]{}\s,:]++|[,:]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
-_OPENING = "[{"
-_CLOSING = "]}"
+_OPENING = ("[", "{")
+_CLOSING = ("]", "}")
 
 
 class NotJson(ValueError):
@@ -65,7 +65,7 @@ def items(span: Span) -> Iterator[Span]:
 
 def _parts(span: Span, *, has_names: bool) -> Iterator[tuple[str, Span]]:
     text, place = span.text, _skip_space(span.text, span.start + 1)
-    if text[place] in _CLOSING:
+    if text.startswith(_CLOSING, place):
         return
     while True:
         name = ""
@@ -76,7 +76,7 @@ def _parts(span: Span, *, has_names: bool) -> Iterator[tuple[str, Span]]:
         end = _end_of_value(text, place)
         yield name, Span(text, place, end)
         place = _skip_space(text, end)
-        if text[place : place + 1] in ("]", "}"):
+        if text.startswith(_CLOSING, place):
             return
         place = _skip(text, place, ",")
 
@@ -103,7 +103,7 @@ def _end_of_value(text: str, start: int) -> int:
             depth += 1
         elif mark in _CLOSING:
             depth -= 1
-        elif depth == 0 and mark in ",:":
+        elif depth == 0 and mark in (",", ":"):
             raise NotJson("a value is missing")
         if depth < 0:
             raise NotJson("a bracket closes that was never opened")

@@ -29,7 +29,8 @@ MAY_IMPORT = {
         *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
         *("app.truto", "app.store", "app.web"),
     ),
-    "app.supervisor": ("app.errors",),
+    "app.supervisor": (),
+    "app.valkey": ("app.errors",),
     "app.cli": ("app", "workers"),
     "workers": (
         *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),

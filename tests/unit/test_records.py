@@ -1,0 +1,141 @@
+"""Every record that can be read is read; what cannot be stands alone."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.truto.records import raw_records, read_records
+
+
+def body(payload: str) -> bytes:
+    return f'{{"event": "sync_job_run:record", "payload": {payload}}}'.encode(errors="surrogatepass")
+
+
+@pytest.mark.parametrize(
+    ("payload", "records"),
+    [
+        ('{"records": [{"id": 1}, {"id": 2}]}', [{"id": 1}, {"id": 2}]),
+        ('{"records": {"id": 1}}', [{"id": 1}]),
+        ('{"records": []}', []),
+        ('{"record": {"id": 1}}', [{"id": 1}]),
+        ('{"records": null, "record": {"id": 1}}', [{"id": 1}]),
+        ('{"records": "text"}', ["text"]),
+        ('{"records": 0}', [0]),
+        ('{"records": [null, 1, "a", [2], {}]}', [None, 1, "a", [2], {}]),
+        ('{"records": [1], "records": [2]}', [2]),
+    ],
+)
+def test_records_in_every_shape(payload: str, records: list[Any]) -> None:
+    batch = read_records(body(payload))
+
+    assert batch is not None
+    assert [value for _, value in batch.records] == records
+    assert [ordinal for ordinal, _ in batch.records] == list(range(len(records)))
+
+
+@pytest.mark.parametrize("payload", ["{}", "null", "[]", '"text"', "7", '{"records": null}', '{"other": 1}'])
+def test_a_payload_without_records_is_told(payload: str) -> None:
+    assert read_records(body(payload)) is None
+
+
+@pytest.mark.parametrize("payload", ['{"id": "x"}', '["x"]', "7"])
+def test_a_payload_may_be_the_record_itself(payload: str) -> None:
+    batch = read_records(body(payload), payload_is_record=True)
+
+    assert batch is not None
+    assert [value for _, value in batch.records] == [json.loads(payload)]
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "too_deep"),
+        ("9" * 5000, "number_out_of_range"),
+        ("1e400", "number_out_of_range"),
+        ("-1e400", "number_out_of_range"),
+        ("9" * 400 + ".5", "number_out_of_range"),
+        ("NaN", "not_a_number"),
+        ("-Infinity", "not_a_number"),
+        ("nonsense", "not_json"),
+        ('{"a": 1,}', "not_json"),
+        ("{1: 2}", "not_json"),
+        ("[}", "not_json"),
+        ("01", "not_json"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_one_poisonous_record_stands_alone(poison: str, reason: str) -> None:
+    batch = read_records(body(f'{{"records": [{{"id": 1}}, {{"a": {poison}}}, {{"id": 3}}]}}'))
+
+    assert batch is not None
+    assert batch.records == [(0, {"id": 1}), (2, {"id": 3})]
+    [bad] = batch.unreadable
+    assert (bad.ordinal, bad.reason, bad.raw) == (1, reason, f'{{"a": {poison}}}')
+
+
+def test_numbers_in_range_are_kept_exactly() -> None:
+    batch = read_records(
+        body('{"records": [{"a": 18446744073709551616, "b": 1e308, "c": 0.1, "d": "1e400"}]}')
+    )
+
+    assert batch is not None
+    assert batch.records == [(0, {"a": 2**64, "b": 1e308, "c": 0.1, "d": "1e400"})]
+
+
+@pytest.mark.parametrize("poison", ["", ', {"n": NaN}'])
+def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
+    records = (
+        '[{"a\\u0000": "\\ud800x\\udc00", "pair": "\\ud83d\\ude00", "deep": [{"b": "\\u0000"}]}'
+        + poison
+        + "]"
+    )
+
+    batch = read_records(body(f'{{"records": {records}}}'))
+
+    assert batch is not None
+    assert batch.records[0][1] == {"a\ufffd": "\ufffdx\ufffd", "pair": "😀", "deep": [{"b": "\ufffd"}]}
+    assert batch.replaced == 4
+
+
+def test_an_escaped_backslash_before_u0000_is_text() -> None:
+    batch = read_records(body('{"records": [{"a": "\\\\u0000"}]}'))
+
+    assert batch is not None
+    assert batch.records == [(0, {"a": "\\u0000"})]
+    assert batch.replaced == 0
+
+
+def test_raw_line_breaks_and_broken_utf8_do_not_lose_a_record() -> None:
+    batch = read_records(b'{"payload": {"records": [{"a": "x\ny\xff"}]}}')
+
+    assert batch is not None
+    assert batch.records == [(0, {"a": "x\ny\ufffd"})]
+
+
+def test_a_records_json_is_found_as_it_came() -> None:
+    text = body('{"records": [ {"id":1} , {"id": 2.50 }, NaN]}')
+
+    assert raw_records(text, [1, 2]) == {1: '{"id": 2.50 }', 2: "NaN"}
+    assert raw_records(text, []) == {}
+    assert raw_records(body('{"record": {"id":  1}}'), [0]) == {0: '{"id":  1}'}
+
+
+@given(
+    st.lists(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner, max_size=3)))
+)
+def test_what_json_reads_is_read_the_same(values: list[Any]) -> None:
+    batch = read_records(json.dumps({"payload": {"records": values}}).encode())
+
+    cleaned = json.loads(json.dumps(values).replace("\\u0000", "\\ufffd"))
+    assert batch is not None
+    assert [value for _, value in batch.records] == cleaned
+
+
+@given(st.binary(max_size=100))
+def test_no_bytes_break_the_reader(junk: bytes) -> None:
+    for text in (junk, b'{"payload": {"records": [' + junk + b"]}}"):
+        batch = read_records(text)
+        assert batch is None or len(batch.records) + len(batch.unreadable) >= 0

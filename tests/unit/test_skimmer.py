@@ -1,0 +1,96 @@
+"""Values are found without being read, in any JSON."""
+
+import json
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.truto.skimmer import NotJson, Span, items, members, whole
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=30,
+)
+
+
+def rebuild(span: Span) -> object:
+    """Read a value by way of its spans alone."""
+    if span.is_object:
+        return {name: rebuild(value) for name, value in members(span).items()}
+    if span.is_array:
+        return [rebuild(item) for item in items(span)]
+    return json.loads(span.raw)
+
+
+@given(values, st.sampled_from([None, 1]), st.booleans(), st.text(string.whitespace[:4], max_size=3))
+def test_spans_hold_what_a_parser_reads(
+    value: object, indent: int | None, ascii_only: bool, space: str
+) -> None:
+    text = space + json.dumps(value, indent=indent, ensure_ascii=ascii_only) + space
+
+    assert rebuild(whole(text)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "{",
+        "}",
+        "[",
+        '"',
+        '"\\',
+        "[1, 2",
+        '{"a"',
+        '{"a":',
+        '{"a": }',
+        "{1: 2}",
+        "[1 2]",
+        "[,]",
+        "1 2",
+        "[1]]",
+        ":",
+    ],
+)
+def test_what_is_no_json_even_in_outline_is_told(text: str) -> None:
+    def skim() -> object:
+        span = whole(text)
+        return members(span) if span.is_object else list(items(span))
+
+    with pytest.raises(NotJson):
+        skim()
+
+
+def test_the_last_of_equal_names_counts() -> None:
+    assert members(whole('{"a": 1, "a": 2}'))["a"].raw == "2"
+
+
+def test_an_escaped_name_is_the_name_it_spells() -> None:
+    assert members(whole('{"rec\\u006frds": 1}')).keys() == {"records"}
+
+
+@given(st.text(alphabet='[]{}",:\\ 1atrue', max_size=60))
+def test_no_text_breaks_the_skimmer(text: str) -> None:
+    rebuilt = None
+    try:
+        rebuilt = rebuild(whole(text))
+        is_json = json.loads(text) is not None
+    except (NotJson, ValueError):
+        is_json = False
+    assert not is_json or rebuilt == json.loads(text)
+
+
+def test_depth_and_size_do_not_matter() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    long = '"' + 'a\\"' * 3_000_000 + '"'
+    span = whole(f'{{"deep": {deep}, "long": {long}, "last": 1}}')
+
+    found = members(span)
+
+    assert found["deep"].raw == deep
+    assert found["long"].raw == long
+    assert found["last"].raw == "1"
