@@ -43,9 +43,7 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
 
 def _spans(payload: Span, outer: Mapping[str, Span]) -> Sequence[Span]:
     errors = outer.get("errors")
-    if errors is None or errors.raw == "null":
-        return [payload]
-    return list(items(errors)) if errors.is_array else [errors]
+    return [payload] if errors is None or errors.raw == "null" else items(errors)
 
 
 def _error(ordinal: int, span: Span, shared: Mapping[str, str]) -> RecordError:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ def _pick(payload: Any, *, payload_is_record: bool) -> list[Any] | None:
     return [payload] if payload_is_record else None
 
 
-def _skim(body: bytes, *, payload_is_record: bool) -> Iterator[Span] | None:
+def _skim(body: bytes, *, payload_is_record: bool) -> Sequence[Span] | None:
     """Find the records without reading them; the same choice as `_pick`."""
     try:
         payload = members(whole(decode(body))).get("payload")
@@ -91,8 +91,8 @@ def _skim(body: bytes, *, payload_is_record: bool) -> Iterator[Span] | None:
     for name in ("records", "record"):
         span = found.get(name)
         if span is not None and span.raw != "null":
-            return items(span) if span.is_array else iter([span])
-    return iter([payload]) if payload_is_record else None
+            return items(span)
+    return [payload] if payload_is_record else None
 
 
 def _read_one_by_one(body: bytes, *, payload_is_record: bool) -> RecordBatch | None:

@@ -57,10 +57,14 @@ def members(span: Span) -> dict[str, Span]:
     return dict(_parts(span, has_names=True))
 
 
-def items(span: Span) -> Iterator[Span]:
-    """Yield an array's items."""
-    for _, value in _parts(span, has_names=False):
-        yield value
+def items(span: Span) -> list[Span]:
+    """Return an array's items; any other value, and an array that is broken inside, is one item itself."""
+    if not span.is_array:
+        return [span]
+    try:
+        return [value for _, value in _parts(span, has_names=False)]
+    except NotJson:
+        return [span]
 
 
 def _parts(span: Span, *, has_names: bool) -> Iterator[tuple[str, Span]]:

@@ -76,6 +76,13 @@ def test_one_poisonous_record_stands_alone(poison: str, reason: str) -> None:
     assert (bad.ordinal, bad.reason, bad.raw) == (1, reason, f'{{"a": {poison}}}')
 
 
+def test_an_array_that_is_broken_inside_is_kept_whole() -> None:
+    batch = read_records(body('{"records": [{"id": 1} {"id": 2}]}'))
+
+    assert batch is not None
+    assert [(bad.reason, bad.raw) for bad in batch.unreadable] == [("not_json", '[{"id": 1} {"id": 2}]')]
+
+
 def test_numbers_in_range_are_kept_exactly() -> None:
     batch = read_records(
         body('{"records": [{"a": 18446744073709551616, "b": 1e308, "c": 0.1, "d": "1e400"}]}')

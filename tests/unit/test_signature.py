@@ -1,6 +1,7 @@
 """Only Truto gets in."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 from typing import Literal
@@ -107,8 +108,6 @@ def test_one_changed_bit_is_refused(body: bytes, choice: st.DataObject) -> None:
 @given(st.text(max_size=200))
 def test_no_header_breaks_the_parser(header: str) -> None:
     mac = b""
-    try:
+    with contextlib.suppress(SignatureError):
         mac = parse_header(header)
-    except SignatureError:
-        pass
     assert len(mac) in (0, 32)

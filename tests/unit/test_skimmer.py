@@ -65,6 +65,11 @@ def test_what_is_no_json_even_in_outline_is_told(text: str) -> None:
         skim()
 
 
+@pytest.mark.parametrize("text", ["[1 2]", "[,]", "[1,]"])
+def test_an_array_that_is_broken_inside_is_one_item(text: str) -> None:
+    assert [item.raw for item in items(whole(text))] == [text]
+
+
 def test_the_last_of_equal_names_counts() -> None:
     assert members(whole('{"a": 1, "a": 2}'))["a"].raw == "2"
 
