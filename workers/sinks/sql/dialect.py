@@ -64,9 +64,9 @@ class Dialect(ABC):
     def remedy(self, error: DBAPIError) -> Remedy:
         """Say what to do about a fault."""
 
-    def reason(self, error: DBAPIError) -> str:  # noqa: ARG002  # a dialect may know more
-        """Return why a record was refused, in a short stable word."""
-        return "refused"
+    @abstractmethod
+    def reason(self, error: DBAPIError) -> str:
+        """Say why a record was refused, in a short stable word."""
 
 
 _FIXED = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")

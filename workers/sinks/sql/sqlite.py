@@ -52,6 +52,11 @@ class SQLite(Dialect):
             return "split"
         return "refuse" if name == "SQLITE_ERROR" else "retry"
 
+    def reason(self, error: DBAPIError) -> str:
+        """Name the kinds of refusal that are met."""
+        name = getattr(error.orig, "sqlite_errorname", "") or ""
+        return "constraint" if name.startswith("SQLITE_CONSTRAINT") else "refused"
+
 
 def _sortable(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,546 @@
+"""What every sink promises: whole or not at all, once, and never backwards."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, inspect, text
+
+from app.errors import SinkRefused, SinkUnavailable
+from app.routes import Column, Route
+from app.store.engine import open_store
+from tests.servers.postgres import PostgresServer
+from workers.sinks.base import Batch, Record, Sink
+from workers.sinks.files import FilesSink
+from workers.sinks.sql.sink import SqlSink
+from workers.sinks.sql.tables import table_name
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+ROUTE = Route(sinks=("main",))
+
+
+def batch(
+    records: Sequence[Any], *, at_s: float = 0, number: int = 1, is_deletion: bool = False, **changes: Any
+) -> Batch:
+    """A delivery created `at_s` seconds after NOW; `number` tells deliveries apart."""
+    made = Batch(
+        delivery_id=UUID(int=number),
+        received_at=NOW + timedelta(microseconds=number),
+        version=NOW + timedelta(seconds=at_s),
+        resource="crm/contacts",
+        method="list",
+        account="a1",
+        job="j1",
+        run="r1",
+        records=[Record(ordinal, value) for ordinal, value in enumerate(records)],
+        is_deletion=is_deletion,
+    )
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def sql(store_url: str) -> Iterator[SqlSink]:
+    sink = SqlSink(store_url)
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def database(store_url: str) -> Iterator[Engine]:
+    engine = open_store(store_url)
+    yield engine
+    engine.dispose()
+
+
+def rows(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
+    """All rows of a table by key, as (data, is deleted)."""
+    with database.connect() as connection:
+        found = connection.execute(text(f'SELECT "_key", "data", "_deleted_at" FROM {table}')).all()
+    return {
+        key: (json.loads(data) if isinstance(data, str) else data, deleted is not None)
+        for key, data, deleted in found
+    }
+
+
+def values(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
+    return {key: data for key, (data, _) in rows(database, table).items()}
+
+
+# Every sink
+
+
+def read_files(folder: Path) -> list[Any]:
+    paths = sorted(folder.rglob("*.jsonl"))
+    return [json.loads(line)["data"] for path in paths for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "files"])
+def sink_and_records(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Sink, Callable[[], list[Any]]]]:
+    if request.param == "files":
+        yield FilesSink(f"file://{tmp_path}/lake"), lambda: read_files(tmp_path / "lake")
+        return
+    postgres = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    url = postgres or f"sqlite:///{tmp_path}/sink.db"
+    sink, engine = SqlSink(url), open_store(url)
+    yield sink, lambda: [values(engine)[key] for key in sorted(values(engine))]
+    sink.close()
+    engine.dispose()
+
+
+def test_records_come_out_as_they_went_in(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
+    sink, records = sink_and_records
+    sent = [
+        {"id": "1", "name": "Дарья 🙂", "quote\"'\\": "new\nline", "nested": {"a": [1, None, True, 0.1]}},
+        {"id": "2", "big": 2**64, "tiny": 5e-324, "empty": {}, "": []},
+    ]
+
+    written = sink.write(batch(sent), ROUTE)
+
+    assert (written.written, written.refused) == (2, [])
+    assert records() == sent
+
+
+def test_the_same_batch_again_changes_nothing(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
+    sink, records = sink_and_records
+    sent = batch([{"id": "1", "n": 1}, {"id": "2", "n": 2}])
+
+    counts = [sink.write(sent, ROUTE).written for _ in range(3)]
+
+    assert counts == [2, 2, 2]
+    assert records() == [{"id": "1", "n": 1}, {"id": "2", "n": 2}]
+
+
+def test_an_empty_batch_is_written(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
+    sink, records = sink_and_records
+
+    assert sink.write(batch([]), ROUTE).written == 0
+    assert records() == []
+
+
+def test_one_bad_record_does_not_hold_up_the_rest(
+    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
+) -> None:
+    sink, records = sink_and_records
+    poison = {"id": "bad", "number": int("9" * 4300) * 10}
+
+    written = sink.write(batch([{"id": "1"}, poison, {"id": "2"}]), ROUTE)
+
+    assert written.written == 2
+    assert [(refusal.ordinal, refusal.reason) for refusal in written.refused] == [(1, "number_out_of_range")]
+    assert records() == [{"id": "1"}, {"id": "2"}]
+
+
+# The SQL sink
+
+
+def test_an_older_batch_never_overwrites_a_newer_one(sql: SqlSink, database: Engine) -> None:
+    newer, older = (
+        batch([{"id": "1", "n": "new"}], at_s=2, number=2),
+        batch([{"id": "1", "n": "old"}], at_s=1),
+    )
+
+    for each in (newer, older, newer, older):
+        assert sql.write(each, ROUTE).written == 1
+
+    assert values(database) == {"1": {"id": "1", "n": "new"}}
+
+
+def test_of_the_same_moment_the_later_received_wins(sql: SqlSink, database: Engine) -> None:
+    first, second = batch([{"id": "1", "n": 1}], number=1), batch([{"id": "1", "n": 2}], number=2)
+
+    for each in (second, first):
+        sql.write(each, ROUTE)
+
+    assert values(database) == {"1": {"id": "1", "n": 2}}
+
+
+def test_of_one_batch_the_last_record_of_a_key_wins(sql: SqlSink, database: Engine) -> None:
+    written = sql.write(batch([{"id": "1", "n": 1}, {"id": "1", "n": 2}]), ROUTE)
+
+    assert written.written == 2
+    assert values(database) == {"1": {"id": "1", "n": 2}}
+
+
+def test_equal_data_still_advances_the_version(sql: SqlSink, database: Engine) -> None:
+    a, b = {"id": "1", "n": "a"}, {"id": "1", "n": "b"}
+
+    for at_s, record in ((1, a), (3, a), (2, b)):
+        sql.write(batch([record], at_s=at_s, number=at_s), ROUTE)
+
+    assert values(database) == {"1": a}
+
+
+def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
+    for account in ("a1", "a2", ""):
+        sql.write(batch([{"id": "1"}], account=account), ROUTE)
+
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM crm_contacts")).scalar_one() == 3
+
+
+def test_a_deletion_is_a_version_like_any_other(sql: SqlSink, database: Engine) -> None:
+    kept, deleted = {"id": "1", "n": 1}, {"id": "1"}
+    upsert, deletion = batch([kept], at_s=1, number=1), batch([deleted], at_s=2, number=2, is_deletion=True)
+
+    for order in ((upsert, deletion), (deletion, upsert)):
+        for each in order:
+            sql.write(each, ROUTE)
+        assert rows(database) == {"1": (deleted, True)}
+
+    sql.write(batch([kept], at_s=3, number=3), ROUTE)
+    assert rows(database) == {"1": (kept, False)}
+
+
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [
+        ({"id": "abc"}, "abc"),
+        ({"id": 17}, "17"),
+        ({"id": 1.5}, "1.5"),
+        ({"id": 2**70}, str(2**70)),
+        ({"id": " "}, " "),
+        ({"id": "x" * 512}, "x" * 512),
+    ],
+)
+def test_a_key_is_the_id_as_text(sql: SqlSink, database: Engine, record: Any, key: str) -> None:
+    sql.write(batch([record]), ROUTE)
+
+    assert list(values(database)) == [key]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"id": None},
+        {"id": ""},
+        {"id": True},
+        {"id": {"a": 1}},
+        {"id": [1]},
+        {"id": "x" * 513},
+        {"id": "é" * 1500},
+    ],
+)
+def test_what_cannot_be_a_key_is_hashed(sql: SqlSink, database: Engine, record: Any) -> None:
+    for _ in range(2):
+        sql.write(batch([record]), ROUTE)
+
+    [(key, data)] = values(database).items()
+    assert key.startswith("sha256:")
+    assert len(key) == 71
+    assert data == record
+
+
+def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine) -> None:
+    route = Route(sinks=("main",), missing_key="refuse", key="email")
+
+    written = sql.write(batch([{"id": "1"}, {"email": "x@example.com"}]), route)
+
+    assert [(refusal.ordinal, refusal.reason) for refusal in written.refused] == [(0, "no_key")]
+    assert list(values(database)) == ["x@example.com"]
+
+
+def test_what_is_no_object_is_refused_or_wrapped(sql: SqlSink, database: Engine) -> None:
+    odd = [None, 1, "text", [1, 2], True]
+
+    refused = sql.write(batch(odd), ROUTE)
+    wrapped = sql.write(batch(odd, resource="odd"), Route(sinks=("main",), non_object="wrap"))
+
+    assert [refusal.reason for refusal in refused.refused] == ["not_object"] * 5
+    assert (wrapped.written, len(wrapped.refused)) == (5, 0)
+    found = [row["value"] for row in values(database, "odd").values()]
+    assert sorted(found, key=str) == sorted(odd, key=str)
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return {"id": str(depth), "deep": value}
+
+
+def test_depth_is_written_or_refused_but_never_breaks(sql: SqlSink, database: Engine) -> None:
+    depths = (10, 100, 500, 900)
+
+    written = sql.write(batch([nested(depth) for depth in depths]), ROUTE)
+
+    assert written.written + len(written.refused) == len(depths)
+    assert {refusal.reason for refusal in written.refused} <= {"too_deep"}
+    assert len(values(database)) == written.written >= 2
+
+
+def test_a_record_the_database_refuses_is_found_and_left_out(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": Column(type="integer")}))
+    with database.begin() as connection:
+        connection.execute(text("CREATE UNIQUE INDEX once ON crm_contacts (n)"))
+    route = Route(sinks=("main",), columns={"n": Column(type="integer")})
+    sent = [{"id": str(place), "n": 7 if place in (20, 61, 62) else place} for place in range(8, 100)]
+
+    written = sql.write(batch(sent, at_s=1, number=2), route)
+
+    assert {sent[refusal.ordinal]["id"] for refusal in written.refused} < {"20", "61", "62"}
+    assert [refusal.reason for refusal in written.refused] == ["constraint"] * 2
+    assert len(values(database)) == 1 + written.written == 1 + len(sent) - 2
+    assert "7" not in "".join(refusal.message for refusal in written.refused).replace("23505", "")
+
+
+def test_typed_columns_hold_what_fits_and_say_what_does_not(sql: SqlSink, database: Engine) -> None:
+    kinds = ("text", "integer", "number", "boolean", "timestamp", "date", "json")
+    columns = {
+        f"a_{kind}": Column.model_validate({"type": kind, "path": f"v.{place}"})
+        for place, kind in enumerate(kinds)
+    }
+    route = Route(sinks=("main",), columns=columns)
+    time = "2026-01-02T03:04:05+01:00"
+    good = {"id": "good", "v": ["x", "12", "1.5", "true", time, "2026-01-02", {"a": 1}]}
+    bad = {"id": "bad", "v": [{"a": 1}, 2**63, "1e400", "yes", "soon", 7, None]}
+
+    assert sql.write(batch([good, bad, {"id": "none"}]), route).written == 3
+
+    names = ", ".join(f'"{name}"' for name in (*columns, "_meta"))
+    with database.connect() as connection:
+        found = {
+            row[0]: tuple(row[1:])
+            for row in connection.execute(text(f'SELECT "_key", {names} FROM crm_contacts')).all()
+        }
+    in_postgres = database.dialect.name == "postgresql"
+    at = datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
+    assert found["good"][:4] == ("x", 12, 1.5, True)
+    assert (found["good"][4] if in_postgres else datetime.fromisoformat(found["good"][4])) == at
+    assert str(found["good"][5]) == "2026-01-02"
+    assert (found["good"][6] if in_postgres else json.loads(found["good"][6])) == {"a": 1}
+    assert found["none"] == (None,) * 8
+    assert found["bad"][0] == '{"a":1}'
+    assert found["bad"][1:7] == (None,) * 6
+    reasons = found["bad"][7] if in_postgres else json.loads(found["bad"][7])
+    assert reasons == {
+        "a_integer": "out_of_range",
+        "a_number": "out_of_range",
+        "a_boolean": "not_a_boolean",
+        "a_timestamp": "not_a_timestamp",
+        "a_date": "not_a_date",
+    }
+
+
+def test_columns_are_added_to_a_table_that_is_there(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1", "n": 1}]), ROUTE)
+
+    sql.write(
+        batch([{"id": "2", "n": 2}], number=2), Route(sinks=("main",), columns={"n": Column(type="integer")})
+    )
+    sql.write(batch([{"id": "3", "n": 3}], number=3), ROUTE)
+
+    with database.connect() as connection:
+        found = connection.execute(text('SELECT "_key", n FROM crm_contacts ORDER BY "_key"')).all()
+    assert [tuple(row) for row in found] == [("1", None), ("2", 2), ("3", None)]
+
+
+@pytest.mark.parametrize(
+    ("resource", "table"),
+    [
+        ("crm/contacts", "crm_contacts"),
+        ("contacts", "contacts"),
+        ("CRM/Deal-Stages", "crm_deal_stages"),
+        ("rapidbridge/deliveries", "r_rapidbridge_deliveries"),
+        ("pg_class", "r_pg_class"),
+        ("2024", "2024"),
+        ('a"; DROP TABLE x; --', "a_drop_table_x"),
+    ],
+)
+def test_a_table_is_named_after_its_resource(
+    sql: SqlSink, database: Engine, resource: str, table: str
+) -> None:
+    sql.write(batch([{"id": "1"}], resource=resource), ROUTE)
+
+    assert inspect(database).has_table(table)
+
+
+def test_long_and_foreign_resources_get_a_table_of_their_own() -> None:
+    names = {table_name(resource, ROUTE) for resource in ("x" * 100, "x" * 101, "客户", "订单", "")}
+
+    assert len(names) == 5
+    assert max(len(name.encode()) for name in names) <= 63
+
+
+def test_two_resources_never_share_a_table(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), ROUTE)
+
+    with pytest.raises(SinkRefused, match="crm_contacts holds crm/contacts") as refusal:
+        sql.write(batch([{"id": "1"}], resource="CRM/contacts"), ROUTE)
+
+    assert refusal.value.reason == "table_collision"
+    assert sql.write(
+        batch([{"id": "1"}], resource="CRM/contacts"), Route(sinks=("main",), table="other")
+    ).written
+    assert len(values(database)) == 1
+
+
+def test_a_table_of_somebody_elses_is_left_alone(sql: SqlSink, database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("CREATE TABLE crm_contacts (id integer)"))
+
+    with pytest.raises(SinkRefused, match="was not made by this sink"):
+        sql.write(batch([{"id": "1"}]), ROUTE)
+
+    assert [column["name"] for column in inspect(database).get_columns("crm_contacts")] == ["id"]
+
+
+def test_reserved_names_are_refused(sql: SqlSink) -> None:
+    with pytest.raises(SinkRefused, match="reserved"):
+        sql.write(batch([{"id": "1"}]), Route(sinks=("main",), table="rapidbridge_deliveries"))
+
+
+def test_a_dropped_table_is_made_again(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), ROUTE)
+    with database.begin() as connection:
+        connection.execute(text("DROP TABLE crm_contacts"))
+
+    with pytest.raises(SinkUnavailable):
+        sql.write(batch([{"id": "1"}]), ROUTE)
+    # Its place in the registry is kept: it is the same resource's.
+    assert sql.write(batch([{"id": "1"}]), ROUTE).written == 1
+
+
+def test_a_table_that_was_changed_under_it_is_told(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), ROUTE)
+    with database.begin() as connection:
+        connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
+
+    with pytest.raises(SinkRefused, match="do not fit"):
+        sql.write(batch([{"id": "2"}]), ROUTE)
+
+
+def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    sink = SqlSink(f"postgresql://nobody@/none?host={tmp_path}")
+
+    with pytest.raises(SinkUnavailable) as fault:
+        sink.write(batch([{"id": "secret"}]), ROUTE)
+
+    assert "secret" not in str(fault.value)
+    sink.close()
+
+
+def test_writers_that_race_agree_and_never_deadlock(store_url: str, database: Engine) -> None:
+    chance = Random(7)
+    keys = [str(key) for key in range(40)]
+    batches = [
+        batch(
+            [{"id": key, "n": number} for key in chance.sample(keys, 25)],
+            at_s=chance.randrange(20),
+            number=number,
+            is_deletion=number % 7 == 0,
+        )
+        for number in range(1, 80)
+    ]
+    newest: dict[str, tuple[Any, ...]] = {}
+    for each in batches:
+        for record in each.records:
+            version = (each.version, each.received_at, record.value, each.is_deletion)
+            newest[record.value["id"]] = max(
+                newest.get(record.value["id"], version), version, key=lambda v: v[:2]
+            )
+
+    def write_all(seed: int) -> None:
+        sink = SqlSink(store_url)
+        for each in Random(seed).sample(batches, len(batches)):
+            sink.write(each, ROUTE)
+        sink.close()
+
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(write_all, range(4)))
+
+    assert rows(database) == {key: (version[2], version[3]) for key, version in newest.items()}
+
+
+deliveries = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=1, max_size=4), st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def two_databases(
+    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[tuple[SqlSink, Engine]]]:
+    with postgres.database() as url:
+        urls = [url, f"sqlite:///{tmp_path_factory.mktemp('model')}/sink.db"]
+        pairs = [(SqlSink(url), open_store(url)) for url in urls]
+        yield pairs
+        for sink, engine in pairs:
+            sink.close()
+            engine.dispose()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=deliveries, order=st.randoms(use_true_random=False))
+def test_any_order_with_any_replays_ends_the_same(
+    two_databases: list[tuple[SqlSink, Engine]], made: list[tuple[int, list[int], bool]], order: Random
+) -> None:
+    batches = [
+        batch(
+            [{"id": str(key), "n": f"{number}.{place}"} for place, key in enumerate(keys)],
+            at_s=at_s,
+            number=number,
+            is_deletion=is_deletion,
+        )
+        for number, (at_s, keys, is_deletion) in enumerate(made, start=1)
+    ]
+    expected: dict[str, Any] = {}
+    for each in sorted(batches, key=lambda b: (b.version, b.received_at)):
+        for record in each.records:
+            expected[record.value["id"]] = (record.value, each.is_deletion)
+    played = [*batches, *order.choices(batches, k=len(batches))]
+    order.shuffle(played)
+
+    for sink, engine in two_databases:
+        sink.write(batch([]), ROUTE)
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM crm_contacts"))
+        for each in played:
+            sink.write(each, ROUTE)
+        assert rows(engine) == expected
+
+
+# The files sink
+
+
+def test_a_file_is_named_after_its_delivery_and_where_it_belongs(tmp_path: Path) -> None:
+    sink = FilesSink(f"file://{tmp_path}/la%20ke")
+
+    sink.write(batch([{"id": "1"}], account="../etc", resource="crm/con tacts"), ROUTE)
+
+    [path] = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert str(path.relative_to(tmp_path)) == (
+        f"la ke/resource=crm%2Fcon%20tacts/account=%2E%2E%2Fetc/dt=2026-11-24/{UUID(int=1)}.jsonl"
+    )
+    line = json.loads(path.read_text())
+    assert line["_version"] == "2026-11-24T12:00:00.000000+00:00"
+    assert (line["_delivery"], line["_ordinal"], line["_is_deletion"]) == (str(UUID(int=1)), 0, False)
+
+
+def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
+    sink = FilesSink(f"file://{tmp_path}")
+
+    for name in ("", "x" * 3000, "é" * 300, ".", "..", "a/b"):
+        assert sink.write(batch([{"id": "1"}], account=name, resource=name), ROUTE).written == 1
+
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 6
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(SinkRefused, match="ENOTDIR"):
+        FilesSink(f"file://{tmp_path}/file/lake").write(batch([{"id": "1"}]), ROUTE)
