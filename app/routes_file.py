@@ -36,7 +36,7 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     except ValidationError as error:
         complaints += [_complaint(detail) for detail in error.errors(include_input=False, include_url=False)]
     else:
-        complaints += [*_unknown_sinks(routes), *_collisions(routes)]
+        complaints += [*_unknown_sinks(routes), *_collisions(routes), *_taken_columns(routes)]
     if complaints:
         raise ConfigError([f"{source}: {complaint}" for complaint in complaints])
     return routes
@@ -88,7 +88,7 @@ def _advice(detail: Any) -> str:
         near = difflib.get_close_matches(name, kind.model_fields, n=1)
         known = f"did you mean {near[0]}?" if near else f"known are {', '.join(kind.model_fields)}."
         return f"nothing reads this; {known}"
-    if name == "url":
+    if name == "url" and detail["type"] != "missing":
         return "not supported: a sql sink takes postgres://… or sqlite:///…, a files sink file:///… ."
     if name == "format":
         return 'not supported yet: files are written as format = "jsonl".'
@@ -116,6 +116,12 @@ def _collisions(routes: Routes) -> Iterator[str]:
                     f"[[routes]] {number}, table: {route.table} in sink {sink} would hold several resources; "
                     "give each resource a route and a table of its own, or leave `table` out."
                 )
+
+
+def _taken_columns(routes: Routes) -> Iterator[str]:
+    for number, route in enumerate(routes.routes, start=1):
+        if "data" in route.columns:
+            yield f"[[routes]] {number}, columns: data is the sink's own name for the whole record."
 
 
 def _is_pattern(text: str) -> bool:

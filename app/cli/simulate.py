@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -62,14 +63,20 @@ def simulate(url: str | None, secret: str | None, seed: str | None, *, as_json: 
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
     target = url or f"http://127.0.0.1:{settings.port}/webhooks/truto"
     plan = Plan(url=target, secret=key, seed=seed or secrets.token_hex(8), **options)
+    _check_reachable(target)
     reports = play_with_progress([plan])
     answers = sum((report.answers for report in reports), Counter[str]())
-    if set(answers) == {"failed"}:
-        click.echo(f"Nobody answers at {target}. Is the receiver up? Start it with: rapidbridge up", err=True)
-        sys.exit(UNREACHABLE)
     click.echo(json.dumps(_as_json(reports, answers))) if as_json else _print(reports, answers)
     if any(report.dropped or report.status == "refused" for report in reports):
         sys.exit(1)
+
+
+def _check_reachable(url: str) -> None:
+    try:
+        httpx.head(url, trust_env=False)
+    except (httpx.TransportError, httpx.InvalidURL):
+        click.echo(f"Nobody answers at {url}. Is the receiver up? Start it with: rapidbridge up", err=True)
+        sys.exit(UNREACHABLE)
 
 
 def play_with_progress(plans: Sequence[Plan]) -> list[RunReport]:

@@ -1,0 +1,148 @@
+"""The commands, as somebody at a terminal runs them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.cli.ports import free_port
+from tests.servers.processes import ROOT, Command, descendants
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+def run(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        cwd=folder,
+        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_demo_finds_nothing_missing(tmp_path: Path) -> None:
+    # A broken .env and a database of the user's must not matter to it.
+    (tmp_path / ".env").write_text("PORT=nonsense\nTRUTO_WEBHOOK_SECRETS=x\n")
+    (tmp_path / "routes.toml").write_text("broken")
+
+    ran = run(tmp_path, "demo", "--records", "600", "--json", DATABASE_URL="postgres://do-not-touch/x")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    assert found["ok"] is True
+    assert [run["status"] for run in found["runs"]].count("stopped") == 1
+    lines = [line for run in found["runs"] for line in run["resources"]]
+    assert {line["resource"] for line in lines} > {"ticketing/tickets", "ticketing/comments"}
+    assert all(line["fetched"] == line["arrived"] == line["written"] > 0 for line in lines)
+    assert all(line["missing"] == line["dead"] == 0 for line in lines)
+    assert set(found["deliveries"]) == {"accepted", "duplicate", "quarantined", "refused", "unauthorized"}
+    assert found["deliveries"]["unauthorized"] == 9
+    assert sum(run["record_errors"] for run in found["runs"]) == 49
+    assert not (tmp_path / "var").exists()
+
+
+def test_the_demo_prints_a_table_a_run(tmp_path: Path) -> None:
+    ran = run(tmp_path, "demo", "--records", "60")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("fetched") == 5
+    assert "Nothing is missing" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None:
+    port = free_port()
+    settings = environment(PORT=str(port))
+
+    with Command(["app.cli", "up"], folder=tmp_path, environment=settings) as up:
+        up.wait_for("RapidBridge receiver is up")
+        url = f"http://127.0.0.1:{port}"
+        assert f"{url}/webhooks/truto" in up.log
+        assert httpx.get(f"{url}/readyz").json()["status"] == "ok"
+        # The development secret is found by `simulate` in the same folder.
+        sent = run(tmp_path, "simulate", "--records", "300", "--json", PORT=str(port))
+        assert sent.returncode == 0, sent.stderr
+        assert json.loads(sent.stdout)["runs"][0]["status"] == "completed"
+        wait_until(lambda: up.log.count("delivery.settled") == up.log.count("delivery.accepted"))
+        family = descendants(up.pid)
+        assert len(family) >= 5
+        assert up.stop(number) == 0
+        assert "Stopped." in up.log
+        assert "Traceback" not in up.log
+
+    with Command(["app.cli", "up"], folder=tmp_path, environment=settings) as again:
+        again.wait_for("RapidBridge receiver is up")
+
+
+def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
+    with Command(["app.cli", "up"], folder=tmp_path, environment=environment(PORT=str(free_port()))) as up:
+        up.wait_for("RapidBridge receiver is up")
+
+        assert up.stop(signal.SIGKILL) == -signal.SIGKILL
+
+
+def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
+    (tmp_path / "routes.toml").write_text('[sinks.a]\ntype = "sqk"\n[[routes]]\nsinks = ["b"]\n')
+    settings = {
+        "PORT": "high",
+        "MAX_BODY_BYTES": "-1",
+        "TRUTO_WEBHOOK_SECRETS": "x",
+        "DATABASE_URL": "mysql://u:pass@h/d",
+    }
+
+    ran = run(tmp_path, "up", **settings)
+
+    assert ran.returncode == 2
+    complaints = [line.partition(":")[0] for line in ran.stderr.splitlines()]
+    assert complaints == ["TRUTO_WEBHOOK_SECRETS", "DATABASE_URL", "PORT", "MAX_BODY_BYTES", "routes.toml"]
+    assert "pass" not in ran.stderr
+    assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.parametrize("line", ["web", "worker"])
+def test_processes_refuse_a_set_up_that_cannot_work(tmp_path: Path, line: str) -> None:
+    words = {
+        "web": ["gunicorn", "--config", str(ROOT / "app/web/server.py"), "app.web.wsgi:app"],
+        "worker": ["app.cli", "worker"],
+    }[line]
+
+    ran = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=tmp_path,
+        env=environment(DYNO="x.1") | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    names = set(re.findall(r"^([A-Z_]+):", ran.stderr, re.MULTILINE))
+    assert names == {"REDIS_URL", "DATABASE_URL"} | ({"TRUTO_WEBHOOK_SECRET"} if line == "web" else set())
+
+
+def test_what_cannot_be_reached_is_told(tmp_path: Path) -> None:
+    nowhere = f"postgresql://x@/x?host={tmp_path}"
+
+    migrated = run(tmp_path, "migrate", DATABASE_URL=nowhere)
+    sent = run(
+        tmp_path, "simulate", "--records", "1", "--secret", "x", "--url", "http://127.0.0.1:9/webhooks/truto"
+    )
+
+    assert (migrated.returncode, sent.returncode) == (3, 3)
+    assert "DATABASE_URL" in migrated.stderr
+    assert "rapidbridge up" in sent.stderr
+    assert "Traceback" not in migrated.stderr + sent.stderr

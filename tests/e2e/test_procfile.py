@@ -1,0 +1,94 @@
+"""The Procfile's own lines, run by honcho, with a PostgreSQL and a Valkey."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.cli.findings import examine
+from app.cli.ports import free_port
+from app.simulator.plan import Plan
+from app.simulator.simulate import simulate
+from app.store.engine import open_store
+from app.store.inbox import Inbox
+from tests.servers.processes import ROOT, Command
+from tests.servers.receiver import SECRET, environment, procfile_line
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def settings(postgres_url: str, redis_url: str) -> dict[str, str]:
+    # As a platform sets them.
+    return {
+        "DATABASE_URL": postgres_url.replace("postgresql://", "postgres://"),
+        "REDIS_URL": redis_url,
+        "PORT": str(free_port()),
+        "TRUTO_WEBHOOK_SECRET": SECRET,
+        "WEB_CONCURRENCY": "2",
+    }
+
+
+@pytest.fixture
+def released(settings: dict[str, str]) -> None:
+    line = procfile_line("release")
+    ran = subprocess.run(
+        line, cwd=ROOT, env=environment(**settings), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "brought from revision none" in ran.stdout
+
+
+@pytest.fixture
+def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Iterator[Command]:
+    # The Procfile names programs as a platform finds them: in the PATH.
+    programs = Path(sys.executable).parent
+    variables = environment(**settings) | {"PATH": f"{programs}:{environment()['PATH']}"}
+    line = ["honcho", "start", "web", "worker"]
+    with Command(line, folder=tmp_path, environment=variables, cwd=ROOT) as command:
+
+        def is_ready() -> bool:
+            try:
+                return httpx.get(f"http://127.0.0.1:{settings['PORT']}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(is_ready, timeout_s=30, what=lambda: f"readiness\n{command.log}")
+        yield command
+
+
+def test_a_deployment_lands_every_record(
+    formation: Command, settings: dict[str, str], postgres_url: str
+) -> None:
+    plan = Plan(
+        url=f"http://127.0.0.1:{settings['PORT']}/webhooks/truto",
+        secret=SECRET,
+        seed="procfile",
+        records=4000,
+        runs=4,
+        accounts=2,
+        parallel=4,
+        duplicates=0.2,
+        reordering=0.3,
+        changes=0.1,
+        record_errors=10,
+        forged=6,
+    )
+    store = open_store(postgres_url)
+
+    reports = simulate(plan, progress=lambda _: None)
+    wait_until(lambda: not Inbox(store).count().get("pending"), timeout_s=60, what=lambda: formation.log)
+
+    findings = examine(store, postgres_url, reports, took_s=1.0)
+    assert findings.problems == []
+    assert sum(line.written for run in findings.runs for line in run.resources) == 4000
+    assert findings.rows > 1000
+    assert findings.deliveries["unauthorized"] == 6
+    assert "Traceback" not in formation.log
+    assert SECRET not in formation.log
+    assert "example.com" not in formation.log
+    store.dispose()

@@ -1,0 +1,285 @@
+"""From a stored body to rows, on both databases, with everything that can be in a body."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, text
+
+from app.routes import FilesSink, Route, Routes, SqlSink
+from app.store.engine import Store, open_store
+from app.store.inbox import Arrival, Inbox
+from app.store.migrate import migrate
+from app.store.schema import dead_records, deliveries, outcomes, record_errors
+from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
+from app.truto.events import read_envelope
+from workers.deliver import Deliverer
+from workers.sinks import Sinks
+
+EVERYTHING = (Route(sinks=("main",)),)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+class Desk:
+    """Puts bodies into a store and delivers them."""
+
+    def __init__(self, store: Store, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
+        self.store = store
+        self.inbox = Inbox(store)
+        all_routes = Routes(sinks={"main": SqlSink(type="sql", url=url), **sinks}, routes=routes)
+        self.sinks = Sinks(all_routes)
+        self.deliverer = Deliverer(store, all_routes, self.sinks.open)
+
+    def put(
+        self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
+    ) -> UUID:
+        about = json.dumps({"event": event, "id": id_, "created_at": created_at})
+        body = f'{about[:-1]}, "payload": {payload}}}'.encode()
+        envelope = read_envelope(body)
+        names = [name for name in envelope.__slots__ if name in Arrival.__slots__]
+        found = {name: getattr(envelope, name) for name in names}
+        return self.inbox.put([Arrival(body, datetime.now(UTC), "pending", **found)])[0].delivery_id
+
+    def deliver(self, event: str, payload: str, **about: str) -> UUID:
+        delivery_id = self.put(event, payload, **about)
+        self.deliverer.deliver([delivery_id])
+        return delivery_id
+
+    def state(self, delivery_id: UUID) -> tuple[str, str, int]:
+        statement = select(deliveries.c.state, deliveries.c.reason, deliveries.c.records)
+        with self.store.connect() as connection:
+            row = connection.execute(statement.where(deliveries.c.id == delivery_id)).one()
+        return row.state, row.reason, row.records
+
+    def rows(self, table: str) -> dict[str, Any]:
+        with self.store.connect() as connection:
+            found = connection.execute(text(f'SELECT "_key", "data" FROM {table}')).all()
+        return {key: json.loads(data) if isinstance(data, str) else data for key, data in found}
+
+
+@pytest.fixture
+def desk(store: Store, store_url: str) -> Iterator[Desk]:
+    made = Desk(store, store_url, EVERYTHING)
+    yield made
+    made.sinks.close()
+
+
+def batch(records: str, **more: Any) -> str:
+    about = {"sync_job_run_id": "r", "resource": "crm/contacts", "method": "list", **more}
+    return json.dumps(about)[:-1] + f', "records": {records}}}'
+
+
+def test_a_batch_becomes_rows_and_is_settled(desk: Desk) -> None:
+    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+
+    assert desk.state(delivery) == ("settled", "", 2)
+    assert desk.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
+    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 2, 0, 0)]
+    assert run_status(desk.store, "r") == ""
+
+
+def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> None:
+    hostile = {
+        0: '{"id": "ok-1"}',
+        1: '{"id": "nul\\u0000", "lone": "\\ud800"}',
+        2: '{"id": "inf", "n": 1e400}',
+        3: '{"id": "nan", "n": NaN}',
+        4: '{"id": "big", "n": ' + "9" * 5000 + "}",
+        5: '{"id": "deep", "n": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        6: '"a string where an object belongs"',
+        7: '{"id": "' + "k" * 3000 + '"}',
+        8: '{"no": "id"}',
+        9: '{"id": "ok-2", "name": "\\ud83d\\ude00"}',
+        10: "{broken}",
+    }
+
+    delivery = desk.deliver("sync_job_run:record", batch(f"[{', '.join(hostile.values())}]"))
+
+    assert desk.state(delivery) == ("settled", "", len(hostile))
+    rows = desk.rows("crm_contacts")
+    assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
+    assert rows["nul\ufffd"]["lone"] == "\ufffd"
+    assert rows["ok-2"]["name"] == "😀"
+    assert sum(key.startswith("sha256:") for key in rows) == 2
+    with desk.store.connect() as connection:
+        dead = {row.ordinal: (row.reason, row.raw) for row in connection.execute(select(dead_records))}
+    assert dead == {
+        2: ("number_out_of_range", hostile[2]),
+        3: ("not_a_number", hostile[3]),
+        4: ("number_out_of_range", hostile[4]),
+        5: ("too_deep", hostile[5]),
+        6: ("not_object", hostile[6]),
+        10: ("not_json", hostile[10]),
+    }
+    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 11, 5, 6, 0)]
+
+
+@pytest.mark.parametrize(
+    ("records", "keys"), [('{"id": "1"}', ["1"]), ("[]", []), ('[{"id": "1"}, {"id": "1"}]', ["1"])]
+)
+def test_batches_in_every_shape(desk: Desk, records: str, keys: list[str]) -> None:
+    desk.deliver("sync_job_run:record", batch('[{"id": "0"}]'), id_="first")
+
+    delivery = desk.deliver("sync_job_run:record", batch(records))
+
+    assert desk.state(delivery)[0] == "settled"
+    assert sorted(desk.rows("crm_contacts")) == ["0", *keys]
+
+
+@pytest.mark.parametrize("payload", ["{}", "null", '"text"', "[]", '{"records": null}'])
+def test_a_batch_without_records_is_set_aside(desk: Desk, payload: str) -> None:
+    assert desk.state(desk.deliver("sync_job_run:record", payload)) == ("quarantined", "no_records", 0)
+
+
+def test_record_errors_become_rows_of_their_own(desk: Desk) -> None:
+    said = '"error": {"status": 502, "message": "bad"}'
+    one = f'{{"sync_job_run_id": "r", "resource": "a", "method": "list", {said}}}'
+    many = (
+        '{"sync_job_run_id": "r", "errors": [{"resource": "b", "method": "get"}, "odd", {"status": "404"}]}'
+    )
+
+    states = [desk.state(desk.deliver("sync_job_run:record_error", payload)) for payload in (one, many)]
+
+    assert states == [("settled", "", 0)] * 2
+    assert count_record_errors(desk.store, "r") == 4
+    with desk.store.connect() as connection:
+        found = {
+            (row.resource, row.method, row.remote_status, row.message, row.raw)
+            for row in connection.execute(select(record_errors))
+        }
+    assert ("a", "list", 502, "bad", one) in found
+    assert ("b", "get", None, "", '{"resource": "b", "method": "get"}') in found
+    assert ("", "", None, "odd", '"odd"') in found
+    assert ("", "", 404, "", '{"status": "404"}') in found
+
+
+def test_a_runs_life_is_followed_in_any_order(desk: Desk) -> None:
+    events = [
+        ("created", "created", "10:00:00"),
+        ("started", "running", "10:00:01"),
+        ("updated", "running", "10:00:11"),
+        ("stopped", "running", "10:00:12"),
+    ]
+    for action, status, time in reversed(events):
+        payload = json.dumps({"id": "r", "status": status, "resource_stats": {"x": {}}})
+        desk.deliver(f"sync_job_run:{action}", payload, id_=action, created_at=f"2026-11-24T{time}Z")
+
+    assert run_status(desk.store, "r") == "stopped"
+
+
+def test_what_no_route_takes_is_kept_as_unrouted(store: Store, store_url: str) -> None:
+    desk = Desk(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
+
+    taken = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+    left = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]', resource="hris/employees"))
+
+    assert desk.state(taken)[0] == "settled"
+    assert desk.state(left) == ("unrouted", "no_route", 1)
+    desk.sinks.close()
+
+
+def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
+    store: Store, store_url: str
+) -> None:
+    routes = (
+        Route(sinks=("main",), event="integrated_account:*"),
+        Route(sinks=(), event="batch_job:*"),
+        *EVERYTHING,
+    )
+    desk = Desk(store, store_url, routes)
+
+    states = [
+        desk.state(desk.deliver(event, '{"id": "x", "name": "n"}'))
+        for event in ("integrated_account:created", "batch_job:done", "test", "something:new")
+    ]
+
+    assert states == [("settled", "", 1), ("settled", "", 1), ("settled", "", 0), ("settled", "", 0)]
+    assert desk.rows("integrated_account") == {"x": {"id": "x", "name": "n"}}
+    desk.sinks.close()
+
+
+def test_single_record_changes_are_records_too(desk: Desk) -> None:
+    made = '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}'
+    gone = '{"resource": "crm/contacts", "record": {"id": "1"}}'
+
+    desk.deliver("record:created", made, id_="1", created_at="2026-11-24T10:00:00Z")
+    desk.deliver("record:deleted", gone, id_="2", created_at="2026-11-24T10:00:02Z")
+    desk.deliver("record:updated", made, id_="3", created_at="2026-11-24T10:00:01Z")
+
+    with desk.store.connect() as connection:
+        [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
+    assert deleted is not None
+    assert desk.rows("crm_contacts") == {"1": {"id": "1"}}
+
+
+def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
+    store: Store, store_url: str, tmp_path: Path
+) -> None:
+    lake = FilesSink(type="files", url=f"file://{tmp_path}/lake")
+    away = SqlSink(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
+    desk = Desk(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
+
+    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+
+    assert desk.state(delivery) == ("pending", "sink_unavailable", 1)
+    assert list(desk.rows("crm_contacts")) == ["1"]
+    [file] = (tmp_path / "lake").rglob("*.jsonl")
+    file.unlink()
+    # The sink comes back, the backoff ends.
+    mended = Desk(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
+    with store.begin() as connection:
+        connection.execute(deliveries.update().values(leased_until=None))
+    mended.deliverer.deliver([delivery])
+    assert desk.state(delivery) == ("settled", "", 1)
+    with store.connect() as connection:
+        states = {row.sink: row.state for row in connection.execute(select(outcomes))}
+    assert states == {"lake": "done", "away": "done", "main": "done"}
+    desk.sinks.close()
+
+
+def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Store, store_url: str) -> None:
+    desk = Desk(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
+
+    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+
+    assert desk.state(delivery) == ("dead", "table_reserved", 2)
+    assert run_totals(store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 0, 2, 0)]
+    desk.sinks.close()
+
+
+def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> None:
+    ids = [
+        desk.put("sync_job_run:record", batch(f'[{{"id": "{number % 7}", "n": {number}}}]'), id_=str(number))
+        for number in range(40)
+    ]
+
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(lambda _: desk.deliverer.deliver(ids), range(8)))
+
+    assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
+    [totals] = run_totals(desk.store, "r")
+    assert (totals.batches, totals.arrived, totals.written) == (40, 40, 40)
+
+
+def test_a_fault_of_ours_costs_only_its_own_delivery(desk: Desk) -> None:
+    good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    bad = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), id_="bad")
+    with desk.store.begin() as connection:
+        connection.execute(deliveries.update().where(deliveries.c.id == bad).values(body=b"no zlib"))
+
+    desk.deliverer.deliver([bad, good])
+
+    assert desk.state(good)[0] == "settled"
+    assert desk.state(bad)[:2] == ("pending", "internal_error")

@@ -1,0 +1,196 @@
+"""Real RQ workers under their supervisor, on a real Valkey."""
+
+import json
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.callbacks import Callback
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from app.errors import QueueUnavailable
+from app.queue import IDS_PER_JOB, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
+from app.store.engine import Store, open_store
+from app.store.inbox import Arrival, Inbox
+from app.store.migrate import migrate
+from app.web.waker import NewDelivery
+from tests.servers.processes import Command, descendants, is_alive
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+from workers.sweeper import Sweeper
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    client = Redis.from_url(redis_url)
+    client.flushall()
+    yield client
+    client.flushall()
+    client.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def inbox(store: Store) -> Inbox:
+    return Inbox(store)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterator[Command]:
+    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=redis_url)
+    with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
+        wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
+        yield command
+
+
+def put(inbox: Inbox, number: int) -> UUID:
+    payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
+    body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
+    arrival = Arrival(
+        body,
+        datetime.now(UTC),
+        "pending",
+        event_id=str(number),
+        event="sync_job_run:record",
+        resource="crm/contacts",
+        method="list",
+    )
+    return inbox.put([arrival])[0].delivery_id
+
+
+def enqueue(redis: Redis, ids: list[UUID]) -> None:
+    DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
+
+
+def test_what_is_enqueued_is_delivered(worker: Command, inbox: Inbox, redis: Redis) -> None:
+    ids = [put(inbox, number) for number in range(100)]
+
+    enqueue(redis, ids)
+
+    wait_until(lambda: inbox.count().get("settled") == 100, what=lambda: worker.log)
+    assert "Traceback" not in worker.log
+
+
+def test_what_was_never_enqueued_is_found_by_the_sweeper(worker: Command, inbox: Inbox) -> None:
+    for number in range(50):
+        put(inbox, number)
+
+    wait_until(lambda: inbox.count().get("settled") == 50, timeout_s=30, what=lambda: worker.log)
+
+
+def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis) -> None:
+    ids = [put(inbox, number) for number in range(200)]
+    enqueue(redis, ids)
+    redis.flushall()
+
+    wait_until(lambda: inbox.count().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
+
+
+def test_redis_holds_ids_and_no_record(redis: Redis, inbox: Inbox) -> None:
+    ids = [put(inbox, number) for number in range(IDS_PER_JOB + 1)]
+
+    enqueue(redis, ids)
+
+    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    jobs = queue.get_jobs()
+    assert [job.args for job in jobs] == [
+        [[str(id_) for id_ in ids[:IDS_PER_JOB]]],
+        [[str(ids[-1])]],
+    ]
+    assert all("attempt-1" in job.id for job in jobs)
+
+
+def test_a_backlog_does_not_fill_redis(redis: Redis, inbox: Inbox) -> None:
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    arrivals = [
+        Arrival(b"%d" % number, long_ago, "pending", event_id=str(number))
+        for number in range((MOST_JOBS + 100) * IDS_PER_JOB)
+    ]
+    inbox.put(arrivals)
+    sweeper = Sweeper(inbox, DeliveryQueue(redis))
+
+    for _ in range(5):
+        sweeper.sweep()
+
+    assert redis.llen(f"rq:queue:{QUEUE_NAME}") <= MOST_JOBS + 32
+
+
+@pytest.mark.parametrize("way", ["function", "callback", "pickle", "method"])
+def test_only_our_own_function_runs(
+    worker: Command, redis: Redis, inbox: Inbox, tmp_path: Path, way: str
+) -> None:
+    trap = tmp_path / "trap"
+    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    touch = (str(trap), os.O_CREAT)
+    if way == "function":
+        queue.enqueue_call("os.open", args=touch)
+    elif way == "callback":
+        queue.enqueue_call(
+            "workers.jobs.deliver",
+            args=([],),
+            on_success=Callback("os.open"),
+            on_failure=Callback("os.abort"),
+        )
+    elif way == "method":
+        job = Job.create(
+            "os.open", connection=redis, serializer=JSONSerializer, origin=QUEUE_NAME, args=touch
+        )
+        job.instance = str(trap)
+        queue.enqueue_job(job)
+    else:
+        job = queue.enqueue_call("os.open", args=touch)
+        redis.hset(job.key, "data", pickle.dumps(("os.open", None, touch, {})))
+
+    wait_until(lambda: redis.llen(queue.key) == 0, what="the job to be taken")
+    enqueue(redis, [put(inbox, 1)])
+    wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
+    assert not trap.exists()
+
+
+def test_sigterm_stops_everything_at_once(worker: Command) -> None:
+    assert len(descendants(worker.pid)) >= 2
+
+    assert worker.stop(signal.SIGTERM) == 0
+
+
+def test_a_killed_parent_takes_its_workers_along(worker: Command) -> None:
+    family = descendants(worker.pid)
+    assert len(family) >= 2
+
+    worker.stop(signal.SIGKILL)
+
+    assert not any(map(is_alive, family))
+
+
+def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox) -> None:
+    before = descendants(worker.pid)
+    os.kill(before[0], signal.SIGKILL)
+
+    wait_until(
+        lambda: len(set(descendants(worker.pid)) - {before[0]}) == 2,
+        what=lambda: f"another worker\n{worker.log}",
+    )
+    ids = [put(inbox, number) for number in range(20)]
+    enqueue(redis, ids)
+    wait_until(lambda: inbox.count().get("settled") == 20, what=lambda: worker.log)
+
+
+def test_a_dead_redis_is_told_in_seconds(tmp_path: Path) -> None:
+
+    with pytest.raises(QueueUnavailable, match="REDIS_URL"):
+        DeliveryQueue(connect(f"unix://{tmp_path}/none.sock", tls_verify=True)).has_room()

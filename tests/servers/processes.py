@@ -1,0 +1,93 @@
+"""Processes under test, and whether they are gone."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes that this one started, and those started in turn."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == pid:
+            child = int(stat.parent.name)
+            found += [child, *descendants(child)]
+    return found
+
+
+class Command:
+    """A command of ours that runs until it is stopped; a context manager. Its output is read with `log`."""
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, environment: dict[str, str], cwd: Path | None = None
+    ) -> None:
+        self._log = folder / "command.log"
+        self._cwd = cwd or folder
+        self._command = command
+        self._environment = {**environment, "PYTHONPATH": str(ROOT)}
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self._command],
+                cwd=self._cwd,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+    def wait_for(self, text: str, *, timeout_s: float = 30.0) -> None:
+        """Return once the command has said this."""
+
+        def said() -> bool:
+            assert self.process.poll() is None, self.log
+            return text in self.log
+
+        wait_until(said, timeout_s=timeout_s, what=lambda: f"{text!r} in\n{self.log}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; return the exit code. Fails where anything is left behind."""
+        family = [self.pid, *descendants(self.pid)]
+        os.kill(self.pid, number)
+        code = self.process.wait(40)
+        wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
+        return code

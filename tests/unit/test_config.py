@@ -1,0 +1,133 @@
+"""Settings: read once, checked all at once, never shown."""
+
+import pytest
+
+from app.config import WebhookSecret, read_environment, read_settings
+from app.errors import ConfigError
+
+GOOD = {
+    "TRUTO_WEBHOOK_SECRET": "s3cr3t",
+    "REDIS_URL": "redis://:pass@h:1/0",
+    "DATABASE_URL": "postgres://u:pass@h/d",
+}
+
+
+def complaints(variables: dict[str, str], *needs: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as refusal:
+        read_settings(variables, needs=needs)
+    return refusal.value.complaints
+
+
+def test_defaults_work_without_any_setting() -> None:
+    settings = read_settings({})
+
+    assert settings.database_url == "sqlite:///var/rapidbridge.db"
+    assert (settings.port, settings.web_concurrency, settings.worker_concurrency) == (8000, 2, 1)
+    assert settings.max_body_bytes == 32 * 1024 * 1024
+
+
+def test_several_and_pinned_secrets() -> None:
+    settings = read_settings({"TRUTO_WEBHOOK_SECRET": " a , w1=b ,, c"})
+
+    assert settings.webhook_secrets == (WebhookSecret("a"), WebhookSecret("b", "w1"), WebhookSecret("c"))
+    assert settings.may_sign("a", "any")
+    assert settings.may_sign("b", "w1")
+    assert not settings.may_sign("b", "w2")
+    assert not settings.may_sign("d", "w1")
+
+
+def test_nothing_secret_is_shown() -> None:
+    settings = read_settings(GOOD)
+
+    assert "s3cr3t" not in repr(settings)
+    assert "pass" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "0"),
+        ("PORT", "70000"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WORKER_CONCURRENCY", "many"),
+        ("MAX_BODY_BYTES", "-1"),
+        ("REPLAY_WINDOW_S", "soon"),
+        ("DATABASE_URL", "mysql://u:pass@h/d"),
+        ("DATABASE_URL", "pass"),
+        ("REDIS_URL", "http://:pass@h"),
+        ("REDIS_TLS_VERIFY", "perhaps"),
+        ("TRUTO_WEBHOOK_SECRET", "=pass"),
+        ("TRUTO_WEBHOOK_SECRET", "w1="),
+        ("ROUTES_FILE", "there/is/none.toml"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_not_quoted(name: str, value: str) -> None:
+    [complaint] = complaints({**GOOD, name: value})
+
+    assert complaint.startswith(f"{name}: ")
+    assert "pass" not in complaint.replace("there/is/none.toml", "")
+
+
+def test_all_complaints_come_at_once() -> None:
+    found = complaints({"PORT": "x", "MAX_BODY_BYTES": "x"}, "TRUTO_WEBHOOK_SECRET", "REDIS_URL")
+
+    assert [complaint.partition(":")[0] for complaint in found] == [
+        "TRUTO_WEBHOOK_SECRET",
+        "REDIS_URL",
+        "PORT",
+        "MAX_BODY_BYTES",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRUTO_WEBHOOK_SECRETS", "TRUTO_WEBHOOK_SECRET"),
+        ("MAX_BODY_BYTE", "MAX_BODY_BYTES"),
+        ("DATABASE_URI", "DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_setting_is_caught(name: str, meant: str) -> None:
+    [complaint] = complaints({name: "1"})
+
+    assert f"Did you mean {meant}?" in complaint
+
+
+def test_a_setting_of_ours_that_does_not_exist_is_refused() -> None:
+    [complaint] = complaints({"TRUTO_SOMETHING": "1"})
+
+    assert "no such setting" in complaint
+
+
+def test_variables_of_others_are_none_of_our_business() -> None:
+    others = {
+        "PATH": "/bin",
+        "DATABASE_URL_FOLLOWER": "x",
+        "HEROKU_POSTGRESQL_RED_URL": "x",
+        "TRUTO_API_TOKEN": "t",
+    }
+
+    assert read_settings({**GOOD, **others}).port == 8000
+
+
+def test_an_inbox_that_processes_cannot_share_is_refused() -> None:
+    for variables in ({"DYNO": "web.1"}, {"DYNO": "web.1", "DATABASE_URL": "sqlite:////tmp/x.db"}):
+        [complaint] = complaints(variables)
+        assert complaint.startswith("DATABASE_URL: ")
+
+
+def test_a_dotenv_file_lies_beneath_the_environment(
+    tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    with open(".env", "w", encoding="utf-8") as file:  # noqa: PTH123  # in the folder just entered
+        file.write("PORT=1111\nWEB_CONCURRENCY=3\nREDIS_URL=\n")
+    monkeypatch.setenv("PORT", "2222")
+    monkeypatch.setenv("DATABASE_URL", "  ")
+
+    variables = read_environment()
+
+    assert (variables["PORT"], variables["WEB_CONCURRENCY"]) == ("2222", "3")
+    assert "REDIS_URL" not in variables
+    assert "DATABASE_URL" not in variables

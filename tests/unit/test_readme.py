@@ -1,0 +1,86 @@
+"""What the README says is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click import Context
+
+from app.cli import main
+from app.config import Settings, setting_names
+from app.routes_file import read_routes
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(mark: str) -> str:
+    """The code block that follows a mark."""
+    return README.partition(f"<!-- {mark} -->")[2].partition("```")[2].partition("\n")[2].partition("```")[0]
+
+
+def section(title: str) -> str:
+    return re.split(r"^##+ ", README.partition(f"## {title}\n")[2], flags=re.MULTILINE)[0]
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", section("Settings"), re.MULTILINE)
+
+    assert {name for name, _ in rows} == {field.alias for field in Settings.model_fields.values()}
+    assert {name for name, _ in rows} < set(setting_names())
+    for name, said in rows:
+        field = next(field for field in Settings.model_fields.values() if field.alias == name)
+        if field.default not in ((), "", None):
+            shown = (
+                {True: "1", False: "0"}.get(field.default)
+                if isinstance(field.default, bool)
+                else field.default
+            )
+            assert said.startswith(f"`{shown}`"), name
+
+
+def test_every_command_is_described() -> None:
+    described = re.findall(r"^\| `rapidbridge (\w+)` \|", section("Commands"), re.MULTILINE)
+
+    assert described == sorted(described, key=["up", "demo", "simulate", "worker", "migrate"].index)
+    assert sorted(described) == main.list_commands(Context(main))
+
+
+@pytest.mark.parametrize("name", main.list_commands(Context(main)))
+def test_every_command_and_option_says_what_it_is_for(name: str) -> None:
+    command = main.get_command(Context(main), name)
+
+    assert command is not None
+    assert command.help
+    for option in command.get_params(Context(command)):
+        shown = option.to_info_dict()
+        assert shown.get("help") or option.name in ("resources", "encoding"), f"{name} {option.name}"
+
+
+def test_the_routes_of_the_readme_are_routes() -> None:
+    routes = read_routes(block("routes"), source="README", variables={"DATABASE_URL": "sqlite:///x"})
+
+    assert len(routes.routes) == 3
+    assert routes.refusal(sync_job_id="", integrated_account_id="sandbox-1", environment_id="") is not None
+
+
+def test_the_statuses_of_the_readme_are_those_of_the_code() -> None:
+    told = set(re.findall(r"`([a-z_]+)`", section("What the sender is told").partition("`GET /healthz`")[0]))
+    sources = "".join(path.read_text() for path in (ROOT / "app/web").glob("*.py"))
+
+    words = told - {"status", "delivery"}
+    assert len(words) == 8
+    assert all(f'"{word}"' in sources for word in words)
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    told = "Exit codes: " + README.partition("Exit codes: ")[2].partition("\n")[0]
+
+    assert told in " ".join((main.help or "").split())
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    command = block("tests").strip()
+
+    assert command.startswith("python3 -m venv")
+    assert "sed -n '/<!-- tests -->/" in (ROOT / ".ci/run").read_text()

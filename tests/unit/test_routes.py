@@ -1,0 +1,129 @@
+"""Routes: the first match holds, and a broken file says everything that is wrong with it."""
+
+import pytest
+
+from app.errors import ConfigError
+from app.routes import Column, Route, Routes, default_routes
+from app.routes_file import read_routes
+
+SINKS = (
+    '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n[sinks.lake]\ntype = "files"\nurl = "file:///lake"\n'
+)
+VARIABLES = {"DATABASE_URL": "postgres://u:hidden@h/d", "NAME": "x"}
+
+
+def read(text: str) -> Routes:
+    return read_routes(SINKS + text, source="routes.toml", variables=VARIABLES)
+
+
+def match(routes: Routes, **about: str) -> Route | None:
+    asked = {
+        "event": "sync_job_run:record",
+        "resource": "crm/contacts",
+        "method": "list",
+        "account": "a",
+        **about,
+    }
+    return routes.match(**asked, carries_records=asked["event"] in ("sync_job_run:record", "record:created"))
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as refusal:
+        read_routes(text, source="routes.toml", variables=VARIABLES)
+    assert all(complaint.startswith("routes.toml: ") for complaint in refusal.value.complaints)
+    assert "hidden" not in str(refusal.value)
+    return [complaint.removeprefix("routes.toml: ") for complaint in refusal.value.complaints]
+
+
+def test_the_first_match_holds() -> None:
+    routes = read(
+        '[[routes]]\nresource = "crm/contacts"\nmethod = "get"\nsinks = ["lake"]\n'
+        '[[routes]]\nresource = "crm/*"\nsinks = ["main", "lake"]\ncolumns = {email = "text", n = {type = "integer", path = "a.0"}}\n'
+        '[[routes]]\nintegrated_account_id = "a?"\nsinks = ["main"]\ntable = "t"\nresource = "x"\nkey = "uid"\n'
+        '[[routes]]\nevent = "integrated_account:*"\nsinks = []\n'
+    )
+
+    assert match(routes, method="get") == routes.routes[0]
+    assert match(routes) == routes.routes[1]
+    assert match(routes, resource="x", account="a1") == routes.routes[2]
+    assert match(routes, resource="x", account="b1") is None
+    assert match(routes, event="integrated_account:created") == routes.routes[3]
+    assert match(routes, event="test") is None
+    assert routes.routes[1].columns == {"email": Column(type="text"), "n": Column(type="integer", path="a.0")}
+
+
+def test_by_default_every_record_goes_to_the_database() -> None:
+    routes = default_routes("sqlite:///x")
+
+    assert match(routes) == match(routes, event="record:created") == Route(sinks=("main",))
+    assert match(routes, event="sync_job_run:started") is None
+
+
+def test_variables_stand_for_what_the_environment_says() -> None:
+    routes = read_routes(
+        '[sinks.main]\ntype = "files"\nurl = "file:///${NAME}/$NAME"\n', source="f", variables=VARIABLES
+    )
+
+    assert routes.sinks["main"].url == "file:///x/x"
+    assert "hidden" not in repr(read(""))
+
+
+def test_runs_are_refused_by_rule() -> None:
+    routes = read(
+        '[[refuse]]\nintegrated_account_id = "sandbox-*"\nsync_job_id = "j1"\nreason = "no sandbox"\n'
+        '[[refuse]]\nenvironment_id = "old"\nreason = "gone"\n'
+    )
+
+    def refusal(job: str, account: str, environment: str) -> str | None:
+        return routes.refusal(sync_job_id=job, integrated_account_id=account, environment_id=environment)
+
+    assert refusal("j1", "sandbox-1", "") == "no sandbox"
+    assert refusal("j2", "sandbox-1", "") is None
+    assert refusal("j2", "a", "old") == "gone"
+    assert refusal("", "", "") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[x", "not TOML"),
+        ("", "[sinks]: field required."),
+        ("sinks = 3", "[sinks]: input should be a valid dictionary."),
+        ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: there is no such type of sink: use type = "sql" or type = "files".'),
+        ('[sinks.a]\nurl = "x"\n', '[sinks.a]: a sink needs a type: type = "sql" or type = "files".'),
+        ('[sinks.a]\ntype = "sql"\n', "[sinks.a], url: field required."),
+        ('[sinks.a]\ntype = "files"\nurl = "s3://b"\n', "[sinks.a], url: not supported"),
+        ('[sinks.a]\ntype = "files"\nurl = "file://relative"\n', "[sinks.a], url: not supported"),
+        ('[sinks.a]\ntype = "files"\nurl = "file:///a"\nformat = "parquet"\n', "[sinks.a], format: not supported yet"),
+        ('[sinks.a]\ntype = "sql"\nurl = "$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment."),
+        ('[sinks.a]\ntype = "sql"\nurl = "sqlite:///x"\nurk = 1\n', "[sinks.a], urk: nothing reads this; did you mean url?"),
+        (f"{SINKS}[[routes]]\n", "[[routes]] 1, sinks: field required."),
+        (f'{SINKS}[[routes]]\nsinks = ["mian"]\n', "[[routes]] 1, sinks: there is no sink mian; did you mean main?"),
+        (f'{SINKS}[[routes]]\nsinks = []\n[[routes]]\nsinks = ["x"]\n', "[[routes]] 2, sinks: there is no sink x; define"),
+        (f'{SINKS}[[routes]]\nsinks = []\nresourc = "x"\n', "[[routes]] 1, resourc: nothing reads this; did you mean resource?"),
+        (f'{SINKS}[[routes]]\nsinks = []\ntable = "T able"\n', "[[routes]] 1, table: "),
+        (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{data = "text"}}\n', "[[routes]] 1, columns: data is the sink's own"),
+        (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name"),
+        (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: "),
+        (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: "),
+        (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would"),
+        (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: field required."),
+        (f"{SINKS}[[route]]\n", "[route]: nothing reads this; did you mean routes?"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_place(text: str, complaint: str) -> None:
+    [found] = complaints(text)
+
+    assert found.startswith(complaint)
+
+
+def test_two_resources_in_one_table_are_refused() -> None:
+    route = '[[routes]]\nresource = "{}"\nmethod = "{}"\nsinks = ["main"]\ntable = "t"\n'
+
+    assert read(route.format("a", "list") + route.format("a", "get")).routes[1].table == "t"
+    [complaint] = complaints(SINKS + route.format("a", "list") + route.format("b", "list"))
+    assert complaint.startswith("[[routes]] 2, table: ")
+
+
+def test_all_complaints_come_at_once() -> None:
+    assert len(complaints('[sinks.a]\ntype = "sqk"\n[[routes]]\n[[refuse]]\n[other]\n')) == 4
