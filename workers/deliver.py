@@ -9,10 +9,12 @@ from uuid import UUID
 import structlog
 
 from app.errors import SinkRefused, SinkUnavailable, StoreUnavailable
+from app.logs import place_of
 from app.routes import Route, Routes
+from app.store.delivery import Delivery
 from app.store.engine import Store
 from app.store.facts import DeadRecord, Outcome, Settlement
-from app.store.inbox import Delivery, Inbox
+from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from workers.reading import Content, read_content
 from workers.sinks.base import Batch, Record, Sink
@@ -75,7 +77,7 @@ class Deliverer:
             # A fault of ours, or a job that ran out of time, must not take the job's other deliveries along.
             # Its message may quote a record: only its place in the code is told.
             log.error(
-                "delivery.failed", delivery=str(delivery.id), fault=type(error).__name__, at=_place(error)
+                "delivery.failed", delivery=str(delivery.id), fault=type(error).__name__, at=place_of(error)
             )
             return Settlement(retry(delivery, datetime.now(UTC), 0, "internal_error"))
 
@@ -158,13 +160,6 @@ def _batch(delivery: Delivery, content: Content) -> Batch:
         records=[Record(ordinal, value) for ordinal, value in content.records],
         is_deletion=content.is_deletion,
     )
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
 def _tell(delivery: Delivery, result: Settlement) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from app.store.delivery import Delivery, State, Verdict
 from app.store.facts import Outcome
-from app.store.inbox import Delivery, State, Verdict
 
 _FIRST_RETRY_S = 2.0
 _LONGEST_RETRY_S = 600.0

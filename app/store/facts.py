@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from app.store.inbox import Verdict
+from app.store.delivery import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,26 @@ class _Entry(Generic[Item, Result]):
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Runs `commit` on groups of items: one group at a time, each at most `most` items.
+    """Runs `commit` on groups of items: one group at a time, bounded in number and size.
 
     The first caller commits for all who came meanwhile, then hands over to the first who came too late.
     Alone, a caller waits for nobody. Works with threads; with greenlets once gevent has patched `threading`.
     commit: takes items, returns as many results in the same order, or raises for all of them.
+    most: items in a group. size_of, most_size: a group is no larger than this, unless one item alone is.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Item]], Sequence[Result]], *, most: int) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        most: int,
+        size_of: Callable[[Item], int],
+        most_size: int,
+    ) -> None:
         self._commit = commit
         self._most = most
+        self._size_of = size_of
+        self._most_size = most_size
         self._lock = threading.Lock()
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._has_leader = False
@@ -71,8 +81,7 @@ class GroupCommit(Generic[Item, Result]):
             raise
 
     def _lead(self) -> None:
-        with self._lock:
-            group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        group = self._take_group()
         try:
             results = self._commit([entry.item for entry in group])
             for entry, result in zip(group, results, strict=True):
@@ -89,6 +98,17 @@ class GroupCommit(Generic[Item, Result]):
                 entry.is_done = True
                 entry.woken.set()
             self._hand_over()
+
+    def _take_group(self) -> list[_Entry[Item, Result]]:
+        group: list[_Entry[Item, Result]] = []
+        size = 0
+        with self._lock:
+            while self._waiting and len(group) < self._most:
+                size += self._size_of(self._waiting[0].item)
+                if group and size > self._most_size:
+                    break
+                group.append(self._waiting.popleft())
+        return group
 
     def _hand_over(self) -> None:
         with self._lock:

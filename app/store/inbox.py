@@ -1,98 +1,23 @@
 """Deliveries as received: put, claim, read, settle, wake. The truth about what has arrived."""
 
-import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from app.store.delivery import Arrival, Delivery, Receipt, Verdict, identify
 from app.store.engine import Store, store_faults
 from app.store.schema import deliveries
-
-State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused"]
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
 _COMPRESSION_LEVEL = 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A verified body on its way into the inbox; what the envelope does not name is ""."""
-
-    body: bytes
-    received_at: datetime
-    state: State
-    reason: str = ""
-    event_id: str = ""
-    event: str = ""
-    webhook_id: str = ""
-    environment_id: str = ""
-    sync_job_id: str = ""
-    sync_job_run_id: str = ""
-    integrated_account_id: str = ""
-    resource: str = ""
-    method: str = ""
-    created_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What `put` made of an arrival: committed now, or known from before."""
-
-    delivery_id: UUID
-    is_duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One stored delivery, without its body."""
-
-    id: UUID
-    received_at: datetime
-    event_id: str
-    event: str
-    environment_id: str
-    sync_job_id: str
-    sync_job_run_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
-    created_at: datetime | None
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a worker leaves a delivery; a pending one is due again at `due_at`."""
-
-    delivery_id: UUID
-    state: State
-    records: int
-    reason: str
-    due_at: datetime
-
-
-def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:
-    """Name a delivery by its event's id and its body: the same bytes always get the same id.
-
-    A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.
-    """
-    time_ms = max(0, (created_at - _EPOCH) // timedelta(milliseconds=1)) if created_at else 0
-    digest = hashlib.sha256(
-        event_id.encode(errors="surrogatepass") + b"\0" + hashlib.sha256(body).digest()
-    ).digest()
-    number = (time_ms & (1 << 48) - 1) << 80 | int.from_bytes(digest[:10])
-    number = number & ~(0xF << 76) | 0x8 << 76
-    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
 
 
 class Inbox:

@@ -9,11 +9,13 @@ from werkzeug.exceptions import HTTPException
 
 from app.config import Settings
 from app.errors import BodyIncomplete, BodyTooLarge, Rejected, SignatureError, StoreUnavailable
+from app.logs import place_of
 from app.queue import DeliveryQueue, connect
 from app.routes import Routes
+from app.store.delivery import Arrival, Receipt
 from app.store.engine import open_store
 from app.store.group_commit import GroupCommit
-from app.store.inbox import Arrival, Inbox, Receipt
+from app.store.inbox import Inbox
 from app.truto.signature import parse_header
 from app.web.body import discard_body, read_body
 from app.web.health import add_health
@@ -23,6 +25,7 @@ from app.web.waker import Waker
 WEBHOOK_PATH = "/webhooks/truto"
 SIGNATURE_HEADER = "X-Truto-Signature"
 _MOST_PER_COMMIT = 64
+_MOST_BYTES_PER_COMMIT = 32 * 1024 * 1024
 _RETRY_AFTER_S = 5
 # What a sender may still push at us after a refusal, so that it gets to read the answer.
 _DISCARD_BYTES = 64 * 1024 * 1024
@@ -38,7 +41,12 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     store = open_store(settings.database_url)
     inbox = Inbox(store)
     queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
-    commits: GroupCommit[Arrival, Receipt] = GroupCommit(inbox.put, most=_MOST_PER_COMMIT)
+    commits: GroupCommit[Arrival, Receipt] = GroupCommit(
+        inbox.put,
+        most=_MOST_PER_COMMIT,
+        size_of=lambda arrival: len(arrival.body),
+        most_size=_MOST_BYTES_PER_COMMIT,
+    )
     waker = Waker(queue)
     waker.start()
     receiver = Receiver(
@@ -80,6 +88,12 @@ def _answer_faults(app: Flask) -> None:
         response = _respond(Answer(503, "unavailable", "", "the store does not answer: send it again"))
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
         return response
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        # Not Flask's own way: the message of a fault may quote what was sent.
+        log.error("delivery.failed", fault=type(error).__name__, at=place_of(error))
+        return _close_after(_respond(Answer(500, "failed", "", "a fault of the receiver: send it again")))
 
     @app.errorhandler(HTTPException)
     def elsewhere(error: HTTPException) -> Response:

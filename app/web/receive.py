@@ -9,7 +9,7 @@ import structlog
 from app.config import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.routes import Routes
-from app.store.inbox import Arrival, Receipt
+from app.store.delivery import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import verify
 

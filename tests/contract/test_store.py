@@ -12,9 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select
 
 from app.errors import StoreUnavailable
+from app.store.delivery import Arrival, Delivery, Verdict, identify
 from app.store.engine import Store, open_store
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
-from app.store.inbox import Arrival, Delivery, Inbox, Verdict, identify
+from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from app.store.migrate import VERSION_TABLE, is_current, migrate
 from app.store.schema import PREFIX, dead_records, metadata, record_errors, runs

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import select, text
 
 from app.routes import FilesSink, Route, Routes, SqlSink
+from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
-from app.store.inbox import Arrival, Inbox
+from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals

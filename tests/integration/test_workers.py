@@ -18,8 +18,9 @@ from rq.serializers import JSONSerializer
 
 from app.errors import QueueUnavailable
 from app.queue import IDS_PER_JOB, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
+from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
-from app.store.inbox import Arrival, Inbox
+from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.web.waker import NewDelivery
 from tests.servers.processes import Command, descendants, is_alive

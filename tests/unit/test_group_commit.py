@@ -1,7 +1,7 @@
 """One commit for all who wait: nobody is forgotten, whatever fails."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -10,8 +10,12 @@ from app.errors import StoreUnavailable
 from app.store.group_commit import GroupCommit
 
 
+def grouped(commit: Callable[[Sequence[int]], Sequence[int]], *, most: int) -> GroupCommit[int, int]:
+    return GroupCommit(commit, most=most, size_of=abs, most_size=100)
+
+
 def test_everyone_gets_the_result_of_their_own_item() -> None:
-    commits: GroupCommit[int, int] = GroupCommit(lambda items: [item * 2 for item in items], most=7)
+    commits: GroupCommit[int, int] = grouped(lambda items: [item * 2 for item in items], most=7)
 
     with ThreadPoolExecutor(16) as senders:
         results = list(senders.map(commits.submit, range(2000)))
@@ -61,7 +65,7 @@ def _outcome(commits: GroupCommit[int, int], item: int) -> object:
 
 def _run(items: Sequence[int], *, first: int = 0, most: int = 3) -> tuple[list[list[int]], list[object]]:
     gate = _Gate()
-    commits: GroupCommit[int, int] = GroupCommit(gate.commit, most=most)
+    commits: GroupCommit[int, int] = grouped(gate.commit, most=most)
     with ThreadPoolExecutor(16) as pool:
         leader = pool.submit(_outcome, commits, first)
         assert gate.is_committing.wait(10)
@@ -76,6 +80,13 @@ def test_those_who_came_meanwhile_are_committed_together_and_bounded() -> None:
 
     assert groups == [[0], [1, 2, 3], [4]]
     assert outcomes == [0, 1, 2, 3, 4]
+
+
+def test_a_group_is_bounded_in_size_but_every_item_gets_its_turn() -> None:
+    groups, outcomes = _run([60, 50, 40, 1000, 1], most=9)
+
+    assert groups == [[0], [60], [50, 40], [1000], [1]]
+    assert outcomes == [0, 60, 50, 40, 1000, 1]
 
 
 def test_a_failed_commit_is_told_to_its_own_group_alone() -> None:
@@ -99,7 +110,7 @@ def test_followers_of_a_killed_leader_are_told_to_try_again() -> None:
 
 
 def test_a_commit_that_forgets_an_item_is_a_failure() -> None:
-    commits: GroupCommit[int, int] = GroupCommit(lambda items: list(items)[1:], most=3)
+    commits: GroupCommit[int, int] = grouped(lambda items: list(items)[1:], most=3)
 
     with pytest.raises(ValueError, match="shorter"):
         commits.submit(1)
