@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 class PostgresServer:
     """Started in a private folder; `stop` it at the end. PostgreSQL refuses root: it then runs as nobody."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
         self._folder = folder
         self._log = folder / "log"
         self._as_user: dict[str, Any] = {}
@@ -39,7 +39,14 @@ class PostgresServer:
         )
         self._process = self._start(
             *(binaries / "postgres", "-D", tables, "-k", folder, "-h", ""),
-            *("-c", "fsync=off", "-c", "max_connections=80", "-c", "shared_buffers=64MB"),
+            *(
+                "-c",
+                f"fsync={'on' if is_durable else 'off'}",
+                "-c",
+                "max_connections=80",
+                "-c",
+                "shared_buffers=64MB",
+            ),
         )
         wait_until(self._answers, timeout_s=30, what=lambda: f"PostgreSQL to answer\n{self._log.read_text()}")
 

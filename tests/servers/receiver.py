@@ -48,7 +48,17 @@ class Answer:
 class WebProcess:
     """gunicorn with this store and Redis; a context manager. Its log is read with `log`."""
 
-    def __init__(self, folder: Path, *, database_url: str, redis_url: str, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database_url: str,
+        redis_url: str,
+        application: str = "",
+        **settings: str,
+    ) -> None:
+        line = procfile_line("web")
+        self._line = [*line[:-1], application or line[-1]]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"
@@ -69,7 +79,7 @@ class WebProcess:
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                procfile_line("web"), cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                self._line, cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
         process = self._process
 
