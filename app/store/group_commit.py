@@ -1,6 +1,7 @@
 """Shares one commit among all who wait for one: leader and followers."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -81,6 +82,8 @@ class GroupCommit(Generic[Item, Result]):
             raise
 
     def _lead(self) -> None:
+        # Those who are ready to join get to: a commit that blocks the process (SQLite) lets nobody in later.
+        time.sleep(0)
         group = self._take_group()
         try:
             results = self._commit([entry.item for entry in group])
