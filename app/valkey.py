@@ -44,7 +44,7 @@ def valkey_command(folder: Path) -> tuple[list[str], str]:
         "appendonly": "no",
         "dir": str(folder),
         "maxmemory-policy": "noeviction",
-        "loglevel": "warning",
+        "loglevel": "nothing",
     }
     return [
         str(find_valkey()),

@@ -27,7 +27,7 @@ _STALLED_AFTER_S = 60.0
 _POLL_S = 0.2
 
 
-@click.command()
+@click.command(short_help="Prove it: everything started, played against, compared.")
 @click.option(
     "--records", type=click.IntRange(1), default=2000, show_default=True, help="Of all runs together."
 )
@@ -111,7 +111,7 @@ def _wait_until_settled(store: Store) -> None:
 
 
 def _print(findings: Findings) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for run in findings.runs:
         console.print(f"[bold]run {run.sync_job_run_id}[/]  {run.status}, {run.record_errors} record errors")
         table = Table(box=None, pad_edge=False, header_style="dim")

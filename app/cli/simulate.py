@@ -5,6 +5,7 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -20,7 +21,9 @@ from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.run import RunReport
 from app.simulator.simulate import simulate as play
 
-_SHARE = click.FloatRange(0, 1)
+_share = partial(click.option, type=click.FloatRange(0, 1), default=0.0, show_default=True)
+_count = partial(click.option, type=click.IntRange(0), default=0, show_default=True)
+_positive = partial(click.option, type=click.IntRange(1), default=1, show_default=True)
 
 
 def _resources(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> Any:
@@ -30,25 +33,36 @@ def _resources(_context: click.Context, _option: click.Parameter, given: Sequenc
     return pairs or DEFAULT_RESOURCES
 
 
-@click.command()
+@click.command(short_help="Play Truto against a receiver.")
 @click.option("--url", help="Where to POST.  [default: http://127.0.0.1:PORT/webhooks/truto]")
 @click.option("--secret", help="What to sign with.  [default: TRUTO_WEBHOOK_SECRET, or that of `up`]")
+@_count("--records", default=1000, help="Of all runs together.")
+@_positive("--batch-size", default=100, help="Records a page.")
 @click.option(
-    "--records", type=click.IntRange(0), default=1000, show_default=True, help="Of all runs together."
+    "--resource",
+    "resources",
+    multiple=True,
+    callback=_resources,
+    metavar="RESOURCE[:METHOD]",
+    help="What to fetch; may be given several times.  [default: two of crm, ticketing/tickets and comments]",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True, help="Records a page.")
-@click.option("--resource", "resources", multiple=True, callback=_resources, metavar="RESOURCE[:METHOD]")
-@click.option("--accounts", type=click.IntRange(1), default=1, show_default=True, help="Integrated accounts.")
-@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Sync job runs.")
-@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Runs at a time.")
-@click.option("--duplicates", type=_SHARE, default=0.0, help="Share of pages sent twice.")
-@click.option("--reordering", type=_SHARE, default=0.0, help="Share of pages sent after the next one.")
-@click.option("--changes", type=_SHARE, default=0.0, help="Share of records fetched again, newer.")
-@click.option("--record-errors", type=click.IntRange(0), default=0, help="Errors that Truto reports.")
+@_positive("--accounts", help="Integrated accounts.")
+@_positive("--runs", help="Sync job runs.")
+@_positive("--parallel", help="Runs at a time.")
+@_share("--duplicates", help="Share of pages sent twice, 0 to 1.")
+@_share("--reordering", help="Share of pages sent after the next one.")
+@_share("--changes", help="Share of records fetched again, newer.")
+@_count("--record-errors", help="Errors that Truto reports.")
 @click.option("--batched-errors", is_flag=True, help="Report errors many to an event.")
-@click.option("--stop-after", type=_SHARE, help="Stop each run after this share of its pages.")
-@click.option("--forged", type=click.IntRange(0), default=0, help="Requests with bad signatures, in between.")
-@click.option("--encoding", type=click.Choice(["hex", "base64"]), default="hex", show_default=True)
+@_share("--stop-after", default=None, show_default=False, help="Stop each run after this share of its pages.")
+@_count("--forged", help="Requests with bad signatures, in between.")
+@click.option(
+    "--encoding",
+    type=click.Choice(["hex", "base64"]),
+    default="hex",
+    show_default=True,
+    help="How signatures are written.",
+)
 @click.option("--format/--no-format", "with_format", default=True, help="Spell out format=sha256 or not.")
 @click.option("--seed", help="The same seed sends the same runs.  [default: another each time]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -114,7 +128,8 @@ def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
         console.print(
             f"[bold]run {report.sync_job_run_id}[/]  {report.status}, "
-            f"{report.record_errors} record errors, {report.dropped} pages dropped"
+            f"{report.record_errors} record errors, {report.dropped} pages dropped",
+            soft_wrap=True,
         )
         for (resource, method), fetched in report.fetched.items():
             console.print(f"  {resource:22} {method:8} {fetched:>8,} fetched")

@@ -13,7 +13,7 @@ from app.store.migrate import migrate
 _WATCH_EVERY_S = 1.0
 
 
-@click.command()
+@click.command(short_help="Start everything on this machine.")
 def up() -> None:
     """Start the web server, a worker and (where REDIS_URL is not set) a Valkey, until Ctrl-C or SIGTERM.
 

@@ -16,7 +16,7 @@ from workers.sweeper import Sweeper
 _SWEEP_EVERY_S = 1.0
 
 
-@click.command()
+@click.command(short_help="Take deliveries to their sinks.")
 @click.option(
     "-n",
     "--number",

@@ -53,8 +53,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str) -> None:
     assert command is not None
     assert command.help
     for option in command.get_params(Context(command)):
-        shown = option.to_info_dict()
-        assert shown.get("help") or option.name in ("resources", "encoding"), f"{name} {option.name}"
+        assert option.to_info_dict().get("help"), f"{name} {option.name}"
 
 
 def test_the_routes_of_the_readme_are_routes() -> None:
