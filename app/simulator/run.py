@@ -13,6 +13,7 @@ from app.simulator.records import digest, make_record
 from app.simulator.sender import Sender
 
 _UPDATE_EVERY_PAGES = 20
+_BATCH_ERRORS_EVERY_PAGES = 5
 _RECENT = 200
 
 
@@ -97,7 +98,8 @@ class Run:
                     # As after an answer that got lost: at once, or when the next page is through.
                     again.append(late.body) if chance.random() < 0.5 else self._sender.send(late.body)
             held_back.clear()
-            errors_sent = self._send_errors(errors_sent, errors * (place + 1) // max(1, stop_at))
+            if not plan.batched_errors or place % _BATCH_ERRORS_EVERY_PAGES == 0:
+                errors_sent = self._send_errors(errors_sent, errors * (place + 1) // max(1, stop_at))
             forged_sent = self._send_forged(forged_sent, forged * (place + 1) // max(1, stop_at), page.body)
             if place % _UPDATE_EVERY_PAGES == 0:
                 self._tell("updated")
