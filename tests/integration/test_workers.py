@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,10 @@ from rq import Queue
 from rq.callbacks import Callback
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.webhook import Webhook
 
 from app.errors import QueueUnavailable
-from app.queue import IDS_PER_JOB, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
+from app.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
@@ -25,6 +27,7 @@ from app.store.migrate import migrate
 from app.web.waker import NewDelivery
 from tests.servers.processes import Command, descendants, is_alive
 from tests.servers.receiver import environment
+from tests.servers.traps import SPRUNG
 from tests.waiting import wait_until
 from workers.sweeper import Sweeper
 
@@ -131,7 +134,7 @@ def test_a_backlog_does_not_fill_redis(redis: Redis, inbox: Inbox) -> None:
     assert redis.llen(f"rq:queue:{QUEUE_NAME}") <= MOST_JOBS + 32
 
 
-@pytest.mark.parametrize("way", ["function", "callback", "pickle", "method"])
+@pytest.mark.parametrize("way", ["function", "pickle", "method"])
 def test_only_our_own_function_runs(
     worker: Command, redis: Redis, inbox: Inbox, tmp_path: Path, way: str
 ) -> None:
@@ -140,13 +143,6 @@ def test_only_our_own_function_runs(
     touch = (str(trap), os.O_CREAT)
     if way == "function":
         queue.enqueue_call("os.open", args=touch)
-    elif way == "callback":
-        queue.enqueue_call(
-            "workers.jobs.deliver",
-            args=([],),
-            on_success=Callback("os.open"),
-            on_failure=Callback("os.abort"),
-        )
     elif way == "method":
         job = Job.create(
             "os.open", connection=redis, serializer=JSONSerializer, origin=QUEUE_NAME, args=touch
@@ -157,10 +153,35 @@ def test_only_our_own_function_runs(
         job = queue.enqueue_call("os.open", args=touch)
         redis.hset(job.key, "data", pickle.dumps(("os.open", None, touch, {})))
 
-    wait_until(lambda: redis.llen(queue.key) == 0, what="the job to be taken")
+    _outlive(worker, redis, inbox)
+
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("arguments", [[[]], ["nonsense"]])
+def test_a_job_cannot_bring_callbacks_or_webhooks(
+    worker: Command, redis: Redis, inbox: Inbox, arguments: list[object]
+) -> None:
+    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    spring = Callback("tests.servers.traps.spring")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        hooks = [Webhook(url, "finished", timeout=1), Webhook(url, "failed", timeout=1)]
+        queue.enqueue_call(JOB_FUNCTION, args=arguments, on_success=spring, on_failure=spring, webhooks=hooks)
+
+        _outlive(worker, redis, inbox)
+
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert redis.get(SPRUNG) is None
+
+
+def _outlive(worker: Command, redis: Redis, inbox: Inbox) -> None:
+    """Return when the workers have been through the queue and still deliver."""
+    wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to be taken")
     enqueue(redis, [put(inbox, 1)])
     wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
-    assert not trap.exists()
 
 
 def test_sigterm_stops_everything_at_once(worker: Command) -> None:

@@ -1,0 +1,11 @@
+"""What must never be run by a worker."""
+
+from redis import Redis
+from rq.job import Job
+
+SPRUNG = "trap:sprung"
+
+
+def spring(_job: Job, connection: Redis, *_: object) -> None:
+    """A callback that leaves a trace in Redis."""
+    connection.set(SPRUNG, 1)
