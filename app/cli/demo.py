@@ -43,6 +43,9 @@ def demo(records: int, *, as_json: bool, keep: bool) -> None:
         findings = _prove(folder, records)
     click.echo(json.dumps(findings.as_json())) if as_json else _print(findings)
     if not findings.is_fine:
+        for problem in findings.problems:
+            click.secho(problem, fg="red", err=True)
+        click.echo("With --keep, the folder stays, with its database and the processes' log.", err=True)
         sys.exit(1)
 
 
@@ -129,9 +132,5 @@ def _print(findings: Findings) -> None:
     console.print(
         f"{findings.rows:,} rows compared with what was sent; {findings.per_second:,.0f} records/s."
     )
-    for problem in findings.problems:
-        console.print(f"[bold red]{problem}[/]")
-    if findings.problems:
-        console.print("With --keep, the folder stays, with its database and the processes' log.")
-    else:
+    if findings.is_fine:
         console.print("[bold green]Nothing is missing, nothing is doubled, nothing is unexplained.[/]")

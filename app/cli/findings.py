@@ -89,7 +89,7 @@ def _lines(store: Store, report: RunReport) -> RunLines:
     run_id = report.sync_job_run_id
     totals = {(line.resource, line.method): line for line in run_totals(store, run_id)}
     lines = []
-    for resource, method in sorted({*report.fetched, *totals}):
+    for resource, method in sorted({*report.fetched, *(pair for pair in totals if totals[pair].batches)}):
         total = totals.get((resource, method))
         fetched = report.fetched[resource, method]
         arrived, written, dead = (total.arrived, total.written, total.dead) if total else (0, 0, 0)

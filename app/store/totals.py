@@ -13,6 +13,7 @@ class ResourceTotals:
     """One resource and method of a run in one sink; sink "" where the deliveries went nowhere (yet).
 
     batches: deliveries. arrived, written, dead: records. unsettled: deliveries not finished with.
+    errors: record errors that Truto reported for the resource and method, the same whatever the sink.
     """
 
     resource: str
@@ -23,6 +24,7 @@ class ResourceTotals:
     written: int
     dead: int
     unsettled: int
+    errors: int
 
 
 def run_totals(store: Store, sync_job_run_id: str) -> list[ResourceTotals]:
@@ -43,10 +45,23 @@ def run_totals(store: Store, sync_job_run_id: str) -> list[ResourceTotals]:
         .select_from(deliveries.outerjoin(outcomes, outcomes.c.delivery_id == deliveries.c.id))
         .where(deliveries.c.sync_job_run_id == sync_job_run_id, deliveries.c.event == "sync_job_run:record")
         .group_by(deliveries.c.resource, deliveries.c.method, sink)
-        .order_by(deliveries.c.resource, deliveries.c.method, sink)
+    )
+    errors = (
+        select(record_errors.c.resource, record_errors.c.method, func.count())
+        .where(record_errors.c.sync_job_run_id == sync_job_run_id)
+        .group_by(record_errors.c.resource, record_errors.c.method)
     )
     with store_faults(), store.connect() as connection:
-        return [ResourceTotals(**row) for row in connection.execute(statement).mappings()]
+        lines = connection.execute(statement).mappings().all()
+        counts = {(resource, method): count for resource, method, count in connection.execute(errors)}
+    totals = [
+        ResourceTotals(**line, errors=counts.get((line["resource"], line["method"]), 0)) for line in lines
+    ]
+    # What only failed has no batch, but is part of the run all the same.
+    barren = counts.keys() - {(line.resource, line.method) for line in totals}
+    nothing = {"batches": 0, "arrived": 0, "written": 0, "dead": 0, "unsettled": 0}
+    totals += [ResourceTotals(*pair, sink="", errors=counts[pair], **nothing) for pair in barren]
+    return sorted(totals, key=lambda line: (line.resource, line.method, line.sink))
 
 
 def count_record_errors(store: Store, sync_job_run_id: str) -> int:

@@ -215,7 +215,7 @@ def test_settling_twice_leaves_the_ledger_as_if_once(inbox: Inbox, ledger: Ledge
     ledger.settle([settlement], now=NOW)
     ledger.settle([settlement], now=NOW)
 
-    assert run_totals(store, "run") == [ResourceTotals("crm/contacts", "list", "main", 1, 3, 2, 1, 0)]
+    assert run_totals(store, "run") == [ResourceTotals("crm/contacts", "list", "main", 1, 3, 2, 1, 0, 1)]
     assert count_record_errors(store, "run") == 1
     with store.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
@@ -234,11 +234,19 @@ def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Led
     ledger.settle([Settlement(verdict(first, "pending", records=5), outcomes=[done, failing])], now=NOW)
 
     assert run_totals(store, "run") == [
-        ResourceTotals("tickets", "list", "", 1, 0, 0, 0, 1),
-        ResourceTotals("tickets", "list", "lake", 1, 5, 0, 0, 1),
-        ResourceTotals("tickets", "list", "main", 1, 5, 5, 0, 1),
+        ResourceTotals("tickets", "list", "", 1, 0, 0, 0, 1, 0),
+        ResourceTotals("tickets", "list", "lake", 1, 5, 0, 0, 1, 0),
+        ResourceTotals("tickets", "list", "main", 1, 5, 5, 0, 1, 0),
     ]
     assert ledger.finished_sinks([first, second])[first].keys() == {"main"}
+
+
+def test_what_only_failed_is_part_of_a_run_too(ledger: Ledger, store: Store) -> None:
+    error = RecordErrorRow(UUID(int=1), 0, "run", "crm/deals", "list", 403, "", "{}")
+
+    ledger.settle([Settlement(verdict(UUID(int=1)), record_errors=[error])], now=NOW)
+
+    assert run_totals(store, "run") == [ResourceTotals("crm/deals", "list", "", 0, 0, 0, 0, 0, 1)]
 
 
 def seen(status: str, at_s: float, rank: int) -> RunSeen:

@@ -87,7 +87,7 @@ def test_a_batch_becomes_rows_and_is_settled(desk: Desk) -> None:
 
     assert desk.state(delivery) == ("settled", "", 2)
     assert desk.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
-    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 2, 0, 0)]
+    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 2, 0, 0, 0)]
     assert run_status(desk.store, "r") == ""
 
 
@@ -124,7 +124,7 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> N
         6: ("not_object", hostile[6]),
         10: ("not_json", hostile[10]),
     }
-    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 11, 5, 6, 0)]
+    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 11, 5, 6, 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Store, sto
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
     assert desk.state(delivery) == ("dead", "table_reserved", 2)
-    assert run_totals(store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 0, 2, 0)]
+    assert run_totals(store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 0, 2, 0, 0)]
     desk.sinks.close()
 
 
