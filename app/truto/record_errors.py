@@ -54,7 +54,7 @@ def _error(ordinal: int, span: Span, shared: Mapping[str, str]) -> RecordError:
         resource=as_text(said.get("resource")) or shared["resource"],
         method=as_text(said.get("method")) or shared["method"],
         remote_status=_find_status(said, _MOST_NESTING),
-        message=value if isinstance(value, str) else _find_message(said, _MOST_NESTING),
+        message=as_text(value) or _find_message(said, _MOST_NESTING),
         raw=span.raw,
     )
 

@@ -10,9 +10,14 @@ from typing import Any
 from app.truto.events import decode
 from app.truto.skimmer import NotJson, Span, items, members, whole
 
-# What cleaning is needed for: NUL and surrogates, as escapes or (NUL alone) raw.
-_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\x00")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# NUL and surrogates, which PostgreSQL cannot hold: escaped, or (NUL alone) raw.
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+# Pairs of surrogates and all other escapes match too, so that the halves of one are never taken for another.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<unstorable>u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2}))|.)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,10 @@ class UnreadableRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """The records of one body, by their place in it. replaced: NULs and lone surrogates made U+FFFD."""
+    """The records of one body, by their place in it.
+
+    replaced: how many NULs and lone surrogates became U+FFFD.
+    """
 
     records: Sequence[tuple[int, Any]]
     unreadable: Sequence[UnreadableRecord] = field(default=())
@@ -47,18 +55,15 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
     payload_is_record: where neither is there, the payload itself is the one record.
     Numbers beyond a float's range, and NaN, make a record unreadable: no store would give them back.
     """
+    text, replaced = decode(body), 0
+    if b"\0" in body or _SUSPECT.search(body):
+        text, replaced = _clean(text)
     try:
-        payload = _DECODER.decode(decode(body))["payload"]
-        values = _pick(payload, payload_is_record=payload_is_record)
-        if values is None:
-            return None
-        if not _SUSPECT.search(body):
-            return RecordBatch(list(enumerate(values)))
-        replaced = [0]
-        return RecordBatch([(n, _clean(value, replaced)) for n, value in enumerate(values)], (), replaced[0])
+        values = _pick(_DECODER.decode(text)["payload"], payload_is_record=payload_is_record)
     except (ValueError, TypeError, LookupError, RecursionError):
         # One bad record spoils the whole body for a parser: take them one by one.
         return _read_one_by_one(body, payload_is_record=payload_is_record)
+    return None if values is None else RecordBatch(list(enumerate(values)), (), replaced)
 
 
 def raw_records(body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False) -> dict[int, str]:
@@ -99,13 +104,15 @@ def _read_one_by_one(body: bytes, *, payload_is_record: bool) -> RecordBatch | N
     spans = _skim(body, payload_is_record=payload_is_record)
     if spans is None:
         return None
-    records, unreadable, replaced = [], [], [0]
+    records, unreadable, replaced = [], [], 0
     for ordinal, span in enumerate(spans):
         try:
-            records.append((ordinal, _clean(_DECODER.decode(span.raw), replaced)))
+            text, count = _clean(span.raw)
+            records.append((ordinal, _DECODER.decode(text)))
+            replaced += count
         except (ValueError, RecursionError) as error:
             unreadable.append(UnreadableRecord(ordinal, _reason(error), span.raw))
-    return RecordBatch(records, unreadable, replaced[0])
+    return RecordBatch(records, unreadable, replaced)
 
 
 def _reason(error: ValueError | RecursionError) -> str:
@@ -117,17 +124,22 @@ def _reason(error: ValueError | RecursionError) -> str:
     return "not_json" if isinstance(error, json.JSONDecodeError) else "number_out_of_range"
 
 
-def _clean(value: Any, replaced: list[int]) -> Any:
-    """Replace what PostgreSQL cannot hold, in keys too; adds to replaced[0]."""
-    if isinstance(value, str):
-        cleaned, count = _UNSTORABLE.subn("\ufffd", value)
-        replaced[0] += count
-        return cleaned
-    if isinstance(value, list):
-        return [_clean(item, replaced) for item in value]
-    if isinstance(value, dict):
-        return {_clean(name, replaced): _clean(item, replaced) for name, item in value.items()}
-    return value
+def _clean(raw: str) -> tuple[str, int]:
+    """Replace NULs and lone surrogates in a JSON text, keys included; return it and how many there were.
+
+    In the text and not in the value: a value may be nested deeper than a walk over it can go.
+    """
+    replaced = raw.count("\0")
+
+    def replace(escape: re.Match[str]) -> str:
+        nonlocal replaced
+        if escape["unstorable"] is None:
+            return escape[0]
+        replaced += 1
+        return "\ufffd"
+
+    cleaned = _ESCAPE.sub(replace, raw.replace("\0", "\ufffd"))
+    return cleaned, replaced
 
 
 def _finite(text: str) -> float:

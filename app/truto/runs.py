@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import to_json
 
 from app.truto.fields import as_object, as_text, as_time
 
@@ -94,10 +95,21 @@ class Stats:
 
 
 def read_run(value: Any) -> SyncJobRun | None:
-    """Read a run from decoded JSON; None where it is no object or has no id."""
-    run = as_object(value)
-    run_id = as_text(run.get("id"))
+    """Read a run from decoded JSON; None where it is no object or has no id.
+
+    Members that could not be written as JSON again (nested too deep, lone surrogates) are left out.
+    """
+    run = {name: member for name, member in as_object(value).items() if _is_writable({name: member})}
+    run_id = as_text(as_object(value).get("id"))
     return SyncJobRun.model_validate({**run, "id": run_id}) if run_id else None
+
+
+def _is_writable(value: dict[str, Any]) -> bool:
+    try:
+        to_json(value)
+    except ValueError:
+        return False
+    return True
 
 
 def status_of(action: str, run: SyncJobRun | None) -> str:

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Inside a value only strings and brackets matter: everything between them is passed over.
-# Possessive: a string of many megabytes must not leave a way back at every character.
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]|[^"\[\]{}\s,:]++|[,:]', re.DOTALL)
+# Possessive throughout: a string of many megabytes must not leave a way back at every character.
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_SCALAR = re.compile(rf'{_STRING}|[^"\[\]{{}}\s,:]++', re.DOTALL)
+# Inside an array or object only brackets matter, and strings, which may hold some.
+_UP_TO_BRACKET = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+[\[\]{{}}]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OPENING = ("[", "{")
 _CLOSING = ("]", "}")
@@ -96,24 +98,21 @@ def _name(raw: str) -> str:
 
 
 def _end_of_value(text: str, start: int) -> int:
+    if not text.startswith(_OPENING, start):
+        scalar = _SCALAR.match(text, start)
+        if scalar is None:
+            raise NotJson("a value is missing")
+        return scalar.end()
     depth = 0
     place = start
     while True:
-        token = _TOKEN.match(text, place)
-        if token is None:
+        bracket = _UP_TO_BRACKET.match(text, place)
+        if bracket is None:
             raise NotJson("the text breaks off")
-        mark = text[token.start()]
-        if mark in _OPENING:
-            depth += 1
-        elif mark in _CLOSING:
-            depth -= 1
-        elif depth == 0 and mark in (",", ":"):
-            raise NotJson("a value is missing")
-        if depth < 0:
-            raise NotJson("a bracket closes that was never opened")
+        place = bracket.end()
+        depth += 1 if text.startswith(_OPENING, place - 1) else -1
         if depth == 0:
-            return token.end()
-        place = _skip_space(text, token.end())
+            return place
 
 
 def _skip_space(text: str, place: int) -> int:

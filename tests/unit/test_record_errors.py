@@ -61,9 +61,20 @@ def test_status_and_message_are_found_where_they_stand(
 
 @pytest.mark.parametrize("payload", [{}, [], "text", 7, None, {"errors": None}, {"errors": {"message": "m"}}])
 def test_odd_shapes_are_kept_as_they_are(payload: object) -> None:
-    errors = read(payload)
+    [error] = read(payload)
 
-    assert len(errors) == (0 if payload is None else 1) or payload is None
+    assert error.raw == json.dumps({"message": "m"} if payload == {"errors": {"message": "m"}} else payload)
+
+
+def test_a_message_is_free_of_what_no_database_holds() -> None:
+    [plain, nested] = read({"errors": ["a\0b", {"error": {"message": "c\ud800"}}]})
+
+    assert (plain.message, nested.message) == ("a\ufffdb", "c\ufffd")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b'{"payload"', b'{"payload": {"errors": []}}'])
+def test_where_no_error_is_none_is_read(body: bytes) -> None:
+    assert list(read_record_errors(body)) == []
 
 
 @given(st.binary(max_size=100))

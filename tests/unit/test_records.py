@@ -1,6 +1,7 @@
 """Every record that can be read is read; what cannot be stands alone."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -107,6 +108,38 @@ def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
     assert batch.replaced == 4
 
 
+def test_a_record_is_cleaned_as_deep_as_it_is_read() -> None:
+    deep = "[" * 900 + '"\\u0000"' + "]" * 900
+
+    for records in (f"[{deep}]", f"[{deep}, NaN]"):
+        batch = read_records(body(f'{{"records": {records}}}'))
+
+        assert batch is not None
+        assert json.dumps(batch.records[0][1]) == deep.replace("u0000", "ufffd")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\0", "\ud83d", "\ude00", "\\", '"', "u0000", "ud83d", "\n", "é"]), max_size=12
+    ).map("".join)
+)
+def test_what_is_replaced_is_what_no_database_holds(text: str) -> None:
+    batch = read_records(body(f'{{"records": [{json.dumps({text: text})}]}}'))
+
+    whole = json.loads(json.dumps(text))  # pairs of surrogates are one character
+    cleaned, count = re.subn("[\0\ud800-\udfff]", "\ufffd", whole)
+    assert batch is not None
+    assert batch.records == [(0, {cleaned: cleaned})]
+    assert batch.replaced == 2 * count
+
+
+def test_a_raw_nul_is_replaced_and_counted() -> None:
+    batch = read_records(body('{"records": ["a\0b"]}'))
+
+    assert batch is not None
+    assert (batch.records, batch.replaced) == ([(0, "a\ufffdb")], 1)
+
+
 def test_an_escaped_backslash_before_u0000_is_text() -> None:
     batch = read_records(body('{"records": [{"a": "\\\\u0000"}]}'))
 
@@ -145,4 +178,5 @@ def test_what_json_reads_is_read_the_same(values: list[Any]) -> None:
 def test_no_bytes_break_the_reader(junk: bytes) -> None:
     for text in (junk, b'{"payload": {"records": [' + junk + b"]}}"):
         batch = read_records(text)
-        assert batch is None or len(batch.records) + len(batch.unreadable) >= 0
+        ordinals = [n for n, _ in batch.records] + [bad.ordinal for bad in batch.unreadable] if batch else []
+        assert sorted(ordinals) == list(range(len(ordinals)))

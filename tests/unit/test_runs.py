@@ -1,5 +1,6 @@
 """A run is read whole, whatever else Truto puts into it."""
 
+import json
 from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
@@ -77,6 +78,20 @@ def test_one_odd_field_does_not_cost_the_run(field: str, odd: object) -> None:
 
     assert run is not None
     assert run.id == RUN["id"]
+
+
+def test_a_run_can_always_be_written_again() -> None:
+    deep: Any = "bottom"
+    for _ in range(400):
+        deep = [deep]
+
+    run = read_run({**RUN, "args": {"a": deep}, "new": "\ud800", "\ud800": 1, "status": "stop\ud800ped"})
+
+    assert run is not None
+    written = json.loads(run.model_dump_json())
+    assert (written["id"], written["args"], written["sync_job_id"]) == (RUN["id"], None, "j")
+    assert written["resource_stats"] == RUN["resource_stats"]
+    assert "new" not in written
 
 
 @pytest.mark.parametrize("value", [None, [], "text", {}, {"id": None}, {"id": []}, {"id": ""}])

@@ -20,7 +20,7 @@ def rebuild(span: Span) -> object:
     """Read a value by way of its spans alone."""
     if span.is_object:
         return {name: rebuild(value) for name, value in members(span).items()}
-    if span.is_array:
+    if span.is_array and items(span) != [span]:  # a broken array is its own item
         return [rebuild(item) for item in items(span)]
     return json.loads(span.raw)
 
@@ -85,6 +85,15 @@ def test_no_text_breaks_the_skimmer(text: str) -> None:
     except (NotJson, ValueError):
         is_json = False
     assert not is_json or rebuilt == json.loads(text)
+
+
+def test_brackets_and_quotes_inside_strings_end_nothing() -> None:
+    span = whole(r'{"a": ["]", "}\"]", {"\\": "["}], "b": 2}')
+
+    found = members(span)
+
+    assert found["a"].raw == r'["]", "}\"]", {"\\": "["}]'
+    assert found["b"].raw == "2"
 
 
 def test_depth_and_size_do_not_matter() -> None:
