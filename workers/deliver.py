@@ -119,9 +119,10 @@ class Deliverer:
         ]
         outcomes = [attempt.outcome for attempt in attempts]
         at_least_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
+        verdict = judge(delivery, datetime.now(UTC), content.size, outcomes, at_least_s=at_least_s)
         return replace(
             result,
-            verdict=judge(delivery, datetime.now(UTC), content.size, outcomes, at_least_s=at_least_s),
+            verdict=replace(verdict, replaced=content.replaced),
             outcomes=outcomes,
             dead_records=[*content.unreadable, *(dead for a in attempts for dead in a.dead_records)],
         )
@@ -172,6 +173,7 @@ def _tell(delivery: Delivery, result: Settlement) -> None:
         records=verdict.records,
         attempt=delivery.attempts,
         **({"reason": verdict.reason} if verdict.reason else {}),
+        **({"replaced": verdict.replaced} if verdict.replaced else {}),
         **({"sinks": troubles} if troubles else {}),
     )
     if result.dead_records:

@@ -25,6 +25,7 @@ class Content:
 
     resource, method: what routes match on; of an event that is no batch its entity and action.
     records: (ordinal, value) of each record that could be read. unreadable: the others.
+    replaced: characters made U+FFFD.
     reason: why nothing can be made of it, else "". raw: the JSON of records by ordinal, as it came.
     """
 
@@ -37,6 +38,7 @@ class Content:
     run: RunSeen | None = None
     reason: str = ""
     is_deletion: bool = False
+    replaced: int = 0
     raw: Callable[[Sequence[int]], Mapping[int, str]] = _none
 
     @property
@@ -69,6 +71,7 @@ def read_content(delivery: Delivery, body: bytes, *, now: datetime) -> Content:
         unreadable=dead,
         run=run,
         is_deletion=delivery.event == "record:deleted",
+        replaced=batch.replaced,
         raw=partial(raw_records, body, payload_is_record=payload_is_record),
     )
 

@@ -59,13 +59,17 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a worker leaves a delivery; a pending one is due again at `due_at`."""
+    """How a worker leaves a delivery; a pending one is due again at `due_at`.
+
+    replaced: characters of its records that no database holds, and which became U+FFFD.
+    """
 
     delivery_id: UUID
     state: State
     records: int
     reason: str
     due_at: datetime
+    replaced: int = 0
 
 
 def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:

@@ -123,6 +123,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
             state=bindparam("new_state"),
             reason=bindparam("new_reason"),
             records=bindparam("new_records"),
+            replaced=bindparam("new_replaced"),
             due_at=bindparam("new_due_at"),
             leased_until=bindparam("new_leased_until"),
             settled_at=bindparam("new_settled_at"),
@@ -134,6 +135,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
             "new_state": verdict.state,
             "new_reason": verdict.reason,
             "new_records": verdict.records,
+            "new_replaced": verdict.replaced,
             "new_due_at": verdict.due_at,
             # Nobody else may take it before it is due: a job that was already queued would skip the backoff.
             "new_leased_until": verdict.due_at if verdict.state == "pending" else None,

@@ -83,6 +83,8 @@ deliveries = Table(
     Column("state", CleanText, nullable=False),
     _text("reason"),
     Column("records", Integer, nullable=False, server_default="0"),
+    # NULs and lone surrogates that became U+FFFD in them, since no database holds these.
+    Column("replaced", Integer, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper is to wake a worker for it, and until when a worker has it to itself.

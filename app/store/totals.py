@@ -59,8 +59,7 @@ def run_totals(store: Store, sync_job_run_id: str) -> list[ResourceTotals]:
     ]
     # What only failed has no batch, but is part of the run all the same.
     barren = counts.keys() - {(line.resource, line.method) for line in totals}
-    nothing = {"batches": 0, "arrived": 0, "written": 0, "dead": 0, "unsettled": 0}
-    totals += [ResourceTotals(*pair, sink="", errors=counts[pair], **nothing) for pair in barren]
+    totals += [ResourceTotals(*pair, "", 0, 0, 0, 0, 0, counts[pair]) for pair in barren]
     return sorted(totals, key=lambda line: (line.resource, line.method, line.sink))
 
 

@@ -109,6 +109,8 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> N
     delivery = desk.deliver("sync_job_run:record", batch(f"[{', '.join(hostile.values())}]"))
 
     assert desk.state(delivery) == ("settled", "", len(hostile))
+    with desk.store.connect() as connection:
+        assert connection.execute(select(deliveries.c.replaced)).scalar_one() == 2
     rows = desk.rows("crm_contacts")
     assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
     assert rows["nul\ufffd"]["lone"] == "\ufffd"

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text, nullable=False),
         _text("reason"),
         sa.Column("records", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("replaced", sa.Integer, nullable=False, server_default="0"),
         sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
         sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
         sa.Column("due_at", _TIME, nullable=False),
