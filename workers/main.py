@@ -2,6 +2,8 @@
 
 import sys
 
+import structlog
+from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
@@ -19,9 +21,11 @@ _WORKER_TTL_S = 60
 # How often jobs that died with their worker are looked for.
 _MAINTENANCE_INTERVAL_S = 30
 
+log = structlog.get_logger()
+
 
 def work(setup: Setup) -> None:
-    """Run jobs until SIGTERM; the job at hand is finished first."""
+    """Run jobs until SIGTERM; the job at hand is finished first. Raises RedisError where Redis is away."""
     settings = setup.settings
     sinks = Sinks(setup.routes)
     jobs.prepare(Deliverer(open_store(settings.database_url), setup.routes, sinks.open))
@@ -44,14 +48,16 @@ def work(setup: Setup) -> None:
 
 
 def main() -> None:
-    """Check the set-up, then work."""
+    """Check the set-up, then work. Without Redis it ends, and whoever started it starts it again."""
     set_up_logs()
     try:
-        setup = read_setup(needs=("REDIS_URL",))
+        work(read_setup(needs=("REDIS_URL",)))
     except ConfigError as error:
         print(*error.complaints, sep="\n", file=sys.stderr)  # noqa: T201  # for whoever starts it
         sys.exit(2)
-    work(setup)
+    except RedisError as error:
+        log.error("worker.without_redis", fault=type(error).__name__, hint="is REDIS_URL right and up?")
+        sys.exit(3)
 
 
 if __name__ == "__main__":

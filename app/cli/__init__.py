@@ -39,7 +39,7 @@ class _Commands(click.Group):
                 click.echo(complaint, err=True)
             ctx.exit(WRONG_SETUP)
         except Retriable as error:
-            click.echo(f"{error}.", err=True)
+            click.echo(str(error), err=True)
             ctx.exit(UNREACHABLE)
 
 

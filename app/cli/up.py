@@ -6,6 +6,7 @@ from app.cli.development import development_secret
 from app.cli.service import running_service
 from app.config import read_environment, setting_names
 from app.logs import set_up_logs
+from app.queue import DeliveryQueue, connect
 from app.setup import Setup, read_setup
 from app.store.engine import describe, open_store
 from app.store.migrate import migrate
@@ -28,6 +29,8 @@ def up() -> None:
     if is_development:
         settings["TRUTO_WEBHOOK_SECRET"] = development_secret()
     settings["PORT"] = str(setup.settings.port)
+    if setup.settings.redis_url:
+        DeliveryQueue(connect(setup.settings.redis_url, tls_verify=setup.settings.redis_tls_verify)).ping()
     migrate(open_store(setup.settings.database_url))
     with running_service(settings) as supervisor:
         click.echo(_banner(setup, settings, is_development=is_development))

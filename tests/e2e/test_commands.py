@@ -138,11 +138,13 @@ def test_what_cannot_be_reached_is_told(tmp_path: Path) -> None:
     nowhere = f"postgresql://x@/x?host={tmp_path}"
 
     migrated = run(tmp_path, "migrate", DATABASE_URL=nowhere)
+    up = run(tmp_path, "up", REDIS_URL=f"unix://{tmp_path}/none.sock")
     sent = run(
         tmp_path, "simulate", "--records", "1", "--secret", "x", "--url", "http://127.0.0.1:9/webhooks/truto"
     )
 
-    assert (migrated.returncode, sent.returncode) == (3, 3)
+    assert (migrated.returncode, up.returncode, sent.returncode) == (3, 3, 3)
     assert "DATABASE_URL" in migrated.stderr
+    assert "REDIS_URL" in up.stderr
     assert "rapidbridge up" in sent.stderr
-    assert "Traceback" not in migrated.stderr + sent.stderr
+    assert "Traceback" not in migrated.stderr + up.stderr + sent.stderr

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +26,12 @@ from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.valkey import valkey_command
 from app.web.waker import NewDelivery
 from tests.servers.processes import Command, descendants, is_alive
 from tests.servers.receiver import environment
 from tests.servers.traps import SPRUNG
+from tests.servers.valkey import ValkeyServer
 from tests.waiting import wait_until
 from workers.sweeper import Sweeper
 
@@ -210,6 +214,23 @@ def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox
     ids = [put(inbox, number) for number in range(20)]
     enqueue(redis, ids)
     wait_until(lambda: inbox.count().get("settled") == 20, what=lambda: worker.log)
+
+
+def test_workers_without_redis_say_so_and_come_up_with_it(tmp_path: Path, store: Store, inbox: Inbox) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="rb-"))
+    _, url = valkey_command(folder)
+    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=url)
+    put(inbox, 1)
+
+    with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
+        command.wait_for("worker.without_redis")
+        command.wait_for("sweep.failed")
+        server = ValkeyServer(folder)
+        wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=30, what=lambda: command.log)
+        assert "Traceback" not in command.log
+
+    server.stop()
+    shutil.rmtree(folder)
 
 
 def test_a_dead_redis_is_told_in_seconds(tmp_path: Path) -> None:
