@@ -1,9 +1,21 @@
 """Structured logs: one line an outcome, `key=value`, with ids and counts, never with records or secrets."""
 
 import logging
+import re
 import sys
 
 import structlog
+from structlog.typing import EventDict
+
+# A resource's name is Truto's to choose: it must not move a terminal's cursor or begin a line of its own.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: _CONTROL.sub("\ufffd", value) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def set_up_logs() -> None:
@@ -14,6 +26,7 @@ def set_up_logs() -> None:
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.add_log_level,
+            _printable,
             structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

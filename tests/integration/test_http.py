@@ -347,6 +347,14 @@ def test_nothing_that_was_sent_appears_in_the_log(web: WebProcess) -> None:
     assert "Traceback" not in web.log
 
 
+def test_a_name_cannot_forge_a_line_of_the_log(web: WebProcess) -> None:
+    web.post(event(id_="forge", resource="x\nlevel=error event=forged\r\x1b[2J", records=[]))
+
+    [line] = [line for line in web.log.splitlines() if "event=forged" in line]
+    assert "event=delivery.accepted" in line
+    assert "\x1b" not in line
+
+
 def test_with_nowhere_to_store_the_sender_is_told_to_come_back(tmp_path: Path, redis_url: str) -> None:
     unmigrated = f"sqlite:///{tmp_path}/empty.db"
     with WebProcess(tmp_path, database_url=unmigrated, redis_url=redis_url) as web:
