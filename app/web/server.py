@@ -13,7 +13,7 @@ except ConfigError as _error:
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gevent"
+worker_class = "app.web.draining.DrainingWorker"
 # Stalled senders wait here cheaply; beyond, connections wait in the listener's backlog.
 worker_connections = 256
 # A platform's router keeps connections for 90 s: never be the first to close an idle one.

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
 from tests.servers.receiver import SECRET, WebProcess
+from tests.waiting import wait_until
 
 MIB = 1024 * 1024
 
@@ -333,6 +335,33 @@ def test_a_keep_alive_connection_serves_many_deliveries(web: WebProcess) -> None
             body = event(id_=f"kept-{number}")
             headers = {"X-Truto-Signature": sign(body, SECRET)}
             assert client.post("/webhooks/truto", content=body, headers=headers).status_code == 200
+
+
+def test_sigterm_answers_what_is_open_and_waits_for_nobody_idle(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    body = event(id_="last")
+    request = head(body, f"Content-Length: {len(body)}") + body
+    with WebProcess(tmp_path, database_url=database_url, redis_url=redis_url) as web:
+        idle, silent, busy = (socket.create_connection(("127.0.0.1", web.port), timeout=20) for _ in range(3))
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
+        busy.sendall(request[:-10])
+        wait_until(lambda: web.connections == 3, what="three connections")
+
+        started = time.monotonic()
+        web.terminate()
+        wait_until(lambda: idle.recv(1) == b"", what="the idle connection to end")
+        busy.sendall(request[-10:])
+        answer = busy.recv(65536)
+        web.wait()
+        took_s = time.monotonic() - started
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"accepted" in answer
+    assert took_s < 10
+    for connection in (idle, silent, busy):
+        connection.close()
 
 
 def test_nothing_that_was_sent_appears_in_the_log(web: WebProcess) -> None:

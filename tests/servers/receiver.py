@@ -97,14 +97,31 @@ class WebProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
+        self.terminate()
+        self.wait()
+
+    def terminate(self) -> None:
+        """Send SIGTERM, as a platform does at a deploy."""
         assert self._process is not None
         self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until it has ended; fail where it does not within 30 s."""
+        assert self._process is not None
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             raise
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections are open to it, but for the one that `post` uses."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        local, established = f":{self.port:04X}", "01"
+        found = [line for line in lines if line.split()[1].endswith(local) and line.split()[3] == established]
+        return len(found) - 1
 
     def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> Answer:
         """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""

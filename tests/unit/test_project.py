@@ -46,6 +46,7 @@ KEPT_IN = {
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
+    "gunicorn": ("app.web.draining",),
     "dotenv": ("app.config",),
 }
 
