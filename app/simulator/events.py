@@ -35,10 +35,11 @@ def make_id(chance: Random) -> str:
 class EventWriter:
     """Writes the events of one run. chance: makes their ids, the same for the same seed."""
 
-    def __init__(self, chance: Random, clock: Clock) -> None:
+    def __init__(self, chance: Random, clock: Clock, *, environment_id: str, webhook_id: str) -> None:
         self._chance = chance
         self._clock = clock
-        self._environment_id, self._webhook_id = make_id(chance), make_id(chance)
+        self._environment_id = environment_id
+        self._webhook_id = webhook_id
 
     def write(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
         """Return an event's body, and its created_at."""

@@ -1,7 +1,11 @@
 """What to simulate."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
+
+from app.errors import ConfigError
 
 DEFAULT_RESOURCES = (
     ("crm/contacts", "list"),
@@ -20,7 +24,7 @@ class Plan:
     one. changes: share of records that are newer versions of records fetched shortly before. record_errors:
     of all runs together, batched in one event or one event each. stop_after: share of its pages after which a
     run is stopped, or None. forged: requests that nobody signed, in between. first_backoff_s: doubled for
-    each of the three retries, at most 10 s.
+    each of the three retries, at most 10 s. Raises ConfigError with everything that cannot be played.
     """
 
     url: str
@@ -43,6 +47,36 @@ class Plan:
     with_format: bool = True
     first_backoff_s: float = 0.5
 
+    def __post_init__(self) -> None:
+        if complaints := list(_complaints(self)):
+            raise ConfigError(complaints)
+
     def share_of(self, total: int, run: int) -> int:
         """Return one run's share of something that all runs have together."""
         return total * (run + 1) // self.runs - total * run // self.runs
+
+
+def _complaints(plan: Plan) -> Iterator[str]:
+    # The address itself is not repeated: it may hold a password.
+    if not _is_web_address(plan.url):
+        yield "url: not an http:// or https:// address. Give the receiver's, up to /webhooks/truto."
+    for name in ("batch_size", "accounts", "runs", "parallel"):
+        if getattr(plan, name) < 1:
+            yield f"{name}: {getattr(plan, name)} is too few. Give 1 or more."
+    for name in ("records", "record_errors", "forged", "first_backoff_s"):
+        if getattr(plan, name) < 0:
+            yield f"{name}: {getattr(plan, name)} is below 0. Give 0 or more."
+    for name in ("duplicates", "reordering", "changes", "stop_after"):
+        share = getattr(plan, name)
+        if share is not None and not 0 <= share <= 1:
+            yield f"{name}: {share} is not a share. Give a number from 0 to 1."
+    if not plan.resources or not all(resource and method for resource, method in plan.resources):
+        yield "resources: a resource or method is missing. Name at least one, such as crm/contacts:list."
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,28 +1,29 @@
-"""One simulated run: its pages in fetch order, sent one after the other, and what must come of them."""
+"""One simulated run: its pages sent one after the other, and what must come of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 from typing import Any
 
 from app.simulator.events import Clock, EventWriter, make_id
+from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
-from app.simulator.records import digest, make_record
 from app.simulator.sender import Sender
+from app.truto.signature import sign
 
 _UPDATE_EVERY_PAGES = 20
 _BATCH_ERRORS_EVERY_PAGES = 5
-_RECENT = 200
 
 
 @dataclass(slots=True)
 class RunReport:
     """What a run did, and what a sink must hold of it.
 
-    fetched: records by (resource, method). dropped: pages given up. expected: by (resource, id) the newest
-    version that was acknowledged, as (created_at, digest). answers: what the receiver said, and how often.
+    fetched: records by (resource, method); persisted: those whose page got a 200. dropped: pages and record
+    errors given up. record_errors: those that got a 200. expected: by (resource, id) the newest version that
+    got a 200, as (created_at, digest). answers: what the receiver said, and how often.
     """
 
     sync_job_run_id: str
@@ -37,149 +38,123 @@ class RunReport:
     answers: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A page of records as it will be sent, however late."""
-
-    resource: str
-    method: str
-    body: bytes
-    size: int
-    created_at: str
-    digests: dict[str, bytes]
-
-
 class Run:
     """Plays one run of a plan against the receiver. progress: told how many records a page brought."""
 
-    def __init__(self, plan: Plan, number: int, clock: Clock, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, plan: Plan, number: int, clock: Clock, sender: Sender, progress: Callable[[int], None]
+    ) -> None:
         self._plan = plan
         self._number = number
         self._progress = progress
+        self._sender = sender
+        self._errors_sent = self._forged_sent = 0
         self._chance = Random(f"{plan.seed}/{number}")  # noqa: S311  # a repeatable play
-        self._writer = EventWriter(self._chance, clock)
-        self._sender = Sender(plan)
+        job = Random(f"{plan.seed}/job")  # noqa: S311
         account = Random(f"{plan.seed}/account/{number % plan.accounts}")  # noqa: S311
-        self.report = RunReport(make_id(self._chance), make_id(self._chance), make_id(account))
+        self._writer = EventWriter(self._chance, clock, environment_id=make_id(job), webhook_id=make_id(job))
+        self.report = RunReport(make_id(self._chance), make_id(job), make_id(account))
+        self.report.answers = sender.answers
 
     def play(self) -> RunReport:
         """Send the run from `created` to its end."""
-        try:
-            self._tell("created")
-            self.report.status = "running"
-            if self._tell("started") == "refused":
-                self.report.status = "refused"
-            else:
-                self._sync()
-        finally:
-            self._sender.close()
-        self.report.answers = self._sender.answers
+        self._tell("created")
+        self.report.status = "running"
+        if self._tell("started") == 400:
+            self.report.status = "refused"
+        else:
+            self._sync()
         return self.report
 
     def _sync(self) -> None:
         plan, chance = self._plan, self._chance
-        pages_due = [-(-count // plan.batch_size) for count in self._counts()]
-        total = sum(pages_due)
-        stop_at = total if plan.stop_after is None else int(total * plan.stop_after)
-        held_back: list[_Page] = []
-        again: list[bytes] = []
-        errors_sent = forged_sent = 0
         errors, forged = (plan.share_of(number, self._number) for number in (plan.record_errors, plan.forged))
-        for place, page in enumerate(islice(self._pages(), stop_at)):
-            for body in again:
-                self._sender.send(body)
-            again.clear()
+        total = count_pages(plan, self._number)
+        stop_at = total if plan.stop_after is None else int(total * plan.stop_after)
+        pages = fetch_pages(plan, self._number, self._ids(), chance, self._writer)
+        held_back: list[Page] = []
+        again: list[bytes] = []
+        for place, page in enumerate(islice(pages, stop_at)):
+            self.report.fetched[page.resource, page.method] += page.size
             if not held_back and place + 1 < stop_at and chance.random() < plan.reordering:
                 held_back.append(page)
                 continue
-            for late in (page, *held_back):
-                self._deliver(late)
-                if chance.random() < plan.duplicates:
-                    # As after an answer that got lost: at once, or when the next page is through.
-                    again.append(late.body) if chance.random() < 0.5 else self._sender.send(late.body)
+            again = self._send_pages([page, *held_back], again)
             held_back.clear()
             if not plan.batched_errors or place % _BATCH_ERRORS_EVERY_PAGES == 0:
-                errors_sent = self._send_errors(errors_sent, errors * (place + 1) // max(1, stop_at))
-            forged_sent = self._send_forged(forged_sent, forged * (place + 1) // max(1, stop_at), page.body)
+                self._send_errors(errors * (place + 1) // stop_at)
+            self._send_forged(forged * (place + 1) // stop_at)
             if place % _UPDATE_EVERY_PAGES == 0:
                 self._tell("updated")
-        for page in held_back:
-            self._deliver(page)
-        for body in again:
-            self._sender.send(body)
-        self._send_errors(errors_sent, errors)
+        self._send_pages([], again)
+        self._send_errors(errors)
+        self._send_forged(forged)
         self.report.status = "completed" if plan.stop_after is None else "stopped"
         self._tell(self.report.status)
 
-    def _counts(self) -> list[int]:
-        total = self._plan.share_of(self._plan.records, self._number)
-        kinds = len(self._plan.resources)
-        return [total * (place + 1) // kinds - total * place // kinds for place in range(kinds)]
+    def _send_pages(self, pages: Sequence[Page], again: Sequence[bytes]) -> list[bytes]:
+        """Send pages, then bodies that came before; return what is to be sent again after the next page."""
+        later = []
+        for page in pages:
+            is_delivered = self._send_page(page)
+            is_doubled, is_late = self._chance.random() < self._plan.duplicates, self._chance.random() < 0.5
+            # As after an answer that got lost. What was given up never comes again.
+            if is_doubled and is_delivered and is_late:
+                later.append(page.body)
+            elif is_doubled and is_delivered:
+                self._sender.send(page.body)
+        for body in again:
+            self._sender.send(body)
+        return later
 
-    def _pages(self) -> Iterator[_Page]:
-        for (resource, method), count in zip(self._plan.resources, self._counts(), strict=True):
-            versions: defaultdict[int, int] = defaultdict(int)
-            fresh = 0
-            for start in range(0, count, self._plan.batch_size):
-                records = []
-                for _ in range(min(self._plan.batch_size, count - start)):
-                    # Pagination by position shows a record again, newer, when others move.
-                    if fresh and self._chance.random() < self._plan.changes:
-                        index = self._chance.randrange(max(0, fresh - _RECENT), fresh)
-                        versions[index] += 1
-                    else:
-                        index, fresh = fresh, fresh + 1
-                    records.append(self._record(resource, index, versions.get(index, 0)))
-                yield self._page(resource, method, records)
-
-    def _record(self, resource: str, index: int, version: int) -> dict[str, Any]:
-        revision = f"{self.report.sync_job_run_id}/{version}"
-        return make_record(resource, self.report.integrated_account_id, index, revision)
-
-    def _page(self, resource: str, method: str, records: list[dict[str, Any]]) -> _Page:
-        payload = {**self._about(), "resource": resource, "method": method, "records": records}
-        body, created_at = self._writer.write("record", {**payload, "meta": {"count": len(records)}})
-        self.report.fetched[resource, method] += len(records)
-        digests = {record["id"]: digest(record) for record in records}
-        return _Page(resource, method, body, len(records), created_at, digests)
-
-    def _deliver(self, page: _Page) -> None:
-        if self._sender.send(page.body) == "failed":
-            self.report.dropped += 1
-        else:
+    def _send_page(self, page: Page) -> bool:
+        is_delivered = self._sender.send(page.body) == 200
+        if is_delivered:
             self.report.persisted[page.resource, page.method] += page.size
             for id_, found in page.digests.items():
                 known = self.report.expected.get((page.resource, id_))
                 if known is None or known[0] < page.created_at:
                     self.report.expected[page.resource, id_] = (page.created_at, found)
+        else:
+            self.report.dropped += 1
         self._progress(page.size)
+        return is_delivered
 
-    def _send_errors(self, sent: int, due: int) -> int:
+    def _send_errors(self, due: int) -> None:
+        resources = self._plan.resources
         errors = [
             {
-                "resource": self._plan.resources[number % len(self._plan.resources)][0],
-                "method": self._plan.resources[number % len(self._plan.resources)][1],
+                "resource": resources[number % len(resources)][0],
+                "method": resources[number % len(resources)][1],
                 "error": {"status": (404, 429, 502)[number % 3], "message": f"remote said no ({number})"},
             }
-            for number in range(sent, due)
+            for number in range(self._errors_sent, due)
         ]
+        self._errors_sent = due
         if errors and self._plan.batched_errors:
-            self._sender.send(self._writer.write("record_error", {**self._about(), "errors": errors})[0])
-        elif errors:
+            self._send_error({"errors": errors}, len(errors))
+        else:
             for error in errors:
-                self._sender.send(self._writer.write("record_error", {**self._about(), **error})[0])
-        self.report.record_errors += len(errors)
-        return due
+                self._send_error(error, 1)
 
-    def _send_forged(self, sent: int, due: int, body: bytes) -> int:
-        for number in range(sent, due):
-            self._sender.send_forged(body, ("", "v=" + "0" * 64, "format=sha256,v=forged")[number % 3])
-        return due
+    def _send_error(self, error: dict[str, Any], size: int) -> None:
+        if self._sender.send(self._writer.write("record_error", {**self._ids(), **error})[0]) == 200:
+            self.report.record_errors += size
+        else:
+            self.report.dropped += 1
 
-    def _tell(self, action: str) -> str:
-        return self._sender.send(self._writer.write(action, self._as_truto_tells())[0])
+    def _send_forged(self, due: int) -> None:
+        for number in range(self._forged_sent, due):
+            body = self._writer.write("updated", self._as_truto_tells())[0]
+            of_another = sign(body, f"not {self._plan.secret}")
+            self._sender.send_forged(body, (of_another, "", "format=sha256,v=forged")[number % 3])
+        self._forged_sent = due
 
-    def _about(self) -> dict[str, str]:
+    def _tell(self, action: str) -> int:
+        body = self._writer.write(action, self._as_truto_tells())[0]
+        return self._sender.send(body, may_be_refused=action == "started")
+
+    def _ids(self) -> dict[str, str]:
         report = self.report
         return {
             "sync_job_run_id": report.sync_job_run_id,

@@ -1,8 +1,8 @@
 """POSTs events as Truto does: waits for the answer, retries three times, then gives up."""
 
-import json
-import time
+import threading
 from collections import Counter
+from concurrent.futures import CancelledError
 
 import httpx
 
@@ -15,48 +15,65 @@ _TIMEOUT_S = 30.0
 _WORDS = {200: "accepted", 400: "refused", 401: "unauthorized"}
 
 
-class Sender:
-    """One connection to the receiver; counts what it was told in `answers`."""
+def open_client(plan: Plan) -> httpx.Client:
+    """Return what all runs of a plan send with: a connection for each run that plays at the time."""
+    limits = httpx.Limits(max_connections=plan.parallel, max_keepalive_connections=plan.parallel)
+    headers = {"User-Agent": "truto"}
+    return httpx.Client(timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
 
-    def __init__(self, plan: Plan) -> None:
+
+class Sender:
+    """Sends one run's events; counts what it was told in `answers`.
+
+    cancelled: once it is set, nothing more is sent, and sending raises CancelledError.
+    """
+
+    def __init__(self, plan: Plan, client: httpx.Client, cancelled: threading.Event) -> None:
         self._plan = plan
-        self._client = httpx.Client(timeout=_TIMEOUT_S, headers={"User-Agent": "truto"}, trust_env=False)
+        self._client = client
+        self._cancelled = cancelled
         self.answers: Counter[str] = Counter()
 
-    def send(self, body: bytes) -> str:
-        """Deliver a body; return what the receiver made of it, or "failed" where Truto would drop it."""
-        signature = sign(
-            body, self._plan.secret, encoding=self._plan.encoding, with_format=self._plan.with_format
-        )
-        backoff_s = self._plan.first_backoff_s
+    def send(self, body: bytes, *, may_be_refused: bool = False) -> int:
+        """Deliver a body; return the last HTTP status, 0 for no answer: anything but 200 was given up.
+
+        may_be_refused: take a 400 for an answer as well, as Truto does for `started` alone.
+        """
+        plan = self._plan
+        signature = sign(body, plan.secret, encoding=plan.encoding, with_format=plan.with_format)
+        http_status = 0
         for attempt in range(_RETRIES + 1):
             if attempt:
-                time.sleep(min(backoff_s, _LONGEST_BACKOFF_S))
-                backoff_s *= 2
-            word, http_status = self._post(body, signature)
-            self.answers[word] += 1
-            if http_status in (200, 400):
-                return word
-        return "failed"
+                self._cancelled.wait(min(plan.first_backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S))
+            http_status = self._post(body, signature)
+            if http_status == 200 or (may_be_refused and http_status == 400):
+                break
+        return http_status
 
     def send_forged(self, body: bytes, signature: str) -> None:
-        """Send what Truto did not sign, once."""
-        self.answers[self._post(body, signature)[0]] += 1
+        """Send what Truto did not sign, once. signature: "" for none."""
+        self._post(body, signature)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-    def _post(self, body: bytes, signature: str) -> tuple[str, int]:
+    def _post(self, body: bytes, signature: str) -> int:
+        if self._cancelled.is_set():
+            raise CancelledError
         headers = {"Content-Type": "application/json"} | (
             {"X-Truto-Signature": signature} if signature else {}
         )
         try:
             response = self._client.post(self._plan.url, content=body, headers=headers)
-        except httpx.TransportError:
-            return "failed", 0
-        try:
-            word = response.json()["status"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            word = _WORDS.get(response.status_code, "failed")
-        return str(word) if response.status_code in _WORDS else "failed", response.status_code
+        except httpx.RequestError:
+            self.answers["failed"] += 1
+            return 0
+        self.answers[_word(response)] += 1
+        return response.status_code
+
+
+def _word(response: httpx.Response) -> str:
+    """Return what an answer says, or what its status means where the receiver is another one."""
+    by_status = _WORDS.get(response.status_code, "failed")
+    try:
+        word = response.json()["status"]
+    except (ValueError, KeyError, TypeError):
+        return by_status
+    return word if isinstance(word, str) and by_status != "failed" else by_status

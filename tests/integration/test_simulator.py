@@ -1,34 +1,56 @@
 """The stand-in behaves as Truto does, towards a receiver that answers as it is told."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from app.cli import main
+from app.cli.ports import free_port
 from app.errors import SignatureError
 from app.simulator.plan import Plan
 from app.simulator.records import digest, make_record
 from app.simulator.run import RunReport
 from app.simulator.simulate import simulate
-from app.truto.signature import verify
+from app.truto.signature import parse_header, verify
+from tests.servers.receiver import ROOT, environment
+from tests.waiting import wait_until
 
 SECRET = "s"
-PLAN = Plan(url="", secret=SECRET, seed="test", records=200, batch_size=20, first_backoff_s=0.001)
+PLAN = Plan(
+    url="http://receiver.invalid",
+    secret=SECRET,
+    seed="test",
+    records=200,
+    batch_size=20,
+    first_backoff_s=0.001,
+)
 
 
 class Receiver:
-    """Keeps what it gets; answers what `answer` says of an event and how often it came."""
+    """Keeps what it gets; answers what `answer` says of an event and how often it came.
 
-    def __init__(self, answer: Callable[[dict[str, Any], int], int]) -> None:
+    said: the bodies of its answers, where they are not like ours.
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any], int], int], said: bytes | None) -> None:
         self.bodies: list[bytes] = []
         self.signatures: list[str] = []
+        self.forged: list[str] = []
+        self.said = said
         self.url = ""
         self._answer = answer
         self._lock = threading.Lock()
@@ -45,6 +67,7 @@ class Receiver:
         try:
             verify(body, signature, [SECRET])
         except SignatureError:
+            self.forged.append(signature)
             return 401, "unauthorized"
         with self._lock:
             seen = self.bodies.count(body)
@@ -55,16 +78,20 @@ class Receiver:
 
 
 @contextmanager
-def receiver(answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200) -> Iterator[Receiver]:
-    made = Receiver(answer)
+def receiver(
+    answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200, *, said: bytes | None = None
+) -> Iterator[Receiver]:
+    made = Receiver(answer, said)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Or every answer waits 40 ms for the acknowledgement of its own headers.
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:  # the library's name
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status, word = made.take(body, self.headers.get("X-Truto-Signature", ""))
-            said = json.dumps({"status": word}).encode()
+            said = json.dumps({"status": word}).encode() if made.said is None else made.said
             self.send_response(status)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
@@ -76,10 +103,12 @@ def receiver(answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen
     made.url = f"http://127.0.0.1:{server.server_port}/webhooks/truto"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def play(to: Receiver, **changes: Any) -> list[RunReport]:
@@ -175,6 +204,60 @@ def test_an_answer_is_awaited_and_a_failure_tried_four_times_then_dropped() -> N
     ]
 
 
+def test_each_try_waits_twice_as_long_as_the_last() -> None:
+    times: list[float] = []
+
+    def answer(event: dict[str, Any], _seen: int) -> int:
+        if event["event"] != "sync_job_run:record":
+            return 200
+        times.append(time.monotonic())
+        return 503
+
+    with receiver(answer) as to:
+        play(to, records=1, first_backoff_s=0.05)
+
+    gaps_s = [later - earlier for earlier, later in pairwise(times)]
+    assert len(gaps_s) == 3
+    assert all(gap_s >= least_s for gap_s, least_s in zip(gaps_s, (0.049, 0.099, 0.199), strict=True))
+
+
+def test_a_page_that_is_refused_is_tried_again_and_dropped() -> None:
+    with receiver(lambda event, _seen: 400 if event["event"].endswith(":record") else 200) as to:
+        [report] = play(to)
+
+    assert (report.dropped, report.expected, report.persisted.total()) == (12, {}, 0)
+    assert report.answers["refused"] == 4 * 12
+    assert to.actions[-1] == "completed"
+
+
+def test_nobody_there_is_a_failure_of_every_try() -> None:
+    [report] = simulate(replace(PLAN, url=f"http://127.0.0.1:{free_port()}/"), progress=lambda _: None)
+
+    assert (report.dropped, report.expected) == (12, {})
+    assert set(report.answers) == {"failed"}
+
+
+@pytest.mark.parametrize("said", [b"ok", b"", b"\xff\xfe\xff", b"[]", b'{"status": null}'])
+def test_answers_of_another_receiver_count_by_their_status(said: bytes) -> None:
+    def answer(event: dict[str, Any], _seen: int) -> int:
+        return 400 if event["event"] == "sync_job_run:started" else 200
+
+    with receiver(answer, said=said) as to:
+        [report] = play(to)
+
+    assert (report.status, report.answers) == ("refused", Counter(accepted=1, refused=1))
+
+
+def test_a_400_to_started_stops_the_run_whatever_it_says() -> None:
+    with receiver(
+        lambda event, _seen: 400 if event["event"].endswith("started") else 200, said=b'{"status": "no"}'
+    ) as to:
+        [report] = play(to)
+
+    assert to.actions == ["created", "started"]
+    assert report.status == "refused"
+
+
 def test_a_refused_run_stops_at_once() -> None:
     with receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
         [report] = play(to)
@@ -199,6 +282,32 @@ def test_duplicates_are_the_same_bytes() -> None:
     counts = Counter(to.bodies)
     assert set(counts.values()) == {1, 2}
     assert report.answers["duplicate"] == sum(count == 2 for count in counts.values())
+
+
+def test_a_duplicate_may_come_after_the_next_page() -> None:
+    with receiver() as to:
+        play(to, duplicates=1.0)
+
+    first: dict[str, int] = {}
+    distances = []
+    for place, page in enumerate(pages(to)):
+        if page["id"] in first:
+            distances.append(place - first[page["id"]])
+        first.setdefault(page["id"], place)
+    assert len(distances) == len(first) == 12
+    assert min(distances) == 1
+    assert max(distances) > 1
+
+
+def test_what_was_given_up_never_comes_again() -> None:
+    def answer(event: dict[str, Any], seen: int) -> int:
+        return 503 if event["event"] == "sync_job_run:record" and seen < 4 else 200
+
+    with receiver(answer) as to:
+        [report] = play(to, duplicates=1.0)
+
+    assert set(Counter(page["id"] for page in pages(to)).values()) == {4}
+    assert (report.dropped, report.expected) == (12, {})
 
 
 def test_reordered_pages_keep_their_time() -> None:
@@ -237,12 +346,36 @@ def test_record_errors_single_and_batched(batched: bool, events: int) -> None:
     assert len(sent) == events
 
 
+def test_record_errors_that_are_given_up_are_dropped() -> None:
+    with receiver(lambda event, _seen: 503 if event["event"].endswith("record_error") else 200) as to:
+        [report] = play(to, record_errors=4)
+
+    assert (report.record_errors, report.dropped) == (0, 4)
+
+
 def test_forged_requests_are_counted_apart() -> None:
     with receiver() as to:
-        [report] = play(to, forged=5)
+        [report] = play(to, forged=6)
 
-    assert report.answers["unauthorized"] == 5
+    assert report.answers["unauthorized"] == 6
     assert report.dropped == 0
+    assert sorted(map(is_well_formed, to.forged)) == [False] * 4 + [True] * 2
+    assert "" in to.forged
+
+
+def is_well_formed(header: str) -> bool:
+    try:
+        parse_header(header)
+    except SignatureError:
+        return False
+    return True
+
+
+def test_forged_requests_do_not_need_pages() -> None:
+    with receiver() as to:
+        reports = play(to, records=2, runs=6, forged=9)
+
+    assert sum(report.answers["unauthorized"] for report in reports) == 9
 
 
 @pytest.mark.parametrize(("encoding", "with_format", "length"), [("hex", True, 80), ("base64", False, 46)])
@@ -269,3 +402,89 @@ def test_accounts_and_records_are_shared_out() -> None:
     assert len({report.integrated_account_id for report in reports}) == 2
     assert len({report.sync_job_run_id for report in reports}) == 3
     assert sum(sum(report.fetched.values()) for report in reports) == 100
+
+
+def test_runs_of_a_plan_are_of_one_job_and_one_webhook() -> None:
+    with receiver() as to:
+        reports = play(to, runs=3)
+
+    assert len({report.sync_job_id for report in reports}) == 1
+    assert len({(event["webhook_id"], event["environment_id"]) for event in to.events}) == 1
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Away from any .env and development secret.
+    monkeypatch.chdir(tmp_path)
+
+
+def command(to: Receiver, *words: str) -> Result:
+    return CliRunner().invoke(
+        main, ["simulate", "--url", to.url, "--secret", SECRET, "--records", "40", *words]
+    )
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_the_command_prints_one_object() -> None:
+    with receiver() as to:
+        ran = command(to, "--json", "--record-errors", "2", "--forged", "3", "--resource", "crm/contacts:get")
+
+    printed = json.loads(ran.stdout)
+    [run] = printed["runs"]
+    assert ran.exit_code == 0
+    assert run["resources"] == [{"resource": "crm/contacts", "method": "get", "fetched": 40}]
+    assert (run["status"], run["record_errors"], run["dropped_pages"]) == ("completed", 2, 0)
+    assert run["sync_job_run_id"] == to.events[-1]["payload"]["id"]
+    assert printed["deliveries"] == {"accepted": len(to.bodies), "unauthorized": 3}
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_the_command_prints_a_line_a_resource() -> None:
+    with receiver() as to:
+        ran = command(to)
+
+    assert ran.exit_code == 0
+    assert ran.stdout.count("10 fetched") == 4
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_the_command_fails_where_a_run_is_refused() -> None:
+    with receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
+        ran = command(to, "--json")
+
+    assert ran.exit_code == 1
+    assert json.loads(ran.stdout)["runs"][0]["status"] == "refused"
+
+
+@pytest.mark.usefixtures("in_a_folder")
+@pytest.mark.parametrize(
+    "words", [("--url", "localhost:8000"), ("--resource", ":list"), ("--duplicates", "2")]
+)
+def test_the_command_refuses_what_cannot_be_played(words: tuple[str, str]) -> None:
+    with receiver() as to:
+        ran = command(to, *words)
+
+    assert ran.exit_code == 2
+    assert words[0].strip("-") in ran.stderr
+    assert to.bodies == []
+
+
+def test_ctrl_c_ends_the_command_in_the_middle_of_its_runs(tmp_path: Path) -> None:
+    with receiver(lambda _event, _seen: 503) as to:
+        words = ["simulate", "--url", to.url, "--secret", SECRET, "--runs", "4", "--parallel", "2"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "app.cli", *words],
+            cwd=tmp_path,
+            env=environment() | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as ran:
+            try:
+                wait_until(lambda: len(to.bodies) >= 2)
+                ran.send_signal(signal.SIGINT)
+                _, complaints = ran.communicate(timeout=10)
+            finally:
+                ran.kill()
+
+    assert ran.returncode == 1
+    assert complaints.strip() == "Aborted!"

@@ -1,0 +1,106 @@
+"""The pages of a simulated run follow from its plan alone."""
+
+import json
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from app.simulator.events import Clock, EventWriter
+from app.simulator.pages import Page, count_pages, fetch_pages
+from app.simulator.plan import Plan
+from app.simulator.records import digest, make_record
+
+PLAN = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20)
+IDS = {"sync_job_run_id": "run", "sync_job_id": "job", "integrated_account_id": "account"}
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def pages(plan: Plan = PLAN, seed: str = "a") -> list[Page]:
+    chance = Random(seed)
+    writer = EventWriter(chance, Clock(lambda: NOW), environment_id="environment", webhook_id="webhook")
+    return list(fetch_pages(plan, 0, IDS, chance, writer))
+
+
+def records(page: Page) -> list[dict[str, Any]]:
+    payload: dict[str, Any] = json.loads(page.body)["payload"]
+    found: list[dict[str, Any]] = payload["records"]
+    return found
+
+
+def test_pages_hold_every_record_once_in_fetch_order() -> None:
+    found = pages()
+
+    ids = [(page.resource, record["id"]) for page in found for record in records(page)]
+    assert len(ids) == len(set(ids)) == sum(page.size for page in found) == 230
+    assert [page.resource for page in found] == [
+        resource for resource, _ in PLAN.resources for _ in range(len(found) // 4)
+    ]
+    assert len(found) == count_pages(PLAN, 0)
+
+
+def test_the_same_chance_fetches_the_same_bytes() -> None:
+    plan = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20, changes=0.3)
+
+    assert pages(plan) == pages(plan)
+    assert pages(plan) != pages(plan, seed="b")
+
+
+def test_a_page_names_its_run_job_account_resource_and_method() -> None:
+    [page, *_] = pages()
+
+    envelope = json.loads(page.body)
+    assert (envelope["webhook_id"], envelope["environment_id"]) == ("webhook", "environment")
+    assert envelope["created_at"] == page.created_at
+    assert {name: envelope["payload"][name] for name in (*IDS, "resource", "method")} == {
+        **IDS,
+        "resource": "crm/contacts",
+        "method": "list",
+    }
+
+
+def test_a_page_knows_the_digest_of_each_records_newest_version() -> None:
+    for page in pages(Plan("http://127.0.0.1/", "s", "seed", records=300, batch_size=50, changes=0.6)):
+        newest = {record["id"]: digest(record) for record in records(page)}
+        assert page.digests == newest
+
+
+def test_pages_are_made_one_at_a_time() -> None:
+    plan = Plan("http://127.0.0.1/", "s", "seed", records=1500, batch_size=20)
+    chance = Random("a")
+    writer = EventWriter(chance, Clock(lambda: NOW), environment_id="e", webhook_id="w")
+
+    tracemalloc.start()
+    sent_bytes = sum(len(page.body) for page in fetch_pages(plan, 0, IDS, chance, writer))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert sent_bytes > 1_500_000
+    assert peak_bytes < 500_000
+
+
+def test_a_digest_is_of_the_content_not_of_its_order() -> None:
+    record = make_record("crm/contacts", "account", 4, "1")
+
+    assert digest(dict(reversed(record.items()))) == digest(record)
+    assert digest({**record, "name": "other"}) != digest(record)
+    assert len(digest(record)) == 8
+
+
+def test_records_hold_text_beyond_ascii_as_it_is() -> None:
+    body = b"".join(page.body for page in pages())
+
+    assert all(text.encode() in body for text in ("Дарья", "李雷", "🙂"))
+    assert b"\\u" not in body
+
+
+def test_times_rise_by_a_millisecond_though_the_clock_stands_or_goes_back() -> None:
+    times = iter([NOW, NOW, NOW - timedelta(hours=1), NOW + timedelta(microseconds=2900)])
+    clock = Clock(lambda: next(times))
+
+    assert [clock.next() for _ in range(4)] == [
+        "2026-11-24T00:00:00.000Z",
+        "2026-11-24T00:00:00.001Z",
+        "2026-11-24T00:00:00.002Z",
+        "2026-11-24T00:00:00.003Z",
+    ]

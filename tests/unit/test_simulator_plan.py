@@ -1,0 +1,67 @@
+"""A plan is what can be played, or is refused with every reason."""
+
+from typing import Any
+
+import pytest
+
+from app.errors import ConfigError
+from app.simulator.plan import Plan
+
+URL = "http://127.0.0.1:8000/webhooks/truto"
+
+
+def complaints(**fields: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Plan(**{"url": URL, "secret": "s", "seed": "x", **fields})
+    return [complaint.partition(":")[0] for complaint in caught.value.complaints]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"records": -1},
+        {"batch_size": 0},
+        {"accounts": 0},
+        {"runs": 0},
+        {"parallel": 0},
+        {"duplicates": 1.1},
+        {"reordering": -0.1},
+        {"changes": 2},
+        {"stop_after": 1.5},
+        {"record_errors": -1},
+        {"forged": -1},
+        {"first_backoff_s": -1.0},
+        {"resources": ()},
+        {"resources": (("", "list"),)},
+        {"resources": (("crm/contacts", ""),)},
+        {"url": ""},
+        {"url": "localhost:8000"},
+        {"url": "http://"},
+        {"url": "http://[::1/"},
+        {"url": "ftp://127.0.0.1/"},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_played_is_refused(fields: dict[str, Any]) -> None:
+    assert complaints(**fields) == list(fields)
+
+
+def test_all_complaints_come_at_once() -> None:
+    assert complaints(url="x", runs=0, changes=9) == ["url", "runs", "changes"]
+
+
+def test_a_complaint_never_holds_the_address() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Plan(url="ftp://user:hidden@host/", secret="s", seed="x")
+
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("total", "runs"), [(0, 3), (2, 3), (10, 3), (1000, 7)])
+def test_the_shares_of_all_runs_are_the_whole(total: int, runs: int) -> None:
+    plan = Plan(URL, "s", "x", runs=runs)
+
+    shares = [plan.share_of(total, run) for run in range(runs)]
+
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
