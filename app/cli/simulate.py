@@ -69,7 +69,7 @@ def _resources(_context: click.Context, _option: click.Parameter, given: Sequenc
 def simulate(url: str | None, secret: str | None, seed: str | None, *, as_json: bool, **options: Any) -> None:
     """Play Truto: sync job runs over real HTTP, signed, page after page, with its retries.
 
-    Exits 1 if a page had to be dropped or a run was refused, 3 if nobody answered at all.
+    Exits 1 if anything had to be dropped or a run was refused, 3 if nobody answered at all.
     """
     settings = read_settings(read_environment())
     key = secret or next(iter(settings.secret_values), None) or known_development_secret()
@@ -111,7 +111,7 @@ def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, A
                 "sync_job_run_id": report.sync_job_run_id,
                 "status": report.status,
                 "record_errors": report.record_errors,
-                "dropped_pages": report.dropped,
+                "dropped": report.dropped,
                 "resources": [
                     {"resource": resource, "method": method, "fetched": fetched}
                     for (resource, method), fetched in report.fetched.items()
@@ -128,7 +128,7 @@ def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
         console.print(
             f"[bold]run {report.sync_job_run_id}[/]  {report.status}, "
-            f"{report.record_errors} record errors, {report.dropped} pages dropped",
+            f"{report.record_errors} record errors, {report.dropped} dropped",
             soft_wrap=True,
         )
         for (resource, method), fetched in report.fetched.items():

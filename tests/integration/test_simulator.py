@@ -433,7 +433,7 @@ def test_the_command_prints_one_object() -> None:
     [run] = printed["runs"]
     assert ran.exit_code == 0
     assert run["resources"] == [{"resource": "crm/contacts", "method": "get", "fetched": 40}]
-    assert (run["status"], run["record_errors"], run["dropped_pages"]) == ("completed", 2, 0)
+    assert (run["status"], run["record_errors"], run["dropped"]) == ("completed", 2, 0)
     assert run["sync_job_run_id"] == to.events[-1]["payload"]["id"]
     assert printed["deliveries"] == {"accepted": len(to.bodies), "unauthorized": 3}
 
