@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
         up.wait_for("RapidBridge receiver is up")
 
         assert up.stop(signal.SIGKILL) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    # Not tmp_path: the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="rb-") as scratch:
+        settings = environment() | {"TMPDIR": scratch}
+        words = ["app.cli", "demo", "--records", "1000000"]
+        with Command(words, folder=tmp_path, environment=settings) as demo:
+            wait_until(lambda: bool(list(Path(scratch).glob("*/rapidbridge.db-wal"))), what=lambda: demo.log)
+            wait_until(lambda: len(descendants(demo.pid)) >= 6, what=lambda: demo.log)
+
+            assert demo.stop(number) in (1, 143)
+
+        assert list(Path(scratch).iterdir()) == []
+        assert "Traceback" not in demo.log
 
 
 def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
