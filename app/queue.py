@@ -32,6 +32,8 @@ class Due(Protocol):
     def id(self) -> UUID: ...
     @property
     def attempts(self) -> int: ...
+    @property
+    def lost_attempts(self) -> int: ...
 
 
 def connect(url: str, *, tls_verify: bool) -> Redis:
@@ -64,8 +66,13 @@ class DeliveryQueue:
             raise _unavailable(error) from error
 
     def enqueue(self, due: Sequence[Due]) -> None:
-        """Wake workers for these deliveries, IDS_PER_JOB to a job, in one round trip."""
-        groups = [due[start : start + IDS_PER_JOB] for start in range(0, len(due), IDS_PER_JOB)]
+        """Wake workers for these deliveries in one round trip, IDS_PER_JOB to a job.
+
+        One that a worker never came back from gets a job of its own: it must not take others along again.
+        """
+        sound = [delivery for delivery in due if not delivery.lost_attempts]
+        groups = [sound[start : start + IDS_PER_JOB] for start in range(0, len(sound), IDS_PER_JOB)]
+        groups += [[delivery] for delivery in due if delivery.lost_attempts]
         jobs = [
             Queue.prepare_data(
                 JOB_FUNCTION,

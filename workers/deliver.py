@@ -18,7 +18,7 @@ from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from workers.reading import Content, read_content
 from workers.sinks.base import Batch, Record, Sink
-from workers.verdicts import conclude, judge, postpone, retry
+from workers.verdicts import MOST_LOST_ATTEMPTS, conclude, judge, postpone, retry
 
 # A worker that dies leaves its deliveries to others after this long; more than the job's own timeout.
 _LEASE_S = 40.0
@@ -68,6 +68,8 @@ class Deliverer:
             _tell(delivery, result)
 
     def _deliver_one(self, delivery: Delivery, finished: Mapping[str, Outcome]) -> Settlement:
+        if delivery.lost_attempts >= MOST_LOST_ATTEMPTS:
+            return Settlement(conclude(delivery, "dead", 0, "worker_lost"))
         try:
             content = read_content(delivery, self._inbox.read_body(delivery.id), now=datetime.now(UTC))
             return self._route(delivery, content, finished)

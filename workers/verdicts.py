@@ -12,6 +12,8 @@ _FIRST_RETRY_S = 2.0
 _LONGEST_RETRY_S = 600.0
 # About a day of retries.
 _MOST_ATTEMPTS = 150
+# A delivery that takes its worker along each time (out of memory, a crash in a library) is given up soon.
+MOST_LOST_ATTEMPTS = 3
 
 
 def conclude(delivery: Delivery, state: State, records: int, reason: str = "") -> Verdict:

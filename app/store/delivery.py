@@ -41,7 +41,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One stored delivery, without its body."""
+    """One stored delivery, without its body.
+
+    attempts: how often a worker took it up, this time included; lost_attempts: of those, how often the worker
+    never came back.
+    """
 
     id: UUID
     received_at: datetime
@@ -55,6 +59,7 @@ class Delivery:
     method: str
     created_at: datetime | None
     attempts: int
+    lost_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

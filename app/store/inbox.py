@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -18,6 +18,9 @@ from app.store.schema import deliveries
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
 _COMPRESSION_LEVEL = 1
+
+# Due, or free to be claimed, but still in hand: the worker that had it is gone.
+_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.in_hand, 1), else_=0)
 
 
 class Inbox:
@@ -71,7 +74,13 @@ class Inbox:
                 deliveries.c.state == "pending",
                 or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now),
             )
-            .values(leased_until=until, due_at=until, attempts=deliveries.c.attempts + 1)
+            .values(
+                leased_until=until,
+                due_at=until,
+                attempts=deliveries.c.attempts + 1,
+                lost_attempts=_LOST_ATTEMPTS,
+                in_hand=True,
+            )
             .returning(*columns)
         )
         with store_faults(), self._engine.begin() as connection:
@@ -99,7 +108,10 @@ class Inbox:
         statement = (
             update(deliveries)
             .where(deliveries.c.id.in_(due.scalar_subquery()))
-            .values(due_at=now + timedelta(seconds=again_after_s))
+            # Before it is enqueued, so that what may kill its worker is known from the others.
+            .values(
+                due_at=now + timedelta(seconds=again_after_s), lost_attempts=_LOST_ATTEMPTS, in_hand=False
+            )
             .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
         )
         with store_faults(), self._engine.begin() as connection:
@@ -121,6 +133,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
         .where(deliveries.c.id == bindparam("delivery_id"), deliveries.c.state == "pending")
         .values(
             state=bindparam("new_state"),
+            in_hand=False,
             reason=bindparam("new_reason"),
             records=bindparam("new_records"),
             replaced=bindparam("new_replaced"),

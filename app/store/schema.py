@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -86,6 +88,9 @@ deliveries = Table(
     # NULs and lone surrogates that became U+FFFD in them, since no database holds these.
     Column("replaced", Integer, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    # Set while a worker is at it. One that takes it up and finds this set knows that another died of it.
+    Column("in_hand", Boolean, nullable=False, server_default=false()),
+    Column("lost_attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper is to wake a worker for it, and until when a worker has it to itself.
     Column("due_at", UtcDateTime, nullable=False),

@@ -23,6 +23,7 @@ class NewDelivery:
 
     id: UUID
     attempts: int = 0
+    lost_attempts: int = 0
 
 
 class Waker:

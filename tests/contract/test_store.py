@@ -152,6 +152,20 @@ def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox) -> None:
     assert (first.attempts, second.attempts) == (1, 2)
 
 
+def test_attempts_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger) -> None:
+    ids = [inbox.put([arrival()])[0].delivery_id]
+    seen = []
+
+    for number in range(4):
+        now = NOW + timedelta(minutes=number)
+        [delivery] = claim_all(inbox, ids, now=now)
+        seen.append((delivery.attempts, delivery.lost_attempts))
+        if number == 1:
+            ledger.settle([Settlement(verdict(ids[0], "pending", due_at=now))], now=now)
+
+    assert seen == [(1, 0), (2, 1), (3, 1), (4, 2)]
+
+
 def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox) -> None:
     [receipt] = inbox.put([arrival()])
 

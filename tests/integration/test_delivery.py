@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -274,6 +274,21 @@ def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> Non
     assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
     [totals] = run_totals(desk.store, "r")
     assert (totals.batches, totals.arrived, totals.written) == (40, 40, 40)
+
+
+@pytest.mark.parametrize(("lost", "state"), [(0, "settled"), (2, "settled"), (3, "dead")])
+def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
+    desk: Desk, lost: int, state: str
+) -> None:
+    delivery = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    for hours in range(lost, 0, -1):
+        # As by workers that were killed: claimed, never settled.
+        long_ago = datetime.now(UTC) - timedelta(hours=hours)
+        assert desk.inbox.claim([delivery], now=long_ago, lease_s=40)
+
+    desk.deliverer.deliver([delivery])
+
+    assert desk.state(delivery)[:2] == (state, "worker_lost" if state == "dead" else "")
 
 
 def test_a_fault_of_ours_costs_only_its_own_delivery(desk: Desk) -> None:

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from rq.callbacks import Callback
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
+from sqlalchemy import text
 
 from app.errors import QueueUnavailable
 from app.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
@@ -26,9 +28,11 @@ from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.supervisor import Supervisor
 from app.valkey import valkey_command
 from app.web.waker import NewDelivery
-from tests.servers.processes import Command, descendants, is_alive
+from tests.servers.deadly import DEADLY
+from tests.servers.processes import ROOT, Command, descendants, is_alive
 from tests.servers.receiver import environment
 from tests.servers.traps import SPRUNG
 from tests.servers.valkey import ValkeyServer
@@ -66,7 +70,7 @@ def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterat
         yield command
 
 
-def put(inbox: Inbox, number: int) -> UUID:
+def put(inbox: Inbox, number: int | str) -> UUID:
     payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
     arrival = Arrival(
@@ -121,6 +125,15 @@ def test_redis_holds_ids_and_no_record(redis: Redis, inbox: Inbox) -> None:
         [[str(ids[-1])]],
     ]
     assert all("attempt-1" in job.id for job in jobs)
+
+
+def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) -> None:
+    ids = [put(inbox, number) for number in range(4)]
+
+    DeliveryQueue(redis).enqueue([NewDelivery(id_, lost_attempts=place % 2) for place, id_ in enumerate(ids)])
+
+    jobs = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer).get_jobs()
+    assert [job.args[0] for job in jobs] == [[str(ids[0]), str(ids[2])], [str(ids[1])], [str(ids[3])]]
 
 
 def test_a_backlog_does_not_fill_redis(redis: Redis, inbox: Inbox) -> None:
@@ -186,6 +199,36 @@ def _outlive(worker: Command, redis: Redis, inbox: Inbox) -> None:
     wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to be taken")
     enqueue(redis, [put(inbox, 1)])
     wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
+    tmp_path: Path, redis: Redis, store: Store, inbox: Inbox, number: signal.Signals
+) -> None:
+    path = redis.connection_pool.connection_kwargs["path"]
+    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
+    command = [sys.executable, "-m", "tests.servers.deadly", str(int(number))]
+    enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
+    sweeper = Sweeper(inbox, DeliveryQueue(redis))
+
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})
+
+        def is_over() -> bool:
+            supervisor.watch()
+            if not supervisor.is_alive("deadly"):
+                # Nobody is at it: let its lease be over, for the test's sake.
+                with store.begin() as connection:
+                    connection.execute(text("UPDATE rapidbridge_deliveries SET leased_until = NULL"))
+                    connection.execute(
+                        text("UPDATE rapidbridge_deliveries SET due_at = '2026-01-01 00:00:00'")
+                    )
+                sweeper.sweep()
+            return "pending" not in inbox.count()
+
+        wait_until(is_over, timeout_s=40, what=supervisor.output)
+
+    assert inbox.count() == {"settled": 2, "dead": 1, "duplicate": 0}
 
 
 def test_sigterm_stops_everything_at_once(worker: Command) -> None:

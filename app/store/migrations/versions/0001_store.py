@@ -34,6 +34,8 @@ def upgrade() -> None:
         sa.Column("records", sa.Integer, nullable=False, server_default="0"),
         sa.Column("replaced", sa.Integer, nullable=False, server_default="0"),
         sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
+        sa.Column("in_hand", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("lost_attempts", sa.SmallInteger, nullable=False, server_default="0"),
         sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
         sa.Column("due_at", _TIME, nullable=False),
         sa.Column("leased_until", _TIME),
