@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -50,17 +51,22 @@ class _Child:
 class Supervisor:
     """Child processes that live as long as this one wants.
 
-    Each is started in a session of its own, so that Ctrl-C reaches only this process, which then stops them
-    in order. A child that ends is started again, after 0.5 s at first, 10 s at last. On Linux they are ended
-    even where this process is killed; elsewhere they would then go on.
+    A context manager, for the main thread: inside, SIGTERM and SIGINT end `run`; outside of it they raise
+    SystemExit and KeyboardInterrupt. Further ones change nothing, so that no child is left half stopped.
+    Each child is started in a session of its own, so that Ctrl-C reaches only this process, which then stops
+    them in order. One that ends is started again, after 0.5 s at first, 10 s at last. On Linux they get
+    SIGTERM even where this process is killed; elsewhere they would then go on.
     folder: where they run and log to; without it, they share this process's own.
+    grace_s: what all of them together have to end in, before SIGKILL.
     """
 
     def __init__(self, folder: Path | None = None, *, grace_s: float = 25.0) -> None:
         self._folder = folder
         self._grace_s = grace_s
         self._children: list[_Child] = []
+        self._is_running = False
         self._is_stopping = False
+        self._handlers: dict[int, Any] = {}
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a child. Those started later are stopped earlier."""
@@ -69,29 +75,29 @@ class Supervisor:
         self._launch(child)
 
     def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._told_to_stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def run(self, tick: Callable[[], None], *, every_s: float) -> None:
         """Watch the children, and call `tick` every so often, until SIGTERM or SIGINT."""
-        previous = {
-            number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            next_tick = time.monotonic()
-            while not self._is_stopping:
-                self.watch()
-                if time.monotonic() >= next_tick:
-                    tick()
-                    next_tick = time.monotonic() + every_s
-                time.sleep(_POLL_S)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self._is_running = True
+        next_tick = time.monotonic()
+        while not self._is_stopping:
+            self.watch()
+            if time.monotonic() >= next_tick:
+                tick()
+                next_tick = time.monotonic() + every_s
+            time.sleep(_POLL_S)
 
     def watch(self) -> None:
         """Start again what ended."""
@@ -124,18 +130,22 @@ class Supervisor:
         return (self._folder / _LOG).read_text(errors="replace")[-2000:] if self._folder else ""
 
     def stop(self) -> None:
-        """End the children, last started first: each with SIGTERM, and SIGKILL after the grace."""
+        """End the children, last started first: with SIGTERM, and SIGKILL after the grace.
+
+        Those of the same command end together: no worker takes new jobs while another finishes its last.
+        """
+        self._is_stopping = True
         deadline = time.monotonic() + self._grace_s
-        for child in reversed(self._children):
-            if child.process is None:
-                continue
-            child.process.terminate()
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                logger.error("process.killed", name=child.name, after_s=self._grace_s)
-                _kill_session(child.process)
-            child.process = None
+        for _, alike in groupby(reversed(self._children), key=lambda child: child.command):
+            ending = [(child.name, child.process) for child in alike if child.process is not None]
+            for _, process in ending:
+                process.terminate()
+            for name, process in ending:
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    logger.error("process.killed", name=name, after_s=self._grace_s)
+                    _kill_session(process)
         self._children.clear()
 
     def _launch(self, child: _Child) -> None:
@@ -151,14 +161,21 @@ class Supervisor:
                 start_new_session=True,
             )
 
-    def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
-        self._is_stopping = True
+    def _told_to_stop(self, number: int, _frame: FrameType | None) -> None:
+        was_stopping, self._is_stopping = self._is_stopping, True
+        if was_stopping or self._is_running:
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        # As a shell tells of a process that a signal ended.
+        raise SystemExit(128 + number)
 
 
 def _leash() -> list[str]:
     if sys.platform != "linux":
         return []
-    return [sys.executable, "-c", _LEASH, str(os.getpid())]
+    # Isolated: a file `signal.py` where the child is to run must not be imported.
+    return [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -1,13 +1,11 @@
 """The whole service on one machine: Valkey where none is given, web, workers. For `up` and `demo`."""
 
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import httpx
 
@@ -30,11 +28,7 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     folder: where they run, out of reach of a `.env` or routes file here; their output goes to a log in it.
     Raises StoreUnavailable where the web process does not come up.
     """
-    with (
-        _terminable(),
-        tempfile.TemporaryDirectory(prefix="rapidbridge-") as private,
-        Supervisor(folder) as supervisor,
-    ):
+    with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor(folder) as supervisor:
         settings = dict(settings)
         if "REDIS_URL" not in settings:
             command, settings["REDIS_URL"] = valkey_command(Path(private))
@@ -47,21 +41,6 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
         supervisor.start("web", gunicorn, environment)
         _wait_for_web(f"http://127.0.0.1:{settings['PORT']}/healthz", supervisor)
         yield supervisor
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does: by way of what is to be stopped and removed."""
-    previous = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    # As a shell tells of a process that a signal ended.
-    sys.exit(128 + number)
 
 
 def _wait_for_valkey(url: str) -> None:

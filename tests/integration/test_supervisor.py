@@ -2,15 +2,17 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.supervisor import Supervisor
-from tests.servers.processes import descendants, is_alive
+from tests.servers.processes import ROOT, descendants, is_alive
 from tests.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"]
@@ -99,3 +101,111 @@ def test_children_are_stopped_in_the_reverse_order_of_their_start(
         line[-1] for line in (tmp_path / "rapidbridge.log").read_text().splitlines() if line.startswith("end")
     ]
     assert ends == ["c", "b", "a"]
+
+
+def test_children_of_the_same_command_are_stopped_together(
+    tmp_path: Path, children: Callable[[], set[int]]
+) -> None:
+    # Each ends only when both were told to: one after the other, neither would before the grace is over.
+    say = "import pathlib, signal, sys, time; told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1)); print('here', flush=True)\nwhile not told: time.sleep(0.01)\nprint('told', flush=True)\nwhile pathlib.Path('rapidbridge.log').read_text().count('told') < 2: time.sleep(0.01)"
+    with capture_logs() as logs, Supervisor(tmp_path, grace_s=10) as supervisor:
+        for name in ("worker-1", "worker-2"):
+            supervisor.start(name, [sys.executable, "-c", say], os.environ)
+        started(tmp_path, count=2)
+
+    assert logs == []
+    assert children() == set()
+
+
+def test_a_child_that_keeps_failing_is_started_less_and_less_often(tmp_path: Path) -> None:
+    with capture_logs() as logs, Supervisor(tmp_path) as supervisor:
+        supervisor.start("failing", [sys.executable, "-S", "-c", "raise SystemExit(7)"], os.environ)
+
+        def has_failed_twice() -> bool:
+            supervisor.watch()
+            return len(logs) == 2
+
+        wait_until(has_failed_twice)
+
+    assert [(line["event"], line["name"], line["code"], line["restart_in_s"]) for line in logs] == [
+        ("process.ended", "failing", 7, 0.5),
+        ("process.ended", "failing", 7, 1.0),
+    ]
+
+
+# In a process of its own: a supervisor that is sent signals.
+SUPERVISE = """
+import os, sys, time
+from pathlib import Path
+from app.supervisor import Supervisor
+
+try:
+    with Supervisor(Path(sys.argv[1]), grace_s=1) as supervisor:
+        supervisor.start("child", sys.argv[3:], os.environ)
+        if sys.argv[2] == "loop":
+            supervisor.run(lambda: None, every_s=1)
+        else:
+            time.sleep(60)
+finally:
+    print("cleaned up", flush=True)
+"""
+
+
+def supervise(folder: Path, where: str, child: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SUPERVISE, str(folder), where, *child]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    started(folder)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_leaves_no_child_behind(tmp_path: Path, number: int) -> None:
+    say = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True)); print('here', flush=True)\nwhile True: time.sleep(60)"
+    with supervise(tmp_path, "loop", [sys.executable, "-c", say]) as process:
+        family = descendants(process.pid)
+        assert len(family) == 1
+
+        process.send_signal(number)
+        wait_until(lambda: "told" in (tmp_path / "rapidbridge.log").read_text())
+        process.send_signal(number)
+
+        assert process.wait(10) == 0
+        assert not any(map(is_alive, family))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
+def test_a_signal_before_the_loop_stops_children_and_cleans_up(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    with supervise(tmp_path, "start", SLEEP) as process:
+        family = descendants(process.pid)
+        assert len(family) == 1
+
+        process.send_signal(number)
+
+        assert process.communicate(timeout=10)[0] == "cleaned up\n"
+        assert process.returncode == code
+        assert not any(map(is_alive, family))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent was killed")
+def test_killing_the_supervisor_ends_its_children(tmp_path: Path) -> None:
+    with supervise(tmp_path, "loop", SLEEP) as process:
+        family = descendants(process.pid)
+        assert len(family) == 1
+
+        process.kill()
+
+        wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
+
+
+def test_nothing_is_imported_from_where_a_child_runs(tmp_path: Path) -> None:
+    (tmp_path / "signal.py").write_text("raise SystemExit('imported from the folder')")
+
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("child", [sys.executable, "-P", *SLEEP[1:]], os.environ)
+        started(tmp_path)
+
+    assert "imported" not in supervisor.output()

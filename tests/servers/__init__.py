@@ -1,0 +1,99 @@
+"""Real servers of the tests' own, on unix sockets: started from wheels, gone with whoever started them."""
+
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.servers.processes import descendants, is_alive
+from tests.waiting import wait_until
+
+_END_S = 20.0
+# Reads until the writing end is closed, by the kernel if need be.
+_LIFELINE = 'read -r _; kill -KILL "$0"'
+
+
+class Server(ABC):
+    """A server in a private folder, with its log. To be started, stopped or killed, and started again.
+
+    as_user: Popen's `user`, `group` and `extra_groups` where it must be another's process.
+    """
+
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, folder: Path, command: Sequence[str], as_user: dict[str, Any] | None = None) -> None:
+        self._folder = folder
+        self._command = command
+        self._as_user = as_user or {}
+        self._log = folder / "log"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether this very process is ready, and no other at the same place."""
+
+    def start(self) -> None:
+        """Return when it answers; otherwise leave nothing behind, and fail with the end of its log."""
+        self._process = self._launch(self._command)
+        # A pytest that is killed ends no fixtures: the server must not outlive it.
+        self._lifeline = subprocess.Popen(
+            ["sh", "-c", _LIFELINE, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            wait_until(self._is_ready, timeout_s=30, what=lambda: f"an answer\n{self._log_end()}")
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it in order. Harmless where it is gone already."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def run(self, *command: str) -> None:
+        """Run a command of the server's own to its end."""
+        assert self._launch(command).wait(60) == 0, self._log_end()
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, self._log_end()
+        return self.answers()
+
+    def _end(self, number: int) -> None:
+        # First of all: an id that is free again may be a stranger's.
+        self._lifeline.kill()
+        self._lifeline.communicate()
+        if self._process.poll() is None:
+            family = [self.pid, *descendants(self.pid)]
+            os.kill(self.pid, number)
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+            # PostgreSQL does not start again while processes of its last life hold its memory.
+            wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
+
+    def _launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,
+                **self._as_user,
+            )
+
+    def _log_end(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]

@@ -1,0 +1,164 @@
+"""The tests' own servers: real, private, and gone afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from redis import Redis
+from sqlalchemy import inspect
+
+from app.store.engine import open_store
+from tests.servers import Server
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ROOT, descendants, is_alive
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="rb-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(params=[ValkeyServer, PostgresServer])
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
+    start: Callable[[Path], Server] = request.param
+    server = start(folder)
+    yield server
+    server.stop()
+
+
+def test_valkey_is_a_process_of_our_own(valkey: ValkeyServer, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        said = client.info("server")
+
+    assert said["process_id"] == valkey.pid
+    assert said["valkey_version"].startswith("9.")
+    assert valkey.pid in descendants(os.getpid())
+
+
+def test_postgresql_is_a_process_of_our_own(postgres: PostgresServer, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.info.backend_pid in descendants(postgres.pid)
+        assert connection.info.server_version // 10_000 == 18
+
+    assert postgres.pid in descendants(os.getpid())
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_every_test_has_an_empty_store_of_its_own(store_url: str, turn: str) -> None:
+    # The second turn must not see what the first one created.
+    engine = open_store(store_url)
+    with engine.begin() as connection:
+        assert inspect(connection).get_table_names() == []
+        connection.exec_driver_sql("CREATE TABLE left_behind (id integer)")
+    engine.dispose()
+
+
+def test_a_database_is_gone_after_its_test(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        # A test that forgets a connection must not keep the database.
+        forgotten = psycopg.connect(url)
+    forgotten.close()
+
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        psycopg.connect(url)
+
+
+def test_no_other_user_reaches_a_server(valkey: ValkeyServer, postgres_url: str) -> None:
+    # PostgreSQL trusts whoever reaches its socket.
+    with psycopg.connect(postgres_url) as connection:
+        folders = [Path(connection.info.host), Path(valkey.url.removeprefix("unix://")).parent]
+
+    assert [folder.stat().st_mode & 0o077 for folder in folders] == [0, 0]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_nothing_is_left_of_a_server_that_is_ended(server: Server, end: str) -> None:
+    family = [server.pid, *descendants(server.pid)]
+    assert all(map(is_alive, family))
+
+    getattr(server, end)()
+
+    assert not any(map(is_alive, family))
+
+
+def test_a_killed_valkey_starts_again_at_the_same_place(folder: Path) -> None:
+    valkey = ValkeyServer(folder)
+    with Redis.from_url(valkey.url) as client:
+        client.set("queue", "full")
+        first = valkey.pid
+
+        valkey.kill()
+        valkey.start()
+
+        assert client.info("server")["process_id"] == valkey.pid != first
+        assert client.dbsize() == 0
+    valkey.stop()
+
+
+def test_a_killed_postgresql_still_has_what_was_committed(folder: Path) -> None:
+    postgres = PostgresServer(folder)
+    with postgres.database() as url:
+        with psycopg.connect(url) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+
+        postgres.kill()
+        postgres.start()
+
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT number FROM kept").fetchall() == [(7,)]
+    postgres.stop()
+
+
+def test_servers_end_with_whoever_started_them(folder: Path) -> None:
+    start = """
+import sys, time
+from pathlib import Path
+from tests.servers.postgres import PostgresServer
+from tests.servers.valkey import ValkeyServer
+
+servers = []
+for start, name in ((ValkeyServer, "v"), (PostgresServer, "p")):
+    place = Path(sys.argv[1], name)
+    place.mkdir()
+    servers.append(start(place))
+print("started", flush=True)
+time.sleep(60)
+"""
+    # PostgreSQL's user must be able to pass through.
+    folder.chmod(0o711)
+    command = [sys.executable, "-c", start, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "started\n"
+        family = descendants(owner.pid)
+        assert len(family) > 4
+
+        os.kill(owner.pid, signal.SIGKILL)
+
+        wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
+
+
+@pytest.mark.parametrize(
+    ("start", "in_the_way", "complaint"),
+    [(ValkeyServer, "valkey.sock", "bind"), (PostgresServer, "data", "not empty")],
+)
+def test_a_server_that_cannot_start_shows_its_log_and_is_gone(
+    folder: Path, start: Callable[[Path], Server], in_the_way: str, complaint: str
+) -> None:
+    (folder / in_the_way / "x").mkdir(parents=True)
+    before = descendants(os.getpid())
+
+    with pytest.raises(AssertionError, match=complaint):
+        start(folder)
+
+    assert set(descendants(os.getpid())) <= set(before)
