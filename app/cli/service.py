@@ -11,8 +11,8 @@ import httpx
 
 from app import web
 from app.config import child_environment
-from app.errors import StoreUnavailable
-from app.queue import connect
+from app.errors import QueueUnavailable, StoreUnavailable
+from app.queue import DeliveryQueue, connect
 from app.supervisor import Supervisor
 from app.valkey import valkey_command
 
@@ -33,7 +33,7 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
         if "REDIS_URL" not in settings:
             command, settings["REDIS_URL"] = valkey_command(Path(private))
             supervisor.start("valkey", command, child_environment({}))
-            _wait_for_valkey(settings["REDIS_URL"])
+            _wait_for_valkey(settings["REDIS_URL"], supervisor)
         environment = child_environment(settings)
         supervisor.start("worker", [sys.executable, "-m", "app.cli", "worker"], environment)
         configuration = str(Path(str(web.__file__)).with_name("server.py"))
@@ -43,12 +43,17 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
         yield supervisor
 
 
-def _wait_for_valkey(url: str) -> None:
+def _wait_for_valkey(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    socket = Path(url.removeprefix("unix://"))
-    while not socket.exists() and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    connect(url, tls_verify=True).ping()
+    queue = DeliveryQueue(connect(url, tls_verify=True))
+    while time.monotonic() < deadline and supervisor.is_alive("valkey"):
+        try:
+            queue.ping()
+        except QueueUnavailable:
+            time.sleep(_POLL_S)
+        else:
+            return
+    raise QueueUnavailable(f"the embedded Valkey did not come up; {_said(supervisor)}")
 
 
 def _wait_for_web(url: str, supervisor: Supervisor) -> None:
@@ -60,7 +65,8 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
             time.sleep(_POLL_S)
         else:
             return
-    said = supervisor.output()
-    raise StoreUnavailable(
-        f"the web process did not come up{f': {said}' if said else '; what it said is above'}"
-    )
+    raise StoreUnavailable(f"the web process did not come up; {_said(supervisor)}")
+
+
+def _said(supervisor: Supervisor) -> str:
+    return f"it said:\n{supervisor.output()}" if supervisor.output() else "what it said is above"
