@@ -91,9 +91,12 @@ class GroupCommit(Generic[Item, Result]):
                 entry.result = result
         except BaseException as error:
             # A killed leader must not pass its own death on to those who wait for it.
-            interrupted = StoreUnavailable("the commit was interrupted")
+            fault = error if isinstance(error, Exception) else StoreUnavailable("the commit was interrupted")
+            if isinstance(error, StoreUnavailable):
+                # Whoever waited meanwhile would only wait as long once more.
+                group += self._take_all()
             for entry in group:
-                entry.error = error if isinstance(error, Exception) else interrupted
+                entry.error = fault
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -112,6 +115,12 @@ class GroupCommit(Generic[Item, Result]):
                     break
                 group.append(self._waiting.popleft())
         return group
+
+    def _take_all(self) -> list[_Entry[Item, Result]]:
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
 
     def _hand_over(self) -> None:
         with self._lock:

@@ -1,8 +1,9 @@
 """The Flask application: URLs, and an answer for every fault."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gevent
 import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -27,6 +28,8 @@ SIGNATURE_HEADER = "X-Truto-Signature"
 _MOST_PER_COMMIT = 64
 _MOST_BYTES_PER_COMMIT = 32 * 1024 * 1024
 _RETRY_AFTER_S = 5
+# Truto gives a page up within seconds: an honest 503 in time is worth more than a 200 too late.
+_COMMIT_DEADLINE_S = 5
 # What a sender may still push at us after a refusal, so that it gets to read the answer.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_S = 2.0
@@ -42,7 +45,7 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     inbox = Inbox(store)
     queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
     commits: GroupCommit[Arrival, Receipt] = GroupCommit(
-        inbox.put,
+        lambda arrivals: _put_in_time(inbox, arrivals),
         most=_MOST_PER_COMMIT,
         size_of=lambda arrival: len(arrival.body),
         most_size=_MOST_BYTES_PER_COMMIT,
@@ -63,6 +66,15 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     add_health(app, store, queue)
     _answer_faults(app)
     return app
+
+
+def _put_in_time(inbox: Inbox, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
+    """Commit in time, or raise StoreUnavailable: a server that never answers is as good as dead."""
+    try:
+        with gevent.Timeout(_COMMIT_DEADLINE_S):
+            return inbox.put(arrivals)
+    except gevent.Timeout as error:
+        raise StoreUnavailable(f"the store did not answer within {_COMMIT_DEADLINE_S} s") from error
 
 
 def _respond(answer: Answer) -> Response:

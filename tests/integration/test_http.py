@@ -1,6 +1,8 @@
 """What the receiver answers, to whatever is sent; over real HTTP, to real gunicorn."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from app.store.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import descendants
 from tests.servers.receiver import SECRET, WebProcess
 from tests.waiting import wait_until
 
@@ -401,6 +405,34 @@ def test_with_nowhere_to_store_the_sender_is_told_to_come_back(tmp_path: Path, r
     assert int(answer.headers["Retry-After"]) > 0
     assert ready.status_code == 503
     assert "rapidbridge migrate" in ready.json()["store"]
+
+
+def test_a_store_that_never_answers_is_told_in_seconds_and_forgotten_when_it_does(
+    tmp_path: Path, redis_url: str, postgres: PostgresServer
+) -> None:
+    with postgres.database() as url, WebProcess(tmp_path, database_url=url, redis_url=redis_url) as web:
+        store = open_store(url)
+        migrate(store)
+        assert web.post(event(id_="before")).status == "accepted"
+        family = [postgres.pid, *descendants(postgres.pid)]
+
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            with ThreadPoolExecutor(10) as senders:
+                stalled = list(
+                    senders.map(lambda number: web.post(event(id_=f"stalled-{number}")), range(10))
+                )
+            took_s = time.monotonic() - started
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+
+        assert {answer.http_status for answer in stalled} == {503}
+        assert took_s < 12
+        wait_until(lambda: web.post(event(id_="after")).http_status == 200, what="the store to be back")
+        store.dispose()
 
 
 def test_without_redis_deliveries_are_accepted_all_the_same(tmp_path: Path, database_url: str) -> None:

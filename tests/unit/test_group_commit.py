@@ -36,6 +36,8 @@ class _Gate:
         self.is_committing.set()
         assert self.may_go_on.wait(10)
         if -1 in items:
+            raise ValueError("one of these is bad")
+        if -3 in items:
             raise StoreUnavailable("the store is away")
         if -2 in items:
             raise SystemExit
@@ -57,7 +59,7 @@ def _queue_up(
 def _outcome(commits: GroupCommit[int, int], item: int) -> object:
     try:
         return commits.submit(item)
-    except StoreUnavailable as error:
+    except (StoreUnavailable, ValueError) as error:
         return str(error)
     except SystemExit:
         return "exit"
@@ -93,7 +95,14 @@ def test_a_failed_commit_is_told_to_its_own_group_alone() -> None:
     groups, outcomes = _run([-1, 2, 3, 4])
 
     assert groups == [[0], [-1, 2, 3], [4]]
-    assert outcomes == [0, *["the store is away"] * 3, 4]
+    assert outcomes == [0, *["one of these is bad"] * 3, 4]
+
+
+def test_a_store_that_is_away_is_told_to_all_who_wait() -> None:
+    groups, outcomes = _run([-3, 2, 3, 4, 5])
+
+    assert groups == [[0], [-3, 2, 3]]
+    assert outcomes == [0, *["the store is away"] * 5]
 
 
 def test_a_leader_that_is_killed_takes_nobody_along() -> None:
