@@ -1,8 +1,11 @@
 """Structured logs: one line an outcome, `key=value`, with ids and counts, never with records or secrets."""
 
+import contextlib
+import io
 import logging
 import re
 import sys
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict
@@ -18,6 +21,21 @@ def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
     }
 
 
+class _StandardError(io.TextIOBase):
+    """Standard error, as far as it takes lines: a log on a full disk must not fail a delivery."""
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 def set_up_logs() -> None:
     """Send our events, and warnings of libraries, to standard error."""
     # RQ tells of every job, with its arguments; ours say what came of each delivery.
@@ -30,7 +48,7 @@ def set_up_logs() -> None:
             structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
 

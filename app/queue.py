@@ -6,9 +6,10 @@ from uuid import UUID, uuid4
 
 from redis import Redis
 from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from rq import Queue
+from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
 from app.errors import QueueUnavailable
@@ -37,7 +38,7 @@ class Due(Protocol):
 
 
 def connect(url: str, *, tls_verify: bool) -> Redis:
-    """Prepare connections to Redis; a dead server is known after about 4 s.
+    """Prepare connections to Redis; one that does not answer is known after 2 s.
 
     url: redis://…, rediss://… or unix://…. tls_verify: False accepts a self-signed certificate.
     """
@@ -46,8 +47,9 @@ def connect(url: str, *, tls_verify: bool) -> Redis:
         url,
         socket_connect_timeout=_TIMEOUT_S,
         socket_timeout=_TIMEOUT_S,
-        # The client's default of ten retries outlasts every request. Pushing an id twice is harmless.
-        retry=Retry(ConstantBackoff(0.1), 1),
+        # The client's default of ten retries outlasts every request. One is for pooled connections that died
+        # while idle; pushing an id twice is harmless. Who stalls once would stall again.
+        retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(RedisConnectionError,)),
         **options,
     )
 
@@ -87,6 +89,13 @@ class DeliveryQueue:
         ]
         try:
             self._queue.enqueue_many(jobs)
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def count_workers(self) -> int:
+        """Return how many workers live; one that was killed counts for up to two minutes more."""
+        try:
+            return len(Worker.all(queue=self._queue))
         except RedisError as error:
             raise _unavailable(error) from error
 

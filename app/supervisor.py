@@ -42,6 +42,7 @@ class _Child:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    on_end: Callable[[int], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = _FIRST_PAUSE_S
@@ -68,9 +69,19 @@ class Supervisor:
         self._is_stopping = False
         self._handlers: dict[int, Any] = {}
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a child. Those started later are stopped earlier."""
-        child = _Child(name, command, environment)
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        on_end: Callable[[int], None] | None = None,
+    ) -> None:
+        """Start a child. Those started later are stopped earlier.
+
+        on_end: told the id of its process when that ends by itself; must return at once.
+        """
+        child = _Child(name, command, environment, on_end)
         self._children.append(child)
         self._launch(child)
 
@@ -88,15 +99,11 @@ class Supervisor:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    def run(self, tick: Callable[[], None], *, every_s: float) -> None:
-        """Watch the children, and call `tick` every so often, until SIGTERM or SIGINT."""
+    def run(self) -> None:
+        """Watch the children until SIGTERM or SIGINT."""
         self._is_running = True
-        next_tick = time.monotonic()
         while not self._is_stopping:
             self.watch()
-            if time.monotonic() >= next_tick:
-                tick()
-                next_tick = time.monotonic() + every_s
             time.sleep(_POLL_S)
 
     def watch(self) -> None:
@@ -114,6 +121,8 @@ class Supervisor:
                     code=child.process.returncode,
                     restart_in_s=child.pause_s,
                 )
+                if child.on_end is not None:
+                    child.on_end(child.process.pid)
                 child.process = None
                 child.restart_at = time.monotonic() + child.pause_s
                 child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)

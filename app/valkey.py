@@ -30,8 +30,8 @@ def find_valkey() -> Path:
 def valkey_command(folder: Path) -> tuple[list[str], str]:
     """Return the command that starts a Valkey, and its URL.
 
-    folder: a private directory with a short path, for its socket. What Redis holds is only ever a wake-up, so
-    nothing of it is written to disk.
+    folder: a private directory with a short path, for its socket. Nothing is written to disk: what it holds
+    are wake-ups, and deliveries only while the store takes none.
     """
     socket = folder / "valkey.sock"
     if len(os.fsencode(socket)) > _LONGEST_SOCKET_PATH:

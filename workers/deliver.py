@@ -1,5 +1,7 @@
 """One job's deliveries, from the inbox to settled."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,8 @@ from workers.reading import Content, read_content
 from workers.sinks.base import Batch, Record, Sink
 from workers.verdicts import MOST_LOST_ATTEMPTS, conclude, judge, postpone, retry
 
-# A worker that dies leaves its deliveries to others after this long; more than the job's own timeout.
+# A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
+# own timeout. One whose supervisor lives leaves them at once.
 _LEASE_S = 40.0
 # A job stops taking up deliveries after this long, so that it ends well before its timeout.
 _BUDGET_S = 12.0
@@ -37,13 +40,22 @@ class _Attempt:
     retry_after_s: float = 0.0
 
 
+def worker_name(pid: int) -> str:
+    """Return what a worker process of this machine is known by."""
+    return f"{socket.gethostname()}:{pid}"
+
+
 class Deliverer:
     """Delivers what the inbox holds to the sinks of its routes, and settles it.
 
     open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
+    name: whose the deliveries are meanwhile; by default this process's.
     """
 
-    def __init__(self, store: Store, routes: Routes, open_sink: Callable[[str], Sink]) -> None:
+    def __init__(
+        self, store: Store, routes: Routes, open_sink: Callable[[str], Sink], *, name: str = ""
+    ) -> None:
+        self._name = name or worker_name(os.getpid())
         self._ledger = Ledger(store)
         self._inbox = Inbox(store)
         self._routes = routes
@@ -55,7 +67,7 @@ class Deliverer:
         Raises StoreUnavailable; then nothing was settled, and all will be done again to the same end.
         """
         started = time.monotonic()
-        claimed = self._inbox.claim(ids, now=datetime.now(UTC), lease_s=_LEASE_S)
+        claimed = self._inbox.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
         results = []
         for delivery in claimed:

@@ -1,13 +1,18 @@
-"""Wakes workers for what is stored, unsettled and due: lost jobs, retries, and backlogs."""
+"""Brings in what was spooled, and wakes workers for what is due: lost jobs, retries, and backlogs."""
 
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
 from app.errors import Retriable
+from app.logs import place_of
 from app.queue import IDS_PER_JOB, DeliveryQueue
 from app.store.inbox import Inbox
+from app.store.spool import Spool
 
+_EVERY_S = 1.0
 # How long a woken delivery may wait in Redis before it is taken for lost.
 _AGAIN_AFTER_S = 60.0
 _MOST_PER_WAKE = 32 * IDS_PER_JOB
@@ -16,26 +21,62 @@ log = structlog.get_logger()
 
 
 class Sweeper:
-    """Feeds the queue from the inbox, never beyond what the queue has room for."""
+    """Feeds the inbox from the spool and the queue from the inbox, the latter only as far as there is room.
 
-    def __init__(self, inbox: Inbox, queue: DeliveryQueue) -> None:
+    Any number may run, on any number of machines.
+    """
+
+    def __init__(self, inbox: Inbox, queue: DeliveryQueue, spool: Spool) -> None:
         self._inbox = inbox
         self._queue = queue
-        self._fault = ""
+        self._spool = spool
+        self._gone: list[str] = []
+        self._faults: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Sweep every second in a thread of its own: a store that stalls must not stall who started this."""
+        threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+
+    def release(self, holder: str) -> None:
+        """Have what a worker held that is gone taken up by others soon. Never blocks, never fails."""
+        self._gone.append(holder)
 
     def sweep(self) -> None:
-        """Enqueue everything that is due, as far as there is room. Faults are logged once and pass."""
+        """Do everything there is to do now. A fault is logged once, and passes."""
+        self._try("drain", self._drain)
+        self._try("release", self._release)
+        self._try("wake", self._wake)
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self.sweep()
+            pause.wait(_EVERY_S)
+
+    def _drain(self) -> None:
+        if moved := self._spool.drain(self._inbox.put):
+            log.info("spool.drained", deliveries=moved)
+
+    def _release(self) -> None:
+        while self._gone:
+            number = self._inbox.release(self._gone[0], now=datetime.now(UTC))
+            log.warning("worker.gone", holder=self._gone.pop(0), released=number)
+
+    def _wake(self) -> None:
+        while self._queue.has_room():
+            due = self._inbox.wake(now=datetime.now(UTC), most=_MOST_PER_WAKE, again_after_s=_AGAIN_AFTER_S)
+            self._queue.enqueue(due)
+            if len(due) < _MOST_PER_WAKE:
+                break
+
+    def _try(self, step: str, action: Callable[[], None]) -> None:
+        fault = ""
         try:
-            while self._queue.has_room():
-                due = self._inbox.wake(
-                    now=datetime.now(UTC), most=_MOST_PER_WAKE, again_after_s=_AGAIN_AFTER_S
-                )
-                self._queue.enqueue(due)
-                if len(due) < _MOST_PER_WAKE:
-                    break
+            action()
         except Retriable as error:
-            if str(error) != self._fault:
-                log.warning("sweep.failed", error=str(error), then="tried again every second")
-            self._fault = str(error)
-        else:
-            self._fault = ""
+            fault = str(error)
+        except Exception as error:  # noqa: BLE001  # a sweeper that ends would never wake anything again
+            fault = f"{type(error).__name__} at {place_of(error)}"
+        if fault and fault != self._faults.get(step):
+            log.warning("sweep.failed", step=step, error=fault, then="tried again every second")
+        self._faults[step] = fault

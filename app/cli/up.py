@@ -11,8 +11,6 @@ from app.setup import Setup, read_setup
 from app.store.engine import describe, open_store
 from app.store.migrate import migrate
 
-_WATCH_EVERY_S = 1.0
-
 
 @click.command(short_help="Start everything on this machine.")
 def up() -> None:
@@ -34,7 +32,7 @@ def up() -> None:
     migrate(open_store(setup.settings.database_url))
     with running_service(settings) as supervisor:
         click.echo(_banner(setup, settings, is_development=is_development))
-        supervisor.run(lambda: None, every_s=_WATCH_EVERY_S)
+        supervisor.run()
     click.echo("Stopped.")
 
 

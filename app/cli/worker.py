@@ -10,10 +10,10 @@ from app.queue import DeliveryQueue, connect
 from app.setup import read_setup
 from app.store.engine import open_store
 from app.store.inbox import Inbox
+from app.store.spool import Spool
 from app.supervisor import Supervisor
+from workers.deliver import worker_name
 from workers.sweeper import Sweeper
-
-_SWEEP_EVERY_S = 1.0
 
 
 @click.command(short_help="Take deliveries to their sinks.")
@@ -30,10 +30,16 @@ def worker(number: int | None) -> None:
     """
     set_up_logs()
     settings = read_setup(needs=("REDIS_URL",)).settings
-    queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
-    sweeper = Sweeper(Inbox(open_store(settings.database_url)), queue)
+    redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    sweeper = Sweeper(Inbox(open_store(settings.database_url)), DeliveryQueue(redis), Spool(redis))
+    sweeper.start()
     with Supervisor() as supervisor:
         for place in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]
-            supervisor.start(f"worker-{place + 1}", command, child_environment())
-        supervisor.run(sweeper.sweep, every_s=_SWEEP_EVERY_S)
+            supervisor.start(
+                f"worker-{place + 1}",
+                command,
+                child_environment(),
+                on_end=lambda pid: sweeper.release(worker_name(pid)),
+            )
+        supervisor.run()

@@ -33,10 +33,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What `put` made of an arrival: committed now, or known from before."""
+    """What `put` made of an arrival: committed now, known from before, or spooled until it can be."""
 
     delivery_id: UUID
     is_duplicate: bool
+    is_spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,15 @@ Store = Engine
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 15_000
 _SQLITE_BUSY_TIMEOUT_S = 15
+# A process that stands still inside a transaction must not keep its locks from all others.
+_IDLE_IN_TRANSACTION_MS = 10_000
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Store:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
+    lock_wait_s: how long SQLite waits for another writer, and its whole process with it.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -37,14 +40,15 @@ def open_store(url: str) -> Store:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": _SQLITE_BUSY_TIMEOUT_S}, **options)
+        engine = create_engine(parsed, connect_args={"timeout": lock_wait_s}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
     arguments = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "application_name": "rapidbridge",
-        "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+        "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}",
         "keepalives_idle": 10,
         "tcp_user_timeout": 10_000,
     }

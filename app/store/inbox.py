@@ -20,7 +20,7 @@ WAKE_GRACE_S = 5.0
 _COMPRESSION_LEVEL = 1
 
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
-_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.in_hand, 1), else_=0)
+_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.held_by != "", 1), else_=0)
 
 
 class Inbox:
@@ -63,8 +63,11 @@ class Inbox:
                     raise
         raise AssertionError("unreachable")
 
-    def claim(self, ids: Sequence[UUID], *, now: datetime, lease_s: float) -> list[Delivery]:
-        """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt."""
+    def claim(self, ids: Sequence[UUID], *, holder: str, now: datetime, lease_s: float) -> list[Delivery]:
+        """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt.
+
+        holder: whose it is meanwhile; not empty.
+        """
         until = now + timedelta(seconds=lease_s)
         columns = [deliveries.c[name] for name in Delivery.__dataclass_fields__]
         statement = (
@@ -79,13 +82,24 @@ class Inbox:
                 due_at=until,
                 attempts=deliveries.c.attempts + 1,
                 lost_attempts=_LOST_ATTEMPTS,
-                in_hand=True,
+                held_by=holder,
             )
             .returning(*columns)
         )
         with store_faults(), self._engine.begin() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
+
+    def release(self, holder: str, *, now: datetime) -> int:
+        """Make due at once what a worker held that is gone; return how many deliveries that were."""
+        statement = (
+            update(deliveries)
+            # What is held is due when its lease ends: the index on `due_at` finds it.
+            .where(deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.held_by == holder)
+            .values(leased_until=None, due_at=now)
+        )
+        with store_faults(), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return a delivery's body, the bytes that were signed."""
@@ -109,14 +123,19 @@ class Inbox:
             update(deliveries)
             .where(deliveries.c.id.in_(due.scalar_subquery()))
             # Before it is enqueued, so that what may kill its worker is known from the others.
-            .values(
-                due_at=now + timedelta(seconds=again_after_s), lost_attempts=_LOST_ATTEMPTS, in_hand=False
-            )
+            .values(due_at=now + timedelta(seconds=again_after_s), lost_attempts=_LOST_ATTEMPTS, held_by="")
             .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
         )
         with store_faults(), self._engine.begin() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
+
+    def oldest_pending(self) -> datetime | None:
+        """Return when the oldest delivery that is still to be settled came; None where there is none."""
+        statement = select(func.min(deliveries.c.received_at)).where(deliveries.c.state == "pending")
+        with store_faults(), self._engine.connect() as connection:
+            oldest: datetime | None = connection.execute(statement).scalar_one()
+            return oldest
 
     def count(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
@@ -133,7 +152,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
         .where(deliveries.c.id == bindparam("delivery_id"), deliveries.c.state == "pending")
         .values(
             state=bindparam("new_state"),
-            in_hand=False,
+            held_by="",
             reason=bindparam("new_reason"),
             records=bindparam("new_records"),
             replaced=bindparam("new_replaced"),

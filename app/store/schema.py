@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -21,7 +20,6 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -88,8 +86,8 @@ deliveries = Table(
     # NULs and lone surrogates that became U+FFFD in them, since no database holds these.
     Column("replaced", Integer, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
-    # Set while a worker is at it. One that takes it up and finds this set knows that another died of it.
-    Column("in_hand", Boolean, nullable=False, server_default=false()),
+    # The worker that is at it. Another that takes it up and finds this set knows that the first is gone.
+    _text("held_by"),
     Column("lost_attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper is to wake a worker for it, and until when a worker has it to itself.
@@ -102,6 +100,12 @@ deliveries = Table(
 Index(
     PREFIX + "deliveries_due",
     deliveries.c.due_at,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
+)
+Index(
+    PREFIX + "deliveries_pending",
+    deliveries.c.received_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
 )

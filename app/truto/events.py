@@ -14,6 +14,9 @@ from app.truto.skimmer import members, whole
 
 BATCH = "sync_job_run:record"
 ERRORS = "sync_job_run:record_error"
+# Ids have 36 characters, names of resources below 100. These stand in indexes, whose rows are bounded.
+_INDEXED = ("sync_job_run_id", "integrated_account_id", "resource", "method")
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def read_envelope(body: bytes) -> Envelope:
     """Read what a body says about itself.
 
     Anything odd inside (a payload that is no object, a record no parser can take) leaves the fields it
-    concerns empty. Raises UnreadableDelivery with the reason empty_body, not_json, not_object or no_event.
+    concerns empty. Raises UnreadableDelivery with the reason empty_body, not_json, not_object, no_event or
+    name_too_long.
     Source: docs/protocol.md, "One delivery".
     """
     try:
@@ -111,7 +115,7 @@ def _envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
     name = as_text(event.get("event")) or as_text(event.get("eventType"))
     if not name or isinstance(event.get("event"), int | float):
         raise UnreadableDelivery("no_event", "the body names no event")
-    return Envelope(
+    envelope = Envelope(
         event_id=as_text(event.get("id")),
         event=name,
         created_at=as_time(event.get("created_at")),
@@ -123,6 +127,10 @@ def _envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
         resource=_first(payload, "resource"),
         method=_first(payload, "method"),
     )
+    for field in _INDEXED:
+        if len(getattr(envelope, field)) > _LONGEST_NAME:
+            raise UnreadableDelivery("name_too_long", f"{field}: more than {_LONGEST_NAME} characters")
+    return envelope
 
 
 def _run_id(event: str, payload: Mapping[str, Any]) -> str:

@@ -1,9 +1,8 @@
 """The Flask application: URLs, and an answer for every fault."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import gevent
 import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -13,23 +12,19 @@ from app.errors import BodyIncomplete, BodyTooLarge, Rejected, SignatureError, S
 from app.logs import place_of
 from app.queue import DeliveryQueue, connect
 from app.routes import Routes
-from app.store.delivery import Arrival, Receipt
 from app.store.engine import open_store
-from app.store.group_commit import GroupCommit
 from app.store.inbox import Inbox
+from app.store.spool import Spool
 from app.truto.signature import parse_header
 from app.web.body import discard_body, read_body
 from app.web.health import add_health
 from app.web.receive import Answer, Receiver
+from app.web.storage import COMMIT_DEADLINE_S, Storage
 from app.web.waker import Waker
 
 WEBHOOK_PATH = "/webhooks/truto"
 SIGNATURE_HEADER = "X-Truto-Signature"
-_MOST_PER_COMMIT = 64
-_MOST_BYTES_PER_COMMIT = 32 * 1024 * 1024
 _RETRY_AFTER_S = 5
-# Truto gives a page up within seconds: an honest 503 in time is worth more than a 200 too late.
-_COMMIT_DEADLINE_S = 5
 # What a sender may still push at us after a refusal, so that it gets to read the answer.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_S = 2.0
@@ -41,19 +36,15 @@ log = structlog.get_logger()
 def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
-    store = open_store(settings.database_url)
+    store = open_store(settings.database_url, lock_wait_s=COMMIT_DEADLINE_S)
     inbox = Inbox(store)
-    queue = DeliveryQueue(connect(settings.redis_url, tls_verify=settings.redis_tls_verify))
-    commits: GroupCommit[Arrival, Receipt] = GroupCommit(
-        lambda arrivals: _put_in_time(inbox, arrivals),
-        most=_MOST_PER_COMMIT,
-        size_of=lambda arrival: len(arrival.body),
-        most_size=_MOST_BYTES_PER_COMMIT,
-    )
+    redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    queue, spool = DeliveryQueue(redis), Spool(redis)
+    storage = Storage(inbox, spool)
     waker = Waker(queue)
     waker.start()
     receiver = Receiver(
-        settings, routes, put=commits.submit, wake=lambda receipt: waker.wake(receipt.delivery_id)
+        settings, routes, put=storage.put, wake=lambda receipt: waker.wake(receipt.delivery_id)
     )
 
     @app.post(WEBHOOK_PATH)
@@ -63,18 +54,9 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
         parse_header(signature)
         return _respond(receiver.receive(read_body(request, settings.max_body_bytes), signature))
 
-    add_health(app, store, queue)
+    add_health(app, store, queue, spool)
     _answer_faults(app)
     return app
-
-
-def _put_in_time(inbox: Inbox, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
-    """Commit in time, or raise StoreUnavailable: a server that never answers is as good as dead."""
-    try:
-        with gevent.Timeout(_COMMIT_DEADLINE_S):
-            return inbox.put(arrivals)
-    except gevent.Timeout as error:
-        raise StoreUnavailable(f"the store did not answer within {_COMMIT_DEADLINE_S} s") from error
 
 
 def _respond(answer: Answer) -> Response:
@@ -97,7 +79,7 @@ def _answer_faults(app: Flask) -> None:
     @app.errorhandler(StoreUnavailable)
     def nowhere(error: StoreUnavailable) -> Response:
         log.error("delivery.unavailable", error=str(error))
-        response = _respond(Answer(503, "unavailable", "", "the store does not answer: send it again"))
+        response = _respond(Answer(503, "unavailable", "", "nowhere to store it: send it again"))
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
         return response
 

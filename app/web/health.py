@@ -1,38 +1,76 @@
-"""GET /healthz: the process lives. GET /readyz: it can store, and wake workers."""
+"""GET /healthz: the process lives. GET /readyz: it can store, workers live, nothing waits for too long."""
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import gevent
 from flask import Flask, Response, jsonify
 
-from app.errors import QueueUnavailable, StoreUnavailable
+from app.errors import Retriable
 from app.queue import DeliveryQueue
 from app.store.engine import Store
+from app.store.inbox import Inbox
 from app.store.migrate import is_current
+from app.store.spool import Spool
+
+_OK = "ok"
+_OLDEST_PENDING_S = 900
+_DEADLINE_S = 4
+_SILENCE = f"no answer within {_DEADLINE_S} s"
 
 
-def add_health(app: Flask, store: Store, queue: DeliveryQueue) -> None:
+def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
     """Add the two URLs to the application."""
+    checks: dict[str, Callable[[], str]] = {
+        "store": lambda: _check_store(store),
+        "redis": lambda: _check_redis(queue),
+        "workers": lambda: _check_workers(queue),
+        "backlog": lambda: _check_backlog(Inbox(store)),
+        "spool": lambda: _check_spool(spool),
+    }
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return jsonify({"status": "ok"})
+        return jsonify({"status": _OK})
 
     @app.get("/readyz")
     def readyz() -> Response:
-        checks = {"store": _check_store(store), "redis": _check_redis(queue)}
-        response = jsonify({"status": "ok" if set(checks.values()) == {"ok"} else "unready", **checks})
-        response.status_code = 200 if set(checks.values()) == {"ok"} else 503
+        asked = {name: gevent.spawn(_find, check) for name, check in checks.items()}
+        gevent.joinall(list(asked.values()), timeout=_DEADLINE_S)
+        findings = {name: asking.value or _SILENCE for name, asking in asked.items()}
+        gevent.killall(list(asked.values()), block=False)
+        is_ready = set(findings.values()) == {_OK}
+        response = jsonify({"status": _OK if is_ready else "unready", **findings})
+        response.status_code = 200 if is_ready else 503
         return response
 
 
-def _check_store(store: Store) -> str:
+def _find(check: Callable[[], str]) -> str:
     try:
-        return "ok" if is_current(store) else "its tables are old or missing; run: rapidbridge migrate"
-    except StoreUnavailable as error:
+        return check()
+    except Retriable as error:
         return str(error)
+
+
+def _check_store(store: Store) -> str:
+    return _OK if is_current(store) else "its tables are old or missing; run: rapidbridge migrate"
 
 
 def _check_redis(queue: DeliveryQueue) -> str:
-    try:
-        queue.ping()
-    except QueueUnavailable as error:
-        return str(error)
-    return "ok"
+    queue.ping()
+    return _OK
+
+
+def _check_workers(queue: DeliveryQueue) -> str:
+    return _OK if queue.count_workers() else "none is alive; start: rapidbridge worker"
+
+
+def _check_backlog(inbox: Inbox) -> str:
+    oldest = inbox.oldest_pending()
+    age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
+    return _OK if age_s < _OLDEST_PENDING_S else f"the oldest delivery has waited for {age_s:.0f} s"
+
+
+def _check_spool(spool: Spool) -> str:
+    waiting = spool.count()
+    return f"{waiting} deliveries wait in Redis for the store" if waiting else _OK

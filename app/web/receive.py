@@ -29,7 +29,7 @@ class Answer:
 class Receiver:
     """Takes one body at a time from being bytes to being stored.
 
-    put: commits an arrival (in a group) and returns its receipt. wake: has a worker woken for a delivery.
+    put: keeps an arrival and returns its receipt. wake: has a worker woken for a delivery.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Receiver:
         secret = verify(body, signature, self._settings.secret_values)
         arrival = self._look_at(body, secret, received_at=datetime.now(UTC))
         receipt = self._put(arrival)
-        if arrival.state == "pending" and not receipt.is_duplicate:
+        # What is spooled is not in the inbox yet: whoever drains it wakes a worker.
+        if arrival.state == "pending" and not receipt.is_duplicate and not receipt.is_spooled:
             self._wake(receipt)
         answer = _answer(arrival, receipt)
         log.info(
@@ -63,6 +64,7 @@ class Receiver:
             run=arrival.sync_job_run_id,
             resource=arrival.resource,
             bytes=len(body),
+            **({"spooled": True} if receipt.is_spooled else {}),
             **({"reason": arrival.reason} if arrival.reason else {}),
         )
         return answer

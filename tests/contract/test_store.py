@@ -48,7 +48,7 @@ def arrival(body: bytes = b"{}", **changes: object) -> Arrival:
 
 
 def claim_all(inbox: Inbox, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
-    return inbox.claim(ids, now=now, lease_s=40)
+    return inbox.claim(ids, holder="worker", now=now, lease_s=40)
 
 
 def verdict(

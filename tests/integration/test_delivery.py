@@ -284,7 +284,7 @@ def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
     for hours in range(lost, 0, -1):
         # As by workers that were killed: claimed, never settled.
         long_ago = datetime.now(UTC) - timedelta(hours=hours)
-        assert desk.inbox.claim([delivery], now=long_ago, lease_s=40)
+        assert desk.inbox.claim([delivery], holder="gone", now=long_ago, lease_s=40)
 
     desk.deliverer.deliver([delivery])
 

@@ -60,14 +60,14 @@ def test_a_child_that_ends_is_started_again(tmp_path: Path, children: Callable[[
 
 
 def test_a_fault_in_the_loop_ends_the_children_too(tmp_path: Path, children: Callable[[], set[int]]) -> None:
-    def fail() -> None:
-        started(tmp_path)
+    def fail(_pid: int) -> None:
         raise RuntimeError("the loop broke")
 
     def supervise() -> None:
         with Supervisor(tmp_path) as supervisor:
             supervisor.start("child", SLEEP, os.environ)
-            supervisor.run(fail, every_s=1)
+            supervisor.start("brief", [sys.executable, "-c", "pass"], os.environ, on_end=fail)
+            supervisor.run()
 
     with pytest.raises(RuntimeError, match="the loop broke"):
         supervise()
@@ -82,7 +82,7 @@ def test_a_signal_ends_the_loop_and_handlers_are_put_back(
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("child", SLEEP, os.environ)
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        supervisor.run(lambda: None, every_s=0.1)
+        supervisor.run()
 
     assert signal.getsignal(signal.SIGTERM) is before
     assert children() == set()
@@ -143,7 +143,7 @@ try:
     with Supervisor(Path(sys.argv[1]), grace_s=1) as supervisor:
         supervisor.start("child", sys.argv[3:], os.environ)
         if sys.argv[2] == "loop":
-            supervisor.run(lambda: None, every_s=1)
+            supervisor.run()
         else:
             time.sleep(60)
 finally:

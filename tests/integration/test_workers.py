@@ -28,6 +28,7 @@ from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.spool import Spool
 from app.supervisor import Supervisor
 from app.valkey import valkey_command
 from app.web.waker import NewDelivery
@@ -143,7 +144,7 @@ def test_a_backlog_does_not_fill_redis(redis: Redis, inbox: Inbox) -> None:
         for number in range((MOST_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(arrivals)
-    sweeper = Sweeper(inbox, DeliveryQueue(redis))
+    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
 
     for _ in range(5):
         sweeper.sweep()
@@ -209,7 +210,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
     settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
     command = [sys.executable, "-m", "tests.servers.deadly", str(int(number))]
     enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
-    sweeper = Sweeper(inbox, DeliveryQueue(redis))
+    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})

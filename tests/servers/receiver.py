@@ -73,6 +73,11 @@ class WebProcess:
         self._client = httpx.Client(base_url=self.url, timeout=60)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return self._log.read_text()
 

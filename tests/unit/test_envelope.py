@@ -195,6 +195,8 @@ def test_a_byte_order_mark_is_no_hindrance() -> None:
         (b'{"event": 5}', "no_event"),
         (b'{"event": {}}', "no_event"),
         (b'{"EVENT": "x"}', "no_event"),
+        (b'{"event": "x", "payload": {"resource": "%s"}}' % ("\u00e9" * 201).encode(), "name_too_long"),
+        (b'{"event": "x", "payload": {"method": 1%s}}' % (b"0" * 200), "name_too_long"),
     ],
 )
 def test_the_unreadable_says_why(body: bytes, reason: str) -> None:
@@ -211,7 +213,7 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
         read_envelope(body)
     except UnreadableDelivery as error:
         reason = error.reason
-    assert reason in ("", "empty_body", "not_json", "not_object", "no_event")
+    assert reason in ("", "empty_body", "not_json", "not_object", "no_event", "name_too_long")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,328 @@
+"""What was answered 200 is kept: with the store down, stalled, full or read-only, and with Redis away."""
+
+import json
+import os
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from redis import Redis
+
+from app.queue import DeliveryQueue, connect
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.spool import KEY, Spool
+from tests.servers import Server
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import descendants
+from tests.servers.receiver import Answer, WebProcess
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+from workers.sweeper import Sweeper
+
+# What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
+MOST_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that may be harmed: not the one that all tests share."""
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = PostgresServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[ValkeyServer]:
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = ValkeyServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: ValkeyServer) -> Iterator[Redis]:
+    with Redis.from_url(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(database_server: PostgresServer) -> Iterator[Store]:
+    with database_server.database() as url:
+        engine = open_store(url)
+        migrate(engine)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def web(tmp_path: Path, store: Store, redis_server: ValkeyServer) -> Iterator[WebProcess]:
+    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    (tmp_path / "routes.toml").write_text(
+        '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n[[routes]]\nsinks = ["main"]\n\n'
+        '[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "a sandbox"\n'
+    )
+    routes = str(tmp_path / "routes.toml")
+    with WebProcess(tmp_path, database_url=url, redis_url=redis_server.url, ROUTES_FILE=routes) as process:
+        yield process
+
+
+def body(name: str, event: str = "sync_job_run:record", **payload: object) -> bytes:
+    return json.dumps({"id": name, "event": event, "payload": payload}).encode()
+
+
+@contextmanager
+def stalled(server: Server) -> Iterator[None]:
+    """A server that accepts connections and never answers."""
+    family = [server.pid, *descendants(server.pid)]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in family:
+            os.kill(pid, signal.SIGCONT)
+
+
+def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[Answer], float]:
+    """Post all at once; return the answers and what the slowest took, in seconds."""
+
+    def post(one: bytes) -> tuple[Answer, float]:
+        started = time.monotonic()
+        return web.post(one), time.monotonic() - started
+
+    with ThreadPoolExecutor(len(bodies)) as senders:
+        answers, times = zip(*senders.map(post, bodies), strict=True)
+    return list(answers), max(times)
+
+
+def sweep(store: Store, redis: Redis) -> None:
+    Sweeper(Inbox(store), DeliveryQueue(redis), Spool(redis)).sweep()
+
+
+def assert_all_stored(store: Store, answers: list[Answer], bodies: list[bytes]) -> None:
+    inbox = Inbox(store)
+    stored = [inbox.read_body(UUID(answer.delivery)) for answer in answers if answer.delivery]
+    assert stored == bodies
+
+
+def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
+    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+) -> None:
+    bodies = [body("text", records=["é\u2028"]), b'\xff{"id": 1}', body("\ud800\0"), body("gone")]
+    database_server.kill()
+    try:
+        answers, took_s = post_all(web, bodies)
+        ready = httpx.get(f"{web.url}/readyz")
+        sweep(store, redis)
+        waiting = redis.xlen(KEY)
+    finally:
+        database_server.start()
+
+    assert [answer.http_status for answer in answers] == [200] * 4
+    assert took_s < MOST_S
+    assert waiting == 4
+    assert ready.status_code == 503
+    assert ready.json()["spool"] == "4 deliveries wait in Redis for the store"
+
+    sweep(store, redis)
+
+    assert redis.xlen(KEY) == 0
+    assert_all_stored(store, answers, bodies)
+    wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
+    late = redis.xlen(KEY)
+    assert web.post(body("newest")).http_status == 200
+    assert redis.xlen(KEY) == late
+
+
+def test_a_store_that_never_answers_costs_seconds_once(
+    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+) -> None:
+    bodies = [body(f"stalled {number}") for number in range(12)]
+    with stalled(database_server):
+        answers, took_s = post_all(web, bodies)
+        later, later_s = post_all(web, [body(f"later {number}") for number in range(12)])
+
+    assert {answer.status for answer in answers + later} == {"accepted"}
+    assert took_s < MOST_S
+    # One of them tries the store again; the others go to the spool at once.
+    assert later_s < MOST_S
+    sweep(store, redis)
+    assert_all_stored(store, answers, bodies)
+
+
+def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, redis: Redis) -> None:
+    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+
+    def make_read_only(word: str) -> None:
+        with psycopg.connect(
+            url, autocommit=True, options="-c default_transaction_read_only=off"
+        ) as connection:
+            connection.execute(
+                f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = {word}"
+            )
+            # For those who are connected already.
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    make_read_only("on")
+    bodies = [body(f"read-only {number}") for number in range(8)]
+    answers, took_s = post_all(web, bodies)
+    make_read_only("off")
+    sweep(store, redis)
+
+    assert {answer.status for answer in answers} == {"accepted"}
+    assert took_s < MOST_S
+    assert_all_stored(store, answers, bodies)
+
+
+def test_a_full_disk_counts_as_away(tmp_path: Path, redis_server: ValkeyServer, redis: Redis) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    migrate(store)
+    with WebProcess(
+        tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=redis_server.url
+    ) as web:
+        [server] = descendants(web.pid)
+        # No file of this process may grow beyond what there is: as on a disk that is full.
+        resource.prlimit(server, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
+        answers, _ = post_all(web, bodies)
+        resource.prlimit(server, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        spooled = redis.xlen(KEY)
+        sweep(store, redis)
+
+        assert {answer.status for answer in answers} == {"accepted"}
+        assert spooled == 8
+        assert_all_stored(store, answers, bodies)
+        wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
+    store.dispose()
+
+
+@pytest.mark.parametrize("way", ["dead", "stalled", "full"])
+def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
+    web: WebProcess, database_server: PostgresServer, redis_server: ValkeyServer, redis: Redis, way: str
+) -> None:
+    database_server.kill()
+    try:
+        if way == "dead":
+            redis_server.kill()
+            answers, took_s = post_all(web, [body("1"), body("2")])
+        elif way == "stalled":
+            with stalled(redis_server):
+                answers, took_s = post_all(web, [body("1"), body("2")])
+        else:
+            redis.config_set("maxmemory", 1)
+            answers, took_s = post_all(web, [body("1"), body("2")])
+    finally:
+        database_server.start()
+
+    assert {(answer.http_status, answer.status) for answer in answers} == {(503, "unavailable")}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+    assert took_s < MOST_S
+    wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
+
+
+def test_an_unmigrated_store_loses_nothing(tmp_path: Path, redis_server: ValkeyServer, redis: Redis) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    with WebProcess(tmp_path, database_url=url, redis_url=redis_server.url) as web:
+        answer = web.post(body("early"))
+        ready = httpx.get(f"{web.url}/readyz")
+    store = open_store(url)
+    migrate(store)
+    sweep(store, redis)
+
+    assert "rapidbridge migrate" in ready.json()["store"]
+    assert_all_stored(store, [answer], [body("early")])
+    store.dispose()
+
+
+def test_a_refusal_needs_no_store_to_be_kept(
+    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+) -> None:
+    started = body("r", "sync_job_run:started", id="run", integrated_account_id="sandbox-1")
+    database_server.kill()
+    try:
+        answer = web.post(started)
+    finally:
+        database_server.start()
+    sweep(store, redis)
+
+    assert (answer.http_status, answer.status) == (400, "refused")
+    assert_all_stored(store, [answer], [started])
+    assert Inbox(store).count()["refused"] == 1
+
+
+def test_draining_twice_at_once_or_half_stores_everything_once(
+    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+) -> None:
+    bodies = [body(f"spooled {number}") for number in range(60)]
+    database_server.kill()
+    try:
+        answers, _ = post_all(web, bodies)
+    finally:
+        database_server.start()
+
+    def die(_moved: object) -> None:
+        raise KeyboardInterrupt
+
+    def half(spool: Spool) -> None:
+        # Stored, but whoever moved it dies before the spool has forgotten it.
+        with pytest.raises(KeyboardInterrupt):
+            spool.drain(lambda arrivals: die(Inbox(store).put(arrivals)))
+
+    half(Spool(redis))
+    with ThreadPoolExecutor(4) as drainers:
+        list(drainers.map(lambda _: Spool(redis).drain(Inbox(store).put), range(4)))
+
+    assert redis.xlen(KEY) == 0
+    assert_all_stored(store, answers, bodies)
+    assert Inbox(store).count()["pending"] == 60
+
+
+@pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
+def test_whatever_redis_does_deliveries_are_accepted(
+    web: WebProcess, redis_server: ValkeyServer, redis: Redis, store: Store, way: str
+) -> None:
+    bodies = [body(f"{way} {number}") for number in range(20)]
+    if way == "stalled":
+        with stalled(redis_server):
+            answers, took_s = post_all(web, bodies)
+            ready = httpx.get(f"{web.url}/readyz", timeout=30)
+    else:
+        if way == "dead":
+            redis_server.kill()
+        elif way == "full":
+            redis.config_set("maxmemory", 1)
+        else:
+            redis.flushall()
+        answers, took_s = post_all(web, bodies)
+        ready = httpx.get(f"{web.url}/readyz", timeout=30)
+
+    assert {answer.status for answer in answers} == {"accepted"}
+    assert took_s < 2
+    assert_all_stored(store, answers, bodies)
+    if way in ("dead", "stalled"):
+        assert "REDIS_URL" in ready.json()["redis"]
+
+
+def test_a_stalled_redis_is_known_in_seconds(redis_server: ValkeyServer) -> None:
+    queue = DeliveryQueue(connect(redis_server.url, tls_verify=True))
+    queue.ping()
+    started = time.monotonic()
+    with stalled(redis_server), pytest.raises(Exception, match="REDIS_URL"):
+        queue.has_room()
+
+    assert time.monotonic() - started < 4
