@@ -8,6 +8,7 @@ RapidBridgeError
  ├─ Retriable           the same work will succeed later
  │   ├─ StoreUnavailable    the inbox cannot be reached
  │   ├─ QueueUnavailable    Redis cannot be reached
+ │   ├─ Overloaded          too many large bodies at once
  │   └─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
  ├─ Dead                will never succeed as it is: keep it, count it, show it
  │   ├─ UnreadableDelivery  signed, but not an event this code can read
@@ -61,6 +62,10 @@ class StoreUnavailable(Retriable):
 
 class QueueUnavailable(Retriable):
     """Redis cannot be reached or refuses commands."""
+
+
+class Overloaded(Retriable):
+    """More large bodies come at once than there is memory for."""
 
 
 class SinkUnavailable(Retriable):

@@ -8,7 +8,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.config import Settings
-from app.errors import BodyIncomplete, BodyTooLarge, Rejected, SignatureError, StoreUnavailable
+from app.errors import BodyIncomplete, BodyTooLarge, Overloaded, Rejected, SignatureError, StoreUnavailable
 from app.logs import place_of
 from app.queue import DeliveryQueue, connect
 from app.routes import Routes
@@ -19,12 +19,14 @@ from app.truto.signature import parse_header
 from app.web.body import discard_body, read_body
 from app.web.health import add_health
 from app.web.receive import Answer, Receiver
+from app.web.room import Room, Share
 from app.web.storage import COMMIT_DEADLINE_S, Storage
 from app.web.waker import Waker
 
 WEBHOOK_PATH = "/webhooks/truto"
 SIGNATURE_HEADER = "X-Truto-Signature"
 _RETRY_AFTER_S = 5
+_LARGEST_BODIES_AT_ONCE = 2
 # What a sender may still push at us after a refusal, so that it gets to read the answer.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_S = 2.0
@@ -41,6 +43,7 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)
     storage = Storage(inbox, spool)
+    room = Room(_LARGEST_BODIES_AT_ONCE * settings.max_body_bytes)
     waker = Waker(queue)
     waker.start()
     receiver = Receiver(
@@ -52,7 +55,9 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
         signature = request.headers.get(SIGNATURE_HEADER)
         # Before the body: whoever cannot sign does not get to make us read.
         parse_header(signature)
-        return _respond(receiver.receive(read_body(request, settings.max_body_bytes), signature))
+        with Share(room) as share:
+            body = read_body(request, settings.max_body_bytes, share)
+            return _respond(receiver.receive(body, signature))
 
     add_health(app, store, queue, spool)
     _answer_faults(app)
@@ -77,11 +82,12 @@ def _answer_faults(app: Flask) -> None:
         return _close_after(response)
 
     @app.errorhandler(StoreUnavailable)
-    def nowhere(error: StoreUnavailable) -> Response:
+    @app.errorhandler(Overloaded)
+    def nowhere(error: StoreUnavailable | Overloaded) -> Response:
         log.error("delivery.unavailable", error=str(error))
         response = _respond(Answer(503, "unavailable", "", "nowhere to store it: send it again"))
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
-        return response
+        return _close_after(response) if isinstance(error, Overloaded) else response
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:

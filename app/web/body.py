@@ -5,18 +5,22 @@ from typing import IO, Any
 import gevent
 from flask import Request
 
-from app.errors import BodyIncomplete, BodyTooLarge
+from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
+from app.web.room import Share
 
 # From the first byte to the last, however they drip. Platforms' routers give up after 30 s.
 DEADLINE_S = 20
 _STEP_BYTES = 1024 * 1024
+# Small bodies never wait for room.
+_FREE_BYTES = 64 * 1024
 
 
-def read_body(request: Request, most_bytes: int) -> bytes:
+def read_body(request: Request, most_bytes: int, share: Share) -> bytes:
     """Return the body as sent, chunked or not.
 
+    share: the room that its bytes take; what a large body waits for counts as its own time.
     Raises BodyTooLarge as soon as more than `most_bytes` are announced or read, BodyIncomplete where the
-    sender stalls, hangs up early or breaks the framing.
+    sender stalls, hangs up early or breaks the framing, Overloaded where no room became free in time.
     """
     length = request.content_length
     if length is not None and length > most_bytes:
@@ -25,8 +29,10 @@ def read_body(request: Request, most_bytes: int) -> bytes:
     stream: IO[bytes] = request.environ["wsgi.input"]
     try:
         with gevent.Timeout(DEADLINE_S):
-            body = _read(stream, most_bytes)
+            body = _read(stream, most_bytes, share)
     except gevent.Timeout as error:
+        if share.is_waiting:
+            raise Overloaded(f"no room for a large body became free within {DEADLINE_S} s") from error
         raise BodyIncomplete(f"the body did not arrive whole within {DEADLINE_S} s") from error
     except BodyTooLarge:
         raise
@@ -37,10 +43,15 @@ def read_body(request: Request, most_bytes: int) -> bytes:
     return body
 
 
-def _read(stream: IO[bytes], most_bytes: int) -> bytes:
+def _read(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
     parts = []
     total = 0
-    while part := stream.read(min(_STEP_BYTES, most_bytes + 1 - total)):
+    step = _FREE_BYTES
+    while part := stream.read(min(step, most_bytes + 1 - total)):
+        if len(part) == step:
+            # There may be more: not before there is room for it.
+            step = _STEP_BYTES
+            share.take(step)
         parts.append(part)
         total += len(part)
         if total > most_bytes:
