@@ -1,0 +1,306 @@
+"""Inbox, workers and sink together: whatever the order, the repetitions and the crashes, the end is the same."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+from sqlalchemy import delete, select, text, update
+
+from app.routes import Route, default_routes
+from app.store.delivery import Arrival
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import deliveries, metadata, outcomes
+from app.truto.events import read_envelope
+from workers.deliver import Deliverer
+from workers.sinks import Sinks
+from workers.sinks.base import Batch, Sink, Written
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+TIMES = st.sampled_from([NOW, NOW + timedelta(microseconds=1), NOW + timedelta(seconds=1)])
+IDS = st.sampled_from(["1", "2", "3"])
+# When an event was made, if it says so; when it came; whose it is.
+About = tuple[datetime | None, datetime, str]
+ABOUT = st.tuples(st.none() | TIMES, TIMES, st.sampled_from(["a1", "a2"]))
+PAGES = st.lists(st.tuples(st.lists(IDS, max_size=4), ABOUT), min_size=1, max_size=4)
+# Places among all deliveries, those that are free before the others.
+PLACE = st.integers(0, 11)
+JOB = st.lists(PLACE, min_size=1, max_size=6)
+# At which write of a job, and whether after it or before.
+STOP = st.tuples(st.integers(1, 2), st.booleans())
+# Only what hangs for good runs into it.
+HANGS_S = 30.0
+# Of what fails one example, made short, and no more: every try is many transactions.
+SETTINGS = settings(
+    max_examples=50,
+    stateful_step_count=25,
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=set(Phase) - {Phase.explain},
+)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+class Version(NamedTuple):
+    """What a row may hold. order: made, came, delivery, place; of one record's versions the greatest wins."""
+
+    order: tuple[datetime, datetime, UUID, int]
+    key: tuple[str, str]
+    record: dict[str, Any]
+    is_deleted: bool
+
+
+class Vanished(BaseException):
+    """Ends a worker in the middle of its job: nothing of ours may catch it."""
+
+
+@dataclass
+class StoppingSink:
+    """The real sink, but its worker is stopped at one write, before or after the real one."""
+
+    sink: Sink
+    stop: Callable[[], None]
+    at: int
+    is_after: bool
+
+    def write(self, batch: Batch, route: Route) -> Written:
+        self.at -= 1
+        if self.at == 0 and not self.is_after:
+            self.stop()
+        written = self.sink.write(batch, route)
+        if self.at == 0 and self.is_after:
+            self.stop()
+        return written
+
+    def close(self) -> None: ...
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """What came, what of it is settled and what a worker has in hand, beside the real thing."""
+
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.routes = default_routes(self.store.url.render_as_string(hide_password=False))
+        self.inbox, self.sinks = Inbox(self.store), Sinks(self.routes)
+        self.threads = ThreadPoolExecutor(2)
+        self.paused: list[tuple[set[UUID], Event, Future[None]]] = []
+        self.came: dict[UUID, tuple[Arrival, int]] = {}
+        self.versions: list[Version] = []
+        self.seen: dict[tuple[str, str], Version] = {}
+        self.settled: set[UUID] = set()
+        self.held: set[UUID] = set()
+
+    @initialize()
+    def nothing_came_but_an_empty_page(self) -> None:
+        with self.store.begin() as connection:
+            for table in metadata.sorted_tables:
+                connection.execute(delete(table))
+            for name in ("crm_contacts", "rapidbridge_sink_tables"):
+                connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+        self.receive([([], (NOW, NOW, "a1"))])
+        self.deliver([0])
+
+    @rule(pages=PAGES)
+    def receive(self, pages: list[tuple[list[str], About]]) -> None:
+        for ids, about in pages:
+            self.put("sync_job_run:record", ids, *about)
+
+    @rule(id_=IDS, about=ABOUT)
+    def deletion(self, id_: str, about: About) -> None:
+        self.put("record:deleted", [id_], *about)
+
+    @rule(place=PLACE, received_at=TIMES)
+    def receive_again(self, place: int, received_at: datetime) -> None:
+        [id_] = self.job([place])
+        [receipt] = self.inbox.put([replace(self.came[id_][0], received_at=received_at)])
+
+        assert (receipt.delivery_id, receipt.is_duplicate) == (id_, True)
+
+    @rule(places=JOB)
+    def deliver(self, places: list[int]) -> None:
+        self.deliver_these(self.job(places))
+
+    @precondition(lambda self: self.free(self.came))
+    @rule(places=JOB)
+    def crash_after_claim(self, places: list[int]) -> None:
+        ids = self.job(places)
+        claimed = self.inbox.claim(ids, holder="gone", now=datetime.now(UTC), lease_s=40)
+
+        assert {delivery.id for delivery in claimed} == self.free(ids)
+        self.held |= self.free(ids)
+
+    @precondition(lambda self: self.free(self.came))
+    @rule(places=JOB, stop=STOP)
+    def crash_between_sink_and_settle(self, places: list[int], stop: tuple[int, bool]) -> None:
+        def vanish() -> None:
+            raise Vanished
+
+        ids = self.job(places)
+        try:
+            self.deliver_these(ids, StoppingSink(self.sinks.open("main"), vanish, *stop))
+        except Vanished:
+            self.held |= self.free(ids)
+
+    @precondition(lambda self: len(self.paused) < 2 and self.free(self.came))
+    @rule(places=JOB, stop=STOP)
+    def a_worker_stands_still(self, places: list[int], stop: tuple[int, bool]) -> None:
+        stands_or_ended, may_go_on = Event(), Event()
+
+        def stand() -> None:
+            stands_or_ended.set()
+            if not may_go_on.wait(HANGS_S):
+                raise Vanished
+
+        ids = self.job(places)
+        sink = StoppingSink(self.sinks.open("main"), stand, *stop)
+        job = self.threads.submit(self.worker(sink).deliver, ids)
+        job.add_done_callback(lambda _: stands_or_ended.set())
+        assert stands_or_ended.wait(HANGS_S)
+        self.paused.append((self.free(ids), may_go_on, job))
+        self.held |= self.free(ids)
+        if job.done():
+            self.it_goes_on(-1)
+
+    @precondition(lambda self: self.paused)
+    @rule(which=st.sampled_from([0, -1]))
+    def it_goes_on(self, which: int) -> None:
+        claimed, may_go_on, job = self.paused.pop(which)
+        may_go_on.set()
+        job.result(HANGS_S)
+        self.settled |= claimed
+        self.held -= claimed
+
+    @precondition(lambda self: self.paused)
+    @rule(which=st.sampled_from([0, -1]), places=JOB)
+    def it_is_overtaken(self, which: int, places: list[int]) -> None:
+        self.leases_run_out()
+        self.deliver_these([*self.job(places), *self.paused[which][0]])
+
+    @rule()
+    def leases_run_out(self) -> None:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        leased = update(deliveries).where(deliveries.c.leased_until.is_not(None))
+        with self.store.begin() as connection:
+            # Never lost so often that it is given up: that is another test's matter.
+            connection.execute(leased.values(leased_until=past, due_at=past, lost_attempts=0))
+        self.held.clear()
+
+    @precondition(lambda self: self.settled)
+    @rule(place=PLACE, is_forgotten=st.booleans())
+    def replay(self, place: int, is_forgotten: bool) -> None:
+        ids = [id_ for id_ in self.came if id_ in self.settled]
+        id_ = ids[place % len(ids)]
+        again = update(deliveries).where(deliveries.c.id == id_)
+        with self.store.begin() as connection:
+            connection.execute(again.values(state="pending", settled_at=None, leased_until=None))
+            if is_forgotten:
+                connection.execute(delete(outcomes).where(outcomes.c.delivery_id == id_))
+        self.settled.remove(id_)
+
+    @invariant()
+    def what_is_settled_is_in_the_sink_and_nothing_goes_back(self) -> None:
+        rows = self.rows()
+        assert all(rows[key].order >= before.order for key, before in self.seen.items())
+        assert all(rows[key].order >= last.order for key, last in self.newest(self.settled).items())
+        self.seen = rows
+
+    @invariant()
+    def the_ledger_has_it_once(self) -> None:
+        counts = (outcomes.c.delivery_id, outcomes.c.sink, outcomes.c.state, outcomes.c.written)
+        with self.store.connect() as connection:
+            states = {row.id: row.state for row in connection.execute(select(deliveries))}
+            found = [tuple(row) for row in connection.execute(select(*counts))]
+        assert states == {id_: "settled" if id_ in self.settled else "pending" for id_ in self.came}
+        expected = [(id_, "main", "done", self.came[id_][1]) for id_ in self.settled]
+        assert sorted(row for row in found if row[0] in self.settled) == sorted(expected)
+
+    def teardown(self) -> None:
+        try:
+            while self.paused:
+                self.it_goes_on(0)
+            self.leases_run_out()
+            self.deliver_these(self.came)
+            self.the_ledger_has_it_once()
+            assert self.rows() == self.newest(self.came)
+        finally:
+            for _, may_go_on, _ in self.paused:
+                may_go_on.set()
+            self.threads.shutdown()
+            self.sinks.close()
+
+    def put(
+        self, event: str, ids: Sequence[str], at: datetime | None, received_at: datetime, account: str
+    ) -> None:
+        """Receive a body as Truto sends it; every record says which version it is."""
+        records = [{"id": id_, "n": n} for n, id_ in enumerate(ids, start=len(self.versions))]
+        is_deletion = event == "record:deleted"
+        told = {"record": records[0]} if is_deletion else {"sync_job_run_id": "r", "records": records}
+        payload = {"resource": "crm/contacts", "integrated_account_id": account, **told}
+        about = {"id": f"e{len(self.came)}", "event": event, "created_at": at and at.isoformat()}
+        body = json.dumps(about | {"payload": payload}).encode()
+        envelope = read_envelope(body)
+        found = {name: getattr(envelope, name) for name in envelope.__slots__}
+        arrival = Arrival(body, received_at, "pending", **found)
+        id_ = self.inbox.put([arrival])[0].delivery_id
+        self.came[id_] = arrival, len(records)
+        for place, record in enumerate(records):
+            order = (at or received_at, received_at, id_, place)
+            self.versions.append(Version(order, (account, ids[place]), record, is_deletion))
+
+    def job(self, places: Sequence[int]) -> list[UUID]:
+        ids = sorted(self.came, key=lambda id_: id_ in self.settled | self.held)
+        return [ids[place % len(ids)] for place in places]
+
+    def free(self, ids: Collection[UUID]) -> set[UUID]:
+        return set(ids) - self.settled - self.held
+
+    def worker(self, sink: Sink) -> Deliverer:
+        return Deliverer(self.store, self.routes, lambda _: sink, name="worker")
+
+    def deliver_these(self, ids: Collection[UUID], sink: Sink | None = None) -> None:
+        self.worker(sink or self.sinks.open("main")).deliver(list(ids))
+        self.settled |= self.free(ids)
+
+    def rows(self) -> dict[tuple[str, str], Version]:
+        """Return the sink's rows as the versions that they are."""
+        query = text('SELECT "_account", "_key", data, "_deleted_at" FROM crm_contacts')
+        with self.store.connect() as connection:
+            found = connection.execute(query).all()
+        rows = {}
+        for account, key, cell, deleted_at in found:
+            record = json.loads(cell) if isinstance(cell, str) else cell
+            version = self.versions[record["n"]]
+            assert version[1:] == ((account, key), record, deleted_at is not None)
+            rows[version.key] = version
+        assert len(rows) == len(found)
+        return rows
+
+    def newest(self, ids: Collection[UUID]) -> dict[tuple[str, str], Version]:
+        """Return the rows that these deliveries make."""
+        return {version.key: version for version in sorted(self.versions) if version.order[2] in ids}
+
+
+def test_any_order_of_pages_workers_and_crashes_ends_with_the_newest_of_each_record(store: Store) -> None:
+    machine = type("AnyOrderHere", (AnyOrder,), {"store": store})
+
+    run_machine(machine, settings=SETTINGS)
