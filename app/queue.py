@@ -23,6 +23,8 @@ IDS_PER_JOB = 16
 # Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.
 MOST_JOBS = 256
 _TIMEOUT_S = 2.0
+# There as long as Redis remembers what was enqueued.
+_MEMORY_KEY = "rapidbridge:remembers"
 _FAILED_JOBS_KEPT_S = 3600
 
 
@@ -89,6 +91,20 @@ class DeliveryQueue:
         ]
         try:
             self._queue.enqueue_many(jobs)
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def remembers(self) -> bool:
+        """Whether Redis still holds what was enqueued since `remember`; not once it was wiped."""
+        try:
+            return bool(self._queue.connection.exists(_MEMORY_KEY))
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def remember(self) -> None:
+        """Begin to tell by `remembers` whether Redis is wiped."""
+        try:
+            self._queue.connection.set(_MEMORY_KEY, 1)
         except RedisError as error:
             raise _unavailable(error) from error
 

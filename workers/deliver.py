@@ -46,7 +46,7 @@ def worker_name(pid: int) -> str:
 
 
 class Deliverer:
-    """Delivers what the inbox holds to the sinks of its routes, and settles it.
+    """Delivers what the inbox holds to the sinks of its routes, and settles it; one job at a time.
 
     open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
     name: whose the deliveries are meanwhile; by default this process's.
@@ -60,12 +60,28 @@ class Deliverer:
         self._inbox = Inbox(store)
         self._routes = routes
         self._open_sink = open_sink
+        self._has_unsettled = False
 
     def deliver(self, ids: Sequence[UUID]) -> None:
         """Take up those of the deliveries that are pending and free, and settle each or make it due again.
 
         Raises StoreUnavailable; then nothing was settled, and all will be done again to the same end.
         """
+        self.let_go()
+        self._has_unsettled = True
+        self._take_up(ids)
+        self._has_unsettled = False
+
+    def let_go(self) -> None:
+        """Leave to others what this worker took up and could not settle; raises StoreUnavailable.
+
+        Without it they would wait for the lease to end, and take this worker for lost.
+        """
+        if self._has_unsettled:
+            self._inbox.release(self._name, now=datetime.now(UTC), is_lost=False)
+            self._has_unsettled = False
+
+    def _take_up(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()
         claimed = self._inbox.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])

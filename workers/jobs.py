@@ -1,5 +1,6 @@
 """What RQ may run: the functions of this file, found by name, and nothing else."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,10 @@ from rq.job import Job
 from app.errors import StoreUnavailable
 from app.queue import JOB_FUNCTION
 from workers.deliver import Deliverer
+
+# How long an interrupted job waits for the store, to leave nothing in hand; less than what is left of it.
+_PATIENCE_S = 8.0
+_ASK_EVERY_S = 0.5
 
 log = structlog.get_logger()
 _deliverer: list[Deliverer] = []
@@ -25,8 +30,21 @@ def deliver(ids: Sequence[str]) -> None:
     try:
         _deliverer[0].deliver([UUID(id_) for id_ in ids])
     except StoreUnavailable as error:
-        # Nothing was settled, so nothing is lost: the sweeper wakes a worker again when the leases end.
+        # Nothing was settled, so nothing is lost: the sweeper wakes a worker again.
         log.error("job.interrupted", deliveries=len(ids), error=str(error))
+        _let_go(_deliverer[0])
+
+
+def _let_go(deliverer: Deliverer) -> None:
+    """Wait a little for the store; the next job lets go of what this one cannot, or the lease ends."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            deliverer.let_go()
+        except StoreUnavailable:
+            time.sleep(_ASK_EVERY_S)
+        else:
+            return
 
 
 class KnownJob(Job):

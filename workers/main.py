@@ -3,6 +3,7 @@
 import sys
 
 import structlog
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
@@ -17,11 +18,24 @@ from workers.deliver import Deliverer
 from workers.sinks import Sinks
 
 # An idle worker does no maintenance while it waits for a job, which is this long less 15 s.
-_WORKER_TTL_S = 60
+_WORKER_TTL_S = 30
 # How often jobs that died with their worker are looked for.
 _MAINTENANCE_INTERVAL_S = 30
 
 log = structlog.get_logger()
+
+
+class ReturningWorker(SimpleWorker):
+    """RQ's worker, but it is soon back when Redis is, and known again to one that was wiped."""
+
+    max_connection_wait_time = 4.0
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this worker lives; after each job, and every 15 s without one."""
+        if pipeline is None and not self.connection.hexists(self.key, "birth"):
+            self.connection.delete(self.key)
+            self.register_birth()  # type: ignore[no-untyped-call]  # RQ's own
+        super().heartbeat(timeout, pipeline)
 
 
 def work(setup: Setup) -> None:
@@ -29,7 +43,7 @@ def work(setup: Setup) -> None:
     settings = setup.settings
     sinks = Sinks(setup.routes)
     jobs.prepare(Deliverer(open_store(settings.database_url), setup.routes, sinks.open))
-    worker = SimpleWorker(
+    worker = ReturningWorker(
         # One queue a worker: listening on two loses the job that a killed worker had just popped.
         [QUEUE_NAME],
         connection=connect(settings.redis_url, tls_verify=settings.redis_tls_verify),

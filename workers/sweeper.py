@@ -9,6 +9,7 @@ import structlog
 from app.errors import Retriable
 from app.logs import place_of
 from app.queue import IDS_PER_JOB, DeliveryQueue
+from app.store.delivery import Delivery
 from app.store.inbox import Inbox
 from app.store.spool import Spool
 
@@ -31,6 +32,7 @@ class Sweeper:
         self._queue = queue
         self._spool = spool
         self._gone: list[str] = []
+        self._unqueued: list[Delivery] = []
         self._faults: dict[str, str] = {}
 
     def start(self) -> None:
@@ -45,6 +47,7 @@ class Sweeper:
         """Do everything there is to do now. A fault is logged once, and passes."""
         self._try("drain", self._drain)
         self._try("release", self._release)
+        self._try("recall", self._recall)
         self._try("wake", self._wake)
 
     def _run(self) -> None:
@@ -59,14 +62,27 @@ class Sweeper:
 
     def _release(self) -> None:
         while self._gone:
-            number = self._inbox.release(self._gone[0], now=datetime.now(UTC))
+            number = self._inbox.release(self._gone[0], now=datetime.now(UTC), is_lost=True)
             log.warning("worker.gone", holder=self._gone.pop(0), released=number)
+
+    def _recall(self) -> None:
+        if self._queue.remembers():
+            return
+        number = self._inbox.recall(now=datetime.now(UTC))
+        # After it: whoever dies in between leaves it to be done again.
+        self._queue.remember()
+        log.warning("queue.empty", hint="Redis is new or was wiped", recalled=number)
 
     def _wake(self) -> None:
         while self._queue.has_room():
-            due = self._inbox.wake(now=datetime.now(UTC), most=_MOST_PER_WAKE, again_after_s=_AGAIN_AFTER_S)
-            self._queue.enqueue(due)
-            if len(due) < _MOST_PER_WAKE:
+            # What Redis did not take when it was woken is not due in the inbox any more.
+            self._unqueued = self._unqueued or self._inbox.wake(
+                now=datetime.now(UTC), most=_MOST_PER_WAKE, again_after_s=_AGAIN_AFTER_S
+            )
+            number = len(self._unqueued)
+            self._queue.enqueue(self._unqueued)
+            self._unqueued = []
+            if number < _MOST_PER_WAKE:
                 break
 
     def _try(self, step: str, action: Callable[[], None]) -> None:

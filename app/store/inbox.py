@@ -90,13 +90,16 @@ class Inbox:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
 
-    def release(self, holder: str, *, now: datetime) -> int:
-        """Make due at once what a worker held that is gone; return how many deliveries that were."""
+    def release(self, holder: str, *, now: datetime, is_lost: bool) -> int:
+        """Make due at once what a worker holds; return how many deliveries that were.
+
+        is_lost: the worker is gone, which counts against them; otherwise it only could not settle them.
+        """
         statement = (
             update(deliveries)
             # What is held is due when its lease ends: the index on `due_at` finds it.
             .where(deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.held_by == holder)
-            .values(leased_until=None, due_at=now)
+            .values(leased_until=None, due_at=now, **({} if is_lost else {"held_by": ""}))
         )
         with store_faults(), self._engine.begin() as connection:
             return connection.execute(statement).rowcount
@@ -129,6 +132,21 @@ class Inbox:
         with store_faults(), self._engine.begin() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
+
+    def recall(self, *, now: datetime) -> int:
+        """Make due at once what no worker has in hand yet, because its wake-up is lost; return how many."""
+        statement = (
+            update(deliveries)
+            .where(
+                deliveries.c.state == "pending",
+                deliveries.c.due_at > now,
+                # What waits for its next attempt is leased until then.
+                deliveries.c.leased_until.is_(None),
+            )
+            .values(due_at=now)
+        )
+        with store_faults(), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount
 
     def oldest_pending(self) -> datetime | None:
         """Return when the oldest delivery that is still to be settled came; None where there is none."""

@@ -166,6 +166,33 @@ def test_attempts_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger)
     assert seen == [(1, 0), (2, 1), (3, 1), (4, 2)]
 
 
+@pytest.mark.parametrize(("is_lost", "lost_attempts"), [(True, 1), (False, 0)])
+def test_what_a_worker_held_is_free_at_once_and_counts_only_if_the_worker_is_lost(
+    inbox: Inbox, is_lost: bool, lost_attempts: int
+) -> None:
+    ids = [inbox.put([arrival()])[0].delivery_id]
+    claim_all(inbox, ids)
+
+    assert inbox.release("another", now=NOW, is_lost=is_lost) == 0
+    assert claim_all(inbox, ids) == []
+    assert inbox.release("worker", now=NOW, is_lost=is_lost) == 1
+    [delivery] = claim_all(inbox, ids)
+    assert delivery.lost_attempts == lost_attempts
+
+
+def test_what_was_woken_in_vain_is_recalled_and_nothing_else(inbox: Inbox, ledger: Ledger) -> None:
+    woken, held, postponed = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(3)]
+    inbox.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    claim_all(inbox, [held, postponed])
+    later = NOW + timedelta(seconds=100)
+    ledger.settle([Settlement(verdict(postponed, "pending", due_at=later))], now=NOW)
+
+    recalled = inbox.recall(now=NOW + timedelta(seconds=11))
+
+    due = inbox.wake(now=NOW + timedelta(seconds=12), most=10, again_after_s=60)
+    assert (recalled, [delivery.id for delivery in due]) == (1, [woken])
+
+
 def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox) -> None:
     [receipt] = inbox.put([arrival()])
 

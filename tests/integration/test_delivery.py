@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
+from app.errors import StoreUnavailable
 from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
@@ -41,7 +42,11 @@ class Desk:
         self.inbox = Inbox(store)
         all_routes = Routes(sinks={"main": SqlSink(type="sql", url=url), **sinks}, routes=routes)
         self.sinks = Sinks(all_routes)
-        self.deliverer = Deliverer(store, all_routes, self.sinks.open)
+        self.routes = all_routes
+        self.deliverer = self.worker()
+
+    def worker(self, name: str = "") -> Deliverer:
+        return Deliverer(self.store, self.routes, self.sinks.open, name=name)
 
     def put(
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
@@ -269,7 +274,7 @@ def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> Non
     ]
 
     with ThreadPoolExecutor(4) as workers:
-        list(workers.map(lambda _: desk.deliverer.deliver(ids), range(8)))
+        list(workers.map(lambda number: desk.worker(f"{number}").deliver(ids), range(8)))
 
     assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
     [totals] = run_totals(desk.store, "r")
@@ -301,3 +306,23 @@ def test_a_fault_of_ours_costs_only_its_own_delivery(desk: Desk) -> None:
 
     assert desk.state(good)[0] == "settled"
     assert desk.state(bad)[:2] == ("pending", "internal_error")
+
+
+def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_for_lost(desk: Desk) -> None:
+    ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
+    for _ in range(5):
+        _rename(desk.store, "rapidbridge_outcomes", "elsewhere")
+        with pytest.raises(StoreUnavailable):
+            desk.deliverer.deliver(ids[:2])
+        _rename(desk.store, "elsewhere", "rapidbridge_outcomes")
+
+    desk.deliverer.deliver(ids[2:])
+
+    assert desk.state(ids[2])[0] == "settled"
+    claimed = desk.inbox.claim(ids, holder="another", now=datetime.now(UTC), lease_s=40)
+    assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
+
+
+def _rename(store: Store, table: str, name: str) -> None:
+    with store.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))

@@ -114,6 +114,35 @@ def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis)
     wait_until(lambda: inbox.count().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
 
 
+def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redis: Redis) -> None:
+    queue = DeliveryQueue(redis)
+    redis.flushall()
+    assert queue.count_workers() == 0
+
+    wait_until(lambda: queue.count_workers() == 2, timeout_s=30, what=lambda: worker.log)
+
+
+@pytest.mark.parametrize("is_wiped", [True, False])
+def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
+    redis: Redis, inbox: Inbox, is_wiped: bool
+) -> None:
+    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
+    sweeper.sweep()
+    arrival = Arrival(b"{}", datetime(2026, 1, 1, tzinfo=UTC), "pending")
+    inbox.put([arrival])
+    if is_wiped:
+        sweeper.sweep()
+        redis.flushall()
+    else:
+        redis.config_set("maxmemory", 1)
+        sweeper.sweep()
+        redis.config_set("maxmemory", 0)
+
+    sweeper.sweep()
+
+    assert redis.llen(f"rq:queue:{QUEUE_NAME}") == 1
+
+
 def test_redis_holds_ids_and_no_record(redis: Redis, inbox: Inbox) -> None:
     ids = [put(inbox, number) for number in range(IDS_PER_JOB + 1)]
 
