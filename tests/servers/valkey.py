@@ -12,9 +12,9 @@ from tests.servers import Server
 class ValkeyServer(Server):
     """Started in a private folder, as `up` and `demo` start theirs, but for its log; `stop` it at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         command, self.url = valkey_command(folder)
-        super().__init__(folder, [*command, "--loglevel", "notice"])
+        super().__init__(folder, [*command, "--loglevel", "notice", *options])
         self.start()
 
     def answers(self) -> bool:

@@ -1,0 +1,160 @@
+"""Does harm to an installation, and undoes it."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import psycopg
+from psycopg import sql
+from redis import Redis
+
+from app.store.spool import KEY as SPOOL
+from tests.chaos.plan import Fault, Kind
+from tests.chaos.site import Program, Site, send
+from tests.servers import Server
+from tests.servers.processes import descendants
+from tests.waiting import wait_until
+
+Harm = AbstractContextManager[None]
+
+# A Redis that holds spooled deliveries is their only place: docs/guarantees.md says what wiping it costs.
+_WIPE_UNLESS_SPOOLED = "if redis.call('xlen', KEYS[1]) > 0 then return 0 end redis.call('flushall') return 1"
+_SPOOL_EMPTIES_S = 60.0
+
+
+def inflict(site: Site, fault: Fault) -> None:
+    """Inflict a fault; return when it is over: what was killed runs again, though it may not be ready."""
+    with _HARMS[fault.kind](site, fault.pick):
+        time.sleep(fault.hold_s)
+
+
+@contextmanager
+def _killed(process: Server | Program) -> Iterator[None]:
+    process.kill()
+    yield
+    process.start()
+
+
+@contextmanager
+def _restarted(server: Server) -> Iterator[None]:
+    server.stop()
+    server.start()
+    yield
+
+
+@contextmanager
+def _deployed(program: Program) -> Iterator[None]:
+    program.terminate()
+    program.start()
+    yield
+
+
+@contextmanager
+def _sent(number: int, pids: Sequence[int]) -> Iterator[None]:
+    send(number, pids)
+    yield
+
+
+@contextmanager
+def _paused(pids: Sequence[int]) -> Iterator[None]:
+    send(signal.SIGSTOP, pids)
+    yield
+    send(signal.SIGCONT, pids)
+
+
+@contextmanager
+def _together(*harms: Harm) -> Iterator[None]:
+    with ExitStack() as stack:
+        for harm in harms:
+            stack.enter_context(harm)
+        yield
+
+
+@contextmanager
+def _wiped(site: Site) -> Iterator[None]:
+    with Redis.from_url(site.valkey.url) as redis:
+        wait_until(
+            lambda: redis.eval(_WIPE_UNLESS_SPOOLED, 1, SPOOL) == 1,
+            timeout_s=_SPOOL_EMPTIES_S,
+            what="an empty spool",
+        )
+    yield
+
+
+@contextmanager
+def _full(site: Site) -> Iterator[None]:
+    with Redis.from_url(site.valkey.url) as redis:
+        redis.config_set("maxmemory", 1)
+        yield
+        redis.config_set("maxmemory", 0)
+
+
+@contextmanager
+def _read_only(site: Site) -> Iterator[None]:
+    _set_read_only(site.database_url, "on")
+    yield
+    _set_read_only(site.database_url, "off")
+
+
+def _set_read_only(url: str, word: str) -> None:
+    with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(
+                sql.Identifier(connection.info.dbname), sql.Literal(word)
+            )
+        )
+        # For those who are connected already.
+        _cut(connection)
+
+
+@contextmanager
+def _disconnected(site: Site) -> Iterator[None]:
+    with psycopg.connect(site.database_url, autocommit=True) as connection:
+        _cut(connection)
+    yield
+
+
+def _cut(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+def _one(program: Program, pick: int) -> list[int]:
+    """Return one of a program's processes; none while it is just starting."""
+    children = program.children
+    return [children[pick % len(children)]] if children else []
+
+
+def _family(server: Server) -> list[int]:
+    return [server.pid, *descendants(server.pid)]
+
+
+_HARMS: Mapping[Kind, Callable[[Site, int], Harm]] = {
+    "web process killed": lambda site, pick: _sent(signal.SIGKILL, _one(site.web, pick)),
+    "web killed": lambda site, _: _killed(site.web),
+    "web deployed": lambda site, _: _deployed(site.web),
+    "web paused": lambda site, _: _paused(site.web.children),
+    "worker killed": lambda site, pick: _sent(signal.SIGKILL, _one(site.workers, pick)),
+    "workers killed": lambda site, _: _killed(site.workers),
+    "workers deployed": lambda site, _: _deployed(site.workers),
+    "worker paused": lambda site, pick: _paused(_one(site.workers, pick)),
+    "worker paused beyond its lease": lambda site, pick: _paused(_one(site.workers, pick)),
+    "Valkey killed": lambda site, _: _killed(site.valkey),
+    "Valkey wiped": lambda site, _: _wiped(site),
+    "Valkey paused": lambda site, _: _paused(_family(site.valkey)),
+    "Valkey full": lambda site, _: _full(site),
+    "PostgreSQL killed": lambda site, _: _killed(site.postgres),
+    "PostgreSQL restarted": lambda site, _: _restarted(site.postgres),
+    "PostgreSQL paused": lambda site, _: _paused(_family(site.postgres)),
+    "PostgreSQL read-only": lambda site, _: _read_only(site),
+    "PostgreSQL connections cut": lambda site, _: _disconnected(site),
+    "PostgreSQL and web killed": lambda site, _: _together(_killed(site.postgres), _killed(site.web)),
+    "PostgreSQL and workers killed": lambda site, _: _together(_killed(site.postgres), _killed(site.workers)),
+    "PostgreSQL and Valkey killed": lambda site, _: _together(_killed(site.postgres), _killed(site.valkey)),
+    "PostgreSQL and Valkey paused": lambda site, _: _together(
+        _paused(_family(site.postgres)), _paused(_family(site.valkey))
+    ),
+}

@@ -1,0 +1,85 @@
+"""Which faults happen, in what order and for how long; pure, the same for the same seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Literal
+
+Kind = Literal[
+    "web process killed",
+    "web killed",
+    "web deployed",
+    "web paused",
+    "worker killed",
+    "workers killed",
+    "workers deployed",
+    "worker paused",
+    "worker paused beyond its lease",
+    "Valkey killed",
+    "Valkey wiped",
+    "Valkey paused",
+    "Valkey full",
+    "PostgreSQL killed",
+    "PostgreSQL restarted",
+    "PostgreSQL paused",
+    "PostgreSQL read-only",
+    "PostgreSQL connections cut",
+    "PostgreSQL and web killed",
+    "PostgreSQL and workers killed",
+    "PostgreSQL and Valkey killed",
+    "PostgreSQL and Valkey paused",
+]
+
+# How long each is held, in seconds: least and most. None: it is over as soon as it has happened.
+HOLDS: dict[Kind, tuple[float, float] | None] = {
+    "web process killed": None,
+    "web killed": (0.1, 1.0),
+    "web deployed": None,
+    "web paused": (1.0, 4.0),
+    "worker killed": None,
+    "workers killed": (0.1, 2.0),
+    "workers deployed": None,
+    "worker paused": (1.0, 6.0),
+    "worker paused beyond its lease": (42.0, 44.0),
+    "Valkey killed": (0.1, 3.0),
+    "Valkey wiped": None,
+    "Valkey paused": (1.0, 5.0),
+    "Valkey full": (1.0, 5.0),
+    "PostgreSQL killed": (0.1, 4.0),
+    "PostgreSQL restarted": None,
+    "PostgreSQL paused": (1.0, 6.0),
+    "PostgreSQL read-only": (1.0, 4.0),
+    "PostgreSQL connections cut": None,
+    "PostgreSQL and web killed": (0.5, 2.0),
+    "PostgreSQL and workers killed": (0.5, 3.0),
+    "PostgreSQL and Valkey killed": (0.5, 2.0),
+    "PostgreSQL and Valkey paused": (1.0, 4.0),
+}
+# Everything but what alone takes most of a minute; that one comes once in so many rounds.
+_RARE: Kind = "worker paused beyond its lease"
+_ROUNDS_PER_RARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. after_s: what passes before it; hold_s: how long it lasts; pick: which of several processes."""
+
+    kind: Kind
+    after_s: float = 1.0
+    hold_s: float = 0.0
+    pick: int = 0
+
+
+def plan_faults(seed: str) -> Iterator[Fault]:
+    """Yield faults without end: every kind once a round, in random order."""
+    chance = Random(f"{seed}/faults")
+    for number in count(1):
+        kinds = [kind for kind in HOLDS if kind != _RARE]
+        chance.shuffle(kinds)
+        if number % _ROUNDS_PER_RARE == 2:
+            kinds.append(_RARE)
+        for kind in kinds:
+            bounds = HOLDS[kind]
+            hold_s = chance.uniform(*bounds) if bounds else 0.0
+            yield Fault(kind, chance.uniform(0.2, 1.5), hold_s, chance.randrange(1000))

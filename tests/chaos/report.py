@@ -1,0 +1,36 @@
+"""A soak's findings as tables."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from tests.chaos.soak import Report
+from tests.chaos.watch import Recovery
+
+_FAULTS = ("lost", "doubled", "regressed", "unsettled", "dead", "miscounted", "garbled", "foreign")
+
+
+def render(report: Report) -> str:
+    """Return the tables, GitHub Markdown."""
+    counts, faults = report.findings.counts, report.findings.faults
+    lines = ["| what | number |", "|---|--:|"]
+    lines += [f"| {name} | {number:,} |" for name, number in counts.items()]
+    lines += [f"| **{name}** | **{faults[name]:,}** |" for name in _FAULTS]
+    lines += [f"| faults inflicted | {len(report.recoveries)} |"]
+    lines += [f"| settled after the last delivery | {report.settled_s:.1f} s |"]
+    lines += [f"| ready at the end | {'yes' if report.is_ready else 'no'} |", ""]
+    lines += ["| fault | times | recovered after, median | longest |", "|---|--:|--:|--:|"]
+    lines += _recoveries(report.recoveries)
+    return "\n".join([*lines, "", *report.findings.examples])
+
+
+def _recoveries(recoveries: Sequence[Recovery]) -> Iterator[str]:
+    by_kind = defaultdict(list)
+    for recovery in recoveries:
+        by_kind[recovery.kind].append(recovery.recovered_s)
+    for kind, times in sorted(by_kind.items()):
+        known = [time for time in times if time is not None]
+        figures = (
+            f"{median(known):.1f} s | {max(known):.1f} s" if len(known) == len(times) else "never | never"
+        )
+        yield f"| {kind} | {len(times)} | {figures} |"

@@ -1,0 +1,174 @@
+"""One installation: Valkey, PostgreSQL, gunicorn and workers, each a real process that may be harmed."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+from app.cli.ports import free_port
+from app.store.engine import open_store
+from app.store.migrate import migrate
+from app.web.application import WEBHOOK_PATH
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ROOT, descendants
+from tests.servers.receiver import SECRET, environment
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+
+ROUTES = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[sinks.lake]
+type = "files"
+url = "file://{lake}"
+
+[[routes]]
+resource = "crm/contacts"
+sinks = ["main", "lake"]
+
+[[routes]]
+sinks = ["main"]
+"""
+# The Procfile's lines, so that they can be run from another tree than this one.
+_WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/server.py", "app.web.wsgi:app"]
+_WORKERS = [sys.executable, "-m", "app.cli", "worker"]
+# What a platform leaves between SIGTERM and SIGKILL.
+_PLATFORM_GRACE_S = 30.0
+
+
+class Program:
+    """A process with children, started from a source tree; its log goes on over restarts."""
+
+    def __init__(self, command: Sequence[str], tree: Path, settings: dict[str, str], log: Path) -> None:
+        self._command = command
+        self._tree = tree
+        self._environment = environment(**settings) | {"PYTHONPATH": str(tree)}
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, without waiting for it to be of use."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._tree,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def children(self) -> list[int]:
+        """The processes that do its work, oldest first."""
+        return sorted(descendants(self._pid))
+
+    @property
+    def _pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it and its children at once, as a machine that goes away does."""
+        send(signal.SIGKILL, [self._pid, *self.children])
+        assert self._process is not None
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """End it as a platform does. Fails where it does not end within the platform's grace."""
+        assert self._process is not None
+        family = [self._pid, *self.children]
+        self._process.terminate()
+        try:
+            self._process.wait(_PLATFORM_GRACE_S)
+        except subprocess.TimeoutExpired:
+            send(signal.SIGKILL, family)
+            self._process.wait()
+            raise AssertionError(
+                f"{self._command} took more than {_PLATFORM_GRACE_S} s to end; its log: {self.log}"
+            ) from None
+
+
+def send(number: int, pids: Sequence[int]) -> None:
+    """Send a signal to processes that may be gone already."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+class Site:
+    """The installation, running. tree: the source it runs from; logs are kept in the folder."""
+
+    def __init__(
+        self, folder: Path, valkey: ValkeyServer, postgres: PostgresServer, url: str, tree: Path
+    ) -> None:
+        self.valkey = valkey
+        self.postgres = postgres
+        self.database_url = url
+        self.lake = folder / "lake"
+        self.lake.mkdir()
+        (folder / "routes.toml").write_text(ROUTES.format(lake=self.lake))
+        port = free_port()
+        self._url = f"http://127.0.0.1:{port}"
+        self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
+        settings = {
+            "DATABASE_URL": url,
+            "REDIS_URL": valkey.url,
+            "TRUTO_WEBHOOK_SECRET": SECRET,
+            "ROUTES_FILE": str(folder / "routes.toml"),
+            "PORT": str(port),
+            "WEB_CONCURRENCY": "2",
+            "WORKER_CONCURRENCY": "2",
+        }
+        self.web = Program(_WEB, tree, settings, folder / "web.log")
+        self.workers = Program(_WORKERS, tree, settings, folder / "workers.log")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the service says that all is well."""
+        return self._says_ok("/readyz")
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the web process answers at all."""
+        return self._says_ok("/healthz")
+
+    def _says_ok(self, path: str) -> bool:
+        try:
+            return httpx.get(f"{self._url}{path}", timeout=10).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@contextmanager
+def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) -> Iterator[Site]:
+    """Start an installation and end all of it. Its logs and files are left in the folder."""
+    with ExitStack() as stack:
+        # Not in the folder: paths of sockets must be short, and PostgreSQL's open to another user.
+        places = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(2)]
+        # With persistence, as docs/guarantees.md asks for where the spool must outlive Redis.
+        valkey = ValkeyServer(places[0], "--appendonly", "yes")
+        stack.callback(valkey.stop)
+        postgres = PostgresServer(places[1], is_durable=is_durable)
+        stack.callback(postgres.stop)
+        url = stack.enter_context(postgres.database())
+        store = open_store(url)
+        migrate(store)
+        store.dispose()
+        site = Site(folder, valkey, postgres, url, tree)
+        for program in (site.web, site.workers):
+            program.start()
+            stack.callback(program.kill)
+        wait_until(lambda: site.is_up, what=lambda: f"the web process\n{site.web.log.read_text()}")
+        yield site

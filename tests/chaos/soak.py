@@ -1,0 +1,128 @@
+"""One soak: senders and faults at once, then the wait for what is left, then the comparison."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+
+from redis import Redis
+
+from app.simulator.events import Clock
+from app.simulator.plan import Plan
+from app.simulator.sender import Sender, open_client
+from app.store.engine import open_store
+from tests.chaos.audit import Findings, audit
+from tests.chaos.faults import inflict
+from tests.chaos.plan import Fault
+from tests.chaos.site import Site, running_site
+from tests.chaos.traffic import Traffic
+from tests.chaos.watch import Recovery, Watch
+from tests.servers.processes import ROOT
+from tests.servers.receiver import SECRET
+
+_SENDERS = 8
+_CALM_S = 120.0
+_READY_S = 60.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """What to do.
+
+    seed: of the traffic. faults: what is inflicted, until `sending_s` are over. records_per_s: sent at most.
+    is_calm: wait after each fault until the service has recovered. settle_s: given to what is left at the
+    end. tree: the source that runs. say: told of every step.
+    """
+
+    seed: str
+    faults: Iterable[Fault]
+    sending_s: float
+    records_per_s: float = 1500.0
+    is_calm: bool = False
+    settle_s: float = 180.0
+    tree: Path = ROOT
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it. settled_s: from the last delivery until nothing waited, or as long as was waited."""
+
+    findings: Findings
+    recoveries: Sequence[Recovery]
+    settled_s: float
+    is_ready: bool
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing at all is wrong."""
+        return self.is_ready and not self.findings.faults
+
+
+def run(soak: Soak, folder: Path) -> Report:
+    """Soak an installation ; its logs are left in the folder."""
+    traffic = Traffic(soak.seed, Clock(lambda: datetime.now(UTC)))
+    with (
+        running_site(folder, tree=soak.tree) as site,
+        Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
+    ):
+        store = open_store(site.database_url)
+        watch = Watch(store, redis)
+        with watch.running():
+            with _sending(soak, site, traffic):
+                _inflict_all(soak, site, watch, traffic)
+            soak.say("no more faults and deliveries: waiting for what is left")
+            settled_s = _wait(lambda: watch.is_idle, soak.settle_s)
+        _wait(lambda: site.is_ready, _READY_S)
+        soak.say(f"settled after {settled_s:.1f} s: comparing")
+        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, site.is_ready)
+        store.dispose()
+    return report
+
+
+@contextmanager
+def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
+    """Send from several threads inside; then end in order, with the delivery at hand and its retries."""
+    plan = Plan(site.webhook_url, SECRET, soak.seed, parallel=_SENDERS)
+    stopped = Event()
+    with open_client(plan) as client, ThreadPoolExecutor(_SENDERS) as pool:
+        rate = soak.records_per_s / _SENDERS
+        senders = [
+            pool.submit(traffic.run, place, Sender(plan, client, Event()), stopped, rate)
+            for place in range(_SENDERS)
+        ]
+        try:
+            yield
+        finally:
+            stopped.set()
+        for sender in senders:
+            sender.result()
+
+
+def _inflict_all(soak: Soak, site: Site, watch: Watch, traffic: Traffic) -> None:
+    number = 0
+    for number, fault in enumerate(soak.faults, 1):
+        if watch.now_s + fault.after_s > soak.sending_s:
+            break
+        time.sleep(fault.after_s)
+        began_s = watch.now_s
+        inflict(site, fault)
+        watch.note(fault, began_s)
+        held = f" for {fault.hold_s:.1f} s" if fault.hold_s else ""
+        soak.say(f"{began_s:7.1f} s  {number:4}  {fault.kind}{held}; {traffic.acknowledged} acknowledged")
+        if soak.is_calm:
+            _wait(lambda: watch.is_calm, _CALM_S)
+    time.sleep(max(0.0, soak.sending_s - watch.now_s))
+
+
+def _wait(condition: Callable[[], bool], most_s: float) -> float:
+    """Wait for a condition, but not for ever; return how long it took, in seconds."""
+    began = time.monotonic()
+    while not condition() and time.monotonic() - began < most_s:
+        time.sleep(_POLL_S)
+    return time.monotonic() - began

@@ -1,0 +1,138 @@
+"""What is sent: pages of records that compete for the same rows, and everything odd that may come between."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from threading import Event
+from typing import Any
+
+from app.simulator.events import Clock
+from app.simulator.sender import Sender
+
+RESOURCES = ("crm/contacts", "ticketing/tickets")
+ACCOUNTS = 5
+# Few enough that every record competes with older and newer versions of itself.
+KEYS = 2000
+_MOST_PER_PAGE = 200
+# How often: deliveries of a kind; records that are sound, no object, or hold what is no number in JSON.
+_KINDS = {"page": 94, "deletion": 3, "errors": 2, "unreadable": 1}
+_POISON = (99.5, 0.25, 0.25)
+# Shares of deliveries that come after newer ones, and again.
+_LATE, _REPEATED = 0.15, 0.05
+_MOST_LATE = 4
+_EVENTS = {
+    "page": "sync_job_run:record",
+    "deletion": "record:deleted",
+    "errors": "sync_job_run:record_error",
+    "unreadable": "sync_job_run:record",
+}
+_PADDING = "0123456789abcdef" * 8
+
+
+@dataclass(slots=True)
+class Sent:
+    """One delivery that was sent.
+
+    kind: page, deletion, errors or unreadable. records: (key, number) of what can be read, in order; the key
+    is None where it can be no row. A number is never used twice. unreadable, errors: how many there are.
+    created_at: no two deliveries share one. is_acknowledged: it got a 200.
+    """
+
+    kind: str
+    created_at: str = ""
+    resource: str = ""
+    account: str = ""
+    records: list[tuple[int | None, int]] = field(default_factory=list)
+    unreadable: int = 0
+    errors: int = 0
+    is_acknowledged: bool = False
+
+
+def digest_of(body: bytes) -> bytes:
+    """Return what a body is known by."""
+    return hashlib.sha256(body).digest()[:16]
+
+
+def record_of(key: int, number: int) -> dict[str, Any]:
+    """Return a record: the same for the same number, so that a garbled one is seen."""
+    return {"id": f"k{key}", "number": number, "padding": _PADDING[number % 16 :]}
+
+
+class Traffic:
+    """Everything that was sent by all senders, by the digest of its body. acknowledged: 200s, repeats too."""
+
+    def __init__(self, seed: str, clock: Clock) -> None:
+        self.sent: dict[bytes, Sent] = {}
+        self._seed = seed
+        self._clock = clock
+        self._numbers = count(1)
+        self.acknowledged = 0
+
+    def run(self, place: int, sender: Sender, stopped: Event, records_per_s: float) -> None:
+        """Send one delivery after the other until stopped, no faster than told."""
+        due_at = time.monotonic()
+        for body in self._bodies(Random(f"{self._seed}/sender/{place}"), place):
+            if stopped.is_set():
+                return
+            # Known before it leaves: it may be stored without an answer.
+            sent = self.sent[digest_of(body)]
+            if sender.send(body) == 200:
+                sent.is_acknowledged = True
+                self.acknowledged += 1
+            due_at = max(due_at, time.monotonic() - 1.0) + len(sent.records) / records_per_s
+            stopped.wait(max(0.0, due_at - time.monotonic()))
+
+    def _bodies(self, chance: Random, place: int) -> Iterator[bytes]:
+        late: list[bytes] = []
+        while True:
+            body = self._make(chance, f"run-{place}")
+            if chance.random() < _LATE:
+                late.append(body)
+                continue
+            yield body
+            if chance.random() < _REPEATED:
+                late.append(body)
+            if len(late) > _MOST_LATE:
+                yield from late
+                late.clear()
+
+    def _make(self, chance: Random, run: str) -> bytes:
+        resource, account = chance.choice(RESOURCES), f"account-{chance.randrange(ACCOUNTS)}"
+        [kind] = chance.choices(list(_KINDS), list(_KINDS.values()))
+        sent = Sent(kind, self._clock.next(), resource, account)
+        payload: dict[str, Any] = {"resource": resource, "method": "list", "integrated_account_id": account}
+        payload |= {"sync_job_run_id": run, "sync_job_id": "job"}
+        if kind == "deletion":
+            payload["record"] = self._record(chance, sent)
+        elif kind == "errors":
+            sent.errors = chance.randint(1, 5)
+            payload["errors"] = [{"resource": resource, "error": {"status": 502}}] * sent.errors
+        else:
+            pick = [self._record, self._no_object, self._no_number]
+            picks = chance.choices(pick, _POISON, k=chance.randint(1, _MOST_PER_PAGE))
+            payload["records"] = [make(chance, sent) for make in picks]
+        about = {"id": f"event-{next(self._numbers)}", "event": _EVENTS[kind], "created_at": sent.created_at}
+        body = json.dumps({**about, "payload": payload}).encode()
+        if kind == "unreadable":
+            body = body[: len(body) // 2]
+            sent.records, sent.unreadable = [], 0
+        self.sent[digest_of(body)] = sent
+        return body
+
+    def _record(self, chance: Random, sent: Sent) -> Any:
+        key, number = chance.randrange(KEYS), next(self._numbers)
+        sent.records.append((key, number))
+        return record_of(key, number)
+
+    def _no_object(self, _chance: Random, sent: Sent) -> Any:
+        number = next(self._numbers)
+        sent.records.append((None, number))
+        return number
+
+    def _no_number(self, _chance: Random, sent: Sent) -> Any:
+        sent.unreadable += 1
+        return {"id": "k1", "huge": float("inf")}

@@ -1,0 +1,103 @@
+"""Sees how long it takes until all is well again after a fault."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.errors import StoreUnavailable
+from app.store.engine import Store
+from app.store.inbox import Inbox
+from app.store.spool import KEY as SPOOL
+from tests.chaos.plan import Fault
+
+_POLL_S = 0.2
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a fault cost, in seconds since the watch began.
+
+    recovered_s: from its end until nothing that came before its end waited any more; None if that never was.
+    """
+
+    kind: str
+    began_s: float
+    ended_s: float
+    recovered_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    kind: str
+    began_s: float
+    ended_s: float
+    ended_at: datetime
+
+
+class Watch:
+    """Looks several times a second at what waits; in a thread of its own, since a stalled store stalls it."""
+
+    def __init__(self, store: Store, redis: Redis) -> None:
+        self._inbox = Inbox(store)
+        self._redis = redis
+        self._began = time.monotonic()
+        self._past: list[_Past] = []
+        self._is_over = threading.Event()
+        self.recoveries: list[Recovery] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch inside."""
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(self._run)
+            try:
+                yield
+            finally:
+                self._is_over.set()
+            watching.result()
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the watch began."""
+        return time.monotonic() - self._began
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the service has recovered from every fault so far."""
+        return not self._past
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits anywhere."""
+        return self._oldest() is None
+
+    def note(self, fault: Fault, began_s: float) -> None:
+        """Remember a fault that is over now."""
+        self._past.append(_Past(fault.kind, began_s, self.now_s, datetime.now(UTC)))
+
+    def _run(self) -> None:
+        while not self._is_over.wait(_POLL_S):
+            oldest = self._oldest()
+            for past in [past for past in self._past if oldest is None or oldest > past.ended_at]:
+                self._conclude(past, self.now_s - past.ended_s)
+        for past in list(self._past):
+            self._conclude(past, None)
+
+    def _conclude(self, past: _Past, recovered_s: float | None) -> None:
+        self.recoveries.append(Recovery(past.kind, past.began_s, past.ended_s, recovered_s))
+        self._past.remove(past)
+
+    def _oldest(self) -> datetime | None:
+        """Return when the oldest that waits came; None where nothing does."""
+        try:
+            return _LONG_AGO if self._redis.xlen(SPOOL) else self._inbox.oldest_pending()
+        except (StoreUnavailable, RedisError):
+            return _LONG_AGO
