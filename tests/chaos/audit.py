@@ -146,7 +146,7 @@ def _audit_rows(
         created_at, number, is_deletion = newest.pop((account, name), ("", 0, False))
         row = f"row {account} {name} of {resource}"
         findings.counts["rows"] += 1
-        found = times.get(record.get("number"), "")
+        found = times.get(record.get("number", 0), "")
         if found < created_at:
             findings.blame("regressed", f"{row}: of {found}, not of {created_at}")
         elif found > created_at and not findings.faults["unsettled"]:
