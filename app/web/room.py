@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self
 
-from gevent.lock import BoundedSemaphore
+from gevent.event import Event
 
 
 class Room:
@@ -16,7 +16,21 @@ class Room:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self.taken_bytes = 0
-        self.last = BoundedSemaphore()
+        # The one that is read on beyond the room.
+        self.last: Share | None = None
+        self._given_back = Event()
+
+    def wait(self) -> None:
+        """Return once something was given back."""
+        self._given_back.wait()
+
+    def give_back(self, share: "Share", count: int) -> None:
+        """Take back what a body had, and have all who wait look again."""
+        self.taken_bytes -= count
+        if self.last is share:
+            self.last = None
+        given_back, self._given_back = self._given_back, Event()
+        given_back.set()
 
 
 class Share:
@@ -29,15 +43,17 @@ class Share:
         self._room = room
         self.is_waiting = False
         self._bytes = 0
-        self._is_last = False
 
     def take(self, count: int) -> None:
         """Take so many bytes more; waits while there is no room."""
         room = self._room
-        if room.taken_bytes + count > room.most_bytes and not self._is_last:
-            self.is_waiting = True
-            room.last.acquire()
-            self.is_waiting, self._is_last = False, True
+        while room.last is not self and room.taken_bytes + count > room.most_bytes:
+            if room.last is None:
+                room.last = self
+            else:
+                self.is_waiting = True
+                room.wait()
+        self.is_waiting = False
         room.taken_bytes += count
         self._bytes += count
 
@@ -47,6 +63,4 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._room.taken_bytes -= self._bytes
-        if self._is_last:
-            self._room.last.release()
+        self._room.give_back(self, self._bytes)
