@@ -79,7 +79,7 @@ def _answer_faults(app: Flask) -> None:
         word = _WORDS[type(error)]
         log.warning("delivery." + word, reason=str(error))
         response = _respond(Answer(error.http_status, word, "", str(error)))
-        return _close_after(response)
+        return _end_with(response)
 
     @app.errorhandler(StoreUnavailable)
     @app.errorhandler(Overloaded)
@@ -87,13 +87,13 @@ def _answer_faults(app: Flask) -> None:
         log.error("delivery.unavailable", error=str(error))
         response = _respond(Answer(503, "unavailable", "", "nowhere to store it: send it again"))
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
-        return _close_after(response) if isinstance(error, Overloaded) else response
+        return _end_with(response) if isinstance(error, Overloaded) else response
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         # Not Flask's own way: the message of a fault may quote what was sent.
         log.error("delivery.failed", fault=type(error).__name__, at=place_of(error))
-        return _close_after(_respond(Answer(500, "failed", "", "a fault of the receiver: send it again")))
+        return _end_with(_respond(Answer(500, "failed", "", "a fault of the receiver: send it again")))
 
     @app.errorhandler(HTTPException)
     def elsewhere(error: HTTPException) -> Response:
@@ -101,11 +101,11 @@ def _answer_faults(app: Flask) -> None:
         message = f"webhooks are received by POST {WEBHOOK_PATH}"
         response = _respond(Answer(error.code or 500, word, "", message))
         response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
-        return _close_after(response)
+        return _end_with(response)
 
 
-def _close_after(response: Response) -> Response:
-    """Send the answer, then let the sender finish a little, then close: the body may be unread."""
+def _end_with(response: Response) -> Response:
+    """Send the answer, then let the sender finish a little: the body may be unread."""
     environ = request.environ
     body = response.get_data()
 
@@ -114,6 +114,5 @@ def _close_after(response: Response) -> Response:
         discard_body(environ, most_bytes=_DISCARD_BYTES, most_s=_DISCARD_S)
 
     response.response = send()
-    response.headers["Connection"] = "close"
     response.headers["Content-Length"] = str(len(body))
     return response

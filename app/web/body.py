@@ -1,5 +1,7 @@
 """Reads a request's body whole: bounded in size and in time."""
 
+import socket
+from contextlib import suppress
 from typing import IO, Any
 
 import gevent
@@ -60,14 +62,21 @@ def _read(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
 
 
 def discard_body(environ: dict[str, Any], *, most_bytes: int, most_s: float) -> None:
-    """Read what is left of a body and throw it away, within bounds.
+    """Read what is left of a body and throw it away; beyond these bounds, hang up.
 
-    Closing a connection on unread bytes resets it, and the sender may never see the answer.
+    Closing a connection on unread bytes resets it, and the sender may never see the answer. gunicorn would
+    keep it, and read on for as long as an idle connection is kept: it sends no `Connection` header of ours.
     """
     stream: IO[bytes] = environ["wsgi.input"]
+    is_at_end = False
     try:
         with gevent.Timeout(most_s):
-            while most_bytes > 0 and (part := stream.read(_STEP_BYTES)):
+            while most_bytes > 0 and not is_at_end:
+                part = stream.read(_STEP_BYTES)
                 most_bytes -= len(part)
+                is_at_end = not part
     except (gevent.Timeout, Exception):  # noqa: BLE001, S110  # the answer is sent: nothing is left to save
         pass
+    if not is_at_end:
+        with suppress(OSError):
+            environ["gunicorn.socket"].shutdown(socket.SHUT_RDWR)
