@@ -4,10 +4,11 @@ import base64
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -85,6 +86,26 @@ def send(stack: ExitStack, web: WebProcess, sent: bytes) -> socket.socket:
     return connection
 
 
+@contextmanager
+def dripping(connections: list[socket.socket]) -> Iterator[None]:
+    """Send each of them a byte now and then, so that no single read ever takes long."""
+    is_over = threading.Event()
+
+    def drip() -> None:
+        while not is_over.wait(0.3):
+            for connection in connections:
+                with suppress(OSError):
+                    connection.send(b"x", socket.MSG_DONTWAIT)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def receive(connection: socket.socket) -> bytes:
     """Return all that comes until the other side closes."""
     received = b""
@@ -144,6 +165,42 @@ def test_a_large_body_that_finds_no_room_in_time_is_told_to_come_back(
         assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in dismissed)
         # And there is room again, by itself.
         assert web.post(event("large", FILLER[: size - 1000])).http_status == 200
+
+
+@pytest.mark.parametrize("way", ["silent", "half_a_head", "dripping_head", "kept_alive"])
+def test_connections_without_a_request_make_place_for_those_with_one(web: WebProcess, way: str) -> None:
+    started = {
+        "silent": b"",
+        "half_a_head": head(10)[:40],
+        "dripping_head": head(10)[:40],
+        "kept_alive": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    }
+    with ExitStack() as stack:
+        connections = [send(stack, web, started[way]) for _ in range(MORE_THAN_CONNECTIONS)]
+        if way == "dripping_head":
+            stack.enter_context(dripping(connections))
+
+        with httpx.Client(base_url=web.url, timeout=60) as another:
+            asked_at = time.monotonic()
+            assert another.get("/healthz").status_code == 200
+            took_s = time.monotonic() - asked_at
+
+    assert took_s < PATIENCE_S
+
+
+def test_a_connection_that_is_kept_alive_stays_while_there_is_place(web: WebProcess) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        kept = send(stack, web, request)
+        wait_until(lambda: b"}" in kept.recv(65536), what="the whole answer")
+
+        # Longer than one without a request may keep its place when there is none.
+        kept.settimeout(6)
+        with pytest.raises(TimeoutError):
+            kept.recv(1)
+
+        kept.sendall(request)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_more_stalled_bodies_than_connections_hold_others_up_for_one_deadline(
