@@ -1,0 +1,191 @@
+"""A backlog of a million deliveries: it is worked off, and until then nobody is held up by it."""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from app.queue import MOST_JOBS, QUEUE_NAME
+from app.store.delivery import Arrival
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import deliveries
+from tests.servers.processes import Command, descendants
+from tests.servers.receiver import WebProcess, environment
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.chaos
+
+BACKLOG = 1_000_000
+MIB = 1024 * 1024
+# What a process may grow while it works: buffers and caches, but nothing that knows of the whole backlog,
+# whose ids alone would take more.
+MOST_GROWTH_BYTES = 32 * MIB
+# Jobs that the sweeper adds at once when it finds room.
+JOBS_PER_WAKE = 32
+# A sender is answered within this, on a machine that is busy with the backlog.
+PATIENCE_S = 3.0
+READY_WITHIN_S = 5.0
+DRAINED_AT_LEAST = 2_000
+# The store's own limit is meant for statements of the service.
+NO_LIMIT = text("SET LOCAL statement_timeout = 0")
+
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[ValkeyServer]:
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = ValkeyServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: ValkeyServer) -> Iterator[Redis]:
+    with Redis.from_url(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    engine = open_store(postgres_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def web(tmp_path: Path, store: Store, postgres_url: str, redis_server: ValkeyServer) -> Iterator[WebProcess]:
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=redis_server.url) as process:
+        yield process
+
+
+@pytest.fixture
+def worker(
+    tmp_path: Path, store: Store, postgres_url: str, redis_server: ValkeyServer, redis: Redis
+) -> Iterator[Command]:
+    settings = environment(DATABASE_URL=postgres_url, REDIS_URL=redis_server.url)
+    with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
+        wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
+        yield command
+
+
+def body(name: str) -> bytes:
+    payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": name, "name": "Ada"}]}
+    return json.dumps({"id": name, "event": "sync_job_run:record", "payload": payload}).encode()
+
+
+def pile_up(store: Store, number: int) -> None:
+    """Put so many pending deliveries, an hour old, into the inbox."""
+    then = datetime.now(UTC) - timedelta(hours=1)
+    template = Arrival(
+        body("old"),
+        then,
+        "pending",
+        event_id="old",
+        event="sync_job_run:record",
+        resource="crm/contacts",
+        method="list",
+    )
+    [receipt] = Inbox(store).put([template])
+    made = {
+        "id": "gen_random_uuid()",
+        "event_id": "'old-' || n",
+        "received_at": "received_at + n * interval '1 ms'",
+        "due_at": "due_at + n * interval '1 ms'",
+    }
+    columns = [column.name for column in deliveries.columns]
+    values = ", ".join(made.get(name, name) for name in columns)
+    with store.begin() as connection:
+        connection.execute(NO_LIMIT)
+        connection.execute(
+            text(
+                f"INSERT INTO {deliveries.name} ({', '.join(columns)}) SELECT {values} "
+                f"FROM {deliveries.name}, generate_series(2, :number) AS n WHERE id = :id"
+            ),
+            {"number": number, "id": receipt.delivery_id},
+        )
+
+
+def count(store: Store, condition: str) -> int:
+    with store.connect() as connection:
+        found = connection.execute(text(f"SELECT count(*) FROM {deliveries.name} WHERE {condition}"))
+        number: int = found.scalar_one()
+        return number
+
+
+def memory_bytes(pid: int, line: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines[line].split()[0]) * 1024
+
+
+def post_for(web: WebProcess, seconds: float) -> list[float]:
+    """Post one after the other for so long; return what each took, in seconds."""
+    times: list[float] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        started = time.monotonic()
+        assert web.post(body(f"fresh-{len(times)}")).status == "accepted"
+        times.append(time.monotonic() - started)
+    return times
+
+
+def test_a_million_deliveries_wait_and_the_service_goes_on(
+    web: WebProcess, worker: Command, store: Store, redis: Redis
+) -> None:
+    for number in range(50):
+        assert web.post(body(f"before-{number}")).status == "accepted"
+    wait_until(lambda: count(store, "state = 'settled'") == 50, what=lambda: worker.log)
+    processes = [*descendants(web.pid), worker.pid, *descendants(worker.pid)]
+    before = {pid: memory_bytes(pid, "VmRSS") for pid in processes}
+    pile_up(store, BACKLOG)
+
+    piled_up_at, settled_before = time.monotonic(), count(store, "state = 'settled'")
+    times = post_for(web, seconds=20)
+    asked_at = time.monotonic()
+    ready = httpx.get(f"{web.url}/readyz", timeout=30)
+    ready_s = time.monotonic() - asked_at
+    jobs, keys = redis.llen(f"rq:queue:{QUEUE_NAME}"), redis.dbsize()
+    wait_until(
+        lambda: count(store, "state = 'settled'") - settled_before >= DRAINED_AT_LEAST,
+        timeout_s=40,
+        what=lambda: f"the backlog to shrink\n{worker.log[-2000:]}",
+    )
+    drained = count(store, "state = 'settled'") - settled_before
+    growth = {pid: memory_bytes(pid, "VmHWM") - before[pid] for pid in processes}
+    log.info(
+        "posted %d, slowest %.2f s; ready in %.2f s: %s; jobs %d, keys %d; drained %d in %.0f s; grew %s MiB",
+        *(len(times), max(times), ready_s, ready.json(), jobs, keys, drained),
+        *(time.monotonic() - piled_up_at, [grown // MIB for grown in growth.values()]),
+    )
+
+    assert max(times) < PATIENCE_S
+    assert ready_s < READY_WITHIN_S
+    assert ready.status_code == 503
+    assert ready.json()["backlog"].startswith("the oldest delivery has waited for 3")
+    assert {ready.json()[name] for name in ("store", "redis", "workers", "spool")} == {"ok"}
+    assert jobs <= MOST_JOBS + JOBS_PER_WAKE
+    # A hash for each job, and what RQ knows of its workers.
+    assert keys <= MOST_JOBS + JOBS_PER_WAKE + 50
+    assert max(growth.values()) < MOST_GROWTH_BYTES
+
+    # The rest of the backlog goes away, as if worked off. What came meanwhile needs nobody's help.
+    with store.begin() as connection:
+        connection.execute(NO_LIMIT)
+        connection.execute(
+            text(f"DELETE FROM {deliveries.name} WHERE event_id LIKE 'old-%' AND state = 'pending'")
+        )
+    wait_until(lambda: not count(store, "state = 'pending'"), timeout_s=60, what=lambda: worker.log[-2000:])
+    assert count(store, "event_id LIKE 'fresh-%' AND state = 'settled'") == len(times)
+    wait_until(lambda: httpx.get(f"{web.url}/readyz").json()["status"] == "ok", what="it to be ready")
