@@ -60,7 +60,7 @@ class Deliverer:
         self._inbox = Inbox(store)
         self._routes = routes
         self._open_sink = open_sink
-        self._has_unsettled = False
+        self._unsettled: Sequence[UUID] = ()
 
     def deliver(self, ids: Sequence[UUID]) -> None:
         """Take up those of the deliveries that are pending and free, and settle each or make it due again.
@@ -68,18 +68,18 @@ class Deliverer:
         Raises StoreUnavailable; then nothing was settled, and all will be done again to the same end.
         """
         self.let_go()
-        self._has_unsettled = True
+        self._unsettled = ids
         self._take_up(ids)
-        self._has_unsettled = False
+        self._unsettled = ()
 
     def let_go(self) -> None:
-        """Leave to others what this worker took up and could not settle; raises StoreUnavailable.
+        """Leave to others what an interrupted job was for; raises StoreUnavailable.
 
-        Without it they would wait for the lease to end, and take this worker for lost.
+        Without it they would wait until the lease ends, which takes the worker for lost, or the wake-up is.
         """
-        if self._has_unsettled:
-            self._inbox.release(self._name, now=datetime.now(UTC), is_lost=False)
-            self._has_unsettled = False
+        if self._unsettled:
+            self._inbox.let_go(self._unsettled, holder=self._name, now=datetime.now(UTC))
+            self._unsettled = ()
 
     def _take_up(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()

@@ -62,7 +62,7 @@ class Sweeper:
 
     def _release(self) -> None:
         while self._gone:
-            number = self._inbox.release(self._gone[0], now=datetime.now(UTC), is_lost=True)
+            number = self._inbox.release(self._gone[0], now=datetime.now(UTC))
             log.warning("worker.gone", holder=self._gone.pop(0), released=number)
 
     def _recall(self) -> None:

@@ -90,16 +90,13 @@ class Inbox:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
 
-    def release(self, holder: str, *, now: datetime, is_lost: bool) -> int:
-        """Make due at once what a worker holds; return how many deliveries that were.
-
-        is_lost: the worker is gone, which counts against them; otherwise it only could not settle them.
-        """
+    def release(self, holder: str, *, now: datetime) -> int:
+        """Make due at once what a worker held that is gone; return how many deliveries that were."""
         statement = (
             update(deliveries)
             # What is held is due when its lease ends: the index on `due_at` finds it.
             .where(deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.held_by == holder)
-            .values(leased_until=None, due_at=now, **({} if is_lost else {"held_by": ""}))
+            .values(leased_until=None, due_at=now)
         )
         with store_faults(), self._engine.begin() as connection:
             return connection.execute(statement).rowcount
@@ -132,6 +129,23 @@ class Inbox:
         with store_faults(), self._engine.begin() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
+
+    def let_go(self, ids: Sequence[UUID], *, holder: str, now: datetime) -> int:
+        """Make due at once what a worker was woken for and could not settle; return how many.
+
+        It did not get as far as to hold them, or it holds them; it lives, so it is not lost.
+        """
+        statement = (
+            update(deliveries)
+            .where(
+                deliveries.c.id.in_(sorted(ids)),
+                deliveries.c.state == "pending",
+                or_(deliveries.c.held_by == holder, deliveries.c.leased_until.is_(None)),
+            )
+            .values(leased_until=None, due_at=now, held_by="")
+        )
+        with store_faults(), self._engine.begin() as connection:
+            return connection.execute(statement).rowcount
 
     def recall(self, *, now: datetime) -> int:
         """Make due at once what no worker has in hand yet, because its wake-up is lost; return how many."""

@@ -166,18 +166,29 @@ def test_attempts_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger)
     assert seen == [(1, 0), (2, 1), (3, 1), (4, 2)]
 
 
-@pytest.mark.parametrize(("is_lost", "lost_attempts"), [(True, 1), (False, 0)])
-def test_what_a_worker_held_is_free_at_once_and_counts_only_if_the_worker_is_lost(
-    inbox: Inbox, is_lost: bool, lost_attempts: int
-) -> None:
+def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(inbox: Inbox) -> None:
     ids = [inbox.put([arrival()])[0].delivery_id]
     claim_all(inbox, ids)
 
-    assert inbox.release("another", now=NOW, is_lost=is_lost) == 0
+    assert inbox.release("another", now=NOW) == 0
     assert claim_all(inbox, ids) == []
-    assert inbox.release("worker", now=NOW, is_lost=is_lost) == 1
+    assert inbox.release("worker", now=NOW) == 1
     [delivery] = claim_all(inbox, ids)
-    assert delivery.lost_attempts == lost_attempts
+    assert delivery.lost_attempts == 1
+
+
+def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(inbox: Inbox, ledger: Ledger) -> None:
+    held, woken, settled, another = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(4)]
+    inbox.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    claim_all(inbox, [held, settled])
+    ledger.settle([Settlement(verdict(settled))], now=NOW)
+    inbox.claim([another], holder="another", now=NOW, lease_s=40)
+
+    number = inbox.let_go([held, woken, settled, another], holder="worker", now=NOW)
+
+    due = inbox.wake(now=NOW, most=10, again_after_s=60)
+    assert number == 2
+    assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
 
 
 def test_what_was_woken_in_vain_is_recalled_and_nothing_else(inbox: Inbox, ledger: Ledger) -> None:
