@@ -8,6 +8,7 @@ RapidBridgeError
  ├─ Retriable           the same work will succeed later
  │   ├─ StoreUnavailable    the inbox cannot be reached
  │   ├─ QueueUnavailable    Redis cannot be reached
+ │   ├─ OutOfTime           a job was stopped because it took too long
  │   ├─ Overloaded          too many large bodies at once
  │   └─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
  ├─ Dead                will never succeed as it is: keep it, count it, show it
@@ -62,6 +63,10 @@ class StoreUnavailable(Retriable):
 
 class QueueUnavailable(Retriable):
     """Redis cannot be reached or refuses commands."""
+
+
+class OutOfTime(Retriable):
+    """A job took longer than it may: a sink or the store does not answer."""
 
 
 class Overloaded(Retriable):

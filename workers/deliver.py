@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from app.errors import SinkRefused, SinkUnavailable, StoreUnavailable
+from app.errors import OutOfTime, SinkRefused, SinkUnavailable, StoreUnavailable
 from app.logs import place_of
 from app.routes import Route, Routes
 from app.store.delivery import Delivery
@@ -19,8 +19,9 @@ from app.store.facts import DeadRecord, Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from workers.reading import Content, read_content
+from workers.rests import Rests
 from workers.sinks.base import Batch, Record, Sink
-from workers.verdicts import MOST_LOST_ATTEMPTS, conclude, judge, postpone, retry
+from workers.verdicts import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
 
 # A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
 # own timeout. One whose supervisor lives leaves them at once.
@@ -60,12 +61,14 @@ class Deliverer:
         self._inbox = Inbox(store)
         self._routes = routes
         self._open_sink = open_sink
+        self._rests = Rests()
         self._unsettled: Sequence[UUID] = ()
 
     def deliver(self, ids: Sequence[UUID]) -> None:
         """Take up those of the deliveries that are pending and free, and settle each or make it due again.
 
-        Raises StoreUnavailable; then nothing was settled, and all will be done again to the same end.
+        Raises StoreUnavailable or OutOfTime; then nothing was settled, and all will be done again to the same
+        end.
         """
         self.let_go()
         self._unsettled = ids
@@ -101,10 +104,10 @@ class Deliverer:
         try:
             content = read_content(delivery, self._inbox.read_body(delivery.id), now=datetime.now(UTC))
             return self._route(delivery, content, finished)
-        except StoreUnavailable:
+        except (StoreUnavailable, OutOfTime):
             raise
         except Exception as error:  # noqa: BLE001
-            # A fault of ours, or a job that ran out of time, must not take the job's other deliveries along.
+            # A fault of ours must not take the job's other deliveries along.
             # Its message may quote a record: only its place in the code is told.
             log.error(
                 "delivery.failed", delivery=str(delivery.id), fault=type(error).__name__, at=place_of(error)
@@ -158,14 +161,18 @@ class Deliverer:
         )
 
     def _attempt(self, name: str, batch: Batch, content: Content, route: Route) -> _Attempt:
-        now = datetime.now(UTC)
+        now, began = datetime.now(UTC), time.monotonic()
         unreadable = len(content.unreadable)
         outcome = Outcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
+        failing = replace(outcome, state="failing", reason="sink_unavailable")
+        if rest_s := self._rests.left_s(name, now=began):
+            message = "not asked: it did not answer just now"
+            return _Attempt(replace(failing, message=message), retry_after_s=rest_s)
         try:
             written = self._open_sink(name).write(batch, route)
-        except SinkUnavailable as error:
-            failing = replace(outcome, state="failing", reason="sink_unavailable", message=str(error))
-            return _Attempt(failing, retry_after_s=error.retry_after_s or 0.0)
+        except (SinkUnavailable, OutOfTime) as error:
+            self._rests.note_failure(name, began=began, now=time.monotonic())
+            return _Attempt(replace(failing, message=str(error)), retry_after_s=error.retry_after_s or 0.0)
         except SinkRefused as error:
             return _Attempt(
                 replace(outcome, state="dead", dead=content.size, reason=error.reason, message=str(error))
@@ -202,7 +209,7 @@ def _tell(delivery: Delivery, result: Settlement) -> None:
         delivery=str(delivery.id),
         records=verdict.records,
         attempt=delivery.attempts,
-        **({"reason": verdict.reason} if verdict.reason else {}),
+        **({"reason": verdict.reason, "cause": cause_of(verdict.reason)} if verdict.reason else {}),
         **({"replaced": verdict.replaced} if verdict.replaced else {}),
         **({"sinks": troubles} if troubles else {}),
     )

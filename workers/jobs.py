@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from rq.job import Job
 
-from app.errors import StoreUnavailable
+from app.errors import OutOfTime, StoreUnavailable
 from app.queue import JOB_FUNCTION
 from workers.deliver import Deliverer
 
@@ -29,7 +29,7 @@ def deliver(ids: Sequence[str]) -> None:
     """Bring deliveries from the inbox to their sinks."""
     try:
         _deliverer[0].deliver([UUID(id_) for id_ in ids])
-    except StoreUnavailable as error:
+    except (StoreUnavailable, OutOfTime) as error:
         # Nothing was settled, so nothing is lost: the sweeper wakes a worker again.
         log.error("job.interrupted", deliveries=len(ids), error=str(error))
         _let_go(_deliverer[0])

@@ -1,16 +1,18 @@
 """Starts one RQ worker in this process: `python -m workers.main`, as `rapidbridge worker` does N times."""
 
 import sys
+from types import FrameType
 
 import structlog
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
+from rq.timeouts import UnixSignalDeathPenalty
 
-from app.errors import ConfigError
+from app.errors import ConfigError, OutOfTime
 from app.logs import set_up_logs
-from app.queue import QUEUE_NAME, connect
+from app.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
 from app.setup import Setup, read_setup
 from app.store.engine import open_store
 from workers import jobs
@@ -25,10 +27,19 @@ _MAINTENANCE_INTERVAL_S = 30
 log = structlog.get_logger()
 
 
+class Deadline(UnixSignalDeathPenalty):
+    """Ends a job that takes too long, with an error that says what it waited for."""
+
+    def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
+        """Interrupt the job, wherever it is."""
+        raise OutOfTime(f"it did not answer within {JOB_TIMEOUT_S} s")
+
+
 class ReturningWorker(SimpleWorker):
     """RQ's worker, but it is soon back when Redis is, and known again to one that was wiped."""
 
     max_connection_wait_time = 4.0
+    death_penalty_class = Deadline
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Say that this worker lives; after each job, and every 15 s without one."""

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from app.store.delivery import Delivery, State, Verdict
 from app.store.facts import Outcome
@@ -14,6 +15,13 @@ _LONGEST_RETRY_S = 600.0
 _MOST_ATTEMPTS = 150
 # A delivery that takes its worker along each time (out of memory, a crash in a library) is given up soon.
 MOST_LOST_ATTEMPTS = 3
+
+
+def cause_of(reason: str) -> Literal["data", "sink", "system"]:
+    """Tell whose fault a reason is: what was sent, where it goes to, or this service and its machine."""
+    if reason in ("worker_lost", "internal_error"):
+        return "system"
+    return "sink" if reason.startswith(("sink_", "table_")) else "data"
 
 
 def conclude(delivery: Delivery, state: State, records: int, reason: str = "") -> Verdict:

@@ -72,7 +72,7 @@ def run(soak: Soak, folder: Path) -> Report:
         Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
     ):
         store = open_store(site.database_url)
-        watch = Watch(store, redis)
+        watch = Watch(store, redis, traffic)
         with watch.running():
             with _sending(soak, site, traffic):
                 _inflict_all(soak, site, watch, traffic)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from random import Random
 from threading import Event
@@ -63,7 +64,10 @@ def record_of(key: int, number: int) -> dict[str, Any]:
 
 
 class Traffic:
-    """Everything that was sent by all senders, by the digest of its body. acknowledged: 200s, repeats too."""
+    """Everything that was sent by all senders, by the digest of its body.
+
+    acknowledged, acknowledged_at: how many 200s there were, those for repeats too, and when the last was.
+    """
 
     def __init__(self, seed: str, clock: Clock) -> None:
         self.sent: dict[bytes, Sent] = {}
@@ -71,6 +75,7 @@ class Traffic:
         self._clock = clock
         self._numbers = count(1)
         self.acknowledged = 0
+        self.acknowledged_at = datetime.min.replace(tzinfo=UTC)
 
     def run(self, place: int, sender: Sender, stopped: Event, records_per_s: float) -> None:
         """Send one delivery after the other until stopped, no faster than told."""
@@ -83,6 +88,7 @@ class Traffic:
             if sender.send(body) == 200:
                 sent.is_acknowledged = True
                 self.acknowledged += 1
+                self.acknowledged_at = datetime.now(UTC)
             due_at = max(due_at, time.monotonic() - 1.0) + len(sent.records) / records_per_s
             stopped.wait(max(0.0, due_at - time.monotonic()))
 

@@ -16,6 +16,7 @@ from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.spool import KEY as SPOOL
 from tests.chaos.plan import Fault
+from tests.chaos.traffic import Traffic
 
 _POLL_S = 0.2
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -25,7 +26,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 class Recovery:
     """What a fault cost, in seconds since the watch began.
 
-    recovered_s: from its end until nothing that came before its end waited any more; None if that never was.
+    recovered_s: from its end until a delivery was acknowledged again and nothing that came before the end
+    waited any more; None if that never was.
     """
 
     kind: str
@@ -45,7 +47,8 @@ class _Past:
 class Watch:
     """Looks several times a second at what waits; in a thread of its own, since a stalled store stalls it."""
 
-    def __init__(self, store: Store, redis: Redis) -> None:
+    def __init__(self, store: Store, redis: Redis, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._inbox = Inbox(store)
         self._redis = redis
         self._began = time.monotonic()
@@ -86,8 +89,10 @@ class Watch:
     def _run(self) -> None:
         while not self._is_over.wait(_POLL_S):
             oldest = self._oldest()
-            for past in [past for past in self._past if oldest is None or oldest > past.ended_at]:
-                self._conclude(past, self.now_s - past.ended_s)
+            for past in list(self._past):
+                is_heard = self._traffic.acknowledged_at > past.ended_at
+                if is_heard and (oldest is None or oldest > past.ended_at):
+                    self._conclude(past, self.now_s - past.ended_s)
         for past in list(self._past):
             self._conclude(past, None)
 

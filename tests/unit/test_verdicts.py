@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.store.delivery import Delivery
 from app.store.facts import Outcome
-from workers.verdicts import judge, retry
+from workers.verdicts import cause_of, judge, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 DELIVERY = Delivery(UUID(int=1), NOW, "e", "sync_job_run:record", "", "", "", "", "", "", None, attempts=1)
@@ -52,3 +52,9 @@ def test_one_failing_sink_is_enough_to_try_again_and_one_dead_to_end_it() -> Non
     assert state() == state(done) == ("settled", "")
     assert state(done, failing, dead) == ("pending", "away")
     assert state(done, dead) == ("dead", "no")
+
+
+def test_faults_of_data_sinks_and_the_service_itself_are_told_apart() -> None:
+    reasons = ("not_object", "no_records", "sink_unavailable", "sink_set_up", "table_taken", "worker_lost")
+
+    assert [cause_of(reason) for reason in reasons] == ["data", "data", "sink", "sink", "sink", "system"]

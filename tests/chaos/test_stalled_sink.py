@@ -1,0 +1,105 @@
+"""A sink that accepts connections and never answers: it holds up what goes to it, and nothing else."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import select, update
+
+from app.queue import JOB_TIMEOUT_S, DeliveryQueue
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import deliveries, outcomes
+from app.web.waker import NewDelivery
+from tests.integration.test_workers import put
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import Command, descendants
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.chaos
+
+ROUTES = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[sinks.warehouse]
+type = "sql"
+url = "$WAREHOUSE_URL"
+
+[[routes]]
+sinks = ["main", "warehouse"]
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def warehouse() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = PostgresServer(Path(folder))
+        yield server
+        server.stop()
+
+
+def test_a_stalled_sink_holds_up_no_other_and_gets_everything_when_it_is_back(
+    tmp_path: Path, store: Store, warehouse: PostgresServer, redis_url: str
+) -> None:
+    inbox = Inbox(store)
+    (tmp_path / "routes.toml").write_text(ROUTES)
+    settings = environment(
+        DATABASE_URL=f"sqlite:///{tmp_path}/store.db",
+        REDIS_URL=redis_url,
+        ROUTES_FILE=str(tmp_path / "routes.toml"),
+    )
+
+    def count(sink: str, state: str) -> int:
+        statement = select(outcomes).where(outcomes.c.sink == sink, outcomes.c.state == state)
+        with store.connect() as connection:
+            return len(connection.execute(statement).all())
+
+    with warehouse.database() as url, Redis.from_url(redis_url) as redis:
+        redis.flushall()
+        arguments = ["app.cli", "worker", "-n", "1"]
+        variables = settings | {"WAREHOUSE_URL": url}
+        with Command(arguments, folder=tmp_path, environment=variables) as worker:
+            queue = DeliveryQueue(redis)
+
+            def send(first: int, last: int) -> None:
+                queue.enqueue([NewDelivery(put(inbox, number)) for number in range(first, last)])
+
+            send(0, 10)
+            wait_until(lambda: count("warehouse", "done") == 10, what=lambda: worker.log)
+            family = [warehouse.pid, *descendants(warehouse.pid)]
+            for pid in family:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                send(10, 60)
+                # The first runs into the deadline of its job; after that the sink rests.
+                wait_until(
+                    lambda: count("main", "done") == 60, timeout_s=JOB_TIMEOUT_S + 15, what=lambda: worker.log
+                )
+                assert count("warehouse", "failing") == 50
+            finally:
+                for pid in family:
+                    os.kill(pid, signal.SIGCONT)
+            assert "it did not answer within 25 s" in worker.log
+        # As if its rest were over.
+        with store.begin() as connection:
+            connection.execute(update(deliveries).values(leased_until=None, due_at=datetime.now(UTC)))
+        with Command(arguments, folder=tmp_path, environment=variables) as worker:
+            wait_until(lambda: inbox.count().get("settled") == 60, what=lambda: worker.log)
+        assert (count("main", "done"), count("warehouse", "done")) == (60, 60)
