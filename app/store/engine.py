@@ -52,7 +52,7 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Stor
         "keepalives_idle": 10,
         "tcp_user_timeout": 10_000,
     }
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_size=2,
         max_overflow=4,
@@ -60,6 +60,8 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Stor
         connect_args=arguments,
         **options,
     )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
 
 
 def describe(url: str) -> str:
@@ -74,6 +76,17 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # A commit that is not on disk yet must not be answered 200. Whatever is stricter than "on" stays.
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()
 
 
 def _use_wal(cursor: DBAPICursor) -> None:

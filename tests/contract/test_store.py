@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text
 
 from app.errors import StoreUnavailable
 from app.store.delivery import Arrival, Delivery, Verdict, identify
@@ -100,6 +100,23 @@ def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
         Inbox(empty).put([arrival()])
 
     empty.dispose()
+
+
+@pytest.mark.parametrize(("default", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
+    postgres_url: str, default: str, used: str
+) -> None:
+    engine = open_store(postgres_url)
+    name = engine.url.database
+    with engine.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = {default}"))
+        connection.commit()
+    engine.dispose()
+
+    with engine.connect() as connection:
+        connection.rollback()
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == used
+    engine.dispose()
 
 
 def test_a_body_comes_out_as_it_went_in(inbox: Inbox) -> None:
