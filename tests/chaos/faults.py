@@ -154,6 +154,7 @@ _HARMS: Mapping[Kind, Callable[[Site, int], Harm]] = {
     "PostgreSQL and web killed": lambda site, _: _together(_killed(site.postgres), _killed(site.web)),
     "PostgreSQL and workers killed": lambda site, _: _together(_killed(site.postgres), _killed(site.workers)),
     "PostgreSQL and Valkey killed": lambda site, _: _together(_killed(site.postgres), _killed(site.valkey)),
+    "PostgreSQL killed and Valkey full": lambda site, _: _together(_killed(site.postgres), _full(site)),
     "PostgreSQL and Valkey paused": lambda site, _: _together(
         _paused(_family(site.postgres)), _paused(_family(site.valkey))
     ),

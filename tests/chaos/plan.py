@@ -29,6 +29,7 @@ Kind = Literal[
     "PostgreSQL and workers killed",
     "PostgreSQL and Valkey killed",
     "PostgreSQL and Valkey paused",
+    "PostgreSQL killed and Valkey full",
 ]
 
 # How long each is held, in seconds: least and most. None: it is over as soon as it has happened.
@@ -55,6 +56,7 @@ HOLDS: dict[Kind, tuple[float, float] | None] = {
     "PostgreSQL and workers killed": (0.5, 3.0),
     "PostgreSQL and Valkey killed": (0.5, 2.0),
     "PostgreSQL and Valkey paused": (1.0, 4.0),
+    "PostgreSQL killed and Valkey full": (1.0, 3.0),
 }
 # Everything but what alone takes most of a minute; that one comes once in so many rounds.
 _RARE: Kind = "worker paused beyond its lease"

@@ -16,6 +16,7 @@ import httpx
 import psycopg
 import pytest
 from redis import Redis
+from sqlalchemy import text
 
 from app.queue import DeliveryQueue, connect
 from app.store.engine import Store, open_store
@@ -32,6 +33,7 @@ from workers.sweeper import Sweeper
 
 # What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
 MOST_S = 8.0
+MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,16 @@ def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[Answer], float]
     return list(answers), max(times)
 
 
+def cut_connections(store: Store) -> None:
+    with store.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+
+
 def sweep(store: Store, redis: Redis) -> None:
     Sweeper(Inbox(store), DeliveryQueue(redis), Spool(redis)).sweep()
 
@@ -172,11 +184,8 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, redis: 
             connection.execute(
                 f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = {word}"
             )
-            # For those who are connected already.
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        # For those who are connected already.
+        cut_connections(store)
 
     make_read_only("on")
     bodies = [body(f"read-only {number}") for number in range(8)]
@@ -209,6 +218,31 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, redis_server: ValkeyServer, 
         assert_all_stored(store, answers, bodies)
         wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
     store.dispose()
+
+
+def test_a_postgresql_that_cannot_grow_counts_as_away(
+    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+) -> None:
+    def allow_files_of(most_bytes: int | str) -> None:
+        # Holds for connections that are made from now on.
+        database_server.run("prlimit", "--pid", str(database_server.pid), f"--fsize={most_bytes}:")
+
+    bodies = [body(f"large {number}", records=[os.urandom(600_000).hex()]) for number in range(30)]
+    # Its log is written in files of 16 MiB, which it has room for: the table is what cannot grow.
+    allow_files_of(16 * MIB)
+    try:
+        answers, took_s = post_all(web, bodies)
+        spooled = redis.xlen(KEY)
+        assert web.post(body("small")).http_status == 200
+    finally:
+        allow_files_of("unlimited")
+    cut_connections(store)
+    sweep(store, redis)
+
+    assert {answer.status for answer in answers} == {"accepted"}
+    assert took_s < MOST_S
+    assert spooled > 0
+    assert_all_stored(store, answers, bodies)
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full"])
