@@ -237,7 +237,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
 ) -> None:
     path = redis.connection_pool.connection_kwargs["path"]
     settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
-    command = [sys.executable, "-m", "tests.servers.deadly", str(int(number))]
+    command = [sys.executable, "-m", "tests.servers.deadly", str(int(number)), "at a record"]
     enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
     sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
 

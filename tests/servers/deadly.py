@@ -1,24 +1,86 @@
-"""A worker that dies of certain records: `python -m tests.servers.deadly SIGNAL`."""
+"""A worker that ends at a step of its work: `python -m tests.servers.deadly [supervised] SIGNAL STEP [MARKER]`.
 
-import os
+With a marker it happens once, and whoever is started with the same marker later outlives it.
+"""
+
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 
-from app.routes import Route
+from rq import SimpleWorker
+from sqlalchemy import Connection
+
+from app.cli.worker import worker
+from app.store import ledger
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.supervisor import Supervisor
+from tests.servers.dying import Death
 from workers import main
-from workers.sinks.base import Batch, Written
+from workers.sinks.base import Batch
+from workers.sinks.files import FilesSink
+from workers.sinks.sql.dialect import Dialect
+from workers.sinks.sql.postgresql import PostgreSQL
 from workers.sinks.sql.sink import SqlSink
+from workers.sinks.sql.sqlite import SQLite
 
 DEADLY = "deadly"
-_write = SqlSink.write
 
 
-def write_or_die(sink: SqlSink, batch: Batch, route: Route) -> Written:
-    """Write a batch; with a deadly record in it, end as by a crash in a library or for want of memory."""
-    if any(record.value["id"] == DEADLY for record in batch.records):
-        os.kill(os.getpid(), int(sys.argv[1]))
-    return _write(sink, batch, route)
+def _is_deadly(_sink: SqlSink, batch: Batch, *_: object) -> bool:
+    # As by a crash in a library or for want of memory.
+    return any(record.value["id"] == DEADLY for record in batch.records)
+
+
+def _while_splitting(death: Death) -> None:
+    statements = count(1)
+
+    def is_third(_dialect: Dialect, connection: Connection, *_: object) -> bool:
+        # Savepoints are used by a split alone: the first holds all rows, the second a half that stays.
+        return connection.in_nested_transaction() and next(statements) == 3
+
+    for dialect in (PostgreSQL, SQLite):
+        death.before(dialect, "upsert", when=is_third)
+
+
+STEPS: Mapping[str, Callable[[Death], None]] = {
+    "at a record": lambda death: death.before(SqlSink, "write", when=_is_deadly),
+    "popped": lambda death: death.before(SimpleWorker, "execute_job"),
+    "started": lambda death: death.before(Inbox, "claim"),
+    "claimed": lambda death: death.before(Inbox, "read_body"),
+    "in the database": lambda death: death.after(SqlSink, "write"),
+    "in a file": lambda death: death.after(FilesSink, "write"),
+    "beside the file": lambda death: death.before(
+        Path, "replace", when=lambda path, *_: path.suffix == ".part"
+    ),
+    "splitting": _while_splitting,
+    # Everything is in the ledger's transaction, which is not committed yet.
+    "settling": lambda death: death.after(ledger, "settle"),
+    "settled": lambda death: death.after(Ledger, "settle"),
+}
+
+
+def work(number: str, step: str, marker: str = "") -> None:
+    """Run one worker until its end."""
+    STEPS[step](Death(int(number), Path(marker) if marker else None))
+    main.main()
+
+
+def supervise(arguments: Sequence[str]) -> None:
+    """Run `rapidbridge worker`, but with such workers."""
+    start = Supervisor.start
+
+    def start_deadly(self: Supervisor, name: str, _: object, *rest: object, **options: object) -> None:
+        command = [sys.executable, "-m", "tests.servers.deadly", *arguments]
+        start(self, name, command, *rest, **options)  # type: ignore[arg-type]  # passed on as they came
+
+    Supervisor.start = start_deadly  # type: ignore[method-assign,assignment]  # the fault
+    worker([])
 
 
 if __name__ == "__main__":
-    SqlSink.write = write_or_die  # type: ignore[assignment]  # the fault
-    main.main()
+    if sys.argv[1] == "supervised":
+        supervise(sys.argv[2:])
+    else:
+        work(*sys.argv[1:])

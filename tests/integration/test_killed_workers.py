@@ -1,0 +1,309 @@
+"""Workers killed by SIGKILL at every step of a delivery: the end is as if nothing had happened."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from redis import Redis
+from sqlalchemy import func, select, text
+
+from app.queue import DeliveryQueue
+from app.routes_file import read_routes
+from app.store.delivery import Arrival
+from app.store.engine import open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
+from app.truto.events import read_envelope
+from app.web.waker import NewDelivery
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import Command, descendants
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+from workers.deliver import Deliverer
+from workers.sinks import Sinks
+
+# A database, and the sinks of every route in their order.
+SQLITE, POSTGRESQL, FILES_FIRST = "sqlite main lake", "postgresql main lake", "postgresql lake main"
+# What the lease would take alone, less what a busy machine may cost.
+MOST_RECOVERY_S = 20.0
+# A platform kills what has not ended 30 s after SIGTERM.
+MOST_TO_END_S = 25.0
+TIMES = ("updated_at", "died_at")
+BAD = '{"id": "bad"}'
+UNREADABLE = '{"id": "u", "n": 1e400}'
+
+
+class Desk:
+    """A store, a database sink in the same database, a files sink, and what came."""
+
+    def __init__(self, folder: Path, url: str, sinks: Sequence[str], now: datetime) -> None:
+        folder.mkdir()
+        self.received_at = now
+        self.folder, self.lake, self.url = folder, folder / "lake", url
+        routes = (
+            f'[sinks.main]\ntype = "sql"\nurl = "{url}"\n'
+            f'[sinks.lake]\ntype = "files"\nurl = "file://{self.lake}"\n'
+            f"[[routes]]\nsinks = {json.dumps(sinks)}\n"
+        )
+        (folder / "routes.toml").write_text(routes)
+        self.routes = read_routes(routes, source="routes.toml", variables={})
+        self.store = open_store(url)
+        migrate(self.store)
+        self.inbox = Inbox(self.store)
+
+    def put(self, name: str, event: str, **payload: Any) -> UUID:
+        """Receive one body, as the web process does."""
+        about = {"id": name, "event": f"sync_job_run:{event}", "created_at": f"2026-11-24T10:00:0{name[0]}Z"}
+        raw = payload.pop("records", None)
+        inner = json.dumps({"sync_job_run_id": "r", "resource": "crm/contacts", "method": "list"} | payload)
+        if raw is not None:
+            inner = f'{inner[:-1]}, "records": [{raw}]}}'
+        body = f'{json.dumps(about)[:-1]}, "payload": {inner}}}'.encode()
+        envelope = read_envelope(body)
+        found = {slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in Arrival.__slots__}
+        return self.inbox.put([Arrival(body, self.received_at, "pending", **found)])[0].delivery_id
+
+    def put_first(self) -> None:
+        """Have a table with a row, which takes all records but bad ones."""
+        first = self.put("1 first", "record", records='{"id": "a", "n": 0}')
+        self.deliver([first])
+        with self.store.begin() as connection:
+            if self.store.dialect.name == "postgresql":
+                connection.execute(text("ALTER TABLE crm_contacts ADD CHECK (\"_key\" <> 'bad')"))
+            else:
+                connection.execute(
+                    text(
+                        "CREATE TRIGGER no_bad BEFORE INSERT ON crm_contacts WHEN NEW.\"_key\" = 'bad' "
+                        "BEGIN SELECT RAISE(ABORT, 'bad'); END"
+                    )
+                )
+
+    def put_pages(self) -> list[UUID]:
+        """Receive what a worker is to be killed over: pages with bad records, and what is no page."""
+        good = [json.dumps({"id": id_, "n": 3}) for id_ in "abcd"]
+        older = json.dumps({"id": "b", "n": 2})
+        error = {"status": 429, "message": "too many"}
+        return [
+            self.put("3 page", "record", records=", ".join([*good, BAD, UNREADABLE])),
+            self.put("2 older", "record", records=f"{older}, {older}, {BAD}"),
+            self.put("4 error", "record_error", errors=[error, error]),
+            self.put("5 end", "completed", id="r", status="completed"),
+        ]
+
+    def put_late(self) -> UUID:
+        return self.put("6 late", "record", records='{"id": "z"}')
+
+    def deliver(self, ids: list[UUID]) -> None:
+        """Deliver without any disturbance."""
+        sinks = Sinks(self.routes)
+        Deliverer(self.store, self.routes, sinks.open).deliver(ids)
+        sinks.close()
+
+    def is_settled(self) -> bool:
+        return "pending" not in self.inbox.count()
+
+    def state(self, delivery_id: UUID) -> str:
+        with self.store.connect() as connection:
+            found = select(deliveries.c.state).where(deliveries.c.id == delivery_id)
+            return str(connection.execute(found).scalar_one())
+
+    def is_blocked(self) -> bool:
+        """Whether a statement waits for a lock."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with self.store.connect() as connection:
+            return bool(connection.execute(text(waiting)).scalar_one())
+
+    def holder(self) -> str:
+        """Return who is at work on what is pending, if anybody."""
+        with self.store.connect() as connection:
+            found = select(deliveries.c.held_by).where(deliveries.c.state == "pending")
+            return str(max(connection.execute(found).scalars(), default=""))
+
+    def keys(self) -> list[str]:
+        with self.store.connect() as connection:
+            return sorted(connection.execute(text('SELECT "_key" FROM crm_contacts')).scalars())
+
+    def last_settled_at(self) -> datetime:
+        with self.store.connect() as connection:
+            found: datetime = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
+            return found
+
+    def everything(self) -> dict[str, Any]:
+        """Return what is in the ledger and the sinks, but for when it got there."""
+        about = ("id", "state", "reason", "records", "replaced", "duplicates", "held_by", "leased_until")
+        rows = 'SELECT "_account", "_key", "data", "_version", "_vseq", "_deleted_at" FROM crm_contacts'
+        with self.store.connect() as connection:
+            found: dict[str, Any] = {
+                table.name: sorted(
+                    map(tuple, connection.execute(select(*(c for c in table.c if c.name not in TIMES)))),
+                    key=repr,
+                )
+                for table in (outcomes, dead_records, record_errors, runs)
+            }
+            states = connection.execute(select(*(deliveries.c[name] for name in about)))
+            found[deliveries.name] = sorted(map(tuple, states), key=repr)
+            found["rows"] = sorted(map(tuple, connection.execute(text(rows))), key=repr)
+        files = self.lake.rglob("*.jsonl")
+        return found | {"files": {str(file.relative_to(self.lake)): file.read_text() for file in files}}
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    client = Redis.from_url(redis_url)
+    client.flushall()
+    yield client
+    client.flushall()
+    client.close()
+
+
+@pytest.fixture
+def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
+    """One where workers are killed, and one that is left in peace."""
+    kind, *sinks = request.param.split()
+    now = datetime.now(UTC)
+    with ExitStack() as stack:
+        urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("killed", "peaceful")]
+        if kind == "postgresql":
+            server: PostgresServer = request.getfixturevalue("postgres")
+            urls = [stack.enter_context(server.database()) for _ in urls]
+        killed, peaceful = (Desk(tmp_path / f"desk-{n}", url, sinks, now) for n, url in enumerate(urls))
+        for desk in (killed, peaceful):
+            stack.callback(desk.store.dispose)
+            desk.put_first()
+        yield killed, peaceful
+
+
+def enqueue(redis: Redis, ids: list[UUID]) -> None:
+    DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
+
+
+def settings(desk: Desk, redis_url: str, **more: str) -> dict[str, str]:
+    routes = str(desk.folder / "routes.toml")
+    return environment(DATABASE_URL=desk.url, REDIS_URL=redis_url, ROUTES_FILE=routes, **more)
+
+
+@contextmanager
+def locked(desk: Desk) -> Iterator[Callable[[], None]]:
+    """Nobody writes to the sink's table, until the end or until what is yielded is called."""
+    with psycopg.connect(desk.url) as connection:
+        connection.execute("LOCK TABLE crm_contacts")
+        yield connection.rollback
+
+
+@pytest.mark.parametrize(
+    ("desks", "step"),
+    [
+        (POSTGRESQL, "popped"),
+        (POSTGRESQL, "started"),
+        (POSTGRESQL, "claimed"),
+        (POSTGRESQL, "in the database"),
+        (POSTGRESQL, "in a file"),
+        (FILES_FIRST, "in a file"),
+        (FILES_FIRST, "in the database"),
+        (FILES_FIRST, "beside the file"),
+        (POSTGRESQL, "splitting"),
+        (POSTGRESQL, "settling"),
+        (POSTGRESQL, "settled"),
+        (SQLITE, "claimed"),
+        (SQLITE, "in the database"),
+        (SQLITE, "splitting"),
+        (SQLITE, "settling"),
+    ],
+    indirect=["desks"],
+)
+def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
+    desks: tuple[Desk, Desk], step: str, tmp_path: Path, redis: Redis, redis_url: str
+) -> None:
+    desk, peaceful = desks
+    marker = tmp_path / "killed-once"
+    deadly = ["tests.servers.deadly", "supervised", str(int(signal.SIGKILL)), step, str(marker)]
+    ids = desk.put_pages()
+    enqueue(redis, ids)
+
+    with Command(deadly, folder=desk.folder, environment=settings(desk, redis_url)) as command:
+        wait_until(marker.exists, what=lambda: f"a worker to be killed\n{command.log}")
+        killed_at = datetime.fromtimestamp(marker.stat().st_mtime, UTC)
+        command.wait_for("process.ended")
+        wait_until(desk.is_settled, timeout_s=MOST_RECOVERY_S, what=lambda: command.log)
+        recovery_s = (desk.last_settled_at() - killed_at).total_seconds()
+        # As RQ does with a job that it does not know to be done.
+        enqueue(redis, [*ids, desk.put_late()])
+        wait_until(desk.is_settled, what=lambda: command.log)
+    peaceful.deliver(peaceful.put_pages())
+    peaceful.deliver([peaceful.put_late()])
+
+    assert recovery_s < MOST_RECOVERY_S
+    assert desk.everything() == peaceful.everything()
+    assert {name: len(found) for name, found in desk.everything().items()} == {
+        **{"rapidbridge_deliveries": 6, "rapidbridge_outcomes": 8, "rapidbridge_dead_records": 3},
+        **{"rapidbridge_record_errors": 2, "rapidbridge_runs": 1, "rows": 5, "files": 4},
+    }
+
+
+@pytest.mark.parametrize("desks", [POSTGRESQL], indirect=True)
+@pytest.mark.parametrize("is_everyone_told", [False, True])
+def test_a_worker_told_to_end_finishes_its_job_and_takes_no_other(
+    desks: tuple[Desk, Desk], is_everyone_told: bool, redis: Redis, redis_url: str
+) -> None:
+    desk, _ = desks
+    at_hand, next_one = desk.put_pages()[0], desk.put_late()
+    for id_ in (at_hand, next_one):
+        enqueue(redis, [id_])
+
+    with (
+        locked(desk) as unlock,
+        Command(["app.cli", "worker"], folder=desk.folder, environment=settings(desk, redis_url)) as command,
+    ):
+        wait_until(desk.is_blocked, what=lambda: f"a job\n{command.log}")
+        # A platform tells them all at once; the supervisor then tells its worker once more.
+        for pid in [command.pid, *(descendants(command.pid) if is_everyone_told else [])]:
+            os.kill(pid, signal.SIGTERM)
+        [worker] = redis.smembers("rq:workers")
+        wait_until(lambda: redis.hexists(worker, "shutdown_requested_date"), what="the worker to be told")
+        unlock()
+        told_at = time.monotonic()
+        code = command.process.wait(40)
+        took_s = time.monotonic() - told_at
+
+    assert code == 0, command.log
+    assert took_s < MOST_TO_END_S
+    assert "process.killed" not in command.log
+    assert (desk.state(at_hand), desk.state(next_one)) == ("settled", "pending")
+    assert desk.keys() == [*"abcd"]
+
+
+@pytest.mark.parametrize("desks", [POSTGRESQL], indirect=True)
+def test_another_worker_takes_up_what_a_killed_one_held(
+    desks: tuple[Desk, Desk], redis: Redis, redis_url: str
+) -> None:
+    desk, peaceful = desks
+    enqueue(redis, desk.put_pages())
+    two = settings(desk, redis_url, WORKER_CONCURRENCY="2")
+
+    with (
+        locked(desk) as unlock,
+        Command(["app.cli", "worker"], folder=desk.folder, environment=two) as command,
+    ):
+        wait_until(desk.is_blocked, what=lambda: f"a job\n{command.log}")
+        first = desk.holder()
+        wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"another\n{command.log}")
+        os.kill(int(first.rpartition(":")[2]), signal.SIGKILL)
+        wait_until(lambda: desk.holder() not in ("", first), what=lambda: f"another\n{command.log}")
+        unlock()
+        wait_until(desk.is_settled, what=lambda: command.log)
+    peaceful.deliver(peaceful.put_pages())
+
+    assert desk.everything() == peaceful.everything()
