@@ -1,0 +1,375 @@
+"""The web process killed by SIGKILL at every step of a request, and commits that fail under it.
+
+What was answered 200 is kept byte for byte; what was not is there whole or not at all.
+"""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from redis import Redis
+from sqlalchemy import select, text
+
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import deliveries
+from app.store.spool import KEY, Spool
+from app.truto.signature import sign
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import Command, descendants, is_alive
+from tests.servers.receiver import SECRET, Answer, WebProcess, environment
+from tests.waiting import wait_until
+
+SENDERS = 6
+RECORDS = 50
+PAGES = [
+    json.dumps(
+        {
+            "id": f"e{page}",
+            "event": "sync_job_run:record",
+            "created_at": "2026-11-24T10:00:00.000Z",
+            "payload": {
+                "resource": "crm/contacts",
+                "method": "list",
+                "records": [{"id": f"{page}-{number}", "text": "é" * 300} for number in range(RECORDS)],
+            },
+        }
+    ).encode()
+    for page in range(SENDERS)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A store, and what a web process needs."""
+
+    store: Store
+    redis: Redis
+    folder: Path
+    settings: dict[str, str]
+
+    def web(self, **settings: str) -> WebProcess:
+        database_url, redis_url = self.settings["DATABASE_URL"], self.settings["REDIS_URL"]
+        return WebProcess(self.folder, database_url=database_url, redis_url=redis_url, **settings)
+
+    def stored(self) -> dict[UUID, bytes]:
+        """Return the bodies in the inbox."""
+        inbox = Inbox(self.store)
+        with self.store.connect() as connection:
+            ids = connection.execute(select(deliveries.c.id)).scalars().all()
+        return {id_: inbox.read_body(id_) for id_ in ids}
+
+
+@contextmanager
+def open_site(folder: Path, database_url: str, redis_url: str) -> Iterator[Site]:
+    settings = environment(DATABASE_URL=database_url, REDIS_URL=redis_url)
+    store = open_store(database_url)
+    migrate(store)
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+        yield Site(store, redis, folder, settings)
+    store.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Site]:
+    url = f"sqlite:///{tmp_path}/store.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    with open_site(tmp_path, url, redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(site: Site) -> Iterator[Command]:
+    with Command(["app.cli", "worker"], folder=site.folder, environment=site.settings) as command:
+        yield command
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that may be harmed: not the one that all tests share."""
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = PostgresServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def harmed_site(tmp_path: Path, database_server: PostgresServer, redis_url: str) -> Iterator[Site]:
+    with database_server.database() as url, open_site(tmp_path, url, redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def database(harmed_site: Site) -> Iterator[psycopg.Connection]:
+    """A connection of whoever does harm."""
+    with psycopg.connect(harmed_site.settings["DATABASE_URL"], autocommit=True) as connection:
+        yield connection
+
+
+def send(web: WebProcess, page: bytes) -> Answer | None:
+    """Post a page; None where the connection ends without an answer."""
+    try:
+        return web.post(page)
+    except httpx.TransportError:
+        return None
+
+
+def send_all(web: WebProcess) -> list[Answer | None]:
+    with ThreadPoolExecutor(SENDERS) as senders:
+        return list(senders.map(lambda page: send(web, page), PAGES))
+
+
+def send_again_until_answered(web: WebProcess) -> dict[bytes, Answer]:
+    """Post every page as Truto does that got no answer, or missed it."""
+    answers: dict[bytes, Answer] = {}
+
+    def are_answered() -> bool:
+        answers.update(
+            {page: answer for page in PAGES if page not in answers and (answer := send(web, page))}
+        )
+        return len(answers) == len(PAGES)
+
+    wait_until(are_answered, what=lambda: f"answers\n{web.log}")
+    return answers
+
+
+def let_all_be_due(store: Store) -> None:
+    """Do not wait until the sweeper takes what the web process was to wake for lost."""
+    with store.begin() as connection:
+        connection.execute(text("UPDATE rapidbridge_deliveries SET due_at = received_at"))
+
+
+def assert_kept_and_delivered(
+    site: Site, worker: Command, web: WebProcess, answers: Sequence[Answer | None]
+) -> None:
+    """See that nothing is lost, halved or doubled, now, when it is sent again, and in the end."""
+    before = site.stored()
+    answered = {UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True) if answer}
+    assert {answer.http_status for answer in answers if answer} <= {200}
+    assert answered.items() <= before.items()
+    assert set(before.values()) <= set(PAGES)
+
+    again = send_again_until_answered(web)
+    assert {page: (answer.http_status, answer.status) for page, answer in again.items()} == {
+        page: (200, "duplicate" if page in before.values() else "accepted") for page in PAGES
+    }
+    assert site.stored() == {UUID(answer.delivery): page for page, answer in again.items()}
+
+    let_all_be_due(site.store)
+    counts = Inbox(site.store).count
+    wait_until(lambda: counts().get("settled") == SENDERS, what=lambda: f"{counts()}\n{worker.log}")
+    with site.store.connect() as connection:
+        keys = connection.execute(text('SELECT "_key" FROM crm_contacts')).scalars().all()
+    assert sorted(keys) == sorted(f"{page}-{n}" for page in range(SENDERS) for n in range(RECORDS))
+
+
+def unread_bytes(web: WebProcess) -> int:
+    """Return how much has arrived that the web process has not taken yet."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [row[4] for row in rows if row[1].endswith(f":{web.port:04X}") and row[3] == "01"]
+    return sum(int(queue.partition(":")[2], 16) for queue in queues)
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    """Whether a connection ends without a word."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
+def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: Site, worker: Command) -> None:
+    with site.web() as web, ExitStack() as stack:
+        answers: list[Answer | None] = [web.post(PAGES[0]), *[None] * (SENDERS - 1)]
+        senders = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=20))
+            for _ in PAGES[1:]
+        ]
+        for sender, page in zip(senders, PAGES[1:], strict=True):
+            head = f"POST /webhooks/truto HTTP/1.1\r\nHost: x\r\nContent-Length: {len(page)}\r\n"
+            signed = f"{head}X-Truto-Signature: {sign(page, SECRET)}\r\n\r\n"
+            sender.sendall(signed.encode() + page[: len(page) // 2])
+        wait_until(lambda: unread_bytes(web) == 0, what="the halves to be read")
+        [killed] = descendants(web.pid)
+
+        os.kill(killed, signal.SIGKILL)
+
+        assert all(map(is_cut_off, senders))
+        assert list(site.stored().values()) == PAGES[:1]
+        assert_kept_and_delivered(site, worker, web, answers)
+        assert killed not in descendants(web.pid)
+
+
+@pytest.mark.parametrize(
+    ("site", "step", "kept"),
+    [
+        ("postgresql", "before the transaction", range(SENDERS - 1)),
+        ("postgresql", "before the commit", range(SENDERS - 1)),
+        ("sqlite", "before the commit", range(SENDERS - 1)),
+        ("postgresql", "after the commit", range(2, SENDERS + 1)),
+        ("sqlite", "after the commit", range(2, SENDERS + 1)),
+        ("postgresql", "after the answers", [SENDERS]),
+    ],
+    indirect=["site"],
+)
+def test_a_web_process_killed_in_a_group_commit_keeps_what_it_answered_and_nothing_by_halves(
+    step: str, kept: Sequence[int], site: Site, worker: Command, tmp_path: Path
+) -> None:
+    marker = tmp_path / "killed-once"
+    deadly = {"DEADLY_STEP": step, "DEADLY_MARKER": str(marker), "DEADLY_SENDERS": str(SENDERS)}
+    with site.web(application="tests.servers.deadly_web:app", **deadly) as web:
+        [killed] = descendants(web.pid)
+
+        answers = send_all(web)
+
+        wait_until(marker.exists, what=lambda: f"the process to be killed\n{web.log}")
+        wait_until(lambda: not is_alive(killed), what="it to be gone")
+        number_kept = len(site.stored())
+        assert_kept_and_delivered(site, worker, web, answers)
+        assert number_kept in kept
+        # Whoever shared the deadly commit has no answer, but for those who had it before.
+        number = sum(answer is not None for answer in answers)
+        assert number == SENDERS if step == "after the answers" else number < SENDERS - 1
+
+
+def wait_for_backend(database: psycopg.Connection, event: str, *others: int) -> int:
+    """Return the id of a backend that waits for this, and is none of these."""
+    found: list[int] = []
+
+    def waits() -> bool:
+        rows = database.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s", [event]
+        ).fetchall()
+        found[:] = [pid for (pid,) in rows if pid not in others]
+        return bool(found)
+
+    wait_until(waits, what=f"a backend to wait for {event}")
+    return found[0]
+
+
+def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
+    """Let whoever stores a delivery wait for an advisory lock that this connection has."""
+    database.execute(
+        "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END'"
+    )
+    database.execute(
+        f"CREATE {moment} ON rapidbridge_deliveries "
+        f"{'DEFERRABLE INITIALLY DEFERRED ' if 'CONSTRAINT' in moment else ''}"
+        "FOR EACH ROW EXECUTE FUNCTION hold_up()"
+    )
+    database.execute("SELECT pg_advisory_lock(1)")
+
+
+def drain(site: Site) -> None:
+    """Bring in what was spooled, as the sweeper does."""
+    Spool(site.redis).drain(Inbox(site.store).put)
+
+
+IN_THE_STATEMENT = "TRIGGER hold_up BEFORE INSERT"
+AT_THE_COMMIT = "CONSTRAINT TRIGGER hold_up AFTER INSERT"
+
+
+@pytest.mark.parametrize("moment", [IN_THE_STATEMENT, AT_THE_COMMIT])
+def test_a_commit_whose_backend_is_killed_is_made_again(
+    moment: str, harmed_site: Site, database: psycopg.Connection
+) -> None:
+    hold_up_commits(database, moment)
+    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(send_all, web)
+        backend = wait_for_backend(database, "advisory")
+
+        database.execute("SELECT pg_terminate_backend(%s)", [backend])
+        wait_for_backend(database, "advisory", backend)
+        database.execute("SELECT pg_advisory_unlock(1)")
+
+        answers = [answer for answer in sending.result() if answer]
+        assert [answer.status for answer in answers] == ["accepted"] * SENDERS
+        assert harmed_site.redis.xlen(KEY) == 0
+        assert harmed_site.stored() == {
+            UUID(a.delivery): page for a, page in zip(answers, PAGES, strict=True)
+        }
+        assert Inbox(harmed_site.store).count()["duplicate"] == 0
+
+
+@contextmanager
+def full(redis: Redis) -> Iterator[None]:
+    """A Redis that takes nothing more."""
+    redis.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(("moment", "has_spool"), [(IN_THE_STATEMENT, True), (AT_THE_COMMIT, False)])
+def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
+    moment: str, has_spool: bool, harmed_site: Site, database: psycopg.Connection
+) -> None:
+    hold_up_commits(database, moment)
+    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+        with nullcontext() if has_spool else full(harmed_site.redis):
+            sending = sender.submit(send_all, web)
+            killed: list[int] = []
+            for _ in range(2):
+                killed.append(wait_for_backend(database, "advisory", *killed))
+                database.execute("SELECT pg_terminate_backend(%s)", killed[-1:])
+            answers = [(answer.http_status, answer.status) for answer in sending.result() if answer]
+        database.execute("SELECT pg_advisory_unlock(1)")
+
+        assert answers == [(200, "accepted") if has_spool else (503, "unavailable")] * SENDERS
+        assert harmed_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
+        assert harmed_site.stored() == {}
+        if not has_spool:
+            send_again_until_answered(web)
+        drain(harmed_site)
+        assert sorted(harmed_site.stored().values()) == PAGES
+
+
+@contextmanager
+def without_acknowledgements(database: psycopg.Connection) -> Iterator[None]:
+    """What is committed is on the disk, and nobody is told: a standby that never comes is waited for."""
+    try:
+        database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        database.execute("SELECT pg_reload_conf()")
+        yield
+    finally:
+        database.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        database.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
+    is_killed: bool, harmed_site: Site, database: psycopg.Connection
+) -> None:
+    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+        with without_acknowledgements(database):
+            sending = sender.submit(send_all, web)
+            backend = wait_for_backend(database, "SyncRep")
+            if is_killed:
+                database.execute("SELECT pg_terminate_backend(%s)", [backend])
+                wait_for_backend(database, "SyncRep", backend)
+            else:
+                wait_until(lambda: harmed_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
+        answers = [answer for answer in sending.result() if answer]
+        drain(harmed_site)
+
+        assert [answer.http_status for answer in answers] == [200] * SENDERS
+        assert harmed_site.stored() == {
+            UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True)
+        }

@@ -1,0 +1,72 @@
+"""The web application, but its process ends at a step of a group commit: `tests.servers.deadly_web:app`.
+
+DEADLY_STEP says where, DEADLY_SENDERS how many post at once. DEADLY_MARKER is the file that says that it has
+happened: whoever is started later outlives it.
+"""
+
+import importlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+from werkzeug.wsgi import ClosingIterator
+
+from app.queue import DeliveryQueue
+from app.store.delivery import Arrival, Receipt
+from app.store.inbox import Inbox
+from app.web.storage import Storage
+from tests.servers.dying import Death
+from tests.waiting import wait_until
+
+_senders = int(os.environ["DEADLY_SENDERS"])
+_death = Death(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))
+_groups: list[int] = []
+_answered: list[None] = []
+_commit = Storage._commit
+
+
+def _commit_groups(self: Storage, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
+    """Commit, but let the first commit take until everybody else waits for the next."""
+    if not (_groups or _death.is_over):
+        wait_until(lambda: len(arrivals) + self._commits.waiting == _senders, what="all senders")
+    _groups.append(len(arrivals))
+    return _commit(self, arrivals)
+
+
+def _is_shared(*_: object) -> bool:
+    return _groups[-1] > 1
+
+
+def _are_all_answered(*_: object) -> bool:
+    if not _death.is_over:
+        wait_until(lambda: len(_answered) == _senders, what="all senders to be answered")
+    return True
+
+
+def _before_the_commit(death: Death) -> None:
+    # SQLAlchemy tells of it before the database does it: the rows are there, and nobody sees them.
+    event.listen(Engine, "commit", lambda _: death.die() if _groups and _is_shared() else None)
+
+
+STEPS: Mapping[str, Callable[[Death], None]] = {
+    "before the transaction": lambda death: death.before(Inbox, "put", when=_is_shared),
+    "before the commit": _before_the_commit,
+    "after the commit": lambda death: death.after(Inbox, "put", when=_is_shared),
+    "after the answers": lambda death: death.before(DeliveryQueue, "enqueue", when=_are_all_answered),
+}
+
+Storage._commit = _commit_groups  # type: ignore[method-assign]  # so that there is a group
+STEPS[os.environ["DEADLY_STEP"]](_death)
+# Only now: it is built when it is imported.
+_application = importlib.import_module("app.web.wsgi").app
+
+
+def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Serve a request; gunicorn closes an answer once it is sent."""
+    answer: Iterable[bytes] = _application(environ, start_response)
+    if environ["REQUEST_METHOD"] != "POST":
+        return answer
+    return ClosingIterator(answer, lambda: _answered.append(None))
