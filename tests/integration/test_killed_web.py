@@ -218,7 +218,6 @@ def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: Site,
 @pytest.mark.parametrize(
     ("site", "step", "kept"),
     [
-        ("postgresql", "before the transaction", range(SENDERS - 1)),
         ("postgresql", "before the commit", range(SENDERS - 1)),
         ("sqlite", "before the commit", range(SENDERS - 1)),
         ("postgresql", "after the commit", range(2, SENDERS + 1)),

@@ -52,7 +52,6 @@ def _before_the_commit(death: Death) -> None:
 
 
 STEPS: Mapping[str, Callable[[Death], None]] = {
-    "before the transaction": lambda death: death.before(Inbox, "put", when=_is_shared),
     "before the commit": _before_the_commit,
     "after the commit": lambda death: death.after(Inbox, "put", when=_is_shared),
     "after the answers": lambda death: death.before(DeliveryQueue, "enqueue", when=_are_all_answered),
