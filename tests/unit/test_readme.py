@@ -83,3 +83,16 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
     assert command.startswith("python3 -m venv")
     assert "sed -n '/<!-- tests -->/" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_guarantee_is_guarded_by_tests_that_exist() -> None:
+    guarantees = (ROOT / "docs/guarantees.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", guarantees)
+
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    unguarded = [
+        part.partition("\n")[0] for part in guarantees.split("\n## ")[1:7] if "\nGuarded by `" not in part
+    ]
+    assert not missing
+    assert not unguarded
+    assert [title[0] for title in re.findall(r"^## (\d.*)$", guarantees, re.MULTILINE)] == [*"123456"]
