@@ -44,7 +44,7 @@ class Receipt:
 class Delivery:
     """One stored delivery, without its body.
 
-    attempts: how often a worker took it up, this time included; lost_attempts: of those, how often the worker
+    attempts: how often a worker took it up, this time included; lost_attempts: how often in a row the worker
     never came back.
     """
 

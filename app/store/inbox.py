@@ -185,6 +185,8 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
         .values(
             state=bindparam("new_state"),
             held_by="",
+            # A worker came back from it.
+            lost_attempts=0,
             reason=bindparam("new_reason"),
             records=bindparam("new_records"),
             replaced=bindparam("new_replaced"),

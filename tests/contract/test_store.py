@@ -169,18 +169,18 @@ def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox) -> None:
     assert (first.attempts, second.attempts) == (1, 2)
 
 
-def test_attempts_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger) -> None:
+def test_attempts_in_a_row_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger) -> None:
     ids = [inbox.put([arrival()])[0].delivery_id]
     seen = []
 
-    for number in range(4):
+    for number in range(5):
         now = NOW + timedelta(minutes=number)
         [delivery] = claim_all(inbox, ids, now=now)
         seen.append((delivery.attempts, delivery.lost_attempts))
-        if number == 1:
+        if number == 2:
             ledger.settle([Settlement(verdict(ids[0], "pending", due_at=now))], now=now)
 
-    assert seen == [(1, 0), (2, 1), (3, 1), (4, 2)]
+    assert seen == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
 
 
 def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(inbox: Inbox) -> None:
