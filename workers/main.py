@@ -41,6 +41,9 @@ class ReturningWorker(SimpleWorker):
     max_connection_wait_time = 4.0
     death_penalty_class = Deadline
 
+    def request_force_stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Finish the job at hand all the same: a platform's SIGTERM comes before our supervisor's."""
+
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Say that this worker lives; after each job, and every 15 s without one."""
         if pipeline is None and not self.connection.hexists(self.key, "birth"):
