@@ -34,7 +34,11 @@ def main() -> int:
         options.calm,
         say=lambda line: print(line, flush=True),
     )
-    report = run(soak, folder)
+    try:
+        report = run(soak, folder)
+    except KeyboardInterrupt:
+        print("broken off: nothing was compared")
+        return 130
     print(render(report))
     return 0 if report.is_fine else 1
 

@@ -59,8 +59,11 @@ def _sent(number: int, pids: Sequence[int]) -> Iterator[None]:
 @contextmanager
 def _paused(pids: Sequence[int]) -> Iterator[None]:
     send(signal.SIGSTOP, pids)
-    yield
-    send(signal.SIGCONT, pids)
+    try:
+        yield
+    finally:
+        # Also after Ctrl-C: what stands still cannot be stopped in order.
+        send(signal.SIGCONT, pids)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from app.store.engine import open_store
 from app.store.migrate import migrate
 from app.web.application import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ROOT, descendants
+from tests.servers.processes import ROOT, Lifeline, descendants
 from tests.servers.receiver import SECRET, environment
 from tests.servers.valkey import ValkeyServer
 from tests.waiting import wait_until
@@ -66,6 +66,7 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
+        self._lifeline = Lifeline(self._pid)
 
     @property
     def children(self) -> list[int]:
@@ -79,13 +80,16 @@ class Program:
 
     def kill(self) -> None:
         """End it and its children at once, as a machine that goes away does."""
-        send(signal.SIGKILL, [self._pid, *self.children])
         assert self._process is not None
-        self._process.wait()
+        self._lifeline.cut()
+        if self._process.poll() is None:
+            send(signal.SIGKILL, [self._pid, *self.children])
+            self._process.wait()
 
     def terminate(self) -> None:
         """End it as a platform does. Fails where it does not end within the platform's grace."""
         assert self._process is not None
+        self._lifeline.cut()
         family = [self._pid, *self.children]
         self._process.terminate()
         try:

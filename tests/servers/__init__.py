@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.servers.processes import descendants, is_alive
+from tests.servers.processes import Lifeline, descendants, is_alive
 from tests.waiting import wait_until
 
 _END_S = 20.0
-# Reads until the writing end is closed, by the kernel if need be.
-_LIFELINE = 'read -r _; kill -KILL "$0"'
 
 
 class Server(ABC):
@@ -41,10 +39,7 @@ class Server(ABC):
     def start(self) -> None:
         """Return when it answers; otherwise leave nothing behind, and fail with the end of its log."""
         self._process = self._launch(self._command)
-        # A pytest that is killed ends no fixtures: the server must not outlive it.
-        self._lifeline = subprocess.Popen(
-            ["sh", "-c", _LIFELINE, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
-        )
+        self._lifeline = Lifeline(self.pid)
         try:
             wait_until(self._is_ready, timeout_s=30, what=lambda: f"an answer\n{self._log_end()}")
         except BaseException:
@@ -68,9 +63,7 @@ class Server(ABC):
         return self.answers()
 
     def _end(self, number: int) -> None:
-        # First of all: an id that is free again may be a stranger's.
-        self._lifeline.kill()
-        self._lifeline.communicate()
+        self._lifeline.cut()
         if self._process.poll() is None:
             family = [self.pid, *descendants(self.pid)]
             os.kill(self.pid, number)

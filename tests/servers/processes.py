@@ -37,6 +37,23 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+class Lifeline:
+    """Kills a process when this one ends: a pytest that is killed ends no fixtures."""
+
+    # Reads until the writing end is closed, by the kernel if need be.
+    _WAIT = 'read -r _; kill -KILL "$0"'
+
+    def __init__(self, pid: int) -> None:
+        self._waiting = subprocess.Popen(
+            ["sh", "-c", self._WAIT, str(pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def cut(self) -> None:
+        """Let the process be. Before it is ended: an id that is free again may be a stranger's."""
+        self._waiting.kill()
+        self._waiting.communicate()
+
+
 class Command:
     """A command of ours that runs until it is stopped; a context manager. Its output is read with `log`."""
 
