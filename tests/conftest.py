@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.servers.postgres import PostgresServer
 from tests.servers.valkey import ValkeyServer
@@ -24,8 +25,42 @@ def redis_url(valkey: ValkeyServer) -> str:
     return valkey.url
 
 
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """The Valkey that all tests share, empty."""
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+@pytest.fixture
+def harmed_valkey() -> Iterator[ValkeyServer]:
+    """A Valkey that may be harmed."""
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = ValkeyServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def harmed_redis(harmed_valkey: ValkeyServer) -> Iterator[Redis]:
+    """A client of the Valkey that may be harmed."""
+    with Redis.from_url(harmed_valkey.url) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = PostgresServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def harmed_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that may be harmed."""
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = PostgresServer(Path(folder))
         yield server

@@ -18,6 +18,7 @@ from app.store.engine import Store
 from app.store.facts import DeadRecord, Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
+from app.store.worklist import Worklist
 from workers.reading import Content, read_content
 from workers.rests import Rests
 from workers.sinks.base import Batch, Record, Sink
@@ -59,6 +60,7 @@ class Deliverer:
         self._name = name or worker_name(os.getpid())
         self._ledger = Ledger(store)
         self._inbox = Inbox(store)
+        self._worklist = Worklist(store)
         self._routes = routes
         self._open_sink = open_sink
         self._rests = Rests()
@@ -81,12 +83,12 @@ class Deliverer:
         Without it they would wait until the lease ends, which takes the worker for lost, or the wake-up is.
         """
         if self._unsettled:
-            self._inbox.let_go(self._unsettled, holder=self._name, now=datetime.now(UTC))
+            self._worklist.let_go(self._unsettled, holder=self._name, now=datetime.now(UTC))
             self._unsettled = ()
 
     def _take_up(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()
-        claimed = self._inbox.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
+        claimed = self._worklist.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
         results = []
         for delivery in claimed:

@@ -10,8 +10,10 @@ from app.errors import Retriable
 from app.logs import place_of
 from app.queue import IDS_PER_JOB, DeliveryQueue
 from app.store.delivery import Delivery
+from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.spool import Spool
+from app.store.worklist import Worklist
 
 _EVERY_S = 1.0
 # How long a woken delivery may wait in Redis before it is taken for lost.
@@ -27,8 +29,9 @@ class Sweeper:
     Any number may run, on any number of machines.
     """
 
-    def __init__(self, inbox: Inbox, queue: DeliveryQueue, spool: Spool) -> None:
-        self._inbox = inbox
+    def __init__(self, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
+        self._inbox = Inbox(store)
+        self._worklist = Worklist(store)
         self._queue = queue
         self._spool = spool
         self._gone: list[str] = []
@@ -62,13 +65,13 @@ class Sweeper:
 
     def _release(self) -> None:
         while self._gone:
-            number = self._inbox.release(self._gone[0], now=datetime.now(UTC))
+            number = self._worklist.release(self._gone[0], now=datetime.now(UTC))
             log.warning("worker.gone", holder=self._gone.pop(0), released=number)
 
     def _recall(self) -> None:
         if self._queue.remembers():
             return
-        number = self._inbox.recall(now=datetime.now(UTC))
+        number = self._worklist.recall(now=datetime.now(UTC))
         # After it: whoever dies in between leaves it to be done again.
         self._queue.remember()
         log.warning("queue.empty", hint="Redis is new or was wiped", recalled=number)
@@ -76,7 +79,7 @@ class Sweeper:
     def _wake(self) -> None:
         while self._queue.has_room():
             # What Redis did not take when it was woken is not due in the inbox any more.
-            self._unqueued = self._unqueued or self._inbox.wake(
+            self._unqueued = self._unqueued or self._worklist.wake(
                 now=datetime.now(UTC), most=_MOST_PER_WAKE, again_after_s=_AGAIN_AFTER_S
             )
             number = len(self._unqueued)

@@ -9,7 +9,6 @@ from app.logs import set_up_logs
 from app.queue import DeliveryQueue, connect
 from app.setup import read_setup
 from app.store.engine import open_store
-from app.store.inbox import Inbox
 from app.store.spool import Spool
 from app.supervisor import Supervisor
 from workers.deliver import worker_name
@@ -31,7 +30,7 @@ def worker(number: int | None) -> None:
     set_up_logs()
     settings = read_setup(needs=("REDIS_URL",)).settings
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    sweeper = Sweeper(Inbox(open_store(settings.database_url)), DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(open_store(settings.database_url), DeliveryQueue(redis), Spool(redis))
     sweeper.start()
     with Supervisor() as supervisor:
         for place in range(number or settings.worker_concurrency):

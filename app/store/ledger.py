@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.store.engine import Store, store_faults
 from app.store.facts import Outcome, RunSeen, Settlement
-from app.store.inbox import settle
 from app.store.schema import dead_records, outcomes, record_errors, runs
+from app.store.worklist import settle
 
 
 class Ledger:

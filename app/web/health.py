@@ -9,9 +9,9 @@ from flask import Flask, Response, jsonify
 from app.errors import Retriable
 from app.queue import DeliveryQueue
 from app.store.engine import Store
-from app.store.inbox import Inbox
 from app.store.migrate import is_current
 from app.store.spool import Spool
+from app.store.worklist import Worklist
 
 _OK = "ok"
 _OLDEST_PENDING_S = 900
@@ -25,7 +25,7 @@ def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> 
         "store": lambda: _check_store(store),
         "redis": lambda: _check_redis(queue),
         "workers": lambda: _check_workers(queue),
-        "backlog": lambda: _check_backlog(Inbox(store)),
+        "backlog": lambda: _check_backlog(Worklist(store)),
         "spool": lambda: _check_spool(spool),
     }
 
@@ -65,8 +65,8 @@ def _check_workers(queue: DeliveryQueue) -> str:
     return _OK if queue.count_workers() else "none is alive; start: rapidbridge worker"
 
 
-def _check_backlog(inbox: Inbox) -> str:
-    oldest = inbox.oldest_pending()
+def _check_backlog(worklist: Worklist) -> str:
+    oldest = worklist.oldest_pending()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
     return _OK if age_s < _OLDEST_PENDING_S else f"the oldest delivery has waited for {age_s:.0f} s"
 

@@ -11,9 +11,9 @@ from redis import Redis
 
 from app.store.spool import KEY as SPOOL
 from tests.chaos.plan import Fault, Kind
-from tests.chaos.site import Program, Site, send
+from tests.chaos.site import Program, Site
 from tests.servers import Server
-from tests.servers.processes import descendants
+from tests.servers.processes import send
 from tests.waiting import wait_until
 
 Harm = AbstractContextManager[None]
@@ -62,7 +62,6 @@ def _paused(pids: Sequence[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        # Also after Ctrl-C: what stands still cannot be stopped in order.
         send(signal.SIGCONT, pids)
 
 
@@ -131,10 +130,6 @@ def _one(program: Program, pick: int) -> list[int]:
     return [children[pick % len(children)]] if children else []
 
 
-def _family(server: Server) -> list[int]:
-    return [server.pid, *descendants(server.pid)]
-
-
 _HARMS: Mapping[Kind, Callable[[Site, int], Harm]] = {
     "web process killed": lambda site, pick: _sent(signal.SIGKILL, _one(site.web, pick)),
     "web killed": lambda site, _: _killed(site.web),
@@ -147,18 +142,16 @@ _HARMS: Mapping[Kind, Callable[[Site, int], Harm]] = {
     "worker paused beyond its lease": lambda site, pick: _paused(_one(site.workers, pick)),
     "Valkey killed": lambda site, _: _killed(site.valkey),
     "Valkey wiped": lambda site, _: _wiped(site),
-    "Valkey paused": lambda site, _: _paused(_family(site.valkey)),
+    "Valkey paused": lambda site, _: site.valkey.stalled(),
     "Valkey full": lambda site, _: _full(site),
     "PostgreSQL killed": lambda site, _: _killed(site.postgres),
     "PostgreSQL restarted": lambda site, _: _restarted(site.postgres),
-    "PostgreSQL paused": lambda site, _: _paused(_family(site.postgres)),
+    "PostgreSQL paused": lambda site, _: site.postgres.stalled(),
     "PostgreSQL read-only": lambda site, _: _read_only(site),
     "PostgreSQL connections cut": lambda site, _: _disconnected(site),
     "PostgreSQL and web killed": lambda site, _: _together(_killed(site.postgres), _killed(site.web)),
     "PostgreSQL and workers killed": lambda site, _: _together(_killed(site.postgres), _killed(site.workers)),
     "PostgreSQL and Valkey killed": lambda site, _: _together(_killed(site.postgres), _killed(site.valkey)),
     "PostgreSQL killed and Valkey full": lambda site, _: _together(_killed(site.postgres), _full(site)),
-    "PostgreSQL and Valkey paused": lambda site, _: _together(
-        _paused(_family(site.postgres)), _paused(_family(site.valkey))
-    ),
+    "PostgreSQL and Valkey paused": lambda site, _: _together(site.postgres.stalled(), site.valkey.stalled()),
 }

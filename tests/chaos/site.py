@@ -1,6 +1,5 @@
 """One installation: Valkey, PostgreSQL, gunicorn and workers, each a real process that may be harmed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from app.store.engine import open_store
 from app.store.migrate import migrate
 from app.web.application import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ROOT, Lifeline, descendants
+from tests.servers.processes import ROOT, Lifeline, descendants, send
 from tests.servers.receiver import SECRET, environment
 from tests.servers.valkey import ValkeyServer
 from tests.waiting import wait_until
@@ -100,15 +99,6 @@ class Program:
             raise AssertionError(
                 f"{self._command} took more than {_PLATFORM_GRACE_S} s to end; its log: {self.log}"
             ) from None
-
-
-def send(number: int, pids: Sequence[int]) -> None:
-    """Send a signal to processes that may be gone already."""
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
 class Site:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -44,20 +43,6 @@ log = logging.getLogger(__name__)
 
 
 @pytest.fixture
-def redis_server() -> Iterator[ValkeyServer]:
-    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = ValkeyServer(Path(folder))
-        yield server
-        server.stop()
-
-
-@pytest.fixture
-def redis(redis_server: ValkeyServer) -> Iterator[Redis]:
-    with Redis.from_url(redis_server.url) as client:
-        yield client
-
-
-@pytest.fixture
 def store(postgres_url: str) -> Iterator[Store]:
     engine = open_store(postgres_url)
     migrate(engine)
@@ -66,18 +51,18 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def web(tmp_path: Path, store: Store, postgres_url: str, redis_server: ValkeyServer) -> Iterator[WebProcess]:
-    with WebProcess(tmp_path, database_url=postgres_url, redis_url=redis_server.url) as process:
+def web(tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=harmed_valkey.url) as process:
         yield process
 
 
 @pytest.fixture
 def worker(
-    tmp_path: Path, store: Store, postgres_url: str, redis_server: ValkeyServer, redis: Redis
+    tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
 ) -> Iterator[Command]:
-    settings = environment(DATABASE_URL=postgres_url, REDIS_URL=redis_server.url)
+    settings = environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
-        wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
+        wait_until(lambda: harmed_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
         yield command
 
 
@@ -142,7 +127,7 @@ def post_for(web: WebProcess, seconds: float) -> list[float]:
 
 
 def test_a_million_deliveries_wait_and_the_service_goes_on(
-    web: WebProcess, worker: Command, store: Store, redis: Redis
+    web: WebProcess, worker: Command, store: Store, harmed_redis: Redis
 ) -> None:
     for number in range(50):
         assert web.post(body(f"before-{number}")).status == "accepted"
@@ -156,7 +141,7 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
     asked_at = time.monotonic()
     ready = httpx.get(f"{web.url}/readyz", timeout=30)
     ready_s = time.monotonic() - asked_at
-    jobs, keys = redis.llen(f"rq:queue:{QUEUE_NAME}"), redis.dbsize()
+    jobs, keys = harmed_redis.llen(f"rq:queue:{QUEUE_NAME}"), harmed_redis.dbsize()
     wait_until(
         lambda: count(store, "state = 'settled'") - settled_before >= DRAINED_AT_LEAST,
         timeout_s=40,

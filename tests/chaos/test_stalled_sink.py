@@ -1,8 +1,5 @@
 """A sink that accepts connections and never answers: it holds up what goes to it, and nothing else."""
 
-import os
-import signal
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +16,7 @@ from app.store.schema import deliveries, outcomes
 from app.web.waker import NewDelivery
 from tests.integration.test_workers import put
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command, descendants
+from tests.servers.processes import Command
 from tests.servers.receiver import environment
 from tests.waiting import wait_until
 
@@ -47,16 +44,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
     engine.dispose()
 
 
-@pytest.fixture
-def warehouse() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = PostgresServer(Path(folder))
-        yield server
-        server.stop()
-
-
 def test_a_stalled_sink_holds_up_no_other_and_gets_everything_when_it_is_back(
-    tmp_path: Path, store: Store, warehouse: PostgresServer, redis_url: str
+    tmp_path: Path, store: Store, harmed_postgres: PostgresServer, redis_url: str
 ) -> None:
     inbox = Inbox(store)
     (tmp_path / "routes.toml").write_text(ROUTES)
@@ -71,7 +60,7 @@ def test_a_stalled_sink_holds_up_no_other_and_gets_everything_when_it_is_back(
         with store.connect() as connection:
             return len(connection.execute(statement).all())
 
-    with warehouse.database() as url, Redis.from_url(redis_url) as redis:
+    with harmed_postgres.database() as url, Redis.from_url(redis_url) as redis:
         redis.flushall()
         arguments = ["app.cli", "worker", "-n", "1"]
         variables = settings | {"WAREHOUSE_URL": url}
@@ -83,19 +72,13 @@ def test_a_stalled_sink_holds_up_no_other_and_gets_everything_when_it_is_back(
 
             send(0, 10)
             wait_until(lambda: count("warehouse", "done") == 10, what=lambda: worker.log)
-            family = [warehouse.pid, *descendants(warehouse.pid)]
-            for pid in family:
-                os.kill(pid, signal.SIGSTOP)
-            try:
+            with harmed_postgres.stalled():
                 send(10, 60)
                 # The first runs into the deadline of its job; after that the sink rests.
                 wait_until(
                     lambda: count("main", "done") == 60, timeout_s=JOB_TIMEOUT_S + 15, what=lambda: worker.log
                 )
                 assert count("warehouse", "failing") == 50
-            finally:
-                for pid in family:
-                    os.kill(pid, signal.SIGCONT)
             assert "it did not answer within 25 s" in worker.log
         # As if its rest were over.
         with store.begin() as connection:

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from app.errors import StoreUnavailable
 from app.store.engine import Store
-from app.store.inbox import Inbox
 from app.store.spool import KEY as SPOOL
+from app.store.worklist import Worklist
 from tests.chaos.plan import Fault
 from tests.chaos.traffic import Traffic
 
@@ -49,7 +49,7 @@ class Watch:
 
     def __init__(self, store: Store, redis: Redis, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._inbox = Inbox(store)
+        self._worklist = Worklist(store)
         self._redis = redis
         self._began = time.monotonic()
         self._past: list[_Past] = []
@@ -103,6 +103,6 @@ class Watch:
     def _oldest(self) -> datetime | None:
         """Return when the oldest that waits came; None where nothing does."""
         try:
-            return _LONG_AGO if self._redis.xlen(SPOOL) else self._inbox.oldest_pending()
+            return _LONG_AGO if self._redis.xlen(SPOOL) else self._worklist.oldest_pending()
         except (StoreUnavailable, RedisError):
             return _LONG_AGO

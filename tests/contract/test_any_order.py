@@ -22,6 +22,7 @@ from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries, metadata, outcomes
+from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks
@@ -144,7 +145,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(places=JOB)
     def crash_after_claim(self, places: list[int]) -> None:
         ids = self.job(places)
-        claimed = self.inbox.claim(ids, holder="gone", now=datetime.now(UTC), lease_s=40)
+        claimed = Worklist(self.store).claim(ids, holder="gone", now=datetime.now(UTC), lease_s=40)
 
         assert {delivery.id for delivery in claimed} == self.free(ids)
         self.held |= self.free(ids)

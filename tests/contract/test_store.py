@@ -20,6 +20,7 @@ from app.store.ledger import Ledger
 from app.store.migrate import VERSION_TABLE, is_current, migrate
 from app.store.schema import PREFIX, dead_records, metadata, record_errors, runs
 from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
+from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RECORD = "sync_job_run:record"
@@ -39,6 +40,11 @@ def inbox(store: Store) -> Inbox:
 
 
 @pytest.fixture
+def worklist(store: Store) -> Worklist:
+    return Worklist(store)
+
+
+@pytest.fixture
 def ledger(store: Store) -> Ledger:
     return Ledger(store)
 
@@ -47,8 +53,8 @@ def arrival(body: bytes = b"{}", **changes: object) -> Arrival:
     return replace(Arrival(body, NOW, "pending", event=RECORD, sync_job_run_id="run"), **changes)  # type: ignore[arg-type]  # any field
 
 
-def claim_all(inbox: Inbox, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
-    return inbox.claim(ids, holder="worker", now=now, lease_s=40)
+def claim_all(worklist: Worklist, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
+    return worklist.claim(ids, holder="worker", now=now, lease_s=40)
 
 
 def verdict(
@@ -119,13 +125,13 @@ def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
     engine.dispose()
 
 
-def test_a_body_comes_out_as_it_went_in(inbox: Inbox) -> None:
+def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: Worklist) -> None:
     body = b'{"name": "\xf0\x9f\x98\x80", "nul": "\\u0000"}' * 100
 
     [receipt] = inbox.put([arrival(body, event_id="e\x001\ud800")])
 
     assert inbox.read_body(receipt.delivery_id) == body
-    [delivery] = claim_all(inbox, [receipt.delivery_id])
+    [delivery] = claim_all(worklist, [receipt.delivery_id])
     assert delivery.event_id == "e\ufffd1\ufffd"
     assert delivery.received_at == NOW
 
@@ -150,32 +156,34 @@ def test_an_id_is_made_of_event_and_body_and_sorts_by_time() -> None:
     assert identify("e", datetime(1900, 1, 1, tzinfo=UTC), b"x").version == 8
 
 
-def test_of_many_workers_one_gets_a_delivery(inbox: Inbox) -> None:
+def test_of_many_workers_one_gets_a_delivery(inbox: Inbox, worklist: Worklist) -> None:
     ids = [receipt.delivery_id for receipt in inbox.put([arrival(b"%d" % n) for n in range(50)])]
 
     with ThreadPoolExecutor(4) as workers:
-        claims = list(workers.map(lambda _: claim_all(inbox, ids), range(8)))
+        claims = list(workers.map(lambda _: claim_all(worklist, ids), range(8)))
 
     claimed = [delivery.id for claim in claims for delivery in claim]
     assert sorted(claimed) == sorted(ids)
 
 
-def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox) -> None:
+def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox, worklist: Worklist) -> None:
     ids = [inbox.put([arrival()])[0].delivery_id]
-    [first] = claim_all(inbox, ids)
+    [first] = claim_all(worklist, ids)
 
-    assert claim_all(inbox, ids, now=NOW + timedelta(seconds=39)) == []
-    [second] = claim_all(inbox, ids, now=NOW + timedelta(seconds=41))
+    assert claim_all(worklist, ids, now=NOW + timedelta(seconds=39)) == []
+    [second] = claim_all(worklist, ids, now=NOW + timedelta(seconds=41))
     assert (first.attempts, second.attempts) == (1, 2)
 
 
-def test_attempts_in_a_row_that_never_came_back_are_counted(inbox: Inbox, ledger: Ledger) -> None:
+def test_attempts_in_a_row_that_never_came_back_are_counted(
+    inbox: Inbox, worklist: Worklist, ledger: Ledger
+) -> None:
     ids = [inbox.put([arrival()])[0].delivery_id]
     seen = []
 
     for number in range(5):
         now = NOW + timedelta(minutes=number)
-        [delivery] = claim_all(inbox, ids, now=now)
+        [delivery] = claim_all(worklist, ids, now=now)
         seen.append((delivery.attempts, delivery.lost_attempts))
         if number == 2:
             ledger.settle([Settlement(verdict(ids[0], "pending", due_at=now))], now=now)
@@ -183,49 +191,53 @@ def test_attempts_in_a_row_that_never_came_back_are_counted(inbox: Inbox, ledger
     assert seen == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
 
 
-def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(inbox: Inbox) -> None:
+def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(inbox: Inbox, worklist: Worklist) -> None:
     ids = [inbox.put([arrival()])[0].delivery_id]
-    claim_all(inbox, ids)
+    claim_all(worklist, ids)
 
-    assert inbox.release("another", now=NOW) == 0
-    assert claim_all(inbox, ids) == []
-    assert inbox.release("worker", now=NOW) == 1
-    [delivery] = claim_all(inbox, ids)
+    assert worklist.release("another", now=NOW) == 0
+    assert claim_all(worklist, ids) == []
+    assert worklist.release("worker", now=NOW) == 1
+    [delivery] = claim_all(worklist, ids)
     assert delivery.lost_attempts == 1
 
 
-def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(inbox: Inbox, ledger: Ledger) -> None:
+def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(
+    inbox: Inbox, worklist: Worklist, ledger: Ledger
+) -> None:
     held, woken, settled, another = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(4)]
-    inbox.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
-    claim_all(inbox, [held, settled])
+    worklist.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    claim_all(worklist, [held, settled])
     ledger.settle([Settlement(verdict(settled))], now=NOW)
-    inbox.claim([another], holder="another", now=NOW, lease_s=40)
+    worklist.claim([another], holder="another", now=NOW, lease_s=40)
 
-    number = inbox.let_go([held, woken, settled, another], holder="worker", now=NOW)
+    number = worklist.let_go([held, woken, settled, another], holder="worker", now=NOW)
 
-    due = inbox.wake(now=NOW, most=10, again_after_s=60)
+    due = worklist.wake(now=NOW, most=10, again_after_s=60)
     assert number == 2
     assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
 
 
-def test_what_was_woken_in_vain_is_recalled_and_nothing_else(inbox: Inbox, ledger: Ledger) -> None:
+def test_what_was_woken_in_vain_is_recalled_and_nothing_else(
+    inbox: Inbox, worklist: Worklist, ledger: Ledger
+) -> None:
     woken, held, postponed = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(3)]
-    inbox.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
-    claim_all(inbox, [held, postponed])
+    worklist.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    claim_all(worklist, [held, postponed])
     later = NOW + timedelta(seconds=100)
     ledger.settle([Settlement(verdict(postponed, "pending", due_at=later))], now=NOW)
 
-    recalled = inbox.recall(now=NOW + timedelta(seconds=11))
+    recalled = worklist.recall(now=NOW + timedelta(seconds=11))
 
-    due = inbox.wake(now=NOW + timedelta(seconds=12), most=10, again_after_s=60)
+    due = worklist.wake(now=NOW + timedelta(seconds=12), most=10, again_after_s=60)
     assert (recalled, [delivery.id for delivery in due]) == (1, [woken])
 
 
-def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox) -> None:
+def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: Worklist) -> None:
     [receipt] = inbox.put([arrival()])
 
     def wake(seconds: float) -> list[UUID]:
-        return [d.id for d in inbox.wake(now=NOW + timedelta(seconds=seconds), most=10, again_after_s=60)]
+        return [d.id for d in worklist.wake(now=NOW + timedelta(seconds=seconds), most=10, again_after_s=60)]
 
     assert wake(1) == []
     assert wake(10) == [receipt.delivery_id]
@@ -233,40 +245,40 @@ def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox) -> None:
     assert wake(71) == [receipt.delivery_id]
 
 
-def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox) -> None:
+def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox, worklist: Worklist) -> None:
     inbox.put([arrival(b"%d" % n) for n in range(60)])
     later = NOW + timedelta(minutes=1)
 
     with ThreadPoolExecutor(4) as sweepers:
-        woken = list(sweepers.map(lambda _: inbox.wake(now=later, most=20, again_after_s=60), range(6)))
+        woken = list(sweepers.map(lambda _: worklist.wake(now=later, most=20, again_after_s=60), range(6)))
 
     ids = [delivery.id for group in woken for delivery in group]
     assert len(ids) == len(set(ids)) == 60
 
 
-def test_a_postponed_delivery_waits_until_it_is_due(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_postponed_delivery_waits_until_it_is_due(inbox: Inbox, worklist: Worklist, ledger: Ledger) -> None:
     [receipt] = inbox.put([arrival()])
-    claim_all(inbox, [receipt.delivery_id])
+    claim_all(worklist, [receipt.delivery_id])
     due_at = NOW + timedelta(seconds=100)
 
     ledger.settle([Settlement(verdict(receipt.delivery_id, "pending", due_at=due_at))], now=NOW)
 
     early, late = NOW + timedelta(seconds=99), NOW + timedelta(seconds=101)
-    assert claim_all(inbox, [receipt.delivery_id], now=early) == []
-    assert inbox.wake(now=early, most=10, again_after_s=60) == []
-    assert len(inbox.wake(now=late, most=10, again_after_s=60)) == 1
-    assert len(claim_all(inbox, [receipt.delivery_id], now=late)) == 1
+    assert claim_all(worklist, [receipt.delivery_id], now=early) == []
+    assert worklist.wake(now=early, most=10, again_after_s=60) == []
+    assert len(worklist.wake(now=late, most=10, again_after_s=60)) == 1
+    assert len(claim_all(worklist, [receipt.delivery_id], now=late)) == 1
 
 
-def test_a_settled_delivery_is_never_taken_up_again(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_settled_delivery_is_never_taken_up_again(inbox: Inbox, worklist: Worklist, ledger: Ledger) -> None:
     [receipt] = inbox.put([arrival()])
-    claim_all(inbox, [receipt.delivery_id])
+    claim_all(worklist, [receipt.delivery_id])
 
     ledger.settle([Settlement(verdict(receipt.delivery_id))], now=NOW)
 
     later = NOW + timedelta(days=1)
-    assert claim_all(inbox, [receipt.delivery_id], now=later) == []
-    assert inbox.wake(now=later, most=10, again_after_s=60) == []
+    assert claim_all(worklist, [receipt.delivery_id], now=later) == []
+    assert worklist.wake(now=later, most=10, again_after_s=60) == []
     assert inbox.put([arrival()])[0].is_duplicate
 
 

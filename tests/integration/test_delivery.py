@@ -19,6 +19,7 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
+from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks
@@ -40,6 +41,7 @@ class Desk:
     def __init__(self, store: Store, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
         self.store = store
         self.inbox = Inbox(store)
+        self.worklist = Worklist(store)
         all_routes = Routes(sinks={"main": SqlSink(type="sql", url=url), **sinks}, routes=routes)
         self.sinks = Sinks(all_routes)
         self.routes = all_routes
@@ -289,7 +291,7 @@ def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
     for hours in range(lost, 0, -1):
         # As by workers that were killed: claimed, never settled.
         long_ago = datetime.now(UTC) - timedelta(hours=hours)
-        assert desk.inbox.claim([delivery], holder="gone", now=long_ago, lease_s=40)
+        assert desk.worklist.claim([delivery], holder="gone", now=long_ago, lease_s=40)
 
     desk.deliverer.deliver([delivery])
 
@@ -319,7 +321,7 @@ def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_
     desk.deliverer.deliver(ids[2:])
 
     assert desk.state(ids[2])[0] == "settled"
-    claimed = desk.inbox.claim(ids, holder="another", now=datetime.now(UTC), lease_s=40)
+    claimed = desk.worklist.claim(ids, holder="another", now=datetime.now(UTC), lease_s=40)
     assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -98,18 +97,9 @@ def worker(site: Site) -> Iterator[Command]:
         yield command
 
 
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed: not the one that all tests share."""
-    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = PostgresServer(Path(folder))
-        yield server
-        server.stop()
-
-
 @pytest.fixture
-def harmed_site(tmp_path: Path, database_server: PostgresServer, redis_url: str) -> Iterator[Site]:
-    with database_server.database() as url, open_site(tmp_path, url, redis_url) as made:
+def harmed_site(tmp_path: Path, harmed_postgres: PostgresServer, redis_url: str) -> Iterator[Site]:
+    with harmed_postgres.database() as url, open_site(tmp_path, url, redis_url) as made:
         yield made
 
 

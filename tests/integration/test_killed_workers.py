@@ -161,15 +161,6 @@ class Desk:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    client = Redis.from_url(redis_url)
-    client.flushall()
-    yield client
-    client.flushall()
-    client.close()
-
-
-@pytest.fixture
 def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
     """One where workers are killed, and one that is left in peace."""
     kind, *sinks = request.param.split()

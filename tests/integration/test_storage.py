@@ -3,12 +3,9 @@
 import json
 import os
 import resource
-import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +20,6 @@ from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.spool import KEY, Spool
-from tests.servers import Server
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import descendants
 from tests.servers.receiver import Answer, WebProcess
@@ -36,32 +32,9 @@ MOST_S = 8.0
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed: not the one that all tests share."""
-    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = PostgresServer(Path(folder))
-        yield server
-        server.stop()
-
-
 @pytest.fixture
-def redis_server() -> Iterator[ValkeyServer]:
-    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = ValkeyServer(Path(folder))
-        yield server
-        server.stop()
-
-
-@pytest.fixture
-def redis(redis_server: ValkeyServer) -> Iterator[Redis]:
-    with Redis.from_url(redis_server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def store(database_server: PostgresServer) -> Iterator[Store]:
-    with database_server.database() as url:
+def store(harmed_postgres: PostgresServer) -> Iterator[Store]:
+    with harmed_postgres.database() as url:
         engine = open_store(url)
         migrate(engine)
         yield engine
@@ -69,32 +42,19 @@ def store(database_server: PostgresServer) -> Iterator[Store]:
 
 
 @pytest.fixture
-def web(tmp_path: Path, store: Store, redis_server: ValkeyServer) -> Iterator[WebProcess]:
+def web(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
     url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
     (tmp_path / "routes.toml").write_text(
         '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n[[routes]]\nsinks = ["main"]\n\n'
         '[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "a sandbox"\n'
     )
     routes = str(tmp_path / "routes.toml")
-    with WebProcess(tmp_path, database_url=url, redis_url=redis_server.url, ROUTES_FILE=routes) as process:
+    with WebProcess(tmp_path, database_url=url, redis_url=harmed_valkey.url, ROUTES_FILE=routes) as process:
         yield process
 
 
 def body(name: str, event: str = "sync_job_run:record", **payload: object) -> bytes:
     return json.dumps({"id": name, "event": event, "payload": payload}).encode()
-
-
-@contextmanager
-def stalled(server: Server) -> Iterator[None]:
-    """A server that accepts connections and never answers."""
-    family = [server.pid, *descendants(server.pid)]
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in family:
-            os.kill(pid, signal.SIGCONT)
 
 
 def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[Answer], float]:
@@ -119,8 +79,8 @@ def cut_connections(store: Store) -> None:
         )
 
 
-def sweep(store: Store, redis: Redis) -> None:
-    Sweeper(Inbox(store), DeliveryQueue(redis), Spool(redis)).sweep()
+def sweep(store: Store, harmed_redis: Redis) -> None:
+    Sweeper(store, DeliveryQueue(harmed_redis), Spool(harmed_redis)).sweep()
 
 
 def assert_all_stored(store: Store, answers: list[Answer], bodies: list[bytes]) -> None:
@@ -130,17 +90,17 @@ def assert_all_stored(store: Store, answers: list[Answer], bodies: list[bytes]) 
 
 
 def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
-    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
     bodies = [body("text", records=["é\u2028"]), b'\xff{"id": 1}', body("\ud800\0"), body("gone")]
-    database_server.kill()
+    harmed_postgres.kill()
     try:
         answers, took_s = post_all(web, bodies)
         ready = httpx.get(f"{web.url}/readyz")
-        sweep(store, redis)
-        waiting = redis.xlen(KEY)
+        sweep(store, harmed_redis)
+        waiting = harmed_redis.xlen(KEY)
     finally:
-        database_server.start()
+        harmed_postgres.start()
 
     assert [answer.http_status for answer in answers] == [200] * 4
     assert took_s < MOST_S
@@ -148,21 +108,21 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
     assert ready.status_code == 503
     assert ready.json()["spool"] == "4 deliveries wait in Redis for the store"
 
-    sweep(store, redis)
+    sweep(store, harmed_redis)
 
-    assert redis.xlen(KEY) == 0
+    assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
-    late = redis.xlen(KEY)
+    late = harmed_redis.xlen(KEY)
     assert web.post(body("newest")).http_status == 200
-    assert redis.xlen(KEY) == late
+    assert harmed_redis.xlen(KEY) == late
 
 
 def test_a_store_that_never_answers_costs_seconds_once(
-    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
     bodies = [body(f"stalled {number}") for number in range(12)]
-    with stalled(database_server):
+    with harmed_postgres.stalled():
         answers, took_s = post_all(web, bodies)
         later, later_s = post_all(web, [body(f"later {number}") for number in range(12)])
 
@@ -170,11 +130,11 @@ def test_a_store_that_never_answers_costs_seconds_once(
     assert took_s < MOST_S
     # One of them tries the store again; the others go to the spool at once.
     assert later_s < MOST_S
-    sweep(store, redis)
+    sweep(store, harmed_redis)
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, redis: Redis) -> None:
+def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, harmed_redis: Redis) -> None:
     url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
 
     def make_read_only(word: str) -> None:
@@ -191,18 +151,18 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, redis: 
     bodies = [body(f"read-only {number}") for number in range(8)]
     answers, took_s = post_all(web, bodies)
     make_read_only("off")
-    sweep(store, redis)
+    sweep(store, harmed_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
     assert took_s < MOST_S
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_full_disk_counts_as_away(tmp_path: Path, redis_server: ValkeyServer, redis: Redis) -> None:
+def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer, harmed_redis: Redis) -> None:
     store = open_store(f"sqlite:///{tmp_path}/store.db")
     migrate(store)
     with WebProcess(
-        tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=redis_server.url
+        tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=harmed_valkey.url
     ) as web:
         [server] = descendants(web.pid)
         # No file of this process may grow beyond what there is: as on a disk that is full.
@@ -210,8 +170,8 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, redis_server: ValkeyServer, 
         bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
         answers, _ = post_all(web, bodies)
         resource.prlimit(server, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        spooled = redis.xlen(KEY)
-        sweep(store, redis)
+        spooled = harmed_redis.xlen(KEY)
+        sweep(store, harmed_redis)
 
         assert {answer.status for answer in answers} == {"accepted"}
         assert spooled == 8
@@ -221,23 +181,23 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, redis_server: ValkeyServer, 
 
 
 def test_a_postgresql_that_cannot_grow_counts_as_away(
-    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
     def allow_files_of(most_bytes: int | str) -> None:
         # Holds for connections that are made from now on.
-        database_server.run("prlimit", "--pid", str(database_server.pid), f"--fsize={most_bytes}:")
+        harmed_postgres.run("prlimit", "--pid", str(harmed_postgres.pid), f"--fsize={most_bytes}:")
 
     bodies = [body(f"large {number}", records=[os.urandom(600_000).hex()]) for number in range(30)]
     # Its log is written in files of 16 MiB, which it has room for: the table is what cannot grow.
     allow_files_of(16 * MIB)
     try:
         answers, took_s = post_all(web, bodies)
-        spooled = redis.xlen(KEY)
+        spooled = harmed_redis.xlen(KEY)
         assert web.post(body("small")).http_status == 200
     finally:
         allow_files_of("unlimited")
     cut_connections(store)
-    sweep(store, redis)
+    sweep(store, harmed_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
     assert took_s < MOST_S
@@ -247,21 +207,25 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full"])
 def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
-    web: WebProcess, database_server: PostgresServer, redis_server: ValkeyServer, redis: Redis, way: str
+    web: WebProcess,
+    harmed_postgres: PostgresServer,
+    harmed_valkey: ValkeyServer,
+    harmed_redis: Redis,
+    way: str,
 ) -> None:
-    database_server.kill()
+    harmed_postgres.kill()
     try:
         if way == "dead":
-            redis_server.kill()
+            harmed_valkey.kill()
             answers, took_s = post_all(web, [body("1"), body("2")])
         elif way == "stalled":
-            with stalled(redis_server):
+            with harmed_valkey.stalled():
                 answers, took_s = post_all(web, [body("1"), body("2")])
         else:
-            redis.config_set("maxmemory", 1)
+            harmed_redis.config_set("maxmemory", 1)
             answers, took_s = post_all(web, [body("1"), body("2")])
     finally:
-        database_server.start()
+        harmed_postgres.start()
 
     assert {(answer.http_status, answer.status) for answer in answers} == {(503, "unavailable")}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
@@ -269,14 +233,16 @@ def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
     wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
 
 
-def test_an_unmigrated_store_loses_nothing(tmp_path: Path, redis_server: ValkeyServer, redis: Redis) -> None:
+def test_an_unmigrated_store_loses_nothing(
+    tmp_path: Path, harmed_valkey: ValkeyServer, harmed_redis: Redis
+) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
-    with WebProcess(tmp_path, database_url=url, redis_url=redis_server.url) as web:
+    with WebProcess(tmp_path, database_url=url, redis_url=harmed_valkey.url) as web:
         answer = web.post(body("early"))
         ready = httpx.get(f"{web.url}/readyz")
     store = open_store(url)
     migrate(store)
-    sweep(store, redis)
+    sweep(store, harmed_redis)
 
     assert "rapidbridge migrate" in ready.json()["store"]
     assert_all_stored(store, [answer], [body("early")])
@@ -284,15 +250,15 @@ def test_an_unmigrated_store_loses_nothing(tmp_path: Path, redis_server: ValkeyS
 
 
 def test_a_refusal_needs_no_store_to_be_kept(
-    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
     started = body("r", "sync_job_run:started", id="run", integrated_account_id="sandbox-1")
-    database_server.kill()
+    harmed_postgres.kill()
     try:
         answer = web.post(started)
     finally:
-        database_server.start()
-    sweep(store, redis)
+        harmed_postgres.start()
+    sweep(store, harmed_redis)
 
     assert (answer.http_status, answer.status) == (400, "refused")
     assert_all_stored(store, [answer], [started])
@@ -300,14 +266,14 @@ def test_a_refusal_needs_no_store_to_be_kept(
 
 
 def test_draining_twice_at_once_or_half_stores_everything_once(
-    web: WebProcess, database_server: PostgresServer, store: Store, redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
     bodies = [body(f"spooled {number}") for number in range(60)]
-    database_server.kill()
+    harmed_postgres.kill()
     try:
         answers, _ = post_all(web, bodies)
     finally:
-        database_server.start()
+        harmed_postgres.start()
 
     def die(_moved: object) -> None:
         raise KeyboardInterrupt
@@ -317,31 +283,31 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
         with pytest.raises(KeyboardInterrupt):
             spool.drain(lambda arrivals: die(Inbox(store).put(arrivals)))
 
-    half(Spool(redis))
+    half(Spool(harmed_redis))
     with ThreadPoolExecutor(4) as drainers:
-        list(drainers.map(lambda _: Spool(redis).drain(Inbox(store).put), range(4)))
+        list(drainers.map(lambda _: Spool(harmed_redis).drain(Inbox(store).put), range(4)))
 
-    assert redis.xlen(KEY) == 0
+    assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     assert Inbox(store).count()["pending"] == 60
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
 def test_whatever_redis_does_deliveries_are_accepted(
-    web: WebProcess, redis_server: ValkeyServer, redis: Redis, store: Store, way: str
+    web: WebProcess, harmed_valkey: ValkeyServer, harmed_redis: Redis, store: Store, way: str
 ) -> None:
     bodies = [body(f"{way} {number}") for number in range(20)]
     if way == "stalled":
-        with stalled(redis_server):
+        with harmed_valkey.stalled():
             answers, took_s = post_all(web, bodies)
             ready = httpx.get(f"{web.url}/readyz", timeout=30)
     else:
         if way == "dead":
-            redis_server.kill()
+            harmed_valkey.kill()
         elif way == "full":
-            redis.config_set("maxmemory", 1)
+            harmed_redis.config_set("maxmemory", 1)
         else:
-            redis.flushall()
+            harmed_redis.flushall()
         answers, took_s = post_all(web, bodies)
         ready = httpx.get(f"{web.url}/readyz", timeout=30)
 
@@ -352,11 +318,11 @@ def test_whatever_redis_does_deliveries_are_accepted(
         assert "REDIS_URL" in ready.json()["redis"]
 
 
-def test_a_stalled_redis_is_known_in_seconds(redis_server: ValkeyServer) -> None:
-    queue = DeliveryQueue(connect(redis_server.url, tls_verify=True))
+def test_a_stalled_redis_is_known_in_seconds(harmed_valkey: ValkeyServer) -> None:
+    queue = DeliveryQueue(connect(harmed_valkey.url, tls_verify=True))
     queue.ping()
     started = time.monotonic()
-    with stalled(redis_server), pytest.raises(Exception, match="REDIS_URL"):
+    with harmed_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
         queue.has_room()
 
     assert time.monotonic() - started < 4

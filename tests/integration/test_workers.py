@@ -42,15 +42,6 @@ from workers.sweeper import Sweeper
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    client = Redis.from_url(redis_url)
-    client.flushall()
-    yield client
-    client.flushall()
-    client.close()
-
-
-@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     engine = open_store(f"sqlite:///{tmp_path}/store.db")
     migrate(engine)
@@ -124,9 +115,9 @@ def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redi
 
 @pytest.mark.parametrize("is_wiped", [True, False])
 def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
-    redis: Redis, inbox: Inbox, is_wiped: bool
+    redis: Redis, store: Store, inbox: Inbox, is_wiped: bool
 ) -> None:
-    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.sweep()
     arrival = Arrival(b"{}", datetime(2026, 1, 1, tzinfo=UTC), "pending")
     inbox.put([arrival])
@@ -166,14 +157,14 @@ def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) 
     assert [job.args[0] for job in jobs] == [[str(ids[0]), str(ids[2])], [str(ids[1])], [str(ids[3])]]
 
 
-def test_a_backlog_does_not_fill_redis(redis: Redis, inbox: Inbox) -> None:
+def test_a_backlog_does_not_fill_redis(redis: Redis, store: Store, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     arrivals = [
         Arrival(b"%d" % number, long_ago, "pending", event_id=str(number))
         for number in range((MOST_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(arrivals)
-    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 
     for _ in range(5):
         sweeper.sweep()
@@ -239,7 +230,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
     settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
     command = [sys.executable, "-m", "tests.servers.deadly", str(int(number)), "at a record"]
     enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
-    sweeper = Sweeper(inbox, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.servers.processes import Lifeline, descendants, is_alive
+from tests.servers.processes import Lifeline, descendants, is_alive, send
 from tests.waiting import wait_until
 
 _END_S = 20.0
@@ -53,6 +54,17 @@ class Server(ABC):
     def kill(self) -> None:
         """End it at once, in the middle of whatever it does."""
         self._end(signal.SIGKILL)
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Have it accept connections and never answer, inside."""
+        family = [self.pid, *descendants(self.pid)]
+        send(signal.SIGSTOP, family)
+        try:
+            yield
+        finally:
+            # Also after Ctrl-C: what stands still cannot be stopped in order.
+            send(signal.SIGCONT, family)
 
     def run(self, *command: str) -> None:
         """Run a command of the server's own to its end."""

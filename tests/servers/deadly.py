@@ -15,6 +15,7 @@ from app.cli.worker import worker
 from app.store import ledger
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
+from app.store.worklist import Worklist
 from app.supervisor import Supervisor
 from tests.servers.dying import Death
 from workers import main
@@ -47,7 +48,7 @@ def _while_splitting(death: Death) -> None:
 STEPS: Mapping[str, Callable[[Death], None]] = {
     "at a record": lambda death: death.before(SqlSink, "write", when=_is_deadly),
     "popped": lambda death: death.before(SimpleWorker, "execute_job"),
-    "started": lambda death: death.before(Inbox, "claim"),
+    "started": lambda death: death.before(Worklist, "claim"),
     "claimed": lambda death: death.before(Inbox, "read_body"),
     "in the database": lambda death: death.after(SqlSink, "write"),
     "in a file": lambda death: death.after(FilesSink, "write"),

@@ -37,6 +37,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def send(number: int, pids: Sequence[int]) -> None:
+    """Send a signal to processes that may be gone already."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
 class Lifeline:
     """Kills a process when this one ends: a pytest that is killed ends no fixtures."""
 
