@@ -96,9 +96,12 @@ class Deliverer:
                 results.append(self._deliver_one(delivery, finished.get(delivery.id, {})))
             else:
                 results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
-        self._ledger.settle(results, now=datetime.now(UTC))
+        concluded = self._ledger.settle(results, now=datetime.now(UTC))
         for delivery, result in zip(claimed, results, strict=True):
-            _tell(delivery, result)
+            if delivery.id in concluded:
+                _tell(delivery, result)
+            else:
+                log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
     def _deliver_one(self, delivery: Delivery, finished: Mapping[str, Outcome]) -> Settlement:
         if delivery.lost_attempts >= MOST_LOST_ATTEMPTS:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.store.engine import Store, store_faults
 from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.schema import dead_records, outcomes, record_errors, runs
-from app.store.worklist import settle
+from app.store.worklist import lock_pending, settle
 
 
 class Ledger:
@@ -20,14 +20,20 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def settle(self, settlements: Sequence[Settlement], *, now: datetime) -> None:
-        """Write all that one job found out, and finish with its deliveries or make them due again."""
+    def settle(self, settlements: Sequence[Settlement], *, now: datetime) -> set[UUID]:
+        """Write all that one job found out, and finish with its deliveries or make them due again.
+
+        Returns those it did so with: what another worker has concluded meanwhile stays as it is.
+        """
         with store_faults(), self._store.begin() as connection:
+            pending = lock_pending(connection, [s.verdict.delivery_id for s in settlements])
+            settlements = [s for s in settlements if s.verdict.delivery_id in pending]
             _upsert(connection, outcomes, [asdict(row) for s in settlements for row in s.outcomes])
             _upsert(connection, dead_records, [asdict(row) for s in settlements for row in s.dead_records])
             _upsert(connection, record_errors, [asdict(row) for s in settlements for row in s.record_errors])
             _record_runs(connection, [s.run for s in settlements if s.run])
             settle(connection, [s.verdict for s in settlements], now=now)
+        return pending
 
     def finished_sinks(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Outcome]]:
         """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""

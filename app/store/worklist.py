@@ -121,6 +121,18 @@ class Worklist:
             return oldest
 
 
+def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these deliveries are pending, and keep them so until the caller's transaction ends."""
+    statement = (
+        select(deliveries.c.id)
+        .where(deliveries.c.id.in_(ids), deliveries.c.state == "pending")
+        # In one order, so that two workers with the same deliveries cannot deadlock.
+        .order_by(deliveries.c.id)
+        .with_for_update()
+    )
+    return set(connection.execute(statement).scalars())
+
+
 def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime) -> None:
     """Write the verdicts of one job, as part of the caller's transaction."""
     statement = (

@@ -27,6 +27,8 @@ from tests.servers.receiver import SECRET
 _SENDERS = 8
 _CALM_S = 120.0
 _READY_S = 60.0
+# So that it can be seen to recover from the last fault.
+_LAST_S = 3.0
 _POLL_S = 0.2
 
 
@@ -107,7 +109,7 @@ def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
 def _inflict_all(soak: Soak, site: Site, watch: Watch, traffic: Traffic) -> None:
     number = 0
     for number, fault in enumerate(soak.faults, 1):
-        if watch.now_s + fault.after_s > soak.sending_s:
+        if watch.now_s + fault.after_s + fault.hold_s + _LAST_S > soak.sending_s:
             break
         time.sleep(fault.after_s)
         began_s = watch.now_s

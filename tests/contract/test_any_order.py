@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import delete, select, text, update
 
+from app.errors import SinkUnavailable
 from app.routes import Route, default_routes
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
@@ -40,6 +41,8 @@ PLACE = st.integers(0, 11)
 JOB = st.lists(PLACE, min_size=1, max_size=6)
 # At which write of a job, and whether after it or before.
 STOP = st.tuples(st.integers(1, 2), st.booleans())
+# What becomes of the write: it is made, or the sink is away by then.
+IS_AWAY = st.booleans()
 # Only what hangs for good runs into it.
 HANGS_S = 30.0
 # Of what fails one example, made short, and no more: every try is many transactions.
@@ -75,20 +78,31 @@ class Vanished(BaseException):
 
 @dataclass
 class StoppingSink:
-    """The real sink, but its worker is stopped at one write, before or after the real one."""
+    """The real sink, but its worker is stopped at one write, before or after the real one.
+
+    is_away: then that write fails, though what is written stays; failed: the deliveries that had it.
+    """
 
     sink: Sink
     stop: Callable[[], None]
     at: int
     is_after: bool
+    is_away: bool = False
+    failed: set[UUID] = field(default_factory=set)
 
     def write(self, batch: Batch, route: Route) -> Written:
         self.at -= 1
-        if self.at == 0 and not self.is_after:
+        if self.at != 0:
+            return self.sink.write(batch, route)
+        if not self.is_after:
             self.stop()
-        written = self.sink.write(batch, route)
-        if self.at == 0 and self.is_after:
+        if self.is_after or not self.is_away:
+            written = self.sink.write(batch, route)
+        if self.is_after:
             self.stop()
+        if self.is_away:
+            self.failed.add(batch.delivery_id)
+            raise SinkUnavailable("away")
         return written
 
     def close(self) -> None: ...
@@ -104,7 +118,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.routes = default_routes(self.store.url.render_as_string(hide_password=False))
         self.inbox, self.sinks = Inbox(self.store), Sinks(self.routes)
         self.threads = ThreadPoolExecutor(2)
-        self.paused: list[tuple[set[UUID], Event, Future[None]]] = []
+        self.paused: list[tuple[set[UUID], Event, Future[None], set[UUID]]] = []
         self.came: dict[UUID, tuple[Arrival, int]] = {}
         self.versions: list[Version] = []
         self.seen: dict[tuple[str, str], Version] = {}
@@ -163,8 +177,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.held |= self.free(ids)
 
     @precondition(lambda self: len(self.paused) < 2 and self.free(self.came))
-    @rule(places=JOB, stop=STOP)
-    def a_worker_stands_still(self, places: list[int], stop: tuple[int, bool]) -> None:
+    @rule(places=JOB, stop=STOP, is_away=IS_AWAY)
+    def a_worker_stands_still(self, places: list[int], stop: tuple[int, bool], is_away: bool) -> None:
         stands_or_ended, may_go_on = Event(), Event()
 
         def stand() -> None:
@@ -173,11 +187,11 @@ class AnyOrder(RuleBasedStateMachine):
                 raise Vanished
 
         ids = self.job(places)
-        sink = StoppingSink(self.sinks.open("main"), stand, *stop)
+        sink = StoppingSink(self.sinks.open("main"), stand, *stop, is_away)
         job = self.threads.submit(self.worker(sink).deliver, ids)
         job.add_done_callback(lambda _: stands_or_ended.set())
         assert stands_or_ended.wait(HANGS_S)
-        self.paused.append((self.free(ids), may_go_on, job))
+        self.paused.append((self.free(ids), may_go_on, job, sink.failed))
         self.held |= self.free(ids)
         if job.done():
             self.it_goes_on(-1)
@@ -185,11 +199,13 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.paused)
     @rule(which=st.sampled_from([0, -1]))
     def it_goes_on(self, which: int) -> None:
-        claimed, may_go_on, job = self.paused.pop(which)
+        claimed, may_go_on, job, failed = self.paused.pop(which)
         may_go_on.set()
         job.result(HANGS_S)
-        self.settled |= claimed
+        self.settled |= claimed - failed
         self.held -= claimed
+        # What it failed at waits for its next attempt, unless another worker has finished it.
+        self.held |= failed - self.settled
 
     @precondition(lambda self: self.paused)
     @rule(which=st.sampled_from([0, -1]), places=JOB)
@@ -244,7 +260,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.the_ledger_has_it_once()
             assert self.rows() == self.newest(self.came)
         finally:
-            for _, may_go_on, _ in self.paused:
+            for _, may_go_on, _, _ in self.paused:
                 may_go_on.set()
             self.threads.shutdown()
             self.sinks.close()

@@ -304,6 +304,23 @@ def test_settling_twice_leaves_the_ledger_as_if_once(inbox: Inbox, ledger: Ledge
     assert ledger.finished_sinks([id_])[id_]["main"].written == 2
 
 
+def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
+    inbox: Inbox, ledger: Ledger, store: Store
+) -> None:
+    [receipt] = inbox.put([arrival()])
+    id_ = receipt.delivery_id
+    done, failing = (Outcome(id_, "main", state, 1, 0, "", "", NOW) for state in ("done", "failing"))
+    in_time, late = (
+        Settlement(verdict(id_), outcomes=[done]),
+        Settlement(verdict(id_, "pending"), outcomes=[failing]),
+    )
+
+    concluded = [ledger.settle([each], now=NOW) for each in (in_time, late)]
+
+    assert concluded == [{id_}, set()]
+    assert ledger.finished_sinks([id_]) == {id_: {"main": done}}
+
+
 def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Ledger, store: Store) -> None:
     first, second = (
         receipt.delivery_id
@@ -322,10 +339,11 @@ def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Led
     assert ledger.finished_sinks([first, second])[first].keys() == {"main"}
 
 
-def test_what_only_failed_is_part_of_a_run_too(ledger: Ledger, store: Store) -> None:
-    error = RecordErrorRow(UUID(int=1), 0, "run", "crm/deals", "list", 403, "", "{}")
+def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: Ledger, store: Store) -> None:
+    [receipt] = inbox.put([arrival(event="sync_job_run:record_error")])
+    error = RecordErrorRow(receipt.delivery_id, 0, "run", "crm/deals", "list", 403, "", "{}")
 
-    ledger.settle([Settlement(verdict(UUID(int=1)), record_errors=[error])], now=NOW)
+    ledger.settle([Settlement(verdict(receipt.delivery_id), record_errors=[error])], now=NOW)
 
     assert run_totals(store, "run") == [ResourceTotals("crm/deals", "list", "", 0, 0, 0, 0, 0, 1)]
 
@@ -337,17 +355,21 @@ def seen(status: str, at_s: float, rank: int) -> RunSeen:
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("backwards", [True, False])
 def test_a_run_stands_as_its_newest_event_says(
-    ledger: Ledger, store: Store, *, together: bool, backwards: bool
+    inbox: Inbox, ledger: Ledger, store: Store, *, together: bool, backwards: bool
 ) -> None:
     sights = [seen("created", 0, 0), seen("running", 1, 1), seen("completed", 1, 3)]
     sights.append(RunSeen("run", "", "", "", NOW))  # only a batch
     if backwards:
         sights.reverse()
-    groups = [sights] if together else [[sight] for sight in sights]
+    receipts = inbox.put([arrival(b"%d" % number) for number in range(len(sights))])
+    told = [
+        Settlement(verdict(receipt.delivery_id), run=sight)
+        for receipt, sight in zip(receipts, sights, strict=True)
+    ]
+    groups = [told] if together else [[each] for each in told]
 
     for group in groups:
-        unknown = UUID(int=0)
-        ledger.settle([Settlement(verdict(unknown), run=sight) for sight in group], now=NOW)
+        ledger.settle(group, now=NOW)
 
     assert run_status(store, "run") == "completed"
     with store.connect() as connection:
