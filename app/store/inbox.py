@@ -8,16 +8,21 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from app.store.delivery import Arrival, Receipt, identify
 from app.store.engine import Store, store_faults
+from app.store.insert import insert_for
 from app.store.schema import deliveries
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
 _COMPRESSION_LEVEL = 1
+# What a new row has; the rest has defaults.
+_COLUMNS = (
+    *Arrival.__dataclass_fields__,
+    *("id", "duplicates", "due_at", "settled_at", "body_bytes"),
+)
 
 
 class Inbox:
@@ -25,12 +30,7 @@ class Inbox:
 
     def __init__(self, engine: Store) -> None:
         self._engine = engine
-        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        statement = insert(deliveries)
-        again = deliveries.c.duplicates + statement.excluded.duplicates + 1
-        self._insert = statement.on_conflict_do_update(
-            index_elements=["id"], set_={"duplicates": again}
-        ).returning(deliveries.c.id, deliveries.c.duplicates)
+        self._insert = insert_for(engine.dialect, _COLUMNS)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
         """Commit arrivals together; the receipts come in the same order."""
@@ -52,8 +52,7 @@ class Inbox:
         for attempt in (1, 2):
             try:
                 with self._engine.begin() as connection:
-                    found = connection.execute(self._insert, ordered)
-                    return {row.id: row.duplicates for row in found}
+                    return self._insert(connection, ordered)
             except DBAPIError as error:
                 # A pooled connection that died while idle says nothing about the store: ask once more.
                 if attempt == 2 or not error.connection_invalidated:

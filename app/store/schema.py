@@ -45,6 +45,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Return a text that every database can hold."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 class CleanText(TypeDecorator[str]):
     """Text without what PostgreSQL cannot hold: NUL and lone surrogates become U+FFFD."""
 
@@ -52,10 +60,7 @@ class CleanText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
-        return None if value is None else _UNSTORABLE.sub("\ufffd", value)
-
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+        return None if value is None else clean(value)
 
 
 def _text(name: str) -> Column[str]:

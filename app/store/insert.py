@@ -1,0 +1,61 @@
+"""Puts rows into the deliveries table, many in one statement, and counts how often each came before."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.dialects import sqlite
+
+from app.store.schema import clean, deliveries
+
+Rows = Sequence[Mapping[str, Any]]
+# Takes rows in the order of their ids; returns each id's `duplicates` as it is now.
+Insert = Callable[[Connection, Rows], dict[UUID, int]]
+
+
+def insert_for(dialect: Dialect, columns: Sequence[str]) -> Insert:
+    """Return the way to insert rows of these columns that costs a database's client the least."""
+    return _into_postgresql(dialect, columns) if dialect.name == "postgresql" else _into_sqlite()
+
+
+def _into_sqlite() -> Insert:
+    statement = sqlite.insert(deliveries)
+    again = deliveries.c.duplicates + statement.excluded.duplicates + 1
+    upsert = statement.on_conflict_do_update(index_elements=["id"], set_={"duplicates": again})
+    returning = upsert.returning(deliveries.c.id, deliveries.c.duplicates)
+
+    def insert(connection: Connection, rows: Rows) -> dict[UUID, int]:
+        return {row.id: row.duplicates for row in connection.execute(returning, rows)}
+
+    return insert
+
+
+def _into_postgresql(dialect: Dialect, columns: Sequence[str]) -> Insert:
+    """Send all but the bodies as one JSON array, and the bodies as they are: one text, whatever the number.
+
+    A statement with parameters of its own for every row takes three times as long to prepare.
+    """
+    table = deliveries.name
+    told = [name for name in columns if name != "body"]
+    shape = ", ".join(f"{name} {deliveries.c[name].type.compile(dialect=dialect)}" for name in told)
+    statement = (
+        f"INSERT INTO {table} ({', '.join(told)}, body) "  # noqa: S608  # names of our own
+        f"SELECT * FROM ROWS FROM (jsonb_to_recordset(%s::jsonb) AS ({shape}), unnest(%b::bytea[])) "
+        f"ON CONFLICT (id) DO UPDATE SET duplicates = {table}.duplicates + excluded.duplicates + 1 "
+        "RETURNING id, duplicates"
+    )
+
+    def insert(connection: Connection, rows: Rows) -> dict[UUID, int]:
+        array = [{name: _plain(row[name]) for name in told} for row in rows]
+        found = connection.exec_driver_sql(
+            statement, (json.dumps(array, default=str), [row["body"] for row in rows])
+        )
+        return {row.id: row.duplicates for row in found}
+
+    return insert
+
+
+def _plain(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) else value
