@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,10 +55,11 @@ class WebProcess:
         database_url: str,
         redis_url: str,
         application: str = "",
+        options: Sequence[str] = (),
         **settings: str,
     ) -> None:
         line = procfile_line("web")
-        self._line = [*line[:-1], application or line[-1]]
+        self._line = [*line[:-1], *options, application or line[-1]]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"
