@@ -16,8 +16,8 @@ from app.errors import QueueUnavailable
 
 QUEUE_NAME = "rapidbridge"
 JOB_FUNCTION = "workers.jobs.deliver"
-# Shorter than the 30 s a platform leaves between SIGTERM and SIGKILL.
-JOB_TIMEOUT_S = 25
+# With what it takes to settle then, shorter than the 30 s a platform leaves between SIGTERM and SIGKILL.
+JOB_TIMEOUT_S = 18
 # A job costs milliseconds of its own, so busy times put several deliveries into one.
 IDS_PER_JOB = 16
 # Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.

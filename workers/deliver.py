@@ -28,7 +28,7 @@ from workers.verdicts import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, post
 # own timeout. One whose supervisor lives leaves them at once.
 _LEASE_S = 40.0
 # A job stops taking up deliveries after this long, so that it ends well before its timeout.
-_BUDGET_S = 12.0
+_BUDGET_S = 10.0
 
 log = structlog.get_logger()
 
@@ -65,15 +65,18 @@ class Deliverer:
         self._open_sink = open_sink
         self._rests = Rests()
         self._unsettled: Sequence[UUID] = ()
+        # Whether the job at hand was interrupted: then it only settles what it has.
+        self._is_out_of_time = False
 
     def deliver(self, ids: Sequence[UUID]) -> None:
         """Take up those of the deliveries that are pending and free, and settle each or make it due again.
 
-        Raises StoreUnavailable or OutOfTime; then nothing was settled, and all will be done again to the same
-        end.
+        Raises StoreUnavailable, or OutOfTime where the store does not answer; then nothing was settled, and
+        all will be done again to the same end.
         """
         self.let_go()
         self._unsettled = ids
+        self._is_out_of_time = False
         self._take_up(ids)
         self._unsettled = ()
 
@@ -92,7 +95,7 @@ class Deliverer:
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
         results = []
         for delivery in claimed:
-            if time.monotonic() - started < _BUDGET_S:
+            if not self._is_out_of_time and time.monotonic() - started < _BUDGET_S:
                 results.append(self._deliver_one(delivery, finished.get(delivery.id, {})))
             else:
                 results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
@@ -109,8 +112,12 @@ class Deliverer:
         try:
             content = read_content(delivery, self._inbox.read_body(delivery.id), now=datetime.now(UTC))
             return self._route(delivery, content, finished)
-        except (StoreUnavailable, OutOfTime):
+        except StoreUnavailable:
             raise
+        except OutOfTime:
+            # Its body takes too long to read: the job's other deliveries are not to suffer for it.
+            self._is_out_of_time = True
+            return Settlement(retry(delivery, datetime.now(UTC), 0, "out_of_time"))
         except Exception as error:  # noqa: BLE001
             # A fault of ours must not take the job's other deliveries along.
             # Its message may quote a record: only its place in the code is told.
@@ -170,12 +177,14 @@ class Deliverer:
         unreadable = len(content.unreadable)
         outcome = Outcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
         failing = replace(outcome, state="failing", reason="sink_unavailable")
-        if rest_s := self._rests.left_s(name, now=began):
-            message = "not asked: it did not answer just now"
+        rest_s = self._rests.left_s(name, now=began)
+        if rest_s or self._is_out_of_time:
+            message = "not asked: it, or another, did not answer just now"
             return _Attempt(replace(failing, message=message), retry_after_s=rest_s)
         try:
             written = self._open_sink(name).write(batch, route)
         except (SinkUnavailable, OutOfTime) as error:
+            self._is_out_of_time = isinstance(error, OutOfTime)
             self._rests.note_failure(name, began=began, now=time.monotonic())
             return _Attempt(replace(failing, message=str(error)), retry_after_s=error.retry_after_s or 0.0)
         except SinkRefused as error:

@@ -12,8 +12,8 @@ from app.errors import OutOfTime, StoreUnavailable
 from app.queue import JOB_FUNCTION
 from workers.deliver import Deliverer
 
-# How long an interrupted job waits for the store, to leave nothing in hand; less than what is left of it.
-_PATIENCE_S = 8.0
+# How long an interrupted job waits for the store, to leave nothing in hand.
+_PATIENCE_S = 3.0
 _ASK_EVERY_S = 0.5
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ def _let_go(deliverer: Deliverer) -> None:
     while time.monotonic() < deadline:
         try:
             deliverer.let_go()
-        except StoreUnavailable:
+        except (StoreUnavailable, OutOfTime):
             time.sleep(_ASK_EVERY_S)
         else:
             return

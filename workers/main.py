@@ -1,5 +1,6 @@
 """Starts one RQ worker in this process: `python -m workers.main`, as `rapidbridge worker` does N times."""
 
+import signal
 import sys
 from types import FrameType
 
@@ -23,16 +24,24 @@ from workers.sinks import Sinks
 _WORKER_TTL_S = 30
 # How often jobs that died with their worker are looked for.
 _MAINTENANCE_INTERVAL_S = 30
+# What a job has to settle in, once it was interrupted.
+_INTERRUPT_AGAIN_S = 3
 
 log = structlog.get_logger()
 
 
 class Deadline(UnixSignalDeathPenalty):
-    """Ends a job that takes too long, with an error that says what it waited for."""
+    """Interrupts a job that takes too long, and again where it does not come to its end after that."""
 
     def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
         """Interrupt the job, wherever it is."""
         raise OutOfTime(f"it did not answer within {JOB_TIMEOUT_S} s")
+
+    def setup_death_penalty(self) -> None:
+        """Begin to count."""
+        signal.signal(signal.SIGALRM, self.handle_death_penalty)
+        # RQ's alarm goes off once: what the job does after that could take for ever.
+        signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_AGAIN_S)
 
 
 class ReturningWorker(SimpleWorker):

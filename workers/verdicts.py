@@ -19,7 +19,7 @@ MOST_LOST_ATTEMPTS = 3
 
 def cause_of(reason: str) -> Literal["data", "sink", "system"]:
     """Tell whose fault a reason is: what was sent, where it goes to, or this service and its machine."""
-    if reason in ("worker_lost", "internal_error"):
+    if reason in ("worker_lost", "internal_error", "out_of_time"):
         return "system"
     return "sink" if reason.startswith(("sink_", "table_")) else "data"
 

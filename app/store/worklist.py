@@ -84,16 +84,23 @@ class Worklist:
     def let_go(self, ids: Sequence[UUID], *, holder: str, now: datetime) -> int:
         """Make due at once what a worker was woken for and could not settle; return how many.
 
-        It did not get as far as to hold them, or it holds them; it lives, so it is not lost.
+        It did not get as far as to hold them, or it holds them; it lives, so it is not lost. That does not
+        count as an attempt: a store that comes and goes must not use them up.
         """
+        is_held = deliveries.c.held_by == holder
         statement = (
             update(deliveries)
             .where(
                 deliveries.c.id.in_(sorted(ids)),
                 deliveries.c.state == "pending",
-                or_(deliveries.c.held_by == holder, deliveries.c.leased_until.is_(None)),
+                or_(is_held, deliveries.c.leased_until.is_(None)),
             )
-            .values(leased_until=None, due_at=now, held_by="")
+            .values(
+                leased_until=None,
+                due_at=now,
+                held_by="",
+                attempts=deliveries.c.attempts - case((is_held, 1), else_=0),
+            )
         )
         with store_faults(), self._engine.begin() as connection:
             return connection.execute(statement).rowcount

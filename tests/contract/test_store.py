@@ -216,6 +216,7 @@ def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(
     due = worklist.wake(now=NOW, most=10, again_after_s=60)
     assert number == 2
     assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
+    assert {delivery.attempts for delivery in due} == {0}
 
 
 def test_what_was_woken_in_vain_is_recalled_and_nothing_else(

@@ -1,6 +1,7 @@
 """From a stored body to rows, on both databases, with everything that can be in a body."""
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from app.errors import StoreUnavailable
+from app.errors import OutOfTime, StoreUnavailable
 from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
@@ -323,6 +324,30 @@ def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_
     assert desk.state(ids[2])[0] == "settled"
     claimed = desk.worklist.claim(ids, holder="another", now=datetime.now(UTC), lease_s=40)
     assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
+
+
+def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk: Desk) -> None:
+    # None of them is JSON, and each has to be looked at by itself.
+    endless = batch(f"[{', '.join(['{x}'] * 400_000)}]")
+    good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
+    slow = desk.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
+    later = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")
+
+    def interrupt(*_: object) -> None:
+        raise OutOfTime("it did not answer")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        desk.deliverer.deliver([good, slow, later])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert desk.state(good)[0] == "settled"
+    assert desk.state(slow)[:2] == ("pending", "out_of_time")
+    assert desk.state(later)[:2] == ("pending", "")
+    assert desk.worklist.wake(now=datetime.now(UTC), most=10, again_after_s=60)[0].id == later
 
 
 def _rename(store: Store, table: str, name: str) -> None:
