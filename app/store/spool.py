@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, cast
 
+import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -13,12 +14,17 @@ from app.errors import QueueUnavailable
 from app.store.delivery import Arrival, Receipt, identify
 
 KEY = "rapidbridge:spool"
+# What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
+UNREADABLE_KEY = "rapidbridge:spool:unreadable"
 _COMPRESSION_LEVEL = 1
 _TIMES = ("received_at", "created_at")
-# What one step of draining commits together, and holds in memory: bodies may be large.
-_MOST_PER_STEP = 8
+# What one step of draining commits together and holds in memory: no more than this, and one body.
+_MOST_PER_STEP = 16
+_MOST_BYTES_PER_STEP = 16 * 1024 * 1024
 
-_Entry = tuple[bytes, dict[bytes, bytes]]
+_Fields = dict[bytes, bytes]
+
+log = structlog.get_logger()
 
 
 class Spool:
@@ -59,17 +65,42 @@ class Spool:
         """
         moved = 0
         try:
-            while found := cast("list[_Entry]", self._redis.xrange(KEY, count=_MOST_PER_STEP)):
-                put([_arrival(fields) for _, fields in found])
+            while arrivals := self._oldest():
+                put(list(arrivals.values()))
                 # After the commit: whoever dies in between leaves a duplicate, not a gap.
-                self._redis.xdel(KEY, *(entry_id for entry_id, _ in found))
-                moved += len(found)
+                self._redis.xdel(KEY, *arrivals)
+                moved += len(arrivals)
         except RedisError as error:
             raise _unavailable(error) from error
         return moved
 
+    def _oldest(self) -> dict[bytes, Arrival]:
+        """Return the oldest arrivals by their entries' ids, as many as one step takes."""
+        arrivals: dict[bytes, Arrival] = {}
+        after, size = b"-", 0
+        while len(arrivals) < _MOST_PER_STEP and size < _MOST_BYTES_PER_STEP:
+            found = cast("list[tuple[bytes, _Fields]]", self._redis.xrange(KEY, min=after, count=1))
+            if not found:
+                break
+            [(entry_id, fields)] = found
+            after = b"(" + entry_id
+            try:
+                arrivals[entry_id] = _arrival(fields)
+            except (ValueError, TypeError, KeyError, zlib.error) as error:
+                self._set_aside(entry_id, fields, error)
+            else:
+                size += len(arrivals[entry_id].body)
+        return arrivals
 
-def _arrival(fields: dict[bytes, bytes]) -> Arrival:
+    def _set_aside(self, entry_id: bytes, fields: _Fields, error: Exception) -> None:
+        with self._redis.pipeline() as pipeline:
+            pipeline.xadd(UNREADABLE_KEY, fields or {"empty": ""})  # type: ignore[arg-type]  # its own alias refuses bytes
+            pipeline.xdel(KEY, entry_id)
+            pipeline.execute()
+        log.error("spool.unreadable", fault=type(error).__name__, kept_in=UNREADABLE_KEY)
+
+
+def _arrival(fields: _Fields) -> Arrival:
     header: dict[str, Any] = json.loads(fields[b"header"])
     times = {name: datetime.fromisoformat(header[name]) for name in _TIMES if header[name]}
     # Fields that a newer release put there are dropped rather than fatal.

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -16,10 +17,11 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.queue import DeliveryQueue, connect
+from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.spool import KEY, Spool
+from app.store.spool import KEY, UNREADABLE_KEY, Spool
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import descendants
 from tests.servers.receiver import Answer, WebProcess
@@ -290,6 +292,27 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
     assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     assert Inbox(store).count()["pending"] == 60
+
+
+def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_redis: Redis) -> None:
+    spool, inbox = Spool(harmed_redis), Inbox(store)
+    arrivals = [
+        Arrival(body(f"{n}", records=["x" * 9_000_000]), datetime.now(UTC), "pending") for n in range(5)
+    ]
+    harmed_redis.xadd(KEY, {"header": "no JSON", "body": b"no zlib"})
+    for arrival in arrivals[:3]:
+        spool.put(arrival)
+    harmed_redis.xadd(KEY, {"another": "release's"})
+    for arrival in arrivals[3:]:
+        spool.put(arrival)
+    sizes: list[int] = []
+
+    moved = spool.drain(lambda group: sizes.append(len(group)) or inbox.put(group))  # type: ignore[func-returns-value]  # counts them
+
+    assert (moved, harmed_redis.xlen(KEY), harmed_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
+    assert inbox.count()["pending"] == 5
+    # Two of 9 MB are more than a step may hold.
+    assert sizes == [2, 2, 1]
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
