@@ -74,7 +74,8 @@ class Sweeper:
         number = self._worklist.recall(now=datetime.now(UTC))
         # After it: whoever dies in between leaves it to be done again.
         self._queue.remember()
-        log.warning("queue.empty", hint="Redis is new or was wiped", recalled=number)
+        if number:
+            log.warning("queue.wiped", recalled=number)
 
     def _wake(self) -> None:
         while self._queue.has_room():

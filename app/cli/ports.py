@@ -2,9 +2,23 @@
 
 import socket
 
+from app.errors import ConfigError
+
 
 def free_port() -> int:
     """Return a port of the loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def require_free(port: int) -> None:
+    """Raise ConfigError where something listens on a port already, which would answer in our place."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104  # as the web server will
+        except OSError as error:
+            raise ConfigError(
+                [f"PORT: {port} cannot be had ({error.strerror}). Stop what listens there, or set another."]
+            ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from app import web
+from app.cli.ports import require_free
 from app.config import child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.queue import DeliveryQueue, connect
@@ -26,8 +27,9 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
 
     settings: by name, as the processes are to see them; nothing else of ours reaches them.
     folder: where they run, out of reach of a `.env` or routes file here; their output goes to a log in it.
-    Raises StoreUnavailable where the web process does not come up.
+    Raises StoreUnavailable where the web process does not come up, ConfigError where its port is taken.
     """
+    require_free(int(settings["PORT"]))
     with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor(folder) as supervisor:
         settings = dict(settings)
         if "REDIS_URL" not in settings:

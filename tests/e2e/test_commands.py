@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,17 @@ def test_the_demo_prints_a_table_a_run(tmp_path: Path) -> None:
     assert max(map(len, ran.stdout.splitlines())) <= 80
 
 
+def test_up_does_not_share_its_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+
+        ran = run(tmp_path, "up", PORT=port)
+
+    assert ran.returncode == 2
+    assert f"PORT: {port} cannot be had" in ran.stderr
+    assert "is up" not in ran.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None:
     port = free_port()
@@ -72,6 +84,8 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None
         url = f"http://127.0.0.1:{port}"
         assert f"{url}/webhooks/truto" in up.log
         assert httpx.get(f"{url}/readyz").json()["status"] == "ok"
+        # What it holds is nobody else's business.
+        assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
         # The development secret is found by `simulate` in the same folder.
         sent = run(tmp_path, "simulate", "--records", "300", "--json", PORT=str(port))
         assert sent.returncode == 0, sent.stderr
