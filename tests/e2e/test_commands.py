@@ -83,7 +83,10 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None
         up.wait_for("RapidBridge receiver is up")
         url = f"http://127.0.0.1:{port}"
         assert f"{url}/webhooks/truto" in up.log
-        assert httpx.get(f"{url}/readyz").json()["status"] == "ok"
+        # It receives as soon as it says so; its worker may take a moment longer to come up.
+        wait_until(
+            lambda: httpx.get(f"{url}/readyz").json()["status"] == "ok", what=lambda: f"readiness\n{up.log}"
+        )
         # What it holds is nobody else's business.
         assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
         # The development secret is found by `simulate` in the same folder.
