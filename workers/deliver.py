@@ -74,20 +74,23 @@ class Deliverer:
         Raises StoreUnavailable, or OutOfTime where the store does not answer; then nothing was settled, and
         all will be done again to the same end.
         """
-        self.let_go()
-        self._unsettled = ids
+        left, self._unsettled = self._unsettled, [*self._unsettled, *ids]
         self._is_out_of_time = False
+        self._let_go(left)
         self._take_up(ids)
         self._unsettled = ()
 
     def let_go(self) -> None:
-        """Leave to others what an interrupted job was for; raises StoreUnavailable.
+        """Leave to others what interrupted jobs were for; raises StoreUnavailable.
 
         Without it they would wait until the lease ends, which takes the worker for lost, or the wake-up is.
         """
-        if self._unsettled:
-            self._worklist.let_go(self._unsettled, holder=self._name, now=datetime.now(UTC))
-            self._unsettled = ()
+        self._let_go(self._unsettled)
+        self._unsettled = ()
+
+    def _let_go(self, ids: Sequence[UUID]) -> None:
+        if ids:
+            self._worklist.let_go(ids, holder=self._name, now=datetime.now(UTC))
 
     def _take_up(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()

@@ -67,7 +67,7 @@ class Report:
 
 
 def run(soak: Soak, folder: Path) -> Report:
-    """Soak an installation ; its logs are left in the folder."""
+    """Soak an installation; its logs are left in the folder."""
     traffic = Traffic(soak.seed, Clock(lambda: datetime.now(UTC)))
     with (
         running_site(folder, tree=soak.tree) as site,

@@ -326,6 +326,21 @@ def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_
     assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
 
 
+def test_while_the_store_is_away_no_job_forgets_what_it_was_woken_for(desk: Desk) -> None:
+    ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
+    desk.worklist.wake(now=datetime.now(UTC) + timedelta(minutes=1), most=10, again_after_s=600)
+    _rename(desk.store, "rapidbridge_deliveries", "elsewhere")
+    for id_ in ids[:2]:
+        with pytest.raises(StoreUnavailable):
+            desk.deliverer.deliver([id_])
+    _rename(desk.store, "elsewhere", "rapidbridge_deliveries")
+
+    desk.deliverer.deliver(ids[2:])
+
+    due = desk.worklist.wake(now=datetime.now(UTC), most=10, again_after_s=60)
+    assert {delivery.id for delivery in due} == set(ids[:2])
+
+
 def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk: Desk) -> None:
     # None of them is JSON, and each has to be looked at by itself.
     endless = batch(f"[{', '.join(['{x}'] * 400_000)}]")
