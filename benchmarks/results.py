@@ -1,0 +1,48 @@
+"""Keeps what a benchmark measured: the command, the machine, and the rows that the plots are drawn from."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("gunicorn", "gevent", "flask", "rq", "redis", "sqlalchemy", "psycopg")
+
+
+def save(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows (flat, one measurement each) with their environment to a file; None: nowhere."""
+    if path is None:
+        return
+    result = {"command": _command(), "environment": _environment(), "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def load(path: Path) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of a file that `save` wrote."""
+    rows: Sequence[Mapping[str, Any]] = json.loads(path.read_text())["rows"]
+    return rows
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+        "processor": _processor(),
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
