@@ -13,9 +13,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A verified body on its way into the inbox; what the envelope does not name is ""."""
+    """A verified body on its way into the inbox; what the envelope does not name is "".
+
+    digest: tells this body from any other.
+    """
 
     body: bytes
+    digest: bytes
     received_at: datetime
     state: State
     reason: str = ""
@@ -78,15 +82,13 @@ class Verdict:
     replaced: int = 0
 
 
-def identify(event_id: str, created_at: datetime | None, body: bytes) -> UUID:
-    """Name a delivery by its event's id and its body: the same bytes always get the same id.
+def identify(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:
+    """Name a delivery by its event's id and its body's digest: the same body always gets the same id.
 
     A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.
     """
     time_ms = max(0, (created_at - _EPOCH) // timedelta(milliseconds=1)) if created_at else 0
-    digest = hashlib.sha256(
-        event_id.encode(errors="surrogatepass") + b"\0" + hashlib.sha256(body).digest()
-    ).digest()
-    number = (time_ms & (1 << 48) - 1) << 80 | int.from_bytes(digest[:10])
+    name = hashlib.sha256(event_id.encode(errors="surrogatepass") + b"\0" + digest).digest()
+    number = (time_ms & (1 << 48) - 1) << 80 | int.from_bytes(name[:10])
     number = number & ~(0xF << 76) | 0x8 << 76
     return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)

@@ -1,6 +1,5 @@
 """Deliveries as received: the truth about what has arrived."""
 
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -10,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
+from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
 from app.store.engine import Store, store_faults
 from app.store.insert import insert_for
@@ -17,11 +17,11 @@ from app.store.schema import deliveries
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
-_COMPRESSION_LEVEL = 1
 # What a new row has; the rest has defaults.
+_TOLD = tuple(name for name in Arrival.__dataclass_fields__ if name not in ("body", "digest"))
 _COLUMNS = (
-    *Arrival.__dataclass_fields__,
-    *("id", "duplicates", "due_at", "settled_at", "body_bytes"),
+    *_TOLD,
+    *("id", "body", "duplicates", "due_at", "settled_at", "body_bytes"),
 )
 
 
@@ -34,9 +34,13 @@ class Inbox:
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
         """Commit arrivals together; the receipts come in the same order."""
-        ids = [identify(arrival.event_id, arrival.created_at, arrival.body) for arrival in arrivals]
+        ids = [identify(arrival.event_id, arrival.created_at, arrival.digest) for arrival in arrivals]
         copies = Counter(ids)
-        rows = {id_: _row(id_, arrival, copies[id_]) for id_, arrival in zip(ids, arrivals, strict=True)}
+        bodies = compress([arrival.body for arrival in arrivals])
+        rows = {
+            id_: _row(id_, arrival, body, copies[id_])
+            for id_, arrival, body in zip(ids, arrivals, bodies, strict=True)
+        }
         with store_faults():
             duplicates = self._insert_rows(rows)
         receipts = []
@@ -63,7 +67,7 @@ class Inbox:
         """Return a delivery's body, the bytes that were signed."""
         statement = select(deliveries.c.body).where(deliveries.c.id == delivery_id)
         with store_faults(), self._engine.connect() as connection:
-            return zlib.decompress(connection.execute(statement).scalar_one())
+            return decompress(connection.execute(statement).scalar_one())
 
     def count(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
@@ -73,13 +77,12 @@ class Inbox:
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 
 
-def _row(delivery_id: UUID, arrival: Arrival, copies: int) -> dict[str, Any]:
-    row = {name: getattr(arrival, name) for name in Arrival.__dataclass_fields__}
-    return row | {
+def _row(delivery_id: UUID, arrival: Arrival, body: bytes, copies: int) -> dict[str, Any]:
+    return {name: getattr(arrival, name) for name in _TOLD} | {
         "id": delivery_id,
         "duplicates": copies - 1,
         "due_at": arrival.received_at + timedelta(seconds=WAKE_GRACE_S),
         "settled_at": None if arrival.state == "pending" else arrival.received_at,
         "body_bytes": len(arrival.body),
-        "body": zlib.compress(arrival.body, _COMPRESSION_LEVEL),
+        "body": body,
     }

@@ -1,7 +1,6 @@
 """Where deliveries wait while the inbox cannot take them: a stream in Redis."""
 
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, cast
@@ -11,12 +10,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
+from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
 
 KEY = "rapidbridge:spool"
 # What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
 UNREADABLE_KEY = "rapidbridge:spool:unreadable"
-_COMPRESSION_LEVEL = 1
 _TIMES = ("received_at", "created_at")
 # What one step of draining commits together and holds in memory: no more than this, and one body.
 _MOST_PER_STEP = 16
@@ -39,17 +38,17 @@ class Spool:
     def put(self, arrival: Arrival) -> Receipt:
         """Keep an arrival; whether it was seen before is not known here."""
         header = {name: getattr(arrival, name) for name in Arrival.__dataclass_fields__ if name != "body"}
+        [body] = compress([arrival.body])
         entry = {
-            "header": json.dumps(header, default=datetime.isoformat),
-            "body": zlib.compress(arrival.body, _COMPRESSION_LEVEL),
+            "header": json.dumps(header | {"digest": arrival.digest.hex()}, default=datetime.isoformat),
+            "body": body,
         }
         try:
             self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # its own alias refuses str and bytes mixed
         except RedisError as error:
             raise _unavailable(error) from error
-        return Receipt(
-            identify(arrival.event_id, arrival.created_at, arrival.body), is_duplicate=False, is_spooled=True
-        )
+        id_ = identify(arrival.event_id, arrival.created_at, arrival.digest)
+        return Receipt(id_, is_duplicate=False, is_spooled=True)
 
     def count(self) -> int:
         """Return how many arrivals wait."""
@@ -86,7 +85,7 @@ class Spool:
             after = b"(" + entry_id
             try:
                 arrivals[entry_id] = _arrival(fields)
-            except (ValueError, TypeError, KeyError, zlib.error) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 self._set_aside(entry_id, fields, error)
             else:
                 size += len(arrivals[entry_id].body)
@@ -105,7 +104,8 @@ def _arrival(fields: _Fields) -> Arrival:
     times = {name: datetime.fromisoformat(header[name]) for name in _TIMES if header[name]}
     # Fields that a newer release put there are dropped rather than fatal.
     known = {name: value for name, value in header.items() if name in Arrival.__dataclass_fields__}
-    return Arrival(**{**known, **times, "body": zlib.decompress(fields[b"body"])})
+    kept = {"body": decompress(fields[b"body"]), "digest": bytes.fromhex(header["digest"])}
+    return Arrival(**{**known, **times, **kept})
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from app.errors import SignatureError
@@ -45,8 +46,16 @@ def parse_header(header: str | None) -> bytes:
     return _decode(parts.get("v", ""))
 
 
-def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> str:
-    """Accept a body only if Truto signed it with one of the secrets; return that secret.
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature that fits: the mac (32 bytes), and the secret it was made with."""
+
+    mac: bytes
+    secret: str = field(repr=False)
+
+
+def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> Signature:
+    """Accept a body only if Truto signed it with one of the secrets.
 
     body: raw bytes exactly as received. header: as `parse_header` takes it.
     Raises SignatureError, also for a malformed header. Constant time in the secrets.
@@ -57,7 +66,7 @@ def verify(body: bytes, header: str | None, secrets: Sequence[str]) -> str:
     # Every secret is tried, so that the time taken does not tell which one came close.
     for secret in secrets:
         if hmac.compare_digest(_mac(body, secret), claimed):
-            matched = secret
+            matched = Signature(claimed, secret)
     if matched is None:
         raise SignatureError("the signature fits none of the secrets in TRUTO_WEBHOOK_SECRET")
     return matched

@@ -1,7 +1,6 @@
 """Compares everything that was acknowledged with the inbox, the ledger and every sink."""
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
+from app.store.compression import decompress
 from app.store.engine import Store
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from tests.chaos.traffic import RESOURCES, Sent, digest_of, record_of
@@ -62,7 +62,7 @@ def _audit_inbox(sent: Mapping[bytes, Sent], store: Store, findings: Findings) -
     columns = (deliveries.c.id, deliveries.c.state, deliveries.c.reason, deliveries.c.body)
     with store.connect() as connection:
         for id_, state, reason, body in connection.execution_options(yield_per=200).execute(select(*columns)):
-            digest = digest_of(zlib.decompress(body))
+            digest = digest_of(decompress(body))
             if digest not in sent:
                 findings.blame("foreign", f"delivery {id_}")
                 continue

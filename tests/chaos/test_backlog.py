@@ -76,6 +76,7 @@ def pile_up(store: Store, number: int) -> None:
     then = datetime.now(UTC) - timedelta(hours=1)
     template = Arrival(
         body("old"),
+        b"old",
         then,
         "pending",
         event_id="old",

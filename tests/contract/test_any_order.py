@@ -1,5 +1,6 @@
 """Inbox, workers and sink together: whatever the order, the repetitions and the crashes, the end is the same."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -277,7 +278,7 @@ class AnyOrder(RuleBasedStateMachine):
         body = json.dumps(about | {"payload": payload}).encode()
         envelope = read_envelope(body)
         found = {name: getattr(envelope, name) for name in envelope.__slots__}
-        arrival = Arrival(body, received_at, "pending", **found)
+        arrival = Arrival(body, hashlib.sha256(body).digest(), received_at, "pending", **found)
         id_ = self.inbox.put([arrival])[0].delivery_id
         self.came[id_] = arrival, len(records)
         for place, record in enumerate(records):

@@ -1,5 +1,6 @@
 """What the store promises, on every database it runs on."""
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -50,7 +51,9 @@ def ledger(store: Store) -> Ledger:
 
 
 def arrival(body: bytes = b"{}", **changes: object) -> Arrival:
-    return replace(Arrival(body, NOW, "pending", event=RECORD, sync_job_run_id="run"), **changes)  # type: ignore[arg-type]  # any field
+    digest = hashlib.sha256(body).digest()
+    plain = Arrival(body, digest, NOW, "pending", event=RECORD, sync_job_run_id="run")
+    return replace(plain, **changes)  # type: ignore[arg-type]  # any field
 
 
 def claim_all(worklist: Worklist, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:

@@ -1,5 +1,6 @@
 """The demo's verdict: it must be able to say no."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -52,7 +53,8 @@ class Played:
         ).encode()
         envelope = read_envelope(body)
         found = {name: getattr(envelope, name) for name in envelope.__slots__ if name in Arrival.__slots__}
-        [receipt] = Inbox(self.store).put([Arrival(body, datetime.now(UTC), "pending", **found)])
+        digest = hashlib.sha256(body).digest()
+        [receipt] = Inbox(self.store).put([Arrival(body, digest, datetime.now(UTC), "pending", **found)])
         routes = default_routes(self.url)
         sinks = Sinks(routes)
         Deliverer(self.store, routes, sinks.open).deliver([receipt.delivery_id])

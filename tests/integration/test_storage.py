@@ -297,9 +297,10 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
 def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_redis: Redis) -> None:
     spool, inbox = Spool(harmed_redis), Inbox(store)
     arrivals = [
-        Arrival(body(f"{n}", records=["x" * 9_000_000]), datetime.now(UTC), "pending") for n in range(5)
+        Arrival(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC), "pending")
+        for n in range(5)
     ]
-    harmed_redis.xadd(KEY, {"header": "no JSON", "body": b"no zlib"})
+    harmed_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})
     for arrival in arrivals[:3]:
         spool.put(arrival)
     harmed_redis.xadd(KEY, {"another": "release's"})

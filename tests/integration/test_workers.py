@@ -1,5 +1,6 @@
 """Real RQ workers under their supervisor, on a real Valkey."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -67,6 +68,7 @@ def put(inbox: Inbox, number: int | str) -> UUID:
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
     arrival = Arrival(
         body,
+        hashlib.sha256(body).digest(),
         datetime.now(UTC),
         "pending",
         event_id=str(number),
@@ -119,7 +121,7 @@ def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
 ) -> None:
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.sweep()
-    arrival = Arrival(b"{}", datetime(2026, 1, 1, tzinfo=UTC), "pending")
+    arrival = Arrival(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC), "pending")
     inbox.put([arrival])
     if is_wiped:
         sweeper.sweep()
@@ -160,7 +162,7 @@ def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) 
 def test_a_backlog_does_not_fill_redis(redis: Redis, store: Store, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     arrivals = [
-        Arrival(b"%d" % number, long_ago, "pending", event_id=str(number))
+        Arrival(b"%d" % number, b"", long_ago, "pending", event_id=str(number))
         for number in range((MOST_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(arrivals)

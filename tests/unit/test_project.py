@@ -48,6 +48,7 @@ KEPT_IN = {
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining",),
     "dotenv": ("app.config",),
+    "msgspec": ("app.truto.events",),
 }
 
 
