@@ -23,7 +23,7 @@ from redis import Redis
 from app.cli.ports import free_port
 from app.store.engine import open_store
 from app.store.migrate import migrate
-from app.web.application import WEBHOOK_PATH
+from app.web.endpoint import WEBHOOK_PATH
 from benchmarks.load import Load, Requests, send
 from tests.servers.postgres import PostgresServer
 from tests.servers.receiver import SECRET, WebProcess

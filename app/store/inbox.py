@@ -30,7 +30,7 @@ class Inbox:
 
     def __init__(self, engine: Store) -> None:
         self._engine = engine
-        self._insert = insert_for(engine.dialect, _COLUMNS)
+        self._insert = insert_for(engine, _COLUMNS)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
         """Commit arrivals together; the receipts come in the same order."""
@@ -55,8 +55,7 @@ class Inbox:
         ordered = [rows[id_] for id_ in sorted(rows)]
         for attempt in (1, 2):
             try:
-                with self._engine.begin() as connection:
-                    return self._insert(connection, ordered)
+                return self._insert(ordered)
             except DBAPIError as error:
                 # A pooled connection that died while idle says nothing about the store: ask once more.
                 if attempt == 2 or not error.connection_invalidated:

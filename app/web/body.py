@@ -2,10 +2,10 @@
 
 import socket
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
+from wsgiref.types import WSGIEnvironment
 
 import gevent
-from flask import Request
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
 from app.web.room import Share
@@ -17,18 +17,17 @@ _STEP_BYTES = 1024 * 1024
 _FREE_BYTES = 64 * 1024
 
 
-def read_body(request: Request, most_bytes: int, share: Share) -> bytes:
+def read_body(environ: WSGIEnvironment, most_bytes: int, share: Share) -> bytes:
     """Return the body as sent, chunked or not.
 
     share: the room that its bytes take; what a large body waits for counts as its own time.
     Raises BodyTooLarge as soon as more than `most_bytes` are announced or read, BodyIncomplete where the
     sender stalls, hangs up early or breaks the framing, Overloaded where no room became free in time.
     """
-    length = request.content_length
+    length = _announced_length(environ)
     if length is not None and length > most_bytes:
         raise BodyTooLarge(f"the body has {length} bytes, more than MAX_BODY_BYTES allows ({most_bytes})")
-    # Flask's own limit would cut a chunked body silently, and the signature would then fail: read it here.
-    stream: IO[bytes] = request.environ["wsgi.input"]
+    stream: IO[bytes] = environ["wsgi.input"]
     try:
         with gevent.Timeout(DEADLINE_S):
             body = _read(stream, most_bytes, share)
@@ -43,6 +42,13 @@ def read_body(request: Request, most_bytes: int, share: Share) -> bytes:
     if length is not None and len(body) < length:
         raise BodyIncomplete(f"the body broke off after {len(body)} of {length} bytes")
     return body
+
+
+def _announced_length(environ: WSGIEnvironment) -> int | None:
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return None
+    # gunicorn has refused whatever is no number.
+    return int(environ.get("CONTENT_LENGTH") or 0)
 
 
 def _read(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
@@ -61,7 +67,7 @@ def _read(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
     return b"".join(parts)
 
 
-def discard_body(environ: dict[str, Any], *, most_bytes: int, most_s: float) -> None:
+def discard_body(environ: WSGIEnvironment, *, most_bytes: int, most_s: float) -> None:
     """Read what is left of a body and throw it away; beyond these bounds, hang up.
 
     Closing a connection on unread bytes resets it, and the sender may never see the answer. gunicorn would

@@ -1,7 +1,6 @@
 """POST /webhooks/truto: verify, read the envelope, store, answer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -12,18 +11,9 @@ from app.routes import Routes
 from app.store.delivery import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import Signature, verify
+from app.web.answers import Answer
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the sender is told: an HTTP status, a word, and why."""
-
-    http_status: int
-    status: str
-    delivery: str
-    message: str = ""
 
 
 class Receiver:

@@ -13,7 +13,7 @@ import httpx
 from app.cli.ports import free_port
 from app.store.engine import open_store
 from app.store.migrate import migrate
-from app.web.application import WEBHOOK_PATH
+from app.web.endpoint import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ROOT, Lifeline, descendants, send
 from tests.servers.receiver import SECRET, environment
