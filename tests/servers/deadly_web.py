@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from werkzeug.wsgi import ClosingIterator
 
 from app.queue import DeliveryQueue
@@ -47,7 +47,13 @@ def _are_all_answered(*_: object) -> bool:
 
 
 def _before_the_commit(death: Death) -> None:
-    # SQLAlchemy tells of it before the database does it: the rows are there, and nobody sees them.
+    # SQLAlchemy tells of it before the database does it. In SQLite the rows are there, and nobody sees them;
+    # PostgreSQL commits with the statement that brings them.
+    def before_statement(connection: Connection, *_: object) -> None:
+        if connection.dialect.name == "postgresql" and _groups and _is_shared():
+            death.die()
+
+    event.listen(Engine, "before_cursor_execute", before_statement)
     event.listen(Engine, "commit", lambda _: death.die() if _groups and _is_shared() else None)
 
 
