@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -100,6 +100,20 @@ def _use_wal(cursor: DBAPICursor) -> None:
             if error.sqlite_errorname != "SQLITE_BUSY":
                 raise
             time.sleep(0.1)
+
+
+@contextmanager
+def one_statement(store: Store) -> Iterator[Connection]:
+    """Connect for a single statement, which is then a transaction of its own.
+
+    PostgreSQL is asked once; BEGIN and COMMIT would make it three times. In SQLite, asking costs nothing.
+    """
+    if store.dialect.name == "postgresql":
+        with store.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+    else:
+        with store.begin() as connection:
+            yield connection
 
 
 @contextmanager

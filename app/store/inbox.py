@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
-from app.store.engine import Store, store_faults
+from app.store.engine import Store, one_statement, store_faults
 from app.store.insert import insert_for
 from app.store.schema import deliveries
 
@@ -65,13 +65,13 @@ class Inbox:
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return a delivery's body, the bytes that were signed."""
         statement = select(deliveries.c.body).where(deliveries.c.id == delivery_id)
-        with store_faults(), self._engine.connect() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             return decompress(connection.execute(statement).scalar_one())
 
     def count(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        with store_faults(), self._engine.connect() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 

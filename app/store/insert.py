@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlalchemy.dialects import sqlite
 
+from app.store.engine import one_statement
 from app.store.schema import clean, deliveries
 
 Rows = Sequence[Mapping[str, Any]]
@@ -27,7 +28,7 @@ def _into_sqlite(engine: Engine) -> Insert:
     returning = upsert.returning(deliveries.c.id, deliveries.c.duplicates)
 
     def insert(rows: Rows) -> dict[UUID, int]:
-        with engine.begin() as connection:
+        with one_statement(engine) as connection:
             return {row.id: row.duplicates for row in connection.execute(returning, rows)}
 
     return insert
@@ -48,13 +49,10 @@ def _into_postgresql(engine: Engine, columns: Sequence[str]) -> Insert:
         "RETURNING id, duplicates"
     )
 
-    # One statement is a transaction: without BEGIN and COMMIT the server is asked once, not three times.
-    at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
-
     def insert(rows: Rows) -> dict[UUID, int]:
         array = [{name: _plain(row[name]) for name in told} for row in rows]
         parameters = (json.dumps(array, default=str), [row["body"] for row in rows])
-        with at_once.connect() as connection:
+        with one_statement(engine) as connection:
             return {row.id: row.duplicates for row in connection.exec_driver_sql(statement, parameters)}
 
     return insert

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Table, and_, or_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.store.engine import Store, store_faults
+from app.store.engine import Store, one_statement, store_faults
 from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.schema import dead_records, outcomes, record_errors, runs
 from app.store.worklist import lock_pending, settle
@@ -40,7 +40,7 @@ class Ledger:
         statement = select(outcomes).where(outcomes.c.delivery_id.in_(ids), outcomes.c.state != "failing")
         finished: dict[UUID, dict[str, Outcome]] = {id_: {} for id_ in ids}
         if ids:
-            with store_faults(), self._store.connect() as connection:
+            with store_faults(), one_statement(self._store) as connection:
                 rows = connection.execute(statement).mappings().all()
             for row in rows:
                 finished[row["delivery_id"]][row["sink"]] = Outcome(**row)

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 
 from app.store.delivery import Delivery, Verdict
-from app.store.engine import Store, store_faults
+from app.store.engine import Store, one_statement, store_faults
 from app.store.schema import deliveries
 
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
@@ -43,7 +43,7 @@ class Worklist:
             )
             .returning(*columns)
         )
-        with store_faults(), self._engine.begin() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
 
@@ -55,7 +55,7 @@ class Worklist:
             .where(deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.held_by == holder)
             .values(leased_until=None, due_at=now)
         )
-        with store_faults(), self._engine.begin() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             return connection.execute(statement).rowcount
 
     def wake(self, *, now: datetime, most: int, again_after_s: float) -> list[Delivery]:
@@ -77,7 +77,7 @@ class Worklist:
             .values(due_at=now + timedelta(seconds=again_after_s), lost_attempts=_LOST_ATTEMPTS, held_by="")
             .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
         )
-        with store_faults(), self._engine.begin() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
 
@@ -102,7 +102,7 @@ class Worklist:
                 attempts=deliveries.c.attempts - case((is_held, 1), else_=0),
             )
         )
-        with store_faults(), self._engine.begin() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             return connection.execute(statement).rowcount
 
     def recall(self, *, now: datetime) -> int:
@@ -117,13 +117,13 @@ class Worklist:
             )
             .values(due_at=now)
         )
-        with store_faults(), self._engine.begin() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             return connection.execute(statement).rowcount
 
     def oldest_pending(self) -> datetime | None:
         """Return when the oldest delivery that is still to be settled came; None where there is none."""
         statement = select(func.min(deliveries.c.received_at)).where(deliveries.c.state == "pending")
-        with store_faults(), self._engine.connect() as connection:
+        with store_faults(), one_statement(self._engine) as connection:
             oldest: datetime | None = connection.execute(statement).scalar_one()
             return oldest
 

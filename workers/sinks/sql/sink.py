@@ -8,7 +8,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import SinkRefused, SinkUnavailable
 from app.routes import Route
-from app.store.engine import open_store
+from app.store.engine import one_statement, open_store
 from workers.sinks.base import Batch, Refusal, Written
 from workers.sinks.sql.dialect import Dialect, Target
 from workers.sinks.sql.postgresql import PostgreSQL
@@ -28,17 +28,16 @@ class SqlSink:
     def __init__(self, url: str) -> None:
         self._engine = open_store(url)
         self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
-        self._tables = Tables(self._dialect)
+        self._tables = Tables(self._engine, self._dialect)
 
     def write(self, batch: Batch, route: Route) -> Written:
         """Write a batch; see Sink."""
         rows, refusals = make_rows(batch, route)
         target = Target(table_name(batch.resource, route), batch, route.columns)
         try:
-            with self._engine.connect() as connection:
-                self._tables.ensure(connection, target.table, batch.resource, route.columns)
-                if rows:
-                    refusals = [*refusals, *self._write(connection, target, rows)]
+            self._tables.ensure(target.table, batch.resource, route.columns)
+            if rows:
+                refusals = [*refusals, *self._write(target, rows)]
         except PoolTimeout as error:
             raise SinkUnavailable("no connection to the sink became free in time") from error
         except DBAPIError as error:
@@ -49,16 +48,16 @@ class SqlSink:
         """Close the connections."""
         self._engine.dispose()
 
-    def _write(self, connection: Connection, target: Target, rows: Sequence[Row]) -> Sequence[Refusal]:
+    def _write(self, target: Target, rows: Sequence[Row]) -> Sequence[Refusal]:
         try:
-            with connection.begin():
+            with one_statement(self._engine) as connection:
                 self._dialect.upsert(connection, target, rows)
             return ()
         except DBAPIError as error:
             if self._dialect.remedy(error) != "split":
                 raise
         refusals: list[Refusal] = []
-        with connection.begin():
+        with self._engine.begin() as connection:
             self._split(connection, target, rows, refusals)
         return refusals
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from app.errors import SinkRefused
 from app.routes import Column, Route
@@ -37,11 +37,12 @@ def _digest(resource: str) -> str:
 class Tables:
     """Sees to it that a table is there; remembers which are."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._engine = engine
         self._dialect = dialect
         self._known: set[tuple[str, str, frozenset[str]]] = set()
 
-    def ensure(self, connection: Connection, name: str, resource: str, columns: Mapping[str, Column]) -> None:
+    def ensure(self, name: str, resource: str, columns: Mapping[str, Column]) -> None:
         """Create the table, or the columns it lacks. Nothing is ever dropped or retyped.
 
         Raises SinkRefused where the table is another resource's, or somebody else's altogether.
@@ -53,7 +54,7 @@ class Tables:
             raise SinkRefused(
                 "table_reserved", f"table {name}: the name is reserved; name another in its route"
             )
-        with connection.begin():
+        with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
             self._claim(connection, name, resource)
