@@ -5,7 +5,7 @@ import hmac
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import gevent
@@ -67,6 +67,13 @@ def send(port: int, requests: Requests, *, connections: int, seconds: float) -> 
     return Load(len(times) / (time.perf_counter() - began), sorted(times))
 
 
+def send_all(port: int, requests: Sequence[bytes], *, connections: int) -> None:
+    """Send each of these once, over so many connections; else as `send`."""
+    left = iter(requests)
+    senders = [gevent.spawn(_send_rest, port, left) for _ in range(connections)]
+    gevent.joinall(senders, raise_error=True)
+
+
 def _send(port: int, requests: Iterator[bytes], until: float, times: list[float]) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,6 +81,14 @@ def _send(port: int, requests: Iterator[bytes], until: float, times: list[float]
             connection.sendall(next(requests))
             _read_answer(connection)
             times.append(time.perf_counter() - began)
+
+
+def _send_rest(port: int, requests: Iterator[bytes]) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for request in requests:
+            connection.sendall(request)
+            _read_answer(connection)
 
 
 def _read_answer(connection: socket.socket) -> None:

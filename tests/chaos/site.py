@@ -65,15 +65,15 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
-        self._lifeline = Lifeline(self._pid)
+        self._lifeline = Lifeline(self.pid)
 
     @property
     def children(self) -> list[int]:
         """The processes that do its work, oldest first."""
-        return sorted(descendants(self._pid))
+        return sorted(descendants(self.pid))
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
@@ -82,14 +82,14 @@ class Program:
         assert self._process is not None
         self._lifeline.cut()
         if self._process.poll() is None:
-            send(signal.SIGKILL, [self._pid, *self.children])
+            send(signal.SIGKILL, [self.pid, *self.children])
             self._process.wait()
 
     def terminate(self) -> None:
         """End it as a platform does. Fails where it does not end within the platform's grace."""
         assert self._process is not None
         self._lifeline.cut()
-        family = [self._pid, *self.children]
+        family = [self.pid, *self.children]
         self._process.terminate()
         try:
             self._process.wait(_PLATFORM_GRACE_S)
