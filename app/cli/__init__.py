@@ -6,12 +6,13 @@ import click
 
 from app.errors import ConfigError, Retriable
 
+# Where each is, and what it is for: told here, so that a list of them loads none.
 _COMMANDS = {
-    "demo": "app.cli.demo",
-    "migrate": "app.cli.migrate",
-    "simulate": "app.cli.simulate",
-    "up": "app.cli.up",
-    "worker": "app.cli.worker",
+    "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
+    "migrate": ("app.cli.migrate", "Bring the tables up to date."),
+    "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
+    "up": ("app.cli.up", "Start everything on this machine."),
+    "worker": ("app.cli.worker", "Take deliveries to their sinks."),
 }
 WRONG_SETUP = 2
 UNREACHABLE = 3
@@ -26,10 +27,15 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(_COMMANDS[cmd_name]), cmd_name)
+        module, _ = _COMMANDS[cmd_name]
+        command = getattr(import_module(module), cmd_name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]}.{cmd_name} is not a command")
+            raise TypeError(f"{module}.{cmd_name} is not a command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in sorted(_COMMANDS.items())])
 
     def invoke(self, ctx: click.Context) -> object:
         try:

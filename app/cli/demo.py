@@ -27,7 +27,7 @@ _STALLED_AFTER_S = 60.0
 _POLL_S = 0.2
 
 
-@click.command(short_help="Prove it: everything started, played against, compared.")
+@click.command()
 @click.option(
     "--records", type=click.IntRange(1), default=2000, show_default=True, help="Of all runs together."
 )

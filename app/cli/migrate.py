@@ -7,7 +7,7 @@ from app.store.engine import open_store
 from app.store.migrate import migrate as apply_migrations
 
 
-@click.command(short_help="Bring the tables up to date.")
+@click.command()
 def migrate() -> None:
     """Bring the tables in DATABASE_URL up to date; safe to run at any time, also twice at once."""
     before, after = apply_migrations(open_store(read_setup().settings.database_url))

@@ -33,7 +33,7 @@ def _resources(_context: click.Context, _option: click.Parameter, given: Sequenc
     return pairs or DEFAULT_RESOURCES
 
 
-@click.command(short_help="Play Truto against a receiver.")
+@click.command()
 @click.option("--url", help="Where to POST.  [default: http://127.0.0.1:PORT/webhooks/truto]")
 @click.option("--secret", help="What to sign with.  [default: TRUTO_WEBHOOK_SECRET, or that of `up`]")
 @_count("--records", default=1000, help="Of all runs together.")

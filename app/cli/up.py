@@ -12,7 +12,7 @@ from app.store.engine import describe, open_store
 from app.store.migrate import migrate
 
 
-@click.command(short_help="Start everything on this machine.")
+@click.command()
 def up() -> None:
     """Start the web server, a worker and (where REDIS_URL is not set) a Valkey, until Ctrl-C or SIGTERM.
 

@@ -15,7 +15,7 @@ from workers.deliver import worker_name
 from workers.sweeper import Sweeper
 
 
-@click.command(short_help="Take deliveries to their sinks.")
+@click.command()
 @click.option(
     "-n",
     "--number",

@@ -99,6 +99,25 @@ def test_libraries_stay_in_their_rooms() -> None:
     assert not astray
 
 
+@pytest.mark.parametrize(
+    ("begin", "unneeded"),
+    [
+        (
+            "from app.cli import main; main(['--help'], standalone_mode=False)",
+            ("sqlalchemy", "httpx", "rich"),
+        ),
+        ("import app.web.application", ("alembic", "workers", "httpx")),
+    ],
+    ids=["help", "web"],
+)
+def test_nothing_heavy_is_loaded_without_need(begin: str, unneeded: tuple[str, ...]) -> None:
+    tell = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{begin}; {tell}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.endswith("[]\n"), ran.stdout + ran.stderr
+
+
 def test_only_the_configuration_reads_the_environment() -> None:
     readers = {
         module
