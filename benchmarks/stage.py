@@ -1,0 +1,77 @@
+"""What the benchmarks run on: PostgreSQL that commits durably, Valkey, a migrated database; and workers."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+from sqlalchemy import text
+
+from app.store.engine import Store, open_store
+from app.store.migrate import migrate
+from app.store.schema import deliveries
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import Command
+from tests.servers.receiver import WebProcess, environment
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The servers, and the way to start what works with them. folder: for logs, gone at the end."""
+
+    folder: Path
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    database_url: str
+    store: Store
+    redis: Redis
+
+    def web(self, processes: int, **settings: str) -> WebProcess:
+        """Prepare gunicorn with so many worker processes; a context manager that starts it."""
+        return WebProcess(
+            self.folder,
+            database_url=self.database_url,
+            redis_url=self.valkey.url,
+            WEB_CONCURRENCY=str(processes),
+            **settings,
+        )
+
+    def worker_command(self, processes: int) -> Command:
+        """Prepare `rapidbridge worker` with so many processes; a context manager that starts it."""
+        settings = environment(DATABASE_URL=self.database_url, REDIS_URL=self.valkey.url)
+        return Command(["app.cli", "worker", "-n", str(processes)], folder=self.folder, environment=settings)
+
+    def empty(self) -> None:
+        """Forget every delivery."""
+        with self.store.begin() as connection:
+            connection.execute(text(f"TRUNCATE {deliveries.name}"))
+
+    @contextmanager
+    def workers(self, processes: int) -> Iterator[Command]:
+        """Start workers; yield once all of them wait for jobs."""
+        # What RQ still knows of earlier ones.
+        self.redis.flushall()
+        with self.worker_command(processes) as command:
+            wait_until(lambda: self.redis.scard("rq:workers") == processes, what=lambda: command.log)
+            yield command
+
+
+@contextmanager
+def built_stage() -> Iterator[Stage]:
+    """Start the servers, and stop them at the end."""
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(3)]
+        valkey = ValkeyServer(folders[0])
+        stack.callback(valkey.stop)
+        postgres = PostgresServer(folders[1], is_durable=True)
+        stack.callback(postgres.stop)
+        url = stack.enter_context(postgres.database())
+        store = open_store(url)
+        stack.callback(store.dispose)
+        migrate(store)
+        redis = stack.enter_context(Redis.from_url(valkey.url))
+        yield Stage(folders[2], postgres, valkey, url, store, redis)
