@@ -78,6 +78,13 @@ def test_migrations_lead_to_the_schema(store: Store) -> None:
     assert is_current(store)
 
 
+def test_a_store_that_lacks_a_revision_is_not_current(store: Store) -> None:
+    with store.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
+
+    assert not is_current(store)
+
+
 def test_every_table_is_kept_apart_from_those_of_sinks(store: Store) -> None:
     names = inspect(store).get_table_names()
 
