@@ -53,6 +53,7 @@ def make_arrival(number: int, records: int) -> Arrival:
     event = {"id": str(number), "event": BATCH, "payload": payload}
     return Arrival(
         json.dumps(event, ensure_ascii=False).encode(),
+        b"%d" % number,
         datetime.now(UTC) + _NOT_YET,
         "pending",
         event_id=str(number),

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from app.simulator.records import make_record
 from app.truto.signature import sign
-from app.web.application import SIGNATURE_HEADER, WEBHOOK_PATH
+from app.web.endpoint import WEBHOOK_PATH
 from tests.servers.receiver import SECRET
 from workers.sinks.base import Batch, Record
 
@@ -75,7 +75,7 @@ def _request(records: Sequence[Mapping[str, Any]]) -> bytes:
     body = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
     head = (
         f"POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"{SIGNATURE_HEADER}: {sign(body, SECRET)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"X-Truto-Signature: {sign(body, SECRET)}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

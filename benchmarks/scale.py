@@ -19,7 +19,7 @@ import gevent
 from redis import Redis
 
 from app.queue import IDS_PER_JOB
-from app.web.application import WEBHOOK_PATH
+from app.web.endpoint import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.cpu import Meter, tree
 from benchmarks.drain import RECORDS, drain, jobs_for, pile_up

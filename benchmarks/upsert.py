@@ -78,15 +78,14 @@ def _read(writer: subprocess.Popen[str]) -> str:
 def _write(url: str, records: int, size: int, place: int, connections: int) -> None:
     engine = open_store(url)
     statements = _statements(list(make_batches(records, size))[place::connections])
-    with engine.connect() as connection:
-        Tables(PostgreSQL()).ensure(connection, TABLE, RESOURCE, {})
+    Tables(engine, PostgreSQL()).ensure(TABLE, RESOURCE, {})
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         print("ready", flush=True)
         if not sys.stdin.readline():
             return
         began = time.process_time()
         for statement, parameters in statements:
-            with connection.begin():
-                connection.exec_driver_sql(statement, parameters)
+            connection.exec_driver_sql(statement, parameters)
         print(time.process_time() - began, flush=True)
 
 

@@ -1,7 +1,7 @@
 """A batch as rows: keyed, deduplicated, in the order of their keys. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,9 +38,12 @@ def make_rows(batch: Batch, route: Route) -> tuple[Sequence[Row], Sequence[Refus
     """
     rows: dict[str, Row] = {}
     refusals = []
+    # Tells versions of the same moment apart: first received, then delivery, then place. Fixed width.
+    received_us = (batch.received_at - _EPOCH) // timedelta(microseconds=1)
+    sequence = f"{received_us:016d}-{batch.delivery_id.hex}-"
     for record in batch.records:
         try:
-            row = _row(record, batch, route)
+            row = _row(record, sequence, route)
         except _Refused as refused:
             refusals.append(Refusal(record.ordinal, refused.reason, str(refused)))
         except RecursionError:
@@ -49,14 +52,14 @@ def make_rows(batch: Batch, route: Route) -> tuple[Sequence[Row], Sequence[Refus
             message = "holds a number longer than can be written"
             refusals.append(Refusal(record.ordinal, "number_out_of_range", message))
         else:
-            earlier = rows.get(row.key)
-            ordinals = (*earlier.ordinals, record.ordinal) if earlier else (record.ordinal,)
-            rows[row.key] = Row(ordinals, row.key, row.sequence, row.data, row.columns, row.meta)
+            if earlier := rows.get(row.key):
+                row = replace(row, ordinals=earlier.ordinals + row.ordinals)
+            rows[row.key] = row
     # Two statements that lock the same rows in different orders would deadlock.
     return [rows[key] for key in sorted(rows)], refusals
 
 
-def _row(record: Record, batch: Batch, route: Route) -> Row:
+def _row(record: Record, sequence: str, route: Route) -> Row:
     value = record.value
     if not isinstance(value, dict):
         if route.non_object == "refuse":
@@ -71,14 +74,8 @@ def _row(record: Record, batch: Batch, route: Route) -> Row:
     return Row(
         ordinals=(record.ordinal,),
         key=key,
-        sequence=_sequence(batch, record.ordinal),
+        sequence=f"{sequence}{record.ordinal:08d}",
         data=to_json(value),
         columns=columns,
         meta=to_json(misfits) if misfits else None,
     )
-
-
-def _sequence(batch: Batch, ordinal: int) -> str:
-    """Tell versions of the same moment apart: first received, then delivery, then place. Fixed width."""
-    received_us = (batch.received_at - _EPOCH) // timedelta(microseconds=1)
-    return f"{received_us:016d}-{batch.delivery_id.hex}-{ordinal:08d}"
