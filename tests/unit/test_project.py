@@ -48,7 +48,7 @@ KEPT_IN = {
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining",),
     "dotenv": ("app.config",),
-    "msgspec": ("app.truto.events", "workers.sinks.sql.keys"),
+    "msgspec": ("app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
 }
 
 

@@ -93,6 +93,15 @@ def test_numbers_in_range_are_kept_exactly() -> None:
     assert batch.records == [(0, {"a": 2**64, "b": 1e308, "c": 0.1, "d": "1e400"})]
 
 
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,2})?", fullmatch=True))
+def test_a_number_however_spelt_is_what_json_makes_of_it(number: str) -> None:
+    batch = read_records(body(f'{{"records": [{number}]}}'))
+
+    assert batch is not None
+    [(_, value)] = batch.records
+    assert repr(value) == repr(json.loads(number))
+
+
 @pytest.mark.parametrize("poison", ["", ', {"n": NaN}'])
 def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
     records = (

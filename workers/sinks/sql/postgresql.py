@@ -1,6 +1,5 @@
 """The SQL sink on PostgreSQL."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -9,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from workers.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from workers.sinks.sql.keys import to_json
 from workers.sinks.sql.rows import Row
 
 
@@ -81,8 +81,8 @@ class PostgreSQL(Dialect):
 
 def _as_json(row: Row) -> str:
     # `data` and `meta` are JSON already: put in as they are.
-    columns = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in row.columns.items())
-    key = json.dumps(row.key, ensure_ascii=False)
+    columns = "".join(f",{to_json(name)}:{to_json(value)}" for name, value in row.columns.items())
+    key = to_json(row.key)
     return (
         f'{{"_key":{key},"_vseq":"{row.sequence}","data":{row.data},"_meta":{row.meta or "null"}{columns}}}'
     )
