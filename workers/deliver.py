@@ -4,25 +4,26 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
-from app.errors import OutOfTime, SinkRefused, SinkUnavailable, StoreUnavailable
+from app.errors import OutOfTime, StoreUnavailable
 from app.logs import place_of
 from app.routes import Route, Routes
 from app.store.delivery import Delivery
 from app.store.engine import Store
-from app.store.facts import DeadRecord, Outcome, Settlement
+from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from app.store.worklist import Worklist
+from workers.bodies import Bodies
 from workers.reading import Content, read_content
-from workers.rests import Rests
-from workers.sinks.base import Batch, Record, Sink
+from workers.sinks.base import Sink
 from workers.verdicts import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
+from workers.writing import Writer
 
 # A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
 # own timeout. One whose supervisor lives leaves them at once.
@@ -31,15 +32,6 @@ _LEASE_S = 40.0
 _BUDGET_S = 10.0
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """What one sink made of one delivery now."""
-
-    outcome: Outcome
-    dead_records: Sequence[DeadRecord] = ()
-    retry_after_s: float = 0.0
 
 
 def worker_name(pid: int) -> str:
@@ -62,11 +54,8 @@ class Deliverer:
         self._inbox = Inbox(store)
         self._worklist = Worklist(store)
         self._routes = routes
-        self._open_sink = open_sink
-        self._rests = Rests()
+        self._writer = Writer(open_sink)
         self._unsettled: Sequence[UUID] = ()
-        # Whether the job at hand was interrupted: then it only settles what it has.
-        self._is_out_of_time = False
 
     def deliver(self, ids: Sequence[UUID]) -> None:
         """Take up those of the deliveries that are pending and free, and settle each or make it due again.
@@ -75,7 +64,7 @@ class Deliverer:
         all will be done again to the same end.
         """
         left, self._unsettled = self._unsettled, [*self._unsettled, *ids]
-        self._is_out_of_time = False
+        self._writer.is_out_of_time = False
         self._let_go(left)
         self._take_up(ids)
         self._unsettled = ()
@@ -96,10 +85,11 @@ class Deliverer:
         started = time.monotonic()
         claimed = self._worklist.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
+        bodies = Bodies(self._inbox, claimed)
         results = []
         for delivery in claimed:
-            if not self._is_out_of_time and time.monotonic() - started < _BUDGET_S:
-                results.append(self._deliver_one(delivery, finished.get(delivery.id, {})))
+            if not self._writer.is_out_of_time and time.monotonic() - started < _BUDGET_S:
+                results.append(self._deliver_one(delivery, bodies, finished.get(delivery.id, {})))
             else:
                 results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
         concluded = self._ledger.settle(results, now=datetime.now(UTC))
@@ -109,17 +99,17 @@ class Deliverer:
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
-    def _deliver_one(self, delivery: Delivery, finished: Mapping[str, Outcome]) -> Settlement:
+    def _deliver_one(self, delivery: Delivery, bodies: Bodies, finished: Mapping[str, Outcome]) -> Settlement:
         if delivery.lost_attempts >= MOST_LOST_ATTEMPTS:
             return Settlement(conclude(delivery, "dead", 0, "worker_lost"))
         try:
-            content = read_content(delivery, self._inbox.read_body(delivery.id), now=datetime.now(UTC))
+            content = read_content(delivery, bodies.read(delivery), now=datetime.now(UTC))
             return self._route(delivery, content, finished)
         except StoreUnavailable:
             raise
         except OutOfTime:
             # Its body takes too long to read: the job's other deliveries are not to suffer for it.
-            self._is_out_of_time = True
+            self._writer.is_out_of_time = True
             return Settlement(retry(delivery, datetime.now(UTC), 0, "out_of_time"))
         except Exception as error:  # noqa: BLE001
             # A fault of ours must not take the job's other deliveries along.
@@ -159,12 +149,7 @@ class Deliverer:
         finished: Mapping[str, Outcome],
         result: Settlement,
     ) -> Settlement:
-        batch = _batch(delivery, content)
-        # A sink that has it is not written again because another one failed.
-        attempts = [
-            _Attempt(finished[name]) if name in finished else self._attempt(name, batch, content, route)
-            for name in route.sinks
-        ]
+        attempts = self._writer.write(delivery, content, route, finished)
         outcomes = [attempt.outcome for attempt in attempts]
         at_least_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         verdict = judge(delivery, datetime.now(UTC), content.size, outcomes, at_least_s=at_least_s)
@@ -174,47 +159,6 @@ class Deliverer:
             outcomes=outcomes,
             dead_records=[*content.unreadable, *(dead for a in attempts for dead in a.dead_records)],
         )
-
-    def _attempt(self, name: str, batch: Batch, content: Content, route: Route) -> _Attempt:
-        now, began = datetime.now(UTC), time.monotonic()
-        unreadable = len(content.unreadable)
-        outcome = Outcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
-        failing = replace(outcome, state="failing", reason="sink_unavailable")
-        rest_s = self._rests.left_s(name, now=began)
-        if rest_s or self._is_out_of_time:
-            message = "not asked: it, or another, did not answer just now"
-            return _Attempt(replace(failing, message=message), retry_after_s=rest_s)
-        try:
-            written = self._open_sink(name).write(batch, route)
-        except (SinkUnavailable, OutOfTime) as error:
-            self._is_out_of_time = isinstance(error, OutOfTime)
-            self._rests.note_failure(name, began=began, now=time.monotonic())
-            return _Attempt(replace(failing, message=str(error)), retry_after_s=error.retry_after_s or 0.0)
-        except SinkRefused as error:
-            return _Attempt(
-                replace(outcome, state="dead", dead=content.size, reason=error.reason, message=str(error))
-            )
-        raw = content.raw([refusal.ordinal for refusal in written.refused])
-        dead = [
-            DeadRecord(batch.delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
-            for r in written.refused
-        ]
-        return _Attempt(replace(outcome, written=written.written, dead=unreadable + len(dead)), dead)
-
-
-def _batch(delivery: Delivery, content: Content) -> Batch:
-    return Batch(
-        delivery_id=delivery.id,
-        received_at=delivery.received_at,
-        version=delivery.created_at or delivery.received_at,
-        resource=content.resource,
-        method=content.method,
-        account=delivery.integrated_account_id,
-        job=delivery.sync_job_id,
-        run=delivery.sync_job_run_id,
-        records=[Record(ordinal, value) for ordinal, value in content.records],
-        is_deletion=content.is_deletion,
-    )
 
 
 def _tell(delivery: Delivery, result: Settlement) -> None:

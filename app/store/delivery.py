@@ -48,8 +48,8 @@ class Receipt:
 class Delivery:
     """One stored delivery, without its body.
 
-    attempts: how often a worker took it up, this time included; lost_attempts: how often in a row the worker
-    never came back.
+    body_bytes: of its body as it came. attempts: how often a worker took it up, this time included.
+    lost_attempts: how often in a row the worker never came back.
     """
 
     id: UUID
@@ -63,6 +63,7 @@ class Delivery:
     resource: str
     method: str
     created_at: datetime | None
+    body_bytes: int
     attempts: int
     lost_attempts: int = 0
 

@@ -64,9 +64,13 @@ class Inbox:
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return a delivery's body, the bytes that were signed."""
-        statement = select(deliveries.c.body).where(deliveries.c.id == delivery_id)
+        return decompress(self.read_stored([delivery_id])[delivery_id])
+
+    def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
+        """Return deliveries' bodies as they are stored: compressed."""
+        statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
         with store_faults(), one_statement(self._engine) as connection:
-            return decompress(connection.execute(statement).scalar_one())
+            return {row.id: row.body for row in connection.execute(statement)}
 
     def count(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""

@@ -12,6 +12,22 @@ from app.store.schema import deliveries
 
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
 _LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.held_by != "", 1), else_=0)
+_SETTLE = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("delivery_id"), deliveries.c.state == "pending")
+    .values(
+        state=bindparam("new_state"),
+        held_by="",
+        # A worker came back from it.
+        lost_attempts=0,
+        reason=bindparam("new_reason"),
+        records=bindparam("new_records"),
+        replaced=bindparam("new_replaced"),
+        due_at=bindparam("new_due_at"),
+        leased_until=bindparam("new_leased_until"),
+        settled_at=bindparam("new_settled_at"),
+    )
+)
 
 
 class Worklist:
@@ -142,22 +158,6 @@ def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
 
 def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime) -> None:
     """Write the verdicts of one job, as part of the caller's transaction."""
-    statement = (
-        update(deliveries)
-        .where(deliveries.c.id == bindparam("delivery_id"), deliveries.c.state == "pending")
-        .values(
-            state=bindparam("new_state"),
-            held_by="",
-            # A worker came back from it.
-            lost_attempts=0,
-            reason=bindparam("new_reason"),
-            records=bindparam("new_records"),
-            replaced=bindparam("new_replaced"),
-            due_at=bindparam("new_due_at"),
-            leased_until=bindparam("new_leased_until"),
-            settled_at=bindparam("new_settled_at"),
-        )
-    )
     rows = [
         {
             "delivery_id": verdict.delivery_id,
@@ -173,7 +173,7 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
         for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id)
     ]
     if rows:
-        connection.execute(statement, rows)
+        connection.execute(_SETTLE, rows)
 
 
 def _delivery(row: RowMapping) -> Delivery:

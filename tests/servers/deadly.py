@@ -49,7 +49,7 @@ STEPS: Mapping[str, Callable[[Death], None]] = {
     "at a record": lambda death: death.before(SqlSink, "write", when=_is_deadly),
     "popped": lambda death: death.before(SimpleWorker, "execute_job"),
     "started": lambda death: death.before(Worklist, "claim"),
-    "claimed": lambda death: death.before(Inbox, "read_body"),
+    "claimed": lambda death: death.before(Inbox, "read_stored"),
     "in the database": lambda death: death.after(SqlSink, "write"),
     "in a file": lambda death: death.after(FilesSink, "write"),
     "beside the file": lambda death: death.before(

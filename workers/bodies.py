@@ -1,0 +1,37 @@
+"""The bodies of one job's deliveries, read from the inbox several at a time."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from app.store.compression import decompress
+from app.store.delivery import Delivery
+from app.store.inbox import Inbox
+
+# What is read at once; a larger body is read alone. Small ones then cost a fraction of a round trip each.
+_MOST_BYTES = 2 * 1024 * 1024
+
+
+class Bodies:
+    """Hands out each body once, in the order of the deliveries. Compressed until then."""
+
+    def __init__(self, inbox: Inbox, deliveries: Sequence[Delivery]) -> None:
+        self._inbox = inbox
+        self._unread = list(deliveries)
+        self._stored: dict[UUID, bytes] = {}
+
+    def read(self, delivery: Delivery) -> bytes:
+        """Return a delivery's body. Raises StoreUnavailable, or ValueError for one that is damaged."""
+        if delivery.id not in self._stored:
+            self._stored = self._inbox.read_stored(self._next(delivery))
+        return decompress(self._stored.pop(delivery.id))
+
+    def _next(self, delivery: Delivery) -> list[UUID]:
+        # Those before it were passed over.
+        self._unread = self._unread[self._unread.index(delivery) :]
+        size, ids = 0, list[UUID]()
+        for each in self._unread:
+            size += each.body_bytes
+            if ids and size > _MOST_BYTES:
+                break
+            ids.append(each.id)
+        return ids
