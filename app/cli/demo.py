@@ -11,11 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.findings import Findings, examine
 from app.cli.ports import free_port
+from app.cli.progress import progress_bar
 from app.cli.service import running_service
 from app.cli.simulate import play_with_progress
 from app.simulator.plan import Plan
@@ -100,37 +99,31 @@ def _plans(records: int, url: str, secret: str) -> list[Plan]:
 
 def _wait_until_settled(store: Store) -> None:
     """Return when nothing is pending any more, or when that has not changed for a minute."""
-    console = Console(stderr=True)
     inbox = Inbox(store)
-    pending, changed_at = -1, time.monotonic()
-    with console.status("waiting until everything is settled"):
-        while time.monotonic() - changed_at < _STALLED_AFTER_S:
-            now_pending = inbox.count().get("pending", 0)
-            if now_pending == 0:
-                return
-            if now_pending != pending:
-                pending, changed_at = now_pending, time.monotonic()
+    pending, changed_at = inbox.count().get("pending", 0), time.monotonic()
+    with progress_bar("settling deliveries", pending) as bar:
+        while pending and time.monotonic() - changed_at < _STALLED_AFTER_S:
             time.sleep(_POLL_S)
+            now_pending = inbox.count().get("pending", 0)
+            if now_pending != pending:
+                bar.update(pending - now_pending)
+                pending, changed_at = now_pending, time.monotonic()
 
 
 def _print(findings: Findings) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    names = ("fetched", "arrived", "written", "dead", "missing")
     for run in findings.runs:
-        console.print(f"[bold]run {run.sync_job_run_id}[/]  {run.status}, {run.record_errors} record errors")
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("  resource", width=22)
-        table.add_column("method", width=8)
-        for name in ("fetched", "arrived", "written", "dead", "missing"):
-            table.add_column(name, justify="right", width=8)
+        head = click.style(f"run {run.sync_job_run_id}", bold=True)
+        click.echo(f"{head}  {run.status}, {run.record_errors} record errors")
+        click.secho(f"  {'resource':22} {'method':8}" + "".join(f"{name:>9}" for name in names), dim=True)
         for line in run.resources:
             numbers = (line.fetched, line.arrived, line.written, line.dead, line.missing)
-            table.add_row(f"  {line.resource}", line.method, *(f"{number:,}" for number in numbers))
-        console.print(table)
-        console.print()
+            cells = "".join(f"{number:>9,}" for number in numbers)
+            click.echo(f"  {line.resource:22} {line.method:8}{cells}")
+        click.echo()
     counts = ", ".join(f"{number:,} {word}" for word, number in findings.deliveries.items())
-    console.print(f"Deliveries: {counts}.")
-    console.print(
-        f"{findings.rows:,} rows compared with what was sent; {findings.per_second:,.0f} records/s."
-    )
+    click.echo(f"Deliveries: {counts}.")
+    click.echo(f"{findings.rows:,} rows compared with what was sent; {findings.per_second:,.0f} records/s.")
     if findings.is_fine:
-        console.print("[bold green]Nothing is missing, nothing is doubled, nothing is unexplained.[/]")
+        message = "Nothing is missing, nothing is doubled, nothing is unexplained."
+        click.secho(message, bold=True, fg="green")

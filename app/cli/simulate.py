@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 import httpx
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli import UNREACHABLE
 from app.cli.development import known_development_secret
+from app.cli.progress import progress_bar
 from app.config import read_environment, read_settings
 from app.errors import ConfigError
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
@@ -95,13 +94,8 @@ def _check_reachable(url: str) -> None:
 
 def play_with_progress(plans: Sequence[Plan]) -> list[RunReport]:
     """Play plans one after the other, with a progress bar where standard error is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sending records", total=sum(plan.records for plan in plans))
-        return [
-            report for plan in plans for report in play(plan, progress=lambda n: progress.advance(task, n))
-        ]
+    with progress_bar("sending records", sum(plan.records for plan in plans)) as bar:
+        return [report for plan in plans for report in play(plan, progress=bar.update)]
 
 
 def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, Any]:
@@ -124,15 +118,11 @@ def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, A
 
 
 def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
-    console = Console(highlight=False)
     for report in reports:
-        console.print(
-            f"[bold]run {report.sync_job_run_id}[/]  {report.status}, "
-            f"{report.record_errors} record errors, {report.dropped} dropped",
-            soft_wrap=True,
-        )
+        run = click.style(f"run {report.sync_job_run_id}", bold=True)
+        click.echo(f"{run}  {report.status}, {report.record_errors} record errors, {report.dropped} dropped")
         for (resource, method), fetched in report.fetched.items():
-            console.print(f"  {resource:22} {method:8} {fetched:>8,} fetched")
-    console.print(
+            click.echo(f"  {resource:22} {method:8} {fetched:>8,} fetched")
+    click.echo(
         "Answers: " + ", ".join(f"{number:,} {word}" for word, number in sorted(answers.items())) + "."
     )

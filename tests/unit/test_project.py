@@ -104,7 +104,7 @@ def test_libraries_stay_in_their_rooms() -> None:
     [
         (
             "from app.cli import main; main(['--help'], standalone_mode=False)",
-            ("sqlalchemy", "httpx", "rich"),
+            ("sqlalchemy", "httpx", "alembic"),
         ),
         ("import app.web.application", ("alembic", "workers", "httpx")),
     ],

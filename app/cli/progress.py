@@ -1,0 +1,17 @@
+"""How far a long command has come."""
+
+import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # click names its type nowhere else
+
+
+def progress_bar(label: str, length: int) -> "AbstractContextManager[ProgressBar[int]]":
+    """Show a bar where standard error is a terminal; its `update` takes how much more is done."""
+    return click.progressbar(
+        length=length, label=label, show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
+    )
