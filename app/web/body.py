@@ -2,10 +2,11 @@
 
 import socket
 from contextlib import suppress
-from typing import IO
+from typing import IO, Any
 from wsgiref.types import WSGIEnvironment
 
 import gevent
+from gunicorn.http.body import LengthReader
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
 from app.web.room import Share
@@ -27,10 +28,13 @@ def read_body(environ: WSGIEnvironment, most_bytes: int, share: Share) -> bytes:
     length = _announced_length(environ)
     if length is not None and length > most_bytes:
         raise BodyTooLarge(f"the body has {length} bytes, more than MAX_BODY_BYTES allows ({most_bytes})")
-    stream: IO[bytes] = environ["wsgi.input"]
+    reader = environ["wsgi.input"].reader
     try:
         with gevent.Timeout(DEADLINE_S):
-            body = _read(stream, most_bytes, share)
+            if isinstance(reader, LengthReader):
+                body = _read_known(reader, share)
+            else:
+                body = _read_unknown(environ["wsgi.input"], most_bytes, share)
     except gevent.Timeout as error:
         if share.is_waiting:
             raise Overloaded(f"no room for a large body became free within {DEADLINE_S} s") from error
@@ -51,7 +55,39 @@ def _announced_length(environ: WSGIEnvironment) -> int | None:
     return int(environ.get("CONTENT_LENGTH") or 0)
 
 
-def _read(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
+def _read_known(reader: Any, share: Share) -> bytes:
+    """Read a body whose length was announced straight from its socket.
+
+    gunicorn's own way copies it four times and reads up to 1 MiB ahead, for which nobody has taken room. Ends
+    early where the sender hangs up.
+    """
+    unreader, left = reader.unreader, reader.length
+    came = unreader.take_buffered()
+    parts = [came[:left]]
+    if len(came) > left:
+        unreader.unread(came[left:])
+    try:
+        left -= len(parts[0])
+        step = _FREE_BYTES
+        while left:
+            part = unreader.sock.recv(min(step, left))
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+            step -= len(part)
+            if left and not step:
+                # Not before there is room for it.
+                step = _STEP_BYTES
+                share.take(step)
+    finally:
+        # What is left is thrown away before the next request on this connection, or ends it.
+        reader.length = left
+    return b"".join(parts)
+
+
+def _read_unknown(stream: IO[bytes], most_bytes: int, share: Share) -> bytes:
+    """Read a body that comes in chunks."""
     parts = []
     total = 0
     step = _FREE_BYTES

@@ -46,7 +46,7 @@ KEPT_IN = {
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
-    "gunicorn": ("app.web.draining",),
+    "gunicorn": ("app.web.draining", "app.web.body"),
     "dotenv": ("app.config",),
     "msgspec": ("app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
 }
