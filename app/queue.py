@@ -19,9 +19,9 @@ JOB_FUNCTION = "workers.jobs.deliver"
 # With what it takes to settle then, shorter than the 30 s a platform leaves between SIGTERM and SIGKILL.
 JOB_TIMEOUT_S = 18
 # A job costs milliseconds of its own, so busy times put several deliveries into one.
-IDS_PER_JOB = 16
+IDS_PER_JOB = 32
 # Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.
-MOST_JOBS = 256
+MOST_JOBS = 128
 _TIMEOUT_S = 2.0
 # There as long as Redis remembers what was enqueued.
 _MEMORY_KEY = "rapidbridge:remembers"

@@ -18,7 +18,7 @@ from app.store.worklist import Worklist
 _EVERY_S = 1.0
 # How long a woken delivery may wait in Redis before it is taken for lost.
 _AGAIN_AFTER_S = 60.0
-_MOST_PER_WAKE = 32 * IDS_PER_JOB
+_MOST_PER_WAKE = 16 * IDS_PER_JOB
 
 log = structlog.get_logger()
 
