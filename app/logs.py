@@ -16,7 +16,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
     return {
-        name: _CONTROL.sub("\ufffd", value) if isinstance(value, str) else value
+        name: value if not isinstance(value, str) or value.isprintable() else _CONTROL.sub("\ufffd", value)
         for name, value in event.items()
     }
 
