@@ -1,0 +1,178 @@
+"""What the service does to its store, call by call, and what each costs in an inbox of one size."""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from app.errors import StoreUnavailable
+from app.store.delivery import Arrival, Delivery, Verdict
+from app.store.engine import open_store
+from app.store.facts import Outcome, RunSeen, Settlement
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.store.schema import deliveries, outcomes
+from app.store.totals import run_status, run_totals
+from app.store.worklist import Worklist
+from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vacuum
+from benchmarks.probe import Cost, Probe
+
+Result = TypeVar("Result")
+Situation = Literal["history", "backlog", "unvacuumed"]
+
+AT_ONCE = 16
+MOST_PER_WAKE = 512
+_HOLDER = "benchmark"
+_LEASE_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a call cost, divided by the deliveries it was for."""
+
+    situation: Situation
+    size: int
+    operation: str
+    cost: Cost
+
+    def as_row(self) -> dict[str, Any]:
+        """Return it flat, as results are saved."""
+        row = asdict(self)
+        return {**row, **row.pop("cost")}
+
+
+class Site(AbstractContextManager["Site"]):
+    """An inbox of one size, in one situation; a context manager. `work` calls everything once."""
+
+    _numbers = itertools.count(time.time_ns())
+
+    def __init__(self, url: str, size: int, situation: Situation) -> None:
+        self.samples: list[Sample] = []
+        self.size = size
+        self._url = url
+        self._situation = situation
+        self._runs = max(1, size // DELIVERIES_PER_RUN)
+        self._fresh_run = str(uuid4())
+        self._settled: list[UUID] = []
+
+    def __enter__(self) -> Self:
+        self._store = open_store(self._url)
+        self._inbox, self._worklist = Inbox(self._store), Worklist(self._store)
+        self._ledger, self._probe = Ledger(self._store), Probe(self._store)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.dispose()
+
+    def work(self) -> None:
+        """Take deliveries in and through; in a backlog, others than those that came."""
+        arrivals = [self._arrival() for _ in range(AT_ONCE)]
+        receipts = self._take("accept", AT_ONCE, lambda: self._inbox.put(arrivals))
+        ids = [receipt.delivery_id for receipt in receipts]
+        now = datetime.now(UTC)
+        # Due again at once: the backlog goes round and stays as it is.
+        woken = self._take(
+            "sweep",
+            MOST_PER_WAKE if self._situation == "backlog" else 1,
+            lambda: self._worklist.wake(now=now, most=MOST_PER_WAKE, again_after_s=0.0),
+        )
+        if self._situation == "backlog":
+            ids = [delivery.id for delivery in woken[:AT_ONCE]]
+        self._take("recall", AT_ONCE, lambda: self._worklist.recall(now=datetime.now(UTC)))
+        self._take("release, none", 1, lambda: self._worklist.release("nobody", now=datetime.now(UTC)))
+        claimed = self._take("claim", AT_ONCE, lambda: self._claim(ids))
+        assert len(claimed) == AT_ONCE
+        self._take("release, 16", AT_ONCE, lambda: self._worklist.release(_HOLDER, now=datetime.now(UTC)))
+        claimed = self._claim(ids)
+        for delivery in claimed[:4]:
+            self._take("read", 1, lambda id_=delivery.id: self._inbox.read_body(id_))  # type: ignore[misc]
+        settlements = [_settlement(delivery) for delivery in claimed]
+        done = self._take("settle", AT_ONCE, lambda: self._ledger.settle(settlements, now=datetime.now(UTC)))
+        self._settled += done
+        self._look()
+
+    def count(self) -> None:
+        """Count all; known to cost as much as there is."""
+        try:
+            self._take("count", 1, self._inbox.count)
+        except StoreUnavailable:
+            # It took longer than a statement may.
+            limit_us = 15e6
+            self.samples.append(Sample(self._situation, self.size, "count", Cost(limit_us, limit_us, 0)))
+
+    def restore(self) -> None:
+        """Bring back how it was before, and vacuum it."""
+        with unlimited(self._url) as connection:
+            connection.execute(f"DELETE FROM {outcomes.name} WHERE delivery_id = ANY(%s)", (self._settled,))
+            connection.execute(
+                f"DELETE FROM {deliveries.name} WHERE sync_job_run_id = %s", (self._fresh_run,)
+            )
+            connection.execute(
+                f"UPDATE {deliveries.name} SET state = 'pending', settled_at = NULL, due_at = now() "
+                "WHERE id = ANY(%s)",
+                (self._settled,),
+            )
+        self._settled.clear()
+        if self._situation != "unvacuumed":
+            vacuum(self._url)
+
+    def _look(self) -> None:
+        run = run_id(random.randrange(self._runs))
+        self._take("oldest pending", 1, self._worklist.oldest_pending)
+        totals = self._take("totals of a run", 1, lambda: run_totals(self._store, run))
+        assert sum(line.batches for line in totals) >= DELIVERIES_PER_RUN
+        self._take("status of a run", 1, lambda: run_status(self._store, run))
+        [any_id] = self._ids_of(run)
+        self._take("read, any", 1, lambda: self._inbox.read_body(any_id))
+
+    def _claim(self, ids: list[UUID]) -> list[Delivery]:
+        return self._worklist.claim(ids, holder=_HOLDER, now=datetime.now(UTC), lease_s=_LEASE_S)
+
+    def _ids_of(self, run: str) -> list[UUID]:
+        offset = random.randrange(DELIVERIES_PER_RUN)
+        statement = text(
+            f"SELECT id FROM {deliveries.name} WHERE sync_job_run_id = :run "
+            "ORDER BY id LIMIT 1 OFFSET :offset"
+        )
+        with self._store.connect() as connection:
+            return list(connection.execute(statement, {"run": run, "offset": offset}).scalars())
+
+    def _arrival(self) -> Arrival:
+        now, name = datetime.now(UTC), str(UUID(int=next(self._numbers)))
+        return Arrival(
+            BODY.replace(b'"c-1"', f'"{name}"'.encode()),
+            now,
+            "pending",
+            event_id=name,
+            event="sync_job_run:record",
+            webhook_id=_HOLDER,
+            sync_job_run_id=self._fresh_run,
+            resource="crm/contacts",
+            method="list",
+            created_at=now,
+        )
+
+    def _take(self, operation: str, number: int, call: Callable[[], Result]) -> Result:
+        result, cost = self._probe.measure(call)
+        each = Cost(cost.elapsed_us / number, cost.cpu_us / number, cost.buffers / number)
+        self.samples.append(Sample(self._situation, self.size, operation, each))
+        return result
+
+
+def _settlement(delivery: Delivery) -> Settlement:
+    now = datetime.now(UTC)
+    return Settlement(
+        Verdict(delivery.id, "settled", 1, "", due_at=delivery.received_at),
+        run=RunSeen(delivery.sync_job_run_id, "", "", "", now),
+        outcomes=[Outcome(delivery.id, "main", "done", 1, 0, "", "", now)],
+    )
