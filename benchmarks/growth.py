@@ -2,9 +2,10 @@
 
 Calls everything that the service asks its store for, on a durable PostgreSQL, in inboxes of several sizes in
 turns, so that whatever else the machine does hits all of them: after months of traffic ("history": all
-settled, vacuumed), the same just before autovacuum comes ("unvacuumed"), and with all pending and due
-("backlog"). Shows medians. What the server did is told by its CPU time and the pages it looked at, which no
-other load changes much. Then: what memory the processes take with and without a backlog of a million.
+settled, vacuumed); when a backlog then comes that the statistics do not know yet ("surprise"); when that was
+worked off, just before autovacuum comes ("unvacuumed"); and with all pending and due ("backlog"). Shows
+medians. What the server did is told by its CPU time and the pages it looked at, which no other load changes
+much. Then: what memory the processes take with and without a backlog of a million.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
-from benchmarks.inbox_of import fill, unlimited, wear
+from benchmarks.inbox_of import fill, surprise, unlimited, wear
 from benchmarks.memory import BACKLOG, measure_memory
 from benchmarks.operations import MOST_PER_WAKE, Sample, Site, Situation
 from benchmarks.results import save
@@ -46,7 +47,10 @@ def _measure(server: PostgresServer, sizes: Sequence[int], rounds: int) -> list[
     with _filled(server, sizes, is_pending=False) as urls:
         samples += _in_turns(urls, "history", rounds)
         for size, url in urls.items():
-            print(f"{size:,}: {wear(url, size):,} more came and were settled", flush=True)
+            print(f"{size:,}: {surprise(url, size):,} more wait", flush=True)
+        samples += _in_turns(urls, "surprise", rounds)
+        for size, url in urls.items():
+            print(f"{size:,}: {wear(url, size):,} more came and went", flush=True)
         samples += _in_turns(urls, "unvacuumed", rounds)
     with _filled(server, sizes, is_pending=True) as urls:
         samples += _in_turns(urls, "backlog", rounds)

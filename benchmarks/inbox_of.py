@@ -71,13 +71,13 @@ _FILL_RUNS = f"""
 INSERT INTO {runs.name} (sync_job_run_id, status, first_seen_at)
 SELECT md5('run ' || n)::uuid::text, 'completed', now()
 FROM generate_series(0, %(last)s::int / {DELIVERIES_PER_RUN}) AS n"""
-# What autovacuum lets lie of a table with its own settings, or the server's.
+# How many rows may change before autovacuum comes, by the table's own settings or the server's.
 _TOLERATED = f"""
-SELECT (COALESCE(own.threshold, current_setting('autovacuum_vacuum_threshold'))::float
-    + COALESCE(own.factor, current_setting('autovacuum_vacuum_scale_factor'))::float * reltuples)::bigint
+SELECT (COALESCE(own.threshold, current_setting(%(option)s || '_threshold'))::float
+    + COALESCE(own.factor, current_setting(%(option)s || '_scale_factor'))::float * reltuples)::bigint
 FROM pg_class, LATERAL (
-    SELECT max(option_value) FILTER (WHERE option_name = 'autovacuum_vacuum_threshold') AS threshold,
-        max(option_value) FILTER (WHERE option_name = 'autovacuum_vacuum_scale_factor') AS factor
+    SELECT max(option_value) FILTER (WHERE option_name = %(option)s || '_threshold') AS threshold,
+        max(option_value) FILTER (WHERE option_name = %(option)s || '_scale_factor') AS factor
     FROM pg_options_to_table(reloptions)
 ) AS own WHERE oid = '{deliveries.name}'::regclass"""
 _CLAIM = f"""
@@ -109,21 +109,41 @@ def fill(url: str, number: int, *, is_pending: bool) -> None:
     vacuum(url)
 
 
-def wear(url: str, number: int) -> int:
-    """Have a filled store take in, claim and settle as much as it may until autovacuum would come.
+def surprise(url: str, number: int) -> int:
+    """Have a store filled to this number take in as much as it may until statistics would be made anew.
 
-    Returns how many deliveries these are: each leaves two dead rows.
+    Returns how many deliveries these are: all are pending and due.
     """
     with unlimited(url) as connection:
-        found = connection.execute(_TOLERATED).fetchone()
-        assert found is not None
-        more: int = found[0] // 2
+        more = _tolerated(connection, "autovacuum_analyze")
         connection.execute(_FILL, _parameters(number, more, number, "pending"))
+        connection.execute("CHECKPOINT")
+    return more
+
+
+def wear(url: str, number: int) -> int:
+    """Have a store of so many finish with what is pending, be vacuumed, and go on until it is to be again.
+
+    Returns how many more deliveries have come and been settled since: each leaves two dead rows.
+    """
+    with unlimited(url) as connection:
+        pending = connection.execute(_CLAIM).rowcount
+        connection.execute(_SETTLE)
+        vacuum(url)
+        more = _tolerated(connection, "autovacuum_vacuum") // 2
+        connection.execute(_FILL, _parameters(number + pending, more, number, "pending"))
         connection.execute(_CLAIM)
         connection.execute(_SETTLE)
         connection.execute(f"ANALYZE {deliveries.name}")
         connection.execute("CHECKPOINT")
     return more
+
+
+def _tolerated(connection: psycopg.Connection, option: str) -> int:
+    found = connection.execute(_TOLERATED, {"option": option}).fetchone()
+    assert found is not None
+    number: int = found[0]
+    return number
 
 
 def _parameters(first: int, number: int, of: int, state: State) -> dict[str, object]:

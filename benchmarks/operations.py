@@ -26,7 +26,7 @@ from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vac
 from benchmarks.probe import Cost, Probe
 
 Result = TypeVar("Result")
-Situation = Literal["history", "backlog", "unvacuumed"]
+Situation = Literal["history", "surprise", "unvacuumed", "backlog"]
 
 AT_ONCE = 16
 MOST_PER_WAKE = 512
@@ -59,6 +59,7 @@ class Site(AbstractContextManager["Site"]):
         self.size = size
         self._url = url
         self._situation = situation
+        self._is_behind = situation in ("surprise", "backlog")
         self._runs = max(1, size // DELIVERIES_PER_RUN)
         self._fresh_run = str(uuid4())
         self._settled: list[UUID] = []
@@ -83,10 +84,10 @@ class Site(AbstractContextManager["Site"]):
         # Due again at once: the backlog goes round and stays as it is.
         woken = self._take(
             "sweep",
-            MOST_PER_WAKE if self._situation == "backlog" else 1,
+            MOST_PER_WAKE if self._is_behind else 1,
             lambda: self._worklist.wake(now=now, most=MOST_PER_WAKE, again_after_s=0.0),
         )
-        if self._situation == "backlog":
+        if self._is_behind:
             ids = [delivery.id for delivery in woken[:AT_ONCE]]
         self._take("recall", AT_ONCE, lambda: self._worklist.recall(now=datetime.now(UTC)))
         self._take("release, none", 1, lambda: self._worklist.release("nobody", now=datetime.now(UTC)))
@@ -123,7 +124,7 @@ class Site(AbstractContextManager["Site"]):
                 (self._settled,),
             )
         self._settled.clear()
-        if self._situation != "unvacuumed":
+        if self._situation in ("history", "backlog"):
             vacuum(self._url)
 
     def _look(self) -> None:
