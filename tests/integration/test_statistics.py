@@ -1,0 +1,68 @@
+"""PostgreSQL knows what its statistics tell it, and these are always older than a backlog that just came."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.store.delivery import Arrival, Delivery, State, Verdict
+from app.store.engine import Store, open_store
+from app.store.facts import Settlement
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.store.migrate import migrate
+from app.store.schema import deliveries
+from app.store.worklist import Worklist
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+THEN = NOW - timedelta(hours=1)
+MANY = 2_000
+IN_A_JOB = 16
+# Each is found by its id, and the oldest by one look at an index.
+FEW = 10 * IN_A_JOB
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    engine = open_store(postgres_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def put(store: Store, state: State) -> list[UUID]:
+    arrivals = [Arrival(f"{state} {number}".encode(), THEN, state) for number in range(MANY)]
+    return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]
+
+
+def entries_read(store: Store) -> int:
+    with store.connect() as connection:
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    with store.connect() as connection:
+        found = connection.execute(
+            text("SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = :name"),
+            {"name": deliveries.name},
+        )
+        return int(found.scalar_one())
+
+
+def settled(delivery: Delivery) -> Settlement:
+    return Settlement(Verdict(delivery.id, "settled", 1, "", due_at=NOW))
+
+
+def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Store) -> None:
+    put(store, "quarantined")
+    with store.begin() as connection:
+        connection.execute(text(f"ANALYZE {deliveries.name}"))
+    ids = put(store, "pending")[:IN_A_JOB]
+    worklist, before = Worklist(store), entries_read(store)
+
+    claimed = worklist.claim(ids, holder="worker", now=NOW, lease_s=40)
+    assert len(claimed) == worklist.release("worker", now=NOW) == IN_A_JOB
+    claimed = worklist.claim(ids, holder="worker", now=NOW, lease_s=40)
+    assert len(Ledger(store).settle([settled(delivery) for delivery in claimed], now=NOW)) == IN_A_JOB
+    assert worklist.oldest_pending() == THEN
+
+    assert entries_read(store) - before < FEW
