@@ -1,4 +1,4 @@
-"""PostgreSQL knows what its statistics tell it, and these are always older than a backlog that just came."""
+"""What PostgreSQL knows of the store's tables, and when it looks after them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -66,3 +66,12 @@ def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Sto
     assert worklist.oldest_pending() == THEN
 
     assert entries_read(store) - before < FEW
+
+
+def test_what_is_settled_is_swept_up_as_soon_however_large_the_inbox(store: Store) -> None:
+    with store.connect() as connection:
+        options = connection.execute(
+            text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": deliveries.name}
+        ).scalar_one()
+
+    assert {"autovacuum_vacuum_scale_factor=0", "vacuum_index_cleanup=on"} <= set(options)
