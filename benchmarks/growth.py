@@ -91,7 +91,7 @@ def _print_table(samples: Sequence[Sample], situation: Situation) -> None:
     own = [sample for sample in samples if sample.situation == situation]
     sizes = sorted({sample.size for sample in own})
     print(f"\n{situation}: µs for a delivery, or a call\n")
-    print("| | " + " | ".join(f"{size:,}" for size in sizes) + " | time | server's CPU, µs | | pages | |")
+    print("| | " + " | ".join(f"{size:,}" for size in sizes) + " | ratio | CPU µs | ratio | pages | ratio |")
     print("|---|" + "--:|" * (len(sizes) + 5))
     for operation in dict.fromkeys(sample.operation for sample in own):
         costs = [[s.cost for s in own if (s.operation, s.size) == (operation, size)] for size in sizes]

@@ -112,10 +112,10 @@ def fill(url: str, number: int, *, is_pending: bool) -> None:
 def surprise(url: str, number: int) -> int:
     """Have a store filled to this number take in as much as it may until statistics would be made anew.
 
-    Returns how many deliveries these are: all are pending and due.
+    Returns how many deliveries these are, a run at least: all are pending and due.
     """
     with unlimited(url) as connection:
-        more = _tolerated(connection, "autovacuum_analyze")
+        more = max(DELIVERIES_PER_RUN, _tolerated(connection, "autovacuum_analyze"))
         connection.execute(_FILL, _parameters(number, more, number, "pending"))
         connection.execute("CHECKPOINT")
     return more
