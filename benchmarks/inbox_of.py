@@ -70,22 +70,7 @@ SELECT id, 'main', 'done', 1, settled_at FROM {deliveries.name} WHERE state = 's
 _FILL_RUNS = f"""
 INSERT INTO {runs.name} (sync_job_run_id, status, first_seen_at)
 SELECT md5('run ' || n)::uuid::text, 'completed', now()
-FROM generate_series(0, %(last)s::int / {DELIVERIES_PER_RUN}) AS n"""
-# How many rows may change before autovacuum comes, by the table's own settings or the server's.
-_TOLERATED = f"""
-SELECT (COALESCE(own.threshold, current_setting(%(option)s || '_threshold'))::float
-    + COALESCE(own.factor, current_setting(%(option)s || '_scale_factor'))::float * reltuples)::bigint
-FROM pg_class, LATERAL (
-    SELECT max(option_value) FILTER (WHERE option_name = %(option)s || '_threshold') AS threshold,
-        max(option_value) FILTER (WHERE option_name = %(option)s || '_scale_factor') AS factor
-    FROM pg_options_to_table(reloptions)
-) AS own WHERE oid = '{deliveries.name}'::regclass"""
-_CLAIM = f"""
-UPDATE {deliveries.name} SET due_at = due_at + interval '40 s', leased_until = due_at + interval '40 s',
-    attempts = 1, held_by = 'worker' WHERE state = 'pending'"""
-_SETTLE = f"""
-UPDATE {deliveries.name} SET state = 'settled', due_at = received_at, leased_until = NULL, held_by = '',
-    records = 1, settled_at = received_at + interval '1 s' WHERE state = 'pending'"""
+FROM generate_series(0, (%(number)s::int - 1) / {DELIVERIES_PER_RUN}) AS n"""
 
 
 def run_id(number: int) -> str:
@@ -99,56 +84,19 @@ def fill(url: str, number: int, *, is_pending: bool) -> None:
     migrate(store)
     store.dispose()
     with unlimited(url) as connection:
-        parameters = _parameters(0, number, number, "pending" if is_pending else "settled")
-        connection.execute(_FILL, parameters)
+        add(connection, number, "pending" if is_pending else "settled", of=number)
         connection.execute(_FILL_OUTCOMES)
-        connection.execute(_FILL_RUNS, parameters)
+        connection.execute(_FILL_RUNS, {"number": number})
         for table in (deliveries, outcomes, runs):
             # Only when it is told to: every size is to be looked at in the same condition.
             connection.execute(f"ALTER TABLE {table.name} SET (autovacuum_enabled = off)")
     vacuum(url)
 
 
-def surprise(url: str, number: int) -> int:
-    """Have a store filled to this number take in as much as it may until statistics would be made anew.
-
-    Returns how many deliveries these are, a run at least: all are pending and due.
-    """
-    with unlimited(url) as connection:
-        more = max(DELIVERIES_PER_RUN, _tolerated(connection, "autovacuum_analyze"))
-        connection.execute(_FILL, _parameters(number, more, number, "pending"))
-        connection.execute("CHECKPOINT")
-    return more
-
-
-def wear(url: str, number: int) -> int:
-    """Have a store of so many finish with what is pending, be vacuumed, and go on until it is to be again.
-
-    Returns how many more deliveries have come and been settled since: each leaves two dead rows.
-    """
-    with unlimited(url) as connection:
-        pending = connection.execute(_CLAIM).rowcount
-        connection.execute(_SETTLE)
-        vacuum(url)
-        more = _tolerated(connection, "autovacuum_vacuum") // 2
-        connection.execute(_FILL, _parameters(number + pending, more, number, "pending"))
-        connection.execute(_CLAIM)
-        connection.execute(_SETTLE)
-        connection.execute(f"ANALYZE {deliveries.name}")
-        connection.execute("CHECKPOINT")
-    return more
-
-
-def _tolerated(connection: psycopg.Connection, option: str) -> int:
-    found = connection.execute(_TOLERATED, {"option": option}).fetchone()
-    assert found is not None
-    number: int = found[0]
-    return number
-
-
-def _parameters(first: int, number: int, of: int, state: State) -> dict[str, object]:
+def add(connection: psycopg.Connection, number: int, state: State, *, of: int, first: int = 0) -> None:
+    """Add so many deliveries in this state to a store of a number, from the first of these on."""
     began = datetime.now(UTC) - timedelta(milliseconds=_APART_MS * _BEGAN_AGO * of, hours=1)
-    return {
+    parameters = {
         "first": first,
         "last": first + number - 1,
         "began_ms": int(began.timestamp() * 1000),
@@ -156,6 +104,7 @@ def _parameters(first: int, number: int, of: int, state: State) -> dict[str, obj
         "body": zlib.compress(BODY, 1),
         "body_bytes": len(BODY),
     }
+    connection.execute(_FILL, parameters)
 
 
 def vacuum(url: str) -> None:

@@ -5,10 +5,10 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
@@ -24,29 +24,14 @@ from app.store.totals import run_status, run_totals
 from app.store.worklist import Worklist
 from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vacuum
 from benchmarks.probe import Cost, Probe
+from benchmarks.samples import Sample, Situation
 
 Result = TypeVar("Result")
-Situation = Literal["history", "surprise", "unvacuumed", "backlog"]
 
 AT_ONCE = 16
 MOST_PER_WAKE = 512
 _HOLDER = "benchmark"
 _LEASE_S = 40.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What a call cost, divided by the deliveries it was for."""
-
-    situation: Situation
-    size: int
-    operation: str
-    cost: Cost
-
-    def as_row(self) -> dict[str, Any]:
-        """Return it flat, as results are saved."""
-        row = asdict(self)
-        return {**row, **row.pop("cost")}
 
 
 class Site(AbstractContextManager["Site"]):
@@ -96,7 +81,7 @@ class Site(AbstractContextManager["Site"]):
         self._take("release, 16", AT_ONCE, lambda: self._worklist.release(_HOLDER, now=datetime.now(UTC)))
         claimed = self._claim(ids)
         for delivery in claimed[:4]:
-            self._take("read", 1, lambda id_=delivery.id: self._inbox.read_body(id_))  # type: ignore[misc]
+            self._take("read", 1, partial(self._inbox.read_body, delivery.id))
         settlements = [_settlement(delivery) for delivery in claimed]
         done = self._take("settle", AT_ONCE, lambda: self._ledger.settle(settlements, now=datetime.now(UTC)))
         self._settled += done
@@ -133,20 +118,20 @@ class Site(AbstractContextManager["Site"]):
         totals = self._take("totals of a run", 1, lambda: run_totals(self._store, run))
         assert sum(line.batches for line in totals) >= DELIVERIES_PER_RUN
         self._take("status of a run", 1, lambda: run_status(self._store, run))
-        [any_id] = self._ids_of(run)
-        self._take("read, any", 1, lambda: self._inbox.read_body(any_id))
+        self._take("read, any", 1, partial(self._inbox.read_body, self._any_of(run)))
 
     def _claim(self, ids: list[UUID]) -> list[Delivery]:
         return self._worklist.claim(ids, holder=_HOLDER, now=datetime.now(UTC), lease_s=_LEASE_S)
 
-    def _ids_of(self, run: str) -> list[UUID]:
+    def _any_of(self, run: str) -> UUID:
         offset = random.randrange(DELIVERIES_PER_RUN)
         statement = text(
             f"SELECT id FROM {deliveries.name} WHERE sync_job_run_id = :run "
             "ORDER BY id LIMIT 1 OFFSET :offset"
         )
         with self._store.connect() as connection:
-            return list(connection.execute(statement, {"run": run, "offset": offset}).scalars())
+            delivery_id: UUID = connection.execute(statement, {"run": run, "offset": offset}).scalar_one()
+            return delivery_id
 
     def _arrival(self) -> Arrival:
         now, name = datetime.now(UTC), str(UUID(int=next(self._numbers)))
