@@ -22,7 +22,7 @@ from benchmarks.memory import BACKLOG, measure_memory
 from benchmarks.operations import MOST_PER_WAKE, Site
 from benchmarks.overdue import surprise, wear
 from benchmarks.results import save
-from benchmarks.samples import TOLERANCE, Sample, Situation, print_table
+from benchmarks.samples import TOLERANCE, Sample, Situation, medians, print_table
 from tests.servers.postgres import PostgresServer
 
 _CYCLES_PER_ROUND = 20
@@ -106,7 +106,7 @@ def main() -> None:
             "else it finds nothing. `count` reads all there is, and is not meant to be flat."
         )
         memory = measure_memory(server, options.backlog) if options.backlog else []
-    save(options.json, [*(sample.as_row() for sample in samples), *memory])
+    save(options.json, [*medians(samples), *memory])
 
 
 if __name__ == "__main__":

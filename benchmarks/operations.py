@@ -137,6 +137,7 @@ class Site(AbstractContextManager["Site"]):
         now, name = datetime.now(UTC), str(UUID(int=next(self._numbers)))
         return Arrival(
             BODY.replace(b'"c-1"', f'"{name}"'.encode()),
+            name.encode(),
             now,
             "pending",
             event_id=name,

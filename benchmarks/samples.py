@@ -1,7 +1,7 @@
 """What was measured of the store's operations, and the table of it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Literal
 
@@ -21,10 +21,23 @@ class Sample:
     operation: str
     cost: Cost
 
-    def as_row(self) -> dict[str, Any]:
-        """Return it flat, as results are saved."""
-        row = asdict(self)
-        return {**row, **row.pop("cost")}
+
+def medians(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return a row for each situation, operation and size, as results are saved."""
+    costs: dict[tuple[Situation, str, int], list[Cost]] = {}
+    for sample in samples:
+        costs.setdefault((sample.situation, sample.operation, sample.size), []).append(sample.cost)
+    return [
+        {
+            "situation": situation,
+            "operation": operation,
+            "size": size,
+            "us": median(cost.elapsed_us for cost in of_one),
+            "cpu_us": median(cost.cpu_us for cost in of_one),
+            "buffers": median(cost.buffers for cost in of_one),
+        }
+        for (situation, operation, size), of_one in costs.items()
+    ]
 
 
 def print_table(samples: Sequence[Sample], situation: Situation) -> None:

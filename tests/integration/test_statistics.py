@@ -33,7 +33,10 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 def put(store: Store, state: State) -> list[UUID]:
-    arrivals = [Arrival(f"{state} {number}".encode(), THEN, state) for number in range(MANY)]
+    arrivals = [
+        Arrival(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
+        for number in range(MANY)
+    ]
     return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]
 
 
