@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -22,7 +23,7 @@ from benchmarks.memory import BACKLOG, measure_memory
 from benchmarks.operations import MOST_PER_WAKE, Site
 from benchmarks.overdue import surprise, wear
 from benchmarks.results import save
-from benchmarks.samples import TOLERANCE, Sample, Situation, medians, print_table
+from benchmarks.samples import TOLERANCE, Sample, Situation, print_table, sum_up
 from tests.servers.postgres import PostgresServer
 
 _CYCLES_PER_ROUND = 20
@@ -98,15 +99,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="save what was measured")
     options = parser.parse_args()
     with _postgres() as server:
-        samples = _measure(server, sorted(options.sizes), options.rounds)
-        for situation in dict.fromkeys(sample.situation for sample in samples):
-            print_table(samples, situation)
+        summaries = sum_up(_measure(server, sorted(options.sizes), options.rounds))
+        for situation in dict.fromkeys(summary.situation for summary in summaries):
+            print_table(summaries, situation)
         print(
             f"\nBold: off by more than {TOLERANCE:.0%}. With a backlog, a sweep takes {MOST_PER_WAKE}; "
             "else it finds nothing. `count` reads all there is, and is not meant to be flat."
         )
         memory = measure_memory(server, options.backlog) if options.backlog else []
-    save(options.json, [*medians(samples), *memory])
+    save(options.json, [*map(asdict, summaries), *memory])
 
 
 if __name__ == "__main__":

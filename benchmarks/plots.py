@@ -49,7 +49,7 @@ def _growth(rows: _Rows) -> None:
     for panel, situation in zip(panels, situations, strict=True):
         own = [row for row in rows if row.get("situation") == situation and row["operation"] != "count"]
         for operation in dict.fromkeys(row["operation"] for row in own):
-            line = sorted((row["size"], row["us"]) for row in own if row["operation"] == operation)
+            line = sorted((row["size"], row["elapsed_us"]) for row in own if row["operation"] == operation)
             panel.plot(*zip(*line, strict=True), marker=".", label=operation)
         panel.set(xscale="log", yscale="log", xlabel="deliveries in the inbox", title=situation)
     panels[0].set_ylabel("µs a delivery")

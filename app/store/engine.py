@@ -52,7 +52,8 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Stor
         "application_name": "rapidbridge",
         "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
-        f" -c random_page_cost={_RANDOM_PAGE_COST}",
+        # Starting another process for a part of them takes longer than our statements take.
+        f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",
         "keepalives_idle": 10,
         "tcp_user_timeout": 10_000,
     }
