@@ -2,7 +2,7 @@
 
 Compares within one run on one machine, in turns, medians of several: the receiver on PostgreSQL and on
 SQLite, both committing durably; a Flask application on the same gunicorn that only reads and answers; the
-handler that people write by hand; and Debian's `webhook`, a server in Go that checks the signature and starts
+handler that people write by hand; and Debian's `webhook`, a server in Go that checks the signature and runs
 a program (`apt-get install webhook`; left out where it is missing). Two server processes; sender, servers and
 databases share the cores. The ratios hold elsewhere, the absolutes do not.
 """

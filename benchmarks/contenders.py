@@ -77,8 +77,14 @@ def contenders() -> Iterator[Contenders]:
 
 @contextmanager
 def _webhook(folder: Path) -> Iterator[tuple[int, str]]:
-    rules = [{"id": "truto", "execute-command": "/bin/true", "trigger-rule": {"match": _WEBHOOK_RULE}}]
-    (folder / "hooks.json").write_text(json.dumps(rules))
+    rule = {
+        "id": "truto",
+        "execute-command": "/bin/true",
+        # Else it answers first and starts its programs later: they would run into the next one's turn.
+        "include-command-output-in-response": True,
+        "trigger-rule": {"match": _WEBHOOK_RULE},
+    }
+    (folder / "hooks.json").write_text(json.dumps([rule]))
     port = free_port()
     command = ["webhook", "-hooks", str(folder / "hooks.json"), "-ip", "127.0.0.1", "-port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
