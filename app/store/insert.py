@@ -1,15 +1,18 @@
 """Puts rows into the deliveries table, many in one statement, and counts how often each came before."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.dialects import sqlite
 
 from app.store.engine import one_statement
 from app.store.schema import clean, deliveries
+
+# As JSON spells it; PostgreSQL holds none in text.
+_NUL = b"\\u0000"
 
 Rows = Sequence[Mapping[str, Any]]
 # Takes rows in the order of their ids and commits them; returns each id's `duplicates` as it is now.
@@ -50,12 +53,22 @@ def _into_postgresql(engine: Engine, columns: Sequence[str]) -> Insert:
     )
 
     def insert(rows: Rows) -> dict[UUID, int]:
-        array = [{name: _plain(row[name]) for name in told} for row in rows]
-        parameters = (json.dumps(array, default=str), [row["body"] for row in rows])
+        parameters = (_to_json(rows), [row["body"] for row in rows])
         with one_statement(engine) as connection:
             return {row.id: row.duplicates for row in connection.exec_driver_sql(statement, parameters)}
 
     return insert
+
+
+def _to_json(rows: Rows) -> str:
+    told = [{name: value for name, value in row.items() if name != "body"} for row in rows]
+    try:
+        text = msgspec.json.encode(told)
+    except UnicodeEncodeError:
+        text = b""
+    if not text or _NUL in text:
+        text = msgspec.json.encode([{name: _plain(row[name]) for name in row} for row in told])
+    return text.decode()
 
 
 def _plain(value: Any) -> Any:

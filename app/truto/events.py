@@ -140,6 +140,8 @@ def _run_id(event: str, payload: Mapping[str, Any]) -> str:
 
 def _first(payload: Mapping[str, Any], name: str, nested: str = "") -> str:
     """Look for a member in all the places where Truto may put it; the exact ones are unconfirmed."""
+    if found := as_text(payload.get(name)):
+        return found
     return next(filter(None, _places(payload, name, nested)), "")
 
 

@@ -13,10 +13,14 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 def as_text(value: Any) -> str:
     """Return a string or a number as text without NUL and lone surrogates, anything else as ""."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     try:
-        return _UNSTORABLE.sub("\ufffd", str(value))
+        return str(value)
     except ValueError:  # an integer of thousands of digits
         return ""
 

@@ -48,7 +48,7 @@ KEPT_IN = {
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining", "app.web.body"),
     "dotenv": ("app.config",),
-    "msgspec": ("app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
+    "msgspec": ("app.store.insert", "app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
 }
 
 
