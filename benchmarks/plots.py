@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     # The same figures give the same file.
+    # As many colours as there are lines.
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=plt.get_cmap("tab20").colors)
     plt.rcParams.update({"svg.hashsalt": "rapidbridge", "svg.fonttype": "none", "font.size": 9})
     for draw in (_accept, _end_to_end, _growth):
         name = draw.__name__.strip("_")
