@@ -276,6 +276,23 @@ def test_a_content_length_that_is_too_short_does_not_verify(web: WebProcess) -> 
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
+def test_requests_that_come_in_one_piece_are_answered_one_by_one(web: WebProcess, inbox: Inbox) -> None:
+    bodies = [event(id_=f"piece-{number}", filler="x" * size) for number, size in enumerate((10, 99_000, 10))]
+    lines = [(), (), ("Connection: close",)]
+
+    answers = send_raw(
+        web,
+        b"".join(
+            head(body, f"Content-Length: {len(body)}", *more) + body
+            for body, more in zip(bodies, lines, strict=True)
+        ),
+    )
+
+    assert answers.count(b"HTTP/1.1 200 ") == 3
+    found = [UUID(part.split(b'"')[0].decode()) for part in answers.split(b'"delivery": "')[1:]]
+    assert [inbox.read_body(id_) for id_ in found] == bodies
+
+
 @pytest.mark.parametrize("length", ["-1", "abc", "1, 2"])
 def test_a_content_length_that_is_no_number_is_not_accepted(web: WebProcess, length: str) -> None:
     answer = send_raw(web, head(b"{}", f"Content-Length: {length}") + b"{}", then_close=True)
