@@ -10,10 +10,12 @@ RapidBridgeError
  │   ├─ QueueUnavailable    Redis cannot be reached
  │   ├─ OutOfTime           a job was stopped because it took too long
  │   ├─ Overloaded          too many large bodies at once
- │   └─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
+ │   ├─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
+ │   └─ TrutoUnavailable    Truto's API cannot be reached, is busy or fails
  ├─ Dead                will never succeed as it is: keep it, count it, show it
  │   ├─ UnreadableDelivery  signed, but not an event this code can read
  │   └─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
+ ├─ TrutoRefused        Truto's API does not do what it was asked, and never will as it is
  └─ ConfigError         refuse to start; lists every complaint at once
 """
 
@@ -77,6 +79,14 @@ class SinkUnavailable(Retriable):
     """A sink cannot be reached, is locked, or gave up a transaction to let another through."""
 
 
+class TrutoUnavailable(Retriable):
+    """Truto's API cannot be reached, asks for patience, or fails. is_undone: it certainly did nothing."""
+
+    def __init__(self, message: str, *, is_undone: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.is_undone = is_undone
+
+
 class Dead(RapidBridgeError):
     """Work that no retry will save. `reason` is a short, stable word for counting, such as "not_json"."""
 
@@ -91,6 +101,14 @@ class UnreadableDelivery(Dead):
 
 class SinkRefused(Dead):
     """A sink that refuses a whole batch for a reason that lies in its set-up."""
+
+
+class TrutoRefused(RapidBridgeError):
+    """Truto's API answered that it does not do this: wrong token, unknown id, a contradiction."""
+
+    def __init__(self, http_status: int, message: str) -> None:
+        super().__init__(message)
+        self.http_status = http_status
 
 
 class ConfigError(RapidBridgeError):

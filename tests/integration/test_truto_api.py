@@ -1,0 +1,272 @@
+"""Truto's API over real HTTP: what is asked, what is asked again, and what its answers mean."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from app.cli.ports import free_port
+from app.errors import TrutoRefused, TrutoUnavailable
+from app.truto.api import TrutoApi
+from app.truto.client import Client
+from app.truto.runs import Stats, read_stats
+
+TOKEN = "8c0ff23e-never-shown"
+RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
+Reply = tuple[int, dict[str, str], bytes]
+
+
+class Truto:
+    """Gives these replies, one a request, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
+        self.asked: list[tuple[str, str]] = []
+        self.bodies: list[bytes] = []
+        self.waited: list[float] = []
+        truto = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                self.raw_requestline = self.rfile.readline(65537)
+                if not self.raw_requestline or not self.parse_request():
+                    self.close_connection = True
+                    return
+                truto.asked.append((self.command, self.path))
+                truto.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+                assert self.headers["Authorization"] == f"Bearer {TOKEN}"
+                status, headers, body = truto.replies.pop(0)
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def says(self, *answers: object, status: int = 200, **headers: str) -> None:
+        """Reply to the next requests with these, as JSON unless they are bytes."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        for answer in answers:
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.replies.append((status, named, body))
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def truto() -> Iterator[Truto]:
+    server = Truto()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def api(truto: Truto) -> Iterator[TrutoApi]:
+    with Client(truto.url, TOKEN, sleep=truto.waited.append) as client:
+        yield TrutoApi(client)
+
+
+# The documented answer, with the values that it gives as examples.
+DOCUMENTED = {
+    "id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
+    "args": {"project_slug": "vcs_provider/org_name/repo_name"},
+    "resources": [
+        {
+            "resource": "crm/contacts",
+            "method": "list",
+            "id": "{{args.user_id}}",
+            "query": {"page": 1, "per_page": 100, "user_id": "{{args.user_id}}"},
+            "loop_on": '{ "{ args.user_ids }": null }',
+            "depends_on": "crm/contacts",
+            "persist": True,
+        }
+    ],
+    "sync_job_id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
+    "integrated_account_id": "94801e49-a652-42f9-af14-dd203d7897da",
+    "status": "running",
+    "daemon_id": "default",
+    "daemon_group_key": "default",
+    "webhook_id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
+    "error_handling": "ignore",
+    "ignore_previous_run": False,
+    "version": 1,
+    "resource_stats": {
+        "crm/contacts": {"list": {"fetched": 100, "persisted": 100}},
+        "crm/deals": {
+            "list": {"fetched": 100, "persisted": 0},
+            "get": {"fetched": 100, "persisted": 100},
+        },
+    },
+    "created_at": "2021-08-10T10:00:00.000Z",
+    "updated_at": "2021-08-10T10:00:00.000Z",
+    "started_at": "2021-08-10T10:00:00.000Z",
+    "finished_at": "2021-08-10T10:00:00.000Z",
+    "sync_job": {
+        "id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
+        "integration_name": "zendesk",
+        "args_schema": {
+            "type": "object",
+            "properties": {"project_slug": {"type": "string", "required": True}},
+        },
+        "resources": [{"resource": "crm/contacts", "method": "list"}],
+        "environment_id": "05daecaf-4365-42e8-8370-8127de5dd717",
+        "created_at": "2021-08-10T10:00:00.000Z",
+        "updated_at": "2021-08-10T10:00:00.000Z",
+    },
+}
+THEN = datetime(2021, 8, 10, 10, 0, tzinfo=UTC)
+
+
+def test_the_documented_answer_is_read_field_by_field(truto: Truto, api: TrutoApi) -> None:
+    truto.says(DOCUMENTED)
+
+    run = api.stop_run(RUN)
+
+    assert truto.asked == [("DELETE", f"/sync-job-run/{RUN}")]
+    times = dict.fromkeys(("created_at", "updated_at", "started_at", "finished_at"), THEN)
+    expected = {**DOCUMENTED, **times}
+    job = {**DOCUMENTED["sync_job"], "created_at": THEN, "updated_at": THEN}  # type: ignore[dict-item]  # an object
+    assert run.model_dump() == {**expected, "sync_job": job}
+    assert read_stats(run.resource_stats) == {
+        ("crm/contacts", "list"): Stats(100, 100),
+        ("crm/deals", "list"): Stats(100, 0),
+        ("crm/deals", "get"): Stats(100, 100),
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (401, "TRUTO_API_TOKEN"),
+        (403, "may not"),
+        (404, "id"),
+        (405, "read-only"),
+        (409, "busy"),
+        (422, "take"),
+    ],
+)
+def test_what_truto_refuses_is_told_and_not_asked_again(
+    truto: Truto, api: TrutoApi, status: int, hint: str
+) -> None:
+    truto.says({"message": "it is so"}, status=status)
+
+    with pytest.raises(TrutoRefused, match=f"{status}.*{hint}.*it is so") as refusal:
+        api.get_run(RUN)
+
+    assert refusal.value.http_status == status
+    assert TOKEN not in str(refusal.value)
+    assert len(truto.asked) == 1
+
+
+def test_patience_is_kept_as_long_as_truto_asks_for(truto: Truto, api: TrutoApi) -> None:
+    truto.says({}, status=429, Retry_After="10")
+    truto.says({"id": RUN})
+
+    assert api.start_run({"sync_job_id": "j"}).id == RUN
+    assert truto.waited == [10]
+    assert truto.bodies == [b'{"sync_job_id":"j"}'] * 2
+
+
+def test_more_patience_than_a_command_has_is_an_error(truto: Truto, api: TrutoApi) -> None:
+    truto.says({}, status=429, Retry_After="3600")
+
+    with pytest.raises(TrutoUnavailable, match="429"):
+        api.get_run(RUN)
+
+    assert truto.waited == []
+
+
+@pytest.mark.parametrize("ask", [TrutoApi.get_run, TrutoApi.stop_run])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_failure_of_truto_is_asked_about_again_where_twice_is_as_good_as_once(
+    truto: Truto, api: TrutoApi, ask: Callable[[TrutoApi, str], object], status: int
+) -> None:
+    truto.says(*[b"<html>oops</html>"] * 4, status=status)
+
+    with pytest.raises(TrutoUnavailable, match=str(status)) as failure:
+        ask(api, RUN)
+
+    assert "oops" not in str(failure.value)
+    assert len(truto.asked) == 4
+    assert truto.waited == sorted(truto.waited)
+
+
+def test_a_run_is_never_started_twice(truto: Truto, api: TrutoApi) -> None:
+    truto.says({}, status=500)
+
+    with pytest.raises(TrutoUnavailable):
+        api.start_run({})
+
+    assert len(truto.asked) == 1
+
+
+def test_what_a_customers_saas_says_is_neither_told_nor_asked_again(truto: Truto, api: TrutoApi) -> None:
+    truto.says({"truto_is_remote_error": True, "message": "Ada Lovelace is unknown"}, status=502)
+
+    with pytest.raises(TrutoRefused, match="502") as refusal:
+        api.get_run(RUN)
+
+    assert "Ada" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("answer", [b"<html>a portal</html>", b"", b"[1]", b"null"])
+def test_an_answer_that_is_no_object_blames_the_address(truto: Truto, api: TrutoApi, answer: bytes) -> None:
+    truto.says(answer)
+
+    with pytest.raises(TrutoRefused, match="TRUTO_API_URL"):
+        api.get_run(RUN)
+
+
+def test_an_object_that_is_no_run_is_told(truto: Truto, api: TrutoApi) -> None:
+    truto.says({"status": "running"})
+
+    with pytest.raises(TrutoRefused, match="no sync job run"):
+        api.get_run(RUN)
+
+
+def test_an_address_where_nobody_answers_is_told_after_four_attempts() -> None:
+    waited: list[float] = []
+
+    with (
+        Client(f"http://127.0.0.1:{free_port()}", TOKEN, sleep=waited.append) as client,
+        pytest.raises(TrutoUnavailable, match=r"127\.0\.0\.1 cannot be reached"),
+    ):
+        TrutoApi(client).start_run({})
+
+    assert len(waited) == 3
+
+
+def test_an_id_cannot_lead_elsewhere(truto: Truto, api: TrutoApi) -> None:
+    truto.says({"id": "x"})
+
+    api.get_run("../webhook/1?x=y")
+
+    assert truto.asked == [("GET", "/sync-job-run/..%2Fwebhook%2F1%3Fx%3Dy")]
+
+
+def test_lists_are_read_to_their_end(truto: Truto, api: TrutoApi) -> None:
+    truto.says({"results": [{"id": "1"}, {"id": "2"}], "next_cursor": "a&b"})
+    truto.says({"result": [{"id": "3"}, "odd", {}], "next_cursor": None})
+
+    assert [run.id for run in api.list_runs({"status": "running"})] == ["1", "2", "3"]
+    assert truto.asked == [
+        ("GET", "/sync-job-run?status=running&limit=100"),
+        ("GET", "/sync-job-run?status=running&limit=100&next_cursor=a%26b"),
+    ]
+
+
+def test_a_cursor_that_comes_again_ends_the_list(truto: Truto, api: TrutoApi) -> None:
+    truto.says(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
+
+    assert [run.id for run in api.list_runs({})] == ["1", "1"]
