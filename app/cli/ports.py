@@ -12,13 +12,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int) -> None:
-    """Raise ConfigError where something listens on a port already, which would answer in our place."""
+def require_free(port: int, *, named: str = "PORT") -> None:
+    """Raise ConfigError where something listens on a port already, which would answer in our place.
+
+    named: the setting or option that it comes from.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104  # as the web server will
         except OSError as error:
-            raise ConfigError(
-                [f"PORT: {port} cannot be had ({error.strerror}). Stop what listens there, or set another."]
-            ) from error
+            complaint = f"{named}: {port} cannot be had ({error.strerror})."
+            raise ConfigError([f"{complaint} Stop what listens there, or set another."]) from error

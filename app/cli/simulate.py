@@ -4,7 +4,8 @@ import json
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,14 @@ import httpx
 
 from app.cli import UNREACHABLE
 from app.cli.development import known_development_secret
+from app.cli.ports import require_free
 from app.cli.progress import progress_bar
 from app.config import read_environment, read_settings
 from app.errors import ConfigError
+from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.run import RunReport
+from app.simulator.simulate import Stage
 from app.simulator.simulate import simulate as play
 
 _share = partial(click.option, type=click.FloatRange(0, 1), default=0.0, show_default=True)
@@ -63,10 +67,34 @@ def _resources(_context: click.Context, _option: click.Parameter, given: Sequenc
     help="How signatures are written.",
 )
 @click.option("--format/--no-format", "with_format", default=True, help="Spell out format=sha256 or not.")
+@click.option(
+    "--pause",
+    "pause_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Seconds before each page.",
+)
+@click.option(
+    "--api-port", type=click.IntRange(1, 65535), help="Answer Truto's API on this port while the runs play."
+)
+@click.option("--api-token", default="simulated", show_default=True, help="What the API wants to be shown.")
 @click.option("--seed", help="The same seed sends the same runs.  [default: another each time]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def simulate(url: str | None, secret: str | None, seed: str | None, *, as_json: bool, **options: Any) -> None:
+def simulate(
+    url: str | None,
+    secret: str | None,
+    seed: str | None,
+    api_port: int | None,
+    api_token: str,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Play Truto: sync job runs over real HTTP, signed, page after page, with its retries.
+
+    With --api-port, `rapidbridge runs` can look at them and stop them meanwhile: set TRUTO_API_URL to
+    http://127.0.0.1:<port> and TRUTO_API_TOKEN to the token.
 
     Exits 1 if anything had to be dropped or a run was refused, 3 if nobody answered at all.
     """
@@ -77,7 +105,10 @@ def simulate(url: str | None, secret: str | None, seed: str | None, *, as_json: 
     target = url or f"http://127.0.0.1:{settings.port}/webhooks/truto"
     plan = Plan(url=target, secret=key, seed=seed or secrets.token_hex(8), **options)
     _check_reachable(target)
-    reports = play_with_progress([plan])
+    if api_port:
+        require_free(api_port, named="--api-port")
+    api = partial(SimulatedApi, token=api_token, port=api_port) if api_port else None
+    reports = play_with_progress([plan], beside=api)
     answers = sum((report.answers for report in reports), Counter[str]())
     click.echo(json.dumps(_as_json(reports, answers))) if as_json else _print(reports, answers)
     if any(report.dropped or report.status == "refused" for report in reports):
@@ -92,10 +123,12 @@ def _check_reachable(url: str) -> None:
         sys.exit(UNREACHABLE)
 
 
-def play_with_progress(plans: Sequence[Plan]) -> list[RunReport]:
+def play_with_progress(
+    plans: Sequence[Plan], *, beside: Callable[[Stage], AbstractContextManager[object]] | None = None
+) -> list[RunReport]:
     """Play plans one after the other, with a progress bar where standard error is a terminal."""
     with progress_bar("sending records", sum(plan.records for plan in plans)) as bar:
-        return [report for plan in plans for report in play(plan, progress=bar.update)]
+        return [report for plan in plans for report in play(plan, progress=bar.update, beside=beside)]
 
 
 def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, Any]:

@@ -22,9 +22,10 @@ class Plan:
     records: fetched by all runs together. resources: (resource, method); `ticketing/comments` belong to the
     tickets of the same run. duplicates, reordering: shares of pages that are sent twice, or after the next
     one. changes: share of records that are newer versions of records fetched shortly before. record_errors:
-    of all runs together, batched in one event or one event each. stop_after: share of its pages after which a
-    run is stopped, or None. forged: requests that nobody signed, in between. first_backoff_s: doubled for
-    each of the three retries, at most 10 s. Raises ConfigError with everything that cannot be played.
+    of all runs together, batched in one event or one event each. pause_s: before each page. stop_after: share
+    of its pages after which a run is stopped, or None. forged: requests that nobody signed, in between.
+    first_backoff_s: doubled for each of the three retries, at most 10 s. Raises ConfigError with everything
+    that cannot be played.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Plan:
     batched_errors: bool = False
     stop_after: float | None = None
     forged: int = 0
+    pause_s: float = 0.0
     encoding: Literal["hex", "base64"] = "hex"
     with_format: bool = True
     first_backoff_s: float = 0.5
@@ -63,7 +65,7 @@ def _complaints(plan: Plan) -> Iterator[str]:
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
             yield f"{name}: {getattr(plan, name)} is too few. Give 1 or more."
-    for name in ("records", "record_errors", "forged", "first_backoff_s"):
+    for name in ("records", "record_errors", "forged", "first_backoff_s", "pause_s"):
         if getattr(plan, name) < 0:
             yield f"{name}: {getattr(plan, name)} is below 0. Give 0 or more."
     for name in ("duplicates", "reordering", "changes", "stop_after"):

@@ -1,5 +1,6 @@
 """One simulated run: its pages sent one after the other, and what must come of them."""
 
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class Run:
         self._progress = progress
         self._sender = sender
         self._errors_sent = self._forged_sent = 0
+        self._stopped = threading.Event()
         self._chance = Random(f"{plan.seed}/{number}")  # noqa: S311  # a repeatable play
         job = Random(f"{plan.seed}/job")  # noqa: S311
         account = Random(f"{plan.seed}/account/{number % plan.accounts}")  # noqa: S311
@@ -66,6 +68,10 @@ class Run:
             self._sync()
         return self.report
 
+    def stop(self) -> None:
+        """Have the run stopped before its next page, as by Truto's API; one that has ended stays as it is."""
+        self._stopped.set()
+
     def _sync(self) -> None:
         plan, chance = self._plan, self._chance
         errors, forged = (plan.share_of(number, self._number) for number in (plan.record_errors, plan.forged))
@@ -75,6 +81,8 @@ class Run:
         held_back: list[Page] = []
         again: list[bytes] = []
         for place, page in enumerate(islice(pages, stop_at)):
+            if self._stopped.wait(plan.pause_s):
+                break
             self.report.fetched[page.resource, page.method] += page.size
             if not held_back and place + 1 < stop_at and chance.random() < plan.reordering:
                 held_back.append(page)
@@ -86,10 +94,12 @@ class Run:
             self._send_forged(forged * (place + 1) // stop_at)
             if place % _UPDATE_EVERY_PAGES == 0:
                 self._tell("updated")
-        self._send_pages([], again)
-        self._send_errors(errors)
-        self._send_forged(forged)
-        self.report.status = "completed" if plan.stop_after is None else "stopped"
+        self._send_pages(held_back, again)
+        if not self._stopped.is_set():
+            self._send_errors(errors)
+            self._send_forged(forged)
+        is_stopped = self._stopped.is_set() or plan.stop_after is not None
+        self.report.status = "stopped" if is_stopped else "completed"
         self._tell(self.report.status)
 
     def _send_pages(self, pages: Sequence[Page], again: Sequence[bytes]) -> list[bytes]:
@@ -145,13 +155,13 @@ class Run:
 
     def _send_forged(self, due: int) -> None:
         for number in range(self._forged_sent, due):
-            body = self._writer.write("updated", self._as_truto_tells())[0]
+            body = self._writer.write("updated", self.describe())[0]
             of_another = sign(body, f"not {self._plan.secret}")
             self._sender.send_forged(body, (of_another, "", "format=sha256,v=forged")[number % 3])
         self._forged_sent = due
 
     def _tell(self, action: str) -> int:
-        body = self._writer.write(action, self._as_truto_tells())[0]
+        body = self._writer.write(action, self.describe())[0]
         return self._sender.send(body, may_be_refused=action == "started")
 
     def _ids(self) -> dict[str, str]:
@@ -162,10 +172,11 @@ class Run:
             "integrated_account_id": report.integrated_account_id,
         }
 
-    def _as_truto_tells(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
+        """Return the run as Truto's API and its lifecycle events tell it."""
         report = self.report
         stats: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        for (resource, method), fetched in report.fetched.items():
+        for (resource, method), fetched in list(report.fetched.items()):
             stats[resource][method] = {"fetched": fetched, "persisted": report.persisted[resource, method]}
         return {
             "id": report.sync_job_run_id,

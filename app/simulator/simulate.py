@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 
 from app.simulator.events import Clock
@@ -11,8 +12,42 @@ from app.simulator.run import Run, RunReport
 from app.simulator.sender import Sender, open_client
 
 
-def simulate(plan: Plan, *, progress: Callable[[int], None]) -> list[RunReport]:
-    """Play a plan; return a report a run. progress: told how many records were just sent."""
+class Stage:
+    """The runs that play, those included that are started meanwhile."""
+
+    def __init__(self, make: Callable[[int], Run], pool: ThreadPoolExecutor) -> None:
+        self._make = make
+        self._pool = pool
+        self._playing: list[Future[RunReport]] = []
+        self.runs: list[Run] = []
+
+    def start(self, *, account: str = "") -> Run:
+        """Have one more run played as soon as there is room. account: whose, instead of the plan's next."""
+        run = self._make(len(self.runs))
+        run.report.integrated_account_id = account or run.report.integrated_account_id
+        self.runs.append(run)
+        self._playing.append(self._pool.submit(run.play))
+        return run
+
+    def finish(self) -> list[RunReport]:
+        """Return the reports of all runs once they have ended."""
+        reports = []
+        # Grows while it is walked through: a run may be started while the last one plays.
+        for playing in self._playing:
+            reports.append(playing.result())  # noqa: PERF401
+        return reports
+
+
+def simulate(
+    plan: Plan,
+    *,
+    progress: Callable[[int], None],
+    beside: Callable[[Stage], AbstractContextManager[object]] | None = None,
+) -> list[RunReport]:
+    """Play a plan; return a report a run.
+
+    progress: told how many records were just sent. beside: entered while the runs play, with their stage.
+    """
     clock = Clock(lambda: datetime.now(UTC))
     lock = threading.Lock()
     cancelled = threading.Event()
@@ -22,11 +57,12 @@ def simulate(plan: Plan, *, progress: Callable[[int], None]) -> list[RunReport]:
             progress(records)
 
     with open_client(plan) as client, ThreadPoolExecutor(plan.parallel) as pool:
-        runs = [
-            Run(plan, number, clock, Sender(plan, client, cancelled), advance) for number in range(plan.runs)
-        ]
+        stage = Stage(lambda number: Run(plan, number, clock, Sender(plan, client, cancelled), advance), pool)
         try:
-            return list(pool.map(Run.play, runs))
+            with beside(stage) if beside else nullcontext():
+                for _ in range(plan.runs):
+                    stage.start()
+                return stage.finish()
         except BaseException:
             # The pool waits for its threads: without this, Ctrl-C takes effect when the last run is over.
             cancelled.set()
