@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from app.errors import ConfigError
 
 # Names that the contract reserves for parts which read them elsewhere: known, never "unknown".
-_RESERVED = ("TRUTO_API_TOKEN", "TRUTO_API_URL", "RETENTION_DAYS", "DASHBOARD_PASSWORD")
+_RESERVED = ("RETENTION_DAYS", "DASHBOARD_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,12 @@ def _redis_url(text: object) -> object:
     return text
 
 
+def _web_address(text: object) -> object:
+    if urlsplit(str(text)).scheme not in ("http", "https"):
+        raise ValueError("not https://… or http://…: set the address of Truto's API, or unset it")
+    return text
+
+
 class Settings(BaseModel):
     """What the processes run with; built once by `read_settings` and passed down."""
 
@@ -60,6 +66,10 @@ class Settings(BaseModel):
 
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_secrets)] = Field(
         default=(), alias="TRUTO_WEBHOOK_SECRET"
+    )
+    truto_api_token: str = Field(default="", alias="TRUTO_API_TOKEN", repr=False)
+    truto_api_url: Annotated[str, BeforeValidator(_web_address)] = Field(
+        default="https://api.truto.one", alias="TRUTO_API_URL"
     )
     database_url: Annotated[str, BeforeValidator(_database_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
@@ -150,6 +160,7 @@ _HOW_TO_SET = {
     "TRUTO_WEBHOOK_SECRET": (
         "Set it to the secret that Truto showed when the webhook was created (several: comma-separated)."
     ),
+    "TRUTO_API_TOKEN": "Set it to an API token of the environment that the runs belong to.",
     "REDIS_URL": "Set it to a Redis or Valkey server, or let `rapidbridge up` start one.",
 }
 

@@ -1,9 +1,10 @@
 """What the README says is so."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+import click
 from click import Context
 
 from app.cli import main
@@ -40,20 +41,36 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def test_every_command_is_described() -> None:
-    described = re.findall(r"^\| `rapidbridge (\w+)` \|", section("Commands"), re.MULTILINE)
+    named = re.findall(r"^\| `rapidbridge (\w+)( \w+)?.*?` \|", section("Commands"), re.MULTILINE)
 
-    assert described == sorted(described, key=["up", "demo", "simulate", "worker", "migrate"].index)
+    described = list(dict.fromkeys(name for name, _ in named))
+    assert described == sorted(described, key=["up", "demo", "simulate", "worker", "migrate", "runs"].index)
     assert sorted(described) == main.list_commands(Context(main))
+    groups = {name: main.get_command(Context(main), name) for name in described}
+    assert {(name, part.strip()) for name, part in named if part} == {
+        (name, part)
+        for name, group in groups.items()
+        if isinstance(group, click.Group)
+        for part in group.list_commands(Context(group))
+    }
 
 
-@pytest.mark.parametrize("name", main.list_commands(Context(main)))
-def test_every_command_and_option_says_what_it_is_for(name: str) -> None:
-    command = main.get_command(Context(main), name)
+def commands(group: click.Group) -> Iterator[click.Command]:
+    for name in group.list_commands(Context(group)):
+        command = group.get_command(Context(group), name)
+        assert command is not None
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands(command)
 
-    assert command is not None
-    assert command.help
-    for option in command.get_params(Context(command)):
-        assert option.to_info_dict().get("help"), f"{name} {option.name}"
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    assert isinstance(main, click.Group)
+    for command in commands(main):
+        assert command.help
+        for option in command.get_params(Context(command)):
+            is_argument = isinstance(option, click.Argument)
+            assert is_argument or option.to_info_dict().get("help"), f"{command.name} {option.name}"
 
 
 def test_the_routes_of_the_readme_are_routes() -> None:
