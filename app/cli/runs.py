@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -48,13 +48,16 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
     with _api() as api:
         if not yes:
             _confirm(api, run_ids)
-        stopped = [_stop(api, run_id) for run_id in run_ids]
-    if as_json:
-        click.echo(json.dumps(stopped))
-    else:
-        for line in stopped:
-            told = (line["sync_job_run_id"], line["status"] or "unknown", line["message"])
-            click.echo("  ".join(told).rstrip())
+        stopped: list[dict[str, Any]] = []
+        try:
+            for run_id in run_ids:
+                stopped.append(_stop(api, run_id))
+                if not as_json:
+                    _show(stopped[-1])
+        finally:
+            # Also where Truto is away from here on: what was stopped is stopped.
+            if as_json:
+                click.echo(json.dumps(stopped))
     if any(not line["is_stopped"] for line in stopped):
         sys.exit(1)
 
@@ -122,6 +125,11 @@ def _confirm(api: TrutoApi, run_ids: Sequence[str]) -> None:
         except TrutoRefused as error:
             click.echo(f"{run_id}  {error}")
     click.confirm("Stop this run?" if len(run_ids) == 1 else f"Stop these {len(run_ids)} runs?", abort=True)
+
+
+def _show(line: Mapping[str, Any]) -> None:
+    told = (line["sync_job_run_id"], line["status"] or "unknown", line["message"])
+    click.echo("  ".join(told).rstrip())
 
 
 def _stop(api: TrutoApi, run_id: str) -> dict[str, Any]:

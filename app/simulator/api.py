@@ -23,7 +23,8 @@ _Answer = tuple[int, Mapping[str, Any]]
 class SimulatedApi:
     """Answers on a port of this machine while it is entered; `token` must be shown with each request.
 
-    port: 0 takes a free one. faults: HTTP statuses that the next requests get instead of an answer.
+    port: 0 takes a free one. faults: HTTP statuses that the next requests get instead of an answer; 0 for one
+    that gets its answer.
     """
 
     def __init__(self, stage: Stage, token: str, *, port: int = 0, faults: Sequence[int] = ()) -> None:
@@ -65,8 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
         told = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if self.headers.get("Authorization") != f"Bearer {self.token}":
             self._send(401, {"message": "Unauthorized"})
-        elif self.faults:
-            self._send(self.faults.popleft(), {"message": "a fault on demand"})
+        elif self.faults and (status := self.faults.popleft()):
+            self._send(status, {"message": "a fault on demand"})
         else:
             self._send(*self._act(told))
 

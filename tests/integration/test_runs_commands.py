@@ -121,6 +121,19 @@ def test_what_cannot_be_stopped_is_named_and_the_rest_is_stopped(web: WebProcess
     assert [report.status for report in play.reports.result()] == ["stopped"]
 
 
+def test_what_was_stopped_before_truto_went_away_is_told(web: WebProcess) -> None:
+    # Looked at and stopped; then nothing but failures.
+    with playing(web, faults=(0, 0, *[500] * 4)) as play:
+        first, second = play.ids()
+
+        stopped = play.rapidbridge("stop", first, second, "--yes", "--json")
+        play.rapidbridge("stop", second, "--yes")
+
+    assert stopped.returncode == 3
+    assert [line["sync_job_run_id"] for line in json.loads(stopped.stdout)] == [first]
+    assert "500" in stopped.stderr
+
+
 def test_nothing_is_stopped_where_nobody_can_be_asked(web: WebProcess) -> None:
     with playing(web, runs=1) as play:
         refused = play.rapidbridge("stop", *play.ids())
