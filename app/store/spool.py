@@ -1,5 +1,6 @@
 """Where deliveries wait while the inbox cannot take them: a stream in Redis."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -104,8 +105,10 @@ def _arrival(fields: _Fields) -> Arrival:
     times = {name: datetime.fromisoformat(header[name]) for name in _TIMES if header[name]}
     # Fields that a newer release put there are dropped rather than fatal.
     known = {name: value for name, value in header.items() if name in Arrival.__dataclass_fields__}
-    kept = {"body": decompress(fields[b"body"]), "digest": bytes.fromhex(header["digest"])}
-    return Arrival(**{**known, **times, **kept})
+    body = decompress(fields[b"body"])
+    # What an earlier release spooled names none: it hashed the body itself.
+    digest = bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest()
+    return Arrival(**{**known, **times, "body": body, "digest": digest})
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

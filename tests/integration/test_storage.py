@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.queue import DeliveryQueue, connect
-from app.store.delivery import Arrival
+from app.store.delivery import Arrival, Receipt
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -292,6 +293,20 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
     assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     assert Inbox(store).count()["pending"] == 60
+
+
+def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
+    store: Store, harmed_redis: Redis
+) -> None:
+    spooled = body("of before", records=[{"id": "1"}])
+    header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
+    harmed_redis.xadd(KEY, {"header": json.dumps(header), "body": zlib.compress(spooled, 1)})
+    receipts: list[Receipt] = []
+
+    moved = Spool(harmed_redis).drain(lambda group: receipts.extend(Inbox(store).put(group)))
+
+    assert (moved, harmed_redis.xlen(KEY), harmed_redis.xlen(UNREADABLE_KEY)) == (1, 0, 0)
+    assert Inbox(store).read_body(receipts[0].delivery_id) == spooled
 
 
 def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_redis: Redis) -> None:
