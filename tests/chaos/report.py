@@ -18,7 +18,7 @@ def render(report: Report) -> str:
     lines += [f"| **{name}** | **{faults[name]:,}** |" for name in _FAULTS]
     lines += [f"| faults inflicted | {len(report.recoveries)} |"]
     lines += [f"| settled after the last delivery | {report.settled_s:.1f} s |"]
-    lines += [f"| ready at the end | {'yes' if report.is_ready else 'no'} |", ""]
+    lines += [f"| ready at the end | {report.unreadiness or 'yes'} |", ""]
     lines += ["| fault | times | recovered after, median | longest |", "|---|--:|--:|--:|"]
     lines += _recoveries(report.recoveries)
     return "\n".join([*lines, "", *report.findings.examples])

@@ -129,20 +129,21 @@ class Site:
         self.workers = Program(_WORKERS, tree, settings, folder / "workers.log")
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the service says that all is well."""
-        return self._says_ok("/readyz")
+    def unreadiness(self) -> str:
+        """What keeps the service from being ready, in its own words; "" where nothing does."""
+        return self._complaint("/readyz")
 
     @property
     def is_up(self) -> bool:
         """Whether the web process answers at all."""
-        return self._says_ok("/healthz")
+        return not self._complaint("/healthz")
 
-    def _says_ok(self, path: str) -> bool:
+    def _complaint(self, path: str) -> str:
         try:
-            return httpx.get(f"{self._url}{path}", timeout=10).status_code == 200
-        except httpx.HTTPError:
-            return False
+            answer = httpx.get(f"{self._url}{path}", timeout=10)
+        except httpx.HTTPError as error:
+            return type(error).__name__
+        return "" if answer.status_code == 200 else answer.text.strip()
 
 
 @contextmanager

@@ -53,17 +53,21 @@ class Soak:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it. settled_s: from the last delivery until nothing waited, or as long as was waited."""
+    """What came of it.
+
+    settled_s: from the last delivery until nothing waited, or as long as was waited. unreadiness: what
+    /readyz complained of in the end.
+    """
 
     findings: Findings
     recoveries: Sequence[Recovery]
     settled_s: float
-    is_ready: bool
+    unreadiness: str
 
     @property
     def is_fine(self) -> bool:
         """Whether nothing at all is wrong."""
-        return self.is_ready and not self.findings.faults
+        return not self.unreadiness and not self.findings.faults
 
 
 def run(soak: Soak, folder: Path) -> Report:
@@ -80,9 +84,9 @@ def run(soak: Soak, folder: Path) -> Report:
                 _inflict_all(soak, site, watch, traffic)
             soak.say("no more faults and deliveries: waiting for what is left")
             settled_s = _wait(lambda: watch.is_idle, soak.settle_s)
-        _wait(lambda: site.is_ready, _READY_S)
+        _wait(lambda: not site.unreadiness, _READY_S)
         soak.say(f"settled after {settled_s:.1f} s: comparing")
-        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, site.is_ready)
+        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, site.unreadiness)
         store.dispose()
     return report
 
