@@ -52,17 +52,24 @@ class RecordErrorRow:
 
 @dataclass(frozen=True, slots=True)
 class RunSeen:
-    """What a delivery says about its run; only a lifecycle event names status, status_at and run (JSON)."""
+    """What a delivery says about its run; only a lifecycle event names more than ids.
+
+    first_seen_at: when the delivery came. run: JSON. stopped_at: when it came, if it says that nothing more
+    is to come. refused: why, where it was refused.
+    """
 
     sync_job_run_id: str
     sync_job_id: str
     integrated_account_id: str
     environment_id: str
     first_seen_at: datetime
+    webhook_id: str = ""
     status: str = ""
     status_at: datetime | None = None
     status_rank: int = -1
     run: str | None = None
+    stopped_at: datetime | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,21 @@
 """What became of deliveries: outcomes per sink, dead records, record errors and runs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, and_, or_, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, select
 
 from app.store.engine import Store, one_statement, store_faults
-from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
-from app.store.schema import dead_records, outcomes, record_errors, runs
+from app.store.facts import DeadRecord, Outcome, RecordErrorRow, Settlement
+from app.store.runs import record_runs
+from app.store.schema import dead_records, outcomes, record_errors
+from app.store.upsert import Insert, insert_into
 from app.store.worklist import lock_pending, settle
 
 Fact = Outcome | DeadRecord | RecordErrorRow
-# Building a statement costs more than running it: each is built once.
-Insert = postgresql.Insert | sqlite.Insert
-_INSERTS: Mapping[str, Callable[[Table], Insert]] = {
-    "postgresql": postgresql.insert,
-    "sqlite": sqlite.insert,
-}
 
 
 class Ledger:
@@ -40,7 +35,7 @@ class Ledger:
             _upsert(connection, outcomes, [row for s in settlements for row in s.outcomes])
             _upsert(connection, dead_records, [row for s in settlements for row in s.dead_records])
             _upsert(connection, record_errors, [row for s in settlements for row in s.record_errors])
-            _record_runs(connection, [s.run for s in settlements if s.run])
+            record_runs(connection, [s.run for s in settlements if s.run])
             settle(connection, [s.verdict for s in settlements], now=now)
         return pending
 
@@ -56,38 +51,6 @@ class Ledger:
         return finished
 
 
-def _record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
-    """Note which runs exist and how they stand; an older event never overwrites a newer one's status."""
-    newest: dict[str, RunSeen] = {}
-    for sight in seen:
-        known = newest.get(sight.sync_job_run_id)
-        if known is None or _recency(known) <= _recency(sight):
-            newest[sight.sync_job_run_id] = sight
-    # In the order of the key: two workers that know the same runs must lock them in one order.
-    rows = [_row(newest[run_id]) for run_id in sorted(newest)]
-    if rows:
-        connection.execute(_run_statement(connection.dialect.name), rows)
-
-
-@cache
-def _run_statement(dialect: str) -> Insert:
-    statement = _INSERTS[dialect](runs)
-    new = statement.excluded
-    is_newer = and_(
-        new.status_at.is_not(None),
-        or_(
-            runs.c.status_at.is_(None),
-            tuple_(runs.c.status_at, runs.c.status_rank) <= tuple_(new.status_at, new.status_rank),
-        ),
-    )
-    changed = {c.name: new[c.name] for c in runs.c if c.name not in ("sync_job_run_id", "first_seen_at")}
-    return statement.on_conflict_do_update(index_elements=["sync_job_run_id"], set_=changed, where=is_newer)
-
-
-def _recency(sight: RunSeen) -> tuple[bool, datetime, int]:
-    return (sight.status_at is not None, sight.status_at or sight.first_seen_at, sight.status_rank)
-
-
 def _upsert(connection: Connection, table: Table, facts: Sequence[Fact]) -> None:
     if not facts:
         return
@@ -96,13 +59,14 @@ def _upsert(connection: Connection, table: Table, facts: Sequence[Fact]) -> None
     connection.execute(_upsert_statement(connection.dialect.name, table), rows)
 
 
+# Building a statement costs more than running it: each is built once.
 @cache
 def _upsert_statement(dialect: str, table: Table) -> Insert:
-    statement = _INSERTS[dialect](table)
+    statement = insert_into(dialect, table)
     keys = [column.name for column in table.primary_key]
     changed = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
-def _row(fact: Fact | RunSeen) -> dict[str, Any]:
+def _row(fact: Fact) -> dict[str, Any]:
     return {name: getattr(fact, name) for name in fact.__slots__}

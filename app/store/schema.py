@@ -118,12 +118,8 @@ Index(
     sqlite_where=text("settled_at IS NULL"),
     postgresql_where=text("settled_at IS NULL"),
 )
-Index(
-    PREFIX + "deliveries_run",
-    deliveries.c.sync_job_run_id,
-    deliveries.c.resource,
-    deliveries.c.method,
-)
+# When something last came of a run is asked every few seconds, of every run that is open.
+Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
 
 outcomes = Table(
     PREFIX + "outcomes",
@@ -137,6 +133,12 @@ outcomes = Table(
     _text("reason"),
     _text("message"),
     Column("updated_at", UtcDateTime, nullable=False),
+)
+Index(
+    PREFIX + "outcomes_failing",
+    outcomes.c.sink,
+    sqlite_where=text("state = 'failing'"),
+    postgresql_where=text("state = 'failing'"),
 )
 
 dead_records = Table(
@@ -173,7 +175,8 @@ runs = Table(
     _text("sync_job_id"),
     _text("integrated_account_id"),
     _text("environment_id"),
-    # created, running, rate_limited, completed, failed, stopped, deleted; "" while only batches were seen.
+    _text("webhook_id"),
+    # As Truto spells it, or refused; "" while only batches were seen.
     _text("status"),
     # The event that `status` and `run` come from: an older one never overwrites it.
     Column("status_at", UtcDateTime),
@@ -181,4 +184,76 @@ runs = Table(
     Column("first_seen_at", UtcDateTime, nullable=False),
     # The sync job run as Truto last sent it, JSON.
     Column("run", CleanText),
+    # When we first heard that nothing more is to come, because it was stopped or refused: what comes later is
+    # late.
+    Column("stopped_at", UtcDateTime),
+    # Why it was refused when it started.
+    _text("refused"),
+    # When it was found to have ended with nothing of it pending; NULL again as soon as more of it comes.
+    Column("settled_at", UtcDateTime),
+    # Why we want it stopped, and when Truto took that.
+    _text("stop_cause"),
+    Column("stop_asked_at", UtcDateTime),
+    # What Truto's log says of its pages, by resource, JSON.
+    Column("log", CleanText),
+)
+Index(
+    PREFIX + "runs_unsettled",
+    runs.c.first_seen_at,
+    sqlite_where=text("settled_at IS NULL"),
+    postgresql_where=text("settled_at IS NULL"),
+)
+Index(PREFIX + "runs_seen", runs.c.first_seen_at)
+
+notices = Table(
+    PREFIX + "notices",
+    metadata,
+    # Something that somebody may want to be told. The id is made of kind, subject and cause: once per cause.
+    Column("id", Uuid, primary_key=True),
+    Column("kind", CleanText, nullable=False),
+    # The run, sink or webhook that it is about.
+    Column("subject", CleanText, nullable=False),
+    Column("cause", CleanText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    # JSON, ready to be sent.
+    Column("told", CleanText, nullable=False),
+    # When what it tells of was over; what merely happened is over at once.
+    Column("over_at", UtcDateTime),
+    # When it was handed to every endpoint that wants it.
+    Column("posted_at", UtcDateTime),
+)
+# A sink that fails goes on failing: one notice for as long as it does.
+Index(
+    PREFIX + "notices_lasting",
+    notices.c.kind,
+    notices.c.subject,
+    unique=True,
+    sqlite_where=text("over_at IS NULL"),
+    postgresql_where=text("over_at IS NULL"),
+)
+Index(
+    PREFIX + "notices_unposted",
+    notices.c.at,
+    sqlite_where=text("posted_at IS NULL"),
+    postgresql_where=text("posted_at IS NULL"),
+)
+Index(PREFIX + "notices_subject", notices.c.subject, notices.c.at)
+
+posts = Table(
+    PREFIX + "posts",
+    metadata,
+    # One notice on its way to one endpoint: pending, sent or dead.
+    Column("notice_id", Uuid, primary_key=True),
+    Column("endpoint", CleanText, primary_key=True),
+    Column("state", CleanText, nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("due_at", UtcDateTime, nullable=False),
+    # What became of the last attempt.
+    _text("message"),
+)
+Index(
+    PREFIX + "posts_due",
+    posts.c.due_at,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
 )

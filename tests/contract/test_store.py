@@ -360,7 +360,7 @@ def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: Ledger, sto
 
 
 def seen(status: str, at_s: float, rank: int) -> RunSeen:
-    return RunSeen("run", "job", "a", "e", NOW, status, NOW + timedelta(seconds=at_s), rank, "{}")
+    return RunSeen("run", "job", "a", "e", NOW, "w", status, NOW + timedelta(seconds=at_s), rank, "{}")
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -1,0 +1,241 @@
+"""The sync job runs: what is known of each, and what was found out about it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    RowMapping,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from app.store.engine import Store, one_statement, store_faults
+from app.store.facts import RunSeen
+from app.store.schema import deliveries, runs
+from app.store.upsert import Insert, insert_into
+
+_FINAL_RANK = 2
+_IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
+# When something last came of it.
+_LAST_SEEN = (
+    select(func.max(deliveries.c.received_at))
+    .where(deliveries.c.sync_job_run_id == runs.c.sync_job_run_id)
+    .scalar_subquery()
+)
+_HAS_PENDING = exists().where(
+    deliveries.c.sync_job_run_id == runs.c.sync_job_run_id, deliveries.c.settled_at.is_(None)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """A run as the store knows it; see the table in `schema`. last_seen_at: of its newest delivery."""
+
+    sync_job_run_id: str
+    sync_job_id: str
+    integrated_account_id: str
+    environment_id: str
+    webhook_id: str
+    status: str
+    status_at: datetime | None
+    status_rank: int
+    first_seen_at: datetime
+    run: str | None
+    stopped_at: datetime | None
+    refused: str
+    settled_at: datetime | None
+    stop_cause: str
+    stop_asked_at: datetime | None
+    log: str | None
+    last_seen_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to come of it."""
+        return self.status_rank >= _FINAL_RANK
+
+
+_COLUMNS = [
+    *(runs.c[name] for name in KnownRun.__dataclass_fields__ if name != "last_seen_at"),
+    _LAST_SEEN.label("last_seen_at"),
+]
+
+
+class RunBook:
+    """The runs. Every method is one transaction and raises StoreUnavailable."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, run_id: str) -> KnownRun | None:
+        """Return a run; None where nothing of it was ever seen."""
+        return next(iter(self._read(runs.c.sync_job_run_id == run_id, most=1)), None)
+
+    def find(self, filters: Mapping[str, str], *, since: datetime | None, most: int) -> list[KnownRun]:
+        """Return the newest runs. filters: values of their columns, by name. since: when they were seen."""
+        conditions = [runs.c[name] == value for name, value in filters.items()]
+        conditions += [runs.c.first_seen_at >= since] if since else []
+        return self._read(*conditions, most=most)
+
+    def unsettled(self, *, most: int) -> list[KnownRun]:
+        """Return runs that nobody has found to be over yet, the oldest first."""
+        return self._read(runs.c.settled_at.is_(None), most=most, newest_first=False)
+
+    def note(self, seen: RunSeen) -> None:
+        """Write down what is known of a run from elsewhere than a delivery."""
+        with store_faults(), self._store.begin() as connection:
+            record_runs(connection, [seen])
+
+    def has_pending(self, run_id: str) -> bool:
+        """Whether deliveries of a run wait for their sinks."""
+        statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)
+        with store_faults(), one_statement(self._store) as connection:
+            return bool(connection.execute(statement).scalar())
+
+    def settle(self, run: KnownRun, *, now: datetime) -> bool:
+        """Note that a run is over; False where more of it has come meanwhile."""
+        statement = (
+            update(runs)
+            .where(
+                runs.c.sync_job_run_id == run.sync_job_run_id,
+                runs.c.settled_at.is_(None),
+                # Said by the same event as when we looked.
+                runs.c.status_at.is_not_distinct_from(literal(run.status_at, runs.c.status_at.type)),
+                ~_HAS_PENDING,
+            )
+            .values(settled_at=now)
+        )
+        return self._change(statement)
+
+    def note_log(self, run_id: str, log: str) -> None:
+        """Keep what Truto's log says of a run, JSON."""
+        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(log=log))
+
+    def want_stop(self, run_id: str, cause: str) -> bool:
+        """Note that a run is to be stopped, and why; False where that was known, or it has ended."""
+        statement = (
+            update(runs)
+            .where(
+                runs.c.sync_job_run_id == run_id, runs.c.stop_cause == "", runs.c.status_rank < _FINAL_RANK
+            )
+            .values(stop_cause=cause)
+        )
+        return self._change(statement)
+
+    def note_stop_asked(self, run_id: str, *, now: datetime) -> None:
+        """Note that Truto was asked to stop a run, and answered."""
+        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_asked_at=now))
+
+    def open(self, seen: RunSeen, *, heard_since: datetime) -> str | None:
+        """Note that a run starts, unless another of its job and account is open: then return that one's id.
+
+        heard_since: one of which nothing has come since then is taken for lost. Two that start at once are
+        asked one after the other.
+        """
+        other = (
+            select(runs.c.sync_job_run_id)
+            .where(
+                runs.c.sync_job_id == seen.sync_job_id,
+                runs.c.integrated_account_id == seen.integrated_account_id,
+                runs.c.sync_job_run_id != seen.sync_job_run_id,
+                runs.c.settled_at.is_(None),
+                runs.c.status_rank.in_((0, 1)),
+                func.coalesce(_LAST_SEEN, runs.c.first_seen_at) >= heard_since,
+            )
+            .limit(1)
+        )
+        with store_faults(), self._store.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                pair = f"{seen.sync_job_id}/{seen.integrated_account_id}"
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(hashtextextended(:pair, 0))"), {"pair": pair}
+                )
+            found: str | None = connection.execute(other).scalar()
+            if found is None:
+                record_runs(connection, [seen])
+        return found
+
+    def _read(self, *conditions: Any, most: int, newest_first: bool = True) -> list[KnownRun]:
+        order = runs.c.first_seen_at.desc() if newest_first else runs.c.first_seen_at
+        statement = select(*_COLUMNS).where(*conditions).order_by(order, runs.c.sync_job_run_id).limit(most)
+        with store_faults(), one_statement(self._store) as connection:
+            return [_known(row) for row in connection.execute(statement).mappings()]
+
+    def _change(self, statement: Any) -> bool:
+        with store_faults(), one_statement(self._store) as connection:
+            changed: int = connection.execute(statement).rowcount
+            return changed > 0
+
+
+def record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
+    """Note what deliveries say of their runs, as part of the caller's transaction.
+
+    Every event moves its run by its own time: an older one never overwrites what a newer one said. What comes
+    of a run that was found to be over makes it be looked at again.
+    """
+    sights: dict[tuple[str, datetime | None, int], RunSeen] = {}
+    for sight in seen:
+        sights.setdefault((sight.sync_job_run_id, sight.status_at, sight.status_rank), sight)
+    # In the order of the key: two workers that know the same runs must lock them in one order.
+    rows = [_row(sights[key]) for key in sorted(sights, key=lambda key: (key[0], str(key[1] or ""), key[2]))]
+    if rows:
+        connection.execute(_upsert(connection.dialect.name), rows)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    statement = insert_into(dialect, runs)
+    new, old = statement.excluded, runs.c
+    is_newer = and_(
+        new.status_at.is_not(None),
+        or_(
+            old.status_at.is_(None),
+            tuple_(old.status_at, old.status_rank) <= tuple_(new.status_at, new.status_rank),
+        ),
+    )
+
+    def unless_empty(name: str) -> tuple[Column[Any], Any]:
+        return old[name], case((new[name] != "", new[name]), else_=old[name])
+
+    changed = dict(unless_empty(name) for name in (*_IDS, "refused"))
+    changed |= {old[name]: case((is_newer, new[name]), else_=old[name]) for name in _OF_STATUS}
+    changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
+    changed[old.stopped_at] = func.coalesce(old.stopped_at, new.stopped_at)
+    changed[old.settled_at] = null()
+    says_more = or_(
+        is_newer,
+        old.settled_at.is_not(None),
+        and_(old.stopped_at.is_(None), new.stopped_at.is_not(None)),
+        *(and_(old[name] == "", new[name] != "") for name in _IDS),
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["sync_job_run_id"],
+        set_={column.name: value for column, value in changed.items()},
+        # Most batches say nothing new, and then cost no write.
+        where=says_more,
+    )
+
+
+_OF_STATUS: Sequence[str] = ("status", "status_at", "status_rank")
+
+
+def _row(seen: RunSeen) -> dict[str, Any]:
+    return {name: getattr(seen, name) for name in RunSeen.__slots__}
+
+
+def _known(row: RowMapping) -> KnownRun:
+    return KnownRun(**{name: row[name] for name in KnownRun.__dataclass_fields__})
