@@ -1,12 +1,13 @@
 """GET /healthz: the process lives. GET /readyz: it can store, workers live, nothing waits for too long."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import gevent
 from flask import Flask, Response, jsonify
 
-from app.errors import Retriable
+from app.errors import Retriable, StoreUnavailable
 from app.queue import DeliveryQueue
 from app.store.engine import Store
 from app.store.migrate import is_current
@@ -47,6 +48,9 @@ def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> 
 
 def _find(check: Callable[[], str]) -> str:
     try:
+        # A pooled connection that died while idle says nothing about the store: then it is asked once more.
+        with suppress(StoreUnavailable):
+            return check()
         return check()
     except Retriable as error:
         return str(error)

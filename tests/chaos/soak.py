@@ -84,11 +84,19 @@ def run(soak: Soak, folder: Path) -> Report:
                 _inflict_all(soak, site, watch, traffic)
             soak.say("no more faults and deliveries: waiting for what is left")
             settled_s = _wait(lambda: watch.is_idle, soak.settle_s)
-        _wait(lambda: not site.unreadiness, _READY_S)
+        unreadiness = _unreadiness(site)
         soak.say(f"settled after {settled_s:.1f} s: comparing")
-        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, site.unreadiness)
+        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, unreadiness)
         store.dispose()
     return report
+
+
+def _unreadiness(site: Site) -> str:
+    """Wait until the service is ready; return what it complains of if it never is."""
+    deadline = time.monotonic() + _READY_S
+    while (found := site.unreadiness) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return found
 
 
 @contextmanager

@@ -92,6 +92,16 @@ def assert_all_stored(store: Store, answers: list[Answer], bodies: list[bytes]) 
     assert stored == bodies
 
 
+def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Store) -> None:
+    def finding() -> object:
+        return httpx.get(f"{web.url}/readyz").json()["store"]
+
+    before = finding()
+    cut_connections(store)
+
+    assert (before, finding()) == ("ok", "ok")
+
+
 def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
     web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
