@@ -1,6 +1,6 @@
 """The sync job runs: what is known of each, and what was found out about it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -212,7 +212,10 @@ def _upsert(dialect: str) -> Insert:
         return old[name], case((new[name] != "", new[name]), else_=old[name])
 
     changed = dict(unless_empty(name) for name in (*_IDS, "refused"))
-    changed |= {old[name]: case((is_newer, new[name]), else_=old[name]) for name in _OF_STATUS}
+    changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
+    for name in ("status", "status_rank"):
+        # An event may say nothing of the status.
+        changed[old[name]] = case((and_(is_newer, new.status != ""), new[name]), else_=old[name])
     changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
     changed[old.stopped_at] = func.coalesce(old.stopped_at, new.stopped_at)
     changed[old.settled_at] = null()
@@ -228,9 +231,6 @@ def _upsert(dialect: str) -> Insert:
         # Most batches say nothing new, and then cost no write.
         where=says_more,
     )
-
-
-_OF_STATUS: Sequence[str] = ("status", "status_at", "status_rank")
 
 
 def _row(seen: RunSeen) -> dict[str, Any]:

@@ -17,6 +17,8 @@ _RANKS = {
     "completed": 2,
     "failed": 2,
     "stopped": 2,
+    # Ours: of a run that was refused when it started, until Truto says more.
+    "refused": 2,
     "deleted": 3,
 }
 _STATUS_OF_ACTION = {"started": "running"}
@@ -88,10 +90,20 @@ class SyncJobRun(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What Truto says it did for one resource and method, in records."""
+    """What Truto says it did for one resource and method, in records; None where it does not say."""
 
-    fetched: int
-    persisted: int
+    fetched: int | None
+    persisted: int | None
+
+    @property
+    def expected(self) -> int | None:
+        """How many must have arrived: the greater number, where they contradict each other."""
+        return max((count for count in (self.fetched, self.persisted) if count is not None), default=None)
+
+    @property
+    def undelivered(self) -> int:
+        """How many were fetched, but not taken by the receiver."""
+        return max(0, (self.fetched or 0) - self.persisted) if self.persisted is not None else 0
 
 
 def read_run(value: Any) -> SyncJobRun | None:
@@ -120,6 +132,8 @@ def status_of(action: str, run: SyncJobRun | None) -> str:
     """
     named = _STATUS_OF_ACTION.get(action, action if action in _RANKS else "")
     said = run.status if run and run.status else ""
+    if action == "rate_limited" and not is_final(said):
+        return action
     return named if rank(named) > rank(said) else said
 
 
@@ -134,7 +148,7 @@ def is_final(status: str) -> bool:
 
 
 def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:
-    """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is 0."""
+    """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is None."""
     return {
         (resource, method): Stats(_count(counts, "fetched"), _count(counts, "persisted"))
         for resource, methods in as_object(resource_stats).items()
@@ -142,6 +156,6 @@ def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str]
     }
 
 
-def _count(counts: Any, name: str) -> int:
+def _count(counts: Any, name: str) -> int | None:
     value = as_object(counts).get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

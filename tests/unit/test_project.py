@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "app.truto": ("app.errors", "app.truto"),
     "app.setup": ("app.errors", "app.config", "app.routes", "app.routes_file"),
     "app.store": ("app.errors", "app.truto", "app.store"),
+    "app.runs": ("app.errors", "app.routes", "app.truto", "app.store", "app.runs"),
     "app.simulator": ("app.errors", "app.truto", "app.simulator"),
     "app.web": (
         *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),

@@ -111,7 +111,8 @@ def test_what_has_no_id_is_no_run(value: object) -> None:
         ("stopped", None, "stopped"),
         ("completed", "running", "completed"),
         ("failed", "failed", "failed"),
-        ("rate_limited", "running", "running"),
+        ("rate_limited", "running", "rate_limited"),
+        ("rate_limited", "stopped", "stopped"),
         ("deleted", "completed", "deleted"),
         ("updated", "paused", "paused"),
         ("updated", None, ""),
@@ -143,4 +144,4 @@ def test_a_final_status_outranks_all_before_it() -> None:
     "odd", [None, [], "text", {"a": 1}, {"a": {"b": 1}}, {"a": {"b": {"fetched": "many"}}}]
 )
 def test_odd_stats_count_nothing(odd: Any) -> None:
-    assert all(stats == Stats(0, 0) for stats in read_stats(odd).values())
+    assert all(stats == Stats(None, None) for stats in read_stats(odd).values())

@@ -1,0 +1,186 @@
+"""Whether all that Truto fetched in a run is where it belongs, and what became of the rest. Pure."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from app.store.figures import Arrived, Figures, InSink
+from app.store.runs import KnownRun
+from app.truto.fields import as_object
+from app.truto.runs import Stats, read_stats
+
+Pair = tuple[str, str]
+_Group = TypeVar("_Group", Arrived, InSink)
+Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why records are not where they belong. records: how many; None where nobody can tell.
+
+    word: given_up (Truto got no 200 for their page), dead, unrouted, late (kept, because they came after a
+    stop), quarantined, stopped, refused, or unexplained.
+    """
+
+    word: str
+    records: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One resource and method of a run, in records.
+
+    fetched: what Truto counted; None where it does not say. written, dead: in the sink that has the fewest.
+    dropped: those that a route sends nowhere. missing: fetched, but not arrived. surplus: the opposite.
+    late: arrived after the run had been stopped. errors: record errors.
+    """
+
+    resource: str
+    method: str
+    fetched: int | None
+    arrived: int
+    written: int
+    dead: int
+    dropped: int
+    missing: int
+    surplus: int
+    late: int
+    errors: int
+    sinks: Sequence[InSink]
+    causes: Sequence[Cause]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A run, accounted for. record_errors: of all resources together."""
+
+    verdict: Verdict
+    lines: Sequence[Line]
+    record_errors: int
+
+    @property
+    def is_bad_news(self) -> bool:
+        """Whether records are not where they belong."""
+        return any(line.causes for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of one resource and method. log: what Truto's log adds up to."""
+
+    pair: Pair
+    expected: Stats
+    log: Mapping[str, int]
+    groups: Sequence[Arrived]
+    sinks: Sequence[InSink]
+    errors: int
+
+
+_UNKNOWN = Stats(None, None)
+
+
+def account_for(run: KnownRun, figures: Figures) -> Account:
+    """Compare what Truto says it fetched with what arrived, and that with what the sinks hold."""
+    expected, log = expected_of(run), _read_log(run)
+    groups, sinks, errors = _by_pair(figures.arrived), _by_pair(figures.sinks), figures.errors or {}
+    # What Truto fetched nothing of is no news where nothing came of it either.
+    fetched = {pair for pair, stats in expected.items() if stats.expected}
+    lines = []
+    for pair in sorted({*fetched, *groups, *errors}):
+        facts = _Facts(
+            pair,
+            expected.get(pair, _UNKNOWN),
+            log.get(pair, {}),
+            groups.get(pair, ()),
+            sinks.get(pair, ()),
+            errors.get(pair, 0),
+        )
+        lines.append(_line(run, facts))
+    pending = any(group.state == "pending" for group in figures.arrived)
+    return Account(_verdict(run, lines, is_pending=pending), lines, sum(errors.values()))
+
+
+def expected_of(run: KnownRun) -> Mapping[Pair, Stats]:
+    """Return what Truto counted: the run's own statistics, else what its log adds up to."""
+    stats = read_stats(_object(run.run).get("resource_stats"))
+    return stats or {pair: Stats(counts["fetched"], None) for pair, counts in _read_log(run).items()}
+
+
+def _line(run: KnownRun, facts: _Facts) -> Line:
+    arrived = sum(group.records for group in facts.groups)
+    records: Counter[str] = Counter()
+    for group in facts.groups:
+        records[group.state if group.is_written or group.state != "settled" else "dropped"] += group.records
+    fetched = facts.expected.expected
+    missing = max(0, fetched - arrived) if fetched is not None else 0
+    written = min((sink.written for sink in facts.sinks), default=0)
+    dead = max((sink.dead for sink in facts.sinks), default=0)
+    kept = {"dead": dead, "unrouted": records["unrouted"], "late": records["late"]}
+    is_settled = not any(group.state == "pending" for group in facts.groups)
+    astray = arrived - written - records["dropped"] - sum(kept.values()) if is_settled else 0
+    causes = [Cause(word, number) for word, number in kept.items() if number]
+    if run.has_ended:
+        causes += _causes_of_missing(run, missing, facts)
+        causes += [Cause("unexplained", abs(astray))] if astray else []
+    return Line(
+        *facts.pair,
+        fetched=fetched,
+        arrived=arrived,
+        written=written,
+        dead=dead,
+        dropped=records["dropped"],
+        missing=missing,
+        surplus=max(0, arrived - fetched) if fetched is not None else 0,
+        late=sum(group.late for group in facts.groups),
+        errors=facts.errors,
+        sinks=facts.sinks,
+        causes=causes,
+    )
+
+
+def _causes_of_missing(run: KnownRun, missing: int, facts: _Facts) -> Iterator[Cause]:
+    if any(group.state in ("quarantined", "dead") and not group.records for group in facts.groups):
+        # Nobody counted its records: it could not be read, or took its workers along.
+        yield Cause("quarantined", missing or None)
+        return
+    given_up = min(missing, facts.log.get("given_up", 0) or facts.expected.undelivered)
+    if given_up:
+        yield Cause("given_up", given_up)
+    if missing > given_up:
+        word = run.status if run.status in ("stopped", "refused") else "unexplained"
+        yield Cause(word, missing - given_up)
+
+
+def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool) -> Verdict:
+    if run.status == "refused" and not lines:
+        return "refused"
+    if not run.has_ended:
+        return "open"
+    if is_pending:
+        return "settling"
+    if any(cause.word != "dead" for line in lines for cause in line.causes):
+        return "incomplete"
+    # A resource of which only errors came need not be among what was fetched.
+    knows_all = all(line.fetched is not None for line in lines if line.arrived)
+    return "complete" if knows_all and (lines == [] or expected_of(run)) else "unknown"
+
+
+def _by_pair(groups: Sequence[_Group]) -> dict[Pair, list[_Group]]:
+    found: dict[Pair, list[_Group]] = {}
+    for group in groups:
+        found.setdefault((group.resource, group.method), []).append(group)
+    return found
+
+
+def _read_log(run: KnownRun) -> Mapping[Pair, Mapping[str, int]]:
+    return {
+        (resource, method): counts
+        for resource, methods in _object(run.log).items()
+        for method, counts in methods.items()
+    }
+
+
+def _object(text: str | None) -> dict[str, dict[str, dict[str, int]]]:
+    return as_object(json.loads(text)) if text else {}
