@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -81,6 +81,7 @@ class Settings(BaseModel):
     web_concurrency: int = Field(default=2, ge=1, le=64, alias="WEB_CONCURRENCY")
     worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
+    late_records: Literal["deliver", "keep"] = Field(default="deliver", alias="LATE_RECORDS")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
 
     @property

@@ -17,10 +17,11 @@ from app.errors import StoreUnavailable
 from app.store.delivery import Arrival, Delivery, Verdict
 from app.store.engine import open_store
 from app.store.facts import Outcome, RunSeen, Settlement
+from app.store.figures import read_figures
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
+from app.store.runs import RunBook
 from app.store.schema import deliveries, outcomes
-from app.store.totals import run_status, run_totals
 from app.store.worklist import Worklist
 from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vacuum
 from benchmarks.probe import Cost, Probe
@@ -115,9 +116,9 @@ class Site(AbstractContextManager["Site"]):
     def _look(self) -> None:
         run = run_id(random.randrange(self._runs))
         self._take("oldest pending", 1, self._worklist.oldest_pending)
-        totals = self._take("totals of a run", 1, lambda: run_totals(self._store, run))
-        assert sum(line.batches for line in totals) >= DELIVERIES_PER_RUN
-        self._take("status of a run", 1, lambda: run_status(self._store, run))
+        totals = self._take("totals of a run", 1, lambda: read_figures(self._store, [run]))
+        assert sum(group.batches for group in totals[run].arrived) >= DELIVERIES_PER_RUN
+        self._take("status of a run", 1, lambda: RunBook(self._store).get(run))
         self._take("read, any", 1, partial(self._inbox.read_body, self._any_of(run)))
 
     def _claim(self, ids: list[UUID]) -> list[Delivery]:

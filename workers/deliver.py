@@ -18,10 +18,12 @@ from app.store.engine import Store
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
+from app.store.runs import RunBook
 from app.store.worklist import Worklist
 from workers.bodies import Bodies
 from workers.reading import Content, read_content
 from workers.sinks.base import Sink
+from workers.stops import Stops
 from workers.verdicts import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
 from workers.writing import Writer
 
@@ -43,16 +45,24 @@ class Deliverer:
     """Delivers what the inbox holds to the sinks of its routes, and settles it; one job at a time.
 
     open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
-    name: whose the deliveries are meanwhile; by default this process's.
+    name: whose the deliveries are meanwhile; by default this process's. keep_late: do not write records that
+    came after their run had been stopped.
     """
 
     def __init__(
-        self, store: Store, routes: Routes, open_sink: Callable[[str], Sink], *, name: str = ""
+        self,
+        store: Store,
+        routes: Routes,
+        open_sink: Callable[[str], Sink],
+        *,
+        name: str = "",
+        keep_late: bool = False,
     ) -> None:
         self._name = name or worker_name(os.getpid())
         self._ledger = Ledger(store)
         self._inbox = Inbox(store)
         self._worklist = Worklist(store)
+        self._stops = Stops(RunBook(store)) if keep_late else None
         self._routes = routes
         self._writer = Writer(open_sink)
         self._unsettled: Sequence[UUID] = ()
@@ -86,6 +96,8 @@ class Deliverer:
         claimed = self._worklist.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
         finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
         bodies = Bodies(self._inbox, claimed)
+        if self._stops:
+            self._stops.read(claimed)
         results = []
         for delivery in claimed:
             if not self._writer.is_out_of_time and time.monotonic() - started < _BUDGET_S:
@@ -133,8 +145,12 @@ class Deliverer:
             dead_records=content.unreadable,
             record_errors=content.record_errors,
         )
+        if self._stops and content.run:
+            self._stops.note(content.run)
         if content.reason:
             return replace(result, verdict=conclude(delivery, "quarantined", 0, content.reason))
+        if self._stops and content.carries_records and self._stops.are_before(delivery):
+            return replace(result, verdict=conclude(delivery, "late", content.size, "after_stop"))
         if route is None and content.carries_records:
             return replace(result, verdict=conclude(delivery, "unrouted", content.size, "no_route"))
         if route is None:

@@ -65,7 +65,9 @@ def work(setup: Setup) -> None:
     """Run jobs until SIGTERM; the job at hand is finished first. Raises RedisError where Redis is away."""
     settings = setup.settings
     sinks = Sinks(setup.routes)
-    jobs.prepare(Deliverer(open_store(settings.database_url), setup.routes, sinks.open))
+    store = open_store(settings.database_url)
+    keep_late = settings.late_records == "keep"
+    jobs.prepare(Deliverer(store, setup.routes, sinks.open, keep_late=keep_late))
     worker = ReturningWorker(
         # One queue a worker: listening on two loses the job that a killed worker had just popped.
         [QUEUE_NAME],

@@ -85,6 +85,7 @@ def _run_seen(delivery: Delivery, body: bytes, action: str) -> RunSeen | None:
         integrated_account_id=delivery.integrated_account_id,
         environment_id=delivery.environment_id,
         first_seen_at=delivery.received_at,
+        webhook_id=delivery.webhook_id,
     )
     if delivery.event in (BATCH, ERRORS):
         return seen
@@ -98,6 +99,7 @@ def _run_seen(delivery: Delivery, body: bytes, action: str) -> RunSeen | None:
         status=status,
         status_at=delivery.created_at or delivery.received_at,
         status_rank=rank(status),
+        stopped_at=delivery.received_at if status == "stopped" else None,
         run=run.model_dump_json() if run else None,
     )
 

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.routes import default_routes
+from app.runs.completeness import account_for
 from app.simulator.records import digest
 from app.simulator.run import RunReport
 from app.store.engine import Store
+from app.store.figures import read_figures
 from app.store.inbox import Inbox
-from app.store.totals import count_record_errors, run_status, run_totals
+from app.store.runs import RunBook
 from workers.sinks.sql.audit import read_rows
 
 _ANSWERS = ("accepted", "duplicate", "quarantined", "refused", "unauthorized")
@@ -87,16 +89,20 @@ def examine(store: Store, database_url: str, reports: Sequence[RunReport], took_
 
 def _lines(store: Store, report: RunReport) -> RunLines:
     run_id = report.sync_job_run_id
-    totals = {(line.resource, line.method): line for line in run_totals(store, run_id)}
+    run = RunBook(store).get(run_id)
+    if run is None:
+        return RunLines(run_id, "unknown", 0, [])
+    account = account_for(run, read_figures(store, [run_id])[run_id])
+    known = {(line.resource, line.method): line for line in account.lines}
     lines = []
-    for resource, method in sorted({*report.fetched, *(pair for pair in totals if totals[pair].batches)}):
-        total = totals.get((resource, method))
+    for resource, method in sorted({*report.fetched, *(pair for pair in known if known[pair].arrived)}):
+        line = known.get((resource, method))
         fetched = report.fetched[resource, method]
-        arrived, written, dead = (total.arrived, total.written, total.dead) if total else (0, 0, 0)
+        arrived, written, dead = (line.arrived, line.written, line.dead) if line else (0, 0, 0)
         lines.append(
             ResourceLine(resource, method, fetched, arrived, written, dead, fetched - written - dead)
         )
-    return RunLines(run_id, run_status(store, run_id) or "unknown", count_record_errors(store, run_id), lines)
+    return RunLines(run_id, run.status, account.record_errors, lines)
 
 
 def _run_problems(run: RunLines, report: RunReport) -> Iterator[str]:

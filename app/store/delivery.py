@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused"]
+State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused", "late"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -56,6 +56,7 @@ class Delivery:
     received_at: datetime
     event_id: str
     event: str
+    webhook_id: str
     environment_id: str
     sync_job_id: str
     sync_job_run_id: str

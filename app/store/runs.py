@@ -100,6 +100,14 @@ class RunBook:
         with store_faults(), self._store.begin() as connection:
             record_runs(connection, [seen])
 
+    def stops(self, run_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return when these runs were stopped, those that were."""
+        statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
+            runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
+        )
+        with store_faults(), one_statement(self._store) as connection:
+            return {row.sync_job_run_id: row.stopped_at for row in connection.execute(statement)}
+
     def has_pending(self, run_id: str) -> bool:
         """Whether deliveries of a run wait for their sinks."""
         statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)

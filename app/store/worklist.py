@@ -42,7 +42,7 @@ class Worklist:
     def claim(self, ids: Sequence[UUID], *, holder: str, now: datetime, lease_s: float) -> list[Delivery]:
         """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt.
 
-        holder: whose it is meanwhile; not empty.
+        holder: whose it is meanwhile; not empty. They are returned in the order in which they came.
         """
         until = now + timedelta(seconds=lease_s)
         columns = [deliveries.c[name] for name in Delivery.__dataclass_fields__]
@@ -64,7 +64,7 @@ class Worklist:
         )
         with store_faults(), one_statement(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
-        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.id)
+        return sorted((_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
 
     def release(self, holder: str, *, now: datetime) -> int:
         """Make due at once what a worker held that is gone; return how many deliveries that were."""

@@ -16,11 +16,12 @@ from app.errors import StoreUnavailable
 from app.store.delivery import Arrival, Delivery, Verdict, identify
 from app.store.engine import Store, open_store
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
+from app.store.figures import Arrived, Figures, InSink, read_figures
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
 from app.store.migrate import VERSION_TABLE, is_current, migrate
-from app.store.schema import PREFIX, dead_records, metadata, record_errors, runs
-from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
+from app.store.runs import RunBook
+from app.store.schema import PREFIX, dead_records, metadata, record_errors
 from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
@@ -307,8 +308,11 @@ def test_settling_twice_leaves_the_ledger_as_if_once(inbox: Inbox, ledger: Ledge
     ledger.settle([settlement], now=NOW)
     ledger.settle([settlement], now=NOW)
 
-    assert run_totals(store, "run") == [ResourceTotals("crm/contacts", "list", "main", 1, 3, 2, 1, 0, 1)]
-    assert count_record_errors(store, "run") == 1
+    assert read_figures(store, ["run"])["run"] == Figures(
+        [Arrived("crm/contacts", "list", "settled", "", True, batches=1, records=3, late=0)],
+        [InSink("crm/contacts", "list", "main", records=3, written=2, dead=1)],
+        {("crm/contacts", "list"): 1},
+    )
     with store.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
         assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
@@ -332,7 +336,7 @@ def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
     assert ledger.finished_sinks([id_]) == {id_: {"main": done}}
 
 
-def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Ledger, store: Store) -> None:
+def test_figures_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Ledger, store: Store) -> None:
     first, second = (
         receipt.delivery_id
         for receipt in inbox.put([arrival(b"%d" % n, resource="tickets", method="list") for n in range(2)])
@@ -342,10 +346,14 @@ def test_totals_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Led
     failing = Outcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
     ledger.settle([Settlement(verdict(first, "pending", records=5), outcomes=[done, failing])], now=NOW)
 
-    assert run_totals(store, "run") == [
-        ResourceTotals("tickets", "list", "", 1, 0, 0, 0, 1, 0),
-        ResourceTotals("tickets", "list", "lake", 1, 5, 0, 0, 1, 0),
-        ResourceTotals("tickets", "list", "main", 1, 5, 5, 0, 1, 0),
+    figures = read_figures(store, ["run"])["run"]
+    assert sorted(figures.arrived, key=lambda group: group.records) == [
+        Arrived("tickets", "list", "pending", "", False, batches=1, records=0, late=0),
+        Arrived("tickets", "list", "pending", "", True, batches=1, records=5, late=0),
+    ]
+    assert sorted(figures.sinks, key=lambda sink: sink.sink) == [
+        InSink("tickets", "list", "lake", records=5, written=0, dead=0),
+        InSink("tickets", "list", "main", records=5, written=5, dead=0),
     ]
     assert ledger.finished_sinks([first, second])[first].keys() == {"main"}
 
@@ -356,7 +364,7 @@ def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: Ledger, sto
 
     ledger.settle([Settlement(verdict(receipt.delivery_id), record_errors=[error])], now=NOW)
 
-    assert run_totals(store, "run") == [ResourceTotals("crm/deals", "list", "", 0, 0, 0, 0, 0, 1)]
+    assert read_figures(store, ["run"])["run"] == Figures((), (), {("crm/deals", "list"): 1})
 
 
 def seen(status: str, at_s: float, rank: int) -> RunSeen:
@@ -382,10 +390,10 @@ def test_a_run_stands_as_its_newest_event_says(
     for group in groups:
         ledger.settle(group, now=NOW)
 
-    assert run_status(store, "run") == "completed"
-    with store.connect() as connection:
-        assert connection.execute(select(runs.c.sync_job_id)).scalar_one() == "job"
+    run = RunBook(store).get("run")
+    assert run
+    assert (run.status, run.sync_job_id) == ("completed", "job")
 
 
 def test_a_run_that_nobody_spoke_of_is_unknown(store: Store) -> None:
-    assert run_status(store, "run") is None
+    assert RunBook(store).get("run") is None

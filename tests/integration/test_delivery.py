@@ -17,10 +17,11 @@ from app.errors import OutOfTime, StoreUnavailable
 from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
+from app.store.figures import InSink, read_figures
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
-from app.store.totals import ResourceTotals, count_record_errors, run_status, run_totals
 from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
@@ -74,6 +75,11 @@ class Desk:
             row = connection.execute(statement.where(deliveries.c.id == delivery_id)).one()
         return row.state, row.reason, row.records
 
+    def status(self, run_id: str) -> str:
+        run = RunBook(self.store).get(run_id)
+        assert run
+        return run.status
+
     def rows(self, table: str) -> dict[str, Any]:
         with self.store.connect() as connection:
             found = connection.execute(text(f'SELECT "_key", "data" FROM {table}')).all()
@@ -97,8 +103,8 @@ def test_a_batch_becomes_rows_and_is_settled(desk: Desk) -> None:
 
     assert desk.state(delivery) == ("settled", "", 2)
     assert desk.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
-    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 2, 0, 0, 0)]
-    assert run_status(desk.store, "r") == ""
+    assert read_figures(desk.store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 2, 2, 0)]
+    assert desk.status("r") == ""
 
 
 def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> None:
@@ -136,7 +142,7 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> N
         6: ("not_object", hostile[6]),
         10: ("not_json", hostile[10]),
     }
-    assert run_totals(desk.store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 11, 5, 6, 0, 0)]
+    assert read_figures(desk.store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 11, 5, 6)]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,8 @@ def test_record_errors_become_rows_of_their_own(desk: Desk) -> None:
     states = [desk.state(desk.deliver("sync_job_run:record_error", payload)) for payload in (one, many)]
 
     assert states == [("settled", "", 0)] * 2
-    assert count_record_errors(desk.store, "r") == 4
+    errors = read_figures(desk.store, ["r"])["r"].errors
+    assert errors == {("a", "list"): 1, ("b", "get"): 1, ("", ""): 2}
     with desk.store.connect() as connection:
         found = {
             (row.resource, row.method, row.remote_status, row.message, row.raw)
@@ -189,7 +196,7 @@ def test_a_runs_life_is_followed_in_any_order(desk: Desk) -> None:
         payload = json.dumps({"id": "r", "status": status, "resource_stats": {"x": {}}})
         desk.deliver(f"sync_job_run:{action}", payload, id_=action, created_at=f"2026-11-24T{time}Z")
 
-    assert run_status(desk.store, "r") == "stopped"
+    assert desk.status("r") == "stopped"
 
 
 def test_what_no_route_takes_is_kept_as_unrouted(store: Store, store_url: str) -> None:
@@ -268,7 +275,7 @@ def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Store, sto
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
     assert desk.state(delivery) == ("dead", "table_reserved", 2)
-    assert run_totals(store, "r") == [ResourceTotals("crm/contacts", "list", "main", 1, 2, 0, 2, 0, 0)]
+    assert read_figures(store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 2, 0, 2)]
     desk.sinks.close()
 
 
@@ -282,8 +289,9 @@ def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> Non
         list(workers.map(lambda number: desk.worker(f"{number}").deliver(ids), range(8)))
 
     assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
-    [totals] = run_totals(desk.store, "r")
-    assert (totals.batches, totals.arrived, totals.written) == (40, 40, 40)
+    figures = read_figures(desk.store, ["r"])["r"]
+    assert figures.sinks == [InSink("crm/contacts", "list", "main", 40, 40, 0)]
+    assert [group.batches for group in figures.arrived] == [40]
 
 
 @pytest.mark.parametrize(("lost", "state"), [(0, "settled"), (2, "settled"), (3, "dead")])
@@ -370,3 +378,23 @@ def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk:
 def _rename(store: Store, table: str, name: str) -> None:
     with store.begin() as connection:
         connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
+
+
+@pytest.mark.parametrize(("keep_late", "state"), [(False, "settled"), (True, "late")])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_after_a_stop_is_delivered_or_kept_as_it_is_set(
+    desk: Desk, *, keep_late: bool, state: str, together: bool
+) -> None:
+    early = desk.put("sync_job_run:record", batch('[{"id": "early"}]'), id_="1")
+    stop = desk.put("sync_job_run:updated", '{"id": "r", "status": "stopped"}', id_="2")
+    late = desk.put("sync_job_run:record", batch('[{"id": "late"}]'), id_="3")
+    deliverer = Deliverer(desk.store, desk.routes, desk.sinks.open, keep_late=keep_late)
+
+    for ids in [[early, stop, late]] if together else [[stop], [late], [early]]:
+        deliverer.deliver(ids)
+
+    assert desk.state(early) == ("settled", "", 1)
+    assert desk.state(late)[0] == state
+    assert ("late" in desk.rows("crm_contacts")) != keep_late
+    [*groups] = read_figures(desk.store, ["r"])["r"].arrived
+    assert sum(group.late for group in groups) == 1

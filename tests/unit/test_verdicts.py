@@ -9,7 +9,9 @@ from app.store.facts import Outcome
 from workers.verdicts import cause_of, judge, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-DELIVERY = Delivery(UUID(int=1), NOW, "e", "sync_job_run:record", "", "", "", "", "", "", None, 0, attempts=1)
+DELIVERY = Delivery(
+    UUID(int=1), NOW, "e", "sync_job_run:record", "", "", "", "", "", "", "", None, 0, attempts=1
+)
 
 
 def outcome(state: str, reason: str = "") -> Outcome:
