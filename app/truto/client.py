@@ -16,7 +16,8 @@ _FIRST_BACKOFF_S = 0.5
 # Truto asks for 10 s. Whoever is asked for more gets an error to act on, not a command that seems to hang.
 _LONGEST_WAIT_S = 30.0
 # Done twice is as good as once: asked again also where it may have been done although no answer came.
-_SAFE_TWICE = frozenset({"GET", "DELETE"})
+# A PATCH sets members to values.
+_SAFE_TWICE = frozenset({"GET", "DELETE", "PATCH"})
 _LONGEST_MESSAGE = 200
 _HINTS = {
     400: "it does not take what it was asked",

@@ -36,6 +36,11 @@ def as_time(value: Any) -> datetime | None:
         return None
 
 
+def as_count(value: Any) -> int | None:
+    """Return a whole number from 0, and None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """Return an object, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import to_json
 
-from app.truto.fields import as_object, as_text, as_time
+from app.truto.fields import as_count, as_object, as_text, as_time
 
 _RANKS = {
     "created": 0,
@@ -150,12 +150,9 @@ def is_final(status: str) -> bool:
 def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:
     """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is None."""
     return {
-        (resource, method): Stats(_count(counts, "fetched"), _count(counts, "persisted"))
+        (resource, method): Stats(
+            *(as_count(as_object(counts).get(name)) for name in ("fetched", "persisted"))
+        )
         for resource, methods in as_object(resource_stats).items()
         for method, counts in as_object(methods).items()
     }
-
-
-def _count(counts: Any, name: str) -> int | None:
-    value = as_object(counts).get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from threading import Thread
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -12,7 +14,9 @@ from app.cli.ports import free_port
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
 from app.truto.client import Client
+from app.truto.log import LogEntry, windows
 from app.truto.runs import Stats, read_stats
+from app.truto.webhooks import Webhook
 
 TOKEN = "8c0ff23e-never-shown"
 RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
@@ -270,3 +274,157 @@ def test_a_cursor_that_comes_again_ends_the_list(truto: Truto, api: TrutoApi) ->
     truto.says(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
 
     assert [run.id for run in api.list_runs({})] == ["1", "1"]
+
+
+HOOK = "05daecaf-4365-42e8-8370-8127de5dd717"
+# As Truto's own examples show one.
+DOCUMENTED_HOOK = {
+    "id": HOOK,
+    "target_url": "https://example.com/webhooks/truto",
+    "is_active": False,
+    "event_types": ["sync_job_run:completed", "sync_job_run:failed"],
+    "environment_id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
+    "created_at": "2024-09-01 10:00:00",
+    "updated_at": "2024-09-01 10:00:00",
+}
+
+
+def test_a_webhook_is_read_as_documented(truto: Truto, api: TrutoApi) -> None:
+    truto.says(DOCUMENTED_HOOK)
+
+    assert api.get_webhook(HOOK) == Webhook(
+        id=HOOK,
+        target_url="https://example.com/webhooks/truto",
+        is_active=False,
+        event_types=("sync_job_run:completed", "sync_job_run:failed"),
+    )
+    assert truto.asked == [("GET", f"/webhook/{HOOK}")]
+
+
+@pytest.mark.parametrize(
+    "rest", [{}, {"target_url": None, "is_active": "yes", "event_types": {"a": 1}, "secret": []}]
+)
+def test_a_webhook_may_tell_nothing_but_its_id(truto: Truto, api: TrutoApi, rest: dict[str, object]) -> None:
+    truto.says({"id": HOOK, **rest})
+
+    assert api.get_webhook(HOOK) == Webhook(HOOK)
+
+
+def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(truto: Truto, api: TrutoApi) -> None:
+    truto.says({**DOCUMENTED_HOOK, "secret": "once-only"})
+
+    created = api.create_webhook("https://example.com/webhooks/truto", ["sync_job_run:record"])
+
+    assert created.secret == "once-only"
+    assert "once-only" not in repr(created)
+    assert truto.asked == [("POST", "/webhook")]
+    assert json.loads(truto.bodies[0]) == {
+        "target_url": "https://example.com/webhooks/truto",
+        "is_active": True,
+        "event_types": ["sync_job_run:record"],
+    }
+
+
+def test_an_object_that_is_no_webhook_is_told_without_its_secret(truto: Truto, api: TrutoApi) -> None:
+    truto.says({"secret": "once-only"})
+
+    with pytest.raises(TrutoRefused, match="no webhook") as refusal:
+        api.create_webhook("https://example.com", [])
+
+    assert "once-only" not in str(refusal.value)
+
+
+def test_a_webhook_is_never_created_twice(truto: Truto, api: TrutoApi) -> None:
+    truto.says({}, status=502)
+
+    with pytest.raises(TrutoUnavailable):
+        api.create_webhook("https://example.com", [])
+
+    assert len(truto.asked) == 1
+
+
+def test_a_webhook_is_switched_on_though_truto_fails_once(truto: Truto, api: TrutoApi) -> None:
+    truto.says({}, status=502)
+    truto.says({**DOCUMENTED_HOOK, "is_active": True})
+
+    assert api.activate_webhook(HOOK).is_active is True
+    assert truto.asked == [("PATCH", f"/webhook/{HOOK}")] * 2
+    assert truto.bodies == [b'{"is_active":true}'] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [({"success": True}, True), ({"success": False}, False), ({}, False)]
+)
+def test_a_test_says_whether_the_receiver_took_it(
+    truto: Truto, api: TrutoApi, answer: dict[str, bool], expected: bool
+) -> None:
+    truto.says(answer)
+
+    assert api.test_webhook(HOOK) is expected
+    assert truto.asked == [("POST", "/webhook/test")]
+    assert json.loads(truto.bodies[0]) == {"id": HOOK}
+
+
+def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: Truto, api: TrutoApi) -> None:
+    lost = {"resource": "crm/contacts", "method": "list", "status": "failed", "num_records": 100}
+    lost |= {"webhook_successful": False, "webhook_status": 503, "retry_count": 3, "logs": []}
+    truto.says({"result": [lost], "next_cursor": "next"})
+    truto.says({"result": [{"resource": "deals", "num_records": 7, "status": "completed"}]})
+
+    entries = list(api.read_log(RUN, since=THEN, until=THEN + timedelta(hours=1)))
+
+    assert entries == [
+        LogEntry("crm/contacts", "list", 100, False, 503, 3, "failed"),
+        LogEntry("deals", "", 7, None, None, 0, "completed"),
+    ]
+    asked = [dict(parse_qsl(urlsplit(path).query)) for _, path in truto.asked]
+    assert asked[0] == {
+        "log_type": "rapid_bridge",
+        "log_type_filter[sync_job_run_id]": RUN,
+        "created_at[gt]": "2021-08-10T10:00:00.000Z",
+        "created_at[lt]": "2021-08-10T11:00:00.000Z",
+        "limit": "100",
+    }
+    assert asked[1] == {**asked[0], "next_cursor": "next"}
+
+
+def test_a_cursor_that_comes_again_ends_the_log(truto: Truto, api: TrutoApi) -> None:
+    truto.says(*[{"result": [{}], "next_cursor": "same"}] * 2)
+
+    assert len(list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1)))) == 2
+
+
+def test_log_entries_may_be_anything(truto: Truto, api: TrutoApi) -> None:
+    odd = {"resource": [], "method": {}, "status": True, "num_records": "7", "retry_count": -1}
+    odd |= {"webhook_successful": "yes", "webhook_status": "200"}
+    truto.says({"result": [None, 1, "x", [], {}, odd]})
+    truto.says({"result": {"resource": "crm/contacts"}})
+
+    found = [list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1))) for _ in range(2)]
+
+    assert found == [[LogEntry("", "", 0, None, None, 0, "")] * 2, []]
+
+
+def test_a_long_span_is_asked_for_a_month_at_a_time(truto: Truto, api: TrutoApi) -> None:
+    truto.says(*[{"result": [{"resource": str(place)}]} for place in range(3)])
+
+    found = [entry.resource for entry in api.read_log(RUN, since=THEN, until=THEN + timedelta(days=70))]
+
+    assert found == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("days", [0, 1, 30, 31, 60, 365.5])
+def test_windows_leave_no_instant_out(days: float) -> None:
+    until = (THEN + timedelta(days=days)).astimezone(timezone(timedelta(hours=2)))
+
+    found = [tuple(map(datetime.fromisoformat, window)) for window in windows(THEN, until)]
+
+    assert all(end - start <= timedelta(days=30) for start, end in found)
+    assert [found[0][0], found[-1][1]] == [THEN, until] if days else found == []
+    # Bounds are exclusive, and Truto's times are in milliseconds.
+    assert all(start + timedelta(milliseconds=1) == end for (_, end), (start, _) in pairwise(found))
+
+
+def test_nothing_is_asked_about_a_span_that_is_none(truto: Truto, api: TrutoApi) -> None:
+    assert list(api.read_log(RUN, since=THEN, until=THEN)) == []
+    assert truto.asked == []

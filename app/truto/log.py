@@ -1,0 +1,61 @@
+"""What Truto logs of a run: one entry for each delivery that it tried."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.truto.fields import as_count, as_text
+
+# Truto takes a month at most, and months differ.
+_LONGEST = timedelta(days=30)
+_INSTANT = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry of a run's log; every field may be missing at Truto, and is "", 0 or None then.
+
+    num_records: fetched, and delivered only if is_delivered. http_status: the receiver's last answer.
+    Source: docs/protocol.md, "The API".
+    """
+
+    resource: str
+    method: str
+    num_records: int
+    is_delivered: bool | None
+    http_status: int | None
+    retry_count: int
+    status: str
+
+
+def read_entry(value: Any) -> LogEntry | None:
+    """Read an entry from decoded JSON; None where it is no object."""
+    if not isinstance(value, dict):
+        return None
+    is_delivered = value.get("webhook_successful")
+    return LogEntry(
+        resource=as_text(value.get("resource")),
+        method=as_text(value.get("method")),
+        num_records=as_count(value.get("num_records")) or 0,
+        is_delivered=is_delivered if isinstance(is_delivered, bool) else None,
+        http_status=as_count(value.get("webhook_status")) or None,
+        retry_count=as_count(value.get("retry_count")) or 0,
+        status=as_text(value.get("status")),
+    )
+
+
+def windows(since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
+    """Yield what `created_at` must be after and before, for as many requests as a span of time takes.
+
+    since, until: aware.
+    """
+    while since < until:
+        end = min(since + _LONGEST, until)
+        yield _spell(since), _spell(end)
+        # Neither bound is part of its window: what was logged at this very end belongs to the next one.
+        since = end if end == until else end - _INSTANT
+
+
+def _spell(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
