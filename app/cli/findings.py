@@ -8,7 +8,7 @@ from typing import Any
 from app.routes import default_routes
 from app.runs.completeness import account_for
 from app.simulator.records import digest
-from app.simulator.run import RunReport
+from app.simulator.report import RunReport
 from app.store.engine import Store
 from app.store.figures import read_figures
 from app.store.inbox import Inbox

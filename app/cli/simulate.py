@@ -20,7 +20,7 @@ from app.config import read_environment, read_settings
 from app.errors import ConfigError
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
-from app.simulator.run import RunReport
+from app.simulator.report import RunReport
 from app.simulator.simulate import Stage
 from app.simulator.simulate import simulate as play
 
@@ -54,6 +54,9 @@ def _resources(_context: click.Context, _option: click.Parameter, given: Sequenc
 @_positive("--parallel", help="Runs at a time.")
 @_share("--duplicates", help="Share of pages sent twice, 0 to 1.")
 @_share("--reordering", help="Share of pages sent after the next one.")
+@_share("--lost", help="Share of pages that Truto gives up: fetched, never delivered.")
+@_count("--late", help="Pages of each run that arrive only after it has ended.")
+@click.option("--endless", is_flag=True, help="Never say that a run has ended.")
 @_share("--changes", help="Share of records fetched again, newer.")
 @_count("--record-errors", help="Errors that Truto reports.")
 @click.option("--batched-errors", is_flag=True, help="Report errors many to an event.")
@@ -96,7 +99,8 @@ def simulate(
     With --api-port, `rapidbridge runs` can look at them and stop them meanwhile: set TRUTO_API_URL to
     http://127.0.0.1:<port> and TRUTO_API_TOKEN to the token.
 
-    Exits 1 if anything had to be dropped or a run was refused, 3 if nobody answered at all.
+    Exits 1 if anything had to be dropped or a run was refused, 3 if nobody answered at all. What --lost gives
+    up was never sent, so it is not dropped.
     """
     settings = read_settings(read_environment())
     key = secret or next(iter(settings.secret_values), None) or known_development_secret()
@@ -139,6 +143,7 @@ def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, A
                 "status": report.status,
                 "record_errors": report.record_errors,
                 "dropped": report.dropped,
+                "lost": report.lost.total(),
                 "resources": [
                     {"resource": resource, "method": method, "fetched": fetched}
                     for (resource, method), fetched in report.fetched.items()
@@ -153,7 +158,9 @@ def _as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, A
 def _print(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
         run = click.style(f"run {report.sync_job_run_id}", bold=True)
-        click.echo(f"{run}  {report.status}, {report.record_errors} record errors, {report.dropped} dropped")
+        lost = f", {report.lost.total():,} records lost" if report.lost else ""
+        told = f"{report.record_errors} record errors, {report.dropped} dropped{lost}"
+        click.echo(f"{run}  {report.status}, {told}")
         for (resource, method), fetched in report.fetched.items():
             click.echo(f"  {resource:22} {method:8} {fetched:>8,} fetched")
     click.echo(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
-from uuid import UUID
+
+from app.simulator.ids import make_id
 
 
 class Clock:
@@ -23,13 +24,21 @@ class Clock:
             now = self._now()
             if self._last is not None:
                 now = max(now, self._last + timedelta(milliseconds=1))
-            self._last = now.replace(microsecond=now.microsecond // 1000 * 1000)
-            return self._last.strftime("%Y-%m-%dT%H:%M:%S.") + f"{self._last.microsecond // 1000:03d}Z"
+            self._last = _to_milliseconds(now)
+            return spell(self._last)
+
+    def now(self) -> datetime:
+        """Return the time in milliseconds, as Truto tells it; it may repeat."""
+        return _to_milliseconds(self._now())
 
 
-def make_id(chance: Random) -> str:
-    """Return a UUID, the next that this chance has to give."""
-    return str(UUID(int=chance.getrandbits(128), version=4))
+def spell(time: datetime) -> str:
+    """Write a UTC time as Truto does: ISO 8601 in milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+
+
+def _to_milliseconds(time: datetime) -> datetime:
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 class EventWriter:

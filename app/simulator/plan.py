@@ -20,12 +20,13 @@ class Plan:
     """Runs of a sync job against one receiver.
 
     records: fetched by all runs together. resources: (resource, method); `ticketing/comments` belong to the
-    tickets of the same run. duplicates, reordering: shares of pages that are sent twice, or after the next
-    one. changes: share of records that are newer versions of records fetched shortly before. record_errors:
-    of all runs together, batched in one event or one event each. pause_s: before each page. stop_after: share
-    of its pages after which a run is stopped, or None. forged: requests that nobody signed, in between.
-    first_backoff_s: doubled for each of the three retries, at most 10 s. Raises ConfigError with everything
-    that cannot be played.
+    tickets of the same run. duplicates, reordering, lost: shares of pages that are sent twice, after the next
+    one, or never. late: pages of each run that are sent only after it has ended. endless: nothing says that a
+    run has ended. changes: share of records that are newer versions of records fetched shortly before.
+    record_errors: of all runs together, batched in one event or one event each. pause_s: before each page.
+    stop_after: share of its pages after which a run is stopped, or None. forged: requests that nobody signed,
+    in between. first_backoff_s: doubled for each of the three retries, at most 10 s. Raises ConfigError with
+    everything that cannot be played.
     """
 
     url: str
@@ -39,6 +40,9 @@ class Plan:
     parallel: int = 1
     duplicates: float = 0.0
     reordering: float = 0.0
+    lost: float = 0.0
+    late: int = 0
+    endless: bool = False
     changes: float = 0.0
     record_errors: int = 0
     batched_errors: bool = False
@@ -65,10 +69,10 @@ def _complaints(plan: Plan) -> Iterator[str]:
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
             yield f"{name}: {getattr(plan, name)} is too few. Give 1 or more."
-    for name in ("records", "record_errors", "forged", "first_backoff_s", "pause_s"):
+    for name in ("records", "late", "record_errors", "forged", "first_backoff_s", "pause_s"):
         if getattr(plan, name) < 0:
             yield f"{name}: {getattr(plan, name)} is below 0. Give 0 or more."
-    for name in ("duplicates", "reordering", "changes", "stop_after"):
+    for name in ("duplicates", "reordering", "lost", "changes", "stop_after"):
         share = getattr(plan, name)
         if share is not None and not 0 <= share <= 1:
             yield f"{name}: {share} is not a share. Give a number from 0 to 1."

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 
 import httpx
 
@@ -13,6 +14,26 @@ _RETRIES = 3
 _LONGEST_BACKOFF_S = 10.0
 _TIMEOUT_S = 30.0
 _WORDS = {200: "accepted", 400: "refused", 401: "unauthorized"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How sending something ended.
+
+    http_status: of the last answer, 0 for none; anything but 200 was given up. retries: how many it took.
+    """
+
+    http_status: int
+    retries: int = 0
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the receiver took it."""
+        return self.http_status == 200
+
+
+# As of a receiver that was down for longer than Truto tries.
+GIVEN_UP = Outcome(500, _RETRIES)
 
 
 def open_client(plan: Plan) -> httpx.Client:
@@ -34,21 +55,21 @@ class Sender:
         self._cancelled = cancelled
         self.answers: Counter[str] = Counter()
 
-    def send(self, body: bytes, *, may_be_refused: bool = False) -> int:
-        """Deliver a body; return the last HTTP status, 0 for no answer: anything but 200 was given up.
+    def send(self, body: bytes, *, may_be_refused: bool = False) -> Outcome:
+        """Deliver a body, or give it up.
 
         may_be_refused: take a 400 for an answer as well, as Truto does for `started` alone.
         """
         plan = self._plan
         signature = sign(body, plan.secret, encoding=plan.encoding, with_format=plan.with_format)
-        http_status = 0
+        outcome = Outcome(0)
         for attempt in range(_RETRIES + 1):
             if attempt:
                 self._cancelled.wait(min(plan.first_backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S))
-            http_status = self._post(body, signature)
-            if http_status == 200 or (may_be_refused and http_status == 400):
+            outcome = Outcome(self._post(body, signature), attempt)
+            if outcome.is_delivered or (may_be_refused and outcome.http_status == 400):
                 break
-        return http_status
+        return outcome
 
     def send_forged(self, body: bytes, signature: str) -> None:
         """Send what Truto did not sign, once. signature: "" for none."""

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from app.simulator.events import Clock
 from app.simulator.plan import Plan
-from app.simulator.run import Run, RunReport
+from app.simulator.report import RunReport
+from app.simulator.run import Run
 from app.simulator.sender import Sender, open_client
 
 

@@ -85,7 +85,7 @@ class Traffic:
                 return
             # Known before it leaves: it may be stored without an answer.
             sent = self.sent[digest_of(body)]
-            if sender.send(body) == 200:
+            if sender.send(body).is_delivered:
                 sent.is_acknowledged = True
                 self.acknowledged += 1
                 self.acknowledged_at = datetime.now(UTC)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.cli.findings import examine
 from app.routes import default_routes
 from app.simulator.records import digest
-from app.simulator.run import RunReport
+from app.simulator.report import RunReport
 from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox

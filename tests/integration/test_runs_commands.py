@@ -18,7 +18,7 @@ import pytest
 from app.cli.ports import free_port
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
-from app.simulator.run import RunReport
+from app.simulator.report import RunReport
 from app.simulator.simulate import Stage, simulate
 from app.store.engine import open_store
 from app.store.migrate import migrate

@@ -4,13 +4,9 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,13 +19,13 @@ from app.cli.ports import free_port
 from app.errors import SignatureError
 from app.simulator.plan import Plan
 from app.simulator.records import digest, make_record
-from app.simulator.run import RunReport
+from app.simulator.report import RunReport
 from app.simulator.simulate import simulate
-from app.truto.signature import parse_header, verify
+from app.truto.signature import parse_header
+from tests.servers.obedient import SECRET, Receiver, receiver
 from tests.servers.receiver import ROOT, environment
 from tests.waiting import wait_until
 
-SECRET = "s"
 PLAN = Plan(
     url="http://receiver.invalid",
     secret=SECRET,
@@ -40,75 +36,7 @@ PLAN = Plan(
 )
 
 
-class Receiver:
-    """Keeps what it gets; answers what `answer` says of an event and how often it came.
-
-    said: the bodies of its answers, where they are not like ours.
-    """
-
-    def __init__(self, answer: Callable[[dict[str, Any], int], int], said: bytes | None) -> None:
-        self.bodies: list[bytes] = []
-        self.signatures: list[str] = []
-        self.forged: list[str] = []
-        self.said = said
-        self.url = ""
-        self._answer = answer
-        self._lock = threading.Lock()
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self.bodies]
-
-    @property
-    def actions(self) -> list[str]:
-        return [event["event"].partition(":")[2] for event in self.events]
-
-    def take(self, body: bytes, signature: str) -> tuple[int, str]:
-        try:
-            verify(body, signature, [SECRET])
-        except SignatureError:
-            self.forged.append(signature)
-            return 401, "unauthorized"
-        with self._lock:
-            seen = self.bodies.count(body)
-            self.bodies.append(body)
-            self.signatures.append(signature)
-        status = self._answer(json.loads(body), seen)
-        return status, {200: "duplicate" if seen else "accepted", 400: "refused"}.get(status, "unavailable")
-
-
-@contextmanager
-def receiver(
-    answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200, *, said: bytes | None = None
-) -> Iterator[Receiver]:
-    made = Receiver(answer, said)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Or every answer waits 40 ms for the acknowledgement of its own headers.
-        disable_nagle_algorithm = True
-
-        def do_POST(self) -> None:  # the library's name
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, word = made.take(body, self.headers.get("X-Truto-Signature", ""))
-            said = json.dumps({"status": word}).encode() if made.said is None else made.said
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_port}/webhooks/truto"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+COUNTS = ("fetched", "persisted")
 
 
 def play(to: Receiver, **changes: Any) -> list[RunReport]:
@@ -319,6 +247,60 @@ def test_reordered_pages_keep_their_time() -> None:
     assert any(later < earlier for earlier, later in pairwise(times))
 
 
+def test_lost_pages_are_fetched_and_never_sent() -> None:
+    with receiver() as to:
+        [report] = play(to, lost=0.4, duplicates=0.3, reordering=0.3)
+
+    arrived = {page["id"]: len(page["payload"]["records"]) for page in pages(to)}
+    assert 0 < report.lost.total() < 200
+    assert sum(arrived.values()) == report.persisted.total() == 200 - report.lost.total()
+    assert report.fetched == report.persisted + report.lost
+    assert (report.status, report.dropped, len(report.expected)) == ("completed", 0, sum(arrived.values()))
+    final = to.events[-1]["payload"]["resource_stats"]
+    assert {(name, "list"): stats["list"]["persisted"] for name, stats in final.items()} == {
+        pair: report.persisted[pair] for pair in report.fetched
+    }
+
+
+def test_the_same_seed_loses_the_same() -> None:
+    with receiver() as to:
+        first, second, third = (play(to, seed=seed, lost=0.5)[0].lost for seed in ("a", "a", "b"))
+
+    assert first == second != third
+
+
+@pytest.mark.parametrize(("changes", "ended"), [({}, "completed"), ({"stop_after": 0.5}, "stopped")])
+def test_the_last_pages_come_late_and_are_not_in_the_final_stats(changes: dict[str, Any], ended: str) -> None:
+    with receiver() as to:
+        [report] = play(to, late=3, lost=0.1, **changes)
+
+    assert to.actions[-4:] == [ended, "record", "record", "record"]
+    late = to.events[-3:]
+    final = next(event["payload"] for event in to.events if event["event"].endswith(ended))
+    told = {kind: sum(stats["list"][kind] for stats in final["resource_stats"].values()) for kind in COUNTS}
+    assert told["fetched"] == report.fetched.total()
+    assert told["persisted"] == report.persisted.total() - sum(len(e["payload"]["records"]) for e in late)
+    assert max(page["created_at"] for page in pages(to)) == late[-1]["created_at"]
+    assert (report.dropped, report.fetched) == (0, report.persisted + report.lost)
+
+
+def test_a_run_of_fewer_pages_than_are_late_ends_before_any_of_them() -> None:
+    with receiver() as to:
+        [report] = play(to, records=3, late=50)
+
+    assert to.actions == ["created", "started", "updated", "completed", *["record"] * 3]
+    assert report.persisted.total() == 3
+
+
+def test_an_endless_run_ends_without_a_word() -> None:
+    with receiver() as to:
+        [report] = play(to, endless=True)
+
+    assert set(to.actions) == {"created", "started", "record", "updated"}
+    assert {event["payload"].get("status") for event in to.events} == {"created", "running", None}
+    assert (report.status, report.persisted.total()) == ("completed", 200)
+
+
 def test_changes_come_again_newer_and_the_newest_is_expected() -> None:
     with receiver() as to:
         [report] = play(to, changes=0.4, reordering=0.5)
@@ -445,6 +427,19 @@ def test_the_command_prints_a_line_a_resource() -> None:
 
     assert ran.exit_code == 0
     assert ran.stdout.count("10 fetched") == 4
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_the_command_tells_what_was_lost_and_is_fine_with_it() -> None:
+    with receiver() as to:
+        as_object = command(to, "--lost", "1", "--late", "1", "--endless", "--json")
+        as_text = command(to, "--lost", "1")
+
+    assert (as_object.exit_code, as_text.exit_code) == (0, 0)
+    [run] = json.loads(as_object.stdout)["runs"]
+    assert (run["lost"], run["dropped"], run["status"]) == (40, 0, "completed")
+    assert "completed, 0 record errors, 0 dropped, 40 records lost" in as_text.stdout
+    assert (to.actions.count("record"), to.actions.count("completed")) == (0, 1)
 
 
 @pytest.mark.usefixtures("in_a_folder")

@@ -26,6 +26,8 @@ def complaints(**fields: Any) -> list[str]:
         {"parallel": 0},
         {"duplicates": 1.1},
         {"reordering": -0.1},
+        {"lost": 1.01},
+        {"late": -1},
         {"changes": 2},
         {"stop_after": 1.5},
         {"record_errors": -1},
