@@ -1,23 +1,24 @@
-"""The stand-in's side of Truto's API: runs are looked at, listed, started and stopped while they play."""
+"""The stand-in's side of Truto's API, over HTTP while the runs play."""
 
 import json
-import re
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from app.simulator.run import Run
+from app.simulator.answers import Answer, Request, read_request
+from app.simulator.api_log import answer_log
+from app.simulator.api_runs import answer_runs
+from app.simulator.api_webhooks import answer_webhooks
 from app.simulator.simulate import Stage
 
-_RUNS = "/sync-job-run"
-_RUN = re.compile(_RUNS + "/([^/]+)")
-_FILTERS = ("status", "sync_job_id", "integrated_account_id")
-
-_Answer = tuple[int, Mapping[str, Any]]
+_ROOMS: Mapping[str, Callable[[Stage, Request], Answer]] = {
+    "sync-job-run": answer_runs,
+    "log": answer_log,
+    "webhook": answer_webhooks,
+}
 
 
 class SimulatedApi:
@@ -33,7 +34,9 @@ class SimulatedApi:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="api", daemon=True).start()
+        # Looks this often whether it is to shut down.
+        often = {"poll_interval": 0.02}
+        threading.Thread(target=self._server.serve_forever, kwargs=often, name="api", daemon=True).start()
         return self
 
     def __exit__(
@@ -55,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PATCH(self) -> None:
+        self._answer()
+
     def do_DELETE(self) -> None:
         self._answer()
 
@@ -69,42 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.faults and (status := self.faults.popleft()):
             self._send(status, {"message": "a fault on demand"})
         else:
-            self._send(*self._act(told))
-
-    def _act(self, told: bytes) -> _Answer:
-        url = urlsplit(self.path)
-        if url.path == _RUNS and self.command == "GET":
-            return self._list({name: values[-1] for name, values in parse_qs(url.query).items()})
-        if url.path == _RUNS and self.command == "POST":
-            return self._start(told)
-        named = _RUN.fullmatch(url.path)
-        run = self._find(unquote(named[1])) if named and self.command in ("GET", "DELETE") else None
-        if run is None:
-            return 404, {"message": "Sync job run not found"}
-        if self.command == "DELETE":
-            run.stop()
-        return 200, run.describe()
-
-    def _find(self, run_id: str) -> Run | None:
-        return next((run for run in self.stage.runs if run.report.sync_job_run_id == run_id), None)
-
-    def _list(self, asked: Mapping[str, str]) -> _Answer:
-        limit, start = int(asked.get("limit", "100")), int(asked.get("next_cursor", "0"))
-        wanted = {name: asked[name] for name in _FILTERS if name in asked}
-        told = [run.describe() for run in self.stage.runs]
-        found = [run for run in told if all(run[name] == value for name, value in wanted.items())]
-        cursor = str(start + limit) if start + limit < len(found) else None
-        return 200, {"results": found[start : start + limit], "next_cursor": cursor}
-
-    def _start(self, told: bytes) -> _Answer:
-        try:
-            asked = json.loads(told)
-            job, account = asked["sync_job_id"], asked["integrated_account_id"]
-        except (ValueError, TypeError, KeyError):
-            return 422, {"message": "sync_job_id and integrated_account_id are required"}
-        if job not in {run.report.sync_job_id for run in self.stage.runs}:
-            return 404, {"message": "Sync job not found"}
-        return 200, self.stage.start(account=account).describe()
+            asked = read_request(self.command, self.path, told)
+            room = _ROOMS.get(asked.kind)
+            self._send(*(room(self.stage, asked) if room else (404, {"message": "Not found"})))
 
     def _send(self, status: int, answer: Mapping[str, Any]) -> None:
         body = json.dumps(answer).encode()

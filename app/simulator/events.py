@@ -42,7 +42,7 @@ def _to_milliseconds(time: datetime) -> datetime:
 
 
 class EventWriter:
-    """Writes the events of one run. chance: makes their ids, the same for the same seed."""
+    """Writes events to one webhook. chance: makes their ids, the same for the same seed."""
 
     def __init__(self, chance: Random, clock: Clock, *, environment_id: str, webhook_id: str) -> None:
         self._chance = chance
@@ -51,11 +51,18 @@ class EventWriter:
         self._webhook_id = webhook_id
 
     def write(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
-        """Return an event's body, and its created_at."""
+        """Return the body of a run's event, and its created_at."""
+        return self._write(f"sync_job_run:{action}", payload)
+
+    def write_test(self) -> bytes:
+        """Return the body of the event that Truto tests a webhook with."""
+        return self._write("test", {"foo": "bar"})[0]
+
+    def _write(self, event: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
         created_at = self._clock.next()
         envelope = {
             "id": make_id(self._chance),
-            "event": f"sync_job_run:{action}",
+            "event": event,
             "payload": payload,
             "environment_id": self._environment_id,
             "webhook_id": self._webhook_id,

@@ -1,31 +1,38 @@
 """Plays all runs of a plan, several at once where it says so."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from typing import Any
 
 from app.simulator.events import Clock
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import Run
 from app.simulator.sender import Sender, open_client
+from app.simulator.webhooks import Webhooks
 
 
 class Stage:
-    """The runs that play, those included that are started meanwhile."""
+    """The runs that play, those included that are started meanwhile, and the webhooks they could send to."""
 
-    def __init__(self, make: Callable[[int], Run], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, make: Callable[[int], Run], pool: ThreadPoolExecutor, webhooks: Webhooks) -> None:
+        self.webhooks = webhooks
         self._make = make
         self._pool = pool
         self._playing: list[Future[RunReport]] = []
         self.runs: list[Run] = []
 
-    def start(self, *, account: str = "") -> Run:
-        """Have one more run played as soon as there is room. account: whose, instead of the plan's next."""
+    def start(self, *, account: str = "", told: Mapping[str, Any] | None = None) -> Run:
+        """Have one more run played as soon as there is room.
+
+        account: whose, instead of the plan's next. told: what it is to say of itself beyond the plan.
+        """
         run = self._make(len(self.runs))
         run.report.integrated_account_id = account or run.report.integrated_account_id
+        run.told = told or {}
         self.runs.append(run)
         self._playing.append(self._pool.submit(run.play))
         return run
@@ -58,7 +65,11 @@ def simulate(
             progress(records)
 
     with open_client(plan) as client, ThreadPoolExecutor(plan.parallel) as pool:
-        stage = Stage(lambda number: Run(plan, number, clock, Sender(plan, client, cancelled), advance), pool)
+
+        def make(number: int) -> Run:
+            return Run(plan, number, clock, Sender(plan, client, cancelled), advance)
+
+        stage = Stage(make, pool, Webhooks(plan, clock))
         try:
             with beside(stage) if beside else nullcontext():
                 for _ in range(plan.runs):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ from app.errors import SignatureError
 from app.simulator.plan import Plan
 from app.simulator.records import digest, make_record
 from app.simulator.report import RunReport
-from app.simulator.simulate import simulate
+from app.simulator.simulate import Stage, simulate
 from app.truto.signature import parse_header
 from tests.servers.obedient import SECRET, Receiver, receiver
 from tests.servers.receiver import ROOT, environment
@@ -282,6 +284,28 @@ def test_the_last_pages_come_late_and_are_not_in_the_final_stats(changes: dict[s
     assert told["persisted"] == report.persisted.total() - sum(len(e["payload"]["records"]) for e in late)
     assert max(page["created_at"] for page in pages(to)) == late[-1]["created_at"]
     assert (report.dropped, report.fetched) == (0, report.persisted + report.lost)
+
+
+def test_pages_come_late_after_a_stop_that_nobody_planned() -> None:
+    stages: list[Stage] = []
+
+    @contextmanager
+    def beside(stage: Stage) -> Iterator[None]:
+        stages.append(stage)
+        yield
+
+    def answer(event: dict[str, Any], _seen: int) -> int:
+        if event["event"] == "sync_job_run:record":
+            stages[0].runs[0].stop()
+        return 200
+
+    with receiver(answer) as to:
+        [report] = simulate(replace(PLAN, url=to.url, late=2), progress=lambda _: None, beside=beside)
+
+    assert to.actions[-4:] == ["record", "stopped", "record", "record"]
+    assert to.actions.count("record") == 3
+    assert report.fetched == report.persisted
+    assert report.status == "stopped"
 
 
 def test_a_run_of_fewer_pages_than_are_late_ends_before_any_of_them() -> None:
