@@ -137,7 +137,8 @@ def _explain(error: DBAPIError) -> str:
     """Say what the database said without its details, which may quote a row."""
     fault = type(error.orig).__name__
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-    unmigrated = state == "42P01" or "no such table" in str(error.orig)
+    # A table or a column that is not there.
+    unmigrated = state in ("42P01", "42703") or "no such " in str(error.orig)
     hint = (
         "its tables are missing or old; run: rapidbridge migrate"
         if unmigrated

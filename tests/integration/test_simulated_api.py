@@ -182,7 +182,7 @@ def test_an_endless_run_has_ended_for_who_asks() -> None:
         run = play.api.get_run(play.run_id)
 
     assert (run.status, to.actions.count("completed")) == ("completed", 0)
-    persisted = sum(stats.persisted for stats in read_stats(run.resource_stats).values())
+    persisted = sum(stats.persisted or 0 for stats in read_stats(run.resource_stats).values())
     assert play.report.persisted.total() == 200 == persisted + len(to.events[-1]["payload"]["records"])
 
 

@@ -1,0 +1,67 @@
+"""rapidbridge runs show."""
+
+import json
+import sys
+from collections.abc import Iterator
+
+import click
+
+from app.cli.runs.asking import AS_JSON, run_id
+from app.cli.runs.listing import account_for_all
+from app.cli.runs.telling import as_json as told_as_json
+from app.cli.runs.telling import clock, printable, resource_lines, verdict_of
+from app.config import read_environment, read_settings
+from app.runs.completeness import Account
+from app.store.engine import open_store
+from app.store.runs import KnownRun, RunBook
+
+_WIDTH = 9
+
+
+@click.command()
+@click.argument("run", metavar="ID", callback=run_id)
+@AS_JSON
+def show(run: str, *, as_json: bool) -> None:
+    """Show a run: where it stands, and what became of its records.
+
+    \b
+    Example:
+      rapidbridge runs show 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
+    """
+    store = open_store(read_settings(read_environment()).database_url)
+    known = RunBook(store).get(run)
+    if known is None:
+        click.echo(f"Nothing of run {run} has ever arrived here.", err=True)
+        sys.exit(1)
+    [(known, account)] = account_for_all(store, [known])
+    if as_json:
+        click.echo(json.dumps(told_as_json(known, account), default=str))
+    else:
+        for line in run_lines(known, account):
+            click.echo(line)
+
+
+def run_lines(run: KnownRun, account: Account) -> Iterator[str]:
+    """Yield a run as `show` prints it."""
+    head = click.style(f"run {run.sync_job_run_id}", bold=True)
+    yield f"{head}  {run.status or 'unknown'}, {verdict_of(account)}"
+    facts = {
+        "job": printable(run.sync_job_id),
+        "account": printable(run.integrated_account_id),
+        "webhook": printable(run.webhook_id),
+        "seen": f"{clock(run.first_seen_at)} to {clock(run.last_seen_at)} UTC",
+        "settled": f"{clock(run.settled_at)} UTC" if run.settled_at else "",
+        "refused": printable(run.refused),
+        "stop": _stop(run),
+    }
+    yield from (f"  {name:{_WIDTH}}{value}" for name, value in facts.items() if value)
+    yield from resource_lines(account)
+
+
+def _stop(run: KnownRun) -> str:
+    if not run.stop_cause:
+        return ""
+    asked = (
+        f"Truto was asked at {clock(run.stop_asked_at)} UTC" if run.stop_asked_at else "Truto was not asked"
+    )
+    return f"{run.stop_cause}; {asked}"

@@ -1,0 +1,57 @@
+"""rapidbridge runs start."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from app.cli.runs.asking import AS_JSON, run_id, truto
+from app.errors import TrutoRefused
+
+
+@click.command()
+@click.option("--job", required=True, callback=run_id, help="The sync job's id.")
+@click.option("--account", required=True, callback=run_id, help="The integrated account's id.")
+@click.option("--webhook", required=True, callback=run_id, help="The id of the webhook that it sends to.")
+@click.option(
+    "--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument of the job: JSON, or text."
+)
+@click.option(
+    "--error-handling",
+    type=click.Choice(["fail_fast", "ignore", "batch"]),
+    help="What a failing request does to the run.  [default: the job's]",
+)
+@click.option(
+    "--ignore-previous-run",
+    is_flag=True,
+    help="Fetch everything again, not what changed since the last run. Expensive.",
+)
+@AS_JSON
+def start(job: str, account: str, webhook: str, args: Sequence[str], **options: Any) -> None:
+    """Start a run of a sync job for one account; prints its id."""
+    told: dict[str, Any] = {"sync_job_id": job, "integrated_account_id": account, "webhook_id": webhook}
+    if args:
+        told["args"] = dict(map(_argument, args))
+    if options["error_handling"]:
+        told["error_handling"] = options["error_handling"]
+    if options["ignore_previous_run"]:
+        told["ignore_previous_run"] = True
+    with truto() as api:
+        try:
+            run = api.start_run(told)
+        except TrutoRefused as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+    click.echo(run.model_dump_json() if options["as_json"] else run.id)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--arg")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

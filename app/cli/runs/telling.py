@@ -1,0 +1,114 @@
+"""How a run is told: to a person, and as JSON."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+
+from app.cli.tables import table_lines
+from app.runs.completeness import Account, Cause, Line
+from app.store.runs import KnownRun
+
+_COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
+_CAUSES = {
+    "given_up": "Truto gave their pages up: it got no 200 for them",
+    "dead": "no sink could hold them: they are kept in rapidbridge_dead_records",
+    "unrouted": "no route takes them: they are kept in the inbox",
+    "late": "they came after the run had been stopped, and LATE_RECORDS is keep",
+    "quarantined": "a page of them could not be read: it is kept in the inbox",
+    "stopped": "fetched, but not sent any more: the run was stopped",
+    "refused": "fetched although the run had been refused",
+    "unexplained": "neither the inbox nor what is known of Truto's log says why",
+}
+_HEAD = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
+
+
+def clock(time: datetime | None) -> str:
+    """Return a time as it is shown: in UTC, to the second."""
+    return f"{time:%Y-%m-%d %H:%M:%S}" if time else "-"
+
+
+def verdict_of(account: Account) -> str:
+    """Return the verdict, in colour where there is a terminal."""
+    return click.style(account.verdict, fg=_COLOURS.get(account.verdict))
+
+
+def printable(text: str) -> str:
+    """Return a name of Truto's without what would move the cursor."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
+def resource_lines(account: Account) -> Iterator[str]:
+    """Yield the table of a run's resources, and why what is missing is missing."""
+    rows = [
+        (
+            printable(line.resource) or "(none)",
+            printable(line.method),
+            line.fetched,
+            line.arrived,
+            line.written + line.dropped,
+            line.dead,
+            line.missing,
+            line.errors,
+        )
+        for line in account.lines
+    ]
+    if rows:
+        yield from table_lines(_HEAD, rows, indent=2)
+    for line in account.lines:
+        yield from (f"  {_place(line)}: {_explain(cause)}" for cause in line.causes)
+        if line.surplus:
+            yield f"  {_place(line)}: {line.surplus:,} more arrived than Truto counted"
+        if line.late:
+            yield f"  {_place(line)}: {line.late:,} arrived after the run had been stopped"
+        if line.dropped:
+            yield f"  {_place(line)}: {line.dropped:,} are sent nowhere, as their route says"
+        if len(line.sinks) > 1:
+            written = ", ".join(f"{sink.sink} {sink.written:,}" for sink in sorted(line.sinks, key=_name))
+            yield f"  {_place(line)}: written by sink: {written}"
+
+
+def as_json(run: KnownRun, account: Account) -> Mapping[str, Any]:
+    """Return a run and its account as `--json` prints them."""
+    return {
+        "sync_job_run_id": run.sync_job_run_id,
+        "sync_job_id": run.sync_job_id,
+        "integrated_account_id": run.integrated_account_id,
+        "environment_id": run.environment_id,
+        "webhook_id": run.webhook_id,
+        "status": run.status or None,
+        "verdict": account.verdict,
+        "is_bad_news": account.is_bad_news,
+        "refused": run.refused or None,
+        "stop_cause": run.stop_cause or None,
+        "first_seen_at": _iso(run.first_seen_at),
+        "last_seen_at": _iso(run.last_seen_at),
+        "stopped_at": _iso(run.stopped_at),
+        "settled_at": _iso(run.settled_at),
+        "record_errors": account.record_errors,
+        "resources": [asdict(line) for line in account.lines],
+    }
+
+
+def records_of(lines: Sequence[Line]) -> tuple[int, int]:
+    """Return how many records of a run arrived, and how many are missing."""
+    return sum(line.arrived for line in lines), sum(line.missing for line in lines)
+
+
+def _explain(cause: Cause) -> str:
+    number = "records of unknown number" if cause.records is None else f"{cause.records:,}"
+    return f"{number} {cause.word}: {_CAUSES[cause.word]}"
+
+
+def _place(line: Line) -> str:
+    return printable(f"{line.resource or '(none)'} {line.method}")
+
+
+def _name(sink: Any) -> str:
+    return str(sink.sink)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
