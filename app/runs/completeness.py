@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -83,8 +83,9 @@ _UNKNOWN = Stats(None, None)
 
 def account_for(run: KnownRun, figures: Figures) -> Account:
     """Compare what Truto says it fetched with what arrived, and that with what the sinks hold."""
-    expected, log = expected_of(run), _read_log(run)
     groups, sinks, errors = _by_pair(figures.arrived), _by_pair(figures.sinks), figures.errors or {}
+    log = _read_log(run, {*told_stats(run), *groups})
+    expected = _expected(run, log)
     # What Truto fetched nothing of is no news where nothing came of it either.
     fetched = {pair for pair, stats in expected.items() if stats.expected}
     lines = []
@@ -99,13 +100,18 @@ def account_for(run: KnownRun, figures: Figures) -> Account:
         )
         lines.append(_line(run, facts))
     pending = any(group.state == "pending" for group in figures.arrived)
-    return Account(_verdict(run, lines, is_pending=pending), lines, sum(errors.values()))
+    verdict = _verdict(run, lines, is_pending=pending, knows_any=bool(expected))
+    return Account(verdict, lines, sum(errors.values()))
 
 
-def expected_of(run: KnownRun) -> Mapping[Pair, Stats]:
+def told_stats(run: KnownRun) -> Mapping[Pair, Stats]:
+    """Return what the run itself says was fetched."""
+    return read_stats(_object(run.run).get("resource_stats"))
+
+
+def _expected(run: KnownRun, log: Mapping[Pair, Mapping[str, int]]) -> Mapping[Pair, Stats]:
     """Return what Truto counted: the run's own statistics, else what its log adds up to."""
-    stats = read_stats(_object(run.run).get("resource_stats"))
-    return stats or {pair: Stats(counts["fetched"], None) for pair, counts in _read_log(run).items()}
+    return told_stats(run) or {pair: Stats(counts["fetched"], None) for pair, counts in log.items()}
 
 
 def _line(run: KnownRun, facts: _Facts) -> Line:
@@ -153,7 +159,7 @@ def _causes_of_missing(run: KnownRun, missing: int, facts: _Facts) -> Iterator[C
         yield Cause(word, missing - given_up)
 
 
-def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool) -> Verdict:
+def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool, knows_any: bool) -> Verdict:
     if run.status == "refused" and not lines:
         return "refused"
     if not run.has_ended:
@@ -164,7 +170,7 @@ def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool) -> Verdi
         return "incomplete"
     # A resource of which only errors came need not be among what was fetched.
     knows_all = all(line.fetched is not None for line in lines if line.arrived)
-    return "complete" if knows_all and (lines == [] or expected_of(run)) else "unknown"
+    return "complete" if knows_all and (knows_any or not lines) else "unknown"
 
 
 def _by_pair(groups: Sequence[_Group]) -> dict[Pair, list[_Group]]:
@@ -174,12 +180,17 @@ def _by_pair(groups: Sequence[_Group]) -> dict[Pair, list[_Group]]:
     return found
 
 
-def _read_log(run: KnownRun) -> Mapping[Pair, Mapping[str, int]]:
-    return {
-        (resource, method): counts
-        for resource, methods in _object(run.log).items()
-        for method, counts in methods.items()
-    }
+def _read_log(run: KnownRun, known: Iterable[Pair]) -> Mapping[Pair, Mapping[str, int]]:
+    methods: dict[str, set[str]] = {}
+    for resource, method in known:
+        methods.setdefault(resource, set()).add(method)
+    found = {}
+    for resource, lines in _object(run.log).items():
+        for method, counts in lines.items():
+            # Truto's log may leave the method out; that of a resource with one method is plain.
+            [*only] = methods.get(resource, ())
+            found[resource, only[0] if not method and len(only) == 1 else method] = counts
+    return found
 
 
 def _object(text: str | None) -> dict[str, dict[str, dict[str, int]]]:

@@ -46,17 +46,16 @@ class Inquiry:
 
 def add_up(entries: Iterable[LogEntry]) -> dict[str, dict[str, dict[str, int]]]:
     """Sum a log up by resource and method: records fetched, and records given up. Pure."""
-    fetched: Counter[Pair] = Counter()
-    given_up: Counter[Pair] = Counter()
+    numbers: Counter[tuple[Pair, bool | None]] = Counter()
     for entry in entries:
         if entry.resource and entry.num_records:
-            fetched[entry.resource, entry.method] += entry.num_records
-            if entry.is_delivered is False:
-                given_up[entry.resource, entry.method] += entry.num_records
+            numbers[(entry.resource, entry.method), entry.is_delivered] += entry.num_records
     found: dict[str, dict[str, dict[str, int]]] = {}
-    for (resource, method), number in fetched.items():
-        counts = {"fetched": number, "given_up": given_up[resource, method]}
-        found.setdefault(resource, {})[method] = counts
+    for pair in {pair for pair, _ in numbers}:
+        taken, given_up = numbers[pair, True], numbers[pair, False]
+        # What says nothing of a delivery may tell of the fetch before it: not to be counted twice.
+        fetched = taken + given_up or numbers[pair, None]
+        found.setdefault(pair[0], {})[pair[1]] = {"fetched": fetched, "given_up": given_up}
     return found
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from app.errors import TrutoRefused
-from app.runs.completeness import Account, account_for, expected_of
+from app.runs.completeness import Account, account_for, told_stats
 from app.runs.inquiry import Inquiry
 from app.store.engine import Store
 from app.store.figures import read_figures
@@ -17,7 +17,7 @@ def reconcile(
 
     Raises StoreUnavailable and TrutoUnavailable. What Truto refuses to tell stays unknown.
     """
-    if inquiry and not (run.has_ended and expected_of(run)):
+    if inquiry and not (run.has_ended and told_stats(run)):
         run = _asked(inquiry, run, now)
     account = _account(store, run)
     if inquiry and run.has_ended and (account.verdict == "unknown" or _is_unexplained(account)):

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from app.runs.completeness import Account, Cause, account_for
+from app.runs.inquiry import add_up
 from app.store.figures import Arrived, Figures, InSink
 from app.store.runs import KnownRun
+from app.truto.log import LogEntry
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 CONTACTS = ("crm/contacts", "list")
@@ -164,6 +166,33 @@ def test_the_log_stands_in_for_figures_that_are_missing() -> None:
     log = {"crm/contacts": {"list": {"fetched": 100, "given_up": 0}}}
 
     assert account_for(run(log=log), landed(100)).verdict == "complete"
+
+
+def test_a_log_that_names_no_method_means_the_only_one() -> None:
+    log = {"crm/contacts": {"": {"fetched": 100, "given_up": 40}}}
+
+    assert causes(account_for(run(log=log), landed(60))) == [Cause("given_up", 40)]
+    assert causes(account_for(run(fetched(100), log=log), landed(60))) == [Cause("given_up", 40)]
+
+
+def test_a_log_is_added_up_by_what_was_delivered() -> None:
+    def entry(records: int, *, is_delivered: bool | None, resource: str = "a") -> LogEntry:
+        return LogEntry(resource, "list", records, is_delivered, None, 0, "")
+
+    added = add_up(
+        [
+            entry(10, is_delivered=None),
+            entry(10, is_delivered=True),
+            entry(5, is_delivered=False),
+            entry(7, is_delivered=None, resource="b"),
+            entry(7, is_delivered=None, resource=""),
+        ]
+    )
+
+    assert added == {
+        "a": {"list": {"fetched": 15, "given_up": 5}},
+        "b": {"list": {"fetched": 7, "given_up": 0}},
+    }
 
 
 def test_of_contradictory_figures_the_greater_counts() -> None:

@@ -63,7 +63,7 @@ def reconcile(
         if as_json:
             click.echo(json.dumps([told_as_json(*each) for each in found], default=str))
         else:
-            _print(found)
+            _print(found, in_full=bool(run_ids))
         bad = [run for run, account in found if account.verdict == "incomplete"]
         if is_refetched and bad and api:
             _refetch(api, bad, yes=yes)
@@ -92,11 +92,13 @@ def _since(store: Store, since: datetime) -> list[KnownRun]:
     return RunBook(store).find({}, since=since, most=_MOST)
 
 
-def _print(found: Sequence[tuple[KnownRun, Account]]) -> None:
+def _print(found: Sequence[tuple[KnownRun, Account]], *, in_full: bool) -> None:
+    """Print every run that is named, and of all others those that leave something to be said."""
     for run, account in found:
-        for line in run_lines(run, account):
-            click.echo(line)
-        click.echo()
+        if in_full or account.is_bad_news:
+            for line in run_lines(run, account):
+                click.echo(line)
+            click.echo()
     click.echo(", ".join(_summary(found)) + "." if found else "No run to compare.")
 
 

@@ -13,14 +13,14 @@ from app.store.runs import KnownRun
 
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
 _CAUSES = {
-    "given_up": "Truto gave their pages up: it got no 200 for them",
-    "dead": "no sink could hold them: they are kept in rapidbridge_dead_records",
-    "unrouted": "no route takes them: they are kept in the inbox",
-    "late": "they came after the run had been stopped, and LATE_RECORDS is keep",
-    "quarantined": "a page of them could not be read: it is kept in the inbox",
-    "stopped": "fetched, but not sent any more: the run was stopped",
-    "refused": "fetched although the run had been refused",
-    "unexplained": "neither the inbox nor what is known of Truto's log says why",
+    "given_up": "missing: Truto gave their pages up, having got no 200 for them",
+    "dead": "dead: no sink could hold them; they are kept in rapidbridge_dead_records",
+    "unrouted": "unrouted: no route takes them; they are kept in the inbox",
+    "late": "late: they came after the stop and are kept in the inbox (LATE_RECORDS=keep)",
+    "quarantined": "missing: a page of them could not be read; it is kept in the inbox",
+    "stopped": "missing: the run was stopped before they were sent",
+    "refused": "missing: the run had been refused",
+    "unexplained": "missing: neither the inbox nor what is known of Truto's log says why",
 }
 _HEAD = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
@@ -98,8 +98,8 @@ def records_of(lines: Sequence[Line]) -> tuple[int, int]:
 
 
 def _explain(cause: Cause) -> str:
-    number = "records of unknown number" if cause.records is None else f"{cause.records:,}"
-    return f"{number} {cause.word}: {_CAUSES[cause.word]}"
+    number = "an unknown number" if cause.records is None else f"{cause.records:,}"
+    return f"{number} {_CAUSES[cause.word]}"
 
 
 def _place(line: Line) -> str:
