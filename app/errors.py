@@ -11,10 +11,12 @@ RapidBridgeError
  │   ├─ OutOfTime           a job was stopped because it took too long
  │   ├─ Overloaded          too many large bodies at once
  │   ├─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
- │   └─ TrutoUnavailable    Truto's API cannot be reached, is busy or fails
+ │   ├─ TrutoUnavailable    Truto's API cannot be reached, is busy or fails
+ │   └─ EndpointUnavailable who is to be told cannot be reached, is busy or fails
  ├─ Dead                will never succeed as it is: keep it, count it, show it
  │   ├─ UnreadableDelivery  signed, but not an event this code can read
- │   └─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
+ │   ├─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
+ │   └─ EndpointGone        who is to be told wants to be told nothing more
  ├─ TrutoRefused        Truto's API does not do what it was asked, and never will as it is
  └─ ConfigError         refuse to start; lists every complaint at once
 """
@@ -87,6 +89,10 @@ class TrutoUnavailable(Retriable):
         self.is_undone = is_undone
 
 
+class EndpointUnavailable(Retriable):
+    """Who is to be told did not take it: no connection, no answer in time, or any but 2xx and 410."""
+
+
 class Dead(RapidBridgeError):
     """Work that no retry will save. `reason` is a short, stable word for counting, such as "not_json"."""
 
@@ -101,6 +107,10 @@ class UnreadableDelivery(Dead):
 
 class SinkRefused(Dead):
     """A sink that refuses a whole batch for a reason that lies in its set-up."""
+
+
+class EndpointGone(Dead):
+    """Who is to be told answered 410."""
 
 
 class TrutoRefused(RapidBridgeError):

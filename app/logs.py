@@ -40,6 +40,8 @@ def set_up_logs() -> None:
     """Send our events, and warnings of libraries, to standard error."""
     # RQ tells of every job, with its arguments; ours say what came of each delivery.
     logging.getLogger("rq").setLevel(logging.WARNING)
+    # It tells of every request, with its address; Slack's are secrets.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),

@@ -1,9 +1,11 @@
-"""Which deliveries go to which sinks, and which runs are refused. Pure."""
+"""Which deliveries go to which sinks, which runs are refused, and who is told. Pure."""
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.notify.spec import NotifySpec
 
 
 class _Strict(BaseModel):
@@ -86,6 +88,7 @@ class Routes(_Strict):
     sinks: dict[str, SinkSpec]
     routes: tuple[Route, ...] = ()
     refuse: tuple[Refusal, ...] = ()
+    notify: tuple[NotifySpec, ...] = ()
 
     def match(
         self, *, event: str, resource: str, method: str, account: str, carries_records: bool

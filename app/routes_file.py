@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from app.errors import ConfigError
+from app.notify.spec import NotifySpec
 from app.routes import FilesSink, Refusal, Route, Routes, SqlSink
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -17,7 +18,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Routes:
     """Read a routes file.
 
-    source: its name, for complaints. variables: what $NAME stands for in a sink's settings.
+    source: its name, for complaints. variables: what $NAME stands for in [sinks] and [[notify]].
     Raises ConfigError with every complaint: where it is, what is wrong, what to do. None holds a value.
     """
     try:
@@ -25,37 +26,62 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{source}: not TOML: {error}."]) from error
     complaints: list[str] = []
-    sinks = found.get("sinks")
-    if isinstance(sinks, dict):
-        found = {
-            **found,
-            "sinks": {name: _expand(spec, variables, name, complaints) for name, spec in sinks.items()},
-        }
     try:
-        routes = Routes.model_validate(found)
+        routes = Routes.model_validate(_filled_in(found, variables, complaints))
     except ValidationError as error:
         complaints += [_complaint(detail) for detail in error.errors(include_input=False, include_url=False)]
     else:
-        complaints += [*_unknown_sinks(routes), *_collisions(routes), *_taken_columns(routes)]
+        for check in (_unknown_sinks, _collisions, _taken_columns, _taken_names):
+            complaints += check(routes)
     if complaints:
         raise ConfigError([f"{source}: {complaint}" for complaint in complaints])
     return routes
 
 
-def _expand(spec: Any, variables: Mapping[str, str], sink: str, complaints: list[str]) -> Any:
+# What a variable that is not set stands for, so that it is complained about once.
+_IN_A_SINK = {"url": "sqlite://"}
+_IN_A_NOTIFY = {"url": "https://unset", "secret": "whsec_" + "A" * 32}
+
+
+def _filled_in(
+    found: Mapping[str, Any], variables: Mapping[str, str], complaints: list[str]
+) -> dict[str, Any]:
+    """Put in what $NAME stands for, and the names of [[notify]] tables that have none."""
+    filled = dict(found)
+    if isinstance(sinks := found.get("sinks"), dict):
+        filled["sinks"] = {
+            name: _expand(spec, variables, _IN_A_SINK, f"[sinks.{name}]", complaints)
+            for name, spec in sinks.items()
+        }
+    if isinstance(notify := found.get("notify"), list):
+        named = [
+            {"name": f"notify-{number}", **spec} if isinstance(spec, dict) else spec
+            for number, spec in enumerate(notify, start=1)
+        ]
+        filled["notify"] = [
+            _expand(spec, variables, _IN_A_NOTIFY, f"[[notify]] {number}", complaints)
+            for number, spec in enumerate(named, start=1)
+        ]
+    return filled
+
+
+def _expand(
+    spec: Any, variables: Mapping[str, str], unset: Mapping[str, str], where: str, complaints: list[str]
+) -> Any:
+    """Put in what $NAME stands for in one table. unset: by key, what to take where it is not set."""
     if not isinstance(spec, dict):
         return spec
 
-    def value_of(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in variables:
-            complaints.append(f"[sinks.{sink}]: ${name} is not set in the environment.")
-        return variables.get(name, "sqlite://")
+    def expand(key: str, text: str) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            name = match[1] or match[2]
+            if name not in variables:
+                complaints.append(f"{where}: ${name} is not set in the environment.")
+            return variables.get(name, unset.get(key, "unset"))
 
-    return {
-        key: _VARIABLE.sub(value_of, value) if isinstance(value, str) else value
-        for key, value in spec.items()
-    }
+        return _VARIABLE.sub(value_of, text)
+
+    return {key: expand(key, value) if isinstance(value, str) else value for key, value in spec.items()}
 
 
 _KINDS: Mapping[str, type[BaseModel]] = {
@@ -63,6 +89,7 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "files": FilesSink,
     "routes": Route,
     "refuse": Refusal,
+    "notify": NotifySpec,
 }
 _ADVICE = {
     "union_tag_invalid": 'there is no such type of sink: use type = "sql" or type = "files".',
@@ -73,7 +100,7 @@ _ADVICE = {
 def _complaint(detail: Any) -> str:
     place = [part for part in detail["loc"] if part not in ("sql", "files")]
     advice = _ADVICE.get(detail["type"]) or _advice(detail)
-    if place[0] in ("routes", "refuse") and len(place) > 1:
+    if place[0] in ("routes", "refuse", "notify") and len(place) > 1:
         where = f"[[{place[0]}]] {place[1] + 1}"
         rest = place[2:]
     else:
@@ -88,12 +115,12 @@ def _advice(detail: Any) -> str:
         near = difflib.get_close_matches(name, kind.model_fields, n=1)
         known = f"did you mean {near[0]}?" if near else f"known are {', '.join(kind.model_fields)}."
         return f"nothing reads this; {known}"
-    if name == "url" and detail["type"] != "missing":
+    if detail["loc"][0] == "sinks" and name == "url" and detail["type"] != "missing":
         return "not supported: a sql sink takes postgres://… or sqlite:///…, a files sink file:///… ."
     if name == "format":
         return 'not supported yet: files are written as format = "jsonl".'
-    message: str = detail["msg"]
-    return f"{message[0].lower()}{message[1:]}."
+    message: str = detail["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}{'' if message[-1] in '.?' else '.'}"
 
 
 def _unknown_sinks(routes: Routes) -> Iterator[str]:
@@ -122,6 +149,13 @@ def _taken_columns(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         if "data" in route.columns:
             yield f"[[routes]] {number}, columns: data is the sink's own name for the whole record."
+
+
+def _taken_names(routes: Routes) -> Iterator[str]:
+    names = [spec.name for spec in routes.notify]
+    for number, name in enumerate(names, start=1):
+        if name in names[: number - 1]:
+            yield f"[[notify]] {number}, name: another is called {name}; give each a name of its own."
 
 
 def _is_pattern(text: str) -> bool:

@@ -1,19 +1,17 @@
 """Brings in what was spooled, and wakes workers for what is due: lost jobs, retries, and backlogs."""
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
-from app.errors import Retriable
-from app.logs import place_of
 from app.queue import IDS_PER_JOB, DeliveryQueue
 from app.store.delivery import Delivery
 from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.spool import Spool
 from app.store.worklist import Worklist
+from workers.faults import Faults
 
 _EVERY_S = 1.0
 # How long a woken delivery may wait in Redis before it is taken for lost.
@@ -36,7 +34,7 @@ class Sweeper:
         self._spool = spool
         self._gone: list[str] = []
         self._unqueued: list[Delivery] = []
-        self._faults: dict[str, str] = {}
+        self._faults = Faults("sweep.failed", then="tried again every second")
 
     def start(self) -> None:
         """Sweep every second in a thread of its own: a store that stalls must not stall who started this."""
@@ -48,10 +46,10 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do everything there is to do now. A fault is logged once, and passes."""
-        self._try("drain", self._drain)
-        self._try("release", self._release)
-        self._try("recall", self._recall)
-        self._try("wake", self._wake)
+        self._faults.attempt("drain", self._drain)
+        self._faults.attempt("release", self._release)
+        self._faults.attempt("recall", self._recall)
+        self._faults.attempt("wake", self._wake)
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -88,15 +86,3 @@ class Sweeper:
             self._unqueued = []
             if number < _MOST_PER_WAKE:
                 break
-
-    def _try(self, step: str, action: Callable[[], None]) -> None:
-        fault = ""
-        try:
-            action()
-        except Retriable as error:
-            fault = str(error)
-        except Exception as error:  # noqa: BLE001  # a sweeper that ends would never wake anything again
-            fault = f"{type(error).__name__} at {place_of(error)}"
-        if fault and fault != self._faults.get(step):
-            log.warning("sweep.failed", step=step, error=fault, then="tried again every second")
-        self._faults[step] = fault

@@ -1,4 +1,4 @@
-"""rapidbridge worker: workers, and the sweeper that wakes them for what was missed."""
+"""rapidbridge worker: workers, the sweeper that wakes them for what was missed, and the notifier."""
 
 import sys
 
@@ -12,6 +12,7 @@ from app.store.engine import open_store
 from app.store.spool import Spool
 from app.supervisor import Supervisor
 from workers.deliver import worker_name
+from workers.notifier import Notifier
 from workers.sweeper import Sweeper
 
 
@@ -28,10 +29,13 @@ def worker(number: int | None) -> None:
     The job at hand is finished first. Any number of these may run, on any number of machines.
     """
     set_up_logs()
-    settings = read_setup(needs=("REDIS_URL",)).settings
+    setup = read_setup(needs=("REDIS_URL",))
+    settings = setup.settings
+    store = open_store(settings.database_url)
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    sweeper = Sweeper(open_store(settings.database_url), DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.start()
+    Notifier(store, setup.routes.notify).start()
     with Supervisor() as supervisor:
         for place in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]

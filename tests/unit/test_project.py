@@ -17,8 +17,9 @@ PACKAGES = ("app", "workers")
 MAY_IMPORT = {
     "app.errors": (),
     "app.config": ("app.errors",),
-    "app.routes": ("app.errors",),
-    "app.routes_file": ("app.errors", "app.routes"),
+    "app.notify": ("app.notify",),
+    "app.routes": ("app.errors", "app.notify"),
+    "app.routes_file": ("app.errors", "app.notify", "app.routes"),
     "app.queue": ("app.errors",),
     "app.logs": (),
     "app.truto": ("app.errors", "app.truto"),
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "app.valkey": ("app.errors",),
     "app.cli": ("app", "workers"),
     "workers": (
-        *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
+        *("app.errors", "app.config", "app.notify", "app.routes", "app.queue", "app.logs", "app.setup"),
         *("app.truto", "app.store", "workers"),
     ),
 }

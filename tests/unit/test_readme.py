@@ -74,9 +74,15 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
 
 
 def test_the_routes_of_the_readme_are_routes() -> None:
-    routes = read_routes(block("routes"), source="README", variables={"DATABASE_URL": "sqlite:///x"})
+    variables = {
+        "DATABASE_URL": "sqlite:///x",
+        "NOTIFY_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "SLACK_URL": "https://hooks.slack.example/services/x",
+    }
+    routes = read_routes(block("routes"), source="README", variables=variables)
 
     assert len(routes.routes) == 3
+    assert [(spec.name, spec.form) for spec in routes.notify] == [("ops", "standard"), ("team", "slack")]
     assert routes.refusal(sync_job_id="", integrated_account_id="sandbox-1", environment_id="") is not None
 
 

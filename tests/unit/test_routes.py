@@ -9,7 +9,14 @@ from app.routes_file import read_routes
 SINKS = (
     '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n[sinks.lake]\ntype = "files"\nurl = "file:///lake"\n'
 )
-VARIABLES = {"DATABASE_URL": "postgres://u:hidden@h/d", "NAME": "x"}
+VARIABLES = {
+    "DATABASE_URL": "postgres://u:hidden@h/d",
+    "NAME": "x",
+    "SLACK_URL": "https://hooks.slack.example/services/hidden",
+    "NOTIFY_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "BROKEN": "hidden",
+}
+NOTIFY = f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOTIFY_SECRET"\n'
 
 
 def read(text: str) -> Routes:
@@ -109,12 +116,55 @@ def test_runs_are_refused_by_rule() -> None:
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would"),
         (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: field required."),
         (f"{SINKS}[[route]]\n", "[route]: nothing reads this; did you mean routes?"),
+        (f'{SINKS}[[notify]]\nsecret = "$NOTIFY_SECRET"\n', "[[notify]] 1, url: field required."),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\n', "[[notify]] 1: without a `secret` nothing can be signed: write whsec_ and"),
+        (f'{SINKS}[[notify]]\nurl = "$BROKEN"\nform = "slack"\n', "[[notify]] 1, url: no address: write https://… or http"),
+        (f'{SINKS}[[notify]]\nurl = "https://x:hidden"\nform = "slack"\n', "[[notify]] 1, url: no address: write https://… or http"),
+        (f'{SINKS}[[notify]]\nurl = "ftp://x"\nform = "slack"\n', "[[notify]] 1, url: no address: write https://… or http"),
+        (f'{SINKS}[[notify]]\nurl = "https:///hidden"\nform = "slack"\n', "[[notify]] 1, url: no address: write https://… or http"),
+        (f'{SINKS}[[notify]]\nurl = "$NOPE"\nsecret = "$NOTIFY_SECRET"\n', "[[notify]] 1: $NOPE is not set in the environment."),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOPE"\n', "[[notify]] 1: $NOPE is not set in the environment."),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$BROKEN"\n', "[[notify]] 1, secret: not whsec_ and the base64 of 24 to 64 bytes: write"),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_hidden=="\n', "[[notify]] 1, secret: not whsec_ and the base64 of 24"),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_hiddenhidden"\n', "[[notify]] 1, secret: not whsec_ and the base64 of 24"),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_{"hidden" * 16}"\n', "[[notify]] 1, secret: not whsec_ and the base64 of 24"),
+        (f'{NOTIFY}form = "slack"\n', "[[notify]] 1: nobody checks signatures at Slack: take `secret` out."),
+        (f'{NOTIFY}form = "teams"\n', "[[notify]] 1, form: input should be 'standard' or 'slack'."),
+        (f'{NOTIFY}events = ["run.*", "run.setled"]\n', "[[notify]] 1, events.1: nothing is called run.setled; did you mean run.settled?"),
+        (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: nothing is called order.*; known are run.settled, run.inc"),
+        (f"{NOTIFY}events = []\n", "[[notify]] 1, events: it would be told of nothing: leave `events` out"),
+        (f'{NOTIFY}event = "run.*"\n', "[[notify]] 1, event: nothing reads this; did you mean events?"),
+        (f'{NOTIFY}name = "a b"\n', "[[notify]] 1, name: "),
+        (f'{NOTIFY}{NOTIFY.removeprefix(SINKS)}name = "notify-1"\n', "[[notify]] 2, name: another is called notify-1; give each"),
+        (f"notify = [3]\n{SINKS}", "[[notify]] 1: input should be a valid dictionary"),
+        (f"{SINKS}[notify]\n", "[notify]: input should be a valid tuple."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(text: str, complaint: str) -> None:
     [found] = complaints(text)
 
     assert found.startswith(complaint)
+
+
+def test_who_is_told_is_named_and_its_secrets_are_not_shown() -> None:
+    routes = read(
+        f'{NOTIFY.removeprefix(SINKS)}[[notify]]\nurl = "$SLACK_URL"\nform = "slack"\nevents = ["run.*", "sink.failing"]\n'
+        '[[notify]]\nurl = "http://localhost:1/hidden"\nname = "ops"\nform = "slack"\nevents = ["*.inactive"]\n'
+    )
+
+    first, second, third = routes.notify
+    assert [spec.name for spec in routes.notify] == ["notify-1", "notify-2", "ops"]
+    assert (first.url, first.form, first.key.hex()) == (
+        "https://x",
+        "standard",
+        "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0",
+    )
+    assert second.url == VARIABLES["SLACK_URL"]
+    assert [spec.wants("run.settled") for spec in routes.notify] == [True, True, False]
+    assert [spec.wants("webhook.inactive") for spec in routes.notify] == [True, False, True]
+    assert third.wants("sink.inactive")
+    assert "hidden" not in repr(routes)
+    assert "whsec" not in repr(routes)
 
 
 def test_two_resources_in_one_table_are_refused() -> None:

@@ -1,0 +1,65 @@
+"""A notice as its endpoint takes it: signed as Standard Webhooks says, or as a text for Slack."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from app.notify.slack import slack_text
+from app.notify.spec import NotifySpec
+
+
+class Telling(Protocol):
+    """What is to be told."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def told(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is POSTed."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def write_message(spec: NotifySpec, notice: Telling, *, now: datetime) -> Message:
+    """Write a notice down for an endpoint. now: when it is sent, which the signature covers."""
+    headers = {"Content-Type": "application/json", "User-Agent": "rapidbridge-receiver"}
+    if spec.form == "slack":
+        return Message(_json({"text": slack_text(notice.kind, notice.told)}), headers)
+    at = notice.at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    body = _json({"type": notice.kind, "timestamp": at, "data": notice.told})
+    # Of the notice alone: whoever gets it twice can tell.
+    message_id, timestamp = f"msg_{notice.id.hex}", int(now.timestamp())
+    signed = {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(spec.key, message_id, timestamp, body),
+    }
+    return Message(body, headers | signed)
+
+
+def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of webhook-signature. timestamp: in seconds since 1970.
+
+    Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    mac = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return f"v1,{base64.b64encode(mac).decode()}"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,380 @@
+"""Those who are told, over real HTTP: at least once, with one id, whatever they answer and whoever dies."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from sqlalchemy import select
+from structlog.testing import capture_logs
+
+from app.cli.ports import free_port
+from app.notify.spec import NotifySpec
+from app.store.engine import Store, open_store
+from app.store.migrate import migrate
+from app.store.notices import Notice, Notices
+from app.store.schema import posts
+from tests.servers.listener import SECRET, Listener
+from tests.servers.processes import Command
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+from workers.notifier import Notifier
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DAY_S = 24 * 3600
+
+
+class Clock:
+    """Stands still until it is set forward."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[], Listener]]:
+    listeners: list[Listener] = []
+
+    def listen() -> Listener:
+        listeners.append(Listener())
+        return listeners[-1]
+
+    yield listen
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.fixture
+def listener(listen: Callable[[], Listener]) -> Listener:
+    return listen()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def standard(url: str, *, name: str = "ops", events: Sequence[str] = ("*",)) -> NotifySpec:
+    return NotifySpec(name=name, url=url, secret=SECRET, events=tuple(events))
+
+
+def note(store: Store, subject: str = "r1", **told: Any) -> Notice:
+    notice = Notice("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **told})
+    Notices(store).note(notice)
+    return notice
+
+
+def state(store: Store) -> list[tuple[str, str, int, str]]:
+    columns = (posts.c.endpoint, posts.c.state, posts.c.attempts, posts.c.message)
+    with store.connect() as connection:
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(posts.c.endpoint))]
+
+
+@pytest.fixture
+def notifier(store: Store, listener: Listener, clock: Clock) -> Notifier:
+    return Notifier(store, [standard(listener.url)], clock=clock, timeout_s=0.5)
+
+
+def test_who_wants_to_be_told_is_told_once(
+    store: Store, listen: Callable[[], Listener], clock: Clock
+) -> None:
+    signed, slack, other = listen(), listen(), listen()
+    specs = [
+        standard(signed.url),
+        NotifySpec(name="team", url=slack.url, form="slack", events=("run.*",)),
+        standard(other.url, name="other", events=["sink.*"]),
+    ]
+    notice = note(store, status="completed")
+    notifier = Notifier(store, specs, clock=clock)
+
+    notifier.send_due()
+    clock.forward(DAY_S)
+    notifier.send_due()
+
+    [heard] = signed.heard
+    assert heard.id == f"msg_{notice.id.hex}"
+    assert heard.sent_at == NOW.timestamp()
+    assert heard.body == {
+        "type": "run.settled",
+        "timestamp": "2026-11-24T12:00:00Z",
+        "data": {"sync_job_run_id": "r1", "status": "completed"},
+    }
+    [shown] = slack.heard
+    assert shown.body["text"].startswith("*Run complete:* r1 ")
+    assert other.heard == []
+    assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
+
+
+def test_what_failed_is_sent_again_under_the_same_id(
+    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+) -> None:
+    note(store)
+    listener.answers = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
+
+    for wait_s in (3, 6, 12, 24):
+        notifier.send_due()
+        notifier.send_due()
+        clock.forward(wait_s)
+        notifier.send_due()
+        clock.forward(wait_s)
+
+    assert len(listener.heard) == 4
+    assert len({heard.id for heard in listener.heard}) == 1
+    assert len({heard.sent_at for heard in listener.heard}) == 4
+    assert state(store) == [("ops", "sent", 4, "")]
+
+
+def test_a_redirect_is_not_followed(
+    store: Store, listener: Listener, listen: Callable[[], Listener], notifier: Notifier
+) -> None:
+    elsewhere = listen()
+    listener.answers = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
+    note(store, "r1")
+    note(store, "r2")
+
+    notifier.send_due()
+
+    assert elsewhere.heard == []
+    assert {(each[1], each[3]) for each in state(store)} == {
+        ("pending", "it answered 301: a redirect is not followed, name where it leads"),
+        ("pending", "it answered 307: a redirect is not followed, name where it leads"),
+    }
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("asked", ["100", format_datetime(NOW + timedelta(seconds=100), usegmt=True)])
+def test_who_asks_for_patience_is_given_it(
+    store: Store, listener: Listener, notifier: Notifier, clock: Clock, *, asked: str, status: int
+) -> None:
+    note(store)
+    listener.answers = [(status, {"Retry-After": asked})]
+
+    notifier.send_due()
+    clock.forward(99)
+    notifier.send_due()
+    assert len(listener.heard) == 1
+    clock.forward(2)
+    notifier.send_due()
+
+    assert len(listener.heard) == 2
+    assert state(store) == [("ops", "sent", 2, "")]
+
+
+@pytest.mark.parametrize("asked", ["9" * 400, "-1", "soon", "Tue, 99 Nov 2026 99:00:00 GMT", ""])
+def test_whatever_is_asked_it_is_sent_again_within_a_day(
+    store: Store, listener: Listener, notifier: Notifier, clock: Clock, asked: str
+) -> None:
+    note(store)
+    listener.answers = [(429, {"Retry-After": asked})]
+
+    notifier.send_due()
+    clock.forward(DAY_S)
+    notifier.send_due()
+
+    assert state(store) == [("ops", "sent", 2, "")]
+
+
+def test_who_is_gone_is_not_asked_again(
+    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+) -> None:
+    note(store)
+    listener.answers = [(410, {})]
+
+    with capture_logs() as logs:
+        notifier.send_due()
+        clock.forward(DAY_S)
+        notifier.send_due()
+
+    assert len(listener.heard) == 1
+    assert state(store) == [("ops", "dead", 1, "it answered 410: it wants to be told nothing more")]
+    [line] = logs
+    assert (line["event"], line["log_level"]) == ("notice.undeliverable", "error")
+
+
+def test_who_never_answers_is_given_up_after_a_day(
+    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+) -> None:
+    note(store)
+    listener.answers = [(500, {})] * 99
+
+    with capture_logs() as logs:
+        for _ in range(30 * 60):
+            notifier.send_due()
+            clock.forward(60)
+
+    assert 25 < len(listener.heard) < 45
+    last = listener.heard[-1].sent_at - listener.heard[0].sent_at
+    assert DAY_S <= last <= DAY_S + 3700
+    assert state(store) == [("ops", "dead", len(listener.heard), "it answered 500")]
+    assert [line["event"] for line in logs].count("notice.undeliverable") == 1
+    assert logs[-1]["event"] == "notice.undeliverable"
+
+
+def test_silence_and_absence_are_failures_like_any_other(
+    store: Store, listener: Listener, clock: Clock
+) -> None:
+    note(store)
+    listener.answers = [None]
+    nobody = standard(f"http://127.0.0.1:{free_port()}", name="nobody")
+
+    Notifier(store, [nobody, standard(listener.url)], clock=clock, timeout_s=0.5).send_due()
+
+    assert state(store) == [
+        ("nobody", "pending", 1, "no connection, or it broke (ConnectError)"),
+        ("ops", "pending", 1, "it did not answer within 0.5 s"),
+    ]
+
+
+def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
+    store: Store, listener: Listener, clock: Clock
+) -> None:
+    note(store, "r1")
+    note(store, "r2")
+    no_name = standard(f"https://{'x' * 70}.example", name="broken")
+
+    Notifier(store, [no_name, standard(listener.url)], clock=clock).send_due()
+
+    assert len(listener.heard) == 2
+    broken, *_, sent = state(store)
+    assert broken[:3] == ("broken", "pending", 1)
+    assert broken[3].startswith("UnicodeEncodeError at ")
+    assert sent[:3] == ("ops", "sent", 1)
+
+
+def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
+    store: Store, listener: Listener, notifier: Notifier
+) -> None:
+    note(store, "r1", reason="private")
+    note(store, "r2", reason="private")
+    listener.answers = [(500, {})]
+
+    with capture_logs() as logs:
+        notifier.send_due()
+
+    told = {"kind": "run.settled", "endpoint": "ops", "attempt": 1}
+    assert [line["event"] for line in logs] == ["notice.postponed", "notice.sent"]
+    assert all(line.items() >= told.items() for line in logs)
+    assert not re.search(r"hidden|http|whsec|MfKQ|private", str([logs, state(store)]))
+
+
+def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: Listener, clock: Clock) -> None:
+    empty = open_store(f"sqlite:///{tmp_path}/empty.db")
+    notifier = Notifier(empty, [standard(listener.url)], clock=clock)
+
+    with capture_logs() as logs:
+        notifier.send_due()
+        notifier.send_due()
+        migrate(empty)
+        note(empty)
+        notifier.send_due()
+    empty.dispose()
+
+    assert [(line["event"], line.get("step")) for line in logs] == [
+        ("notify.failed", "post"),
+        ("notify.failed", "send to ops"),
+        ("notice.sent", None),
+    ]
+
+
+class Site:
+    """A store and a routes file that names who is told, for processes of their own."""
+
+    def __init__(self, folder: Path, url: str, **listeners: Listener) -> None:
+        self.folder = folder
+        self.store = open_store(url)
+        migrate(self.store)
+        self.specs = [standard(listener.url, name=name) for name, listener in listeners.items()]
+        (folder / "routes.toml").write_text(
+            '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n'
+            + "".join(
+                f'[[notify]]\nname = "{spec.name}"\nurl = "{spec.url}"\nsecret = "$NOTIFY_SECRET"\n'
+                for spec in self.specs
+            )
+        )
+        self.environment = environment(DATABASE_URL=url, NOTIFY_SECRET=SECRET)
+
+    def notifier(self, *arguments: str) -> Command:
+        """A notifier in a process of its own."""
+        command = ["tests.servers.notifying", *arguments]
+        return Command(command, folder=self.folder, environment=self.environment)
+
+
+def test_an_endpoint_that_is_stuck_holds_up_no_other(tmp_path: Path, listen: Callable[[], Listener]) -> None:
+    stuck, well = listen(), listen()
+    stuck.answers = [None] * 9
+    site = Site(tmp_path, f"sqlite:///{tmp_path}/store.db", stuck=stuck, well=well)
+    for number in range(5):
+        note(site.store, f"r{number}")
+
+    with site.notifier() as command:
+        wait_until(lambda: len(well.heard) == 5, timeout_s=9, what=lambda: command.log)
+
+    assert len(stuck.heard) == 1
+    assert not re.search(r"hidden|http|whsec", command.log)
+    site.store.dispose()
+
+
+@pytest.mark.parametrize("step", ["asking", "answered"])
+def test_a_notifier_killed_before_it_knows_sends_again_under_the_same_id(
+    tmp_path: Path, store_url: str, step: str
+) -> None:
+    commands: list[Command] = []
+    heard_of: list[None] = []
+
+    def kill() -> None:
+        heard_of.append(None)
+        if step == "asking" and len(heard_of) == 1:
+            os.kill(commands[0].pid, signal.SIGKILL)
+            commands[0].process.wait(20)
+
+    listener = Listener(kill)
+    site = Site(tmp_path, store_url, ops=listener)
+
+    with site.notifier(*(["sent"] if step == "answered" else [])) as command:
+        commands.append(command)
+        notice = note(site.store)
+        assert command.process.wait(20) == -signal.SIGKILL, command.log
+    assert [each[1] for each in state(site.store)] == ["pending"]
+
+    in_a_minute = Clock()
+    in_a_minute.now = datetime.now(UTC) + timedelta(seconds=61)
+    Notifier(site.store, site.specs, clock=in_a_minute).send_due()
+
+    assert [heard.id for heard in listener.heard] == [f"msg_{notice.id.hex}"] * 2
+    assert state(site.store) == [("ops", "sent", 2, "")]
+    listener.close()
+    site.store.dispose()
+
+
+def test_a_worker_tells_who_wants_to_be_told(
+    tmp_path: Path, listener: Listener, redis: Redis, redis_url: str
+) -> None:
+    site = Site(tmp_path, f"sqlite:///{tmp_path}/store.db", ops=listener)
+    settings = site.environment | {"REDIS_URL": redis_url}
+
+    with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
+        note(site.store)
+        wait_until(lambda: len(listener.heard) == 1, what=lambda: command.log)
+        command.wait_for("notice.sent")
+
+    site.store.dispose()

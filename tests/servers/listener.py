@@ -1,0 +1,83 @@
+"""Somebody who is told: answers as it is bidden, and checks signatures in its own way."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One POST. id, sent_at: of its signature; "" and 0 where it is not signed."""
+
+    path: str
+    id: str
+    sent_at: int
+    body: Any
+
+
+class Listener:
+    """Answers 200, or what `answers` says next: a status with headers, or None for silence until it is closed."""
+
+    def __init__(self, before_answering: Callable[[], None] = lambda: None) -> None:
+        self.answers: list[tuple[int, dict[str, str]] | None] = []
+        self.heard: list[Heard] = []
+        self._closed = Event()
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                listener.heard.append(_verified(self.path, dict(self.headers.items()), body))
+                before_answering()
+                answer = listener.answers.pop(0) if listener.answers else (200, {})
+                if answer is None:
+                    listener._closed.wait(60)
+                    self.close_connection = True
+                    return
+                self.send_response(answer[0])
+                for name, value in {**answer[1], "Content-Length": "2"}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def do_GET(self) -> None:
+                listener.heard.append(Heard(self.path, "GET", 0, None))
+                self.send_error(405)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/services/hidden-path"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._closed.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _verified(path: str, headers: dict[str, str], body: bytes) -> Heard:
+    told = json.loads(body)
+    names = {name.lower(): value for name, value in headers.items()}
+    assert names["content-type"] == "application/json"
+    if "text" in told:
+        assert "webhook-signature" not in names
+        return Heard(path, "", 0, told)
+    key = base64.b64decode(SECRET.partition("_")[2])
+    signed = b".".join([names["webhook-id"].encode(), names["webhook-timestamp"].encode(), body])
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert names["webhook-signature"] == f"v1,{expected}"
+    return Heard(path, names["webhook-id"], int(names["webhook-timestamp"]), told)

@@ -1,0 +1,20 @@
+"""A notifier alone, set up by the environment: `python -m tests.servers.notifying [STEP]`, to end at a step."""
+
+import signal
+import sys
+import threading
+
+from app.logs import set_up_logs
+from app.setup import read_setup
+from app.store.engine import open_store
+from app.store.outbox import Outbox
+from tests.servers.dying import Death
+from workers.notifier import Notifier
+
+if __name__ == "__main__":
+    set_up_logs()
+    setup = read_setup()
+    for step in sys.argv[1:]:
+        Death(signal.SIGKILL).before(Outbox, step)
+    Notifier(open_store(setup.settings.database_url), setup.routes.notify).start()
+    threading.Event().wait()
