@@ -44,6 +44,18 @@ def _column(value: object) -> object:
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
+class StopAt(_Strict):
+    """What makes us stop a run: numbers of what it brings to one route; None for no limit.
+
+    dead_share: of its records, once there are a hundred. idle_minutes: without anything of the run.
+    """
+
+    record_errors: int | None = Field(default=None, ge=1)
+    dead_share: float | None = Field(default=None, gt=0, le=1)
+    records: int | None = Field(default=None, ge=1)
+    idle_minutes: float | None = Field(default=None, gt=0)
+
+
 class Route(_Strict):
     """Where deliveries that match its patterns go; shell-style patterns, "*" matches anything.
 
@@ -61,6 +73,7 @@ class Route(_Strict):
     key: str = Field(default="id", min_length=1)
     missing_key: Literal["hash", "refuse"] = "hash"
     non_object: Literal["refuse", "wrap"] = "refuse"
+    stop_at: StopAt = StopAt()
     columns: dict[ColumnName, Annotated[Column, BeforeValidator(_column)]] = Field(default_factory=dict)
 
     def matches(self, *, event: str, resource: str, method: str, account: str, carries_records: bool) -> bool:

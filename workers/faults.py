@@ -21,15 +21,22 @@ class Faults:
         self._then = then
         self._last: dict[str, str] = {}
 
-    def attempt(self, step: str, action: Callable[[], None]) -> None:
-        """Do it; never fails."""
-        fault = ""
+    def attempt(
+        self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
+    ) -> None:
+        """Do it; never fails, but with what `raises` names."""
         try:
             action()
+        except raises:
+            raise
         except Retriable as error:
-            fault = str(error)
+            self._note(step, str(error))
         except Exception as error:  # noqa: BLE001  # a thread that ends would never do anything again
-            fault = f"{type(error).__name__} at {place_of(error)}"
-        if fault and fault != self._last.get(step):
+            self._note(step, f"{type(error).__name__} at {place_of(error)}")
+        else:
+            self._last.pop(step, None)
+
+    def _note(self, step: str, fault: str) -> None:
+        if fault != self._last.get(step):
             log.warning(self._event, step=step, error=fault, then=self._then)
         self._last[step] = fault

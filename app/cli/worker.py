@@ -13,6 +13,7 @@ from app.store.spool import Spool
 from app.supervisor import Supervisor
 from workers.deliver import worker_name
 from workers.notifier import Notifier
+from workers.overseer import Overseer
 from workers.sweeper import Sweeper
 
 
@@ -35,6 +36,7 @@ def worker(number: int | None) -> None:
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.start()
+    Overseer(store, setup, Spool(redis)).start()
     Notifier(store, setup.routes.notify).start()
     with Supervisor() as supervisor:
         for place in range(number or settings.worker_concurrency):

@@ -21,8 +21,8 @@ def _settled(told: Told) -> str:
     resources = told.get("resources") or []
     records = sum(_number(each.get("written")) for each in resources)
     return (
-        f"*Run complete:* {_run(told)} is {_of(told, 'status')}. {_count(records, 'record')} "
-        f"of {_count(len(resources), 'resource')} written{_errors(told)}."
+        f"*Run settled:* {_run(told)} is {_of(told, 'status')}, verdict: {_of(told, 'verdict')}. "
+        f"{_count(records, 'record')} of {_count(len(resources), 'resource')} written{_errors(told)}."
     )
 
 

@@ -25,11 +25,13 @@ class SimulatedApi:
     """Answers on a port of this machine while it is entered; `token` must be shown with each request.
 
     port: 0 takes a free one. faults: HTTP statuses that the next requests get instead of an answer; 0 for one
-    that gets its answer.
+    that gets its answer; more may be added. asked: the requests so far, as method and path.
     """
 
     def __init__(self, stage: Stage, token: str, *, port: int = 0, faults: Sequence[int] = ()) -> None:
-        members = {"stage": stage, "token": token, "faults": deque(faults)}
+        self.faults = deque(faults)
+        self.asked: list[tuple[str, str]] = []
+        members = {"stage": stage, "token": token, "faults": self.faults, "asked": self.asked}
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), members))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -50,6 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     stage: ClassVar[Stage]
     token: ClassVar[str]
     faults: ClassVar[deque[int]]
+    asked: ClassVar[list[tuple[str, str]]]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # as http.server calls them
@@ -70,6 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         # Read in any case: what is left unread would be taken for the next request.
         told = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.asked.append((self.command, self.path.partition("?")[0]))
         if self.headers.get("Authorization") != f"Bearer {self.token}":
             self._send(401, {"message": "Unauthorized"})
         elif self.faults and (status := self.faults.popleft()):

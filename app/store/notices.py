@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, select, update
 
 from app.store.engine import Store, one_statement, store_faults
 from app.store.schema import clean, notices
@@ -71,23 +71,27 @@ class Notices:
         return self._read(notices.c.subject == subject, most=most)
 
     def _insert(self, notice: Notice, *, over_at: datetime | None) -> bool:
-        row = {
-            "id": notice.id,
-            **{name: getattr(notice, name) for name in ("kind", "subject", "cause", "at")},
-            # Not escaped: what no database holds is replaced on its way in, and comes out fit to be sent.
-            "told": json.dumps(notice.told, ensure_ascii=False, allow_nan=False),
-            "over_at": over_at,
-        }
-        # Whatever it conflicts with: its own id, or the one that lasts.
-        statement = insert_into(self._store.dialect.name, notices).on_conflict_do_nothing()
         with store_faults(), one_statement(self._store) as connection:
-            added = connection.execute(statement.returning(notices.c.id), row).all()
-            return bool(added)
+            return add_notice(connection, notice, over_at=over_at)
 
     def _read(self, *conditions: Any, most: int | None = None) -> list[Notice]:
         statement = select(notices).where(*conditions).order_by(notices.c.at, notices.c.id).limit(most)
         with store_faults(), one_statement(self._store) as connection:
             return [notice_of(row) for row in connection.execute(statement).mappings()]
+
+
+def add_notice(connection: Connection, notice: Notice, *, over_at: datetime | None) -> bool:
+    """Keep a notice as part of the caller's transaction; False where it is there already."""
+    row = {
+        "id": notice.id,
+        **{name: getattr(notice, name) for name in ("kind", "subject", "cause", "at")},
+        # Not escaped: what no database holds is replaced on its way in, and comes out fit to be sent.
+        "told": json.dumps(notice.told, ensure_ascii=False, allow_nan=False),
+        "over_at": over_at,
+    }
+    # Whatever it conflicts with: its own id, or the one that lasts.
+    statement = insert_into(connection.dialect.name, notices).on_conflict_do_nothing()
+    return bool(connection.execute(statement.returning(notices.c.id), row).all())
 
 
 def notice_of(row: RowMapping) -> Notice:

@@ -1,6 +1,6 @@
 """The sync job runs: what is known of each, and what was found out about it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from app.store.engine import Store, one_statement, store_faults
 from app.store.facts import RunSeen
+from app.store.notices import Notice, add_notice
 from app.store.schema import deliveries, runs
 from app.store.upsert import Insert, insert_into
 
@@ -100,6 +101,12 @@ class RunBook:
         with store_faults(), self._store.begin() as connection:
             record_runs(connection, [seen])
 
+    def webhook_ids(self, *, since: datetime) -> list[str]:
+        """Return the webhooks to which runs were sent that were first heard of since then."""
+        statement = select(runs.c.webhook_id).where(runs.c.first_seen_at >= since, runs.c.webhook_id != "")
+        with store_faults(), one_statement(self._store) as connection:
+            return list(connection.execute(statement.distinct()).scalars())
+
     def stops(self, run_ids: Iterable[str]) -> dict[str, datetime]:
         """Return when these runs were stopped, those that were."""
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
@@ -114,8 +121,8 @@ class RunBook:
         with store_faults(), one_statement(self._store) as connection:
             return bool(connection.execute(statement).scalar())
 
-    def settle(self, run: KnownRun, *, now: datetime) -> bool:
-        """Note that a run is over; False where more of it has come meanwhile."""
+    def settle(self, run: KnownRun, *, now: datetime, notices: Sequence[Notice] = ()) -> bool:
+        """Note that a run is over, and what is to be told of it; False where more has come meanwhile."""
         statement = (
             update(runs)
             .where(
@@ -127,7 +134,11 @@ class RunBook:
             )
             .values(settled_at=now)
         )
-        return self._change(statement)
+        with store_faults(), self._store.begin() as connection:
+            is_over: bool = connection.execute(statement).rowcount > 0
+            for notice in notices if is_over else ():
+                add_notice(connection, notice, over_at=notice.at)
+        return is_over
 
     def note_log(self, run_id: str, log: str) -> None:
         """Keep what Truto's log says of a run, JSON."""

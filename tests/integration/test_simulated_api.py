@@ -29,17 +29,17 @@ HOUR = timedelta(hours=1)
 class Played:
     """Runs that have ended, and the API that tells of them."""
 
-    def __init__(self, stage: Stage, url: str, client: Client) -> None:
+    def __init__(self, stage: Stage, simulated: SimulatedApi, client: Client) -> None:
         self.stage = stage
+        self.url, self.asked, self.faults = simulated.url, simulated.asked, simulated.faults
         self.api = TrutoApi(client)
-        self._url = url
         [self.report, *_] = (run.report for run in stage.runs)
         self.run_id = self.report.sync_job_run_id
         self.webhook_id = str(stage.runs[0].describe()["webhook_id"])
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        return httpx.request(method, self._url + path, headers=headers, trust_env=False, **options)
+        return httpx.request(method, self.url + path, headers=headers, trust_env=False, **options)
 
     def ask_log(self, **changes: str) -> httpx.Response:
         told = {"log_type": "rapid_bridge", "log_type_filter[sync_job_run_id]": self.run_id, **changes}
@@ -64,7 +64,7 @@ def played(to: Receiver, **changes: Any) -> Iterator[Played]:
     simulate(plan, progress=lambda _: None, beside=beside)
     stage = ready.result()
     with SimulatedApi(stage, TOKEN) as api, Client(api.url, TOKEN) as client:
-        yield Played(stage, api.url, client)
+        yield Played(stage, api, client)
 
 
 def by_resource(entries: list[LogEntry]) -> Counter[tuple[str, str]]:

@@ -62,8 +62,14 @@ def test_slack_gets_a_text_and_no_signature() -> None:
     [
         (
             "run.settled",
-            {**RUN, "status": "completed", "resources": [resource(), resource(written=34)], "record_errors": 1},
-            "*Run complete:* r1 (job j1, account a1) is completed. 1,234 records of 2 resources written; Truto reported 1 error.",
+            {
+                **RUN,
+                "status": "completed",
+                "verdict": "complete",
+                "resources": [resource(), resource(written=34)],
+                "record_errors": 1,
+            },
+            "*Run settled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
         ),
         (
             "run.incomplete",

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "app.cli": ("app", "workers"),
     "workers": (
         *("app.errors", "app.config", "app.notify", "app.routes", "app.queue", "app.logs", "app.setup"),
-        *("app.truto", "app.store", "workers"),
+        *("app.truto", "app.store", "app.runs", "workers"),
     ),
 }
 

@@ -1,0 +1,38 @@
+"""Sinks that do not take what they are to have."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from app.store.engine import Store, one_statement, store_faults
+from app.store.schema import deliveries, outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class FailingSink:
+    """A sink for which deliveries wait. since: when the oldest of them came. reason: one of theirs."""
+
+    sink: str
+    since: datetime
+    reason: str
+    deliveries: int
+
+
+def failing_sinks(store: Store) -> list[FailingSink]:
+    """Return the sinks that were tried and did not take everything yet; raises StoreUnavailable."""
+    statement = (
+        select(
+            outcomes.c.sink,
+            func.min(deliveries.c.received_at),
+            func.max(outcomes.c.reason),
+            func.count(),
+        )
+        .select_from(outcomes.join(deliveries, deliveries.c.id == outcomes.c.delivery_id))
+        # What was given up in the end keeps its last outcome, and waits no more.
+        .where(outcomes.c.state == "failing", deliveries.c.settled_at.is_(None))
+        .group_by(outcomes.c.sink)
+        .order_by(outcomes.c.sink)
+    )
+    with store_faults(), one_statement(store) as connection:
+        return [FailingSink(*row) for row in connection.execute(statement)]
