@@ -120,7 +120,7 @@ def test_who_wants_to_be_told_is_told_once(
         "data": {"sync_job_run_id": "r1", "status": "completed"},
     }
     [shown] = slack.heard
-    assert shown.body["text"].startswith("*Run complete:* r1 ")
+    assert shown.body["text"].startswith("*Run settled:* r1 ")
     assert other.heard == []
     assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
 
