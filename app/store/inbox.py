@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
 from app.store.engine import Store, one_statement, store_faults
-from app.store.insert import insert_for
+from app.store.insert import Kept, insert_for
 from app.store.schema import deliveries
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
@@ -30,32 +30,38 @@ class Inbox:
 
     def __init__(self, engine: Store) -> None:
         self._engine = engine
-        self._insert = insert_for(engine, _COLUMNS)
+        self._insert = insert_for(engine.dialect, _COLUMNS)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
-        """Commit arrivals together; the receipts come in the same order."""
+        """Commit arrivals together; the receipts come in the same order.
+
+        What came before stays as it was, decisions included: its receipt tells what was decided then.
+        """
         ids = [identify(arrival.event_id, arrival.created_at, arrival.digest) for arrival in arrivals]
         copies = Counter(ids)
         bodies = compress([arrival.body for arrival in arrivals])
-        rows = {
-            id_: _row(id_, arrival, body, copies[id_])
-            for id_, arrival, body in zip(ids, arrivals, bodies, strict=True)
-        }
+        rows: dict[UUID, Mapping[str, Any]] = {}
+        for id_, arrival, body in zip(ids, arrivals, bodies, strict=True):
+            # Of the same bytes twice in one group, the first decision holds.
+            rows.setdefault(id_, _row(id_, arrival, body, copies[id_]))
         with store_faults():
-            duplicates = self._insert_rows(rows)
-        receipts = []
+            kept = self._insert_rows(rows)
+        receipts, seen = [], set[UUID]()
         for id_ in ids:
-            # Of the same bytes twice in one group, the first may be new; the others never are.
-            receipts.append(Receipt(id_, is_duplicate=duplicates[id_] >= copies[id_]))
-            duplicates[id_] = copies[id_]
+            duplicates, refused = kept[id_]
+            # The first of a group may be new; the others never are.
+            is_duplicate = id_ in seen or duplicates >= copies[id_]
+            receipts.append(Receipt(id_, is_duplicate=is_duplicate, refused=refused))
+            seen.add(id_)
         return receipts
 
-    def _insert_rows(self, rows: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, int]:
+    def _insert_rows(self, rows: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, Kept]:
         # In the order of the key, so that two processes with the same rows cannot deadlock.
         ordered = [rows[id_] for id_ in sorted(rows)]
         for attempt in (1, 2):
             try:
-                return self._insert(ordered)
+                with one_statement(self._engine) as connection:
+                    return self._insert(connection, ordered)
             except DBAPIError as error:
                 # A pooled connection that died while idle says nothing about the store: ask once more.
                 if attempt == 2 or not error.connection_invalidated:

@@ -55,7 +55,7 @@ class Receiver:
             resource=arrival.resource,
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
-            **({"reason": arrival.reason} if arrival.reason else {}),
+            **({"reason": answer.message} if answer.message else {}),
         )
         return answer
 
@@ -107,9 +107,10 @@ class Receiver:
 
 def _answer(arrival: Arrival, receipt: Receipt) -> Answer:
     delivery = str(receipt.delivery_id)
-    if arrival.state == "refused":
+    if receipt.refused is not None:
         # Truto reads a 400 to `started` as "stop this run"; nothing else here is ever answered with 400.
-        return Answer(400, "refused", delivery, arrival.reason)
+        # As it was first decided: Truto repeats what it got no answer to, or got a 400 to.
+        return Answer(400, "refused", delivery, receipt.refused)
     if receipt.is_duplicate:
         return Answer(200, "duplicate", delivery)
     if arrival.state == "quarantined":
