@@ -223,7 +223,7 @@ def _upsert(dialect: str) -> Insert:
         is_newer,
         old.settled_at.is_not(None),
         and_(old.stopped_at.is_(None), new.stopped_at.is_not(None)),
-        *(and_(old[name] == "", new[name] != "") for name in _IDS),
+        *(and_(old[name] == "", new[name] != "") for name in (*_IDS, "refused")),
     )
     return statement.on_conflict_do_update(
         index_elements=["sync_job_run_id"],
