@@ -82,6 +82,7 @@ class Settings(BaseModel):
     worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
+    maintenance: str = Field(default="", alias="MAINTENANCE")
 
     @property
     def secret_values(self) -> tuple[str, ...]:
