@@ -85,6 +85,7 @@ class Settings(BaseModel):
     stalled_after_minutes: float = Field(default=15, gt=0, alias="STALLED_AFTER_MINUTES")
     reactivate_webhook: bool = Field(default=False, alias="REACTIVATE_WEBHOOK")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
+    maintenance: str = Field(default="", alias="MAINTENANCE")
 
     @property
     def secret_values(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Which deliveries go to which sinks, which runs are refused, and who is told. Pure."""
+"""Which deliveries go to which sinks, which runs may start, and who is told. Pure."""
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -86,22 +86,49 @@ class Route(_Strict):
         )
 
 
-class Refusal(_Strict):
-    """Runs that are answered 400 when they start, so that Truto stops them."""
+class RunRule(_Strict):
+    """Which runs something holds for; shell-style patterns, "*" matches anything."""
 
     sync_job_id: str = "*"
     integrated_account_id: str = "*"
     environment_id: str = "*"
+
+    def matches(self, *, sync_job_id: str, integrated_account_id: str, environment_id: str) -> bool:
+        """Whether it holds for a run."""
+        return (
+            fnmatchcase(sync_job_id, self.sync_job_id)
+            and fnmatchcase(integrated_account_id, self.integrated_account_id)
+            and fnmatchcase(environment_id, self.environment_id)
+        )
+
+
+class Refusal(RunRule):
+    """Runs that are answered 400 when they start, so that Truto stops them."""
+
     reason: str = Field(min_length=1)
 
 
+class GateRules(_Strict):
+    """What else a run is refused for when it starts.
+
+    unrouted: a resource and method of it that no route matches. overlapping: another run of its job and
+    account that is open. oldest_pending_s: a delivery that has waited for longer than this to be settled.
+    """
+
+    unrouted: bool = Field(default=False, strict=True)
+    overlapping: bool = Field(default=False, strict=True)
+    oldest_pending_s: int | None = Field(default=None, ge=1, strict=True)
+
+
 class Routes(_Strict):
-    """A checked routes file."""
+    """A checked routes file. allow: where there are any, a run must match one."""
 
     sinks: dict[str, SinkSpec]
     routes: tuple[Route, ...] = ()
+    allow: tuple[RunRule, ...] = ()
     refuse: tuple[Refusal, ...] = ()
     notify: tuple[NotifySpec, ...] = ()
+    gate: GateRules = GateRules()
 
     def match(
         self, *, event: str, resource: str, method: str, account: str, carries_records: bool
@@ -123,14 +150,17 @@ class Routes(_Strict):
         )
 
     def refusal(self, *, sync_job_id: str, integrated_account_id: str, environment_id: str) -> str | None:
-        """Return why a run is refused, or None where it may go on."""
+        """Return why a run is refused, whatever it is about to fetch; None where it may go on."""
+        run = {
+            "sync_job_id": sync_job_id,
+            "integrated_account_id": integrated_account_id,
+            "environment_id": environment_id,
+        }
         for rule in self.refuse:
-            if (
-                fnmatchcase(sync_job_id, rule.sync_job_id)
-                and fnmatchcase(integrated_account_id, rule.integrated_account_id)
-                and fnmatchcase(environment_id, rule.environment_id)
-            ):
+            if rule.matches(**run):
                 return rule.reason
+        if self.allow and not any(rule.matches(**run) for rule in self.allow):
+            return "no [[allow]] of the routes file matches this run"
         return None
 
 

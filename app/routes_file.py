@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.errors import ConfigError
 from app.notify.spec import NotifySpec
-from app.routes import FilesSink, Refusal, Route, Routes, SqlSink
+from app.routes import FilesSink, GateRules, Refusal, Route, Routes, RunRule, SqlSink
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -88,9 +88,12 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "sql": SqlSink,
     "files": FilesSink,
     "routes": Route,
+    "allow": RunRule,
     "refuse": Refusal,
     "notify": NotifySpec,
+    "gate": GateRules,
 }
+_LISTS = ("routes", "allow", "refuse", "notify")
 _ADVICE = {
     "union_tag_invalid": 'there is no such type of sink: use type = "sql" or type = "files".',
     "union_tag_not_found": 'a sink needs a type: type = "sql" or type = "files".',
@@ -100,9 +103,10 @@ _ADVICE = {
 def _complaint(detail: Any) -> str:
     place = [part for part in detail["loc"] if part not in ("sql", "files")]
     advice = _ADVICE.get(detail["type"]) or _advice(detail)
-    if place[0] in ("routes", "refuse", "notify") and len(place) > 1:
-        where = f"[[{place[0]}]] {place[1] + 1}"
-        rest = place[2:]
+    if place[0] in _LISTS and len(place) > 1:
+        where, rest = f"[[{place[0]}]] {place[1] + 1}", place[2:]
+    elif place[0] == "gate":
+        where, rest = "[gate]", place[1:]
     else:
         where, rest = f"[{'.'.join(map(str, place[:2]))}]", place[2:]
     return f"{where}{', ' if rest else ''}{'.'.join(map(str, rest))}: {advice}"
@@ -110,6 +114,10 @@ def _complaint(detail: Any) -> str:
 
 def _advice(detail: Any) -> str:
     name = str(detail["loc"][-1])
+    if detail["loc"] == ("gate",):
+        return "must be one table; write [gate], and its keys below it."
+    if len(detail["loc"]) == 1 and name in _LISTS:
+        return f"there may be several; write [[{name}]]."
     if detail["type"] == "extra_forbidden":
         kind = next((_KINDS[part] for part in reversed(detail["loc"][:-1]) if part in _KINDS), Routes)
         near = difflib.get_close_matches(name, kind.model_fields, n=1)

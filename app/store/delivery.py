@@ -37,11 +37,15 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What `put` made of an arrival: committed now, known from before, or spooled until it can be."""
+    """What `put` made of an arrival: committed now, known from before, or spooled until it can be.
+
+    refused: why it was refused, where it was; of one that is known from before, when it first came.
+    """
 
     delivery_id: UUID
     is_duplicate: bool
     is_spooled: bool = False
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Deliveries as received: the truth about what has arrived."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
 from app.store.engine import Store, one_statement, store_faults
-from app.store.insert import insert_for
+from app.store.facts import RunSeen
+from app.store.insert import Kept, insert_for
 from app.store.schema import deliveries
+from app.store.sightings import record_runs
+from app.truto.runs import rank
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
@@ -23,6 +26,8 @@ _COLUMNS = (
     *_TOLD,
     *("id", "body", "duplicates", "due_at", "settled_at", "body_bytes"),
 )
+_REFUSED = "refused"
+_Fields = Mapping[str, Any]
 
 
 class Inbox:
@@ -30,37 +35,53 @@ class Inbox:
 
     def __init__(self, engine: Store) -> None:
         self._engine = engine
-        self._insert = insert_for(engine, _COLUMNS)
+        self._insert = insert_for(engine.dialect, _COLUMNS)
 
     def put(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
-        """Commit arrivals together; the receipts come in the same order."""
-        ids = [identify(arrival.event_id, arrival.created_at, arrival.digest) for arrival in arrivals]
+        """Commit arrivals together; the receipts come in the same order.
+
+        What came before stays as it was, decisions included: its receipt tells what was decided then. A run
+        that is refused is noted with it: no worker will ever take the delivery up and do so.
+        """
+        ids = [_id_of(arrival) for arrival in arrivals]
         copies = Counter(ids)
         bodies = compress([arrival.body for arrival in arrivals])
-        rows = {
-            id_: _row(id_, arrival, body, copies[id_])
-            for id_, arrival, body in zip(ids, arrivals, bodies, strict=True)
-        }
+        rows: dict[UUID, _Fields] = {}
+        for id_, arrival, body in zip(ids, arrivals, bodies, strict=True):
+            # Of the same bytes twice in one group, the first decision holds.
+            rows.setdefault(id_, _row(id_, arrival, body, copies[id_]))
         with store_faults():
-            duplicates = self._insert_rows(rows)
-        receipts = []
+            kept = self._write(rows, [arrival for arrival in arrivals if arrival.state == _REFUSED])
+        receipts, seen = [], set[UUID]()
         for id_ in ids:
-            # Of the same bytes twice in one group, the first may be new; the others never are.
-            receipts.append(Receipt(id_, is_duplicate=duplicates[id_] >= copies[id_]))
-            duplicates[id_] = copies[id_]
+            duplicates, refused = kept[id_]
+            # The first of a group may be new; the others never are.
+            is_duplicate = id_ in seen or duplicates >= copies[id_]
+            receipts.append(Receipt(id_, is_duplicate=is_duplicate, refused=refused))
+            seen.add(id_)
         return receipts
 
-    def _insert_rows(self, rows: Mapping[UUID, Mapping[str, Any]]) -> dict[UUID, int]:
+    def _write(self, rows: Mapping[UUID, _Fields], refused: Sequence[Arrival]) -> dict[UUID, Kept]:
         # In the order of the key, so that two processes with the same rows cannot deadlock.
         ordered = [rows[id_] for id_ in sorted(rows)]
         for attempt in (1, 2):
             try:
-                return self._insert(ordered)
+                return self._write_refused(ordered, refused) if refused else self._write_plain(ordered)
             except DBAPIError as error:
                 # A pooled connection that died while idle says nothing about the store: ask once more.
                 if attempt == 2 or not error.connection_invalidated:
                     raise
         raise AssertionError("unreachable")
+
+    def _write_plain(self, rows: Sequence[_Fields]) -> dict[UUID, Kept]:
+        with one_statement(self._engine) as connection:
+            return self._insert(connection, rows)
+
+    def _write_refused(self, rows: Sequence[_Fields], refused: Sequence[Arrival]) -> dict[UUID, Kept]:
+        with self._engine.begin() as connection:
+            kept = self._insert(connection, rows)
+            record_runs(connection, _runs_of(refused, kept))
+        return kept
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return a delivery's body, the bytes that were signed."""
@@ -80,7 +101,31 @@ class Inbox:
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 
 
-def _row(delivery_id: UUID, arrival: Arrival, body: bytes, copies: int) -> dict[str, Any]:
+def _id_of(arrival: Arrival) -> UUID:
+    return identify(arrival.event_id, arrival.created_at, arrival.digest)
+
+
+def _runs_of(refused: Sequence[Arrival], kept: Mapping[UUID, Kept]) -> Iterator[RunSeen]:
+    """Say what is known of runs that were refused, and not let in when the same delivery first came."""
+    for arrival in refused:
+        reason = kept[_id_of(arrival)].refused
+        if reason is not None and arrival.sync_job_run_id:
+            yield RunSeen(
+                sync_job_run_id=arrival.sync_job_run_id,
+                sync_job_id=arrival.sync_job_id,
+                integrated_account_id=arrival.integrated_account_id,
+                environment_id=arrival.environment_id,
+                first_seen_at=arrival.received_at,
+                webhook_id=arrival.webhook_id,
+                status=_REFUSED,
+                status_at=arrival.created_at or arrival.received_at,
+                status_rank=rank(_REFUSED),
+                stopped_at=arrival.received_at,
+                refused=reason,
+            )
+
+
+def _row(delivery_id: UUID, arrival: Arrival, body: bytes, copies: int) -> _Fields:
     return {name: getattr(arrival, name) for name in _TOLD} | {
         "id": delivery_id,
         "duplicates": copies - 1,

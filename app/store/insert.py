@@ -1,61 +1,69 @@
 """Puts rows into the deliveries table, many in one statement, and counts how often each came before."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Dialect, case, literal_column
 from sqlalchemy.dialects import sqlite
 
-from app.store.engine import one_statement
 from app.store.schema import clean, deliveries
 
 # As JSON spells it; PostgreSQL holds none in text.
 _NUL = b"\\u0000"
 
 Rows = Sequence[Mapping[str, Any]]
-# Takes rows in the order of their ids and commits them; returns each id's `duplicates` as it is now.
-Insert = Callable[[Rows], dict[UUID, int]]
 
 
-def insert_for(engine: Engine, columns: Sequence[str]) -> Insert:
+class Kept(NamedTuple):
+    """A row as it stands now. refused: why, where it was refused when it first came; else None."""
+
+    duplicates: int
+    refused: str | None
+
+
+# Takes rows in the order of their ids, as part of the caller's transaction; returns what stands by id.
+Insert = Callable[[Connection, Rows], dict[UUID, Kept]]
+
+
+def insert_for(dialect: Dialect, columns: Sequence[str]) -> Insert:
     """Return the way to insert rows of these columns that costs a database's client the least."""
-    return _into_postgresql(engine, columns) if engine.dialect.name == "postgresql" else _into_sqlite(engine)
+    return _into_postgresql(dialect, columns) if dialect.name == "postgresql" else _into_sqlite()
 
 
-def _into_sqlite(engine: Engine) -> Insert:
+def _into_sqlite() -> Insert:
     statement = sqlite.insert(deliveries)
     again = deliveries.c.duplicates + statement.excluded.duplicates + 1
     upsert = statement.on_conflict_do_update(index_elements=["id"], set_={"duplicates": again})
-    returning = upsert.returning(deliveries.c.id, deliveries.c.duplicates)
+    refused = case((deliveries.c.state == literal_column("'refused'"), deliveries.c.reason))
+    returning = upsert.returning(deliveries.c.id, deliveries.c.duplicates, refused)
 
-    def insert(rows: Rows) -> dict[UUID, int]:
-        with one_statement(engine) as connection:
-            return {row.id: row.duplicates for row in connection.execute(returning, rows)}
+    def insert(connection: Connection, rows: Rows) -> dict[UUID, Kept]:
+        return {id_: Kept(*kept) for id_, *kept in connection.execute(returning, rows)}
 
     return insert
 
 
-def _into_postgresql(engine: Engine, columns: Sequence[str]) -> Insert:
+def _into_postgresql(dialect: Dialect, columns: Sequence[str]) -> Insert:
     """Send all but the bodies as one JSON array, and the bodies as they are: one text, whatever the number.
 
     A statement with parameters of its own for every row takes three times as long to prepare.
     """
-    table, dialect = deliveries.name, engine.dialect
+    table = deliveries.name
     told = [name for name in columns if name != "body"]
     shape = ", ".join(f"{name} {deliveries.c[name].type.compile(dialect=dialect)}" for name in told)
     statement = (
         f"INSERT INTO {table} ({', '.join(told)}, body) "  # noqa: S608  # names of our own
         f"SELECT * FROM ROWS FROM (jsonb_to_recordset(%s::jsonb) AS ({shape}), unnest(%b::bytea[])) "
         f"ON CONFLICT (id) DO UPDATE SET duplicates = {table}.duplicates + excluded.duplicates + 1 "
-        "RETURNING id, duplicates"
+        # Not state and reason: of nearly all rows that would be text to read for nothing.
+        "RETURNING id, duplicates, CASE WHEN state = 'refused' THEN reason END"
     )
 
-    def insert(rows: Rows) -> dict[UUID, int]:
+    def insert(connection: Connection, rows: Rows) -> dict[UUID, Kept]:
         parameters = (_to_json(rows), [row["body"] for row in rows])
-        with one_statement(engine) as connection:
-            return {row.id: row.duplicates for row in connection.exec_driver_sql(statement, parameters)}
+        return {id_: Kept(*kept) for id_, *kept in connection.exec_driver_sql(statement, parameters)}
 
     return insert
 

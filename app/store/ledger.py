@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Table, select
 
 from app.store.engine import Store, one_statement, store_faults
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, Settlement
-from app.store.runs import record_runs
 from app.store.schema import dead_records, outcomes, record_errors
+from app.store.sightings import record_runs
 from app.store.upsert import Insert, insert_into
 from app.store.worklist import lock_pending, settle
 

@@ -49,7 +49,8 @@ class Spool:
         except RedisError as error:
             raise _unavailable(error) from error
         id_ = identify(arrival.event_id, arrival.created_at, arrival.digest)
-        return Receipt(id_, is_duplicate=False, is_spooled=True)
+        refused = arrival.reason if arrival.state == "refused" else None
+        return Receipt(id_, is_duplicate=False, is_spooled=True, refused=refused)
 
     def count(self) -> int:
         """Return how many arrivals wait."""

@@ -8,9 +8,12 @@ from app.config import Settings
 from app.logs import place_of
 from app.queue import DeliveryQueue, connect
 from app.routes import Routes
+from app.runs.gate import Gate
 from app.store.engine import open_store
 from app.store.inbox import Inbox
+from app.store.runs import RunBook
 from app.store.spool import Spool
+from app.store.worklist import Worklist
 from app.web.answers import Answer, finish
 from app.web.endpoint import HINT, Endpoint
 from app.web.health import add_health
@@ -28,14 +31,23 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
     store = open_store(settings.database_url, lock_wait_s=COMMIT_DEADLINE_S)
-    inbox = Inbox(store)
+    inbox, book, worklist = Inbox(store), RunBook(store), Worklist(store)
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)
     storage = Storage(inbox, spool)
     waker = Waker(queue)
     waker.start()
+    gate = Gate(
+        routes,
+        settings.maintenance,
+        open_run=lambda seen, since: storage.ask(lambda: book.open(seen, heard_since=since)),
+        oldest_pending=lambda: storage.ask(worklist.oldest_pending),
+    )
     receiver = Receiver(
-        settings, routes, put=storage.put, wake=lambda receipt: waker.wake(receipt.delivery_id)
+        settings,
+        refuse=gate.refusal,
+        put=storage.put,
+        wake=lambda receipt: waker.wake(receipt.delivery_id),
     )
     add_health(app, store, queue, spool)
     _answer_faults(app)

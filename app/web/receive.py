@@ -7,7 +7,6 @@ import structlog
 
 from app.config import Settings
 from app.errors import SignatureError, UnreadableDelivery
-from app.routes import Routes
 from app.store.delivery import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import Signature, verify
@@ -19,19 +18,20 @@ log = structlog.get_logger()
 class Receiver:
     """Takes one body at a time from being bytes to being stored.
 
-    put: keeps an arrival and returns its receipt. wake: has a worker woken for a delivery.
+    refuse: says why a run is not to start, of the event that it starts. put: keeps an arrival and returns its
+    receipt. wake: has a worker woken for a delivery.
     """
 
     def __init__(
         self,
         settings: Settings,
-        routes: Routes,
         *,
+        refuse: Callable[[Envelope, bytes, datetime], str | None],
         put: Callable[[Arrival], Receipt],
         wake: Callable[[Receipt], None],
     ) -> None:
         self._settings = settings
-        self._routes = routes
+        self._refuse = refuse
         self._put = put
         self._wake = wake
 
@@ -55,7 +55,7 @@ class Receiver:
             resource=arrival.resource,
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
-            **({"reason": arrival.reason} if arrival.reason else {}),
+            **({"reason": answer.message} if answer.message else {}),
         )
         return answer
 
@@ -66,7 +66,7 @@ class Receiver:
             self._check_origin(signature.secret, "", None, received_at)
             return Arrival(body, signature.mac, received_at, "quarantined", error.reason)
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
-        refusal = self._refusal(envelope)
+        refusal = self._refuse(envelope, body, received_at)
         return Arrival(
             body=body,
             # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
@@ -95,21 +95,13 @@ class Receiver:
         if window_s and (created_at is None or abs((received_at - created_at).total_seconds()) > window_s):
             raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
 
-    def _refusal(self, envelope: Envelope) -> str | None:
-        if envelope.event != "sync_job_run:started":
-            return None
-        return self._routes.refusal(
-            sync_job_id=envelope.sync_job_id,
-            integrated_account_id=envelope.integrated_account_id,
-            environment_id=envelope.environment_id,
-        )
-
 
 def _answer(arrival: Arrival, receipt: Receipt) -> Answer:
     delivery = str(receipt.delivery_id)
-    if arrival.state == "refused":
+    if receipt.refused is not None:
         # Truto reads a 400 to `started` as "stop this run"; nothing else here is ever answered with 400.
-        return Answer(400, "refused", delivery, arrival.reason)
+        # As it was first decided: Truto repeats what it got no answer to, or got a 400 to.
+        return Answer(400, "refused", delivery, receipt.refused)
     if receipt.is_duplicate:
         return Answer(200, "duplicate", delivery)
     if arrival.state == "quarantined":

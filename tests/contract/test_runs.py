@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -178,28 +177,3 @@ def test_runs_are_found_newest_first_and_by_what_they_are(book: RunBook) -> None
     assert ids({"status": "failed"}) == ["run-2"]
     assert ids({"sync_job_id": "another"}) == []
     assert ids({}, since=NOW + timedelta(seconds=3)) == ["run-4", "run-3"]
-
-
-def test_of_runs_that_start_at_once_one_is_let_in(book: RunBook) -> None:
-    with ThreadPoolExecutor(8) as starters:
-        others = list(
-            starters.map(
-                lambda number: book.open(
-                    seen("running", run=f"run-{number}"), heard_since=NOW - timedelta(hours=1)
-                ),
-                range(8),
-            )
-        )
-
-    assert others.count(None) == 1
-    [winner] = [run.sync_job_run_id for run in book.unsettled(most=9)]
-    assert set(others) == {None, winner}
-
-
-def test_a_run_does_not_stand_in_its_own_way_nor_does_one_that_went_silent(book: RunBook) -> None:
-    first = seen("running", run="first")
-    book.open(first, heard_since=NOW)
-
-    assert book.open(first, heard_since=NOW) is None
-    assert book.open(seen("running", run="second", at_s=60), heard_since=NOW) == "first"
-    assert book.open(seen("running", run="second", at_s=60), heard_since=NOW + timedelta(seconds=1)) is None

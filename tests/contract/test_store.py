@@ -397,3 +397,24 @@ def test_a_run_stands_as_its_newest_event_says(
 
 def test_a_run_that_nobody_spoke_of_is_unknown(store: Store) -> None:
     assert RunBook(store).get("run") is None
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bool) -> None:
+    def decided(body: bytes, reason: str) -> Arrival:
+        return arrival(body, state="refused" if reason else "pending", reason=reason)
+
+    came = [
+        decided(b"1", "no"),
+        decided(b"2", ""),
+        decided(b"1", ""),
+        decided(b"2", "no"),
+        decided(b"1", "never"),
+    ]
+    groups = [came] if together else [[each] for each in came]
+
+    receipts = [receipt for group in groups for receipt in inbox.put(group)]
+
+    assert [receipt.is_duplicate for receipt in receipts] == [False, False, True, True, True]
+    assert [receipt.refused for receipt in receipts] == ["no", None, "no", None, "no"]
+    assert inbox.count() == {"pending": 1, "refused": 1, "duplicate": 3}

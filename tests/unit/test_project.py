@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "app.simulator": ("app.errors", "app.truto", "app.simulator"),
     "app.web": (
         *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
-        *("app.truto", "app.store", "app.web"),
+        *("app.truto", "app.store", "app.runs", "app.web"),
     ),
     "app.supervisor": (),
     "app.valkey": ("app.errors",),

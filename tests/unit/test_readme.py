@@ -9,6 +9,7 @@ from click import Context
 
 from app.cli import main
 from app.config import Settings, setting_names
+from app.routes import GateRules
 from app.routes_file import read_routes
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,7 @@ def test_the_routes_of_the_readme_are_routes() -> None:
     assert len(routes.routes) == 3
     assert [(spec.name, spec.form) for spec in routes.notify] == [("ops", "standard"), ("team", "slack")]
     assert routes.refusal(sync_job_id="", integrated_account_id="sandbox-1", environment_id="") is not None
+    assert routes.gate.model_fields_set == set(GateRules.model_fields)
 
 
 def test_the_statuses_of_the_readme_are_those_of_the_code() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from app.errors import ConfigError
-from app.routes import Column, Route, Routes, default_routes
+from app.routes import Column, GateRules, Route, Routes, default_routes
 from app.routes_file import read_routes
 
 SINKS = (
@@ -90,6 +90,35 @@ def test_runs_are_refused_by_rule() -> None:
     assert refusal("", "", "") is None
 
 
+def test_where_runs_are_allowed_by_rule_all_others_are_refused() -> None:
+    routes = read(
+        '[[allow]]\nintegrated_account_id = "a-*"\nenvironment_id = "live"\n[[allow]]\nsync_job_id = "j1"\n'
+        '[[refuse]]\nintegrated_account_id = "a-2"\nreason = "gone"\n'
+    )
+
+    def refusal(job: str, account: str, environment: str) -> str | None:
+        return routes.refusal(sync_job_id=job, integrated_account_id=account, environment_id=environment)
+
+    assert refusal("j2", "a-1", "live") is None
+    assert refusal("j1", "b-1", "test") is None
+    assert refusal("j2", "a-1", "test") == "no [[allow]] of the routes file matches this run"
+    assert refusal("", "", "") == "no [[allow]] of the routes file matches this run"
+    assert refusal("j1", "a-2", "live") == "gone"
+
+
+def test_every_rule_of_the_gate_is_off_unless_it_is_named() -> None:
+    assert read("").gate == default_routes("sqlite:///x").gate == GateRules()
+    assert (GateRules().unrouted, GateRules().overlapping, GateRules().oldest_pending_s) == (
+        False,
+        False,
+        None,
+    )
+
+    rules = read("[gate]\nunrouted = true\noverlapping = true\noldest_pending_s = 900\n").gate
+
+    assert (rules.unrouted, rules.overlapping, rules.oldest_pending_s) == (True, True, 900)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -115,6 +144,20 @@ def test_runs_are_refused_by_rule() -> None:
         (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: "),
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would"),
         (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: field required."),
+        (f"{SINKS}[refuse]\n", "[refuse]: there may be several; write [[refuse]]."),
+        (f'{SINKS}[allow]\nsync_job_id = "x"\n', "[allow]: there may be several; write [[allow]]."),
+        (f'{SINKS}[[allow]]\nsync_job = "x"\n', "[[allow]] 1, sync_job: nothing reads this; did you mean sync_job_id?"),
+        (f'{SINKS}[[allow]]\n[[allow]]\nreason = "x"\n', "[[allow]] 2, reason: nothing reads this; known are sync_job_id,"),
+        (f"{SINKS}[[allow]]\nsync_job_id = 1\n", "[[allow]] 1, sync_job_id: input should be a valid string."),
+        (f"{SINKS}[[gate]]\n", "[gate]: must be one table; write [gate], and its keys below it."),
+        (f"gate = true\n{SINKS}", "[gate]: must be one table; write [gate], and its keys below it."),
+        (f"{SINKS}[gate]\noverlaping = true\n", "[gate], overlaping: nothing reads this; did you mean overlapping?"),
+        (f"{SINKS}[gate]\nx = 1\n", "[gate], x: nothing reads this; known are unrouted, overlapping, oldest_pending_s."),
+        (f'{SINKS}[gate]\nunrouted = "yes"\n', "[gate], unrouted: input should be a valid boolean."),
+        (f"{SINKS}[gate]\noverlapping = 1\n", "[gate], overlapping: input should be a valid boolean."),
+        (f"{SINKS}[gate]\noldest_pending_s = true\n", "[gate], oldest_pending_s: input should be a valid integer."),
+        (f"{SINKS}[gate]\noldest_pending_s = 0\n", "[gate], oldest_pending_s: input should be greater than or equal to 1."),
+        (f"{SINKS}[gates]\n", "[gates]: nothing reads this; did you mean gate?"),
         (f"{SINKS}[[route]]\n", "[route]: nothing reads this; did you mean routes?"),
         (f'{SINKS}[[notify]]\nsecret = "$NOTIFY_SECRET"\n', "[[notify]] 1, url: field required."),
         (f'{SINKS}[[notify]]\nurl = "https://x"\n', "[[notify]] 1: without a `secret` nothing can be signed: write whsec_ and"),
@@ -137,7 +180,7 @@ def test_runs_are_refused_by_rule() -> None:
         (f'{NOTIFY}name = "a b"\n', "[[notify]] 1, name: "),
         (f'{NOTIFY}{NOTIFY.removeprefix(SINKS)}name = "notify-1"\n', "[[notify]] 2, name: another is called notify-1; give each"),
         (f"notify = [3]\n{SINKS}", "[[notify]] 1: input should be a valid dictionary"),
-        (f"{SINKS}[notify]\n", "[notify]: input should be a valid tuple."),
+        (f"{SINKS}[notify]\n", "[notify]: there may be several; write [[notify]]."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(text: str, complaint: str) -> None:

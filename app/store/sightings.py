@@ -1,0 +1,70 @@
+"""What deliveries say of their runs: each moves its run as far as it is newer than what is known."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Column, Connection, and_, case, func, null, or_, tuple_
+
+from app.store.facts import RunSeen
+from app.store.schema import runs
+from app.store.upsert import Insert, insert_into
+
+_IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
+
+
+def record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
+    """Note what deliveries say of their runs, as part of the caller's transaction.
+
+    Every event moves its run by its own time: an older one never overwrites what a newer one said. What comes
+    of a run that was found to be over makes it be looked at again.
+    """
+    sights: dict[tuple[str, datetime | None, int], RunSeen] = {}
+    for sight in seen:
+        sights.setdefault((sight.sync_job_run_id, sight.status_at, sight.status_rank), sight)
+    # In the order of the key: two workers that know the same runs must lock them in one order.
+    rows = [_row(sights[key]) for key in sorted(sights, key=lambda key: (key[0], str(key[1] or ""), key[2]))]
+    if rows:
+        connection.execute(_upsert(connection.dialect.name), rows)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    statement = insert_into(dialect, runs)
+    new, old = statement.excluded, runs.c
+    is_newer = and_(
+        new.status_at.is_not(None),
+        or_(
+            old.status_at.is_(None),
+            tuple_(old.status_at, old.status_rank) <= tuple_(new.status_at, new.status_rank),
+        ),
+    )
+
+    def unless_empty(name: str) -> tuple[Column[Any], Any]:
+        return old[name], case((new[name] != "", new[name]), else_=old[name])
+
+    changed = dict(unless_empty(name) for name in (*_IDS, "refused"))
+    changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
+    for name in ("status", "status_rank"):
+        # An event may say nothing of the status.
+        changed[old[name]] = case((and_(is_newer, new.status != ""), new[name]), else_=old[name])
+    changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
+    changed[old.stopped_at] = func.coalesce(old.stopped_at, new.stopped_at)
+    changed[old.settled_at] = null()
+    says_more = or_(
+        is_newer,
+        old.settled_at.is_not(None),
+        and_(old.stopped_at.is_(None), new.stopped_at.is_not(None)),
+        *(and_(old[name] == "", new[name] != "") for name in (*_IDS, "refused")),
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["sync_job_run_id"],
+        set_={column.name: value for column, value in changed.items()},
+        # Most batches say nothing new, and then cost no write.
+        where=says_more,
+    )
+
+
+def _row(seen: RunSeen) -> dict[str, Any]:
+    return {name: getattr(seen, name) for name in RunSeen.__slots__}

@@ -1,0 +1,276 @@
+"""Which runs are refused when they start, and that a refusal holds; over real HTTP, to real gunicorn."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from app.store.delivery import Verdict
+from app.store.engine import Store, open_store
+from app.store.facts import Settlement
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.store.migrate import migrate
+from app.store.runs import RunBook
+from app.store.spool import Spool
+from app.truto.signature import sign
+from tests.servers.postgres import PostgresServer
+from tests.servers.receiver import SECRET, Answer, WebProcess, answer_of
+from tests.servers.valkey import ValkeyServer
+from tests.waiting import wait_until
+
+ROUTES = (
+    '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n'
+    '[[routes]]\nresource = "crm/*"\nsinks = ["main"]\n\n[[routes]]\nresource = "logs"\nsinks = []\n\n'
+)
+POLICIES = '[[allow]]\nenvironment_id = "live"\n\n[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "a sandbox"\n\n'
+GATE = "[gate]\nunrouted = true\noverlapping = true\noldest_pending_s = 3600\n"
+
+
+class Serve(Protocol):
+    """Starts the web process with these routes and settings."""
+
+    def __call__(self, routes: str, **settings: str) -> WebProcess: ...
+
+
+@pytest.fixture
+def store(harmed_postgres: PostgresServer) -> Iterator[Store]:
+    with harmed_postgres.database() as url:
+        engine = open_store(url)
+        migrate(engine)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator[Serve]:
+    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    with ExitStack() as stack:
+
+        def start(routes: str, **settings: str) -> WebProcess:
+            file = tmp_path / f"{uuid4()}.toml"
+            file.write_text(ROUTES + routes)
+            process = WebProcess(
+                tmp_path, database_url=url, redis_url=harmed_valkey.url, ROUTES_FILE=str(file), **settings
+            )
+            return stack.enter_context(process)
+
+        yield start
+
+
+@pytest.fixture
+def book(store: Store) -> RunBook:
+    return RunBook(store)
+
+
+def event(name: str, run: str, *, account: str = "a", environment: str = "live", **more: object) -> bytes:
+    payload = {
+        "id": run,
+        "sync_job_run_id": run,
+        "sync_job_id": "j",
+        "integrated_account_id": account,
+        **more,
+    }
+    # Of this moment: what it says of a run counts by its time.
+    ids = {"id": str(uuid4()), "created_at": datetime.now(UTC).isoformat(), "environment_id": environment}
+    return json.dumps({**ids, "event": f"sync_job_run:{name}", "payload": payload}).encode()
+
+
+def said(answer: Answer) -> tuple[int, str, str]:
+    return answer.http_status, answer.status, answer.message
+
+
+def post_at_once(webs: list[WebProcess], bodies: list[bytes]) -> list[Answer]:
+    def post(number: int) -> Answer:
+        headers = {"X-Truto-Signature": sign(bodies[number], SECRET)}
+        url = f"{webs[number % len(webs)].url}/webhooks/truto"
+        return answer_of(httpx.post(url, content=bodies[number], headers=headers, timeout=60))
+
+    with ThreadPoolExecutor(len(bodies)) as senders:
+        return list(senders.map(post, range(len(bodies))))
+
+
+def make_old(store: Store) -> None:
+    with store.begin() as connection:
+        connection.execute(
+            text("UPDATE rapidbridge_deliveries SET received_at = received_at - interval '2 hours'")
+        )
+
+
+def settle_all(store: Store) -> None:
+    with store.connect() as connection:
+        ids = connection.execute(text("SELECT id FROM rapidbridge_deliveries WHERE settled_at IS NULL"))
+        now = datetime.now(UTC)
+        verdicts = [Verdict(UUID(str(id_)), "settled", 0, "", now) for id_ in ids.scalars()]
+    Ledger(store).settle([Settlement(verdict) for verdict in verdicts], now=now)
+
+
+def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
+    serve: Serve, store: Store, book: RunBook
+) -> None:
+    web = serve(POLICIES + GATE)
+    unrouted = [{"resource": "logs", "method": "list"}, {"resource": "erp/bills", "method": "get"}]
+    routed = [{"resource": "crm/deals", "method": "list"}, {"name": "transform"}]
+
+    refused = {
+        "sandbox": event("started", "sandbox", account="sandbox-1"),
+        "test": event("started", "test", environment="test"),
+        "unrouted": event("started", "unrouted", resources=unrouted),
+    }
+    answers = {run: said(web.post(body)) for run, body in refused.items()}
+    first = web.post(event("started", "first", resources=routed))
+    second = web.post(event("started", "second", resources=routed))
+    another = web.post(event("started", "another", account="b", resources="odd"))
+    make_old(store)
+    late = web.post(event("started", "late", account="c"))
+
+    assert answers == {
+        "sandbox": (400, "refused", "a sandbox"),
+        "test": (400, "refused", "no [[allow]] of the routes file matches this run"),
+        "unrouted": (
+            400,
+            "refused",
+            "no route of the routes file matches what the run fetches (erp/bills, get)",
+        ),
+    }
+    assert said(first) == said(another) == (200, "accepted", "")
+    overlaps = "run first of the same sync job and integrated account is still open"
+    assert said(second) == (400, "refused", overlaps)
+    assert late.http_status == 400
+    assert late.message.startswith("a delivery has waited for 720")
+    found = {run.sync_job_run_id: (run.status, run.refused) for run in book.find({}, since=None, most=20)}
+    assert found == {
+        **{run: ("refused", message) for run, (_, _, message) in answers.items()},
+        "first": ("running", ""),
+        "second": ("refused", overlaps),
+        "another": ("running", ""),
+        "late": ("refused", late.message),
+    }
+    assert f"event=delivery.refused delivery={second.delivery}" in web.log
+    assert overlaps in web.log
+
+
+def test_in_maintenance_no_run_starts_and_everything_else_goes_on(serve: Serve) -> None:
+    web = serve("", MAINTENANCE="the warehouse is moving")
+    names = ["created", "record", "record_error", "updated", "rate_limited", "completed", "failed", "stopped"]
+
+    answer = web.post(event("started", "r"))
+    others = [web.post(event(name, "r", resource="crm/deals", method="list", records=[])) for name in names]
+
+    assert said(answer) == (400, "refused", "the warehouse is moving")
+    assert {said(other) for other in others} == {(200, "accepted", "")}
+
+
+def test_the_first_decision_holds_whatever_the_policies_say_later(
+    serve: Serve, store: Store, book: RunBook
+) -> None:
+    open_, closed = serve(GATE), serve("", MAINTENANCE="closed")
+    let_in, refused = event("started", "in"), event("started", "out", account="b")
+
+    first = [open_.post(let_in), closed.post(refused)]
+    again = [closed.post(let_in), open_.post(refused)]
+    # Also once the run is over, and everything of it is settled.
+    open_.post(event("completed", "in", status="completed"))
+    settle_all(store)
+    last = [closed.post(let_in), open_.post(refused)]
+
+    assert [said(answer) for answer in first] == [(200, "accepted", ""), (400, "refused", "closed")]
+    held = [(200, "duplicate", ""), (400, "refused", "closed")]
+    assert [said(answer) for answer in again] == [said(answer) for answer in last] == held
+    runs = {run.sync_job_run_id: (run.status, run.refused) for run in book.find({}, since=None, most=9)}
+    assert runs == {"in": ("running", ""), "out": ("refused", "closed")}
+    # The refused one is not in the way of another.
+    assert open_.post(event("started", "next", account="b")).http_status == 200
+
+
+def test_the_same_start_at_once_gets_one_decision(serve: Serve) -> None:
+    webs = [serve(GATE), serve("", MAINTENANCE="closed")]
+
+    answers = post_at_once(webs, [event("started", "r")] * 20)
+
+    assert len({(answer.http_status, answer.message) for answer in answers}) == 1
+
+
+def test_of_runs_that_start_at_once_exactly_one_is_let_in(serve: Serve) -> None:
+    web = serve("[gate]\noverlapping = true\n", WEB_CONCURRENCY="2")
+    runs = [f"r{number}" for number in range(20)]
+
+    answers = post_at_once([web], [event("started", run) for run in runs])
+
+    assert sorted(answer.http_status for answer in answers) == [200] + [400] * 19
+    [winner] = [run for run, answer in zip(runs, answers, strict=True) if answer.http_status == 200]
+    reason = f"run {winner} of the same sync job and integrated account is still open"
+    assert {answer.message for answer in answers if answer.http_status == 400} == {reason}
+    others = post_at_once([web], [event("record", run, resource="crm/deals", method="list") for run in runs])
+    assert {answer.http_status for answer in others} == {200}
+
+
+def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Store) -> None:
+    web = serve(GATE)
+    web.post(event("started", "first"))
+    with store.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+
+    assert web.post(event("started", "second")).http_status == 400
+
+
+def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, store: Store) -> None:
+    web = serve("[gate]\noverlapping = true\n")
+    started = [event("started", f"r{number}") for number in range(12)]
+    with store.begin() as connection, ThreadPoolExecutor(1) as sender:
+        # As if another process stood still while it lets a run of this job and account in.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('j/a', 0))"))
+        starting = sender.submit(post_at_once, [web], started)
+        answers = [web.post(event("record", "r", resource="crm/deals", records=[])) for _ in range(50)]
+        was_held = not starting.done()
+        let_in = starting.result()
+
+    assert was_held
+    assert {said(answer) for answer in answers + let_in} == {(200, "accepted", "")}
+    assert "spooled" not in web.log
+
+
+@pytest.mark.parametrize("way", ["dead", "stalled"])
+def test_a_store_that_is_away_refuses_nothing(
+    serve: Serve, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis, way: str
+) -> None:
+    web = serve(POLICIES + GATE)
+    assert web.post(event("started", "before")).http_status == 200
+    bodies = [event("started", run) for run in ("one", "two")]
+    sandbox = event("started", "s", account="sandbox-1")
+    if way == "dead":
+        harmed_postgres.kill()
+        try:
+            answers = [web.post(body) for body in [*bodies, sandbox]]
+        finally:
+            harmed_postgres.start()
+    else:
+        with harmed_postgres.stalled():
+            answers = [web.post(body) for body in [*bodies, sandbox]]
+
+    assert [said(answer) for answer in answers] == [(200, "accepted", "")] * 2 + [
+        (400, "refused", "a sandbox")
+    ]
+    assert web.log.count("event=gate.unchecked") == 1
+    Spool(harmed_redis).drain(Inbox(store).put)
+    wait_until(lambda: web.post(event("updated", "before")).http_status == 200 and "store.back" in web.log)
+    # What could not be checked was let in, and that holds; what was refused is known as such.
+    assert [said(web.post(body))[:2] for body in bodies] == [(200, "duplicate")] * 2
+    assert web.post(event("started", "three")).http_status == 400
+    run = RunBook(store).get("s")
+    assert run is not None
+    assert (run.status, run.refused) == ("refused", "a sandbox")

@@ -1,0 +1,212 @@
+"""Which runs may start: each policy, their order, and what happens when a check cannot be made."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.errors import StoreUnavailable
+from app.routes_file import read_routes
+from app.runs.gate import Gate
+from app.store.facts import RunSeen
+from app.truto.events import read_envelope
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SINK = '[sinks.main]\ntype = "sql"\nurl = "sqlite:///x"\n'
+ROUTES = SINK + (
+    '[[routes]]\nresource = "crm/*"\nmethod = "list"\nsinks = ["main"]\n'
+    '[[routes]]\nresource = "logs"\nsinks = []\n'
+    '[[routes]]\nresource = "hr/*"\nintegrated_account_id = "acme"\nsinks = ["main"]\n'
+    '[[routes]]\nevent = "record:*"\nresource = "pushed"\nsinks = ["main"]\n'
+)
+EVERYTHING = "[gate]\nunrouted = true\noverlapping = true\noldest_pending_s = 60\n"
+
+
+@dataclass
+class Desk:
+    """What the gate asks: answers as told, and remembers what it was asked."""
+
+    other: str | None = None
+    waited_s: float | None = None
+    is_away: bool = False
+    asked: list[str] = field(default_factory=list)
+    opened: list[tuple[RunSeen, datetime]] = field(default_factory=list)
+
+    def open_run(self, seen: RunSeen, heard_since: datetime) -> str | None:
+        self._note("overlapping")
+        self.opened.append((seen, heard_since))
+        return self.other
+
+    def oldest_pending(self) -> datetime | None:
+        self._note("backlog")
+        return None if self.waited_s is None else NOW - timedelta(seconds=self.waited_s)
+
+    def _note(self, check: str) -> None:
+        self.asked.append(check)
+        if self.is_away:
+            raise StoreUnavailable("gone fishing")
+
+    def gate(self, routes: str, maintenance: str = "") -> Gate:
+        read = read_routes(routes, source="routes.toml", variables={})
+        return Gate(read, maintenance, open_run=self.open_run, oldest_pending=self.oldest_pending)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def start(event: str = "sync_job_run:started", **payload: Any) -> bytes:
+    told = {"id": "r", "sync_job_id": "j", "integrated_account_id": "a", **payload}
+    created_at, ids = "2026-11-24T11:59:00Z", {"webhook_id": "w", "environment_id": "live"}
+    return json.dumps({"id": "e", "event": event, "created_at": created_at, **ids, "payload": told}).encode()
+
+
+def fetching(*resources: object, **payload: Any) -> bytes:
+    return start(resources=list(resources), **payload)
+
+
+def node(resource: str, method: str = "list", **more: object) -> dict[str, object]:
+    return {"resource": resource, "method": method, **more}
+
+
+def ask(gate: Gate, body: bytes) -> str | None:
+    return gate.refusal(read_envelope(body), body, NOW)
+
+
+def test_without_policies_every_run_may_start_and_nothing_is_asked(desk: Desk) -> None:
+    assert ask(desk.gate(SINK), fetching(node("anything"))) is None
+    assert desk.asked == []
+
+
+def test_only_a_start_is_ever_refused(desk: Desk) -> None:
+    gate = desk.gate(f"{ROUTES}{EVERYTHING}", "we are moving")
+
+    names = ["created", "updated", "record", "record_error", "completed", "failed", "stopped", "started:"]
+
+    assert {ask(gate, start(f"sync_job_run:{name}")) for name in names} == {None}
+    assert ask(gate, start()) == "we are moving"
+    assert desk.asked == []
+
+
+def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
+    refuse = '[[refuse]]\nsync_job_id = "j"\nreason = "not j"\n'
+    allow = '[[allow]]\nenvironment_id = "test"\n'
+    desk.waited_s, desk.other = 61, "r0"
+    body = fetching(node("crm/deals"), node("erp/bills", "get"))
+    routes = [
+        ROUTES + allow + refuse + EVERYTHING,
+        ROUTES + allow + EVERYTHING,
+        ROUTES + EVERYTHING,
+        ROUTES + EVERYTHING.replace("unrouted = true", ""),
+        ROUTES + "[gate]\noverlapping = true\n",
+    ]
+
+    reasons = [
+        ask(desk.gate(routes[0], "we are moving"), body),
+        *(ask(desk.gate(text), body) for text in routes),
+    ]
+
+    assert reasons == [
+        "we are moving",
+        "not j",
+        "no [[allow]] of the routes file matches this run",
+        "no route of the routes file matches what the run fetches (erp/bills, get)",
+        "a delivery has waited for 61 s, oldest_pending_s is 60",
+        "run r0 of the same sync job and integrated account is still open",
+    ]
+    assert desk.asked == ["backlog", "overlapping"]
+
+
+@pytest.mark.parametrize(
+    ("body", "unrouted"),
+    [
+        (fetching(node("crm/deals"), node("logs", "anything")), ""),
+        (fetching(node("crm/deals", "get")), "crm/deals, get"),
+        (fetching(node("hr/people"), integrated_account_id="acme"), ""),
+        (fetching(node("hr/people"), integrated_account_id="other"), "hr/people, list"),
+        # A route for another event is none for batches.
+        (fetching(node("pushed")), "pushed, list"),
+        (fetching(node("x", persist=False), node("y", persist=None)), "y, list"),
+        (fetching({"name": "n", "type": "transform"}, {"resource": "x"}, {"method": "list"}), ""),
+        (fetching(None, 7, "x", [], {}, {"resource": {}, "method": []}, node("")), ""),
+        (fetching(), ""),
+        (start(), ""),
+        (start(resources={"resource": "x", "method": "list"}), ""),
+        (start(resources="x"), ""),
+        (start(resources=None, id=None, sync_job_run={"id": "r"}), ""),
+        (fetching(node("x\0")), "x\ufffd, list"),
+        (fetching(node("x\ud800"), node("y")), ""),
+        (fetching(node("x" * 5000, "y" * 5000)), f"{'x' * 200}, {'y' * 200}"),
+        (b'{"event": "sync_job_run:started", "payload": []}', ""),
+        (b'{"event": "sync_job_run:started"}', ""),
+        (b'{"event": "sync_job_run:started", "payload": {"id": NaN, "resources": [1e999]}}', ""),
+        (b'\xef\xbb\xbf{"event": "sync_job_run:started", "payload": {"id": "\xff", "resources": [1]}}', ""),
+        (start().replace(b'"a"}', b'"a", "resources": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ""),
+    ],
+)  # fmt: skip
+def test_a_run_is_routed_as_its_batches_would_be(desk: Desk, body: bytes, unrouted: str) -> None:
+    reason = ask(desk.gate(f"{ROUTES}[gate]\nunrouted = true\n"), body)
+
+    expected = f"no route of the routes file matches what the run fetches ({unrouted})" if unrouted else None
+    assert reason == expected
+
+
+@pytest.mark.parametrize(("waited_s", "is_refused"), [(None, False), (-5, False), (60, False), (60.1, True)])
+def test_runs_wait_until_the_backlog_is_young(
+    desk: Desk, waited_s: float | None, *, is_refused: bool
+) -> None:
+    desk.waited_s = waited_s
+
+    assert (ask(desk.gate(f"{SINK}[gate]\noldest_pending_s = 60\n"), start()) is not None) is is_refused
+
+
+def test_a_run_that_is_let_in_is_noted_as_open(desk: Desk) -> None:
+    gate = desk.gate(f"{SINK}[gate]\noverlapping = true\n")
+
+    assert ask(gate, start()) is None
+
+    made_at = NOW - timedelta(minutes=1)
+    seen = RunSeen("r", "j", "a", "live", NOW, "w", "running", made_at, 1)
+    assert desk.opened == [(seen, NOW - timedelta(hours=6))]
+
+
+@pytest.mark.parametrize("unknown", ["id", "sync_job_id", "integrated_account_id"])
+def test_runs_that_do_not_say_what_they_belong_to_do_not_overlap(desk: Desk, unknown: str) -> None:
+    desk.other = "r0"
+
+    assert ask(desk.gate(f"{SINK}[gate]\noverlapping = true\n"), start(**{unknown: ""})) is None
+    assert desk.asked == []
+
+
+def warnings_of(act: Callable[[], object]) -> list[Any]:
+    with capture_logs() as logs:
+        act()
+    return [line["error"] for line in logs if line["event"] == "gate.unchecked"]
+
+
+def test_a_check_that_cannot_be_made_refuses_nothing_and_is_told_once_a_fault(desk: Desk) -> None:
+    gate = desk.gate(f"{ROUTES}{EVERYTHING}")
+    desk.is_away, desk.other, desk.waited_s = True, "r0", 1000
+
+    def start_three() -> None:
+        assert {ask(gate, start()) for _ in range(3)} == {None}
+
+    assert warnings_of(start_three) == ["gone fishing"]
+    # One that does not answer is not asked twice on the sender's time.
+    assert desk.asked == ["backlog"] * 3
+
+    desk.is_away = False
+    assert ask(gate, start()) is not None
+    desk.is_away = True
+    assert warnings_of(start_three) == ["gone fishing"]
+
+
+def test_what_needs_no_store_is_refused_while_it_is_away(desk: Desk) -> None:
+    desk.is_away = True
+
+    assert ask(desk.gate(f"{ROUTES}{EVERYTHING}"), fetching(node("erp/bills"))) is not None
