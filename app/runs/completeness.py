@@ -120,7 +120,9 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
     for group in facts.groups:
         records[group.state if group.is_written or group.state != "settled" else "dropped"] += group.records
     fetched = facts.expected.expected
-    missing = max(0, fetched - arrived) if fetched is not None else 0
+    # While a run goes on, Truto's count is behind or ahead of what comes.
+    difference = fetched - arrived if run.has_ended and fetched is not None else 0
+    missing = max(0, difference)
     written = min((sink.written for sink in facts.sinks), default=0)
     dead = max((sink.dead for sink in facts.sinks), default=0)
     kept = {"dead": dead, "unrouted": records["unrouted"], "late": records["late"]}
@@ -138,7 +140,7 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
         dead=dead,
         dropped=records["dropped"],
         missing=missing,
-        surplus=max(0, arrived - fetched) if fetched is not None else 0,
+        surplus=max(0, -difference),
         late=sum(group.late for group in facts.groups),
         errors=facts.errors,
         sinks=facts.sinks,

@@ -75,9 +75,9 @@ class RunBook:
         conditions += [runs.c.first_seen_at >= since] if since else []
         return self._read(*conditions, most=most)
 
-    def unsettled(self, *, most: int) -> list[KnownRun]:
-        """Return runs that nobody has found to be over yet, the oldest first."""
-        return self._read(runs.c.settled_at.is_(None), most=most, newest_first=False)
+    def unsettled(self, *, most: int, newest_first: bool = False) -> list[KnownRun]:
+        """Return runs that nobody has found to be over yet, by default the oldest first."""
+        return self._read(runs.c.settled_at.is_(None), most=most, newest_first=newest_first)
 
     def note(self, seen: RunSeen) -> None:
         """Write down what is known of a run from elsewhere than a delivery."""

@@ -7,6 +7,7 @@ from app.cli.runs.reconciling import reconcile
 from app.cli.runs.showing import show
 from app.cli.runs.starting import start
 from app.cli.runs.stopping import stop
+from app.cli.runs.watching import watch
 
 
 @click.group()
@@ -17,5 +18,5 @@ def runs() -> None:
     """
 
 
-for _command in (list_runs, show, reconcile, start, stop):
+for _command in (list_runs, show, watch, reconcile, start, stop):
     runs.add_command(_command)

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import click
 
@@ -13,9 +14,11 @@ from app.cli.runs.telling import clock, printable, resource_lines, verdict_of
 from app.config import read_environment, read_settings
 from app.runs.completeness import Account
 from app.store.engine import open_store
+from app.store.notices import Notice, Notices
 from app.store.runs import KnownRun, RunBook
 
 _WIDTH = 9
+_MOST_NOTICES = 50
 
 
 @click.command()
@@ -34,11 +37,13 @@ def show(run: str, *, as_json: bool) -> None:
         click.echo(f"Nothing of run {run} has ever arrived here.", err=True)
         sys.exit(1)
     [(known, account)] = account_for_all(store, [known])
+    history = Notices(store).of(run, most=_MOST_NOTICES)
     if as_json:
-        click.echo(json.dumps(told_as_json(known, account), default=str))
-    else:
-        for line in run_lines(known, account):
-            click.echo(line)
+        told = told_as_json(known, account) | {"history": [asdict(notice) for notice in history]}
+        click.echo(json.dumps(told, default=str))
+        return
+    for line in (*run_lines(known, account), *_history_lines(history)):
+        click.echo(line)
 
 
 def run_lines(run: KnownRun, account: Account) -> Iterator[str]:
@@ -56,6 +61,12 @@ def run_lines(run: KnownRun, account: Account) -> Iterator[str]:
     }
     yield from (f"  {name:{_WIDTH}}{value}" for name, value in facts.items() if value)
     yield from resource_lines(account)
+
+
+def _history_lines(history: Sequence[Notice]) -> Iterator[str]:
+    for notice in history:
+        said = notice.told.get("reason") or notice.told.get("verdict") or ""
+        yield f"  {clock(notice.at)}  {notice.kind}  {printable(str(said))}".rstrip()
 
 
 def _stop(run: KnownRun) -> str:

@@ -1,6 +1,6 @@
 """How a run is told: to a person, and as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -70,7 +70,7 @@ def resource_lines(account: Account) -> Iterator[str]:
             yield f"  {_place(line)}: written by sink: {written}"
 
 
-def as_json(run: KnownRun, account: Account) -> Mapping[str, Any]:
+def as_json(run: KnownRun, account: Account) -> dict[str, Any]:
     """Return a run and its account as `--json` prints them."""
     return {
         "sync_job_run_id": run.sync_job_run_id,

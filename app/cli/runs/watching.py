@@ -1,0 +1,151 @@
+"""rapidbridge runs watch."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from app.cli.runs.asking import AS_JSON, run_id, truto_if_set
+from app.cli.runs.listing import account_for_all
+from app.cli.runs.telling import as_json as told_as_json
+from app.cli.runs.telling import resource_lines, verdict_of
+from app.config import read_environment, read_settings
+from app.errors import TrutoRefused, TrutoUnavailable
+from app.runs.completeness import Account
+from app.runs.inquiry import Inquiry
+from app.store.engine import Store, open_store
+from app.store.runs import KnownRun, RunBook
+
+# Truto counts anew this often.
+_ASK_EVERY_S = 10.0
+_MOST_RUNS = 20
+_OVER = ("complete", "incomplete", "unknown", "refused")
+# A run that nobody named is shown for this long after its end.
+_SHOWN_AFTER_END = timedelta(minutes=1)
+
+Found = Sequence[tuple[KnownRun, Account]]
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=run_id)
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@AS_JSON
+def watch(run_ids: Sequence[str], interval_s: float, *, as_json: bool) -> None:
+    """Watch runs as they go on: what Truto fetched so far, what arrived, what the sinks hold.
+
+    Ends when the named runs have ended and nothing of them waits, and exits 1 if anything is missing. Without
+    an ID, it watches all that are open, until Ctrl-C. With TRUTO_API_TOKEN, Truto is asked how far it is.
+
+    \b
+    Example:
+      rapidbridge runs watch 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
+    """
+    settings = read_settings(read_environment())
+    store = open_store(settings.database_url)
+    screen = _Screen(as_json=as_json)
+    asked_s = 0.0
+    with truto_if_set(settings) as api:
+        inquiry = Inquiry(RunBook(store), api) if api else None
+        while True:
+            found = _look(store, run_ids)
+            screen.show(found, run_ids)
+            if run_ids and _are_over(found, run_ids):
+                break
+            if inquiry and time.monotonic() - asked_s > _ASK_EVERY_S:
+                _ask(inquiry, found, run_ids)
+                asked_s = time.monotonic()
+            time.sleep(interval_s)
+    if any(account.is_bad_news for _, account in found):
+        sys.exit(1)
+
+
+def _are_over(found: Found, run_ids: Sequence[str]) -> bool:
+    return len(found) == len(set(run_ids)) and all(account.verdict in _OVER for _, account in found)
+
+
+def _look(store: Store, run_ids: Sequence[str]) -> Found:
+    book = RunBook(store)
+    if run_ids:
+        runs = [run for each in dict.fromkeys(run_ids) if (run := book.get(each))]
+    else:
+        recent = datetime.now(UTC) - _SHOWN_AFTER_END
+        runs = [
+            run
+            for run in book.unsettled(most=_MOST_RUNS, newest_first=True)
+            if not run.has_ended or (run.last_seen_at or run.first_seen_at) > recent
+        ]
+    return account_for_all(store, runs)
+
+
+def _ask(inquiry: Inquiry, found: Found, run_ids: Sequence[str]) -> None:
+    ended = {run.sync_job_run_id for run, _ in found if run.has_ended}
+    for each in run_ids or [run.sync_job_run_id for run, _ in found]:
+        if each not in ended:
+            # What Truto does not tell now, its events tell later.
+            with suppress(TrutoRefused, TrutoUnavailable):
+                inquiry.ask(each, now=datetime.now(UTC))
+
+
+class _Screen:
+    """Draws over what it drew before, on a terminal; elsewhere it writes a line for each change."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._is_live = sys.stdout.isatty() and not as_json
+        self._drawn = 0
+        self._last: dict[str, str] = {}
+
+    def show(self, found: Found, run_ids: Sequence[str]) -> None:
+        """Show how the runs stand."""
+        if self._is_live:
+            self._draw(found, run_ids)
+            return
+        for run, account in found:
+            line = (
+                json.dumps(told_as_json(run, account), default=str) if self._as_json else _line(run, account)
+            )
+            if self._last.get(run.sync_job_run_id) != line:
+                click.echo(line)
+            self._last[run.sync_job_run_id] = line
+
+    def _draw(self, found: Found, run_ids: Sequence[str]) -> None:
+        lines = []
+        for run, account in found:
+            seen = run.last_seen_at or run.first_seen_at
+            ago_s = max(0.0, (datetime.now(UTC) - seen).total_seconds())
+            head = click.style(f"run {run.sync_job_run_id}", bold=True)
+            lines.append(f"{head}  {run.status or 'unknown'}, {verdict_of(account)}, heard {ago_s:.0f} s ago")
+            lines += resource_lines(account)
+        unheard = [each for each in run_ids if each not in {run.sync_job_run_id for run, _ in found}]
+        lines += [f"run {each}  nothing has come of it yet" for each in unheard]
+        lines = lines or ["No run is open. Ctrl-C ends this."]
+        # What is scrolled out of sight cannot be drawn over.
+        columns, rows = shutil.get_terminal_size()
+        heights = [-(-len(click.unstyle(line)) // columns) for line in lines]
+        while sum(heights) > rows - 2:
+            heights.pop()
+        lines = lines if len(heights) == len(lines) else [*lines[: len(heights)], "…"]
+        up = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
+        click.echo(up + "\n".join(lines))
+        self._drawn = sum(heights) + len(lines) - len(heights)
+
+
+def _line(run: KnownRun, account: Account) -> str:
+    sums = {
+        name: sum(getattr(line, name) or 0 for line in account.lines)
+        for name in ("fetched", "arrived", "written", "dead", "missing", "errors")
+    }
+    told = "  ".join(f"{name} {number:,}" for name, number in sums.items())
+    return f"{run.sync_job_run_id}  {run.status or 'unknown'}, {account.verdict}  {told}"
