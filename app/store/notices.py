@@ -75,7 +75,12 @@ class Notices:
             return add_notice(connection, notice, over_at=over_at)
 
     def _read(self, *conditions: Any, most: int | None = None) -> list[Notice]:
-        statement = select(notices).where(*conditions).order_by(notices.c.at, notices.c.id).limit(most)
+        statement = (
+            select(notices)
+            .where(*conditions)
+            .order_by(notices.c.at, notices.c.kind, notices.c.id)
+            .limit(most)
+        )
         with store_faults(), one_statement(self._store) as connection:
             return [notice_of(row) for row in connection.execute(statement).mappings()]
 

@@ -1,26 +1,18 @@
 """Many runs at once, with everything that goes wrong: the gaps that were made are found, and no others."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.cli.ports import free_port
-from app.cli.service import running_service
 from app.simulator.ids import make_job_ids
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.store.engine import open_store
-from app.store.inbox import Inbox
-from app.store.migrate import migrate
 from tests.servers.playing import TOKEN, Play
-from tests.servers.processes import ROOT
-from tests.servers.receiver import SECRET, environment
+from tests.servers.receiver import SECRET
+from tests.servers.service import Service, whole_service
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -45,50 +37,17 @@ reason = "this job is not synced"
 RESOURCES = (("crm/contacts", "list"), ("crm/deals", "list"), ("crm/notes", "list"))
 
 
-class Service:
-    """The whole service in a folder, and its commands."""
-
-    def __init__(self, folder: Path, database_url: str, refused: str) -> None:
-        self._folder = folder
-        (folder / "routes.toml").write_text(ROUTES.format(refused=refused))
-        port = free_port()
-        self.webhook_url = f"http://127.0.0.1:{port}/webhooks/truto"
-        self.settings = {"DATABASE_URL": database_url, "PORT": str(port), "TRUTO_WEBHOOK_SECRET": SECRET}
-        self.store = open_store(database_url)
-        migrate(self.store)
-
-    def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", *words],
-            cwd=self._folder,
-            env=environment(**self.settings, **settings) | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def reconcile(self, play: Play, *words: str) -> tuple[int, dict[str, Any]]:
-        """Return the exit code and what was found, by run."""
-        ran = self.rapidbridge(
-            *("runs", "reconcile", *words, "--json"), TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN
-        )
-        return ran.returncode, {run["sync_job_run_id"]: run for run in json.loads(ran.stdout)}
-
-    def wait_until_settled(self) -> None:
-        wait_until(
-            lambda: not Inbox(self.store).count().get("pending"), timeout_s=60, what="all to be settled"
-        )
-
-
 @pytest.fixture
 def service(tmp_path: Path, postgres_url: str) -> Iterator[Service]:
-    made = Service(tmp_path, postgres_url, refused=job_of("refused"))
-    with ExitStack() as stack:
-        stack.callback(made.store.dispose)
-        stack.enter_context(running_service(made.settings | {"ROUTES_FILE": "routes.toml"}, folder=tmp_path))
+    with whole_service(tmp_path, postgres_url, ROUTES.format(refused=job_of("refused"))) as made:
         yield made
+
+
+def reconcile(service: Service, play: Play, *words: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and what was found, by run."""
+    api = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
+    ran = service.rapidbridge("runs", "reconcile", *words, "--json", **api)
+    return ran.returncode, {run["sync_job_run_id"]: run for run in json.loads(ran.stdout)}
 
 
 def plan(seed: str, url: str = "http://127.0.0.1", **changes: Any) -> Plan:
@@ -140,7 +99,7 @@ def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
         reports = {report.sync_job_run_id: report for report in play.finish()}
         service.wait_until_settled()
 
-        code, found = service.reconcile(play, "--since", "1h")
+        code, found = reconcile(service, play, "--since", "1h")
 
     assert stop.returncode == 0, stop.stderr
     assert len(to_stop) == 3
@@ -201,7 +160,7 @@ def test_a_run_that_never_announced_itself_is_found_at_truto(service: Service) -
     with Play([plan("silent", "http://127.0.0.1:9/nobody", records=30)]) as play:
         [report] = play.finish()
 
-        code, found = service.reconcile(play, report.sync_job_run_id)
+        code, found = reconcile(service, play, report.sync_job_run_id)
 
     assert code == 1
     [run] = found.values()

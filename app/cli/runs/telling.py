@@ -48,7 +48,7 @@ def resource_lines(account: Account) -> Iterator[str]:
             printable(line.method),
             line.fetched,
             line.arrived,
-            line.written + line.dropped,
+            line.written,
             line.dead,
             line.missing,
             line.errors,

@@ -1,0 +1,119 @@
+"""The commands on docs/runs.md print what stands there."""
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from app.config import read_settings
+from app.routes import default_routes
+from app.setup import Setup
+from app.simulator.plan import Plan
+from app.store.runs import RunBook
+from app.store.spool import Spool
+from tests.servers.playing import TOKEN, Play
+from tests.servers.processes import ROOT
+from tests.servers.receiver import SECRET, environment
+from tests.servers.service import Service, whole_service
+from tests.waiting import wait_until
+from workers.overseer import Overseer
+
+pytestmark = pytest.mark.e2e
+
+PAGE = ROOT / "docs" / "runs.md"
+BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n.*?```", re.DOTALL)
+# What differs from one time to the next.
+CHANGING = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "2026-11-25 04:00:00"),
+    (re.compile(r"\d\d-\d\d \d\d:\d\d(?= )"), "11-25 04:00"),
+    (re.compile(r"heard \d+ s ago"), "heard 3 s ago"),
+)
+
+
+def same(text: str) -> str:
+    for pattern, instead in CHANGING:
+        text = pattern.sub(instead, text)
+    return text
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with whole_service(tmp_path, f"sqlite:///{tmp_path}/rapidbridge.db") as made:
+        yield made
+
+
+def plan(service: Service, seed: str, **changes: object) -> Plan:
+    resources = (("crm/contacts", "list"), ("crm/accounts", "list"))
+    told = {"records": 3600, "runs": 3, "resources": resources, "first_backoff_s": 0.01, **changes}
+    return Plan(url=service.webhook_url, secret=SECRET, seed=seed, **told)  # type: ignore[arg-type]  # any field
+
+
+def settle(service: Service, redis: Redis) -> None:
+    """Have the runs looked at as if a minute had passed."""
+    service.wait_until_settled()
+    settings = read_settings(service.settings)
+    setup = Setup(settings, default_routes(settings.database_url))
+    overseer = Overseer(
+        service.store, setup, Spool(redis), clock=lambda: datetime.now(UTC) + timedelta(minutes=1)
+    )
+    overseer.look()
+    overseer.close()
+    assert not [run for run in RunBook(service.store).unsettled(most=9) if run.has_ended]
+
+
+def on_a_terminal(command: list[str], settings: dict[str, str], folder: Path) -> str:
+    """Return what a command prints on a terminal of 80 columns, without colours."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *command],
+        cwd=folder,
+        env=environment(**settings)
+        | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "LINES": "40", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,  # progress bars
+    )
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how a terminal ends
+            break
+        if not part:
+            break
+        said += part
+    os.close(ours)
+    process.wait()
+    text = said.decode().replace("\r\n", "\n")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_every_command_of_the_page_prints_what_stands_there(
+    service: Service, redis: Redis, tmp_path: Path
+) -> None:
+    page = PAGE.read_text()
+    commands = [shlex.split(block["command"])[1:] for block in BLOCK.finditer(page)]
+    with Play([plan(service, "night", lost=0.05, record_errors=5)]) as play:
+        play.finish()
+        settle(service, redis)
+        printed = [on_a_terminal(command, service.settings, tmp_path) for command in commands[:4]]
+    with Play([plan(service, "day", records=9000, runs=1, parallel=2, pause_s=0.2)]) as play:
+        wait_until(lambda: len(play.stages.runs) == 1, what="the run to play")
+        api = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
+        printed += [on_a_terminal(command, service.settings | api, tmp_path) for command in commands[4:]]
+        for run in play.stages.runs:
+            run.stop()
+        play.finish()
+
+    outputs = iter(printed)
+    filled = BLOCK.sub(lambda block: f"```console\n$ {block['command']}\n{same(next(outputs))}```", page)
+    assert filled.splitlines() == page.splitlines()

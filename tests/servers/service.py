@@ -1,0 +1,59 @@
+"""The whole service in a folder, as `up` starts it, and its commands."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.cli.ports import free_port
+from app.cli.service import running_service
+from app.store.engine import open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from tests.servers.processes import ROOT
+from tests.servers.receiver import SECRET, environment
+from tests.waiting import wait_until
+
+
+class Service:
+    """The whole service in a folder, and its commands."""
+
+    def __init__(self, folder: Path, database_url: str, routes: str = "") -> None:
+        self._folder = folder
+        port = free_port()
+        self.webhook_url = f"http://127.0.0.1:{port}/webhooks/truto"
+        self.settings = {"DATABASE_URL": database_url, "PORT": str(port), "TRUTO_WEBHOOK_SECRET": SECRET}
+        if routes:
+            (folder / "routes.toml").write_text(routes)
+            self.settings["ROUTES_FILE"] = str(folder / "routes.toml")
+        self.store = open_store(database_url)
+        migrate(self.store)
+
+    def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli", *words],
+            cwd=self._folder,
+            env=environment(**self.settings, **settings) | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def wait_until_settled(self) -> None:
+        wait_until(
+            lambda: not Inbox(self.store).count().get("pending"), timeout_s=60, what="all to be settled"
+        )
+
+
+@contextmanager
+def whole_service(folder: Path, database_url: str, routes: str = "") -> Iterator[Service]:
+    """Start everything, and stop it at the end."""
+    service = Service(folder, database_url, routes)
+    try:
+        with running_service(service.settings, folder=folder):
+            yield service
+    finally:
+        service.store.dispose()
