@@ -75,6 +75,7 @@ class Overseer:
             time.sleep(_EVERY_S)
 
     def _look_at_runs(self) -> None:
+        self._watch.begin_round(now=self._clock())
         for run in self._book.unsettled(most=_MOST_RUNS):
             # One odd run is not to keep the others from being looked at; a store that is away is.
             look = partial(self._watch.look_at, run, now=self._clock())

@@ -1,13 +1,14 @@
 """Looks at one run: settles it when it has ended, tells when it does not, stops it when it must."""
 
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 
 import structlog
 
 from app.errors import QueueUnavailable
 from app.routes import Routes
 from app.runs import notices
-from app.runs.completeness import account_for
+from app.runs.completeness import Account, account_for
 from app.runs.inquiry import Inquiry
 from app.runs.limits import exceeded, has_limits
 from app.runs.reconcile import reconcile
@@ -41,6 +42,13 @@ class RunWatch:
         self._stalled_after_s = stalled_after_s
         self._book = RunBook(store)
         self._notices = Notices(store)
+        self._stalled: set[str] = set()
+        self._counted: dict[str, datetime] = {}
+
+    def begin_round(self, *, now: datetime) -> None:
+        """Learn what the runs have in common."""
+        self._stalled = {notice.subject for notice in self._notices.lasting("run.stalled")}
+        self._counted = {run_id: until for run_id, until in self._counted.items() if until > now}
 
     def look_at(self, run: KnownRun, *, now: datetime) -> None:
         """Do what there is to do about a run."""
@@ -52,7 +60,7 @@ class RunWatch:
         if silent_s > self._stalled_after_s:
             self._stall(run, silent_s, now)
         else:
-            self._notices.end("run.stalled", run.sync_job_run_id, now=now)
+            self._go_on(run, now)
         self._limit(run, silent_s, now)
 
     def _is_awaited(self, run: KnownRun) -> bool:
@@ -70,7 +78,7 @@ class RunWatch:
         run, account = known or reconcile(self._store, run, None, now=now)
         told = notices.notices_of_end(run, account, now=now)
         if self._book.settle(run, now=now, notices=told):
-            self._notices.end("run.stalled", run.sync_job_run_id, now=now)
+            self._go_on(run, now)
             log.info(
                 "run.settled",
                 run=run.sync_job_run_id,
@@ -80,6 +88,10 @@ class RunWatch:
                 missing=sum(line.missing for line in account.lines),
                 record_errors=account.record_errors,
             )
+
+    def _go_on(self, run: KnownRun, now: datetime) -> None:
+        if run.sync_job_run_id in self._stalled:
+            self._notices.end("run.stalled", run.sync_job_run_id, now=now)
 
     def _stall(self, run: KnownRun, silent_s: float, now: datetime) -> None:
         if run.status in _MUST_GO_ON:
@@ -94,15 +106,21 @@ class RunWatch:
             log.warning("run.lost", run=run.sync_job_run_id, silent_s=round(silent_s))
 
     def _limit(self, run: KnownRun, silent_s: float, now: datetime) -> None:
-        if not run.stop_cause and has_limits(self._routes):
-            figures = read_figures(self._store, [run.sync_job_run_id])
-            account = account_for(run, figures[run.sync_job_run_id])
-            cause = exceeded(run, account, self._routes, silent_s=silent_s)
+        if not run.stop_cause and has_limits(self._routes) and run.sync_job_run_id not in self._counted:
+            cause = exceeded(run, self._count(run, now), self._routes, silent_s=silent_s)
             if cause and self._book.want_stop(run.sync_job_run_id, cause):
                 log.warning("run.beyond_limit", run=run.sync_job_run_id, cause=cause)
             run = self._book.get(run.sync_job_run_id) or run
         if run.stop_cause and not run.stop_asked_at and not run.has_ended:
             self._stop(run, now)
+
+    def _count(self, run: KnownRun, now: datetime) -> Account:
+        began = time.monotonic()
+        figures = read_figures(self._store, [run.sync_job_run_id])
+        # A run of very many pages takes long to add up: that gets a tenth of the time.
+        took = timedelta(seconds=time.monotonic() - began)
+        self._counted[run.sync_job_run_id] = now + took * 10
+        return account_for(run, figures[run.sync_job_run_id])
 
     def _stop(self, run: KnownRun, now: datetime) -> None:
         if not self._truto.is_time(f"stop {run.sync_job_run_id}", now):
