@@ -17,6 +17,7 @@ from app.cli.ports import free_port
 from app.cli.progress import progress_bar
 from app.cli.service import running_service
 from app.cli.simulate import play_with_progress
+from app.cli.tables import table_lines
 from app.simulator.plan import Plan
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
@@ -24,6 +25,7 @@ from app.store.migrate import migrate
 
 _STALLED_AFTER_S = 60.0
 _POLL_S = 0.2
+_COLUMNS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing")
 
 
 @click.command()
@@ -111,15 +113,12 @@ def _wait_until_settled(store: Store) -> None:
 
 
 def _print(findings: Findings) -> None:
-    names = ("fetched", "arrived", "written", "dead", "missing")
     for run in findings.runs:
         head = click.style(f"run {run.sync_job_run_id}", bold=True)
         click.echo(f"{head}  {run.status}, {run.record_errors} record errors")
-        click.secho(f"  {'resource':22} {'method':8}" + "".join(f"{name:>9}" for name in names), dim=True)
-        for line in run.resources:
-            numbers = (line.fetched, line.arrived, line.written, line.dead, line.missing)
-            cells = "".join(f"{number:>9,}" for number in numbers)
-            click.echo(f"  {line.resource:22} {line.method:8}{cells}")
+        rows = [[getattr(line, name) for name in _COLUMNS] for line in run.resources]
+        for line in table_lines(_COLUMNS, rows, indent=2):
+            click.echo(line)
         click.echo()
     counts = ", ".join(f"{number:,} {word}" for word, number in findings.deliveries.items())
     click.echo(f"Deliveries: {counts}.")

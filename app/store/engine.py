@@ -29,11 +29,12 @@ _RANDOM_PAGE_COST = 1.1
 _IDLE_IN_TRANSACTION_MS = 10_000
 
 
-def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Store:
+def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_patient: bool = False) -> Store:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
-    lock_wait_s: how long SQLite waits for another writer, and its whole process with it.
+    lock_wait_s: how long SQLite waits for another writer, and its whole process with it. is_patient: let
+    statements take as long as they take; for a person who waits, never for what serves others.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -50,7 +51,7 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S) -> Stor
     arguments = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "application_name": "rapidbridge",
-        "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        "options": f"-c statement_timeout={0 if is_patient else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
         # Starting another process for a part of them takes longer than our statements take.
         f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",

@@ -41,7 +41,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     Example:
       rapidbridge runs list --since 1d --status failed
     """
-    store = open_store(read_settings(read_environment()).database_url)
+    store = open_store(read_settings(read_environment()).database_url, is_patient=True)
     wanted = {_FILTERS[name]: value for name, value in filters.items() if value}
     found = account_for_all(store, RunBook(store).find(wanted, since=since, most=limit))
     nameless = read_figures(store, [NO_RUN])[NO_RUN]
