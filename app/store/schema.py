@@ -102,6 +102,12 @@ deliveries = Table(
     Column("settled_at", UtcDateTime),
     Column("body_bytes", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    # Once that was removed: empty then.
+    Column("pruned_at", UtcDateTime),
+    # The newest replay that took it up.
+    Column("replay_id", Uuid),
+    # Why an operator gave it up.
+    _text("discarded"),
 )
 # Their conditions mean the same and differ all the same: each is for statements that say it in its words. To
 # PostgreSQL, what is pending is no row at all until its statistics know better, and then either index is as
@@ -117,6 +123,15 @@ Index(
     deliveries.c.received_at,
     sqlite_where=text("settled_at IS NULL"),
     postgresql_where=text("settled_at IS NULL"),
+)
+# For whoever goes through all of them, in the order in which they came.
+Index(PREFIX + "deliveries_received", deliveries.c.received_at, deliveries.c.id)
+# For whoever looks after what did not reach its sinks: few among millions.
+Index(
+    PREFIX + "deliveries_stranded",
+    deliveries.c.received_at,
+    sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+    postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
 )
 # When something last came of a run is asked every few seconds, of every run that is open.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
@@ -152,6 +167,8 @@ dead_records = Table(
     _text("message"),
     Column("raw", CleanText, nullable=False),
     Column("died_at", UtcDateTime, nullable=False),
+    # Why an operator gave it up.
+    _text("discarded"),
 )
 
 record_errors = Table(
@@ -166,6 +183,20 @@ record_errors = Table(
     Column("remote_status", Integer),
     _text("message"),
     Column("raw", CleanText, nullable=False),
+)
+
+replays = Table(
+    PREFIX + "replays",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # What was asked for, JSON: the same again goes on where this one was broken off.
+    Column("asked", CleanText, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    # The last delivery that was taken up.
+    Column("cursor_at", UtcDateTime),
+    Column("cursor_id", Uuid),
+    Column("deliveries", BigInteger, nullable=False, server_default="0"),
 )
 
 runs = Table(

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from app.cli.runs.asking import AS_JSON, moment
+from app.cli.moments import moment
+from app.cli.runs.asking import AS_JSON
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import records_of, verdict_of
 from app.cli.tables import table_lines

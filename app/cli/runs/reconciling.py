@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from app.cli.moments import moment
 from app.cli.progress import progress_bar
-from app.cli.runs.asking import AS_JSON, moment, run_id, truto_if_set
+from app.cli.runs.asking import AS_JSON, run_id, truto_if_set
 from app.cli.runs.showing import run_lines
 from app.cli.runs.telling import as_json as told_as_json
 from app.config import read_environment, read_settings

@@ -1,0 +1,59 @@
+"""The options by which commands choose deliveries; the same for all of them."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+
+from app.cli.moments import moment
+from app.store.delivery import State
+from app.store.selection import Selection
+
+STATES = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _ids(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[UUID, ...]:
+    try:
+        return tuple(UUID(text) for text in given)
+    except ValueError as error:
+        raise click.BadParameter("a delivery's id is a UUID, as the answer to its POST names it.") from error
+
+
+_OPTIONS = (
+    click.option(
+        "--id", "ids", multiple=True, callback=_ids, help="This delivery; may be given several times."
+    ),
+    click.option("--run", "sync_job_run_id", default="", help="Those of this sync job run."),
+    click.option("--job", "sync_job_id", default="", help="Those of this sync job."),
+    click.option("--account", "integrated_account_id", default="", help="Those of this integrated account."),
+    click.option("--environment", "environment_id", default="", help="Those of this environment."),
+    click.option("--webhook", "webhook_id", default="", help="Those that came by this webhook."),
+    click.option("--event", default="", help="Those of this event; * matches anything."),
+    click.option("--resource", default="", help="Those of this resource; * matches anything."),
+    click.option("--method", default="", help="Those of this method."),
+    click.option(
+        "--state",
+        "states",
+        multiple=True,
+        type=click.Choice(STATES),
+        help="Those in this state; may be given several times.",
+    ),
+    click.option("--reason", default="", help="Those that are in their state for this reason."),
+    click.option("--since", callback=moment, help="Those that came since then: 12h, 7d, 2026-11-25T08:00."),
+    click.option("--until", callback=moment, help="Those that came before then."),
+)
+
+
+def filters(command: _F) -> _F:
+    """Give a command the options; it takes them as keywords, for `selection_of`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def selection_of(options: dict[str, Any], **more: Any) -> Selection:
+    """Return what the options choose. options: a command's keywords, of which these are taken out."""
+    names = Selection.__dataclass_fields__.keys() & options.keys()
+    return Selection(**{name: options.pop(name) for name in names}, **more)

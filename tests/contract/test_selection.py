@@ -1,0 +1,109 @@
+"""Deliveries are found by what they are, on every database, however many there are."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from app.store.delivery import Arrival, Verdict
+from app.store.engine import Store, open_store
+from app.store.facts import Outcome, Settlement
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.store.migrate import migrate
+from app.store.selection import Group, Selection, count, find
+
+NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def put(store: Store, number: int, **about: Any) -> str:
+    body = b"%d" % number
+    told = {"event": "sync_job_run:record", "resource": "crm/contacts", "method": "list", **about}
+    at = NOW + MINUTE * (number // 2)
+    arrival = Arrival(body, hashlib.sha256(body).digest(), at, "pending", **told)
+    return str(Inbox(store).put([arrival])[0].delivery_id)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_every_delivery_is_met_once_in_order_whatever_the_page(store: Store, *, newest_first: bool) -> None:
+    # Two of each moment.
+    ids = [put(store, number) for number in range(11)]
+
+    for page in (1, 2, 3, 100):
+        found = list(find(store, Selection(), newest_first=newest_first, page=page))
+        assert sorted(str(each.id) for each in found) == sorted(ids)
+        times = [each.received_at for each in found]
+        assert times == sorted(times, reverse=newest_first)
+
+
+def test_it_goes_on_behind_the_last_one_seen(store: Store) -> None:
+    for number in range(7):
+        put(store, number)
+    first = list(islice(find(store, Selection(), page=2), 3))
+
+    rest = list(find(store, Selection(), after=(first[-1].received_at, first[-1].id), page=2))
+
+    assert [*first, *rest] == list(find(store, Selection()))
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(sync_job_run_id="r"), [1]),
+        (Selection(resource="crm/*"), [0, 1, 2]),
+        (Selection(resource="crm/co_tacts"), []),
+        (Selection(resource="ticketing/tickets"), [3]),
+        (Selection(event="*:record"), [0, 1, 2, 3]),
+        (Selection(integrated_account_id="a", environment_id="e"), [2]),
+        (Selection(since=NOW + MINUTE), [2, 3]),
+        (Selection(until=NOW + MINUTE), [0, 1]),
+        (Selection(states=["settled", "dead"]), [0]),
+        (Selection(sink="lake"), [0]),
+        (Selection(sink="main"), []),
+    ],
+)
+def test_filters_choose_what_they_say(store: Store, selection: Selection, expected: list[int]) -> None:
+    ids = [
+        put(store, 0),
+        put(store, 1, sync_job_run_id="r"),
+        put(store, 2, integrated_account_id="a", environment_id="e"),
+        put(store, 3, resource="ticketing/tickets"),
+    ]
+    [first] = [each for each in find(store, Selection()) if str(each.id) == ids[0]]
+    outcome = Outcome(first.id, "lake", "done", 3, 0, "", "", NOW)
+    verdict = Verdict(first.id, "settled", 3, "", due_at=NOW)
+    Ledger(store).settle([Settlement(verdict, outcomes=[outcome])], now=NOW)
+
+    assert [ids.index(str(each.id)) for each in find(store, selection)] == expected
+
+
+def test_ids_choose_these_and_no_others(store: Store) -> None:
+    put(store, 0)
+    put(store, 1)
+    [first, _] = find(store, Selection())
+
+    assert list(find(store, Selection(ids=[first.id]))) == [first]
+
+
+def test_a_selection_is_counted_by_resource_method_and_state(store: Store) -> None:
+    for number in range(3):
+        put(store, number, resource="crm/contacts" if number else "crm/deals")
+
+    assert count(store, Selection()) == [
+        Group("crm/contacts", "list", "pending", 2, 0),
+        Group("crm/deals", "list", "pending", 1, 0),
+    ]
+    assert Selection().is_everything
+    assert not Selection(method="list").is_everything
