@@ -1,0 +1,41 @@
+"""A delivery's body for the eyes of a person; pure."""
+
+import json
+import math
+from typing import Any
+
+from app.truto.events import decode
+
+
+def pretty(body: bytes) -> str:
+    """Return what an event brought, indented; a body that no parser takes, as it came.
+
+    Nothing in it moves a cursor: what is not printable is written as an escape.
+    """
+    text = decode(body)
+    try:
+        value = json.loads(text, parse_float=_finite, strict=False)
+        payload = value.get("payload", value) if isinstance(value, dict) else value
+        text = json.dumps(payload, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        pass
+    return harmless(text)
+
+
+def harmless(text: str) -> str:
+    """Return a text with escapes for what is not printable; its lines stay."""
+    return "".join(map(_harmless, text))
+
+
+def _harmless(character: str) -> str:
+    if character.isprintable() or character in "\n\t":
+        return character
+    # As JSON writes it.
+    return json.dumps(character)[1:-1]
+
+
+def _finite(text: str) -> Any:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("no float holds this")
+    return number

@@ -1,0 +1,122 @@
+"""All that the store knows about one delivery, without its records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, literal, select
+
+from app.store.engine import Store, one_statement, store_faults
+from app.store.facts import Outcome
+from app.store.schema import dead_records, deliveries, outcomes, replays
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A delivery's row, without its body. stored_bytes: of that as it is kept, compressed."""
+
+    id: UUID
+    received_at: datetime
+    event_id: str
+    event: str
+    webhook_id: str
+    environment_id: str
+    sync_job_id: str
+    sync_job_run_id: str
+    integrated_account_id: str
+    resource: str
+    method: str
+    created_at: datetime | None
+    state: str
+    reason: str
+    discarded: str
+    records: int
+    replaced: int
+    attempts: int
+    lost_attempts: int
+    duplicates: int
+    due_at: datetime
+    settled_at: datetime | None
+    pruned_at: datetime | None
+    replay_id: UUID | None
+    body_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """Dead records of one delivery that died for the same reason. sink: "" where they could not be read."""
+
+    sink: str
+    reason: str
+    records: int
+    discarded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """What is known of one delivery. replayed_at: when the replay began that last took it up."""
+
+    delivery: Standing
+    outcomes: Sequence[Outcome]
+    dead: Sequence[DeadGroup]
+    replayed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLine:
+    """One dead record. raw: its JSON as it came, "" where that was not asked for."""
+
+    ordinal: int
+    sink: str
+    reason: str
+    message: str
+    died_at: datetime
+    discarded: str
+    raw: str
+
+
+def read_dossier(store: Store, delivery_id: UUID) -> Dossier | None:
+    """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
+    names = [field.name for field in fields(Standing) if field.name != "stored_bytes"]
+    columns = [deliveries.c[name] for name in names]
+    row = _rows(store, select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id))
+    if not row:
+        return None
+    delivery = Standing(*row[0])
+    group = (dead_records.c.sink, dead_records.c.reason)
+    is_discarded = func.count(func.nullif(dead_records.c.discarded, ""))
+    dead = (
+        select(*group, func.count(), is_discarded)
+        .where(dead_records.c.delivery_id == delivery_id)
+        .group_by(*group)
+        .order_by(*group)
+    )
+    told = select(*(outcomes.c[field.name] for field in fields(Outcome)))
+    told = told.where(outcomes.c.delivery_id == delivery_id).order_by(outcomes.c.sink)
+    replayed = _rows(store, select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    return Dossier(
+        delivery,
+        outcomes=[Outcome(*each) for each in _rows(store, told)],
+        dead=[DeadGroup(*each) for each in _rows(store, dead)],
+        replayed_at=replayed[0][0] if replayed else None,
+    )
+
+
+def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False) -> list[DeadLine]:
+    """Return a delivery's dead records by their place in it; raises StoreUnavailable."""
+    columns = [dead_records.c[field.name] for field in fields(DeadLine) if field.name != "raw"]
+    raw = dead_records.c.raw if with_raw else literal("")
+    statement = (
+        select(*columns, raw)
+        .where(dead_records.c.delivery_id == delivery_id)
+        .order_by(dead_records.c.ordinal, dead_records.c.sink)
+    )
+    return [DeadLine(*row) for row in _rows(store, statement)]
+
+
+def _rows(store: Store, statement: Any) -> Sequence[Any]:
+    with store_faults(), one_statement(store) as connection:
+        return connection.execute(statement).all()

@@ -1,0 +1,133 @@
+"""A store with deliveries in it as a test wants them, and the commands that look at it."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import update
+
+from app.store.delivery import Arrival, State, Verdict
+from app.store.engine import Store
+from app.store.facts import DeadRecord, Outcome, Settlement
+from app.store.inbox import Inbox
+from app.store.ledger import Ledger
+from app.store.schema import deliveries
+from tests.servers.receiver import ROOT, environment
+
+NOW = datetime.now(UTC) - timedelta(hours=1)
+RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
+SECRET_NAME = "Ada Lovelace"
+
+
+def batch(number: int, records: str = f'[{{"id": "1", "name": "{SECRET_NAME}"}}]') -> bytes:
+    """The body of a batch, told apart by its number."""
+    return (
+        f'{{"id": "{number}", "event": "sync_job_run:record", "payload": {{"records": {records}}}}}'.encode()
+    )
+
+
+class Shelf:
+    """Puts deliveries into a store, as they were left by workers, and runs `rapidbridge` on it."""
+
+    def __init__(self, store: Store, url: str) -> None:
+        self.store = store
+        self.url = url
+        self._number = 0
+
+    def put(
+        self, state: State = "settled", reason: str = "", *, body: bytes = b"", records: int = 1, **about: Any
+    ) -> UUID:
+        """Put a delivery, each a minute after the one before; return its id."""
+        self._number += 1
+        told = {
+            "event": "sync_job_run:record",
+            "event_id": f"event-{self._number}",
+            "sync_job_run_id": RUN,
+            "integrated_account_id": "94801e49-a652-42f9-af14-dd203d7897da",
+            "resource": "crm/contacts",
+            "method": "list",
+        } | about
+        body = body or batch(self._number)
+        digest = hashlib.sha256(body).digest()
+        at = told.pop("received_at", NOW + timedelta(minutes=self._number))
+        arrival = Arrival(body, digest, at, "pending", created_at=at, **told)
+        if state in ("quarantined", "refused"):
+            arrival = replace(arrival, state=state, reason=reason)
+        [receipt] = Inbox(self.store).put([arrival])
+        if arrival.state == "pending" != state:
+            self.settle(receipt.delivery_id, state, reason, records=records)
+        return receipt.delivery_id
+
+    def settle(
+        self,
+        delivery_id: UUID,
+        state: State,
+        reason: str = "",
+        *,
+        records: int = 1,
+        outcomes: Sequence[Outcome] = (),
+        dead: Sequence[DeadRecord] = (),
+    ) -> None:
+        """Settle a delivery as a worker does."""
+        verdict = Verdict(delivery_id, state, records, reason, due_at=NOW)
+        settlement = Settlement(verdict, outcomes=outcomes, dead_records=dead)
+        Ledger(self.store).settle([settlement], now=NOW)
+
+    def with_dead_records(self, sink: str = "main", reason: str = "too_deep", number: int = 2) -> UUID:
+        """Put a settled delivery some of whose records are dead."""
+        delivery = self.put("pending")
+        raw = f'{{"name": "{SECRET_NAME}"}}'
+        dead = [
+            DeadRecord(delivery, sink, ordinal, reason, "nested deeper than it can be", raw, NOW)
+            for ordinal in range(number)
+        ]
+        outcome = Outcome(delivery, "main", "done", 5, number, "", "", NOW)
+        self.settle(delivery, "settled", records=5 + number, outcomes=[outcome], dead=dead)
+        return delivery
+
+    def prune(self, delivery_id: UUID) -> None:
+        """Remove a body, as `prune` leaves it."""
+        with self.store.begin() as connection:
+            pruned = update(deliveries).where(deliveries.c.id == delivery_id)
+            connection.execute(pruned.values(pruned_at=NOW, body=b""))
+
+    def row(self, delivery_id: UUID) -> Mapping[str, Any]:
+        """Return a delivery's row."""
+        with self.store.connect() as connection:
+            found = connection.execute(deliveries.select().where(deliveries.c.id == delivery_id))
+            return dict(found.mappings().one())
+
+    def rapidbridge(self, *words: str, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the store, and look at its exit code."""
+        ran = rapidbridge(*words, **({"DATABASE_URL": self.url} | settings))
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        return ran
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        """Run a command with --json and return what it prints."""
+        return json.loads(self.rapidbridge(*words, "--json", code=code).stdout)
+
+
+def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, as nobody at a terminal."""
+    return subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        env=environment(**settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def command(*words: str) -> list[str]:
+    """Return a command's words for a process."""
+    return [sys.executable, "-m", "app.cli", *words]
