@@ -8,6 +8,7 @@ from app.errors import ConfigError, Retriable
 
 # Where each is, and what it is for: told here, so that a list of them loads none.
 _COMMANDS = {
+    "dead": ("app.cli.dead", "See to what did not reach its sinks."),
     "deliveries": ("app.cli.deliveries", "Look at what arrived, and what became of it."),
     "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),

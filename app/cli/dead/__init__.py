@@ -1,0 +1,19 @@
+"""rapidbridge dead: what did not reach its sinks, and what becomes of it."""
+
+import click
+
+from app.cli.dead.discarding import discard
+from app.cli.dead.listing import list_dead
+from app.cli.dead.showing import show
+
+
+@click.group()
+def dead() -> None:
+    """See to what did not reach its sinks: deliveries, and single records.
+
+    All of it is kept until you replay it or give it up.
+    """
+
+
+for _command in (list_dead, show, discard):
+    dead.add_command(_command)
