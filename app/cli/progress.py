@@ -13,5 +13,11 @@ if TYPE_CHECKING:
 def progress_bar(label: str, length: int) -> "AbstractContextManager[ProgressBar[int]]":
     """Show a bar where standard error is a terminal; its `update` takes how much more is done."""
     return click.progressbar(
-        length=length, label=label, show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
+        length=length,
+        label=label,
+        show_pos=True,
+        # Drawn a million times, it takes longer than what it is about.
+        update_min_steps=max(1, length // 1000),
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
     )
