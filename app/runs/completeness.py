@@ -20,8 +20,8 @@ Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refu
 class Cause:
     """Why records are not where they belong. records: how many; None where nobody can tell.
 
-    word: given_up (Truto got no 200 for their page), dead, unrouted, late (kept, because they came after a
-    stop), quarantined, stopped, refused, or unexplained.
+    word: given_up (Truto got no 200 for their page), dead, discarded (dead, and an operator gave them up),
+    unrouted, late (kept, because they came after a stop), quarantined, stopped, refused, or unexplained.
     """
 
     word: str
@@ -33,8 +33,9 @@ class Line:
     """One resource and method of a run, in records.
 
     fetched: what Truto counted; None where it does not say. written, dead: in the sink that has the fewest.
-    dropped: those that a route sends nowhere. missing: fetched, but not arrived. surplus: the opposite.
-    late: arrived after the run had been stopped. errors: record errors.
+    Those of discarded deliveries are dead. dropped: those that a route sends nowhere.
+    missing: fetched, but not arrived. surplus: the opposite. late: arrived after the run had been
+    stopped. errors: record errors.
     """
 
     resource: str
@@ -124,11 +125,23 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
     difference = fetched - arrived if run.has_ended and fetched is not None else 0
     missing = max(0, difference)
     written = min((sink.written for sink in facts.sinks), default=0)
-    dead = max((sink.dead for sink in facts.sinks), default=0)
-    kept = {"dead": dead, "unrouted": records["unrouted"], "late": records["late"]}
+    discarded = [group for group in facts.groups if group.state == "discarded"]
+    no_sinks = sum(group.records for group in discarded if not group.is_written)
+    dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
-    astray = arrived - written - records["dropped"] - sum(kept.values()) if is_settled else 0
-    causes = [Cause(word, number) for word, number in kept.items() if number]
+    kept = records["unrouted"] + records["late"] + records["dropped"]
+    astray = arrived - written - kept - dead if is_settled else 0
+    # What a sink failed to take for too long is dead in no sink.
+    in_no_sink = min(max(0, astray), records["discarded"] - no_sinks)
+    dead, astray = dead + in_no_sink, astray - in_no_sink
+    given_up = min(dead, records["discarded"])
+    words = {
+        "dead": dead - given_up,
+        "discarded": given_up,
+        "unrouted": records["unrouted"],
+        "late": records["late"],
+    }
+    causes = [Cause(word, number) for word, number in words.items() if number]
     if run.has_ended:
         causes += _causes_of_missing(run, missing, facts)
         causes += [Cause("unexplained", abs(astray))] if astray else []
@@ -149,9 +162,10 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
 
 
 def _causes_of_missing(run: KnownRun, missing: int, facts: _Facts) -> Iterator[Cause]:
-    if any(group.state in ("quarantined", "dead") and not group.records for group in facts.groups):
+    uncounted = {group.state for group in facts.groups if not group.records}
+    if uncounted & {"quarantined", "dead", "discarded"}:
         # Nobody counted its records: it could not be read, or took its workers along.
-        yield Cause("quarantined", missing or None)
+        yield Cause("quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None)
         return
     given_up = min(missing, facts.log.get("given_up", 0) or facts.expected.undelivered)
     if given_up:
@@ -168,11 +182,15 @@ def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool, knows_an
         return "open"
     if is_pending:
         return "settling"
-    if any(cause.word != "dead" for line in lines for cause in line.causes):
+    if any(line.missing or not _are_dead(cause) for line in lines for cause in line.causes):
         return "incomplete"
     # A resource of which only errors came need not be among what was fetched.
     knows_all = all(line.fetched is not None for line in lines if line.arrived)
     return "complete" if knows_all and (knows_any or not lines) else "unknown"
+
+
+def _are_dead(cause: Cause) -> bool:
+    return cause.word in ("dead", "discarded") and cause.records is not None
 
 
 def _by_pair(groups: Sequence[_Group]) -> dict[Pair, list[_Group]]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused", "late"]
+State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

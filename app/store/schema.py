@@ -84,7 +84,8 @@ deliveries = Table(
     _text("resource"),
     _text("method"),
     Column("created_at", UtcDateTime),
-    # pending, then settled, unrouted or dead; quarantined and refused from the start.
+    # pending, then settled, unrouted or dead; quarantined and refused from the start; discarded once an
+    # operator gave it up.
     Column("state", CleanText, nullable=False),
     _text("reason"),
     Column("records", Integer, nullable=False, server_default="0"),

@@ -102,6 +102,33 @@ def test_what_a_route_drops_is_no_gap() -> None:
         ),
         pytest.param(run(fetched(100)), landed(100, dead=2), "complete", [Cause("dead", 2)], id="dead records"),
         pytest.param(
+            run(fetched(100)), kept(100, "discarded"), "complete", [Cause("discarded", 100)], id="discarded, unrouted"
+        ),
+        pytest.param(
+            run(fetched(100)),
+            landed(100, dead=100, state="discarded"),
+            "complete",
+            [Cause("discarded", 100)],
+            id="discarded, refused by a sink",
+        ),
+        pytest.param(
+            run(fetched(100)),
+            Figures(
+                [Arrived(*CONTACTS, "settled", "", True, 1, 40, 0), Arrived(*CONTACTS, "discarded", "", True, 1, 60, 0)],
+                [InSink(*CONTACTS, "main", 100, 38, 2)],
+                {},
+            ),
+            "complete",
+            [Cause("dead", 2), Cause("discarded", 60)],
+            id="discarded, a sink was away for too long",
+        ),
+        pytest.param(
+            run(fetched(100)), kept(0, "discarded"), "incomplete", [Cause("discarded", 100)], id="discarded, unreadable"
+        ),
+        pytest.param(
+            run(), kept(0, "discarded"), "incomplete", [Cause("discarded", None)], id="discarded, uncounted"
+        ),
+        pytest.param(
             run(fetched(100)),
             Figures([Arrived(*CONTACTS, "settled", "", True, 1, 100, 0)], [InSink(*CONTACTS, "main", 90, 90, 0)], {}),
             "incomplete",
@@ -117,6 +144,12 @@ def test_every_gap_has_its_cause(
 
     assert (account.verdict, causes(account)) == (verdict, expected)
     assert account.is_bad_news
+
+
+def test_what_was_discarded_counts_as_dead() -> None:
+    [line] = account_for(run(fetched(100)), kept(100, "discarded")).lines
+
+    assert (line.arrived, line.dead, line.written) == (100, 100, 0)
 
 
 def test_the_sink_that_has_the_fewest_counts() -> None:

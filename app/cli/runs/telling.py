@@ -15,6 +15,7 @@ _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
 _CAUSES = {
     "given_up": "missing: Truto gave their pages up, having got no 200 for them",
     "dead": "dead: no sink could hold them; they are kept in rapidbridge_dead_records",
+    "discarded": "discarded: an operator gave them up; they are kept in the inbox",
     "unrouted": "unrouted: no route takes them; they are kept in the inbox",
     "late": "late: they came after the stop and are kept in the inbox (LATE_RECORDS=keep)",
     "quarantined": "missing: a page of them could not be read; it is kept in the inbox",
