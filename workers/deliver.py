@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from app.errors import OutOfTime, StoreUnavailable
+from app.errors import BodyPruned, OutOfTime, StoreUnavailable
 from app.logs import place_of
 from app.routes import Route, Routes
 from app.store.delivery import Delivery
@@ -119,6 +119,8 @@ class Deliverer:
             return self._route(delivery, content, finished)
         except StoreUnavailable:
             raise
+        except BodyPruned as error:
+            return Settlement(conclude(delivery, "dead", 0, error.reason))
         except OutOfTime:
             # Its body takes too long to read: the job's other deliveries are not to suffer for it.
             self._writer.is_out_of_time = True
