@@ -105,6 +105,9 @@ class Deliverer:
             else:
                 results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
         concluded = self._ledger.settle(results, now=datetime.now(UTC))
+        if overtaken := [delivery.id for delivery in claimed if delivery.id not in concluded]:
+            # Whoever erases an account waits until nobody can write of it any more.
+            self._worklist.hand_back(overtaken, holder=self._name)
         for delivery, result in zip(claimed, results, strict=True):
             if delivery.id in concluded:
                 _tell(delivery, result)
