@@ -9,6 +9,7 @@ from app.errors import ConfigError, Retriable
 # Where each is, and what it is for: told here, so that a list of them loads none.
 _COMMANDS = {
     "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
+    "erase": ("app.cli.erase", "Remove all of an integrated account."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),
     "prune": ("app.cli.prune", "Remove the bodies of old deliveries."),
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
