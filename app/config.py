@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from app.errors import ConfigError
 
 # Names that the contract reserves for parts which read them elsewhere: known, never "unknown".
-_RESERVED = ("RETENTION_DAYS", "DASHBOARD_PASSWORD")
+_RESERVED = ("DASHBOARD_PASSWORD",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Settings(BaseModel):
     stalled_after_minutes: float = Field(default=15, gt=0, alias="STALLED_AFTER_MINUTES")
     reactivate_webhook: bool = Field(default=False, alias="REACTIVATE_WEBHOOK")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
+    retention_days: int = Field(default=0, ge=0, le=36500, alias="RETENTION_DAYS")
     maintenance: str = Field(default="", alias="MAINTENANCE")
 
     @property

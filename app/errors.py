@@ -10,10 +10,12 @@ RapidBridgeError
  │   ├─ QueueUnavailable    Redis cannot be reached
  │   ├─ OutOfTime           a job was stopped because it took too long
  │   ├─ Overloaded          too many large bodies at once
+ │   ├─ ArchiveUnavailable  the folder that is to hold what is removed cannot be written
  │   ├─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
  │   ├─ TrutoUnavailable    Truto's API cannot be reached, is busy or fails
  │   └─ EndpointUnavailable who is to be told cannot be reached, is busy or fails
  ├─ Dead                will never succeed as it is: keep it, count it, show it
+ │   ├─ BodyPruned          its body was removed: too old, or its account was erased
  │   ├─ UnreadableDelivery  signed, but not an event this code can read
  │   ├─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
  │   └─ EndpointGone        who is to be told wants to be told nothing more
@@ -77,6 +79,10 @@ class Overloaded(Retriable):
     """More large bodies come at once than there is memory for."""
 
 
+class ArchiveUnavailable(Retriable):
+    """The folder that is to hold what is removed cannot be read or written."""
+
+
 class SinkUnavailable(Retriable):
     """A sink cannot be reached, is locked, or gave up a transaction to let another through."""
 
@@ -99,6 +105,10 @@ class Dead(RapidBridgeError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BodyPruned(Dead):
+    """A delivery whose body was removed: it is older than what is kept, or its account was erased."""
 
 
 class UnreadableDelivery(Dead):

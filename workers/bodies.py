@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from app.store.compression import decompress
 from app.store.delivery import Delivery
-from app.store.inbox import Inbox
+from app.store.inbox import Inbox, open_body
 
 # What is read at once; a larger body is read alone. Small ones then cost a fraction of a round trip each.
 _MOST_BYTES = 2 * 1024 * 1024
@@ -20,10 +19,10 @@ class Bodies:
         self._stored: dict[UUID, bytes] = {}
 
     def read(self, delivery: Delivery) -> bytes:
-        """Return a delivery's body. Raises StoreUnavailable, or ValueError for one that is damaged."""
+        """Return a delivery's body. Raises StoreUnavailable, BodyPruned, or ValueError if damaged."""
         if delivery.id not in self._stored:
             self._stored = self._inbox.read_stored(self._next(delivery))
-        return decompress(self._stored.pop(delivery.id))
+        return open_body(delivery.id, self._stored.pop(delivery.id))
 
     def _next(self, delivery: Delivery) -> list[UUID]:
         # Those before it were passed over.

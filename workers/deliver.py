@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from app.errors import OutOfTime, StoreUnavailable
+from app.errors import BodyPruned, OutOfTime, StoreUnavailable
 from app.logs import place_of
 from app.routes import Route, Routes
 from app.store.delivery import Delivery
@@ -105,6 +105,9 @@ class Deliverer:
             else:
                 results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
         concluded = self._ledger.settle(results, now=datetime.now(UTC))
+        if overtaken := [delivery.id for delivery in claimed if delivery.id not in concluded]:
+            # Whoever erases an account waits until nobody can write of it any more.
+            self._worklist.hand_back(overtaken, holder=self._name)
         for delivery, result in zip(claimed, results, strict=True):
             if delivery.id in concluded:
                 _tell(delivery, result)
@@ -119,6 +122,8 @@ class Deliverer:
             return self._route(delivery, content, finished)
         except StoreUnavailable:
             raise
+        except BodyPruned as error:
+            return Settlement(conclude(delivery, "dead", 0, error.reason))
         except OutOfTime:
             # Its body takes too long to read: the job's other deliveries are not to suffer for it.
             self._writer.is_out_of_time = True

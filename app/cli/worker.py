@@ -14,6 +14,7 @@ from app.supervisor import Supervisor
 from workers.deliver import worker_name
 from workers.notifier import Notifier
 from workers.overseer import Overseer
+from workers.pruner import Pruner
 from workers.sweeper import Sweeper
 
 
@@ -38,6 +39,7 @@ def worker(number: int | None) -> None:
     sweeper.start()
     Overseer(store, setup, Spool(redis)).start()
     Notifier(store, setup.routes.notify).start()
+    Pruner(store, settings.retention_days).start()
     with Supervisor() as supervisor:
         for place in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
+from app.errors import BodyPruned
 from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
 from app.store.engine import Store, one_statement, store_faults
@@ -84,8 +85,8 @@ class Inbox:
         return kept
 
     def read_body(self, delivery_id: UUID) -> bytes:
-        """Return a delivery's body, the bytes that were signed."""
-        return decompress(self.read_stored([delivery_id])[delivery_id])
+        """Return a delivery's body, the bytes that were signed; raises BodyPruned."""
+        return open_body(delivery_id, self.read_stored([delivery_id])[delivery_id])
 
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return deliveries' bodies as they are stored: compressed."""
@@ -99,6 +100,13 @@ class Inbox:
         with store_faults(), one_statement(self._engine) as connection:
             rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
+
+
+def open_body(delivery_id: UUID, stored: bytes) -> bytes:
+    """Return a stored body as it came; raises BodyPruned, or ValueError for one that is damaged."""
+    if not stored:
+        raise BodyPruned("pruned", f"delivery {delivery_id}: its body was removed; it cannot be read again")
+    return decompress(stored)
 
 
 def _id_of(arrival: Arrival) -> UUID:

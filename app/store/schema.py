@@ -134,6 +134,14 @@ Index(
     sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
     postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
 )
+# For whoever looks for what is old enough to be pruned: without it, past all that was pruned before.
+Index(
+    PREFIX + "deliveries_prunable",
+    deliveries.c.received_at,
+    deliveries.c.id,
+    sqlite_where=text("pruned_at IS NULL AND state IN ('settled', 'refused', 'discarded')"),
+    postgresql_where=text("pruned_at IS NULL AND state IN ('settled', 'refused', 'discarded')"),
+)
 # When something last came of a run is asked every few seconds, of every run that is open.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -75,6 +75,42 @@ class Spool:
             raise _unavailable(error) from error
         return moved
 
+    def count_of(self, account: str) -> int:
+        """Return how many arrivals of an integrated account wait."""
+        return sum(1 for _ in self._entries_of(account))
+
+    def count_unreadable(self) -> int:
+        """Return how many entries are set aside because nobody could read them."""
+        try:
+            return int(self._redis.xlen(UNREADABLE_KEY))
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def erase(self, account: str) -> int:
+        """Forget the arrivals of an integrated account; return how many."""
+        removed = 0
+        for entry_id in self._entries_of(account):
+            try:
+                removed += int(self._redis.xdel(KEY, entry_id))
+            except RedisError as error:
+                raise _unavailable(error) from error
+        return removed
+
+    def _entries_of(self, account: str) -> Iterator[bytes]:
+        after = b"-"
+        while True:
+            try:
+                # One by one: bodies come along.
+                found = cast("list[tuple[bytes, _Fields]]", self._redis.xrange(KEY, min=after, count=1))
+            except RedisError as error:
+                raise _unavailable(error) from error
+            if not found:
+                return
+            [(entry_id, fields)] = found
+            after = b"(" + entry_id
+            if _account_of(fields) == account:
+                yield entry_id
+
     def _oldest(self) -> dict[bytes, Arrival]:
         """Return the oldest arrivals by their entries' ids, as many as one step takes."""
         arrivals: dict[bytes, Arrival] = {}
@@ -99,6 +135,14 @@ class Spool:
             pipeline.xdel(KEY, entry_id)
             pipeline.execute()
         log.error("spool.unreadable", fault=type(error).__name__, kept_in=UNREADABLE_KEY)
+
+
+def _account_of(fields: _Fields) -> str | None:
+    try:
+        return str(json.loads(fields[b"header"])["integrated_account_id"])
+    except (ValueError, TypeError, KeyError):
+        # It will be set aside when its turn comes.
+        return None
 
 
 def _arrival(fields: _Fields) -> Arrival:

@@ -124,6 +124,16 @@ class Worklist:
         with store_faults(), one_statement(self._engine) as connection:
             return connection.execute(statement).rowcount
 
+    def hand_back(self, ids: Sequence[UUID], *, holder: str) -> None:
+        """Note that a worker is done with what others have concluded while it had it in hand."""
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.held_by == holder)
+            .values(leased_until=None, held_by="")
+        )
+        with store_faults(), one_statement(self._engine) as connection:
+            connection.execute(statement)
+
     def recall(self, *, now: datetime) -> int:
         """Make due at once what no worker has in hand yet, because its wake-up is lost; return how many."""
         statement = (

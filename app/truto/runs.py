@@ -1,5 +1,6 @@
 """The sync job run, as lifecycle events and the API tell it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -145,6 +146,15 @@ def rank(status: str) -> int:
 def is_final(status: str) -> bool:
     """Whether nothing more is to come of a run in this status."""
     return rank(status) >= 2
+
+
+def without_details(run: str) -> str:
+    """Return of a run's JSON what its totals need: how many records Truto counted, and nothing else."""
+    stats: dict[str, dict[str, dict[str, int | None]]] = {}
+    for (resource, method), counts in read_stats(as_object(json.loads(run)).get("resource_stats")).items():
+        told = {"fetched": counts.fetched, "persisted": counts.persisted}
+        stats.setdefault(resource, {})[method] = told
+    return json.dumps({"resource_stats": stats})
 
 
 def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:

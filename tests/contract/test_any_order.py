@@ -106,6 +106,12 @@ class StoppingSink:
             raise SinkUnavailable("away")
         return written
 
+    def count(self, account: str) -> int:
+        return self.sink.count(account)
+
+    def erase(self, account: str) -> int:
+        return self.sink.erase(account)
+
     def close(self) -> None: ...
 
 

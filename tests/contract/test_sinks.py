@@ -1,5 +1,6 @@
 """What every sink promises: whole or not at all, once, and never backwards."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,63 @@ def test_one_bad_record_does_not_hold_up_the_rest(
     assert written.written == 2
     assert [(refusal.ordinal, refusal.reason) for refusal in written.refused] == [(1, "number_out_of_range")]
     assert records() == [{"id": "1"}, {"id": "2"}]
+
+
+def test_an_account_is_erased_to_the_last_record_and_others_stay(
+    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
+) -> None:
+    sink, records = sink_and_records
+    for number, (account, resource) in enumerate(
+        [("a1", "crm/contacts"), ("a1", "crm/deals"), ("a11", "crm/contacts"), ("", "crm/contacts")]
+    ):
+        sent = batch([{"id": account}], number=number, account=account, resource=resource)
+        sink.write(sent, ROUTE)
+    assert [sink.count(account) for account in ("a1", "a11", "", "a2")] == [2, 1, 1, 0]
+
+    erased = [sink.erase(account) for account in ("a1", "a1", "a2")]
+
+    assert erased == [2, 0, 0]
+    assert [sink.count(account) for account in ("a1", "a11", "", "a2")] == [0, 1, 1, 0]
+    assert sorted(records(), key=str) == [{"id": ""}, {"id": "a11"}]
+
+
+def test_an_account_that_is_erased_may_come_again(
+    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
+) -> None:
+    sink, records = sink_and_records
+    sink.write(batch([{"id": "1"}], at_s=9), ROUTE)
+    sink.erase("a1")
+
+    assert sink.write(batch([{"id": "1", "n": 1}]), ROUTE).written == 1
+    assert records() == [{"id": "1", "n": 1}]
+
+
+def test_erasing_beside_writers_ends_and_leaves_what_comes_later(
+    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
+) -> None:
+    sink, _ = sink_and_records
+    batches = [batch([{"id": str(n)} for n in range(50)], number=n, account=f"a{n % 2}") for n in range(60)]
+
+    def write(each: Batch) -> None:
+        # A deadlock, or a folder that was just removed, passes.
+        for _ in range(20):
+            with contextlib.suppress(SinkUnavailable):
+                sink.write(each, ROUTE)
+                return
+        raise AssertionError("never written")
+
+    with ThreadPoolExecutor(3) as pool:
+        written = [pool.submit(write, each) for each in batches]
+        erased = [pool.submit(sink.erase, "a1") for _ in range(10)]
+        for writing in written:
+            writing.result(60)
+        for erasing in erased:
+            with contextlib.suppress(SinkUnavailable):
+                erasing.result(60)
+    sink.erase("a1")
+
+    assert sink.count("a1") == 0
+    assert sink.count("a0") >= 30
 
 
 # The SQL sink
@@ -428,7 +486,26 @@ def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         sink.write(batch([{"id": "secret"}]), ROUTE)
 
     assert "secret" not in str(fault.value)
+    for ask in (sink.count, sink.erase):
+        with pytest.raises(SinkUnavailable):
+            ask("a1")
     sink.close()
+
+
+def test_more_rows_than_one_transaction_takes_are_erased(sql: SqlSink, database: Engine) -> None:
+    for account in ("a1", "a2"):
+        sql.write(batch([{"id": str(n)} for n in range(2100)], account=account), ROUTE)
+
+    assert (sql.erase("a1"), sql.count("a2")) == (2100, 2100)
+
+
+def test_a_table_that_is_gone_holds_nothing_of_an_account(sql: SqlSink, database: Engine) -> None:
+    assert sql.erase("a1") == 0
+    sql.write(batch([{"id": "1"}]), ROUTE)
+    with database.begin() as connection:
+        connection.execute(text("DROP TABLE crm_contacts"))
+
+    assert (sql.count("a1"), sql.erase("a1")) == (0, 0)
 
 
 def test_writers_that_race_agree_and_never_deadlock(store_url: str, database: Engine) -> None:
@@ -514,6 +591,26 @@ def test_any_order_with_any_replays_ends_the_same(
 
 
 # The files sink
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    sink = FilesSink(f"file://{tmp_path}/lake")
+
+    for ask in (sink.count, sink.erase):
+        with pytest.raises(SinkUnavailable, match="not there"):
+            ask("a1")
+
+
+def test_erasing_leaves_neither_folders_nor_what_killed_workers_left(tmp_path: Path) -> None:
+    sink = FilesSink(f"file://{tmp_path}/lake")
+    account = "a/../*" + "x" * 300
+    sink.write(batch([{"id": "1"}], account=account), ROUTE)
+    [path] = (tmp_path / "lake").rglob("*.jsonl")
+    (path.parent / ".1.2.part").write_text("half")
+
+    assert sink.erase(account) == 1
+
+    assert [path.name for path in (tmp_path / "lake").rglob("*")] == ["resource=crm%2Fcontacts"]
 
 
 def test_a_file_is_named_after_its_delivery_and_where_it_belongs(tmp_path: Path) -> None:

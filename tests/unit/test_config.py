@@ -53,6 +53,7 @@ def test_nothing_secret_is_shown() -> None:
         ("WORKER_CONCURRENCY", "many"),
         ("MAX_BODY_BYTES", "-1"),
         ("REPLAY_WINDOW_S", "soon"),
+        ("RETENTION_DAYS", "-1"),
         ("DATABASE_URL", "mysql://u:pass@h/d"),
         ("DATABASE_URL", "pass"),
         ("REDIS_URL", "http://:pass@h"),

@@ -70,4 +70,15 @@ class Sink(Protocol):
 
     def write(self, batch: Batch, route: Route) -> Written: ...
 
+    def count(self, account: str) -> int:
+        """Return how many rows or files there are of an integrated account."""
+        ...
+
+    def erase(self, account: str) -> int:
+        """Remove all there is of an integrated account, bit by bit; return how many rows or files.
+
+        Broken off, it goes on when called again. What is written later stays.
+        """
+        ...
+
     def close(self) -> None: ...

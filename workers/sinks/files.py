@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
@@ -14,7 +16,9 @@ from workers.sinks.base import Batch, Record, Refusal, Written
 
 _LONGEST_NAME = 200
 # What an operator can mend without touching a delivery: room, a mount that went away.
-_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+# ENOENT: its folder was removed just now, because its account was erased.
+_PASSING = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
+_PASSING |= {errno.EMFILE, errno.ENFILE}
 
 
 class FilesSink:
@@ -39,25 +43,35 @@ class FilesSink:
             except ValueError:
                 message = "holds a number longer than can be written"
                 refusals.append(Refusal(record.ordinal, "number_out_of_range", message))
-        try:
+        with _faults():
             self._store(self._folder(batch), batch.delivery_id, "".join(lines).encode())
-        except OSError as error:
-            code = errno.errorcode.get(error.errno or 0, "OSError")
-            what = f"the folder of the sink cannot be written ({code})"
-            if error.errno in _PASSING:
-                raise SinkUnavailable(what) from error
-            raise SinkRefused("sink_set_up", what) from error
         return Written(len(lines), refusals)
+
+    def count(self, account: str) -> int:
+        """Count the files of an account; see Sink."""
+        with _faults():
+            return sum(1 for folder in self._folders_of(account) for _ in folder.glob("dt=*/*.jsonl"))
+
+    def erase(self, account: str) -> int:
+        """Remove the files of an account, and what killed workers left beside them; see Sink."""
+        with _faults():
+            return sum(_remove(folder) for folder in self._folders_of(account))
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+    def _folders_of(self, account: str) -> list[Path]:
+        if not self._root.is_dir():
+            # A mount that went away looks like a sink that nothing was ever written to.
+            raise SinkUnavailable("the folder of the sink is not there")
+        return sorted(self._root.glob(f"resource=*/account={_account_part(account)}"))
 
     def _folder(self, batch: Batch) -> Path:
         day = batch.received_at.date().isoformat()
         return (
             self._root
             / f"resource={_part(batch.resource)}"
-            / f"account={_part(batch.account) or '_none'}"
+            / f"account={_account_part(batch.account)}"
             / f"dt={day}"
         )
 
@@ -91,6 +105,39 @@ def _line(batch: Batch, record: Record) -> str:
         "data": record.value,
     }
     return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "OSError")
+        what = f"the folder of the sink cannot be written ({code})"
+        if error.errno in _PASSING:
+            raise SinkUnavailable(what) from error
+        raise SinkRefused("sink_set_up", what) from error
+
+
+def _remove(folder: Path) -> int:
+    """Remove a folder and all that is in it; return how many files had records."""
+    number = 0
+    for parent, _, names in os.walk(folder, topdown=False, onerror=_raise):
+        for name in names:
+            (Path(parent) / name).unlink(missing_ok=True)
+            number += name.endswith(".jsonl")
+        # A worker may write there just now.
+        with suppress(OSError):
+            Path(parent).rmdir()
+    return number
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _account_part(account: str) -> str:
+    return _part(account) or "_none"
 
 
 def _part(name: str) -> str:

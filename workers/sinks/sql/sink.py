@@ -1,6 +1,7 @@
 """Writes batches to a database: one statement each, split only where a record is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -10,6 +11,7 @@ from app.errors import SinkRefused, SinkUnavailable
 from app.routes import Route
 from app.store.engine import one_statement, open_store
 from workers.sinks.base import Batch, Refusal, Written
+from workers.sinks.sql.accounts import count_rows, delete_rows
 from workers.sinks.sql.dialect import Dialect, Target
 from workers.sinks.sql.postgresql import PostgreSQL
 from workers.sinks.sql.rows import Row, make_rows
@@ -34,15 +36,21 @@ class SqlSink:
         """Write a batch; see Sink."""
         rows, refusals = make_rows(batch, route)
         target = Target(table_name(batch.resource, route), batch, route.columns)
-        try:
+        with self._faults():
             self._tables.ensure(target.table, batch.resource, route.columns)
             if rows:
                 refusals = [*refusals, *self._write(target, rows)]
-        except PoolTimeout as error:
-            raise SinkUnavailable("no connection to the sink became free in time") from error
-        except DBAPIError as error:
-            raise self._fault(error) from error
         return Written(len(batch.records) - len(refusals), refusals)
+
+    def count(self, account: str) -> int:
+        """Count the rows of an account, in every table that this sink made; see Sink."""
+        with self._faults():
+            return sum(count_rows(self._engine, table, account) for table in self._tables.made())
+
+    def erase(self, account: str) -> int:
+        """Delete the rows of an account from every table that this sink made; see Sink."""
+        with self._faults():
+            return sum(delete_rows(self._engine, table, account) for table in self._tables.made())
 
     def close(self) -> None:
         """Close the connections."""
@@ -80,6 +88,15 @@ class SqlSink:
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
                 self._split(connection, target, half, refusals)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout as error:
+            raise SinkUnavailable("no connection to the sink became free in time") from error
+        except DBAPIError as error:
+            raise self._fault(error) from error
 
     def _fault(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)

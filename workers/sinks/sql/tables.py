@@ -66,6 +66,15 @@ class Tables:
                     connection.exec_driver_sql(self._dialect.add_column(name, column, kind))
         self._known.add(known)
 
+    def made(self) -> list[str]:
+        """Return the tables that this sink, or another in its database, has made and that are there."""
+        with self._engine.begin() as connection:
+            there = set(inspect(connection).get_table_names())
+            if _REGISTRY not in there:
+                return []
+            statement = f"SELECT table_name FROM {_REGISTRY} ORDER BY table_name"  # noqa: S608  # a constant
+            return [name for name in connection.execute(text(statement)).scalars() if name in there]
+
     def forget(self) -> None:
         """Look again which tables there are, before the next write."""
         self._known.clear()

@@ -1,0 +1,149 @@
+"""A folder of what was removed from the inbox: gzip JSON Lines, a chunk a file."""
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import structlog
+from sqlalchemy import select
+
+from app.errors import ArchiveUnavailable
+from app.store.compression import decompress
+from app.store.engine import Store, one_statement, store_faults
+from app.store.export_format import Exported, write_line
+from app.store.pruning import Old
+from app.store.schema import deliveries
+
+_SUFFIX = ".jsonl.gz"
+_LEVEL = 6
+_COLUMNS = [deliveries.c[name] for name in Exported.__dataclass_fields__]
+
+log = structlog.get_logger()
+
+
+class Archive:
+    """Writes down what is to be removed: dt=<day received>/<first>-<last>-<hash of ids>.jsonl.gz.
+
+    A file is written beside its place, synced, then renamed: it is there whole or not at all. A delivery that
+    stands in one already, because whoever wrote it did not get as far as to remove it, is not written again.
+    Raises ArchiveUnavailable.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._root = Path(unquote(urlsplit(url).path))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Take turns with whoever else prunes into this folder: two must not write the same deliveries."""
+        with _faults(self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with _faults(self._root):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write(self, store: Store, chunk: Sequence[Old]) -> list[UUID]:
+        """Write a chunk of deliveries that came on one day, in their order; raises StoreUnavailable too.
+
+        Returns those that are in the archive now, on the disk. Left out is what another has removed
+        meanwhile, and a body that is damaged.
+        """
+        first, last = chunk[0].received_at, chunk[-1].received_at
+        folder = self._root / f"dt={first.astimezone(UTC).date().isoformat()}"
+        with _faults(folder):
+            for left in folder.glob(".*.part"):
+                # Of one that was killed: whoever has the turn is alone here.
+                left.unlink()
+            known = {id_ for path in _overlapping(folder, first, last) for id_ in _ids(path)}
+            archived = [old.id for old in chunk if old.id in known]
+            if new := _read(store, [old.id for old in chunk if old.id not in known]):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _sync(self._root)
+                written = _store(folder / _name(first, last, [each.id for each in new]), new)
+                archived += written
+        return archived
+
+
+def _read(store: Store, ids: Sequence[UUID]) -> Sequence[Exported]:
+    """Return deliveries with their bodies as they are stored."""
+    statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
+    order = (deliveries.c.received_at, deliveries.c.id)
+    with store_faults(), one_statement(store) as connection:
+        return [Exported(*row) for row in connection.execute(statement.order_by(*order))]
+
+
+def _store(path: Path, stored: Sequence[Exported]) -> list[UUID]:
+    written = []
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        # No time and no name inside: the same deliveries make the same bytes.
+        with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
+            for each in stored:
+                try:
+                    line = write_line(replace(each, body=decompress(each.body)))
+                except ValueError:
+                    log.warning("delivery.damaged", delivery=str(each.id), then="its body stays, as it is")
+                else:
+                    packed.write(line)
+                    written.append(each.id)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    # A rename is durable once its folder is.
+    _sync(path.parent)
+    return written
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name(first: datetime, last: datetime, ids: Sequence[UUID]) -> str:
+    digest = hashlib.sha256(b"".join(id_.bytes for id_ in ids)).hexdigest()[:12]
+    return f"{_stamp(first)}-{_stamp(last)}-{digest}{_SUFFIX}"
+
+
+def _stamp(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+
+def _overlapping(folder: Path, first: datetime, last: datetime) -> Iterator[Path]:
+    for path in sorted(folder.glob(f"[0-9]*{_SUFFIX}")):
+        begins, ends, _ = path.name.split("-")
+        if begins <= _stamp(last) and ends >= _stamp(first):
+            yield path
+
+
+def _ids(path: Path) -> Iterator[UUID]:
+    with gzip.open(path) as lines:
+        for line in lines:
+            yield UUID(json.loads(line)["id"])
+
+
+@contextmanager
+def _faults(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ArchiveUnavailable(
+            f"the archive in {folder} failed ({what}): nothing of this chunk was removed"
+        ) from error

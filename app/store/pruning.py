@@ -1,0 +1,113 @@
+"""What is kept no longer: bodies of deliveries that are finished and old, and their records as they came."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
+
+from app.store.engine import Store, one_statement, store_faults
+from app.store.schema import dead_records, deliveries, record_errors
+
+# What needs nobody any more. All others are kept whole, however old.
+FINISHED = ("settled", "refused", "discarded")
+# Spelled out, so that both databases know it for the condition of an index.
+_IS_PRUNABLE = and_(
+    deliveries.c.pruned_at.is_(None),
+    deliveries.c.state.in_(bindparam("finished", list(FINISHED), expanding=True, literal_execute=True)),
+)
+_STORED_BYTES = func.length(deliveries.c.body)
+# What one transaction removes.
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """A delivery whose body may be removed. body_bytes: of its body as it came; stored_bytes: compressed."""
+
+    id: UUID
+    received_at: datetime
+    body_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed. stored_bytes: of bodies, compressed. dead_records, record_errors: blanked ones."""
+
+    deliveries: int = 0
+    stored_bytes: int = 0
+    dead_records: int = 0
+    record_errors: int = 0
+
+    def __add__(self, other: Self) -> "Pruned":
+        names = [field.name for field in fields(self)]
+        return Pruned(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def count_old(store: Store, *, before: datetime) -> Pruned:
+    """Count what `remove` would remove of the deliveries that came before then; raises StoreUnavailable."""
+    is_old = (_IS_PRUNABLE, deliveries.c.received_at < before)
+    size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_old)
+    old = select(deliveries.c.id).where(*is_old)
+    with store_faults(), one_statement(store) as connection:
+        number, stored_bytes = connection.execute(size).one()
+        blanked = [
+            connection.execute(
+                select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(old))
+            ).scalar_one()
+            for table in (dead_records, record_errors)
+        ]
+    return Pruned(number, int(stored_bytes), *blanked)
+
+
+def find_old(
+    store: Store, *, before: datetime, after: tuple[datetime, UUID] | None = None, most: int = PAGE
+) -> list[Old]:
+    """Return the next deliveries to prune, oldest first; raises StoreUnavailable.
+
+    after: (received_at, id) of the last one seen; what was pruned before it is not met again.
+    """
+    columns = (deliveries.c.id, deliveries.c.received_at, deliveries.c.body_bytes, _STORED_BYTES)
+    place = (deliveries.c.received_at, deliveries.c.id)
+    statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
+    if after:
+        statement = statement.where(tuple_(*place) > after)
+    with store_faults(), one_statement(store) as connection:
+        return [Old(*row) for row in connection.execute(statement.order_by(*place).limit(most))]
+
+
+def remove(store: Store, ids: Sequence[UUID], *, now: datetime) -> Pruned:
+    """Empty the bodies of these deliveries, and what of them stands elsewhere; raises StoreUnavailable.
+
+    The rows stay, with their outcomes. Left out is what another has in hand, or what is finished no more.
+    """
+    with store_faults(), store.begin() as connection:
+        sizes = _hold(connection, ids)
+        if not sizes:
+            return Pruned()
+        these = list(sizes)
+        connection.execute(
+            update(deliveries).where(deliveries.c.id.in_(these)).values(body=b"", pruned_at=now)
+        )
+        blanked = [
+            connection.execute(
+                update(table).where(table.c.delivery_id.in_(these), table.c.raw != "").values(raw="")
+            ).rowcount
+            for table in (dead_records, record_errors)
+        ]
+    return Pruned(len(these), sum(sizes.values()), *blanked)
+
+
+def _hold(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the sizes of those that may still be pruned; none of them changes until the transaction ends."""
+    statement = (
+        select(deliveries.c.id, _STORED_BYTES)
+        .where(deliveries.c.id.in_(ids), _IS_PRUNABLE)
+        .order_by(deliveries.c.id)
+        # Another pruner's share: nobody waits for anybody.
+        .with_for_update(skip_locked=True)
+    )
+    return {row.id: row[1] for row in connection.execute(statement)}

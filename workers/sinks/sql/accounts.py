@@ -1,0 +1,33 @@
+"""One account's rows in one table: counted, and deleted."""
+
+from sqlalchemy import Engine, text
+
+from app.store.engine import one_statement
+from workers.sinks.sql.dialect import quote
+
+# What one transaction deletes.
+_MOST = 1000
+
+
+def count_rows(engine: Engine, table: str, account: str) -> int:
+    """Count an account's rows."""
+    statement = f'SELECT count(*) FROM {quote(table)} WHERE "_account" = :account'  # noqa: S608  # quoted
+    with one_statement(engine) as connection:
+        return int(connection.execute(text(statement), {"account": account}).scalar_one())
+
+
+def delete_rows(engine: Engine, table: str, account: str) -> int:
+    """Delete an account's rows, so many at a time; return how many there were."""
+    # In the order in which they are written: a writer and this one would deadlock otherwise.
+    lock = " FOR UPDATE" if engine.dialect.name == "postgresql" else ""
+    statement = (
+        f'DELETE FROM {quote(table)} WHERE "_account" = :account AND "_key" IN ('  # noqa: S608  # quoted
+        f'SELECT "_key" FROM {quote(table)} WHERE "_account" = :account '
+        f'ORDER BY "_key" LIMIT {_MOST}{lock})'
+    )
+    deleted, number = 0, _MOST
+    while number >= _MOST:
+        with one_statement(engine) as connection:
+            number = connection.execute(text(statement), {"account": account}).rowcount
+        deleted += number
+    return deleted
