@@ -13,6 +13,7 @@ _COMMANDS = {
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
     "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
     "up": ("app.cli.up", "Start everything on this machine."),
+    "webhook": ("app.cli.webhook", "Create, look at and try out the webhook at Truto."),
     "worker": ("app.cli.worker", "Take deliveries to their sinks."),
 }
 WRONG_SETUP = 2

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -38,8 +38,7 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_pati
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
-    # Platforms still write postgres://, which names no driver.
-    parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             # It holds customers' data: nobody else's business.
@@ -68,6 +67,12 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_pati
     )
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+def parse_url(url: str) -> URL:
+    """Return a database's URL, taken apart."""
+    # Platforms still write postgres://, which names no driver.
+    return make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 
 def describe(url: str) -> str:
