@@ -9,6 +9,7 @@ from app.errors import ConfigError, Retriable
 # Where each is, and what it is for: told here, so that a list of them loads none.
 _COMMANDS = {
     "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
+    "doctor": ("app.cli.doctor", "Say whether everything is set up, and what to do where it is not."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
     "simulate": ("app.cli.simulate", "Play Truto against a receiver."),

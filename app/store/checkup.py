@@ -22,7 +22,7 @@ _CONNECTIONS = text(
       count(*) FILTER (
         WHERE coalesce(application_name, '') <> 'rapidbridge' AND datname = current_database()
       ) AS others_here
-    FROM pg_stat_activity WHERE backend_type = 'client backend' OR backend_type IS NULL
+    FROM pg_stat_activity WHERE datname IS NOT NULL
     """
 )
 
@@ -32,14 +32,14 @@ class StoreFacts:
     """A database as it was found.
 
     version: as numbers. latency_s: of one statement, on a connection that was open. clock_ahead_s: of the
-    server's clock against ours; 0 where they are one. settings: by the server's own names.
+    server's clock against ours; None where they are one. settings: by the server's own names.
     free_connections: how many our processes may have together; None where there is no such limit.
     """
 
     product: str
     version: tuple[int, ...]
     latency_s: float
-    clock_ahead_s: float = 0.0
+    clock_ahead_s: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     free_connections: int | None = None
 
