@@ -115,6 +115,13 @@ class DeliveryQueue:
         except RedisError as error:
             raise _unavailable(error) from error
 
+    def count_jobs(self) -> tuple[int, int]:
+        """Return how many jobs wait, and how many have failed within the last hour."""
+        try:
+            return self._queue.count, self._queue.failed_job_registry.get_job_count(cleanup=False)
+        except RedisError as error:
+            raise _unavailable(error) from error
+
     def ping(self) -> None:
         """Return if Redis answers."""
         try:

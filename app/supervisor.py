@@ -99,11 +99,12 @@ class Supervisor:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    def run(self) -> None:
-        """Watch the children until SIGTERM or SIGINT."""
+    def run(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Watch the children until SIGTERM or SIGINT. meanwhile: done each time, twenty times a second."""
         self._is_running = True
         while not self._is_stopping:
             self.watch()
+            meanwhile()
             time.sleep(_POLL_S)
 
     def watch(self) -> None:

@@ -12,11 +12,13 @@ _COMMANDS = {
     "deliveries": ("app.cli.deliveries", "Look at what arrived, and what became of it."),
     "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
     "erase": ("app.cli.erase", "Remove all of an integrated account."),
+    "doctor": ("app.cli.doctor", "Say whether everything is set up, and what to do where it is not."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),
     "prune": ("app.cli.prune", "Remove the bodies of old deliveries."),
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
     "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
     "up": ("app.cli.up", "Start everything on this machine."),
+    "webhook": ("app.cli.webhook", "Create, look at and try out the webhook at Truto."),
     "worker": ("app.cli.worker", "Take deliveries to their sinks."),
 }
 WRONG_SETUP = 2

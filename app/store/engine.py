@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.errors import StoreUnavailable
+from app.errors import ConfigError, StoreUnavailable
 
 # What the rest of the project passes around without touching SQL.
 Store = Engine
@@ -38,8 +38,7 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_pati
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
-    # Platforms still write postgres://, which names no driver.
-    parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             # It holds customers' data: nobody else's business.
@@ -70,9 +69,27 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_pati
     return engine
 
 
+def parse_url(url: str) -> URL:
+    """Return a database's URL, taken apart, as it is connected to; raises ConfigError where it is none."""
+    # Platforms still write postgres://, which names no driver.
+    return _parsed(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+
+
 def describe(url: str) -> str:
-    """Return a database's URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """Return a database's URL without its passwords; raises ConfigError where it is none."""
+    parsed = _parsed(url)
+    # The driver takes them there as well.
+    hidden = [name for name in parsed.query if "password" in name.lower()]
+    return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        complaint = "a database's URL cannot be read: write %-escapes for what is special in its password."
+        # Not from the error, which quotes what may be the password.
+        raise ConfigError([complaint]) from None
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -1,10 +1,23 @@
-"""A webhook of Truto's: where it sends which events."""
+"""A webhook of Truto's: where it sends which events, and which it should."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from app.truto.fields import as_text
+
+_RUN = "sync_job_run:"
+# What a webhook is to be subscribed to; why: docs/protocol.md, "Which events a webhook needs".
+EVENTS = tuple(
+    _RUN + action
+    for action in (
+        *("record", "record_error", "created", "started", "updated"),
+        *("rate_limited", "completed", "failed", "stopped", "deleted"),
+    )
+)
+# One of each must come. Whether a stop is told as `stopped` or as `updated` is unconfirmed: either will do.
+_NEEDED = (("record",), ("record_error",), ("started",), ("completed",), ("failed",), ("stopped", "updated"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +46,13 @@ def read_webhook(answer: Mapping[str, Any]) -> Webhook | None:
         is_active=is_active if isinstance(is_active, bool) else None,
         event_types=tuple(filter(None, map(as_text, types if isinstance(types, list) else ()))),
         secret=as_text(answer.get("secret")),
+    )
+
+
+def missing_events(event_types: Sequence[str]) -> tuple[str, ...]:
+    """Return the events that a webhook lacks; a `*` in its own list stands for any."""
+    return tuple(
+        _RUN + either[0]
+        for either in _NEEDED
+        if not any(fnmatchcase(_RUN + action, has) for action in either for has in event_types)
     )

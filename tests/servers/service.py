@@ -19,11 +19,12 @@ from tests.waiting import wait_until
 class Service:
     """The whole service in a folder, and its commands."""
 
-    def __init__(self, folder: Path, database_url: str, routes: str = "") -> None:
+    def __init__(self, folder: Path, database_url: str, routes: str = "", **settings: str) -> None:
         self._folder = folder
         port = free_port()
         self.webhook_url = f"http://127.0.0.1:{port}/webhooks/truto"
         self.settings = {"DATABASE_URL": database_url, "PORT": str(port), "TRUTO_WEBHOOK_SECRET": SECRET}
+        self.settings |= settings
         if routes:
             (folder / "routes.toml").write_text(routes)
             self.settings["ROUTES_FILE"] = str(folder / "routes.toml")
@@ -49,9 +50,9 @@ class Service:
 
 
 @contextmanager
-def whole_service(folder: Path, database_url: str, routes: str = "") -> Iterator[Service]:
+def whole_service(folder: Path, database_url: str, routes: str = "", **settings: str) -> Iterator[Service]:
     """Start everything, and stop it at the end."""
-    service = Service(folder, database_url, routes)
+    service = Service(folder, database_url, routes, **settings)
     try:
         with running_service(service.settings, folder=folder):
             yield service

@@ -45,7 +45,20 @@ def test_every_command_is_described() -> None:
     named = re.findall(r"^\| `rapidbridge (\w+)( \w+)?.*?` \|", section("Commands"), re.MULTILINE)
 
     described = list(dict.fromkeys(name for name, _ in named))
-    order = ["up", "demo", "simulate", "worker", "migrate", "runs", "deliveries", "dead", "prune", "erase"]
+    order = [
+        "up",
+        "demo",
+        "simulate",
+        "worker",
+        "migrate",
+        "doctor",
+        "runs",
+        "webhook",
+        "deliveries",
+        "dead",
+        "prune",
+        "erase",
+    ]
     assert described == sorted(described, key=order.index)
     assert sorted(described) == main.list_commands(Context(main))
     groups = {name: main.get_command(Context(main), name) for name in described}

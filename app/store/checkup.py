@@ -1,0 +1,135 @@
+"""What there is to know about the store's database before it is trusted: asked, never judged, here."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from app.errors import StoreUnavailable
+from app.store.engine import Store, one_statement, parse_url, store_faults
+
+_POSTGRESQL_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "transaction_read_only")
+_CONNECTIONS = text(
+    """
+    SELECT current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int AS of_server,
+      (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database,
+      (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,
+      count(*) FILTER (WHERE coalesce(application_name, '') <> 'rapidbridge') AS others,
+      count(*) FILTER (
+        WHERE coalesce(application_name, '') <> 'rapidbridge' AND datname = current_database()
+      ) AS others_here
+    FROM pg_stat_activity WHERE datname IS NOT NULL
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """A database as it was found.
+
+    version: as numbers. latency_s: of one statement, on a connection that was open. clock_ahead_s: of the
+    server's clock against ours; None where they are one. settings: by the server's own names.
+    free_connections: how many our processes may have together; None where there is no such limit.
+    """
+
+    product: str
+    version: tuple[int, ...]
+    latency_s: float
+    clock_ahead_s: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    free_connections: int | None = None
+
+
+# What drivers say while they connect: theirs name hosts and users, ours only the fault.
+_CAUSES = {
+    "password": "it does not take the password",
+    "role ": "there is no such role",
+    "database ": "there is no such database",
+    "pg_hba": "it does not let this machine in",
+    "ssl": "it wants TLS, or does not speak it",
+    "resolve": "there is no such host",
+    "translate host": "there is no such host",
+    "refused": "nobody listens there",
+    "no such file": "nobody listens there",
+    "timeout": "it does not answer in time",
+    "timed out": "it does not answer in time",
+    "too many": "it has no connection left",
+    "remaining connection slots": "it has no connection left",
+    "not a database": "the file is no SQLite database",
+    "readonly": "the file cannot be written",
+    "unable to open": "the file cannot be opened",
+    "locked": "another process holds it",
+}
+
+
+def cause_of(error: Exception) -> str:
+    """Say in words why a database could not be had, as far as its driver tells; without its own message."""
+    fault = error.__cause__ if isinstance(error, StoreUnavailable) else error
+    said = str(getattr(fault, "orig", "")).lower()
+    return next((cause for mark, cause in _CAUSES.items() if mark in said), "")
+
+
+def database_file(url: str) -> Path | None:
+    """Return a SQLite database's file; None for other databases, and for one in memory."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return None
+    return Path(parsed.database)
+
+
+def missing_file(url: str) -> Path | None:
+    """Return a SQLite database's file where it is not there: connecting would create it."""
+    path = database_file(url)
+    return path if path and not path.exists() else None
+
+
+def examine(store: Store) -> StoreFacts:
+    """Ask a database about itself; raises StoreUnavailable."""
+    with store_faults(), one_statement(store) as connection:
+        return _postgresql(connection) if store.dialect.name == "postgresql" else _sqlite(connection)
+
+
+def _sqlite(connection: Connection) -> StoreFacts:
+    before = time.monotonic()
+    version = str(connection.execute(text("SELECT sqlite_version()")).scalar_one())
+    latency_s = time.monotonic() - before
+    settings = {
+        name: str(connection.execute(text(f"PRAGMA {name}")).scalar_one())
+        for name in ("journal_mode", "synchronous")
+    }
+    return StoreFacts("SQLite", _numbers(version), latency_s, settings=settings)
+
+
+def _postgresql(connection: Connection) -> StoreFacts:
+    before, started = datetime.now(UTC), time.monotonic()
+    theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    latency_s = time.monotonic() - started
+    # Half of the time went by on the way.
+    ahead_s = (theirs - before).total_seconds() - latency_s / 2
+    settings = {name: _setting(connection, name) for name in _POSTGRESQL_SETTINGS}
+    version = _setting(connection, "server_version").partition(" ")[0]
+    return StoreFacts(
+        "PostgreSQL", _numbers(version), latency_s, ahead_s, settings, _free_connections(connection)
+    )
+
+
+def _free_connections(connection: Connection) -> int:
+    row = connection.execute(_CONNECTIONS).one()
+    own = [
+        limit - row.others_here
+        for limit in (row.of_database, row.of_role)
+        if limit is not None and limit >= 0
+    ]
+    return int(min([row.of_server - row.others, *own]))
+
+
+def _setting(connection: Connection, name: str) -> str:
+    return str(connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

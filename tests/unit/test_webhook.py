@@ -1,0 +1,139 @@
+"""What a webhook needs, where it may send to, how its secret is kept, and how deliveries are shown."""
+
+import json
+
+import pytest
+
+from app.cli.webhook.addresses import fault_of_target, shown
+from app.cli.webhook.env_file import merge_secret
+from app.cli.webhook.shape import shape_lines
+from app.errors import ConfigError
+from app.truto.webhooks import EVENTS, missing_events
+from tests.unit.test_readme import ROOT
+
+NEW = "id=new"
+
+
+def test_a_webhook_with_all_events_lacks_none() -> None:
+    assert missing_events(EVENTS) == ()
+    assert missing_events(["*"]) == ()
+    assert missing_events(["sync_job_run:*", "integrated_account:created"]) == ()
+
+
+def test_what_a_webhook_lacks_is_named() -> None:
+    assert missing_events([]) == tuple(
+        f"sync_job_run:{action}"
+        for action in ("record", "record_error", "started", "completed", "failed", "stopped")
+    )
+    assert missing_events([event for event in EVENTS if not event.endswith(":failed")]) == (
+        "sync_job_run:failed",
+    )
+
+
+@pytest.mark.parametrize("either", ["stopped", "updated"])
+def test_a_stop_may_be_told_in_either_way(either: str) -> None:
+    others = [event for event in EVENTS if event.partition(":")[2] not in ("stopped", "updated")]
+
+    assert missing_events([*others, f"sync_job_run:{either}"]) == ()
+
+
+def test_each_event_stands_in_the_docs_with_its_reason() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    part = page.partition("## Which events a webhook needs")[2].partition("\n## ")[0]
+
+    assert {event.partition(":")[2] for event in EVENTS} <= set(part.replace("`", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("https://sync.example.com/webhooks/truto", None),
+        ("https://sync.example.com:8443/behind/a/proxy/webhooks/truto", None),
+        ("http://sync.example.com/webhooks/truto", "HTTPS only"),
+        ("https://localhost/webhooks/truto", "cannot reach"),
+        ("https://127.0.0.1:8000/webhooks/truto", "cannot reach"),
+        ("https://[::1]/webhooks/truto", "cannot reach"),
+        ("https://10.0.0.7/webhooks/truto", "cannot reach"),
+        ("https://receiver/webhooks/truto", "cannot reach"),
+        ("https://receiver.local/webhooks/truto", "cannot reach"),
+        ("https://sync.example.com", "/webhooks/truto"),
+        ("https://sync.example.com/webhooks/truto/", "/webhooks/truto"),
+        ("sync.example.com/webhooks/truto", "no address"),
+        ("https://[broken/webhooks/truto", "no address"),
+    ],
+)
+def test_an_address_that_truto_cannot_reach_is_told_apart(url: str, hint: str | None) -> None:
+    fault = fault_of_target(url)
+
+    assert fault is None if hint is None else hint in (fault or "")
+
+
+def test_an_address_is_shown_without_what_may_be_secret() -> None:
+    assert shown("https://user:hunter2@h.example:8443/p?token=hunter2#x") == "https://h.example:8443/p"
+    assert shown("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
+    assert shown("https://[::1]:1/p") == "https://[::1]:1/p"
+    assert shown("https://h:port/hunter2") == "(no address)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "TRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("PORT=1", "PORT=1\nTRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("A=1\nTRUTO_WEBHOOK_SECRET=old\nB=2\n", "A=1\nTRUTO_WEBHOOK_SECRET=old,id=new\nB=2\n"),
+        ("TRUTO_WEBHOOK_SECRET=\n", "TRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("TRUTO_WEBHOOK_SECRET=a, w=b # two\n", "TRUTO_WEBHOOK_SECRET=a,w=b,id=new # two\n"),
+        ("export TRUTO_WEBHOOK_SECRET = 'a,b'\n", "export TRUTO_WEBHOOK_SECRET = 'a,b,id=new'\n"),
+        ('TRUTO_WEBHOOK_SECRET="a" # x\n', 'TRUTO_WEBHOOK_SECRET="a,id=new" # x\n'),
+        ("TRUTO_WEBHOOK_SECRET=id=new\n", "TRUTO_WEBHOOK_SECRET=id=new\n"),
+        (
+            "TRUTO_WEBHOOK_SECRET=a\nTRUTO_WEBHOOK_SECRET=b\n",
+            "TRUTO_WEBHOOK_SECRET=a\nTRUTO_WEBHOOK_SECRET=b,id=new\n",
+        ),
+        ("# TRUTO_WEBHOOK_SECRET=c\n", "# TRUTO_WEBHOOK_SECRET=c\nTRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("TRUTO_WEBHOOK_SECRETS=c\n", "TRUTO_WEBHOOK_SECRETS=c\nTRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("A=1\r\nTRUTO_WEBHOOK_SECRET=a\r\n", "A=1\r\nTRUTO_WEBHOOK_SECRET=a,id=new\r\n"),
+    ],
+)
+def test_a_secret_is_added_and_all_else_stays(before: str, after: str) -> None:
+    assert merge_secret(before, NEW) == after
+
+
+@pytest.mark.parametrize("text", ['TRUTO_WEBHOOK_SECRET="a\nb"\n', "TRUTO_WEBHOOK_SECRET='a' 'b'\n"])
+def test_what_is_written_otherwise_is_left_alone(text: str) -> None:
+    with pytest.raises(ConfigError, match="--env-file"):
+        merge_secret(text, NEW)
+
+
+def test_a_delivery_is_shown_by_its_names_alone() -> None:
+    records = [{"id": 1, "name": "Ada"}, {"id": 2, "email": "a@b"}]
+    body = json.dumps({"event": "e", "payload": {"resource": "crm/contacts", "records": records}}).encode()
+
+    lines = list(shape_lines(body, with_values=False))
+
+    assert lines == ["payload: resource, records", "2 records: id, name, email"]
+    assert "Ada" in "".join(shape_lines(body, with_values=True))
+
+
+@pytest.mark.parametrize(
+    ("payload", "line"),
+    [
+        ({}, "payload: nothing"),
+        (None, "payload: nothing"),
+        (["x"], "payload: a list"),
+        ({"record": {"id": 1}}, "1 records: id"),
+        ({"records": [1, 2]}, "2 records: a number"),
+        ({"\x1b[2J": 1}, "payload: \ufffd[2J"),
+        ({str(number): 1 for number in range(15)}, "and 3 more"),
+    ],
+)
+def test_odd_payloads_are_shown_too(payload: object, line: str) -> None:
+    shown_lines = "\n".join(shape_lines(json.dumps({"payload": payload}).encode(), with_values=False))
+
+    assert line in shown_lines
+
+
+def test_what_is_no_json_is_told_so() -> None:
+    assert list(shape_lines(b"\x1b[2J", with_values=False)) == ["not JSON"]
+    assert "\x1b" not in "".join(shape_lines(b"\x1b[2J", with_values=True))
+    assert "\x1b" not in "".join(shape_lines(b'{"payload": "\\u001b\xc2\x9b"}', with_values=True))

@@ -1,0 +1,69 @@
+"""Whether the SQL sink could create and write its tables in a database."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from app.errors import SinkUnavailable
+from app.store.checkup import cause_of, database_file, missing_file
+from app.store.engine import open_store
+
+_LOCK_WAIT_S = 3.0
+_RIGHTS = text(
+    """
+    SELECT current_schema() AS schema,
+      current_setting('transaction_read_only') = 'on' AS is_read_only,
+      coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create
+    """
+)
+# Tables of its own that somebody else owns, or took rights away from.
+_CLOSED = text(
+    """
+    SELECT count(*) FROM pg_tables, format('%I.%I', schemaname, tablename) AS name
+    WHERE schemaname = current_schema()
+      AND tablename IN (SELECT table_name FROM rapidbridge_sink_tables)
+      AND NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT')
+        AND has_table_privilege(name, 'UPDATE'))
+    """
+)
+_HAS_TABLES = text("SELECT to_regclass('rapidbridge_sink_tables') IS NOT NULL")
+
+
+def probe_database(url: str) -> Path | None:
+    """Return the folder of a SQLite file, None for other databases, if tables can be made and written there.
+
+    A SQLite file that is not there yet is not created. Raises SinkUnavailable.
+    """
+    path = database_file(url)
+    if missing_file(url):
+        return path.parent if path else None
+    engine = open_store(url, lock_wait_s=_LOCK_WAIT_S)
+    try:
+        # For SQLite, beginning is asking: it takes the writer's lock, and gives it back.
+        with engine.connect() as connection, connection.begin() as transaction:
+            if engine.dialect.name == "postgresql":
+                _check_rights(connection)
+            transaction.rollback()
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+        what = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
+        raise SinkUnavailable(cause_of(error) or f"the sink's database failed ({what})") from error
+    except SQLAlchemyError as error:
+        raise SinkUnavailable(f"the sink's database failed ({type(error).__name__})") from error
+    finally:
+        engine.dispose()
+    return path.parent if path else None
+
+
+def _check_rights(connection: Connection) -> None:
+    rights = connection.execute(_RIGHTS).one()
+    if rights.is_read_only:
+        raise SinkUnavailable("the sink's database takes no writes: it is read-only, or a standby")
+    if not rights.may_create:
+        schema = rights.schema or "any schema of its search_path"
+        raise SinkUnavailable(f"its role may not create tables in {schema}: grant it CREATE there")
+    if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_CLOSED).scalar_one():
+        raise SinkUnavailable(
+            "its role may not write to tables of the sink: grant it SELECT, INSERT and UPDATE"
+        )
