@@ -21,7 +21,6 @@ from workers.run_watch import RunWatch
 from workers.watchers import watch_sinks, watch_webhooks
 
 _EVERY_S = 5.0
-_MOST_RUNS = 1000
 _WEBHOOKS_SEEN_WITHIN = timedelta(days=30)
 
 
@@ -76,7 +75,7 @@ class Overseer:
 
     def _look_at_runs(self) -> None:
         self._watch.begin_round(now=self._clock())
-        for run in self._book.unsettled(most=_MOST_RUNS):
+        for run in self._book.unsettled():
             # One odd run is not to keep the others from being looked at; a store that is away is.
             look = partial(self._watch.look_at, run, now=self._clock())
             self._faults.attempt(f"run {run.sync_job_run_id}", look, raises=(StoreUnavailable,))

@@ -46,10 +46,13 @@ class Patience:
             return None
         try:
             return question(self._api)
-        except TrutoRefused as error:
-            log.warning("truto.refused", about=about, error=str(error))
-        except TrutoUnavailable as error:
+        except (TrutoRefused, TrutoUnavailable) as error:
+            self.note(about, error)
+        return None
+
+    def note(self, about: str, error: TrutoRefused | TrutoUnavailable) -> None:
+        """Note that Truto did not tell."""
+        if isinstance(error, TrutoUnavailable):
             # Each attempt takes its time: what else there is to ask in this round is not to wait for it too.
             self._is_away = True
-            log.warning("truto.away", about=about, error=str(error))
-        return None
+        log.warning("truto.silent", about=about, error=str(error))

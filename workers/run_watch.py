@@ -2,18 +2,18 @@
 
 import time
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from app.errors import QueueUnavailable
 from app.routes import Routes
 from app.runs import notices
-from app.runs.completeness import Account, account_for
+from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
 from app.runs.limits import exceeded, has_limits
-from app.runs.reconcile import reconcile
+from app.runs.reconcile import account_of, reconcile
 from app.store.engine import Store
-from app.store.figures import read_figures
 from app.store.notices import Notices
 from app.store.runs import KnownRun, RunBook
 from app.store.spool import Spool
@@ -72,10 +72,12 @@ class RunWatch:
             return False
 
     def _settle(self, run: KnownRun, now: datetime) -> None:
+        tell = partial(self._truto.note, run.sync_job_run_id)
         known = self._truto.ask(
-            run.sync_job_run_id, lambda api: reconcile(self._store, run, Inquiry(self._book, api), now=now)
+            run.sync_job_run_id,
+            lambda api: reconcile(self._store, run, Inquiry(self._book, api), now=now, tell=tell),
         )
-        run, account = known or reconcile(self._store, run, None, now=now)
+        run, account = known or (run, account_of(self._store, run))
         told = notices.notices_of_end(run, account, now=now)
         if self._book.settle(run, now=now, notices=told):
             self._go_on(run, now)
@@ -116,11 +118,11 @@ class RunWatch:
 
     def _count(self, run: KnownRun, now: datetime) -> Account:
         began = time.monotonic()
-        figures = read_figures(self._store, [run.sync_job_run_id])
+        account = account_of(self._store, run)
         # A run of very many pages takes long to add up: that gets a tenth of the time.
         took = timedelta(seconds=time.monotonic() - began)
         self._counted[run.sync_job_run_id] = now + took * 10
-        return account_for(run, figures[run.sync_job_run_id])
+        return account
 
     def _stop(self, run: KnownRun, now: datetime) -> None:
         if not self._truto.is_time(f"stop {run.sync_job_run_id}", now):

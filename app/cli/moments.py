@@ -1,6 +1,7 @@
 """Times as somebody types them."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -18,7 +19,10 @@ def moment(_context: click.Context, _option: click.Parameter, given: str | None)
         return None
     text, now = given.strip().lower(), datetime.now(UTC)
     if ago := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        with suppress(OverflowError):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        # Before there was time.
+        return datetime.min.replace(tzinfo=UTC)
     if text in _DAYS:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         return midnight - timedelta(days=_DAYS[text])

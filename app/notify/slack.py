@@ -52,7 +52,8 @@ def _stalled(told: Told) -> str:
 
 def _stopped(told: Told) -> str:
     by = {"limit": "by a limit", "truto": "by Truto", "refusal": "because it was refused"}
-    unasked = " Truto has not been asked to stop it." if told.get("is_asked") is False else ""
+    is_unasked = told.get("by") == "limit" and told.get("is_asked") is False
+    unasked = " Truto did not take that: it may go on." if is_unasked else ""
     return (
         f"*Run stopped* {by.get(_of(told, 'by'), _of(told, 'by'))}: {_run(told)} is {_of(told, 'status')}. "
         f"Reason: {_of(told, 'reason')}.{unasked}"

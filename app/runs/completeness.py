@@ -84,11 +84,13 @@ _UNKNOWN = Stats(None, None)
 
 def account_for(run: KnownRun, figures: Figures) -> Account:
     """Compare what Truto says it fetched with what arrived, and that with what the sinks hold."""
-    groups, sinks, errors = _by_pair(figures.arrived), _by_pair(figures.sinks), figures.errors or {}
-    log = _read_log(run, {*told_stats(run), *groups})
-    expected = _expected(run, log)
+    told = _told_stats(run)
+    groups, sinks = _by_pair(figures.arrived, told), _by_pair(figures.sinks, told)
+    errors = figures.errors or {}
+    log = _read_log(run, {*told, *groups})
+    expected = _expected(told, log)
     # What Truto fetched nothing of is no news where nothing came of it either.
-    fetched = {pair for pair, stats in expected.items() if stats.expected}
+    fetched = {pair for pair, stats in expected.items() if stats.expected != 0}
     lines = []
     for pair in sorted({*fetched, *groups, *errors}):
         facts = _Facts(
@@ -101,18 +103,27 @@ def account_for(run: KnownRun, figures: Figures) -> Account:
         )
         lines.append(_line(run, facts))
     pending = any(group.state == "pending" for group in figures.arrived)
-    verdict = _verdict(run, lines, is_pending=pending, knows_any=bool(expected))
+    verdict = _verdict(run, lines, is_pending=pending, knows_any=_knows_any(expected))
     return Account(verdict, lines, sum(errors.values()))
 
 
-def told_stats(run: KnownRun) -> Mapping[Pair, Stats]:
-    """Return what the run itself says was fetched."""
+def tells_numbers(run: KnownRun) -> bool:
+    """Whether the run itself says how much was fetched."""
+    return _knows_any(_told_stats(run))
+
+
+def _told_stats(run: KnownRun) -> Mapping[Pair, Stats]:
     return read_stats(_object(run.run).get("resource_stats"))
 
 
-def _expected(run: KnownRun, log: Mapping[Pair, Mapping[str, int]]) -> Mapping[Pair, Stats]:
+def _expected(told: Mapping[Pair, Stats], log: Mapping[Pair, Mapping[str, int]]) -> Mapping[Pair, Stats]:
     """Return what Truto counted: the run's own statistics, else what its log adds up to."""
-    return told_stats(run) or {pair: Stats(counts["fetched"], None) for pair, counts in log.items()}
+    from_log = {pair: Stats(counts["fetched"], None) for pair, counts in log.items()}
+    return told if _knows_any(told) or not from_log else from_log
+
+
+def _knows_any(stats: Mapping[Pair, Stats]) -> bool:
+    return any(each.expected is not None for each in stats.values())
 
 
 def _line(run: KnownRun, facts: _Facts) -> Line:
@@ -185,32 +196,42 @@ def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool, knows_an
     if any(line.missing or not _are_dead(cause) for line in lines for cause in line.causes):
         return "incomplete"
     # A resource of which only errors came need not be among what was fetched.
-    knows_all = all(line.fetched is not None for line in lines if line.arrived)
-    return "complete" if knows_all and (knows_any or not lines) else "unknown"
+    knows_all = all(line.fetched is not None for line in lines if line.arrived or not line.errors)
+    return "complete" if knows_all and knows_any else "unknown"
 
 
 def _are_dead(cause: Cause) -> bool:
     return cause.word in ("dead", "discarded") and cause.records is not None
 
 
-def _by_pair(groups: Sequence[_Group]) -> dict[Pair, list[_Group]]:
+def _by_pair(groups: Sequence[_Group], known: Iterable[Pair]) -> dict[Pair, list[_Group]]:
+    methods = _methods(known)
     found: dict[Pair, list[_Group]] = {}
     for group in groups:
-        found.setdefault((group.resource, group.method), []).append(group)
+        method = _method(group.method, methods.get(group.resource, set()))
+        found.setdefault((group.resource, method), []).append(group)
     return found
 
 
-def _read_log(run: KnownRun, known: Iterable[Pair]) -> Mapping[Pair, Mapping[str, int]]:
+def _methods(known: Iterable[Pair]) -> dict[str, set[str]]:
     methods: dict[str, set[str]] = {}
     for resource, method in known:
         methods.setdefault(resource, set()).add(method)
-    found = {}
-    for resource, lines in _object(run.log).items():
-        for method, counts in lines.items():
-            # Truto's log may leave the method out; that of a resource with one method is plain.
-            [*only] = methods.get(resource, ())
-            found[resource, only[0] if not method and len(only) == 1 else method] = counts
-    return found
+    return methods
+
+
+def _method(named: str, known: set[str]) -> str:
+    """Return a method, also where it is left out: that of a resource with one method is plain."""
+    return next(iter(known)) if not named and len(known) == 1 else named
+
+
+def _read_log(run: KnownRun, known: Iterable[Pair]) -> Mapping[Pair, Mapping[str, int]]:
+    methods = _methods(known)
+    return {
+        (resource, _method(method, methods.get(resource, set()))): counts
+        for resource, lines in _object(run.log).items()
+        for method, counts in lines.items()
+    }
 
 
 def _object(text: str | None) -> dict[str, dict[str, dict[str, int]]]:

@@ -25,7 +25,7 @@ def notices_of_end(run: KnownRun, account: Account, *, now: datetime) -> list[No
     missing = sum(line.missing for line in account.lines)
     cause = f"{run.status} {run.status_at} {account.verdict} {missing}"
     found = [Notice("run.settled", run.sync_job_run_id, cause, now, told)]
-    if account.verdict == "incomplete":
+    if account.is_bad_news:
         found.append(Notice("run.incomplete", run.sync_job_run_id, cause, now, told))
     return found + stop
 

@@ -1,42 +1,45 @@
 """Accounts for a run with all that can be found out: its events, Truto's API, Truto's log."""
 
+from collections.abc import Callable
 from datetime import datetime
 
-from app.errors import TrutoRefused
-from app.runs.completeness import Account, account_for, told_stats
+from app.errors import TrutoRefused, TrutoUnavailable
+from app.runs.completeness import Account, account_for, tells_numbers
 from app.runs.inquiry import Inquiry
 from app.store.engine import Store
 from app.store.figures import read_figures
 from app.store.runs import KnownRun
 
+# Told why Truto does not say more.
+Silence = TrutoRefused | TrutoUnavailable
+
 
 def reconcile(
-    store: Store, run: KnownRun, inquiry: Inquiry | None, *, now: datetime
+    store: Store,
+    run: KnownRun,
+    inquiry: Inquiry | None,
+    *,
+    now: datetime,
+    tell: Callable[[Silence], None],
 ) -> tuple[KnownRun, Account]:
     """Return a run and its account; Truto is asked only for what its events left out.
 
-    Raises StoreUnavailable and TrutoUnavailable. What Truto refuses to tell stays unknown.
+    What it does not tell stays unknown, and `tell` hears why. Raises StoreUnavailable.
     """
-    if inquiry and not (run.has_ended and told_stats(run)):
-        run = _asked(inquiry, run, now)
-    account = _account(store, run)
-    if inquiry and run.has_ended and (account.verdict == "unknown" or _is_unexplained(account)):
-        try:
-            run = inquiry.read_log(run, now=now)
-        except TrutoRefused:
-            return run, account
-        account = _account(store, run)
-    return run, account
-
-
-def _asked(inquiry: Inquiry, run: KnownRun, now: datetime) -> KnownRun:
     try:
-        return inquiry.ask(run.sync_job_run_id, now=now) or run
-    except TrutoRefused:
-        return run
+        if inquiry and not (run.has_ended and tells_numbers(run)):
+            run = inquiry.ask(run.sync_job_run_id, now=now) or run
+        account = account_of(store, run)
+        if inquiry and run.has_ended and (account.verdict == "unknown" or _is_unexplained(account)):
+            run = inquiry.read_log(run, now=now)
+    except (TrutoRefused, TrutoUnavailable) as error:
+        tell(error)
+    # After the run: what comes meanwhile is then newer than the run says, and it is not settled.
+    return run, account_of(store, run)
 
 
-def _account(store: Store, run: KnownRun) -> Account:
+def account_of(store: Store, run: KnownRun) -> Account:
+    """Return a run's account by what is known here."""
     return account_for(run, read_figures(store, [run.sync_job_run_id])[run.sync_job_run_id])
 
 

@@ -25,13 +25,16 @@ class SimulatedApi:
     """Answers on a port of this machine while it is entered; `token` must be shown with each request.
 
     port: 0 takes a free one. faults: HTTP statuses that the next requests get instead of an answer; 0 for one
-    that gets its answer; more may be added. asked: the requests so far, as method and path.
+    that gets its answer; more may be added. asked: the requests so far, as method and
+    path. meanwhile: what is to happen while the next requests wait for their answers.
     """
 
     def __init__(self, stage: Stage, token: str, *, port: int = 0, faults: Sequence[int] = ()) -> None:
         self.faults = deque(faults)
         self.asked: list[tuple[str, str]] = []
+        self.meanwhile: deque[Callable[[], None]] = deque()
         members = {"stage": stage, "token": token, "faults": self.faults, "asked": self.asked}
+        members["meanwhile"] = self.meanwhile
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), members))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -53,6 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
     token: ClassVar[str]
     faults: ClassVar[deque[int]]
     asked: ClassVar[list[tuple[str, str]]]
+    meanwhile: ClassVar[deque[Callable[[], None]]]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # as http.server calls them
@@ -74,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         # Read in any case: what is left unread would be taken for the next request.
         told = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.asked.append((self.command, self.path.partition("?")[0]))
+        if self.meanwhile:
+            self.meanwhile.popleft()()
         if self.headers.get("Authorization") != f"Bearer {self.token}":
             self._send(401, {"message": "Unauthorized"})
         elif self.faults and (status := self.faults.popleft()):

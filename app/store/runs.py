@@ -1,11 +1,11 @@
 """The sync job runs: what is known of each, and what was found out about it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, exists, func, literal, select, text, update
+from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
 
 from app.store.engine import Store, one_statement, store_faults
 from app.store.facts import RunSeen
@@ -14,6 +14,7 @@ from app.store.schema import deliveries, runs
 from app.store.sightings import record_runs
 
 _FINAL_RANK = 2
+_PAGE = 1000
 # When something last came of it.
 _LAST_SEEN = (
     select(func.max(deliveries.c.received_at))
@@ -75,9 +76,21 @@ class RunBook:
         conditions += [runs.c.first_seen_at >= since] if since else []
         return self._read(*conditions, most=most)
 
-    def unsettled(self, *, most: int, newest_first: bool = False) -> list[KnownRun]:
-        """Return runs that nobody has found to be over yet, by default the oldest first."""
-        return self._read(runs.c.settled_at.is_(None), most=most, newest_first=newest_first)
+    def unsettled(self, *, page: int = _PAGE) -> Iterator[KnownRun]:
+        """Yield the runs that nobody has found to be over yet, the oldest first."""
+        place = tuple_(runs.c.first_seen_at, runs.c.sync_job_run_id)
+        after: list[Any] = []
+        while True:
+            found = self._read(runs.c.settled_at.is_(None), *after, most=page, newest_first=False)
+            yield from found
+            if len(found) < page:
+                return
+            after = [place > (found[-1].first_seen_at, found[-1].sync_job_run_id)]
+
+    def going_on(self, *, ended_since: datetime, most: int) -> list[KnownRun]:
+        """Return the newest runs that have not ended, or did so lately."""
+        is_shown = or_(runs.c.status_rank < _FINAL_RANK, ended_since <= _LAST_SEEN)
+        return self._read(runs.c.settled_at.is_(None), is_shown, most=most)
 
     def note(self, seen: RunSeen) -> None:
         """Write down what is known of a run from elsewhere than a delivery."""
@@ -113,6 +126,7 @@ class RunBook:
                 runs.c.settled_at.is_(None),
                 # Said by the same event as when we looked.
                 runs.c.status_at.is_not_distinct_from(literal(run.status_at, runs.c.status_at.type)),
+                _LAST_SEEN.is_not_distinct_from(literal(run.last_seen_at, runs.c.status_at.type)),
                 ~_HAS_PENDING,
             )
             .values(settled_at=now)
@@ -172,8 +186,9 @@ class RunBook:
         return found
 
     def _read(self, *conditions: Any, most: int, newest_first: bool = True) -> list[KnownRun]:
-        order = runs.c.first_seen_at.desc() if newest_first else runs.c.first_seen_at
-        statement = select(*_COLUMNS).where(*conditions).order_by(order, runs.c.sync_job_run_id).limit(most)
+        order = (runs.c.first_seen_at, runs.c.sync_job_run_id)
+        ordered = [each.desc() for each in order] if newest_first else order
+        statement = select(*_COLUMNS).where(*conditions).order_by(*ordered).limit(most)
         with store_faults(), one_statement(self._store) as connection:
             return [_known(row) for row in connection.execute(statement).mappings()]
 

@@ -5,12 +5,13 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, and_, case, func, null, or_, tuple_
+from sqlalchemy import Column, Connection, and_, case, func, literal, null, or_, tuple_
 
 from app.store.facts import RunSeen
 from app.store.schema import runs
 from app.store.upsert import Insert, insert_into
 
+_FINAL_RANK = 2
 _IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
 
 
@@ -44,13 +45,24 @@ def _upsert(dialect: str) -> Insert:
     def unless_empty(name: str) -> tuple[Column[Any], Any]:
         return old[name], case((new[name] != "", new[name]), else_=old[name])
 
-    changed = dict(unless_empty(name) for name in (*_IDS, "refused"))
+    # It was let in after all, or goes on.
+    is_open_again = and_(is_newer, new.status != "", new.status_rank < _FINAL_RANK)
+    changed = dict(unless_empty(name) for name in _IDS)
+    changed[old.refused] = case(
+        (is_open_again, literal("")),
+        (and_(new.refused != "", or_(is_newer, old.status_rank >= _FINAL_RANK)), new.refused),
+        else_=old.refused,
+    )
     changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
     for name in ("status", "status_rank"):
         # An event may say nothing of the status.
         changed[old[name]] = case((and_(is_newer, new.status != ""), new[name]), else_=old[name])
     changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
-    changed[old.stopped_at] = func.coalesce(old.stopped_at, new.stopped_at)
+    changed[old.stopped_at] = case(
+        (is_open_again, null()),
+        (or_(is_newer, old.status_rank >= _FINAL_RANK), func.coalesce(old.stopped_at, new.stopped_at)),
+        else_=old.stopped_at,
+    )
     changed[old.settled_at] = null()
     says_more = or_(
         is_newer,

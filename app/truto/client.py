@@ -37,6 +37,7 @@ class Client:
 
     def __init__(self, url: str, token: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
+        self._token = token
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "rapidbridge-receiver"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
 
@@ -96,7 +97,7 @@ class Client:
         message = f"{self._where} answered {status}: {_HINTS.get(status, 'it failed')}"
         is_remote = (answer or {}).get("truto_is_remote_error") is True
         # What a customer's SaaS says may quote records; what Truto says is about the request.
-        if not is_remote and (said := _said(answer)):
+        if not is_remote and (said := _said(answer).replace(self._token or "\n", "…")):
             message += f" ({said})"
         if status == 429:
             return TrutoUnavailable(message, is_undone=True, retry_after_s=_retry_after_s(response))

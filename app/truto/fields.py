@@ -7,6 +7,7 @@ from typing import Any
 
 from app.truto.skimmer import Span, members
 
+_MOST_DIGITS = 15
 # PostgreSQL holds neither in text.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -37,8 +38,11 @@ def as_time(value: Any) -> datetime | None:
 
 
 def as_count(value: Any) -> int | None:
-    """Return a whole number from 0, and None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return a whole number from 0, however it is spelt, and None for anything else."""
+    text = as_text(value)
+    digits = text.removesuffix(".0") if isinstance(value, float) else text
+    # No run counts so far: what does is no count.
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else None
 
 
 def as_object(value: Any) -> dict[str, Any]:

@@ -159,10 +159,10 @@ def without_details(run: str) -> str:
 
 def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:
     """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is None."""
-    return {
-        (resource, method): Stats(
-            *(as_count(as_object(counts).get(name)) for name in ("fetched", "persisted"))
-        )
-        for resource, methods in as_object(resource_stats).items()
-        for method, counts in as_object(methods).items()
-    }
+    found = {}
+    for resource, methods in as_object(resource_stats).items():
+        # One that is named without methods is one of which nothing is known.
+        for method, counts in (methods if isinstance(methods, dict) else {"": None}).items():
+            numbers = (as_count(as_object(counts).get(name)) for name in ("fetched", "persisted"))
+            found[resource, method] = Stats(*numbers)
+    return found

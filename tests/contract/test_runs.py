@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -89,11 +90,41 @@ def test_ids_are_taken_from_whatever_names_them(book: RunBook, *, batch_first: b
 
 
 def test_of_two_ends_the_later_one_counts_and_the_stop_is_remembered(book: RunBook) -> None:
-    for sight in (seen("failed", at_s=2, rank=2), seen("stopped", at_s=1, rank=2), seen("running", at_s=3)):
+    for sight in (seen("failed", at_s=2, rank=2), seen("stopped", at_s=1, rank=2)):
         book.note(sight)
 
-    assert known(book).status == "running"
+    assert known(book).status == "failed"
     assert known(book).stopped_at == NOW + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+def test_a_run_that_goes_on_after_a_stop_or_a_refusal_is_neither(book: RunBook, *, backwards: bool) -> None:
+    refused = replace(seen("stopped", at_s=1, rank=2), status="refused", refused="not today")
+    sights = [refused, seen("running", at_s=2)]
+    for sight in reversed(sights) if backwards else sights:
+        book.note(sight)
+
+    run = known(book)
+    assert (run.status, run.stopped_at, run.refused) == ("running", None, "")
+
+
+def test_all_runs_are_looked_at_however_many_there_are(book: RunBook) -> None:
+    for number in range(7):
+        # Two of each moment.
+        book.note(seen("running", run=f"run-{number}", at_s=number // 2))
+
+    ids = [run.sync_job_run_id for run in book.unsettled(page=2)]
+
+    assert ids == [f"run-{number}" for number in range(7)]
+
+
+def test_a_run_of_which_more_came_meanwhile_is_not_settled(store: Store, book: RunBook) -> None:
+    book.note(seen("completed", rank=2))
+    before = known(book)
+    Ledger(store).settle([Settlement(receive(store), run=seen())], now=LATER)
+
+    assert not book.settle(before, now=LATER)
+    assert book.settle(known(book), now=LATER)
 
 
 def test_what_came_after_a_stop_is_counted_as_late(store: Store, book: RunBook) -> None:
@@ -123,7 +154,7 @@ def test_a_run_is_not_over_while_a_batch_waits(store: Store, book: RunBook) -> N
 
     assert not too_early
     assert book.settle(known(book), now=LATER)
-    assert book.unsettled(most=9) == []
+    assert list(book.unsettled()) == []
 
 
 def test_more_of_a_run_makes_it_be_looked_at_again(store: Store, book: RunBook) -> None:
@@ -132,7 +163,7 @@ def test_more_of_a_run_makes_it_be_looked_at_again(store: Store, book: RunBook) 
 
     Ledger(store).settle([Settlement(receive(store), run=seen())], now=LATER)
 
-    assert [run.sync_job_run_id for run in book.unsettled(most=9)] == ["run"]
+    assert [run.sync_job_run_id for run in book.unsettled()] == ["run"]
     assert known(book).status == "completed"
 
 

@@ -66,7 +66,7 @@ def settle(service: Service, redis: Redis) -> None:
     )
     overseer.look()
     overseer.close()
-    assert not [run for run in RunBook(service.store).unsettled(most=9) if run.has_ended]
+    assert not [run for run in RunBook(service.store).unsettled() if run.has_ended]
 
 
 def on_a_terminal(command: list[str], settings: dict[str, str], folder: Path) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.simulate import Stage, simulate
 from app.store.engine import open_store
+from app.store.facts import RunSeen
 from app.store.migrate import migrate
+from app.store.runs import RunBook
 from tests.servers.receiver import ROOT, SECRET, WebProcess, environment
 from tests.waiting import wait_until
 
@@ -225,3 +228,86 @@ def test_a_truto_that_cannot_be_reached_is_exit_code_3() -> None:
 
     assert ran.returncode == 3
     assert "cannot be reached" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("list", "--since", "999999d"), 0),
+        (("list", "--since", "nonsense"), 2),
+        (("watch", "--interval", "nan"), 2),
+        (("watch", "--interval", "1e300"), 2),
+        (("show", "no-uuid"), 1),
+        (("list", "--status", "unknown"), 0),
+        (
+            (
+                "start",
+                *("--job", UNKNOWN, "--account", UNKNOWN, "--webhook", UNKNOWN),
+                "--arg",
+                "a=" + "[" * 20000,
+            ),
+            3,
+        ),
+        (("start", *("--job", UNKNOWN, "--account", UNKNOWN, "--webhook", UNKNOWN), "--arg", "a=NaN"), 3),
+    ],
+)
+def test_odd_words_end_without_a_traceback(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = open_store(url)
+    migrate(store)
+    store.dispose()
+
+    ran = Play().rapidbridge(*words, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
+
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+HOSTILE = "\x1b[31mEVIL\x1b[0m\nfake line\x1b]0;title\x07"
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", "{run}"), ("reconcile", "{run}"), ("watch", "{run}")])
+def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[str, ...]) -> None:
+    url, run = f"sqlite:///{tmp_path}/store.db", f"run {HOSTILE}"
+    store = open_store(url)
+    migrate(store)
+    now = datetime.now(UTC)
+    book = RunBook(store)
+    book.note(RunSeen(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
+    store.dispose()
+
+    ran = Play().rapidbridge(*(word.format(run=run) for word in words), DATABASE_URL=url, TRUTO_API_TOKEN="")
+
+    assert "EVIL" in ran.stdout
+    assert "\x1b" not in ran.stdout
+    assert "\nfake line" not in ran.stdout
+
+
+def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = open_store(url)
+    migrate(store)
+    RunBook(store).note(RunSeen(UNKNOWN, "job", "account", "", datetime.now(UTC)))
+    store.dispose()
+
+    ran = Play().rapidbridge("show", UNKNOWN.replace("-", "").upper(), DATABASE_URL=url)
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = open_store(url)
+    migrate(store)
+    now = datetime.now(UTC)
+    RunBook(store).note(RunSeen(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, "{}"))
+    store.dispose()
+    with playing(web, runs=1) as play:
+        refused = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="expired")
+        play.rapidbridge("stop", *play.ids(), "--yes")
+    away = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
+
+    assert (refused.returncode, away.returncode) == (1, 3)
+    assert "TRUTO_API_TOKEN" in refused.stderr
+    assert "completed, unknown" in refused.stdout
+    assert "completed, unknown" in away.stdout

@@ -1,7 +1,7 @@
 """The stand-in's API tells of its runs what Truto's would, and is asked as Truto's is."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from app.truto.log import LogEntry
 from app.truto.runs import read_stats
 from tests.servers.obedient import SECRET, Receiver, receiver
 
-TOKEN = "t"
+TOKEN = "a-token-that-is-never-shown"
 HOUR = timedelta(hours=1)
 
 
@@ -32,10 +32,15 @@ class Played:
     def __init__(self, stage: Stage, simulated: SimulatedApi, client: Client) -> None:
         self.stage = stage
         self.url, self.asked, self.faults = simulated.url, simulated.asked, simulated.faults
+        self._simulated = simulated
         self.api = TrutoApi(client)
         [self.report, *_] = (run.report for run in stage.runs)
         self.run_id = self.report.sync_job_run_id
         self.webhook_id = str(stage.runs[0].describe()["webhook_id"])
+
+    def while_asked(self, action: Callable[[], None]) -> None:
+        """Have something happen while the next request waits for its answer."""
+        self._simulated.meanwhile.append(action)
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -177,9 +177,45 @@ def test_while_a_batch_waits_nothing_is_concluded() -> None:
     assert account.verdict == "settling"
 
 
-@pytest.mark.parametrize("stats", [None, {}, [], "text", {"crm/contacts": []}, fetched("100"), fetched(-1)])
-def test_without_truto_figures_nothing_is_claimed(stats: Any) -> None:
-    assert account_for(run(stats), landed(100)).verdict == "unknown"
+_NO_FIGURES: list[Any] = [
+    *(None, {}, [], "text", {"crm/contacts": []}, {"crm/contacts": None}, {"crm/contacts": {"fetched": 1}}),
+    *(fetched("many"), fetched(-1), fetched(1.5), fetched(True), fetched(10**4000), fetched(1e300)),
+]
+
+
+@pytest.mark.parametrize("stats", _NO_FIGURES)
+@pytest.mark.parametrize("figures", [landed(100), Figures()])
+def test_without_truto_figures_nothing_is_claimed(stats: Any, figures: Figures) -> None:
+    assert account_for(run(stats), figures).verdict == "unknown"
+
+
+@pytest.mark.parametrize("number", [100, "100", 100.0])
+def test_figures_may_be_spelt_in_several_ways(number: Any) -> None:
+    assert account_for(run(fetched(number)), landed(100)).verdict == "complete"
+
+
+def test_figures_for_some_resources_claim_nothing_for_those_that_never_came() -> None:
+    stats = {**fetched(100), "crm/deals": {"list": {"fetched": "many"}}}
+
+    account = account_for(run(stats), landed(100))
+
+    assert account.verdict == "unknown"
+    assert [(line.resource, line.fetched) for line in account.lines] == [
+        ("crm/contacts", 100),
+        ("crm/deals", None),
+    ]
+
+
+def test_pages_that_name_no_method_are_of_the_only_one() -> None:
+    nameless = Figures(
+        [Arrived("crm/contacts", "", "settled", "", True, 1, 100, 0)],
+        [InSink("crm/contacts", "", "main", 100, 100, 0)],
+        {},
+    )
+
+    account = account_for(run(fetched(100)), nameless)
+
+    assert (account.verdict, [line.method for line in account.lines]) == ("complete", ["list"])
 
 
 def test_partial_figures_claim_nothing_of_the_rest() -> None:

@@ -92,7 +92,7 @@ def test_slack_gets_a_text_and_no_signature() -> None:
         (
             "run.stopped",
             {**RUN, "status": "running", "reason": "too many errors", "by": "limit", "is_asked": False},
-            "*Run stopped* by a limit: r1 (job j1, account a1) is running. Reason: too many errors. Truto has not been asked to stop it.",
+            "*Run stopped* by a limit: r1 (job j1, account a1) is running. Reason: too many errors. Truto did not take that: it may go on.",
         ),
         (
             "run.stopped",

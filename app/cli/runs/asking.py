@@ -14,6 +14,20 @@ from app.truto.client import Client
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
 
+def as_run_id(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
+    """Spell ids as Truto does, for click; what is none of Truto's may still stand in an event."""
+    if isinstance(given, str):
+        return _spell(given)
+    return tuple(map(_spell, given or ()))
+
+
+def _spell(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return text
+
+
 def run_id(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
     """Check ids of Truto's, for click."""
     for text in [given] if isinstance(given, str) else given or ():
@@ -21,7 +35,7 @@ def run_id(_context: click.Context, _option: click.Parameter, given: Any) -> Any
             UUID(text)
         except ValueError as error:
             raise click.BadParameter(f"{text!r} is no id of Truto's: those are UUIDs.") from error
-    return given
+    return as_run_id(_context, _option, given)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import click
 from app.cli.moments import moment
 from app.cli.runs.asking import AS_JSON
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import records_of, verdict_of
+from app.cli.runs.telling import printable, records_of, status_of, verdict_of
 from app.cli.tables import table_lines
 from app.config import read_environment, read_settings
 from app.runs.completeness import Account, account_for
@@ -44,6 +44,9 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     """
     store = open_store(read_settings(read_environment()).database_url, is_patient=True)
     wanted = {_FILTERS[name]: value for name, value in filters.items() if value}
+    if wanted.get("status") == "unknown":
+        # How a run is shown of which only batches came.
+        wanted["status"] = ""
     found = account_for_all(store, RunBook(store).find(wanted, since=since, most=limit))
     nameless = read_figures(store, [NO_RUN])[NO_RUN]
     if as_json:
@@ -55,9 +58,9 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
         return
     rows = [
         (
-            run.sync_job_run_id,
+            printable(run.sync_job_run_id),
             f"{run.first_seen_at:%m-%d %H:%M}",
-            run.status or "unknown",
+            status_of(run),
             records_of(account.lines)[0],
             account.verdict,
         )

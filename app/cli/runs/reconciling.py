@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from app.cli import UNREACHABLE
 from app.cli.moments import moment
 from app.cli.progress import progress_bar
-from app.cli.runs.asking import AS_JSON, run_id, truto_if_set
+from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
 from app.cli.runs.showing import run_lines
 from app.cli.runs.telling import as_json as told_as_json
 from app.config import read_environment, read_settings
-from app.errors import TrutoRefused
+from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
+from app.runs.reconcile import Silence
 from app.runs.reconcile import reconcile as account_for_run
 from app.runs.refetch import refetch
 from app.store.engine import Store, open_store
@@ -23,11 +25,11 @@ from app.store.runs import KnownRun, RunBook
 from app.truto.api import TrutoApi
 
 _BY_DEFAULT = timedelta(days=1)
-_MOST = 10_000
+_MOST = 100_000
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=run_id)
+@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=as_run_id)
 @click.option(
     "--since",
     callback=moment,
@@ -55,11 +57,17 @@ def reconcile(
     store, now = open_store(settings.database_url, is_patient=True), datetime.now(UTC)
     with truto_if_set(settings) as api:
         inquiry = Inquiry(RunBook(store), api) if api else None
-        runs = _named(store, run_ids, inquiry) if run_ids else _since(store, since or now - _BY_DEFAULT)
+        silences: list[Silence] = []
+        if run_ids:
+            runs = _named(store, run_ids, inquiry, silences)
+        else:
+            runs = RunBook(store).find({}, since=since or now - _BY_DEFAULT, most=_MOST)
         with progress_bar("comparing runs", len(runs)) as bar:
             found = []
             for run in runs:
-                found.append(account_for_run(store, run, inquiry, now=now))
+                # Who does not answer is not asked for every run.
+                asked = None if _is_away(silences) else inquiry
+                found.append(account_for_run(store, run, asked, now=now, tell=silences.append))
                 bar.update(1)
         if as_json:
             click.echo(json.dumps([told_as_json(*each) for each in found], default=str))
@@ -68,29 +76,34 @@ def reconcile(
         bad = [run for run, account in found if account.verdict == "incomplete"]
         if is_refetched and bad and api:
             _refetch(api, bad, yes=yes)
-    if len(found) < len(run_ids) or any(account.is_bad_news for _, account in found):
+    for said in dict.fromkeys(map(str, silences)):
+        click.echo(said, err=True)
+    if len(found) < len(set(run_ids)) or any(account.is_bad_news for _, account in found):
         sys.exit(1)
+    if silences:
+        sys.exit(UNREACHABLE if _is_away(silences) else 1)
 
 
-def _named(store: Store, run_ids: Sequence[str], inquiry: Inquiry | None) -> list[KnownRun]:
+def _is_away(silences: Sequence[Silence]) -> bool:
+    return any(isinstance(silence, TrutoUnavailable) for silence in silences)
+
+
+def _named(
+    store: Store, run_ids: Sequence[str], inquiry: Inquiry | None, silences: list[Silence]
+) -> list[KnownRun]:
     book, found = RunBook(store), []
     for each in dict.fromkeys(run_ids):
         run = book.get(each)
         try:
             run = run or (inquiry.ask(each, now=datetime.now(UTC)) if inquiry else None)
-        except TrutoRefused as error:
-            click.echo(f"{each}  {error}", err=True)
-            continue
+        except (TrutoRefused, TrutoUnavailable) as error:
+            silences.append(error)
         if run:
             found.append(run)
-        else:
+        elif not silences:
             hint = "" if inquiry else "; with TRUTO_API_TOKEN, Truto would be asked"
             click.echo(f"Nothing of run {each} has ever arrived here{hint}.", err=True)
     return found
-
-
-def _since(store: Store, since: datetime) -> list[KnownRun]:
-    return RunBook(store).find({}, since=since, most=_MOST)
 
 
 def _print(found: Sequence[tuple[KnownRun, Account]], *, in_full: bool) -> None:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.runs.asking import AS_JSON, run_id
+from app.cli.runs.asking import AS_JSON, as_run_id
 from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import clock, printable, resource_lines, verdict_of
+from app.cli.runs.telling import clock, printable, resource_lines, status_of, verdict_of
 from app.config import read_environment, read_settings
 from app.runs.completeness import Account
 from app.store.engine import open_store
@@ -22,7 +22,7 @@ _MOST_NOTICES = 50
 
 
 @click.command()
-@click.argument("run", metavar="ID", callback=run_id)
+@click.argument("run", metavar="ID", callback=as_run_id)
 @AS_JSON
 def show(run: str, *, as_json: bool) -> None:
     """Show a run: where it stands, and what became of its records.
@@ -48,8 +48,8 @@ def show(run: str, *, as_json: bool) -> None:
 
 def run_lines(run: KnownRun, account: Account) -> Iterator[str]:
     """Yield a run as `show` prints it."""
-    head = click.style(f"run {run.sync_job_run_id}", bold=True)
-    yield f"{head}  {run.status or 'unknown'}, {verdict_of(account)}"
+    head = click.style(f"run {printable(run.sync_job_run_id)}", bold=True)
+    yield f"{head}  {status_of(run)}, {verdict_of(account)}"
     facts = {
         "job": printable(run.sync_job_id),
         "account": printable(run.integrated_account_id),
@@ -75,4 +75,4 @@ def _stop(run: KnownRun) -> str:
     asked = (
         f"Truto was asked at {clock(run.stop_asked_at)} UTC" if run.stop_asked_at else "Truto was not asked"
     )
-    return f"{run.stop_cause}; {asked}"
+    return f"{printable(run.stop_cause)}; {asked}"

@@ -52,6 +52,9 @@ def _argument(text: str) -> tuple[str, Any]:
     if not (name and equals):
         raise click.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--arg")
     try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+        # What JSON does not know, such as NaN, is text.
+        read = json.loads(value, parse_constant=str)
+        json.dumps(read, allow_nan=False)
+    except (ValueError, RecursionError):
+        return name, value.encode(errors="replace").decode()
+    return name, read

@@ -36,6 +36,11 @@ def verdict_of(account: Account) -> str:
     return click.style(account.verdict, fg=_COLOURS.get(account.verdict))
 
 
+def status_of(run: KnownRun) -> str:
+    """Return a run's status as it is shown."""
+    return printable(run.status) or "unknown"
+
+
 def printable(text: str) -> str:
     """Return a name of Truto's without what would move the cursor."""
     return "".join(each if each.isprintable() else "\ufffd" for each in text)

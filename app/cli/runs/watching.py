@@ -1,8 +1,10 @@
 """rapidbridge runs watch."""
 
 import json
+import math
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app.cli.runs.asking import AS_JSON, run_id, truto_if_set
+from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
 from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import resource_lines, verdict_of
+from app.cli.runs.telling import printable, resource_lines, status_of, verdict_of
 from app.config import read_environment, read_settings
-from app.errors import TrutoRefused, TrutoUnavailable
+from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
 from app.store.engine import Store, open_store
@@ -31,12 +33,19 @@ _SHOWN_AFTER_END = timedelta(minutes=1)
 Found = Sequence[tuple[KnownRun, Account]]
 
 
+def _number(_context: click.Context, _option: click.Parameter, given: float) -> float:
+    if math.isnan(given):
+        raise click.BadParameter("that is no number.")
+    return given
+
+
 @click.command()
-@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=run_id)
+@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=as_run_id)
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(0.1),
+    type=click.FloatRange(0.1, 3600),
+    callback=_number,
     default=1.0,
     show_default=True,
     help="Seconds between two looks.",
@@ -55,18 +64,24 @@ def watch(run_ids: Sequence[str], interval_s: float, *, as_json: bool) -> None:
     settings = read_settings(read_environment())
     store = open_store(settings.database_url, is_patient=True)
     screen = _Screen(as_json=as_json)
-    asked_s = 0.0
+    asking, asked_s = threading.Thread(), 0.0
     with truto_if_set(settings) as api:
         inquiry = Inquiry(RunBook(store), api) if api else None
-        while True:
-            found = _look(store, run_ids)
-            screen.show(found, run_ids)
-            if run_ids and _are_over(found, run_ids):
-                break
-            if inquiry and time.monotonic() - asked_s > _ASK_EVERY_S:
-                _ask(inquiry, found, run_ids)
-                asked_s = time.monotonic()
-            time.sleep(interval_s)
+        try:
+            while True:
+                found = _look(store, run_ids)
+                screen.show(found, run_ids)
+                if run_ids and _are_over(found, run_ids):
+                    break
+                # Beside the drawing: Truto may take its time.
+                if inquiry and not asking.is_alive() and time.monotonic() - asked_s > _ASK_EVERY_S:
+                    asking = threading.Thread(target=_ask, args=(inquiry, found, run_ids), daemon=True)
+                    asking.start()
+                    asked_s = time.monotonic()
+                time.sleep(interval_s)
+        except KeyboardInterrupt:
+            # How one stops watching.
+            return
     if any(account.is_bad_news for _, account in found):
         sys.exit(1)
 
@@ -80,12 +95,7 @@ def _look(store: Store, run_ids: Sequence[str]) -> Found:
     if run_ids:
         runs = [run for each in dict.fromkeys(run_ids) if (run := book.get(each))]
     else:
-        recent = datetime.now(UTC) - _SHOWN_AFTER_END
-        runs = [
-            run
-            for run in book.unsettled(most=_MOST_RUNS, newest_first=True)
-            if not run.has_ended or (run.last_seen_at or run.first_seen_at) > recent
-        ]
+        runs = book.going_on(ended_since=datetime.now(UTC) - _SHOWN_AFTER_END, most=_MOST_RUNS)
     return account_for_all(store, runs)
 
 
@@ -94,7 +104,8 @@ def _ask(inquiry: Inquiry, found: Found, run_ids: Sequence[str]) -> None:
     for each in run_ids or [run.sync_job_run_id for run, _ in found]:
         if each not in ended:
             # What Truto does not tell now, its events tell later.
-            with suppress(TrutoRefused, TrutoUnavailable):
+            # Nor is it news that the watch is over meanwhile, which closes the connection: RuntimeError.
+            with suppress(TrutoRefused, TrutoUnavailable, StoreUnavailable, RuntimeError):
                 inquiry.ask(each, now=datetime.now(UTC))
 
 
@@ -125,8 +136,8 @@ class _Screen:
         for run, account in found:
             seen = run.last_seen_at or run.first_seen_at
             ago_s = max(0.0, (datetime.now(UTC) - seen).total_seconds())
-            head = click.style(f"run {run.sync_job_run_id}", bold=True)
-            lines.append(f"{head}  {run.status or 'unknown'}, {verdict_of(account)}, heard {ago_s:.0f} s ago")
+            head = click.style(f"run {printable(run.sync_job_run_id)}", bold=True)
+            lines.append(f"{head}  {status_of(run)}, {verdict_of(account)}, heard {ago_s:.0f} s ago")
             lines += resource_lines(account)
         unheard = [each for each in run_ids if each not in {run.sync_job_run_id for run, _ in found}]
         lines += [f"run {each}  nothing has come of it yet" for each in unheard]
@@ -134,7 +145,7 @@ class _Screen:
         # What is scrolled out of sight cannot be drawn over.
         columns, rows = shutil.get_terminal_size()
         heights = [-(-len(click.unstyle(line)) // columns) for line in lines]
-        while sum(heights) > rows - 2:
+        while heights and sum(heights) > rows - 2:
             heights.pop()
         lines = lines if len(heights) == len(lines) else [*lines[: len(heights)], "…"]
         up = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
@@ -148,4 +159,4 @@ def _line(run: KnownRun, account: Account) -> str:
         for name in ("fetched", "arrived", "written", "dead", "missing", "errors")
     }
     told = "  ".join(f"{name} {number:,}" for name, number in sums.items())
-    return f"{run.sync_job_run_id}  {run.status or 'unknown'}, {account.verdict}  {told}"
+    return f"{printable(run.sync_job_run_id)}  {status_of(run)}, {account.verdict}  {told}"
