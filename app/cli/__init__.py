@@ -10,6 +10,7 @@ from app.errors import ConfigError, Retriable
 _COMMANDS = {
     "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),
+    "replay": ("app.cli.replay", "Deliver again what was delivered, or is dead."),
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
     "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
     "up": ("app.cli.up", "Start everything on this machine."),

@@ -45,7 +45,9 @@ def test_every_command_is_described() -> None:
     named = re.findall(r"^\| `rapidbridge (\w+)( \w+)?.*?` \|", section("Commands"), re.MULTILINE)
 
     described = list(dict.fromkeys(name for name, _ in named))
-    assert described == sorted(described, key=["up", "demo", "simulate", "worker", "migrate", "runs"].index)
+    assert described == sorted(
+        described, key=["up", "demo", "simulate", "worker", "migrate", "replay", "runs"].index
+    )
     assert sorted(described) == main.list_commands(Context(main))
     groups = {name: main.get_command(Context(main), name) for name in described}
     assert {(name, part.strip()) for name, part in named if part} == {
