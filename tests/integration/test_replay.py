@@ -216,7 +216,7 @@ def test_nothing_is_replayed_by_accident(site: Site) -> None:
     code, out, _ = site.replay("--all")
 
     assert codes == [2] * 6
-    assert (code, out) == (0, "0 deliveries.\nLeft out: 3 pending: on their way already.\n")
+    assert (code, out) == (0, "Nothing to replay.\nLeft out: 3 pending: on their way already.\n")
 
 
 def test_many_are_not_replayed_without_being_asked_for_once_more(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -38,13 +39,12 @@ def replay_again(
     if known:
         click.echo(_resumed(known), err=True)
     elif not prospects.total:
-        _show(prospects, known, as_json=as_json)
+        _tell(Result(None, is_finished=True, endings=[], left_out=prospects.left_out), as_json=as_json)
         return
     confirm(prospects, "Replay", yes=yes)
     replay = known or replays.begin(question.asked, now=datetime.now(UTC))
     result = _run(replays, replay, question, prospects, rate=rate)
-    for line in [json.dumps(result.as_json())] if as_json else result.lines():
-        click.echo(line)
+    _tell(result, as_json=as_json)
     if result.is_bad_news:
         sys.exit(1)
 
@@ -62,7 +62,14 @@ def _run(
 ) -> Result:
     chosen = question.chosen(replay.started_at)
     is_finished = False
+    began_s, before = time.monotonic(), replay.deliveries
     with progress_bar("replaying", replay.deliveries + prospects.total) as bar:
+
+        def advance(settled: int) -> None:
+            rate_so_far = max(0, settled - before) / max(0.1, time.monotonic() - began_s)
+            bar.label = f"replaying, {rate_so_far:,.0f}/s"
+            bar.update(settled - bar.pos)
+
         release = Release(
             replays,
             replay,
@@ -70,7 +77,7 @@ def _run(
             sink=question.sink,
             limit=question.limit,
             rate=rate,
-            progress=lambda settled: bar.update(settled - bar.pos),
+            progress=advance,
             warn=lambda text: click.echo(text, err=True),
         )
         with suppress(KeyboardInterrupt):
@@ -83,6 +90,11 @@ def _run(
     # Also after Ctrl-C between a commit and its note.
     replay = replays.look_again(replay)
     return Result(replay, is_finished, replays.endings(replay, chosen), prospects.left_out)
+
+
+def _tell(result: Result, *, as_json: bool) -> None:
+    for line in [json.dumps(result.as_json())] if as_json else result.lines():
+        click.echo(line)
 
 
 def _show(prospects: Prospects, known: Replay | None, *, as_json: bool) -> None:

@@ -18,10 +18,9 @@ def numbered_lines(source: BinaryIO, *, longest: int) -> Iterator[tuple[int, byt
 
     longest: in bytes; of a longer line, only that is told. What breaks off is told in place of its last line.
     """
-    file = cast("BinaryIO", io.BufferedReader(source)) if isinstance(source, io.RawIOBase) else source
     number = 0
     try:
-        plain = _opened(file)
+        plain = _opened(source)
         while line := plain.readline(longest + 2):
             number += 1
             text = line.rstrip(b"\r\n")

@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from app.cli.replay.pace import Pace
+from app.cli.replay.pace import Backlog, Pace
 from app.store.replays import Replay, Replays
 from app.store.selection import Selection
 
 # In one transaction.
 _BATCH = 200
-# What workers have before them of a replay: a second or two of work.
-_MOST_PENDING = 2000
+# What workers have before them of a replay at a time.
+_LEAST_PENDING, _MOST_PENDING = 400, 2000
 _POLL_S = 0.25
 _SILENCE_S = 60.0
 
@@ -41,6 +41,7 @@ class Release:
         self._sink = sink
         self._limit = limit
         self._pace = Pace(rate, time.monotonic())
+        self._backlog = Backlog(_LEAST_PENDING, _MOST_PENDING)
         self._released = 0
         self._progress = progress
         self._warn = warn
@@ -63,8 +64,9 @@ class Release:
         self._replays.finish(self.replay, now=datetime.now(UTC))
 
     def _most(self, pending: int) -> int:
-        room = _MOST_PENDING - pending
-        allowed = self._pace.allows(time.monotonic(), self._released)
+        now = time.monotonic()
+        room = self._backlog.size(now, self.replay.deliveries - pending) - pending
+        allowed = self._pace.allows(now, self._released)
         # A few at a time would cost more transactions than there are deliveries in them.
         return max(0, min(_BATCH if room >= _BATCH else 0, _BATCH if allowed is None else allowed))
 

@@ -20,9 +20,9 @@ _UNREADABLE = "still unreadable"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A replay as it ended or was broken off. left_out: how many, by why."""
+    """A replay as it ended or was broken off; None where nothing was to do. left_out: how many, by why."""
 
-    replay: Replay
+    replay: Replay | None
     is_finished: bool
     endings: Sequence[Ending]
     left_out: Counter[str]
@@ -36,9 +36,9 @@ class Result:
         """Return the result as `--json` prints it."""
         states = Counter({each.state: each.deliveries for each in self.endings if not each.is_unreadable})
         return {
-            "replay": str(self.replay.id),
+            "replay": str(self.replay.id) if self.replay else None,
             "is_finished": self.is_finished,
-            "deliveries": self.replay.deliveries,
+            "deliveries": self.replay.deliveries if self.replay else 0,
             "states": dict(states),
             "still_unreadable": sum(each.deliveries for each in self.endings if each.is_unreadable),
             "left_out": dict(self.left_out),
@@ -46,7 +46,7 @@ class Result:
 
     def lines(self) -> Iterator[str]:
         """Yield what a person is told."""
-        yield f"{self.replay.deliveries:,} deliveries replayed:"
+        yield f"{self.replay.deliveries:,} deliveries replayed:" if self.replay else "Nothing to replay."
         for each in self.endings:
             word = _UNREADABLE if each.is_unreadable else _MEANINGS.get(each.state, each.state)
             yield f"  {each.deliveries:,} {word}"
