@@ -15,6 +15,7 @@ _COMMANDS = {
     "doctor": ("app.cli.doctor", "Say whether everything is set up, and what to do where it is not."),
     "migrate": ("app.cli.migrate", "Bring the tables up to date."),
     "prune": ("app.cli.prune", "Remove the bodies of old deliveries."),
+    "replay": ("app.cli.replay", "Deliver again what was delivered, or is dead."),
     "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
     "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
     "up": ("app.cli.up", "Start everything on this machine."),

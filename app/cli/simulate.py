@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import click
-import httpx
 
-from app.cli import UNREACHABLE
 from app.cli.development import known_development_secret
 from app.cli.ports import require_free
 from app.cli.progress import progress_bar
+from app.cli.reaching import require_answer
 from app.config import read_environment, read_settings
 from app.errors import ConfigError
 from app.simulator.api import SimulatedApi
@@ -108,7 +107,7 @@ def simulate(
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
     target = url or f"http://127.0.0.1:{settings.port}/webhooks/truto"
     plan = Plan(url=target, secret=key, seed=seed or secrets.token_hex(8), **options)
-    _check_reachable(target)
+    require_answer(target)
     if api_port:
         require_free(api_port, named="--api-port")
     api = partial(SimulatedApi, token=api_token, port=api_port) if api_port else None
@@ -117,14 +116,6 @@ def simulate(
     click.echo(json.dumps(_as_json(reports, answers))) if as_json else _print(reports, answers)
     if any(report.dropped or report.status == "refused" for report in reports):
         sys.exit(1)
-
-
-def _check_reachable(url: str) -> None:
-    try:
-        httpx.head(url, trust_env=False)
-    except (httpx.TransportError, httpx.InvalidURL):
-        click.echo(f"Nobody answers at {url}. Is the receiver up? Start it with: rapidbridge up", err=True)
-        sys.exit(UNREACHABLE)
 
 
 def play_with_progress(

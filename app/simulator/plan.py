@@ -6,6 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app.errors import ConfigError
+from app.simulator.sender import Target
 
 DEFAULT_RESOURCES = (
     ("crm/contacts", "list"),
@@ -57,6 +58,11 @@ class Plan:
         if complaints := list(_complaints(self)):
             raise ConfigError(complaints)
 
+    @property
+    def target(self) -> Target:
+        """Where its events go, and how they are signed."""
+        return Target(self.url, self.secret, self.encoding, self.with_format, self.first_backoff_s)
+
     def share_of(self, total: int, run: int) -> int:
         """Return one run's share of something that all runs have together."""
         return total * (run + 1) // self.runs - total * run // self.runs
@@ -64,7 +70,7 @@ class Plan:
 
 def _complaints(plan: Plan) -> Iterator[str]:
     # The address itself is not repeated: it may hold a password.
-    if not _is_web_address(plan.url):
+    if not is_web_address(plan.url):
         yield "url: not an http:// or https:// address. Give the receiver's, up to /webhooks/truto."
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
@@ -80,7 +86,8 @@ def _complaints(plan: Plan) -> Iterator[str]:
         yield "resources: a resource or method is missing. Name at least one, such as crm/contacts:list."
 
 
-def _is_web_address(url: str) -> bool:
+def is_web_address(url: str) -> bool:
+    """Whether something can be sent there at all."""
     try:
         parts = urlsplit(url)
     except ValueError:

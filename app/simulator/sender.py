@@ -3,17 +3,28 @@
 import threading
 from collections import Counter
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import httpx
 
-from app.simulator.plan import Plan
 from app.truto.signature import sign
 
 _RETRIES = 3
 _LONGEST_BACKOFF_S = 10.0
 _TIMEOUT_S = 30.0
 _WORDS = {200: "accepted", 400: "refused", 401: "unauthorized"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send, and how to sign. first_backoff_s: doubled for each of three retries, at most 10 s."""
+
+    url: str
+    secret: str = field(repr=False)
+    encoding: Literal["hex", "base64"] = "hex"
+    with_format: bool = True
+    first_backoff_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +47,21 @@ class Outcome:
 GIVEN_UP = Outcome(500, _RETRIES)
 
 
-def open_client(plan: Plan) -> httpx.Client:
-    """Return what all runs of a plan send with: a connection for each run that plays at the time."""
-    limits = httpx.Limits(max_connections=plan.parallel, max_keepalive_connections=plan.parallel)
+def open_client(connections: int) -> httpx.Client:
+    """Return what senders send with: as many connections as there are senders at the time."""
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     headers = {"User-Agent": "truto"}
     return httpx.Client(timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
 
 
 class Sender:
-    """Sends one run's events; counts what it was told in `answers`.
+    """Sends events one after the other, such as those of a run; counts what it was told in `answers`.
 
     cancelled: once it is set, nothing more is sent, and sending raises CancelledError.
     """
 
-    def __init__(self, plan: Plan, client: httpx.Client, cancelled: threading.Event) -> None:
-        self._plan = plan
+    def __init__(self, target: Target, client: httpx.Client, cancelled: threading.Event) -> None:
+        self._target = target
         self._client = client
         self._cancelled = cancelled
         self.answers: Counter[str] = Counter()
@@ -60,12 +71,12 @@ class Sender:
 
         may_be_refused: take a 400 for an answer as well, as Truto does for `started` alone.
         """
-        plan = self._plan
-        signature = sign(body, plan.secret, encoding=plan.encoding, with_format=plan.with_format)
+        target = self._target
+        signature = sign(body, target.secret, encoding=target.encoding, with_format=target.with_format)
         outcome = Outcome(0)
         for attempt in range(_RETRIES + 1):
             if attempt:
-                self._cancelled.wait(min(plan.first_backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S))
+                self._cancelled.wait(min(target.first_backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S))
             outcome = Outcome(self._post(body, signature), attempt)
             if outcome.is_delivered or (may_be_refused and outcome.http_status == 400):
                 break
@@ -82,7 +93,7 @@ class Sender:
             {"X-Truto-Signature": signature} if signature else {}
         )
         try:
-            response = self._client.post(self._plan.url, content=body, headers=headers)
+            response = self._client.post(self._target.url, content=body, headers=headers)
         except httpx.RequestError:
             self.answers["failed"] += 1
             return 0

@@ -64,10 +64,10 @@ def simulate(
         with lock:
             progress(records)
 
-    with open_client(plan) as client, ThreadPoolExecutor(plan.parallel) as pool:
+    with open_client(plan.parallel) as client, ThreadPoolExecutor(plan.parallel) as pool:
 
         def make(number: int) -> Run:
-            return Run(plan, number, clock, Sender(plan, client, cancelled), advance)
+            return Run(plan, number, clock, Sender(plan.target, client, cancelled), advance)
 
         stage = Stage(make, pool, Webhooks(plan, clock))
         try:

@@ -15,7 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Arrival:
     """A verified body on its way into the inbox; what the envelope does not name is "".
 
-    digest: tells this body from any other.
+    digest: tells this body from any other. id: which it had in another inbox, if it comes from there.
     """
 
     body: bytes
@@ -33,6 +33,7 @@ class Arrival:
     resource: str = ""
     method: str = ""
     created_at: datetime | None = None
+    id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

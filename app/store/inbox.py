@@ -22,7 +22,7 @@ from app.truto.runs import rank
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 WAKE_GRACE_S = 5.0
 # What a new row has; the rest has defaults.
-_TOLD = tuple(name for name in Arrival.__dataclass_fields__ if name not in ("body", "digest"))
+_TOLD = tuple(name for name in Arrival.__dataclass_fields__ if name not in ("body", "digest", "id"))
 _COLUMNS = (
     *_TOLD,
     *("id", "body", "duplicates", "due_at", "settled_at", "body_bytes"),
@@ -110,7 +110,7 @@ def open_body(delivery_id: UUID, stored: bytes) -> bytes:
 
 
 def _id_of(arrival: Arrival) -> UUID:
-    return identify(arrival.event_id, arrival.created_at, arrival.digest)
+    return arrival.id or identify(arrival.event_id, arrival.created_at, arrival.digest)
 
 
 def _runs_of(refused: Sequence[Arrival], kept: Mapping[UUID, Kept]) -> Iterator[RunSeen]:

@@ -18,6 +18,8 @@ KEY = "rapidbridge:spool"
 # What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
 UNREADABLE_KEY = "rapidbridge:spool:unreadable"
 _TIMES = ("received_at", "created_at")
+# What comes over HTTP is named once it is in the inbox.
+_HEADER = [name for name in Arrival.__dataclass_fields__ if name not in ("body", "id")]
 # What one step of draining commits together and holds in memory: no more than this, and one body.
 _MOST_PER_STEP = 16
 _MOST_BYTES_PER_STEP = 16 * 1024 * 1024
@@ -38,7 +40,7 @@ class Spool:
 
     def put(self, arrival: Arrival) -> Receipt:
         """Keep an arrival; whether it was seen before is not known here."""
-        header = {name: getattr(arrival, name) for name in Arrival.__dataclass_fields__ if name != "body"}
+        header = {name: getattr(arrival, name) for name in _HEADER}
         [body] = compress([arrival.body])
         entry = {
             "header": json.dumps(header | {"digest": arrival.digest.hex()}, default=datetime.isoformat),

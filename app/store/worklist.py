@@ -150,8 +150,13 @@ class Worklist:
             return connection.execute(statement).rowcount
 
     def oldest_pending(self) -> datetime | None:
-        """Return when the oldest delivery that is still to be settled came; None where there is none."""
-        statement = select(func.min(deliveries.c.received_at)).where(deliveries.c.settled_at.is_(None))
+        """Return when the oldest delivery that is still to be settled came; None where there is none.
+
+        Those of a replay came long ago, and say nothing of how long what comes now has to wait.
+        """
+        statement = select(func.min(deliveries.c.received_at)).where(
+            deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
+        )
         with store_faults(), one_statement(self._engine) as connection:
             oldest: datetime | None = connection.execute(statement).scalar_one()
             return oldest

@@ -104,10 +104,10 @@ def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
     """Send from several threads inside; then end in order, with the delivery at hand and its retries."""
     plan = Plan(site.webhook_url, SECRET, soak.seed, parallel=_SENDERS)
     stopped = Event()
-    with open_client(plan) as client, ThreadPoolExecutor(_SENDERS) as pool:
+    with open_client(plan.parallel) as client, ThreadPoolExecutor(_SENDERS) as pool:
         rate = soak.records_per_s / _SENDERS
         senders = [
-            pool.submit(traffic.run, place, Sender(plan, client, Event()), stopped, rate)
+            pool.submit(traffic.run, place, Sender(plan.target, client, Event()), stopped, rate)
             for place in range(_SENDERS)
         ]
         try:

@@ -56,6 +56,7 @@ def test_every_command_is_described() -> None:
         "webhook",
         "deliveries",
         "dead",
+        "replay",
         "prune",
         "erase",
     ]

@@ -1,0 +1,318 @@
+"""What is delivered again leaves everything as if it had been delivered once, on every database."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from app.routes import FilesSink, Route, Routes, SqlSink
+from app.store.delivery import Arrival
+from app.store.engine import Store, open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.replays import Ending, Replay, Replays
+from app.store.schema import dead_records, deliveries, outcomes
+from app.store.selection import Selection
+from app.store.worklist import Worklist
+from app.truto.events import read_envelope
+from workers.deliver import Deliverer
+from workers.sinks import Sinks
+
+NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
+TO_MAIN = (Route(sinks=("main",)),)
+Row = tuple[Any, ...]
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def replays(store: Store) -> Replays:
+    return Replays(store)
+
+
+@pytest.fixture
+def deliver(store: Store, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Delivers all that is pending by these routes."""
+    sinks: dict[str, SqlSink | FilesSink] = {"main": SqlSink(type="sql", url=store_url)}
+    folder = tmp_path_factory.mktemp("lake")
+    sinks["lake"] = SqlSink(type="sql", url=f"sqlite:///{folder}/lake.db")
+
+    def deliver_all(routes: Sequence[Route] = TO_MAIN) -> None:
+        rules = Routes(sinks=sinks, routes=tuple(routes))
+        opened = Sinks(rules)
+        with store.connect() as connection:
+            ids = list(
+                connection.execute(select(deliveries.c.id).where(deliveries.c.state == "pending")).scalars()
+            )
+        Deliverer(store, rules, opened.open).deliver(ids)
+        opened.close()
+
+    return deliver_all
+
+
+def put(store: Store, number: int, *records: str, resource: str = "crm/contacts") -> UUID:
+    about = {"event": "sync_job_run:record", "id": f"e{number}", "created_at": "2026-11-24T10:00:00Z"}
+    what = {"sync_job_run_id": "r", "resource": resource, "method": "list"}
+    payload = json.dumps(what)[:-1] + f', "records": [{", ".join(records)}]}}'
+    return put_body(store, number, f'{json.dumps(about)[:-1]}, "payload": {payload}}}'.encode())
+
+
+def put_body(store: Store, number: int, body: bytes) -> UUID:
+    envelope = read_envelope(body)
+    told = {name: getattr(envelope, name) for name in envelope.__slots__}
+    arrival = Arrival(body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=number), "pending", **told)
+    return Inbox(store).put([arrival])[0].delivery_id
+
+
+def record(id_: object) -> str:
+    return json.dumps({"id": str(id_), "name": f"name of {id_}"})
+
+
+def replay_all(
+    replays: Replays, selection: Selection | None = None, *, sink: str = "", replay: Replay | None = None
+) -> Replay:
+    replay = replay or replays.begin("{}", now=datetime.now(UTC))
+    chosen = selection or Selection()
+    while candidates := replays.candidates(chosen, after=replay.cursor, most=3):
+        taken = replays.take_up(replay, candidates, sink=sink, now=datetime.now(UTC))
+        replay = taken or replays.look_again(replay)
+    return replay
+
+
+def rows(store: Store, table: str) -> list[Row]:
+    with store.connect() as connection:
+        found = connection.execute(text(f'SELECT "_key", "data", "_version", "_vseq" FROM {table}'))
+        return sorted((key, str(data), str(version), vseq) for key, data, version, vseq in found)
+
+
+def states(store: Store) -> dict[str, int]:
+    statement = select(deliveries.c.state, func.count()).group_by(deliveries.c.state)
+    with store.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def dead(store: Store) -> list[tuple[str, int]]:
+    with store.connect() as connection:
+        found = connection.execute(select(dead_records.c.sink, dead_records.c.ordinal))
+        return sorted((row.sink, row.ordinal) for row in found)
+
+
+def finished(store: Store) -> dict[str, int]:
+    statement = select(outcomes.c.sink, func.count()).where(outcomes.c.state == "done")
+    with store.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement.group_by(outcomes.c.sink))}
+
+
+def test_a_replay_leaves_every_row_as_it_was(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    for number in range(10):
+        # Each page brings one record of the page before, newer by arrival alone.
+        put(store, number, record(number), record(number + 1))
+    deliver()
+    before = rows(store, "crm_contacts")
+
+    replay = replay_all(replays)
+    assert states(store) == {"pending": 10}
+    assert replays.count_pending(replay) == 10
+    assert Worklist(store).oldest_pending() is None
+    deliver()
+
+    assert rows(store, "crm_contacts") == before
+    assert len(before) == 11
+    assert states(store) == {"settled": 10}
+    assert replays.count_pending(replay) == 0
+    assert replays.look_again(replay) == replay
+    assert replays.endings(replay, Selection()) == [Ending("settled", False, 10)]
+
+
+def test_a_replay_into_one_sink_does_not_write_the_others(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    put(store, 0, record(0), "{broken}")
+    put(store, 1, record(1))
+    deliver()
+    with store.begin() as connection:
+        connection.execute(text("DELETE FROM crm_contacts"))
+
+    replay_all(replays, sink="lake")
+    assert finished(store) == {"main": 2}
+    deliver([Route(sinks=("main", "lake"))])
+
+    assert finished(store) == {"main": 2, "lake": 2}
+    assert rows(store, "crm_contacts") == []
+    assert dead(store) == [("", 1)]
+    assert states(store) == {"settled": 2}
+
+
+def test_what_was_dead_is_written_once_its_route_is_mended(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    put(store, 0, record(0), '"no object"')
+    put(store, 1, record(1), resource="ticketing/tickets")
+    deliver([Route(resource="crm/*", sinks=("main",))])
+    assert states(store) == {"settled": 1, "unrouted": 1}
+    assert dead(store) == [("main", 1)]
+
+    replay_all(replays)
+    assert dead(store) == []
+    deliver([Route(sinks=("main",), non_object="wrap")])
+
+    assert states(store) == {"settled": 2}
+    assert dead(store) == []
+    assert [len(rows(store, table)) for table in ("crm_contacts", "ticketing_tickets")] == [2, 1]
+
+
+def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    readable = put(store, 0, record(0))
+    body = b"not json"
+    quarantined = Arrival(
+        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=1), "quarantined", "not_json"
+    )
+    Inbox(store).put([quarantined])
+    with store.begin() as connection:
+        # As an earlier release would have left it, which could not read this.
+        unread = {"state": "quarantined", "event": "", "resource": "", "method": "", "settled_at": NOW}
+        connection.execute(update(deliveries).where(deliveries.c.id == readable).values(unread))
+
+    replay = replay_all(replays, Selection(states=["quarantined"]))
+    deliver()
+
+    assert states(store) == {"quarantined": 1, "settled": 1}
+    assert replay.deliveries == 2
+    assert replays.endings(replay, Selection(states=["quarantined"])) == [
+        Ending("quarantined", True, 1),
+        Ending("settled", False, 1),
+    ]
+    assert [key for key, *_ in rows(store, "crm_contacts")] == ["0"]
+
+
+def test_a_replay_goes_on_where_it_was_broken_off(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    for number in range(7):
+        put(store, number, record(number))
+    deliver()
+    begun = replays.begin('{"resource": "crm/*"}', now=NOW)
+    assert replays.take_up(
+        begun, replays.candidates(Selection(), after=None, most=4), sink="", now=datetime.now(UTC)
+    )
+
+    assert replays.unfinished("{}") is None
+    resumed = replays.unfinished('{"resource": "crm/*"}')
+    assert resumed is not None
+    assert (resumed.id, resumed.deliveries, resumed.started_at) == (begun.id, 4, NOW)
+    remaining = replays.prospects(Selection(), after=resumed.cursor)
+    assert [(each.state, each.deliveries) for each in remaining] == [("settled", 3)]
+    ended = replay_all(replays, replay=resumed)
+    replays.finish(ended, now=NOW)
+
+    assert ended.deliveries == 7
+    assert replays.unfinished('{"resource": "crm/*"}') is None
+
+
+def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(store: Store, replays: Replays) -> None:
+    replays.begin("{}", now=NOW)
+    newest = replays.begin("{}", now=NOW)
+
+    assert replays.unfinished("{}") == newest
+    replays.finish(newest, now=NOW)
+    assert replays.unfinished("{}") is None
+
+
+def test_two_that_do_the_same_replay_share_it(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    for number in range(40):
+        put(store, number, record(number))
+    deliver()
+    before = rows(store, "crm_contacts")
+    begun = replays.begin("{}", now=NOW)
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda _: replay_all(replays, replay=begun), range(2)))
+    deliver()
+
+    assert {replays.look_again(each).deliveries for each in ended} == {40}
+    assert states(store) == {"settled": 40}
+    assert rows(store, "crm_contacts") == before
+
+
+def test_different_replays_of_the_same_deliveries_disturb_nothing(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    for number in range(40):
+        put(store, number, record(number))
+    deliver()
+    before = rows(store, "crm_contacts")
+
+    with ThreadPoolExecutor(3) as pool:
+        playing = [pool.submit(replay_all, replays) for _ in range(2)]
+        while not all(each.done() for each in playing):
+            deliver()
+        for each in playing:
+            each.result()
+    deliver()
+
+    assert states(store) == {"settled": 40}
+    assert rows(store, "crm_contacts") == before
+
+
+def test_what_is_pending_or_pruned_is_left_alone(
+    store: Store, replays: Replays, deliver: Callable[..., None]
+) -> None:
+    pruned, settled = put(store, 0, record(0)), put(store, 1, record(1))
+    deliver()
+    pending = put(store, 2, record(2))
+    with store.begin() as connection:
+        connection.execute(
+            update(deliveries).where(deliveries.c.id == pruned).values(pruned_at=NOW, body=b"")
+        )
+
+    prospects = replays.prospects(Selection(), after=None)
+    replay = replay_all(replays)
+
+    assert [(each.state, each.is_pruned, each.deliveries) for each in prospects] == [
+        ("pending", False, 1),
+        ("settled", False, 1),
+        ("settled", True, 1),
+    ]
+    with store.connect() as connection:
+        found = connection.execute(
+            select(deliveries.c.id, deliveries.c.state).where(deliveries.c.replay_id == replay.id)
+        ).all()
+        attempts = connection.execute(
+            select(deliveries.c.attempts).where(deliveries.c.id == pending)
+        ).scalar_one()
+    assert [tuple(row) for row in found] == [(settled, "pending")]
+    assert attempts == 0
+
+
+def test_an_arrival_may_bring_its_id_along(store: Store) -> None:
+    first = put(store, 0, record(0))
+    body = Inbox(store).read_body(first)
+    named = UUID(int=first.int ^ 1)
+    arrival = Arrival(body, b"", NOW, "pending", id=named)
+
+    receipts = [Inbox(store).put([each])[0] for each in (arrival, arrival, replace(arrival, id=first))]
+
+    assert [(each.delivery_id, each.is_duplicate) for each in receipts] == [
+        (named, False),
+        (named, True),
+        (first, True),
+    ]

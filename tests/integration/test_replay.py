@@ -1,0 +1,360 @@
+"""Deliveries delivered again by the command, with a real worker: here, out of files, and elsewhere."""
+
+import gzip
+import hashlib
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis import Redis
+from sqlalchemy import func, select, text, update
+
+from app.store.delivery import Arrival
+from app.store.engine import Store, open_store
+from app.store.export_format import Exported, write_line
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.schema import deliveries, replays
+from app.truto.events import read_envelope
+from app.truto.signature import sign
+from tests.servers.obedient import SECRET, receiver
+from tests.servers.processes import ROOT, Command
+from tests.servers.receiver import environment
+from tests.waiting import wait_until
+
+MENDED = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[[routes]]
+sinks = ["main"]
+"""
+# One resource has no route, and another the table that belongs to a third.
+BROKEN = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[[routes]]
+resource = "crm/deals"
+sinks = ["main"]
+
+[[routes]]
+resource = "crm/contacts"
+table = "crm_deals"
+sinks = ["main"]
+"""
+
+
+class Site:
+    """A store with routes, and the commands that use them."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.folder = folder
+        self.url = f"sqlite:///{folder}/store.db"
+        self._redis_url = redis_url
+        self.store: Store = open_store(self.url)
+        migrate(self.store)
+        self.inbox = Inbox(self.store)
+        self.route(MENDED)
+
+    def route(self, routes: str) -> None:
+        (self.folder / "routes.toml").write_text(routes)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(DATABASE_URL=self.url, REDIS_URL=self._redis_url, TRUTO_WEBHOOK_SECRET=SECRET)
+
+    def worker(self) -> Command:
+        return Command(["app.cli", "worker"], folder=self.folder, environment=self.environment)
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "replay", *words],
+            cwd=self.folder,
+            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def replay(self, *words: str, given: bytes = b"") -> tuple[int, str, str]:
+        playing = self.start(*words)
+        out, err = playing.communicate(given, timeout=120)
+        return playing.returncode, out.decode(), err.decode()
+
+    def put(self, numbers: Sequence[int], resource: str = "crm/contacts") -> list[UUID]:
+        arrivals = [arrival(number, resource) for number in numbers]
+        return [receipt.delivery_id for receipt in self.inbox.put(arrivals)]
+
+    def states(self) -> dict[str, int]:
+        statement = select(deliveries.c.state, func.count()).group_by(deliveries.c.state)
+        with self.store.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(statement)}
+
+    def keys(self, table: str) -> set[str]:
+        with self.store.connect() as connection:
+            return set(connection.execute(text(f'SELECT "_key" FROM {table}')).scalars())
+
+    def wait_until_settled(self) -> None:
+        wait_until(lambda: "pending" not in self.states(), timeout_s=60, what=lambda: f"{self.states()}")
+
+
+def body_of(number: int, resource: str = "crm/contacts") -> bytes:
+    payload = {
+        "sync_job_run_id": "r",
+        "resource": resource,
+        "method": "list",
+        "records": [{"id": str(number)}],
+    }
+    event = {"event": "sync_job_run:record", "id": f"e{number}", "created_at": "2026-11-24T10:00:00Z"}
+    return json.dumps({**event, "payload": payload}).encode()
+
+
+def arrival(number: int, resource: str = "crm/contacts") -> Arrival:
+    body = body_of(number, resource)
+    envelope = read_envelope(body)
+    told: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
+    at = datetime.now(UTC) - timedelta(days=3) + timedelta(seconds=number)
+    return Arrival(body, hashlib.sha256(body).digest(), at, "pending", **told)
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[Site]:
+    made = Site(tmp_path, redis_url)
+    yield made
+    made.store.dispose()
+
+
+def test_what_was_stranded_arrives_once_its_routes_are_mended(site: Site) -> None:
+    site.route(BROKEN)
+    site.put([0], "crm/deals")
+    with site.worker():
+        site.wait_until_settled()
+        site.put(range(1, 151))
+        site.put(range(151, 301), "ticketing/tickets")
+        site.wait_until_settled()
+    assert site.states() == {"settled": 1, "dead": 150, "unrouted": 150}
+
+    site.route(MENDED)
+    with site.worker():
+        dry = site.replay("--state", "dead", "--dry-run")
+        code, out, err = site.replay("--state", "dead", "--state", "unrouted", "--yes", "--json")
+
+    assert dry[0] == 0
+    assert "crm/contacts  list    dead          150\n150 deliveries.\n" in dry[1]
+    assert code == 0, err
+    assert json.loads(out) | {"replay": ""} == {
+        "replay": "",
+        "is_finished": True,
+        "deliveries": 300,
+        "states": {"settled": 300},
+        "still_unreadable": 0,
+        "left_out": {},
+    }
+    assert site.states() == {"settled": 301}
+    assert site.keys("crm_contacts") == {str(number) for number in range(1, 151)}
+    assert site.keys("ticketing_tickets") == {str(number) for number in range(151, 301)}
+
+
+def test_what_is_still_without_a_route_is_bad_news(site: Site) -> None:
+    site.route(BROKEN)
+    site.put(range(3), "ticketing/tickets")
+    with site.worker():
+        site.wait_until_settled()
+        code, out, _ = site.replay("--state", "unrouted")
+
+    assert code == 1
+    assert out == "3 deliveries replayed:\n  3 unrouted: no route takes them\n"
+
+
+def test_a_replay_that_is_broken_off_is_gone_on_with(site: Site) -> None:
+    site.put(range(600))
+    with site.worker():
+        site.wait_until_settled()
+        asked = ("--resource", "crm/*", "--since", "7d", "--json")
+        playing = site.start(*asked, "--rate", "200")
+
+        def is_under_way() -> bool:
+            with site.store.connect() as connection:
+                return (connection.execute(select(replays.c.deliveries)).scalar() or 0) > 50
+
+        wait_until(is_under_way)
+        playing.send_signal(signal.SIGINT)
+        out, err = playing.communicate(timeout=30)
+        first = json.loads(out)
+        again = site.replay(*asked)
+        second = json.loads(again[1])
+
+    assert playing.returncode == 1
+    assert b"the same command goes on behind it" in err
+    assert not first["is_finished"]
+    assert 50 < first["deliveries"] < 600
+    assert again[0] == 0
+    assert "Going on with the replay" in again[2]
+    assert (second["replay"], second["deliveries"]) == (first["replay"], 600)
+    assert second["states"] == {"settled": 600}
+
+
+def test_nothing_is_replayed_by_accident(site: Site) -> None:
+    site.put(range(3))
+
+    codes = [
+        site.replay(*words)[0]
+        for words in ([], ["--all", "--state", "dead"], ["--state", "pending"], ["--all", "--sink", "lake"])
+    ]
+    codes += [site.replay(*words)[0] for words in (["--all", "--secret", "s"], ["--to", "x", "--all"])]
+    code, out, _ = site.replay("--all")
+
+    assert codes == [2] * 6
+    assert (code, out) == (0, "Nothing to replay.\nLeft out: 3 pending: on their way already.\n")
+
+
+def test_many_are_not_replayed_without_being_asked_for_once_more(site: Site) -> None:
+    site.put(range(1001))
+    with site.store.begin() as connection:
+        connection.execute(update(deliveries).values(state="settled", settled_at=datetime.now(UTC)))
+
+    code, _, err = site.replay("--resource", "crm/*")
+    limited = site.replay("--resource", "crm/*", "--limit", "10", "--dry-run", "--json")
+
+    assert code == 2
+    assert "1,001 deliveries, and nobody to confirm: pass --yes." in err
+    assert json.loads(limited[1])["deliveries"] == 10
+    assert site.states() == {"settled": 1001}
+
+
+def exported_line(number: int, received_at: datetime, body: bytes) -> bytes:
+    nothing: dict[str, Any] = dict.fromkeys(Exported.__slots__, "")
+    told = nothing | {"id": UUID(int=number), "received_at": received_at, "created_at": None, "body": body}
+    return write_line(Exported(**told)).rstrip(b"\n")
+
+
+def lines() -> bytes:
+    exported = arrival(1)
+    came_at = datetime(2026, 11, 1, tzinfo=UTC)
+    odd = body_of(2)[:-2] + b', "odd": "\xff"}}'
+    return b"\n".join(
+        [
+            exported_line(7, came_at, exported.body),
+            exported_line(8, came_at, odd),
+            body_of(3),
+            b"",
+            b"not ours",
+            body_of(3) + b"\r",
+            b'{"format": "rapidbridge.delivery/9", "body": ""}',
+            b'{"format": "rapidbridge.delivery/1", "id": "x", "body": ""}',
+            body_of(4)[:50],
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "stdin"])
+def test_a_file_is_taken_in_as_if_it_had_come(site: Site, tmp_path: Path, kind: str) -> None:
+    content = lines()
+    file = tmp_path / "deliveries.jsonl"
+    file.write_bytes(gzip.compress(content) if kind == "gzip" else content)
+    words = ["--from", "-" if kind == "stdin" else str(file), "--json"]
+    given = content if kind == "stdin" else b""
+
+    dry = site.replay(*words, "--dry-run", given=given)
+    none = site.states()
+    first, second = site.replay(*words, given=given), site.replay(*words, given=given)
+
+    assert json.loads(dry[1])["skipped"] == 4
+    assert none == {}
+    assert [code for code, *_ in (dry, first, second)] == [1, 1, 1]
+    told = [json.loads(out) for _, out, _ in (first, second)]
+    assert [(each["new"], each["duplicates"], each["skipped"]) for each in told] == [(3, 1, 4), (0, 4, 4)]
+    assert [line.partition(":")[0] for line in first[2].splitlines()] == [
+        f"line {number}" for number in (5, 7, 8, 9)
+    ]
+    with site.store.connect() as connection:
+        columns = (deliveries.c.id, deliveries.c.received_at, deliveries.c.state, deliveries.c.resource)
+        found = {row.id: tuple(row)[1:] for row in connection.execute(select(*columns))}
+    assert found[UUID(int=7)] == (datetime(2026, 11, 1, tzinfo=UTC), "pending", "crm/contacts")
+    assert site.inbox.read_body(UUID(int=8)).endswith(b'"\xff"}}')
+    assert {resource for *_, resource in found.values()} == {"crm/contacts"}
+
+
+def test_a_bare_body_gets_the_id_that_it_has_when_truto_sends_it(site: Site) -> None:
+    body = body_of(5)
+    envelope = read_envelope(body)
+    told: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
+    mac = bytes.fromhex(sign(body, SECRET).partition("v=")[2])
+    site.inbox.put([Arrival(body, mac, datetime.now(UTC), "pending", **told)])
+
+    code, out, _ = site.replay("--from", "-", given=body)
+
+    assert (code, out) == (0, "0 new deliveries, 1 known before, 0 lines skipped.\n")
+
+
+def test_of_a_file_that_breaks_off_everything_sound_is_taken(site: Site, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=0) as file:
+        file.write(b"\n".join(body_of(number) for number in range(500)))
+    (tmp_path / "cut.gz").write_bytes(packed.getvalue()[: len(packed.getvalue()) // 2])
+
+    code, out, err = site.replay("--from", str(tmp_path / "cut.gz"), "--json")
+
+    assert code == 1
+    assert 200 < json.loads(out)["new"] < 260
+    assert "the file breaks off here" in err
+
+
+def test_the_longest_bodies_are_taken_and_no_longer_ones(site: Site, tmp_path: Path) -> None:
+    def padded(size: int) -> bytes:
+        body = body_of(1)[:-1] + b', "pad": "'
+        return body + b"x" * (size - len(body) - 2) + b'"}'
+
+    longest = 32 * 1024 * 1024
+    with (tmp_path / "long.jsonl").open("wb") as file:
+        for line in (
+            padded(longest),
+            padded(longest + 1),
+            exported_line(9, datetime.now(UTC), padded(longest)),
+            b"x" * (longest * 4 + 70_000),
+            body_of(2),
+        ):
+            file.write(line + b"\n")
+
+    code, out, err = site.replay("--from", str(tmp_path / "long.jsonl"), "--json")
+
+    assert code == 1
+    assert json.loads(out)["new"] == 3, err
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["line 2", "line 4"]
+
+
+def test_another_receiver_gets_everything_in_order(site: Site) -> None:
+    ids = site.put(range(20))
+    # The third fails twice, the fifth always.
+    failing = {"e2": 2, "e4": 99}
+    with receiver(lambda event, seen: 503 if seen < failing.get(event["id"], 0) else 200) as other:
+        code, out, err = site.replay("--all", "--to", other.url, "--json")
+
+    assert code == 1
+    told = json.loads(out)
+    assert (told["deliveries"], told["not_taken"]) == (20, 1)
+    assert told["answers"] == {"accepted": 18, "duplicate": 1, "failed": 6}
+    assert err == f"{ids[4]}: 503\n"
+    taken = [event["id"] for event in other.events]
+    assert list(dict.fromkeys(taken)) == [f"e{number}" for number in range(20)]
+    assert site.states() == {"pending": 20}
+
+
+def test_a_receiver_that_is_not_there_is_unreachable(site: Site) -> None:
+    site.put([1])
+
+    code, out, err = site.replay("--all", "--to", "http://127.0.0.1:9/webhooks/truto")
+
+    assert (code, out) == (3, "")
+    assert "Nobody answers" in err
