@@ -77,9 +77,9 @@ class Site:
     def worker(self) -> Command:
         return Command(["app.cli", "worker"], folder=self.folder, environment=self.environment)
 
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+    def start(self, *words: str, command: tuple[str, ...] = ("replay",)) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "replay", *words],
+            [sys.executable, "-m", "app.cli", *command, *words],
             cwd=self.folder,
             env={**self.environment, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -164,6 +164,26 @@ def test_what_was_stranded_arrives_once_its_routes_are_mended(site: Site) -> Non
     assert site.states() == {"settled": 301}
     assert site.keys("crm_contacts") == {str(number) for number in range(1, 151)}
     assert site.keys("ticketing_tickets") == {str(number) for number in range(151, 301)}
+
+
+def test_all_that_is_stranded_is_replayed_and_nothing_else(site: Site) -> None:
+    site.route(BROKEN)
+    site.put([0], "crm/deals")
+    with site.worker():
+        site.wait_until_settled()
+        site.put([1, 2])
+        site.put([3], "ticketing/tickets")
+        site.wait_until_settled()
+    assert site.states() == {"settled": 1, "dead": 2, "unrouted": 1}
+
+    site.route(MENDED)
+    with site.worker():
+        out, err = site.start("--json", command=("dead", "replay")).communicate(timeout=60)
+    strange = site.start("--state", "settled", command=("dead", "replay"))
+
+    assert json.loads(out)["states"] == {"settled": 3}, err
+    assert strange.wait(30) == 2
+    strange.communicate()
 
 
 def test_what_is_still_without_a_route_is_bad_news(site: Site) -> None:

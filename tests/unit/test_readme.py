@@ -1,6 +1,9 @@
 """What the README says is so."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +113,16 @@ def test_the_statuses_of_the_readme_are_those_of_the_code() -> None:
     words = told - {"status", "delivery"}
     assert len(words) == 9
     assert all(f'"{word}"' in sources for word in words)
+
+
+def test_the_shells_of_the_readme_complete_commands() -> None:
+    rapidbridge = Path(sys.executable).with_name("rapidbridge")
+    asked = {"_RAPIDBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "rapidbridge de", "COMP_CWORD": "1"}
+
+    told = subprocess.run([rapidbridge], env=os.environ | asked, capture_output=True, text=True, check=False)
+
+    assert "_RAPIDBRIDGE_COMPLETE=bash_source rapidbridge" in README
+    assert [line.partition(",")[2] for line in told.stdout.split()] == ["dead", "deliveries", "demo"]
 
 
 def test_the_exit_codes_are_those_of_the_help() -> None:

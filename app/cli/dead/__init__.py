@@ -4,6 +4,7 @@ import click
 
 from app.cli.dead.discarding import discard
 from app.cli.dead.listing import list_dead
+from app.cli.dead.replaying import replay_dead
 from app.cli.dead.showing import show
 
 
@@ -15,5 +16,5 @@ def dead() -> None:
     """
 
 
-for _command in (list_dead, show, discard):
+for _command in (list_dead, show, replay_dead, discard):
     dead.add_command(_command)

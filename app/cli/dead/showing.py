@@ -12,7 +12,7 @@ from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person, tel
 from app.cli.deliveries.body import harmless
 from app.cli.deliveries.telling import shorten, to_json
 from app.cli.meanings import meaning_of
-from app.cli.runs.telling import printable
+from app.cli.wording import printable
 from app.store.dossier import DeadLine, read_dead_records, read_dossier
 
 _WIDTH = 79

@@ -11,8 +11,8 @@ import click
 from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import shorten, to_json, what
 from app.cli.filters import filters, selection_of
-from app.cli.runs.telling import printable
 from app.cli.tables import table_lines
+from app.cli.wording import printable
 from app.store.selection import Found, Group, count, find
 
 _HEAD = ("came (UTC)", "state", "records", "what")

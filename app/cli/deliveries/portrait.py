@@ -7,8 +7,8 @@ import click
 
 from app.cli.deliveries.telling import shorten
 from app.cli.meanings import meaning_of
-from app.cli.runs.telling import clock, printable
 from app.cli.tables import table_lines
+from app.cli.wording import clock, printable
 from app.store.dossier import DeadGroup, Dossier, Standing
 from app.store.facts import Outcome
 

@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import httpx
 
 from app.cli.doctor.finding import Finding, green, red, yellow
-from app.cli.runs.telling import printable
 from app.cli.webhook.addresses import shown
+from app.cli.wording import printable
 from app.config import Settings, WebhookSecret
 from app.errors import StoreUnavailable
 from app.store.checkup import missing_file

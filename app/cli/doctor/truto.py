@@ -5,9 +5,9 @@ from contextlib import suppress
 
 from app.cli.doctor.finding import Finding, green, red, yellow
 from app.cli.runs.asking import truto_if_set
-from app.cli.runs.telling import printable
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.known import known_webhooks, pinned_webhooks
+from app.cli.wording import printable
 from app.config import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi

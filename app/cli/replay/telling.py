@@ -10,7 +10,7 @@ from app.store.replays import Ending, Replay
 
 _BAD = ("dead", "unrouted", "quarantined")
 _MEANINGS = {
-    "dead": "dead: see why with `rapidbridge runs show`, or in the tables",
+    "dead": "dead: see why with `rapidbridge dead list`",
     "unrouted": "unrouted: no route takes them",
     "quarantined": "quarantined: they hold no records",
     "pending": "pending: workers finish them",

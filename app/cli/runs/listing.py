@@ -9,8 +9,9 @@ import click
 from app.cli.moments import moment
 from app.cli.runs.asking import AS_JSON
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import printable, records_of, status_of, verdict_of
+from app.cli.runs.telling import records_of, status_of, verdict_of
 from app.cli.tables import table_lines
+from app.cli.wording import printable
 from app.config import read_environment, read_settings
 from app.runs.completeness import Account, account_for
 from app.store.engine import Store, open_store

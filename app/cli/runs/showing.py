@@ -10,7 +10,8 @@ import click
 from app.cli.runs.asking import AS_JSON, as_run_id
 from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import clock, printable, resource_lines, status_of, verdict_of
+from app.cli.runs.telling import resource_lines, status_of, verdict_of
+from app.cli.wording import clock, printable
 from app.config import read_environment, read_settings
 from app.runs.completeness import Account
 from app.store.engine import open_store

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from app.cli.tables import table_lines
+from app.cli.wording import printable
 from app.runs.completeness import Account, Cause, Line
 from app.store.runs import KnownRun
 
@@ -26,11 +27,6 @@ _CAUSES = {
 _HEAD = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
-def clock(time: datetime | None) -> str:
-    """Return a time as it is shown: in UTC, to the second."""
-    return f"{time:%Y-%m-%d %H:%M:%S}" if time else "-"
-
-
 def verdict_of(account: Account) -> str:
     """Return the verdict, in colour where there is a terminal."""
     return click.style(account.verdict, fg=_COLOURS.get(account.verdict))
@@ -39,11 +35,6 @@ def verdict_of(account: Account) -> str:
 def status_of(run: KnownRun) -> str:
     """Return a run's status as it is shown."""
     return printable(run.status) or "unknown"
-
-
-def printable(text: str) -> str:
-    """Return a name of Truto's without what would move the cursor."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def resource_lines(account: Account) -> Iterator[str]:

@@ -15,7 +15,8 @@ import click
 from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
 from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import printable, resource_lines, status_of, verdict_of
+from app.cli.runs.telling import resource_lines, status_of, verdict_of
+from app.cli.wording import printable
 from app.config import read_environment, read_settings
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account

@@ -10,11 +10,11 @@ from uuid import UUID
 import click
 
 from app.cli.development import development_secret
-from app.cli.runs.telling import printable
 from app.cli.service import running_service
 from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.cli.webhook.refusals import Refusals
 from app.cli.webhook.shape import shape_lines
+from app.cli.wording import printable
 from app.config import read_environment, read_settings
 from app.store.engine import Store, open_store
 from app.store.inbox import Inbox

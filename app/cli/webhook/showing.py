@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from app.cli.runs.asking import AS_JSON, run_id, truto
-from app.cli.runs.telling import printable
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.known import known_webhooks
+from app.cli.wording import printable
 from app.config import read_environment, read_settings
 from app.errors import TrutoRefused
 from app.truto.webhooks import Webhook, missing_events
