@@ -142,9 +142,6 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
     is_settled = not any(group.state == "pending" for group in facts.groups)
     kept = records["unrouted"] + records["late"] + records["dropped"]
     astray = arrived - written - kept - dead if is_settled else 0
-    # What a sink failed to take for too long is dead in no sink.
-    in_no_sink = min(max(0, astray), records["discarded"] - no_sinks)
-    dead, astray = dead + in_no_sink, astray - in_no_sink
     given_up = min(dead, records["discarded"])
     words = {
         "dead": dead - given_up,

@@ -92,13 +92,15 @@ def _arrived(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[A
 
 def _in_sinks(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[InSink]]:
     columns = (deliveries.c.resource, deliveries.c.method, outcomes.c.sink)
+    # A sink that did not take it for as long as it was tried keeps that as its last outcome.
+    is_given_up = and_(outcomes.c.state == "failing", deliveries.c.settled_at.is_not(None))
     statement = (
         select(
             deliveries.c.sync_job_run_id,
             *columns,
             func.sum(deliveries.c.records),
             func.sum(outcomes.c.written),
-            func.sum(outcomes.c.dead),
+            func.sum(case((is_given_up, deliveries.c.records), else_=outcomes.c.dead)),
         )
         .select_from(deliveries.join(outcomes, outcomes.c.delivery_id == deliveries.c.id))
         .where(deliveries.c.sync_job_run_id.in_(run_ids), deliveries.c.event == BATCH)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.store.delivery import Arrival, Verdict
+from app.store.delivery import Arrival, State, Verdict
 from app.store.engine import Store, open_store
-from app.store.facts import RunSeen, Settlement
+from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.figures import read_figures
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
@@ -208,3 +208,15 @@ def test_runs_are_found_newest_first_and_by_what_they_are(book: RunBook) -> None
     assert ids({"status": "failed"}) == ["run-2"]
     assert ids({"sync_job_id": "another"}) == []
     assert ids({}, since=NOW + timedelta(seconds=3)) == ["run-4", "run-3"]
+
+
+@pytest.mark.parametrize(("state", "dead"), [("pending", 0), ("dead", 3), ("settled", 0)])
+def test_what_a_sink_did_not_take_for_too_long_is_dead(store: Store, state: State, dead: int) -> None:
+    verdict = replace(receive(store), state=state)
+    failing = Outcome(verdict.delivery_id, "main", "failing", 0, 0, "sink_unavailable", "", NOW)
+    done = replace(failing, state="done", written=3)
+
+    Ledger(store).settle([Settlement(verdict, outcomes=[done if state == "settled" else failing])], now=LATER)
+
+    [sink] = read_figures(store, ["run"])["run"].sinks
+    assert (sink.records, sink.dead) == (3, dead)

@@ -115,7 +115,7 @@ def test_what_a_route_drops_is_no_gap() -> None:
             run(fetched(100)),
             Figures(
                 [Arrived(*CONTACTS, "settled", "", True, 1, 40, 0), Arrived(*CONTACTS, "discarded", "", True, 1, 60, 0)],
-                [InSink(*CONTACTS, "main", 100, 38, 2)],
+                [InSink(*CONTACTS, "main", 100, 38, 62)],
                 {},
             ),
             "complete",
