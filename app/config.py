@@ -59,6 +59,12 @@ def _web_address(text: object) -> object:
     return text
 
 
+def _token(text: object) -> object:
+    if not (str(text).isascii() and str(text).isprintable() and " " not in str(text)):
+        raise ValueError("it holds characters that no token has: copy it from Truto again")
+    return text
+
+
 class Settings(BaseModel):
     """What the processes run with; built once by `read_settings` and passed down."""
 
@@ -67,7 +73,9 @@ class Settings(BaseModel):
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_secrets)] = Field(
         default=(), alias="TRUTO_WEBHOOK_SECRET"
     )
-    truto_api_token: str = Field(default="", alias="TRUTO_API_TOKEN", repr=False)
+    truto_api_token: Annotated[str, BeforeValidator(_token)] = Field(
+        default="", alias="TRUTO_API_TOKEN", repr=False
+    )
     truto_api_url: Annotated[str, BeforeValidator(_web_address)] = Field(
         default="https://api.truto.one", alias="TRUTO_API_URL"
     )

@@ -85,7 +85,7 @@ def _erasure(account: str) -> Iterator[Erasure]:
     settings = setup.settings
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify) if settings.redis_url else None
     sinks = Sinks(setup.routes)
-    store = open_store(settings.database_url, is_patient=True)
+    store = open_store(settings.database_url, for_person=True)
     try:
         yield Erasure(
             store,

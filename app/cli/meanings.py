@@ -20,6 +20,7 @@ _STATES = {
     "late": Meaning("it came after its run had been stopped", "replay it, or discard it"),
     "discarded": Meaning("an operator gave it up"),
 }
+_THEN_RECORDS = "then dead replay --records"
 _MEND_ROUTE = "name another `table` in its route, then replay it"
 _REASONS = {
     "no_route": _STATES["unrouted"],
@@ -46,8 +47,12 @@ _OF_RECORDS = {
     "too_deep": Meaning("they are nested too deep"),
     "number_out_of_range": Meaning("a number in them is too large for any sink"),
     "not_a_number": Meaning("they hold NaN or Infinity, which JSON has not"),
-    "not_object": Meaning("they are no objects", 'set non_object = "wrap" in their route, then replay them'),
-    "no_key": Meaning("they have no key, and their route refuses such", "mend their route, then replay them"),
+    "not_object": Meaning(
+        "they are no objects", 'set non_object = "wrap" in their route, then dead replay --records'
+    ),
+    "no_key": Meaning(
+        "they have no key, and their route refuses such", "mend their route, then dead replay --records"
+    ),
 }
 
 

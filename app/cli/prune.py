@@ -50,7 +50,7 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
     """
     settings = read_settings(read_environment())
     before = older_than or _limit_of(settings)
-    store = open_store(settings.database_url, is_patient=True)
+    store = open_store(settings.database_url, for_person=True)
     pruned = count_old(store, before=before)
     if not dry_run:
         pruned = _prune(store, before, archive, most=pruned.deliveries)

@@ -29,18 +29,22 @@ _RANDOM_PAGE_COST = 1.1
 _IDLE_IN_TRANSACTION_MS = 10_000
 
 
-def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_patient: bool = False) -> Store:
+def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, for_person: bool = False) -> Store:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
-    lock_wait_s: how long SQLite waits for another writer, and its whole process with it. is_patient: let
-    statements take as long as they take; for a person who waits, never for what serves others.
+    lock_wait_s: how long SQLite waits for another writer, and its whole process with it. for_person: one who
+    looks at what is there: statements take as long as they take, and a SQLite file that is missing is not
+    made, but StoreUnavailable.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
+            if for_person and not Path(parsed.database).exists():
+                hint = "is DATABASE_URL right? `rapidbridge migrate` makes it"
+                raise StoreUnavailable(f"there is no file {parsed.database}: {hint}")
             # It holds customers' data: nobody else's business.
             Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": lock_wait_s}, **options)
@@ -50,7 +54,7 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, is_pati
     arguments = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "application_name": "rapidbridge",
-        "options": f"-c statement_timeout={0 if is_patient else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        "options": f"-c statement_timeout={0 if for_person else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
         # Starting another process for a part of them takes longer than our statements take.
         f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",

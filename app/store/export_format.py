@@ -87,9 +87,9 @@ def _id(told: object) -> UUID:
 def _time(told: object) -> datetime:
     try:
         time = datetime.fromisoformat(str(told))
-    except ValueError as error:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ValueError("its received_at is no time") from error
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _body(found: Mapping[str, Any]) -> bytes:

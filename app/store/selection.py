@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, exists, func, select, tuple_
 
 from app.store.engine import Store, one_statement, store_faults
-from app.store.schema import deliveries, outcomes
+from app.store.schema import dead_records, deliveries, outcomes
 
 _PAGE = 500
 _EXACT = ("sync_job_run_id", "integrated_account_id", "environment_id", "webhook_id", "sync_job_id", "method")
@@ -19,7 +19,8 @@ class Selection:
     """Filters, all of which must hold; empty ones hold for everything.
 
     resource, event: may hold `*`. states: any of them. since, until: of when it came, `until` left out.
-    sink: those that it was written to, or to be written to. reason: why it is where it is.
+    sink: those that it was written to, or to be written to. reason: why it is where it is. has_dead_records:
+    some of its records are dead, for `record_reason` where that is named, and were not given up.
     """
 
     ids: Sequence[UUID] = ()
@@ -34,6 +35,8 @@ class Selection:
     states: Sequence[str] = ()
     reason: str = ""
     sink: str = ""
+    has_dead_records: bool = False
+    record_reason: str = ""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -137,6 +140,11 @@ def conditions(selection: Selection) -> list[ColumnElement[bool]]:
     if selection.sink:
         is_theirs = (outcomes.c.delivery_id == deliveries.c.id) & (outcomes.c.sink == selection.sink)
         found.append(exists().where(is_theirs))
+    if selection.has_dead_records:
+        is_its = (dead_records.c.delivery_id == deliveries.c.id) & (dead_records.c.discarded == "")
+        if selection.record_reason:
+            is_its &= dead_records.c.reason == selection.record_reason
+        found.append(exists().where(is_its))
     if selection.since:
         found.append(deliveries.c.received_at >= selection.since)
     if selection.until:

@@ -62,6 +62,7 @@ class Site:
         self.folder = folder
         self.url = f"sqlite:///{folder}/store.db"
         self._redis_url = redis_url
+        self.secret = SECRET
         self.store: Store = open_store(self.url)
         migrate(self.store)
         self.inbox = Inbox(self.store)
@@ -72,7 +73,7 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(DATABASE_URL=self.url, REDIS_URL=self._redis_url, TRUTO_WEBHOOK_SECRET=SECRET)
+        return environment(DATABASE_URL=self.url, REDIS_URL=self._redis_url, TRUTO_WEBHOOK_SECRET=self.secret)
 
     def worker(self) -> Command:
         return Command(["app.cli", "worker"], folder=self.folder, environment=self.environment)
@@ -184,6 +185,31 @@ def test_all_that_is_stranded_is_replayed_and_nothing_else(site: Site) -> None:
     assert json.loads(out)["states"] == {"settled": 3}, err
     assert strange.wait(30) == 2
     strange.communicate()
+
+
+def test_dead_records_are_replayed_where_they_are_asked_for(site: Site) -> None:
+    said = {
+        "sync_job_run_id": "r",
+        "resource": "crm/contacts",
+        "method": "list",
+        "records": ["odd", {"id": "1"}],
+    }
+    body = json.dumps({"event": "sync_job_run:record", "id": "e", "payload": said}).encode()
+    told = {name: getattr(read_envelope(body), name) for name in read_envelope(body).__slots__}
+    site.inbox.put([Arrival(body, b"d" * 32, datetime.now(UTC), "pending", **told)])
+    site.put([2])
+    with site.worker():
+        site.wait_until_settled()
+        plain = site.start("--json", command=("dead", "replay")).communicate(timeout=60)
+    site.route(MENDED.replace('sinks = ["main"]', 'sinks = ["main"]\nnon_object = "wrap"'))
+    with site.worker():
+        words = ("--records", "--reason", "not_object", "--json")
+        mended = site.start(*words, command=("dead", "replay")).communicate(timeout=60)
+        again = site.start(*words, command=("dead", "replay")).communicate(timeout=60)
+
+    assert b"1 dead records of settled deliveries are not among these: --records." in plain[1]
+    assert [json.loads(out)["deliveries"] for out, _ in (plain, mended, again)] == [0, 1, 0]
+    assert len(site.keys("crm_contacts")) == 3
 
 
 def test_what_is_still_without_a_route_is_bad_news(site: Site) -> None:
@@ -378,3 +404,35 @@ def test_a_receiver_that_is_not_there_is_unreachable(site: Site) -> None:
 
     assert (code, out) == (3, "")
     assert "Nobody answers" in err
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+05:00", "soon"])
+def test_a_line_with_an_impossible_time_costs_no_other(site: Site, time: str) -> None:
+    line = exported_line(7, datetime.now(UTC), body_of(1))
+    lines = json.dumps(json.loads(line) | {"received_at": time}).encode() + b"\n" + line
+
+    code, out, err = site.replay("--from", "-", "--json", given=lines)
+
+    assert code == 1
+    assert json.loads(out)["new"] == 1, err
+    assert err.startswith("line 1: its received_at is no time")
+
+
+def test_nothing_comes_later_than_now(site: Site) -> None:
+    line = exported_line(7, datetime(2999, 1, 1, tzinfo=UTC), body_of(1))
+
+    code, _, _ = site.replay("--from", "-", given=line)
+
+    with site.store.connect() as connection:
+        assert connection.execute(select(deliveries.c.received_at)).scalar_one() <= datetime.now(UTC)
+    assert code == 0
+
+
+def test_exports_need_no_secret_and_bare_bodies_say_that_they_do(site: Site) -> None:
+    site.secret = ""
+
+    exported = site.replay("--from", "-", given=exported_line(7, datetime.now(UTC), body_of(1)))
+    bare = site.replay("--from", "-", given=body_of(2))
+
+    assert (exported[0], bare[0]) == (0, 2)
+    assert "TRUTO_WEBHOOK_SECRET: not set" in bare[2]

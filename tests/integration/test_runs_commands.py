@@ -311,3 +311,19 @@ def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path:
     assert "TRUTO_API_TOKEN" in refused.stderr
     assert "completed, unknown" in refused.stdout
     assert "completed, unknown" in away.stdout
+
+
+def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
+    for words in (("list",), ("reconcile",)):
+        ran = Play().rapidbridge(*words, DATABASE_URL=f"sqlite:///{tmp_path}/typo/store.db")
+
+        assert ran.returncode == 3
+        assert "there is no file" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_is_none_is_a_complaint() -> None:
+    ran = Play().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("TRUTO_API_TOKEN: it holds characters that no token has")

@@ -22,7 +22,7 @@ def delivery_id(_context: click.Context, _option: click.Parameter, given: Any) -
 
 def open_for_person() -> Store:
     """Open the store of the settings for somebody who waits; raises ConfigError."""
-    return open_store(read_settings(read_environment()).database_url, is_patient=True)
+    return open_store(read_settings(read_environment()).database_url, for_person=True)
 
 
 def tell_unknown(unknown: UUID) -> NoReturn:

@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from app.cli.development import known_development_secret
 from app.cli.filters import filters, selection_of
 from app.cli.moments import typed_moments
 from app.cli.replay.again import replay_again
@@ -73,10 +74,10 @@ def replay(
     selection = selection_of(options)
     _check(context.params, is_chosen=everything or not selection.is_everything)
     setup = read_setup()
-    store = open_store(setup.settings.database_url, is_patient=True)
+    store = open_store(setup.settings.database_url, for_person=True)
     if source:
         take_in_file(
-            store, setup.settings, source, secret=_secret(setup, secret), is_dry=is_dry, as_json=as_json
+            store, setup.settings, source, secret=_known(setup, secret), is_dry=is_dry, as_json=as_json
         )
         return
     require_choice(selection, everything=everything)
@@ -103,8 +104,12 @@ def _check(given: Mapping[str, Any], *, is_chosen: bool) -> None:
         raise click.UsageError("--secret is for --from and --to.")
 
 
+def _known(setup: Setup, given: str | None) -> str:
+    return given or next(iter(setup.settings.secret_values), "") or known_development_secret() or ""
+
+
 def _secret(setup: Setup, given: str | None) -> str:
-    secret = given or next(iter(setup.settings.secret_values), None)
+    secret = _known(setup, given)
     if not secret:
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
     return secret

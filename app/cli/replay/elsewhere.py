@@ -31,7 +31,7 @@ _MOST_COMPLAINTS = 50
 def take_in_file(
     store: Store, settings: Settings, source: BinaryIO, *, secret: str, is_dry: bool, as_json: bool
 ) -> None:
-    """Take a file's deliveries in; ends with 1 where lines were skipped, or it was broken off."""
+    """Take a file's deliveries in; ends with 1 where some cannot be read, or it was broken off."""
     intake = Intake(Inbox(store), secret=secret, longest_body=settings.max_body_bytes, is_dry=is_dry)
     is_finished = False
     is_file = Path(source.name).is_file()
@@ -47,7 +47,7 @@ def take_in_file(
     click.echo(json.dumps({"is_finished": is_finished, **taken.as_json()}) if as_json else taken)
     if not is_finished:
         click.echo("Broken off; the same command again takes the rest, and knows the others.", err=True)
-    if taken.skipped or not is_finished:
+    if taken.skipped or taken.quarantined or not is_finished:
         sys.exit(1)
 
 

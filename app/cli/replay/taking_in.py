@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from app.cli.replay.lines import UnreadableLine, numbered_lines
-from app.errors import UnreadableDelivery
+from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery import Arrival
 from app.store.export_format import Kept, read_line
 from app.store.inbox import Inbox
@@ -42,7 +42,8 @@ class TakenIn:
 class Intake:
     """Puts into the inbox what lines hold, several in one commit. Raises StoreUnavailable.
 
-    secret: with which Truto would have signed bare bodies. longest_body: in bytes. is_dry: only read.
+    secret: with which Truto would have signed bare bodies, "" where only exports are expected. longest_body:
+    in bytes. is_dry: only read.
     """
 
     def __init__(self, inbox: Inbox, *, secret: str, longest_body: int, is_dry: bool) -> None:
@@ -94,6 +95,9 @@ class Intake:
             told = _told(body)
         except UnreadableDelivery as error:
             raise UnreadableLine(f"neither a delivery of ours nor an event of Truto's: {error}") from error
+        if not self._secret:
+            hint = "Set it, or pass --secret: a bare body is known by what Truto would have signed it with."
+            raise ConfigError([f"TRUTO_WEBHOOK_SECRET: not set. {hint}"])
         digest = parse_header(sign(body, self._secret))
         return Arrival(body, digest, datetime.now(UTC), "pending", **told)
 
@@ -108,8 +112,8 @@ class Intake:
 
 
 def _exported(exported: Kept) -> Arrival:
-    # It had an id and was kept before, also where it could not be read.
-    common = (exported.body, b"", exported.received_at)
+    # It had an id and was kept before, also where it could not be read. Nothing came later than now.
+    common = (exported.body, b"", min(exported.received_at, datetime.now(UTC)))
     try:
         return Arrival(*common, "pending", **_told(exported.body), id=exported.id)
     except UnreadableDelivery as error:

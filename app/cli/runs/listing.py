@@ -43,7 +43,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     Example:
       rapidbridge runs list --since 1d --status failed
     """
-    store = open_store(read_settings(read_environment()).database_url, is_patient=True)
+    store = open_store(read_settings(read_environment()).database_url, for_person=True)
     wanted = {_FILTERS[name]: value for name, value in filters.items() if value}
     if wanted.get("status") == "unknown":
         # How a run is shown of which only batches came.

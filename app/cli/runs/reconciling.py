@@ -54,7 +54,7 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Name runs, or a time: not both.")
     settings = read_settings(read_environment(), needs=("TRUTO_API_TOKEN",) if is_refetched else ())
-    store, now = open_store(settings.database_url, is_patient=True), datetime.now(UTC)
+    store, now = open_store(settings.database_url, for_person=True), datetime.now(UTC)
     with truto_if_set(settings) as api:
         inquiry = Inquiry(RunBook(store), api) if api else None
         silences: list[Silence] = []

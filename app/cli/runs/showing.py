@@ -32,7 +32,7 @@ def show(run: str, *, as_json: bool) -> None:
     Example:
       rapidbridge runs show 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
     """
-    store = open_store(read_settings(read_environment()).database_url, is_patient=True)
+    store = open_store(read_settings(read_environment()).database_url, for_person=True)
     known = RunBook(store).get(run)
     if known is None:
         click.echo(f"Nothing of run {run} has ever arrived here.", err=True)

@@ -63,7 +63,7 @@ def watch(run_ids: Sequence[str], interval_s: float, *, as_json: bool) -> None:
       rapidbridge runs watch 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
     """
     settings = read_settings(read_environment())
-    store = open_store(settings.database_url, is_patient=True)
+    store = open_store(settings.database_url, for_person=True)
     screen = _Screen(as_json=as_json)
     asking, asked_s = threading.Thread(), 0.0
     with truto_if_set(settings) as api:
