@@ -7,8 +7,8 @@ from sqlalchemy import Connection, and_, case, exists, func, select
 
 from app.store.engine import Store, one_statement, store_faults
 from app.store.schema import deliveries, outcomes, record_errors, runs
+from app.truto.events import BATCH
 
-BATCH = "sync_job_run:record"
 # Its deliveries name no run.
 NO_RUN = ""
 

@@ -12,8 +12,8 @@ from app.store.facts import RunSeen
 from app.store.notices import Notice, add_notice
 from app.store.schema import deliveries, runs
 from app.store.sightings import record_runs
+from app.truto.runs import FINAL_RANK
 
-_FINAL_RANK = 2
 _PAGE = 1000
 # When something last came of it.
 _LAST_SEEN = (
@@ -51,7 +51,7 @@ class KnownRun:
     @property
     def has_ended(self) -> bool:
         """Whether nothing more is to come of it."""
-        return self.status_rank >= _FINAL_RANK
+        return self.status_rank >= FINAL_RANK
 
 
 _COLUMNS = [
@@ -89,7 +89,7 @@ class RunBook:
 
     def going_on(self, *, ended_since: datetime, most: int) -> list[KnownRun]:
         """Return the newest runs that have not ended, or did so lately."""
-        is_shown = or_(runs.c.status_rank < _FINAL_RANK, ended_since <= _LAST_SEEN)
+        is_shown = or_(runs.c.status_rank < FINAL_RANK, ended_since <= _LAST_SEEN)
         return self._read(runs.c.settled_at.is_(None), is_shown, most=most)
 
     def note(self, seen: RunSeen) -> None:
@@ -145,9 +145,7 @@ class RunBook:
         """Note that a run is to be stopped, and why; False where that was known, or it has ended."""
         statement = (
             update(runs)
-            .where(
-                runs.c.sync_job_run_id == run_id, runs.c.stop_cause == "", runs.c.status_rank < _FINAL_RANK
-            )
+            .where(runs.c.sync_job_run_id == run_id, runs.c.stop_cause == "", runs.c.status_rank < FINAL_RANK)
             .values(stop_cause=cause)
         )
         return self._change(statement)

@@ -10,8 +10,8 @@ from sqlalchemy import Column, Connection, and_, case, func, literal, null, or_,
 from app.store.facts import RunSeen
 from app.store.schema import runs
 from app.store.upsert import Insert, insert_into
+from app.truto.runs import FINAL_RANK
 
-_FINAL_RANK = 2
 _IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
 
 
@@ -46,11 +46,11 @@ def _upsert(dialect: str) -> Insert:
         return old[name], case((new[name] != "", new[name]), else_=old[name])
 
     # It was let in after all, or goes on.
-    is_open_again = and_(is_newer, new.status != "", new.status_rank < _FINAL_RANK)
+    is_open_again = and_(is_newer, new.status != "", new.status_rank < FINAL_RANK)
     changed = dict(unless_empty(name) for name in _IDS)
     changed[old.refused] = case(
         (is_open_again, literal("")),
-        (and_(new.refused != "", or_(is_newer, old.status_rank >= _FINAL_RANK)), new.refused),
+        (and_(new.refused != "", or_(is_newer, old.status_rank >= FINAL_RANK)), new.refused),
         else_=old.refused,
     )
     changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
@@ -60,7 +60,7 @@ def _upsert(dialect: str) -> Insert:
     changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
     changed[old.stopped_at] = case(
         (is_open_again, null()),
-        (or_(is_newer, old.status_rank >= _FINAL_RANK), func.coalesce(old.stopped_at, new.stopped_at)),
+        (or_(is_newer, old.status_rank >= FINAL_RANK), func.coalesce(old.stopped_at, new.stopped_at)),
         else_=old.stopped_at,
     )
     changed[old.settled_at] = null()

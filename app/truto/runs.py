@@ -22,6 +22,8 @@ _RANKS = {
     "refused": 2,
     "deleted": 3,
 }
+# From here on, nothing more is to come of a run.
+FINAL_RANK = 2
 _STATUS_OF_ACTION = {"started": "running"}
 
 # A field of another type than documented is None: it must not make the rest of the run unreadable.
@@ -145,7 +147,7 @@ def rank(status: str) -> int:
 
 def is_final(status: str) -> bool:
     """Whether nothing more is to come of a run in this status."""
-    return rank(status) >= 2
+    return rank(status) >= FINAL_RANK
 
 
 def without_details(run: str) -> str:
