@@ -9,7 +9,7 @@ import click
 from app.cli.moments import moment
 from app.cli.runs.asking import AS_JSON
 from app.cli.runs.telling import as_json as told_as_json
-from app.cli.runs.telling import records_of, status_of, verdict_of
+from app.cli.runs.telling import status_of, verdict_of
 from app.cli.tables import table_lines
 from app.cli.wording import printable
 from app.config import read_environment, read_settings
@@ -62,7 +62,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
             printable(run.sync_job_run_id),
             f"{run.first_seen_at:%m-%d %H:%M}",
             status_of(run),
-            records_of(account.lines)[0],
+            sum(line.arrived for line in account.lines),
             account.verdict,
         )
         for run, account in found

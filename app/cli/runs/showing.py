@@ -35,7 +35,8 @@ def show(run: str, *, as_json: bool) -> None:
     store = open_store(read_settings(read_environment()).database_url, for_person=True)
     known = RunBook(store).get(run)
     if known is None:
-        click.echo(f"Nothing of run {run} has ever arrived here.", err=True)
+        hint = f"To ask Truto: rapidbridge runs reconcile {run}"
+        click.echo(f"Nothing of run {run} has ever arrived here. {hint}", err=True)
         sys.exit(1)
     [(known, account)] = account_for_all(store, [known])
     history = Notices(store).of(run, most=_MOST_NOTICES)

@@ -1,6 +1,6 @@
 """How a run is told: to a person, and as JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -87,11 +87,6 @@ def as_json(run: KnownRun, account: Account) -> dict[str, Any]:
         "record_errors": account.record_errors,
         "resources": [asdict(line) for line in account.lines],
     }
-
-
-def records_of(lines: Sequence[Line]) -> tuple[int, int]:
-    """Return how many records of a run arrived, and how many are missing."""
-    return sum(line.arrived for line in lines), sum(line.missing for line in lines)
 
 
 def _explain(cause: Cause) -> str:
