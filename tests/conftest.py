@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from app.store.engine import Store, open_store
+from app.store.migrate import migrate
 from tests.servers.postgres import PostgresServer
 from tests.servers.valkey import ValkeyServer
 
@@ -83,3 +85,12 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         postgres: PostgresServer = request.getfixturevalue("postgres")
         with postgres.database() as url:
             yield url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """An empty store in a database of each kind."""
+    engine = open_store(store_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,6 @@ from threading import Event
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -20,9 +19,8 @@ from sqlalchemy import delete, select, text, update
 from app.errors import SinkUnavailable
 from app.routes import Route, default_routes
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.inbox import Inbox
-from app.store.migrate import migrate
 from app.store.schema import deliveries, metadata, outcomes
 from app.store.worklist import Worklist
 from app.truto.events import read_envelope
@@ -54,14 +52,6 @@ SETTINGS = settings(
     report_multiple_bugs=False,
     phases=set(Phase) - {Phase.explain},
 )
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 class Version(NamedTuple):

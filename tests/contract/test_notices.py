@@ -1,6 +1,6 @@
 """What is told: once per cause, to all who want it, whoever dies on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,8 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from app.errors import StoreUnavailable
-from app.store.engine import Store, open_store
-from app.store.migrate import migrate
+from app.store.engine import Store
 from app.store.notices import Notice, Notices
 from app.store.outbox import Outbox, Post
 from app.store.schema import notices as notices_table
@@ -38,14 +37,6 @@ class To:
 
 def after(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,8 @@ from sqlalchemy import func, select, text, update
 
 from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.inbox import Inbox
-from app.store.migrate import migrate
 from app.store.replays import Ending, Replay, Replays
 from app.store.schema import dead_records, deliveries, outcomes
 from app.store.selection import Selection
@@ -28,14 +27,6 @@ from workers.sinks import Sinks
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 TO_MAIN = (Route(sinks=("main",)),)
 Row = tuple[Any, ...]
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

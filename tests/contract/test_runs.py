@@ -1,31 +1,21 @@
 """What the store promises about runs, on every database it runs on."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from app.store.delivery import Arrival, State, Verdict
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.figures import read_figures
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
-from app.store.migrate import migrate
 from app.store.runs import KnownRun, RunBook
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

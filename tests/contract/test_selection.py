@@ -1,7 +1,6 @@
 """Deliveries are found by what they are, on every database, however many there are."""
 
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -9,23 +8,14 @@ from typing import Any
 import pytest
 
 from app.store.delivery import Arrival, Verdict
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
-from app.store.migrate import migrate
 from app.store.selection import Group, Selection, count, find
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 def put(store: Store, number: int, **about: Any) -> str:

@@ -1,7 +1,6 @@
 """What the store promises about runs that are refused or start, on every database it runs on."""
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,21 +12,12 @@ from app.store.delivery import Arrival
 from app.store.engine import Store, open_store
 from app.store.facts import RunSeen
 from app.store.inbox import Inbox
-from app.store.migrate import migrate
 from app.store.runs import RunBook
 from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 LONG_AGO = NOW - timedelta(hours=6)
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

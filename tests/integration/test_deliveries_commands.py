@@ -36,14 +36,6 @@ BODIES = [
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def shelf(store: Store, store_url: str) -> Shelf:
     return Shelf(store, store_url)
 

@@ -16,10 +16,9 @@ from sqlalchemy import select, text
 from app.errors import OutOfTime, StoreUnavailable
 from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.figures import InSink, read_figures
 from app.store.inbox import Inbox
-from app.store.migrate import migrate
 from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from app.store.worklist import Worklist
@@ -28,14 +27,6 @@ from workers.deliver import Deliverer
 from workers.sinks import Sinks
 
 EVERYTHING = (Route(sinks=("main",)),)
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 class Desk:

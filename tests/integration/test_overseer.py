@@ -16,11 +16,10 @@ from app.config import read_settings
 from app.routes import Route, Routes, SqlSink, StopAt
 from app.setup import Setup
 from app.store.delivery import Arrival, Verdict
-from app.store.engine import Store, open_store
+from app.store.engine import Store
 from app.store.facts import Outcome, RecordErrorRow, RunSeen, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger
-from app.store.migrate import migrate
 from app.store.notices import Notice
 from app.store.outbox import Outbox
 from app.store.runs import KnownRun, RunBook
@@ -33,14 +32,6 @@ from workers.overseer import Overseer
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    engine = open_store(store_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 class Desk:
