@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, literal, select
 
-from app.store.engine import Store, one_statement, store_faults
+from app.store.engine import Store, read_rows
 from app.store.facts import Outcome
 from app.store.schema import dead_records, deliveries, outcomes, replays
 
@@ -82,7 +81,9 @@ def read_dossier(store: Store, delivery_id: UUID) -> Dossier | None:
     """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
     names = [field.name for field in fields(Standing) if field.name != "stored_bytes"]
     columns = [deliveries.c[name] for name in names]
-    row = _rows(store, select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id))
+    row = read_rows(
+        store, select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id)
+    )
     if not row:
         return None
     delivery = Standing(*row[0])
@@ -96,11 +97,11 @@ def read_dossier(store: Store, delivery_id: UUID) -> Dossier | None:
     )
     told = select(*(outcomes.c[field.name] for field in fields(Outcome)))
     told = told.where(outcomes.c.delivery_id == delivery_id).order_by(outcomes.c.sink)
-    replayed = _rows(store, select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    replayed = read_rows(store, select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
     return Dossier(
         delivery,
-        outcomes=[Outcome(*each) for each in _rows(store, told)],
-        dead=[DeadGroup(*each) for each in _rows(store, dead)],
+        outcomes=[Outcome(*each) for each in read_rows(store, told)],
+        dead=[DeadGroup(*each) for each in read_rows(store, dead)],
         replayed_at=replayed[0][0] if replayed else None,
     )
 
@@ -114,9 +115,4 @@ def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadLine(*row) for row in _rows(store, statement)]
-
-
-def _rows(store: Store, statement: Any) -> Sequence[Any]:
-    with store_faults(), one_statement(store) as connection:
-        return connection.execute(statement).all()
+    return [DeadLine(*row) for row in read_rows(store, statement)]

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,12 @@ def one_statement(store: Store) -> Iterator[Connection]:
     else:
         with store.begin() as connection:
             yield connection
+
+
+def read_rows(store: Store, statement: Any) -> Sequence[Any]:
+    """Return all that a single statement finds; raises StoreUnavailable."""
+    with store_faults(), one_statement(store) as connection:
+        return connection.execute(statement).all()
 
 
 @contextmanager

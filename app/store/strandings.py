@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select, tuple_, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.store.engine import Store, one_statement, read_rows, store_faults
 from app.store.schema import dead_records, deliveries
 from app.store.selection import Selection, conditions
 
@@ -56,13 +56,13 @@ def find_strandings(store: Store, selection: Selection, *, with_discarded: bool 
 def count_stranded(store: Store, selection: Selection) -> int:
     """Count the deliveries that `discard` would give up; raises StoreUnavailable."""
     statement = select(func.count()).select_from(deliveries).where(_IS_STRANDED, *conditions(selection))
-    return int(_rows(store, statement)[0][0])
+    return int(read_rows(store, statement)[0][0])
 
 
 def count_dead_records(store: Store, selection: Selection) -> int:
     """Count the dead records that `discard_records` would give up; raises StoreUnavailable."""
     statement = select(func.count()).select_from(_RECORDS).where(*_to_discard(selection))
-    return int(_rows(store, statement)[0][0])
+    return int(read_rows(store, statement)[0][0])
 
 
 def discard(store: Store, selection: Selection, *, why: str, now: datetime) -> Iterator[int]:
@@ -73,13 +73,13 @@ def discard(store: Store, selection: Selection, *, why: str, now: datetime) -> I
     place = tuple_(deliveries.c.received_at, deliveries.c.id)
     page = select(deliveries.c.received_at, deliveries.c.id).where(_IS_STRANDED, *conditions(selection))
     page = page.order_by(deliveries.c.received_at, deliveries.c.id).limit(_PAGE)
-    rows = _rows(store, page)
+    rows = read_rows(store, page)
     while rows:
         ids = sorted(row.id for row in rows)
         change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_STRANDED)
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         yield _change(store, change.values(state=_DISCARDED, discarded=why, settled_at=settled_at))
-        rows = _rows(store, page.where(place > tuple(rows[-1])))
+        rows = read_rows(store, page.where(place > tuple(rows[-1])))
 
 
 def discard_records(store: Store, selection: Selection, *, why: str) -> Iterator[int]:
@@ -87,12 +87,12 @@ def discard_records(store: Store, selection: Selection, *, why: str) -> Iterator
     its = dead_records.c.delivery_id
     page = select(its).distinct().select_from(_RECORDS).where(*_to_discard(selection)).order_by(its)
     page = page.limit(_PAGE)
-    rows = _rows(store, page)
+    rows = read_rows(store, page)
     while rows:
         of_these = its.in_([row[0] for row in rows])
         change = update(dead_records).where(of_these, *_as_record(selection), dead_records.c.discarded == "")
         yield _change(store, change.values(discarded=why))
-        rows = _rows(store, page.where(its > rows[-1][0]))
+        rows = read_rows(store, page.where(its > rows[-1][0]))
 
 
 _RECORDS = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
@@ -106,7 +106,7 @@ def _deliveries(store: Store, selection: Selection, *, with_discarded: bool) -> 
         .where(*conditions(selection))
         .group_by(*group)
     )
-    return [_stranding(row) for row in _rows(store, statement)]
+    return [_stranding(row) for row in read_rows(store, statement)]
 
 
 def _records(store: Store, selection: Selection, *, with_discarded: bool) -> list[Stranding]:
@@ -120,7 +120,7 @@ def _records(store: Store, selection: Selection, *, with_discarded: bool) -> lis
     )
     if not with_discarded:
         statement = statement.where(dead_records.c.discarded == "")
-    return [_stranding(row) for row in _rows(store, statement)]
+    return [_stranding(row) for row in read_rows(store, statement)]
 
 
 def _sums(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
@@ -148,11 +148,6 @@ def _of_records(selection: Selection) -> list[ColumnElement[bool]]:
 
 def _as_record(selection: Selection) -> list[ColumnElement[bool]]:
     return [dead_records.c.reason == selection.reason] if selection.reason else []
-
-
-def _rows(store: Store, statement: Any) -> Sequence[Any]:
-    with store_faults(), one_statement(store) as connection:
-        return connection.execute(statement).all()
 
 
 def _change(store: Store, statement: Any) -> int:
