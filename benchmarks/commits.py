@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from app.store.engine import open_store
+from app.database.engine import open_store
 from benchmarks.load import Load
 
 

@@ -13,7 +13,7 @@ import httpx
 from redis import Redis
 
 from app.cli.ports import free_port
-from app.store.engine import open_store
+from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.endpoint import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer

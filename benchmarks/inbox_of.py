@@ -10,8 +10,8 @@ from uuid import UUID
 
 import psycopg
 
+from app.database.engine import open_store
 from app.store.delivery import State
-from app.store.engine import open_store
 from app.store.migrate import migrate
 from app.store.schema import deliveries, outcomes, runs
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from redis import Redis
 
+from app.database.engine import open_store
 from app.queue import DeliveryQueue
-from app.store.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.worklist import Worklist

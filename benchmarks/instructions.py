@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from app.routes import default_routes
+from app.config.routes import default_routes
 from app.truto.events import read_envelope
 from app.truto.records import read_records
 from app.truto.signature import sign, verify

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
+from app.database.engine import open_store
 from app.errors import StoreUnavailable
 from app.store.delivery import Arrival, Delivery, Verdict
-from app.store.engine import open_store
 from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.figures import read_figures
 from app.store.inbox import Inbox

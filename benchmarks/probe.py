@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
-from app.store.engine import Store
+from app.database.engine import Store
 
 Result = TypeVar("Result")
 

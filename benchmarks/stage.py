@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy import text
 
-from app.store.engine import Store, open_store
+from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from app.store.schema import deliveries
 from tests.servers.postgres import PostgresServer

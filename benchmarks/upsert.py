@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from sqlalchemy import Connection
 
-from app.routes import Route
-from app.store.engine import open_store
+from app.config.routes import Route
+from app.database.engine import open_store
 from benchmarks.material import RESOURCE, TABLE, make_batches
 from benchmarks.turn import Turn, Watch
 from tests.servers.processes import ROOT

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.store.engine import Store, open_store
+from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from tests.servers.postgres import PostgresServer
 from tests.servers.valkey import ValkeyServer

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import update
 
+from app.database.engine import Store
 from app.store.delivery import Arrival, State, Verdict
-from app.store.engine import Store
 from app.store.facts import DeadRecord, Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

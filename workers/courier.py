@@ -6,11 +6,11 @@ from datetime import datetime
 import httpx
 import structlog
 
+from app.config.notify import NotifySpec
 from app.errors import EndpointGone, EndpointUnavailable
 from app.logs import place_of
 from app.notify.message import write_message
 from app.notify.retry import next_attempt, retry_after_s
-from app.notify.spec import NotifySpec
 from app.store.outbox import Outbox, Post
 
 # Longer than connecting, sending and waiting for an answer may take together.

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import structlog
 
+from app.config.routes import Route, Routes
+from app.database.engine import Store
 from app.errors import BodyPruned, OutOfTime, StoreUnavailable
 from app.logs import place_of
-from app.routes import Route, Routes
 from app.store.delivery import Delivery
-from app.store.engine import Store
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from app.database.engine import Store
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
-from app.store.engine import Store
 from app.store.erasing import AccountInStore, Traces
 from app.store.spool import Spool
 from workers.sinks.base import Sink

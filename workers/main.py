@@ -11,11 +11,11 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 from rq.timeouts import UnixSignalDeathPenalty
 
+from app.config.load import Setup, read_setup
+from app.database.engine import open_store
 from app.errors import ConfigError, OutOfTime
 from app.logs import set_up_logs
 from app.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
-from app.setup import Setup, read_setup
-from app.store.engine import open_store
 from workers import jobs
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from app.notify.spec import NotifySpec
-from app.store.engine import Store
+from app.config.notify import NotifySpec
+from app.database.engine import Store
 from app.store.outbox import Outbox
 from workers.courier import Courier
 from workers.faults import Faults

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from app.config.load import Setup
+from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.setup import Setup
-from app.store.engine import Store
 from app.store.notices import Notices
 from app.store.runs import RunBook
 from app.store.spool import Spool

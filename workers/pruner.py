@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from app.store.engine import Store
+from app.database.engine import Store
 from app.store.pruner import prune
 from app.store.pruning import Pruned
 from workers.faults import Faults

@@ -6,14 +6,14 @@ from functools import partial
 
 import structlog
 
+from app.config.routes import Routes
+from app.database.engine import Store
 from app.errors import QueueUnavailable
-from app.routes import Routes
 from app.runs import notices
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
 from app.runs.limits import exceeded, has_limits
 from app.runs.reconcile import account_of, reconcile
-from app.store.engine import Store
 from app.store.notices import Notices
 from app.store.runs import KnownRun, RunBook
 from app.store.spool import Spool

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from app.database.engine import Store
 from app.queue import IDS_PER_JOB, DeliveryQueue
 from app.store.delivery import Delivery
-from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.spool import Spool
 from app.store.worklist import Worklist

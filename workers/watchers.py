@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from app.store.engine import Store
+from app.database.engine import Store
 from app.store.notices import Notice, Notices
 from app.store.troubles import failing_sinks
 from app.truto.api import TrutoApi

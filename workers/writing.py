@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from app.config.routes import Route
 from app.errors import OutOfTime, SinkRefused, SinkUnavailable
-from app.routes import Route
 from app.store.delivery import Delivery
 from app.store.facts import DeadRecord, Outcome
 from workers.reading import Content

@@ -18,8 +18,8 @@ from app.cli.progress import progress_bar
 from app.cli.service import running_service
 from app.cli.simulate import play_with_progress
 from app.cli.tables import table_lines
+from app.database.engine import Store, open_store
 from app.simulator.plan import Plan
-from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import click
 
 from app.cli.tables import table_lines
+from app.config.load import read_setup
+from app.database.engine import open_store
 from app.queue import connect
-from app.setup import read_setup
-from app.store.engine import open_store
 from app.store.spool import Spool
 from workers.erasing import Erasure, Findings
 from workers.sinks import Sinks

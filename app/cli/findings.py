@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.routes import default_routes
+from app.config.routes import default_routes
+from app.database.engine import Store
 from app.runs.completeness import account_for
 from app.simulator.records import digest
 from app.simulator.report import RunReport
-from app.store.engine import Store
 from app.store.figures import read_figures
 from app.store.inbox import Inbox
 from app.store.runs import RunBook

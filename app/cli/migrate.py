@@ -2,8 +2,8 @@
 
 import click
 
-from app.setup import read_setup
-from app.store.engine import open_store
+from app.config.load import read_setup
+from app.database.engine import open_store
 from app.store.migrate import migrate as apply_migrations
 
 

@@ -8,9 +8,9 @@ import click
 
 from app.cli.moments import moment
 from app.cli.progress import progress_bar
-from app.config import Settings, read_environment, read_settings
+from app.config.settings import Settings, read_environment, read_settings
+from app.database.engine import Store, open_store
 from app.store.archive import Archive
-from app.store.engine import Store, open_store
 from app.store.pruner import prune as prune_pages
 from app.store.pruning import Pruned, count_old
 

@@ -11,7 +11,7 @@ import httpx
 
 from app import web
 from app.cli.ports import require_free
-from app.config import child_environment
+from app.config.settings import child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.queue import DeliveryQueue, connect
 from app.supervisor import Supervisor

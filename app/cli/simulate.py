@@ -15,7 +15,7 @@ from app.cli.development import known_development_secret
 from app.cli.ports import require_free
 from app.cli.progress import progress_bar
 from app.cli.reaching import require_answer
-from app.config import read_environment, read_settings
+from app.config.settings import read_environment, read_settings
 from app.errors import ConfigError
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan

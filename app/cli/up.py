@@ -4,11 +4,11 @@ import click
 
 from app.cli.development import development_secret
 from app.cli.service import running_service
-from app.config import read_environment, setting_names
+from app.config.load import Setup, read_setup
+from app.config.settings import read_environment, setting_names
+from app.database.engine import describe, open_store
 from app.logs import set_up_logs
 from app.queue import DeliveryQueue, connect
-from app.setup import Setup, read_setup
-from app.store.engine import describe, open_store
 from app.store.migrate import migrate
 
 

@@ -4,11 +4,11 @@ import sys
 
 import click
 
-from app.config import child_environment
+from app.config.load import read_setup
+from app.config.settings import child_environment
+from app.database.engine import open_store
 from app.logs import set_up_logs
 from app.queue import DeliveryQueue, connect
-from app.setup import read_setup
-from app.store.engine import open_store
 from app.store.spool import Spool
 from app.supervisor import Supervisor
 from workers.deliver import worker_name

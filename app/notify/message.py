@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from app.config.notify import NotifySpec
 from app.notify.slack import slack_text
-from app.notify.spec import NotifySpec
 
 
 class Telling(Protocol):

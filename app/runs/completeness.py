@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from app.store.figures import Arrived, Figures, InSink
 from app.store.runs import KnownRun
-from app.truto.fields import as_object
+from app.truto.coerce import as_object
 from app.truto.runs import Stats, read_stats
 
 Pair = tuple[str, str]

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from app.config.routes import Routes
 from app.errors import StoreUnavailable
-from app.routes import Routes
 from app.store.facts import RunSeen
+from app.truto.coerce import as_object, as_text
 from app.truto.events import BATCH, Envelope
-from app.truto.fields import as_object, as_text
 from app.truto.runs import rank, read_run
 
 _STARTED = "sync_job_run:started"

@@ -9,7 +9,7 @@ from app.runs.completeness import Pair
 from app.store.facts import RunSeen
 from app.store.runs import KnownRun, RunBook
 from app.truto.api import TrutoApi
-from app.truto.log import LogEntry
+from app.truto.run_log import LogEntry
 from app.truto.runs import SyncJobRun, is_final, rank
 
 # Clocks differ, and an entry may be written after what it tells of.

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from datetime import datetime
 
+from app.database.engine import Store
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account, account_for, tells_numbers
 from app.runs.inquiry import Inquiry
-from app.store.engine import Store
 from app.store.figures import read_figures
 from app.store.runs import KnownRun
 

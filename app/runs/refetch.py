@@ -5,7 +5,7 @@ from typing import Any
 
 from app.store.runs import KnownRun
 from app.truto.api import TrutoApi
-from app.truto.fields import as_object
+from app.truto.coerce import as_object
 from app.truto.runs import SyncJobRun
 
 # What a run was started with, by the names under which it is told.

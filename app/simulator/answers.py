@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from app.truto.fields import as_object
+from app.truto.coerce import as_object
 
 Answer = tuple[int, Mapping[str, Any]]
 

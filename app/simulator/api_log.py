@@ -8,7 +8,7 @@ from app.simulator.answers import Answer, Request, one_page
 from app.simulator.events import spell
 from app.simulator.run import Run
 from app.simulator.simulate import Stage
-from app.truto.fields import as_time
+from app.truto.coerce import as_time
 
 _LONGEST_RANGE = timedelta(days=31)
 _RUN = "log_type_filter[sync_job_run_id]"

@@ -8,7 +8,7 @@ from app.simulator.log import RunLog
 from app.simulator.pages import Page
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.sender import GIVEN_UP, Sender
+from app.truto.webhook_sender import GIVEN_UP, Sender
 
 
 class Courier:

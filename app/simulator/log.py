@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.simulator.events import Clock
-from app.simulator.sender import Outcome
+from app.truto.webhook_sender import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app.errors import ConfigError
-from app.simulator.sender import Target
+from app.truto.webhook_sender import Target
 
 DEFAULT_RESOURCES = (
     ("crm/contacts", "list"),

@@ -15,8 +15,8 @@ from app.simulator.log import RunLog
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.sender import Outcome, Sender
 from app.truto.signature import sign
+from app.truto.webhook_sender import Outcome, Sender
 
 _UPDATE_EVERY_PAGES = 20
 _BATCH_ERRORS_EVERY_PAGES = 5

@@ -11,8 +11,8 @@ from app.simulator.events import Clock
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import Run
-from app.simulator.sender import Sender, open_client
 from app.simulator.webhooks import Webhooks
+from app.truto.webhook_sender import Sender, open_client
 
 
 class Stage:

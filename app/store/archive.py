@@ -17,9 +17,9 @@ from uuid import UUID
 import structlog
 from sqlalchemy import select
 
+from app.database.engine import Store, one_statement, store_faults
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
-from app.store.engine import Store, one_statement, store_faults
 from app.store.export_format import Exported, write_line
 from app.store.pruning import Old
 from app.store.schema import deliveries

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, literal, select
 
-from app.store.engine import Store, read_rows
+from app.database.engine import Store, read_rows
 from app.store.facts import Outcome
 from app.store.schema import dead_records, deliveries, outcomes, replays
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, tuple_, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.schema import dead_records, deliveries, record_errors, runs
 from app.truto.runs import without_details
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import select
 
+from app.database.engine import Store, one_statement, store_faults
 from app.store.compression import decompress
-from app.store.engine import Store, one_statement, store_faults
 from app.store.export_format import Exported
 from app.store.schema import deliveries
 from app.store.selection import Found, Selection, find

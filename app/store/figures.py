@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, case, exists, func, select
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.schema import deliveries, outcomes, record_errors, runs
 from app.truto.events import BATCH
 

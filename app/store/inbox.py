@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
+from app.database.engine import Store, one_statement, store_faults
 from app.errors import BodyPruned
 from app.store.compression import compress, decompress
 from app.store.delivery import Arrival, Receipt, identify
-from app.store.engine import Store, one_statement, store_faults
 from app.store.facts import RunSeen
 from app.store.insert import Kept, insert_for
 from app.store.schema import deliveries

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Table, select
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
+from app.database.upsert import Insert, insert_into
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, Settlement
 from app.store.schema import dead_records, outcomes, record_errors
 from app.store.sightings import record_runs
-from app.store.upsert import Insert, insert_into
 from app.store.worklist import lock_pending, settle
 
 Fact = Outcome | DeadRecord | RecordErrorRow

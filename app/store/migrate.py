@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, inspect, select, text
 
-from app.store.engine import store_faults
+from app.database.engine import store_faults
 from app.store.schema import PREFIX
 
 VERSION_TABLE = PREFIX + "schema_version"

@@ -10,9 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
+from app.database.upsert import insert_into
 from app.store.schema import clean, notices
-from app.store.upsert import insert_into
 
 
 @dataclass(frozen=True, slots=True)

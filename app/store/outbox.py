@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import select, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
+from app.database.upsert import insert_into
 from app.store.notices import Notice, notice_of
 from app.store.schema import notices, posts
-from app.store.upsert import insert_into
 
 
 class Endpoint(Protocol):

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from uuid import UUID
 
+from app.database.engine import Store
 from app.store.archive import Archive
-from app.store.engine import Store
 from app.store.pruning import PAGE, Old, Pruned, find_old, remove
 
 # What is archived at once and held in memory: no more than this, and one body.

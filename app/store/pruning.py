@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.schema import dead_records, deliveries, record_errors
 
 # What needs nobody any more. All others are kept whole, however old.

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, tuple_, update
 
+from app.database.engine import Store, one_statement, store_faults
 from app.errors import UnreadableDelivery
-from app.store.engine import Store, one_statement, store_faults
 from app.store.inbox import Inbox
 from app.store.schema import deliveries, replays
 from app.store.selection import Selection, conditions

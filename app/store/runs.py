@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.facts import RunSeen
 from app.store.notices import Notice, add_notice
 from app.store.schema import deliveries, runs

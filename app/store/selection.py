@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.schema import dead_records, deliveries, outcomes
 
 _PAGE = 500

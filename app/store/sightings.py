@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, and_, case, func, literal, null, or_, tuple_
 
+from app.database.upsert import Insert, insert_into
 from app.store.facts import RunSeen
 from app.store.schema import runs
-from app.store.upsert import Insert, insert_into
 from app.truto.runs import FINAL_RANK
 
 _IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")

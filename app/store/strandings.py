@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select, tuple_, update
 
-from app.store.engine import Store, one_statement, read_rows, store_faults
+from app.database.engine import Store, one_statement, read_rows, store_faults
 from app.store.schema import dead_records, deliveries
 from app.store.selection import Selection, conditions
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
-from app.store.engine import Store, one_statement, store_faults
+from app.database.engine import Store, one_statement, store_faults
 from app.store.schema import deliveries, outcomes
 
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from app.errors import TrutoRefused
 from app.truto.client import Client
-from app.truto.fields import as_text
-from app.truto.log import LogEntry, read_entry, windows
+from app.truto.coerce import as_text
+from app.truto.run_log import LogEntry, read_entry, windows
 from app.truto.runs import SyncJobRun, read_run
 from app.truto.webhooks import Webhook, read_webhook
 

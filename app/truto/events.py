@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import asdict
 
 from app.errors import UnreadableDelivery
-from app.truto.fields import as_object, as_text, as_time, read_members, read_span
-from app.truto.skimmer import members, whole
+from app.truto.coerce import as_object, as_text, as_time, read_members, read_span
+from app.truto.json_scanner import members, whole
 
 BATCH = "sync_job_run:record"
 ERRORS = "sync_job_run:record_error"

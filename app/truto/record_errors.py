@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.truto.coerce import as_object, as_text, read_span
 from app.truto.events import decode
-from app.truto.fields import as_object, as_text, read_span
-from app.truto.skimmer import NotJson, Span, items, members, whole
+from app.truto.json_scanner import NotJson, Span, items, members, whole
 
 _STATUS_NAMES = ("status", "status_code", "statusCode", "remote_status", "code")
 _MESSAGE_NAMES = ("message", "error_message", "remote_error", "error", "detail")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from app.truto.events import decode
-from app.truto.skimmer import NotJson, Span, items, members, whole
+from app.truto.json_scanner import NotJson, Span, items, members, whole
 
 # NUL and surrogates, which PostgreSQL cannot hold: escaped, or (NUL alone) raw.
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import to_json
 
-from app.truto.fields import as_count, as_object, as_text, as_time
+from app.truto.coerce import as_count, as_object, as_text, as_time
 
 _RANKS = {
     "created": 0,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from app.truto.fields import as_text
+from app.truto.coerce import as_text
 
 _RUN = "sync_job_run:"
 # What a webhook is to be subscribed to; why: docs/protocol.md, "Which events a webhook needs".

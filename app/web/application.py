@@ -4,12 +4,12 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from app.config import Settings
+from app.config.routes import Routes
+from app.config.settings import Settings
+from app.database.engine import open_store
 from app.logs import place_of
 from app.queue import DeliveryQueue, connect
-from app.routes import Routes
 from app.runs.gate import Gate
-from app.store.engine import open_store
 from app.store.inbox import Inbox
 from app.store.runs import RunBook
 from app.store.spool import Spool

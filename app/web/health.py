@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import gevent
 from flask import Flask, Response, jsonify
 
+from app.database.engine import Store
 from app.errors import Retriable, StoreUnavailable
 from app.queue import DeliveryQueue
-from app.store.engine import Store
 from app.store.migrate import is_current
 from app.store.spool import Spool
 from app.store.worklist import Worklist

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.store.delivery import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope

@@ -2,8 +2,8 @@
 
 import sys
 
+from app.config.load import read_setup
 from app.errors import ConfigError
-from app.setup import read_setup
 
 try:
     _settings = read_setup(needs=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings

@@ -1,7 +1,7 @@
 """What gunicorn serves."""
 
+from app.config.load import read_setup
 from app.logs import set_up_logs
-from app.setup import read_setup
 from app.web.application import create_app
 
 set_up_logs()

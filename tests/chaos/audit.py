@@ -10,8 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
+from app.database.engine import Store
 from app.store.compression import decompress
-from app.store.engine import Store
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from tests.chaos.traffic import RESOURCES, Sent, digest_of, record_of
 

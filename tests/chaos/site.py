@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from app.cli.ports import free_port
-from app.store.engine import open_store
+from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.endpoint import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer

@@ -11,10 +11,10 @@ from threading import Event
 
 from redis import Redis
 
+from app.database.engine import open_store
 from app.simulator.events import Clock
 from app.simulator.plan import Plan
-from app.simulator.sender import Sender, open_client
-from app.store.engine import open_store
+from app.truto.webhook_sender import Sender, open_client
 from tests.chaos.audit import Findings, audit
 from tests.chaos.faults import inflict
 from tests.chaos.plan import Fault

@@ -12,9 +12,9 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from app.database.engine import Store, open_store
 from app.queue import MOST_JOBS, QUEUE_NAME
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from app.simulator.events import Clock
-from app.simulator.sender import Sender
+from app.truto.webhook_sender import Sender
 
 RESOURCES = ("crm/contacts", "ticketing/tickets")
 ACCOUNTS = 5

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.store.engine import Store
 from app.store.spool import KEY as SPOOL
 from app.store.worklist import Worklist
 from tests.chaos.plan import Fault

@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import delete, select, text, update
 
+from app.config.routes import Route, default_routes
+from app.database.engine import Store
 from app.errors import SinkUnavailable
-from app.routes import Route, default_routes
 from app.store.delivery import Arrival
-from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.schema import deliveries, metadata, outcomes
 from app.store.worklist import Worklist

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import select
 
-from app.routes import Route
+from app.config.routes import Route
 from app.store.schema import deliveries, record_errors, runs
 from app.store.spool import UNREADABLE_KEY, Spool
 from app.store.worklist import Worklist

@@ -11,8 +11,8 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import select
 
+from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.store.engine import Store
 from app.store.notices import Notice, Notices
 from app.store.outbox import Outbox, Post
 from app.store.schema import notices as notices_table

@@ -12,9 +12,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text, update
 
-from app.routes import FilesSink, Route, Routes, SqlSink
+from app.config.routes import FilesSink, Route, Routes, SqlSink
+from app.database.engine import Store
 from app.store.delivery import Arrival
-from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.replays import Ending, Replay, Replays
 from app.store.schema import dead_records, deliveries, outcomes

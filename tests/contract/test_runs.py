@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.database.engine import Store
 from app.store.delivery import Arrival, State, Verdict
-from app.store.engine import Store
 from app.store.facts import Outcome, RunSeen, Settlement
 from app.store.figures import read_figures
 from app.store.inbox import Inbox

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.database.engine import Store
 from app.store.delivery import Arrival, Verdict
-from app.store.engine import Store
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, inspect, text
 
+from app.config.routes import Column, Route
+from app.database.engine import open_store
 from app.errors import SinkRefused, SinkUnavailable
-from app.routes import Column, Route
-from app.store.engine import open_store
 from tests.servers.postgres import PostgresServer
 from workers.sinks.base import Batch, Record, Sink
 from workers.sinks.files import FilesSink

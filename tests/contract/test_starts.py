@@ -8,8 +8,8 @@ from threading import Barrier
 
 import pytest
 
+from app.database.engine import Store, open_store
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
 from app.store.facts import RunSeen
 from app.store.inbox import Inbox
 from app.store.runs import RunBook

@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
+from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable
 from app.store.delivery import Arrival, Delivery, Verdict, identify
-from app.store.engine import Store, open_store
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
 from app.store.figures import Arrived, Figures, InSink, read_figures
 from app.store.inbox import Inbox

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.config import read_settings
-from app.routes import default_routes
-from app.setup import Setup
+from app.config.load import Setup
+from app.config.routes import default_routes
+from app.config.settings import read_settings
 from app.simulator.plan import Plan
 from app.store.runs import RunBook
 from app.store.spool import Spool

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select, update
 
-from app.store.engine import Store, open_store
+from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries
 from app.store.selection import Selection

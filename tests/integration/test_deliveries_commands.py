@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from app.cli.deliveries.tailing import Follower
-from app.store.engine import Store, open_store
+from app.database.engine import Store, open_store
 from app.store.facts import Outcome
 from app.store.migrate import migrate
 from app.store.selection import Selection

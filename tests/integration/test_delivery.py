@@ -13,10 +13,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
+from app.config.routes import FilesSink, Route, Routes, SqlSink
+from app.database.engine import Store
 from app.errors import OutOfTime, StoreUnavailable
-from app.routes import FilesSink, Route, Routes, SqlSink
 from app.store.delivery import Arrival
-from app.store.engine import Store
 from app.store.figures import InSink, read_figures
 from app.store.inbox import Inbox
 from app.store.runs import RunBook

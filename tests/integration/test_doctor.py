@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 
 from app.cli.ports import free_port
-from app.store.engine import open_store
+from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.store.spool import KEY, UNREADABLE_KEY
 from tests.integration.test_simulated_api import TOKEN, played

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import text
 
 from app.cli.findings import examine
-from app.routes import default_routes
+from app.config.routes import default_routes
+from app.database.engine import Store, open_store
 from app.simulator.records import digest
 from app.simulator.report import RunReport
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.events import read_envelope

@@ -14,8 +14,8 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from app.database.engine import Store, open_store
 from app.store.delivery import Verdict
-from app.store.engine import Store, open_store
 from app.store.facts import Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

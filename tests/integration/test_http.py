@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.store.engine import open_store
+from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign

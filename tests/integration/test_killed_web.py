@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, text
 
-from app.store.engine import Store, open_store
+from app.database.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries

@@ -17,10 +17,10 @@ import pytest
 from redis import Redis
 from sqlalchemy import func, select, text
 
+from app.config.routes_file import read_routes
+from app.database.engine import open_store
 from app.queue import DeliveryQueue
-from app.routes_file import read_routes
 from app.store.delivery import Arrival
-from app.store.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs

@@ -15,8 +15,8 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from app.cli.ports import free_port
-from app.notify.spec import NotifySpec
-from app.store.engine import Store, open_store
+from app.config.notify import NotifySpec
+from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from app.store.notices import Notice, Notices
 from app.store.schema import posts

@@ -12,11 +12,11 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, update
 
-from app.config import read_settings
-from app.routes import Route, Routes, SqlSink, StopAt
-from app.setup import Setup
+from app.config.load import Setup
+from app.config.routes import Route, Routes, SqlSink, StopAt
+from app.config.settings import read_settings
+from app.database.engine import Store
 from app.store.delivery import Arrival, Verdict
-from app.store.engine import Store
 from app.store.facts import Outcome, RecordErrorRow, RunSeen, Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

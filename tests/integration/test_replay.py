@@ -17,8 +17,8 @@ import pytest
 from redis import Redis
 from sqlalchemy import func, select, text, update
 
+from app.database.engine import Store, open_store
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
 from app.store.export_format import Exported, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate

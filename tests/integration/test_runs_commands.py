@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from app.cli.ports import free_port
+from app.database.engine import open_store
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.simulate import Stage, simulate
-from app.store.engine import open_store
 from app.store.facts import RunSeen
 from app.store.migrate import migrate
 from app.store.runs import RunBook

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import inspect
 
-from app.store.engine import open_store
+from app.database.engine import open_store
 from tests.servers import Server
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ROOT, descendants, is_alive

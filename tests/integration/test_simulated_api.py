@@ -17,8 +17,8 @@ from app.simulator.report import RunReport
 from app.simulator.simulate import Stage, simulate
 from app.truto.api import TrutoApi
 from app.truto.client import Client
-from app.truto.fields import as_time
-from app.truto.log import LogEntry
+from app.truto.coerce import as_time
+from app.truto.run_log import LogEntry
 from app.truto.runs import read_stats
 from tests.servers.obedient import SECRET, Receiver, receiver
 

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from app.database.engine import Store, open_store
 from app.store.delivery import Arrival, Delivery, State, Verdict
-from app.store.engine import Store, open_store
 from app.store.facts import Settlement
 from app.store.inbox import Inbox
 from app.store.ledger import Ledger

@@ -17,9 +17,9 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from app.database.engine import Store, open_store
 from app.queue import DeliveryQueue, connect
 from app.store.delivery import Arrival, Receipt
-from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.spool import KEY, UNREADABLE_KEY, Spool

@@ -15,7 +15,7 @@ from app.cli.ports import free_port
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
 from app.truto.client import Client
-from app.truto.log import LogEntry, windows
+from app.truto.run_log import LogEntry, windows
 from app.truto.runs import Stats, read_stats
 from app.truto.webhooks import Webhook
 

@@ -13,8 +13,8 @@ import pytest
 from dotenv import dotenv_values
 
 from app.cli.ports import free_port
-from app.config import WebhookSecret, read_settings
-from app.store.engine import open_store
+from app.config.settings import WebhookSecret, read_settings
+from app.database.engine import open_store
 from app.store.facts import RunSeen
 from app.store.migrate import migrate
 from app.store.runs import RunBook

@@ -23,10 +23,10 @@ from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 from sqlalchemy import text
 
+from app.database.engine import Store, open_store
 from app.errors import QueueUnavailable
 from app.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
 from app.store.delivery import Arrival
-from app.store.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.spool import Spool

@@ -4,9 +4,9 @@ import signal
 import sys
 import threading
 
+from app.config.load import read_setup
+from app.database.engine import open_store
 from app.logs import set_up_logs
-from app.setup import read_setup
-from app.store.engine import open_store
 from app.store.outbox import Outbox
 from tests.servers.dying import Death
 from workers.notifier import Notifier

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.cli.ports import free_port
 from app.cli.service import running_service
-from app.store.engine import open_store
+from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from tests.servers.processes import ROOT

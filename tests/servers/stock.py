@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text, update
 
-from app.routes_file import read_routes
+from app.config.routes_file import read_routes
+from app.database.engine import open_store
 from app.runs.completeness import Account, account_for
 from app.store.delivery import Arrival
-from app.store.engine import open_store
 from app.store.figures import Figures, read_figures
 from app.store.inbox import Inbox
 from app.store.migrate import migrate

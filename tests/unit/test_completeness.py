@@ -10,7 +10,7 @@ from app.runs.completeness import Account, Cause, account_for
 from app.runs.inquiry import add_up
 from app.store.figures import Arrived, Figures, InSink
 from app.store.runs import KnownRun
-from app.truto.log import LogEntry
+from app.truto.run_log import LogEntry
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 CONTACTS = ("crm/contacts", "list")

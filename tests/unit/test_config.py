@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.config import WebhookSecret, read_environment, read_settings
+from app.config.settings import WebhookSecret, read_environment, read_settings
 from app.errors import ConfigError
 
 GOOD = {

@@ -30,11 +30,11 @@ from app.cli.doctor.redis import QueueFacts, RedisFacts, judge_queue, judge_redi
 from app.cli.doctor.secret import judge_secrets, judge_setup
 from app.cli.doctor.store import connections_of, judge_backlog, judge_clock, judge_facts, judge_failing
 from app.cli.doctor.truto import judge_webhook
-from app.config import read_settings
+from app.config.load import Setup
+from app.config.routes import Routes, default_routes
+from app.config.settings import read_settings
+from app.database.diagnostics import StoreFacts
 from app.errors import QueueUnavailable
-from app.routes import Routes, default_routes
-from app.setup import Setup
-from app.store.checkup import StoreFacts
 from app.store.troubles import FailingSink
 from app.truto.webhooks import EVENTS, Webhook
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from app.config.routes_file import read_routes
 from app.errors import StoreUnavailable
-from app.routes_file import read_routes
 from app.runs.gate import Gate
 from app.store.facts import RunSeen
 from app.truto.events import read_envelope

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.config.notify import KINDS, NotifySpec
+from app.config.routes_file import read_routes
 from app.notify.message import write_message
 from app.notify.slack import slack_text
-from app.notify.spec import KINDS, NotifySpec
-from app.routes_file import read_routes
 from app.store.notices import Notice
 
 TEXT = (Path(__file__).parents[2] / "docs/notifications.md").read_text()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from app.config.notify import KINDS, NotifySpec
 from app.notify.message import sign, write_message
 from app.notify.slack import slack_text
-from app.notify.spec import KINDS, NotifySpec
 from app.store.notices import Notice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

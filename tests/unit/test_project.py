@@ -16,26 +16,41 @@ PACKAGES = ("app", "workers")
 # Which rooms a room may open. The first matching prefix holds.
 MAY_IMPORT = {
     "app.errors": (),
-    "app.config": ("app.errors",),
+    "app.config.settings": ("app.errors",),
     "app.notify": ("app.notify",),
-    "app.routes": ("app.errors", "app.notify"),
-    "app.routes_file": ("app.errors", "app.notify", "app.routes"),
+    "app.config.routes": ("app.errors", "app.notify"),
+    "app.config.routes_file": ("app.errors", "app.notify", "app.config.routes"),
     "app.queue": ("app.errors",),
     "app.logs": (),
     "app.truto": ("app.errors", "app.truto"),
-    "app.setup": ("app.errors", "app.config", "app.routes", "app.routes_file"),
+    "app.config.load": ("app.errors", "app.config.settings", "app.config.routes", "app.config.routes_file"),
     "app.store": ("app.errors", "app.truto", "app.store"),
-    "app.runs": ("app.errors", "app.routes", "app.truto", "app.store", "app.runs"),
+    "app.runs": ("app.errors", "app.config.routes", "app.truto", "app.store", "app.runs"),
     "app.simulator": ("app.errors", "app.truto", "app.simulator"),
     "app.web": (
-        *("app.errors", "app.config", "app.routes", "app.queue", "app.logs", "app.setup"),
+        *(
+            "app.errors",
+            "app.config.settings",
+            "app.config.routes",
+            "app.queue",
+            "app.logs",
+            "app.config.load",
+        ),
         *("app.truto", "app.store", "app.runs", "app.web"),
     ),
     "app.supervisor": (),
     "app.valkey": ("app.errors",),
     "app.cli": ("app", "workers"),
     "workers": (
-        *("app.errors", "app.config", "app.notify", "app.routes", "app.queue", "app.logs", "app.setup"),
+        *(
+            "app.errors",
+            "app.config.settings",
+            "app.notify",
+            "app.config.routes",
+            "app.queue",
+            "app.logs",
+            "app.config.load",
+        ),
         *("app.truto", "app.store", "app.runs", "workers"),
     ),
 }
@@ -49,7 +64,7 @@ KEPT_IN = {
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining", "app.web.body"),
-    "dotenv": ("app.config",),
+    "dotenv": ("app.config.settings",),
     "msgspec": ("app.store.insert", "app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
 }
 
@@ -129,7 +144,7 @@ def test_only_the_configuration_reads_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    assert readers == {"app.config"}
+    assert readers == {"app.config.settings"}
 
 
 @pytest.mark.parametrize(

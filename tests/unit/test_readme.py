@@ -11,9 +11,9 @@ import click
 from click import Context
 
 from app.cli import main
-from app.config import Settings, setting_names
-from app.routes import GateRules
-from app.routes_file import read_routes
+from app.config.routes import GateRules
+from app.config.routes_file import read_routes
+from app.config.settings import Settings, setting_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -2,9 +2,9 @@
 
 import pytest
 
+from app.config.routes import Column, GateRules, Route, Routes, default_routes
+from app.config.routes_file import read_routes
 from app.errors import ConfigError
-from app.routes import Column, GateRules, Route, Routes, default_routes
-from app.routes_file import read_routes
 
 SINKS = (
     '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n[sinks.lake]\ntype = "files"\nurl = "file:///lake"\n'

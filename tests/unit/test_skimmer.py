@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.truto.skimmer import NotJson, Span, items, members, whole
+from app.truto.json_scanner import NotJson, Span, items, members, whole
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

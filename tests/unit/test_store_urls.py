@@ -2,8 +2,8 @@
 
 import pytest
 
+from app.database.engine import describe, open_store
 from app.errors import ConfigError
-from app.store.engine import describe, open_store
 
 HIDDEN = "hunter2"
 

@@ -1,7 +1,7 @@
 """Where records land: one file a sink, all behind the contract in `base`."""
 
-from app.routes import FilesSink as FilesSpec
-from app.routes import Routes
+from app.config.routes import FilesSink as FilesSpec
+from app.config.routes import Routes
 from workers.sinks.base import Sink
 from workers.sinks.files import FilesSink
 from workers.sinks.sql.sink import SqlSink

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from app.routes import Route
+from app.config.routes import Route
 
 
 @dataclass(frozen=True, slots=True)

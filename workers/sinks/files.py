@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
+from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
-from app.routes import Route
 from workers.sinks.base import Batch, Record, Refusal, Written
 
 _LONGEST_NAME = 200

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from app.config.routes import FilesSink, SinkSpec
 from app.errors import SinkUnavailable
-from app.routes import FilesSink, SinkSpec
 from workers.sinks.sql.probe import probe_database
 
 

@@ -10,8 +10,8 @@ from app.cli.filters import filters
 from app.cli.moments import typed_moments
 from app.cli.replay.again import replay_again
 from app.cli.replay.asking import Question
-from app.setup import read_setup
-from app.store.engine import open_store
+from app.config.load import read_setup
+from app.database.engine import open_store
 from app.store.strandings import STRANDED, count_dead_records
 
 

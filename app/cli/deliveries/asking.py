@@ -6,8 +6,8 @@ from uuid import UUID
 
 import click
 
-from app.config import read_environment, read_settings
-from app.store.engine import Store, open_store
+from app.config.settings import read_environment, read_settings
+from app.database.engine import Store, open_store
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 

@@ -13,8 +13,8 @@ from app.cli.deliveries.telling import to_json
 from app.cli.meanings import meaning_of
 from app.cli.pipes import standard_output
 from app.cli.wording import clock
+from app.database.engine import Store
 from app.store.dossier import Dossier, read_dossier
-from app.store.engine import Store
 from app.store.inbox import Inbox
 
 

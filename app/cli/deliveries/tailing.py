@@ -14,7 +14,7 @@ from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import to_json, what
 from app.cli.filters import filters, selection_of
 from app.cli.wording import clock, printable
-from app.store.engine import Store
+from app.database.engine import Store
 from app.store.selection import Found, Selection, find
 
 _EVERY_S = 1.0

@@ -21,8 +21,8 @@ from app.cli.doctor.store import check_store
 from app.cli.doctor.truto import check_truto
 from app.cli.runs.asking import AS_JSON
 from app.cli.webhook.addresses import WEBHOOK_PATH
-from app.config import WebhookSecret
-from app.setup import Setup, read_setup
+from app.config.load import Setup, read_setup
+from app.config.settings import WebhookSecret
 
 _WITHIN_S = 15.0
 

@@ -13,12 +13,12 @@ import httpx
 from app.cli.doctor.finding import Finding, green, red, yellow
 from app.cli.webhook.addresses import shown
 from app.cli.wording import printable
-from app.config import Settings, WebhookSecret
+from app.config.settings import Settings, WebhookSecret
+from app.database.diagnostics import missing_file
+from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.checkup import missing_file
-from app.store.engine import open_store
 from app.store.selection import Selection, find
-from app.truto.fields import as_object, as_text
+from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
 
 _ROOM = "receiver"

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app.cli.doctor.finding import Finding, green, judge_latency, red, yellow
-from app.config import Settings
+from app.config.settings import Settings
 from app.queue import MOST_JOBS, DeliveryQueue, connect
 from app.store.spool import KEY, UNREADABLE_KEY
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from app.cli.doctor.finding import Finding, green, red, yellow
-from app.config import WebhookSecret
-from app.setup import Setup
+from app.config.load import Setup
+from app.config.settings import WebhookSecret
 
 _ROOM = "settings"
 _CHECK = "secret"

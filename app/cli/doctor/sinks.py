@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from app.cli.doctor.disks import free_bytes
 from app.cli.doctor.finding import Finding, green, judge_room, red
+from app.config.routes import FilesSink, SinkSpec
+from app.database.engine import describe
 from app.errors import SinkUnavailable
-from app.routes import FilesSink, SinkSpec
-from app.store.engine import describe
 from workers.sinks.probe import probe
 
 

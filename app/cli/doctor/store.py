@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 from app.cli.doctor.disks import file_system, free_bytes
 from app.cli.doctor.finding import Finding, green, judge_file_system, judge_latency, judge_room, red, yellow
+from app.config.load import Setup
+from app.database.diagnostics import StoreFacts, cause_of, database_file, examine, missing_file
+from app.database.engine import Store, describe, open_store
 from app.errors import StoreUnavailable
-from app.setup import Setup
-from app.store.checkup import StoreFacts, cause_of, database_file, examine, missing_file
-from app.store.engine import Store, describe, open_store
 from app.store.migrate import is_current
 from app.store.troubles import FailingSink, failing_sinks
 from app.store.worklist import Worklist
@@ -16,7 +16,7 @@ from app.store.worklist import Worklist
 _ROOM = "store"
 _MIGRATE = "Run: rapidbridge migrate"
 _OLDEST = {"PostgreSQL": (12,), "SQLite": (3, 35)}
-# A pool of the store's; see app/store/engine.py.
+# A pool of the store's; see app/database/engine.py.
 _MOST_PER_PROCESS = 6
 _SKEW_S = (2.0, 30.0)
 _WAITING_S = (60.0, 900.0)

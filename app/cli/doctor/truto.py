@@ -8,7 +8,7 @@ from app.cli.runs.asking import truto_if_set
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.known import known_webhooks, pinned_webhooks
 from app.cli.wording import printable
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
 from app.truto.webhooks import Webhook, missing_events

@@ -11,11 +11,11 @@ from app.cli.moments import typed_moments
 from app.cli.replay.again import replay_again
 from app.cli.replay.asking import Question, require_choice
 from app.cli.replay.elsewhere import send_elsewhere, take_in_file
+from app.config.load import Setup, read_setup
+from app.database.engine import open_store
 from app.errors import ConfigError
-from app.setup import Setup, read_setup
 from app.simulator.plan import is_web_address
-from app.simulator.sender import Target
-from app.store.engine import open_store
+from app.truto.webhook_sender import Target
 
 _NOT_WITH_FROM = ("url", "into", "limit", "rate", "is_anew")
 

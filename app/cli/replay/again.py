@@ -13,7 +13,7 @@ from app.cli.replay.asking import Question, in_any_state
 from app.cli.replay.prospects import Prospects, confirm
 from app.cli.replay.releasing import Release
 from app.cli.replay.telling import Result
-from app.store.engine import Store
+from app.database.engine import Store
 from app.store.replays import Replay, Replays
 
 

@@ -16,12 +16,12 @@ from app.cli.replay.asking import Question
 from app.cli.replay.prospects import Prospects, confirm
 from app.cli.replay.sending import Sending
 from app.cli.replay.taking_in import Intake
-from app.config import Settings
-from app.simulator.sender import Target
+from app.config.settings import Settings
+from app.database.engine import Store
 from app.store.delivery import State
-from app.store.engine import Store
 from app.store.inbox import Inbox
 from app.store.replays import Replays
+from app.truto.webhook_sender import Target
 
 _STATES = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
 # What is said of single lines and deliveries; the rest is counted.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.cli.replay.pace import Pace
-from app.simulator.sender import Sender, Target, open_client
-from app.store.engine import Store
+from app.database.engine import Store
 from app.store.inbox import Inbox
 from app.store.selection import Found, Selection, find
+from app.truto.webhook_sender import Sender, Target, open_client
 
 # The only event whose sender is told 400 on purpose: its run is not to start.
 _STARTS = "sync_job_run:started"

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from app.config import Settings, read_environment, read_settings
+from app.config.settings import Settings, read_environment, read_settings
 from app.truto.api import TrutoApi
 from app.truto.client import Client
 

@@ -12,9 +12,9 @@ from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import status_of, verdict_of
 from app.cli.tables import table_lines
 from app.cli.wording import printable
-from app.config import read_environment, read_settings
+from app.config.settings import read_environment, read_settings
+from app.database.engine import Store, open_store
 from app.runs.completeness import Account, account_for
-from app.store.engine import Store, open_store
 from app.store.figures import NO_RUN, Figures, read_figures
 from app.store.runs import KnownRun, RunBook
 

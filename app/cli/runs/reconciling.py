@@ -13,14 +13,14 @@ from app.cli.progress import progress_bar
 from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
 from app.cli.runs.showing import run_lines
 from app.cli.runs.telling import as_json as told_as_json
-from app.config import read_environment, read_settings
+from app.config.settings import read_environment, read_settings
+from app.database.engine import Store, open_store
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
 from app.runs.reconcile import Silence
 from app.runs.reconcile import reconcile as account_for_run
 from app.runs.refetch import refetch
-from app.store.engine import Store, open_store
 from app.store.runs import KnownRun, RunBook
 from app.truto.api import TrutoApi
 

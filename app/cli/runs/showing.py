@@ -12,9 +12,9 @@ from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import resource_lines, status_of, verdict_of
 from app.cli.wording import clock, printable
-from app.config import read_environment, read_settings
+from app.config.settings import read_environment, read_settings
+from app.database.engine import open_store
 from app.runs.completeness import Account
-from app.store.engine import open_store
 from app.store.notices import Notice, Notices
 from app.store.runs import KnownRun, RunBook
 

@@ -17,11 +17,11 @@ from app.cli.runs.listing import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import resource_lines, status_of, verdict_of
 from app.cli.wording import printable
-from app.config import read_environment, read_settings
+from app.config.settings import read_environment, read_settings
+from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
-from app.store.engine import Store, open_store
 from app.store.runs import KnownRun, RunBook
 
 # Truto counts anew this often.

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from app.config import Settings
+from app.config.settings import Settings
+from app.database.diagnostics import missing_file
+from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.checkup import missing_file
-from app.store.engine import open_store
 from app.store.runs import RunBook
 
 _SEEN_WITHIN = timedelta(days=30)

@@ -15,8 +15,8 @@ from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.cli.webhook.refusals import Refusals
 from app.cli.webhook.shape import shape_lines
 from app.cli.wording import printable
-from app.config import read_environment, read_settings
-from app.store.engine import Store, open_store
+from app.config.settings import read_environment, read_settings
+from app.database.engine import Store, open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.selection import Found, Selection, find

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.cli.wording import printable
-from app.truto.fields import as_object
+from app.truto.coerce import as_object
 
 _MOST_NAMES = 12
 # Records of one page are alike: the first ones name their fields.

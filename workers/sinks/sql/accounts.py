@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine, text
 
-from app.store.engine import one_statement
+from app.database.engine import one_statement
 from workers.sinks.sql.dialect import quote
 
 # What one transaction deletes.

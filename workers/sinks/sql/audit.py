@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import inspect, text
 
-from app.routes import Route
-from app.store.engine import open_store, store_faults
+from app.config.routes import Route
+from app.database.engine import open_store, store_faults
 from workers.sinks.sql.dialect import quote
 from workers.sinks.sql.tables import table_name
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from app.routes import Column
+from app.config.routes import Column
 from workers.sinks.sql.keys import to_json
 
 _BIGINT = 2**63

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.routes import Column
+from app.config.routes import Column
 from workers.sinks.base import Batch
 from workers.sinks.sql.rows import Row
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from app.database.diagnostics import cause_of, database_file, missing_file
+from app.database.engine import open_store
 from app.errors import SinkUnavailable
-from app.store.checkup import cause_of, database_file, missing_file
-from app.store.engine import open_store
 
 _LOCK_WAIT_S = 3.0
 _RIGHTS = text(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.routes import Route
+from app.config.routes import Route
 from workers.sinks.base import Batch, Record, Refusal
 from workers.sinks.sql.columns import cast_columns
 from workers.sinks.sql.keys import hash_of, key_of, to_json

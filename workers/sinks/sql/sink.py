@@ -7,9 +7,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.config.routes import Route
+from app.database.engine import one_statement, open_store
 from app.errors import SinkRefused, SinkUnavailable
-from app.routes import Route
-from app.store.engine import one_statement, open_store
 from workers.sinks.base import Batch, Refusal, Written
 from workers.sinks.sql.accounts import count_rows, delete_rows
 from workers.sinks.sql.dialect import Dialect, Target

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from app.config.routes import Column, Route
 from app.errors import SinkRefused
-from app.routes import Column, Route
 from workers.sinks.sql.dialect import Dialect
 
 _REGISTRY = "rapidbridge_sink_tables"

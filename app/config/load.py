@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config import Settings, read_environment, read_settings
+from app.config.routes import Routes, default_routes
+from app.config.routes_file import read_routes
+from app.config.settings import Settings, read_environment, read_settings
 from app.errors import ConfigError
-from app.routes import Routes, default_routes
-from app.routes_file import read_routes
 
 _DEFAULT_ROUTES_FILE = "routes.toml"
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.notify.spec import NotifySpec
+from app.config.notify import NotifySpec
 
 
 class _Strict(BaseModel):

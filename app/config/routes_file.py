@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from app.config.notify import NotifySpec
+from app.config.routes import FilesSink, GateRules, Refusal, Route, Routes, RunRule, SqlSink
 from app.errors import ConfigError
-from app.notify.spec import NotifySpec
-from app.routes import FilesSink, GateRules, Refusal, Route, Routes, RunRule, SqlSink
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 

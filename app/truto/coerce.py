@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from app.truto.skimmer import Span, members
+from app.truto.json_scanner import Span, members
 
 _MOST_DIGITS = 15
 # PostgreSQL holds neither in text.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from app.database.engine import Store, one_statement, parse_url, store_faults
 from app.errors import StoreUnavailable
-from app.store.engine import Store, one_statement, parse_url, store_faults
 
 _POSTGRESQL_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "transaction_read_only")
 _CONNECTIONS = text(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.truto.fields import as_count, as_text
+from app.truto.coerce import as_count, as_text
 
 # Truto takes a month at most, and months differ.
 _LONGEST = timedelta(days=30)

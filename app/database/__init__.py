@@ -1,0 +1,1 @@
+"""Database connections for the store and the SQL sinks: engines, errors, diagnostics."""
