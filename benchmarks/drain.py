@@ -5,11 +5,11 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 
-from app.queue import IDS_PER_JOB, DeliveryQueue
+from app.redis.queue import IDS_PER_JOB, DeliveryQueue
 from app.simulator.records import make_record
-from app.store.delivery import Arrival
 from app.store.inbox import Inbox
-from app.store.worklist import Worklist
+from app.store.models import Arrival
+from app.store.pending import Worklist
 from app.truto.events import BATCH
 from app.web.waker import NewDelivery
 from benchmarks.cpu import Meter

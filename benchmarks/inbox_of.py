@@ -11,8 +11,8 @@ from uuid import UUID
 import psycopg
 
 from app.database.engine import open_store
-from app.store.delivery import State
 from app.store.migrate import migrate
+from app.store.models import State
 from app.store.schema import deliveries, outcomes, runs
 
 DELIVERIES_PER_RUN = 1_000

@@ -9,10 +9,10 @@ from pathlib import Path
 from redis import Redis
 
 from app.database.engine import open_store
-from app.queue import DeliveryQueue
+from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.worklist import Worklist
+from app.store.pending import Worklist
 from benchmarks.load import send_all
 from benchmarks.turn import Turn, Watch
 from tests.chaos.site import Program

@@ -15,14 +15,14 @@ from sqlalchemy import text
 
 from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.delivery import Arrival, Delivery, Verdict
 from app.store.facts import Outcome, RunSeen, Settlement
-from app.store.figures import read_figures
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
+from app.store.models import Arrival, Delivery, Verdict
+from app.store.pending import Worklist
+from app.store.results import Ledger
+from app.store.run_totals import read_figures
 from app.store.runs import RunBook
 from app.store.schema import deliveries, outcomes
-from app.store.worklist import Worklist
 from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vacuum
 from benchmarks.probe import Cost, Probe
 from benchmarks.samples import Sample, Situation

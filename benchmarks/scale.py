@@ -18,7 +18,7 @@ from statistics import median
 import gevent
 from redis import Redis
 
-from app.queue import IDS_PER_JOB
+from app.redis.queue import IDS_PER_JOB
 from app.web.endpoint import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.cpu import Meter, tree

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from uuid import uuid4
 
-from app.queue import QUEUE_NAME, DeliveryQueue
+from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.web.waker import NewDelivery
 from benchmarks.stage import Stage
 from tests.servers.processes import ROOT, Command

@@ -13,10 +13,10 @@ from uuid import UUID
 from sqlalchemy import update
 
 from app.database.engine import Store
-from app.store.delivery import Arrival, State, Verdict
 from app.store.facts import DeadRecord, Outcome, Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
+from app.store.models import Arrival, State, Verdict
+from app.store.results import Ledger
 from app.store.schema import deliveries
 from tests.servers.receiver import ROOT, environment
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from app.store.delivery import Delivery
 from app.store.inbox import Inbox, open_body
+from app.store.models import Delivery
 
 # What is read at once; a larger body is read alone. Small ones then cost a fraction of a round trip each.
 _MOST_BYTES = 2 * 1024 * 1024

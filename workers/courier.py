@@ -11,7 +11,7 @@ from app.errors import EndpointGone, EndpointUnavailable
 from app.logs import place_of
 from app.notify.message import write_message
 from app.notify.retry import next_attempt, retry_after_s
-from app.store.outbox import Outbox, Post
+from app.store.notification_outbox import Outbox, Post
 
 # Longer than connecting, sending and waiting for an answer may take together.
 _LEASE_S = 60.0

@@ -14,12 +14,12 @@ from app.config.routes import Route, Routes
 from app.database.engine import Store
 from app.errors import BodyPruned, OutOfTime, StoreUnavailable
 from app.logs import place_of
-from app.store.delivery import Delivery
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
+from app.store.models import Delivery
+from app.store.pending import Worklist
+from app.store.results import Ledger
 from app.store.runs import RunBook
-from app.store.worklist import Worklist
 from workers.bodies import Bodies
 from workers.reading import Content, read_content
 from workers.sinks.base import Sink

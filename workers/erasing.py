@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from app.database.engine import Store
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
-from app.store.erasing import AccountInStore, Traces
-from app.store.spool import Spool
+from app.redis.spool import Spool
+from app.store.erasure import AccountInStore, Traces
 from workers.sinks.base import Sink
 
 SPOOL = "spool"

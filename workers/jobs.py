@@ -9,7 +9,7 @@ import structlog
 from rq.job import Job
 
 from app.errors import OutOfTime, StoreUnavailable
-from app.queue import JOB_FUNCTION
+from app.redis.queue import JOB_FUNCTION
 from workers.deliver import Deliverer
 
 # How long an interrupted job waits for the store, to leave nothing in hand.

@@ -15,7 +15,7 @@ from app.config.load import Setup, read_setup
 from app.database.engine import open_store
 from app.errors import ConfigError, OutOfTime
 from app.logs import set_up_logs
-from app.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
+from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
 from workers import jobs
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

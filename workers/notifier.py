@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from app.config.notify import NotifySpec
 from app.database.engine import Store
-from app.store.outbox import Outbox
+from app.store.notification_outbox import Outbox
 from workers.courier import Courier
 from workers.faults import Faults
 

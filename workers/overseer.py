@@ -10,9 +10,9 @@ from functools import partial
 from app.config.load import Setup
 from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.store.notices import Notices
+from app.redis.spool import Spool
+from app.store.notifications import Notices
 from app.store.runs import RunBook
-from app.store.spool import Spool
 from app.truto.api import TrutoApi
 from app.truto.client import Client
 from workers.faults import Faults

@@ -8,7 +8,7 @@ import structlog
 
 from app.database.engine import Store
 from app.store.pruner import prune
-from app.store.pruning import Pruned
+from app.store.retention import Pruned
 from workers.faults import Faults
 
 _EVERY_S = 3600.0

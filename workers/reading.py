@@ -7,8 +7,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from app.store.delivery import Delivery
 from app.store.facts import DeadRecord, RecordErrorRow, RunSeen
+from app.store.models import Delivery
 from app.truto.events import BATCH, ERRORS, carries_records
 from app.truto.record_errors import read_record_errors
 from app.truto.records import raw_records, read_records

@@ -9,14 +9,14 @@ import structlog
 from app.config.routes import Routes
 from app.database.engine import Store
 from app.errors import QueueUnavailable
+from app.redis.spool import Spool
 from app.runs import notices
 from app.runs.completeness import Account
 from app.runs.inquiry import Inquiry
 from app.runs.limits import exceeded, has_limits
 from app.runs.reconcile import account_of, reconcile
-from app.store.notices import Notices
+from app.store.notifications import Notices
 from app.store.runs import KnownRun, RunBook
-from app.store.spool import Spool
 from workers.patience import Patience
 
 # A page may come after the end of its run, if it was tried again.

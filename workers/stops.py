@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from app.store.delivery import Delivery
 from app.store.facts import RunSeen
+from app.store.models import Delivery
 from app.store.runs import RunBook
 
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import structlog
 
 from app.database.engine import Store
-from app.queue import IDS_PER_JOB, DeliveryQueue
-from app.store.delivery import Delivery
+from app.redis.queue import IDS_PER_JOB, DeliveryQueue
+from app.redis.spool import Spool
 from app.store.inbox import Inbox
-from app.store.spool import Spool
-from app.store.worklist import Worklist
+from app.store.models import Delivery
+from app.store.pending import Worklist
 from workers.faults import Faults
 
 _EVERY_S = 1.0

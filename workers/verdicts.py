@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from app.store.delivery import Delivery, State, Verdict
 from app.store.facts import Outcome
+from app.store.models import Delivery, State, Verdict
 
 _FIRST_RETRY_S = 2.0
 _LONGEST_RETRY_S = 600.0

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from app.database.engine import Store
-from app.store.notices import Notice, Notices
+from app.store.notifications import Notice, Notices
 from app.store.troubles import failing_sinks
 from app.truto.api import TrutoApi
 from app.truto.webhooks import Webhook

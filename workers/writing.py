@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from app.config.routes import Route
 from app.errors import OutOfTime, SinkRefused, SinkUnavailable
-from app.store.delivery import Delivery
 from app.store.facts import DeadRecord, Outcome
+from app.store.models import Delivery
 from workers.reading import Content
 from workers.rests import Rests
 from workers.sinks.base import Batch, Record, Sink

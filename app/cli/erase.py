@@ -10,8 +10,8 @@ import click
 from app.cli.tables import table_lines
 from app.config.load import read_setup
 from app.database.engine import open_store
-from app.queue import connect
-from app.store.spool import Spool
+from app.redis.queue import connect
+from app.redis.spool import Spool
 from workers.erasing import Erasure, Findings
 from workers.sinks import Sinks
 

@@ -7,8 +7,8 @@ from uuid import UUID
 import click
 
 from app.cli.moments import moment
-from app.store.delivery import State
-from app.store.selection import Selection
+from app.store.delivery_filter import Selection
+from app.store.models import State
 
 STATES = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
 _F = TypeVar("_F", bound=Callable[..., Any])

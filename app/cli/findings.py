@@ -10,8 +10,8 @@ from app.database.engine import Store
 from app.runs.completeness import account_for
 from app.simulator.records import digest
 from app.simulator.report import RunReport
-from app.store.figures import read_figures
 from app.store.inbox import Inbox
+from app.store.run_totals import read_figures
 from app.store.runs import RunBook
 from workers.sinks.sql.audit import read_rows
 

@@ -12,7 +12,7 @@ from app.config.settings import Settings, read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.store.archive import Archive
 from app.store.pruner import prune as prune_pages
-from app.store.pruning import Pruned, count_old
+from app.store.retention import Pruned, count_old
 
 
 def _archive(_context: click.Context, _option: click.Parameter, given: str | None) -> Archive | None:

@@ -13,7 +13,7 @@ from app import web
 from app.cli.ports import require_free
 from app.config.settings import child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect
 from app.supervisor import Supervisor
 from app.valkey import valkey_command
 

@@ -8,7 +8,7 @@ from app.config.load import Setup, read_setup
 from app.config.settings import read_environment, setting_names
 from app.database.engine import describe, open_store
 from app.logs import set_up_logs
-from app.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect
 from app.store.migrate import migrate
 
 

@@ -8,8 +8,8 @@ from app.config.load import read_setup
 from app.config.settings import child_environment
 from app.database.engine import open_store
 from app.logs import set_up_logs
-from app.queue import DeliveryQueue, connect
-from app.store.spool import Spool
+from app.redis.queue import DeliveryQueue, connect
+from app.redis.spool import Spool
 from app.supervisor import Supervisor
 from workers.deliver import worker_name
 from workers.notifier import Notifier

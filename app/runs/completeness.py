@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from app.store.figures import Arrived, Figures, InSink
+from app.store.run_totals import Arrived, Figures, InSink
 from app.store.runs import KnownRun
 from app.truto.coerce import as_object
 from app.truto.runs import Stats, read_stats

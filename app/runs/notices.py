@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from app.runs.completeness import Account
-from app.store.notices import Notice
+from app.store.notifications import Notice
 from app.store.runs import KnownRun
 
 _NUMBERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing")

@@ -7,7 +7,7 @@ from app.database.engine import Store
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.completeness import Account, account_for, tells_numbers
 from app.runs.inquiry import Inquiry
-from app.store.figures import read_figures
+from app.store.run_totals import read_figures
 from app.store.runs import KnownRun
 
 # Told why Truto does not say more.

@@ -21,7 +21,7 @@ from app.database.engine import Store, one_statement, store_faults
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
 from app.store.export_format import Exported, write_line
-from app.store.pruning import Old
+from app.store.retention import Old
 from app.store.schema import deliveries
 
 _SUFFIX = ".jsonl.gz"

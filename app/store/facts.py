@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from app.store.delivery import Verdict
+from app.store.models import Verdict
 
 
 @dataclass(frozen=True, slots=True)

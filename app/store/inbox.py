@@ -11,12 +11,12 @@ from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Store, one_statement, store_faults
 from app.errors import BodyPruned
+from app.store.bulk_insert import Kept, insert_for
 from app.store.compression import compress, decompress
-from app.store.delivery import Arrival, Receipt, identify
 from app.store.facts import RunSeen
-from app.store.insert import Kept, insert_for
+from app.store.models import Arrival, Receipt, identify
+from app.store.run_updates import record_runs
 from app.store.schema import deliveries
-from app.store.sightings import record_runs
 from app.truto.runs import rank
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.database.engine import Store
 from app.store.archive import Archive
-from app.store.pruning import PAGE, Old, Pruned, find_old, remove
+from app.store.retention import PAGE, Old, Pruned, find_old, remove
 
 # What is archived at once and held in memory: no more than this, and one body.
 _MOST_BYTES = 16 * 1024 * 1024

@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, tu
 
 from app.database.engine import Store, one_statement, store_faults
 from app.errors import UnreadableDelivery
+from app.store.delivery_filter import Selection, conditions
 from app.store.inbox import Inbox
 from app.store.schema import deliveries, replays
-from app.store.selection import Selection, conditions
 from app.store.taking_up import HAS_BODY, forget, lock_at_rest, make_due
 from app.truto.events import read_envelope
 

@@ -9,9 +9,9 @@ from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tup
 
 from app.database.engine import Store, one_statement, store_faults
 from app.store.facts import RunSeen
-from app.store.notices import Notice, add_notice
+from app.store.notifications import Notice, add_notice
+from app.store.run_updates import record_runs
 from app.store.schema import deliveries, runs
-from app.store.sightings import record_runs
 from app.truto.runs import FINAL_RANK
 
 _PAGE = 1000

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from app.store.schema import dead_records, deliveries, outcomes
 
-# Of deliveries that are named: see `app.store.worklist`.
+# Of deliveries that are named: see `app.store.pending`.
 _IS_AT_REST = deliveries.c.state.concat("") != "pending"
 HAS_BODY = deliveries.c.pruned_at.is_(None)
 

@@ -8,12 +8,12 @@ from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_store
 from app.logs import place_of
-from app.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect
+from app.redis.spool import Spool
 from app.runs.gate import Gate
 from app.store.inbox import Inbox
+from app.store.pending import Worklist
 from app.store.runs import RunBook
-from app.store.spool import Spool
-from app.store.worklist import Worklist
 from app.web.answers import Answer, finish
 from app.web.endpoint import HINT, Endpoint
 from app.web.health import add_health

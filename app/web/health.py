@@ -9,10 +9,10 @@ from flask import Flask, Response, jsonify
 
 from app.database.engine import Store
 from app.errors import Retriable, StoreUnavailable
-from app.queue import DeliveryQueue
+from app.redis.queue import DeliveryQueue
+from app.redis.spool import Spool
 from app.store.migrate import is_current
-from app.store.spool import Spool
-from app.store.worklist import Worklist
+from app.store.pending import Worklist
 
 _OK = "ok"
 _OLDEST_PENDING_S = 900

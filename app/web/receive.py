@@ -7,7 +7,7 @@ import structlog
 
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
-from app.store.delivery import Arrival, Receipt
+from app.store.models import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import Signature, verify
 from app.web.answers import Answer

@@ -10,10 +10,10 @@ import structlog
 from gevent.lock import BoundedSemaphore
 
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.store.delivery import Arrival, Receipt
+from app.redis.spool import Spool
 from app.store.group_commit import GroupCommit
 from app.store.inbox import Inbox
-from app.store.spool import Spool
+from app.store.models import Arrival, Receipt
 
 _MOST_PER_COMMIT = 64
 _MOST_BYTES_PER_COMMIT = 32 * 1024 * 1024

@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from app.errors import QueueUnavailable
-from app.queue import DeliveryQueue
+from app.redis.queue import DeliveryQueue
 
 # Ids that wait while Redis is slow; beyond, the sweeper finds them in the inbox.
 _MOST_WAITING = 10_000

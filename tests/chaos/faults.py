@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from redis import Redis
 
-from app.store.spool import KEY as SPOOL
+from app.redis.spool import KEY as SPOOL
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.site import Program, Site
 from tests.servers import Server

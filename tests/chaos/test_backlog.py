@@ -13,10 +13,10 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.queue import MOST_JOBS, QUEUE_NAME
-from app.store.delivery import Arrival
+from app.redis.queue import MOST_JOBS, QUEUE_NAME
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.models import Arrival
 from app.store.schema import deliveries
 from tests.servers.processes import Command, descendants
 from tests.servers.receiver import WebProcess, environment

@@ -9,7 +9,7 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from app.database.engine import Store, open_store
-from app.queue import JOB_TIMEOUT_S, DeliveryQueue
+from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries, outcomes

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.store.spool import KEY as SPOOL
-from app.store.worklist import Worklist
+from app.redis.spool import KEY as SPOOL
+from app.store.pending import Worklist
 from tests.chaos.plan import Fault
 from tests.chaos.traffic import Traffic
 

@@ -19,10 +19,10 @@ from sqlalchemy import delete, select, text, update
 from app.config.routes import Route, default_routes
 from app.database.engine import Store
 from app.errors import SinkUnavailable
-from app.store.delivery import Arrival
 from app.store.inbox import Inbox
+from app.store.models import Arrival
+from app.store.pending import Worklist
 from app.store.schema import deliveries, metadata, outcomes
-from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

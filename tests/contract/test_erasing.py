@@ -13,9 +13,9 @@ from redis import Redis
 from sqlalchemy import select
 
 from app.config.routes import Route
+from app.redis.spool import UNREADABLE_KEY, Spool
+from app.store.pending import Worklist
 from app.store.schema import deliveries, record_errors, runs
-from app.store.spool import UNREADABLE_KEY, Spool
-from app.store.worklist import Worklist
 from tests.servers.stock import Stock
 from tests.waiting import wait_until
 from workers.deliver import Deliverer

@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from app.database.engine import Store
 from app.errors import StoreUnavailable
-from app.store.notices import Notice, Notices
-from app.store.outbox import Outbox, Post
+from app.store.notification_outbox import Outbox, Post
+from app.store.notifications import Notice, Notices
 from app.store.schema import notices as notices_table
 from app.store.schema import posts
 

@@ -17,9 +17,9 @@ from sqlalchemy import select
 
 from app.errors import ArchiveUnavailable, BodyPruned
 from app.store.archive import Archive
-from app.store.delivery import State
+from app.store.models import State
 from app.store.pruner import prune
-from app.store.pruning import FINISHED, Pruned, count_old, remove
+from app.store.retention import FINISHED, Pruned, count_old, remove
 from app.store.schema import deliveries
 from tests.servers.deadly_prune import STEPS
 from tests.servers.processes import ROOT

@@ -14,12 +14,12 @@ from sqlalchemy import func, select, text, update
 
 from app.config.routes import FilesSink, Route, Routes, SqlSink
 from app.database.engine import Store
-from app.store.delivery import Arrival
+from app.store.delivery_filter import Selection
 from app.store.inbox import Inbox
+from app.store.models import Arrival
+from app.store.pending import Worklist
 from app.store.replays import Ending, Replay, Replays
 from app.store.schema import dead_records, deliveries, outcomes
-from app.store.selection import Selection
-from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.database.engine import Store
-from app.store.delivery import Arrival, State, Verdict
 from app.store.facts import Outcome, RunSeen, Settlement
-from app.store.figures import read_figures
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
+from app.store.models import Arrival, State, Verdict
+from app.store.results import Ledger
+from app.store.run_totals import read_figures
 from app.store.runs import KnownRun, RunBook
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)

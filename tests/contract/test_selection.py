@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from app.database.engine import Store
-from app.store.delivery import Arrival, Verdict
+from app.store.delivery_filter import Group, Selection, count, find
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
-from app.store.selection import Group, Selection, count, find
+from app.store.models import Arrival, Verdict
+from app.store.results import Ledger
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -9,11 +9,11 @@ from threading import Barrier
 import pytest
 
 from app.database.engine import Store, open_store
-from app.store.delivery import Arrival
 from app.store.facts import RunSeen
 from app.store.inbox import Inbox
+from app.store.models import Arrival
+from app.store.pending import Worklist
 from app.store.runs import RunBook
-from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

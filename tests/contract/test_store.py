@@ -13,15 +13,15 @@ from sqlalchemy import inspect, select, text
 
 from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable
-from app.store.delivery import Arrival, Delivery, Verdict, identify
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
-from app.store.figures import Arrived, Figures, InSink, read_figures
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
 from app.store.migrate import VERSION_TABLE, is_current, migrate
+from app.store.models import Arrival, Delivery, Verdict, identify
+from app.store.pending import Worklist
+from app.store.results import Ledger
+from app.store.run_totals import Arrived, Figures, InSink, read_figures
 from app.store.runs import RunBook
 from app.store.schema import PREFIX, dead_records, metadata, record_errors
-from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RECORD = "sync_job_run:record"

@@ -16,9 +16,9 @@ from redis import Redis
 from app.config.load import Setup
 from app.config.routes import default_routes
 from app.config.settings import read_settings
+from app.redis.spool import Spool
 from app.simulator.plan import Plan
 from app.store.runs import RunBook
-from app.store.spool import Spool
 from tests.servers.playing import TOKEN, Play
 from tests.servers.processes import ROOT
 from tests.servers.receiver import SECRET, environment

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import select, update
 
 from app.database.engine import Store, open_store
+from app.store.delivery_filter import Selection
+from app.store.failures import count_stranded, discard
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries
-from app.store.selection import Selection
-from app.store.strandings import count_stranded, discard
 from tests.servers.receiver import ROOT, environment
 from tests.shelf import NOW, RUN, SECRET_NAME, Shelf, command, rapidbridge
 

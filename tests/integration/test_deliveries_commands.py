@@ -16,9 +16,9 @@ import pytest
 
 from app.cli.deliveries.tailing import Follower
 from app.database.engine import Store, open_store
+from app.store.delivery_filter import Selection
 from app.store.facts import Outcome
 from app.store.migrate import migrate
-from app.store.selection import Selection
 from tests.servers.receiver import ROOT, environment
 from tests.shelf import NOW, RUN, SECRET_NAME, Shelf, batch, command, rapidbridge
 

@@ -16,12 +16,12 @@ from sqlalchemy import select, text
 from app.config.routes import FilesSink, Route, Routes, SqlSink
 from app.database.engine import Store
 from app.errors import OutOfTime, StoreUnavailable
-from app.store.delivery import Arrival
-from app.store.figures import InSink, read_figures
 from app.store.inbox import Inbox
+from app.store.models import Arrival
+from app.store.pending import Worklist
+from app.store.run_totals import InSink, read_figures
 from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
-from app.store.worklist import Worklist
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

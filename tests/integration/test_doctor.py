@@ -19,8 +19,8 @@ from redis import Redis
 
 from app.cli.ports import free_port
 from app.database.engine import open_store
+from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate
-from app.store.spool import KEY, UNREADABLE_KEY
 from tests.integration.test_simulated_api import TOKEN, played
 from tests.servers.obedient import receiver
 from tests.servers.postgres import PostgresServer

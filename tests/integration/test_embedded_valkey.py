@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from app.errors import ConfigError
-from app.queue import connect
+from app.redis.queue import connect
 from app.valkey import find_valkey, valkey_command
 from tests.servers.processes import ROOT
 from tests.servers.valkey import ValkeyServer

@@ -15,9 +15,9 @@ from app.config.routes import default_routes
 from app.database.engine import Store, open_store
 from app.simulator.records import digest
 from app.simulator.report import RunReport
-from app.store.delivery import Arrival
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.models import Arrival
 from app.truto.events import read_envelope
 from workers.deliver import Deliverer
 from workers.sinks import Sinks

@@ -15,13 +15,13 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.store.delivery import Verdict
+from app.redis.spool import Spool
 from app.store.facts import Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
 from app.store.migrate import migrate
+from app.store.models import Verdict
+from app.store.results import Ledger
 from app.store.runs import RunBook
-from app.store.spool import Spool
 from app.truto.signature import sign
 from tests.servers.postgres import PostgresServer
 from tests.servers.receiver import SECRET, Answer, WebProcess, answer_of

@@ -21,10 +21,10 @@ from redis import Redis
 from sqlalchemy import select, text
 
 from app.database.engine import Store, open_store
+from app.redis.spool import KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries
-from app.store.spool import KEY, Spool
 from app.truto.signature import sign
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import Command, descendants, is_alive

@@ -19,10 +19,10 @@ from sqlalchemy import func, select, text
 
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
-from app.queue import DeliveryQueue
-from app.store.delivery import Arrival
+from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.models import Arrival
 from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
 from app.truto.events import read_envelope
 from app.web.waker import NewDelivery

@@ -18,7 +18,7 @@ from app.cli.ports import free_port
 from app.config.notify import NotifySpec
 from app.database.engine import Store, open_store
 from app.store.migrate import migrate
-from app.store.notices import Notice, Notices
+from app.store.notifications import Notice, Notices
 from app.store.schema import posts
 from tests.servers.listener import SECRET, Listener
 from tests.servers.processes import Command

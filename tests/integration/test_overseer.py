@@ -16,15 +16,15 @@ from app.config.load import Setup
 from app.config.routes import Route, Routes, SqlSink, StopAt
 from app.config.settings import read_settings
 from app.database.engine import Store
-from app.store.delivery import Arrival, Verdict
+from app.redis.spool import Spool
 from app.store.facts import Outcome, RecordErrorRow, RunSeen, Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
-from app.store.notices import Notice
-from app.store.outbox import Outbox
+from app.store.models import Arrival, Verdict
+from app.store.notification_outbox import Outbox
+from app.store.notifications import Notice
+from app.store.results import Ledger
 from app.store.runs import KnownRun, RunBook
 from app.store.schema import notices, runs
-from app.store.spool import Spool
 from app.truto.runs import rank
 from tests.integration.test_simulated_api import TOKEN, Played, played
 from tests.servers.obedient import receiver

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.store.spool import Spool
+from app.redis.spool import Spool
 from tests.servers.processes import ROOT, Command
 from tests.servers.receiver import environment
 from tests.servers.stock import Stock

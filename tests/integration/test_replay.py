@@ -18,10 +18,10 @@ from redis import Redis
 from sqlalchemy import func, select, text, update
 
 from app.database.engine import Store, open_store
-from app.store.delivery import Arrival
 from app.store.export_format import Exported, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.models import Arrival
 from app.store.schema import deliveries, replays
 from app.truto.events import read_envelope
 from app.truto.signature import sign

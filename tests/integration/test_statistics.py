@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.store.delivery import Arrival, Delivery, State, Verdict
 from app.store.facts import Settlement
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
 from app.store.migrate import migrate
+from app.store.models import Arrival, Delivery, State, Verdict
+from app.store.pending import Worklist
+from app.store.results import Ledger
 from app.store.schema import deliveries
-from app.store.worklist import Worklist
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 THEN = NOW - timedelta(hours=1)

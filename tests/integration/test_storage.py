@@ -18,11 +18,11 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.queue import DeliveryQueue, connect
-from app.store.delivery import Arrival, Receipt
+from app.redis.queue import DeliveryQueue, connect
+from app.redis.spool import KEY, UNREADABLE_KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.spool import KEY, UNREADABLE_KEY, Spool
+from app.store.models import Arrival, Receipt
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import descendants
 from tests.servers.receiver import Answer, WebProcess

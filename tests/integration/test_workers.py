@@ -25,11 +25,11 @@ from sqlalchemy import text
 
 from app.database.engine import Store, open_store
 from app.errors import QueueUnavailable
-from app.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
-from app.store.delivery import Arrival
+from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
+from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.spool import Spool
+from app.store.models import Arrival
 from app.supervisor import Supervisor
 from app.valkey import valkey_command
 from app.web.waker import NewDelivery

@@ -12,10 +12,10 @@ from rq import SimpleWorker
 from sqlalchemy import Connection
 
 from app.cli.worker import worker
-from app.store import ledger
+from app.store import results as ledger
 from app.store.inbox import Inbox
-from app.store.ledger import Ledger
-from app.store.worklist import Worklist
+from app.store.pending import Worklist
+from app.store.results import Ledger
 from app.supervisor import Supervisor
 from tests.servers.dying import Death
 from workers import main

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.cli.prune import prune
-from app.store import archive, pruner, pruning
+from app.store import archive, pruner
+from app.store import retention as pruning
 from tests.servers.dying import Death
 
 STEPS: Mapping[str, Callable[[Death], None]] = {

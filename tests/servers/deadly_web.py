@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from werkzeug.wsgi import ClosingIterator
 
-from app.queue import DeliveryQueue
-from app.store.delivery import Arrival, Receipt
+from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
+from app.store.models import Arrival, Receipt
 from app.web.storage import Storage
 from tests.servers.dying import Death
 from tests.waiting import wait_until

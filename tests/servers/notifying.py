@@ -7,7 +7,7 @@ import threading
 from app.config.load import read_setup
 from app.database.engine import open_store
 from app.logs import set_up_logs
-from app.store.outbox import Outbox
+from app.store.notification_outbox import Outbox
 from tests.servers.dying import Death
 from workers.notifier import Notifier
 

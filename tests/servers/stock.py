@@ -13,10 +13,10 @@ from sqlalchemy import func, select, text, update
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
 from app.runs.completeness import Account, account_for
-from app.store.delivery import Arrival
-from app.store.figures import Figures, read_figures
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.models import Arrival
+from app.store.run_totals import Figures, read_figures
 from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import read_envelope

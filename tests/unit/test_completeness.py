@@ -8,7 +8,7 @@ import pytest
 
 from app.runs.completeness import Account, Cause, account_for
 from app.runs.inquiry import add_up
-from app.store.figures import Arrived, Figures, InSink
+from app.store.run_totals import Arrived, Figures, InSink
 from app.store.runs import KnownRun
 from app.truto.run_log import LogEntry
 

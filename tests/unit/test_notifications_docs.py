@@ -13,7 +13,7 @@ from app.config.notify import KINDS, NotifySpec
 from app.config.routes_file import read_routes
 from app.notify.message import write_message
 from app.notify.slack import slack_text
-from app.store.notices import Notice
+from app.store.notifications import Notice
 
 TEXT = (Path(__file__).parents[2] / "docs/notifications.md").read_text()
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

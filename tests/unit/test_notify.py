@@ -13,7 +13,7 @@ import pytest
 from app.config.notify import KINDS, NotifySpec
 from app.notify.message import sign, write_message
 from app.notify.slack import slack_text
-from app.store.notices import Notice
+from app.store.notifications import Notice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 STANDARD = NotifySpec(name="ops", url="https://x", secret=SECRET)

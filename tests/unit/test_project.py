@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "app.notify": ("app.notify",),
     "app.config.routes": ("app.errors", "app.notify"),
     "app.config.routes_file": ("app.errors", "app.notify", "app.config.routes"),
-    "app.queue": ("app.errors",),
+    "app.redis.queue": ("app.errors",),
     "app.logs": (),
     "app.truto": ("app.errors", "app.truto"),
     "app.config.load": ("app.errors", "app.config.settings", "app.config.routes", "app.config.routes_file"),
@@ -32,7 +32,7 @@ MAY_IMPORT = {
             "app.errors",
             "app.config.settings",
             "app.config.routes",
-            "app.queue",
+            "app.redis.queue",
             "app.logs",
             "app.config.load",
         ),
@@ -47,7 +47,7 @@ MAY_IMPORT = {
             "app.config.settings",
             "app.notify",
             "app.config.routes",
-            "app.queue",
+            "app.redis.queue",
             "app.logs",
             "app.config.load",
         ),
@@ -58,14 +58,14 @@ MAY_IMPORT = {
 # Where a library may be used at all.
 KEPT_IN = {
     "flask": ("app.web",),
-    "rq": ("app.queue", "workers.main", "workers.jobs"),
+    "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
     "sqlalchemy": ("app.store", "workers.sinks.sql"),
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining", "app.web.body"),
     "dotenv": ("app.config.settings",),
-    "msgspec": ("app.store.insert", "app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
+    "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
 }
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from app.store.delivery import Delivery
 from app.store.facts import Outcome
+from app.store.models import Delivery
 from workers.verdicts import cause_of, judge, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

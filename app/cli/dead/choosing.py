@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from app.cli.filters import selection_of
-from app.store.selection import Selection
-from app.store.strandings import STRANDED
+from app.store.delivery_filter import Selection
+from app.store.failures import STRANDED
 
 
 def stranded_of(options: dict[str, Any], *, more_states: tuple[str, ...] = ()) -> Selection:

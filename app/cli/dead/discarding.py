@@ -14,8 +14,8 @@ from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person
 from app.cli.deliveries.telling import to_json
 from app.cli.filters import filters
 from app.cli.progress import progress_bar
-from app.store.strandings import count_dead_records, count_stranded, discard_records
-from app.store.strandings import discard as discard_deliveries
+from app.store.failures import count_dead_records, count_stranded, discard_records
+from app.store.failures import discard as discard_deliveries
 
 
 def _not_blank(_context: click.Context, _option: click.Parameter, given: str) -> str:

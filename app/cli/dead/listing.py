@@ -13,7 +13,7 @@ from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import shorten, to_json
 from app.cli.filters import filters
 from app.cli.meanings import Meaning, meaning_of, meaning_of_records
-from app.store.strandings import Stranding, find_strandings
+from app.store.failures import Stranding, find_strandings
 
 _LONGEST = 36
 _WIDTH = 79

@@ -12,7 +12,7 @@ from app.cli.replay.again import replay_again
 from app.cli.replay.asking import Question
 from app.config.load import read_setup
 from app.database.engine import open_store
-from app.store.strandings import STRANDED, count_dead_records
+from app.store.failures import STRANDED, count_dead_records
 
 
 @click.command(name="replay")

@@ -13,7 +13,7 @@ from app.cli.deliveries.body import harmless
 from app.cli.deliveries.telling import shorten, to_json
 from app.cli.meanings import meaning_of
 from app.cli.wording import printable
-from app.store.dossier import DeadLine, read_dead_records, read_dossier
+from app.store.delivery_detail import DeadLine, read_dead_records, read_dossier
 
 _WIDTH = 79
 

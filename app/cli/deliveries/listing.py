@@ -13,7 +13,7 @@ from app.cli.deliveries.telling import shorten, to_json, what
 from app.cli.filters import filters, selection_of
 from app.cli.tables import table_lines
 from app.cli.wording import printable
-from app.store.selection import Found, Group, count, find
+from app.store.delivery_filter import Found, Group, count, find
 
 _HEAD = ("came (UTC)", "state", "records", "what")
 _LONGEST = 40

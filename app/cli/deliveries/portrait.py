@@ -9,7 +9,7 @@ from app.cli.deliveries.telling import shorten
 from app.cli.meanings import meaning_of
 from app.cli.tables import table_lines
 from app.cli.wording import clock, printable
-from app.store.dossier import DeadGroup, Dossier, Standing
+from app.store.delivery_detail import DeadGroup, Dossier, Standing
 from app.store.facts import Outcome
 
 _NAMES, _WIDTH = 14, 79

@@ -14,7 +14,7 @@ from app.cli.meanings import meaning_of
 from app.cli.pipes import standard_output
 from app.cli.wording import clock
 from app.database.engine import Store
-from app.store.dossier import Dossier, read_dossier
+from app.store.delivery_detail import Dossier, read_dossier
 from app.store.inbox import Inbox
 
 

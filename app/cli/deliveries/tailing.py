@@ -15,7 +15,7 @@ from app.cli.deliveries.telling import to_json, what
 from app.cli.filters import filters, selection_of
 from app.cli.wording import clock, printable
 from app.database.engine import Store
-from app.store.selection import Found, Selection, find
+from app.store.delivery_filter import Found, Selection, find
 
 _EVERY_S = 1.0
 # One that came earlier may be committed later, by another process.

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.cli.wording import printable
-from app.store.selection import Found
+from app.store.delivery_filter import Found
 from app.truto.events import BATCH
 
 

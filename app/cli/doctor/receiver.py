@@ -17,7 +17,7 @@ from app.config.settings import Settings, WebhookSecret
 from app.database.diagnostics import missing_file
 from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.selection import Selection, find
+from app.store.delivery_filter import Selection, find
 from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
 

@@ -11,8 +11,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.cli.doctor.finding import Finding, green, judge_latency, red, yellow
 from app.config.settings import Settings
-from app.queue import MOST_JOBS, DeliveryQueue, connect
-from app.store.spool import KEY, UNREADABLE_KEY
+from app.redis.queue import MOST_JOBS, DeliveryQueue, connect
+from app.redis.spool import KEY, UNREADABLE_KEY
 
 _ROOM = "redis"
 _OLDEST = (5,)

@@ -10,8 +10,8 @@ from app.database.diagnostics import StoreFacts, cause_of, database_file, examin
 from app.database.engine import Store, describe, open_store
 from app.errors import StoreUnavailable
 from app.store.migrate import is_current
+from app.store.pending import Worklist
 from app.store.troubles import FailingSink, failing_sinks
-from app.store.worklist import Worklist
 
 _ROOM = "store"
 _MIGRATE = "Run: rapidbridge migrate"

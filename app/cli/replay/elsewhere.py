@@ -18,8 +18,8 @@ from app.cli.replay.sending import Sending
 from app.cli.replay.taking_in import Intake
 from app.config.settings import Settings
 from app.database.engine import Store
-from app.store.delivery import State
 from app.store.inbox import Inbox
+from app.store.models import State
 from app.store.replays import Replays
 from app.truto.webhook_sender import Target
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from app.cli.replay.pace import Backlog, Pace
+from app.store.delivery_filter import Selection
 from app.store.replays import Replay, Replays
-from app.store.selection import Selection
 
 # In one transaction.
 _BATCH = 200

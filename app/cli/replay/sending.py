@@ -9,8 +9,8 @@ from typing import Any
 
 from app.cli.replay.pace import Pace
 from app.database.engine import Store
+from app.store.delivery_filter import Found, Selection, find
 from app.store.inbox import Inbox
-from app.store.selection import Found, Selection, find
 from app.truto.webhook_sender import Sender, Target, open_client
 
 # The only event whose sender is told 400 on purpose: its run is not to start.

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 from app.cli.replay.lines import UnreadableLine, numbered_lines
 from app.errors import ConfigError, UnreadableDelivery
-from app.store.delivery import Arrival
 from app.store.export_format import Kept, read_line
 from app.store.inbox import Inbox
+from app.store.models import Arrival
 from app.truto.events import read_envelope
 from app.truto.signature import parse_header, sign
 

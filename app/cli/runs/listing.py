@@ -15,7 +15,7 @@ from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.runs.completeness import Account, account_for
-from app.store.figures import NO_RUN, Figures, read_figures
+from app.store.run_totals import NO_RUN, Figures, read_figures
 from app.store.runs import KnownRun, RunBook
 
 _FILTERS = {

@@ -15,7 +15,7 @@ from app.cli.wording import clock, printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_store
 from app.runs.completeness import Account
-from app.store.notices import Notice, Notices
+from app.store.notifications import Notice, Notices
 from app.store.runs import KnownRun, RunBook
 
 _WIDTH = 9

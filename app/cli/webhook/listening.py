@@ -17,9 +17,9 @@ from app.cli.webhook.shape import shape_lines
 from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
+from app.store.delivery_filter import Found, Selection, find
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.selection import Found, Selection, find
 
 _EVERY_S = 0.25
 # Deliveries that came together may be committed in another order.

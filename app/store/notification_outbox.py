@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from app.database.engine import Store, one_statement, store_faults
 from app.database.upsert import insert_into
-from app.store.notices import Notice, notice_of
+from app.store.notifications import Notice, notice_of
 from app.store.schema import notices, posts
 
 

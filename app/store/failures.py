@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select, tuple_, update
 
 from app.database.engine import Store, one_statement, read_rows, store_faults
+from app.store.delivery_filter import Selection, conditions
 from app.store.schema import dead_records, deliveries
-from app.store.selection import Selection, conditions
 
 STRANDED = ("dead", "quarantined", "unrouted", "late")
 _PAGE = 500

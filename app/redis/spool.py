@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
 from app.store.compression import compress, decompress
-from app.store.delivery import Arrival, Receipt, identify
+from app.store.models import Arrival, Receipt, identify
 
 KEY = "rapidbridge:spool"
 # What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 
 from app.database.engine import Store, one_statement, store_faults
-from app.store.delivery import Delivery, Verdict
+from app.store.models import Delivery, Verdict
 from app.store.schema import deliveries
 
 # Of deliveries that are named. Not `state = 'pending'`: where its statistics are older than the backlog,

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Table, select
 from app.database.engine import Store, one_statement, store_faults
 from app.database.upsert import Insert, insert_into
 from app.store.facts import DeadRecord, Outcome, RecordErrorRow, Settlement
+from app.store.pending import lock_pending, settle
+from app.store.run_updates import record_runs
 from app.store.schema import dead_records, outcomes, record_errors
-from app.store.sightings import record_runs
-from app.store.worklist import lock_pending, settle
 
 Fact = Outcome | DeadRecord | RecordErrorRow
 

@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from app.database.engine import Store, one_statement, store_faults
 from app.store.compression import decompress
+from app.store.delivery_filter import Found, Selection, find
 from app.store.export_format import Exported
 from app.store.schema import deliveries
-from app.store.selection import Found, Selection, find
 
 # What is read at once; a larger body is read alone.
 _MOST_BYTES = 2 * 1024 * 1024
