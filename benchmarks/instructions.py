@@ -19,14 +19,14 @@ from pathlib import Path
 from uuid import UUID
 
 from app.config.routes import default_routes
+from app.sinks.base import Batch, Record
+from app.sinks.sql.rows import make_rows
 from app.truto.events import read_envelope
 from app.truto.records import read_records
 from app.truto.signature import sign, verify
 from benchmarks import results
 from benchmarks.drain import make_arrival
 from tests.servers.receiver import SECRET
-from workers.sinks.base import Batch, Record
-from workers.sinks.sql.rows import make_rows
 
 _CALLS = 20
 _COUNTED = re.compile(r"Collected : (\d+)")

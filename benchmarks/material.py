@@ -8,10 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 from app.simulator.records import make_record
+from app.sinks.base import Batch, Record
 from app.truto.signature import sign
 from app.web.endpoint import WEBHOOK_PATH
 from tests.servers.receiver import SECRET
-from workers.sinks.base import Batch, Record
 
 RESOURCE = "crm/contacts"
 # What the SQL sink calls it, and the others are told to.

@@ -14,14 +14,14 @@ from sqlalchemy import Connection
 
 from app.config.routes import Route
 from app.database.engine import open_store
+from app.sinks.base import Batch
+from app.sinks.sql.dialect import Target
+from app.sinks.sql.postgresql import PostgreSQL
+from app.sinks.sql.rows import make_rows
+from app.sinks.sql.tables import Tables
 from benchmarks.material import RESOURCE, TABLE, make_batches
 from benchmarks.turn import Turn, Watch
 from tests.servers.processes import ROOT
-from workers.sinks.base import Batch
-from workers.sinks.sql.dialect import Target
-from workers.sinks.sql.postgresql import PostgreSQL
-from workers.sinks.sql.rows import make_rows
-from workers.sinks.sql.tables import Tables
 
 _ROUTE = Route(sinks=("main",))
 

@@ -10,7 +10,7 @@ from rq.job import Job
 
 from app.errors import OutOfTime, StoreUnavailable
 from app.redis.queue import JOB_FUNCTION
-from workers.deliver import Deliverer
+from workers.delivery.processor import Deliverer
 
 # How long an interrupted job waits for the store, to leave nothing in hand.
 _PATIENCE_S = 3.0

@@ -16,9 +16,9 @@ from app.database.engine import open_store
 from app.errors import ConfigError, OutOfTime
 from app.logs import set_up_logs
 from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
+from app.sinks import Sinks
 from workers import jobs
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 # An idle worker does no maintenance while it waits for a job, which is this long less 15 s.
 _WORKER_TTL_S = 30

@@ -10,10 +10,10 @@ import click
 from app.cli.tables import table_lines
 from app.config.load import read_setup
 from app.database.engine import open_store
+from app.erasure import Erasure, Findings
 from app.redis.queue import connect
 from app.redis.spool import Spool
-from workers.erasing import Erasure, Findings
-from workers.sinks import Sinks
+from app.sinks import Sinks
 
 _PLACES = {
     "spool": "deliveries waiting in Redis",

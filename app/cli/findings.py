@@ -7,13 +7,13 @@ from typing import Any
 
 from app.config.routes import default_routes
 from app.database.engine import Store
-from app.runs.completeness import account_for
+from app.runs.reconciliation import account_for
 from app.simulator.records import digest
 from app.simulator.report import RunReport
+from app.sinks.sql.audit import read_rows
 from app.store.inbox import Inbox
 from app.store.run_totals import read_figures
 from app.store.runs import RunBook
-from workers.sinks.sql.audit import read_rows
 
 _ANSWERS = ("accepted", "duplicate", "quarantined", "refused", "unauthorized")
 

@@ -11,11 +11,11 @@ from app.logs import set_up_logs
 from app.redis.queue import DeliveryQueue, connect
 from app.redis.spool import Spool
 from app.supervisor import Supervisor
-from workers.deliver import worker_name
-from workers.notifier import Notifier
-from workers.overseer import Overseer
-from workers.pruner import Pruner
-from workers.sweeper import Sweeper
+from workers.background.monitor import Overseer
+from workers.background.notification_sender import Notifier
+from workers.background.retention import Pruner
+from workers.background.sweeper import Sweeper
+from workers.delivery.processor import worker_name
 
 
 @click.command()

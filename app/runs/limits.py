@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from app.config.routes import Route, Routes
-from app.runs.completeness import Account, Line
+from app.runs.reconciliation import Account, Line
 from app.store.runs import KnownRun
 from app.truto.events import BATCH
 

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from app.database.engine import Store
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.completeness import Account, account_for, tells_numbers
-from app.runs.inquiry import Inquiry
+from app.runs.reconciliation import Account, account_for, tells_numbers
+from app.runs.refresh import Inquiry
 from app.store.run_totals import read_figures
 from app.store.runs import KnownRun
 

@@ -71,7 +71,7 @@ def test_a_build_that_answers_before_it_commits_is_caught(tmp_path: Path, broken
 
 def test_a_build_without_the_version_guard_is_caught(tmp_path: Path, broken: Break) -> None:
     guard = """f'WHERE ({current}."_version", {current}."_vseq") < (excluded."_version", excluded."_vseq")'"""
-    tree = broken("workers/sinks/sql/dialect.py", guard, "'WHERE true'")
+    tree = broken("app/sinks/sql/dialect.py", guard, "'WHERE true'")
 
     report = soak(tmp_path, tree, [])
 

@@ -19,14 +19,14 @@ from sqlalchemy import delete, select, text, update
 from app.config.routes import Route, default_routes
 from app.database.engine import Store
 from app.errors import SinkUnavailable
+from app.sinks import Sinks
+from app.sinks.base import Batch, Sink, Written
 from app.store.inbox import Inbox
 from app.store.models import Arrival
 from app.store.pending import Worklist
 from app.store.schema import deliveries, metadata, outcomes
 from app.truto.events import read_envelope
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
-from workers.sinks.base import Batch, Sink, Written
+from workers.delivery.processor import Deliverer
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIMES = st.sampled_from([NOW, NOW + timedelta(microseconds=1), NOW + timedelta(seconds=1)])

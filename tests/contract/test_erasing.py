@@ -13,14 +13,14 @@ from redis import Redis
 from sqlalchemy import select
 
 from app.config.routes import Route
+from app.erasure import Erasure, Findings
 from app.redis.spool import UNREADABLE_KEY, Spool
+from app.sinks.base import Batch, Record, Sink, Written
 from app.store.pending import Worklist
 from app.store.schema import deliveries, record_errors, runs
 from tests.servers.stock import Stock
 from tests.waiting import wait_until
-from workers.deliver import Deliverer
-from workers.erasing import Erasure, Findings
-from workers.sinks.base import Batch, Record, Sink, Written
+from workers.delivery.processor import Deliverer
 
 
 @pytest.fixture

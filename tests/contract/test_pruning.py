@@ -25,7 +25,7 @@ from tests.servers.deadly_prune import STEPS
 from tests.servers.processes import ROOT
 from tests.servers.receiver import environment
 from tests.servers.stock import DAY, NOW, Stock
-from workers.pruner import Pruner
+from workers.background.retention import Pruner
 
 BEFORE = NOW - 30 * DAY
 # Named here once more: what is whole must not depend on what the code takes for finished.

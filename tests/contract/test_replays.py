@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text, update
 
 from app.config.routes import FilesSink, Route, Routes, SqlSink
 from app.database.engine import Store
+from app.sinks import Sinks
 from app.store.delivery_filter import Selection
 from app.store.inbox import Inbox
 from app.store.models import Arrival
@@ -21,8 +22,7 @@ from app.store.pending import Worklist
 from app.store.replays import Ending, Replay, Replays
 from app.store.schema import dead_records, deliveries, outcomes
 from app.truto.events import read_envelope
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 TO_MAIN = (Route(sinks=("main",)),)

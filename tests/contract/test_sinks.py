@@ -19,11 +19,11 @@ from sqlalchemy import Engine, inspect, text
 from app.config.routes import Column, Route
 from app.database.engine import open_store
 from app.errors import SinkRefused, SinkUnavailable
+from app.sinks.base import Batch, Record, Sink
+from app.sinks.files import FilesSink
+from app.sinks.sql.sink import SqlSink
+from app.sinks.sql.tables import table_name
 from tests.servers.postgres import PostgresServer
-from workers.sinks.base import Batch, Record, Sink
-from workers.sinks.files import FilesSink
-from workers.sinks.sql.sink import SqlSink
-from workers.sinks.sql.tables import table_name
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ROUTE = Route(sinks=("main",))

@@ -24,7 +24,7 @@ from tests.servers.processes import ROOT
 from tests.servers.receiver import SECRET, environment
 from tests.servers.service import Service, whole_service
 from tests.waiting import wait_until
-from workers.overseer import Overseer
+from workers.background.monitor import Overseer
 
 pytestmark = pytest.mark.e2e
 

@@ -16,6 +16,7 @@ from sqlalchemy import select, text
 from app.config.routes import FilesSink, Route, Routes, SqlSink
 from app.database.engine import Store
 from app.errors import OutOfTime, StoreUnavailable
+from app.sinks import Sinks
 from app.store.inbox import Inbox
 from app.store.models import Arrival
 from app.store.pending import Worklist
@@ -23,8 +24,7 @@ from app.store.run_totals import InSink, read_figures
 from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, outcomes, record_errors
 from app.truto.events import read_envelope
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 EVERYTHING = (Route(sinks=("main",)),)
 

@@ -15,12 +15,12 @@ from app.config.routes import default_routes
 from app.database.engine import Store, open_store
 from app.simulator.records import digest
 from app.simulator.report import RunReport
+from app.sinks import Sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
 from app.truto.events import read_envelope
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 RECORDS = [{"id": "1", "n": "one"}, {"id": "2", "n": "two"}]
 CREATED_AT = "2026-11-24T10:00:00.000Z"

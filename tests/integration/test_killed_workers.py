@@ -20,6 +20,7 @@ from sqlalchemy import func, select, text
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
 from app.redis.queue import DeliveryQueue
+from app.sinks import Sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
@@ -30,8 +31,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.processes import Command, descendants
 from tests.servers.receiver import environment
 from tests.waiting import wait_until
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 # A database, and the sinks of every route in their order.
 SQLITE, POSTGRESQL, FILES_FIRST = "sqlite main lake", "postgresql main lake", "postgresql lake main"

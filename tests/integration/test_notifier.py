@@ -24,7 +24,7 @@ from tests.servers.listener import SECRET, Listener
 from tests.servers.processes import Command
 from tests.servers.receiver import environment
 from tests.waiting import wait_until
-from workers.notifier import Notifier
+from workers.background.notification_sender import Notifier
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY_S = 24 * 3600

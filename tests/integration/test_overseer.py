@@ -28,7 +28,7 @@ from app.store.schema import notices, runs
 from app.truto.runs import rank
 from tests.integration.test_simulated_api import TOKEN, Played, played
 from tests.servers.obedient import receiver
-from workers.overseer import Overseer
+from workers.background.monitor import Overseer
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}

@@ -28,7 +28,7 @@ from tests.servers.processes import descendants
 from tests.servers.receiver import Answer, WebProcess
 from tests.servers.valkey import ValkeyServer
 from tests.waiting import wait_until
-from workers.sweeper import Sweeper
+from workers.background.sweeper import Sweeper
 
 # What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
 MOST_S = 8.0

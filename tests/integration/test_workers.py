@@ -39,7 +39,7 @@ from tests.servers.receiver import environment
 from tests.servers.traps import SPRUNG
 from tests.servers.valkey import ValkeyServer
 from tests.waiting import wait_until
-from workers.sweeper import Sweeper
+from workers.background.sweeper import Sweeper
 
 
 @pytest.fixture

@@ -12,6 +12,12 @@ from rq import SimpleWorker
 from sqlalchemy import Connection
 
 from app.cli.worker import worker
+from app.sinks.base import Batch
+from app.sinks.files import FilesSink
+from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.postgresql import PostgreSQL
+from app.sinks.sql.sink import SqlSink
+from app.sinks.sql.sqlite import SQLite
 from app.store import results as ledger
 from app.store.inbox import Inbox
 from app.store.pending import Worklist
@@ -19,12 +25,6 @@ from app.store.results import Ledger
 from app.supervisor import Supervisor
 from tests.servers.dying import Death
 from workers import main
-from workers.sinks.base import Batch
-from workers.sinks.files import FilesSink
-from workers.sinks.sql.dialect import Dialect
-from workers.sinks.sql.postgresql import PostgreSQL
-from workers.sinks.sql.sink import SqlSink
-from workers.sinks.sql.sqlite import SQLite
 
 DEADLY = "deadly"
 

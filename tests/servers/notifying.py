@@ -9,7 +9,7 @@ from app.database.engine import open_store
 from app.logs import set_up_logs
 from app.store.notification_outbox import Outbox
 from tests.servers.dying import Death
-from workers.notifier import Notifier
+from workers.background.notification_sender import Notifier
 
 if __name__ == "__main__":
     set_up_logs()

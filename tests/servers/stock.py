@@ -12,7 +12,8 @@ from sqlalchemy import func, select, text, update
 
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
-from app.runs.completeness import Account, account_for
+from app.runs.reconciliation import Account, account_for
+from app.sinks import Sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
@@ -20,8 +21,7 @@ from app.store.run_totals import Figures, read_figures
 from app.store.runs import RunBook
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import read_envelope
-from workers.deliver import Deliverer
-from workers.sinks import Sinks
+from workers.delivery.processor import Deliverer
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.runs.completeness import Account, Cause, account_for
-from app.runs.inquiry import add_up
+from app.runs.reconciliation import Account, Cause, account_for
+from app.runs.refresh import add_up
 from app.store.run_totals import Arrived, Figures, InSink
 from app.store.runs import KnownRun
 from app.truto.run_log import LogEntry

@@ -59,13 +59,13 @@ MAY_IMPORT = {
 KEPT_IN = {
     "flask": ("app.web",),
     "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
-    "sqlalchemy": ("app.store", "workers.sinks.sql"),
+    "sqlalchemy": ("app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.draining", "app.web.body"),
     "dotenv": ("app.config.settings",),
-    "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "workers.sinks.sql.keys"),
+    "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "app.sinks.sql.keys"),
 }
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.store.facts import Outcome
 from app.store.models import Delivery
-from workers.verdicts import cause_of, judge, retry
+from workers.delivery.retry_policy import cause_of, judge, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 DELIVERY = Delivery(

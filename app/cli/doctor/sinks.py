@@ -7,7 +7,7 @@ from app.cli.doctor.finding import Finding, green, judge_room, red
 from app.config.routes import FilesSink, SinkSpec
 from app.database.engine import describe
 from app.errors import SinkUnavailable
-from workers.sinks.probe import probe
+from app.sinks.probe import probe
 
 
 def check_sink(name: str, spec: SinkSpec) -> Iterator[Finding]:

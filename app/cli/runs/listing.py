@@ -14,7 +14,7 @@ from app.cli.tables import table_lines
 from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
-from app.runs.completeness import Account, account_for
+from app.runs.reconciliation import Account, account_for
 from app.store.run_totals import NO_RUN, Figures, read_figures
 from app.store.runs import KnownRun, RunBook
 

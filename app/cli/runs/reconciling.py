@@ -16,11 +16,11 @@ from app.cli.runs.telling import as_json as told_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.completeness import Account
-from app.runs.inquiry import Inquiry
 from app.runs.reconcile import Silence
 from app.runs.reconcile import reconcile as account_for_run
+from app.runs.reconciliation import Account
 from app.runs.refetch import refetch
+from app.runs.refresh import Inquiry
 from app.store.runs import KnownRun, RunBook
 from app.truto.api import TrutoApi
 

@@ -14,7 +14,7 @@ from app.cli.runs.telling import resource_lines, status_of, verdict_of
 from app.cli.wording import clock, printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_store
-from app.runs.completeness import Account
+from app.runs.reconciliation import Account
 from app.store.notifications import Notice, Notices
 from app.store.runs import KnownRun, RunBook
 

@@ -9,7 +9,7 @@ import click
 
 from app.cli.tables import table_lines
 from app.cli.wording import printable
-from app.runs.completeness import Account, Cause, Line
+from app.runs.reconciliation import Account, Cause, Line
 from app.store.runs import KnownRun
 
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}

@@ -20,8 +20,8 @@ from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.runs.completeness import Account
-from app.runs.inquiry import Inquiry
+from app.runs.reconciliation import Account
+from app.runs.refresh import Inquiry
 from app.store.runs import KnownRun, RunBook
 
 # Truto counts anew this often.

@@ -15,10 +15,10 @@ from app.store.notifications import Notices
 from app.store.runs import RunBook
 from app.truto.api import TrutoApi
 from app.truto.client import Client
-from workers.faults import Faults
-from workers.patience import Patience
-from workers.run_watch import RunWatch
-from workers.watchers import watch_sinks, watch_webhooks
+from workers.background.loop import Faults
+from workers.background.run_monitor import RunWatch
+from workers.background.sink_monitor import watch_sinks, watch_webhooks
+from workers.background.truto_poller import Patience
 
 _EVERY_S = 5.0
 _WEBHOOKS_SEEN_WITHIN = timedelta(days=30)

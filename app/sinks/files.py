@@ -12,7 +12,7 @@ from uuid import UUID
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
-from workers.sinks.base import Batch, Record, Refusal, Written
+from app.sinks.base import Batch, Record, Refusal, Written
 
 _LONGEST_NAME = 200
 # What an operator can mend without touching a delivery: room, a mount that went away.

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from app.config.notify import NotifySpec
 from app.database.engine import Store
 from app.store.notification_outbox import Outbox
-from workers.courier import Courier
-from workers.faults import Faults
+from workers.background.courier import Courier
+from workers.background.loop import Faults
 
 _EVERY_S = 2.0
 _TIMEOUT_S = 10.0

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from app.config.routes import Route
 from app.errors import OutOfTime, SinkRefused, SinkUnavailable
+from app.sinks.base import Batch, Record, Sink
 from app.store.facts import DeadRecord, Outcome
 from app.store.models import Delivery
-from workers.reading import Content
-from workers.rests import Rests
-from workers.sinks.base import Batch, Record, Sink
+from workers.delivery.parser import Content
+from workers.delivery.rests import Rests
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import structlog
 from app.database.engine import Store
 from app.store.pruner import prune
 from app.store.retention import Pruned
-from workers.faults import Faults
+from workers.background.loop import Faults
 
 _EVERY_S = 3600.0
 # One round's share. Whoever has years to catch up with does so beside the workers, with pauses.

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from app.config.routes import Column, Route
 from app.errors import SinkRefused
-from workers.sinks.sql.dialect import Dialect
+from app.sinks.sql.dialect import Dialect
 
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED = ("rapidbridge_", "sqlite_", "pg_")

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from workers.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
-from workers.sinks.sql.rows import Row
+from app.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from app.sinks.sql.rows import Row
 
 
 class SQLite(Dialect):

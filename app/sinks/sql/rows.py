@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.config.routes import Route
-from workers.sinks.base import Batch, Record, Refusal
-from workers.sinks.sql.columns import cast_columns
-from workers.sinks.sql.keys import hash_of, key_of, to_json
+from app.sinks.base import Batch, Record, Refusal
+from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.keys import hash_of, key_of, to_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

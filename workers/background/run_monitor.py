@@ -10,14 +10,14 @@ from app.config.routes import Routes
 from app.database.engine import Store
 from app.errors import QueueUnavailable
 from app.redis.spool import Spool
-from app.runs import notices
-from app.runs.completeness import Account
-from app.runs.inquiry import Inquiry
+from app.runs import notifications as notices
 from app.runs.limits import exceeded, has_limits
 from app.runs.reconcile import account_of, reconcile
+from app.runs.reconciliation import Account
+from app.runs.refresh import Inquiry
 from app.store.notifications import Notices
 from app.store.runs import KnownRun, RunBook
-from workers.patience import Patience
+from workers.background.truto_poller import Patience
 
 # A page may come after the end of its run, if it was tried again.
 QUIET_S = 30.0

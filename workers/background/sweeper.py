@@ -11,7 +11,7 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import Delivery
 from app.store.pending import Worklist
-from workers.faults import Faults
+from workers.background.loop import Faults
 
 _EVERY_S = 1.0
 # How long a woken delivery may wait in Redis before it is taken for lost.

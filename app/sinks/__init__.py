@@ -2,9 +2,9 @@
 
 from app.config.routes import FilesSink as FilesSpec
 from app.config.routes import Routes
-from workers.sinks.base import Sink
-from workers.sinks.files import FilesSink
-from workers.sinks.sql.sink import SqlSink
+from app.sinks.base import Sink
+from app.sinks.files import FilesSink
+from app.sinks.sql.sink import SqlSink
 
 
 class Sinks:

@@ -8,8 +8,8 @@ from sqlalchemy import inspect, text
 
 from app.config.routes import Route
 from app.database.engine import open_store, store_faults
-from workers.sinks.sql.dialect import quote
-from workers.sinks.sql.tables import table_name
+from app.sinks.sql.dialect import quote
+from app.sinks.sql.tables import table_name
 
 
 def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str, Any]]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from app.database.engine import Store
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.redis.spool import Spool
+from app.sinks.base import Sink
 from app.store.erasure import AccountInStore, Traces
-from workers.sinks.base import Sink
 
 SPOOL = "spool"
 # Something may have been under way, from Redis into the inbox or from there into a sink, in the first.

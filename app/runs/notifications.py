@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from app.runs.completeness import Account
+from app.runs.reconciliation import Account
 from app.store.notifications import Notice
 from app.store.runs import KnownRun
 

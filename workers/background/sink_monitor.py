@@ -11,7 +11,7 @@ from app.store.notifications import Notice, Notices
 from app.store.troubles import failing_sinks
 from app.truto.api import TrutoApi
 from app.truto.webhooks import Webhook
-from workers.patience import Patience
+from workers.background.truto_poller import Patience
 
 # A sink that is back sooner is nothing to be told of.
 _FAILING_AFTER = timedelta(minutes=5)

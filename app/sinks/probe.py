@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from app.config.routes import FilesSink, SinkSpec
 from app.errors import SinkUnavailable
-from workers.sinks.sql.probe import probe_database
+from app.sinks.sql.probe import probe_database
 
 
 def probe(spec: SinkSpec) -> Path | None:

@@ -3,7 +3,7 @@
 from sqlalchemy import Engine, text
 
 from app.database.engine import one_statement
-from workers.sinks.sql.dialect import quote
+from app.sinks.sql.dialect import quote
 
 # What one transaction deletes.
 _MOST = 1000

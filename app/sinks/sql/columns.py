@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from app.config.routes import Column
-from workers.sinks.sql.keys import to_json
+from app.sinks.sql.keys import to_json
 
 _BIGINT = 2**63
 

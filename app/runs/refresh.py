@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from app.runs.completeness import Pair
+from app.runs.reconciliation import Pair
 from app.store.facts import RunSeen
 from app.store.runs import KnownRun, RunBook
 from app.truto.api import TrutoApi

@@ -7,9 +7,9 @@ from typing import ClassVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from workers.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
-from workers.sinks.sql.keys import to_json
-from workers.sinks.sql.rows import Row
+from app.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from app.sinks.sql.keys import to_json
+from app.sinks.sql.rows import Row
 
 
 class PostgreSQL(Dialect):

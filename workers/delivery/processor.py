@@ -14,18 +14,18 @@ from app.config.routes import Route, Routes
 from app.database.engine import Store
 from app.errors import BodyPruned, OutOfTime, StoreUnavailable
 from app.logs import place_of
+from app.sinks.base import Sink
 from app.store.facts import Outcome, Settlement
 from app.store.inbox import Inbox
 from app.store.models import Delivery
 from app.store.pending import Worklist
 from app.store.results import Ledger
 from app.store.runs import RunBook
-from workers.bodies import Bodies
-from workers.reading import Content, read_content
-from workers.sinks.base import Sink
-from workers.stops import Stops
-from workers.verdicts import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
-from workers.writing import Writer
+from workers.delivery.body_reader import Bodies
+from workers.delivery.parser import Content, read_content
+from workers.delivery.retry_policy import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
+from workers.delivery.sink_writer import Writer
+from workers.delivery.stopped_runs import Stops
 
 # A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
 # own timeout. One whose supervisor lives leaves them at once.

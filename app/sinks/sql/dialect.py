@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.config.routes import Column
-from workers.sinks.base import Batch
-from workers.sinks.sql.rows import Row
+from app.sinks.base import Batch
+from app.sinks.sql.rows import Row
 
 # What to do about a fault: try again, look for the record at fault, make the table anew, give up.
 Remedy = Literal["retry", "split", "recreate", "refuse"]

@@ -10,13 +10,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.config.routes import Route
 from app.database.engine import one_statement, open_store
 from app.errors import SinkRefused, SinkUnavailable
-from workers.sinks.base import Batch, Refusal, Written
-from workers.sinks.sql.accounts import count_rows, delete_rows
-from workers.sinks.sql.dialect import Dialect, Target
-from workers.sinks.sql.postgresql import PostgreSQL
-from workers.sinks.sql.rows import Row, make_rows
-from workers.sinks.sql.sqlite import SQLite
-from workers.sinks.sql.tables import Tables, table_name
+from app.sinks.base import Batch, Refusal, Written
+from app.sinks.sql.accounts import count_rows, delete_rows
+from app.sinks.sql.dialect import Dialect, Target
+from app.sinks.sql.postgresql import PostgreSQL
+from app.sinks.sql.rows import Row, make_rows
+from app.sinks.sql.sqlite import SQLite
+from app.sinks.sql.tables import Tables, table_name
 
 
 class SqlSink:
