@@ -15,7 +15,7 @@ from redis import Redis
 from app.cli.ports import free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
-from app.web.endpoint import WEBHOOK_PATH
+from app.web.webhook import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer
 from tests.servers.receiver import SECRET, WebProcess
 from tests.servers.valkey import ValkeyServer

@@ -11,7 +11,7 @@ from app.store.inbox import Inbox
 from app.store.models import Arrival
 from app.store.pending import Worklist
 from app.truto.events import BATCH
-from app.web.waker import NewDelivery
+from app.web.enqueuer import NewDelivery
 from benchmarks.cpu import Meter
 from benchmarks.stage import Stage
 from tests.waiting import wait_until

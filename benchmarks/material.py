@@ -10,7 +10,7 @@ from uuid import uuid4
 from app.simulator.records import make_record
 from app.sinks.base import Batch, Record
 from app.truto.signature import sign
-from app.web.endpoint import WEBHOOK_PATH
+from app.web.webhook import WEBHOOK_PATH
 from tests.servers.receiver import SECRET
 
 RESOURCE = "crm/contacts"

@@ -19,7 +19,7 @@ import gevent
 from redis import Redis
 
 from app.redis.queue import IDS_PER_JOB
-from app.web.endpoint import WEBHOOK_PATH
+from app.web.webhook import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.cpu import Meter, tree
 from benchmarks.drain import RECORDS, drain, jobs_for, pile_up

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from app.redis.queue import QUEUE_NAME, DeliveryQueue
-from app.web.waker import NewDelivery
+from app.web.enqueuer import NewDelivery
 from benchmarks.stage import Stage
 from tests.servers.processes import ROOT, Command
 from tests.waiting import wait_until

@@ -20,8 +20,8 @@ from app.errors import ConfigError
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.report import RunReport
-from app.simulator.simulate import Stage
-from app.simulator.simulate import simulate as play
+from app.simulator.session import Stage
+from app.simulator.session import simulate as play
 
 _share = partial(click.option, type=click.FloatRange(0, 1), default=0.0, show_default=True)
 _count = partial(click.option, type=click.IntRange(0), default=0, show_default=True)

@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from app.simulator.answers import Answer, Request, read_request
 from app.simulator.api_log import answer_log
+from app.simulator.api_requests import Answer, Request, read_request
 from app.simulator.api_runs import answer_runs
 from app.simulator.api_webhooks import answer_webhooks
-from app.simulator.simulate import Stage
+from app.simulator.session import Stage
 
 _ROOMS: Mapping[str, Callable[[Stage, Request], Answer]] = {
     "sync-job-run": answer_runs,

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.simulator.answers import Answer, Request, one_page
+from app.simulator.api_requests import Answer, Request, one_page
 from app.simulator.events import spell
 from app.simulator.run import Run
-from app.simulator.simulate import Stage
+from app.simulator.session import Stage
 from app.truto.coerce import as_time
 
 _LONGEST_RANGE = timedelta(days=31)

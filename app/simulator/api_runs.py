@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.simulator.answers import Answer, Request, one_page
+from app.simulator.api_requests import Answer, Request, one_page
 from app.simulator.run import Run
-from app.simulator.simulate import Stage
+from app.simulator.session import Stage
 
 _FILTERS = ("status", "sync_job_id", "integrated_account_id")
 _TOLD = ("args", "ignore_previous_run")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.simulator.answers import Answer, Request
-from app.simulator.simulate import Stage
+from app.simulator.api_requests import Answer, Request
+from app.simulator.session import Stage
 from app.simulator.webhooks import SimulatedWebhook, Webhooks
 
 

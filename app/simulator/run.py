@@ -8,10 +8,10 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from app.simulator.courier import Courier
+from app.simulator.event_log import RunLog
 from app.simulator.events import Clock, EventWriter, spell
 from app.simulator.ids import make_id, make_job_ids
-from app.simulator.log import RunLog
+from app.simulator.page_sender import Courier
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport

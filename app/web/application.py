@@ -14,13 +14,13 @@ from app.runs.gate import Gate
 from app.store.inbox import Inbox
 from app.store.pending import Worklist
 from app.store.runs import RunBook
-from app.web.answers import Answer, finish
-from app.web.endpoint import HINT, Endpoint
+from app.web.enqueuer import Waker
+from app.web.failover_inbox import COMMIT_DEADLINE_S, Storage
 from app.web.health import add_health
-from app.web.receive import Receiver
-from app.web.room import Room
-from app.web.storage import COMMIT_DEADLINE_S, Storage
-from app.web.waker import Waker
+from app.web.memory_budget import Room
+from app.web.responses import Answer, finish
+from app.web.webhook import HINT, Endpoint
+from app.web.webhook_handler import Receiver
 
 _LARGEST_BODIES_AT_ONCE = 2
 

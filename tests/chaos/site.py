@@ -13,7 +13,7 @@ import httpx
 from app.cli.ports import free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
-from app.web.endpoint import WEBHOOK_PATH
+from app.web.webhook import WEBHOOK_PATH
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ROOT, Lifeline, descendants, send
 from tests.servers.receiver import SECRET, environment
@@ -37,7 +37,7 @@ sinks = ["main", "lake"]
 sinks = ["main"]
 """
 # The Procfile's lines, so that they can be run from another tree than this one.
-_WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/server.py", "app.web.wsgi:app"]
+_WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn_conf.py", "app.web.wsgi:app"]
 _WORKERS = [sys.executable, "-m", "app.cli", "worker"]
 # What a platform leaves between SIGTERM and SIGKILL.
 _PLATFORM_GRACE_S = 30.0

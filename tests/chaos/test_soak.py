@@ -56,7 +56,7 @@ def test_a_sound_build_passes_what_the_broken_ones_do_not(tmp_path: Path) -> Non
 
 def test_a_build_that_answers_before_it_commits_is_caught(tmp_path: Path, broken: Break) -> None:
     tree = broken(
-        "app/web/storage.py",
+        "app/web/failover_inbox.py",
         "receipt = self._commits.submit(arrival)",
         "gevent.spawn_later(0.5, self._commits.submit, arrival)\n"
         "            from app.store.models import identify\n"

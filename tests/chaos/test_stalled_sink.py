@@ -13,7 +13,7 @@ from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries, outcomes
-from app.web.waker import NewDelivery
+from app.web.enqueuer import NewDelivery
 from tests.integration.test_workers import put
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import Command

@@ -148,7 +148,7 @@ def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["web", "worker"])
 def test_processes_refuse_a_set_up_that_cannot_work(tmp_path: Path, line: str) -> None:
     words = {
-        "web": ["gunicorn", "--config", str(ROOT / "app/web/server.py"), "app.web.wsgi:app"],
+        "web": ["gunicorn", "--config", str(ROOT / "app/web/gunicorn_conf.py"), "app.web.wsgi:app"],
         "worker": ["app.cli", "worker"],
     }[line]
 

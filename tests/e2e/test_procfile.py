@@ -12,7 +12,7 @@ from app.cli.findings import examine
 from app.cli.ports import free_port
 from app.database.engine import open_store
 from app.simulator.plan import Plan
-from app.simulator.simulate import simulate
+from app.simulator.session import simulate
 from app.store.inbox import Inbox
 from tests.servers.processes import ROOT, Command
 from tests.servers.receiver import SECRET, environment, procfile_line

@@ -26,7 +26,7 @@ from app.store.migrate import migrate
 from app.store.models import Arrival
 from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
 from app.truto.events import read_envelope
-from app.web.waker import NewDelivery
+from app.web.enqueuer import NewDelivery
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import Command, descendants
 from tests.servers.receiver import environment

@@ -19,7 +19,7 @@ from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
-from app.web.body import DEADLINE_S
+from app.web.request_body import DEADLINE_S
 from tests.servers.processes import descendants
 from tests.servers.receiver import SECRET, WebProcess
 from tests.waiting import wait_until
@@ -33,7 +33,7 @@ FILLER = base64.b64encode(os.urandom(LARGE_BYTES * 3 // 4)).decode()
 # one copied by the driver. The allocator's holes may double that.
 MOST_GROWTH_BYTES = 2 * 6 * MOST_BODY_BYTES
 LARGE_SENDERS = 18
-# worker_connections in app/web/server.py is 256.
+# worker_connections in app/web/gunicorn_conf.py is 256.
 MORE_THAN_CONNECTIONS = 400
 # What small ones wait while large ones are compressed and committed in the same process.
 PATIENCE_S = 10.0

@@ -21,7 +21,7 @@ from app.database.engine import open_store
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.simulate import Stage, simulate
+from app.simulator.session import Stage, simulate
 from app.store.facts import RunSeen
 from app.store.migrate import migrate
 from app.store.runs import RunBook

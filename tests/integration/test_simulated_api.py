@@ -14,7 +14,7 @@ from app.errors import TrutoRefused
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.simulate import Stage, simulate
+from app.simulator.session import Stage, simulate
 from app.truto.api import TrutoApi
 from app.truto.client import Client
 from app.truto.coerce import as_time

@@ -22,7 +22,7 @@ from app.errors import SignatureError
 from app.simulator.plan import Plan
 from app.simulator.records import digest, make_record
 from app.simulator.report import RunReport
-from app.simulator.simulate import Stage, simulate
+from app.simulator.session import Stage, simulate
 from app.truto.signature import parse_header
 from tests.servers.obedient import SECRET, Receiver, receiver
 from tests.servers.receiver import ROOT, environment

@@ -32,7 +32,7 @@ from app.store.migrate import migrate
 from app.store.models import Arrival
 from app.supervisor import Supervisor
 from app.valkey import valkey_command
-from app.web.waker import NewDelivery
+from app.web.enqueuer import NewDelivery
 from tests.servers.deadly import DEADLY
 from tests.servers.processes import ROOT, Command, descendants, is_alive
 from tests.servers.receiver import environment

@@ -17,7 +17,7 @@ from werkzeug.wsgi import ClosingIterator
 from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.models import Arrival, Receipt
-from app.web.storage import Storage
+from app.web.failover_inbox import Storage
 from tests.servers.dying import Death
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import Run
-from app.simulator.simulate import Stage, simulate
+from app.simulator.session import Stage, simulate
 
 TOKEN = "a-token-that-is-never-shown"
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from app.errors import StoreUnavailable
-from app.store.group_commit import GroupCommit
+from app.web.group_commit import GroupCommit
 
 
 def grouped(commit: Callable[[Sequence[int]], Sequence[int]], *, most: int) -> GroupCommit[int, int]:

@@ -63,7 +63,7 @@ KEPT_IN = {
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
-    "gunicorn": ("app.web.draining", "app.web.body"),
+    "gunicorn": ("app.web.gunicorn_worker", "app.web.request_body"),
     "dotenv": ("app.config.settings",),
     "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "app.sinks.sql.keys"),
 }

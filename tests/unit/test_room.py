@@ -8,7 +8,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.room import Room, Share
+from app.web.memory_budget import Room, Share
 
 BODY = 4
 ROOM = 2 * BODY

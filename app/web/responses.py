@@ -10,7 +10,7 @@ import structlog
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded, Rejected, SignatureError, StoreUnavailable
 from app.logs import place_of
-from app.web.body import discard_body
+from app.web.request_body import discard_body
 
 _RETRY_AFTER_S = 5
 # What a sender may still push at us after a refusal, so that it gets to read the answer.

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
 
-from app.simulator.log import RunLog
+from app.simulator.event_log import RunLog
 from app.simulator.pages import Page
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport

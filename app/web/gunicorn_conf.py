@@ -1,4 +1,4 @@
-"""gunicorn's configuration: `gunicorn --config app/web/server.py app.web.wsgi:app`."""
+"""gunicorn's configuration: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
 import sys
 
@@ -13,7 +13,7 @@ except ConfigError as _error:
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "app.web.draining.DrainingWorker"
+worker_class = "app.web.gunicorn_worker.DrainingWorker"
 # Stalled senders wait here cheaply; beyond, connections wait in the listener's backlog.
 worker_connections = 256
 # A platform's router keeps connections for 90 s: never be the first to close an idle one.

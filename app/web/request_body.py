@@ -9,7 +9,7 @@ import gevent
 from gunicorn.http.body import LengthReader
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
-from app.web.room import Share
+from app.web.memory_budget import Share
 
 # From the first byte to the last, however they drip. Platforms' routers give up after 30 s.
 DEADLINE_S = 20

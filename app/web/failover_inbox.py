@@ -11,9 +11,9 @@ from gevent.lock import BoundedSemaphore
 
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.redis.spool import Spool
-from app.store.group_commit import GroupCommit
 from app.store.inbox import Inbox
 from app.store.models import Arrival, Receipt
+from app.web.group_commit import GroupCommit
 
 _MOST_PER_COMMIT = 64
 _MOST_BYTES_PER_COMMIT = 32 * 1024 * 1024

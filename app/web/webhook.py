@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from app.truto.signature import parse_header
-from app.web.answers import Answer, answer_fault, finish
-from app.web.body import read_body
-from app.web.room import Room, Share
+from app.web.memory_budget import Room, Share
+from app.web.request_body import read_body
+from app.web.responses import Answer, answer_fault, finish
 
 WEBHOOK_PATH = "/webhooks/truto"
 HINT = f"webhooks are received by POST {WEBHOOK_PATH}"

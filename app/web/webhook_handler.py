@@ -10,7 +10,7 @@ from app.errors import SignatureError, UnreadableDelivery
 from app.store.models import Arrival, Receipt
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import Signature, verify
-from app.web.answers import Answer
+from app.web.responses import Answer
 
 log = structlog.get_logger()
 
