@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import click
 
+from app.cli.common.progress import progress_bar
+from app.cli.common.tables import table_lines
 from app.cli.findings import Findings, examine
-from app.cli.ports import free_port
-from app.cli.progress import progress_bar
-from app.cli.service import running_service
+from app.cli.local.ports import free_port
+from app.cli.local.service import running_service
 from app.cli.simulate import play_with_progress
-from app.cli.tables import table_lines
 from app.database.engine import Store, open_store
 from app.simulator.plan import Plan
 from app.store.inbox import Inbox

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from app.cli.tables import table_lines
+from app.cli.common.tables import table_lines
 from app.config.load import read_setup
 from app.database.engine import open_store
 from app.erasure import Erasure, Findings

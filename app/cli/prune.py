@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app.cli.moments import moment
-from app.cli.progress import progress_bar
+from app.cli.common.progress import progress_bar
+from app.cli.common.times import moment
 from app.config.settings import Settings, read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.store.archive import Archive

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from app.cli.development import known_development_secret
-from app.cli.ports import require_free
-from app.cli.progress import progress_bar
-from app.cli.reaching import require_answer
+from app.cli.common.progress import progress_bar
+from app.cli.common.reachability import require_answer
+from app.cli.local.development_secret import known_development_secret
+from app.cli.local.ports import require_free
 from app.config.settings import read_environment, read_settings
 from app.errors import ConfigError
 from app.simulator.api import SimulatedApi

@@ -2,8 +2,8 @@
 
 import click
 
-from app.cli.development import development_secret
-from app.cli.service import running_service
+from app.cli.local.development_secret import development_secret
+from app.cli.local.service import running_service
 from app.config.load import Setup, read_setup
 from app.config.settings import read_environment, setting_names
 from app.database.engine import describe, open_store

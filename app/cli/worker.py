@@ -4,13 +4,13 @@ import sys
 
 import click
 
+from app.cli.local.supervisor import Supervisor
 from app.config.load import read_setup
 from app.config.settings import child_environment
 from app.database.engine import open_store
 from app.logs import set_up_logs
 from app.redis.queue import DeliveryQueue, connect
 from app.redis.spool import Spool
-from app.supervisor import Supervisor
 from workers.background.monitor import Overseer
 from workers.background.notification_sender import Notifier
 from workers.background.retention import Pruner

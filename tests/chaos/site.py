@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from tests.servers.processes import ROOT, Command, descendants
 from tests.servers.receiver import environment
 from tests.waiting import wait_until

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.cli.findings import examine
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.simulator.plan import Plan
 from app.simulator.session import simulate

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.cli.deliveries.tailing import Follower
+from app.cli.deliveries.tail import Follower
 from app.database.engine import Store, open_store
 from app.store.delivery_filter import Selection
 from app.store.facts import Outcome

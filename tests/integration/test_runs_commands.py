@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.errors import SignatureError
 from app.simulator.plan import Plan
 from app.simulator.records import digest, make_record

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from app.supervisor import Supervisor
+from app.cli.local.supervisor import Supervisor
 from tests.servers.processes import ROOT, descendants, is_alive
 from tests.waiting import wait_until
 
@@ -137,7 +137,7 @@ def test_a_child_that_keeps_failing_is_started_less_and_less_often(tmp_path: Pat
 SUPERVISE = """
 import os, sys, time
 from pathlib import Path
-from app.supervisor import Supervisor
+from app.cli.local.supervisor import Supervisor
 
 try:
     with Supervisor(Path(sys.argv[1]), grace_s=1) as supervisor:

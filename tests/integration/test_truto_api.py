@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
 from app.truto.client import Client

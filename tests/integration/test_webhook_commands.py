@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.config.settings import WebhookSecret, read_settings
 from app.database.engine import open_store
 from app.store.facts import RunSeen

@@ -23,6 +23,8 @@ from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 from sqlalchemy import text
 
+from app.cli.local.supervisor import Supervisor
+from app.cli.local.valkey import valkey_command
 from app.database.engine import Store, open_store
 from app.errors import QueueUnavailable
 from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
@@ -30,8 +32,6 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
-from app.supervisor import Supervisor
-from app.valkey import valkey_command
 from app.web.enqueuer import NewDelivery
 from tests.servers.deadly import DEADLY
 from tests.servers.processes import ROOT, Command, descendants, is_alive

@@ -11,6 +11,7 @@ from pathlib import Path
 from rq import SimpleWorker
 from sqlalchemy import Connection
 
+from app.cli.local.supervisor import Supervisor
 from app.cli.worker import worker
 from app.sinks.base import Batch
 from app.sinks.files import FilesSink
@@ -22,7 +23,6 @@ from app.store import results as ledger
 from app.store.inbox import Inbox
 from app.store.pending import Worklist
 from app.store.results import Ledger
-from app.supervisor import Supervisor
 from tests.servers.dying import Death
 from workers import main
 

@@ -12,7 +12,7 @@ from typing import Self
 
 import httpx
 
-from app.cli.ports import free_port
+from app.cli.local.ports import free_port
 from app.config.settings import setting_names
 from app.truto.signature import sign
 from tests.waiting import wait_until

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.cli.ports import free_port
-from app.cli.service import running_service
+from app.cli.local.ports import free_port
+from app.cli.local.service import running_service
 from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate

@@ -5,7 +5,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.valkey import valkey_command
+from app.cli.local.valkey import valkey_command
 from tests.servers import Server
 
 

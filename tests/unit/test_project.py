@@ -38,8 +38,8 @@ MAY_IMPORT = {
         ),
         *("app.truto", "app.store", "app.runs", "app.web"),
     ),
-    "app.supervisor": (),
-    "app.valkey": ("app.errors",),
+    "app.cli.local.supervisor": (),
+    "app.cli.local.valkey": ("app.errors",),
     "app.cli": ("app", "workers"),
     "workers": (
         *(

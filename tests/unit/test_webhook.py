@@ -6,7 +6,7 @@ import pytest
 
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.env_file import merge_secret
-from app.cli.webhook.shape import shape_lines
+from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
 from app.truto.webhooks import EVENTS, missing_events
 from tests.unit.test_readme import ROOT

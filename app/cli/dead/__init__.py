@@ -2,10 +2,10 @@
 
 import click
 
-from app.cli.dead.discarding import discard
-from app.cli.dead.listing import list_dead
-from app.cli.dead.replaying import replay_dead
-from app.cli.dead.showing import show
+from app.cli.dead.discard import discard
+from app.cli.dead.list import list_dead
+from app.cli.dead.replay import replay_dead
+from app.cli.dead.show import show
 
 
 @click.group()

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from app.cli.filters import selection_of
+from app.cli.common.options import selection_of
 from app.store.delivery_filter import Selection
 from app.store.failures import STRANDED
 

@@ -2,10 +2,10 @@
 
 import click
 
-from app.cli.deliveries.exporting import export
-from app.cli.deliveries.listing import list_deliveries
-from app.cli.deliveries.showing import show
-from app.cli.deliveries.tailing import tail
+from app.cli.deliveries.export import export
+from app.cli.deliveries.list import list_deliveries
+from app.cli.deliveries.show import show
+from app.cli.deliveries.tail import tail
 
 
 @click.group()

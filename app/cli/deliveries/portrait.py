@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from app.cli.common.explanations import meaning_of
+from app.cli.common.output import clock, printable
+from app.cli.common.tables import table_lines
 from app.cli.deliveries.telling import shorten
-from app.cli.meanings import meaning_of
-from app.cli.tables import table_lines
-from app.cli.wording import clock, printable
 from app.store.delivery_detail import DeadGroup, Dossier, Standing
 from app.store.facts import Outcome
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.cli.wording import printable
+from app.cli.common.output import printable
 from app.store.delivery_filter import Found
 from app.truto.events import BATCH
 

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.cli.development import known_development_secret
 from app.cli.doctor.examination import Check, examine_all
 from app.cli.doctor.finding import Finding
 from app.cli.doctor.printing import finding_lines
@@ -19,6 +18,7 @@ from app.cli.doctor.secret import judge_secrets, judge_setup
 from app.cli.doctor.sinks import check_sink
 from app.cli.doctor.store import check_store
 from app.cli.doctor.truto import check_truto
+from app.cli.local.development_secret import known_development_secret
 from app.cli.runs.asking import AS_JSON
 from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.config.load import Setup, read_setup

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 
 import httpx
 
+from app.cli.common.output import printable
 from app.cli.doctor.finding import Finding, green, red, yellow
 from app.cli.webhook.addresses import shown
-from app.cli.wording import printable
 from app.config.settings import Settings, WebhookSecret
 from app.database.diagnostics import missing_file
 from app.database.engine import open_store

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+from app.cli.common.output import printable
 from app.cli.doctor.finding import Finding, green, red, yellow
 from app.cli.runs.asking import truto_if_set
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.known import known_webhooks, pinned_webhooks
-from app.cli.wording import printable
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi

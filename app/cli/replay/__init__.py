@@ -5,9 +5,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.cli.development import known_development_secret
-from app.cli.filters import filters, selection_of
-from app.cli.moments import typed_moments
+from app.cli.common.options import filters, selection_of
+from app.cli.common.times import typed_moments
+from app.cli.local.development_secret import known_development_secret
 from app.cli.replay.again import replay_again
 from app.cli.replay.asking import Question, require_choice
 from app.cli.replay.elsewhere import send_elsewhere, take_in_file

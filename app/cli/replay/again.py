@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import click
 
-from app.cli.progress import progress_bar
+from app.cli.common.progress import progress_bar
 from app.cli.replay.asking import Question, in_any_state
 from app.cli.replay.prospects import Prospects, confirm
 from app.cli.replay.releasing import Release

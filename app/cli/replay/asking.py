@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.moments import read_moment
+from app.cli.common.times import read_moment
 from app.store.delivery_filter import Selection
 
 # What a replay is for: all that is at rest. What was refused never came in.

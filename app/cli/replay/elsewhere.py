@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import click
 
-from app.cli.progress import progress_bar
-from app.cli.reaching import require_answer
+from app.cli.common.progress import progress_bar
+from app.cli.common.reachability import require_answer
 from app.cli.replay.asking import Question
 from app.cli.replay.prospects import Prospects, confirm
 from app.cli.replay.sending import Sending

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.tables import table_lines
+from app.cli.common.tables import table_lines
 from app.store.replays import Prospect
 
 # More than this is not taken up without being asked for once more.

@@ -2,12 +2,12 @@
 
 import click
 
-from app.cli.runs.listing import list_runs
-from app.cli.runs.reconciling import reconcile
-from app.cli.runs.showing import show
-from app.cli.runs.starting import start
-from app.cli.runs.stopping import stop
-from app.cli.runs.watching import watch
+from app.cli.runs.list import list_runs
+from app.cli.runs.reconcile import reconcile
+from app.cli.runs.show import show
+from app.cli.runs.start import start
+from app.cli.runs.stop import stop
+from app.cli.runs.watch import watch
 
 
 @click.group()

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from app.cli.tables import table_lines
-from app.cli.wording import printable
+from app.cli.common.output import printable
+from app.cli.common.tables import table_lines
 from app.runs.reconciliation import Account, Cause, Line
 from app.store.runs import KnownRun
 

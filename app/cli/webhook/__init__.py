@@ -2,11 +2,11 @@
 
 import click
 
-from app.cli.webhook.creating import create
-from app.cli.webhook.listening import listen
-from app.cli.webhook.showing import show
-from app.cli.webhook.trying import reactivate
-from app.cli.webhook.trying import test as test_webhook
+from app.cli.webhook.create import create
+from app.cli.webhook.listen import listen
+from app.cli.webhook.show import show
+from app.cli.webhook.test import reactivate
+from app.cli.webhook.test import test as test_webhook
 
 
 @click.group()

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 
 from app import web
-from app.cli.ports import require_free
+from app.cli.local.ports import require_free
+from app.cli.local.supervisor import Supervisor
+from app.cli.local.valkey import valkey_command
 from app.config.settings import child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.redis.queue import DeliveryQueue, connect
-from app.supervisor import Supervisor
-from app.valkey import valkey_command
 
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.1

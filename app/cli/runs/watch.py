@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from app.cli.common.output import printable
 from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
-from app.cli.runs.listing import account_for_all
+from app.cli.runs.list import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import resource_lines, status_of, verdict_of
-from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from app.cli.common.options import filters
+from app.cli.common.times import typed_moments
 from app.cli.dead.choosing import stranded_of
-from app.cli.filters import filters
-from app.cli.moments import typed_moments
 from app.cli.replay.again import replay_again
 from app.cli.replay.asking import Question
 from app.config.load import read_setup

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import click
 
-from app.cli.development import development_secret
-from app.cli.service import running_service
+from app.cli.common.output import printable
+from app.cli.local.development_secret import development_secret
+from app.cli.local.service import running_service
 from app.cli.webhook.addresses import WEBHOOK_PATH
-from app.cli.webhook.refusals import Refusals
-from app.cli.webhook.shape import shape_lines
-from app.cli.wording import printable
+from app.cli.webhook.payload_shape import shape_lines
+from app.cli.webhook.rejections import Refusals
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.store.delivery_filter import Found, Selection, find

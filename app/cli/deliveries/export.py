@@ -10,10 +10,10 @@ from typing import IO, Any, cast
 
 import click
 
+from app.cli.common.options import filters, selection_of
+from app.cli.common.pipes import standard_output
+from app.cli.common.progress import progress_bar
 from app.cli.deliveries.asking import open_for_person
-from app.cli.filters import filters, selection_of
-from app.cli.pipes import standard_output
-from app.cli.progress import progress_bar
 from app.store.delivery_export import Export
 from app.store.delivery_filter import count
 from app.store.export_format import write_line

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from app.cli.wording import printable
+from app.cli.common.output import printable
 from app.truto.coerce import as_object
 
 _MOST_NAMES = 12

@@ -6,13 +6,13 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.explanations import meaning_of
+from app.cli.common.output import clock
+from app.cli.common.pipes import standard_output
 from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person, tell_unknown
 from app.cli.deliveries.body import pretty
 from app.cli.deliveries.portrait import portrait_lines
 from app.cli.deliveries.telling import to_json
-from app.cli.meanings import meaning_of
-from app.cli.pipes import standard_output
-from app.cli.wording import clock
 from app.database.engine import Store
 from app.store.delivery_detail import Dossier, read_dossier
 from app.store.inbox import Inbox

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from app.cli.common.output import printable
 from app.cli.runs.asking import AS_JSON, run_id, truto
 from app.cli.webhook.addresses import fault_of_target, shown
 from app.cli.webhook.known import known_webhooks
-from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
 from app.truto.webhooks import Webhook, missing_events

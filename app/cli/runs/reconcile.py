@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from app.cli import UNREACHABLE
-from app.cli.moments import moment
-from app.cli.progress import progress_bar
+from app.cli.common.progress import progress_bar
+from app.cli.common.times import moment
 from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
-from app.cli.runs.showing import run_lines
+from app.cli.runs.show import run_lines
 from app.cli.runs.telling import as_json as told_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store

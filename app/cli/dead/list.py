@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from app.cli.common.explanations import Meaning, meaning_of, meaning_of_records
+from app.cli.common.options import filters
 from app.cli.dead.choosing import stranded_of
 from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import shorten, to_json
-from app.cli.filters import filters
-from app.cli.meanings import Meaning, meaning_of, meaning_of_records
 from app.store.failures import Stranding, find_strandings
 
 _LONGEST = 36

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from app.cli.common.options import filters, selection_of
+from app.cli.common.output import printable
+from app.cli.common.tables import table_lines
 from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import shorten, to_json, what
-from app.cli.filters import filters, selection_of
-from app.cli.tables import table_lines
-from app.cli.wording import printable
 from app.store.delivery_filter import Found, Group, count, find
 
 _HEAD = ("came (UTC)", "state", "records", "what")

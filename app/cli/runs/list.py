@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from app.cli.moments import moment
+from app.cli.common.output import printable
+from app.cli.common.tables import table_lines
+from app.cli.common.times import moment
 from app.cli.runs.asking import AS_JSON
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import status_of, verdict_of
-from app.cli.tables import table_lines
-from app.cli.wording import printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.runs.reconciliation import Account, account_for

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.options import filters, selection_of
+from app.cli.common.output import clock, printable
 from app.cli.deliveries.asking import AS_JSON, open_for_person
 from app.cli.deliveries.telling import to_json, what
-from app.cli.filters import filters, selection_of
-from app.cli.wording import clock, printable
 from app.database.engine import Store
 from app.store.delivery_filter import Found, Selection, find
 

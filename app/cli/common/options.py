@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.moments import moment
+from app.cli.common.times import moment
 from app.store.delivery_filter import Selection
 from app.store.models import State
 

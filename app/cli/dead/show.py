@@ -8,11 +8,11 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.explanations import meaning_of
+from app.cli.common.output import printable
 from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person, tell_unknown
 from app.cli.deliveries.body import harmless
 from app.cli.deliveries.telling import shorten, to_json
-from app.cli.meanings import meaning_of
-from app.cli.wording import printable
 from app.store.delivery_detail import DeadLine, read_dead_records, read_dossier
 
 _WIDTH = 79

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.options import filters
+from app.cli.common.progress import progress_bar
 from app.cli.dead.choosing import stranded_of
 from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person
 from app.cli.deliveries.telling import to_json
-from app.cli.filters import filters
-from app.cli.progress import progress_bar
 from app.store.failures import count_dead_records, count_stranded, discard_records
 from app.store.failures import discard as discard_deliveries
 

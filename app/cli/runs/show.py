@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from app.cli.common.output import clock, printable
 from app.cli.runs.asking import AS_JSON, as_run_id
-from app.cli.runs.listing import account_for_all
+from app.cli.runs.list import account_for_all
 from app.cli.runs.telling import as_json as told_as_json
 from app.cli.runs.telling import resource_lines, status_of, verdict_of
-from app.cli.wording import clock, printable
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_store
 from app.runs.reconciliation import Account

@@ -1,0 +1,1 @@
+"""Options, times, tables and prompts that several commands share."""
