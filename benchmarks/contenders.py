@@ -16,10 +16,10 @@ from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
-from tests.servers.postgres import PostgresServer
-from tests.servers.receiver import SECRET, WebProcess
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, WebProcess
 
 _WEBHOOK_RULE = {
     "type": "payload-hmac-sha256",

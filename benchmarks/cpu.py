@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from tests.servers.processes import descendants
+from tests.support.processes import descendants
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -14,7 +14,7 @@ from app.truto.events import BATCH
 from app.web.enqueuer import NewDelivery
 from benchmarks.cpu import Meter
 from benchmarks.stage import Stage
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 RECORDS = 100
 # The sweeper wakes what is due and would share the work of waking: nothing is due for as long as this takes.

@@ -27,8 +27,8 @@ from benchmarks import loaders, results, upsert
 from benchmarks.installation import Installation
 from benchmarks.material import TABLE, make_requests
 from benchmarks.turn import Turn
-from tests.servers.postgres import PostgresServer
-from tests.servers.valkey import ValkeyServer
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
 
 _BARE = "bare upsert, 1 connection"
 _WHOSE = ("client", "web", "workers", "valkey", "postgres")

@@ -17,8 +17,8 @@ from benchmarks import results
 from benchmarks.load import Requests, send
 from benchmarks.stage import Stage, built_stage
 from benchmarks.starts import imports, starts
-from tests.servers.processes import Command, descendants
-from tests.servers.receiver import WebProcess
+from tests.support.processes import Command, descendants
+from tests.support.web_process import WebProcess
 
 _RECORDS, _CONNECTIONS, _WEB_PROCESSES = 500, 16, 2
 _MOST_MB = {"web": 90.0, "worker": 120.0}

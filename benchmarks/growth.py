@@ -24,7 +24,7 @@ from benchmarks.operations import MOST_PER_WAKE, Site
 from benchmarks.overdue import surprise, wear
 from benchmarks.results import save
 from benchmarks.samples import TOLERANCE, Sample, Situation, print_table, sum_up
-from tests.servers.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 _CYCLES_PER_ROUND = 20
 _SIZES = (1_000, 100_000, 1_000_000, 10_000_000)

@@ -16,10 +16,10 @@ from app.store.pending import Worklist
 from benchmarks.load import send_all
 from benchmarks.turn import Turn, Watch
 from tests.chaos.site import Program
-from tests.servers.processes import ROOT
-from tests.servers.receiver import WebProcess, procfile_line
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.processes import ROOT
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import WebProcess, procfile_line
 
 _CONNECTIONS = 8
 _ASK_EVERY_S = 0.05

@@ -26,7 +26,7 @@ from app.truto.records import read_records
 from app.truto.signature import sign, verify
 from benchmarks import results
 from benchmarks.drain import make_arrival
-from tests.servers.receiver import SECRET
+from tests.support.web_process import SECRET
 
 _CALLS = 20
 _COUNTED = re.compile(r"Collected : (\d+)")

@@ -12,7 +12,7 @@ import gevent
 from gevent import socket
 
 from app.simulator.records import make_record
-from tests.servers.receiver import SECRET
+from tests.support.web_process import SECRET
 
 # gunicorn's processes share connections out by chance: no turn is to be decided by one throw of the dice.
 _RENEWED_AFTER = 100

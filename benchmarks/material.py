@@ -11,7 +11,7 @@ from app.simulator.records import make_record
 from app.sinks.base import Batch, Record
 from app.truto.signature import sign
 from app.web.webhook import WEBHOOK_PATH
-from tests.servers.receiver import SECRET
+from tests.support.web_process import SECRET
 
 RESOURCE = "crm/contacts"
 # What the SQL sink calls it, and the others are told to.

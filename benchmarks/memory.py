@@ -10,11 +10,11 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.inbox_of import BODY, fill
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command, descendants
-from tests.servers.receiver import WebProcess, environment
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Command, descendants
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import WebProcess, environment
 
 BACKLOG = 1_000_000
 _SECONDS = 20.0

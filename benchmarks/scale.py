@@ -26,8 +26,8 @@ from benchmarks.drain import RECORDS, drain, jobs_for, pile_up
 from benchmarks.load import Requests, send
 from benchmarks.sizing import Turn, sizing
 from benchmarks.stage import Stage, built_stage
-from tests.servers.processes import descendants
-from tests.servers.receiver import WebProcess
+from tests.support.processes import descendants
+from tests.support.web_process import WebProcess
 
 _PROCESSES = (1, 2, 4)
 _CONNECTIONS = 32

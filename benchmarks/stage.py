@@ -12,11 +12,11 @@ from sqlalchemy import text
 from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from app.store.schema import deliveries
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command
-from tests.servers.receiver import WebProcess, environment
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Command
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import WebProcess, environment
 
 
 @dataclass(frozen=True, slots=True)

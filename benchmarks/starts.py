@@ -11,8 +11,8 @@ from uuid import uuid4
 from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.web.enqueuer import NewDelivery
 from benchmarks.stage import Stage
-from tests.servers.processes import ROOT, Command
-from tests.waiting import wait_until
+from tests.support.processes import ROOT, Command
+from tests.support.waiting import wait_until
 
 _HELP = ("-m", "app.cli", "--help")
 # Python's own report of each import: µs without what it imports in turn, µs with it, and its name.

@@ -21,7 +21,7 @@ from app.sinks.sql.rows import make_rows
 from app.sinks.sql.tables import Tables
 from benchmarks.material import RESOURCE, TABLE, make_batches
 from benchmarks.turn import Turn, Watch
-from tests.servers.processes import ROOT
+from tests.support.processes import ROOT
 
 _ROUTE = Route(sinks=("main",))
 

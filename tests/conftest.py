@@ -9,8 +9,8 @@ from redis import Redis
 
 from app.database.engine import Store, open_store
 from app.store.migrate import migrate
-from tests.servers.postgres import PostgresServer
-from tests.servers.valkey import ValkeyServer
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from redis import Redis
 from app.redis.spool import KEY as SPOOL
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.site import Program, Site
-from tests.servers import Server
-from tests.servers.processes import send
-from tests.waiting import wait_until
+from tests.support.processes import send
+from tests.support.server import Server
+from tests.support.waiting import wait_until
 
 Harm = AbstractContextManager[None]
 

@@ -14,11 +14,11 @@ from app.cli.local.ports import free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ROOT, Lifeline, descendants, send
-from tests.servers.receiver import SECRET, environment
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import ROOT, Lifeline, descendants, send
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, environment
 
 ROUTES = """
 [sinks.main]

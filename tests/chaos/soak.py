@@ -21,8 +21,8 @@ from tests.chaos.plan import Fault
 from tests.chaos.site import Site, running_site
 from tests.chaos.traffic import Traffic
 from tests.chaos.watch import Recovery, Watch
-from tests.servers.processes import ROOT
-from tests.servers.receiver import SECRET
+from tests.support.processes import ROOT
+from tests.support.web_process import SECRET
 
 _SENDERS = 8
 _CALM_S = 120.0

@@ -18,10 +18,10 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
 from app.store.schema import deliveries
-from tests.servers.processes import Command, descendants
-from tests.servers.receiver import WebProcess, environment
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.processes import Command, descendants
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import WebProcess, environment
 
 pytestmark = pytest.mark.chaos
 

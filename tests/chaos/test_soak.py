@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.plan import HOLDS, Fault, Kind, plan_faults
 from tests.chaos.report import render
 from tests.chaos.soak import Report, Soak, run
-from tests.servers.processes import ROOT
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.chaos
 

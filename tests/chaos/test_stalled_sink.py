@@ -15,10 +15,10 @@ from app.store.migrate import migrate
 from app.store.schema import deliveries, outcomes
 from app.web.enqueuer import NewDelivery
 from tests.integration.test_workers import put
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 
 pytestmark = pytest.mark.chaos
 

@@ -23,7 +23,7 @@ from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
-from tests.servers.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ROUTE = Route(sinks=("main",))

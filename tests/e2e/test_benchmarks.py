@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.processes import ROOT
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.e2e
 PAGE = ROOT / "docs" / "performance.md"

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from app.cli.local.ports import free_port
-from tests.servers.processes import ROOT, Command, descendants
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.processes import ROOT, Command, descendants
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 
 pytestmark = pytest.mark.e2e
 

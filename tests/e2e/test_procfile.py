@@ -14,9 +14,9 @@ from app.database.engine import open_store
 from app.simulator.plan import Plan
 from app.simulator.session import simulate
 from app.store.inbox import Inbox
-from tests.servers.processes import ROOT, Command
-from tests.servers.receiver import SECRET, environment, procfile_line
-from tests.waiting import wait_until
+from tests.support.processes import ROOT, Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, environment, procfile_line
 
 pytestmark = pytest.mark.e2e
 

@@ -10,10 +10,10 @@ import pytest
 from app.simulator.ids import make_job_ids
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from tests.servers.playing import TOKEN, Play
-from tests.servers.receiver import SECRET
-from tests.servers.service import Service, whole_service
-from tests.waiting import wait_until
+from tests.support.service import Service, whole_service
+from tests.support.simulated_runs import TOKEN, Play
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET
 
 pytestmark = pytest.mark.e2e
 

@@ -19,11 +19,11 @@ from app.config.settings import read_settings
 from app.redis.spool import Spool
 from app.simulator.plan import Plan
 from app.store.runs import RunBook
-from tests.servers.playing import TOKEN, Play
-from tests.servers.processes import ROOT
-from tests.servers.receiver import SECRET, environment
-from tests.servers.service import Service, whole_service
-from tests.waiting import wait_until
+from tests.support.processes import ROOT
+from tests.support.service import Service, whole_service
+from tests.support.simulated_runs import TOKEN, Play
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, environment
 from workers.background.monitor import Overseer
 
 pytestmark = pytest.mark.e2e

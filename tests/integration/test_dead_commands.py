@@ -17,8 +17,8 @@ from app.store.delivery_filter import Selection
 from app.store.failures import count_stranded, discard
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries
-from tests.servers.receiver import ROOT, environment
-from tests.shelf import NOW, RUN, SECRET_NAME, Shelf, command, rapidbridge
+from tests.support.seeded_store import NOW, RUN, SECRET_NAME, Shelf, command, rapidbridge
+from tests.support.web_process import ROOT, environment
 
 BECAUSE = ("--because", "not ours", "--yes")
 HOSTILE = "crm/\x1b[2Jcontacts\nsettled \x9b31m\u202e"

@@ -19,8 +19,8 @@ from app.database.engine import Store, open_store
 from app.store.delivery_filter import Selection
 from app.store.facts import Outcome
 from app.store.migrate import migrate
-from tests.servers.receiver import ROOT, environment
-from tests.shelf import NOW, RUN, SECRET_NAME, Shelf, batch, command, rapidbridge
+from tests.support.seeded_store import NOW, RUN, SECRET_NAME, Shelf, batch, command, rapidbridge
+from tests.support.web_process import ROOT, environment
 
 HOSTILE = "crm/\x1b[2Jcontacts\nsettled \x9b31m\u202e"
 BODIES = [

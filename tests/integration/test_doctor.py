@@ -22,13 +22,13 @@ from app.database.engine import open_store
 from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, played
-from tests.servers.obedient import receiver
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ROOT
-from tests.servers.receiver import SECRET, WebProcess, environment
-from tests.servers.service import whole_service
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.fake_receiver import receiver
+from tests.support.postgres import PostgresServer
+from tests.support.processes import ROOT
+from tests.support.service import whole_service
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, WebProcess, environment
 
 HIDDEN = "hunter2-never-shown"
 

@@ -14,8 +14,8 @@ from redis import Redis
 from app.cli.local.valkey import find_valkey, valkey_command
 from app.errors import ConfigError
 from app.redis.queue import connect
-from tests.servers.processes import ROOT
-from tests.servers.valkey import ValkeyServer
+from tests.support.processes import ROOT
+from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from app.store.models import Verdict
 from app.store.results import Ledger
 from app.store.runs import RunBook
 from app.truto.signature import sign
-from tests.servers.postgres import PostgresServer
-from tests.servers.receiver import SECRET, Answer, WebProcess, answer_of
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, Answer, WebProcess, answer_of
 
 ROUTES = (
     '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n'

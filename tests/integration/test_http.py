@@ -17,8 +17,8 @@ from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
-from tests.servers.receiver import SECRET, WebProcess
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, WebProcess
 
 MIB = 1024 * 1024
 

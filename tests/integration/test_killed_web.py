@@ -26,10 +26,10 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries
 from app.truto.signature import sign
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command, descendants, is_alive
-from tests.servers.receiver import SECRET, Answer, WebProcess, environment
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Command, descendants, is_alive
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, Answer, WebProcess, environment
 
 SENDERS = 6
 RECORDS = 50
@@ -221,7 +221,7 @@ def test_a_web_process_killed_in_a_group_commit_keeps_what_it_answered_and_nothi
 ) -> None:
     marker = tmp_path / "killed-once"
     deadly = {"DEADLY_STEP": step, "DEADLY_MARKER": str(marker), "DEADLY_SENDERS": str(SENDERS)}
-    with site.web(application="tests.servers.deadly_web:app", **deadly) as web:
+    with site.web(application="tests.support.crashing_web:app", **deadly) as web:
         [killed] = descendants(web.pid)
 
         answers = send_all(web)

@@ -27,10 +27,10 @@ from app.store.models import Arrival
 from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import Command, descendants
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import Command, descendants
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 from workers.delivery.processor import Deliverer
 
 # A database, and the sinks of every route in their order.
@@ -222,7 +222,7 @@ def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
 ) -> None:
     desk, peaceful = desks
     marker = tmp_path / "killed-once"
-    deadly = ["tests.servers.deadly", "supervised", str(int(signal.SIGKILL)), step, str(marker)]
+    deadly = ["tests.support.crashing_worker", "supervised", str(int(signal.SIGKILL)), step, str(marker)]
     ids = desk.put_pages()
     enqueue(redis, ids)
 

@@ -20,9 +20,9 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
 from app.web.request_body import DEADLINE_S
-from tests.servers.processes import descendants
-from tests.servers.receiver import SECRET, WebProcess
-from tests.waiting import wait_until
+from tests.support.processes import descendants
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, WebProcess
 
 MIB = 1024 * 1024
 MOST_BODY_BYTES = 32 * MIB

@@ -12,10 +12,10 @@ import pytest
 from redis import Redis
 
 from app.redis.spool import Spool
-from tests.servers.processes import ROOT, Command
-from tests.servers.receiver import environment
-from tests.servers.stock import Stock
-from tests.waiting import wait_until
+from tests.support.delivered_store import Stock
+from tests.support.processes import ROOT, Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 
 
 @pytest.fixture

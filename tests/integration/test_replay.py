@@ -25,10 +25,10 @@ from app.store.models import Arrival
 from app.store.schema import deliveries, replays
 from app.truto.events import read_envelope
 from app.truto.signature import sign
-from tests.servers.obedient import SECRET, receiver
-from tests.servers.processes import ROOT, Command
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.fake_receiver import SECRET, receiver
+from tests.support.processes import ROOT, Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 
 MENDED = """
 [sinks.main]

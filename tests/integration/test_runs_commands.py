@@ -25,8 +25,8 @@ from app.simulator.session import Stage, simulate
 from app.store.facts import RunSeen
 from app.store.migrate import migrate
 from app.store.runs import RunBook
-from tests.servers.receiver import ROOT, SECRET, WebProcess, environment
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
+from tests.support.web_process import ROOT, SECRET, WebProcess, environment
 
 TOKEN = "a-token-that-is-never-shown"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -20,7 +20,7 @@ from app.truto.client import Client
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
 from app.truto.runs import read_stats
-from tests.servers.obedient import SECRET, Receiver, receiver
+from tests.support.fake_receiver import SECRET, Receiver, receiver
 
 TOKEN = "a-token-that-is-never-shown"
 HOUR = timedelta(hours=1)

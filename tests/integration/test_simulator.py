@@ -24,9 +24,9 @@ from app.simulator.records import digest, make_record
 from app.simulator.report import RunReport
 from app.simulator.session import Stage, simulate
 from app.truto.signature import parse_header
-from tests.servers.obedient import SECRET, Receiver, receiver
-from tests.servers.receiver import ROOT, environment
-from tests.waiting import wait_until
+from tests.support.fake_receiver import SECRET, Receiver, receiver
+from tests.support.waiting import wait_until
+from tests.support.web_process import ROOT, environment
 
 PLAN = Plan(
     url="http://receiver.invalid",

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.cli.local.supervisor import Supervisor
-from tests.servers.processes import ROOT, descendants, is_alive
-from tests.waiting import wait_until
+from tests.support.processes import ROOT, descendants, is_alive
+from tests.support.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"]
 STUBBORN = [

@@ -19,10 +19,10 @@ from app.store.facts import RunSeen
 from app.store.migrate import migrate
 from app.store.runs import RunBook
 from tests.integration.test_simulated_api import TOKEN, Played, played
-from tests.servers.obedient import Receiver, receiver
-from tests.servers.processes import ROOT, Command
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.fake_receiver import Receiver, receiver
+from tests.support.processes import ROOT, Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 
 TARGET = "https://sync.example.com/webhooks/truto"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -33,12 +33,12 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival
 from app.web.enqueuer import NewDelivery
-from tests.servers.deadly import DEADLY
-from tests.servers.processes import ROOT, Command, descendants, is_alive
-from tests.servers.receiver import environment
-from tests.servers.traps import SPRUNG
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.crashing_worker import DEADLY
+from tests.support.forbidden_jobs import SPRUNG
+from tests.support.processes import ROOT, Command, descendants, is_alive
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 from workers.background.sweeper import Sweeper
 
 
@@ -203,7 +203,7 @@ def test_a_job_cannot_bring_callbacks_or_webhooks(
     worker: Command, redis: Redis, inbox: Inbox, arguments: list[object]
 ) -> None:
     queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
-    spring = Callback("tests.servers.traps.spring")
+    spring = Callback("tests.support.forbidden_jobs.spring")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -230,7 +230,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
 ) -> None:
     path = redis.connection_pool.connection_kwargs["path"]
     settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
-    command = [sys.executable, "-m", "tests.servers.deadly", str(int(number)), "at a record"]
+    command = [sys.executable, "-m", "tests.support.crashing_worker", str(int(number)), "at a record"]
     enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 

@@ -21,10 +21,10 @@ from app.store.models import State
 from app.store.pruner import prune
 from app.store.retention import FINISHED, Pruned, count_old, remove
 from app.store.schema import deliveries
-from tests.servers.deadly_prune import STEPS
-from tests.servers.processes import ROOT
-from tests.servers.receiver import environment
-from tests.servers.stock import DAY, NOW, Stock
+from tests.support.crashing_prune import STEPS
+from tests.support.delivered_store import DAY, NOW, Stock
+from tests.support.processes import ROOT
+from tests.support.web_process import environment
 from workers.background.retention import Pruner
 
 BEFORE = NOW - 30 * DAY
@@ -198,7 +198,7 @@ def test_one_that_is_killed_leaves_both_or_the_archive_and_the_next_goes_on(
     archive = f"file://{tmp_path}/archive"
     words = ("--older-than", "2026-10-26", "--archive", archive)
 
-    killed = rapidbridge(stock, "tests.servers.deadly_prune", step, *words)
+    killed = rapidbridge(stock, "tests.support.crashing_prune", step, *words)
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     archived = {line["id"] for line in lines(tmp_path / "archive")}

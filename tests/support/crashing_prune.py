@@ -1,4 +1,4 @@
-"""`rapidbridge prune`, ended by SIGKILL at a step: `python -m tests.servers.deadly_prune STEP WORD...`."""
+"""`rapidbridge prune`, ended by SIGKILL at a step: `python -m tests.support.crashing_prune STEP WORD...`."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from app.cli.prune import prune
 from app.store import archive, pruner
 from app.store import retention as pruning
-from tests.servers.dying import Death
+from tests.support.crash_points import Death
 
 STEPS: Mapping[str, Callable[[Death], None]] = {
     "archiving": lambda death: death.before(archive, "_store"),

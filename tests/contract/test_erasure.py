@@ -18,8 +18,8 @@ from app.redis.spool import UNREADABLE_KEY, Spool
 from app.sinks.base import Batch, Record, Sink, Written
 from app.store.pending import Worklist
 from app.store.schema import deliveries, record_errors, runs
-from tests.servers.stock import Stock
-from tests.waiting import wait_until
+from tests.support.delivered_store import Stock
+from tests.support.waiting import wait_until
 from workers.delivery.processor import Deliverer
 
 

@@ -1,4 +1,4 @@
-"""A notifier alone, set up by the environment: `python -m tests.servers.notifying [STEP]`, to end at a step."""
+"""A notifier alone, set up by the environment: `python -m tests.support.crashing_notifier [STEP]`, to end at a step."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from app.config.load import read_setup
 from app.database.engine import open_store
 from app.logs import set_up_logs
 from app.store.notification_outbox import Outbox
-from tests.servers.dying import Death
+from tests.support.crash_points import Death
 from workers.background.notification_sender import Notifier
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import httpx
 from app.cli.local.ports import free_port
 from app.config.settings import setting_names
 from app.truto.signature import sign
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"

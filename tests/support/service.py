@@ -11,9 +11,9 @@ from app.cli.local.service import running_service
 from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from tests.servers.processes import ROOT
-from tests.servers.receiver import SECRET, environment
-from tests.waiting import wait_until
+from tests.support.processes import ROOT
+from tests.support.waiting import wait_until
+from tests.support.web_process import SECRET, environment
 
 
 class Service:

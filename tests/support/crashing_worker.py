@@ -1,4 +1,4 @@
-"""A worker that ends at a step of its work: `python -m tests.servers.deadly [supervised] SIGNAL STEP [MARKER]`.
+"""A worker that ends at a step of its work: `python -m tests.support.crashing_worker [supervised] SIGNAL STEP [MARKER]`.
 
 With a marker it happens once, and whoever is started with the same marker later outlives it.
 """
@@ -23,7 +23,7 @@ from app.store import results as ledger
 from app.store.inbox import Inbox
 from app.store.pending import Worklist
 from app.store.results import Ledger
-from tests.servers.dying import Death
+from tests.support.crash_points import Death
 from workers import main
 
 DEADLY = "deadly"
@@ -73,7 +73,7 @@ def supervise(arguments: Sequence[str]) -> None:
     start = Supervisor.start
 
     def start_deadly(self: Supervisor, name: str, _: object, *rest: object, **options: object) -> None:
-        command = [sys.executable, "-m", "tests.servers.deadly", *arguments]
+        command = [sys.executable, "-m", "tests.support.crashing_worker", *arguments]
         start(self, name, command, *rest, **options)  # type: ignore[arg-type]  # passed on as they came
 
     Supervisor.start = start_deadly  # type: ignore[method-assign,assignment]  # the fault

@@ -27,7 +27,7 @@ from app.store.runs import KnownRun, RunBook
 from app.store.schema import notices, runs
 from app.truto.runs import rank
 from tests.integration.test_simulated_api import TOKEN, Played, played
-from tests.servers.obedient import receiver
+from tests.support.fake_receiver import receiver
 from workers.background.monitor import Overseer
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)

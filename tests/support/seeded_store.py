@@ -18,7 +18,7 @@ from app.store.inbox import Inbox
 from app.store.models import Arrival, State, Verdict
 from app.store.results import Ledger
 from app.store.schema import deliveries
-from tests.servers.receiver import ROOT, environment
+from tests.support.web_process import ROOT, environment
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
 RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"

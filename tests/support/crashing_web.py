@@ -1,4 +1,4 @@
-"""The web application, but its process ends at a step of a group commit: `tests.servers.deadly_web:app`.
+"""The web application, but its process ends at a step of a group commit: `tests.support.crashing_web:app`.
 
 DEADLY_STEP says where, DEADLY_SENDERS how many post at once. DEADLY_MARKER is the file that says that it has
 happened: whoever is started later outlives it.
@@ -18,8 +18,8 @@ from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.models import Arrival, Receipt
 from app.web.failover_inbox import Storage
-from tests.servers.dying import Death
-from tests.waiting import wait_until
+from tests.support.crash_points import Death
+from tests.support.waiting import wait_until
 
 _senders = int(os.environ["DEADLY_SENDERS"])
 _death = Death(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))

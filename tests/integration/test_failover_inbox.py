@@ -23,11 +23,11 @@ from app.redis.spool import KEY, UNREADABLE_KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Arrival, Receipt
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import descendants
-from tests.servers.receiver import Answer, WebProcess
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import descendants
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from tests.support.web_process import Answer, WebProcess
 from workers.background.sweeper import Sweeper
 
 # What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.

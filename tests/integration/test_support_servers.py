@@ -14,11 +14,11 @@ from redis import Redis
 from sqlalchemy import inspect
 
 from app.database.engine import open_store
-from tests.servers import Server
-from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ROOT, descendants, is_alive
-from tests.servers.valkey import ValkeyServer
-from tests.waiting import wait_until
+from tests.support.postgres import PostgresServer
+from tests.support.processes import ROOT, descendants, is_alive
+from tests.support.server import Server
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def test_servers_end_with_whoever_started_them(folder: Path) -> None:
     start = """
 import sys, time
 from pathlib import Path
-from tests.servers.postgres import PostgresServer
-from tests.servers.valkey import ValkeyServer
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
 
 servers = []
 for start, name in ((ValkeyServer, "v"), (PostgresServer, "p")):

@@ -20,10 +20,10 @@ from app.database.engine import Store, open_store
 from app.store.migrate import migrate
 from app.store.notifications import Notice, Notices
 from app.store.schema import posts
-from tests.servers.listener import SECRET, Listener
-from tests.servers.processes import Command
-from tests.servers.receiver import environment
-from tests.waiting import wait_until
+from tests.support.fake_endpoint import SECRET, Listener
+from tests.support.processes import Command
+from tests.support.waiting import wait_until
+from tests.support.web_process import environment
 from workers.background.notification_sender import Notifier
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -315,7 +315,7 @@ class Site:
 
     def notifier(self, *arguments: str) -> Command:
         """A notifier in a process of its own."""
-        command = ["tests.servers.notifying", *arguments]
+        command = ["tests.support.crashing_notifier", *arguments]
         return Command(command, folder=self.folder, environment=self.environment)
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.servers.processes import Lifeline, descendants, is_alive, send
-from tests.waiting import wait_until
+from tests.support.processes import Lifeline, descendants, is_alive, send
+from tests.support.waiting import wait_until
 
 _END_S = 20.0
 

@@ -6,7 +6,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.cli.local.valkey import valkey_command
-from tests.servers import Server
+from tests.support.server import Server
 
 
 class ValkeyServer(Server):

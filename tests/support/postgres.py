@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from tests.servers import Server
+from tests.support.server import Server
 
 
 class PostgresServer(Server):

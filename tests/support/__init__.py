@@ -1,0 +1,1 @@
+"""Real servers, processes and fixtures that the tests share."""
