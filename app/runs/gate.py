@@ -1,8 +1,9 @@
 """Whether a run may start: the policies that have it refused, so that Truto stops it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
@@ -22,27 +23,30 @@ _MOST_SHOWN = 200
 log = structlog.get_logger()
 
 
-class Gate:
-    """Decides whether a run may start; pure but for what it asks.
+class GateStore(Protocol):
+    """The store as the gate asks it. Raises StoreUnavailable."""
 
-    maintenance: why every run is refused, or "". open_run: notes that a run starts, unless another of its job
-    and account is open and was heard of since then: returns that one's id. oldest_pending: when the oldest
-    delivery came that is not settled. Where either raises StoreUnavailable, the run may go on: no fault of
-    ours is to stop it.
+    def start_unless_overlapping(self, run: RunSeen, *, heard_since: datetime) -> str | None:
+        """Record that a run starts; return the id of another open run of its job and account instead.
+
+        heard_since: an open run without events since then no longer blocks others.
+        """
+
+    def oldest_pending(self) -> datetime | None:
+        """Return when the oldest pending delivery arrived; None if nothing is pending."""
+
+
+class Gate:
+    """Decides whether a run may start.
+
+    maintenance: the reason to refuse every run, or "". An error of the store refuses nothing: no fault of
+    ours may stop a run.
     """
 
-    def __init__(
-        self,
-        routes: Routes,
-        maintenance: str,
-        *,
-        open_run: Callable[[RunSeen, datetime], str | None],
-        oldest_pending: Callable[[], datetime | None],
-    ) -> None:
+    def __init__(self, routes: Routes, maintenance: str, store: GateStore) -> None:
         self._routes = routes
         self._maintenance = maintenance
-        self._open_run = open_run
-        self._oldest_pending = oldest_pending
+        self._store = store
         self._is_blind = False
 
     def refusal(self, envelope: Envelope, body: bytes, now: datetime) -> str | None:
@@ -92,7 +96,7 @@ class Gate:
 
     def _behind(self, now: datetime) -> str | None:
         most_s = self._routes.gate.oldest_pending_s
-        oldest = self._oldest_pending() if most_s else None
+        oldest = self._store.oldest_pending() if most_s else None
         if not most_s or not oldest or now - oldest <= timedelta(seconds=most_s):
             return None
         waited_s = (now - oldest).total_seconds()
@@ -103,7 +107,7 @@ class Gate:
         # Two runs that do not say what they belong to need not belong together.
         if not self._routes.gate.overlapping or not all(ids):
             return None
-        other = self._open_run(_seen(envelope, now), now - _LOST_AFTER)
+        other = self._store.start_unless_overlapping(_seen(envelope, now), heard_since=now - _LOST_AFTER)
         return f"run {other} of the same sync job and integrated account is still open" if other else None
 
 

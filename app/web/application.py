@@ -1,79 +1,83 @@
-"""The WSGI application: Flask, with the endpoint in front of it."""
+"""The Flask application: its views, the objects behind them, and its answers to errors."""
 
-import structlog
+from datetime import datetime
+
 from flask import Flask, Response, request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
 
 from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_store
-from app.logs import place_of
 from app.redis.queue import DeliveryQueue, connect
 from app.redis.spool import Spool
 from app.runs.gate import Gate
+from app.store.facts import RunSeen
 from app.store.inbox import Inbox
 from app.store.pending import Worklist
 from app.store.runs import RunBook
-from app.web.enqueuer import Waker
-from app.web.failover_inbox import COMMIT_DEADLINE_S, Storage
-from app.web.health import add_health
-from app.web.memory_budget import Room
-from app.web.responses import Answer, finish
-from app.web.webhook import HINT, Endpoint
-from app.web.webhook_handler import Receiver
+from app.web.enqueuer import Enqueuer
+from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
+from app.web.health import register_health_routes
+from app.web.memory_budget import MemoryBudget
+from app.web.responses import WebhookResponse, drain_after, error_response
+from app.web.webhook import HINT, create_webhooks_blueprint
+from app.web.webhook_handler import WebhookHandler
 
-_LARGEST_BODIES_AT_ONCE = 2
-
-log = structlog.get_logger()
+_MAX_LARGEST_BODIES = 2
 
 
 def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
-    store = open_store(settings.database_url, lock_wait_s=COMMIT_DEADLINE_S)
-    inbox, book, worklist = Inbox(store), RunBook(store), Worklist(store)
+    app.session_interface = _NoSessions()
+    store = open_store(settings.database_url, lock_wait_s=COMMIT_TIMEOUT_S)
+    app.extensions["store"] = store
     redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)
-    storage = Storage(inbox, spool)
-    waker = Waker(queue)
-    waker.start()
-    gate = Gate(
-        routes,
-        settings.maintenance,
-        open_run=lambda seen, since: storage.ask(lambda: book.open(seen, heard_since=since)),
-        oldest_pending=lambda: storage.ask(worklist.oldest_pending),
+    inbox = FailoverInbox(Inbox(store), spool)
+    enqueuer = Enqueuer(queue)
+    enqueuer.start()
+    gate = Gate(routes, settings.maintenance, _GateStore(inbox, RunBook(store), Worklist(store)))
+    webhooks = create_webhooks_blueprint(
+        WebhookHandler(settings, gate, inbox, enqueuer),
+        max_body_bytes=settings.max_body_bytes,
+        memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
-    receiver = Receiver(
-        settings,
-        refuse=gate.refusal,
-        put=storage.put,
-        wake=lambda receipt: waker.wake(receipt.delivery_id),
-    )
-    add_health(app, store, queue, spool)
-    _answer_faults(app)
-    app.wsgi_app = Endpoint(  # type: ignore[method-assign]  # as Flask's own documentation wraps it
-        receiver.receive,
-        most_bytes=settings.max_body_bytes,
-        room=Room(_LARGEST_BODIES_AT_ONCE * settings.max_body_bytes),
-        others=app.wsgi_app,
-    )
+    app.register_blueprint(webhooks)
+    register_health_routes(app, store, queue, spool)
+    # For every exception, instead of Flask's own way: its log would quote the request's body.
+    app.register_error_handler(Exception, error_response)
+    app.register_error_handler(HTTPException, _http_error_response)
     return app
 
 
-def _answer_faults(app: Flask) -> None:
-    @app.errorhandler(HTTPException)
-    def elsewhere(error: HTTPException) -> Response:
-        word = error.name.lower().replace(" ", "_")
-        allowed = tuple((name, value) for name, value in error.get_headers() if name == "Allow")
-        return _respond(Answer(error.code or 500, word, message=HINT, headers=allowed))
+class _NoSessions(SessionInterface):
+    """No cookies and no signing: requests carry no session."""
 
-    @app.errorhandler(Exception)
-    def failed(error: Exception) -> Response:
-        # Not Flask's own way: the message of a fault may quote what was sent.
-        log.error("request.failed", path=request.path, fault=type(error).__name__, at=place_of(error))
-        return _respond(Answer(500, "failed", message="a fault of the receiver: its log says where"))
+    _session = NullSession()
+
+    def open_session(self, app: Flask, request: object) -> NullSession:  # noqa: ARG002  # Flask's signature
+        return self._session
 
 
-def _respond(answer: Answer) -> Response:
-    body = answer.body
-    return Response(finish(request.environ, [body]), answer.http_status, answer.all_headers(body))
+class _GateStore:
+    """The gate's questions to the store, each answered within the time of a commit."""
+
+    def __init__(self, inbox: FailoverInbox, runs: RunBook, pending: Worklist) -> None:
+        self._inbox = inbox
+        self._runs = runs
+        self._pending = pending
+
+    def start_unless_overlapping(self, run: RunSeen, *, heard_since: datetime) -> str | None:
+        return self._inbox.query(lambda: self._runs.open(run, heard_since=heard_since))
+
+    def oldest_pending(self) -> datetime | None:
+        return self._inbox.query(self._pending.oldest_pending)
+
+
+def _http_error_response(error: HTTPException) -> Response:
+    word = error.name.lower().replace(" ", "_")
+    headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
+    answer = WebhookResponse(error.code or 500, word, message=HINT)
+    return drain_after(answer.to_flask(**headers))

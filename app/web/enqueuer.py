@@ -12,10 +12,10 @@ from app.errors import QueueUnavailable
 from app.redis.queue import DeliveryQueue
 
 # Ids that wait while Redis is slow; beyond, the sweeper finds them in the inbox.
-_MOST_WAITING = 10_000
-_PAUSE_AFTER_FAULT_S = 1.0
+_MAX_WAITING_IDS = 10_000
+_ERROR_PAUSE_S = 1.0
 # A job costs milliseconds of its own: ids that come in quick succession share one. The first never waits.
-_PAUSE_S = 0.02
+_GATHER_S = 0.02
 
 log = structlog.get_logger()
 
@@ -29,12 +29,12 @@ class NewDelivery:
     lost_attempts: int = 0
 
 
-class Waker:
+class Enqueuer:
     """One thread (a greenlet under gevent) that gathers ids and enqueues them, many to a job when busy."""
 
     def __init__(self, queue: DeliveryQueue) -> None:
         self._queue = queue
-        self._ids: deque[UUID] = deque(maxlen=_MOST_WAITING)
+        self._ids: deque[UUID] = deque(maxlen=_MAX_WAITING_IDS)
         self._has_ids = threading.Event()
         self._is_failing = False
 
@@ -42,7 +42,7 @@ class Waker:
         """Begin to enqueue; call it in the process that serves, after it was forked."""
         threading.Thread(target=self._run, name="waker", daemon=True).start()
 
-    def wake(self, delivery_id: UUID) -> None:
+    def enqueue(self, delivery_id: UUID) -> None:
         """Have a worker woken for this delivery soon. Never blocks, never fails."""
         self._ids.append(delivery_id)
         self._has_ids.set()
@@ -63,7 +63,7 @@ class Waker:
                     )
                 self._is_failing = True
                 # Do not ask a dead Redis for every delivery.
-                time.sleep(_PAUSE_AFTER_FAULT_S)
+                time.sleep(_ERROR_PAUSE_S)
             else:
                 self._is_failing = False
-                time.sleep(_PAUSE_S)
+                time.sleep(_GATHER_S)

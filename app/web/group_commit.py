@@ -36,14 +36,14 @@ class GroupCommit(Generic[Item, Result]):
         self,
         commit: Callable[[Sequence[Item]], Sequence[Result]],
         *,
-        most: int,
+        max_items: int,
         size_of: Callable[[Item], int],
-        most_size: int,
+        max_size: int,
     ) -> None:
         self._commit = commit
-        self._most = most
+        self._most = max_items
         self._size_of = size_of
-        self._most_size = most_size
+        self._most_size = max_size
         self._lock = threading.Lock()
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._has_leader = False
@@ -78,7 +78,7 @@ class GroupCommit(Generic[Item, Result]):
                     self._waiting.remove(entry)
                 was_to_lead = entry.woken.is_set() and not entry.is_done
             if was_to_lead:
-                self._hand_over()
+                self._pass_leadership()
             raise
 
     def _lead(self) -> None:
@@ -103,7 +103,7 @@ class GroupCommit(Generic[Item, Result]):
             for entry in group:
                 entry.is_done = True
                 entry.woken.set()
-            self._hand_over()
+            self._pass_leadership()
 
     def _take_group(self) -> list[_Entry[Item, Result]]:
         group: list[_Entry[Item, Result]] = []
@@ -122,7 +122,7 @@ class GroupCommit(Generic[Item, Result]):
             self._waiting.clear()
         return waiting
 
-    def _hand_over(self) -> None:
+    def _pass_leadership(self) -> None:
         with self._lock:
             if self._waiting:
                 self._waiting[0].woken.set()

@@ -1,34 +1,39 @@
-"""gunicorn's gevent worker, but idle connections hold up neither its end nor those who come."""
+"""gunicorn's internals, all in one place: a worker that closes idle connections, and its body reader."""
 
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
+from typing import Any
+from wsgiref.types import WSGIEnvironment
 
 import gevent
+from gunicorn.http.body import LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
-_EVERY_S = 0.2
-# What a connection may take to send a request's head while others wait for its place.
-_PATIENCE_S = 5.0
+_CHECK_INTERVAL_S = 0.2
+# The longest that a connection may take to send a request's head while other clients wait for its place.
+_IDLE_TIMEOUT_S = 5.0
 
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """Lets go of idle connections: of all at SIGTERM, of the patient ones when there is no place for more.
+    """A gevent worker that closes idle connections at SIGTERM, and when all its places are taken.
 
-    gunicorn waits for idle ones as for open requests. At SIGTERM, that is up to its grace: with a router that
-    keeps connections for 90 s, every deploy would take until the platform kills the process. When all places
-    are taken, nobody else is accepted for up to 95 s (`keepalive`), be they kept alive or stuck in a head.
+    gunicorn waits for an idle connection as for an open request. At SIGTERM, that takes its whole grace
+    period: behind a router that keeps connections for 90 s, every deploy would last until the platform kills
+    the process. When all places are taken, gunicorn accepts nobody else for up to 95 s (`keepalive`).
     """
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
         self._open: set[socket.socket] = set()
-        # Those between two requests, or within a request's head, and since when.
+        # Connections between two requests, or within a request's head, and the time since they are.
         self._idle_since: dict[socket.socket, float] = {}
 
     def run(self) -> None:
-        """Serve until told to end."""
-        gevent.spawn(self._make_place)
+        """Serve requests until the process is stopped."""
+        gevent.spawn(self._keep_places_free)
         super().run()
 
     def handle(self, listener: object, client: socket.socket, address: object) -> None:
@@ -52,28 +57,63 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
             self._idle_since[client] = time.monotonic()
 
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
-        """Begin to end, on SIGTERM."""
+        """Start a graceful shutdown, on SIGTERM."""
         super().handle_exit(number, frame)
-        gevent.spawn(self._dismiss_all)
+        gevent.spawn(self._keep_idle_closed)
 
-    def _make_place(self) -> None:
+    def _keep_places_free(self) -> None:
         while True:
-            gevent.sleep(_EVERY_S)
+            gevent.sleep(_CHECK_INTERVAL_S)
             if len(self._open) >= self.worker_connections:
-                self._dismiss(idle_for_s=_PATIENCE_S)
+                self._close_idle(idle_for_s=_IDLE_TIMEOUT_S)
 
-    def _dismiss_all(self) -> None:
+    def _keep_idle_closed(self) -> None:
         while True:
-            self._dismiss(idle_for_s=0)
-            gevent.sleep(_EVERY_S)
+            self._close_idle(idle_for_s=0)
+            gevent.sleep(_CHECK_INTERVAL_S)
 
-    def _dismiss(self, *, idle_for_s: float) -> None:
+    def _close_idle(self, *, idle_for_s: float) -> None:
         now = time.monotonic()
         for client, since in list(self._idle_since.items()):
             if now - since < idle_for_s:
                 continue
             try:
-                # A request that is here already is still read and answered; then the connection ends.
+                # A request that has arrived already is still read and answered; then the connection ends.
                 client.shutdown(socket.SHUT_RD)
             except OSError:
                 self._idle_since.pop(client, None)
+
+
+def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
+    """Return a function that reads a body of announced length straight from its socket; else None.
+
+    gunicorn's own way copies such a body four times, and reads up to 1 MiB ahead, for which no memory is
+    reserved. The function takes the most bytes to return, and returns b"" at the end of the body and after
+    the sender hung up.
+    """
+    reader: Any = getattr(environ["wsgi.input"], "reader", None)
+    if not isinstance(reader, LengthReader):
+        return None
+    unreader = reader.unreader
+
+    def read(max_bytes: int) -> bytes:
+        size = min(max_bytes, reader.length)
+        if not size:
+            return b""
+        part: bytes = unreader.take_buffered()
+        if len(part) > size:
+            unreader.unread(part[size:])
+            part = part[:size]
+        part = part or unreader.sock.recv(size)
+        # gunicorn discards the rest before the next request on this connection, or closes it.
+        reader.length -= len(part)
+        return part
+
+    return read
+
+
+def hang_up(environ: WSGIEnvironment) -> None:
+    """Close the connection of a request at once, also for what its sender still sends."""
+    if connection := environ.get("gunicorn.socket"):
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)

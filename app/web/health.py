@@ -15,12 +15,12 @@ from app.store.migrate import is_current
 from app.store.pending import Worklist
 
 _OK = "ok"
-_OLDEST_PENDING_S = 900
-_DEADLINE_S = 4
-_SILENCE = f"no answer within {_DEADLINE_S} s"
+_MAX_PENDING_AGE_S = 900
+_CHECK_TIMEOUT_S = 4
+_NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
 
-def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
+def register_health_routes(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
     """Add the two URLs to the application."""
     checks: dict[str, Callable[[], str]] = {
         "store": lambda: _check_store(store),
@@ -36,9 +36,9 @@ def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> 
 
     @app.get("/readyz")
     def readyz() -> Response:
-        asked = {name: gevent.spawn(_find, check) for name, check in checks.items()}
-        gevent.joinall(list(asked.values()), timeout=_DEADLINE_S)
-        findings = {name: asking.value or _SILENCE for name, asking in asked.items()}
+        asked = {name: gevent.spawn(_run_check, check) for name, check in checks.items()}
+        gevent.joinall(list(asked.values()), timeout=_CHECK_TIMEOUT_S)
+        findings = {name: asking.value or _NO_ANSWER for name, asking in asked.items()}
         gevent.killall(list(asked.values()), block=False)
         is_ready = set(findings.values()) == {_OK}
         response = jsonify({"status": _OK if is_ready else "unready", **findings})
@@ -46,7 +46,7 @@ def add_health(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> 
         return response
 
 
-def _find(check: Callable[[], str]) -> str:
+def _run_check(check: Callable[[], str]) -> str:
     try:
         # A pooled connection that died while idle says nothing about the store: then it is asked once more.
         with suppress(StoreUnavailable):
@@ -72,7 +72,7 @@ def _check_workers(queue: DeliveryQueue) -> str:
 def _check_backlog(worklist: Worklist) -> str:
     oldest = worklist.oldest_pending()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
-    return _OK if age_s < _OLDEST_PENDING_S else f"the oldest delivery has waited for {age_s:.0f} s"
+    return _OK if age_s < _MAX_PENDING_AGE_S else f"the oldest delivery has waited for {age_s:.0f} s"
 
 
 def _check_spool(spool: Spool) -> str:

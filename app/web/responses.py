@@ -1,68 +1,62 @@
-"""What a sender is told: JSON, whatever happened."""
+"""The JSON answers of the web process, and the answer to every error."""
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
-from wsgiref.types import WSGIEnvironment
+from functools import partial
 
 import structlog
+from flask import Response, request
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded, Rejected, SignatureError, StoreUnavailable
 from app.logs import place_of
-from app.web.request_body import discard_body
+from app.web.request_body import drain_body
 
 _RETRY_AFTER_S = 5
-# What a sender may still push at us after a refusal, so that it gets to read the answer.
-_DISCARD_BYTES = 64 * 1024 * 1024
-_DISCARD_S = 2.0
-_WORDS = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
+# A refused sender may still send this much, so that it gets to read the answer.
+_DRAIN_BYTES = 64 * 1024 * 1024
+_DRAIN_TIMEOUT_S = 2.0
+_STATUS_WORDS = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP status, a word, the delivery's id if there is one, and why. headers: beside the usual ones."""
+class WebhookResponse:
+    """An answer to a POST: HTTP status, status word, the delivery's id if there is one, and the reason."""
 
     http_status: int
     status: str
     delivery: str = ""
     message: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def status_line(self) -> str:
-        """The status as WSGI wants it."""
-        return f"{self.http_status} {HTTPStatus(self.http_status).phrase}"
-
-    @property
-    def body(self) -> bytes:
-        """The answer as JSON."""
-        told = {"status": self.status, "delivery": self.delivery or None}
-        return json.dumps(told | {"message": self.message} if self.message else told).encode() + b"\n"
-
-    def all_headers(self, body: bytes) -> list[tuple[str, str]]:
-        """Return the headers of the answer with this body."""
-        return [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *self.headers]
+    def to_flask(self, **headers: str) -> Response:
+        """Return the answer as Flask sends it. headers: names with "_" for "-"."""
+        content = {"status": self.status, "delivery": self.delivery or None}
+        body = json.dumps(content | {"message": self.message} if self.message else content).encode() + b"\n"
+        response = Response(body, self.http_status, mimetype="application/json")
+        for name, value in headers.items():
+            response.headers[name.replace("_", "-")] = value
+        return response
 
 
-def answer_fault(error: Exception) -> Answer:
-    """Log a fault and return what its sender is told."""
+def drain_after(response: Response) -> Response:
+    """Have the rest of the request's body read after the response: its sender may still be sending."""
+    environ = request.environ
+    response.call_on_close(partial(drain_body, environ, max_bytes=_DRAIN_BYTES, timeout_s=_DRAIN_TIMEOUT_S))
+    return response
+
+
+def error_response(error: Exception) -> Response:
+    """Log an error and return its answer. The body of the request may be unread."""
     if isinstance(error, Rejected):
-        word = _WORDS[type(error)]
+        word = _STATUS_WORDS[type(error)]
         log.warning("delivery." + word, reason=str(error))
-        return Answer(error.http_status, word, message=str(error))
+        return drain_after(WebhookResponse(error.http_status, word, message=str(error)).to_flask())
     if isinstance(error, StoreUnavailable | Overloaded):
         log.error("delivery.unavailable", error=str(error))
-        later = (("Retry-After", str(_RETRY_AFTER_S)),)
-        return Answer(503, "unavailable", message="nowhere to store it: send it again", headers=later)
-    # The message of a fault may quote what was sent.
-    log.error("delivery.failed", fault=type(error).__name__, at=place_of(error))
-    return Answer(500, "failed", message="a fault of the receiver: send it again")
-
-
-def finish(environ: WSGIEnvironment, parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Send an answer, then let the sender finish a little: its body may be unread."""
-    yield from parts
-    discard_body(environ, most_bytes=_DISCARD_BYTES, most_s=_DISCARD_S)
+        answer = WebhookResponse(503, "unavailable", message="nowhere to store it: send it again")
+        return drain_after(answer.to_flask(Retry_After=str(_RETRY_AFTER_S)))
+    # Without the error's message, which may quote the request's body.
+    log.error("request.failed", path=request.path, fault=type(error).__name__, at=place_of(error))
+    answer = WebhookResponse(500, "failed", message="an error in the receiver: its log says where")
+    return drain_after(answer.to_flask())

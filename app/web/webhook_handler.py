@@ -1,51 +1,43 @@
 """POST /webhooks/truto: verify, read the envelope, store, answer."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
+from app.runs.gate import Gate
 from app.store.models import Arrival, Receipt
-from app.truto.events import Envelope, read_envelope
+from app.truto.events import read_envelope
 from app.truto.signature import Signature, verify
-from app.web.responses import Answer
+from app.web.enqueuer import Enqueuer
+from app.web.failover_inbox import FailoverInbox
+from app.web.responses import WebhookResponse
 
 log = structlog.get_logger()
 
 
-class Receiver:
-    """Takes one body at a time from being bytes to being stored.
+class WebhookHandler:
+    """Takes a body from bytes to a stored delivery, and says how it was answered."""
 
-    refuse: says why a run is not to start, of the event that it starts. put: keeps an arrival and returns its
-    receipt. wake: has a worker woken for a delivery.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        refuse: Callable[[Envelope, bytes, datetime], str | None],
-        put: Callable[[Arrival], Receipt],
-        wake: Callable[[Receipt], None],
-    ) -> None:
+    def __init__(self, settings: Settings, gate: Gate, inbox: FailoverInbox, enqueuer: Enqueuer) -> None:
         self._settings = settings
-        self._refuse = refuse
-        self._put = put
-        self._wake = wake
+        self._gate = gate
+        self._inbox = inbox
+        self._enqueuer = enqueuer
 
-    def receive(self, body: bytes, header: str | None) -> Answer:
-        """Store what Truto signed and say what became of it.
+    def receive(self, body: bytes, mac: bytes) -> WebhookResponse:
+        """Store a body that Truto signed.
 
-        Raises SignatureError, and StoreUnavailable where there is nowhere to store it.
+        mac: the signature that its header claims, 32 bytes. Raises SignatureError; StoreUnavailable if
+        neither the database nor Redis can store it.
         """
-        signature = verify(body, header, self._settings.secret_values)
-        arrival = self._look_at(body, signature, received_at=datetime.now(UTC))
-        receipt = self._put(arrival)
-        # What is spooled is not in the inbox yet: whoever drains it wakes a worker.
+        signature = verify(body, mac, self._settings.secret_values)
+        arrival = self._read_delivery(body, signature, received_at=datetime.now(UTC))
+        receipt = self._inbox.store(arrival)
+        # A spooled delivery is not in the inbox yet: the sweeper enqueues it after it drained the spool.
         if arrival.state == "pending" and not receipt.is_duplicate and not receipt.is_spooled:
-            self._wake(receipt)
+            self._enqueuer.enqueue(receipt.delivery_id)
         answer = _answer(arrival, receipt)
         log.info(
             "delivery." + answer.status,
@@ -59,14 +51,14 @@ class Receiver:
         )
         return answer
 
-    def _look_at(self, body: bytes, signature: Signature, *, received_at: datetime) -> Arrival:
+    def _read_delivery(self, body: bytes, signature: Signature, *, received_at: datetime) -> Arrival:
         try:
             envelope = read_envelope(body)
         except UnreadableDelivery as error:
             self._check_origin(signature.secret, "", None, received_at)
             return Arrival(body, signature.mac, received_at, "quarantined", error.reason)
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
-        refusal = self._refuse(envelope, body, received_at)
+        refusal = self._gate.refusal(envelope, body, received_at)
         return Arrival(
             body=body,
             # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
@@ -96,14 +88,14 @@ class Receiver:
             raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
 
 
-def _answer(arrival: Arrival, receipt: Receipt) -> Answer:
+def _answer(arrival: Arrival, receipt: Receipt) -> WebhookResponse:
     delivery = str(receipt.delivery_id)
     if receipt.refused is not None:
         # Truto reads a 400 to `started` as "stop this run"; nothing else here is ever answered with 400.
         # As it was first decided: Truto repeats what it got no answer to, or got a 400 to.
-        return Answer(400, "refused", delivery, receipt.refused)
+        return WebhookResponse(400, "refused", delivery, receipt.refused)
     if receipt.is_duplicate:
-        return Answer(200, "duplicate", delivery)
+        return WebhookResponse(200, "duplicate", delivery)
     if arrival.state == "quarantined":
-        return Answer(200, "quarantined", delivery, arrival.reason)
-    return Answer(200, "accepted", delivery)
+        return WebhookResponse(200, "quarantined", delivery, arrival.reason)
+    return WebhookResponse(200, "accepted", delivery)

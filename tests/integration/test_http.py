@@ -329,7 +329,8 @@ def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebP
         ("GET", "/webhooks/truto", 405),
         ("PUT", "/webhooks/truto", 405),
         ("DELETE", "/webhooks/truto", 405),
-        ("POST", "/webhooks/truto/", 404),
+        ("OPTIONS", "/webhooks/truto", 405),
+        ("GET", "/webhooks/truto/", 405),
         ("POST", "/", 404),
         ("GET", "/webhooks", 404),
     ],
@@ -341,6 +342,24 @@ def test_other_methods_and_paths_say_where_to_go(
 
     assert answer.http_status == http_status
     assert "POST /webhooks/truto" in answer.message
+
+
+def test_a_head_request_is_answered_without_a_body_and_without_a_warning(web: WebProcess) -> None:
+    response = httpx.head(f"{web.url}/webhooks/truto")
+
+    assert (response.status_code, response.content) == (405, b"")
+    assert web.request("GET", "/webhooks/truto").http_status == 405
+    assert "body bytes" not in web.log
+
+
+def test_a_slash_at_the_end_of_the_target_url_drops_no_page(web: WebProcess) -> None:
+    body = event(id_="slash")
+
+    response = httpx.post(
+        f"{web.url}/webhooks/truto/", content=body, headers={"X-Truto-Signature": sign(body, SECRET)}
+    )
+
+    assert (response.status_code, response.json()["status"]) == (200, "accepted")
 
 
 def test_health_and_readiness(web: WebProcess) -> None:

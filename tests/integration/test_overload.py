@@ -19,7 +19,7 @@ from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
-from app.web.request_body import DEADLINE_S
+from app.web.request_body import BODY_TIMEOUT_S
 from tests.support.processes import descendants
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, WebProcess
@@ -219,4 +219,4 @@ def test_more_stalled_bodies_than_connections_hold_others_up_for_one_deadline(
 
     assert answer.status_code == 200
     assert inbox.read_body(UUID(answer.json()["delivery"])) == body
-    assert took_s < DEADLINE_S + PATIENCE_S
+    assert took_s < BODY_TIMEOUT_S + PATIENCE_S

@@ -17,7 +17,7 @@ from werkzeug.wsgi import ClosingIterator
 from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.models import Arrival, Receipt
-from app.web.failover_inbox import Storage
+from app.web.failover_inbox import FailoverInbox
 from tests.support.crash_points import Death
 from tests.support.waiting import wait_until
 
@@ -25,10 +25,10 @@ _senders = int(os.environ["DEADLY_SENDERS"])
 _death = Death(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))
 _groups: list[int] = []
 _answered: list[None] = []
-_commit = Storage._commit
+_commit = FailoverInbox._commit
 
 
-def _commit_groups(self: Storage, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
+def _commit_groups(self: FailoverInbox, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
     """Commit, but let the first commit take until everybody else waits for the next."""
     if not (_groups or _death.is_over):
         wait_until(lambda: len(arrivals) + self._commits.waiting == _senders, what="all senders")
@@ -63,7 +63,7 @@ STEPS: Mapping[str, Callable[[Death], None]] = {
     "after the answers": lambda death: death.before(DeliveryQueue, "enqueue", when=_are_all_answered),
 }
 
-Storage._commit = _commit_groups  # type: ignore[method-assign]  # so that there is a group
+FailoverInbox._commit = _commit_groups  # type: ignore[method-assign]  # so that there is a group
 STEPS[os.environ["DEADLY_STEP"]](_death)
 # Only now: it is built when it is imported.
 _application = importlib.import_module("app.web.wsgi").app

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from app.errors import SignatureError
-from app.truto.signature import verify
+from app.truto.signature import parse_header, verify
 
 SECRET = "s"
 
@@ -38,7 +38,7 @@ class Receiver:
 
     def take(self, body: bytes, signature: str) -> tuple[int, str]:
         try:
-            verify(body, signature, [SECRET])
+            verify(body, parse_header(signature), [SECRET])
         except SignatureError:
             self.forged.append(signature)
             return 401, "unauthorized"

@@ -36,9 +36,9 @@ class Desk:
     asked: list[str] = field(default_factory=list)
     opened: list[tuple[RunSeen, datetime]] = field(default_factory=list)
 
-    def open_run(self, seen: RunSeen, heard_since: datetime) -> str | None:
+    def start_unless_overlapping(self, run: RunSeen, *, heard_since: datetime) -> str | None:
         self._note("overlapping")
-        self.opened.append((seen, heard_since))
+        self.opened.append((run, heard_since))
         return self.other
 
     def oldest_pending(self) -> datetime | None:
@@ -52,7 +52,7 @@ class Desk:
 
     def gate(self, routes: str, maintenance: str = "") -> Gate:
         read = read_routes(routes, source="routes.toml", variables={})
-        return Gate(read, maintenance, open_run=self.open_run, oldest_pending=self.oldest_pending)
+        return Gate(read, maintenance, self)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from app.web.group_commit import GroupCommit
 
 
 def grouped(commit: Callable[[Sequence[int]], Sequence[int]], *, most: int) -> GroupCommit[int, int]:
-    return GroupCommit(commit, most=most, size_of=abs, most_size=100)
+    return GroupCommit(commit, max_items=most, size_of=abs, max_size=100)
 
 
 def test_everyone_gets_the_result_of_their_own_item() -> None:

@@ -8,7 +8,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.memory_budget import Room, Share
+from app.web.memory_budget import MemoryBudget, Reservation
 
 BODY = 4
 ROOM = 2 * BODY
@@ -19,13 +19,13 @@ STUCK_S = 5.0
 class Reader:
     """A greenlet that takes room step by step, each time it is told to, and ends when told to end."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: MemoryBudget) -> None:
         self.taken = 0
         self._room = room
         self._wanted = 0
         self._told = Event()
         self._is_ending = False
-        self.share = Share(room)
+        self.share = Reservation(room)
         self.greenlet = gevent.spawn(self._run)
 
     def take(self, count: int) -> None:
@@ -47,7 +47,7 @@ class Reader:
                 self._told.wait()
                 self._told.clear()
                 while self.taken < self._wanted:
-                    share.take(1)
+                    share.acquire(1)
                     self.taken += 1
 
 
@@ -57,27 +57,27 @@ def let_all_run() -> None:
         gevent.idle()
 
 
-def read_whole(room: Room, size: int, chance: random.Random | None = None) -> None:
-    with Share(room) as share:
+def read_whole(room: MemoryBudget, size: int, chance: random.Random | None = None) -> None:
+    with Reservation(room) as share:
         for _ in range(size):
-            share.take(1)
+            share.acquire(1)
             gevent.sleep(0)
             if chance is not None and chance.random() < 0.1:
                 raise ConnectionResetError
 
 
-def assert_is_empty(room: Room) -> None:
+def assert_is_empty(room: MemoryBudget) -> None:
     """All is given back: the room itself, and the place beyond it."""
-    assert room.taken_bytes == 0
+    assert room.reserved_bytes == 0
     # Two bodies one after the other, each larger than the room: only the place beyond it lets them through.
     for _ in range(2):
         with gevent.Timeout(STUCK_S):
             read_whole(room, ROOM + BODY)
-    assert room.taken_bytes == 0
+    assert room.reserved_bytes == 0
 
 
 def test_within_the_room_nobody_waits() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     readers = [Reader(room) for _ in range(2)]
 
     for reader in readers:
@@ -90,7 +90,7 @@ def test_within_the_room_nobody_waits() -> None:
 
 
 def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     readers = [Reader(room) for _ in range(6)]
     for reader in readers[:2]:
         reader.take(BODY)
@@ -106,7 +106,7 @@ def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
 
 
 def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     first, second, beyond, waiting = (Reader(room) for _ in range(4))
     for reader in (first, second, beyond, waiting):
         reader.take(BODY)
@@ -125,7 +125,7 @@ def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
 
 
 def test_the_place_beyond_the_room_goes_to_the_next() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     first, beyond, waiting, later = (Reader(room) for _ in range(4))
     first.take(ROOM)
     for reader in (beyond, waiting, later):
@@ -140,7 +140,7 @@ def test_the_place_beyond_the_room_goes_to_the_next() -> None:
 
 
 def test_many_half_read_bodies_all_get_to_their_end() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
 
     # Each takes a step, then lets the others take theirs: all are half read when the room is full.
     readers = [gevent.spawn(read_whole, room, BODY) for _ in range(100)]
@@ -151,7 +151,7 @@ def test_many_half_read_bodies_all_get_to_their_end() -> None:
 
 
 def test_a_body_larger_than_the_room_gets_to_its_end() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
 
     with gevent.Timeout(STUCK_S):
         read_whole(room, 3 * ROOM)
@@ -160,15 +160,15 @@ def test_a_body_larger_than_the_room_gets_to_its_end() -> None:
 
 
 def test_what_is_taken_never_exceeds_the_room_and_one_body() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     most = 0
 
     def read() -> None:
         nonlocal most
-        with Share(room) as share:
+        with Reservation(room) as share:
             for _ in range(BODY):
-                share.take(1)
-                most = max(most, room.taken_bytes)
+                share.acquire(1)
+                most = max(most, room.reserved_bytes)
                 gevent.sleep(0)
 
     gevent.joinall([gevent.spawn(read) for _ in range(50)], timeout=STUCK_S, raise_error=True)
@@ -178,7 +178,7 @@ def test_what_is_taken_never_exceeds_the_room_and_one_body() -> None:
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
 def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     half_read, full, beyond = (Reader(room) for _ in range(3))
     half_read.take(1)
     full.take(ROOM - 1)
@@ -191,7 +191,7 @@ def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
     else:
         half_read.greenlet.kill(gevent.Timeout(0))
 
-    assert room.taken_bytes == ROOM - 1 + BODY
+    assert room.reserved_bytes == ROOM - 1 + BODY
     full.end()
     beyond.end()
     assert_is_empty(room)
@@ -199,7 +199,7 @@ def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
 def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     full, beyond, waiting = (Reader(room) for _ in range(3))
     full.take(ROOM)
     beyond.take(1)
@@ -216,7 +216,7 @@ def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
 
 
 def test_the_place_beyond_is_not_lost_on_one_who_is_killed_as_it_comes_free() -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     full, beyond, unlucky, waiting = (Reader(room) for _ in range(4))
     full.take(ROOM)
     for reader in (beyond, unlucky, waiting):
@@ -235,7 +235,7 @@ def test_the_place_beyond_is_not_lost_on_one_who_is_killed_as_it_comes_free() ->
 
 @given(sizes=st.lists(st.integers(0, ROOM + BODY), max_size=20), seed=st.integers(0, 2**32))
 def test_whatever_breaks_off_the_room_is_empty_in_the_end(sizes: list[int], seed: int) -> None:
-    room = Room(ROOM)
+    room = MemoryBudget(ROOM)
     chance = random.Random(seed)
 
     def read(size: int) -> None:

@@ -1,0 +1,127 @@
+"""The webhook is an ordinary Flask view: hooks, the URL map, the test client and instrumentation see it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, request
+
+from app.config.routes import default_routes
+from app.config.settings import read_settings
+from app.database.engine import open_store
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.truto.signature import sign
+from app.web.application import create_app
+from tests.support.web_process import SECRET
+
+PATH = "/webhooks/truto"
+BODY = json.dumps(
+    {"id": "e1", "event": "sync_job_run:record", "payload": {"records": [{"id": "1"}]}}
+).encode()
+# Sentry patches Flask for good: only in a process of its own.
+INSTRUMENTED = """
+import json, sys
+import sentry_sdk
+from sentry_sdk.integrations.flask import FlaskIntegration
+transactions = []
+class Transport(sentry_sdk.Transport):
+    def capture_envelope(self, envelope):
+        transactions.extend(item.payload.json for item in envelope.items if item.type == "transaction")
+sentry_sdk.init(
+    dsn="http://key@127.0.0.1/1", transport=Transport, traces_sample_rate=1.0,
+    integrations=[FlaskIntegration()], default_integrations=False,
+)
+from tests.integration.test_flask_view import BODY, PATH, SECRET, build, sign
+app = build(sys.argv[1], sys.argv[2])
+response = app.test_client().post(PATH, data=BODY, headers={"X-Truto-Signature": sign(BODY, SECRET)})
+sentry_sdk.flush()
+app.extensions["store"].dispose()
+print(json.dumps([response.status_code, [item["transaction"] for item in transactions]]))
+"""
+
+
+def build(database_url: str, redis_url: str) -> Flask:
+    variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "TRUTO_WEBHOOK_SECRET": SECRET}
+    return create_app(read_settings(variables), default_routes(database_url))
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/inbox.db"
+    store = open_store(url)
+    migrate(store)
+    store.dispose()
+    return url
+
+
+@pytest.fixture
+def app(database_url: str, redis_url: str) -> Iterator[Flask]:
+    application = build(database_url, redis_url)
+    yield application
+    application.extensions["store"].dispose()
+
+
+def post(app: Flask, body: bytes = BODY, *, path: str = PATH, **options: Any) -> Any:
+    headers = {"X-Truto-Signature": sign(body, SECRET)}
+    return app.test_client().post(path, data=body, headers=headers, **options)
+
+
+def test_the_test_client_delivers_an_event(app: Flask, database_url: str) -> None:
+    response = post(app)
+
+    assert (response.status_code, response.json["status"]) == (200, "accepted")
+    store = open_store(database_url)
+    assert Inbox(store).count() == {"pending": 1, "duplicate": 0}
+    store.dispose()
+
+
+def test_a_hook_before_requests_sees_the_post(app: Flask) -> None:
+    seen: list[tuple[str | None, str]] = []
+    app.before_request(lambda: seen.append((request.endpoint, request.method)))
+
+    post(app)
+
+    assert seen == [("webhooks.receive", "POST")]
+
+
+def test_a_hook_after_requests_sees_the_answer_to_an_unsigned_post(app: Flask) -> None:
+    seen: list[int] = []
+
+    @app.after_request
+    def see(response: Any) -> Any:
+        seen.append(response.status_code)
+        return response
+
+    app.test_client().post(PATH, data=BODY)
+
+    assert seen == [401]
+
+
+def test_the_url_map_names_the_webhook_and_takes_nothing_but_posts(app: Flask) -> None:
+    rules = [rule for rule in app.url_map.iter_rules() if rule.rule == PATH]
+
+    assert [(rule.endpoint, rule.methods) for rule in rules] == [("webhooks.receive", {"POST"})]
+
+
+def test_a_slash_at_the_end_is_the_same_webhook(app: Flask) -> None:
+    assert post(app, path=PATH + "/").json["status"] == "accepted"
+
+
+def test_a_body_longer_than_announced_is_read_no_further(app: Flask) -> None:
+    response = post(app, BODY, environ_overrides={"CONTENT_LENGTH": str(len(BODY) - 1)})
+
+    assert response.status_code == 401
+
+
+def test_a_flask_instrumentation_sees_the_post(database_url: str, redis_url: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", INSTRUMENTED, database_url, redis_url],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+    assert json.loads(ran.stdout.splitlines()[-1]) == [200, ["webhooks.receive"]]
