@@ -9,31 +9,31 @@ from app.database.engine import Store
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.redis.spool import Spool
 from app.sinks.base import Sink
-from app.store.erasure import AccountInStore, Traces
+from app.store.erasure import AccountData, AccountDataCounts
 
 SPOOL = "spool"
 # Something may have been under way, from Redis into the inbox or from there into a sink, in the first.
-_MOST_PASSES = 4
-_LOOK_EVERY_S = 0.5
+_MAX_PASSES = 4
+_POLL_INTERVAL_S = 0.5
 
 
 @dataclass(slots=True)
-class Findings:
+class ErasureReport:
     """Numbers by place, and why places were not reached. in_hand: deliveries that workers may write yet."""
 
-    numbers: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
-    in_hand: int = 0
+    in_progress: int = 0
 
     @property
     def total(self) -> int:
         """How much it is in all places."""
-        return sum(self.numbers.values())
+        return sum(self.counts.values())
 
-    def add(self, numbers: Mapping[str, int]) -> None:
+    def add_counts(self, counts: Mapping[str, int]) -> None:
         """Add what was found in places."""
-        for place, number in numbers.items():
-            self.numbers[place] = self.numbers.get(place, 0) + number
+        for place, number in counts.items():
+            self.counts[place] = self.counts.get(place, 0) + number
 
 
 class Erasure:
@@ -50,81 +50,83 @@ class Erasure:
         spool: Spool | None,
         sinks: Sequence[str],
         open_sink: Callable[[str], Sink],
-        tell: Callable[[str], None],
+        on_wait: Callable[[str], None],
     ) -> None:
         self._account = account
-        self._held = AccountInStore(store, account, until=_now())
+        self._account_data = AccountData(store, account, until=_now())
         self._spool = spool
         self._sinks = sinks
         self._open_sink = open_sink
-        self._tell = tell
+        self._on_wait = on_wait
 
-    def find(self) -> Findings:
+    def count_data(self) -> ErasureReport:
         """Count what there is, and change nothing."""
-        findings = Findings()
-        self._in_spool(findings, lambda spool: spool.count_of(self._account))
-        findings.add(asdict(self._held.count()))
-        self._in_sinks(findings, lambda sink: sink.count(self._account))
-        findings.in_hand = len(self._held.in_hand(now=_now()))
-        self._note_nameless(findings)
-        return findings
+        report = ErasureReport()
+        self._visit_spool(report, lambda spool: spool.count_for_account(self._account))
+        report.add_counts(asdict(self._account_data.count()))
+        self._visit_sinks(report, lambda sink: sink.count(self._account))
+        report.in_progress = len(self._account_data.find_in_progress(now=_now()))
+        self._report_without_account(report)
+        return report
 
-    def erase(self) -> Findings:
+    def erase_data(self) -> ErasureReport:
         """Remove it all; when this returns, no worker writes anything of it any more.
 
         Pass by pass, until one finds nothing: first what is still to be written, then, once nobody has any
         of it in hand, what was written.
         """
-        findings = Findings()
-        for _ in range(_MOST_PASSES):
-            before = findings.total
-            self._in_spool(findings, lambda spool: spool.erase(self._account))
-            findings.add(asdict(sum(self._held.erase(now=_now()), start=Traces())))
+        report = ErasureReport()
+        for _ in range(_MAX_PASSES):
+            before = report.total
+            self._visit_spool(report, lambda spool: spool.erase(self._account))
+            report.add_counts(asdict(sum(self._account_data.erase(now=_now()), start=AccountDataCounts())))
             self._wait_for_workers()
-            self._in_sinks(findings, lambda sink: sink.erase(self._account))
-            if findings.total == before:
+            self._visit_sinks(report, lambda sink: sink.erase(self._account))
+            if report.total == before:
                 break
         else:
-            findings.unreached["what still comes"] = (
+            report.unreached["what still comes"] = (
                 "more of it was found each time; stop its syncs, and repeat"
             )
-        self._note_nameless(findings)
-        return findings
+        self._report_without_account(report)
+        return report
 
-    def _in_spool(self, findings: Findings, look: Callable[[Spool], int]) -> None:
+    def _visit_spool(self, report: ErasureReport, action: Callable[[Spool], int]) -> None:
         if self._spool is None:
-            findings.unreached[SPOOL] = "REDIS_URL is not set: what waits in Redis was not looked at"
+            report.unreached[SPOOL] = "REDIS_URL is not set: what waits in Redis was not looked at"
             return
         try:
-            findings.add({SPOOL: look(self._spool)})
+            report.add_counts({SPOOL: action(self._spool)})
             if number := self._spool.count_unreadable():
-                findings.unreached[SPOOL] = f"{number} unreadable entries may be of any account"
+                report.unreached[SPOOL] = f"{number} unreadable entries may be of any account"
         except QueueUnavailable as error:
-            findings.unreached[SPOOL] = str(error)
+            report.unreached[SPOOL] = str(error)
 
-    def _in_sinks(self, findings: Findings, look: Callable[[Sink], int]) -> None:
+    def _visit_sinks(self, report: ErasureReport, action: Callable[[Sink], int]) -> None:
         for name in self._sinks:
             place = f"sink {name}"
             # Away in one pass, it may be back in the next: only the last one counts.
-            findings.unreached.pop(place, None)
+            report.unreached.pop(place, None)
             try:
-                findings.add({place: look(self._open_sink(name))})
+                report.add_counts({place: action(self._open_sink(name))})
             except (SinkUnavailable, SinkRefused) as error:
-                findings.unreached[place] = str(error)
+                report.unreached[place] = str(error)
 
-    def _note_nameless(self, findings: Findings) -> None:
-        if number := self._held.count_nameless():
-            findings.unreached["rows of no account"] = (
+    def _report_without_account(self, report: ErasureReport) -> None:
+        if number := self._account_data.count_without_account():
+            report.unreached["rows of no account"] = (
                 f"{number} deliveries of its runs name no account: sinks have their records under none"
             )
 
     def _wait_for_workers(self) -> None:
-        held = self._held.in_hand(now=_now())
-        if held:
-            self._tell(f"Waiting, 40 s at most, for workers that have {len(held)} of its deliveries in hand.")
-        while held:
-            time.sleep(_LOOK_EVERY_S)
-            held = self._held.in_hand(now=_now(), among=held)
+        in_progress = self._account_data.find_in_progress(now=_now())
+        if in_progress:
+            self._on_wait(
+                f"Waiting, 40 s at most, for workers that have {len(in_progress)} of its deliveries in hand."
+            )
+        while in_progress:
+            time.sleep(_POLL_INTERVAL_S)
+            in_progress = self._account_data.find_in_progress(now=_now(), among=in_progress)
 
 
 def _now() -> datetime:

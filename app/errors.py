@@ -31,31 +31,31 @@ class RapidBridgeError(Exception):
     """Base of every error raised on purpose by this project."""
 
 
-class Rejected(RapidBridgeError):
+class RequestRejected(RapidBridgeError):
     """A request that is answered with `http_status` instead of being stored."""
 
     http_status: ClassVar[int]
 
 
-class SignatureError(Rejected):
+class SignatureError(RequestRejected):
     """No, a malformed or a wrong signature, or a signed body outside the replay window."""
 
     http_status = 401
 
 
-class BodyTooLarge(Rejected):
+class BodyTooLarge(RequestRejected):
     """A body longer than MAX_BODY_BYTES, known from its header or found while reading."""
 
     http_status = 413
 
 
-class BodyIncomplete(Rejected):
+class BodyIncomplete(RequestRejected):
     """A body that did not arrive whole in time."""
 
     http_status = 408
 
 
-class Retriable(RapidBridgeError):
+class TransientError(RapidBridgeError):
     """A fault that passes: try again, after `retry_after_s` seconds where the other side named them."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -63,43 +63,45 @@ class Retriable(RapidBridgeError):
         self.retry_after_s = retry_after_s
 
 
-class StoreUnavailable(Retriable):
+class StoreUnavailable(TransientError):
     """The database of the inbox cannot be reached or does not answer."""
 
 
-class QueueUnavailable(Retriable):
+class QueueUnavailable(TransientError):
     """Redis cannot be reached or refuses commands."""
 
 
-class OutOfTime(Retriable):
+class JobTimeout(TransientError):
     """A job took longer than it may: a sink or the store does not answer."""
 
 
-class Overloaded(Retriable):
+class Overloaded(TransientError):
     """More large bodies come at once than there is memory for."""
 
 
-class ArchiveUnavailable(Retriable):
+class ArchiveUnavailable(TransientError):
     """The folder that is to hold what is removed cannot be read or written."""
 
 
-class SinkUnavailable(Retriable):
+class SinkUnavailable(TransientError):
     """A sink cannot be reached, is locked, or gave up a transaction to let another through."""
 
 
-class TrutoUnavailable(Retriable):
+class TrutoUnavailable(TransientError):
     """Truto's API cannot be reached, asks for patience, or fails. is_undone: it certainly did nothing."""
 
-    def __init__(self, message: str, *, is_undone: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, was_not_processed: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
-        self.is_undone = is_undone
+        self.was_not_processed = was_not_processed
 
 
-class EndpointUnavailable(Retriable):
+class SubscriberUnavailable(TransientError):
     """Who is to be told did not take it: no connection, no answer in time, or any but 2xx and 410."""
 
 
-class Dead(RapidBridgeError):
+class PermanentError(RapidBridgeError):
     """Work that no retry will save. `reason` is a short, stable word for counting, such as "not_json"."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -107,19 +109,19 @@ class Dead(RapidBridgeError):
         self.reason = reason
 
 
-class BodyPruned(Dead):
+class BodyPruned(PermanentError):
     """A delivery whose body was removed: it is older than what is kept, or its account was erased."""
 
 
-class UnreadableDelivery(Dead):
+class UnreadableDelivery(PermanentError):
     """A signed body that is not JSON, is no object, or names no event."""
 
 
-class SinkRefused(Dead):
+class SinkRefused(PermanentError):
     """A sink that refuses a whole batch for a reason that lies in its set-up."""
 
 
-class EndpointGone(Dead):
+class SubscriberGone(PermanentError):
     """Who is to be told answered 410."""
 
 
@@ -134,6 +136,6 @@ class TrutoRefused(RapidBridgeError):
 class ConfigError(RapidBridgeError):
     """Settings or routes that cannot work. Each complaint says what is wrong, where, and what to do."""
 
-    def __init__(self, complaints: Sequence[str]) -> None:
-        super().__init__("\n".join(complaints))
-        self.complaints = tuple(complaints)
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

@@ -11,17 +11,19 @@ import structlog
 from structlog.typing import EventDict
 
 # A resource's name is Truto's to choose: it must not move a terminal's cursor or begin a line of its own.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
+def _replace_control_chars(_logger: object, _method: str, event: EventDict) -> EventDict:
     return {
-        name: value if not isinstance(value, str) or value.isprintable() else _CONTROL.sub("\ufffd", value)
+        name: value
+        if not isinstance(value, str) or value.isprintable()
+        else _CONTROL_CHARS.sub("\ufffd", value)
         for name, value in event.items()
     }
 
 
-class _StandardError(io.TextIOBase):
+class _StderrStream(io.TextIOBase):
     """Standard error, as far as it takes lines: a log on a full disk must not fail a delivery."""
 
     def write(self, text: str) -> int:
@@ -36,7 +38,7 @@ class _StandardError(io.TextIOBase):
             sys.stderr.flush()
 
 
-def set_up_logs() -> None:
+def configure_logging() -> None:
     """Send our events, and warnings of libraries, to standard error."""
     # RQ tells of every job, with its arguments; ours say what came of each delivery.
     logging.getLogger("rq").setLevel(logging.WARNING)
@@ -46,16 +48,16 @@ def set_up_logs() -> None:
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.add_log_level,
-            _printable,
+            _replace_control_chars,
             structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StderrStream())),
         cache_logger_on_first_use=True,
     )
 
 
-def place_of(error: Exception) -> str:
+def locate_error(error: Exception) -> str:
     """Return the file and line an error comes from: what may be logged of one whose message quotes data."""
     trace = error.__traceback__
     while trace and trace.tb_next:

@@ -14,28 +14,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.commits import commit
-from benchmarks.contenders import Contenders, contenders
-from benchmarks.load import Load, Requests, send
-from benchmarks.results import save
+from benchmarks.commits import measure_commits
+from benchmarks.contenders import ComparedServers, running_servers
+from benchmarks.load import LoadResult, Requests, send
+from benchmarks.results import save_results
 
 _LIMITS = ("bare, gevent", "bare, gthread")
 _COLUMNS = ("answers/s", "spread", "of bare", "p50 ms", "p99 ms", "p99.9 ms")
 
 
 def _measure(
-    found: Contenders, options: argparse.Namespace, records: int, at_once: int
-) -> Mapping[str, list[Load]]:
-    turns: dict[str, Callable[[], Load]] = {
+    found: ComparedServers, options: argparse.Namespace, records: int, at_once: int
+) -> Mapping[str, list[LoadResult]]:
+    turns: dict[str, Callable[[], LoadResult]] = {
         name: partial(send, port, Requests(path, records), connections=at_once, seconds=options.seconds)
-        for name, (port, path) in found.places.items()
+        for name, (port, path) in found.addresses.items()
     }
     if at_once == 1:
         # Alone, a delivery takes one commit and what is around it.
-        for name, url in found.urls.items():
+        for name, url in found.database_urls.items():
             bodies = Requests("/", records).bodies()
-            turns[f"commit alone, {name}"] = partial(commit, url, bodies, seconds=options.seconds)
-    loads: dict[str, list[Load]] = {name: [] for name in turns}
+            turns[f"commit alone, {name}"] = partial(measure_commits, url, bodies, seconds=options.seconds)
+    loads: dict[str, list[LoadResult]] = {name: [] for name in turns}
     for _ in range(options.rounds):
         # In turns, so that whatever else the machine does hits all of them.
         for name, turn in turns.items():
@@ -44,7 +44,7 @@ def _measure(
     return loads
 
 
-def _row(name: str, loads: list[Load], limit: float) -> dict[str, Any]:
+def _row(name: str, loads: list[LoadResult], limit: float) -> dict[str, Any]:
     rates = [load.per_s for load in loads]
     rate = median(rates)
     times = {
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     options = parser.parse_args()
     rows = []
-    with contenders() as found:
+    with running_servers() as found:
         for records in options.records:
             for at_once in options.connections:
                 loads = _measure(found, options, records, at_once)
@@ -83,7 +83,7 @@ def main() -> None:
                     row = _row(name, loads[name], limit)
                     print(_line(row), flush=True)
                     rows.append({"records": records, "connections": at_once, **row})
-    save(options.json, rows)
+    save_results(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from app.database.engine import open_store
-from benchmarks.load import Load
+from benchmarks.load import LoadResult
 
 
-def commit(database_url: str, requests: Iterator[bytes], *, seconds: float) -> Load:
+def measure_commits(database_url: str, requests: Iterator[bytes], *, seconds: float) -> LoadResult:
     """Insert one request after the other into a table of its own, each in a transaction, for so long."""
     engine = open_store(database_url)
     is_postgresql = engine.dialect.name == "postgresql"
@@ -28,4 +28,4 @@ def commit(database_url: str, requests: Iterator[bytes], *, seconds: float) -> L
             cursor.execute(f"INSERT INTO bare_commits VALUES ({mark})", (request,))
             times.append(time.perf_counter() - began)
     engine.dispose()
-    return Load(len(times) / seconds, sorted(times))
+    return LoadResult(len(times) / seconds, sorted(times))

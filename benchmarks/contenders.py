@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
@@ -30,16 +30,16 @@ _GTHREAD = ("--worker-class", "gthread", "--threads", "16")
 
 
 @dataclass(frozen=True, slots=True)
-class Contenders:
+class ComparedServers:
     """places: the port and path of each by name. urls: the stores'. redis: what some of them use."""
 
-    places: Mapping[str, tuple[int, str]]
-    urls: Mapping[str, str]
+    addresses: Mapping[str, tuple[int, str]]
+    database_urls: Mapping[str, str]
     redis: Redis
 
 
 @contextmanager
-def contenders() -> Iterator[Contenders]:
+def running_servers() -> Iterator[ComparedServers]:
     """Start all of them; they end with the block."""
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(3)]
@@ -72,7 +72,7 @@ def contenders() -> Iterator[Contenders]:
         places["by hand"] = serve("benchmarks.by_hand:app", urls["SQLite"])
         if shutil.which("webhook"):
             places["webhook (Go)"] = stack.enter_context(_webhook(folders[2]))
-        yield Contenders(places, urls, stack.enter_context(Redis.from_url(valkey.url)))
+        yield ComparedServers(places, urls, stack.enter_context(Redis.from_url(valkey.url)))
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _webhook(folder: Path) -> Iterator[tuple[int, str]]:
         "trigger-rule": {"match": _WEBHOOK_RULE},
     }
     (folder / "hooks.json").write_text(json.dumps([rule]))
-    port = free_port()
+    port = find_free_port()
     command = ["webhook", "-hooks", str(folder / "hooks.json"), "-ip", "127.0.0.1", "-port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from tests.support.processes import descendants
+from tests.support.processes import find_descendants
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def tree(pid: int) -> list[int]:
+def list_process_tree(pid: int) -> list[int]:
     """Return a process and all below it."""
-    return [pid, *descendants(pid)]
+    return [pid, *find_descendants(pid)]
 
 
 class Meter:
@@ -29,10 +29,10 @@ class Meter:
         return {name: now - self._before[name] for name, now in self._read().items()}
 
     def _read(self) -> dict[str, float]:
-        return {name: sum(map(cpu_s, pids())) for name, pids in self._parts.items()}
+        return {name: sum(map(read_cpu_s, pids())) for name, pids in self._parts.items()}
 
 
-def cpu_s(pid: int) -> float:
+def read_cpu_s(pid: int) -> float:
     """Return the CPU time that a process and its children that ended have used, in seconds; 0 if it is gone.
 
     The scheduler tells it in ns: ticks of 10 ms are too coarse for a server that needs 20 µs a delivery. Of

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from app.redis.queue import IDS_PER_JOB, DeliveryQueue
 from app.simulator.records import make_record
 from app.store.inbox import Inbox
-from app.store.models import Arrival
-from app.store.pending import Worklist
-from app.truto.events import BATCH
+from app.store.models import IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.truto.events import RECORD_EVENT
 from app.web.enqueuer import NewDelivery
 from benchmarks.cpu import Meter
-from benchmarks.stage import Stage
+from benchmarks.stage import BenchmarkEnvironment
 from tests.support.waiting import wait_until
 
 RECORDS = 100
@@ -24,40 +24,44 @@ _LONGEST_S = 600
 _numbers = itertools.count()
 
 
-def pile_up(stage: Stage, deliveries: int) -> list[NewDelivery]:
+def pile_up(environment: BenchmarkEnvironment, deliveries: int) -> list[NewDelivery]:
     """Store deliveries of records that no sink has yet; wake nobody."""
-    arrivals = [make_arrival(next(_numbers), RECORDS) for _ in range(deliveries)]
-    return [NewDelivery(receipt.delivery_id) for receipt in Inbox(stage.store).put(arrivals)]
+    arrivals = [make_delivery(next(_numbers), RECORDS) for _ in range(deliveries)]
+    return [NewDelivery(receipt.delivery_id) for receipt in Inbox(environment.store).put(arrivals)]
 
 
-def drain(stage: Stage, waiting: list[NewDelivery], meter: Meter) -> tuple[float, dict[str, float]]:
+def drain(
+    environment: BenchmarkEnvironment, waiting: list[NewDelivery], meter: Meter
+) -> tuple[float, dict[str, float]]:
     """Wake the workers, wait until all is settled; return the seconds that it took, and those of CPU."""
-    worklist = Worklist(stage.store)
+    worklist = PendingDeliveries(environment.store)
     began = time.perf_counter()
-    DeliveryQueue(stage.redis).enqueue(waiting)
-    wait_until(lambda: worklist.oldest_pending() is None, timeout_s=_LONGEST_S, what="an empty inbox")
+    DeliveryQueue(environment.redis).enqueue(waiting)
+    wait_until(
+        lambda: worklist.find_oldest_received_at() is None, timeout_s=_LONGEST_S, what="an empty inbox"
+    )
     return time.perf_counter() - began, meter.read_s()
 
 
-def jobs_for(seconds: float, *, deliveries_per_s: float, workers: int) -> int:
+def count_deliveries_for(seconds: float, *, deliveries_per_s: float, workers: int) -> int:
     """Return how many deliveries keep workers busy for about so long: as many jobs for each of them."""
     jobs = seconds * deliveries_per_s / IDS_PER_JOB
     return max(1, round(jobs / workers)) * workers * IDS_PER_JOB
 
 
-def make_arrival(number: int, records: int) -> Arrival:
+def make_delivery(number: int, records: int) -> IncomingDelivery:
     """Make a verified delivery; another number means other records."""
     first = number * records
     made = [make_record("crm/contacts", "account", first + place, "1") for place in range(records)]
     payload = {"resource": "crm/contacts", "method": "list", "sync_job_run_id": "r", "records": made}
-    event = {"id": str(number), "event": BATCH, "payload": payload}
-    return Arrival(
+    event = {"id": str(number), "event": RECORD_EVENT, "payload": payload}
+    return IncomingDelivery(
         json.dumps(event, ensure_ascii=False).encode(),
         b"%d" % number,
         datetime.now(UTC) + _NOT_YET,
         "pending",
         event_id=str(number),
-        event=BATCH,
+        event=RECORD_EVENT,
         sync_job_run_id="r",
         integrated_account_id="account",
         resource="crm/contacts",

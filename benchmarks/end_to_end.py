@@ -26,14 +26,14 @@ import psycopg
 from benchmarks import loaders, results, upsert
 from benchmarks.installation import Installation
 from benchmarks.material import TABLE, make_requests
-from benchmarks.turn import Turn
+from benchmarks.turn import Round
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
 
 _BARE = "bare upsert, 1 connection"
 _WHOSE = ("client", "web", "workers", "valkey", "postgres")
 
-Contenders = Mapping[str, Callable[[str], Turn]]
+Contenders = Mapping[str, Callable[[str], Round]]
 
 
 @contextmanager
@@ -48,21 +48,21 @@ def _contenders(options: argparse.Namespace) -> Iterator[tuple[Contenders, Postg
         number, size = options.records, options.batch
         installation = Installation(folders[2], valkey, postgres.pid, options.web, options.workers)
         requests = make_requests(number, size)
-        bare = partial(upsert.measure, records=number, size=size, postgres=postgres.pid)
-        contenders: dict[str, Callable[[str], Turn]] = {
+        bare = partial(upsert.measure_upserts, records=number, size=size, postgres=postgres.pid)
+        contenders: dict[str, Callable[[str], Round]] = {
             "receiver": partial(installation.receive, requests=requests, records=number),
             "its workers": partial(installation.drain, requests=requests, records=number),
             _BARE: partial(bare, connections=1),
             "bare upsert, 2 connections": partial(bare, connections=2),
         }
         if not options.without_loaders:
-            for loader in loaders.prepare(options.loaders, folders[2], number):
+            for loader in loaders.prepare_loaders(options.loaders, folders[2], number):
                 contenders[loader.name] = partial(loader.load, records=number, postgres=postgres.pid)
         yield contenders, postgres
 
 
-def _measure(contenders: Contenders, postgres: PostgresServer, rounds: int) -> dict[str, list[Turn]]:
-    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+def _measure(contenders: Contenders, postgres: PostgresServer, rounds: int) -> dict[str, list[Round]]:
+    turns: dict[str, list[Round]] = {name: [] for name in contenders}
     for _ in range(rounds):
         # In turns, so that whatever else the machine does hits all of them.
         for name, run in contenders.items():
@@ -81,20 +81,20 @@ def _count(url: str) -> int:
     return int(row[0])
 
 
-def _row(name: str, turns: Sequence[Turn], bare: float) -> str:
+def _row(name: str, turns: Sequence[Round], bare: float) -> str:
     rates = [turn.per_s for turn in turns]
     rate, spread = median(rates), (max(rates) - min(rates)) / median(rates)
     cpu = [_cpu_ms(turns, whose) for whose in _WHOSE]
     return f"| {name} | {rate:,.0f} | ±{spread / 2:.0%} | {rate / bare:.0%} | {' | '.join(cpu)} |"
 
 
-def _cpu_ms(turns: Sequence[Turn], whose: str) -> str:
+def _cpu_ms(turns: Sequence[Round], whose: str) -> str:
     """Return the CPU milliseconds for 1,000 records, "" for who had no part in it."""
     used = [turn.cpu_s[whose] / turn.records * 1e6 for turn in turns if whose in turn.cpu_s]
     return f"{median(used):.0f}" if used else ""
 
 
-def _rows(turns: Mapping[str, Sequence[Turn]], options: argparse.Namespace) -> list[dict[str, object]]:
+def _rows(turns: Mapping[str, Sequence[Round]], options: argparse.Namespace) -> list[dict[str, object]]:
     return [
         {
             "contender": name,
@@ -136,7 +136,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for name in turns:
         print(_row(name, turns[name], bare), flush=True)
-    results.save(options.json, _rows(turns, options))
+    results.save_results(options.json, _rows(turns, options))
 
 
 if __name__ == "__main__":

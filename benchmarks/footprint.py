@@ -15,9 +15,9 @@ from typing import Any
 from app.web.webhook import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.load import Requests, send
-from benchmarks.stage import Stage, built_stage
-from benchmarks.starts import imports, starts
-from tests.support.processes import Command, descendants
+from benchmarks.stage import BenchmarkEnvironment, running_environment
+from benchmarks.starts import build_start_timers, measure_imports
+from tests.support.processes import Command, find_descendants
 from tests.support.web_process import WebProcess
 
 _RECORDS, _CONNECTIONS, _WEB_PROCESSES = 500, 16, 2
@@ -28,8 +28,8 @@ _IMPORTS_SHOWN = 12
 _Row = dict[str, Any]
 
 
-def _memory(stage: Stage, seconds: float) -> list[_Row]:
-    with stage.web(_WEB_PROCESSES) as web, stage.workers(1) as command:
+def _memory(stage: BenchmarkEnvironment, seconds: float) -> list[_Row]:
+    with stage.web(_WEB_PROCESSES) as web, stage.running_workers(1) as command:
         idle = _resident_mb(web, command)
         load = send(web.port, Requests(WEBHOOK_PATH, _RECORDS), connections=_CONNECTIONS, seconds=seconds)
         after = _resident_mb(web, command)
@@ -48,9 +48,9 @@ def _memory(stage: Stage, seconds: float) -> list[_Row]:
 
 def _resident_mb(web: WebProcess, command: Command) -> dict[str, tuple[float, float]]:
     """Return VmRSS and VmHWM by process, in MB (10^6 bytes). Source: proc(5)."""
-    pids = {f"web {place}": pid for place, pid in enumerate(sorted(descendants(web.pid)), 1)}
+    pids = {f"web {place}": pid for place, pid in enumerate(sorted(find_descendants(web.pid)), 1)}
     pids |= {"gunicorn's master": web.pid, "supervisor of workers": command.pid}
-    pids |= {f"worker {place}": pid for place, pid in enumerate(sorted(descendants(command.pid)), 1)}
+    pids |= {f"worker {place}": pid for place, pid in enumerate(sorted(find_descendants(command.pid)), 1)}
     return {name: _status_mb(pid) for name, pid in pids.items()}
 
 
@@ -60,8 +60,8 @@ def _status_mb(pid: int) -> tuple[float, float]:
     return now_kib * 1024 / 1e6, most_kib * 1024 / 1e6
 
 
-def _start_times(stage: Stage, rounds: int) -> list[_Row]:
-    startable = starts(stage)
+def _start_times(stage: BenchmarkEnvironment, rounds: int) -> list[_Row]:
+    startable = build_start_timers(stage)
     times: dict[str, list[float]] = {name: [] for name in startable}
     for _ in range(rounds):
         # In turns, so that whatever else the machine does hits all of them.
@@ -98,16 +98,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="starts of each (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     options = parser.parse_args()
-    with built_stage() as stage:
+    with running_environment() as stage:
         memory = _memory(stage, options.seconds)
         print(*_table(memory), sep="\n")
         # Or a worker that starts has all of it to drain first.
-        stage.empty()
+        stage.delete_deliveries()
         times = _start_times(stage, options.rounds)
         print("\nTimes to start, s\n", *_table(times), sep="\n")
-        imported = _import_times(imports(stage))
+        imported = _import_times(measure_imports(stage))
         print("\nImports, by package, without those of others\n", *_table(imported), sep="\n")
-    results.save(options.json, [*memory, *times, *imported])
+    results.save_results(options.json, [*memory, *times, *imported])
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.inbox_of import fill, unlimited
+from benchmarks.inbox_of import connect_without_limits, fill_inbox
 from benchmarks.memory import BACKLOG, measure_memory
-from benchmarks.operations import MOST_PER_WAKE, Site
-from benchmarks.overdue import surprise, wear
-from benchmarks.results import save
-from benchmarks.samples import TOLERANCE, Sample, Situation, print_table, sum_up
+from benchmarks.operations import MAX_PER_SWEEP, MeasuredInbox
+from benchmarks.overdue import add_backlog, age_inbox
+from benchmarks.results import save_results
+from benchmarks.samples import TOLERANCE, Sample, Situation, print_table, summarize_samples
 from tests.support.postgres import PostgresServer
 
 _CYCLES_PER_ROUND = 20
@@ -35,7 +35,7 @@ def _postgres() -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = PostgresServer(Path(folder), is_durable=True)
         try:
-            with unlimited(server.url("postgres")) as connection:
+            with connect_without_limits(server.url("postgres")) as connection:
                 # Filling is not to be held up, nor measuring disturbed, by checkpoints.
                 connection.execute("ALTER SYSTEM SET max_wal_size = '8GB'")
                 connection.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'")
@@ -50,10 +50,10 @@ def _measure(server: PostgresServer, sizes: Sequence[int], rounds: int) -> list[
     with _filled(server, sizes, is_pending=False) as urls:
         samples += _in_turns(urls, "history", rounds)
         for size, url in urls.items():
-            print(f"{size:,}: {surprise(url, size):,} more wait", flush=True)
+            print(f"{size:,}: {add_backlog(url, size):,} more wait", flush=True)
         samples += _in_turns(urls, "surprise", rounds)
         for size, url in urls.items():
-            print(f"{size:,}: {wear(url, size):,} more came and went", flush=True)
+            print(f"{size:,}: {age_inbox(url, size):,} more came and went", flush=True)
         samples += _in_turns(urls, "unvacuumed", rounds)
     with _filled(server, sizes, is_pending=True) as urls:
         samples += _in_turns(urls, "backlog", rounds)
@@ -68,25 +68,25 @@ def _filled(server: PostgresServer, sizes: Sequence[int], *, is_pending: bool) -
         for size in sizes:
             began = perf_counter()
             urls[size] = stack.enter_context(server.database())
-            fill(urls[size], size, is_pending=is_pending)
+            fill_inbox(urls[size], size, is_pending=is_pending)
             print(f"{size:,}: filled in {perf_counter() - began:.0f} s", flush=True)
         yield urls
 
 
 def _in_turns(urls: dict[int, str], situation: Situation, rounds: int) -> list[Sample]:
     with ExitStack() as stack:
-        sites = [stack.enter_context(Site(url, size, situation)) for size, url in urls.items()]
+        sites = [stack.enter_context(MeasuredInbox(url, size, situation)) for size, url in urls.items()]
         for number in range(rounds + 1):
             for _ in range(_CYCLES_PER_ROUND):
                 for site in sites:
-                    site.work()
+                    site.call_all()
             for site in sites:
                 site.restore()
                 if number == 0:
                     # Plans and caches are as they will be; forget what came before.
                     site.samples.clear()
         for site in sites:
-            site.count()
+            site.measure_count()
         return [sample for site in sites for sample in site.samples]
 
 
@@ -99,15 +99,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="save what was measured")
     options = parser.parse_args()
     with _postgres() as server:
-        summaries = sum_up(_measure(server, sorted(options.sizes), options.rounds))
+        summaries = summarize_samples(_measure(server, sorted(options.sizes), options.rounds))
         for situation in dict.fromkeys(summary.situation for summary in summaries):
             print_table(summaries, situation)
         print(
-            f"\nBold: off by more than {TOLERANCE:.0%}. With a backlog, a sweep takes {MOST_PER_WAKE}; "
+            f"\nBold: off by more than {TOLERANCE:.0%}. With a backlog, a sweep takes {MAX_PER_SWEEP}; "
             "else it finds nothing. `count` reads all there is, and is not meant to be flat."
         )
         memory = measure_memory(server, options.backlog) if options.backlog else []
-    save(options.json, [*map(asdict, summaries), *memory])
+    save_results(options.json, [*map(asdict, summaries), *memory])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import psycopg
 
 from app.database.engine import open_store
 from app.store.migrate import migrate
-from app.store.models import State
-from app.store.schema import deliveries, outcomes, runs
+from app.store.models import DeliveryState
+from app.store.schema import deliveries, runs, sink_outcomes
 
 DELIVERIES_PER_RUN = 1_000
 BODY = json.dumps(
@@ -65,7 +65,7 @@ SELECT {", ".join(_VALUES.values())} FROM (
         LATERAL (SELECT %(began_ms)s::bigint + n::bigint * {_APART_MS} AS ms) AS moment
 ) AS made"""
 _FILL_OUTCOMES = f"""
-INSERT INTO {outcomes.name} (delivery_id, sink, state, written, updated_at)
+INSERT INTO {sink_outcomes.name} (delivery_id, sink, state, written, updated_at)
 SELECT id, 'main', 'done', 1, settled_at FROM {deliveries.name} WHERE state = 'settled'"""
 _FILL_RUNS = f"""
 INSERT INTO {runs.name} (sync_job_run_id, status, first_seen_at)
@@ -78,24 +78,26 @@ def run_id(number: int) -> str:
     return str(UUID(hashlib.md5(f"run {number}".encode()).hexdigest()))
 
 
-def fill(url: str, number: int, *, is_pending: bool) -> None:
+def fill_inbox(url: str, number: int, *, is_pending: bool) -> None:
     """Create the tables and so many deliveries: all pending and due, or all settled, with their outcomes."""
     store = open_store(url)
     migrate(store)
     store.dispose()
-    with unlimited(url) as connection:
-        add(connection, number, "pending" if is_pending else "settled", of=number)
+    with connect_without_limits(url) as connection:
+        add_deliveries(connection, number, "pending" if is_pending else "settled", inbox_size=number)
         connection.execute(_FILL_OUTCOMES)
         connection.execute(_FILL_RUNS, {"number": number})
-        for table in (deliveries, outcomes, runs):
+        for table in (deliveries, sink_outcomes, runs):
             # Only when it is told to: every size is to be looked at in the same condition.
             connection.execute(f"ALTER TABLE {table.name} SET (autovacuum_enabled = off)")
-    vacuum(url)
+    vacuum_tables(url)
 
 
-def add(connection: psycopg.Connection, number: int, state: State, *, of: int, first: int = 0) -> None:
+def add_deliveries(
+    connection: psycopg.Connection, number: int, state: DeliveryState, *, inbox_size: int, first: int = 0
+) -> None:
     """Add so many deliveries in this state to a store of a number, from the first of these on."""
-    began = datetime.now(UTC) - timedelta(milliseconds=_APART_MS * _BEGAN_AGO * of, hours=1)
+    began = datetime.now(UTC) - timedelta(milliseconds=_APART_MS * _BEGAN_AGO * inbox_size, hours=1)
     parameters = {
         "first": first,
         "last": first + number - 1,
@@ -107,16 +109,16 @@ def add(connection: psycopg.Connection, number: int, state: State, *, of: int, f
     connection.execute(_FILL, parameters)
 
 
-def vacuum(url: str) -> None:
+def vacuum_tables(url: str) -> None:
     """Do what autovacuum does in time, and leave nothing over from before."""
-    with unlimited(url) as connection:
-        for table in (deliveries, outcomes, runs):
+    with connect_without_limits(url) as connection:
+        for table in (deliveries, sink_outcomes, runs):
             connection.execute(f"VACUUM (ANALYZE, INDEX_CLEANUP ON) {table.name}")
         connection.execute("CHECKPOINT")
 
 
 @contextmanager
-def unlimited(url: str) -> Iterator[psycopg.Connection]:
+def connect_without_limits(url: str) -> Iterator[psycopg.Connection]:
     """Connect without the limits that the service's own statements have; every statement commits."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")

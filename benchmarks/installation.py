@@ -12,14 +12,14 @@ from app.database.engine import open_store
 from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.pending import Worklist
+from app.store.pending import PendingDeliveries
 from benchmarks.load import send_all
-from benchmarks.turn import Turn, Watch
+from benchmarks.turn import Round, RoundTimer
 from tests.chaos.site import Program
 from tests.support.processes import ROOT
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import WebProcess, procfile_line
+from tests.support.web_process import WebProcess, read_procfile_command
 
 _CONNECTIONS = 8
 _ASK_EVERY_S = 0.05
@@ -40,7 +40,7 @@ class Installation:
     web: int
     workers: int
 
-    def receive(self, url: str, requests: Sequence[bytes], records: int) -> Turn:
+    def receive(self, url: str, requests: Sequence[bytes], records: int) -> Round:
         """Take the time from the first POST until the last delivery is settled, all processes up before."""
         with ExitStack() as stack:
             self._prepare(url)
@@ -48,7 +48,7 @@ class Installation:
             workers = stack.enter_context(self._working(url))
             self._wait_for_workers(self.workers)
             pids = {"web": web.pid, "workers": workers.pid, "valkey": self.valkey.pid}
-            watch, sender = Watch(postgres=self.postgres, **pids), time.process_time()
+            watch, sender = RoundTimer(postgres=self.postgres, **pids), time.process_time()
             send_all(web.port, requests, connections=_CONNECTIONS)
             sender = time.process_time() - sender
             _wait_until_settled(url)
@@ -56,7 +56,7 @@ class Installation:
         _check(url, len(requests))
         return turn
 
-    def drain(self, url: str, requests: Sequence[bytes], records: int) -> Turn:
+    def drain(self, url: str, requests: Sequence[bytes], records: int) -> Round:
         """Take the time from when the first worker is up until it has all settled that was stored before."""
         with ExitStack() as stack:
             self._prepare(url)
@@ -64,7 +64,7 @@ class Installation:
                 send_all(web.port, requests, connections=_CONNECTIONS)
             workers = stack.enter_context(self._working(url))
             self._wait_for_workers(1)
-            watch = Watch(postgres=self.postgres, workers=workers.pid, valkey=self.valkey.pid)
+            watch = RoundTimer(postgres=self.postgres, workers=workers.pid, valkey=self.valkey.pid)
             _wait_until_settled(url)
             turn = watch.stop(records)
         _check(url, len(requests))
@@ -89,7 +89,7 @@ class Installation:
             "REDIS_URL": self.valkey.url,
             "WORKER_CONCURRENCY": str(self.workers),
         }
-        program = Program(procfile_line("worker"), ROOT, settings, self.folder / "workers.log")
+        program = Program(read_procfile_command("worker"), ROOT, settings, self.folder / "workers.log")
         program.start()
         try:
             yield program
@@ -107,8 +107,8 @@ class Installation:
 
 def _wait_until_settled(url: str) -> None:
     store, deadline = open_store(url), time.monotonic() + _PATIENCE_S
-    worklist = Worklist(store)
-    while worklist.oldest_pending() is not None:
+    worklist = PendingDeliveries(store)
+    while worklist.find_oldest_received_at() is not None:
         assert time.monotonic() < deadline, f"not settled within {_PATIENCE_S} s"
         time.sleep(_ASK_EVERY_S)
     store.dispose()
@@ -116,6 +116,6 @@ def _wait_until_settled(url: str) -> None:
 
 def _check(url: str, deliveries: int) -> None:
     store = open_store(url)
-    counts = Inbox(store).count()
+    counts = Inbox(store).count_by_state()
     store.dispose()
     assert counts == {"settled": deliveries, "duplicate": 0}, counts

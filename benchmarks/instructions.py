@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from app.config.routes import default_routes
+from app.config.routes import build_default_routes
 from app.sinks.base import Batch, Record
 from app.sinks.sql.rows import make_rows
 from app.truto.events import read_envelope
 from app.truto.records import read_records
-from app.truto.signature import parse_header, sign, verify
+from app.truto.signature import parse_signature_header, sign, verify
 from benchmarks import results
-from benchmarks.drain import make_arrival
+from benchmarks.drain import make_delivery
 from tests.support.web_process import SECRET
 
 _CALLS = 20
@@ -40,16 +40,16 @@ def repeat(step: str, records: int, calls: int) -> None:
 
 
 def _steps(records: int) -> dict[str, Callable[[], object]]:
-    body = make_arrival(0, records).body
+    body = make_delivery(0, records).body
     signature = sign(body, SECRET)
     found = read_records(body)
     assert found is not None
     now = datetime.now(UTC)
     kept = [Record(ordinal, value) for ordinal, value in found.records]
     batch = Batch(UUID(int=0), now, now, "crm/contacts", "list", "account", "", "r", kept, is_deletion=False)
-    [route] = default_routes("sqlite:///x").routes
+    [route] = build_default_routes("sqlite:///x").routes
     return {
-        "verify the signature": lambda: verify(body, parse_header(signature), [SECRET]),
+        "verify the signature": lambda: verify(body, parse_signature_header(signature), [SECRET]),
         "read the envelope": lambda: read_envelope(body),
         "compress the body": lambda: zlib.compress(body, 1),
         "read the records": lambda: read_records(body),
@@ -86,7 +86,7 @@ def main() -> None:
         a_delivery = (_count(step, options.records, _CALLS) - start) / _CALLS
         print(f"| {step} | {a_delivery:,.0f} | {a_delivery / options.records:,.0f} |", flush=True)
         rows.append({"step": step, "records": options.records, "instructions": round(a_delivery)})
-    results.save(options.json, rows)
+    results.save_results(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _RENEWED_AFTER = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadResult:
     """What came of it. per_s: answers a second. times_s: of each answer, sorted."""
 
     per_s: float
@@ -66,13 +66,13 @@ class Requests:
             yield head.encode() + self._begin + end
 
 
-def send(port: int, requests: Requests, *, connections: int, seconds: float) -> Load:
+def send(port: int, requests: Requests, *, connections: int, seconds: float) -> LoadResult:
     """Send over so many connections for so long; each waits for its answer. Anything but a 200 raises."""
     began = time.perf_counter()
     times: list[float] = []
     senders = [gevent.spawn(_send, port, iter(requests), began + seconds, times) for _ in range(connections)]
     gevent.joinall(senders, raise_error=True)
-    return Load(len(times) / (time.perf_counter() - began), sorted(times))
+    return LoadResult(len(times) / (time.perf_counter() - began), sorted(times))
 
 
 def send_all(port: int, requests: Sequence[bytes], *, connections: int) -> None:

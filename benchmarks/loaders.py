@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from benchmarks.material import TABLE, write_jsonl, write_singer
-from benchmarks.turn import Turn, Watch
+from benchmarks.turn import Round, RoundTimer
 
 SCHEMA = "loaded"
 _DLT_VERSION = "1.31.0"
@@ -33,7 +33,7 @@ class Loader:
     source: Path
     arguments: tuple[str, ...] = ()
 
-    def load(self, url: str, records: int, *, postgres: int) -> Turn:
+    def load(self, url: str, records: int, *, postgres: int) -> Round:
         """Load the file into an empty database. postgres: the server's process id."""
         folder = self.source.parent
         command = self._command(url, folder)
@@ -43,7 +43,7 @@ class Loader:
             "RUNTIME__DLTHUB_TELEMETRY": "false",
         }
         with self.source.open("rb") as source, (folder / "loaders.log").open("ab") as log:
-            watch, before = Watch(postgres=postgres), _children_cpu_s()
+            watch, before = RoundTimer(postgres=postgres), _children_cpu_s()
             code = subprocess.run(
                 command, check=False, cwd=folder, env=environment, stdin=source, stdout=log, stderr=log
             ).returncode
@@ -69,7 +69,7 @@ class Loader:
         return [str(programs / "target-postgres"), "--config", str(folder / "target.json")]
 
 
-def prepare(environments: Path, folder: Path, records: int) -> Iterator[Loader]:
+def prepare_loaders(environments: Path, folder: Path, records: int) -> Iterator[Loader]:
     """Install the loaders and write the files they load. environments: kept for the next time."""
     dlt = _install(environments, "dlt", f"dlt[postgres]=={_DLT_VERSION}")
     target = _install(environments, "target-postgres", f"meltanolabs-target-postgres=={_TARGET_VERSION}")

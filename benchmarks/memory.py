@@ -9,12 +9,12 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.inbox_of import BODY, fill
+from benchmarks.inbox_of import BODY, fill_inbox
 from tests.support.postgres import PostgresServer
-from tests.support.processes import Command, descendants
+from tests.support.processes import Command, find_descendants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import WebProcess, environment
+from tests.support.web_process import WebProcess, make_environment
 
 BACKLOG = 1_000_000
 _SECONDS = 20.0
@@ -41,16 +41,16 @@ def _measure(server: PostgresServer, backlog: int) -> list[dict[str, Any]]:
         valkey = ValkeyServer(socket)
         stack.callback(valkey.stop)
         url = stack.enter_context(server.database())
-        fill(url, backlog, is_pending=True)
+        fill_inbox(url, backlog, is_pending=True)
         redis = stack.enter_context(Redis.from_url(valkey.url))
-        settings = environment(DATABASE_URL=url, REDIS_URL=valkey.url)
+        settings = make_environment(DATABASE_URL=url, REDIS_URL=valkey.url)
         web = stack.enter_context(WebProcess(folder, database_url=url, redis_url=valkey.url))
         command = Command(["app.cli", "worker", "-n", "1"], folder=folder, environment=settings)
         worker = stack.enter_context(command)
         wait_until(lambda: redis.scard("rq:workers") == 1, what="a worker")
         _post_for(web, _SECONDS)
-        processes = {"web, master": [web.pid], "web": descendants(web.pid)}
-        processes |= {"supervisor": [worker.pid], "worker": descendants(worker.pid)}
+        processes = {"web, master": [web.pid], "web": find_descendants(web.pid)}
+        processes |= {"supervisor": [worker.pid], "worker": find_descendants(worker.pid)}
         return [_row(backlog, name, pid) for name, pids in processes.items() for pid in pids]
 
 

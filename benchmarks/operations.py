@@ -15,27 +15,27 @@ from sqlalchemy import text
 
 from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.facts import Outcome, RunSeen, Settlement
+from app.store.facts import DeliveryResult, RunUpdate, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import Arrival, Delivery, Verdict
-from app.store.pending import Worklist
-from app.store.results import Ledger
-from app.store.run_totals import read_figures
-from app.store.runs import RunBook
-from app.store.schema import deliveries, outcomes
-from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, run_id, unlimited, vacuum
+from app.store.models import Delivery, IncomingDelivery, StateChange
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
+from app.store.run_totals import read_run_totals
+from app.store.runs import Runs
+from app.store.schema import deliveries, sink_outcomes
+from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, connect_without_limits, run_id, vacuum_tables
 from benchmarks.probe import Cost, Probe
 from benchmarks.samples import Sample, Situation
 
 Result = TypeVar("Result")
 
-AT_ONCE = 16
-MOST_PER_WAKE = 512
+BATCH_SIZE = 16
+MAX_PER_SWEEP = 512
 _HOLDER = "benchmark"
 _LEASE_S = 40.0
 
 
-class Site(AbstractContextManager["Site"]):
+class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
     """An inbox of one size, in one situation; a context manager. `work` calls everything once."""
 
     _numbers = itertools.count(time.time_ns())
@@ -52,8 +52,8 @@ class Site(AbstractContextManager["Site"]):
 
     def __enter__(self) -> Self:
         self._store = open_store(self._url)
-        self._inbox, self._worklist = Inbox(self._store), Worklist(self._store)
-        self._ledger, self._probe = Ledger(self._store), Probe(self._store)
+        self._inbox, self._worklist = Inbox(self._store), PendingDeliveries(self._store)
+        self._ledger, self._probe = DeliveryResults(self._store), Probe(self._store)
         return self
 
     def __exit__(
@@ -61,37 +61,39 @@ class Site(AbstractContextManager["Site"]):
     ) -> None:
         self._store.dispose()
 
-    def work(self) -> None:
+    def call_all(self) -> None:
         """Take deliveries in and through; in a backlog, others than those that came."""
-        arrivals = [self._arrival() for _ in range(AT_ONCE)]
-        receipts = self._take("accept", AT_ONCE, lambda: self._inbox.put(arrivals))
+        arrivals = [self._arrival() for _ in range(BATCH_SIZE)]
+        receipts = self._take("accept", BATCH_SIZE, lambda: self._inbox.put(arrivals))
         ids = [receipt.delivery_id for receipt in receipts]
         now = datetime.now(UTC)
         # Due again at once: the backlog goes round and stays as it is.
         woken = self._take(
             "sweep",
-            MOST_PER_WAKE if self._is_behind else 1,
-            lambda: self._worklist.wake(now=now, most=MOST_PER_WAKE, again_after_s=0.0),
+            MAX_PER_SWEEP if self._is_behind else 1,
+            lambda: self._worklist.lease_due(now=now, limit=MAX_PER_SWEEP, requeue_after_s=0.0),
         )
         if self._is_behind:
-            ids = [delivery.id for delivery in woken[:AT_ONCE]]
-        self._take("recall", AT_ONCE, lambda: self._worklist.recall(now=datetime.now(UTC)))
-        self._take("release, none", 1, lambda: self._worklist.release("nobody", now=datetime.now(UTC)))
-        claimed = self._take("claim", AT_ONCE, lambda: self._claim(ids))
-        assert len(claimed) == AT_ONCE
-        self._take("release, 16", AT_ONCE, lambda: self._worklist.release(_HOLDER, now=datetime.now(UTC)))
+            ids = [delivery.id for delivery in woken[:BATCH_SIZE]]
+        self._take("recall", BATCH_SIZE, lambda: self._worklist.make_all_due(now=datetime.now(UTC)))
+        self._take("release, none", 1, lambda: self._worklist.release_worker("nobody", now=datetime.now(UTC)))
+        claimed = self._take("claim", BATCH_SIZE, lambda: self._claim(ids))
+        assert len(claimed) == BATCH_SIZE
+        self._take(
+            "release, 16", BATCH_SIZE, lambda: self._worklist.release_worker(_HOLDER, now=datetime.now(UTC))
+        )
         claimed = self._claim(ids)
         for delivery in claimed[:4]:
             self._take("read", 1, partial(self._inbox.read_body, delivery.id))
         settlements = [_settlement(delivery) for delivery in claimed]
-        done = self._take("settle", AT_ONCE, lambda: self._ledger.settle(settlements, now=datetime.now(UTC)))
+        done = self._take("settle", BATCH_SIZE, lambda: self._ledger.save(settlements, now=datetime.now(UTC)))
         self._settled += done
         self._look()
 
-    def count(self) -> None:
+    def measure_count(self) -> None:
         """Count all; known to cost as much as there is."""
         try:
-            self._take("count", 1, self._inbox.count)
+            self._take("count", 1, self._inbox.count_by_state)
         except StoreUnavailable:
             # It took longer than a statement may.
             limit_us = 15e6
@@ -99,8 +101,10 @@ class Site(AbstractContextManager["Site"]):
 
     def restore(self) -> None:
         """Bring back how it was before, and vacuum it."""
-        with unlimited(self._url) as connection:
-            connection.execute(f"DELETE FROM {outcomes.name} WHERE delivery_id = ANY(%s)", (self._settled,))
+        with connect_without_limits(self._url) as connection:
+            connection.execute(
+                f"DELETE FROM {sink_outcomes.name} WHERE delivery_id = ANY(%s)", (self._settled,)
+            )
             connection.execute(
                 f"DELETE FROM {deliveries.name} WHERE sync_job_run_id = %s", (self._fresh_run,)
             )
@@ -111,18 +115,18 @@ class Site(AbstractContextManager["Site"]):
             )
         self._settled.clear()
         if self._situation in ("history", "backlog"):
-            vacuum(self._url)
+            vacuum_tables(self._url)
 
     def _look(self) -> None:
         run = run_id(random.randrange(self._runs))
-        self._take("oldest pending", 1, self._worklist.oldest_pending)
-        totals = self._take("totals of a run", 1, lambda: read_figures(self._store, [run]))
-        assert sum(group.batches for group in totals[run].arrived) >= DELIVERIES_PER_RUN
-        self._take("status of a run", 1, lambda: RunBook(self._store).get(run))
+        self._take("oldest pending", 1, self._worklist.find_oldest_received_at)
+        totals = self._take("totals of a run", 1, lambda: read_run_totals(self._store, [run]))
+        assert sum(group.batches for group in totals[run].batches) >= DELIVERIES_PER_RUN
+        self._take("status of a run", 1, lambda: Runs(self._store).get(run))
         self._take("read, any", 1, partial(self._inbox.read_body, self._any_of(run)))
 
     def _claim(self, ids: list[UUID]) -> list[Delivery]:
-        return self._worklist.claim(ids, holder=_HOLDER, now=datetime.now(UTC), lease_s=_LEASE_S)
+        return self._worklist.lease(ids, worker=_HOLDER, now=datetime.now(UTC), lease_s=_LEASE_S)
 
     def _any_of(self, run: str) -> UUID:
         offset = random.randrange(DELIVERIES_PER_RUN)
@@ -134,9 +138,9 @@ class Site(AbstractContextManager["Site"]):
             delivery_id: UUID = connection.execute(statement, {"run": run, "offset": offset}).scalar_one()
             return delivery_id
 
-    def _arrival(self) -> Arrival:
+    def _arrival(self) -> IncomingDelivery:
         now, name = datetime.now(UTC), str(UUID(int=next(self._numbers)))
-        return Arrival(
+        return IncomingDelivery(
             BODY.replace(b'"c-1"', f'"{name}"'.encode()),
             name.encode(),
             now,
@@ -157,10 +161,10 @@ class Site(AbstractContextManager["Site"]):
         return result
 
 
-def _settlement(delivery: Delivery) -> Settlement:
+def _settlement(delivery: Delivery) -> DeliveryResult:
     now = datetime.now(UTC)
-    return Settlement(
-        Verdict(delivery.id, "settled", 1, "", due_at=delivery.received_at),
-        run=RunSeen(delivery.sync_job_run_id, "", "", "", now),
-        outcomes=[Outcome(delivery.id, "main", "done", 1, 0, "", "", now)],
+    return DeliveryResult(
+        StateChange(delivery.id, "settled", 1, "", due_at=delivery.received_at),
+        run=RunUpdate(delivery.sync_job_run_id, "", "", "", now),
+        outcomes=[SinkOutcome(delivery.id, "main", "done", 1, 0, "", "", now)],
     )

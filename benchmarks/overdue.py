@@ -3,7 +3,7 @@
 import psycopg
 
 from app.store.schema import deliveries
-from benchmarks.inbox_of import DELIVERIES_PER_RUN, add, unlimited, vacuum
+from benchmarks.inbox_of import DELIVERIES_PER_RUN, add_deliveries, connect_without_limits, vacuum_tables
 
 # How many rows may change before autovacuum comes, by the table's own settings or the server's.
 _TOLERATED = f"""
@@ -16,35 +16,35 @@ FROM pg_class, LATERAL (
 ) AS own WHERE oid = '{deliveries.name}'::regclass"""
 _CLAIM = f"""
 UPDATE {deliveries.name} SET due_at = due_at + interval '40 s', leased_until = due_at + interval '40 s',
-    attempts = 1, held_by = 'worker' WHERE state = 'pending'"""
+    attempts = 1, leased_by = 'worker' WHERE state = 'pending'"""
 _SETTLE = f"""
-UPDATE {deliveries.name} SET state = 'settled', due_at = received_at, leased_until = NULL, held_by = '',
+UPDATE {deliveries.name} SET state = 'settled', due_at = received_at, leased_until = NULL, leased_by = '',
     records = 1, settled_at = received_at + interval '1 s' WHERE state = 'pending'"""
 
 
-def surprise(url: str, number: int) -> int:
+def add_backlog(url: str, number: int) -> int:
     """Have a store filled to this number take in as much as it may until statistics would be made anew.
 
     Returns how many deliveries these are, a run at least: all are pending and due.
     """
-    with unlimited(url) as connection:
+    with connect_without_limits(url) as connection:
         more = max(DELIVERIES_PER_RUN, _tolerated(connection, "autovacuum_analyze"))
-        add(connection, more, "pending", of=number, first=number)
+        add_deliveries(connection, more, "pending", inbox_size=number, first=number)
         connection.execute("CHECKPOINT")
     return more
 
 
-def wear(url: str, number: int) -> int:
+def age_inbox(url: str, number: int) -> int:
     """Have a store of so many finish with what is pending, be vacuumed, and go on until it is to be again.
 
     Returns how many more deliveries have come and been settled since: each leaves two dead rows.
     """
-    with unlimited(url) as connection:
+    with connect_without_limits(url) as connection:
         pending = connection.execute(_CLAIM).rowcount
         connection.execute(_SETTLE)
-        vacuum(url)
+        vacuum_tables(url)
         more = _tolerated(connection, "autovacuum_vacuum") // 2
-        add(connection, more, "pending", of=number, first=number + pending)
+        add_deliveries(connection, more, "pending", inbox_size=number, first=number + pending)
         connection.execute(_CLAIM)
         connection.execute(_SETTLE)
         connection.execute(f"ANALYZE {deliveries.name}")

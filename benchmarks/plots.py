@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.results import load
+from benchmarks.results import load_results
 
 _OURS, _OTHERS = "#1f6feb", "#b8bfc6"
 _Rows = Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ def main() -> None:
         name = draw.__name__.strip("_")
         source = folder / f"{name}.json"
         if source.exists():
-            draw(load(source))
+            draw(load_results(source))
             plt.savefig(source.with_suffix(".svg"), metadata={"Date": None})
             plt.close("all")
             print(source.with_suffix(".svg"))

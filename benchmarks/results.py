@@ -14,7 +14,7 @@ from typing import Any
 _PACKAGES = ("gunicorn", "gevent", "flask", "rq", "redis", "sqlalchemy", "psycopg")
 
 
-def save(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+def save_results(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows (flat, one measurement each) with their environment to a file; None: nowhere."""
     if path is None:
         return
@@ -23,7 +23,7 @@ def save(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def load(path: Path) -> Sequence[Mapping[str, Any]]:
+def load_results(path: Path) -> Sequence[Mapping[str, Any]]:
     """Return the rows of a file that `save` wrote."""
     rows: Sequence[Mapping[str, Any]] = json.loads(path.read_text())["rows"]
     return rows

@@ -37,7 +37,7 @@ class Summary:
     buffers: float
 
 
-def sum_up(samples: Sequence[Sample]) -> list[Summary]:
+def summarize_samples(samples: Sequence[Sample]) -> list[Summary]:
     """Return a summary for each operation, in the order in which they were measured."""
     costs: dict[tuple[Situation, int, str], list[Cost]] = {}
     for sample in samples:

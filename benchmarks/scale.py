@@ -21,12 +21,12 @@ from redis import Redis
 from app.redis.queue import IDS_PER_JOB
 from app.web.webhook import WEBHOOK_PATH
 from benchmarks import results
-from benchmarks.cpu import Meter, tree
-from benchmarks.drain import RECORDS, drain, jobs_for, pile_up
+from benchmarks.cpu import Meter, list_process_tree
+from benchmarks.drain import RECORDS, count_deliveries_for, drain, pile_up
 from benchmarks.load import Requests, send
-from benchmarks.sizing import Turn, sizing
-from benchmarks.stage import Stage, built_stage
-from tests.support.processes import descendants
+from benchmarks.sizing import Measurement, render_capacity
+from benchmarks.stage import BenchmarkEnvironment, running_environment
+from tests.support.processes import find_descendants
 from tests.support.web_process import WebProcess
 
 _PROCESSES = (1, 2, 4)
@@ -38,22 +38,26 @@ _EMPTY_EVERY_S = 0.2
 _Part = Callable[[], list[int]]
 
 
-def _servers(stage: Stage) -> dict[str, _Part]:
+def _servers(stage: BenchmarkEnvironment) -> dict[str, _Part]:
     return {
-        "PostgreSQL": lambda: tree(stage.postgres.pid),
-        "Valkey": lambda: tree(stage.valkey.pid),
+        "PostgreSQL": lambda: list_process_tree(stage.postgres.pid),
+        "Valkey": lambda: list_process_tree(stage.valkey.pid),
     }
 
 
-def _accept(stage: Stage, web: WebProcess, processes: int, records: int, seconds: float) -> Turn:
+def _accept(
+    stage: BenchmarkEnvironment, web: WebProcess, processes: int, records: int, seconds: float
+) -> Measurement:
     requests = Requests(WEBHOOK_PATH, records)
     with _emptied(stage.redis):
         send(web.port, requests, connections=_CONNECTIONS, seconds=_WARM_UP_S)
-        meter = Meter({"web": lambda: tree(web.pid), **_servers(stage), "sender": lambda: [os.getpid()]})
+        meter = Meter(
+            {"web": lambda: list_process_tree(web.pid), **_servers(stage), "sender": lambda: [os.getpid()]}
+        )
         began = time.perf_counter()
         load = send(web.port, requests, connections=_CONNECTIONS, seconds=seconds)
         took_s = time.perf_counter() - began
-        return Turn(processes, records, len(load.times_s), took_s, meter.read_s())
+        return Measurement(processes, records, len(load.times_s), took_s, meter.read_s())
 
 
 @contextmanager
@@ -72,41 +76,41 @@ def _emptied(redis: Redis) -> Iterator[None]:
         emptying.kill()
 
 
-def _drain(stage: Stage, processes: int, seconds: float) -> Turn:
-    with stage.workers(processes) as command:
+def _drain(stage: BenchmarkEnvironment, processes: int, seconds: float) -> Measurement:
+    with stage.running_workers(processes) as command:
 
-        def turn(deliveries: int) -> Turn:
+        def turn(deliveries: int) -> Measurement:
             waiting = pile_up(stage, deliveries)
             parts: dict[str, _Part] = {
-                "worker": lambda: descendants(command.pid),
+                "worker": lambda: find_descendants(command.pid),
                 "supervisor": lambda: [command.pid],
                 **_servers(stage),
             }
             took_s, cpu_s = drain(stage, waiting, Meter(parts))
-            return Turn(processes, RECORDS, deliveries, took_s, cpu_s)
+            return Measurement(processes, RECORDS, deliveries, took_s, cpu_s)
 
         warm_up = turn(_WARM_UP_JOBS * processes * IDS_PER_JOB)
-        return turn(jobs_for(seconds, deliveries_per_s=warm_up.per_s, workers=processes))
+        return turn(count_deliveries_for(seconds, deliveries_per_s=warm_up.per_s, workers=processes))
 
 
-def _measure(options: argparse.Namespace) -> tuple[list[Turn], list[Turn]]:
+def _measure(options: argparse.Namespace) -> tuple[list[Measurement], list[Measurement]]:
     """In turns, so that whatever else the machine does hits all of them."""
-    accepting: list[Turn] = []
-    draining: list[Turn] = []
-    with built_stage() as stage, ExitStack() as stack:
+    accepting: list[Measurement] = []
+    draining: list[Measurement] = []
+    with running_environment() as stage, ExitStack() as stack:
         webs = {number: stack.enter_context(stage.web(number)) for number in _PROCESSES}
         for _ in range(options.rounds):
             for number, web in webs.items():
                 accepting.append(_accept(stage, web, number, options.records, options.seconds))
         stack.close()
         # What was accepted would be drained along.
-        stage.empty()
+        stage.delete_deliveries()
         for _ in range(options.rounds):
             draining += [_drain(stage, number, options.seconds) for number in _PROCESSES]
     return accepting, draining
 
 
-def _table(turns: Sequence[Turn], rate: str) -> Iterator[str]:
+def _table(turns: Sequence[Measurement], rate: str) -> Iterator[str]:
     parts = list(turns[0].cpu_s)
     yield f"| processes | {rate} | spread | records/s | " + " | ".join(parts) + " | all |"
     yield "|--:|--:|--:|--:|" + "--:|" * (len(parts) + 1)
@@ -114,10 +118,10 @@ def _table(turns: Sequence[Turn], rate: str) -> Iterator[str]:
         yield _row(number, [turn for turn in turns if turn.processes == number], parts)
 
 
-def _row(number: int, turns: Sequence[Turn], parts: Sequence[str]) -> str:
+def _row(number: int, turns: Sequence[Measurement], parts: Sequence[str]) -> str:
     rates = [turn.per_s for turn in turns]
     rate, spread, records = median(rates), (max(rates) - min(rates)) / median(rates), turns[0].records
-    costs: Mapping[str, float] = {part: median(turn.us(part) for turn in turns) for part in parts}
+    costs: Mapping[str, float] = {part: median(turn.part_us(part) for turn in turns) for part in parts}
     cells = [f"{cost:,.0f} ({cost / records:.1f})" for cost in [*costs.values(), sum(costs.values())]]
     return f"| {number} | {rate:,.0f} | ±{spread / 2:.0%} | {rate * records:,.0f} | {' | '.join(cells)} |"
 
@@ -136,9 +140,9 @@ def main() -> None:
     print(f"\nDraining {RECORDS} records: µs of CPU a delivery (a record)\n")
     print(*_table(draining, "drained/s"), sep="\n")
     print("\nWhat cores carry\n")
-    print(*sizing(accepting, draining), sep="\n")
+    print(*render_capacity(accepting, draining), sep="\n")
     rows = [turn.as_row("accept") for turn in accepting] + [turn.as_row("drain") for turn in draining]
-    results.save(options.json, rows)
+    results.save_results(options.json, rows)
 
 
 if __name__ == "__main__":

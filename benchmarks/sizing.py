@@ -11,7 +11,7 @@ _SINGLE_THREADED = "Valkey"
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Measurement:
     """One measurement: so many processes dealt with deliveries of so many records for so long.
 
     cpu_s: what each part used meanwhile.
@@ -28,30 +28,30 @@ class Turn:
         """Deliveries a second."""
         return self.deliveries / self.seconds
 
-    def us(self, part: str) -> float:
+    def part_us(self, part: str) -> float:
         """Return a part's CPU time for one delivery, in µs."""
         return self.cpu_s[part] / self.deliveries * 1e6
 
     def as_row(self, step: str) -> dict[str, Any]:
         """Return it flat, to be saved."""
-        costs = {f"{part}_us": round(self.us(part), 1) for part in self.cpu_s}
+        costs = {f"{part}_us": round(self.part_us(part), 1) for part in self.cpu_s}
         shape = {"step": step, "processes": self.processes, "records": self.records}
         return {**shape, "deliveries": self.deliveries, "deliveries_per_s": round(self.per_s, 1), **costs}
 
 
-def cost_us(turns: Sequence[Turn], part: str) -> float:
+def cost_us(turns: Sequence[Measurement], part: str) -> float:
     """Return a part's CPU time for one record, in µs: the median, of the number of processes that is dearest.
 
     With more processes fewer deliveries share a commit and a job.
     """
     numbers = {turn.processes for turn in turns}
     return max(
-        median(turn.us(part) / turn.records for turn in turns if turn.processes == number)
+        median(turn.part_us(part) / turn.records for turn in turns if turn.processes == number)
         for number in numbers
     )
 
 
-def sizing(accepting: Sequence[Turn], draining: Sequence[Turn]) -> Iterator[str]:
+def render_capacity(accepting: Sequence[Measurement], draining: Sequence[Measurement]) -> Iterator[str]:
     """Tell what cores carry: a table, and which part is at its end first."""
     web, worker = cost_us(accepting, "web"), cost_us(draining, "worker") + cost_us(draining, "supervisor")
     shared = {
@@ -62,10 +62,10 @@ def sizing(accepting: Sequence[Turn], draining: Sequence[Turn]) -> Iterator[str]
     yield _row("web", web, accepting[0].records)
     yield _row("worker", worker, draining[0].records)
     for name, (taking, giving) in shared.items():
-        most = 1 if name == _SINGLE_THREADED else CORES[-1]
-        yield _row(f"{name}, for web alone", taking, accepting[0].records, most)
-        yield _row(f"{name}, for worker alone", giving, draining[0].records, most)
-        yield _row(f"{name}, for both", taking + giving, draining[0].records, most)
+        max_cores = 1 if name == _SINGLE_THREADED else CORES[-1]
+        yield _row(f"{name}, for web alone", taking, accepting[0].records, max_cores)
+        yield _row(f"{name}, for worker alone", giving, draining[0].records, max_cores)
+        yield _row(f"{name}, for both", taking + giving, draining[0].records, max_cores)
     postgres, valkey = (sum(costs) for costs in shared.values())
     yield ""
     yield (

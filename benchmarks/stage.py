@@ -16,11 +16,11 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import Command
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import WebProcess, environment
+from tests.support.web_process import WebProcess, make_environment
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class BenchmarkEnvironment:
     """The servers, and the way to start what works with them. folder: for logs, gone at the end."""
 
     folder: Path
@@ -42,16 +42,16 @@ class Stage:
 
     def worker_command(self, processes: int) -> Command:
         """Prepare `rapidbridge worker` with so many processes; a context manager that starts it."""
-        settings = environment(DATABASE_URL=self.database_url, REDIS_URL=self.valkey.url)
+        settings = make_environment(DATABASE_URL=self.database_url, REDIS_URL=self.valkey.url)
         return Command(["app.cli", "worker", "-n", str(processes)], folder=self.folder, environment=settings)
 
-    def empty(self) -> None:
+    def delete_deliveries(self) -> None:
         """Forget every delivery."""
         with self.store.begin() as connection:
             connection.execute(text(f"TRUNCATE {deliveries.name}"))
 
     @contextmanager
-    def workers(self, processes: int) -> Iterator[Command]:
+    def running_workers(self, processes: int) -> Iterator[Command]:
         """Start workers; yield once all of them wait for jobs."""
         # What RQ still knows of earlier ones.
         self.redis.flushall()
@@ -61,7 +61,7 @@ class Stage:
 
 
 @contextmanager
-def built_stage() -> Iterator[Stage]:
+def running_environment() -> Iterator[BenchmarkEnvironment]:
     """Start the servers, and stop them at the end."""
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(3)]
@@ -74,4 +74,4 @@ def built_stage() -> Iterator[Stage]:
         stack.callback(store.dispose)
         migrate(store)
         redis = stack.enter_context(Redis.from_url(valkey.url))
-        yield Stage(folders[2], postgres, valkey, url, store, redis)
+        yield BenchmarkEnvironment(folders[2], postgres, valkey, url, store, redis)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.web.enqueuer import NewDelivery
-from benchmarks.stage import Stage
+from benchmarks.stage import BenchmarkEnvironment
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
 
@@ -19,22 +19,22 @@ _HELP = ("-m", "app.cli", "--help")
 _IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +([\w.]+)", re.MULTILINE)
 
 
-def starts(stage: Stage) -> dict[str, Callable[[], float]]:
+def build_start_timers(environment: BenchmarkEnvironment) -> dict[str, Callable[[], float]]:
     """Return what can be started, each as a function that does it once and returns the seconds it took."""
     return {
         "python -c pass": lambda: _run_s("-c", "pass"),
         'python -c "import flask, gunicorn"': lambda: _run_s("-c", "import flask, gunicorn"),
         "rapidbridge --help": lambda: _run_s(*_HELP),
-        "web, first answer": lambda: _web_s(stage),
-        "worker, first job taken": lambda: _worker_s(stage),
+        "web, first answer": lambda: _web_s(environment),
+        "worker, first job taken": lambda: _worker_s(environment),
     }
 
 
-def imports(stage: Stage) -> dict[str, Counter[str]]:
+def measure_imports(environment: BenchmarkEnvironment) -> dict[str, Counter[str]]:
     """Return the µs that each package's imports take, without those of others: for `--help`, and for web."""
     command = [sys.executable, "-X", "importtime", *_HELP]
     ran = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    with stage.web(1, PYTHONPROFILEIMPORTTIME="1") as web:
+    with environment.web(1, PYTHONPROFILEIMPORTTIME="1") as web:
         said = web.log
     return {"rapidbridge --help": _by_package(ran.stderr), "web": _by_package(said)}
 
@@ -45,14 +45,14 @@ def _run_s(*words: str) -> float:
     return time.perf_counter() - began
 
 
-def _web_s(stage: Stage) -> float:
+def _web_s(stage: BenchmarkEnvironment) -> float:
     web = stage.web(2)
     began = time.perf_counter()
     with web:
         return time.perf_counter() - began
 
 
-def _worker_s(stage: Stage) -> float:
+def _worker_s(stage: BenchmarkEnvironment) -> float:
     stage.redis.flushall()
     # No delivery has this id: the job is taken, and finds nothing to do.
     DeliveryQueue(stage.redis).enqueue([NewDelivery(uuid4())])
@@ -63,7 +63,7 @@ def _worker_s(stage: Stage) -> float:
         return time.perf_counter() - began
 
 
-def _is_taken(stage: Stage, command: Command) -> bool:
+def _is_taken(stage: BenchmarkEnvironment, command: Command) -> bool:
     assert command.process.poll() is None, command.log
     return not stage.redis.llen(f"rq:queue:{QUEUE_NAME}")
 

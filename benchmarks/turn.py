@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.cpu import Meter, tree
+from benchmarks.cpu import Meter, list_process_tree
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Round:
     """What came of it. cpu_s: CPU seconds by whose they are."""
 
     records: int
@@ -22,14 +22,14 @@ class Turn:
         return self.records / self.seconds
 
 
-class Watch:
+class RoundTimer:
     """Runs from when it is made. pids: the processes to watch, with their children, by whose they are."""
 
     def __init__(self, **pids: int) -> None:
-        self._meter = Meter({name: partial(tree, pid) for name, pid in pids.items()})
+        self._meter = Meter({name: partial(list_process_tree, pid) for name, pid in pids.items()})
         self._began = time.perf_counter()
 
-    def stop(self, records: int, **cpu_s: float) -> Turn:
+    def stop(self, records: int, **cpu_s: float) -> Round:
         """Return the turn. cpu_s: of processes that measure themselves, or are gone."""
         seconds = time.perf_counter() - self._began
-        return Turn(records, seconds, self._meter.read_s() | cpu_s)
+        return Round(records, seconds, self._meter.read_s() | cpu_s)

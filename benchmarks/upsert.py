@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 from app.config.routes import Route
 from app.database.engine import open_store
 from app.sinks.base import Batch
-from app.sinks.sql.dialect import Target
+from app.sinks.sql.dialect import WriteTarget
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import make_rows
-from app.sinks.sql.tables import Tables
+from app.sinks.sql.tables import SinkTables
 from benchmarks.material import RESOURCE, TABLE, make_batches
-from benchmarks.turn import Turn, Watch
+from benchmarks.turn import Round, RoundTimer
 from tests.support.processes import ROOT
 
 _ROUTE = Route(sinks=("main",))
@@ -40,11 +40,11 @@ def _statements(batches: list[Batch]) -> list[tuple[str, dict[str, Any]]]:
     recorder = _Recorder()
     for batch in batches:
         rows, _ = make_rows(batch, _ROUTE)
-        PostgreSQL().upsert(cast(Connection, recorder), Target(TABLE, batch, _ROUTE.columns), rows)
+        PostgreSQL().upsert(cast(Connection, recorder), WriteTarget(TABLE, batch, _ROUTE.columns), rows)
     return recorder.executed
 
 
-def measure(url: str, records: int, size: int, connections: int, *, postgres: int) -> Turn:
+def measure_upserts(url: str, records: int, size: int, connections: int, *, postgres: int) -> Round:
     """Write so many records over so many connections, each a process. postgres: the server's process id."""
     with ExitStack() as stack:
         command = [sys.executable, "-m", "benchmarks.upsert", url, str(records), str(size)]
@@ -62,7 +62,7 @@ def measure(url: str, records: int, size: int, connections: int, *, postgres: in
         ]
         for writer in writers:
             assert _read(writer) == "ready", "a writer failed; what it said stands above"
-        watch = Watch(postgres=postgres)
+        watch = RoundTimer(postgres=postgres)
         for writer in writers:
             assert writer.stdin
             writer.stdin.write("go\n")
@@ -78,7 +78,7 @@ def _read(writer: subprocess.Popen[str]) -> str:
 def _write(url: str, records: int, size: int, place: int, connections: int) -> None:
     engine = open_store(url)
     statements = _statements(list(make_batches(records, size))[place::connections])
-    Tables(engine, PostgreSQL()).ensure(TABLE, RESOURCE, {})
+    SinkTables(engine, PostgreSQL()).ensure_table(TABLE, RESOURCE, {})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         print("ready", flush=True)
         if not sys.stdin.readline():

@@ -8,46 +8,46 @@ from uuid import UUID
 import structlog
 from rq.job import Job
 
-from app.errors import OutOfTime, StoreUnavailable
+from app.errors import JobTimeout, StoreUnavailable
 from app.redis.queue import JOB_FUNCTION
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 # How long an interrupted job waits for the store, to leave nothing in hand.
-_PATIENCE_S = 3.0
-_ASK_EVERY_S = 0.5
+_RELEASE_TIMEOUT_S = 3.0
+_RELEASE_RETRY_INTERVAL_S = 0.5
 
 log = structlog.get_logger()
-_deliverer: list[Deliverer] = []
+_processor: list[DeliveryProcessor] = []
 
 
-def prepare(deliverer: Deliverer) -> None:
+def set_processor(processor: DeliveryProcessor) -> None:
     """Set what `deliver` works with in this process; call it before the first job."""
-    _deliverer[:] = [deliverer]
+    _processor[:] = [processor]
 
 
 def deliver(ids: Sequence[str]) -> None:
     """Bring deliveries from the inbox to their sinks."""
     try:
-        _deliverer[0].deliver([UUID(id_) for id_ in ids])
-    except (StoreUnavailable, OutOfTime) as error:
+        _processor[0].deliver([UUID(id_) for id_ in ids])
+    except (StoreUnavailable, JobTimeout) as error:
         # Nothing was settled, so nothing is lost: the sweeper wakes a worker again.
         log.error("job.interrupted", deliveries=len(ids), error=str(error))
-        _let_go(_deliverer[0])
+        _release_deliveries(_processor[0])
 
 
-def _let_go(deliverer: Deliverer) -> None:
+def _release_deliveries(processor: DeliveryProcessor) -> None:
     """Wait a little for the store; the next job lets go of what this one cannot, or the lease ends."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
-            deliverer.let_go()
-        except (StoreUnavailable, OutOfTime):
-            time.sleep(_ASK_EVERY_S)
+            processor.release()
+        except (StoreUnavailable, JobTimeout):
+            time.sleep(_RELEASE_RETRY_INTERVAL_S)
         else:
             return
 
 
-class KnownJob(Job):
+class DeliveryJob(Job):
     """A job that can only be one of ours.
 
     Whoever reaches Redis can write jobs: RQ would import and call any name it finds in one, and would send

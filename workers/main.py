@@ -11,44 +11,44 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 from rq.timeouts import UnixSignalDeathPenalty
 
-from app.config.load import Setup, read_setup
+from app.config.load import Config, read_config
 from app.database.engine import open_store
-from app.errors import ConfigError, OutOfTime
-from app.logs import set_up_logs
-from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect
-from app.sinks import Sinks
+from app.errors import ConfigError, JobTimeout
+from app.logs import configure_logging
+from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect_redis
+from app.sinks import SinkRegistry
 from workers import jobs
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 # An idle worker does no maintenance while it waits for a job, which is this long less 15 s.
 _WORKER_TTL_S = 30
 # How often jobs that died with their worker are looked for.
 _MAINTENANCE_INTERVAL_S = 30
 # What a job has to settle in, once it was interrupted.
-_INTERRUPT_AGAIN_S = 3
+_INTERRUPT_INTERVAL_S = 3
 
 log = structlog.get_logger()
 
 
-class Deadline(UnixSignalDeathPenalty):
+class RepeatingTimeout(UnixSignalDeathPenalty):
     """Interrupts a job that takes too long, and again where it does not come to its end after that."""
 
     def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
         """Interrupt the job, wherever it is."""
-        raise OutOfTime(f"it did not answer within {JOB_TIMEOUT_S} s")
+        raise JobTimeout(f"it did not answer within {JOB_TIMEOUT_S} s")
 
     def setup_death_penalty(self) -> None:
         """Begin to count."""
         signal.signal(signal.SIGALRM, self.handle_death_penalty)
         # RQ's alarm goes off once: what the job does after that could take for ever.
-        signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_INTERVAL_S)
 
 
-class ReturningWorker(SimpleWorker):
+class ReconnectingWorker(SimpleWorker):
     """RQ's worker, but it is soon back when Redis is, and known again to one that was wiped."""
 
     max_connection_wait_time = 4.0
-    death_penalty_class = Deadline
+    death_penalty_class = RepeatingTimeout
 
     def request_force_stop(self, _number: int, _frame: FrameType | None) -> None:
         """Finish the job at hand all the same: a platform's SIGTERM comes before our supervisor's."""
@@ -61,18 +61,18 @@ class ReturningWorker(SimpleWorker):
         super().heartbeat(timeout, pipeline)
 
 
-def work(setup: Setup) -> None:
+def run_worker(config: Config) -> None:
     """Run jobs until SIGTERM; the job at hand is finished first. Raises RedisError where Redis is away."""
-    settings = setup.settings
-    sinks = Sinks(setup.routes)
+    settings = config.settings
+    sinks = SinkRegistry(config.routes)
     store = open_store(settings.database_url)
     keep_late = settings.late_records == "keep"
-    jobs.prepare(Deliverer(store, setup.routes, sinks.open, keep_late=keep_late))
-    worker = ReturningWorker(
+    jobs.set_processor(DeliveryProcessor(store, config.routes, sinks.open, keep_late=keep_late))
+    worker = ReconnectingWorker(
         # One queue a worker: listening on two loses the job that a killed worker had just popped.
         [QUEUE_NAME],
-        connection=connect(settings.redis_url, tls_verify=settings.redis_tls_verify),
-        job_class=jobs.KnownJob,
+        connection=connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify),
+        job_class=jobs.DeliveryJob,
         serializer=JSONSerializer,
         worker_ttl=_WORKER_TTL_S,
         maintenance_interval=_MAINTENANCE_INTERVAL_S,
@@ -88,11 +88,11 @@ def work(setup: Setup) -> None:
 
 def main() -> None:
     """Check the set-up, then work. Without Redis it ends, and whoever started it starts it again."""
-    set_up_logs()
+    configure_logging()
     try:
-        work(read_setup(needs=("REDIS_URL",)))
+        run_worker(read_config(required=("REDIS_URL",)))
     except ConfigError as error:
-        print(*error.complaints, sep="\n", file=sys.stderr)  # noqa: T201  # for whoever starts it
+        print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # for whoever starts it
         sys.exit(2)
     except RedisError as error:
         log.error("worker.without_redis", fault=type(error).__name__, hint="is REDIS_URL right and up?")

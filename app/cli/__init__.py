@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from app.errors import ConfigError, Retriable
+from app.errors import ConfigError, TransientError
 
 # Where each is, and what it is for: told here, so that a list of them loads none.
 _COMMANDS = {
@@ -22,11 +22,11 @@ _COMMANDS = {
     "webhook": ("app.cli.webhook", "Create, look at and try out the webhook at Truto."),
     "worker": ("app.cli.worker", "Take deliveries to their sinks."),
 }
-WRONG_SETUP = 2
-UNREACHABLE = 3
+EXIT_CONFIG_ERROR = 2
+EXIT_UNREACHABLE = 3
 
 
-class _Commands(click.Group):
+class _LazyGroup(click.Group):
     """Imports a command's file only when it is asked for, and turns our errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
@@ -49,15 +49,15 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            for complaint in error.complaints:
-                click.echo(complaint, err=True)
-            ctx.exit(WRONG_SETUP)
-        except Retriable as error:
+            for problem in error.problems:
+                click.echo(problem, err=True)
+            ctx.exit(EXIT_CONFIG_ERROR)
+        except TransientError as error:
             click.echo(str(error), err=True)
-            ctx.exit(UNREACHABLE)
+            ctx.exit(EXIT_UNREACHABLE)
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rapidbridge-receiver")
 def main() -> None:
     """Receive the webhooks of Truto's RapidBridge and land every record in your own stores.

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 import click
 
-from app.cli.common.tables import table_lines
-from app.config.load import read_setup
+from app.cli.common.tables import format_table
+from app.config.load import read_config
 from app.database.engine import open_store
-from app.erasure import Erasure, Findings
-from app.redis.queue import connect
+from app.erasure import Erasure, ErasureReport
+from app.redis.queue import connect_redis
 from app.redis.spool import Spool
-from app.sinks import Sinks
+from app.sinks import SinkRegistry
 
-_PLACES = {
+_PLACE_LABELS = {
     "spool": "deliveries waiting in Redis",
     "bodies": "bodies of deliveries",
     "pending": "deliveries that would land yet",
@@ -23,21 +23,21 @@ _PLACES = {
     "record_errors": "record errors as they came",
     "runs": "runs with what they were started with",
 }
-_BEYOND = (
+_NOT_ERASED = (
     "Out of reach are backups, archives, the logs, notices that were sent, sinks that are no longer in the "
     "routes file, and deliveries that could not be read and name no account. What comes of it from now on is "
     "kept and written as before: stop its sync jobs at Truto first."
 )
 
 
-def _named(_context: click.Context, _option: click.Parameter, given: str) -> str:
-    if not given.strip():
+def _require_account(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not value.strip():
         raise click.BadParameter("it is empty: that would be everything that names no account.")
-    return given
+    return value
 
 
 @click.command()
-@click.option("--account", required=True, callback=_named, help="The integrated account's id.")
+@click.option("--account", required=True, callback=_require_account, help="The integrated account's id.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -53,70 +53,74 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --dry-run
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --yes
     """
-    with _erasure(account) as erasure:
-        found = erasure.find()
+    with _open_erasure(account) as erasure:
+        before = erasure.count_data()
         if not as_json:
-            _show(account, found)
+            _print_counts(account, before)
         erased = None
-        if not dry_run and (found.total or found.in_hand or found.unreached):
-            _confirm(account, yes=yes, as_json=as_json)
-            erased = erasure.erase()
-    last = erased or found
+        if not dry_run and (before.total or before.in_progress or before.unreached):
+            _confirm_erasure(account, yes=yes, as_json=as_json)
+            erased = erasure.erase_data()
+    last = erased or before
     if as_json:
-        told = {
-            "found": found.numbers,
-            "erased": erased.numbers if erased else None,
+        output = {
+            "found": before.counts,
+            "erased": erased.counts if erased else None,
             "unreached": last.unreached,
         }
-        click.echo(json.dumps({"account": account, "is_dry_run": dry_run, **told}))
+        click.echo(json.dumps({"account": account, "is_dry_run": dry_run, **output}))
     elif erased:
-        click.echo(f"Erased: {_sum_up(erased)}.")
+        click.echo(f"Erased: {_summarize_counts(erased)}.")
     for place, why in last.unreached.items():
-        click.secho(f"Not reached: {_PLACES.get(place, place)}: {why}", fg="red", err=True)
+        click.secho(f"Not reached: {_PLACE_LABELS.get(place, place)}: {why}", fg="red", err=True)
     if not as_json:
-        click.echo(_BEYOND)
+        click.echo(_NOT_ERASED)
     if last.unreached:
         sys.exit(1)
 
 
 @contextmanager
-def _erasure(account: str) -> Iterator[Erasure]:
-    setup = read_setup()
-    settings = setup.settings
-    redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify) if settings.redis_url else None
-    sinks = Sinks(setup.routes)
-    store = open_store(settings.database_url, for_person=True)
+def _open_erasure(account: str) -> Iterator[Erasure]:
+    config = read_config()
+    settings = config.settings
+    redis = (
+        connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+        if settings.redis_url
+        else None
+    )
+    sinks = SinkRegistry(config.routes)
+    store = open_store(settings.database_url, interactive=True)
     try:
         yield Erasure(
             store,
             account,
             spool=Spool(redis) if redis else None,
-            sinks=sorted(setup.routes.sinks),
+            sinks=sorted(config.routes.sinks),
             open_sink=sinks.open,
-            tell=lambda line: click.echo(line, err=True),
+            on_wait=lambda line: click.echo(line, err=True),
         )
     finally:
         sinks.close()
         store.dispose()
 
 
-def _show(account: str, found: Findings) -> None:
-    rows = [(_PLACES.get(place, place), number) for place, number in found.numbers.items()]
+def _print_counts(account: str, counts: ErasureReport) -> None:
+    rows = [(_PLACE_LABELS.get(place, place), number) for place, number in counts.counts.items()]
     click.echo(f"Account {account}:")
-    for line in table_lines(("what", "number"), rows, indent=2):
+    for line in format_table(("what", "number"), rows, indent=2):
         click.echo(line)
 
 
-def _sum_up(erased: Findings) -> str:
-    told = [
-        f"{number:,} {_PLACES.get(place, f'of {place}')}"
-        for place, number in erased.numbers.items()
+def _summarize_counts(counts: ErasureReport) -> str:
+    parts = [
+        f"{number:,} {_PLACE_LABELS.get(place, f'of {place}')}"
+        for place, number in counts.counts.items()
         if number
     ]
-    return ", ".join(told) or "nothing was left"
+    return ", ".join(parts) or "nothing was left"
 
 
-def _confirm(account: str, *, yes: bool, as_json: bool) -> None:
+def _confirm_erasure(account: str, *, yes: bool, as_json: bool) -> None:
     if yes:
         return
     if as_json or not sys.stdin.isatty():

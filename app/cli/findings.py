@@ -5,21 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from app.config.routes import default_routes
+from app.config.routes import build_default_routes
 from app.database.engine import Store
-from app.runs.reconciliation import account_for
-from app.simulator.records import digest
+from app.runs.reconciliation import reconcile_counts
+from app.simulator.records import digest_record
 from app.simulator.report import RunReport
 from app.sinks.sql.audit import read_rows
 from app.store.inbox import Inbox
-from app.store.run_totals import read_figures
-from app.store.runs import RunBook
+from app.store.run_totals import read_run_totals
+from app.store.runs import Runs
 
 _ANSWERS = ("accepted", "duplicate", "quarantined", "refused", "unauthorized")
 
 
 @dataclass(frozen=True, slots=True)
-class ResourceLine:
+class ComparedResource:
     """One resource and method of a run, in records. missing: fetched, but neither written nor dead."""
 
     resource: str
@@ -32,27 +32,27 @@ class ResourceLine:
 
 
 @dataclass(frozen=True, slots=True)
-class RunLines:
+class ComparedRun:
     """A run as the ledger knows it."""
 
     sync_job_run_id: str
     status: str
     record_errors: int
-    resources: Sequence[ResourceLine]
+    resources: Sequence[ComparedResource]
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class RunsComparison:
     """What was found. rows: compared one by one. problems: everything missing, doubled or unexplained."""
 
-    runs: Sequence[RunLines]
+    runs: Sequence[ComparedRun]
     deliveries: dict[str, int]
     problems: Sequence[str]
-    rows: int
-    per_second: float
+    compared_rows: int
+    records_per_second: float
 
     @property
-    def is_fine(self) -> bool:
+    def is_ok(self) -> bool:
         """Whether there is no problem."""
         return not self.problems
 
@@ -60,52 +60,54 @@ class Findings:
         """Return the findings as `--json` prints them."""
         runs = [asdict(run) for run in self.runs]
         return {
-            "ok": self.is_fine,
+            "ok": self.is_ok,
             "runs": runs,
             "deliveries": self.deliveries,
             "problems": list(self.problems),
         }
 
 
-def examine(store: Store, database_url: str, reports: Sequence[RunReport], took_s: float) -> Findings:
+def compare_runs(
+    store: Store, database_url: str, reports: Sequence[RunReport], duration_s: float
+) -> RunsComparison:
     """Look at everything the runs left behind."""
-    answers = sum((report.answers for report in reports), Counter[str]())
-    runs = [_lines(store, report) for report in reports]
-    counts = Inbox(store).count()
+    answers = sum((report.response_counts for report in reports), Counter[str]())
+    runs = [_compare_run(store, report) for report in reports]
+    counts = Inbox(store).count_by_state()
     row_problems, rows = _compare_rows(database_url, reports)
     problems = [
         *(
             problem
             for run, report in zip(runs, reports, strict=True)
-            for problem in _run_problems(run, report)
+            for problem in _find_run_problems(run, report)
         ),
-        *_delivery_problems(counts, answers),
+        *_find_delivery_problems(counts, answers),
         *row_problems,
     ]
     records = sum(line.written for run in runs for line in run.resources)
-    deliveries = {word: answers[word] for word in _ANSWERS}
-    return Findings(runs, deliveries, problems, rows, records / took_s)
+    deliveries = {status: answers[status] for status in _ANSWERS}
+    return RunsComparison(runs, deliveries, problems, rows, records / duration_s)
 
 
-def _lines(store: Store, report: RunReport) -> RunLines:
+def _compare_run(store: Store, report: RunReport) -> ComparedRun:
     run_id = report.sync_job_run_id
-    run = RunBook(store).get(run_id)
+    run = Runs(store).get(run_id)
     if run is None:
-        return RunLines(run_id, "unknown", 0, [])
-    account = account_for(run, read_figures(store, [run_id])[run_id])
-    known = {(line.resource, line.method): line for line in account.lines}
+        return ComparedRun(run_id, "unknown", 0, [])
+    reconciliation = reconcile_counts(run, read_run_totals(store, [run_id])[run_id])
+    known = {(line.resource, line.method): line for line in reconciliation.resources}
     lines = []
     for resource, method in sorted({*report.fetched, *(pair for pair in known if known[pair].arrived)}):
         line = known.get((resource, method))
         fetched = report.fetched[resource, method]
         arrived, written, dead = (line.arrived, line.written, line.dead) if line else (0, 0, 0)
         lines.append(
-            ResourceLine(resource, method, fetched, arrived, written, dead, fetched - written - dead)
+            ComparedResource(resource, method, fetched, arrived, written, dead, fetched - written - dead)
         )
-    return RunLines(run_id, run.status, account.record_errors, lines)
+    return ComparedRun(run_id, run.status, reconciliation.record_errors, lines)
 
 
-def _run_problems(run: RunLines, report: RunReport) -> Iterator[str]:
+def _find_run_problems(run: ComparedRun, report: RunReport) -> Iterator[str]:
     name = f"run {run.sync_job_run_id}"
     if run.status != report.status:
         yield f"{name} ended as {report.status}, the ledger says {run.status}"
@@ -119,7 +121,7 @@ def _run_problems(run: RunLines, report: RunReport) -> Iterator[str]:
             )
 
 
-def _delivery_problems(counts: dict[str, int], answers: Counter[str]) -> Iterator[str]:
+def _find_delivery_problems(counts: dict[str, int], answers: Counter[str]) -> Iterator[str]:
     stored = sum(number for state, number in counts.items() if state != "duplicate")
     if stored != answers["accepted"] + answers["quarantined"]:
         yield f"{answers['accepted']} deliveries were accepted, the inbox holds {stored}"
@@ -141,7 +143,7 @@ def _compare_rows(database_url: str, reports: Sequence[RunReport]) -> tuple[list
             known = table.get((report.integrated_account_id, id_))
             if known is None or known[0] < version[0]:
                 table[report.integrated_account_id, id_] = version
-    [route] = default_routes(database_url).routes
+    [route] = build_default_routes(database_url).routes
     wrong: Counter[str] = Counter()
     rows = 0
     for resource, table in expected.items():
@@ -150,7 +152,7 @@ def _compare_rows(database_url: str, reports: Sequence[RunReport]) -> tuple[list
             known = table.pop((account, key), None)
             if known is None:
                 wrong[f"rows of {resource} that nobody sent"] += 1
-            elif known[1] != digest(record):
+            elif known[1] != digest_record(record):
                 wrong[f"rows of {resource} that are not the newest version sent"] += 1
         if table:
             wrong[f"records of {resource} without a row"] += len(table)

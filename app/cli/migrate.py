@@ -2,7 +2,7 @@
 
 import click
 
-from app.config.load import read_setup
+from app.config.load import read_config
 from app.database.engine import open_store
 from app.store.migrate import migrate as apply_migrations
 
@@ -10,7 +10,7 @@ from app.store.migrate import migrate as apply_migrations
 @click.command()
 def migrate() -> None:
     """Bring the tables in DATABASE_URL up to date; safe to run at any time, also twice at once."""
-    before, after = apply_migrations(open_store(read_setup().settings.database_url))
+    before, after = apply_migrations(open_store(read_config().settings.database_url))
     if before == after:
         click.echo(f"The store is up to date (revision {after}).")
     else:

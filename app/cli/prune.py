@@ -7,20 +7,20 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from app.cli.common.progress import progress_bar
-from app.cli.common.times import moment
+from app.cli.common.times import parse_time_option
 from app.config.settings import Settings, read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.store.archive import Archive
 from app.store.pruner import prune as prune_pages
-from app.store.retention import Pruned, count_old
+from app.store.retention import PruneCounts, count_prunable
 
 
-def _archive(_context: click.Context, _option: click.Parameter, given: str | None) -> Archive | None:
-    if given is None:
+def _parse_archive(_context: click.Context, _option: click.Parameter, value: str | None) -> Archive | None:
+    if value is None:
         return None
-    if not given.startswith("file:///"):
-        raise click.BadParameter(f"{given!r} is no folder: write file:///srv/archive.")
-    return Archive(given)
+    if not value.startswith("file:///"):
+        raise click.BadParameter(f"{value!r} is no folder: write file:///srv/archive.")
+    return Archive(value)
 
 
 def _now() -> datetime:
@@ -30,10 +30,12 @@ def _now() -> datetime:
 @click.command()
 @click.option(
     "--older-than",
-    callback=moment,
+    callback=parse_time_option,
     help="What came longer ago than this, or before then: 30d, 2026-11-25.  [default: RETENTION_DAYS]",
 )
-@click.option("--archive", callback=_archive, help="Write it to this folder first: file:///srv/archive.")
+@click.option(
+    "--archive", callback=_parse_archive, help="Write it to this folder first: file:///srv/archive."
+)
 @click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool, as_json: bool) -> None:
@@ -49,11 +51,11 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
       rapidbridge prune --older-than 90d --archive file:///srv/archive
     """
     settings = read_settings(read_environment())
-    before = older_than or _limit_of(settings)
-    store = open_store(settings.database_url, for_person=True)
-    pruned = count_old(store, before=before)
+    before = older_than or _compute_cutoff(settings)
+    store = open_store(settings.database_url, interactive=True)
+    pruned = count_prunable(store, before=before)
     if not dry_run:
-        pruned = _prune(store, before, archive, most=pruned.deliveries)
+        pruned = _prune_deliveries(store, before, archive, deliveries=pruned.deliveries)
     if as_json:
         click.echo(json.dumps({"before": before.isoformat(), "is_dry_run": dry_run, **asdict(pruned)}))
         return
@@ -67,15 +69,17 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
         click.echo("The file keeps its size and reuses the space. VACUUM gives it back: docs/operations.md")
 
 
-def _limit_of(settings: Settings) -> datetime:
+def _compute_cutoff(settings: Settings) -> datetime:
     if not settings.retention_days:
         raise click.UsageError("Nothing says what is old: pass --older-than 30d, or set RETENTION_DAYS.")
     return _now() - timedelta(days=settings.retention_days)
 
 
-def _prune(store: Store, before: datetime, archive: Archive | None, *, most: int) -> Pruned:
-    pruned = Pruned()
-    with progress_bar("Pruning", most) as bar:
+def _prune_deliveries(
+    store: Store, before: datetime, archive: Archive | None, *, deliveries: int
+) -> PruneCounts:
+    pruned = PruneCounts()
+    with progress_bar("Pruning", deliveries) as bar:
         for page in prune_pages(store, before=before, archive=archive, clock=_now):
             pruned += page
             bar.update(page.deliveries)

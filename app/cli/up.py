@@ -2,13 +2,13 @@
 
 import click
 
-from app.cli.local.development_secret import development_secret
+from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
-from app.config.load import Setup, read_setup
-from app.config.settings import read_environment, setting_names
-from app.database.engine import describe, open_store
-from app.logs import set_up_logs
-from app.redis.queue import DeliveryQueue, connect
+from app.config.load import Config, read_config
+from app.config.settings import list_setting_names, read_environment
+from app.database.engine import open_store, redact_url
+from app.logs import configure_logging
+from app.redis.queue import DeliveryQueue, connect_redis
 from app.store.migrate import migrate
 
 
@@ -19,27 +19,29 @@ def up() -> None:
     The store is brought up to date first. Where TRUTO_WEBHOOK_SECRET is not set, one is made for development
     and kept in var/webhook-secret.
     """
-    set_up_logs()
-    setup = read_setup()
+    configure_logging()
+    config = read_config()
     variables = read_environment()
-    settings = {name: variables[name] for name in setting_names() if name in variables}
-    is_development = "TRUTO_WEBHOOK_SECRET" not in settings
-    if is_development:
-        settings["TRUTO_WEBHOOK_SECRET"] = development_secret()
-    settings["PORT"] = str(setup.settings.port)
-    if setup.settings.redis_url:
-        DeliveryQueue(connect(setup.settings.redis_url, tls_verify=setup.settings.redis_tls_verify)).ping()
-    migrate(open_store(setup.settings.database_url))
+    settings = {name: variables[name] for name in list_setting_names() if name in variables}
+    uses_development_secret = "TRUTO_WEBHOOK_SECRET" not in settings
+    if uses_development_secret:
+        settings["TRUTO_WEBHOOK_SECRET"] = ensure_development_secret()
+    settings["PORT"] = str(config.settings.port)
+    if config.settings.redis_url:
+        DeliveryQueue(
+            connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
+        ).ping()
+    migrate(open_store(config.settings.database_url))
     with running_service(settings) as supervisor:
-        click.echo(_banner(setup, settings, is_development=is_development))
+        click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))
         supervisor.run()
     click.echo("Stopped.")
 
 
-def _banner(setup: Setup, settings: dict[str, str], *, is_development: bool) -> str:
+def _format_banner(config: Config, settings: dict[str, str], *, uses_development_secret: bool) -> str:
     url = f"http://127.0.0.1:{settings['PORT']}"
     secret = "set"  # noqa: S105  # that it is, not what it is
-    if is_development:
+    if uses_development_secret:
         secret = (
             f"{settings['TRUTO_WEBHOOK_SECRET']} (made for development; set TRUTO_WEBHOOK_SECRET to Truto's)"
         )
@@ -47,9 +49,9 @@ def _banner(setup: Setup, settings: dict[str, str], *, is_development: bool) -> 
         "webhook": f"{url}/webhooks/truto",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,
-        "store": describe(setup.settings.database_url),
+        "store": redact_url(config.settings.database_url),
         "redis": "REDIS_URL" if "REDIS_URL" in settings else "a Valkey of its own",
-        "sinks": ", ".join(f"{name} ({sink.type})" for name, sink in setup.routes.sinks.items()),
+        "sinks": ", ".join(f"{name} ({sink.type})" for name, sink in config.routes.sinks.items()),
         "try it": "rapidbridge simulate --records 1000   (in a second terminal, in this folder)",
         "stop": "Ctrl-C",
     }

@@ -5,17 +5,17 @@ import sys
 import click
 
 from app.cli.local.supervisor import Supervisor
-from app.config.load import read_setup
-from app.config.settings import child_environment
+from app.config.load import read_config
+from app.config.settings import build_child_environment
 from app.database.engine import open_store
-from app.logs import set_up_logs
-from app.redis.queue import DeliveryQueue, connect
+from app.logs import configure_logging
+from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
-from workers.background.monitor import Overseer
-from workers.background.notification_sender import Notifier
+from workers.background.monitor import Monitor
+from workers.background.notification_sender import NotificationDispatcher
 from workers.background.retention import Pruner
 from workers.background.sweeper import Sweeper
-from workers.delivery.processor import worker_name
+from workers.delivery.processor import format_worker_name
 
 
 @click.command()
@@ -30,23 +30,23 @@ def worker(number: int | None) -> None:
 
     The job at hand is finished first. Any number of these may run, on any number of machines.
     """
-    set_up_logs()
-    setup = read_setup(needs=("REDIS_URL",))
-    settings = setup.settings
+    configure_logging()
+    config = read_config(required=("REDIS_URL",))
+    settings = config.settings
     store = open_store(settings.database_url)
-    redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.start()
-    Overseer(store, setup, Spool(redis)).start()
-    Notifier(store, setup.routes.notify).start()
+    Monitor(store, config, Spool(redis)).start()
+    NotificationDispatcher(store, config.routes.notify).start()
     Pruner(store, settings.retention_days).start()
     with Supervisor() as supervisor:
-        for place in range(number or settings.worker_concurrency):
+        for index in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]
             supervisor.start(
-                f"worker-{place + 1}",
+                f"worker-{index + 1}",
                 command,
-                child_environment(),
-                on_end=lambda pid: sweeper.release(worker_name(pid)),
+                build_child_environment(),
+                on_exit=lambda pid: sweeper.release_worker(format_worker_name(pid)),
             )
         supervisor.run()

@@ -8,14 +8,21 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-KINDS = ("run.settled", "run.incomplete", "run.stalled", "run.stopped", "sink.failing", "webhook.inactive")
+NOTIFICATION_KINDS = (
+    "run.settled",
+    "run.incomplete",
+    "run.stalled",
+    "run.stopped",
+    "sink.failing",
+    "webhook.inactive",
+)
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  # how all of them begin
 _SECRET_BYTES = range(24, 65)
-_HOW_TO_MAKE_A_SECRET = "write whsec_ and behind it what `openssl rand -base64 32` prints"  # noqa: S105  # advice
+_SECRET_ADVICE = "write whsec_ and behind it what `openssl rand -base64 32` prints"  # noqa: S105  # advice
 
 
-def _web_address(url: str) -> str:
+def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
@@ -26,38 +33,38 @@ def _web_address(url: str) -> str:
     return url
 
 
-def _pattern(pattern: str) -> str:
-    if not any(fnmatchcase(kind, pattern) for kind in KINDS):
-        near = difflib.get_close_matches(pattern, KINDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KINDS)}"
+def _check_pattern(pattern: str) -> str:
+    if not any(fnmatchcase(kind, pattern) for kind in NOTIFICATION_KINDS):
+        near = difflib.get_close_matches(pattern, NOTIFICATION_KINDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(NOTIFICATION_KINDS)}"
         raise ValueError(f"nothing is called {pattern}; {hint}")
     return pattern
 
 
-Pattern = Annotated[str, AfterValidator(_pattern)]
+KindPattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
-def _some(patterns: tuple[str, ...]) -> tuple[str, ...]:
+def _check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     if not patterns:
         raise ValueError('it would be told of nothing: leave `events` out, or name some, such as "run.*"')
     return patterns
 
 
-def _sound(secret: str) -> str:
+def _check_secret(secret: str) -> str:
     try:
-        key_bytes = len(_decode(secret))
+        key_bytes = len(_decode_secret(secret))
     except ValueError:
         key_bytes = 0
     if not secret.startswith(_SECRET_PREFIX) or key_bytes not in _SECRET_BYTES:
-        raise ValueError(f"not whsec_ and the base64 of 24 to 64 bytes: {_HOW_TO_MAKE_A_SECRET}")
+        raise ValueError(f"not whsec_ and the base64 of 24 to 64 bytes: {_SECRET_ADVICE}")
     return secret
 
 
-def _decode(secret: str) -> bytes:
+def _decode_secret(secret: str) -> bytes:
     return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
 
 
-class NotifySpec(BaseModel):
+class NotifyConfig(BaseModel):
     """Where notices go to, and which; shell-style patterns in `events`.
 
     form: "standard" is signed as Standard Webhooks says, "slack" a text as Slack's incoming webhooks take it.
@@ -67,24 +74,24 @@ class NotifySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    url: Annotated[str, AfterValidator(_web_address)] = Field(repr=False)
+    url: Annotated[str, AfterValidator(_check_url)] = Field(repr=False)
     form: Literal["standard", "slack"] = "standard"
-    secret: Annotated[str, AfterValidator(_sound)] = Field(default="", repr=False)
-    events: Annotated[tuple[Pattern, ...], AfterValidator(_some)] = ("*",)
+    secret: Annotated[str, AfterValidator(_check_secret)] = Field(default="", repr=False)
+    events: Annotated[tuple[KindPattern, ...], AfterValidator(_check_patterns)] = ("*",)
 
     @property
-    def key(self) -> bytes:
+    def signing_key(self) -> bytes:
         """What to sign with."""
-        return _decode(self.secret)
+        return _decode_secret(self.secret)
 
-    def wants(self, kind: str) -> bool:
+    def accepts(self, kind: str) -> bool:
         """Whether it is to be told of this kind of notice."""
         return any(fnmatchcase(kind, pattern) for pattern in self.events)
 
     @model_validator(mode="after")
-    def _fits_its_form(self) -> Self:
+    def _check_form(self) -> Self:
         if self.form == "slack" and self.secret:
             raise ValueError("nobody checks signatures at Slack: take `secret` out")
         if self.form == "standard" and not self.secret:
-            raise ValueError(f"without a `secret` nothing can be signed: {_HOW_TO_MAKE_A_SECRET}")
+            raise ValueError(f"without a `secret` nothing can be signed: {_SECRET_ADVICE}")
         return self

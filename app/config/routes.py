@@ -5,21 +5,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.config.notify import NotifySpec
+from app.config.notify import NotifyConfig
 
 
-class _Strict(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class SqlSink(_Strict):
+class SqlSinkConfig(_StrictModel):
     """A PostgreSQL or SQLite database, one table a resource."""
 
     type: Literal["sql"]
     url: str = Field(repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://")
 
 
-class FilesSink(_Strict):
+class FilesSinkConfig(_StrictModel):
     """A folder, one file a delivery."""
 
     type: Literal["files"]
@@ -27,24 +27,24 @@ class FilesSink(_Strict):
     format: Literal["jsonl"] = "jsonl"
 
 
-SinkSpec = Annotated[SqlSink | FilesSink, Field(discriminator="type")]
+SinkConfig = Annotated[SqlSinkConfig | FilesSinkConfig, Field(discriminator="type")]
 
 
-class Column(_Strict):
+class ColumnConfig(_StrictModel):
     """A column of its own for one value of a record. path: names and list places, joined by dots."""
 
     type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
     path: str = ""
 
 
-def _column(value: object) -> object:
+def _expand_column(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
-class StopAt(_Strict):
+class StopLimits(_StrictModel):
     """What makes us stop a run: numbers of what it brings to one route; None for no limit.
 
     dead_share: of its records, once there are a hundred. idle_minutes: without anything of the run.
@@ -56,7 +56,7 @@ class StopAt(_Strict):
     idle_minutes: float | None = Field(default=None, gt=0)
 
 
-class Route(_Strict):
+class Route(_StrictModel):
     """Where deliveries that match its patterns go; shell-style patterns, "*" matches anything.
 
     event: "" matches every event that brings records, and no other.
@@ -73,20 +73,22 @@ class Route(_Strict):
     key: str = Field(default="id", min_length=1)
     missing_key: Literal["hash", "refuse"] = "hash"
     non_object: Literal["refuse", "wrap"] = "refuse"
-    stop_at: StopAt = StopAt()
-    columns: dict[ColumnName, Annotated[Column, BeforeValidator(_column)]] = Field(default_factory=dict)
+    stop_at: StopLimits = StopLimits()
+    columns: dict[ColumnName, Annotated[ColumnConfig, BeforeValidator(_expand_column)]] = Field(
+        default_factory=dict
+    )
 
-    def matches(self, *, event: str, resource: str, method: str, account: str, carries_records: bool) -> bool:
+    def matches(self, *, event: str, resource: str, method: str, account: str, has_records: bool) -> bool:
         """Whether a delivery takes this route."""
         return (
-            (fnmatchcase(event, self.event) if self.event else carries_records)
+            (fnmatchcase(event, self.event) if self.event else has_records)
             and fnmatchcase(resource, self.resource)
             and fnmatchcase(method, self.method)
             and fnmatchcase(account, self.integrated_account_id)
         )
 
 
-class RunRule(_Strict):
+class RunRule(_StrictModel):
     """Which runs something holds for; shell-style patterns, "*" matches anything."""
 
     sync_job_id: str = "*"
@@ -102,13 +104,13 @@ class RunRule(_Strict):
         )
 
 
-class Refusal(RunRule):
+class RefuseRule(RunRule):
     """Runs that are answered 400 when they start, so that Truto stops them."""
 
     reason: str = Field(min_length=1)
 
 
-class GateRules(_Strict):
+class GateConfig(_StrictModel):
     """What else a run is refused for when it starts.
 
     unrouted: a resource and method of it that no route matches. overlapping: another run of its job and
@@ -120,18 +122,18 @@ class GateRules(_Strict):
     oldest_pending_s: int | None = Field(default=None, ge=1, strict=True)
 
 
-class Routes(_Strict):
+class Routes(_StrictModel):
     """A checked routes file. allow: where there are any, a run must match one."""
 
-    sinks: dict[str, SinkSpec]
+    sinks: dict[str, SinkConfig]
     routes: tuple[Route, ...] = ()
     allow: tuple[RunRule, ...] = ()
-    refuse: tuple[Refusal, ...] = ()
-    notify: tuple[NotifySpec, ...] = ()
-    gate: GateRules = GateRules()
+    refuse: tuple[RefuseRule, ...] = ()
+    notify: tuple[NotifyConfig, ...] = ()
+    gate: GateConfig = GateConfig()
 
-    def match(
-        self, *, event: str, resource: str, method: str, account: str, carries_records: bool
+    def find_route(
+        self, *, event: str, resource: str, method: str, account: str, has_records: bool
     ) -> Route | None:
         """Return the first route that a delivery matches."""
         return next(
@@ -143,13 +145,15 @@ class Routes(_Strict):
                     resource=resource,
                     method=method,
                     account=account,
-                    carries_records=carries_records,
+                    has_records=has_records,
                 )
             ),
             None,
         )
 
-    def refusal(self, *, sync_job_id: str, integrated_account_id: str, environment_id: str) -> str | None:
+    def find_refusal_reason(
+        self, *, sync_job_id: str, integrated_account_id: str, environment_id: str
+    ) -> str | None:
         """Return why a run is refused, whatever it is about to fetch; None where it may go on."""
         run = {
             "sync_job_id": sync_job_id,
@@ -164,6 +168,8 @@ class Routes(_Strict):
         return None
 
 
-def default_routes(database_url: str) -> Routes:
+def build_default_routes(database_url: str) -> Routes:
     """Every record to one SQL sink, "main", a table a resource."""
-    return Routes(sinks={"main": SqlSink(type="sql", url=database_url)}, routes=(Route(sinks=("main",)),))
+    return Routes(
+        sinks={"main": SqlSinkConfig(type="sql", url=database_url)}, routes=(Route(sinks=("main",)),)
+    )

@@ -29,7 +29,7 @@ class WebhookSecret:
         return f"WebhookSecret(<{len(self.value)} characters>, webhook_id={self.webhook_id!r})"
 
 
-def _secrets(text: object) -> object:
+def _parse_secrets(text: object) -> object:
     if not isinstance(text, str):
         return text
     secrets = []
@@ -41,25 +41,25 @@ def _secrets(text: object) -> object:
     return tuple(secrets)
 
 
-def _database_url(text: object) -> object:
+def _check_database_url(text: object) -> object:
     if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", str(text)):
         raise ValueError("not postgres://… or sqlite:///…: set the URL of a PostgreSQL or SQLite database")
     return text
 
 
-def _redis_url(text: object) -> object:
+def _check_redis_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not redis://…, rediss://… or unix://…: set the URL of a Redis or Valkey server")
     return text
 
 
-def _web_address(text: object) -> object:
+def _check_api_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("http", "https"):
         raise ValueError("not https://… or http://…: set the address of Truto's API, or unset it")
     return text
 
 
-def _token(text: object) -> object:
+def _check_token(text: object) -> object:
     if not (str(text).isascii() and str(text).isprintable() and " " not in str(text)):
         raise ValueError("it holds characters that no token has: copy it from Truto again")
     return text
@@ -70,19 +70,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
 
-    webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_secrets)] = Field(
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_parse_secrets)] = Field(
         default=(), alias="TRUTO_WEBHOOK_SECRET"
     )
-    truto_api_token: Annotated[str, BeforeValidator(_token)] = Field(
+    truto_api_token: Annotated[str, BeforeValidator(_check_token)] = Field(
         default="", alias="TRUTO_API_TOKEN", repr=False
     )
-    truto_api_url: Annotated[str, BeforeValidator(_web_address)] = Field(
+    truto_api_url: Annotated[str, BeforeValidator(_check_api_url)] = Field(
         default="https://api.truto.one", alias="TRUTO_API_URL"
     )
-    database_url: Annotated[str, BeforeValidator(_database_url)] = Field(
+    database_url: Annotated[str, BeforeValidator(_check_database_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
     )
-    redis_url: Annotated[str, BeforeValidator(_redis_url)] = Field(default="", alias="REDIS_URL", repr=False)
+    redis_url: Annotated[str, BeforeValidator(_check_redis_url)] = Field(
+        default="", alias="REDIS_URL", repr=False
+    )
     redis_tls_verify: bool = Field(default=True, alias="REDIS_TLS_VERIFY")
     routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
     port: int = Field(default=8000, ge=1, le=65535, alias="PORT")
@@ -107,7 +109,7 @@ class Settings(BaseModel):
         )
 
 
-def setting_names() -> tuple[str, ...]:
+def list_setting_names() -> tuple[str, ...]:
     """Return the names of all settings, those included that later parts read."""
     return (*(field.alias for field in Settings.model_fields.values() if field.alias), *_RESERVED)
 
@@ -119,54 +121,64 @@ def read_environment() -> dict[str, str]:
     return {name: value for name, value in variables.items() if value.strip()}
 
 
-def child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a child's environment: this one, or with these settings in place of all of ours."""
     if settings is None:
         return dict(os.environ)
-    ours = set(setting_names())
+    ours = set(list_setting_names())
     others = {name: value for name, value in os.environ.items() if name not in ours}
     # The child may run in another folder, where `app` is found only if it is installed.
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), others.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), others.get("PYTHONPATH"))))
     return others | {"PYTHONPATH": path} | dict(settings)
 
 
-def read_settings(variables: Mapping[str, str], *, needs: Sequence[str] = ()) -> Settings:
+def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Read and check every setting at once.
 
     variables: as `read_environment` returns them. needs: names of settings without which to refuse.
     Raises ConfigError with every complaint; none of them holds a value.
     """
-    complaints = [*_missing(variables, needs), *_misspelt(variables), *_contradictions(variables)]
+    problems = [
+        *_find_missing(variables, required),
+        *_find_misspelt(variables),
+        *_find_contradictions(variables),
+    ]
     try:
         settings = Settings.model_validate(variables)
     except ValidationError as error:
-        complaints += [_complaint(detail) for detail in error.errors(include_input=False, include_url=False)]
-    if complaints:
-        raise ConfigError(complaints)
+        problems += [
+            _describe_problem(detail) for detail in error.errors(include_input=False, include_url=False)
+        ]
+    if problems:
+        raise ConfigError(problems)
     return settings
 
 
-def _complaint(detail: Any) -> str:
+def _describe_problem(detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     return f"{detail['loc'][0]}: {message[0].lower()}{message[1:]}."
 
 
-def _misspelt(given: Mapping[str, str]) -> list[str]:
+def _find_misspelt(variables: Mapping[str, str]) -> list[str]:
     """Names that nothing here reads, but which look as if something should."""
-    known = setting_names()
-    complaints = []
-    for name in sorted(given.keys() - set(known)):
-        unset = [candidate for candidate in known if candidate not in given and len(candidate) >= 8]
+    known = list_setting_names()
+    problems = []
+    for name in sorted(variables.keys() - set(known)):
+        unset = [candidate for candidate in known if candidate not in variables and len(candidate) >= 8]
         near = difflib.get_close_matches(name, unset, n=1, cutoff=0.87)
         if near:
-            complaints.append(f"{name}: no such setting. Did you mean {near[0]}?")
+            problems.append(f"{name}: no such setting. Did you mean {near[0]}?")
         elif re.match(r"TRUTO_|RAPIDBRIDGE_", name):
-            complaints.append(f"{name}: no such setting. Unset it, or use one of: {', '.join(known)}.")
-    return complaints
+            problems.append(f"{name}: no such setting. Unset it, or use one of: {', '.join(known)}.")
+    return problems
 
 
-def _missing(given: Mapping[str, str], needs: Sequence[str]) -> list[str]:
-    return [f"{name}: not set. {_HOW_TO_SET[name]}" for name in needs if not given.get(name, "").strip(", ")]
+def _find_missing(variables: Mapping[str, str], required: Sequence[str]) -> list[str]:
+    return [
+        f"{name}: not set. {_HOW_TO_SET[name]}"
+        for name in required
+        if not variables.get(name, "").strip(", ")
+    ]
 
 
 _HOW_TO_SET = {
@@ -178,15 +190,15 @@ _HOW_TO_SET = {
 }
 
 
-def _contradictions(given: Mapping[str, str]) -> list[str]:
-    complaints = []
+def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
+    problems = []
     # A dyno's disk is its own and is thrown away daily: web and worker would each have an inbox, soon lost.
-    if "DYNO" in given and given.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
-        complaints.append(
+    if "DYNO" in variables and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        problems.append(
             "DATABASE_URL: a SQLite file cannot be shared by this platform's processes. "
             "Attach a PostgreSQL (on Heroku: heroku addons:create heroku-postgresql)."
         )
-    routes_file = given.get("ROUTES_FILE")
+    routes_file = variables.get("ROUTES_FILE")
     if routes_file and not Path(routes_file).is_file():
-        complaints.append(f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset it.")
-    return complaints
+        problems.append(f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset it.")
+    return problems

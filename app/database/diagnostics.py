@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from app.database.engine import Store, one_statement, parse_url, store_faults
+from app.database.engine import Store, autocommit, parse_url, translate_errors
 from app.errors import StoreUnavailable
 
 _POSTGRESQL_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "transaction_read_only")
@@ -28,7 +28,7 @@ _CONNECTIONS = text(
 
 
 @dataclass(frozen=True, slots=True)
-class StoreFacts:
+class DatabaseInfo:
     """A database as it was found.
 
     version: as numbers. latency_s: of one statement, on a connection that was open. clock_ahead_s: of the
@@ -45,7 +45,7 @@ class StoreFacts:
 
 
 # What drivers say while they connect: theirs name hosts and users, ours only the fault.
-_CAUSES = {
+_CONNECTION_ERROR_REASONS = {
     "password": "it does not take the password",
     "role ": "there is no such role",
     "database ": "there is no such database",
@@ -66,11 +66,11 @@ _CAUSES = {
 }
 
 
-def cause_of(error: Exception) -> str:
+def connection_error_reason(error: Exception) -> str:
     """Say in words why a database could not be had, as far as its driver tells; without its own message."""
     fault = error.__cause__ if isinstance(error, StoreUnavailable) else error
-    said = str(getattr(fault, "orig", "")).lower()
-    return next((cause for mark, cause in _CAUSES.items() if mark in said), "")
+    driver_message = str(getattr(fault, "orig", "")).lower()
+    return next((cause for mark, cause in _CONNECTION_ERROR_REASONS.items() if mark in driver_message), "")
 
 
 def database_file(url: str) -> Path | None:
@@ -87,13 +87,17 @@ def missing_file(url: str) -> Path | None:
     return path if path and not path.exists() else None
 
 
-def examine(store: Store) -> StoreFacts:
+def inspect_database(store: Store) -> DatabaseInfo:
     """Ask a database about itself; raises StoreUnavailable."""
-    with store_faults(), one_statement(store) as connection:
-        return _postgresql(connection) if store.dialect.name == "postgresql" else _sqlite(connection)
+    with translate_errors(), autocommit(store) as connection:
+        return (
+            _inspect_postgresql(connection)
+            if store.dialect.name == "postgresql"
+            else _inspect_sqlite(connection)
+        )
 
 
-def _sqlite(connection: Connection) -> StoreFacts:
+def _inspect_sqlite(connection: Connection) -> DatabaseInfo:
     before = time.monotonic()
     version = str(connection.execute(text("SELECT sqlite_version()")).scalar_one())
     latency_s = time.monotonic() - before
@@ -101,23 +105,28 @@ def _sqlite(connection: Connection) -> StoreFacts:
         name: str(connection.execute(text(f"PRAGMA {name}")).scalar_one())
         for name in ("journal_mode", "synchronous")
     }
-    return StoreFacts("SQLite", _numbers(version), latency_s, settings=settings)
+    return DatabaseInfo("SQLite", _parse_version(version), latency_s, settings=settings)
 
 
-def _postgresql(connection: Connection) -> StoreFacts:
+def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
     before, started = datetime.now(UTC), time.monotonic()
-    theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    server_time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     latency_s = time.monotonic() - started
     # Half of the time went by on the way.
-    ahead_s = (theirs - before).total_seconds() - latency_s / 2
-    settings = {name: _setting(connection, name) for name in _POSTGRESQL_SETTINGS}
-    version = _setting(connection, "server_version").partition(" ")[0]
-    return StoreFacts(
-        "PostgreSQL", _numbers(version), latency_s, ahead_s, settings, _free_connections(connection)
+    ahead_s = (server_time - before).total_seconds() - latency_s / 2
+    settings = {name: _read_setting(connection, name) for name in _POSTGRESQL_SETTINGS}
+    version = _read_setting(connection, "server_version").partition(" ")[0]
+    return DatabaseInfo(
+        "PostgreSQL",
+        _parse_version(version),
+        latency_s,
+        ahead_s,
+        settings,
+        _count_free_connections(connection),
     )
 
 
-def _free_connections(connection: Connection) -> int:
+def _count_free_connections(connection: Connection) -> int:
     row = connection.execute(_CONNECTIONS).one()
     own = [
         limit - row.others_here
@@ -127,9 +136,9 @@ def _free_connections(connection: Connection) -> int:
     return int(min([row.of_server - row.others, *own]))
 
 
-def _setting(connection: Connection, name: str) -> str:
+def _read_setting(connection: Connection, name: str) -> str:
     return str(connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one())
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -29,7 +29,9 @@ _RANDOM_PAGE_COST = 1.1
 _IDLE_IN_TRANSACTION_MS = 10_000
 
 
-def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, for_person: bool = False) -> Store:
+def open_store(
+    url: str, *, lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S, interactive: bool = False
+) -> Store:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
@@ -42,19 +44,19 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, for_per
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
-            if for_person and not Path(parsed.database).exists():
+            if interactive and not Path(parsed.database).exists():
                 hint = "is DATABASE_URL right? `rapidbridge migrate` makes it"
                 raise StoreUnavailable(f"there is no file {parsed.database}: {hint}")
             # It holds customers' data: nobody else's business.
             Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": lock_wait_s}, **options)
+        engine = create_engine(parsed, connect_args={"timeout": lock_timeout_s}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
     arguments = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "application_name": "rapidbridge",
-        "options": f"-c statement_timeout={0 if for_person else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
+        "options": f"-c statement_timeout={0 if interactive else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
         # Starting another process for a part of them takes longer than our statements take.
         f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",
@@ -76,24 +78,24 @@ def open_store(url: str, *, lock_wait_s: float = _SQLITE_BUSY_TIMEOUT_S, for_per
 def parse_url(url: str) -> URL:
     """Return a database's URL, taken apart, as it is connected to; raises ConfigError where it is none."""
     # Platforms still write postgres://, which names no driver.
-    return _parsed(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    return _make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 
-def describe(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a database's URL without its passwords; raises ConfigError where it is none."""
-    parsed = _parsed(url)
+    parsed = _make_url(url)
     # The driver takes them there as well.
     hidden = [name for name in parsed.query if "password" in name.lower()]
     return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
 
 
-def _parsed(url: str) -> URL:
+def _make_url(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        complaint = "a database's URL cannot be read: write %-escapes for what is special in its password."
+        problem = "a database's URL cannot be read: write %-escapes for what is special in its password."
         # Not from the error, which quotes what may be the password.
-        raise ConfigError([complaint]) from None
+        raise ConfigError([problem]) from None
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -129,7 +131,7 @@ def _use_wal(cursor: DBAPICursor) -> None:
 
 
 @contextmanager
-def one_statement(store: Store) -> Iterator[Connection]:
+def autocommit(store: Store) -> Iterator[Connection]:
     """Connect for a single statement, which is then a transaction of its own.
 
     PostgreSQL is asked once; BEGIN and COMMIT would make it three times. In SQLite, asking costs nothing.
@@ -144,12 +146,12 @@ def one_statement(store: Store) -> Iterator[Connection]:
 
 def read_rows(store: Store, statement: Any) -> Sequence[Any]:
     """Return all that a single statement finds; raises StoreUnavailable."""
-    with store_faults(), one_statement(store) as connection:
+    with translate_errors(), autocommit(store) as connection:
         return connection.execute(statement).all()
 
 
 @contextmanager
-def store_faults() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raise StoreUnavailable for whatever the database or its driver raises."""
     try:
         yield

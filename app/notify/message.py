@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from app.config.notify import NotifySpec
-from app.notify.slack import slack_text
+from app.config.notify import NotifyConfig
+from app.notify.slack import format_slack_text
 
 
-class Telling(Protocol):
+class NotificationContent(Protocol):
     """What is to be told."""
 
     @property
@@ -22,9 +22,9 @@ class Telling(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def at(self) -> datetime: ...
+    def occurred_at(self) -> datetime: ...
     @property
-    def told(self) -> Mapping[str, Any]: ...
+    def payload(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +35,26 @@ class Message:
     headers: Mapping[str, str]
 
 
-def write_message(spec: NotifySpec, notice: Telling, *, now: datetime) -> Message:
+def write_message(config: NotifyConfig, notification: NotificationContent, *, now: datetime) -> Message:
     """Write a notice down for an endpoint. now: when it is sent, which the signature covers."""
     headers = {"Content-Type": "application/json", "User-Agent": "rapidbridge-receiver"}
-    if spec.form == "slack":
-        return Message(_json({"text": slack_text(notice.kind, notice.told)}), headers)
-    at = notice.at.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    body = _json({"type": notice.kind, "timestamp": at, "data": notice.told})
+    if config.form == "slack":
+        return Message(
+            _to_json({"text": format_slack_text(notification.kind, notification.payload)}), headers
+        )
+    at = notification.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    body = _to_json({"type": notification.kind, "timestamp": at, "data": notification.payload})
     # Of the notice alone: whoever gets it twice can tell.
-    message_id, timestamp = f"msg_{notice.id.hex}", int(now.timestamp())
+    message_id, timestamp = f"msg_{notification.id.hex}", int(now.timestamp())
     signed = {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(spec.key, message_id, timestamp, body),
+        "webhook-signature": sign_message(config.signing_key, message_id, timestamp, body),
     }
     return Message(body, headers | signed)
 
 
-def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+def sign_message(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     """Return the value of webhook-signature. timestamp: in seconds since 1970.
 
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
@@ -61,5 +63,5 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(mac).decode()}"
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _to_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()

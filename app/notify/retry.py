@@ -5,26 +5,26 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 _FIRST_RETRY_S = 5.0
-_LONGEST_RETRY_S = 3600.0
-_GIVEN_UP_AFTER_S = 24 * 3600.0
+_MAX_RETRY_S = 3600.0
+_GIVE_UP_AFTER_S = 24 * 3600.0
 
 
-def next_attempt(
-    attempts: int, *, posted_at: datetime, now: datetime, at_least_s: float = 0.0
+def compute_next_attempt(
+    attempts: int, *, fanned_out_at: datetime, now: datetime, min_wait_s: float = 0.0
 ) -> datetime | None:
     """Return when to send it again: exponentially later, with jitter. None: it has been tried for a day.
 
-    attempts: so far. posted_at: when it began. at_least_s: the endpoint's wish.
+    attempts: so far. fanned_out_at: when it began. at_least_s: the endpoint's wish.
     """
-    if (now - posted_at).total_seconds() >= _GIVEN_UP_AFTER_S:
+    if (now - fanned_out_at).total_seconds() >= _GIVE_UP_AFTER_S:
         return None
-    longest_s = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(attempts - 1, 20))
+    max_wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(attempts - 1, 20))
     # Jitter, so that what failed together does not come back together.
-    wait_s = max(at_least_s, longest_s * random.uniform(0.8, 1.0))  # noqa: S311  # no secret
-    return now + timedelta(seconds=min(wait_s, _GIVEN_UP_AFTER_S))
+    wait_s = max(min_wait_s, max_wait_s * random.uniform(0.8, 1.0))  # noqa: S311  # no secret
+    return now + timedelta(seconds=min(wait_s, _GIVE_UP_AFTER_S))
 
 
-def retry_after_s(header: str, *, now: datetime) -> float:
+def parse_retry_after(header: str, *, now: datetime) -> float:
     """Return what Retry-After asks for, seconds or a date, in seconds; 0 where it asks for nothing."""
     if header.isascii() and header.isdigit():
         return float(header)

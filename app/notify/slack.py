@@ -3,121 +3,126 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Told = Mapping[str, Any]
+Payload = Mapping[str, Any]
 
-_MOST_RESOURCES = 10
-_LONGEST_TEXT = 3000
+_MAX_RESOURCES = 10
+_MAX_TEXT_CHARS = 3000
 
 
-def slack_text(kind: str, told: Told) -> str:
+def format_slack_text(kind: str, payload: Payload) -> str:
     """Return the text of a notice, escaped as Slack asks. What `told` leaves out is shown as "?"."""
-    text = _TEXTS[kind](told) if kind in _TEXTS else _other(kind, told)
-    text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
+    text = _TEXTS[kind](payload) if kind in _TEXTS else _format_other(kind, payload)
+    text = text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + "…"
     # After cutting: half of an escape would be none. Whatever a resource is called, it calls nobody.
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _settled(told: Told) -> str:
-    resources = told.get("resources") or []
-    records = sum(_number(each.get("written")) for each in resources)
+def _format_run_settled(payload: Payload) -> str:
+    resources = payload.get("resources") or []
+    records = sum(_to_int(resource.get("written")) for resource in resources)
     return (
-        f"*Run settled:* {_run(told)} is {_of(told, 'status')}, verdict: {_of(told, 'verdict')}. "
-        f"{_count(records, 'record')} of {_count(len(resources), 'resource')} written{_errors(told)}."
+        f"*Run settled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
+        f"verdict: {_get_text(payload, 'verdict')}. "
+        f"{_format_count(records, 'record')} of "
+        f"{_format_count(len(resources), 'resource')} written{_format_errors(payload)}."
     )
 
 
-def _incomplete(told: Told) -> str:
+def _format_run_incomplete(payload: Payload) -> str:
     gaps = [
-        f"• {_of(each, 'resource')} {_of(each, 'method')}: {_shortfall(each)}"
-        for each in told.get("resources") or []
-        if _number(each.get("missing")) or _number(each.get("dead"))
+        f"• {_get_text(resource, 'resource')} {_get_text(resource, 'method')}: {_format_gap(resource)}"
+        for resource in payload.get("resources") or []
+        if _to_int(resource.get("missing")) or _to_int(resource.get("dead"))
     ]
-    more = len(gaps) - _MOST_RESOURCES
+    more = len(gaps) - _MAX_RESOURCES
     lines = [
-        f"*Run incomplete:* {_run(told)} is {_of(told, 'status')}, verdict: {_of(told, 'verdict')}"
-        f"{_errors(told)}.",
-        *gaps[:_MOST_RESOURCES],
-        *([f"• and {_count(more, 'more resource')}"] if more > 0 else []),
+        f"*Run incomplete:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
+        f"verdict: {_get_text(payload, 'verdict')}"
+        f"{_format_errors(payload)}.",
+        *gaps[:_MAX_RESOURCES],
+        *([f"• and {_format_count(more, 'more resource')}"] if more > 0 else []),
     ]
     return "\n".join(lines)
 
 
-def _stalled(told: Told) -> str:
-    silent_min = _number(told.get("silent_s")) // 60
+def _format_run_stalled(payload: Payload) -> str:
+    silent_min = _to_int(payload.get("silent_s")) // 60
     return (
-        f"*Run stalled:* nothing came of {_run(told)} for {silent_min} min, "
-        f"since {_of(told, 'last_seen_at')}. Truto last said: {_of(told, 'status')}."
+        f"*Run stalled:* nothing came of {_format_run(payload)} for {silent_min} min, "
+        f"since {_get_text(payload, 'last_seen_at')}. Truto last said: {_get_text(payload, 'status')}."
     )
 
 
-def _stopped(told: Told) -> str:
+def _format_run_stopped(payload: Payload) -> str:
     by = {"limit": "by a limit", "truto": "by Truto", "refusal": "because it was refused"}
-    is_unasked = told.get("by") == "limit" and told.get("is_asked") is False
+    is_unasked = payload.get("by") == "limit" and payload.get("is_asked") is False
     unasked = " Truto did not take that: it may go on." if is_unasked else ""
     return (
-        f"*Run stopped* {by.get(_of(told, 'by'), _of(told, 'by'))}: {_run(told)} is {_of(told, 'status')}. "
-        f"Reason: {_of(told, 'reason')}.{unasked}"
+        f"*Run stopped* {by.get(_get_text(payload, 'by'), _get_text(payload, 'by'))}: "
+        f"{_format_run(payload)} is {_get_text(payload, 'status')}. "
+        f"Reason: {_get_text(payload, 'reason')}.{unasked}"
     )
 
 
-def _failing(told: Told) -> str:
+def _format_sink_failing(payload: Payload) -> str:
     return (
-        f"*Sink failing:* {_of(told, 'sink')} since {_of(told, 'since')}: {_of(told, 'reason')}. "
-        f"{_count(_number(told.get('deliveries')), 'delivery', 'deliveries')} waiting."
+        f"*Sink failing:* {_get_text(payload, 'sink')} since {_get_text(payload, 'since')}: "
+        f"{_get_text(payload, 'reason')}. "
+        f"{_format_count(_to_int(payload.get('deliveries')), 'delivery', 'deliveries')} waiting."
     )
 
 
-def _inactive(told: Told) -> str:
+def _format_webhook_inactive(payload: Payload) -> str:
     then = (
         "It was activated again; see what failed meanwhile."
-        if told.get("is_reactivated") is True
+        if payload.get("is_reactivated") is True
         else "Nothing comes until it is activated again at Truto."
     )
-    return f"*Webhook inactive:* Truto switched {_of(told, 'webhook_id')} off. {then}"
+    return f"*Webhook inactive:* Truto switched {_get_text(payload, 'webhook_id')} off. {then}"
 
 
-def _other(kind: str, told: Told) -> str:
-    plain = [f"{name}: {value}" for name, value in told.items() if isinstance(value, str | int | float)]
+def _format_other(kind: str, payload: Payload) -> str:
+    plain = [f"{name}: {value}" for name, value in payload.items() if isinstance(value, str | int | float)]
     return f"*{kind}* {', '.join(plain)}"
 
 
-_TEXTS: Mapping[str, Callable[[Told], str]] = {
-    "run.settled": _settled,
-    "run.incomplete": _incomplete,
-    "run.stalled": _stalled,
-    "run.stopped": _stopped,
-    "sink.failing": _failing,
-    "webhook.inactive": _inactive,
+_TEXTS: Mapping[str, Callable[[Payload], str]] = {
+    "run.settled": _format_run_settled,
+    "run.incomplete": _format_run_incomplete,
+    "run.stalled": _format_run_stalled,
+    "run.stopped": _format_run_stopped,
+    "sink.failing": _format_sink_failing,
+    "webhook.inactive": _format_webhook_inactive,
 }
 
 
-def _run(told: Told) -> str:
+def _format_run(payload: Payload) -> str:
     return (
-        f"{_of(told, 'sync_job_run_id')} (job {_of(told, 'sync_job_id')}, "
-        f"account {_of(told, 'integrated_account_id')})"
+        f"{_get_text(payload, 'sync_job_run_id')} (job {_get_text(payload, 'sync_job_id')}, "
+        f"account {_get_text(payload, 'integrated_account_id')})"
     )
 
 
-def _shortfall(resource: Told) -> str:
-    missing, dead = _number(resource.get("missing")), _number(resource.get("dead"))
-    parts = [f"{missing:,} missing of {_number(resource.get('fetched')):,}"] if missing else []
+def _format_gap(resource: Payload) -> str:
+    missing, dead = _to_int(resource.get("missing")), _to_int(resource.get("dead"))
+    parts = [f"{missing:,} missing of {_to_int(resource.get('fetched')):,}"] if missing else []
     parts += [f"{dead:,} dead"] if dead else []
     return ", ".join(parts)
 
 
-def _errors(told: Told) -> str:
-    number = _number(told.get("record_errors"))
-    return f"; Truto reported {_count(number, 'error')}" if number else ""
+def _format_errors(payload: Payload) -> str:
+    number = _to_int(payload.get("record_errors"))
+    return f"; Truto reported {_format_count(number, 'error')}" if number else ""
 
 
-def _count(number: int, one: str, many: str = "") -> str:
+def _format_count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _of(told: Told, name: str) -> str:
-    value = told.get(name)
+def _get_text(payload: Payload, name: str) -> str:
+    value = payload.get(name)
     return str(value) if value not in (None, "") else "?"
 
 
-def _number(value: object) -> int:
+def _to_int(value: object) -> int:
     return int(value) if isinstance(value, int | float) else 0

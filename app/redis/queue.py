@@ -21,14 +21,14 @@ JOB_TIMEOUT_S = 18
 # A job costs milliseconds of its own, so busy times put several deliveries into one.
 IDS_PER_JOB = 32
 # Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.
-MOST_JOBS = 128
+MAX_JOBS = 128
 _TIMEOUT_S = 2.0
 # There as long as Redis remembers what was enqueued.
-_MEMORY_KEY = "rapidbridge:remembers"
-_FAILED_JOBS_KEPT_S = 3600
+_MARKER_KEY = "rapidbridge:remembers"
+_FAILED_JOB_TTL_S = 3600
 
 
-class Due(Protocol):
+class DueDelivery(Protocol):
     """A delivery that waits for a worker."""
 
     @property
@@ -39,7 +39,7 @@ class Due(Protocol):
     def lost_attempts(self) -> int: ...
 
 
-def connect(url: str, *, tls_verify: bool) -> Redis:
+def connect_redis(url: str, *, tls_verify: bool) -> Redis:
     """Prepare connections to Redis; one that does not answer is known after 2 s.
 
     url: redis://…, rediss://… or unix://…. tls_verify: False accepts a self-signed certificate.
@@ -62,28 +62,28 @@ class DeliveryQueue:
     def __init__(self, connection: Redis) -> None:
         self._queue = Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether jobs are few enough to add more."""
         try:
-            return self._queue.count < MOST_JOBS
+            return self._queue.count < MAX_JOBS
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def enqueue(self, due: Sequence[Due]) -> None:
+    def enqueue(self, deliveries: Sequence[DueDelivery]) -> None:
         """Wake workers for these deliveries in one round trip, IDS_PER_JOB to a job.
 
         One that a worker never came back from gets a job of its own: it must not take others along again.
         """
-        sound = [delivery for delivery in due if not delivery.lost_attempts]
-        groups = [sound[start : start + IDS_PER_JOB] for start in range(0, len(sound), IDS_PER_JOB)]
-        groups += [[delivery] for delivery in due if delivery.lost_attempts]
+        batchable = [delivery for delivery in deliveries if not delivery.lost_attempts]
+        groups = [batchable[start : start + IDS_PER_JOB] for start in range(0, len(batchable), IDS_PER_JOB)]
+        groups += [[delivery] for delivery in deliveries if delivery.lost_attempts]
         jobs = [
             Queue.prepare_data(
                 JOB_FUNCTION,
                 args=([str(delivery.id) for delivery in group],),
                 timeout=JOB_TIMEOUT_S,
                 result_ttl=0,
-                failure_ttl=_FAILED_JOBS_KEPT_S,
+                failure_ttl=_FAILED_JOB_TTL_S,
                 description=f"{len(group)} deliveries",
                 job_id=_job_id(group),
             )
@@ -94,17 +94,17 @@ class DeliveryQueue:
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def remembers(self) -> bool:
+    def has_marker(self) -> bool:
         """Whether Redis still holds what was enqueued since `remember`; not once it was wiped."""
         try:
-            return bool(self._queue.connection.exists(_MEMORY_KEY))
+            return bool(self._queue.connection.exists(_MARKER_KEY))
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def remember(self) -> None:
+    def set_marker(self) -> None:
         """Begin to tell by `remembers` whether Redis is wiped."""
         try:
-            self._queue.connection.set(_MEMORY_KEY, 1)
+            self._queue.connection.set(_MARKER_KEY, 1)
         except RedisError as error:
             raise _unavailable(error) from error
 
@@ -130,7 +130,7 @@ class DeliveryQueue:
             raise _unavailable(error) from error
 
 
-def _job_id(group: Sequence[Due]) -> str:
+def _job_id(group: Sequence[DueDelivery]) -> str:
     # The attempt tells retries of one delivery apart, the rest two jobs for the same attempt.
     return f"{group[0].id}-{len(group)}-attempt-{max(due.attempts for due in group) + 1}-{uuid4().hex[:8]}"
 

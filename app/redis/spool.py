@@ -12,19 +12,19 @@ from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
 from app.store.compression import compress, decompress
-from app.store.models import Arrival, Receipt, identify
+from app.store.models import IncomingDelivery, Receipt, delivery_id_for
 
 KEY = "rapidbridge:spool"
 # What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
 UNREADABLE_KEY = "rapidbridge:spool:unreadable"
-_TIMES = ("received_at", "created_at")
+_TIME_FIELDS = ("received_at", "created_at")
 # What comes over HTTP is named once it is in the inbox.
-_HEADER = [name for name in Arrival.__dataclass_fields__ if name not in ("body", "id")]
+_HEADER_FIELDS = [name for name in IncomingDelivery.__dataclass_fields__ if name not in ("body", "id")]
 # What one step of draining commits together and holds in memory: no more than this, and one body.
-_MOST_PER_STEP = 16
-_MOST_BYTES_PER_STEP = 16 * 1024 * 1024
+_MAX_DELIVERIES_PER_STEP = 16
+_MAX_BYTES_PER_STEP = 16 * 1024 * 1024
 
-_Fields = dict[bytes, bytes]
+_EntryFields = dict[bytes, bytes]
 
 log = structlog.get_logger()
 
@@ -38,21 +38,21 @@ class Spool:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def put(self, arrival: Arrival) -> Receipt:
+    def put(self, delivery: IncomingDelivery) -> Receipt:
         """Keep an arrival; whether it was seen before is not known here."""
-        header = {name: getattr(arrival, name) for name in _HEADER}
-        [body] = compress([arrival.body])
+        header = {name: getattr(delivery, name) for name in _HEADER_FIELDS}
+        [body] = compress([delivery.body])
         entry = {
-            "header": json.dumps(header | {"digest": arrival.digest.hex()}, default=datetime.isoformat),
+            "header": json.dumps(header | {"digest": delivery.digest.hex()}, default=datetime.isoformat),
             "body": body,
         }
         try:
             self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # its own alias refuses str and bytes mixed
         except RedisError as error:
             raise _unavailable(error) from error
-        id_ = identify(arrival.event_id, arrival.created_at, arrival.digest)
-        refused = arrival.reason if arrival.state == "refused" else None
-        return Receipt(id_, is_duplicate=False, is_spooled=True, refused=refused)
+        id_ = delivery_id_for(delivery.event_id, delivery.created_at, delivery.digest)
+        refusal_reason = delivery.reason if delivery.state == "refused" else None
+        return Receipt(id_, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason)
 
     def count(self) -> int:
         """Return how many arrivals wait."""
@@ -61,25 +61,25 @@ class Spool:
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def drain(self, put: Callable[[Sequence[Arrival]], object]) -> int:
+    def drain(self, put: Callable[[Sequence[IncomingDelivery]], object]) -> int:
         """Hand everything to `put`, oldest first, and forget what it took; return how many.
 
         Ends with what `put` raises. Two that drain at once hand over the same arrivals: `put` must not mind.
         """
         moved = 0
         try:
-            while arrivals := self._oldest():
-                put(list(arrivals.values()))
+            while deliveries := self._read_oldest():
+                put(list(deliveries.values()))
                 # After the commit: whoever dies in between leaves a duplicate, not a gap.
-                self._redis.xdel(KEY, *arrivals)
-                moved += len(arrivals)
+                self._redis.xdel(KEY, *deliveries)
+                moved += len(deliveries)
         except RedisError as error:
             raise _unavailable(error) from error
         return moved
 
-    def count_of(self, account: str) -> int:
+    def count_for_account(self, account: str) -> int:
         """Return how many arrivals of an integrated account wait."""
-        return sum(1 for _ in self._entries_of(account))
+        return sum(1 for _ in self._find_entries(account))
 
     def count_unreadable(self) -> int:
         """Return how many entries are set aside because nobody could read them."""
@@ -91,47 +91,49 @@ class Spool:
     def erase(self, account: str) -> int:
         """Forget the arrivals of an integrated account; return how many."""
         removed = 0
-        for entry_id in self._entries_of(account):
+        for entry_id in self._find_entries(account):
             try:
                 removed += int(self._redis.xdel(KEY, entry_id))
             except RedisError as error:
                 raise _unavailable(error) from error
         return removed
 
-    def _entries_of(self, account: str) -> Iterator[bytes]:
+    def _find_entries(self, account: str) -> Iterator[bytes]:
         after = b"-"
         while True:
             try:
                 # One by one: bodies come along.
-                found = cast("list[tuple[bytes, _Fields]]", self._redis.xrange(KEY, min=after, count=1))
+                entries = cast(
+                    "list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1)
+                )
             except RedisError as error:
                 raise _unavailable(error) from error
-            if not found:
+            if not entries:
                 return
-            [(entry_id, fields)] = found
+            [(entry_id, fields)] = entries
             after = b"(" + entry_id
-            if _account_of(fields) == account:
+            if _read_account_id(fields) == account:
                 yield entry_id
 
-    def _oldest(self) -> dict[bytes, Arrival]:
+    def _read_oldest(self) -> dict[bytes, IncomingDelivery]:
         """Return the oldest arrivals by their entries' ids, as many as one step takes."""
-        arrivals: dict[bytes, Arrival] = {}
+        deliveries: dict[bytes, IncomingDelivery] = {}
         after, size = b"-", 0
-        while len(arrivals) < _MOST_PER_STEP and size < _MOST_BYTES_PER_STEP:
-            found = cast("list[tuple[bytes, _Fields]]", self._redis.xrange(KEY, min=after, count=1))
-            if not found:
+        while len(deliveries) < _MAX_DELIVERIES_PER_STEP and size < _MAX_BYTES_PER_STEP:
+            entries = cast("list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1))
+            if not entries:
                 break
-            [(entry_id, fields)] = found
+            [(entry_id, fields)] = entries
             after = b"(" + entry_id
             try:
-                arrivals[entry_id] = _arrival(fields)
+                deliveries[entry_id] = _parse_delivery(fields)
             except (ValueError, TypeError, KeyError) as error:
                 self._set_aside(entry_id, fields, error)
             else:
-                size += len(arrivals[entry_id].body)
-        return arrivals
+                size += len(deliveries[entry_id].body)
+        return deliveries
 
-    def _set_aside(self, entry_id: bytes, fields: _Fields, error: Exception) -> None:
+    def _set_aside(self, entry_id: bytes, fields: _EntryFields, error: Exception) -> None:
         with self._redis.pipeline() as pipeline:
             pipeline.xadd(UNREADABLE_KEY, fields or {"empty": ""})  # type: ignore[arg-type]  # its own alias refuses bytes
             pipeline.xdel(KEY, entry_id)
@@ -139,7 +141,7 @@ class Spool:
         log.error("spool.unreadable", fault=type(error).__name__, kept_in=UNREADABLE_KEY)
 
 
-def _account_of(fields: _Fields) -> str | None:
+def _read_account_id(fields: _EntryFields) -> str | None:
     try:
         return str(json.loads(fields[b"header"])["integrated_account_id"])
     except (ValueError, TypeError, KeyError):
@@ -147,15 +149,15 @@ def _account_of(fields: _Fields) -> str | None:
         return None
 
 
-def _arrival(fields: _Fields) -> Arrival:
+def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
     header: dict[str, Any] = json.loads(fields[b"header"])
-    times = {name: datetime.fromisoformat(header[name]) for name in _TIMES if header[name]}
+    times = {name: datetime.fromisoformat(header[name]) for name in _TIME_FIELDS if header[name]}
     # Fields that a newer release put there are dropped rather than fatal.
-    known = {name: value for name, value in header.items() if name in Arrival.__dataclass_fields__}
+    known = {name: value for name, value in header.items() if name in IncomingDelivery.__dataclass_fields__}
     body = decompress(fields[b"body"])
     # What an earlier release spooled names none: it hashed the body itself.
     digest = bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest()
-    return Arrival(**{**known, **times, "body": body, "digest": digest})
+    return IncomingDelivery(**{**known, **times, "body": body, "digest": digest})
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

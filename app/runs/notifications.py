@@ -3,55 +3,64 @@
 from datetime import datetime
 from typing import Any
 
-from app.runs.reconciliation import Account
-from app.store.notifications import Notice
-from app.store.runs import KnownRun
+from app.runs.reconciliation import Reconciliation
+from app.store.notifications import Notification
+from app.store.runs import StoredRun
 
-_NUMBERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing")
+_RESOURCE_FIELDS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing")
 
 
-def notices_of_end(run: KnownRun, account: Account, *, now: datetime) -> list[Notice]:
+def build_end_notifications(
+    run: StoredRun, reconciliation: Reconciliation, *, now: datetime
+) -> list[Notification]:
     """Return the notices of a run that is over: that it is, that it is incomplete, that it was stopped."""
-    told = {
-        **_about(run),
-        "verdict": account.verdict,
-        "resources": [{name: getattr(line, name) for name in _NUMBERS} for line in account.lines],
-        "record_errors": account.record_errors,
+    payload = {
+        **_describe_run(run),
+        "verdict": reconciliation.verdict,
+        "resources": [
+            {name: getattr(line, name) for name in _RESOURCE_FIELDS} for line in reconciliation.resources
+        ],
+        "record_errors": reconciliation.record_errors,
     }
-    stop = [] if run.stop_cause or not run.stopped_at else [_stopped_elsewhere(run, now=now)]
-    if account.verdict == "refused":
+    stop = [] if run.stop_reason or not run.stopped_at else [_build_stopped_notification(run, now=now)]
+    if reconciliation.verdict == "refused":
         return stop
     # What comes late may change the verdict: that is told again.
-    missing = sum(line.missing for line in account.lines)
-    cause = f"{run.status} {run.status_at} {account.verdict} {missing}"
-    found = [Notice("run.settled", run.sync_job_run_id, cause, now, told)]
-    if account.is_bad_news:
-        found.append(Notice("run.incomplete", run.sync_job_run_id, cause, now, told))
-    return found + stop
+    missing = sum(line.missing for line in reconciliation.resources)
+    cause = f"{run.status} {run.status_at} {reconciliation.verdict} {missing}"
+    notifications = [Notification("run.settled", run.sync_job_run_id, cause, now, payload)]
+    if reconciliation.has_gaps:
+        notifications.append(Notification("run.incomplete", run.sync_job_run_id, cause, now, payload))
+    return notifications + stop
 
 
-def _stopped_elsewhere(run: KnownRun, *, now: datetime) -> Notice:
+def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notification:
     """Return the notice of a run that nobody here stopped by a limit."""
-    by = "refusal" if run.refused else "truto"
-    told = {**_about(run), "reason": run.refused or "Truto says so", "by": by, "is_asked": False}
-    return Notice("run.stopped", run.sync_job_run_id, "stopped", now, told)
+    by = "refusal" if run.refusal_reason else "truto"
+    payload = {
+        **_describe_run(run),
+        "reason": run.refusal_reason or "Truto says so",
+        "by": by,
+        "is_asked": False,
+    }
+    return Notification("run.stopped", run.sync_job_run_id, "stopped", now, payload)
 
 
-def stopped_by_limit(run: KnownRun, *, is_asked: bool, now: datetime) -> Notice:
+def build_limit_notification(run: StoredRun, *, is_stop_sent: bool, now: datetime) -> Notification:
     """Return the notice of a run that went beyond a limit. is_asked: whether Truto was asked to stop it."""
-    told = {**_about(run), "reason": run.stop_cause, "by": "limit", "is_asked": is_asked}
+    payload = {**_describe_run(run), "reason": run.stop_reason, "by": "limit", "is_asked": is_stop_sent}
     # One that could not be asked for at first is told again when it was.
-    return Notice("run.stopped", run.sync_job_run_id, f"{run.stop_cause} {is_asked}", now, told)
+    return Notification("run.stopped", run.sync_job_run_id, f"{run.stop_reason} {is_stop_sent}", now, payload)
 
 
-def stalled(run: KnownRun, *, silent_s: float, now: datetime) -> Notice:
+def build_stalled_notification(run: StoredRun, *, silent_s: float, now: datetime) -> Notification:
     """Return the notice of a run of which nothing comes any more."""
     last_seen_at = run.last_seen_at or run.first_seen_at
-    told = {**_about(run), "last_seen_at": last_seen_at.isoformat(), "silent_s": round(silent_s)}
-    return Notice("run.stalled", run.sync_job_run_id, last_seen_at.isoformat(), now, told)
+    payload = {**_describe_run(run), "last_seen_at": last_seen_at.isoformat(), "silent_s": round(silent_s)}
+    return Notification("run.stalled", run.sync_job_run_id, last_seen_at.isoformat(), now, payload)
 
 
-def _about(run: KnownRun) -> dict[str, Any]:
+def _describe_run(run: StoredRun) -> dict[str, Any]:
     return {
         "sync_job_run_id": run.sync_job_run_id,
         "sync_job_id": run.sync_job_id,

@@ -5,44 +5,48 @@ from datetime import datetime
 
 from app.database.engine import Store
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.reconciliation import Account, account_for, tells_numbers
-from app.runs.refresh import Inquiry
-from app.store.run_totals import read_figures
-from app.store.runs import KnownRun
+from app.runs.reconciliation import Reconciliation, has_truto_counts, reconcile_counts
+from app.runs.refresh import RunRefresher
+from app.store.run_totals import read_run_totals
+from app.store.runs import StoredRun
 
 # Told why Truto does not say more.
-Silence = TrutoRefused | TrutoUnavailable
+TrutoError = TrutoRefused | TrutoUnavailable
 
 
-def reconcile(
+def reconcile_run(
     store: Store,
-    run: KnownRun,
-    inquiry: Inquiry | None,
+    run: StoredRun,
+    refresher: RunRefresher | None,
     *,
     now: datetime,
-    tell: Callable[[Silence], None],
-) -> tuple[KnownRun, Account]:
+    on_error: Callable[[TrutoError], None],
+) -> tuple[StoredRun, Reconciliation]:
     """Return a run and its account; Truto is asked only for what its events left out.
 
     What it does not tell stays unknown, and `tell` hears why. Raises StoreUnavailable.
     """
     try:
-        if inquiry and not (run.has_ended and tells_numbers(run)):
-            run = inquiry.ask(run.sync_job_run_id, now=now) or run
-        account = account_of(store, run)
-        if inquiry and run.has_ended and (account.verdict == "unknown" or _is_unexplained(account)):
-            run = inquiry.read_log(run, now=now)
+        if refresher and not (run.has_ended and has_truto_counts(run)):
+            run = refresher.refresh(run.sync_job_run_id, now=now) or run
+        reconciliation = reconcile_stored(store, run)
+        if (
+            refresher
+            and run.has_ended
+            and (reconciliation.verdict == "unknown" or _has_unexplained_gap(reconciliation))
+        ):
+            run = refresher.refresh_log(run, now=now)
     except (TrutoRefused, TrutoUnavailable) as error:
-        tell(error)
+        on_error(error)
     # After the run: what comes meanwhile is then newer than the run says, and it is not settled.
-    return run, account_of(store, run)
+    return run, reconcile_stored(store, run)
 
 
-def account_of(store: Store, run: KnownRun) -> Account:
+def reconcile_stored(store: Store, run: StoredRun) -> Reconciliation:
     """Return a run's account by what is known here."""
-    return account_for(run, read_figures(store, [run.sync_job_run_id])[run.sync_job_run_id])
+    return reconcile_counts(run, read_run_totals(store, [run.sync_job_run_id])[run.sync_job_run_id])
 
 
-def _is_unexplained(account: Account) -> bool:
-    words = {cause.word for line in account.lines for cause in line.causes}
-    return bool(words & {"unexplained", "stopped", "given_up", "quarantined"})
+def _has_unexplained_gap(reconciliation: Reconciliation) -> bool:
+    codes = {reason.code for line in reconciliation.resources for reason in line.gap_reasons}
+    return bool(codes & {"unexplained", "stopped", "given_up", "quarantined"})

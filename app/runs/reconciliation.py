@@ -6,30 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from app.store.run_totals import Arrived, Figures, InSink
-from app.store.runs import KnownRun
+from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
+from app.store.runs import StoredRun
 from app.truto.coerce import as_object
-from app.truto.runs import Stats, read_stats
+from app.truto.runs import RecordCounts, read_resource_stats
 
-Pair = tuple[str, str]
-_Group = TypeVar("_Group", Arrived, InSink)
+ResourceMethod = tuple[str, str]
+_Group = TypeVar("_Group", BatchTotals, SinkTotals)
 Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class GapReason:
     """Why records are not where they belong. records: how many; None where nobody can tell.
 
     word: given_up (Truto got no 200 for their page), dead, discarded (dead, and an operator gave them up),
     unrouted, late (kept, because they came after a stop), quarantined, stopped, refused, or unexplained.
     """
 
-    word: str
+    code: str
     records: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ResourceCounts:
     """One resource and method of a run, in records.
 
     fetched: what Truto counted; None where it does not say. written, dead: in the sink that has the fewest.
@@ -49,51 +49,54 @@ class Line:
     surplus: int
     late: int
     errors: int
-    sinks: Sequence[InSink]
-    causes: Sequence[Cause]
+    sinks: Sequence[SinkTotals]
+    gap_reasons: Sequence[GapReason]
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Reconciliation:
     """A run, accounted for. record_errors: of all resources together."""
 
     verdict: Verdict
-    lines: Sequence[Line]
+    resources: Sequence[ResourceCounts]
     record_errors: int
 
     @property
-    def is_bad_news(self) -> bool:
+    def has_gaps(self) -> bool:
         """Whether records are not where they belong."""
-        return any(line.causes for line in self.lines)
+        return any(line.gap_reasons for line in self.resources)
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class _ResourceFacts:
     """What is known of one resource and method. log: what Truto's log adds up to."""
 
-    pair: Pair
-    expected: Stats
+    pair: ResourceMethod
+    expected: RecordCounts
     log: Mapping[str, int]
-    groups: Sequence[Arrived]
-    sinks: Sequence[InSink]
+    groups: Sequence[BatchTotals]
+    sinks: Sequence[SinkTotals]
     errors: int
 
 
-_UNKNOWN = Stats(None, None)
+_UNKNOWN = RecordCounts(None, None)
 
 
-def account_for(run: KnownRun, figures: Figures) -> Account:
+def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
     """Compare what Truto says it fetched with what arrived, and that with what the sinks hold."""
-    told = _told_stats(run)
-    groups, sinks = _by_pair(figures.arrived, told), _by_pair(figures.sinks, told)
-    errors = figures.errors or {}
-    log = _read_log(run, {*told, *groups})
-    expected = _expected(told, log)
+    truto_stats = _read_truto_stats(run)
+    groups, sinks = (
+        _group_by_resource(totals.batches, truto_stats),
+        _group_by_resource(totals.sinks, truto_stats),
+    )
+    errors = totals.errors or {}
+    log = _read_log(run, {*truto_stats, *groups})
+    expected = _choose_expected_stats(truto_stats, log)
     # What Truto fetched nothing of is no news where nothing came of it either.
     fetched = {pair for pair, stats in expected.items() if stats.expected != 0}
-    lines = []
+    resources = []
     for pair in sorted({*fetched, *groups, *errors}):
-        facts = _Facts(
+        facts = _ResourceFacts(
             pair,
             expected.get(pair, _UNKNOWN),
             log.get(pair, {}),
@@ -101,32 +104,34 @@ def account_for(run: KnownRun, figures: Figures) -> Account:
             sinks.get(pair, ()),
             errors.get(pair, 0),
         )
-        lines.append(_line(run, facts))
-    pending = any(group.state == "pending" for group in figures.arrived)
-    verdict = _verdict(run, lines, is_pending=pending, knows_any=_knows_any(expected))
-    return Account(verdict, lines, sum(errors.values()))
+        resources.append(_count_resource(run, facts))
+    pending = any(group.state == "pending" for group in totals.batches)
+    verdict = _decide_verdict(run, resources, is_pending=pending, has_counts=_has_counts(expected))
+    return Reconciliation(verdict, resources, sum(errors.values()))
 
 
-def tells_numbers(run: KnownRun) -> bool:
+def has_truto_counts(run: StoredRun) -> bool:
     """Whether the run itself says how much was fetched."""
-    return _knows_any(_told_stats(run))
+    return _has_counts(_read_truto_stats(run))
 
 
-def _told_stats(run: KnownRun) -> Mapping[Pair, Stats]:
-    return read_stats(_object(run.run).get("resource_stats"))
+def _read_truto_stats(run: StoredRun) -> Mapping[ResourceMethod, RecordCounts]:
+    return read_resource_stats(_parse_json_object(run.run).get("resource_stats"))
 
 
-def _expected(told: Mapping[Pair, Stats], log: Mapping[Pair, Mapping[str, int]]) -> Mapping[Pair, Stats]:
+def _choose_expected_stats(
+    truto_stats: Mapping[ResourceMethod, RecordCounts], log: Mapping[ResourceMethod, Mapping[str, int]]
+) -> Mapping[ResourceMethod, RecordCounts]:
     """Return what Truto counted: the run's own statistics, else what its log adds up to."""
-    from_log = {pair: Stats(counts["fetched"], None) for pair, counts in log.items()}
-    return told if _knows_any(told) or not from_log else from_log
+    from_log = {pair: RecordCounts(counts["fetched"], None) for pair, counts in log.items()}
+    return truto_stats if _has_counts(truto_stats) or not from_log else from_log
 
 
-def _knows_any(stats: Mapping[Pair, Stats]) -> bool:
-    return any(each.expected is not None for each in stats.values())
+def _has_counts(stats: Mapping[ResourceMethod, RecordCounts]) -> bool:
+    return any(counts.expected is not None for counts in stats.values())
 
 
-def _line(run: KnownRun, facts: _Facts) -> Line:
+def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
     arrived = sum(group.records for group in facts.groups)
     records: Counter[str] = Counter()
     for group in facts.groups:
@@ -141,19 +146,19 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
     dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
     kept = records["unrouted"] + records["late"] + records["dropped"]
-    astray = arrived - written - kept - dead if is_settled else 0
+    unexplained = arrived - written - kept - dead if is_settled else 0
     given_up = min(dead, records["discarded"])
-    words = {
+    counts_by_code = {
         "dead": dead - given_up,
         "discarded": given_up,
         "unrouted": records["unrouted"],
         "late": records["late"],
     }
-    causes = [Cause(word, number) for word, number in words.items() if number]
+    gap_reasons = [GapReason(code, number) for code, number in counts_by_code.items() if number]
     if run.has_ended:
-        causes += _causes_of_missing(run, missing, facts)
-        causes += [Cause("unexplained", abs(astray))] if astray else []
-    return Line(
+        gap_reasons += _find_missing_reasons(run, missing, facts)
+        gap_reasons += [GapReason("unexplained", abs(unexplained))] if unexplained else []
+    return ResourceCounts(
         *facts.pair,
         fetched=fetched,
         arrived=arrived,
@@ -165,71 +170,77 @@ def _line(run: KnownRun, facts: _Facts) -> Line:
         late=sum(group.late for group in facts.groups),
         errors=facts.errors,
         sinks=facts.sinks,
-        causes=causes,
+        gap_reasons=gap_reasons,
     )
 
 
-def _causes_of_missing(run: KnownRun, missing: int, facts: _Facts) -> Iterator[Cause]:
+def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -> Iterator[GapReason]:
     uncounted = {group.state for group in facts.groups if not group.records}
     if uncounted & {"quarantined", "dead", "discarded"}:
         # Nobody counted its records: it could not be read, or took its workers along.
-        yield Cause("quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None)
+        yield GapReason(
+            "quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None
+        )
         return
     given_up = min(missing, facts.log.get("given_up", 0) or facts.expected.undelivered)
     if given_up:
-        yield Cause("given_up", given_up)
+        yield GapReason("given_up", given_up)
     if missing > given_up:
-        word = run.status if run.status in ("stopped", "refused") else "unexplained"
-        yield Cause(word, missing - given_up)
+        code = run.status if run.status in ("stopped", "refused") else "unexplained"
+        yield GapReason(code, missing - given_up)
 
 
-def _verdict(run: KnownRun, lines: Sequence[Line], *, is_pending: bool, knows_any: bool) -> Verdict:
-    if run.status == "refused" and not lines:
+def _decide_verdict(
+    run: StoredRun, resources: Sequence[ResourceCounts], *, is_pending: bool, has_counts: bool
+) -> Verdict:
+    if run.status == "refused" and not resources:
         return "refused"
     if not run.has_ended:
         return "open"
     if is_pending:
         return "settling"
-    if any(line.missing or not _are_dead(cause) for line in lines for cause in line.causes):
+    if any(line.missing or not _is_dead(reason) for line in resources for reason in line.gap_reasons):
         return "incomplete"
     # A resource of which only errors came need not be among what was fetched.
-    knows_all = all(line.fetched is not None for line in lines if line.arrived or not line.errors)
-    return "complete" if knows_all and knows_any else "unknown"
+    knows_all = all(line.fetched is not None for line in resources if line.arrived or not line.errors)
+    return "complete" if knows_all and has_counts else "unknown"
 
 
-def _are_dead(cause: Cause) -> bool:
-    return cause.word in ("dead", "discarded") and cause.records is not None
+def _is_dead(reason: GapReason) -> bool:
+    return reason.code in ("dead", "discarded") and reason.records is not None
 
 
-def _by_pair(groups: Sequence[_Group], known: Iterable[Pair]) -> dict[Pair, list[_Group]]:
-    methods = _methods(known)
-    found: dict[Pair, list[_Group]] = {}
+def _group_by_resource(
+    groups: Sequence[_Group], known: Iterable[ResourceMethod]
+) -> dict[ResourceMethod, list[_Group]]:
+    methods = _collect_methods(known)
+    grouped: dict[ResourceMethod, list[_Group]] = {}
     for group in groups:
-        method = _method(group.method, methods.get(group.resource, set()))
-        found.setdefault((group.resource, method), []).append(group)
-    return found
+        method = _resolve_method(group.method, methods.get(group.resource, set()))
+        grouped.setdefault((group.resource, method), []).append(group)
+    return grouped
 
 
-def _methods(known: Iterable[Pair]) -> dict[str, set[str]]:
+def _collect_methods(known: Iterable[ResourceMethod]) -> dict[str, set[str]]:
     methods: dict[str, set[str]] = {}
     for resource, method in known:
         methods.setdefault(resource, set()).add(method)
     return methods
 
 
-def _method(named: str, known: set[str]) -> str:
+def _resolve_method(named: str, known: set[str]) -> str:
     """Return a method, also where it is left out: that of a resource with one method is plain."""
     return next(iter(known)) if not named and len(known) == 1 else named
 
 
-def _read_log(run: KnownRun, known: Iterable[Pair]) -> Mapping[Pair, Mapping[str, int]]:
-    methods = _methods(known)
+def _read_log(run: StoredRun, known: Iterable[ResourceMethod]) -> Mapping[ResourceMethod, Mapping[str, int]]:
+    methods = _collect_methods(known)
     return {
-        (resource, _method(method, methods.get(resource, set()))): counts
-        for resource, lines in _object(run.log).items()
+        (resource, _resolve_method(method, methods.get(resource, set()))): counts
+        for resource, lines in _parse_json_object(run.log_totals).items()
         for method, counts in lines.items()
     }
 
 
-def _object(text: str | None) -> dict[str, dict[str, dict[str, int]]]:
+def _parse_json_object(text: str | None) -> dict[str, dict[str, dict[str, int]]]:
     return as_object(json.loads(text)) if text else {}

@@ -3,26 +3,26 @@
 import json
 from typing import Any
 
-from app.store.runs import KnownRun
+from app.store.runs import StoredRun
 from app.truto.api import TrutoApi
 from app.truto.coerce import as_object
 from app.truto.runs import SyncJobRun
 
 # What a run was started with, by the names under which it is told.
-_KEPT = ("args", "error_handling")
+_COPIED_FIELDS = ("args", "error_handling")
 
 
-def refetch(api: TrutoApi, run: KnownRun) -> SyncJobRun:
+def refetch_run(api: TrutoApi, run: StoredRun) -> SyncJobRun:
     """Start a run of the same job, account, webhook and arguments; raises TrutoRefused, TrutoUnavailable.
 
     It ignores the previous run: one that continues where that ended would not fetch the same pages again.
     """
     before = as_object(json.loads(run.run)) if run.run else {}
-    told: dict[str, Any] = {
+    request: dict[str, Any] = {
         "sync_job_id": run.sync_job_id,
         "integrated_account_id": run.integrated_account_id,
         "ignore_previous_run": True,
     }
     if webhook_id := run.webhook_id or before.get("webhook_id"):
-        told["webhook_id"] = webhook_id
-    return api.start_run(told | {name: before[name] for name in _KEPT if before.get(name)})
+        request["webhook_id"] = webhook_id
+    return api.start_run(request | {name: before[name] for name in _COPIED_FIELDS if before.get(name)})

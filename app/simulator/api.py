@@ -8,16 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from app.simulator.api_log import answer_log
-from app.simulator.api_requests import Answer, Request, read_request
-from app.simulator.api_runs import answer_runs
-from app.simulator.api_webhooks import answer_webhooks
-from app.simulator.session import Stage
+from app.simulator.api_log import handle_log_request
+from app.simulator.api_requests import ApiRequest, ApiResponse, read_request
+from app.simulator.api_runs import handle_run_request
+from app.simulator.api_webhooks import handle_webhook_request
+from app.simulator.session import SimulationSession
 
-_ROOMS: Mapping[str, Callable[[Stage, Request], Answer]] = {
-    "sync-job-run": answer_runs,
-    "log": answer_log,
-    "webhook": answer_webhooks,
+_REQUEST_HANDLERS: Mapping[str, Callable[[SimulationSession, ApiRequest], ApiResponse]] = {
+    "sync-job-run": handle_run_request,
+    "log": handle_log_request,
+    "webhook": handle_webhook_request,
 }
 
 
@@ -29,13 +29,15 @@ class SimulatedApi:
     path. meanwhile: what is to happen while the next requests wait for their answers.
     """
 
-    def __init__(self, stage: Stage, token: str, *, port: int = 0, faults: Sequence[int] = ()) -> None:
+    def __init__(
+        self, session: SimulationSession, token: str, *, port: int = 0, faults: Sequence[int] = ()
+    ) -> None:
         self.faults = deque(faults)
-        self.asked: list[tuple[str, str]] = []
-        self.meanwhile: deque[Callable[[], None]] = deque()
-        members = {"stage": stage, "token": token, "faults": self.faults, "asked": self.asked}
-        members["meanwhile"] = self.meanwhile
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), members))
+        self.requests: list[tuple[str, str]] = []
+        self.request_hooks: deque[Callable[[], None]] = deque()
+        members = {"stage": session, "token": token, "faults": self.faults, "asked": self.requests}
+        members["meanwhile"] = self.request_hooks
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_ApiHandler,), members))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -51,8 +53,8 @@ class SimulatedApi:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    stage: ClassVar[Stage]
+class _ApiHandler(BaseHTTPRequestHandler):
+    stage: ClassVar[SimulationSession]
     token: ClassVar[str]
     faults: ClassVar[deque[int]]
     asked: ClassVar[list[tuple[str, str]]]
@@ -60,36 +62,36 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # as http.server calls them
-        self._answer()
+        self._respond()
 
     def do_POST(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_PATCH(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_DELETE(self) -> None:
-        self._answer()
+        self._respond()
 
     def log_message(self, *_: object) -> None:
         """Say nothing: there may be a progress bar on the terminal."""
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         # Read in any case: what is left unread would be taken for the next request.
-        told = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.asked.append((self.command, self.path.partition("?")[0]))
         if self.meanwhile:
             self.meanwhile.popleft()()
         if self.headers.get("Authorization") != f"Bearer {self.token}":
-            self._send(401, {"message": "Unauthorized"})
+            self._send_json(401, {"message": "Unauthorized"})
         elif self.faults and (status := self.faults.popleft()):
-            self._send(status, {"message": "a fault on demand"})
+            self._send_json(status, {"message": "a fault on demand"})
         else:
-            asked = read_request(self.command, self.path, told)
-            room = _ROOMS.get(asked.kind)
-            self._send(*(room(self.stage, asked) if room else (404, {"message": "Not found"})))
+            request = read_request(self.command, self.path, body)
+            handler = _REQUEST_HANDLERS.get(request.kind)
+            self._send_json(*(handler(self.stage, request) if handler else (404, {"message": "Not found"})))
 
-    def _send(self, status: int, answer: Mapping[str, Any]) -> None:
+    def _send_json(self, status: int, answer: Mapping[str, Any]) -> None:
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

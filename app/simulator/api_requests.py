@@ -8,13 +8,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from app.truto.coerce import as_object
 
-Answer = tuple[int, Mapping[str, Any]]
+ApiResponse = tuple[int, Mapping[str, Any]]
 
-_LONGEST_PAGE = 100
+_MAX_PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ApiRequest:
     """One request. kind: "sync-job-run", "log" or "webhook". id: "" for all of them. body: {} for none."""
 
     method: str
@@ -24,23 +24,23 @@ class Request:
     body: Mapping[str, Any]
 
 
-def read_request(method: str, target: str, body: bytes) -> Request:
+def read_request(method: str, target: str, body: bytes) -> ApiRequest:
     """Read a request. target: path and query, as in its first line."""
     url = urlsplit(target)
     kind, _, id_ = url.path.removeprefix("/").partition("/")
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}
     try:
-        told = as_object(json.loads(body))
+        body_object = as_object(json.loads(body))
     except ValueError:
-        told = {}
-    return Request(method, kind, unquote(id_), query, told)
+        body_object = {}
+    return ApiRequest(method, kind, unquote(id_), query, body_object)
 
 
-def one_page(found: Sequence[Any], query: Mapping[str, str], *, named: str) -> Answer:
+def paginate_items(items: Sequence[Any], query: Mapping[str, str], *, list_name: str) -> ApiResponse:
     """Answer with as many as are asked for, under this name, and with where to go on."""
-    limit, start = (query.get(name, least) for name, least in (("limit", "100"), ("next_cursor", "0")))
-    if not (limit.isdecimal() and start.isdecimal() and 0 < int(limit) <= _LONGEST_PAGE):
-        return 422, {"message": f"limit must be 1 to {_LONGEST_PAGE}, next_cursor one that was answered"}
+    limit, start = (query.get(name, default) for name, default in (("limit", "100"), ("next_cursor", "0")))
+    if not (limit.isdecimal() and start.isdecimal() and 0 < int(limit) <= _MAX_PAGE_SIZE):
+        return 422, {"message": f"limit must be 1 to {_MAX_PAGE_SIZE}, next_cursor one that was answered"}
     end = int(start) + int(limit)
-    cursor = str(end) if end < len(found) else None
-    return 200, {named: found[int(start) : end], "next_cursor": cursor}
+    cursor = str(end) if end < len(items) else None
+    return 200, {list_name: items[int(start) : end], "next_cursor": cursor}

@@ -3,44 +3,44 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.simulator.api_requests import Answer, Request, one_page
-from app.simulator.run import Run
-from app.simulator.session import Stage
+from app.simulator.api_requests import ApiRequest, ApiResponse, paginate_items
+from app.simulator.run import SimulatedRun
+from app.simulator.session import SimulationSession
 
 _FILTERS = ("status", "sync_job_id", "integrated_account_id")
-_TOLD = ("args", "ignore_previous_run")
+_RUN_OPTIONS = ("args", "ignore_previous_run")
 
 
-def answer_runs(stage: Stage, asked: Request) -> Answer:
+def handle_run_request(session: SimulationSession, request: ApiRequest) -> ApiResponse:
     """Answer what is asked about runs."""
-    match (asked.method, asked.id):
+    match (request.method, request.id):
         case ("GET", ""):
-            return _list(stage, asked.query)
+            return _list_runs(session, request.query)
         case ("POST", ""):
-            return _start(stage, asked.body)
-        case ("GET" | "DELETE", id_) if run := _find(stage, id_):
-            if asked.method == "DELETE":
+            return _start_run(session, request.body)
+        case ("GET" | "DELETE", id_) if run := _find_run(session, id_):
+            if request.method == "DELETE":
                 run.stop()
             return 200, run.describe()
     return 404, {"message": "Sync job run not found"}
 
 
-def _find(stage: Stage, run_id: str) -> Run | None:
-    return next((run for run in stage.runs if run.report.sync_job_run_id == run_id), None)
+def _find_run(session: SimulationSession, run_id: str) -> SimulatedRun | None:
+    return next((run for run in session.runs if run.report.sync_job_run_id == run_id), None)
 
 
-def _list(stage: Stage, query: Mapping[str, str]) -> Answer:
+def _list_runs(session: SimulationSession, query: Mapping[str, str]) -> ApiResponse:
     wanted = {name: query[name] for name in _FILTERS if name in query}
-    told = [run.describe() for run in stage.runs]
-    found = [run for run in told if all(run[name] == value for name, value in wanted.items())]
-    return one_page(found, query, named="results")
+    run_objects = [run.describe() for run in session.runs]
+    matching_runs = [run for run in run_objects if all(run[name] == value for name, value in wanted.items())]
+    return paginate_items(matching_runs, query, list_name="results")
 
 
-def _start(stage: Stage, body: Mapping[str, Any]) -> Answer:
+def _start_run(session: SimulationSession, body: Mapping[str, Any]) -> ApiResponse:
     job, account = body.get("sync_job_id"), body.get("integrated_account_id")
     if not (isinstance(job, str) and isinstance(account, str) and account):
         return 422, {"message": "sync_job_id and integrated_account_id are required"}
-    if job not in {run.report.sync_job_id for run in stage.runs}:
+    if job not in {run.report.sync_job_id for run in session.runs}:
         return 404, {"message": "Sync job not found"}
-    told = {name: body[name] for name in _TOLD if name in body}
-    return 200, stage.start(account=account, told=told).describe()
+    options = {name: body[name] for name in _RUN_OPTIONS if name in body}
+    return 200, session.start(account=account, start_options=options).describe()

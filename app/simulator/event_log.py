@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.simulator.events import Clock
-from app.truto.webhook_sender import Outcome
+from app.simulator.events import EventClock
+from app.truto.webhook_sender import SendOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class EventLogEntry:
     """What became of one page, or of one record error. event: record or record_error."""
 
     created_at: datetime
@@ -16,16 +16,18 @@ class LogLine:
     resource: str
     method: str
     num_records: int
-    outcome: Outcome
+    outcome: SendOutcome
 
 
-class RunLog:
+class EventLog:
     """The lines of one run, as they come."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: EventClock) -> None:
         self._clock = clock
-        self.lines: list[LogLine] = []
+        self.entries: list[EventLogEntry] = []
 
-    def add(self, event: str, resource: str, method: str, outcome: Outcome, *, num_records: int = 0) -> None:
+    def add(
+        self, event: str, resource: str, method: str, outcome: SendOutcome, *, num_records: int = 0
+    ) -> None:
         """Log what just became of something."""
-        self.lines.append(LogLine(self._clock.now(), event, resource, method, num_records, outcome))
+        self.entries.append(EventLogEntry(self._clock.now(), event, resource, method, num_records, outcome))

@@ -16,12 +16,12 @@ class JobIds:
     sync_job_id: str
 
 
-def make_id(chance: Random) -> str:
+def make_id(rng: Random) -> str:
     """Return a UUID, the next that this chance has to give."""
-    return str(UUID(int=chance.getrandbits(128), version=4))
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
 def make_job_ids(plan: Plan) -> JobIds:
     """Return the ids of a plan's environment, webhook and job."""
-    chance = Random(f"{plan.seed}/job")  # noqa: S311  # a repeatable play
-    return JobIds(make_id(chance), make_id(chance), make_id(chance))
+    rng = Random(f"{plan.seed}/job")  # noqa: S311  # a repeatable play
+    return JobIds(make_id(rng), make_id(rng), make_id(rng))

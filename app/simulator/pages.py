@@ -7,9 +7,9 @@ from random import Random
 
 from app.simulator.events import EventWriter
 from app.simulator.plan import Plan
-from app.simulator.records import digest, make_record
+from app.simulator.records import digest_record, make_record
 
-_RECENT = 200
+_RECENT_RECORDS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,40 +19,40 @@ class Page:
     resource: str
     method: str
     body: bytes
-    size: int
+    record_count: int
     created_at: str
     digests: Mapping[str, bytes]
 
 
-def count_pages(plan: Plan, run: int) -> int:
+def count_pages(plan: Plan, run_number: int) -> int:
     """Return how many pages a run has if nothing stops it."""
-    return sum(-(-count // plan.batch_size) for count in _counts(plan, run))
+    return sum(-(-count // plan.batch_size) for count in _count_records(plan, run_number))
 
 
 def fetch_pages(
-    plan: Plan, run: int, ids: Mapping[str, str], chance: Random, writer: EventWriter
+    plan: Plan, run_number: int, ids: Mapping[str, str], rng: Random, writer: EventWriter
 ) -> Iterator[Page]:
     """Yield a run's pages, resource after resource. ids: the run's, job's and account's, by Truto's names."""
-    for (resource, method), count in zip(plan.resources, _counts(plan, run), strict=True):
+    for (resource, method), count in zip(plan.resources, _count_records(plan, run_number), strict=True):
         versions: defaultdict[int, int] = defaultdict(int)
         fresh = 0
         for start in range(0, count, plan.batch_size):
             records = []
             for _ in range(min(plan.batch_size, count - start)):
                 # Pagination by position shows a record again, newer, when others move.
-                if fresh and chance.random() < plan.changes:
-                    index = chance.randrange(max(0, fresh - _RECENT), fresh)
+                if fresh and rng.random() < plan.changes:
+                    index = rng.randrange(max(0, fresh - _RECENT_RECORDS), fresh)
                     versions[index] += 1
                 else:
                     index, fresh = fresh, fresh + 1
                 revision = f"{ids['sync_job_run_id']}/{versions.get(index, 0)}"
                 records.append(make_record(resource, ids["integrated_account_id"], index, revision))
             payload = {**ids, "resource": resource, "method": method, "records": records}
-            body, created_at = writer.write("record", {**payload, "meta": {"count": len(records)}})
-            digests = {record["id"]: digest(record) for record in records}
+            body, created_at = writer.write_run_event("record", {**payload, "meta": {"count": len(records)}})
+            digests = {record["id"]: digest_record(record) for record in records}
             yield Page(resource, method, body, len(records), created_at, digests)
 
 
-def _counts(plan: Plan, run: int) -> list[int]:
-    total, kinds = plan.share_of(plan.records, run), len(plan.resources)
+def _count_records(plan: Plan, run_number: int) -> list[int]:
+    total, kinds = plan.compute_share(plan.records, run_number), len(plan.resources)
     return [total * (place + 1) // kinds - total * place // kinds for place in range(kinds)]

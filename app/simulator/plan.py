@@ -6,7 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app.errors import ConfigError
-from app.truto.webhook_sender import Target
+from app.truto.webhook_sender import WebhookTarget
 
 DEFAULT_RESOURCES = (
     ("crm/contacts", "list"),
@@ -55,20 +55,20 @@ class Plan:
     first_backoff_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if complaints := list(_complaints(self)):
-            raise ConfigError(complaints)
+        if problems := list(_find_problems(self)):
+            raise ConfigError(problems)
 
     @property
-    def target(self) -> Target:
+    def target(self) -> WebhookTarget:
         """Where its events go, and how they are signed."""
-        return Target(self.url, self.secret, self.encoding, self.with_format, self.first_backoff_s)
+        return WebhookTarget(self.url, self.secret, self.encoding, self.with_format, self.first_backoff_s)
 
-    def share_of(self, total: int, run: int) -> int:
+    def compute_share(self, total: int, run_number: int) -> int:
         """Return one run's share of something that all runs have together."""
-        return total * (run + 1) // self.runs - total * run // self.runs
+        return total * (run_number + 1) // self.runs - total * run_number // self.runs
 
 
-def _complaints(plan: Plan) -> Iterator[str]:
+def _find_problems(plan: Plan) -> Iterator[str]:
     # The address itself is not repeated: it may hold a password.
     if not is_web_address(plan.url):
         yield "url: not an http:// or https:// address. Give the receiver's, up to /webhooks/truto."

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_FIRST = (
+_FIRST_NAMES = (
     "Ada",
     "Björn",
     "Chloé",
@@ -19,7 +19,7 @@ _FIRST = (
     "李雷",
     "Mireille",
 )
-_LAST = (
+_LAST_NAMES = (
     "Lovelace",
     "Ångström",
     "Dupont",
@@ -45,20 +45,24 @@ def make_record(resource: str, account: str, index: int, version: str) -> dict[s
         "created_at": f"2025-{number % 12 + 1:02d}-{number % 28 + 1:02d}T08:{number % 60:02d}:00.000Z",
         "updated_at": f"2026-{number % 12 + 1:02d}-{number % 28 + 1:02d}T17:{number % 60:02d}:00.000Z",
         "revision": version,
-        **_KINDS.get(resource, _contact)(index, number),
+        **_RECORD_MAKERS.get(resource, _make_contact)(index, number),
     }
-    record["remote_data"] = {"account": account, "etag": f"{number:08x}", "properties": _properties(number)}
+    record["remote_data"] = {
+        "account": account,
+        "etag": f"{number:08x}",
+        "properties": _make_properties(number),
+    }
     return record
 
 
-def digest(record: Any) -> bytes:
+def digest_record(record: Any) -> bytes:
     """Return 8 bytes that tell records apart, whatever the order of their members."""
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def _contact(index: int, number: int) -> dict[str, Any]:
-    first, last = _FIRST[number % len(_FIRST)], _LAST[number // 7 % len(_LAST)]
+def _make_contact(index: int, number: int) -> dict[str, Any]:
+    first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number // 7 % len(_LAST_NAMES)]
     address = {
         "street_1": f"{number % 200} Main St",
         "city": "Zürich",
@@ -77,19 +81,20 @@ def _contact(index: int, number: int) -> dict[str, Any]:
     }
 
 
-def _account(index: int, number: int) -> dict[str, Any]:
+def _make_account(index: int, number: int) -> dict[str, Any]:
     return {
-        "name": f"{_LAST[number % len(_LAST)]} & {_LAST[number // 5 % len(_LAST)]} {index}",
+        "name": f"{_LAST_NAMES[number % len(_LAST_NAMES)]} & "
+        f"{_LAST_NAMES[number // 5 % len(_LAST_NAMES)]} {index}",
         "industry": _WORDS[number % len(_WORDS)],
         "annual_revenue": number % 10**7 + 0.25,
         "employee_count": number % 5000,
         "website": f"https://account{index}.example.com",
-        "owner": {"id": f"us-{number % 20}", "name": _FIRST[number % len(_FIRST)]},
+        "owner": {"id": f"us-{number % 20}", "name": _FIRST_NAMES[number % len(_FIRST_NAMES)]},
         "description": _PROSE * 4,
     }
 
 
-def _ticket(index: int, number: int) -> dict[str, Any]:
+def _make_ticket(index: int, number: int) -> dict[str, Any]:
     return {
         "name": f"{_WORDS[number % len(_WORDS)]} {_WORDS[number // 13 % len(_WORDS)]} fails",
         "description": _PROSE * 5,
@@ -102,23 +107,27 @@ def _ticket(index: int, number: int) -> dict[str, Any]:
     }
 
 
-def _comment(index: int, number: int) -> dict[str, Any]:
+def _make_comment(index: int, number: int) -> dict[str, Any]:
     return {
         "ticket": {"id": f"ti-{index // 3}"},
-        "author": {"id": f"us-{number % 20}", "name": _FIRST[number % len(_FIRST)], "type": "agent"},
+        "author": {
+            "id": f"us-{number % 20}",
+            "name": _FIRST_NAMES[number % len(_FIRST_NAMES)],
+            "type": "agent",
+        },
         "body": f"<p>{_PROSE * 4}</p>\n\t“{_WORDS[number % len(_WORDS)]}” 🙂",
         "is_private": number % 2 == 0,
         "attachments": [{"id": f"at-{number}", "name": "log.txt", "size": number % 10**6}],
     }
 
 
-def _properties(number: int) -> dict[str, Any]:
+def _make_properties(number: int) -> dict[str, Any]:
     return {f"custom_field_{place}": f"{number >> place:x}" * 2 for place in range(8)}
 
 
-_KINDS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
-    "crm/contacts": _contact,
-    "crm/accounts": _account,
-    "ticketing/tickets": _ticket,
-    "ticketing/comments": _comment,
+_RECORD_MAKERS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
+    "crm/contacts": _make_contact,
+    "crm/accounts": _make_account,
+    "ticketing/tickets": _make_ticket,
+    "ticketing/comments": _make_comment,
 }

@@ -24,4 +24,4 @@ class RunReport:
     dropped: int = 0
     record_errors: int = 0
     expected: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
-    answers: Counter[str] = field(default_factory=Counter)
+    response_counts: Counter[str] = field(default_factory=Counter)

@@ -8,47 +8,52 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from app.simulator.event_log import RunLog
-from app.simulator.events import Clock, EventWriter, spell
+from app.simulator.event_log import EventLog
+from app.simulator.events import EventClock, EventWriter, format_time
 from app.simulator.ids import make_id, make_job_ids
-from app.simulator.page_sender import Courier
+from app.simulator.page_sender import PageSender
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.truto.signature import sign
-from app.truto.webhook_sender import Outcome, Sender
+from app.truto.webhook_sender import SendOutcome, WebhookSender
 
 _UPDATE_EVERY_PAGES = 20
 _BATCH_ERRORS_EVERY_PAGES = 5
 
 
-class Run:
+class SimulatedRun:
     """Plays one run of a plan against the receiver. progress: told how many records a page brought.
 
     told: what it was started with beyond the plan: `args`, `ignore_previous_run`.
     """
 
     def __init__(
-        self, plan: Plan, number: int, clock: Clock, sender: Sender, progress: Callable[[int], None]
+        self,
+        plan: Plan,
+        number: int,
+        clock: EventClock,
+        sender: WebhookSender,
+        progress: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._number = number
         self._clock = clock
         self._sender = sender
         self._errors_sent = self._forged_sent = 0
-        self._stopped = threading.Event()
-        self._chance = Random(f"{plan.seed}/{number}")  # noqa: S311  # a repeatable play
+        self._stop_requested = threading.Event()
+        self._rng = Random(f"{plan.seed}/{number}")  # noqa: S311  # a repeatable play
         account = Random(f"{plan.seed}/account/{number % plan.accounts}")  # noqa: S311
         job = make_job_ids(plan)
         self._webhook_id = job.webhook_id
         self._writer = EventWriter(
-            self._chance, clock, environment_id=job.environment_id, webhook_id=job.webhook_id
+            self._rng, clock, environment_id=job.environment_id, webhook_id=job.webhook_id
         )
-        self.report = RunReport(make_id(self._chance), job.sync_job_id, make_id(account))
-        self.report.answers = sender.answers
-        self.log = RunLog(clock)
-        self.told: Mapping[str, Any] = {}
-        self._courier = Courier(plan, self._chance, sender, self.report, log=self.log, progress=progress)
+        self.report = RunReport(make_id(self._rng), job.sync_job_id, make_id(account))
+        self.report.response_counts = sender.response_counts
+        self.log = EventLog(clock)
+        self.start_options: Mapping[str, Any] = {}
+        self._page_sender = PageSender(plan, self._rng, sender, self.report, log=self.log, progress=progress)
         self._created_at = clock.now()
         self._started_at: datetime | None = None
         self._finished_at: datetime | None = None
@@ -56,49 +61,51 @@ class Run:
 
     def play(self) -> RunReport:
         """Send the run from `created` to its end, and what comes late."""
-        self._tell("created")
+        self._send_lifecycle_event("created")
         self._started_at = self._clock.now()
         self.report.status = "running"
-        if self._tell("started").http_status == 400:
+        if self._send_lifecycle_event("started").http_status == 400:
             self._finish("refused")
         else:
-            self._sync()
+            self._send_pages()
         return self.report
 
     def stop(self) -> None:
         """Have the run stopped before its next page, as by Truto's API; one that has ended stays as it is."""
-        self._stopped.set()
+        self._stop_requested.set()
 
-    def _sync(self) -> None:
+    def _send_pages(self) -> None:
         plan = self._plan
-        errors, forged = (plan.share_of(number, self._number) for number in (plan.record_errors, plan.forged))
+        errors, forged = (
+            plan.compute_share(number, self._number) for number in (plan.record_errors, plan.forged)
+        )
         total = count_pages(plan, self._number)
         stop_at = total if plan.stop_after is None else int(total * plan.stop_after)
-        pages = fetch_pages(plan, self._number, self._ids(), self._chance, self._writer)
+        pages = fetch_pages(plan, self._number, self._build_ids(), self._rng, self._writer)
         held_back: list[Page] = []
         for place, page in enumerate(islice(pages, stop_at)):
-            if self._stopped.wait(plan.pause_s):
+            if self._stop_requested.wait(plan.pause_s):
                 break
-            self.report.fetched[page.resource, page.method] += page.size
-            if not held_back and place + 1 < stop_at and self._chance.random() < plan.reordering:
+            self.report.fetched[page.resource, page.method] += page.record_count
+            if not held_back and place + 1 < stop_at and self._rng.random() < plan.reordering:
                 held_back.append(page)
                 continue
-            self._courier.send([page, *held_back])
+            self._page_sender.send_pages([page, *held_back])
             held_back.clear()
             if not plan.batched_errors or place % _BATCH_ERRORS_EVERY_PAGES == 0:
-                self._send_errors(errors * (place + 1) // stop_at)
-            self._send_forged(forged * (place + 1) // stop_at)
+                self._send_record_errors(errors * (place + 1) // stop_at)
+            self._send_forged_requests(forged * (place + 1) // stop_at)
             if place % _UPDATE_EVERY_PAGES == 0:
-                self._tell("updated")
-        self._courier.send(held_back)
-        if not self._stopped.is_set():
-            self._send_errors(errors)
-            self._send_forged(forged)
-        is_stopped = self._stopped.is_set() or plan.stop_after is not None
+                self._send_lifecycle_event("updated")
+        self._page_sender.send_pages(held_back)
+        if not self._stop_requested.is_set():
+            self._send_record_errors(errors)
+            self._send_forged_requests(forged)
+        is_stopped = self._stop_requested.is_set() or plan.stop_after is not None
         self._finish("stopped" if is_stopped else "completed")
         if not plan.endless:
-            self._tell(self.report.status)
-        self._courier.send_late()
+            self._send_lifecycle_event(self.report.status)
+        self._page_sender.send_late_pages()
 
     def _finish(self, status: str) -> None:
         # What comes late is not counted any more: Truto tells what was persisted when the run ended.
@@ -106,7 +113,7 @@ class Run:
         self._finished_at = self._clock.now()
         self.report.status = status
 
-    def _send_errors(self, due: int) -> None:
+    def _send_record_errors(self, total: int) -> None:
         resources = self._plan.resources
         errors = [
             {
@@ -114,17 +121,19 @@ class Run:
                 "method": resources[number % len(resources)][1],
                 "error": {"status": (404, 429, 502)[number % 3], "message": f"remote said no ({number})"},
             }
-            for number in range(self._errors_sent, due)
+            for number in range(self._errors_sent, total)
         ]
-        self._errors_sent = due
+        self._errors_sent = total
         if errors and self._plan.batched_errors:
-            self._send_error({"errors": errors}, errors)
+            self._send_record_error_event({"errors": errors}, errors)
         else:
             for error in errors:
-                self._send_error(error, [error])
+                self._send_record_error_event(error, [error])
 
-    def _send_error(self, payload: Mapping[str, Any], errors: list[dict[str, Any]]) -> None:
-        outcome = self._sender.send(self._writer.write("record_error", {**self._ids(), **payload})[0])
+    def _send_record_error_event(self, payload: Mapping[str, Any], errors: list[dict[str, Any]]) -> None:
+        outcome = self._sender.send(
+            self._writer.write_run_event("record_error", {**self._build_ids(), **payload})[0]
+        )
         if outcome.is_delivered:
             self.report.record_errors += len(errors)
         else:
@@ -132,18 +141,18 @@ class Run:
         for error in errors:
             self.log.add("record_error", error["resource"], error["method"], outcome)
 
-    def _send_forged(self, due: int) -> None:
-        for number in range(self._forged_sent, due):
-            body = self._writer.write("updated", self.describe())[0]
+    def _send_forged_requests(self, total: int) -> None:
+        for number in range(self._forged_sent, total):
+            body = self._writer.write_run_event("updated", self.describe())[0]
             of_another = sign(body, f"not {self._plan.secret}")
             self._sender.send_forged(body, (of_another, "", "format=sha256,v=forged")[number % 3])
-        self._forged_sent = due
+        self._forged_sent = total
 
-    def _tell(self, action: str) -> Outcome:
-        body = self._writer.write(action, self.describe())[0]
+    def _send_lifecycle_event(self, action: str) -> SendOutcome:
+        body = self._writer.write_run_event(action, self.describe())[0]
         return self._sender.send(body, may_be_refused=action == "started")
 
-    def _ids(self) -> dict[str, str]:
+    def _build_ids(self) -> dict[str, str]:
         report = self.report
         return {
             "sync_job_run_id": report.sync_job_run_id,
@@ -166,19 +175,19 @@ class Run:
             "status": report.status,
             "error_handling": "batch" if self._plan.batched_errors else "ignore",
             "ignore_previous_run": False,
-            **self.told,
+            **self.start_options,
             "version": 2 if self._plan.batched_errors else 1,
             "resources": [
                 {"resource": resource, "method": method} for resource, method in self._plan.resources
             ],
             "resource_stats": stats,
-            **self._times(),
+            **self._format_times(),
         }
 
-    def _times(self) -> dict[str, str | None]:
+    def _format_times(self) -> dict[str, str | None]:
         times = {
             "created_at": self._created_at,
             "started_at": self._started_at,
             "finished_at": self._finished_at,
         }
-        return {name: spell(time) if time else None for name, time in times.items()}
+        return {name: format_time(time) if time else None for name, time in times.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from app.simulator.events import Clock, EventWriter
+from app.simulator.events import EventClock, EventWriter
 from app.simulator.ids import make_id, make_job_ids
 from app.simulator.plan import Plan
 from app.truto.signature import sign
@@ -36,15 +36,15 @@ class SimulatedWebhook:
         }
 
 
-class Webhooks:
+class SimulatedWebhooks:
     """Webhooks by their id. The plan's runs send to the plan's own, whatever becomes of it here."""
 
-    def __init__(self, plan: Plan, clock: Clock) -> None:
+    def __init__(self, plan: Plan, clock: EventClock) -> None:
         job = make_job_ids(plan)
         self._plan = plan
         self._clock = clock
         self._environment_id = job.environment_id
-        self._chance = Random(f"{plan.seed}/webhooks")  # noqa: S311  # a repeatable play
+        self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # a repeatable play
         own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_EVENT_TYPES)
         self._known = {own.id: own}
 
@@ -54,10 +54,10 @@ class Webhooks:
 
     def create(self, target_url: str, event_types: tuple[str, ...], *, is_active: bool) -> SimulatedWebhook:
         """Add a webhook, with a secret of its own."""
-        id_, secret = make_id(self._chance), make_id(self._chance)
-        made = SimulatedWebhook(id_, target_url, secret, is_active=is_active, event_types=event_types)
-        self._known[id_] = made
-        return made
+        id_, secret = make_id(self._rng), make_id(self._rng)
+        webhook = SimulatedWebhook(id_, target_url, secret, is_active=is_active, event_types=event_types)
+        self._known[id_] = webhook
+        return webhook
 
     def set_active(self, webhook: SimulatedWebhook, *, is_active: bool) -> SimulatedWebhook:
         """Switch a webhook on or off."""
@@ -65,13 +65,13 @@ class Webhooks:
         self._known[webhook.id] = changed
         return changed
 
-    def test(self, webhook: SimulatedWebhook) -> int:
+    def send_test_event(self, webhook: SimulatedWebhook) -> int:
         """Send a signed `test` event, once; return the HTTP status, 0 for no answer."""
         plan = self._plan
         writer = EventWriter(
-            self._chance, self._clock, environment_id=self._environment_id, webhook_id=webhook.id
+            self._rng, self._clock, environment_id=self._environment_id, webhook_id=webhook.id
         )
-        body = writer.write_test()
+        body = writer.write_test_event()
         signature = sign(body, webhook.secret, encoding=plan.encoding, with_format=plan.with_format)
         headers = {"Content-Type": "application/json", "User-Agent": "truto", "X-Truto-Signature": signature}
         try:

@@ -43,7 +43,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RejectedRecord:
     """One record that a sink cannot hold: `reason` is a short stable word, `message` never holds its data."""
 
     ordinal: int
@@ -52,11 +52,11 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """What became of a batch: `written` records are in the sink (or an equal or newer version of them is)."""
 
     written: int
-    refused: Sequence[Refusal] = field(default=())
+    rejected: Sequence[RejectedRecord] = field(default=())
 
 
 class Sink(Protocol):
@@ -68,7 +68,7 @@ class Sink(Protocol):
     Raises SinkUnavailable where the same call may succeed later, SinkRefused where it never will.
     """
 
-    def write(self, batch: Batch, route: Route) -> Written: ...
+    def write(self, batch: Batch, route: Route) -> WriteResult: ...
 
     def count(self, account: str) -> int:
         """Return how many rows or files there are of an integrated account."""

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
-from app.sinks.base import Batch, Record, Refusal, Written
+from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
 
-_LONGEST_NAME = 200
+_MAX_NAME_CHARS = 200
 # What an operator can mend without touching a delivery: room, a mount that went away.
 # ENOENT: its folder was removed just now, because its account was erased.
-_PASSING = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
-_PASSING |= {errno.EMFILE, errno.ENFILE}
+_TRANSIENT_ERRNOS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
+_TRANSIENT_ERRNOS |= {errno.EMFILE, errno.ENFILE}
 
 
 class FilesSink:
@@ -32,58 +32,62 @@ class FilesSink:
     def __init__(self, url: str) -> None:
         self._root = Path(unquote(urlsplit(url).path))
 
-    def write(self, batch: Batch, _route: Route) -> Written:
+    def write(self, batch: Batch, _route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        lines, refusals = [], []
+        lines, rejected = [], []
         for record in batch.records:
             try:
-                lines.append(_line(batch, record))
+                lines.append(_format_line(batch, record))
             except RecursionError:
-                refusals.append(Refusal(record.ordinal, "too_deep", "nested deeper than JSON can be written"))
+                rejected.append(
+                    RejectedRecord(record.ordinal, "too_deep", "nested deeper than JSON can be written")
+                )
             except ValueError:
                 message = "holds a number longer than can be written"
-                refusals.append(Refusal(record.ordinal, "number_out_of_range", message))
-        with _faults():
-            self._store(self._folder(batch), batch.delivery_id, "".join(lines).encode())
-        return Written(len(lines), refusals)
+                rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
+        with _translate_errors():
+            self._store(self._build_folder_path(batch), batch.delivery_id, "".join(lines).encode())
+        return WriteResult(len(lines), rejected)
 
     def count(self, account: str) -> int:
         """Count the files of an account; see Sink."""
-        with _faults():
-            return sum(1 for folder in self._folders_of(account) for _ in folder.glob("dt=*/*.jsonl"))
+        with _translate_errors():
+            return sum(
+                1 for folder in self._find_account_folders(account) for _ in folder.glob("dt=*/*.jsonl")
+            )
 
     def erase(self, account: str) -> int:
         """Remove the files of an account, and what killed workers left beside them; see Sink."""
-        with _faults():
-            return sum(_remove(folder) for folder in self._folders_of(account))
+        with _translate_errors():
+            return sum(_remove_folder(folder) for folder in self._find_account_folders(account))
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _folders_of(self, account: str) -> list[Path]:
+    def _find_account_folders(self, account: str) -> list[Path]:
         if not self._root.is_dir():
             # A mount that went away looks like a sink that nothing was ever written to.
             raise SinkUnavailable("the folder of the sink is not there")
-        return sorted(self._root.glob(f"resource=*/account={_account_part(account)}"))
+        return sorted(self._root.glob(f"resource=*/account={_encode_account(account)}"))
 
-    def _folder(self, batch: Batch) -> Path:
+    def _build_folder_path(self, batch: Batch) -> Path:
         day = batch.received_at.date().isoformat()
         return (
             self._root
-            / f"resource={_part(batch.resource)}"
-            / f"account={_account_part(batch.account)}"
+            / f"resource={_encode_path_part(batch.resource)}"
+            / f"account={_encode_account(batch.account)}"
             / f"dt={day}"
         )
 
     def _store(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # The process's id keeps two workers with the same delivery from writing one file together.
-        beside = folder / f".{delivery_id}.{os.getpid()}.part"
-        with beside.open("wb") as file:
+        temporary_file = folder / f".{delivery_id}.{os.getpid()}.part"
+        with temporary_file.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(folder / f"{delivery_id}.jsonl")
+        temporary_file.replace(folder / f"{delivery_id}.jsonl")
         # A rename is durable once its folder is.
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -92,7 +96,7 @@ class FilesSink:
             os.close(descriptor)
 
 
-def _line(batch: Batch, record: Record) -> str:
+def _format_line(batch: Batch, record: Record) -> str:
     line = {
         "_delivery": str(batch.delivery_id),
         "_ordinal": record.ordinal,
@@ -108,21 +112,21 @@ def _line(batch: Batch, record: Record) -> str:
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "OSError")
         what = f"the folder of the sink cannot be written ({code})"
-        if error.errno in _PASSING:
+        if error.errno in _TRANSIENT_ERRNOS:
             raise SinkUnavailable(what) from error
         raise SinkRefused("sink_set_up", what) from error
 
 
-def _remove(folder: Path) -> int:
+def _remove_folder(folder: Path) -> int:
     """Remove a folder and all that is in it; return how many files had records."""
     number = 0
-    for parent, _, names in os.walk(folder, topdown=False, onerror=_raise):
+    for parent, _, names in os.walk(folder, topdown=False, onerror=_raise_error):
         for name in names:
             (Path(parent) / name).unlink(missing_ok=True)
             number += name.endswith(".jsonl")
@@ -132,17 +136,17 @@ def _remove(folder: Path) -> int:
     return number
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
-def _account_part(account: str) -> str:
-    return _part(account) or "_none"
+def _encode_account(account: str) -> str:
+    return _encode_path_part(account) or "_none"
 
 
-def _part(name: str) -> str:
+def _encode_path_part(name: str) -> str:
     """Return a name as one part of a path, on any file system."""
     part = quote(name, safe="").replace(".", "%2E")
-    if len(part) <= _LONGEST_NAME:
+    if len(part) <= _MAX_NAME_CHARS:
         return part
-    return f"{part[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{part[:_MAX_NAME_CHARS]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -17,16 +17,16 @@ from uuid import UUID
 import structlog
 from sqlalchemy import select
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
-from app.store.export_format import Exported, write_line
-from app.store.retention import Old
+from app.store.export_format import ExportedDelivery, write_line
+from app.store.retention import PrunableDelivery
 from app.store.schema import deliveries
 
 _SUFFIX = ".jsonl.gz"
 _LEVEL = 6
-_COLUMNS = [deliveries.c[name] for name in Exported.__dataclass_fields__]
+_COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__]
 
 log = structlog.get_logger()
 
@@ -43,19 +43,19 @@ class Archive:
         self._root = Path(unquote(urlsplit(url).path))
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Take turns with whoever else prunes into this folder: two must not write the same deliveries."""
-        with _faults(self._root):
+        with _translate_archive_errors(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            with _faults(self._root):
+            with _translate_archive_errors(self._root):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
 
-    def write(self, store: Store, chunk: Sequence[Old]) -> list[UUID]:
+    def write(self, store: Store, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
         """Write a chunk of deliveries that came on one day, in their order; raises StoreUnavailable too.
 
         Returns those that are in the archive now, on the disk. Left out is what another has removed
@@ -63,52 +63,56 @@ class Archive:
         """
         first, last = chunk[0].received_at, chunk[-1].received_at
         folder = self._root / f"dt={first.astimezone(UTC).date().isoformat()}"
-        with _faults(folder):
-            for left in folder.glob(".*.part"):
+        with _translate_archive_errors(folder):
+            for unfinished in folder.glob(".*.part"):
                 # Of one that was killed: whoever has the turn is alone here.
-                left.unlink()
-            known = {id_ for path in _overlapping(folder, first, last) for id_ in _ids(path)}
+                unfinished.unlink()
+            known = {id_ for path in _find_overlapping(folder, first, last) for id_ in _read_ids(path)}
             archived = [old.id for old in chunk if old.id in known]
-            if new := _read(store, [old.id for old in chunk if old.id not in known]):
+            if new := _read_deliveries(store, [old.id for old in chunk if old.id not in known]):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                _sync(self._root)
-                written = _store(folder / _name(first, last, [each.id for each in new]), new)
+                _fsync(self._root)
+                written = _write_file(
+                    folder / _build_file_name(first, last, [delivery.id for delivery in new]), new
+                )
                 archived += written
         return archived
 
 
-def _read(store: Store, ids: Sequence[UUID]) -> Sequence[Exported]:
+def _read_deliveries(store: Store, ids: Sequence[UUID]) -> Sequence[ExportedDelivery]:
     """Return deliveries with their bodies as they are stored."""
     statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
     order = (deliveries.c.received_at, deliveries.c.id)
-    with store_faults(), one_statement(store) as connection:
-        return [Exported(*row) for row in connection.execute(statement.order_by(*order))]
+    with translate_errors(), autocommit(store) as connection:
+        return [ExportedDelivery(*row) for row in connection.execute(statement.order_by(*order))]
 
 
-def _store(path: Path, stored: Sequence[Exported]) -> list[UUID]:
+def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
     written = []
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with beside.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         # No time and no name inside: the same deliveries make the same bytes.
         with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
-            for each in stored:
+            for delivery in stored:
                 try:
-                    line = write_line(replace(each, body=decompress(each.body)))
+                    line = write_line(replace(delivery, body=decompress(delivery.body)))
                 except ValueError:
-                    log.warning("delivery.damaged", delivery=str(each.id), then="its body stays, as it is")
+                    log.warning(
+                        "delivery.damaged", delivery=str(delivery.id), then="its body stays, as it is"
+                    )
                 else:
                     packed.write(line)
-                    written.append(each.id)
+                    written.append(delivery.id)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
     # A rename is durable once its folder is.
-    _sync(path.parent)
+    _fsync(path.parent)
     return written
 
 
-def _sync(folder: Path) -> None:
+def _fsync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -116,34 +120,34 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _name(first: datetime, last: datetime, ids: Sequence[UUID]) -> str:
+def _build_file_name(first: datetime, last: datetime, ids: Sequence[UUID]) -> str:
     digest = hashlib.sha256(b"".join(id_.bytes for id_ in ids)).hexdigest()[:12]
-    return f"{_stamp(first)}-{_stamp(last)}-{digest}{_SUFFIX}"
+    return f"{_format_time(first)}-{_format_time(last)}-{digest}{_SUFFIX}"
 
 
-def _stamp(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
-def _overlapping(folder: Path, first: datetime, last: datetime) -> Iterator[Path]:
+def _find_overlapping(folder: Path, first: datetime, last: datetime) -> Iterator[Path]:
     for path in sorted(folder.glob(f"[0-9]*{_SUFFIX}")):
         begins, ends, _ = path.name.split("-")
-        if begins <= _stamp(last) and ends >= _stamp(first):
+        if begins <= _format_time(last) and ends >= _format_time(first):
             yield path
 
 
-def _ids(path: Path) -> Iterator[UUID]:
+def _read_ids(path: Path) -> Iterator[UUID]:
     with gzip.open(path) as lines:
         for line in lines:
             yield UUID(json.loads(line)["id"])
 
 
 @contextmanager
-def _faults(folder: Path) -> Iterator[None]:
+def _translate_archive_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise ArchiveUnavailable(
-            f"the archive in {folder} failed ({what}): nothing of this chunk was removed"
+            f"the archive in {folder} failed ({reason}): nothing of this chunk was removed"
         ) from error

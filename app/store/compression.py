@@ -11,7 +11,7 @@ else:
 
 # The least work: a sender waits for it.
 _LEVEL = 1
-_ZLIB_BEGINS = b"\x78"
+_ZLIB_PREFIX = b"\x78"
 
 
 def compress(bodies: Sequence[bytes]) -> list[bytes]:
@@ -24,7 +24,7 @@ def decompress(stored: bytes) -> bytes:
     """Return a body as it came. Raises ValueError for anything that `compress` did not make."""
     try:
         # Rows from before Zstandard was used.
-        if stored.startswith(_ZLIB_BEGINS):
+        if stored.startswith(_ZLIB_PREFIX):
             return zlib.decompress(stored)
         return zstd.decompress(stored)
     except (zstd.ZstdError, zlib.error) as error:

@@ -8,12 +8,12 @@ from uuid import UUID
 from sqlalchemy import func, literal, select
 
 from app.database.engine import Store, read_rows
-from app.store.facts import Outcome
-from app.store.schema import dead_records, deliveries, outcomes, replays
+from app.store.facts import SinkOutcome
+from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DeliveryRow:
     """A delivery's row, without its body. stored_bytes: of that as it is kept, compressed."""
 
     id: UUID
@@ -30,9 +30,9 @@ class Standing:
     created_at: datetime | None
     state: str
     reason: str
-    discarded: str
+    discard_reason: str
     records: int
-    replaced: int
+    replaced_characters: int
     attempts: int
     lost_attempts: int
     duplicates: int
@@ -45,7 +45,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadGroup:
+class DeadRecordCount:
     """Dead records of one delivery that died for the same reason. sink: "" where they could not be read."""
 
     sink: str
@@ -55,17 +55,17 @@ class DeadGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Dossier:
+class DeliveryDetail:
     """What is known of one delivery. replayed_at: when the replay began that last took it up."""
 
-    delivery: Standing
-    outcomes: Sequence[Outcome]
-    dead: Sequence[DeadGroup]
+    delivery: DeliveryRow
+    outcomes: Sequence[SinkOutcome]
+    dead: Sequence[DeadRecordCount]
     replayed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLine:
+class DeadRecordDetail:
     """One dead record. raw: its JSON as it came, "" where that was not asked for."""
 
     ordinal: int
@@ -73,46 +73,48 @@ class DeadLine:
     reason: str
     message: str
     died_at: datetime
-    discarded: str
+    discard_reason: str
     raw: str
 
 
-def read_dossier(store: Store, delivery_id: UUID) -> Dossier | None:
+def read_delivery_detail(store: Store, delivery_id: UUID) -> DeliveryDetail | None:
     """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
-    names = [field.name for field in fields(Standing) if field.name != "stored_bytes"]
+    names = [field.name for field in fields(DeliveryRow) if field.name != "stored_bytes"]
     columns = [deliveries.c[name] for name in names]
     row = read_rows(
         store, select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id)
     )
     if not row:
         return None
-    delivery = Standing(*row[0])
+    delivery = DeliveryRow(*row[0])
     group = (dead_records.c.sink, dead_records.c.reason)
-    is_discarded = func.count(func.nullif(dead_records.c.discarded, ""))
+    is_discarded = func.count(func.nullif(dead_records.c.discard_reason, ""))
     dead = (
         select(*group, func.count(), is_discarded)
         .where(dead_records.c.delivery_id == delivery_id)
         .group_by(*group)
         .order_by(*group)
     )
-    told = select(*(outcomes.c[field.name] for field in fields(Outcome)))
-    told = told.where(outcomes.c.delivery_id == delivery_id).order_by(outcomes.c.sink)
+    outcome_statement = select(*(sink_outcomes.c[field.name] for field in fields(SinkOutcome)))
+    outcome_statement = outcome_statement.where(sink_outcomes.c.delivery_id == delivery_id).order_by(
+        sink_outcomes.c.sink
+    )
     replayed = read_rows(store, select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
-    return Dossier(
+    return DeliveryDetail(
         delivery,
-        outcomes=[Outcome(*each) for each in read_rows(store, told)],
-        dead=[DeadGroup(*each) for each in read_rows(store, dead)],
+        outcomes=[SinkOutcome(*values) for values in read_rows(store, outcome_statement)],
+        dead=[DeadRecordCount(*values) for values in read_rows(store, dead)],
         replayed_at=replayed[0][0] if replayed else None,
     )
 
 
-def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False) -> list[DeadLine]:
+def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False) -> list[DeadRecordDetail]:
     """Return a delivery's dead records by their place in it; raises StoreUnavailable."""
-    columns = [dead_records.c[field.name] for field in fields(DeadLine) if field.name != "raw"]
+    columns = [dead_records.c[field.name] for field in fields(DeadRecordDetail) if field.name != "raw"]
     raw = dead_records.c.raw if with_raw else literal("")
     statement = (
         select(*columns, raw)
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadLine(*row) for row in read_rows(store, statement)]
+    return [DeadRecordDetail(*row) for row in read_rows(store, statement)]

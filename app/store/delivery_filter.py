@@ -7,15 +7,22 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_
 
-from app.database.engine import Store, one_statement, store_faults
-from app.store.schema import dead_records, deliveries, outcomes
+from app.database.engine import Store, autocommit, translate_errors
+from app.store.schema import dead_records, deliveries, sink_outcomes
 
-_PAGE = 500
-_EXACT = ("sync_job_run_id", "integrated_account_id", "environment_id", "webhook_id", "sync_job_id", "method")
+_PAGE_SIZE = 500
+_EXACT_FILTERS = (
+    "sync_job_run_id",
+    "integrated_account_id",
+    "environment_id",
+    "webhook_id",
+    "sync_job_id",
+    "method",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class DeliveryFilter:
     """Filters, all of which must hold; empty ones hold for everything.
 
     resource, event: may hold `*`. states: any of them. since, until: of when it came, `until` left out.
@@ -41,13 +48,13 @@ class Selection:
     until: datetime | None = None
 
     @property
-    def is_everything(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it leaves nothing out."""
         return not any(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DeliverySummary:
     """A stored delivery, as far as lists need it."""
 
     id: UUID
@@ -67,7 +74,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeliveryCount:
     """How many of a selection are of one resource, method and state."""
 
     resource: str
@@ -77,17 +84,17 @@ class Group:
     records: int
 
 
-_COLUMNS = [deliveries.c[field.name] for field in fields(Found)]
+_COLUMNS = [deliveries.c[field.name] for field in fields(DeliverySummary)]
 
 
-def find(
+def find_deliveries(
     store: Store,
-    selection: Selection,
+    delivery_filter: DeliveryFilter,
     *,
     after: tuple[datetime, UUID] | None = None,
     newest_first: bool = False,
-    page: int = _PAGE,
-) -> Iterator[Found]:
+    page_size: int = _PAGE_SIZE,
+) -> Iterator[DeliverySummary]:
     """Yield a selection's deliveries a page at a time, however many they are; raises StoreUnavailable.
 
     after: where to go on, as (received_at, id) of the last one seen.
@@ -95,64 +102,66 @@ def find(
     place = tuple_(deliveries.c.received_at, deliveries.c.id)
     order = (deliveries.c.received_at, deliveries.c.id)
     while True:
-        statement = select(*_COLUMNS).where(*conditions(selection))
+        statement = select(*_COLUMNS).where(*where_clauses(delivery_filter))
         if after:
             statement = statement.where(place < after if newest_first else place > after)
-        statement = statement.order_by(*(each.desc() for each in order) if newest_first else order).limit(
-            page
+        statement = statement.order_by(*(column.desc() for column in order) if newest_first else order).limit(
+            page_size
         )
-        with store_faults(), one_statement(store) as connection:
-            found = [Found(*row) for row in connection.execute(statement)]
-        yield from found
-        if len(found) < page:
+        with translate_errors(), autocommit(store) as connection:
+            summaries = [DeliverySummary(*row) for row in connection.execute(statement)]
+        yield from summaries
+        if len(summaries) < page_size:
             return
-        after = (found[-1].received_at, found[-1].id)
+        after = (summaries[-1].received_at, summaries[-1].id)
 
 
-def count(store: Store, selection: Selection) -> list[Group]:
+def count_deliveries(store: Store, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
     """Count a selection by resource, method and state; raises StoreUnavailable."""
     columns = (deliveries.c.resource, deliveries.c.method, deliveries.c.state)
     statement = (
         select(*columns, func.count(), func.coalesce(func.sum(deliveries.c.records), 0))
-        .where(*conditions(selection))
+        .where(*where_clauses(delivery_filter))
         .group_by(*columns)
         .order_by(*columns)
     )
-    with store_faults(), one_statement(store) as connection:
-        return [Group(*row) for row in connection.execute(statement)]
+    with translate_errors(), autocommit(store) as connection:
+        return [DeliveryCount(*row) for row in connection.execute(statement)]
 
 
-def conditions(selection: Selection) -> list[ColumnElement[bool]]:
+def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
     """Return what a selection means to the database."""
-    found: list[ColumnElement[bool]] = []
-    if selection.ids:
-        found.append(deliveries.c.id.in_(selection.ids))
-    found += [
-        deliveries.c[name] == getattr(selection, name)
-        for name in (*_EXACT, "reason")
-        if getattr(selection, name)
+    clauses: list[ColumnElement[bool]] = []
+    if delivery_filter.ids:
+        clauses.append(deliveries.c.id.in_(delivery_filter.ids))
+    clauses += [
+        deliveries.c[name] == getattr(delivery_filter, name)
+        for name in (*_EXACT_FILTERS, "reason")
+        if getattr(delivery_filter, name)
     ]
     for name in ("event", "resource"):
-        if pattern := getattr(selection, name):
-            found.append(deliveries.c[name].like(_like(pattern), escape="\\"))
-    if selection.states:
-        found.append(deliveries.c.state.in_(selection.states))
-    if selection.sink:
-        is_theirs = (outcomes.c.delivery_id == deliveries.c.id) & (outcomes.c.sink == selection.sink)
-        found.append(exists().where(is_theirs))
-    if selection.has_dead_records:
-        is_its = (dead_records.c.delivery_id == deliveries.c.id) & (dead_records.c.discarded == "")
-        if selection.record_reason:
-            is_its &= dead_records.c.reason == selection.record_reason
-        found.append(exists().where(is_its))
-    if selection.since:
-        found.append(deliveries.c.received_at >= selection.since)
-    if selection.until:
-        found.append(deliveries.c.received_at < selection.until)
-    return found
+        if pattern := getattr(delivery_filter, name):
+            clauses.append(deliveries.c[name].like(_to_like_pattern(pattern), escape="\\"))
+    if delivery_filter.states:
+        clauses.append(deliveries.c.state.in_(delivery_filter.states))
+    if delivery_filter.sink:
+        is_theirs = (sink_outcomes.c.delivery_id == deliveries.c.id) & (
+            sink_outcomes.c.sink == delivery_filter.sink
+        )
+        clauses.append(exists().where(is_theirs))
+    if delivery_filter.has_dead_records:
+        is_its = (dead_records.c.delivery_id == deliveries.c.id) & (dead_records.c.discard_reason == "")
+        if delivery_filter.record_reason:
+            is_its &= dead_records.c.reason == delivery_filter.record_reason
+        clauses.append(exists().where(is_its))
+    if delivery_filter.since:
+        clauses.append(deliveries.c.received_at >= delivery_filter.since)
+    if delivery_filter.until:
+        clauses.append(deliveries.c.received_at < delivery_filter.until)
+    return clauses
 
 
-def _like(pattern: str) -> str:
+def _to_like_pattern(pattern: str) -> str:
     """Spell a pattern with `*` as SQL's LIKE does."""
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%")

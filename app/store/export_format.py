@@ -15,7 +15,7 @@ _MARK = b'"rapidbridge.delivery/'
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedDelivery:
     """A delivery as an export holds it. body: the bytes that were signed."""
 
     id: UUID
@@ -36,7 +36,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ImportedDelivery:
     """What is read of a line: which delivery it was, when it came (aware UTC), and its bytes."""
 
     id: UUID
@@ -44,18 +44,18 @@ class Kept:
     body: bytes
 
 
-def write_line(delivery: Exported) -> bytes:
+def write_line(delivery: ExportedDelivery) -> bytes:
     """Return a delivery as one line; a body that is no UTF-8 stands in `body_base64` instead of `body`."""
-    told: dict[str, Any] = {"format": FORMAT}
-    told |= {name: getattr(delivery, name) for name in delivery.__slots__ if name != "body"}
+    members: dict[str, Any] = {"format": FORMAT}
+    members |= {name: getattr(delivery, name) for name in delivery.__slots__ if name != "body"}
     try:
-        told["body"] = delivery.body.decode()
+        members["body"] = delivery.body.decode()
     except UnicodeDecodeError:
-        told["body_base64"] = base64.b64encode(delivery.body).decode()
-    return json.dumps(told, ensure_ascii=False, default=_text).encode() + b"\n"
+        members["body_base64"] = base64.b64encode(delivery.body).decode()
+    return json.dumps(members, ensure_ascii=False, default=_format_value).encode() + b"\n"
 
 
-def read_line(line: bytes) -> Kept | None:
+def read_line(line: bytes) -> ImportedDelivery | None:
     """Return what a line holds; None where no export of ours wrote it.
 
     Raises ValueError with what is wrong with one of ours.
@@ -63,37 +63,39 @@ def read_line(line: bytes) -> Kept | None:
     if _MARK not in line:
         return None
     try:
-        found = json.loads(line)
+        members = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not str(found.get("format")).startswith("rapidbridge.delivery/"):
+    if not isinstance(members, dict) or not str(members.get("format")).startswith("rapidbridge.delivery/"):
         return None
-    if found["format"] != FORMAT:
-        raise ValueError(f"written in a format that this release does not know: {found['format'][:40]}")
-    return Kept(_id(found.get("id")), _time(found.get("received_at")), _body(found))
+    if members["format"] != FORMAT:
+        raise ValueError(f"written in a format that this release does not know: {members['format'][:40]}")
+    return ImportedDelivery(
+        _parse_id(members.get("id")), _parse_time(members.get("received_at")), _parse_body(members)
+    )
 
 
-def _text(value: datetime | UUID) -> str:
+def _format_value(value: datetime | UUID) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _id(told: object) -> UUID:
+def _parse_id(value: object) -> UUID:
     try:
-        return UUID(str(told))
+        return UUID(str(value))
     except ValueError as error:
         raise ValueError("its id is no UUID") from error
 
 
-def _time(told: object) -> datetime:
+def _parse_time(value: object) -> datetime:
     try:
-        time = datetime.fromisoformat(str(told))
+        time = datetime.fromisoformat(str(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise ValueError("its received_at is no time") from error
 
 
-def _body(found: Mapping[str, Any]) -> bytes:
-    text, encoded = found.get("body"), found.get("body_base64")
+def _parse_body(members: Mapping[str, Any]) -> bytes:
+    text, encoded = members.get("body"), members.get("body_base64")
     try:
         if isinstance(text, str):
             return text.encode()

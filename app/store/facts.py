@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from app.store.models import Verdict
+from app.store.models import StateChange
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SinkOutcome:
     """What one sink made of one delivery. written, dead: records; dead counts unreadable ones too."""
 
     delivery_id: UUID
@@ -37,7 +37,7 @@ class DeadRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordErrorRow:
+class StoredRecordError:
     """An error Truto reports about fetching from the customer's account. raw: its JSON as it came."""
 
     delivery_id: UUID
@@ -51,7 +51,7 @@ class RecordErrorRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSeen:
+class RunUpdate:
     """What a delivery says about its run; only a lifecycle event names more than ids.
 
     first_seen_at: when the delivery came. run: JSON. stopped_at: when it came, if it says that nothing more
@@ -69,15 +69,15 @@ class RunSeen:
     status_rank: int = -1
     run: str | None = None
     stopped_at: datetime | None = None
-    refused: str = ""
+    refusal_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class DeliveryResult:
     """All that one delivery leaves in the store."""
 
-    verdict: Verdict
-    run: RunSeen | None = None
-    outcomes: Sequence[Outcome] = ()
+    state_change: StateChange
+    run: RunUpdate | None = None
+    outcomes: Sequence[SinkOutcome] = ()
     dead_records: Sequence[DeadRecord] = ()
-    record_errors: Sequence[RecordErrorRow] = ()
+    record_errors: Sequence[StoredRecordError] = ()

@@ -8,23 +8,23 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select, tuple_, update
 
-from app.database.engine import Store, one_statement, read_rows, store_faults
-from app.store.delivery_filter import Selection, conditions
+from app.database.engine import Store, autocommit, read_rows, translate_errors
+from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.schema import dead_records, deliveries
 
-STRANDED = ("dead", "quarantined", "unrouted", "late")
-_PAGE = 500
+FAILED_STATES = ("dead", "quarantined", "unrouted", "late")
+_PAGE_SIZE = 500
 _DISCARDED = "discarded"
 # Spelled out, so that both databases know it for the condition of an index.
-_IS_STRANDED = deliveries.c.state.in_(
-    bindparam("stranded", list(STRANDED), expanding=True, literal_execute=True)
+_IS_FAILED = deliveries.c.state.in_(
+    bindparam("stranded", list(FAILED_STATES), expanding=True, literal_execute=True)
 )
 # Those of a stranded delivery go with it.
-_IS_RECORD_OF_ITS_OWN = deliveries.c.state.in_(("pending", "settled"))
+_IS_STANDALONE_RECORD = deliveries.c.state.in_(("pending", "settled"))
 
 
 @dataclass(frozen=True, slots=True)
-class Stranding:
+class FailureGroup:
     """What is stranded for one cause, and when that began and last was; an example is the id of a delivery.
 
     state: of the deliveries; "record" where they are single dead records. sink: of records, "" where they
@@ -35,95 +35,119 @@ class Stranding:
     reason: str
     sink: str
     resource: str
-    discarded: str
+    discard_reason: str
     number: int
     oldest: datetime
     newest: datetime
     example: UUID
 
 
-def find_strandings(store: Store, selection: Selection, *, with_discarded: bool = False) -> list[Stranding]:
+def group_failures(
+    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool = False
+) -> list[FailureGroup]:
     """Return what did not reach its sinks, by cause, the most first; raises StoreUnavailable.
 
     Records are left out where the selection names states: they have none.
     """
-    found = _deliveries(store, selection, with_discarded=with_discarded)
-    if not selection.states:
-        found += _records(store, selection, with_discarded=with_discarded)
-    return sorted(found, key=lambda each: -each.number)
+    groups = _group_deliveries(store, delivery_filter, with_discarded=with_discarded)
+    if not delivery_filter.states:
+        groups += _group_dead_records(store, delivery_filter, with_discarded=with_discarded)
+    return sorted(groups, key=lambda group: -group.number)
 
 
-def count_stranded(store: Store, selection: Selection) -> int:
+def count_failed(store: Store, delivery_filter: DeliveryFilter) -> int:
     """Count the deliveries that `discard` would give up; raises StoreUnavailable."""
-    statement = select(func.count()).select_from(deliveries).where(_IS_STRANDED, *conditions(selection))
+    statement = (
+        select(func.count()).select_from(deliveries).where(_IS_FAILED, *where_clauses(delivery_filter))
+    )
     return int(read_rows(store, statement)[0][0])
 
 
-def count_dead_records(store: Store, selection: Selection) -> int:
+def count_dead_records(store: Store, delivery_filter: DeliveryFilter) -> int:
     """Count the dead records that `discard_records` would give up; raises StoreUnavailable."""
-    statement = select(func.count()).select_from(_RECORDS).where(*_to_discard(selection))
+    statement = (
+        select(func.count()).select_from(_DEAD_RECORDS_JOIN).where(*_discardable_clauses(delivery_filter))
+    )
     return int(read_rows(store, statement)[0][0])
 
 
-def discard(store: Store, selection: Selection, *, why: str, now: datetime) -> Iterator[int]:
+def discard_deliveries(
+    store: Store, delivery_filter: DeliveryFilter, *, reason: str, now: datetime
+) -> Iterator[int]:
     """Give deliveries up, page by page; yields how many each page had. Raises StoreUnavailable.
 
     What a replay has taken up meanwhile is left to it.
     """
     place = tuple_(deliveries.c.received_at, deliveries.c.id)
-    page = select(deliveries.c.received_at, deliveries.c.id).where(_IS_STRANDED, *conditions(selection))
-    page = page.order_by(deliveries.c.received_at, deliveries.c.id).limit(_PAGE)
+    page = select(deliveries.c.received_at, deliveries.c.id).where(
+        _IS_FAILED, *where_clauses(delivery_filter)
+    )
+    page = page.order_by(deliveries.c.received_at, deliveries.c.id).limit(_PAGE_SIZE)
     rows = read_rows(store, page)
     while rows:
         ids = sorted(row.id for row in rows)
-        change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_STRANDED)
+        change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_FAILED)
         settled_at = func.coalesce(deliveries.c.settled_at, now)
-        yield _change(store, change.values(state=_DISCARDED, discarded=why, settled_at=settled_at))
+        yield _execute(store, change.values(state=_DISCARDED, discard_reason=reason, settled_at=settled_at))
         rows = read_rows(store, page.where(place > tuple(rows[-1])))
 
 
-def discard_records(store: Store, selection: Selection, *, why: str) -> Iterator[int]:
+def discard_dead_records(store: Store, delivery_filter: DeliveryFilter, *, reason: str) -> Iterator[int]:
     """Give dead records of settled deliveries up; yields how many each page had. Raises StoreUnavailable."""
     its = dead_records.c.delivery_id
-    page = select(its).distinct().select_from(_RECORDS).where(*_to_discard(selection)).order_by(its)
-    page = page.limit(_PAGE)
+    page = (
+        select(its)
+        .distinct()
+        .select_from(_DEAD_RECORDS_JOIN)
+        .where(*_discardable_clauses(delivery_filter))
+        .order_by(its)
+    )
+    page = page.limit(_PAGE_SIZE)
     rows = read_rows(store, page)
     while rows:
         of_these = its.in_([row[0] for row in rows])
-        change = update(dead_records).where(of_these, *_as_record(selection), dead_records.c.discarded == "")
-        yield _change(store, change.values(discarded=why))
+        change = update(dead_records).where(
+            of_these, *_reason_clauses(delivery_filter), dead_records.c.discard_reason == ""
+        )
+        yield _execute(store, change.values(discard_reason=reason))
         rows = read_rows(store, page.where(its > rows[-1][0]))
 
 
-_RECORDS = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
+_DEAD_RECORDS_JOIN = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
 
 
-def _deliveries(store: Store, selection: Selection, *, with_discarded: bool) -> list[Stranding]:
-    group = (deliveries.c.state, deliveries.c.reason, deliveries.c.resource, deliveries.c.discarded)
+def _group_deliveries(
+    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool
+) -> list[FailureGroup]:
+    group = (deliveries.c.state, deliveries.c.reason, deliveries.c.resource, deliveries.c.discard_reason)
     statement = (
-        select(*group, literal("").label("sink"), *_sums(deliveries.c.received_at, deliveries.c.id))
-        .where(or_(_IS_STRANDED, deliveries.c.state == _DISCARDED) if with_discarded else _IS_STRANDED)
-        .where(*conditions(selection))
+        select(
+            *group, literal("").label("sink"), *_build_aggregates(deliveries.c.received_at, deliveries.c.id)
+        )
+        .where(or_(_IS_FAILED, deliveries.c.state == _DISCARDED) if with_discarded else _IS_FAILED)
+        .where(*where_clauses(delivery_filter))
         .group_by(*group)
     )
-    return [_stranding(row) for row in read_rows(store, statement)]
+    return [_to_failure_group(row) for row in read_rows(store, statement)]
 
 
-def _records(store: Store, selection: Selection, *, with_discarded: bool) -> list[Stranding]:
-    group = (dead_records.c.reason, dead_records.c.sink, deliveries.c.resource, dead_records.c.discarded)
-    sums = _sums(dead_records.c.died_at, dead_records.c.delivery_id)
+def _group_dead_records(
+    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool
+) -> list[FailureGroup]:
+    group = (dead_records.c.reason, dead_records.c.sink, deliveries.c.resource, dead_records.c.discard_reason)
+    sums = _build_aggregates(dead_records.c.died_at, dead_records.c.delivery_id)
     statement = (
         select(*group, literal("record").label("state"), *sums)
-        .select_from(_RECORDS)
-        .where(_IS_RECORD_OF_ITS_OWN, *_of_records(selection))
+        .select_from(_DEAD_RECORDS_JOIN)
+        .where(_IS_STANDALONE_RECORD, *_record_clauses(delivery_filter))
         .group_by(*group)
     )
     if not with_discarded:
-        statement = statement.where(dead_records.c.discarded == "")
-    return [_stranding(row) for row in read_rows(store, statement)]
+        statement = statement.where(dead_records.c.discard_reason == "")
+    return [_to_failure_group(row) for row in read_rows(store, statement)]
 
 
-def _sums(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
+def _build_aggregates(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
     return (
         func.count().label("number"),
         func.min(at).label("oldest"),
@@ -133,23 +157,27 @@ def _sums(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[Col
     )
 
 
-def _stranding(row: Any) -> Stranding:
-    return Stranding(**{**row._asdict(), "example": UUID(row.example)})
+def _to_failure_group(row: Any) -> FailureGroup:
+    return FailureGroup(**{**row._asdict(), "example": UUID(row.example)})
 
 
-def _to_discard(selection: Selection) -> list[ColumnElement[bool]]:
-    return [*_of_records(selection), deliveries.c.state == "settled", dead_records.c.discarded == ""]
+def _discardable_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
+    return [
+        *_record_clauses(delivery_filter),
+        deliveries.c.state == "settled",
+        dead_records.c.discard_reason == "",
+    ]
 
 
-def _of_records(selection: Selection) -> list[ColumnElement[bool]]:
+def _record_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
     """Return what a selection means for dead records: its reason is theirs."""
-    return [*conditions(replace(selection, reason="")), *_as_record(selection)]
+    return [*where_clauses(replace(delivery_filter, reason="")), *_reason_clauses(delivery_filter)]
 
 
-def _as_record(selection: Selection) -> list[ColumnElement[bool]]:
-    return [dead_records.c.reason == selection.reason] if selection.reason else []
+def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
+    return [dead_records.c.reason == delivery_filter.reason] if delivery_filter.reason else []
 
 
-def _change(store: Store, statement: Any) -> int:
-    with store_faults(), one_statement(store) as connection:
+def _execute(store: Store, statement: Any) -> int:
+    with translate_errors(), autocommit(store) as connection:
         return int(connection.execute(statement).rowcount)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, inspect, select, text
 
-from app.database.engine import store_faults
+from app.database.engine import translate_errors
 from app.store.schema import PREFIX
 
 VERSION_TABLE = PREFIX + "schema_version"
@@ -21,31 +21,31 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    with store_faults(), engine.begin() as connection:
+    with translate_errors(), engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-        before = _revision(connection)
+        before = _read_revision(connection)
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        return before, _revision(connection) or ""
+        return before, _read_revision(connection) or ""
 
 
 def is_current(engine: Engine) -> bool:
     """Whether every revision of this code has been applied."""
-    with store_faults(), engine.connect() as connection:
-        return _revision(connection) == _newest_revision()
+    with translate_errors(), engine.connect() as connection:
+        return _read_revision(connection) == _find_newest_revision()
 
 
-def _newest_revision() -> str:
+def _find_newest_revision() -> str:
     """Return what this code brings tables to: files of revisions begin with their numbers."""
     return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
-def _revision(connection: Connection) -> str | None:
+def _read_revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.execute(select(_version.c.version_num)).scalar()
-    return found
+    revision: str | None = connection.execute(select(_version.c.version_num)).scalar()
+    return revision

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-State = Literal["pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"]
+DeliveryState = Literal[
+    "pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class IncomingDelivery:
     """A verified body on its way into the inbox; what the envelope does not name is "".
 
     digest: tells this body from any other. id: which it had in another inbox, if it comes from there.
@@ -21,7 +23,7 @@ class Arrival:
     body: bytes
     digest: bytes
     received_at: datetime
-    state: State
+    state: DeliveryState
     reason: str = ""
     event_id: str = ""
     event: str = ""
@@ -46,7 +48,7 @@ class Receipt:
     delivery_id: UUID
     is_duplicate: bool
     is_spooled: bool = False
-    refused: str | None = None
+    refusal_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,21 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class StateChange:
     """How a worker leaves a delivery; a pending one is due again at `due_at`.
 
     replaced: characters of its records that no database holds, and which became U+FFFD.
     """
 
     delivery_id: UUID
-    state: State
+    state: DeliveryState
     records: int
     reason: str
     due_at: datetime
-    replaced: int = 0
+    replaced_characters: int = 0
 
 
-def identify(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:
+def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:
     """Name a delivery by its event's id and its body's digest: the same body always gets the same id.
 
     A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.

@@ -7,107 +7,125 @@ from typing import Any, Protocol
 
 from sqlalchemy import select, update
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.database.upsert import insert_into
-from app.store.notifications import Notice, notice_of
-from app.store.schema import notices, posts
+from app.store.notifications import Notification, to_notification
+from app.store.schema import notification_deliveries, notifications
 
 
-class Endpoint(Protocol):
+class Subscriber(Protocol):
     """Who may want to be told."""
 
     @property
     def name(self) -> str: ...
-    def wants(self, kind: str) -> bool: ...
+    def accepts(self, kind: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """One notice for one endpoint. attempts: this one included. posted_at: when its way began."""
+class NotificationDelivery:
+    """One notice for one endpoint. attempts: this one included. fanned_out_at: when its way began."""
 
-    notice: Notice
-    endpoint: str
+    notification: Notification
+    subscriber: str
     attempts: int
-    posted_at: datetime
+    fanned_out_at: datetime
 
 
-class Outbox:
+class NotificationOutbox:
     """The posts. Every method is one transaction and raises StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def post(self, endpoints: Sequence[Endpoint], *, now: datetime, most: int) -> int:
+    def fan_out(self, subscribers: Sequence[Subscriber], *, now: datetime, limit: int) -> int:
         """Make posts of notices that have none yet, the oldest first; return how many notices that were.
 
         Two processes may do so at once: each notice is taken by one of them.
         """
         unposted = (
-            select(notices.c.id, notices.c.kind)
-            .where(notices.c.posted_at.is_(None))
-            .order_by(notices.c.at)
-            .limit(most)
+            select(notifications.c.id, notifications.c.kind)
+            .where(notifications.c.fanned_out_at.is_(None))
+            .order_by(notifications.c.occurred_at)
+            .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        with store_faults(), self._store.begin() as connection:
-            found = connection.execute(unposted).all()
+        with translate_errors(), self._store.begin() as connection:
+            unsent = connection.execute(unposted).all()
             rows = [
-                {"notice_id": notice.id, "endpoint": endpoint.name, "state": "pending", "due_at": now}
-                for notice in found
-                for endpoint in endpoints
-                if endpoint.wants(notice.kind)
+                {
+                    "notification_id": notification.id,
+                    "subscriber": subscriber.name,
+                    "state": "pending",
+                    "due_at": now,
+                }
+                for notification in unsent
+                for subscriber in subscribers
+                if subscriber.accepts(notification.kind)
             ]
             if rows:
-                statement = insert_into(connection.dialect.name, posts)
+                statement = insert_into(connection.dialect.name, notification_deliveries)
                 connection.execute(statement.on_conflict_do_nothing(), rows)
-            if found:
-                ids = [notice.id for notice in found]
-                connection.execute(update(notices).where(notices.c.id.in_(ids)).values(posted_at=now))
-        return len(found)
+            if unsent:
+                ids = [notification.id for notification in unsent]
+                connection.execute(
+                    update(notifications).where(notifications.c.id.in_(ids)).values(fanned_out_at=now)
+                )
+        return len(unsent)
 
-    def claim(self, endpoint: str, *, now: datetime, lease_s: float) -> Post | None:
+    def lease_next(self, subscriber: str, *, now: datetime, lease_s: float) -> NotificationDelivery | None:
         """Take the post of an endpoint that is due for longest; None where none is. Counts as an attempt.
 
         It is due again in `lease_s` seconds: whoever dies with it in hand leaves it to be sent again.
         """
         due = (
-            select(posts, notices)
-            .join(notices, notices.c.id == posts.c.notice_id)
-            .where(posts.c.state == "pending", posts.c.due_at <= now, posts.c.endpoint == endpoint)
-            .order_by(posts.c.due_at)
+            select(notification_deliveries, notifications)
+            .join(notifications, notifications.c.id == notification_deliveries.c.notification_id)
+            .where(
+                notification_deliveries.c.state == "pending",
+                notification_deliveries.c.due_at <= now,
+                notification_deliveries.c.subscriber == subscriber,
+            )
+            .order_by(notification_deliveries.c.due_at)
             .limit(1)
-            .with_for_update(of=posts, skip_locked=True)
+            .with_for_update(of=notification_deliveries, skip_locked=True)
         )
-        with store_faults(), self._store.begin() as connection:
+        with translate_errors(), self._store.begin() as connection:
             row = connection.execute(due).mappings().first()
             if row is None:
                 return None
-            post = Post(notice_of(row), endpoint, row["attempts"] + 1, row["posted_at"])
+            delivery = NotificationDelivery(
+                to_notification(row), subscriber, row["attempts"] + 1, row["fanned_out_at"]
+            )
             until = now + timedelta(seconds=lease_s)
-            connection.execute(_change(post).values(due_at=until, attempts=post.attempts))
-        return post
+            connection.execute(_build_update(delivery).values(due_at=until, attempts=delivery.attempts))
+        return delivery
 
-    def sent(self, post: Post) -> None:
+    def mark_sent(self, delivery: NotificationDelivery) -> None:
         """Note that the endpoint has it, whatever another attempt made of it meanwhile."""
-        self._execute(_change(post).values(state="sent", message=""))
+        self._execute(_build_update(delivery).values(state="sent", message=""))
 
-    def postpone(self, post: Post, *, due_at: datetime, message: str) -> None:
+    def reschedule(self, delivery: NotificationDelivery, *, due_at: datetime, message: str) -> None:
         """Have it sent again. message: what became of this attempt."""
-        self._execute(_if_ours(post).values(due_at=due_at, message=message))
+        self._execute(_build_update_if_leased(delivery).values(due_at=due_at, message=message))
 
-    def give_up(self, post: Post, message: str) -> None:
+    def mark_dead(self, delivery: NotificationDelivery, message: str) -> None:
         """Never send it again. message: what became of the last attempt."""
-        self._execute(_if_ours(post).values(state="dead", message=message))
+        self._execute(_build_update_if_leased(delivery).values(state="dead", message=message))
 
     def _execute(self, statement: Any) -> None:
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             connection.execute(statement)
 
 
-def _change(post: Post) -> Any:
-    return update(posts).where(posts.c.notice_id == post.notice.id, posts.c.endpoint == post.endpoint)
+def _build_update(delivery: NotificationDelivery) -> Any:
+    return update(notification_deliveries).where(
+        notification_deliveries.c.notification_id == delivery.notification.id,
+        notification_deliveries.c.subscriber == delivery.subscriber,
+    )
 
 
-def _if_ours(post: Post) -> Any:
+def _build_update_if_leased(delivery: NotificationDelivery) -> Any:
     # Whoever comes late, after its lease, must not undo what another attempt has found out.
-    return _change(post).where(posts.c.state == "pending", posts.c.attempts == post.attempts)
+    return _build_update(delivery).where(
+        notification_deliveries.c.state == "pending", notification_deliveries.c.attempts == delivery.attempts
+    )

@@ -10,13 +10,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.database.upsert import insert_into
-from app.store.schema import clean, notices
+from app.store.schema import notifications, replace_unstorable
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Notification:
     """Something that happened, or began to last.
 
     kind: such as "run.settled". subject: the run, sink or webhook it is about. cause: tells it from the next
@@ -26,80 +26,86 @@ class Notice:
     kind: str
     subject: str
     cause: str
-    at: datetime
-    told: Mapping[str, Any]
+    occurred_at: datetime
+    payload: Mapping[str, Any]
 
     @property
     def id(self) -> UUID:
         """Made of kind, subject and cause alone: whoever finds the same again makes the same notice."""
         # As JSON: joined by anything else, two could be made to look alike.
-        name = json.dumps([clean(part) for part in (self.kind, self.subject, self.cause)])
+        name = json.dumps([replace_unstorable(part) for part in (self.kind, self.subject, self.cause)])
         return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
 
-class Notices:
+class Notifications:
     """The notices. Every method is one transaction and raises StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def note(self, notice: Notice) -> bool:
+    def add(self, notification: Notification) -> bool:
         """Keep a notice of what happened; False where it is there already."""
-        return self._insert(notice, over_at=notice.at)
+        return self._insert(notification, closed_at=notification.occurred_at)
 
-    def begin(self, notice: Notice) -> bool:
+    def open(self, notification: Notification) -> bool:
         """Keep a notice of what lasts; False where it is there already, or another like it lasts."""
-        return self._insert(notice, over_at=None)
+        return self._insert(notification, closed_at=None)
 
-    def end(self, kind: str, subject: str, *, now: datetime) -> bool:
+    def close(self, kind: str, subject: str, *, now: datetime) -> bool:
         """Note that what lasted is over; False where nothing did."""
         statement = (
-            update(notices)
-            .where(notices.c.kind == kind, notices.c.subject == subject, notices.c.over_at.is_(None))
-            .values(over_at=now)
+            update(notifications)
+            .where(
+                notifications.c.kind == kind,
+                notifications.c.subject == subject,
+                notifications.c.closed_at.is_(None),
+            )
+            .values(closed_at=now)
         )
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             ended: int = connection.execute(statement).rowcount
             return ended > 0
 
-    def lasting(self, kind: str) -> list[Notice]:
+    def list_open(self, kind: str) -> list[Notification]:
         """Return what lasts of a kind, oldest first."""
-        return self._read(notices.c.kind == kind, notices.c.over_at.is_(None))
+        return self._read(notifications.c.kind == kind, notifications.c.closed_at.is_(None))
 
-    def of(self, subject: str, *, most: int) -> list[Notice]:
+    def for_subject(self, subject: str, *, limit: int) -> list[Notification]:
         """Return the first notices about a run, sink or webhook, oldest first."""
-        return self._read(notices.c.subject == subject, most=most)
+        return self._read(notifications.c.subject == subject, limit=limit)
 
-    def _insert(self, notice: Notice, *, over_at: datetime | None) -> bool:
-        with store_faults(), one_statement(self._store) as connection:
-            return add_notice(connection, notice, over_at=over_at)
+    def _insert(self, notification: Notification, *, closed_at: datetime | None) -> bool:
+        with translate_errors(), autocommit(self._store) as connection:
+            return insert_notification(connection, notification, closed_at=closed_at)
 
-    def _read(self, *conditions: Any, most: int | None = None) -> list[Notice]:
+    def _read(self, *conditions: Any, limit: int | None = None) -> list[Notification]:
         statement = (
-            select(notices)
+            select(notifications)
             .where(*conditions)
-            .order_by(notices.c.at, notices.c.kind, notices.c.id)
-            .limit(most)
+            .order_by(notifications.c.occurred_at, notifications.c.kind, notifications.c.id)
+            .limit(limit)
         )
-        with store_faults(), one_statement(self._store) as connection:
-            return [notice_of(row) for row in connection.execute(statement).mappings()]
+        with translate_errors(), autocommit(self._store) as connection:
+            return [to_notification(row) for row in connection.execute(statement).mappings()]
 
 
-def add_notice(connection: Connection, notice: Notice, *, over_at: datetime | None) -> bool:
+def insert_notification(
+    connection: Connection, notification: Notification, *, closed_at: datetime | None
+) -> bool:
     """Keep a notice as part of the caller's transaction; False where it is there already."""
     row = {
-        "id": notice.id,
-        **{name: getattr(notice, name) for name in ("kind", "subject", "cause", "at")},
+        "id": notification.id,
+        **{name: getattr(notification, name) for name in ("kind", "subject", "cause", "occurred_at")},
         # Not escaped: what no database holds is replaced on its way in, and comes out fit to be sent.
-        "told": json.dumps(notice.told, ensure_ascii=False, allow_nan=False),
-        "over_at": over_at,
+        "payload": json.dumps(notification.payload, ensure_ascii=False, allow_nan=False),
+        "closed_at": closed_at,
     }
     # Whatever it conflicts with: its own id, or the one that lasts.
-    statement = insert_into(connection.dialect.name, notices).on_conflict_do_nothing()
-    return bool(connection.execute(statement.returning(notices.c.id), row).all())
+    statement = insert_into(connection.dialect.name, notifications).on_conflict_do_nothing()
+    return bool(connection.execute(statement.returning(notifications.c.id), row).all())
 
 
-def notice_of(row: RowMapping) -> Notice:
+def to_notification(row: RowMapping) -> Notification:
     """Return a row of the table, or one that holds its columns, as a notice."""
-    known = {name: row[name] for name in ("kind", "subject", "cause", "at")}
-    return Notice(**known, told=json.loads(row["told"]))
+    known = {name: row[name] for name in ("kind", "subject", "cause", "occurred_at")}
+    return Notification(**known, payload=json.loads(row["payload"]))

@@ -6,26 +6,26 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 
-from app.database.engine import Store, one_statement, store_faults
-from app.store.models import Delivery, Verdict
+from app.database.engine import Store, autocommit, translate_errors
+from app.store.models import Delivery, StateChange
 from app.store.schema import deliveries
 
 # Of deliveries that are named. Not `state = 'pending'`: where its statistics are older than the backlog,
 # PostgreSQL would look for the few of a job in the index on what is due, all of it.
 _IS_PENDING = deliveries.c.state.concat("") == "pending"
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
-_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.held_by != "", 1), else_=0)
-_SETTLE = (
+_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.leased_by != "", 1), else_=0)
+_STATE_CHANGE_STATEMENT = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("delivery_id"), _IS_PENDING)
     .values(
         state=bindparam("new_state"),
-        held_by="",
+        leased_by="",
         # A worker came back from it.
         lost_attempts=0,
         reason=bindparam("new_reason"),
         records=bindparam("new_records"),
-        replaced=bindparam("new_replaced"),
+        replaced_characters=bindparam("new_replaced_characters"),
         due_at=bindparam("new_due_at"),
         leased_until=bindparam("new_leased_until"),
         settled_at=bindparam("new_settled_at"),
@@ -33,13 +33,13 @@ _SETTLE = (
 )
 
 
-class Worklist:
+class PendingDeliveries:
     """The pending deliveries. Every method is one transaction and raises StoreUnavailable."""
 
     def __init__(self, engine: Store) -> None:
         self._engine = engine
 
-    def claim(self, ids: Sequence[UUID], *, holder: str, now: datetime, lease_s: float) -> list[Delivery]:
+    def lease(self, ids: Sequence[UUID], *, worker: str, now: datetime, lease_s: float) -> list[Delivery]:
         """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt.
 
         holder: whose it is meanwhile; not empty. They are returned in the order in which they came.
@@ -58,26 +58,28 @@ class Worklist:
                 due_at=until,
                 attempts=deliveries.c.attempts + 1,
                 lost_attempts=_LOST_ATTEMPTS,
-                held_by=holder,
+                leased_by=worker,
             )
             .returning(*columns)
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
-        return sorted((_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
+        return sorted((_to_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
 
-    def release(self, holder: str, *, now: datetime) -> int:
+    def release_worker(self, worker: str, *, now: datetime) -> int:
         """Make due at once what a worker held that is gone; return how many deliveries that were."""
         statement = (
             update(deliveries)
             # What is held is due when its lease ends: the index on `due_at` finds it.
-            .where(deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.held_by == holder)
+            .where(
+                deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.leased_by == worker
+            )
             .values(leased_until=None, due_at=now)
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             return connection.execute(statement).rowcount
 
-    def wake(self, *, now: datetime, most: int, again_after_s: float) -> list[Delivery]:
+    def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
         """Return what is pending and due, oldest first, and make it due again in `again_after_s` seconds.
 
         Several sweepers may ask at once: each delivery is given to one of them.
@@ -86,55 +88,57 @@ class Worklist:
             select(deliveries.c.id)
             .where(deliveries.c.state == "pending", deliveries.c.due_at <= now)
             .order_by(deliveries.c.due_at)
-            .limit(most)
+            .limit(limit)
             .with_for_update(skip_locked=True)
         )
         statement = (
             update(deliveries)
             .where(deliveries.c.id.in_(due.scalar_subquery()))
             # Before it is enqueued, so that what may kill its worker is known from the others.
-            .values(due_at=now + timedelta(seconds=again_after_s), lost_attempts=_LOST_ATTEMPTS, held_by="")
+            .values(
+                due_at=now + timedelta(seconds=requeue_after_s), lost_attempts=_LOST_ATTEMPTS, leased_by=""
+            )
             .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
-        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
+        return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
 
-    def let_go(self, ids: Sequence[UUID], *, holder: str, now: datetime) -> int:
+    def release(self, ids: Sequence[UUID], *, worker: str, now: datetime) -> int:
         """Make due at once what a worker was woken for and could not settle; return how many.
 
         It did not get as far as to hold them, or it holds them; it lives, so it is not lost. That does not
         count as an attempt: a store that comes and goes must not use them up.
         """
-        is_held = deliveries.c.held_by == holder
+        is_leased = deliveries.c.leased_by == worker
         statement = (
             update(deliveries)
             .where(
                 deliveries.c.id.in_(sorted(ids)),
                 _IS_PENDING,
-                or_(is_held, deliveries.c.leased_until.is_(None)),
+                or_(is_leased, deliveries.c.leased_until.is_(None)),
             )
             .values(
                 leased_until=None,
                 due_at=now,
-                held_by="",
-                attempts=deliveries.c.attempts - case((is_held, 1), else_=0),
+                leased_by="",
+                attempts=deliveries.c.attempts - case((is_leased, 1), else_=0),
             )
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             return connection.execute(statement).rowcount
 
-    def hand_back(self, ids: Sequence[UUID], *, holder: str) -> None:
+    def clear_lease(self, ids: Sequence[UUID], *, worker: str) -> None:
         """Note that a worker is done with what others have concluded while it had it in hand."""
         statement = (
             update(deliveries)
-            .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.held_by == holder)
-            .values(leased_until=None, held_by="")
+            .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.leased_by == worker)
+            .values(leased_until=None, leased_by="")
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             connection.execute(statement)
 
-    def recall(self, *, now: datetime) -> int:
+    def make_all_due(self, *, now: datetime) -> int:
         """Make due at once what no worker has in hand yet, because its wake-up is lost; return how many."""
         statement = (
             update(deliveries)
@@ -146,10 +150,10 @@ class Worklist:
             )
             .values(due_at=now)
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             return connection.execute(statement).rowcount
 
-    def oldest_pending(self) -> datetime | None:
+    def find_oldest_received_at(self) -> datetime | None:
         """Return when the oldest delivery that is still to be settled came; None where there is none.
 
         Those of a replay came long ago, and say nothing of how long what comes now has to wait.
@@ -157,7 +161,7 @@ class Worklist:
         statement = select(func.min(deliveries.c.received_at)).where(
             deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
         )
-        with store_faults(), one_statement(self._engine) as connection:
+        with translate_errors(), autocommit(self._engine) as connection:
             oldest: datetime | None = connection.execute(statement).scalar_one()
             return oldest
 
@@ -174,7 +178,9 @@ def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
     return set(connection.execute(statement).scalars())
 
 
-def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime) -> None:
+def write_state_changes(
+    connection: Connection, state_changes: Sequence[StateChange], *, now: datetime
+) -> None:
     """Write the verdicts of one job, as part of the caller's transaction."""
     rows = [
         {
@@ -182,17 +188,17 @@ def settle(connection: Connection, verdicts: Sequence[Verdict], *, now: datetime
             "new_state": verdict.state,
             "new_reason": verdict.reason,
             "new_records": verdict.records,
-            "new_replaced": verdict.replaced,
+            "new_replaced_characters": verdict.replaced_characters,
             "new_due_at": verdict.due_at,
             # Nobody else may take it before it is due: a job that was already queued would skip the backoff.
             "new_leased_until": verdict.due_at if verdict.state == "pending" else None,
             "new_settled_at": None if verdict.state == "pending" else now,
         }
-        for verdict in sorted(verdicts, key=lambda verdict: verdict.delivery_id)
+        for verdict in sorted(state_changes, key=lambda verdict: verdict.delivery_id)
     ]
     if rows:
-        connection.execute(_SETTLE, rows)
+        connection.execute(_STATE_CHANGE_STATEMENT, rows)
 
 
-def _delivery(row: RowMapping) -> Delivery:
+def _to_delivery(row: RowMapping) -> Delivery:
     return Delivery(**{name: row[name] for name in Delivery.__dataclass_fields__})

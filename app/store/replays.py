@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, tuple_, update
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.errors import UnreadableDelivery
-from app.store.delivery_filter import Selection, conditions
+from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.inbox import Inbox
 from app.store.schema import deliveries, replays
-from app.store.taking_up import HAS_BODY, forget, lock_at_rest, make_due
+from app.store.taking_up import HAS_BODY, delete_outcomes, lock_finished, mark_pending
 from app.truto.events import read_envelope
 
 _IS_UNREADABLE = and_(deliveries.c.state == "quarantined", deliveries.c.event == "")
@@ -26,11 +26,11 @@ class Replay:
     id: UUID
     started_at: datetime
     cursor: tuple[datetime, UUID] | None = None
-    deliveries: int = 0
+    requeued_deliveries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class PreviewGroup:
     """How many of a selection are of one resource, method and state. is_pruned: their bodies are gone."""
 
     resource: str
@@ -41,7 +41,7 @@ class Prospect:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ReplayCandidate:
     """A delivery that may be taken up."""
 
     id: UUID
@@ -50,7 +50,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ReplayOutcome:
     """How many that a replay took up are in a state. is_unreadable: those that no release could read yet."""
 
     state: str
@@ -68,70 +68,72 @@ class Replays:
         self._store = store
         self._inbox = Inbox(store)
 
-    def unfinished(self, asked: str) -> Replay | None:
+    def find_unfinished(self, request: str) -> Replay | None:
         """Return the newest replay that was asked for in these words and broken off."""
         statement = (
             select(replays)
-            .where(replays.c.asked == asked, replays.c.finished_at.is_(None))
+            .where(replays.c.request == request, replays.c.finished_at.is_(None))
             .order_by(replays.c.started_at.desc(), replays.c.id)
             .limit(1)
         )
         return self._read(statement)
 
-    def begin(self, asked: str, *, now: datetime) -> Replay:
+    def start(self, request: str, *, now: datetime) -> Replay:
         """Start a replay; those broken off that were asked for in the same words will not be gone on with."""
-        given_up = update(replays).where(replays.c.asked == asked, replays.c.finished_at.is_(None))
+        given_up = update(replays).where(replays.c.request == request, replays.c.finished_at.is_(None))
         replay = Replay(uuid4(), now)
-        row = {"id": replay.id, "asked": asked, "started_at": now}
-        with store_faults(), self._store.begin() as connection:
+        row = {"id": replay.id, "request": request, "started_at": now}
+        with translate_errors(), self._store.begin() as connection:
             connection.execute(given_up.values(finished_at=now))
             connection.execute(insert(replays), row)
         return replay
 
-    def look_again(self, replay: Replay) -> Replay:
+    def refresh(self, replay: Replay) -> Replay:
         """Return how far a replay has come by now."""
         return self._read(select(replays).where(replays.c.id == replay.id)) or replay
 
     def finish(self, replay: Replay, *, now: datetime) -> None:
         """Note that nothing is left to do of it."""
         statement = update(replays).where(replays.c.id == replay.id).values(finished_at=now)
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             connection.execute(statement)
 
-    def prospects(self, selection: Selection, *, after: tuple[datetime, UUID] | None) -> list[Prospect]:
+    def preview(
+        self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None
+    ) -> list[PreviewGroup]:
         """Count what a selection holds behind a cursor."""
         is_pruned = deliveries.c.pruned_at.is_not(None)
         columns = (deliveries.c.resource, deliveries.c.method, deliveries.c.state, is_pruned)
         statement = (
             select(*columns, func.count())
-            .where(*conditions(selection), *_behind(after))
+            .where(*where_clauses(delivery_filter), *_after_cursor(after))
             .group_by(*columns)
             .order_by(*columns)
         )
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             rows = connection.execute(statement).all()
         return [
-            Prospect(resource, method, state, bool(gone), number)
+            PreviewGroup(resource, method, state, bool(gone), number)
             for resource, method, state, gone, number in rows
         ]
 
-    def candidates(
-        self, selection: Selection, *, after: tuple[datetime, UUID] | None, most: int
-    ) -> list[Candidate]:
+    def find_candidates(
+        self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None, limit: int
+    ) -> list[ReplayCandidate]:
         """Return the next of a selection behind a cursor that have a body, as they came."""
         place = (deliveries.c.received_at, deliveries.c.id)
         statement = (
             select(deliveries.c.id, deliveries.c.received_at, _IS_UNREADABLE)
-            .where(*conditions(selection), HAS_BODY, *_behind(after))
+            .where(*where_clauses(delivery_filter), HAS_BODY, *_after_cursor(after))
             .order_by(*place)
-            .limit(most)
+            .limit(limit)
         )
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             rows = connection.execute(statement).all()
-        return [Candidate(id_, received_at, bool(unreadable)) for id_, received_at, unreadable in rows]
+        return [ReplayCandidate(id_, received_at, bool(unreadable)) for id_, received_at, unreadable in rows]
 
-    def take_up(
-        self, replay: Replay, candidates: Sequence[Candidate], *, sink: str, now: datetime
+    def requeue(
+        self, replay: Replay, candidates: Sequence[ReplayCandidate], *, sink: str, now: datetime
     ) -> Replay | None:
         """Have workers deliver these again, and move the cursor behind them, in one transaction.
 
@@ -139,26 +141,36 @@ class Replays:
         Returns None where another process has taken them up: then look again. What cannot be read stays as it
         is, and counts as taken up.
         """
-        read_again = {each.id: self._read_again(each.id) for each in candidates if each.is_unreadable}
-        readable = {id_: told for id_, told in read_again.items() if told}
+        read_again = {
+            candidate.id: self._read_envelope_columns(candidate.id)
+            for candidate in candidates
+            if candidate.is_unreadable
+        }
+        readable = {id_: columns for id_, columns in read_again.items() if columns}
         last = candidates[-1]
-        with store_faults(), self._store.begin() as connection:
-            if not _move(connection, replay, last):
+        with translate_errors(), self._store.begin() as connection:
+            if not _move_cursor(connection, replay, last):
                 return None
-            ids = lock_at_rest(connection, [each.id for each in candidates])
+            ids = lock_finished(connection, [candidate.id for candidate in candidates])
             due = [id_ for id_ in ids if id_ not in read_again]
-            make_due(connection, due, replay_id=replay.id, now=now)
+            mark_pending(connection, due, replay_id=replay.id, now=now)
             for id_ in ids:
                 if id_ in readable:
-                    make_due(connection, [id_], replay_id=replay.id, now=now, told=readable[id_])
-            unread = [id_ for id_ in ids if id_ in read_again and id_ not in readable]
+                    mark_pending(
+                        connection, [id_], replay_id=replay.id, now=now, envelope_columns=readable[id_]
+                    )
+            unreadable_ids = [id_ for id_ in ids if id_ in read_again and id_ not in readable]
             connection.execute(
-                update(deliveries).where(deliveries.c.id.in_(unread)).values(replay_id=replay.id)
+                update(deliveries).where(deliveries.c.id.in_(unreadable_ids)).values(replay_id=replay.id)
             )
-            forget(connection, due, sink)
+            delete_outcomes(connection, due, sink)
             done = update(replays).where(replays.c.id == replay.id)
-            connection.execute(done.values(deliveries=replays.c.deliveries + len(ids)))
-        return replace(replay, cursor=(last.received_at, last.id), deliveries=replay.deliveries + len(ids))
+            connection.execute(done.values(requeued_deliveries=replays.c.requeued_deliveries + len(ids)))
+        return replace(
+            replay,
+            cursor=(last.received_at, last.id),
+            requeued_deliveries=replay.requeued_deliveries + len(ids),
+        )
 
     def count_pending(self, replay: Replay) -> int:
         """Return how many of those that were taken up workers have not settled yet."""
@@ -170,18 +182,23 @@ class Replays:
             deliveries.c.received_at <= replay.cursor[0],
             deliveries.c.replay_id == replay.id,
         )
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             return int(connection.execute(statement).scalar_one())
 
-    def endings(self, replay: Replay, selection: Selection) -> list[Ending]:
+    def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
         """Count by state what was taken up; selection: as it was chosen from."""
-        where = [*conditions(replace(selection, states=(), reason="")), deliveries.c.replay_id == replay.id]
+        where = [
+            *where_clauses(replace(delivery_filter, states=(), reason="")),
+            deliveries.c.replay_id == replay.id,
+        ]
         columns = (deliveries.c.state, _IS_UNREADABLE)
         statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
-        with store_faults(), one_statement(self._store) as connection:
-            return [Ending(state, bool(unread), n) for state, unread, n in connection.execute(statement)]
+        with translate_errors(), autocommit(self._store) as connection:
+            return [
+                ReplayOutcome(state, bool(unread), n) for state, unread, n in connection.execute(statement)
+            ]
 
-    def _read_again(self, delivery_id: UUID) -> Mapping[str, Any] | None:
+    def _read_envelope_columns(self, delivery_id: UUID) -> Mapping[str, Any] | None:
         """Return the columns of a delivery that could not be read when it came, if it can be read now."""
         try:
             envelope = read_envelope(self._inbox.read_body(delivery_id))
@@ -190,24 +207,24 @@ class Replays:
         return {name: getattr(envelope, name) for name in envelope.__slots__}
 
     def _read(self, statement: Any) -> Replay | None:
-        with store_faults(), one_statement(self._store) as connection:
+        with translate_errors(), autocommit(self._store) as connection:
             row = connection.execute(statement).one_or_none()
         if row is None:
             return None
         cursor = (row.cursor_at, row.cursor_id) if row.cursor_id else None
-        return Replay(row.id, row.started_at, cursor, row.deliveries)
+        return Replay(row.id, row.started_at, cursor, row.requeued_deliveries)
 
 
-def _behind(cursor: tuple[datetime, UUID] | None) -> list[ColumnElement[bool]]:
+def _after_cursor(cursor: tuple[datetime, UUID] | None) -> list[ColumnElement[bool]]:
     return [tuple_(deliveries.c.received_at, deliveries.c.id) > cursor] if cursor else []
 
 
-def _move(connection: Connection, replay: Replay, last: Candidate) -> bool:
+def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) -> bool:
     """Move the cursor; False where another process has done so meanwhile."""
-    seen = replay.cursor[1] if replay.cursor else None
+    cursor_id = replay.cursor[1] if replay.cursor else None
     statement = (
         update(replays)
-        .where(replays.c.id == replay.id, replays.c.cursor_id.is_not_distinct_from(seen))
+        .where(replays.c.id == replay.id, replays.c.cursor_id.is_not_distinct_from(cursor_id))
         .values(cursor_at=last.received_at, cursor_id=last.id)
     )
     return connection.execute(statement).rowcount == 1

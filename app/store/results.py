@@ -8,54 +8,56 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Table, select
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.database.upsert import Insert, insert_into
-from app.store.facts import DeadRecord, Outcome, RecordErrorRow, Settlement
-from app.store.pending import lock_pending, settle
-from app.store.run_updates import record_runs
-from app.store.schema import dead_records, outcomes, record_errors
+from app.store.facts import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
+from app.store.pending import lock_pending, write_state_changes
+from app.store.run_updates import upsert_runs
+from app.store.schema import dead_records, record_errors, sink_outcomes
 
-Fact = Outcome | DeadRecord | RecordErrorRow
+ResultRow = SinkOutcome | DeadRecord | StoredRecordError
 
 
-class Ledger:
+class DeliveryResults:
     """The facts about what the inbox holds. Every method is one transaction and raises StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def settle(self, settlements: Sequence[Settlement], *, now: datetime) -> set[UUID]:
+    def save(self, results: Sequence[DeliveryResult], *, now: datetime) -> set[UUID]:
         """Write all that one job found out, and finish with its deliveries or make them due again.
 
         Returns those it did so with: what another worker has concluded meanwhile stays as it is.
         """
-        with store_faults(), self._store.begin() as connection:
-            pending = lock_pending(connection, [s.verdict.delivery_id for s in settlements])
-            settlements = [s for s in settlements if s.verdict.delivery_id in pending]
-            _upsert(connection, outcomes, [row for s in settlements for row in s.outcomes])
-            _upsert(connection, dead_records, [row for s in settlements for row in s.dead_records])
-            _upsert(connection, record_errors, [row for s in settlements for row in s.record_errors])
-            record_runs(connection, [s.run for s in settlements if s.run])
-            settle(connection, [s.verdict for s in settlements], now=now)
+        with translate_errors(), self._store.begin() as connection:
+            pending = lock_pending(connection, [s.state_change.delivery_id for s in results])
+            results = [s for s in results if s.state_change.delivery_id in pending]
+            _upsert(connection, sink_outcomes, [row for s in results for row in s.outcomes])
+            _upsert(connection, dead_records, [row for s in results for row in s.dead_records])
+            _upsert(connection, record_errors, [row for s in results for row in s.record_errors])
+            upsert_runs(connection, [s.run for s in results if s.run])
+            write_state_changes(connection, [s.state_change for s in results], now=now)
         return pending
 
-    def finished_sinks(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Outcome]]:
+    def find_finished(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
         """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""
-        statement = select(outcomes).where(outcomes.c.delivery_id.in_(ids), outcomes.c.state != "failing")
-        finished: dict[UUID, dict[str, Outcome]] = {id_: {} for id_ in ids}
+        statement = select(sink_outcomes).where(
+            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != "failing"
+        )
+        finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
-            with store_faults(), one_statement(self._store) as connection:
+            with translate_errors(), autocommit(self._store) as connection:
                 rows = connection.execute(statement).mappings().all()
             for row in rows:
-                finished[row["delivery_id"]][row["sink"]] = Outcome(**row)
+                finished[row["delivery_id"]][row["sink"]] = SinkOutcome(**row)
         return finished
 
 
-def _upsert(connection: Connection, table: Table, facts: Sequence[Fact]) -> None:
-    if not facts:
+def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) -> None:
+    if not results:
         return
     keys = [column.name for column in table.primary_key]
-    rows = sorted(map(_row, facts), key=lambda row: tuple(str(row[key]) for key in keys))
+    rows = sorted(map(_to_row, results), key=lambda row: tuple(str(row[key]) for key in keys))
     connection.execute(_upsert_statement(connection.dialect.name, table), rows)
 
 
@@ -68,5 +70,5 @@ def _upsert_statement(dialect: str, table: Table) -> Insert:
     return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
-def _row(fact: Fact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in fact.__slots__}
+def _to_row(result: ResultRow) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in result.__slots__}

@@ -8,15 +8,17 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
-from app.database.engine import Store, one_statement, store_faults
+from app.database.engine import Store, autocommit, translate_errors
 from app.store.schema import dead_records, deliveries, record_errors
 
 # What needs nobody any more. All others are kept whole, however old.
-FINISHED = ("settled", "refused", "discarded")
+FINISHED_STATES = ("settled", "refused", "discarded")
 # Spelled out, so that both databases know it for the condition of an index.
 _IS_PRUNABLE = and_(
     deliveries.c.pruned_at.is_(None),
-    deliveries.c.state.in_(bindparam("finished", list(FINISHED), expanding=True, literal_execute=True)),
+    deliveries.c.state.in_(
+        bindparam("finished", list(FINISHED_STATES), expanding=True, literal_execute=True)
+    ),
 )
 _STORED_BYTES = func.length(deliveries.c.body)
 # What one transaction removes.
@@ -24,7 +26,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Old:
+class PrunableDelivery:
     """A delivery whose body may be removed. body_bytes: of its body as it came; stored_bytes: compressed."""
 
     id: UUID
@@ -34,7 +36,7 @@ class Old:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PruneCounts:
     """What was removed. stored_bytes: of bodies, compressed. dead_records, record_errors: blanked ones."""
 
     deliveries: int = 0
@@ -42,30 +44,30 @@ class Pruned:
     dead_records: int = 0
     record_errors: int = 0
 
-    def __add__(self, other: Self) -> "Pruned":
+    def __add__(self, other: Self) -> "PruneCounts":
         names = [field.name for field in fields(self)]
-        return Pruned(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return PruneCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-def count_old(store: Store, *, before: datetime) -> Pruned:
+def count_prunable(store: Store, *, before: datetime) -> PruneCounts:
     """Count what `remove` would remove of the deliveries that came before then; raises StoreUnavailable."""
-    is_old = (_IS_PRUNABLE, deliveries.c.received_at < before)
-    size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_old)
-    old = select(deliveries.c.id).where(*is_old)
-    with store_faults(), one_statement(store) as connection:
+    is_prunable = (_IS_PRUNABLE, deliveries.c.received_at < before)
+    size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_prunable)
+    prunable_ids = select(deliveries.c.id).where(*is_prunable)
+    with translate_errors(), autocommit(store) as connection:
         number, stored_bytes = connection.execute(size).one()
         blanked = [
             connection.execute(
-                select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(old))
+                select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(prunable_ids))
             ).scalar_one()
             for table in (dead_records, record_errors)
         ]
-    return Pruned(number, int(stored_bytes), *blanked)
+    return PruneCounts(number, int(stored_bytes), *blanked)
 
 
-def find_old(
-    store: Store, *, before: datetime, after: tuple[datetime, UUID] | None = None, most: int = PAGE
-) -> list[Old]:
+def find_prunable(
+    store: Store, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
+) -> list[PrunableDelivery]:
     """Return the next deliveries to prune, oldest first; raises StoreUnavailable.
 
     after: (received_at, id) of the last one seen; what was pruned before it is not met again.
@@ -75,19 +77,19 @@ def find_old(
     statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
     if after:
         statement = statement.where(tuple_(*place) > after)
-    with store_faults(), one_statement(store) as connection:
-        return [Old(*row) for row in connection.execute(statement.order_by(*place).limit(most))]
+    with translate_errors(), autocommit(store) as connection:
+        return [PrunableDelivery(*row) for row in connection.execute(statement.order_by(*place).limit(limit))]
 
 
-def remove(store: Store, ids: Sequence[UUID], *, now: datetime) -> Pruned:
+def prune_bodies(store: Store, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
     """Empty the bodies of these deliveries, and what of them stands elsewhere; raises StoreUnavailable.
 
     The rows stay, with their outcomes. Left out is what another has in hand, or what is finished no more.
     """
-    with store_faults(), store.begin() as connection:
-        sizes = _hold(connection, ids)
+    with translate_errors(), store.begin() as connection:
+        sizes = _lock_prunable(connection, ids)
         if not sizes:
-            return Pruned()
+            return PruneCounts()
         these = list(sizes)
         connection.execute(
             update(deliveries).where(deliveries.c.id.in_(these)).values(body=b"", pruned_at=now)
@@ -98,10 +100,10 @@ def remove(store: Store, ids: Sequence[UUID], *, now: datetime) -> Pruned:
             ).rowcount
             for table in (dead_records, record_errors)
         ]
-    return Pruned(len(these), sum(sizes.values()), *blanked)
+    return PruneCounts(len(these), sum(sizes.values()), *blanked)
 
 
-def _hold(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
+def _lock_prunable(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
     """Return the sizes of those that may still be pruned; none of them changes until the transaction ends."""
     statement = (
         select(deliveries.c.id, _STORED_BYTES)

@@ -8,24 +8,29 @@ from typing import Any
 from sqlalchemy import Column, Connection, and_, case, func, literal, null, or_, tuple_
 
 from app.database.upsert import Insert, insert_into
-from app.store.facts import RunSeen
+from app.store.facts import RunUpdate
 from app.store.schema import runs
 from app.truto.runs import FINAL_RANK
 
-_IDS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
+_ID_COLUMNS = ("sync_job_id", "integrated_account_id", "environment_id", "webhook_id")
 
 
-def record_runs(connection: Connection, seen: Iterable[RunSeen]) -> None:
+def upsert_runs(connection: Connection, updates: Iterable[RunUpdate]) -> None:
     """Note what deliveries say of their runs, as part of the caller's transaction.
 
     Every event moves its run by its own time: an older one never overwrites what a newer one said. What comes
     of a run that was found to be over makes it be looked at again.
     """
-    sights: dict[tuple[str, datetime | None, int], RunSeen] = {}
-    for sight in seen:
-        sights.setdefault((sight.sync_job_run_id, sight.status_at, sight.status_rank), sight)
+    unique_updates: dict[tuple[str, datetime | None, int], RunUpdate] = {}
+    for run_update in updates:
+        unique_updates.setdefault(
+            (run_update.sync_job_run_id, run_update.status_at, run_update.status_rank), run_update
+        )
     # In the order of the key: two workers that know the same runs must lock them in one order.
-    rows = [_row(sights[key]) for key in sorted(sights, key=lambda key: (key[0], str(key[1] or ""), key[2]))]
+    rows = [
+        _to_row(unique_updates[key])
+        for key in sorted(unique_updates, key=lambda key: (key[0], str(key[1] or ""), key[2]))
+    ]
     if rows:
         connection.execute(_upsert(connection.dialect.name), rows)
 
@@ -47,11 +52,11 @@ def _upsert(dialect: str) -> Insert:
 
     # It was let in after all, or goes on.
     is_open_again = and_(is_newer, new.status != "", new.status_rank < FINAL_RANK)
-    changed = dict(unless_empty(name) for name in _IDS)
-    changed[old.refused] = case(
+    changed = dict(unless_empty(name) for name in _ID_COLUMNS)
+    changed[old.refusal_reason] = case(
         (is_open_again, literal("")),
-        (and_(new.refused != "", or_(is_newer, old.status_rank >= FINAL_RANK)), new.refused),
-        else_=old.refused,
+        (and_(new.refusal_reason != "", or_(is_newer, old.status_rank >= FINAL_RANK)), new.refusal_reason),
+        else_=old.refusal_reason,
     )
     changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
     for name in ("status", "status_rank"):
@@ -63,12 +68,12 @@ def _upsert(dialect: str) -> Insert:
         (or_(is_newer, old.status_rank >= FINAL_RANK), func.coalesce(old.stopped_at, new.stopped_at)),
         else_=old.stopped_at,
     )
-    changed[old.settled_at] = null()
+    changed[old.reconciled_at] = null()
     says_more = or_(
         is_newer,
-        old.settled_at.is_not(None),
+        old.reconciled_at.is_not(None),
         and_(old.stopped_at.is_(None), new.stopped_at.is_not(None)),
-        *(and_(old[name] == "", new[name] != "") for name in (*_IDS, "refused")),
+        *(and_(old[name] == "", new[name] != "") for name in (*_ID_COLUMNS, "refusal_reason")),
     )
     return statement.on_conflict_do_update(
         index_elements=["sync_job_run_id"],
@@ -78,5 +83,5 @@ def _upsert(dialect: str) -> Insert:
     )
 
 
-def _row(seen: RunSeen) -> dict[str, Any]:
-    return {name: getattr(seen, name) for name in RunSeen.__slots__}
+def _to_row(run_update: RunUpdate) -> dict[str, Any]:
+    return {name: getattr(run_update, name) for name in RunUpdate.__slots__}

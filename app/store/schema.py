@@ -48,23 +48,23 @@ class UtcDateTime(TypeDecorator[datetime]):
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
-def clean(text: str) -> str:
+def replace_unstorable(text: str) -> str:
     """Return a text that every database can hold."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-class CleanText(TypeDecorator[str]):
+class SafeText(TypeDecorator[str]):
     """Text without what PostgreSQL cannot hold: NUL and lone surrogates become U+FFFD."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
-        return None if value is None else clean(value)
+        return None if value is None else replace_unstorable(value)
 
 
-def _text(name: str) -> Column[str]:
-    return Column(name, CleanText, nullable=False, server_default="")
+def _text_column(name: str) -> Column[str]:
+    return Column(name, SafeText, nullable=False, server_default="")
 
 
 deliveries = Table(
@@ -74,26 +74,26 @@ deliveries = Table(
     Column("id", Uuid, primary_key=True),
     Column("received_at", UtcDateTime, nullable=False),
     # From the envelope; "" where it names none.
-    _text("event_id"),
-    _text("event"),
-    _text("webhook_id"),
-    _text("environment_id"),
-    _text("sync_job_id"),
-    _text("sync_job_run_id"),
-    _text("integrated_account_id"),
-    _text("resource"),
-    _text("method"),
+    _text_column("event_id"),
+    _text_column("event"),
+    _text_column("webhook_id"),
+    _text_column("environment_id"),
+    _text_column("sync_job_id"),
+    _text_column("sync_job_run_id"),
+    _text_column("integrated_account_id"),
+    _text_column("resource"),
+    _text_column("method"),
     Column("created_at", UtcDateTime),
     # pending, then settled, unrouted or dead; quarantined and refused from the start; discarded once an
     # operator gave it up.
-    Column("state", CleanText, nullable=False),
-    _text("reason"),
+    Column("state", SafeText, nullable=False),
+    _text_column("reason"),
     Column("records", Integer, nullable=False, server_default="0"),
     # NULs and lone surrogates that became U+FFFD in them, since no database holds these.
-    Column("replaced", Integer, nullable=False, server_default="0"),
+    Column("replaced_characters", Integer, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     # The worker that is at it. Another that takes it up and finds this set knows that the first is gone.
-    _text("held_by"),
+    _text_column("leased_by"),
     Column("lost_attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper is to wake a worker for it, and until when a worker has it to itself.
@@ -108,7 +108,7 @@ deliveries = Table(
     # The newest replay that took it up.
     Column("replay_id", Uuid),
     # Why an operator gave it up.
-    _text("discarded"),
+    _text_column("discard_reason"),
 )
 # Their conditions mean the same and differ all the same: each is for statements that say it in its words. To
 # PostgreSQL, what is pending is no row at all until its statistics know better, and then either index is as
@@ -129,7 +129,7 @@ Index(
 Index(PREFIX + "deliveries_received", deliveries.c.received_at, deliveries.c.id)
 # For whoever looks after what did not reach its sinks: few among millions.
 Index(
-    PREFIX + "deliveries_stranded",
+    PREFIX + "deliveries_failed",
     deliveries.c.received_at,
     sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
     postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
@@ -145,22 +145,22 @@ Index(
 # When something last came of a run is asked every few seconds, of every run that is open.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
 
-outcomes = Table(
-    PREFIX + "outcomes",
+sink_outcomes = Table(
+    PREFIX + "sink_outcomes",
     metadata,
     # What one sink made of one delivery: done, failing (will be tried again) or dead.
     Column("delivery_id", Uuid, primary_key=True),
-    Column("sink", CleanText, primary_key=True),
-    Column("state", CleanText, nullable=False),
+    Column("sink", SafeText, primary_key=True),
+    Column("state", SafeText, nullable=False),
     Column("written", Integer, nullable=False, server_default="0"),
     Column("dead", Integer, nullable=False, server_default="0"),
-    _text("reason"),
-    _text("message"),
+    _text_column("reason"),
+    _text_column("message"),
     Column("updated_at", UtcDateTime, nullable=False),
 )
 Index(
-    PREFIX + "outcomes_failing",
-    outcomes.c.sink,
+    PREFIX + "sink_outcomes_failing",
+    sink_outcomes.c.sink,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
 )
@@ -170,14 +170,14 @@ dead_records = Table(
     metadata,
     # A record that could not be read (sink "") or that a sink refused; `raw` is its JSON as it came.
     Column("delivery_id", Uuid, primary_key=True),
-    Column("sink", CleanText, primary_key=True),
+    Column("sink", SafeText, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
-    Column("reason", CleanText, nullable=False),
-    _text("message"),
-    Column("raw", CleanText, nullable=False),
+    Column("reason", SafeText, nullable=False),
+    _text_column("message"),
+    Column("raw", SafeText, nullable=False),
     Column("died_at", UtcDateTime, nullable=False),
     # Why an operator gave it up.
-    _text("discarded"),
+    _text_column("discard_reason"),
 )
 
 record_errors = Table(
@@ -186,12 +186,12 @@ record_errors = Table(
     # One error that Truto reports about fetching from the customer's SaaS account.
     Column("delivery_id", Uuid, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
-    Column("sync_job_run_id", CleanText, nullable=False, index=True),
-    _text("resource"),
-    _text("method"),
+    Column("sync_job_run_id", SafeText, nullable=False, index=True),
+    _text_column("resource"),
+    _text_column("method"),
     Column("remote_status", Integer),
-    _text("message"),
-    Column("raw", CleanText, nullable=False),
+    _text_column("message"),
+    Column("raw", SafeText, nullable=False),
 )
 
 replays = Table(
@@ -199,101 +199,101 @@ replays = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     # What was asked for, JSON: the same again goes on where this one was broken off.
-    Column("asked", CleanText, nullable=False),
+    Column("request", SafeText, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     # The last delivery that was taken up.
     Column("cursor_at", UtcDateTime),
     Column("cursor_id", Uuid),
-    Column("deliveries", BigInteger, nullable=False, server_default="0"),
+    Column("requeued_deliveries", BigInteger, nullable=False, server_default="0"),
 )
 
 runs = Table(
     PREFIX + "runs",
     metadata,
-    Column("sync_job_run_id", CleanText, primary_key=True),
-    _text("sync_job_id"),
-    _text("integrated_account_id"),
-    _text("environment_id"),
-    _text("webhook_id"),
+    Column("sync_job_run_id", SafeText, primary_key=True),
+    _text_column("sync_job_id"),
+    _text_column("integrated_account_id"),
+    _text_column("environment_id"),
+    _text_column("webhook_id"),
     # As Truto spells it, or refused; "" while only batches were seen.
-    _text("status"),
+    _text_column("status"),
     # The event that `status` and `run` come from: an older one never overwrites it.
     Column("status_at", UtcDateTime),
     Column("status_rank", SmallInteger, nullable=False, server_default="-1"),
     Column("first_seen_at", UtcDateTime, nullable=False),
     # The sync job run as Truto last sent it, JSON.
-    Column("run", CleanText),
+    Column("run", SafeText),
     # When we first heard that nothing more is to come, because it was stopped or refused: what comes later is
     # late.
     Column("stopped_at", UtcDateTime),
     # Why it was refused when it started.
-    _text("refused"),
+    _text_column("refusal_reason"),
     # When it was found to have ended with nothing of it pending; NULL again as soon as more of it comes.
-    Column("settled_at", UtcDateTime),
+    Column("reconciled_at", UtcDateTime),
     # Why we want it stopped, and when Truto took that.
-    _text("stop_cause"),
-    Column("stop_asked_at", UtcDateTime),
+    _text_column("stop_reason"),
+    Column("stop_sent_at", UtcDateTime),
     # What Truto's log says of its pages, by resource, JSON.
-    Column("log", CleanText),
+    Column("log_totals", SafeText),
 )
 Index(
-    PREFIX + "runs_unsettled",
+    PREFIX + "runs_unreconciled",
     runs.c.first_seen_at,
-    sqlite_where=text("settled_at IS NULL"),
-    postgresql_where=text("settled_at IS NULL"),
+    sqlite_where=text("reconciled_at IS NULL"),
+    postgresql_where=text("reconciled_at IS NULL"),
 )
-Index(PREFIX + "runs_seen", runs.c.first_seen_at)
+Index(PREFIX + "runs_first_seen", runs.c.first_seen_at)
 
-notices = Table(
-    PREFIX + "notices",
+notifications = Table(
+    PREFIX + "notifications",
     metadata,
     # Something that somebody may want to be told. The id is made of kind, subject and cause: once per cause.
     Column("id", Uuid, primary_key=True),
-    Column("kind", CleanText, nullable=False),
+    Column("kind", SafeText, nullable=False),
     # The run, sink or webhook that it is about.
-    Column("subject", CleanText, nullable=False),
-    Column("cause", CleanText, nullable=False),
-    Column("at", UtcDateTime, nullable=False),
+    Column("subject", SafeText, nullable=False),
+    Column("cause", SafeText, nullable=False),
+    Column("occurred_at", UtcDateTime, nullable=False),
     # JSON, ready to be sent.
-    Column("told", CleanText, nullable=False),
+    Column("payload", SafeText, nullable=False),
     # When what it tells of was over; what merely happened is over at once.
-    Column("over_at", UtcDateTime),
+    Column("closed_at", UtcDateTime),
     # When it was handed to every endpoint that wants it.
-    Column("posted_at", UtcDateTime),
+    Column("fanned_out_at", UtcDateTime),
 )
 # A sink that fails goes on failing: one notice for as long as it does.
 Index(
-    PREFIX + "notices_lasting",
-    notices.c.kind,
-    notices.c.subject,
+    PREFIX + "notifications_open",
+    notifications.c.kind,
+    notifications.c.subject,
     unique=True,
-    sqlite_where=text("over_at IS NULL"),
-    postgresql_where=text("over_at IS NULL"),
+    sqlite_where=text("closed_at IS NULL"),
+    postgresql_where=text("closed_at IS NULL"),
 )
 Index(
-    PREFIX + "notices_unposted",
-    notices.c.at,
-    sqlite_where=text("posted_at IS NULL"),
-    postgresql_where=text("posted_at IS NULL"),
+    PREFIX + "notifications_not_fanned_out",
+    notifications.c.occurred_at,
+    sqlite_where=text("fanned_out_at IS NULL"),
+    postgresql_where=text("fanned_out_at IS NULL"),
 )
-Index(PREFIX + "notices_subject", notices.c.subject, notices.c.at)
+Index(PREFIX + "notifications_of_subject", notifications.c.subject, notifications.c.occurred_at)
 
-posts = Table(
-    PREFIX + "posts",
+notification_deliveries = Table(
+    PREFIX + "notification_deliveries",
     metadata,
     # One notice on its way to one endpoint: pending, sent or dead.
-    Column("notice_id", Uuid, primary_key=True),
-    Column("endpoint", CleanText, primary_key=True),
-    Column("state", CleanText, nullable=False),
+    Column("notification_id", Uuid, primary_key=True),
+    Column("subscriber", SafeText, primary_key=True),
+    Column("state", SafeText, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("due_at", UtcDateTime, nullable=False),
     # What became of the last attempt.
-    _text("message"),
+    _text_column("message"),
 )
 Index(
-    PREFIX + "posts_due",
-    posts.c.due_at,
+    PREFIX + "notification_deliveries_due",
+    notification_deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
 )

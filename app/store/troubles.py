@@ -5,8 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
-from app.database.engine import Store, one_statement, store_faults
-from app.store.schema import deliveries, outcomes
+from app.database.engine import Store, autocommit, translate_errors
+from app.store.schema import deliveries, sink_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +19,20 @@ class FailingSink:
     deliveries: int
 
 
-def failing_sinks(store: Store) -> list[FailingSink]:
+def find_failing_sinks(store: Store) -> list[FailingSink]:
     """Return the sinks that were tried and did not take everything yet; raises StoreUnavailable."""
     statement = (
         select(
-            outcomes.c.sink,
+            sink_outcomes.c.sink,
             func.min(deliveries.c.received_at),
-            func.max(outcomes.c.reason),
+            func.max(sink_outcomes.c.reason),
             func.count(),
         )
-        .select_from(outcomes.join(deliveries, deliveries.c.id == outcomes.c.delivery_id))
+        .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
         # What was given up in the end keeps its last outcome, and waits no more.
-        .where(outcomes.c.state == "failing", deliveries.c.settled_at.is_(None))
-        .group_by(outcomes.c.sink)
-        .order_by(outcomes.c.sink)
+        .where(sink_outcomes.c.state == "failing", deliveries.c.settled_at.is_(None))
+        .group_by(sink_outcomes.c.sink)
+        .order_by(sink_outcomes.c.sink)
     )
-    with store_faults(), one_statement(store) as connection:
+    with translate_errors(), autocommit(store) as connection:
         return [FailingSink(*row) for row in connection.execute(statement)]

@@ -11,15 +11,15 @@ import httpx
 from app.errors import TrutoRefused, TrutoUnavailable
 
 _TIMEOUT_S = 20.0
-_RETRIES = 3
+_MAX_RETRIES = 3
 _FIRST_BACKOFF_S = 0.5
 # Truto asks for 10 s. Whoever is asked for more gets an error to act on, not a command that seems to hang.
-_LONGEST_WAIT_S = 30.0
+_MAX_WAIT_S = 30.0
 # Done twice is as good as once: asked again also where it may have been done although no answer came.
 # A PATCH sets members to values.
-_SAFE_TWICE = frozenset({"GET", "DELETE", "PATCH"})
-_LONGEST_MESSAGE = 200
-_HINTS = {
+_IDEMPOTENT_METHODS = frozenset({"GET", "DELETE", "PATCH"})
+_MAX_MESSAGE_CHARS = 200
+_STATUS_HINTS = {
     400: "it does not take what it was asked",
     401: "it does not know the token: set TRUTO_API_TOKEN to a valid one",
     403: "the token may not do that: use one of the right environment",
@@ -32,7 +32,7 @@ _HINTS = {
 }
 
 
-class Client:
+class TrutoClient:
     """Asks Truto's API; a context manager. The token is in no error and in no log."""
 
     def __init__(self, url: str, token: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -49,64 +49,66 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Return the object that the API answers with. options: `params` or `json`, as httpx takes them.
 
         Raises TrutoRefused where asking again is of no use, else TrutoUnavailable, after three more attempts
         where they are safe.
         """
-        for attempt in range(_RETRIES + 1):
+        for attempt in range(_MAX_RETRIES + 1):
             try:
-                return self._ask_once(method, path, **options)
+                return self._request_once(method, path, **options)
             except TrutoUnavailable as error:
                 wait_s = error.retry_after_s
                 if wait_s is None:
                     wait_s = _FIRST_BACKOFF_S * 2**attempt * random.uniform(1, 1.5)  # noqa: S311  # jitter
-                is_safe = error.is_undone or method in _SAFE_TWICE
-                if attempt == _RETRIES or not is_safe or wait_s > _LONGEST_WAIT_S:
+                is_safe = error.was_not_processed or method in _IDEMPOTENT_METHODS
+                if attempt == _MAX_RETRIES or not is_safe or wait_s > _MAX_WAIT_S:
                     raise
             self._sleep(wait_s)
         raise AssertionError("unreachable")
 
-    def _ask_once(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def _request_once(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, **options)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            message = f"{self._where} cannot be reached: is TRUTO_API_URL right, and the network up?"
-            raise TrutoUnavailable(message, is_undone=True) from error
+            message = f"{self._api_name} cannot be reached: is TRUTO_API_URL right, and the network up?"
+            raise TrutoUnavailable(message, was_not_processed=True) from error
         except httpx.TimeoutException as error:
-            raise TrutoUnavailable(f"{self._where} did not answer within {_TIMEOUT_S:g} s") from error
+            raise TrutoUnavailable(f"{self._api_name} did not answer within {_TIMEOUT_S:g} s") from error
         except httpx.HTTPError as error:
-            message = f"the connection to {self._where} broke ({type(error).__name__})"
+            message = f"the connection to {self._api_name} broke ({type(error).__name__})"
             raise TrutoUnavailable(message) from error
-        answer = _read(response)
+        answer = _decode_object(response)
         if response.is_success and answer is not None:
             return answer
-        raise self._fault(response, answer)
+        raise self._build_error(response, answer)
 
     @property
-    def _where(self) -> str:
+    def _api_name(self) -> str:
         return f"Truto's API at {self._http.base_url.host}"
 
-    def _fault(self, response: httpx.Response, answer: dict[str, Any] | None) -> Exception:
+    def _build_error(self, response: httpx.Response, answer: dict[str, Any] | None) -> Exception:
         status = response.status_code
         if answer is None and status < 400:
             return TrutoRefused(
-                status, f"{self._where} answered {status} without a JSON object: is TRUTO_API_URL right?"
+                status, f"{self._api_name} answered {status} without a JSON object: is TRUTO_API_URL right?"
             )
-        message = f"{self._where} answered {status}: {_HINTS.get(status, 'it failed')}"
+        message = f"{self._api_name} answered {status}: {_STATUS_HINTS.get(status, 'it failed')}"
         is_remote = (answer or {}).get("truto_is_remote_error") is True
         # What a customer's SaaS says may quote records; what Truto says is about the request.
-        if not is_remote and (said := _said(answer).replace(self._token or "\n", "…")):
-            message += f" ({said})"
+        if not is_remote and (message_text := _read_error_message(answer).replace(self._token or "\n", "…")):
+            message += f" ({message_text})"
         if status == 429:
-            return TrutoUnavailable(message, is_undone=True, retry_after_s=_retry_after_s(response))
+            return TrutoUnavailable(
+                message, was_not_processed=True, retry_after_s=_parse_retry_after_s(response)
+            )
         if status >= 500 and not is_remote:
-            return TrutoUnavailable(message, retry_after_s=_retry_after_s(response))
+            return TrutoUnavailable(message, retry_after_s=_parse_retry_after_s(response))
         return TrutoRefused(status, message)
 
 
-def _read(response: httpx.Response) -> dict[str, Any] | None:
+def _decode_object(response: httpx.Response) -> dict[str, Any] | None:
     try:
         answer = response.json()
     except ValueError:
@@ -114,12 +116,16 @@ def _read(response: httpx.Response) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _said(answer: dict[str, Any] | None) -> str:
-    said = (answer or {}).get("message")
-    text = "".join(each for each in said if each.isprintable()) if isinstance(said, str) else ""
-    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
+def _read_error_message(answer: dict[str, Any] | None) -> str:
+    message = (answer or {}).get("message")
+    text = (
+        "".join(character for character in message if character.isprintable())
+        if isinstance(message, str)
+        else ""
+    )
+    return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "…"
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _parse_retry_after_s(response: httpx.Response) -> float | None:
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() else None

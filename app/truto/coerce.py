@@ -5,9 +5,9 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from app.truto.json_scanner import Span, members
+from app.truto.json_scanner import JsonSpan, scan_object
 
-_MOST_DIGITS = 15
+_MAX_COUNT_DIGITS = 15
 # PostgreSQL holds neither in text.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -42,7 +42,7 @@ def as_count(value: Any) -> int | None:
     text = as_text(value)
     digits = text.removesuffix(".0") if isinstance(value, float) else text
     # No run counts so far: what does is no count.
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else None
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_COUNT_DIGITS else None
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_span(span: Span | None) -> Any:
+def read_span(span: JsonSpan | None) -> Any:
     """Read one value of a skimmed text; None where it cannot be read."""
     if span is None:
         return None
@@ -60,8 +60,8 @@ def read_span(span: Span | None) -> Any:
         return None
 
 
-def read_members(span: Span | None, names: frozenset[str]) -> dict[str, Any]:
+def read_members(span: JsonSpan | None, names: frozenset[str]) -> dict[str, Any]:
     """Read the members of these names of a skimmed object; {} where it is none."""
     if span is None or not span.is_object:
         return {}
-    return {name: read_span(value) for name, value in members(span).items() if name in names}
+    return {name: read_span(value) for name, value in scan_object(span).items() if name in names}

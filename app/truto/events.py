@@ -11,13 +11,13 @@ from msgspec.structs import asdict
 
 from app.errors import UnreadableDelivery
 from app.truto.coerce import as_object, as_text, as_time, read_members, read_span
-from app.truto.json_scanner import members, whole
+from app.truto.json_scanner import scan_document, scan_object
 
-BATCH = "sync_job_run:record"
-ERRORS = "sync_job_run:record_error"
+RECORD_EVENT = "sync_job_run:record"
+RECORD_ERROR_EVENT = "sync_job_run:record_error"
 # Ids have 36 characters, names of resources below 100. These stand in indexes, whose rows are bounded.
-_INDEXED = ("sync_job_run_id", "integrated_account_id", "resource", "method")
-_LONGEST_NAME = 200
+_INDEXED_FIELDS = ("sync_job_run_id", "integrated_account_id", "resource", "method")
+_MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,15 @@ class _Event(msgspec.Struct):
     payload: _Payload | None = None
 
 
-_EVENT_NAMES = frozenset(_Event.__struct_fields__)
-_PAYLOAD_NAMES = frozenset(_Payload.__struct_fields__)
+_EVENT_MEMBERS = frozenset(_Event.__struct_fields__)
+_PAYLOAD_MEMBERS = frozenset(_Payload.__struct_fields__)
 # Unlike pydantic, which reads all into memory, it skips what nobody asks for: three times as fast.
-_decoder = msgspec.json.Decoder(_Event)
+_EVENT_DECODER = msgspec.json.Decoder(_Event)
 
 
-def carries_records(event: str) -> bool:
+def has_records(event: str) -> bool:
     """Whether events of this name bring records."""
-    return event == BATCH or event.startswith("record:")
+    return event == RECORD_EVENT or event.startswith("record:")
 
 
 def read_envelope(body: bytes) -> Envelope:
@@ -81,36 +81,40 @@ def read_envelope(body: bytes) -> Envelope:
     Source: docs/protocol.md, "One delivery".
     """
     try:
-        event = _decoder.decode(body)
+        event = _EVENT_DECODER.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return _envelope(*_skim(body))
-    return _envelope(asdict(event), asdict(event.payload) if event.payload else {})
+        return _build_envelope(*_scan_event(body))
+    return _build_envelope(asdict(event), asdict(event.payload) if event.payload else {})
 
 
-def decode(body: bytes) -> str:
+def decode_body(body: bytes) -> str:
     """Return a body as text. Bytes that are no UTF-8 become U+FFFD: they are one record's fault."""
     return body.decode("utf-8-sig", errors="replace")
 
 
-def _skim(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _scan_event(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Read only the members that count; the way for bodies that are not plain JSON."""
-    text = decode(body)
+    text = decode_body(body)
     if not text.strip():
         raise UnreadableDelivery("empty_body", "the body is empty")
     try:
-        span = whole(text)
+        span = scan_document(text)
         if not span.is_object:
             json.loads(span.raw)
             raise UnreadableDelivery("not_object", "the body is JSON, but no object")
-        found = members(span)
-        payload = read_members(found.get("payload"), _PAYLOAD_NAMES)
+        event_members = scan_object(span)
+        payload = read_members(event_members.get("payload"), _PAYLOAD_MEMBERS)
     except (ValueError, RecursionError) as error:
         raise UnreadableDelivery("not_json", "the body is not JSON") from error
-    event = {name: read_span(value) for name, value in found.items() if name in _EVENT_NAMES - {"payload"}}
+    event = {
+        name: read_span(value)
+        for name, value in event_members.items()
+        if name in _EVENT_MEMBERS - {"payload"}
+    }
     return event, payload
 
 
-def _envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
+def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
     name = as_text(event.get("event")) or as_text(event.get("eventType"))
     if not name or isinstance(event.get("event"), int | float):
         raise UnreadableDelivery("no_event", "the body names no event")
@@ -120,32 +124,32 @@ def _envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
         created_at=as_time(event.get("created_at")),
         webhook_id=as_text(event.get("webhook_id")),
         environment_id=as_text(event.get("environment_id")),
-        sync_job_run_id=_run_id(name, payload),
-        sync_job_id=_first(payload, "sync_job_id", "sync_job"),
-        integrated_account_id=_first(payload, "integrated_account_id", "integrated_account"),
-        resource=_first(payload, "resource"),
-        method=_first(payload, "method"),
+        sync_job_run_id=_find_run_id(name, payload),
+        sync_job_id=_find_text(payload, "sync_job_id", "sync_job"),
+        integrated_account_id=_find_text(payload, "integrated_account_id", "integrated_account"),
+        resource=_find_text(payload, "resource"),
+        method=_find_text(payload, "method"),
     )
-    for field in _INDEXED:
-        if len(getattr(envelope, field)) > _LONGEST_NAME:
-            raise UnreadableDelivery("name_too_long", f"{field}: more than {_LONGEST_NAME} characters")
+    for field in _INDEXED_FIELDS:
+        if len(getattr(envelope, field)) > _MAX_NAME_CHARS:
+            raise UnreadableDelivery("name_too_long", f"{field}: more than {_MAX_NAME_CHARS} characters")
     return envelope
 
 
-def _run_id(event: str, payload: Mapping[str, Any]) -> str:
-    named = _first(payload, "sync_job_run_id", "sync_job_run")
-    is_lifecycle = event.startswith("sync_job_run:") and event not in (BATCH, ERRORS)
+def _find_run_id(event: str, payload: Mapping[str, Any]) -> str:
+    named = _find_text(payload, "sync_job_run_id", "sync_job_run")
+    is_lifecycle = event.startswith("sync_job_run:") and event not in (RECORD_EVENT, RECORD_ERROR_EVENT)
     return named or (as_text(payload.get("id")) if is_lifecycle else "")
 
 
-def _first(payload: Mapping[str, Any], name: str, nested: str = "") -> str:
+def _find_text(payload: Mapping[str, Any], name: str, nested: str = "") -> str:
     """Look for a member in all the places where Truto may put it; the exact ones are unconfirmed."""
-    if found := as_text(payload.get(name)):
-        return found
-    return next(filter(None, _places(payload, name, nested)), "")
+    if text := as_text(payload.get(name)):
+        return text
+    return next(filter(None, _list_candidates(payload, name, nested)), "")
 
 
-def _places(payload: Mapping[str, Any], name: str, nested: str) -> Iterator[str]:
+def _list_candidates(payload: Mapping[str, Any], name: str, nested: str) -> Iterator[str]:
     for place in (payload, as_object(payload.get("meta")), as_object(payload.get("sync_job_run"))):
         yield as_text(place.get(name))
     inner = payload.get(nested)

@@ -15,7 +15,7 @@ _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = re.compile(rf'{_STRING}|[^"\[\]{{}}\s,:]++', re.DOTALL)
 # Inside an array or object only brackets matter, and strings, which may hold some.
 _UP_TO_BRACKET = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+[\[\]{{}}]', re.DOTALL)
-_SPACE = re.compile(r"[ \t\n\r]*")
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
 _OPENING = ("[", "{")
 _CLOSING = ("]", "}")
 
@@ -25,7 +25,7 @@ class NotJson(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class JsonSpan:
     """A value's place in a text."""
 
     text: str
@@ -45,49 +45,49 @@ class Span:
         return self.text.startswith("[", self.start)
 
 
-def whole(text: str) -> Span:
+def scan_document(text: str) -> JsonSpan:
     """Return the one value that a text holds; raises NotJson where there is none, or more."""
     start = _skip_space(text, 0)
-    end = _end_of_value(text, start)
+    end = _find_value_end(text, start)
     if _skip_space(text, end) != len(text):
         raise NotJson("something follows the value")
-    return Span(text, start, end)
+    return JsonSpan(text, start, end)
 
 
-def members(span: Span) -> dict[str, Span]:
+def scan_object(span: JsonSpan) -> dict[str, JsonSpan]:
     """Return an object's members; the last of equal names counts, as in `json`."""
-    return dict(_parts(span, has_names=True))
+    return dict(_scan_parts(span, has_names=True))
 
 
-def items(span: Span) -> list[Span]:
+def scan_array(span: JsonSpan) -> list[JsonSpan]:
     """Return an array's items; any other value, and an array that is broken inside, is one item itself."""
     if not span.is_array:
         return [span]
     try:
-        return [value for _, value in _parts(span, has_names=False)]
+        return [value for _, value in _scan_parts(span, has_names=False)]
     except NotJson:
         return [span]
 
 
-def _parts(span: Span, *, has_names: bool) -> Iterator[tuple[str, Span]]:
+def _scan_parts(span: JsonSpan, *, has_names: bool) -> Iterator[tuple[str, JsonSpan]]:
     text, place = span.text, _skip_space(span.text, span.start + 1)
     if text.startswith(_CLOSING, place):
         return
     while True:
         name = ""
         if has_names:
-            end = _end_of_value(text, place)
-            name = _name(text[place:end])
-            place = _skip(text, end, ":")
-        end = _end_of_value(text, place)
-        yield name, Span(text, place, end)
+            end = _find_value_end(text, place)
+            name = _decode_name(text[place:end])
+            place = _skip_mark(text, end, ":")
+        end = _find_value_end(text, place)
+        yield name, JsonSpan(text, place, end)
         place = _skip_space(text, end)
         if text.startswith(_CLOSING, place):
             return
-        place = _skip(text, place, ",")
+        place = _skip_mark(text, place, ",")
 
 
-def _name(raw: str) -> str:
+def _decode_name(raw: str) -> str:
     try:
         name = json.loads(raw, strict=False)
     except ValueError as error:
@@ -97,7 +97,7 @@ def _name(raw: str) -> str:
     return name
 
 
-def _end_of_value(text: str, start: int) -> int:
+def _find_value_end(text: str, start: int) -> int:
     if not text.startswith(_OPENING, start):
         scalar = _SCALAR.match(text, start)
         if scalar is None:
@@ -116,11 +116,11 @@ def _end_of_value(text: str, start: int) -> int:
 
 
 def _skip_space(text: str, place: int) -> int:
-    space = _SPACE.match(text, place)
+    space = _WHITESPACE.match(text, place)
     return space.end() if space else place
 
 
-def _skip(text: str, place: int, mark: str) -> int:
+def _skip_mark(text: str, place: int, mark: str) -> int:
     place = _skip_space(text, place)
     if not text.startswith(mark, place):
         raise NotJson(f"expected {mark}")

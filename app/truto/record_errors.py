@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.truto.coerce import as_object, as_text, read_span
-from app.truto.events import decode
-from app.truto.json_scanner import NotJson, Span, items, members, whole
+from app.truto.events import decode_body
+from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
-_STATUS_NAMES = ("status", "status_code", "statusCode", "remote_status", "code")
-_MESSAGE_NAMES = ("message", "error_message", "remote_error", "error", "detail")
-_MOST_NESTING = 3
+_STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
+_MESSAGE_MEMBERS = ("message", "error_message", "remote_error", "error", "detail")
+_MAX_NESTING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,52 +31,67 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
     Each error has a resource and method of its own or else the payload's; the rest is free-form.
     """
     try:
-        payload = members(whole(decode(body))).get("payload")
+        payload = scan_object(scan_document(decode_body(body))).get("payload")
         if payload is None:
             return ()
-        outer = members(payload) if payload.is_object else {}
+        outer = scan_object(payload) if payload.is_object else {}
     except NotJson:
         return ()
     shared = {name: as_text(read_span(outer.get(name))) for name in ("resource", "method")}
-    return [_error(ordinal, span, shared) for ordinal, span in enumerate(_spans(payload, outer))]
+    return [
+        _build_error(ordinal, span, shared) for ordinal, span in enumerate(_find_error_spans(payload, outer))
+    ]
 
 
-def _spans(payload: Span, outer: Mapping[str, Span]) -> Sequence[Span]:
+def _find_error_spans(payload: JsonSpan, outer: Mapping[str, JsonSpan]) -> Sequence[JsonSpan]:
     errors = outer.get("errors")
-    return [payload] if errors is None or errors.raw == "null" else items(errors)
+    return [payload] if errors is None or errors.raw == "null" else scan_array(errors)
 
 
-def _error(ordinal: int, span: Span, shared: Mapping[str, str]) -> RecordError:
+def _build_error(ordinal: int, span: JsonSpan, shared: Mapping[str, str]) -> RecordError:
     value = read_span(span)
-    said = as_object(value)
+    error = as_object(value)
     return RecordError(
         ordinal=ordinal,
-        resource=as_text(said.get("resource")) or shared["resource"],
-        method=as_text(said.get("method")) or shared["method"],
-        remote_status=_find_status(said, _MOST_NESTING),
-        message=as_text(value) or _find_message(said, _MOST_NESTING),
+        resource=as_text(error.get("resource")) or shared["resource"],
+        method=as_text(error.get("method")) or shared["method"],
+        remote_status=_find_status(error, _MAX_NESTING),
+        message=as_text(value) or _find_message(error, _MAX_NESTING),
         raw=span.raw,
     )
 
 
-def _find_status(said: Mapping[str, Any], nesting: int) -> int | None:
-    for name in _STATUS_NAMES:
-        text = as_text(said.get(name))
+def _find_status(error: Mapping[str, Any], max_nesting: int) -> int | None:
+    for name in _STATUS_MEMBERS:
+        text = as_text(error.get(name))
         if len(text) == 3 and text.isascii() and text.isdigit():
             return int(text)
-    return next(filter(None, (_find_status(inner, nesting - 1) for inner in _inner(said, nesting))), None)
+    return next(
+        filter(
+            None, (_find_status(inner, max_nesting - 1) for inner in _list_nested_objects(error, max_nesting))
+        ),
+        None,
+    )
 
 
-def _find_message(said: Mapping[str, Any], nesting: int) -> str:
-    for name in _MESSAGE_NAMES:
-        text = as_text(said.get(name))
+def _find_message(error: Mapping[str, Any], max_nesting: int) -> str:
+    for name in _MESSAGE_MEMBERS:
+        text = as_text(error.get(name))
         if text:
             return text
-    return next(filter(None, (_find_message(inner, nesting - 1) for inner in _inner(said, nesting))), "")
+    return next(
+        filter(
+            None,
+            (_find_message(inner, max_nesting - 1) for inner in _list_nested_objects(error, max_nesting)),
+        ),
+        "",
+    )
 
 
-def _inner(said: Mapping[str, Any], nesting: int) -> list[dict[str, Any]]:
+def _list_nested_objects(error: Mapping[str, Any], max_nesting: int) -> list[dict[str, Any]]:
     names = ("error", "remote_error", "remote", "response", "meta", "payload")
     return (
-        [as_object(said.get(name)) for name in names if isinstance(said.get(name), dict)] if nesting else []
+        [as_object(error.get(name)) for name in names if isinstance(error.get(name), dict)]
+        if max_nesting
+        else []
     )

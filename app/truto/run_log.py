@@ -8,8 +8,8 @@ from typing import Any
 from app.truto.coerce import as_count, as_text
 
 # Truto takes a month at most, and months differ.
-_LONGEST = timedelta(days=30)
-_INSTANT = timedelta(milliseconds=1)
+_MAX_RANGE = timedelta(days=30)
+_TIME_RESOLUTION = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class LogEntry:
     status: str
 
 
-def read_entry(value: Any) -> LogEntry | None:
+def read_log_entry(value: Any) -> LogEntry | None:
     """Read an entry from decoded JSON; None where it is no object."""
     if not isinstance(value, dict):
         return None
@@ -45,17 +45,17 @@ def read_entry(value: Any) -> LogEntry | None:
     )
 
 
-def windows(since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
+def split_time_range(since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
     """Yield what `created_at` must be after and before, for as many requests as a span of time takes.
 
     since, until: aware.
     """
     while since < until:
-        end = min(since + _LONGEST, until)
-        yield _spell(since), _spell(end)
+        end = min(since + _MAX_RANGE, until)
+        yield _format_time(since), _format_time(end)
         # Neither bound is part of its window: what was logged at this very end belongs to the next one.
-        since = end if end == until else end - _INSTANT
+        since = end if end == until else end - _TIME_RESOLUTION
 
 
-def _spell(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from app.truto.coerce import as_count, as_object, as_text, as_time
 
-_RANKS = {
+_STATUS_RANKS = {
     "created": 0,
     "running": 1,
     "rate_limited": 1,
@@ -24,7 +24,7 @@ _RANKS = {
 }
 # From here on, nothing more is to come of a run.
 FINAL_RANK = 2
-_STATUS_OF_ACTION = {"started": "running"}
+_STATUS_BY_ACTION = {"started": "running"}
 
 # A field of another type than documented is None: it must not make the rest of the run unreadable.
 _Text = Annotated[str | None, BeforeValidator(lambda value: as_text(value) or None)]
@@ -92,7 +92,7 @@ class SyncJobRun(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class RecordCounts:
     """What Truto says it did for one resource and method, in records; None where it does not say."""
 
     fetched: int | None
@@ -127,44 +127,46 @@ def _is_writable(value: dict[str, Any]) -> bool:
     return True
 
 
-def status_of(action: str, run: SyncJobRun | None) -> str:
+def status_from_event(action: str, run: SyncJobRun | None) -> str:
     """Return the status a lifecycle event stands for.
 
     What the run itself says counts, unless the event's own name is more final: `stopped` may come as an event
     of its own or as `updated` (which of them: unconfirmed).
     """
-    named = _STATUS_OF_ACTION.get(action, action if action in _RANKS else "")
-    said = run.status if run and run.status else ""
-    if action == "rate_limited" and not is_final(said):
+    named = _STATUS_BY_ACTION.get(action, action if action in _STATUS_RANKS else "")
+    run_status = run.status if run and run.status else ""
+    if action == "rate_limited" and not is_final(run_status):
         return action
-    return named if rank(named) > rank(said) else said
+    return named if status_rank(named) > status_rank(run_status) else run_status
 
 
-def rank(status: str) -> int:
+def status_rank(status: str) -> int:
     """Order statuses for events of the same moment: a later one never gives way to an earlier one."""
-    return _RANKS.get(status, 1 if status else -1)
+    return _STATUS_RANKS.get(status, 1 if status else -1)
 
 
 def is_final(status: str) -> bool:
     """Whether nothing more is to come of a run in this status."""
-    return rank(status) >= FINAL_RANK
+    return status_rank(status) >= FINAL_RANK
 
 
-def without_details(run: str) -> str:
+def strip_run_details(run_json: str) -> str:
     """Return of a run's JSON what its totals need: how many records Truto counted, and nothing else."""
     stats: dict[str, dict[str, dict[str, int | None]]] = {}
-    for (resource, method), counts in read_stats(as_object(json.loads(run)).get("resource_stats")).items():
-        told = {"fetched": counts.fetched, "persisted": counts.persisted}
-        stats.setdefault(resource, {})[method] = told
+    for (resource, method), counts in read_resource_stats(
+        as_object(json.loads(run_json)).get("resource_stats")
+    ).items():
+        kept_counts = {"fetched": counts.fetched, "persisted": counts.persisted}
+        stats.setdefault(resource, {})[method] = kept_counts
     return json.dumps({"resource_stats": stats})
 
 
-def read_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], Stats]:
+def read_resource_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], RecordCounts]:
     """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is None."""
-    found = {}
+    record_counts = {}
     for resource, methods in as_object(resource_stats).items():
         # One that is named without methods is one of which nothing is known.
         for method, counts in (methods if isinstance(methods, dict) else {"": None}).items():
             numbers = (as_count(as_object(counts).get(name)) for name in ("fetched", "persisted"))
-            found[resource, method] = Stats(*numbers)
-    return found
+            record_counts[resource, method] = RecordCounts(*numbers)
+    return record_counts

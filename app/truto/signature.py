@@ -13,19 +13,19 @@ from app.errors import SignatureError
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=")
-_LONGEST_HEADER = 512
+_MAX_HEADER_CHARS = 512
 
 
 def sign(
     body: bytes, secret: str, *, encoding: Literal["hex", "base64"] = "hex", with_format: bool = True
 ) -> str:
     """Return the value of X-Truto-Signature for a body, as Truto would send it."""
-    mac = _mac(body, secret)
+    mac = _compute_mac(body, secret)
     text = mac.hex() if encoding == "hex" else base64.b64encode(mac).decode()
     return f"format=sha256,v={text}" if with_format else f"v={text}"
 
 
-def parse_header(header: str | None) -> bytes:
+def parse_signature_header(header: str | None) -> bytes:
     """Return the mac (32 bytes) that a header claims.
 
     header: "format=sha256,v=<64 hex digits, or 44 base64 characters>", `format` optional.
@@ -33,7 +33,7 @@ def parse_header(header: str | None) -> bytes:
     """
     if not header:
         raise SignatureError("there is no X-Truto-Signature header")
-    if len(header) > _LONGEST_HEADER:
+    if len(header) > _MAX_HEADER_CHARS:
         raise SignatureError("the X-Truto-Signature header is too long to be Truto's")
     parts: dict[str, str] = {}
     for part in header.split(","):
@@ -43,7 +43,7 @@ def parse_header(header: str | None) -> bytes:
         parts[name] = value.strip()
     if parts.get("format", "sha256") != "sha256":
         raise SignatureError("the X-Truto-Signature header names a format other than sha256")
-    return _decode(parts.get("v", ""))
+    return _decode_mac(parts.get("v", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +64,18 @@ def verify(body: bytes, mac: bytes, secrets: Sequence[str]) -> Signature:
     matched = None
     # Every secret is tried, so that the time taken does not tell which one came close.
     for secret in secrets:
-        if hmac.compare_digest(_mac(body, secret), mac):
+        if hmac.compare_digest(_compute_mac(body, secret), mac):
             matched = Signature(mac, secret)
     if matched is None:
         raise SignatureError("the signature fits none of the secrets in TRUTO_WEBHOOK_SECRET")
     return matched
 
 
-def _mac(body: bytes, secret: str) -> bytes:
+def _compute_mac(body: bytes, secret: str) -> bytes:
     return hmac.digest(secret.encode(), body, hashlib.sha256)
 
 
-def _decode(text: str) -> bytes:
+def _decode_mac(text: str) -> bytes:
     if _HEX.fullmatch(text):
         return bytes.fromhex(text)
     if _BASE64.fullmatch(text):

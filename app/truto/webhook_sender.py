@@ -10,14 +10,14 @@ import httpx
 
 from app.truto.signature import sign
 
-_RETRIES = 3
-_LONGEST_BACKOFF_S = 10.0
+_MAX_RETRIES = 3
+_MAX_BACKOFF_S = 10.0
 _TIMEOUT_S = 30.0
-_WORDS = {200: "accepted", 400: "refused", 401: "unauthorized"}
+_STATUS_BY_HTTP_STATUS = {200: "accepted", 400: "refused", 401: "unauthorized"}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WebhookTarget:
     """Where to send, and how to sign. first_backoff_s: doubled for each of three retries, at most 10 s."""
 
     url: str
@@ -28,7 +28,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SendOutcome:
     """How sending something ended.
 
     http_status: of the last answer, 0 for none; anything but 200 was given up. retries: how many it took.
@@ -44,40 +44,40 @@ class Outcome:
 
 
 # As of a receiver that was down for longer than Truto tries.
-GIVEN_UP = Outcome(500, _RETRIES)
+GIVEN_UP = SendOutcome(500, _MAX_RETRIES)
 
 
-def open_client(connections: int) -> httpx.Client:
+def open_http_client(max_connections: int) -> httpx.Client:
     """Return what senders send with: as many connections as there are senders at the time."""
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     headers = {"User-Agent": "truto"}
     return httpx.Client(timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
 
 
-class Sender:
+class WebhookSender:
     """Sends events one after the other, such as those of a run; counts what it was told in `answers`.
 
     cancelled: once it is set, nothing more is sent, and sending raises CancelledError.
     """
 
-    def __init__(self, target: Target, client: httpx.Client, cancelled: threading.Event) -> None:
+    def __init__(self, target: WebhookTarget, client: httpx.Client, cancelled: threading.Event) -> None:
         self._target = target
         self._client = client
         self._cancelled = cancelled
-        self.answers: Counter[str] = Counter()
+        self.response_counts: Counter[str] = Counter()
 
-    def send(self, body: bytes, *, may_be_refused: bool = False) -> Outcome:
+    def send(self, body: bytes, *, may_be_refused: bool = False) -> SendOutcome:
         """Deliver a body, or give it up.
 
         may_be_refused: take a 400 for an answer as well, as Truto does for `started` alone.
         """
         target = self._target
         signature = sign(body, target.secret, encoding=target.encoding, with_format=target.with_format)
-        outcome = Outcome(0)
-        for attempt in range(_RETRIES + 1):
+        outcome = SendOutcome(0)
+        for attempt in range(_MAX_RETRIES + 1):
             if attempt:
-                self._cancelled.wait(min(target.first_backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S))
-            outcome = Outcome(self._post(body, signature), attempt)
+                self._cancelled.wait(min(target.first_backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S))
+            outcome = SendOutcome(self._post(body, signature), attempt)
             if outcome.is_delivered or (may_be_refused and outcome.http_status == 400):
                 break
         return outcome
@@ -95,17 +95,17 @@ class Sender:
         try:
             response = self._client.post(self._target.url, content=body, headers=headers)
         except httpx.RequestError:
-            self.answers["failed"] += 1
+            self.response_counts["failed"] += 1
             return 0
-        self.answers[_word(response)] += 1
+        self.response_counts[_read_response_status(response)] += 1
         return response.status_code
 
 
-def _word(response: httpx.Response) -> str:
+def _read_response_status(response: httpx.Response) -> str:
     """Return what an answer says, or what its status means where the receiver is another one."""
-    by_status = _WORDS.get(response.status_code, "failed")
+    by_status = _STATUS_BY_HTTP_STATUS.get(response.status_code, "failed")
     try:
-        word = response.json()["status"]
+        status = response.json()["status"]
     except (ValueError, KeyError, TypeError):
         return by_status
-    return word if isinstance(word, str) and by_status != "failed" else by_status
+    return status if isinstance(status, str) and by_status != "failed" else by_status

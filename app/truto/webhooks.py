@@ -7,17 +7,24 @@ from typing import Any
 
 from app.truto.coerce import as_text
 
-_RUN = "sync_job_run:"
+_RUN_EVENT_PREFIX = "sync_job_run:"
 # What a webhook is to be subscribed to; why: docs/protocol.md, "Which events a webhook needs".
-EVENTS = tuple(
-    _RUN + action
+SUBSCRIBED_EVENTS = tuple(
+    _RUN_EVENT_PREFIX + action
     for action in (
         *("record", "record_error", "created", "started", "updated"),
         *("rate_limited", "completed", "failed", "stopped", "deleted"),
     )
 )
 # One of each must come. Whether a stop is told as `stopped` or as `updated` is unconfirmed: either will do.
-_NEEDED = (("record",), ("record_error",), ("started",), ("completed",), ("failed",), ("stopped", "updated"))
+_REQUIRED_ACTIONS = (
+    ("record",),
+    ("record_error",),
+    ("started",),
+    ("completed",),
+    ("failed",),
+    ("stopped", "updated"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,10 @@ def read_webhook(answer: Mapping[str, Any]) -> Webhook | None:
     )
 
 
-def missing_events(event_types: Sequence[str]) -> tuple[str, ...]:
+def find_missing_events(event_types: Sequence[str]) -> tuple[str, ...]:
     """Return the events that a webhook lacks; a `*` in its own list stands for any."""
     return tuple(
-        _RUN + either[0]
-        for either in _NEEDED
-        if not any(fnmatchcase(_RUN + action, has) for action in either for has in event_types)
+        _RUN_EVENT_PREFIX + either[0]
+        for either in _REQUIRED_ACTIONS
+        if not any(fnmatchcase(_RUN_EVENT_PREFIX + action, has) for action in either for has in event_types)
     )

@@ -9,13 +9,13 @@ from werkzeug.exceptions import HTTPException
 from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_store
-from app.redis.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from app.runs.gate import Gate
-from app.store.facts import RunSeen
+from app.store.facts import RunUpdate
 from app.store.inbox import Inbox
-from app.store.pending import Worklist
-from app.store.runs import RunBook
+from app.store.pending import PendingDeliveries
+from app.store.runs import Runs
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
@@ -31,14 +31,14 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
     app.session_interface = _NoSessions()
-    store = open_store(settings.database_url, lock_wait_s=COMMIT_TIMEOUT_S)
+    store = open_store(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
     app.extensions["store"] = store
-    redis = connect(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)
     inbox = FailoverInbox(Inbox(store), spool)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
-    gate = Gate(routes, settings.maintenance, _GateStore(inbox, RunBook(store), Worklist(store)))
+    gate = Gate(routes, settings.maintenance, _GateStore(inbox, Runs(store), PendingDeliveries(store)))
     webhooks = create_webhooks_blueprint(
         WebhookHandler(settings, gate, inbox, enqueuer),
         max_body_bytes=settings.max_body_bytes,
@@ -64,16 +64,16 @@ class _NoSessions(SessionInterface):
 class _GateStore:
     """The gate's questions to the store, each answered within the time of a commit."""
 
-    def __init__(self, inbox: FailoverInbox, runs: RunBook, pending: Worklist) -> None:
+    def __init__(self, inbox: FailoverInbox, runs: Runs, pending: PendingDeliveries) -> None:
         self._inbox = inbox
         self._runs = runs
         self._pending = pending
 
-    def start_unless_overlapping(self, run: RunSeen, *, heard_since: datetime) -> str | None:
-        return self._inbox.query(lambda: self._runs.open(run, heard_since=heard_since))
+    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
+        return self._inbox.query(lambda: self._runs.start_unless_overlapping(run, active_since=heard_since))
 
     def oldest_pending(self) -> datetime | None:
-        return self._inbox.query(self._pending.oldest_pending)
+        return self._inbox.query(self._pending.find_oldest_received_at)
 
 
 def _http_error_response(error: HTTPException) -> Response:

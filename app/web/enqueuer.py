@@ -54,7 +54,7 @@ class Enqueuer:
             ids = [self._ids.popleft() for _ in range(len(self._ids))]
             try:
                 # With a backlog, more jobs would only fill Redis: the sweeper feeds what is left out here.
-                if self._queue.has_room():
+                if self._queue.has_capacity():
                     self._queue.enqueue([NewDelivery(id_) for id_ in ids])
             except QueueUnavailable as error:
                 if not self._is_failing:

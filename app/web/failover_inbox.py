@@ -12,7 +12,7 @@ from gevent.lock import BoundedSemaphore
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
-from app.store.models import Arrival, Receipt
+from app.store.models import IncomingDelivery, Receipt
 from app.web.group_commit import GroupCommit
 
 _MAX_DELIVERIES_PER_COMMIT = 64
@@ -35,7 +35,7 @@ class FailoverInbox:
     def __init__(self, inbox: Inbox, spool: Spool) -> None:
         self._inbox = inbox
         self._spool = spool
-        self._commits: GroupCommit[Arrival, Receipt] = GroupCommit(
+        self._commits: GroupCommit[IncomingDelivery, Receipt] = GroupCommit(
             self._commit,
             max_items=_MAX_DELIVERIES_PER_COMMIT,
             size_of=lambda arrival: len(arrival.body),
@@ -45,7 +45,7 @@ class FailoverInbox:
         self._is_failed_over = False
         self._retry_at = 0.0
 
-    def store(self, arrival: Arrival) -> Receipt:
+    def store(self, arrival: IncomingDelivery) -> Receipt:
         """Return once the arrival is kept. Raises StoreUnavailable where neither place takes it."""
         if self._is_failed_over and time.monotonic() < self._retry_at:
             return self._store_in_spool(arrival)
@@ -83,13 +83,13 @@ class FailoverInbox:
             self._is_failed_over = True
             log.error("store.away", error=str(error), then="deliveries go to the spool in Redis")
 
-    def _store_in_spool(self, arrival: Arrival) -> Receipt:
+    def _store_in_spool(self, arrival: IncomingDelivery) -> Receipt:
         try:
             return self._spool.put(arrival)
         except QueueUnavailable as error:
             raise StoreUnavailable(f"the store is away, and {error}") from error
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
+    def _commit(self, arrivals: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
         return _with_timeout(lambda: self._inbox.put(arrivals))
 
 

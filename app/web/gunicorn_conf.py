@@ -2,13 +2,13 @@
 
 import sys
 
-from app.config.load import read_setup
+from app.config.load import read_config
 from app.errors import ConfigError
 
 try:
-    _settings = read_setup(needs=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
+    _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
 except ConfigError as _error:
-    print(*_error.complaints, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
+    print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
 bind = f"0.0.0.0:{_settings.port}"

@@ -8,11 +8,11 @@ import gevent
 from flask import Flask, Response, jsonify
 
 from app.database.engine import Store
-from app.errors import Retriable, StoreUnavailable
+from app.errors import StoreUnavailable, TransientError
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.migrate import is_current
-from app.store.pending import Worklist
+from app.store.pending import PendingDeliveries
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
@@ -26,7 +26,7 @@ def register_health_routes(app: Flask, store: Store, queue: DeliveryQueue, spool
         "store": lambda: _check_store(store),
         "redis": lambda: _check_redis(queue),
         "workers": lambda: _check_workers(queue),
-        "backlog": lambda: _check_backlog(Worklist(store)),
+        "backlog": lambda: _check_backlog(PendingDeliveries(store)),
         "spool": lambda: _check_spool(spool),
     }
 
@@ -52,7 +52,7 @@ def _run_check(check: Callable[[], str]) -> str:
         with suppress(StoreUnavailable):
             return check()
         return check()
-    except Retriable as error:
+    except TransientError as error:
         return str(error)
 
 
@@ -69,8 +69,8 @@ def _check_workers(queue: DeliveryQueue) -> str:
     return _OK if queue.count_workers() else "none is alive; start: rapidbridge worker"
 
 
-def _check_backlog(worklist: Worklist) -> str:
-    oldest = worklist.oldest_pending()
+def _check_backlog(worklist: PendingDeliveries) -> str:
+    oldest = worklist.find_oldest_received_at()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
     return _OK if age_s < _MAX_PENDING_AGE_S else f"the oldest delivery has waited for {age_s:.0f} s"
 

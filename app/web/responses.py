@@ -7,8 +7,15 @@ from functools import partial
 import structlog
 from flask import Response, request
 
-from app.errors import BodyIncomplete, BodyTooLarge, Overloaded, Rejected, SignatureError, StoreUnavailable
-from app.logs import place_of
+from app.errors import (
+    BodyIncomplete,
+    BodyTooLarge,
+    Overloaded,
+    RequestRejected,
+    SignatureError,
+    StoreUnavailable,
+)
+from app.logs import locate_error
 from app.web.request_body import drain_body
 
 _RETRY_AFTER_S = 5
@@ -48,7 +55,7 @@ def drain_after(response: Response) -> Response:
 
 def error_response(error: Exception) -> Response:
     """Log an error and return its answer. The body of the request may be unread."""
-    if isinstance(error, Rejected):
+    if isinstance(error, RequestRejected):
         word = _STATUS_WORDS[type(error)]
         log.warning("delivery." + word, reason=str(error))
         return drain_after(WebhookResponse(error.http_status, word, message=str(error)).to_flask())
@@ -57,6 +64,6 @@ def error_response(error: Exception) -> Response:
         answer = WebhookResponse(503, "unavailable", message="nowhere to store it: send it again")
         return drain_after(answer.to_flask(Retry_After=str(_RETRY_AFTER_S)))
     # Without the error's message, which may quote the request's body.
-    log.error("request.failed", path=request.path, fault=type(error).__name__, at=place_of(error))
+    log.error("request.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
     answer = WebhookResponse(500, "failed", message="an error in the receiver: its log says where")
     return drain_after(answer.to_flask())

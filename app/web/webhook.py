@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, request
 
-from app.truto.signature import parse_header
+from app.truto.signature import parse_signature_header
 from app.web.memory_budget import MemoryBudget, Reservation
 from app.web.request_body import read_body
 from app.web.webhook_handler import WebhookHandler
@@ -21,7 +21,7 @@ def create_webhooks_blueprint(
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
         # Check the header before the body is read: an unsigned sender must not make us read.
-        mac = parse_header(request.headers.get("X-Truto-Signature"))
+        mac = parse_signature_header(request.headers.get("X-Truto-Signature"))
         with Reservation(memory_budget) as reservation:
             body = read_body(request.environ, max_body_bytes, reservation)
             return handler.receive(body, mac).to_flask()

@@ -7,7 +7,7 @@ import structlog
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.runs.gate import Gate
-from app.store.models import Arrival, Receipt
+from app.store.models import IncomingDelivery, Receipt
 from app.truto.events import read_envelope
 from app.truto.signature import Signature, verify
 from app.web.enqueuer import Enqueuer
@@ -51,15 +51,15 @@ class WebhookHandler:
         )
         return answer
 
-    def _read_delivery(self, body: bytes, signature: Signature, *, received_at: datetime) -> Arrival:
+    def _read_delivery(self, body: bytes, signature: Signature, *, received_at: datetime) -> IncomingDelivery:
         try:
             envelope = read_envelope(body)
         except UnreadableDelivery as error:
             self._check_origin(signature.secret, "", None, received_at)
-            return Arrival(body, signature.mac, received_at, "quarantined", error.reason)
+            return IncomingDelivery(body, signature.mac, received_at, "quarantined", error.reason)
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
-        refusal = self._gate.refusal(envelope, body, received_at)
-        return Arrival(
+        refusal = self._gate.find_refusal_reason(envelope, body, received_at)
+        return IncomingDelivery(
             body=body,
             # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
             digest=signature.mac,
@@ -88,12 +88,12 @@ class WebhookHandler:
             raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
 
 
-def _answer(arrival: Arrival, receipt: Receipt) -> WebhookResponse:
+def _answer(arrival: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
     delivery = str(receipt.delivery_id)
-    if receipt.refused is not None:
+    if receipt.refusal_reason is not None:
         # Truto reads a 400 to `started` as "stop this run"; nothing else here is ever answered with 400.
         # As it was first decided: Truto repeats what it got no answer to, or got a 400 to.
-        return WebhookResponse(400, "refused", delivery, receipt.refused)
+        return WebhookResponse(400, "refused", delivery, receipt.refusal_reason)
     if receipt.is_duplicate:
         return WebhookResponse(200, "duplicate", delivery)
     if arrival.state == "quarantined":

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.plan import plan_faults
-from tests.chaos.report import render
-from tests.chaos.soak import Soak, run
+from tests.chaos.report import render_report
+from tests.chaos.soak import Soak, run_soak
 
 
 def main() -> int:
@@ -32,14 +32,14 @@ def main() -> int:
         options.minutes * 60,
         options.rate,
         options.calm,
-        say=lambda line: print(line, flush=True),
+        report_progress=lambda line: print(line, flush=True),
     )
     try:
-        report = run(soak, folder)
+        report = run_soak(soak, folder)
     except KeyboardInterrupt:
         print("broken off: nothing was compared")
         return 130
-    print(render(report))
+    print(render_report(report))
     return 0 if report.is_fine else 1
 
 

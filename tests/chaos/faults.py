@@ -12,21 +12,21 @@ from redis import Redis
 from app.redis.spool import KEY as SPOOL
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.site import Program, Site
-from tests.support.processes import send
+from tests.support.processes import send_signal
 from tests.support.server import Server
 from tests.support.waiting import wait_until
 
-Harm = AbstractContextManager[None]
+ActiveFault = AbstractContextManager[None]
 
 # A Redis that holds spooled deliveries is their only place: docs/guarantees.md says what wiping it costs.
 _WIPE_UNLESS_SPOOLED = "if redis.call('xlen', KEYS[1]) > 0 then return 0 end redis.call('flushall') return 1"
-_SPOOL_EMPTIES_S = 60.0
+_EMPTY_SPOOL_TIMEOUT_S = 60.0
 
 
-def inflict(site: Site, fault: Fault) -> None:
+def inject_fault(site: Site, fault: Fault) -> None:
     """Inflict a fault; return when it is over: what was killed runs again, though it may not be ready."""
-    with _HARMS[fault.kind](site, fault.pick):
-        time.sleep(fault.hold_s)
+    with _FAULTS[fault.kind](site, fault.process_pick):
+        time.sleep(fault.duration_s)
 
 
 @contextmanager
@@ -51,24 +51,24 @@ def _deployed(program: Program) -> Iterator[None]:
 
 
 @contextmanager
-def _sent(number: int, pids: Sequence[int]) -> Iterator[None]:
-    send(number, pids)
+def _signalled(signal_number: int, pids: Sequence[int]) -> Iterator[None]:
+    send_signal(signal_number, pids)
     yield
 
 
 @contextmanager
 def _paused(pids: Sequence[int]) -> Iterator[None]:
-    send(signal.SIGSTOP, pids)
+    send_signal(signal.SIGSTOP, pids)
     try:
         yield
     finally:
-        send(signal.SIGCONT, pids)
+        send_signal(signal.SIGCONT, pids)
 
 
 @contextmanager
-def _together(*harms: Harm) -> Iterator[None]:
+def _combined(*faults: ActiveFault) -> Iterator[None]:
     with ExitStack() as stack:
-        for harm in harms:
+        for harm in faults:
             stack.enter_context(harm)
         yield
 
@@ -78,14 +78,14 @@ def _wiped(site: Site) -> Iterator[None]:
     with Redis.from_url(site.valkey.url) as redis:
         wait_until(
             lambda: redis.eval(_WIPE_UNLESS_SPOOLED, 1, SPOOL) == 1,
-            timeout_s=_SPOOL_EMPTIES_S,
+            timeout_s=_EMPTY_SPOOL_TIMEOUT_S,
             what="an empty spool",
         )
     yield
 
 
 @contextmanager
-def _full(site: Site) -> Iterator[None]:
+def _out_of_memory(site: Site) -> Iterator[None]:
     with Redis.from_url(site.valkey.url) as redis:
         redis.config_set("maxmemory", 1)
         yield
@@ -99,59 +99,61 @@ def _read_only(site: Site) -> Iterator[None]:
     _set_read_only(site.database_url, "off")
 
 
-def _set_read_only(url: str, word: str) -> None:
+def _set_read_only(url: str, setting: str) -> None:
     with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as connection:
         connection.execute(
             sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(
-                sql.Identifier(connection.info.dbname), sql.Literal(word)
+                sql.Identifier(connection.info.dbname), sql.Literal(setting)
             )
         )
         # For those who are connected already.
-        _cut(connection)
+        _terminate_connections(connection)
 
 
 @contextmanager
 def _disconnected(site: Site) -> Iterator[None]:
     with psycopg.connect(site.database_url, autocommit=True) as connection:
-        _cut(connection)
+        _terminate_connections(connection)
     yield
 
 
-def _cut(connection: psycopg.Connection) -> None:
+def _terminate_connections(connection: psycopg.Connection) -> None:
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
 
 
-def _one(program: Program, pick: int) -> list[int]:
+def _pick_process(program: Program, pick: int) -> list[int]:
     """Return one of a program's processes; none while it is just starting."""
     children = program.children
     return [children[pick % len(children)]] if children else []
 
 
-_HARMS: Mapping[Kind, Callable[[Site, int], Harm]] = {
-    "web process killed": lambda site, pick: _sent(signal.SIGKILL, _one(site.web, pick)),
+_FAULTS: Mapping[Kind, Callable[[Site, int], ActiveFault]] = {
+    "web process killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process(site.web, pick)),
     "web killed": lambda site, _: _killed(site.web),
     "web deployed": lambda site, _: _deployed(site.web),
     "web paused": lambda site, _: _paused(site.web.children),
-    "worker killed": lambda site, pick: _sent(signal.SIGKILL, _one(site.workers, pick)),
+    "worker killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process(site.workers, pick)),
     "workers killed": lambda site, _: _killed(site.workers),
     "workers deployed": lambda site, _: _deployed(site.workers),
-    "worker paused": lambda site, pick: _paused(_one(site.workers, pick)),
-    "worker paused beyond its lease": lambda site, pick: _paused(_one(site.workers, pick)),
+    "worker paused": lambda site, pick: _paused(_pick_process(site.workers, pick)),
+    "worker paused beyond its lease": lambda site, pick: _paused(_pick_process(site.workers, pick)),
     "Valkey killed": lambda site, _: _killed(site.valkey),
     "Valkey wiped": lambda site, _: _wiped(site),
     "Valkey paused": lambda site, _: site.valkey.stalled(),
-    "Valkey full": lambda site, _: _full(site),
+    "Valkey full": lambda site, _: _out_of_memory(site),
     "PostgreSQL killed": lambda site, _: _killed(site.postgres),
     "PostgreSQL restarted": lambda site, _: _restarted(site.postgres),
     "PostgreSQL paused": lambda site, _: site.postgres.stalled(),
     "PostgreSQL read-only": lambda site, _: _read_only(site),
     "PostgreSQL connections cut": lambda site, _: _disconnected(site),
-    "PostgreSQL and web killed": lambda site, _: _together(_killed(site.postgres), _killed(site.web)),
-    "PostgreSQL and workers killed": lambda site, _: _together(_killed(site.postgres), _killed(site.workers)),
-    "PostgreSQL and Valkey killed": lambda site, _: _together(_killed(site.postgres), _killed(site.valkey)),
-    "PostgreSQL killed and Valkey full": lambda site, _: _together(_killed(site.postgres), _full(site)),
-    "PostgreSQL and Valkey paused": lambda site, _: _together(site.postgres.stalled(), site.valkey.stalled()),
+    "PostgreSQL and web killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.web)),
+    "PostgreSQL and workers killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.workers)),
+    "PostgreSQL and Valkey killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.valkey)),
+    "PostgreSQL killed and Valkey full": lambda site, _: _combined(
+        _killed(site.postgres), _out_of_memory(site)
+    ),
+    "PostgreSQL and Valkey paused": lambda site, _: _combined(site.postgres.stalled(), site.valkey.stalled()),
 }

@@ -33,7 +33,7 @@ Kind = Literal[
 ]
 
 # How long each is held, in seconds: least and most. None: it is over as soon as it has happened.
-HOLDS: dict[Kind, tuple[float, float] | None] = {
+DURATIONS_S: dict[Kind, tuple[float, float] | None] = {
     "web process killed": None,
     "web killed": (0.1, 1.0),
     "web deployed": None,
@@ -68,20 +68,20 @@ class Fault:
     """One fault. after_s: what passes before it; hold_s: how long it lasts; pick: which of several processes."""
 
     kind: Kind
-    after_s: float = 1.0
-    hold_s: float = 0.0
-    pick: int = 0
+    delay_s: float = 1.0
+    duration_s: float = 0.0
+    process_pick: int = 0
 
 
 def plan_faults(seed: str) -> Iterator[Fault]:
     """Yield faults without end: every kind once a round, in random order."""
     chance = Random(f"{seed}/faults")
     for number in count(1):
-        kinds = [kind for kind in HOLDS if kind != _RARE]
+        kinds = [kind for kind in DURATIONS_S if kind != _RARE]
         chance.shuffle(kinds)
         if number % _ROUNDS_PER_RARE == 2:
             kinds.append(_RARE)
         for kind in kinds:
-            bounds = HOLDS[kind]
-            hold_s = chance.uniform(*bounds) if bounds else 0.0
-            yield Fault(kind, chance.uniform(0.2, 1.5), hold_s, chance.randrange(1000))
+            bounds = DURATIONS_S[kind]
+            duration_s = chance.uniform(*bounds) if bounds else 0.0
+            yield Fault(kind, chance.uniform(0.2, 1.5), duration_s, chance.randrange(1000))

@@ -4,27 +4,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from tests.chaos.soak import Report
+from tests.chaos.soak import SoakReport
 from tests.chaos.watch import Recovery
 
 _FAULTS = ("lost", "doubled", "regressed", "unsettled", "dead", "miscounted", "garbled", "foreign")
 
 
-def render(report: Report) -> str:
+def render_report(report: SoakReport) -> str:
     """Return the tables, GitHub Markdown."""
-    counts, faults = report.findings.counts, report.findings.faults
+    counts, faults = report.audit_result.counts, report.audit_result.faults
     lines = ["| what | number |", "|---|--:|"]
     lines += [f"| {name} | {number:,} |" for name, number in counts.items()]
     lines += [f"| **{name}** | **{faults[name]:,}** |" for name in _FAULTS]
     lines += [f"| faults inflicted | {len(report.recoveries)} |"]
     lines += [f"| settled after the last delivery | {report.settled_s:.1f} s |"]
-    lines += [f"| ready at the end | {report.unreadiness or 'yes'} |", ""]
+    lines += [f"| ready at the end | {report.readiness_error or 'yes'} |", ""]
     lines += ["| fault | times | recovered after, median | longest |", "|---|--:|--:|--:|"]
-    lines += _recoveries(report.recoveries)
-    return "\n".join([*lines, "", *report.findings.examples])
+    lines += _render_recoveries(report.recoveries)
+    return "\n".join([*lines, "", *report.audit_result.examples])
 
 
-def _recoveries(recoveries: Sequence[Recovery]) -> Iterator[str]:
+def _render_recoveries(recoveries: Sequence[Recovery]) -> Iterator[str]:
     by_kind = defaultdict(list)
     for recovery in recoveries:
         by_kind[recovery.kind].append(recovery.recovered_s)

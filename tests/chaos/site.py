@@ -10,15 +10,15 @@ from pathlib import Path
 
 import httpx
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.database.engine import open_store
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
 from tests.support.postgres import PostgresServer
-from tests.support.processes import ROOT, Lifeline, descendants, send
+from tests.support.processes import ROOT, Lifeline, find_descendants, send_signal
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, environment
+from tests.support.web_process import SECRET, make_environment
 
 ROUTES = """
 [sinks.main]
@@ -49,7 +49,7 @@ class Program:
     def __init__(self, command: Sequence[str], tree: Path, settings: dict[str, str], log: Path) -> None:
         self._command = command
         self._tree = tree
-        self._environment = environment(**settings) | {"PYTHONPATH": str(tree)}
+        self._environment = make_environment(**settings) | {"PYTHONPATH": str(tree)}
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -70,7 +70,7 @@ class Program:
     @property
     def children(self) -> list[int]:
         """The processes that do its work, oldest first."""
-        return sorted(descendants(self.pid))
+        return sorted(find_descendants(self.pid))
 
     @property
     def pid(self) -> int:
@@ -80,21 +80,21 @@ class Program:
     def kill(self) -> None:
         """End it and its children at once, as a machine that goes away does."""
         assert self._process is not None
-        self._lifeline.cut()
+        self._lifeline.disarm()
         if self._process.poll() is None:
-            send(signal.SIGKILL, [self.pid, *self.children])
+            send_signal(signal.SIGKILL, [self.pid, *self.children])
             self._process.wait()
 
     def terminate(self) -> None:
         """End it as a platform does. Fails where it does not end within the platform's grace."""
         assert self._process is not None
-        self._lifeline.cut()
+        self._lifeline.disarm()
         family = [self.pid, *self.children]
         self._process.terminate()
         try:
             self._process.wait(_PLATFORM_GRACE_S)
         except subprocess.TimeoutExpired:
-            send(signal.SIGKILL, family)
+            send_signal(signal.SIGKILL, family)
             self._process.wait()
             raise AssertionError(
                 f"{self._command} took more than {_PLATFORM_GRACE_S} s to end; its log: {self.log}"
@@ -113,7 +113,7 @@ class Site:
         self.lake = folder / "lake"
         self.lake.mkdir()
         (folder / "routes.toml").write_text(ROUTES.format(lake=self.lake))
-        port = free_port()
+        port = find_free_port()
         self._url = f"http://127.0.0.1:{port}"
         self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
         settings = {
@@ -129,16 +129,16 @@ class Site:
         self.workers = Program(_WORKERS, tree, settings, folder / "workers.log")
 
     @property
-    def unreadiness(self) -> str:
+    def readiness_error(self) -> str:
         """What keeps the service from being ready, in its own words; "" where nothing does."""
-        return self._complaint("/readyz")
+        return self._request_error("/readyz")
 
     @property
     def is_up(self) -> bool:
         """Whether the web process answers at all."""
-        return not self._complaint("/healthz")
+        return not self._request_error("/healthz")
 
-    def _complaint(self, path: str) -> str:
+    def _request_error(self, path: str) -> str:
         try:
             answer = httpx.get(f"{self._url}{path}", timeout=10)
         except httpx.HTTPError as error:

@@ -12,23 +12,23 @@ from threading import Event
 from redis import Redis
 
 from app.database.engine import open_store
-from app.simulator.events import Clock
+from app.simulator.events import EventClock
 from app.simulator.plan import Plan
-from app.truto.webhook_sender import Sender, open_client
-from tests.chaos.audit import Findings, audit
-from tests.chaos.faults import inflict
+from app.truto.webhook_sender import WebhookSender, open_http_client
+from tests.chaos.audit import AuditResult, audit
+from tests.chaos.faults import inject_fault
 from tests.chaos.plan import Fault
 from tests.chaos.site import Site, running_site
 from tests.chaos.traffic import Traffic
-from tests.chaos.watch import Recovery, Watch
+from tests.chaos.watch import Recovery, RecoveryWatch
 from tests.support.processes import ROOT
 from tests.support.web_process import SECRET
 
 _SENDERS = 8
-_CALM_S = 120.0
-_READY_S = 60.0
+_RECOVERY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 60.0
 # So that it can be seen to recover from the last fault.
-_LAST_S = 3.0
+_LAST_RECOVERY_S = 3.0
 _POLL_S = 0.2
 
 
@@ -45,58 +45,60 @@ class Soak:
     faults: Iterable[Fault]
     sending_s: float
     records_per_s: float = 1500.0
-    is_calm: bool = False
-    settle_s: float = 180.0
+    waits_for_recovery: bool = False
+    settle_timeout_s: float = 180.0
     tree: Path = ROOT
-    say: Callable[[str], None] = print
+    report_progress: Callable[[str], None] = print
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SoakReport:
     """What came of it.
 
     settled_s: from the last delivery until nothing waited, or as long as was waited. unreadiness: what
     /readyz complained of in the end.
     """
 
-    findings: Findings
+    audit_result: AuditResult
     recoveries: Sequence[Recovery]
     settled_s: float
-    unreadiness: str
+    readiness_error: str
 
     @property
     def is_fine(self) -> bool:
         """Whether nothing at all is wrong."""
-        return not self.unreadiness and not self.findings.faults
+        return not self.readiness_error and not self.audit_result.faults
 
 
-def run(soak: Soak, folder: Path) -> Report:
+def run_soak(soak: Soak, folder: Path) -> SoakReport:
     """Soak an installation; its logs are left in the folder."""
-    traffic = Traffic(soak.seed, Clock(lambda: datetime.now(UTC)))
+    traffic = Traffic(soak.seed, EventClock(lambda: datetime.now(UTC)))
     with (
         running_site(folder, tree=soak.tree) as site,
         Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
     ):
         store = open_store(site.database_url)
-        watch = Watch(store, redis, traffic)
+        watch = RecoveryWatch(store, redis, traffic)
         with watch.running():
             with _sending(soak, site, traffic):
-                _inflict_all(soak, site, watch, traffic)
-            soak.say("no more faults and deliveries: waiting for what is left")
-            settled_s = _wait(lambda: watch.is_idle, soak.settle_s)
-        unreadiness = _unreadiness(site)
-        soak.say(f"settled after {settled_s:.1f} s: comparing")
-        report = Report(audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, unreadiness)
+                _inject_all(soak, site, watch, traffic)
+            soak.report_progress("no more faults and deliveries: waiting for what is left")
+            settled_s = _wait_for(lambda: watch.is_idle, soak.settle_timeout_s)
+        readiness_error = _wait_until_ready(site)
+        soak.report_progress(f"settled after {settled_s:.1f} s: comparing")
+        report = SoakReport(
+            audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, readiness_error
+        )
         store.dispose()
     return report
 
 
-def _unreadiness(site: Site) -> str:
+def _wait_until_ready(site: Site) -> str:
     """Wait until the service is ready; return what it complains of if it never is."""
-    deadline = time.monotonic() + _READY_S
-    while (found := site.unreadiness) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while (error := site.readiness_error) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    return found
+    return error
 
 
 @contextmanager
@@ -104,10 +106,10 @@ def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
     """Send from several threads inside; then end in order, with the delivery at hand and its retries."""
     plan = Plan(site.webhook_url, SECRET, soak.seed, parallel=_SENDERS)
     stopped = Event()
-    with open_client(plan.parallel) as client, ThreadPoolExecutor(_SENDERS) as pool:
+    with open_http_client(plan.parallel) as client, ThreadPoolExecutor(_SENDERS) as pool:
         rate = soak.records_per_s / _SENDERS
         senders = [
-            pool.submit(traffic.run, place, Sender(plan.target, client, Event()), stopped, rate)
+            pool.submit(traffic.run, place, WebhookSender(plan.target, client, Event()), stopped, rate)
             for place in range(_SENDERS)
         ]
         try:
@@ -118,25 +120,27 @@ def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
             sender.result()
 
 
-def _inflict_all(soak: Soak, site: Site, watch: Watch, traffic: Traffic) -> None:
+def _inject_all(soak: Soak, site: Site, watch: RecoveryWatch, traffic: Traffic) -> None:
     number = 0
     for number, fault in enumerate(soak.faults, 1):
-        if watch.now_s + fault.after_s + fault.hold_s + _LAST_S > soak.sending_s:
+        if watch.now_s + fault.delay_s + fault.duration_s + _LAST_RECOVERY_S > soak.sending_s:
             break
-        time.sleep(fault.after_s)
+        time.sleep(fault.delay_s)
         began_s = watch.now_s
-        inflict(site, fault)
-        watch.note(fault, began_s)
-        held = f" for {fault.hold_s:.1f} s" if fault.hold_s else ""
-        soak.say(f"{began_s:7.1f} s  {number:4}  {fault.kind}{held}; {traffic.acknowledged} acknowledged")
-        if soak.is_calm:
-            _wait(lambda: watch.is_calm, _CALM_S)
+        inject_fault(site, fault)
+        watch.add_fault(fault, began_s)
+        duration_text = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
+        soak.report_progress(
+            f"{began_s:7.1f} s  {number:4}  {fault.kind}{duration_text}; {traffic.acknowledged_count} acknowledged"
+        )
+        if soak.waits_for_recovery:
+            _wait_for(lambda: watch.has_recovered, _RECOVERY_TIMEOUT_S)
     time.sleep(max(0.0, soak.sending_s - watch.now_s))
 
 
-def _wait(condition: Callable[[], bool], most_s: float) -> float:
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
     """Wait for a condition, but not for ever; return how long it took, in seconds."""
     began = time.monotonic()
-    while not condition() and time.monotonic() - began < most_s:
+    while not condition() and time.monotonic() - began < timeout_s:
         time.sleep(_POLL_S)
     return time.monotonic() - began

@@ -13,15 +13,15 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.redis.queue import MOST_JOBS, QUEUE_NAME
+from app.redis.queue import MAX_JOBS, QUEUE_NAME
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
+from app.store.models import IncomingDelivery
 from app.store.schema import deliveries
-from tests.support.processes import Command, descendants
+from tests.support.processes import Command, find_descendants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import WebProcess, environment
+from tests.support.web_process import WebProcess, make_environment
 
 pytestmark = pytest.mark.chaos
 
@@ -29,12 +29,12 @@ BACKLOG = 1_000_000
 MIB = 1024 * 1024
 # What a process may grow while it works: buffers and caches, but nothing that knows of the whole backlog,
 # whose ids alone would take more.
-MOST_GROWTH_BYTES = 32 * MIB
+MAX_GROWTH_BYTES = 32 * MIB
 # Jobs that the sweeper adds at once when it finds room.
-JOBS_PER_WAKE = 32
+JOBS_PER_SWEEP = 32
 # A sender is answered within this, on a machine that is busy with the backlog.
-PATIENCE_S = 3.0
-READY_WITHIN_S = 5.0
+MAX_RESPONSE_S = 3.0
+MAX_READY_S = 5.0
 DRAINED_AT_LEAST = 2_000
 # The store's own limit is meant for statements of the service.
 NO_LIMIT = text("SET LOCAL statement_timeout = 0")
@@ -60,7 +60,7 @@ def web(tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeySe
 def worker(
     tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
 ) -> Iterator[Command]:
-    settings = environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
+    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
         wait_until(lambda: harmed_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
         yield command
@@ -74,7 +74,7 @@ def body(name: str) -> bytes:
 def pile_up(store: Store, number: int) -> None:
     """Put so many pending deliveries, an hour old, into the inbox."""
     then = datetime.now(UTC) - timedelta(hours=1)
-    template = Arrival(
+    template = IncomingDelivery(
         body("old"),
         b"old",
         then,
@@ -106,8 +106,8 @@ def pile_up(store: Store, number: int) -> None:
 
 def count(store: Store, condition: str) -> int:
     with store.connect() as connection:
-        found = connection.execute(text(f"SELECT count(*) FROM {deliveries.name} WHERE {condition}"))
-        number: int = found.scalar_one()
+        result = connection.execute(text(f"SELECT count(*) FROM {deliveries.name} WHERE {condition}"))
+        number: int = result.scalar_one()
         return number
 
 
@@ -133,7 +133,7 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
     for number in range(50):
         assert web.post(body(f"before-{number}")).status == "accepted"
     wait_until(lambda: count(store, "state = 'settled'") == 50, what=lambda: worker.log)
-    processes = [*descendants(web.pid), worker.pid, *descendants(worker.pid)]
+    processes = [*find_descendants(web.pid), worker.pid, *find_descendants(worker.pid)]
     before = {pid: memory_bytes(pid, "VmRSS") for pid in processes}
     pile_up(store, BACKLOG)
 
@@ -156,15 +156,15 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
         *(time.monotonic() - piled_up_at, [grown // MIB for grown in growth.values()]),
     )
 
-    assert max(times) < PATIENCE_S
-    assert ready_s < READY_WITHIN_S
+    assert max(times) < MAX_RESPONSE_S
+    assert ready_s < MAX_READY_S
     assert ready.status_code == 503
     assert ready.json()["backlog"].startswith("the oldest delivery has waited for 3")
     assert {ready.json()[name] for name in ("store", "redis", "workers", "spool")} == {"ok"}
-    assert jobs <= MOST_JOBS + JOBS_PER_WAKE
+    assert jobs <= MAX_JOBS + JOBS_PER_SWEEP
     # A hash for each job, and what RQ knows of its workers.
-    assert keys <= MOST_JOBS + JOBS_PER_WAKE + 50
-    assert max(growth.values()) < MOST_GROWTH_BYTES
+    assert keys <= MAX_JOBS + JOBS_PER_SWEEP + 50
+    assert max(growth.values()) < MAX_GROWTH_BYTES
 
     # The rest of the backlog goes away, as if worked off. What came meanwhile needs nobody's help.
     with store.begin() as connection:

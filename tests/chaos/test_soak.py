@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.plan import HOLDS, Fault, Kind, plan_faults
-from tests.chaos.report import render
-from tests.chaos.soak import Report, Soak, run
+from tests.chaos.plan import DURATIONS_S, Fault, Kind, plan_faults
+from tests.chaos.report import render_report
+from tests.chaos.soak import Soak, SoakReport, run_soak
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.chaos
@@ -34,24 +34,26 @@ def broken(tmp_path: Path) -> Break:
 
 
 def faults(*kinds: Kind) -> list[Fault]:
-    return [Fault(kind, after_s=1.0, hold_s=0.5) for kind in kinds]
+    return [Fault(kind, delay_s=1.0, duration_s=0.5) for kind in kinds]
 
 
 def test_with_every_fault_at_once_nothing_is_lost_doubled_or_set_back(tmp_path: Path) -> None:
-    planned = [fault for fault in islice(plan_faults("ci"), 2 * len(HOLDS)) if fault.hold_s < 10]
+    planned = [fault for fault in islice(plan_faults("ci"), 2 * len(DURATIONS_S)) if fault.duration_s < 10]
 
-    report = run(Soak("ci", planned, sending_s=75), tmp_path)
+    report = run_soak(Soak("ci", planned, sending_s=75), tmp_path)
 
-    assert report.is_fine, render(report)
-    assert len(report.recoveries) >= len(HOLDS) - 1, render(report)
-    assert report.findings.counts["records acknowledged"] > 10_000
-    assert report.findings.counts["dead records"] > 0
+    assert report.is_fine, render_report(report)
+    assert len(report.recoveries) >= len(DURATIONS_S) - 1, render_report(report)
+    assert report.audit_result.counts["records acknowledged"] > 10_000
+    assert report.audit_result.counts["dead records"] > 0
 
 
 def test_a_sound_build_passes_what_the_broken_ones_do_not(tmp_path: Path) -> None:
-    report = soak(tmp_path, ROOT, faults("web killed", "Valkey killed", "web killed", "Valkey killed"))
+    report = run_broken_soak(
+        tmp_path, ROOT, faults("web killed", "Valkey killed", "web killed", "Valkey killed")
+    )
 
-    assert report.is_fine, render(report)
+    assert report.is_fine, render_report(report)
 
 
 def test_a_build_that_answers_before_it_commits_is_caught(tmp_path: Path, broken: Break) -> None:
@@ -64,28 +66,28 @@ def test_a_build_that_answers_before_it_commits_is_caught(tmp_path: Path, broken
         "            receipt = Receipt(id_, is_duplicate=False)",
     )
 
-    report = soak(tmp_path, tree, faults("web killed", "web killed"))
+    report = run_broken_soak(tmp_path, tree, faults("web killed", "web killed"))
 
-    assert report.findings.faults["lost"] > 0, render(report)
+    assert report.audit_result.faults["lost"] > 0, render_report(report)
 
 
 def test_a_build_without_the_version_guard_is_caught(tmp_path: Path, broken: Break) -> None:
     guard = """f'WHERE ({current}."_version", {current}."_vseq") < (excluded."_version", excluded."_vseq")'"""
     tree = broken("app/sinks/sql/dialect.py", guard, "'WHERE true'")
 
-    report = soak(tmp_path, tree, [])
+    report = run_broken_soak(tmp_path, tree, [])
 
-    assert set(report.findings.faults) == {"regressed"}, render(report)
+    assert set(report.audit_result.faults) == {"regressed"}, render_report(report)
 
 
 def test_a_build_without_a_sweeper_is_caught(tmp_path: Path, broken: Break) -> None:
     tree = broken("app/cli/worker.py", "    sweeper.start()\n", "")
 
-    report = soak(tmp_path, tree, faults("Valkey killed", "Valkey killed"))
+    report = run_broken_soak(tmp_path, tree, faults("Valkey killed", "Valkey killed"))
 
-    assert set(report.findings.faults) >= {"unsettled"}, render(report)
-    assert not report.findings.faults["lost"], render(report)
+    assert set(report.audit_result.faults) >= {"unsettled"}, render_report(report)
+    assert not report.audit_result.faults["lost"], render_report(report)
 
 
-def soak(folder: Path, tree: Path, planned: list[Fault]) -> Report:
-    return run(Soak("broken", planned, sending_s=8, settle_s=30, tree=tree), folder)
+def run_broken_soak(folder: Path, tree: Path, planned: list[Fault]) -> SoakReport:
+    return run_soak(Soak("broken", planned, sending_s=8, settle_timeout_s=30, tree=tree), folder)

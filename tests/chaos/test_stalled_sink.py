@@ -12,13 +12,13 @@ from app.database.engine import Store, open_store
 from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.schema import deliveries, outcomes
+from app.store.schema import deliveries, sink_outcomes
 from app.web.enqueuer import NewDelivery
 from tests.integration.test_workers import put
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 
 pytestmark = pytest.mark.chaos
 
@@ -53,14 +53,14 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
 ) -> None:
     inbox = Inbox(store)
     (tmp_path / "routes.toml").write_text(ROUTES)
-    settings = environment(
+    settings = make_environment(
         DATABASE_URL=f"sqlite:///{tmp_path}/store.db",
         REDIS_URL=redis_url,
         ROUTES_FILE=str(tmp_path / "routes.toml"),
     )
 
     def count(sink: str, state: str) -> int:
-        statement = select(outcomes).where(outcomes.c.sink == sink, outcomes.c.state == state)
+        statement = select(sink_outcomes).where(sink_outcomes.c.sink == sink, sink_outcomes.c.state == state)
         with store.connect() as connection:
             return len(connection.execute(statement).all())
 
@@ -91,5 +91,5 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
         with store.begin() as connection:
             connection.execute(update(deliveries).values(leased_until=None, due_at=datetime.now(UTC)))
         with Command(arguments, folder=tmp_path, environment=variables) as worker:
-            wait_until(lambda: inbox.count().get("settled") == 60, what=lambda: worker.log)
+            wait_until(lambda: inbox.count_by_state().get("settled") == 60, what=lambda: worker.log)
         assert {count(sink, "done") for sink in ("main", "warehouse", "another")} == {60}

@@ -11,20 +11,20 @@ from random import Random
 from threading import Event
 from typing import Any
 
-from app.simulator.events import Clock
-from app.truto.webhook_sender import Sender
+from app.simulator.events import EventClock
+from app.truto.webhook_sender import WebhookSender
 
 RESOURCES = ("crm/contacts", "ticketing/tickets")
 ACCOUNTS = 5
 # Few enough that every record competes with older and newer versions of itself.
 KEYS = 2000
-_MOST_PER_PAGE = 200
+_MAX_PER_PAGE = 200
 # How often: deliveries of a kind; records that are sound, no object, or hold what is no number in JSON.
-_KINDS = {"page": 94, "deletion": 3, "errors": 2, "unreadable": 1}
-_POISON = (99.5, 0.25, 0.25)
+_KIND_WEIGHTS = {"page": 94, "deletion": 3, "errors": 2, "unreadable": 1}
+_RECORD_WEIGHTS = (99.5, 0.25, 0.25)
 # Shares of deliveries that come after newer ones, and again.
 _LATE, _REPEATED = 0.15, 0.05
-_MOST_LATE = 4
+_MAX_LATE = 4
 _EVENTS = {
     "page": "sync_job_run:record",
     "deletion": "record:deleted",
@@ -35,7 +35,7 @@ _PADDING = "0123456789abcdef" * 8
 
 
 @dataclass(slots=True)
-class Sent:
+class SentDelivery:
     """One delivery that was sent.
 
     kind: page, deletion, errors or unreadable. records: (key, number) of what can be read, in order; the key
@@ -53,12 +53,12 @@ class Sent:
     is_acknowledged: bool = False
 
 
-def digest_of(body: bytes) -> bytes:
+def compute_digest(body: bytes) -> bytes:
     """Return what a body is known by."""
     return hashlib.sha256(body).digest()[:16]
 
 
-def record_of(key: int, number: int) -> dict[str, Any]:
+def build_record(key: int, number: int) -> dict[str, Any]:
     """Return a record: the same for the same number, so that a garbled one is seen."""
     return {"id": f"k{key}", "number": number, "padding": _PADDING[number % 16 :]}
 
@@ -69,25 +69,25 @@ class Traffic:
     acknowledged, acknowledged_at: how many 200s there were, those for repeats too, and when the last was.
     """
 
-    def __init__(self, seed: str, clock: Clock) -> None:
-        self.sent: dict[bytes, Sent] = {}
+    def __init__(self, seed: str, clock: EventClock) -> None:
+        self.sent: dict[bytes, SentDelivery] = {}
         self._seed = seed
         self._clock = clock
         self._numbers = count(1)
-        self.acknowledged = 0
+        self.acknowledged_count = 0
         self.acknowledged_at = datetime.min.replace(tzinfo=UTC)
 
-    def run(self, place: int, sender: Sender, stopped: Event, records_per_s: float) -> None:
+    def run(self, place: int, sender: WebhookSender, stopped: Event, records_per_s: float) -> None:
         """Send one delivery after the other until stopped, no faster than told."""
         due_at = time.monotonic()
         for body in self._bodies(Random(f"{self._seed}/sender/{place}"), place):
             if stopped.is_set():
                 return
             # Known before it leaves: it may be stored without an answer.
-            sent = self.sent[digest_of(body)]
+            sent = self.sent[compute_digest(body)]
             if sender.send(body).is_delivered:
                 sent.is_acknowledged = True
-                self.acknowledged += 1
+                self.acknowledged_count += 1
                 self.acknowledged_at = datetime.now(UTC)
             due_at = max(due_at, time.monotonic() - 1.0) + len(sent.records) / records_per_s
             stopped.wait(max(0.0, due_at - time.monotonic()))
@@ -95,50 +95,50 @@ class Traffic:
     def _bodies(self, chance: Random, place: int) -> Iterator[bytes]:
         late: list[bytes] = []
         while True:
-            body = self._make(chance, f"run-{place}")
+            body = self._make_body(chance, f"run-{place}")
             if chance.random() < _LATE:
                 late.append(body)
                 continue
             yield body
             if chance.random() < _REPEATED:
                 late.append(body)
-            if len(late) > _MOST_LATE:
+            if len(late) > _MAX_LATE:
                 yield from late
                 late.clear()
 
-    def _make(self, chance: Random, run: str) -> bytes:
+    def _make_body(self, chance: Random, run: str) -> bytes:
         resource, account = chance.choice(RESOURCES), f"account-{chance.randrange(ACCOUNTS)}"
-        [kind] = chance.choices(list(_KINDS), list(_KINDS.values()))
-        sent = Sent(kind, self._clock.next(), resource, account)
+        [kind] = chance.choices(list(_KIND_WEIGHTS), list(_KIND_WEIGHTS.values()))
+        sent = SentDelivery(kind, self._clock.next_time(), resource, account)
         payload: dict[str, Any] = {"resource": resource, "method": "list", "integrated_account_id": account}
         payload |= {"sync_job_run_id": run, "sync_job_id": "job"}
         if kind == "deletion":
-            payload["record"] = self._record(chance, sent)
+            payload["record"] = self._make_record(chance, sent)
         elif kind == "errors":
             sent.errors = chance.randint(1, 5)
             payload["errors"] = [{"resource": resource, "error": {"status": 502}}] * sent.errors
         else:
-            pick = [self._record, self._no_object, self._no_number]
-            picks = chance.choices(pick, _POISON, k=chance.randint(1, _MOST_PER_PAGE))
+            pick = [self._make_record, self._make_non_object, self._make_unreadable]
+            picks = chance.choices(pick, _RECORD_WEIGHTS, k=chance.randint(1, _MAX_PER_PAGE))
             payload["records"] = [make(chance, sent) for make in picks]
         about = {"id": f"event-{next(self._numbers)}", "event": _EVENTS[kind], "created_at": sent.created_at}
         body = json.dumps({**about, "payload": payload}).encode()
         if kind == "unreadable":
             body = body[: len(body) // 2]
             sent.records, sent.unreadable = [], 0
-        self.sent[digest_of(body)] = sent
+        self.sent[compute_digest(body)] = sent
         return body
 
-    def _record(self, chance: Random, sent: Sent) -> Any:
+    def _make_record(self, chance: Random, sent: SentDelivery) -> Any:
         key, number = chance.randrange(KEYS), next(self._numbers)
         sent.records.append((key, number))
-        return record_of(key, number)
+        return build_record(key, number)
 
-    def _no_object(self, _chance: Random, sent: Sent) -> Any:
+    def _make_non_object(self, _chance: Random, sent: SentDelivery) -> Any:
         number = next(self._numbers)
         sent.records.append((None, number))
         return number
 
-    def _no_number(self, _chance: Random, sent: Sent) -> Any:
+    def _make_unreadable(self, _chance: Random, sent: SentDelivery) -> Any:
         sent.unreadable += 1
         return {"id": "k1", "huge": float("inf")}

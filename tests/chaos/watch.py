@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from app.database.engine import Store
 from app.errors import StoreUnavailable
 from app.redis.spool import KEY as SPOOL
-from app.store.pending import Worklist
+from app.store.pending import PendingDeliveries
 from tests.chaos.plan import Fault
 from tests.chaos.traffic import Traffic
 
@@ -37,22 +37,22 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
+class _EndedFault:
     kind: str
     began_s: float
     ended_s: float
     ended_at: datetime
 
 
-class Watch:
+class RecoveryWatch:
     """Looks several times a second at what waits; in a thread of its own, since a stalled store stalls it."""
 
     def __init__(self, store: Store, redis: Redis, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._worklist = Worklist(store)
+        self._worklist = PendingDeliveries(store)
         self._redis = redis
         self._began = time.monotonic()
-        self._past: list[_Past] = []
+        self._unrecovered: list[_EndedFault] = []
         self._is_over = threading.Event()
         self.recoveries: list[Recovery] = []
 
@@ -73,36 +73,36 @@ class Watch:
         return time.monotonic() - self._began
 
     @property
-    def is_calm(self) -> bool:
+    def has_recovered(self) -> bool:
         """Whether the service has recovered from every fault so far."""
-        return not self._past
+        return not self._unrecovered
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits anywhere."""
-        return self._oldest() is None
+        return self._oldest_waiting_at() is None
 
-    def note(self, fault: Fault, began_s: float) -> None:
+    def add_fault(self, fault: Fault, began_s: float) -> None:
         """Remember a fault that is over now."""
-        self._past.append(_Past(fault.kind, began_s, self.now_s, datetime.now(UTC)))
+        self._unrecovered.append(_EndedFault(fault.kind, began_s, self.now_s, datetime.now(UTC)))
 
     def _run(self) -> None:
         while not self._is_over.wait(_POLL_S):
-            oldest = self._oldest()
-            for past in list(self._past):
+            oldest = self._oldest_waiting_at()
+            for past in list(self._unrecovered):
                 is_heard = self._traffic.acknowledged_at > past.ended_at
                 if is_heard and (oldest is None or oldest > past.ended_at):
-                    self._conclude(past, self.now_s - past.ended_s)
-        for past in list(self._past):
-            self._conclude(past, None)
+                    self._record_recovery(past, self.now_s - past.ended_s)
+        for past in list(self._unrecovered):
+            self._record_recovery(past, None)
 
-    def _conclude(self, past: _Past, recovered_s: float | None) -> None:
-        self.recoveries.append(Recovery(past.kind, past.began_s, past.ended_s, recovered_s))
-        self._past.remove(past)
+    def _record_recovery(self, fault: _EndedFault, recovered_s: float | None) -> None:
+        self.recoveries.append(Recovery(fault.kind, fault.began_s, fault.ended_s, recovered_s))
+        self._unrecovered.remove(fault)
 
-    def _oldest(self) -> datetime | None:
+    def _oldest_waiting_at(self) -> datetime | None:
         """Return when the oldest that waits came; None where nothing does."""
         try:
-            return _LONG_AGO if self._redis.xlen(SPOOL) else self._worklist.oldest_pending()
+            return _LONG_AGO if self._redis.xlen(SPOOL) else self._worklist.find_oldest_received_at()
         except (StoreUnavailable, RedisError):
             return _LONG_AGO

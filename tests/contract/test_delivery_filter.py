@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from app.database.engine import Store
-from app.store.delivery_filter import Group, Selection, count, find
-from app.store.facts import Outcome, Settlement
+from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliveries, find_deliveries
+from app.store.facts import DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import Arrival, Verdict
-from app.store.results import Ledger
+from app.store.models import IncomingDelivery, StateChange
+from app.store.results import DeliveryResults
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -22,7 +22,7 @@ def put(store: Store, number: int, **about: Any) -> str:
     body = b"%d" % number
     told = {"event": "sync_job_run:record", "resource": "crm/contacts", "method": "list", **about}
     at = NOW + MINUTE * (number // 2)
-    arrival = Arrival(body, hashlib.sha256(body).digest(), at, "pending", **told)
+    arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **told)
     return str(Inbox(store).put([arrival])[0].delivery_id)
 
 
@@ -32,7 +32,7 @@ def test_every_delivery_is_met_once_in_order_whatever_the_page(store: Store, *, 
     ids = [put(store, number) for number in range(11)]
 
     for page in (1, 2, 3, 100):
-        found = list(find(store, Selection(), newest_first=newest_first, page=page))
+        found = list(find_deliveries(store, DeliveryFilter(), newest_first=newest_first, page_size=page))
         assert sorted(str(each.id) for each in found) == sorted(ids)
         times = [each.received_at for each in found]
         assert times == sorted(times, reverse=newest_first)
@@ -41,59 +41,61 @@ def test_every_delivery_is_met_once_in_order_whatever_the_page(store: Store, *, 
 def test_it_goes_on_behind_the_last_one_seen(store: Store) -> None:
     for number in range(7):
         put(store, number)
-    first = list(islice(find(store, Selection(), page=2), 3))
+    first = list(islice(find_deliveries(store, DeliveryFilter(), page_size=2), 3))
 
-    rest = list(find(store, Selection(), after=(first[-1].received_at, first[-1].id), page=2))
+    rest = list(
+        find_deliveries(store, DeliveryFilter(), after=(first[-1].received_at, first[-1].id), page_size=2)
+    )
 
-    assert [*first, *rest] == list(find(store, Selection()))
+    assert [*first, *rest] == list(find_deliveries(store, DeliveryFilter()))
 
 
 @pytest.mark.parametrize(
     ("selection", "expected"),
     [
-        (Selection(sync_job_run_id="r"), [1]),
-        (Selection(resource="crm/*"), [0, 1, 2]),
-        (Selection(resource="crm/co_tacts"), []),
-        (Selection(resource="ticketing/tickets"), [3]),
-        (Selection(event="*:record"), [0, 1, 2, 3]),
-        (Selection(integrated_account_id="a", environment_id="e"), [2]),
-        (Selection(since=NOW + MINUTE), [2, 3]),
-        (Selection(until=NOW + MINUTE), [0, 1]),
-        (Selection(states=["settled", "dead"]), [0]),
-        (Selection(sink="lake"), [0]),
-        (Selection(sink="main"), []),
+        (DeliveryFilter(sync_job_run_id="r"), [1]),
+        (DeliveryFilter(resource="crm/*"), [0, 1, 2]),
+        (DeliveryFilter(resource="crm/co_tacts"), []),
+        (DeliveryFilter(resource="ticketing/tickets"), [3]),
+        (DeliveryFilter(event="*:record"), [0, 1, 2, 3]),
+        (DeliveryFilter(integrated_account_id="a", environment_id="e"), [2]),
+        (DeliveryFilter(since=NOW + MINUTE), [2, 3]),
+        (DeliveryFilter(until=NOW + MINUTE), [0, 1]),
+        (DeliveryFilter(states=["settled", "dead"]), [0]),
+        (DeliveryFilter(sink="lake"), [0]),
+        (DeliveryFilter(sink="main"), []),
     ],
 )
-def test_filters_choose_what_they_say(store: Store, selection: Selection, expected: list[int]) -> None:
+def test_filters_choose_what_they_say(store: Store, selection: DeliveryFilter, expected: list[int]) -> None:
     ids = [
         put(store, 0),
         put(store, 1, sync_job_run_id="r"),
         put(store, 2, integrated_account_id="a", environment_id="e"),
         put(store, 3, resource="ticketing/tickets"),
     ]
-    [first] = [each for each in find(store, Selection()) if str(each.id) == ids[0]]
-    outcome = Outcome(first.id, "lake", "done", 3, 0, "", "", NOW)
-    verdict = Verdict(first.id, "settled", 3, "", due_at=NOW)
-    Ledger(store).settle([Settlement(verdict, outcomes=[outcome])], now=NOW)
+    [first] = [each for each in find_deliveries(store, DeliveryFilter()) if str(each.id) == ids[0]]
+    outcome = SinkOutcome(first.id, "lake", "done", 3, 0, "", "", NOW)
+    verdict = StateChange(first.id, "settled", 3, "", due_at=NOW)
+    DeliveryResults(store).save([DeliveryResult(verdict, outcomes=[outcome])], now=NOW)
 
-    assert [ids.index(str(each.id)) for each in find(store, selection)] == expected
+    assert [ids.index(str(each.id)) for each in find_deliveries(store, selection)] == expected
 
 
 def test_ids_choose_these_and_no_others(store: Store) -> None:
     put(store, 0)
     put(store, 1)
-    [first, _] = find(store, Selection())
+    [first, _] = find_deliveries(store, DeliveryFilter())
 
-    assert list(find(store, Selection(ids=[first.id]))) == [first]
+    assert list(find_deliveries(store, DeliveryFilter(ids=[first.id]))) == [first]
 
 
 def test_a_selection_is_counted_by_resource_method_and_state(store: Store) -> None:
     for number in range(3):
         put(store, number, resource="crm/contacts" if number else "crm/deals")
 
-    assert count(store, Selection()) == [
-        Group("crm/contacts", "list", "pending", 2, 0),
-        Group("crm/deals", "list", "pending", 1, 0),
+    assert count_deliveries(store, DeliveryFilter()) == [
+        DeliveryCount("crm/contacts", "list", "pending", 2, 0),
+        DeliveryCount("crm/deals", "list", "pending", 1, 0),
     ]
-    assert Selection().is_everything
-    assert not Selection(method="list").is_everything
+    assert DeliveryFilter().is_empty
+    assert not DeliveryFilter(method="list").is_empty

@@ -13,42 +13,44 @@ from redis import Redis
 from sqlalchemy import select
 
 from app.config.routes import Route
-from app.erasure import Erasure, Findings
+from app.erasure import Erasure, ErasureReport
 from app.redis.spool import UNREADABLE_KEY, Spool
-from app.sinks.base import Batch, Record, Sink, Written
-from app.store.pending import Worklist
+from app.sinks.base import Batch, Record, Sink, WriteResult
+from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, record_errors, runs
-from tests.support.delivered_store import Stock
+from tests.support.delivered_store import DeliveredStore
 from tests.support.waiting import wait_until
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 
 @pytest.fixture
-def stock(store_url: str, tmp_path: Path) -> Iterator[Stock]:
-    made = Stock(store_url, tmp_path)
+def stock(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
+    made = DeliveredStore(store_url, tmp_path)
     yield made
     made.close()
 
 
-def erasure(stock: Stock, redis: Redis | None, account: str = "a1", told: list[str] | None = None) -> Erasure:
+def make_erasure(
+    stock: DeliveredStore, redis: Redis | None, account: str = "a1", messages: list[str] | None = None
+) -> Erasure:
     return Erasure(
         stock.store,
         account,
         spool=Spool(redis) if redis else None,
         sinks=["lake", "main"],
         open_sink=stock.sinks.open,
-        tell=(told if told is not None else []).append,
+        on_wait=(messages if messages is not None else []).append,
     )
 
 
-def found(stock: Stock, redis: Redis, account: str = "a1") -> Findings:
-    return erasure(stock, redis, account).find()
+def find_account_data(stock: DeliveredStore, redis: Redis, account: str = "a1") -> ErasureReport:
+    return make_erasure(stock, redis, account).count_data()
 
 
-def everything(stock: Stock) -> str:
+def read_everything(stock: DeliveredStore) -> str:
     """All that the store and the sinks hold, as text."""
     texts = [path.read_text() for path in stock.lake.rglob("*.jsonl")]
-    texts += [str(stock.inbox.read_body(id_)) for id_, body in stock.bodies().items() if body]
+    texts += [str(stock.inbox.read_body(id_)) for id_, body in stock.read_bodies().items() if body]
     with stock.store.connect() as connection:
         for table in ("dead_records", "record_errors", "runs"):
             texts += map(str, connection.exec_driver_sql(f"SELECT * FROM rapidbridge_{table}").all())
@@ -56,23 +58,23 @@ def everything(stock: Stock) -> str:
     return "\n".join(texts)
 
 
-def state(stock: Stock, delivery: UUID) -> tuple[Any, ...]:
+def state(stock: DeliveredStore, delivery: UUID) -> tuple[Any, ...]:
     columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records)
     with stock.store.connect() as connection:
         return tuple(connection.execute(select(*columns).where(deliveries.c.id == delivery)).one())
 
 
-def test_an_account_is_gone_everywhere_and_its_totals_stay(stock: Stock, redis: Redis) -> None:
+def test_an_account_is_gone_everywhere_and_its_totals_stay(stock: DeliveredStore, redis: Redis) -> None:
     for account in ("a1", "a2"):
-        stock.fill(account, f"run-{account}")
-    totals, others = stock.totals(["run-a1", "run-a2"]), found(stock, redis, "a2").numbers
-    assert "a1@example.com" in everything(stock)
+        stock.add_run(account, f"run-{account}")
+    totals, others = stock.read_totals(["run-a1", "run-a2"]), find_account_data(stock, redis, "a2").counts
+    assert "a1@example.com" in read_everything(stock)
 
-    before = found(stock, redis)
-    erased = erasure(stock, redis).erase()
+    before = find_account_data(stock, redis)
+    erased = make_erasure(stock, redis).erase_data()
 
-    assert before.numbers == erased.numbers
-    assert before.numbers == {
+    assert before.counts == erased.counts
+    assert before.counts == {
         "spool": 0,
         "bodies": 5,
         "pending": 0,
@@ -82,67 +84,71 @@ def test_an_account_is_gone_everywhere_and_its_totals_stay(stock: Stock, redis: 
         "sink lake": 2,
         "sink main": 2,
     }
-    assert stock.totals(["run-a1", "run-a2"]) == totals
-    assert (stock.accounts(), stock.files("a1"), stock.files("a2")) == ({"a2": 2}, 0, 2)
-    assert "a1@example.com" not in everything(stock)
-    assert '"a1"' not in everything(stock)
-    assert "a1 is away" not in everything(stock)
-    assert found(stock, redis, "a2").numbers == others
-    again = erasure(stock, redis).erase()
+    assert stock.read_totals(["run-a1", "run-a2"]) == totals
+    assert (stock.count_rows_by_account(), stock.count_files("a1"), stock.count_files("a2")) == (
+        {"a2": 2},
+        0,
+        2,
+    )
+    assert "a1@example.com" not in read_everything(stock)
+    assert '"a1"' not in read_everything(stock)
+    assert "a1 is away" not in read_everything(stock)
+    assert find_account_data(stock, redis, "a2").counts == others
+    again = make_erasure(stock, redis).erase_data()
     assert (again.total, again.unreached) == (0, {})
 
 
-def test_what_is_pending_is_discarded_and_never_written(stock: Stock, redis: Redis) -> None:
+def test_what_is_pending_is_discarded_and_never_written(stock: DeliveredStore, redis: Redis) -> None:
     waiting, other = (stock.put(a, integrated_account_id=a, records=[{"id": a}]) for a in ("a1", "a2"))
 
-    erased = erasure(stock, redis).erase()
+    erased = make_erasure(stock, redis).erase_data()
     stock.worker.deliver([waiting, other])
 
-    assert (erased.numbers["pending"], erased.numbers["bodies"]) == (1, 1)
+    assert (erased.counts["pending"], erased.counts["bodies"]) == (1, 1)
     assert state(stock, waiting) == ("discarded", "erased", 0)
     assert state(stock, other) == ("settled", "", 1)
-    assert stock.accounts() == {"a2": 1}
+    assert stock.count_rows_by_account() == {"a2": 1}
 
 
 @pytest.mark.parametrize("word", ["dead", "quarantined", "unrouted", "late"])
-def test_what_is_stranded_is_erased_in_its_state(stock: Stock, redis: Redis, word: str) -> None:
+def test_what_is_stranded_is_erased_in_its_state(stock: DeliveredStore, redis: Redis, word: str) -> None:
     delivery = stock.deliver("1", records=[{"id": "1"}])
     stock.set_state(delivery, word)
 
-    erasure(stock, redis).erase()
+    make_erasure(stock, redis).erase_data()
 
     assert state(stock, delivery) == (word, "", 1)
-    assert not stock.bodies()[delivery]
+    assert not stock.read_bodies()[delivery]
 
 
-def test_what_was_pruned_before_is_erased_to_the_end(stock: Stock, redis: Redis) -> None:
+def test_what_was_pruned_before_is_erased_to_the_end(stock: DeliveredStore, redis: Redis) -> None:
     delivery = stock.deliver("1", "record_error", error={"message": "Ada is away"})
     with stock.store.begin() as connection:
         connection.execute(deliveries.update().values(body=b"", pruned_at=datetime.now(UTC)))
         connection.execute(record_errors.update().values(raw=""))
 
-    erasure(stock, redis).erase()
+    make_erasure(stock, redis).erase_data()
 
     with stock.store.connect() as connection:
         assert list(connection.execute(select(record_errors.c.message)).scalars()) == [""]
     assert state(stock, delivery) == ("settled", "", 0)
 
 
-def test_what_waits_in_redis_is_erased_and_others_stay(stock: Stock, redis: Redis) -> None:
+def test_what_waits_in_redis_is_erased_and_others_stay(stock: DeliveredStore, redis: Redis) -> None:
     spool = Spool(redis)
     for name, account in (("1", "a1"), ("2", "a2"), ("3", "a1"), ("4", "a2")):
-        spool.put(stock.arrival(name, integrated_account_id=account, records=[]))
+        spool.put(stock.make_delivery(name, integrated_account_id=account, records=[]))
 
-    assert found(stock, redis).numbers["spool"] == 2
-    erased = erasure(stock, redis).erase()
+    assert find_account_data(stock, redis).counts["spool"] == 2
+    erased = make_erasure(stock, redis).erase_data()
 
-    assert (erased.numbers["spool"], spool.count(), spool.count_of("a2")) == (2, 2, 2)
+    assert (erased.counts["spool"], spool.count(), spool.count_for_account("a2")) == (2, 2, 2)
 
 
-def test_what_moves_from_redis_meanwhile_is_erased_too(stock: Stock, redis: Redis) -> None:
-    arrival = stock.arrival("1", records=[{"id": "1"}])
+def test_what_moves_from_redis_meanwhile_is_erased_too(stock: DeliveredStore, redis: Redis) -> None:
+    arrival = stock.make_delivery("1", records=[{"id": "1"}])
     stock.deliver("2", records=[{"id": "2"}])
-    work = erasure(stock, redis)
+    work = make_erasure(stock, redis)
 
     class Late(Spool):
         """Another drained it just before: it is in the inbox only once that was looked through."""
@@ -153,50 +159,52 @@ def test_what_moves_from_redis_meanwhile_is_erased_too(stock: Stock, redis: Redi
             self.calls += 1
             if self.calls == 2:
                 stock.inbox.put([arrival])
-                Deliverer(stock.store, stock.routes, stock.sinks.open).deliver(list(stock.bodies()))
+                DeliveryProcessor(stock.store, stock.routes, stock.sinks.open).deliver(
+                    list(stock.read_bodies())
+                )
             return super().erase(account)
 
     work._spool = Late(redis)
-    erased = work.erase()
+    erased = work.erase_data()
 
     assert erased.unreached == {}
-    assert found(stock, redis).total == 0
+    assert find_account_data(stock, redis).total == 0
 
 
-def test_what_cannot_be_reached_is_named(stock: Stock, redis: Redis) -> None:
+def test_what_cannot_be_reached_is_named(stock: DeliveredStore, redis: Redis) -> None:
     stock.deliver("1", records=[{"id": "1"}])
     stock.lake.rename(stock.lake.with_name("away"))
 
-    away = erasure(stock, None).erase()
+    away = make_erasure(stock, None).erase_data()
     redis.xadd(UNREADABLE_KEY, {"empty": ""})
     stock.lake.with_name("away").rename(stock.lake)
-    back = erasure(stock, redis).erase()
+    back = make_erasure(stock, redis).erase_data()
 
     assert away.unreached.keys() == {"spool", "sink lake"}
-    assert away.numbers["sink main"] == 1
-    assert (back.numbers["sink lake"], set(back.unreached)) == (1, {"spool"})
+    assert away.counts["sink main"] == 1
+    assert (back.counts["sink lake"], set(back.unreached)) == (1, {"spool"})
 
 
-def test_deliveries_of_its_runs_that_name_no_account_are_its_own(stock: Stock, redis: Redis) -> None:
+def test_deliveries_of_its_runs_that_name_no_account_are_its_own(stock: DeliveredStore, redis: Redis) -> None:
     stock.deliver("0", "started", id="r")
     nameless = stock.deliver("1", integrated_account_id="", records=[{"id": "1", "name": "Ada"}])
     stranger = stock.deliver("2", integrated_account_id="", sync_job_run_id="", records=[{"id": "2"}])
 
-    erased = erasure(stock, redis).erase()
+    erased = make_erasure(stock, redis).erase_data()
 
-    assert not stock.bodies()[nameless]
-    assert stock.bodies()[stranger]
+    assert not stock.read_bodies()[nameless]
+    assert stock.read_bodies()[stranger]
     assert erased.unreached.keys() == {"rows of no account"}
 
 
-class Gate:
+class BlockingSink:
     """The real sink, but a worker is stopped just before it writes."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.is_there, self.may_pass = threading.Event(), threading.Event()
 
-    def write(self, batch: Batch, route: Route) -> Written:
+    def write(self, batch: Batch, route: Route) -> WriteResult:
         self.is_there.set()
         assert self.may_pass.wait(30)
         return self.sink.write(batch, route)
@@ -210,18 +218,18 @@ class Gate:
     def close(self) -> None: ...
 
 
-def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: Stock, redis: Redis) -> None:
+def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: DeliveredStore, redis: Redis) -> None:
     stock.deliver("0", records=[{"id": "0"}])
     mine, other = (stock.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2"))
-    gate, told = Gate(stock.sinks.open("main")), list[str]()
-    worker = Deliverer(
+    gate, told = BlockingSink(stock.sinks.open("main")), list[str]()
+    worker = DeliveryProcessor(
         stock.store, stock.routes, lambda name: gate if name == "main" else stock.sinks.open(name)
     )
 
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(worker.deliver, [mine, other])
         assert gate.is_there.wait(30)
-        work = pool.submit(erasure(stock, redis, told=told).erase)
+        work = pool.submit(make_erasure(stock, redis, messages=told).erase_data)
         wait_until(lambda: bool(told), what="the erasure to wait")
         assert not work.done()
         gate.may_pass.set()
@@ -230,26 +238,26 @@ def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: Stock, redis: 
         erased = work.result(15)
 
     assert told == ["Waiting, 40 s at most, for workers that have 1 of its deliveries in hand."]
-    assert stock.accounts() == {"a2": 1}
-    assert (stock.files("a1"), stock.files("a2")) == (0, 1)
+    assert stock.count_rows_by_account() == {"a2": 1}
+    assert (stock.count_files("a1"), stock.count_files("a2")) == (0, 1)
     assert state(stock, mine) == ("discarded", "erased", 0)
-    assert (erased.numbers["sink main"], erased.unreached) == (2, {})
-    assert found(stock, redis).total == 0
+    assert (erased.counts["sink main"], erased.unreached) == (2, {})
+    assert find_account_data(stock, redis).total == 0
 
 
-def test_one_that_was_broken_off_is_gone_on_with(stock: Stock, redis: Redis) -> None:
+def test_one_that_was_broken_off_is_gone_on_with(stock: DeliveredStore, redis: Redis) -> None:
     """Between inbox and sinks, with a worker at it that never comes back."""
     mine = stock.put("1", records=[{"id": "1"}])
-    Worklist(stock.store).claim([mine], holder="gone", now=datetime.now(UTC), lease_s=2)
-    list(erasure(stock, redis)._held.erase(now=datetime.now(UTC)))
+    PendingDeliveries(stock.store).lease([mine], worker="gone", now=datetime.now(UTC), lease_s=2)
+    list(make_erasure(stock, redis)._account_data.erase(now=datetime.now(UTC)))
     stock.sinks.open("main").write(batch_of(mine), Route(sinks=("main",)))
     began = datetime.now(UTC)
 
-    assert found(stock, redis).in_hand == 1
-    erasure(stock, redis).erase()
+    assert find_account_data(stock, redis).in_progress == 1
+    make_erasure(stock, redis).erase_data()
 
     assert (datetime.now(UTC) - began).total_seconds() > 1
-    assert stock.accounts() == {}
+    assert stock.count_rows_by_account() == {}
 
 
 def batch_of(delivery: UUID) -> Batch:
@@ -257,10 +265,10 @@ def batch_of(delivery: UUID) -> Batch:
     return Batch(delivery, now, now, "crm/contacts", "list", "a1", "j", "r", [Record(0, {"id": "1"})])
 
 
-def test_a_run_of_it_keeps_what_its_totals_need(stock: Stock, redis: Redis) -> None:
-    stock.fill("a1", "r1")
+def test_a_run_of_it_keeps_what_its_totals_need(stock: DeliveredStore, redis: Redis) -> None:
+    stock.add_run("a1", "r1")
 
-    erasure(stock, redis).erase()
+    make_erasure(stock, redis).erase_data()
 
     with stock.store.connect() as connection:
         [run] = connection.execute(select(runs.c.run)).scalars()

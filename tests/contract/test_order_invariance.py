@@ -16,17 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import delete, select, text, update
 
-from app.config.routes import Route, default_routes
+from app.config.routes import Route, build_default_routes
 from app.database.engine import Store
 from app.errors import SinkUnavailable
-from app.sinks import Sinks
-from app.sinks.base import Batch, Sink, Written
+from app.sinks import SinkRegistry
+from app.sinks.base import Batch, Sink, WriteResult
 from app.store.inbox import Inbox
-from app.store.models import Arrival
-from app.store.pending import Worklist
-from app.store.schema import deliveries, metadata, outcomes
+from app.store.models import IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.store.schema import deliveries, metadata, sink_outcomes
 from app.truto.events import read_envelope
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIMES = st.sampled_from([NOW, NOW + timedelta(microseconds=1), NOW + timedelta(seconds=1)])
@@ -81,7 +81,7 @@ class StoppingSink:
     is_away: bool = False
     failed: set[UUID] = field(default_factory=set)
 
-    def write(self, batch: Batch, route: Route) -> Written:
+    def write(self, batch: Batch, route: Route) -> WriteResult:
         self.at -= 1
         if self.at != 0:
             return self.sink.write(batch, route)
@@ -112,15 +112,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.routes = default_routes(self.store.url.render_as_string(hide_password=False))
-        self.inbox, self.sinks = Inbox(self.store), Sinks(self.routes)
+        self.routes = build_default_routes(self.store.url.render_as_string(hide_password=False))
+        self.inbox, self.sinks = Inbox(self.store), SinkRegistry(self.routes)
         self.threads = ThreadPoolExecutor(2)
         self.paused: list[tuple[set[UUID], Event, Future[None], set[UUID]]] = []
-        self.came: dict[UUID, tuple[Arrival, int]] = {}
+        self.came: dict[UUID, tuple[IncomingDelivery, int]] = {}
         self.versions: list[Version] = []
-        self.seen: dict[tuple[str, str], Version] = {}
+        self.last_rows: dict[tuple[str, str], Version] = {}
         self.settled: set[UUID] = set()
-        self.held: set[UUID] = set()
+        self.leased: set[UUID] = set()
 
     @initialize()
     def nothing_came_but_an_empty_page(self) -> None:
@@ -156,10 +156,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(places=JOB)
     def crash_after_claim(self, places: list[int]) -> None:
         ids = self.job(places)
-        claimed = Worklist(self.store).claim(ids, holder="gone", now=datetime.now(UTC), lease_s=40)
+        claimed = PendingDeliveries(self.store).lease(ids, worker="gone", now=datetime.now(UTC), lease_s=40)
 
         assert {delivery.id for delivery in claimed} == self.free(ids)
-        self.held |= self.free(ids)
+        self.leased |= self.free(ids)
 
     @precondition(lambda self: self.free(self.came))
     @rule(places=JOB, stop=STOP)
@@ -171,7 +171,7 @@ class AnyOrder(RuleBasedStateMachine):
         try:
             self.deliver_these(ids, StoppingSink(self.sinks.open("main"), vanish, *stop))
         except Vanished:
-            self.held |= self.free(ids)
+            self.leased |= self.free(ids)
 
     @precondition(lambda self: len(self.paused) < 2 and self.free(self.came))
     @rule(places=JOB, stop=STOP, is_away=IS_AWAY)
@@ -189,7 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
         job.add_done_callback(lambda _: stands_or_ended.set())
         assert stands_or_ended.wait(HANGS_S)
         self.paused.append((self.free(ids), may_go_on, job, sink.failed))
-        self.held |= self.free(ids)
+        self.leased |= self.free(ids)
         if job.done():
             self.it_goes_on(-1)
 
@@ -200,9 +200,9 @@ class AnyOrder(RuleBasedStateMachine):
         may_go_on.set()
         job.result(HANGS_S)
         self.settled |= claimed - failed
-        self.held -= claimed
+        self.leased -= claimed
         # What it failed at waits for its next attempt, unless another worker has finished it.
-        self.held |= failed - self.settled
+        self.leased |= failed - self.settled
 
     @precondition(lambda self: self.paused)
     @rule(which=st.sampled_from([0, -1]), places=JOB)
@@ -217,7 +217,7 @@ class AnyOrder(RuleBasedStateMachine):
         with self.store.begin() as connection:
             # Never lost so often that it is given up: that is another test's matter.
             connection.execute(leased.values(leased_until=past, due_at=past, lost_attempts=0))
-        self.held.clear()
+        self.leased.clear()
 
     @precondition(lambda self: self.settled)
     @rule(place=PLACE, is_forgotten=st.booleans())
@@ -228,19 +228,24 @@ class AnyOrder(RuleBasedStateMachine):
         with self.store.begin() as connection:
             connection.execute(again.values(state="pending", settled_at=None, leased_until=None))
             if is_forgotten:
-                connection.execute(delete(outcomes).where(outcomes.c.delivery_id == id_))
+                connection.execute(delete(sink_outcomes).where(sink_outcomes.c.delivery_id == id_))
         self.settled.remove(id_)
 
     @invariant()
     def what_is_settled_is_in_the_sink_and_nothing_goes_back(self) -> None:
         rows = self.rows()
-        assert all(rows[key].order >= before.order for key, before in self.seen.items())
+        assert all(rows[key].order >= before.order for key, before in self.last_rows.items())
         assert all(rows[key].order >= last.order for key, last in self.newest(self.settled).items())
-        self.seen = rows
+        self.last_rows = rows
 
     @invariant()
     def the_ledger_has_it_once(self) -> None:
-        counts = (outcomes.c.delivery_id, outcomes.c.sink, outcomes.c.state, outcomes.c.written)
+        counts = (
+            sink_outcomes.c.delivery_id,
+            sink_outcomes.c.sink,
+            sink_outcomes.c.state,
+            sink_outcomes.c.written,
+        )
         with self.store.connect() as connection:
             states = {row.id: row.state for row in connection.execute(select(deliveries))}
             found = [tuple(row) for row in connection.execute(select(*counts))]
@@ -274,7 +279,7 @@ class AnyOrder(RuleBasedStateMachine):
         body = json.dumps(about | {"payload": payload}).encode()
         envelope = read_envelope(body)
         found = {name: getattr(envelope, name) for name in envelope.__slots__}
-        arrival = Arrival(body, hashlib.sha256(body).digest(), received_at, "pending", **found)
+        arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, "pending", **found)
         id_ = self.inbox.put([arrival])[0].delivery_id
         self.came[id_] = arrival, len(records)
         for place, record in enumerate(records):
@@ -282,14 +287,14 @@ class AnyOrder(RuleBasedStateMachine):
             self.versions.append(Version(order, (account, ids[place]), record, is_deletion))
 
     def job(self, places: Sequence[int]) -> list[UUID]:
-        ids = sorted(self.came, key=lambda id_: id_ in self.settled | self.held)
+        ids = sorted(self.came, key=lambda id_: id_ in self.settled | self.leased)
         return [ids[place % len(ids)] for place in places]
 
     def free(self, ids: Collection[UUID]) -> set[UUID]:
-        return set(ids) - self.settled - self.held
+        return set(ids) - self.settled - self.leased
 
-    def worker(self, sink: Sink) -> Deliverer:
-        return Deliverer(self.store, self.routes, lambda _: sink, name="worker")
+    def worker(self, sink: Sink) -> DeliveryProcessor:
+        return DeliveryProcessor(self.store, self.routes, lambda _: sink, name="worker")
 
     def deliver_these(self, ids: Collection[UUID], sink: Sink | None = None) -> None:
         self.worker(sink or self.sinks.open("main")).deliver(list(ids))

@@ -12,17 +12,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text, update
 
-from app.config.routes import FilesSink, Route, Routes, SqlSink
+from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Store
-from app.sinks import Sinks
-from app.store.delivery_filter import Selection
+from app.sinks import SinkRegistry
+from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
-from app.store.models import Arrival
-from app.store.pending import Worklist
-from app.store.replays import Ending, Replay, Replays
-from app.store.schema import dead_records, deliveries, outcomes
+from app.store.models import IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.store.replays import Replay, ReplayOutcome, Replays
+from app.store.schema import dead_records, deliveries, sink_outcomes
 from app.truto.events import read_envelope
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 TO_MAIN = (Route(sinks=("main",)),)
@@ -37,18 +37,18 @@ def replays(store: Store) -> Replays:
 @pytest.fixture
 def deliver(store: Store, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """Delivers all that is pending by these routes."""
-    sinks: dict[str, SqlSink | FilesSink] = {"main": SqlSink(type="sql", url=store_url)}
+    sinks: dict[str, SqlSinkConfig | FilesSinkConfig] = {"main": SqlSinkConfig(type="sql", url=store_url)}
     folder = tmp_path_factory.mktemp("lake")
-    sinks["lake"] = SqlSink(type="sql", url=f"sqlite:///{folder}/lake.db")
+    sinks["lake"] = SqlSinkConfig(type="sql", url=f"sqlite:///{folder}/lake.db")
 
     def deliver_all(routes: Sequence[Route] = TO_MAIN) -> None:
         rules = Routes(sinks=sinks, routes=tuple(routes))
-        opened = Sinks(rules)
+        opened = SinkRegistry(rules)
         with store.connect() as connection:
             ids = list(
                 connection.execute(select(deliveries.c.id).where(deliveries.c.state == "pending")).scalars()
             )
-        Deliverer(store, rules, opened.open).deliver(ids)
+        DeliveryProcessor(store, rules, opened.open).deliver(ids)
         opened.close()
 
     return deliver_all
@@ -64,7 +64,9 @@ def put(store: Store, number: int, *records: str, resource: str = "crm/contacts"
 def put_body(store: Store, number: int, body: bytes) -> UUID:
     envelope = read_envelope(body)
     told = {name: getattr(envelope, name) for name in envelope.__slots__}
-    arrival = Arrival(body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=number), "pending", **told)
+    arrival = IncomingDelivery(
+        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=number), "pending", **told
+    )
     return Inbox(store).put([arrival])[0].delivery_id
 
 
@@ -73,13 +75,13 @@ def record(id_: object) -> str:
 
 
 def replay_all(
-    replays: Replays, selection: Selection | None = None, *, sink: str = "", replay: Replay | None = None
+    replays: Replays, selection: DeliveryFilter | None = None, *, sink: str = "", replay: Replay | None = None
 ) -> Replay:
-    replay = replay or replays.begin("{}", now=datetime.now(UTC))
-    chosen = selection or Selection()
-    while candidates := replays.candidates(chosen, after=replay.cursor, most=3):
-        taken = replays.take_up(replay, candidates, sink=sink, now=datetime.now(UTC))
-        replay = taken or replays.look_again(replay)
+    replay = replay or replays.start("{}", now=datetime.now(UTC))
+    chosen = selection or DeliveryFilter()
+    while candidates := replays.find_candidates(chosen, after=replay.cursor, limit=3):
+        taken = replays.requeue(replay, candidates, sink=sink, now=datetime.now(UTC))
+        replay = taken or replays.refresh(replay)
     return replay
 
 
@@ -102,9 +104,9 @@ def dead(store: Store) -> list[tuple[str, int]]:
 
 
 def finished(store: Store) -> dict[str, int]:
-    statement = select(outcomes.c.sink, func.count()).where(outcomes.c.state == "done")
+    statement = select(sink_outcomes.c.sink, func.count()).where(sink_outcomes.c.state == "done")
     with store.connect() as connection:
-        return {row[0]: row[1] for row in connection.execute(statement.group_by(outcomes.c.sink))}
+        return {row[0]: row[1] for row in connection.execute(statement.group_by(sink_outcomes.c.sink))}
 
 
 def test_a_replay_leaves_every_row_as_it_was(
@@ -119,15 +121,15 @@ def test_a_replay_leaves_every_row_as_it_was(
     replay = replay_all(replays)
     assert states(store) == {"pending": 10}
     assert replays.count_pending(replay) == 10
-    assert Worklist(store).oldest_pending() is None
+    assert PendingDeliveries(store).find_oldest_received_at() is None
     deliver()
 
     assert rows(store, "crm_contacts") == before
     assert len(before) == 11
     assert states(store) == {"settled": 10}
     assert replays.count_pending(replay) == 0
-    assert replays.look_again(replay) == replay
-    assert replays.endings(replay, Selection()) == [Ending("settled", False, 10)]
+    assert replays.refresh(replay) == replay
+    assert replays.outcomes(replay, DeliveryFilter()) == [ReplayOutcome("settled", False, 10)]
 
 
 def test_a_replay_into_one_sink_does_not_write_the_others(
@@ -172,7 +174,7 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
 ) -> None:
     readable = put(store, 0, record(0))
     body = b"not json"
-    quarantined = Arrival(
+    quarantined = IncomingDelivery(
         body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=1), "quarantined", "not_json"
     )
     Inbox(store).put([quarantined])
@@ -181,14 +183,14 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
         unread = {"state": "quarantined", "event": "", "resource": "", "method": "", "settled_at": NOW}
         connection.execute(update(deliveries).where(deliveries.c.id == readable).values(unread))
 
-    replay = replay_all(replays, Selection(states=["quarantined"]))
+    replay = replay_all(replays, DeliveryFilter(states=["quarantined"]))
     deliver()
 
     assert states(store) == {"quarantined": 1, "settled": 1}
-    assert replay.deliveries == 2
-    assert replays.endings(replay, Selection(states=["quarantined"])) == [
-        Ending("quarantined", True, 1),
-        Ending("settled", False, 1),
+    assert replay.requeued_deliveries == 2
+    assert replays.outcomes(replay, DeliveryFilter(states=["quarantined"])) == [
+        ReplayOutcome("quarantined", True, 1),
+        ReplayOutcome("settled", False, 1),
     ]
     assert [key for key, *_ in rows(store, "crm_contacts")] == ["0"]
 
@@ -199,31 +201,31 @@ def test_a_replay_goes_on_where_it_was_broken_off(
     for number in range(7):
         put(store, number, record(number))
     deliver()
-    begun = replays.begin('{"resource": "crm/*"}', now=NOW)
-    assert replays.take_up(
-        begun, replays.candidates(Selection(), after=None, most=4), sink="", now=datetime.now(UTC)
+    begun = replays.start('{"resource": "crm/*"}', now=NOW)
+    assert replays.requeue(
+        begun, replays.find_candidates(DeliveryFilter(), after=None, limit=4), sink="", now=datetime.now(UTC)
     )
 
-    assert replays.unfinished("{}") is None
-    resumed = replays.unfinished('{"resource": "crm/*"}')
+    assert replays.find_unfinished("{}") is None
+    resumed = replays.find_unfinished('{"resource": "crm/*"}')
     assert resumed is not None
-    assert (resumed.id, resumed.deliveries, resumed.started_at) == (begun.id, 4, NOW)
-    remaining = replays.prospects(Selection(), after=resumed.cursor)
+    assert (resumed.id, resumed.requeued_deliveries, resumed.started_at) == (begun.id, 4, NOW)
+    remaining = replays.preview(DeliveryFilter(), after=resumed.cursor)
     assert [(each.state, each.deliveries) for each in remaining] == [("settled", 3)]
     ended = replay_all(replays, replay=resumed)
     replays.finish(ended, now=NOW)
 
-    assert ended.deliveries == 7
-    assert replays.unfinished('{"resource": "crm/*"}') is None
+    assert ended.requeued_deliveries == 7
+    assert replays.find_unfinished('{"resource": "crm/*"}') is None
 
 
 def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(store: Store, replays: Replays) -> None:
-    replays.begin("{}", now=NOW)
-    newest = replays.begin("{}", now=NOW)
+    replays.start("{}", now=NOW)
+    newest = replays.start("{}", now=NOW)
 
-    assert replays.unfinished("{}") == newest
+    assert replays.find_unfinished("{}") == newest
     replays.finish(newest, now=NOW)
-    assert replays.unfinished("{}") is None
+    assert replays.find_unfinished("{}") is None
 
 
 def test_two_that_do_the_same_replay_share_it(
@@ -233,13 +235,13 @@ def test_two_that_do_the_same_replay_share_it(
         put(store, number, record(number))
     deliver()
     before = rows(store, "crm_contacts")
-    begun = replays.begin("{}", now=NOW)
+    begun = replays.start("{}", now=NOW)
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda _: replay_all(replays, replay=begun), range(2)))
     deliver()
 
-    assert {replays.look_again(each).deliveries for each in ended} == {40}
+    assert {replays.refresh(each).requeued_deliveries for each in ended} == {40}
     assert states(store) == {"settled": 40}
     assert rows(store, "crm_contacts") == before
 
@@ -275,7 +277,7 @@ def test_what_is_pending_or_pruned_is_left_alone(
             update(deliveries).where(deliveries.c.id == pruned).values(pruned_at=NOW, body=b"")
         )
 
-    prospects = replays.prospects(Selection(), after=None)
+    prospects = replays.preview(DeliveryFilter(), after=None)
     replay = replay_all(replays)
 
     assert [(each.state, each.is_pruned, each.deliveries) for each in prospects] == [
@@ -298,7 +300,7 @@ def test_an_arrival_may_bring_its_id_along(store: Store) -> None:
     first = put(store, 0, record(0))
     body = Inbox(store).read_body(first)
     named = UUID(int=first.int ^ 1)
-    arrival = Arrival(body, b"", NOW, "pending", id=named)
+    arrival = IncomingDelivery(body, b"", NOW, "pending", id=named)
 
     receipts = [Inbox(store).put([each])[0] for each in (arrival, arrival, replace(arrival, id=first))]
 

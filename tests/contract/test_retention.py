@@ -17,14 +17,14 @@ from sqlalchemy import select
 
 from app.errors import ArchiveUnavailable, BodyPruned
 from app.store.archive import Archive
-from app.store.models import State
+from app.store.models import DeliveryState
 from app.store.pruner import prune
-from app.store.retention import FINISHED, Pruned, count_old, remove
+from app.store.retention import FINISHED_STATES, PruneCounts, count_prunable, prune_bodies
 from app.store.schema import deliveries
 from tests.support.crashing_prune import STEPS
-from tests.support.delivered_store import DAY, NOW, Stock
+from tests.support.delivered_store import DAY, NOW, DeliveredStore
 from tests.support.processes import ROOT
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 from workers.background.retention import Pruner
 
 BEFORE = NOW - 30 * DAY
@@ -33,22 +33,24 @@ UNFINISHED = ("dead", "late", "pending", "quarantined", "unrouted")
 
 
 @pytest.fixture
-def stock(store_url: str, tmp_path: Path) -> Iterator[Stock]:
-    made = Stock(store_url, tmp_path)
+def stock(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
+    made = DeliveredStore(store_url, tmp_path)
     yield made
     made.close()
 
 
-def prune_all(stock: Stock, archive: Archive | None = None, *, before: datetime = BEFORE) -> Pruned:
+def prune_all(
+    stock: DeliveredStore, archive: Archive | None = None, *, before: datetime = BEFORE
+) -> PruneCounts:
     pages = prune(stock.store, before=before, archive=archive, clock=lambda: NOW)
-    return sum(pages, start=Pruned())
+    return sum(pages, start=PruneCounts())
 
 
-def rapidbridge(stock: Stock, *command: str) -> subprocess.CompletedProcess[str]:
+def rapidbridge(stock: DeliveredStore, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        env=environment(**stock.settings),
+        env=make_environment(**stock.settings),
         capture_output=True,
         text=True,
         timeout=60,
@@ -56,49 +58,49 @@ def rapidbridge(stock: Stock, *command: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
+def read_lines(folder: Path) -> list[dict[str, Any]]:
     paths = sorted(folder.glob("dt=*/[0-9]*.jsonl.gz"))
     return [json.loads(line) for path in paths for line in gzip.open(path, "rt", encoding="utf-8")]
 
 
-def test_totals_stay_and_bodies_go(stock: Stock) -> None:
-    *old, run = stock.fill("a1", "r1", days_ago=31)
-    young = stock.fill("a1", "r2", days_ago=29)
-    before, whole, raws = stock.totals(["r1", "r2"]), stock.bodies(), stock.raws()
-    counted = count_old(stock.store, before=BEFORE)
+def test_totals_stay_and_bodies_go(stock: DeliveredStore) -> None:
+    *old, run = stock.add_run("a1", "r1", days_ago=31)
+    young = stock.add_run("a1", "r2", days_ago=29)
+    before, whole, raws = stock.read_totals(["r1", "r2"]), stock.read_bodies(), stock.count_raw_records()
+    counted = count_prunable(stock.store, before=BEFORE)
 
     pruned = prune_all(stock)
 
     finished = [old[0], old[1], old[3], run]
-    assert pruned == counted == Pruned(4, sum(len(whole[each]) for each in finished), 1, 1)
-    assert stock.totals(["r1", "r2"]) == before
-    assert {id_ for id_, body in stock.bodies().items() if not body} == {*finished}
-    assert all(stock.bodies()[each] == whole[each] for each in young)
-    assert stock.raws() == raws - 2
-    assert prune_all(stock) == count_old(stock.store, before=BEFORE) == Pruned()
+    assert pruned == counted == PruneCounts(4, sum(len(whole[each]) for each in finished), 1, 1)
+    assert stock.read_totals(["r1", "r2"]) == before
+    assert {id_ for id_, body in stock.read_bodies().items() if not body} == {*finished}
+    assert all(stock.read_bodies()[each] == whole[each] for each in young)
+    assert stock.count_raw_records() == raws - 2
+    assert prune_all(stock) == count_prunable(stock.store, before=BEFORE) == PruneCounts()
 
 
 def test_every_state_is_either_finished_or_kept_whole() -> None:
-    states = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+    states = DeliveryState.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
 
-    assert sorted(states) == sorted((*FINISHED, *UNFINISHED))
+    assert sorted(states) == sorted((*FINISHED_STATES, *UNFINISHED))
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_what_is_not_finished_stays_whole_however_old(stock: Stock, state: str) -> None:
-    delivery = stock.fill("a1", "r1", days_ago=9000)[0]
+def test_what_is_not_finished_stays_whole_however_old(stock: DeliveredStore, state: str) -> None:
+    delivery = stock.add_run("a1", "r1", days_ago=9000)[0]
     stock.set_state(delivery, state)
-    whole, raws = stock.bodies(), stock.raws()
+    whole, raws = stock.read_bodies(), stock.count_raw_records()
 
     prune_all(stock)
     # Also where it was finished when it was found.
-    assert remove(stock.store, [delivery], now=NOW) == Pruned()
+    assert prune_bodies(stock.store, [delivery], now=NOW) == PruneCounts()
 
-    assert stock.bodies()[delivery] == whole[delivery] != b""
-    assert stock.raws() == raws - 1
+    assert stock.read_bodies()[delivery] == whole[delivery] != b""
+    assert stock.count_raw_records() == raws - 1
 
 
-def test_a_pruned_body_that_is_asked_for_says_so(stock: Stock) -> None:
+def test_a_pruned_body_that_is_asked_for_says_so(stock: DeliveredStore) -> None:
     delivery = stock.deliver("1", records=[], days_ago=31)
     prune_all(stock)
 
@@ -112,37 +114,37 @@ def test_a_pruned_body_that_is_asked_for_says_so(stock: Stock) -> None:
     assert tuple(found) == ("dead", "pruned")
 
 
-def test_what_was_pruned_comes_again_as_a_duplicate(stock: Stock) -> None:
+def test_what_was_pruned_comes_again_as_a_duplicate(stock: DeliveredStore) -> None:
     stock.deliver("1", records=[], days_ago=31)
     prune_all(stock)
 
-    [receipt] = stock.inbox.put([stock.arrival("1", records=[])])
+    [receipt] = stock.inbox.put([stock.make_delivery("1", records=[])])
 
     assert receipt.is_duplicate
-    assert stock.inbox.count() == {"settled": 1, "duplicate": 1}
+    assert stock.inbox.count_by_state() == {"settled": 1, "duplicate": 1}
 
 
-def test_many_pruners_at_once_share_the_work(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = stock.inbox.put([stock.arrival(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
+def test_many_pruners_at_once_share_the_work(stock: DeliveredStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = stock.inbox.put([stock.make_delivery(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
     stock.worker.deliver([receipt.delivery_id for receipt in ids])
     monkeypatch.setattr("app.store.pruner.PAGE", 7)
 
     with ThreadPoolExecutor(4) as pruners:
         each = list(pruners.map(lambda _: prune_all(stock), range(4)))
 
-    assert sum(each, start=Pruned()).deliveries == 60
-    assert not any(stock.bodies().values())
+    assert sum(each, start=PruneCounts()).deliveries == 60
+    assert not any(stock.read_bodies().values())
 
 
-def test_an_archive_holds_all_that_was_removed(stock: Stock, tmp_path: Path) -> None:
-    *old, _ = stock.fill("a1", "r1", days_ago=31)
-    odd = stock.inbox.put([stock.arrival("x", days_ago=32)])[0].delivery_id
+def test_an_archive_holds_all_that_was_removed(stock: DeliveredStore, tmp_path: Path) -> None:
+    *old, _ = stock.add_run("a1", "r1", days_ago=31)
+    odd = stock.inbox.put([stock.make_delivery("x", days_ago=32)])[0].delivery_id
     stock.set_state(odd, "discarded")
     body = stock.inbox.read_body(old[0])
 
     pruned = prune_all(stock, Archive(f"file://{tmp_path}/archive"))
 
-    found = {line["id"]: line for line in lines(tmp_path / "archive")}
+    found = {line["id"]: line for line in read_lines(tmp_path / "archive")}
     assert len(found) == pruned.deliveries == 5
     line = found[str(old[0])]
     assert line["body"].encode() == body
@@ -154,30 +156,30 @@ def test_an_archive_holds_all_that_was_removed(stock: Stock, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_nothing_is_removed_that_the_archive_does_not_take(stock: Stock, tmp_path: Path) -> None:
-    stock.fill("a1", "r1", days_ago=31)
-    whole = stock.bodies()
+def test_nothing_is_removed_that_the_archive_does_not_take(stock: DeliveredStore, tmp_path: Path) -> None:
+    stock.add_run("a1", "r1", days_ago=31)
+    whole = stock.read_bodies()
     (tmp_path / "archive").write_text("in the way")
 
     with pytest.raises(ArchiveUnavailable, match="archive"):
         prune_all(stock, Archive(f"file://{tmp_path}/archive"))
 
-    assert stock.bodies() == whole
+    assert stock.read_bodies() == whole
 
 
-def test_a_body_that_is_damaged_is_left_where_it_is(stock: Stock, tmp_path: Path) -> None:
-    damaged, *_ = stock.fill("a1", "r1", days_ago=31)
+def test_a_body_that_is_damaged_is_left_where_it_is(stock: DeliveredStore, tmp_path: Path) -> None:
+    damaged, *_ = stock.add_run("a1", "r1", days_ago=31)
     with stock.store.begin() as connection:
         connection.execute(deliveries.update().where(deliveries.c.id == damaged).values(body=b"x"))
 
     assert prune_all(stock, Archive(f"file://{tmp_path}/archive")).deliveries == 3
-    assert stock.bodies()[damaged] == b"x"
+    assert stock.read_bodies()[damaged] == b"x"
 
 
 def test_many_archivers_at_once_write_each_delivery_once(
-    stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock: DeliveredStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = stock.inbox.put([stock.arrival(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
+    ids = stock.inbox.put([stock.make_delivery(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
     stock.worker.deliver([receipt.delivery_id for receipt in ids])
     monkeypatch.setattr("app.store.pruner.PAGE", 7)
 
@@ -185,56 +187,60 @@ def test_many_archivers_at_once_write_each_delivery_once(
         archives = [Archive(f"file://{tmp_path}/archive") for _ in range(3)]
         list(pruners.map(lambda archive: prune_all(stock, archive), archives))
 
-    assert not any(stock.bodies().values())
-    assert sorted(line["id"] for line in lines(tmp_path / "archive")) == sorted(map(str, stock.bodies()))
+    assert not any(stock.read_bodies().values())
+    assert sorted(line["id"] for line in read_lines(tmp_path / "archive")) == sorted(
+        map(str, stock.read_bodies())
+    )
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_one_that_is_killed_leaves_both_or_the_archive_and_the_next_goes_on(
-    stock: Stock, tmp_path: Path, step: str
+    stock: DeliveredStore, tmp_path: Path, step: str
 ) -> None:
-    stock.fill("a1", "r1", days_ago=31)
-    before, whole = stock.totals(["r1"]), stock.bodies()
+    stock.add_run("a1", "r1", days_ago=31)
+    before, whole = stock.read_totals(["r1"]), stock.read_bodies()
     archive = f"file://{tmp_path}/archive"
     words = ("--older-than", "2026-10-26", "--archive", archive)
 
     killed = rapidbridge(stock, "tests.support.crashing_prune", step, *words)
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    archived = {line["id"] for line in lines(tmp_path / "archive")}
-    assert all(body or str(id_) in archived for id_, body in stock.bodies().items())
+    archived = {line["id"] for line in read_lines(tmp_path / "archive")}
+    assert all(body or str(id_) in archived for id_, body in stock.read_bodies().items())
     # What settles between the two makes other chunks of the same deliveries.
     stock.deliver("late", records=[], days_ago=31.001)
     last = rapidbridge(stock, "app.cli", "prune", *words, "--json")
     assert last.returncode == 0, last.stderr
     assert not list(tmp_path.rglob("*.part"))
-    counted = Counter(line["id"] for line in lines(tmp_path / "archive"))
+    counted = Counter(line["id"] for line in read_lines(tmp_path / "archive"))
     assert set(counted.values()) == {1}
-    assert counted.keys() == {str(id_) for id_, body in stock.bodies().items() if not body}
+    assert counted.keys() == {str(id_) for id_, body in stock.read_bodies().items() if not body}
     assert len(counted) == 5 == json.loads(last.stdout)["deliveries"] + (4 if step == "removed" else 0)
-    assert len([body for body in stock.bodies().values() if body]) == len(whole) - 4 == 1
-    assert stock.totals(["r1"])[0][1].record_errors == before[0][1].record_errors
+    assert len([body for body in stock.read_bodies().values() if body]) == len(whole) - 4 == 1
+    assert stock.read_totals(["r1"])[0][1].record_errors == before[0][1].record_errors
 
 
-def test_a_dry_run_counts_and_changes_nothing(stock: Stock) -> None:
-    stock.fill("a1", "r1", days_ago=31)
-    whole = stock.bodies()
+def test_a_dry_run_counts_and_changes_nothing(stock: DeliveredStore) -> None:
+    stock.add_run("a1", "r1", days_ago=31)
+    whole = stock.read_bodies()
 
     ran = rapidbridge(stock, "app.cli", "prune", "--older-than", "2026-10-26", "--dry-run", "--json")
 
     told = json.loads(ran.stdout)
     assert (told["is_dry_run"], told["deliveries"], told["dead_records"]) == (True, 4, 1)
-    assert stock.bodies() == whole
+    assert stock.read_bodies() == whole
 
 
-def test_in_the_background_a_round_takes_its_share(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_background_a_round_takes_its_share(
+    stock: DeliveredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.store.pruner.PAGE", 2)
-    stock.fill("a1", "r1", days_ago=31)
-    pruner = Pruner(stock.store, 30, most=2, clock=lambda: NOW)
+    stock.add_run("a1", "r1", days_ago=31)
+    pruner = Pruner(stock.store, 30, max_deliveries=2, clock=lambda: NOW)
 
     left = []
     for _ in range(3):
-        pruner.look()
-        left.append(count_old(stock.store, before=BEFORE).deliveries)
+        pruner.run_once()
+        left.append(count_prunable(stock.store, before=BEFORE).deliveries)
 
     assert left == [2, 0, 0]

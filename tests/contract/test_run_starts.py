@@ -9,11 +9,11 @@ from threading import Barrier
 import pytest
 
 from app.database.engine import Store, open_store
-from app.store.facts import RunSeen
+from app.store.facts import RunUpdate
 from app.store.inbox import Inbox
-from app.store.models import Arrival
-from app.store.pending import Worklist
-from app.store.runs import RunBook
+from app.store.models import IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.store.runs import Runs
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -21,13 +21,13 @@ LONG_AGO = NOW - timedelta(hours=6)
 
 
 @pytest.fixture
-def book(store: Store) -> RunBook:
-    return RunBook(store)
+def book(store: Store) -> Runs:
+    return Runs(store)
 
 
-def started(run: str, reason: str = "", **changes: object) -> Arrival:
+def make_start(run: str, reason: str = "", **changes: object) -> IncomingDelivery:
     body = f"started {run}".encode()
-    plain = Arrival(
+    plain = IncomingDelivery(
         body,
         hashlib.sha256(body).digest(),
         NOW,
@@ -44,60 +44,60 @@ def started(run: str, reason: str = "", **changes: object) -> Arrival:
     return replace(plain, **changes)  # type: ignore[arg-type]  # any field
 
 
-def seen(run: str, job: str = "job", account: str = "account", *, at: datetime = NOW) -> RunSeen:
-    return RunSeen(run, job, account, "e", at, "w", "running", at, 1)
+def make_run_update(run: str, job: str = "job", account: str = "account", *, at: datetime = NOW) -> RunUpdate:
+    return RunUpdate(run, job, account, "e", at, "w", "running", at, 1)
 
 
-def test_a_refused_run_is_known_even_if_nothing_else_ever_comes_of_it(store: Store, book: RunBook) -> None:
-    other = replace(started("", "no run"), body=b"x", digest=b"x")
+def test_a_refused_run_is_known_even_if_nothing_else_ever_comes_of_it(store: Store, book: Runs) -> None:
+    other = replace(make_start("", "no run"), body=b"x", digest=b"x")
 
-    Inbox(store).put([started("r", "not\0today"), other, started("in")])
+    Inbox(store).put([make_start("r", "not\0today"), other, make_start("in")])
 
-    [run] = book.find({}, since=None, most=10)
+    [run] = book.find_runs({}, since=None, limit=10)
     assert (run.sync_job_run_id, run.sync_job_id, run.integrated_account_id) == ("r", "job", "account")
     assert (run.environment_id, run.webhook_id) == ("e", "w")
-    assert (run.status, run.status_rank, run.refused) == ("refused", 2, "not\ufffdtoday")
+    assert (run.status, run.status_rank, run.refusal_reason) == ("refused", 2, "not\ufffdtoday")
     assert (run.status_at, run.first_seen_at, run.stopped_at) == (NOW - SECOND, NOW, NOW)
-    assert Worklist(store).wake(now=NOW + 60 * SECOND, most=10, again_after_s=60) != []
+    assert PendingDeliveries(store).lease_due(now=NOW + 60 * SECOND, limit=10, requeue_after_s=60) != []
 
 
-def test_a_run_that_was_let_in_is_not_refused_by_a_repeated_start(store: Store, book: RunBook) -> None:
+def test_a_run_that_was_let_in_is_not_refused_by_a_repeated_start(store: Store, book: Runs) -> None:
     inbox = Inbox(store)
-    inbox.put([started("r")])
-    book.open(seen("r"), heard_since=LONG_AGO)
+    inbox.put([make_start("r")])
+    book.start_unless_overlapping(make_run_update("r"), active_since=LONG_AGO)
 
-    inbox.put([started("r", "too late")])
+    inbox.put([make_start("r", "too late")])
 
     run = book.get("r")
     assert run is not None
-    assert (run.status, run.refused, run.stopped_at) == ("running", "", None)
+    assert (run.status, run.refusal_reason, run.stopped_at) == ("running", "", None)
 
 
 @pytest.mark.parametrize("created_at", [NOW - SECOND, None])
 def test_a_run_that_was_refused_is_not_let_in_by_a_repeated_start(
-    store: Store, book: RunBook, created_at: datetime | None
+    store: Store, book: Runs, created_at: datetime | None
 ) -> None:
     inbox = Inbox(store)
-    inbox.put([started("r", "no", created_at=created_at)])
+    inbox.put([make_start("r", "no", created_at=created_at)])
 
     # As the gate does before it is known that the start came before.
-    book.open(replace(seen("r"), status_at=created_at), heard_since=LONG_AGO)
-    [receipt] = inbox.put([started("r", created_at=created_at, received_at=NOW + SECOND)])
+    book.start_unless_overlapping(replace(make_run_update("r"), status_at=created_at), active_since=LONG_AGO)
+    [receipt] = inbox.put([make_start("r", created_at=created_at, received_at=NOW + SECOND)])
 
     run = book.get("r")
     assert run is not None
-    assert (receipt.refused, run.status, run.refused) == ("no", "refused", "no")
-    assert book.open(seen("other"), heard_since=LONG_AGO) is None
+    assert (receipt.refusal_reason, run.status, run.refusal_reason) == ("no", "refused", "no")
+    assert book.start_unless_overlapping(make_run_update("other"), active_since=LONG_AGO) is None
 
 
-def test_why_a_run_was_refused_is_noted_after_newer_news_too(store: Store, book: RunBook) -> None:
-    book.note(replace(seen("r", at=NOW), status="stopped", status_rank=2, stopped_at=NOW))
+def test_why_a_run_was_refused_is_noted_after_newer_news_too(store: Store, book: Runs) -> None:
+    book.upsert(replace(make_run_update("r", at=NOW), status="stopped", status_rank=2, stopped_at=NOW))
 
-    Inbox(store).put([started("r", "no")])
+    Inbox(store).put([make_start("r", "no")])
 
     run = book.get("r")
     assert run is not None
-    assert (run.status, run.refused) == ("stopped", "no")
+    assert (run.status, run.refusal_reason) == ("stopped", "no")
 
 
 def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Store) -> None:
@@ -108,7 +108,9 @@ def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Store) -> None:
         own = open_store(store.url.render_as_string(hide_password=False))
         at_once.wait()
         try:
-            return RunBook(own).open(seen(run, job=run.partition(" ")[0]), heard_since=LONG_AGO)
+            return Runs(own).start_unless_overlapping(
+                make_run_update(run, job=run.partition(" ")[0]), active_since=LONG_AGO
+            )
         finally:
             own.dispose()
 
@@ -121,22 +123,32 @@ def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Store) -> None:
         assert {other for other in others.values() if other} == {winner}
 
 
-def test_only_an_open_run_of_the_same_job_and_account_is_in_the_way(store: Store, book: RunBook) -> None:
-    assert book.open(seen("first"), heard_since=LONG_AGO) is None
+def test_only_an_open_run_of_the_same_job_and_account_is_in_the_way(store: Store, book: Runs) -> None:
+    assert book.start_unless_overlapping(make_run_update("first"), active_since=LONG_AGO) is None
 
-    assert book.open(seen("second"), heard_since=LONG_AGO) == "first"
+    assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO) == "first"
     assert book.get("second") is None
-    assert book.open(seen("first"), heard_since=LONG_AGO) is None
-    assert book.open(seen("third", job="another"), heard_since=LONG_AGO) is None
-    assert book.open(seen("fourth", account="another"), heard_since=LONG_AGO) is None
-    book.note(replace(seen("first", at=NOW + SECOND), status="completed", status_rank=2))
-    assert book.open(seen("second"), heard_since=LONG_AGO) is None
+    assert book.start_unless_overlapping(make_run_update("first"), active_since=LONG_AGO) is None
+    assert (
+        book.start_unless_overlapping(make_run_update("third", job="another"), active_since=LONG_AGO) is None
+    )
+    assert (
+        book.start_unless_overlapping(make_run_update("fourth", account="another"), active_since=LONG_AGO)
+        is None
+    )
+    book.upsert(replace(make_run_update("first", at=NOW + SECOND), status="completed", status_rank=2))
+    assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO) is None
 
 
-def test_a_run_of_which_nothing_came_for_long_is_taken_for_lost(store: Store, book: RunBook) -> None:
-    book.open(seen("quiet", at=LONG_AGO - SECOND), heard_since=LONG_AGO - 2 * SECOND)
-    assert book.open(seen("second"), heard_since=LONG_AGO - 2 * SECOND) == "quiet"
+def test_a_run_of_which_nothing_came_for_long_is_taken_for_lost(store: Store, book: Runs) -> None:
+    book.start_unless_overlapping(
+        make_run_update("quiet", at=LONG_AGO - SECOND), active_since=LONG_AGO - 2 * SECOND
+    )
+    assert (
+        book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO - 2 * SECOND)
+        == "quiet"
+    )
 
-    Inbox(store).put([started("quiet", received_at=LONG_AGO)])
-    assert book.open(seen("second"), heard_since=LONG_AGO) == "quiet"
-    assert book.open(seen("second"), heard_since=LONG_AGO + SECOND) is None
+    Inbox(store).put([make_start("quiet", received_at=LONG_AGO)])
+    assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO) == "quiet"
+    assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO + SECOND) is None

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, inspect, text
 
-from app.config.routes import Column, Route
+from app.config.routes import ColumnConfig, Route
 from app.database.engine import open_store
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
@@ -65,10 +65,10 @@ def database(store_url: str) -> Iterator[Engine]:
 def rows(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
     """All rows of a table by key, as (data, is deleted)."""
     with database.connect() as connection:
-        found = connection.execute(text(f'SELECT "_key", "data", "_deleted_at" FROM {table}')).all()
+        result = connection.execute(text(f'SELECT "_key", "data", "_deleted_at" FROM {table}')).all()
     return {
         key: (json.loads(data) if isinstance(data, str) else data, deleted is not None)
-        for key, data, deleted in found
+        for key, data, deleted in result
     }
 
 
@@ -108,7 +108,7 @@ def test_records_come_out_as_they_went_in(sink_and_records: tuple[Sink, Callable
 
     written = sink.write(batch(sent), ROUTE)
 
-    assert (written.written, written.refused) == (2, [])
+    assert (written.written, written.rejected) == (2, [])
     assert records() == sent
 
 
@@ -138,7 +138,7 @@ def test_one_bad_record_does_not_hold_up_the_rest(
     written = sink.write(batch([{"id": "1"}, poison, {"id": "2"}]), ROUTE)
 
     assert written.written == 2
-    assert [(refusal.ordinal, refusal.reason) for refusal in written.refused] == [(1, "number_out_of_range")]
+    assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(1, "number_out_of_range")]
     assert records() == [{"id": "1"}, {"id": "2"}]
 
 
@@ -177,11 +177,11 @@ def test_erasing_beside_writers_ends_and_leaves_what_comes_later(
     sink, _ = sink_and_records
     batches = [batch([{"id": str(n)} for n in range(50)], number=n, account=f"a{n % 2}") for n in range(60)]
 
-    def write(each: Batch) -> None:
+    def write(next_batch: Batch) -> None:
         # A deadlock, or a folder that was just removed, passes.
         for _ in range(20):
             with contextlib.suppress(SinkUnavailable):
-                sink.write(each, ROUTE)
+                sink.write(next_batch, ROUTE)
                 return
         raise AssertionError("never written")
 
@@ -305,7 +305,7 @@ def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine
 
     written = sql.write(batch([{"id": "1"}, {"email": "x@example.com"}]), route)
 
-    assert [(refusal.ordinal, refusal.reason) for refusal in written.refused] == [(0, "no_key")]
+    assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(0, "no_key")]
     assert list(values(database)) == ["x@example.com"]
 
 
@@ -315,8 +315,8 @@ def test_what_is_no_object_is_refused_or_wrapped(sql: SqlSink, database: Engine)
     refused = sql.write(batch(odd), ROUTE)
     wrapped = sql.write(batch(odd, resource="odd"), Route(sinks=("main",), non_object="wrap"))
 
-    assert [refusal.reason for refusal in refused.refused] == ["not_object"] * 5
-    assert (wrapped.written, len(wrapped.refused)) == (5, 0)
+    assert [refusal.reason for refusal in refused.rejected] == ["not_object"] * 5
+    assert (wrapped.written, len(wrapped.rejected)) == (5, 0)
     found = [row["value"] for row in values(database, "odd").values()]
     assert sorted(found, key=str) == sorted(odd, key=str)
 
@@ -333,30 +333,30 @@ def test_depth_is_written_or_refused_but_never_breaks(sql: SqlSink, database: En
 
     written = sql.write(batch([nested(depth) for depth in depths]), ROUTE)
 
-    assert written.written + len(written.refused) == len(depths)
-    assert {refusal.reason for refusal in written.refused} <= {"too_deep"}
+    assert written.written + len(written.rejected) == len(depths)
+    assert {refusal.reason for refusal in written.rejected} <= {"too_deep"}
     assert len(values(database)) == written.written >= 2
 
 
 def test_a_record_the_database_refuses_is_found_and_left_out(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": Column(type="integer")}))
+    sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}))
     with database.begin() as connection:
         connection.execute(text("CREATE UNIQUE INDEX once ON crm_contacts (n)"))
-    route = Route(sinks=("main",), columns={"n": Column(type="integer")})
+    route = Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")})
     sent = [{"id": str(place), "n": 7 if place in (20, 61, 62) else place} for place in range(8, 100)]
 
     written = sql.write(batch(sent, at_s=1, number=2), route)
 
-    assert {sent[refusal.ordinal]["id"] for refusal in written.refused} < {"20", "61", "62"}
-    assert [refusal.reason for refusal in written.refused] == ["constraint"] * 2
+    assert {sent[refusal.ordinal]["id"] for refusal in written.rejected} < {"20", "61", "62"}
+    assert [refusal.reason for refusal in written.rejected] == ["constraint"] * 2
     assert len(values(database)) == 1 + written.written == 1 + len(sent) - 2
-    assert "7" not in "".join(refusal.message for refusal in written.refused).replace("23505", "")
+    assert "7" not in "".join(refusal.message for refusal in written.rejected).replace("23505", "")
 
 
 def test_typed_columns_hold_what_fits_and_say_what_does_not(sql: SqlSink, database: Engine) -> None:
     kinds = ("text", "integer", "number", "boolean", "timestamp", "date", "json")
     columns = {
-        f"a_{kind}": Column.model_validate({"type": kind, "path": f"v.{place}"})
+        f"a_{kind}": ColumnConfig.model_validate({"type": kind, "path": f"v.{place}"})
         for place, kind in enumerate(kinds)
     }
     route = Route(sinks=("main",), columns=columns)
@@ -395,7 +395,8 @@ def test_columns_are_added_to_a_table_that_is_there(sql: SqlSink, database: Engi
     sql.write(batch([{"id": "1", "n": 1}]), ROUTE)
 
     sql.write(
-        batch([{"id": "2", "n": 2}], number=2), Route(sinks=("main",), columns={"n": Column(type="integer")})
+        batch([{"id": "2", "n": 2}], number=2),
+        Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}),
     )
     sql.write(batch([{"id": "3", "n": 3}], number=3), ROUTE)
 

@@ -13,14 +13,14 @@ from sqlalchemy import inspect, select, text
 
 from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable
-from app.store.facts import DeadRecord, Outcome, RecordErrorRow, RunSeen, Settlement
+from app.store.facts import DeadRecord, DeliveryResult, RunUpdate, SinkOutcome, StoredRecordError
 from app.store.inbox import Inbox
 from app.store.migrate import VERSION_TABLE, is_current, migrate
-from app.store.models import Arrival, Delivery, Verdict, identify
-from app.store.pending import Worklist
-from app.store.results import Ledger
-from app.store.run_totals import Arrived, Figures, InSink, read_figures
-from app.store.runs import RunBook
+from app.store.models import Delivery, IncomingDelivery, StateChange, delivery_id_for
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
+from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals
+from app.store.runs import Runs
 from app.store.schema import PREFIX, dead_records, metadata, record_errors
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
@@ -33,29 +33,29 @@ def inbox(store: Store) -> Inbox:
 
 
 @pytest.fixture
-def worklist(store: Store) -> Worklist:
-    return Worklist(store)
+def worklist(store: Store) -> PendingDeliveries:
+    return PendingDeliveries(store)
 
 
 @pytest.fixture
-def ledger(store: Store) -> Ledger:
-    return Ledger(store)
+def ledger(store: Store) -> DeliveryResults:
+    return DeliveryResults(store)
 
 
-def arrival(body: bytes = b"{}", **changes: object) -> Arrival:
+def make_delivery(body: bytes = b"{}", **changes: object) -> IncomingDelivery:
     digest = hashlib.sha256(body).digest()
-    plain = Arrival(body, digest, NOW, "pending", event=RECORD, sync_job_run_id="run")
+    plain = IncomingDelivery(body, digest, NOW, "pending", event=RECORD, sync_job_run_id="run")
     return replace(plain, **changes)  # type: ignore[arg-type]  # any field
 
 
-def claim_all(worklist: Worklist, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
-    return worklist.claim(ids, holder="worker", now=now, lease_s=40)
+def claim_all(worklist: PendingDeliveries, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
+    return worklist.lease(ids, worker="worker", now=now, lease_s=40)
 
 
-def verdict(
+def make_state_change(
     delivery_id: UUID, state: str = "settled", *, records: int = 0, due_at: datetime = NOW
-) -> Verdict:
-    return Verdict(delivery_id, state, records, "", due_at)  # type: ignore[arg-type]  # a state
+) -> StateChange:
+    return StateChange(delivery_id, state, records, "", due_at)  # type: ignore[arg-type]  # a state
 
 
 def test_migrations_lead_to_the_schema(store: Store) -> None:
@@ -105,7 +105,7 @@ def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
     empty = open_store(store_url)
 
     with pytest.raises(StoreUnavailable, match="rapidbridge migrate"):
-        Inbox(empty).put([arrival()])
+        Inbox(empty).put([make_delivery()])
 
     empty.dispose()
 
@@ -127,10 +127,10 @@ def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
     engine.dispose()
 
 
-def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: Worklist) -> None:
+def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: PendingDeliveries) -> None:
     body = b'{"name": "\xf0\x9f\x98\x80", "nul": "\\u0000"}' * 100
 
-    [receipt] = inbox.put([arrival(body, event_id="e\x001\ud800")])
+    [receipt] = inbox.put([make_delivery(body, event_id="e\x001\ud800")])
 
     assert inbox.read_body(receipt.delivery_id) == body
     [delivery] = claim_all(worklist, [receipt.delivery_id])
@@ -139,27 +139,36 @@ def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: Worklist) -> Non
 
 
 def test_the_same_delivery_is_stored_once_and_counted(inbox: Inbox) -> None:
-    one, other = arrival(b"one", event_id="e"), arrival(b"other", event_id="e")
+    one, other = make_delivery(b"one", event_id="e"), make_delivery(b"other", event_id="e")
 
     receipts = [*inbox.put([one, one, other]), *inbox.put([one])]
 
     assert [receipt.is_duplicate for receipt in receipts] == [False, True, False, True]
     assert len({receipt.delivery_id for receipt in receipts}) == 2
-    assert inbox.count() == {"pending": 2, "duplicate": 2}
+    assert inbox.count_by_state() == {"pending": 2, "duplicate": 2}
 
 
 def test_an_id_is_made_of_event_and_body_and_sorts_by_time() -> None:
     early, late = NOW, NOW + timedelta(days=1)
 
-    assert identify("e", early, b"x") == identify("e", early, b"x")
-    assert len({identify("e", early, b"x"), identify("f", early, b"x"), identify("e", early, b"y")}) == 3
-    assert identify("e", early, b"x") < identify("e", late, b"x")
-    assert identify("e", None, b"x").version == 8
-    assert identify("e", datetime(1900, 1, 1, tzinfo=UTC), b"x").version == 8
+    assert delivery_id_for("e", early, b"x") == delivery_id_for("e", early, b"x")
+    assert (
+        len(
+            {
+                delivery_id_for("e", early, b"x"),
+                delivery_id_for("f", early, b"x"),
+                delivery_id_for("e", early, b"y"),
+            }
+        )
+        == 3
+    )
+    assert delivery_id_for("e", early, b"x") < delivery_id_for("e", late, b"x")
+    assert delivery_id_for("e", None, b"x").version == 8
+    assert delivery_id_for("e", datetime(1900, 1, 1, tzinfo=UTC), b"x").version == 8
 
 
-def test_of_many_workers_one_gets_a_delivery(inbox: Inbox, worklist: Worklist) -> None:
-    ids = [receipt.delivery_id for receipt in inbox.put([arrival(b"%d" % n) for n in range(50)])]
+def test_of_many_workers_one_gets_a_delivery(inbox: Inbox, worklist: PendingDeliveries) -> None:
+    ids = [receipt.delivery_id for receipt in inbox.put([make_delivery(b"%d" % n) for n in range(50)])]
 
     with ThreadPoolExecutor(4) as workers:
         claims = list(workers.map(lambda _: claim_all(worklist, ids), range(8)))
@@ -168,8 +177,8 @@ def test_of_many_workers_one_gets_a_delivery(inbox: Inbox, worklist: Worklist) -
     assert sorted(claimed) == sorted(ids)
 
 
-def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox, worklist: Worklist) -> None:
-    ids = [inbox.put([arrival()])[0].delivery_id]
+def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox, worklist: PendingDeliveries) -> None:
+    ids = [inbox.put([make_delivery()])[0].delivery_id]
     [first] = claim_all(worklist, ids)
 
     assert claim_all(worklist, ids, now=NOW + timedelta(seconds=39)) == []
@@ -178,9 +187,9 @@ def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox, worklist: Worklis
 
 
 def test_attempts_in_a_row_that_never_came_back_are_counted(
-    inbox: Inbox, worklist: Worklist, ledger: Ledger
+    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
 ) -> None:
-    ids = [inbox.put([arrival()])[0].delivery_id]
+    ids = [inbox.put([make_delivery()])[0].delivery_id]
     seen = []
 
     for number in range(5):
@@ -188,59 +197,64 @@ def test_attempts_in_a_row_that_never_came_back_are_counted(
         [delivery] = claim_all(worklist, ids, now=now)
         seen.append((delivery.attempts, delivery.lost_attempts))
         if number == 2:
-            ledger.settle([Settlement(verdict(ids[0], "pending", due_at=now))], now=now)
+            ledger.save([DeliveryResult(make_state_change(ids[0], "pending", due_at=now))], now=now)
 
     assert seen == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
 
 
-def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(inbox: Inbox, worklist: Worklist) -> None:
-    ids = [inbox.put([arrival()])[0].delivery_id]
+def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(
+    inbox: Inbox, worklist: PendingDeliveries
+) -> None:
+    ids = [inbox.put([make_delivery()])[0].delivery_id]
     claim_all(worklist, ids)
 
-    assert worklist.release("another", now=NOW) == 0
+    assert worklist.release_worker("another", now=NOW) == 0
     assert claim_all(worklist, ids) == []
-    assert worklist.release("worker", now=NOW) == 1
+    assert worklist.release_worker("worker", now=NOW) == 1
     [delivery] = claim_all(worklist, ids)
     assert delivery.lost_attempts == 1
 
 
 def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(
-    inbox: Inbox, worklist: Worklist, ledger: Ledger
+    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
 ) -> None:
-    held, woken, settled, another = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(4)]
-    worklist.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    held, woken, settled, another = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(4)]
+    worklist.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
     claim_all(worklist, [held, settled])
-    ledger.settle([Settlement(verdict(settled))], now=NOW)
-    worklist.claim([another], holder="another", now=NOW, lease_s=40)
+    ledger.save([DeliveryResult(make_state_change(settled))], now=NOW)
+    worklist.lease([another], worker="another", now=NOW, lease_s=40)
 
-    number = worklist.let_go([held, woken, settled, another], holder="worker", now=NOW)
+    number = worklist.release([held, woken, settled, another], worker="worker", now=NOW)
 
-    due = worklist.wake(now=NOW, most=10, again_after_s=60)
+    due = worklist.lease_due(now=NOW, limit=10, requeue_after_s=60)
     assert number == 2
     assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
     assert {delivery.attempts for delivery in due} == {0}
 
 
 def test_what_was_woken_in_vain_is_recalled_and_nothing_else(
-    inbox: Inbox, worklist: Worklist, ledger: Ledger
+    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
 ) -> None:
-    woken, held, postponed = [inbox.put([arrival(b"%d" % n)])[0].delivery_id for n in range(3)]
-    worklist.wake(now=NOW + timedelta(seconds=10), most=10, again_after_s=60)
+    woken, held, postponed = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(3)]
+    worklist.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
     claim_all(worklist, [held, postponed])
     later = NOW + timedelta(seconds=100)
-    ledger.settle([Settlement(verdict(postponed, "pending", due_at=later))], now=NOW)
+    ledger.save([DeliveryResult(make_state_change(postponed, "pending", due_at=later))], now=NOW)
 
-    recalled = worklist.recall(now=NOW + timedelta(seconds=11))
+    recalled = worklist.make_all_due(now=NOW + timedelta(seconds=11))
 
-    due = worklist.wake(now=NOW + timedelta(seconds=12), most=10, again_after_s=60)
+    due = worklist.lease_due(now=NOW + timedelta(seconds=12), limit=10, requeue_after_s=60)
     assert (recalled, [delivery.id for delivery in due]) == (1, [woken])
 
 
-def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: Worklist) -> None:
-    [receipt] = inbox.put([arrival()])
+def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: PendingDeliveries) -> None:
+    [receipt] = inbox.put([make_delivery()])
 
     def wake(seconds: float) -> list[UUID]:
-        return [d.id for d in worklist.wake(now=NOW + timedelta(seconds=seconds), most=10, again_after_s=60)]
+        return [
+            d.id
+            for d in worklist.lease_due(now=NOW + timedelta(seconds=seconds), limit=10, requeue_after_s=60)
+        ]
 
     assert wake(1) == []
     assert wake(10) == [receipt.delivery_id]
@@ -248,152 +262,170 @@ def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: Wor
     assert wake(71) == [receipt.delivery_id]
 
 
-def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox, worklist: Worklist) -> None:
-    inbox.put([arrival(b"%d" % n) for n in range(60)])
+def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox, worklist: PendingDeliveries) -> None:
+    inbox.put([make_delivery(b"%d" % n) for n in range(60)])
     later = NOW + timedelta(minutes=1)
 
     with ThreadPoolExecutor(4) as sweepers:
-        woken = list(sweepers.map(lambda _: worklist.wake(now=later, most=20, again_after_s=60), range(6)))
+        woken = list(
+            sweepers.map(lambda _: worklist.lease_due(now=later, limit=20, requeue_after_s=60), range(6))
+        )
 
     ids = [delivery.id for group in woken for delivery in group]
     assert len(ids) == len(set(ids)) == 60
 
 
-def test_a_postponed_delivery_waits_until_it_is_due(inbox: Inbox, worklist: Worklist, ledger: Ledger) -> None:
-    [receipt] = inbox.put([arrival()])
+def test_a_postponed_delivery_waits_until_it_is_due(
+    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+) -> None:
+    [receipt] = inbox.put([make_delivery()])
     claim_all(worklist, [receipt.delivery_id])
     due_at = NOW + timedelta(seconds=100)
 
-    ledger.settle([Settlement(verdict(receipt.delivery_id, "pending", due_at=due_at))], now=NOW)
+    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id, "pending", due_at=due_at))], now=NOW)
 
     early, late = NOW + timedelta(seconds=99), NOW + timedelta(seconds=101)
     assert claim_all(worklist, [receipt.delivery_id], now=early) == []
-    assert worklist.wake(now=early, most=10, again_after_s=60) == []
-    assert len(worklist.wake(now=late, most=10, again_after_s=60)) == 1
+    assert worklist.lease_due(now=early, limit=10, requeue_after_s=60) == []
+    assert len(worklist.lease_due(now=late, limit=10, requeue_after_s=60)) == 1
     assert len(claim_all(worklist, [receipt.delivery_id], now=late)) == 1
 
 
-def test_a_settled_delivery_is_never_taken_up_again(inbox: Inbox, worklist: Worklist, ledger: Ledger) -> None:
-    [receipt] = inbox.put([arrival()])
+def test_a_settled_delivery_is_never_taken_up_again(
+    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+) -> None:
+    [receipt] = inbox.put([make_delivery()])
     claim_all(worklist, [receipt.delivery_id])
 
-    ledger.settle([Settlement(verdict(receipt.delivery_id))], now=NOW)
+    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id))], now=NOW)
 
     later = NOW + timedelta(days=1)
     assert claim_all(worklist, [receipt.delivery_id], now=later) == []
-    assert worklist.wake(now=later, most=10, again_after_s=60) == []
-    assert inbox.put([arrival()])[0].is_duplicate
+    assert worklist.lease_due(now=later, limit=10, requeue_after_s=60) == []
+    assert inbox.put([make_delivery()])[0].is_duplicate
 
 
-def test_settling_twice_leaves_the_ledger_as_if_once(inbox: Inbox, ledger: Ledger, store: Store) -> None:
-    [receipt] = inbox.put([arrival(resource="crm/contacts", method="list")])
+def test_settling_twice_leaves_the_ledger_as_if_once(
+    inbox: Inbox, ledger: DeliveryResults, store: Store
+) -> None:
+    [receipt] = inbox.put([make_delivery(resource="crm/contacts", method="list")])
     id_ = receipt.delivery_id
-    settlement = Settlement(
-        verdict(id_, records=3),
-        RunSeen("run", "job", "account", "environment", NOW),
-        [Outcome(id_, "main", "done", 2, 1, "", "", NOW)],
+    settlement = DeliveryResult(
+        make_state_change(id_, records=3),
+        RunUpdate("run", "job", "account", "environment", NOW),
+        [SinkOutcome(id_, "main", "done", 2, 1, "", "", NOW)],
         [DeadRecord(id_, "main", 1, "too_deep", "deeper than the sink can hold", "[[\x00]]", NOW)],
-        [RecordErrorRow(id_, 0, "run", "crm/contacts", "list", 502, "bad gateway", "{}")],
+        [StoredRecordError(id_, 0, "run", "crm/contacts", "list", 502, "bad gateway", "{}")],
     )
 
-    ledger.settle([settlement], now=NOW)
-    ledger.settle([settlement], now=NOW)
+    ledger.save([settlement], now=NOW)
+    ledger.save([settlement], now=NOW)
 
-    assert read_figures(store, ["run"])["run"] == Figures(
-        [Arrived("crm/contacts", "list", "settled", "", True, batches=1, records=3, late=0)],
-        [InSink("crm/contacts", "list", "main", records=3, written=2, dead=1)],
+    assert read_run_totals(store, ["run"])["run"] == RunTotals(
+        [BatchTotals("crm/contacts", "list", "settled", "", True, batches=1, records=3, late=0)],
+        [SinkTotals("crm/contacts", "list", "main", records=3, written=2, dead=1)],
         {("crm/contacts", "list"): 1},
     )
     with store.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
         assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
-    assert ledger.finished_sinks([id_])[id_]["main"].written == 2
+    assert ledger.find_finished([id_])[id_]["main"].written == 2
 
 
 def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
-    inbox: Inbox, ledger: Ledger, store: Store
+    inbox: Inbox, ledger: DeliveryResults, store: Store
 ) -> None:
-    [receipt] = inbox.put([arrival()])
+    [receipt] = inbox.put([make_delivery()])
     id_ = receipt.delivery_id
-    done, failing = (Outcome(id_, "main", state, 1, 0, "", "", NOW) for state in ("done", "failing"))
+    done, failing = (SinkOutcome(id_, "main", state, 1, 0, "", "", NOW) for state in ("done", "failing"))
     in_time, late = (
-        Settlement(verdict(id_), outcomes=[done]),
-        Settlement(verdict(id_, "pending"), outcomes=[failing]),
+        DeliveryResult(make_state_change(id_), outcomes=[done]),
+        DeliveryResult(make_state_change(id_, "pending"), outcomes=[failing]),
     )
 
-    concluded = [ledger.settle([each], now=NOW) for each in (in_time, late)]
+    concluded = [ledger.save([each], now=NOW) for each in (in_time, late)]
 
     assert concluded == [{id_}, set()]
-    assert ledger.finished_sinks([id_]) == {id_: {"main": done}}
+    assert ledger.find_finished([id_]) == {id_: {"main": done}}
 
 
-def test_figures_keep_sinks_and_unsettled_batches_apart(inbox: Inbox, ledger: Ledger, store: Store) -> None:
+def test_figures_keep_sinks_and_unsettled_batches_apart(
+    inbox: Inbox, ledger: DeliveryResults, store: Store
+) -> None:
     first, second = (
         receipt.delivery_id
-        for receipt in inbox.put([arrival(b"%d" % n, resource="tickets", method="list") for n in range(2)])
+        for receipt in inbox.put(
+            [make_delivery(b"%d" % n, resource="tickets", method="list") for n in range(2)]
+        )
     )
 
-    done = Outcome(first, "main", "done", 5, 0, "", "", NOW)
-    failing = Outcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
-    ledger.settle([Settlement(verdict(first, "pending", records=5), outcomes=[done, failing])], now=NOW)
+    done = SinkOutcome(first, "main", "done", 5, 0, "", "", NOW)
+    failing = SinkOutcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
+    ledger.save(
+        [DeliveryResult(make_state_change(first, "pending", records=5), outcomes=[done, failing])], now=NOW
+    )
 
-    figures = read_figures(store, ["run"])["run"]
-    assert sorted(figures.arrived, key=lambda group: group.records) == [
-        Arrived("tickets", "list", "pending", "", False, batches=1, records=0, late=0),
-        Arrived("tickets", "list", "pending", "", True, batches=1, records=5, late=0),
+    figures = read_run_totals(store, ["run"])["run"]
+    assert sorted(figures.batches, key=lambda group: group.records) == [
+        BatchTotals("tickets", "list", "pending", "", False, batches=1, records=0, late=0),
+        BatchTotals("tickets", "list", "pending", "", True, batches=1, records=5, late=0),
     ]
     assert sorted(figures.sinks, key=lambda sink: sink.sink) == [
-        InSink("tickets", "list", "lake", records=5, written=0, dead=0),
-        InSink("tickets", "list", "main", records=5, written=5, dead=0),
+        SinkTotals("tickets", "list", "lake", records=5, written=0, dead=0),
+        SinkTotals("tickets", "list", "main", records=5, written=5, dead=0),
     ]
-    assert ledger.finished_sinks([first, second])[first].keys() == {"main"}
+    assert ledger.find_finished([first, second])[first].keys() == {"main"}
 
 
-def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: Ledger, store: Store) -> None:
-    [receipt] = inbox.put([arrival(event="sync_job_run:record_error")])
-    error = RecordErrorRow(receipt.delivery_id, 0, "run", "crm/deals", "list", 403, "", "{}")
+def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: DeliveryResults, store: Store) -> None:
+    [receipt] = inbox.put([make_delivery(event="sync_job_run:record_error")])
+    error = StoredRecordError(receipt.delivery_id, 0, "run", "crm/deals", "list", 403, "", "{}")
 
-    ledger.settle([Settlement(verdict(receipt.delivery_id), record_errors=[error])], now=NOW)
+    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id), record_errors=[error])], now=NOW)
 
-    assert read_figures(store, ["run"])["run"] == Figures((), (), {("crm/deals", "list"): 1})
+    assert read_run_totals(store, ["run"])["run"] == RunTotals((), (), {("crm/deals", "list"): 1})
 
 
-def seen(status: str, at_s: float, rank: int) -> RunSeen:
-    return RunSeen("run", "job", "a", "e", NOW, "w", status, NOW + timedelta(seconds=at_s), rank, "{}")
+def make_run_update(status: str, at_s: float, rank: int) -> RunUpdate:
+    return RunUpdate("run", "job", "a", "e", NOW, "w", status, NOW + timedelta(seconds=at_s), rank, "{}")
 
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("backwards", [True, False])
 def test_a_run_stands_as_its_newest_event_says(
-    inbox: Inbox, ledger: Ledger, store: Store, *, together: bool, backwards: bool
+    inbox: Inbox, ledger: DeliveryResults, store: Store, *, together: bool, backwards: bool
 ) -> None:
-    sights = [seen("created", 0, 0), seen("running", 1, 1), seen("completed", 1, 3)]
-    sights.append(RunSeen("run", "", "", "", NOW))  # only a batch
+    sights = [
+        make_run_update("created", 0, 0),
+        make_run_update("running", 1, 1),
+        make_run_update("completed", 1, 3),
+    ]
+    sights.append(RunUpdate("run", "", "", "", NOW))  # only a batch
     if backwards:
         sights.reverse()
-    receipts = inbox.put([arrival(b"%d" % number) for number in range(len(sights))])
+    receipts = inbox.put([make_delivery(b"%d" % number) for number in range(len(sights))])
     told = [
-        Settlement(verdict(receipt.delivery_id), run=sight)
+        DeliveryResult(make_state_change(receipt.delivery_id), run=sight)
         for receipt, sight in zip(receipts, sights, strict=True)
     ]
     groups = [told] if together else [[each] for each in told]
 
     for group in groups:
-        ledger.settle(group, now=NOW)
+        ledger.save(group, now=NOW)
 
-    run = RunBook(store).get("run")
+    run = Runs(store).get("run")
     assert run
     assert (run.status, run.sync_job_id) == ("completed", "job")
 
 
 def test_a_run_that_nobody_spoke_of_is_unknown(store: Store) -> None:
-    assert RunBook(store).get("run") is None
+    assert Runs(store).get("run") is None
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bool) -> None:
-    def decided(body: bytes, reason: str) -> Arrival:
-        return arrival(body, state="refused" if reason else "pending", reason=reason)
+    def decided(body: bytes, reason: str) -> IncomingDelivery:
+        return make_delivery(body, state="refused" if reason else "pending", reason=reason)
 
     came = [
         decided(b"1", "no"),
@@ -407,5 +439,5 @@ def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bo
     receipts = [receipt for group in groups for receipt in inbox.put(group)]
 
     assert [receipt.is_duplicate for receipt in receipts] == [False, False, True, True, True]
-    assert [receipt.refused for receipt in receipts] == ["no", None, "no", None, "no"]
-    assert inbox.count() == {"pending": 1, "refused": 1, "duplicate": 3}
+    assert [receipt.refusal_reason for receipt in receipts] == ["no", None, "no", None, "no"]
+    assert inbox.count_by_state() == {"pending": 1, "refused": 1, "duplicate": 3}

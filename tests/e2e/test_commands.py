@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.local.ports import free_port
-from tests.support.processes import ROOT, Command, descendants
+from app.cli.local.ports import find_free_port
+from tests.support.processes import ROOT, Command, find_descendants
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ def run(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *words],
         cwd=folder,
-        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
+        env=make_environment(**settings) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -76,8 +76,8 @@ def test_up_does_not_share_its_port(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None:
-    port = free_port()
-    settings = environment(PORT=str(port))
+    port = find_free_port()
+    settings = make_environment(PORT=str(port))
 
     with Command(["app.cli", "up"], folder=tmp_path, environment=settings) as up:
         up.wait_for("RapidBridge receiver is up")
@@ -94,7 +94,7 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None
         assert sent.returncode == 0, sent.stderr
         assert json.loads(sent.stdout)["runs"][0]["status"] == "completed"
         wait_until(lambda: up.log.count("delivery.settled") == up.log.count("delivery.accepted"))
-        family = descendants(up.pid)
+        family = find_descendants(up.pid)
         assert len(family) >= 5
         assert up.stop(number) == 0
         assert "Stopped." in up.log
@@ -105,7 +105,9 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None
 
 
 def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
-    with Command(["app.cli", "up"], folder=tmp_path, environment=environment(PORT=str(free_port()))) as up:
+    with Command(
+        ["app.cli", "up"], folder=tmp_path, environment=make_environment(PORT=str(find_free_port()))
+    ) as up:
         up.wait_for("RapidBridge receiver is up")
 
         assert up.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -115,11 +117,11 @@ def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
 def test_a_demo_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     # Not tmp_path: the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="rb-") as scratch:
-        settings = environment() | {"TMPDIR": scratch}
+        settings = make_environment() | {"TMPDIR": scratch}
         words = ["app.cli", "demo", "--records", "1000000"]
         with Command(words, folder=tmp_path, environment=settings) as demo:
             wait_until(lambda: bool(list(Path(scratch).glob("*/rapidbridge.db-wal"))), what=lambda: demo.log)
-            wait_until(lambda: len(descendants(demo.pid)) >= 6, what=lambda: demo.log)
+            wait_until(lambda: len(find_descendants(demo.pid)) >= 6, what=lambda: demo.log)
 
             assert demo.stop(number) in (1, 143)
 
@@ -155,7 +157,7 @@ def test_processes_refuse_a_set_up_that_cannot_work(tmp_path: Path, line: str) -
     ran = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=tmp_path,
-        env=environment(DYNO="x.1") | {"PYTHONPATH": str(ROOT)},
+        env=make_environment(DYNO="x.1") | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

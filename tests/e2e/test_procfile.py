@@ -8,15 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.findings import examine
-from app.cli.local.ports import free_port
+from app.cli.findings import compare_runs
+from app.cli.local.ports import find_free_port
 from app.database.engine import open_store
 from app.simulator.plan import Plan
 from app.simulator.session import simulate
 from app.store.inbox import Inbox
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, environment, procfile_line
+from tests.support.web_process import SECRET, make_environment, read_procfile_command
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +27,7 @@ def settings(postgres_url: str, redis_url: str) -> dict[str, str]:
     return {
         "DATABASE_URL": postgres_url.replace("postgresql://", "postgres://"),
         "REDIS_URL": redis_url,
-        "PORT": str(free_port()),
+        "PORT": str(find_free_port()),
         "TRUTO_WEBHOOK_SECRET": SECRET,
         "WEB_CONCURRENCY": "2",
     }
@@ -35,9 +35,9 @@ def settings(postgres_url: str, redis_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def released(settings: dict[str, str]) -> None:
-    line = procfile_line("release")
+    line = read_procfile_command("release")
     ran = subprocess.run(
-        line, cwd=ROOT, env=environment(**settings), capture_output=True, text=True, check=False
+        line, cwd=ROOT, env=make_environment(**settings), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert "brought from revision none" in ran.stdout
@@ -47,7 +47,7 @@ def released(settings: dict[str, str]) -> None:
 def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Iterator[Command]:
     # The Procfile names programs as a platform finds them: in the PATH.
     programs = Path(sys.executable).parent
-    variables = environment(**settings) | {"PATH": f"{programs}:{environment()['PATH']}"}
+    variables = make_environment(**settings) | {"PATH": f"{programs}:{make_environment()['PATH']}"}
     line = ["honcho", "start", "web", "worker"]
     with Command(line, folder=tmp_path, environment=variables, cwd=ROOT) as command:
 
@@ -81,12 +81,14 @@ def test_a_deployment_lands_every_record(
     store = open_store(postgres_url)
 
     reports = simulate(plan, progress=lambda _: None)
-    wait_until(lambda: not Inbox(store).count().get("pending"), timeout_s=60, what=lambda: formation.log)
+    wait_until(
+        lambda: not Inbox(store).count_by_state().get("pending"), timeout_s=60, what=lambda: formation.log
+    )
 
-    findings = examine(store, postgres_url, reports, took_s=1.0)
+    findings = compare_runs(store, postgres_url, reports, duration_s=1.0)
     assert findings.problems == []
     assert sum(line.written for run in findings.runs for line in run.resources) == 4000
-    assert findings.rows > 1000
+    assert findings.compared_rows > 1000
     assert findings.deliveries["unauthorized"] == 6
     assert "Traceback" not in formation.log
     assert SECRET not in formation.log

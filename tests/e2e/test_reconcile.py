@@ -10,8 +10,8 @@ import pytest
 from app.simulator.ids import make_job_ids
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from tests.support.service import Service, whole_service
-from tests.support.simulated_runs import TOKEN, Play
+from tests.support.service import Service, running_whole_service
+from tests.support.simulated_runs import TOKEN, SimulatedRuns
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET
 
@@ -39,11 +39,11 @@ RESOURCES = (("crm/contacts", "list"), ("crm/deals", "list"), ("crm/notes", "lis
 
 @pytest.fixture
 def service(tmp_path: Path, postgres_url: str) -> Iterator[Service]:
-    with whole_service(tmp_path, postgres_url, ROUTES.format(refused=job_of("refused"))) as made:
+    with running_whole_service(tmp_path, postgres_url, ROUTES.format(refused=job_of("refused"))) as made:
         yield made
 
 
-def reconcile(service: Service, play: Play, *words: str) -> tuple[int, dict[str, Any]]:
+def reconcile(service: Service, play: SimulatedRuns, *words: str) -> tuple[int, dict[str, Any]]:
     """Return the exit code and what was found, by run."""
     api = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
     ran = service.rapidbridge("runs", "reconcile", *words, "--json", **api)
@@ -51,8 +51,8 @@ def reconcile(service: Service, play: Play, *words: str) -> tuple[int, dict[str,
 
 
 def plan(seed: str, url: str = "http://127.0.0.1", **changes: Any) -> Plan:
-    told = {"records": 300, "batch_size": 10, "resources": RESOURCES, "first_backoff_s": 0.01, **changes}
-    return Plan(url=url, secret=SECRET, seed=seed, **told)
+    options = {"records": 300, "batch_size": 10, "resources": RESOURCES, "first_backoff_s": 0.01, **changes}
+    return Plan(url=url, secret=SECRET, seed=seed, **options)
 
 
 def job_of(seed: str) -> str:
@@ -89,14 +89,14 @@ def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
         plan("endless", url, records=600, runs=2, parallel=2, endless=True, lost=0.2),
         plan("refused", url, records=300, runs=2, parallel=2),
     ]
-    with Play(plans) as play:
-        wait_until(lambda: len(play.stages.runs) == 20, what="all runs to play")
-        runs = [run.report for run in play.stages.runs]
+    with SimulatedRuns(plans) as play:
+        wait_until(lambda: len(play.sessions.runs) == 20, what="all runs to play")
+        runs = [run.report for run in play.sessions.runs]
         to_stop = [run.sync_job_run_id for run in runs if run.sync_job_id == job_of("stopped")]
         stop = service.rapidbridge(
             *("runs", "stop", *to_stop, "--yes"), TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN
         )
-        reports = {report.sync_job_run_id: report for report in play.finish()}
+        reports = {report.sync_job_run_id: report for report in play.wait_for_reports()}
         service.wait_until_settled()
 
         code, found = reconcile(service, play, "--since", "1h")
@@ -113,7 +113,7 @@ def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
         assert run["verdict"] == (
             "refused" if run["status"] == "refused" else "incomplete" if lost else "complete"
         )
-        causes = {cause["word"] for line in run["resources"] for cause in line["causes"]}
+        causes = {cause["code"] for line in run["resources"] for cause in line["gap_reasons"]}
         assert causes == ({"given_up"} if lost else set())
         for line in run["resources"]:
             assert line["arrived"] == line["written"] + line["dead"] + line["dropped"]
@@ -125,11 +125,11 @@ def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
 
 
 def test_what_is_incomplete_is_fetched_again(service: Service) -> None:
-    with Play(
+    with SimulatedRuns(
         [plan("again", service.webhook_url, records=9000, runs=2, parallel=3, lost=0.2, pause_s=0.1)]
     ) as play:
-        wait_until(lambda: len(play.stages.runs) == 2, what="the runs to play")
-        first, other = (run.report for run in play.stages.runs)
+        wait_until(lambda: len(play.sessions.runs) == 2, what="the runs to play")
+        first, other = (run.report for run in play.sessions.runs)
         wait_until(lambda: first.lost.total() > 0, what="a page to be lost")
         api = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
         service.rapidbridge("runs", "stop", first.sync_job_run_id, "--yes", **api)
@@ -138,10 +138,10 @@ def test_what_is_incomplete_is_fetched_again(service: Service) -> None:
 
         unasked = service.rapidbridge("runs", "reconcile", first.sync_job_run_id, "--refetch", **api)
         again = service.rapidbridge("runs", "reconcile", first.sync_job_run_id, "--refetch", "--yes", **api)
-        told = [run.describe() for run in play.stages.runs]
-        for run in play.stages.runs:
+        told = [run.describe() for run in play.sessions.runs]
+        for run in play.sessions.runs:
             run.stop()
-        play.finish()
+        play.wait_for_reports()
 
     assert unasked.returncode == 2
     assert "--yes" in unasked.stderr
@@ -157,8 +157,8 @@ def test_what_is_incomplete_is_fetched_again(service: Service) -> None:
 
 
 def test_a_run_that_never_announced_itself_is_found_at_truto(service: Service) -> None:
-    with Play([plan("silent", "http://127.0.0.1:9/nobody", records=30)]) as play:
-        [report] = play.finish()
+    with SimulatedRuns([plan("silent", "http://127.0.0.1:9/nobody", records=30)]) as play:
+        [report] = play.wait_for_reports()
 
         code, found = reconcile(service, play, report.sync_job_run_id)
 

@@ -16,18 +16,26 @@ import pytest
 
 from app.cli.deliveries.tail import Follower
 from app.database.engine import Store, open_store
-from app.store.delivery_filter import Selection
-from app.store.facts import Outcome
+from app.store.delivery_filter import DeliveryFilter
+from app.store.facts import SinkOutcome
 from app.store.migrate import migrate
-from tests.support.seeded_store import NOW, RUN, SECRET_NAME, Shelf, batch, command, rapidbridge
-from tests.support.web_process import ROOT, environment
+from tests.support.seeded_store import (
+    NOW,
+    RUN,
+    SECRET_NAME,
+    SeededStore,
+    build_command,
+    make_batch_body,
+    rapidbridge,
+)
+from tests.support.web_process import ROOT, make_environment
 
 HOSTILE = "crm/\x1b[2Jcontacts\nsettled \x9b31m\u202e"
 BODIES = [
-    batch(0),
+    make_batch_body(0),
     b"",
     b"no JSON \x1b[2J",
-    b"\xef\xbb\xbf" + batch(1),
+    b"\xef\xbb\xbf" + make_batch_body(1),
     b"\xff\xfe\x00 not UTF-8",
     '{"line": "\u2028", "raw": "\n"}'.encode(),
     b'{"payload": ' + b"[" * 5000 + b"]" * 5000 + b"}",
@@ -36,17 +44,17 @@ BODIES = [
 
 
 @pytest.fixture
-def shelf(store: Store, store_url: str) -> Shelf:
-    return Shelf(store, store_url)
+def shelf(store: Store, store_url: str) -> SeededStore:
+    return SeededStore(store, store_url)
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Shelf]:
+def small(tmp_path: Path) -> Iterator[SeededStore]:
     """A shelf in SQLite, where the database makes no difference."""
     url = f"sqlite:///{tmp_path}/store.db"
     engine = open_store(url)
     migrate(engine)
-    yield Shelf(engine, url)
+    yield SeededStore(engine, url)
     engine.dispose()
 
 
@@ -54,11 +62,11 @@ def narrow(text: str) -> bool:
     return all(len(line) <= 80 for line in text.splitlines())
 
 
-def printable(text: str) -> bool:
-    return all(each.isprintable() for line in text.split("\n") for each in line)
+def is_printable(text: str) -> bool:
+    return all(character.isprintable() for line in text.split("\n") for character in line)
 
 
-def test_the_newest_are_listed_with_state_reason_and_id(shelf: Shelf) -> None:
+def test_the_newest_are_listed_with_state_reason_and_id(shelf: SeededStore) -> None:
     old = shelf.put("settled", records=1_234)
     new = shelf.put("unrouted", "no_route", resource="accounting/journal_entries")
     event = shelf.put("settled", event="sync_job_run:started", resource="", method="", records=0)
@@ -75,14 +83,14 @@ def test_the_newest_are_listed_with_state_reason_and_id(shelf: Shelf) -> None:
     assert shelf.rapidbridge("deliveries", "list", "--limit", "1").stdout.count("\n") == 3
 
 
-def test_filters_choose_and_are_summed_up(shelf: Shelf) -> None:
+def test_filters_choose_and_are_summed_up(shelf: SeededStore) -> None:
     for state in ("settled", "settled", "dead"):
         shelf.put(state)
     shelf.put("dead", "table_taken", resource="hris/employees")
 
     listed = shelf.rapidbridge("deliveries", "list", "--resource", "crm/*")
     counted = shelf.rapidbridge("deliveries", "list", "--count")
-    as_json = shelf.json("deliveries", "list", "--state", "dead", "--reason", "table_taken")
+    as_json = shelf.run_json("deliveries", "list", "--state", "dead", "--reason", "table_taken")
 
     assert listed.stdout.splitlines()[-1] == "3 in all: 2 settled, 1 dead."
     assert counted.stdout.splitlines()[-1] == "4 in all: 2 dead, 2 settled."
@@ -98,27 +106,27 @@ def test_filters_choose_and_are_summed_up(shelf: Shelf) -> None:
     ]
 
 
-def test_filters_that_match_nothing_are_no_failure(small: Shelf) -> None:
+def test_filters_that_match_nothing_are_no_failure(small: SeededStore) -> None:
     small.put()
     nothing = ("--run", str(uuid4()))
 
     assert small.rapidbridge("deliveries", "list", *nothing).stdout == "No delivery.\n"
-    assert small.json("deliveries", "list", *nothing) == {"deliveries": [], "groups": []}
-    assert small.json("deliveries", "list", *nothing, "--count") == {"groups": []}
+    assert small.run_json("deliveries", "list", *nothing) == {"deliveries": [], "groups": []}
+    assert small.run_json("deliveries", "list", *nothing, "--count") == {"groups": []}
     assert small.rapidbridge("deliveries", "export", *nothing).stdout == ""
 
 
-def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: Shelf) -> None:
+def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: SeededStore) -> None:
     delivery = shelf.put("pending")
     message = "table contacts holds hris/contacts; name another `table` for crm/contacts in a route"
     outcomes = [
-        Outcome(delivery, "lake", "done", 7, 0, "", "", NOW),
-        Outcome(delivery, "main", "dead", 0, 7, "table_collision", message, NOW),
+        SinkOutcome(delivery, "lake", "done", 7, 0, "", "", NOW),
+        SinkOutcome(delivery, "main", "dead", 0, 7, "table_collision", message, NOW),
     ]
     shelf.settle(delivery, "dead", "table_collision", records=7, outcomes=outcomes)
 
     shown = shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
-    as_json = shelf.json("deliveries", "show", str(delivery))
+    as_json = shelf.run_json("deliveries", "show", str(delivery))
 
     assert shown.startswith(f"delivery {delivery}  dead\n")
     assert "  to do       name another `table` in its route, then replay it\n" in shown
@@ -146,7 +154,7 @@ def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: Shelf) -> None:
         ("late", "after_stop"),
     ],
 )
-def test_every_state_is_explained(small: Shelf, state: Any, reason: str) -> None:
+def test_every_state_is_explained(small: SeededStore, state: Any, reason: str) -> None:
     delivery = small.put(state, reason)
 
     shown = small.rapidbridge("deliveries", "show", str(delivery)).stdout
@@ -156,8 +164,8 @@ def test_every_state_is_explained(small: Shelf, state: Any, reason: str) -> None
     assert narrow(shown)
 
 
-def test_dead_records_are_counted_without_what_is_in_them(shelf: Shelf) -> None:
-    delivery = shelf.with_dead_records()
+def test_dead_records_are_counted_without_what_is_in_them(shelf: SeededStore) -> None:
+    delivery = shelf.put_with_dead_records()
 
     shown = shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
 
@@ -166,27 +174,27 @@ def test_dead_records_are_counted_without_what_is_in_them(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("body", BODIES[:7])
-def test_a_body_is_shown_only_when_asked_for(small: Shelf, body: bytes) -> None:
+def test_a_body_is_shown_only_when_asked_for(small: SeededStore, body: bytes) -> None:
     delivery = str(small.put(body=body or b" "))
 
     shown = small.rapidbridge("deliveries", "show", delivery, "--body").stdout
     raw = subprocess.run(
-        command("deliveries", "show", delivery, "--raw"),
+        build_command("deliveries", "show", delivery, "--raw"),
         cwd=ROOT,
-        env=environment(DATABASE_URL=small.url),
+        env=make_environment(DATABASE_URL=small.url),
         capture_output=True,
         check=True,
     )
 
     assert raw.stdout == (body or b" ")
-    assert printable(shown)
+    assert is_printable(shown)
     if SECRET_NAME.encode() in body:
         assert f'      "name": "{SECRET_NAME}"\n' in shown
     if b"no JSON" in body:
         assert "no JSON \\u001b[2J\n" in shown
 
 
-def test_a_pruned_body_is_refused_politely(shelf: Shelf) -> None:
+def test_a_pruned_body_is_refused_politely(shelf: SeededStore) -> None:
     delivery = shelf.put()
     shelf.prune(delivery)
 
@@ -198,7 +206,7 @@ def test_a_pruned_body_is_refused_politely(shelf: Shelf) -> None:
     assert "its body is gone" in shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
 
 
-def test_an_export_gives_every_body_back(shelf: Shelf, tmp_path: Path) -> None:
+def test_an_export_gives_every_body_back(shelf: SeededStore, tmp_path: Path) -> None:
     ids = [shelf.put(body=body or b" ") for body in BODIES]
     pruned = shelf.put()
     shelf.prune(pruned)
@@ -227,7 +235,7 @@ def test_an_export_gives_every_body_back(shelf: Shelf, tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.glob("*.jsonl*")) == ["all.jsonl", "all.jsonl.gz"]
 
 
-def test_an_export_never_leaves_half_a_file(small: Shelf, tmp_path: Path) -> None:
+def test_an_export_never_leaves_half_a_file(small: SeededStore, tmp_path: Path) -> None:
     small.put()
     file = tmp_path / "all.jsonl"
     file.write_text("before")
@@ -244,13 +252,13 @@ def test_an_export_never_leaves_half_a_file(small: Shelf, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_an_export_whose_reader_is_gone_ends_quietly(small: Shelf) -> None:
+def test_an_export_whose_reader_is_gone_ends_quietly(small: SeededStore) -> None:
     for _ in range(3):
         small.put(body=b"x" * 1_000_000)
     process = subprocess.Popen(
-        command("deliveries", "export"),
+        build_command("deliveries", "export"),
         cwd=ROOT,
-        env=environment(DATABASE_URL=small.url),
+        env=make_environment(DATABASE_URL=small.url),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -265,7 +273,7 @@ def test_an_export_whose_reader_is_gone_ends_quietly(small: Shelf) -> None:
     assert said == ""
 
 
-def test_an_export_names_what_is_damaged_and_goes_on(small: Shelf) -> None:
+def test_an_export_names_what_is_damaged_and_goes_on(small: SeededStore) -> None:
     damaged, good = small.put(), small.put()
     with small.store.begin() as connection:
         connection.exec_driver_sql(
@@ -279,12 +287,12 @@ def test_an_export_names_what_is_damaged_and_goes_on(small: Shelf) -> None:
     small.rapidbridge("deliveries", "show", str(damaged), "--raw", code=1)
 
 
-def test_what_arrives_is_followed_until_ctrl_c(shelf: Shelf) -> None:
+def test_what_arrives_is_followed_until_ctrl_c(shelf: SeededStore) -> None:
     old = shelf.put("pending")
     process = subprocess.Popen(
-        command("deliveries", "tail", "--resource", "crm/*", "--since", "2h", "--json"),
+        build_command("deliveries", "tail", "--resource", "crm/*", "--since", "2h", "--json"),
         cwd=ROOT,
-        env=environment(DATABASE_URL=shelf.url),
+        env=make_environment(DATABASE_URL=shelf.url),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -307,29 +315,29 @@ def _line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_what_is_committed_late_is_followed_too_and_nothing_twice(shelf: Shelf) -> None:
+def test_what_is_committed_late_is_followed_too_and_nothing_twice(shelf: SeededStore) -> None:
     now = datetime.now(UTC)
-    follower = Follower(shelf.store, Selection(), since=now - timedelta(seconds=60))
+    follower = Follower(shelf.store, DeliveryFilter(), since=now - timedelta(seconds=60))
     first = shelf.put(received_at=now)
-    assert [each.id for each in follower.look(now=now)] == [first]
+    assert [each.id for each in follower.find_new_deliveries(now=now)] == [first]
     late = shelf.put(received_at=now - timedelta(seconds=3))
     same_moment = shelf.put(received_at=now)
 
-    assert [each.id for each in follower.look(now=now)] == [late, same_moment]
-    assert list(follower.look(now=now)) == []
+    assert [each.id for each in follower.find_new_deliveries(now=now)] == [late, same_moment]
+    assert list(follower.find_new_deliveries(now=now)) == []
     # Another machine's clock is ahead.
     ahead = shelf.put(received_at=now + timedelta(minutes=5))
-    assert [each.id for each in follower.look(now=now)] == [ahead]
+    assert [each.id for each in follower.find_new_deliveries(now=now)] == [ahead]
     next_one = shelf.put(received_at=now + timedelta(seconds=1))
-    assert [each.id for each in follower.look(now=now)] == [next_one]
+    assert [each.id for each in follower.find_new_deliveries(now=now)] == [next_one]
 
 
 @pytest.mark.parametrize("words", [("--state", "dead"), ("--until", "1h")])
-def test_what_cannot_be_followed_is_wrong_usage(small: Shelf, words: tuple[str, ...]) -> None:
+def test_what_cannot_be_followed_is_wrong_usage(small: SeededStore, words: tuple[str, ...]) -> None:
     assert "deliveries list" in small.rapidbridge("deliveries", "tail", *words, code=2).stderr
 
 
-def test_hostile_names_move_no_cursor(shelf: Shelf) -> None:
+def test_hostile_names_move_no_cursor(shelf: SeededStore) -> None:
     delivery = shelf.put("quarantined", "not_json", resource=HOSTILE, event=HOSTILE, method=HOSTILE)
     told = [
         shelf.rapidbridge("deliveries", "list").stdout,
@@ -339,11 +347,11 @@ def test_hostile_names_move_no_cursor(shelf: Shelf) -> None:
         shelf.rapidbridge("deliveries", "export").stdout.replace("\u202e", "").replace("\x9b", ""),
     ]
 
-    assert all(map(printable, told))
+    assert all(map(is_printable, told))
     assert [text.count("\n") for text in told[:2]] == [3, 3]
 
 
-def test_ids_that_are_none_and_ids_of_nothing(small: Shelf) -> None:
+def test_ids_that_are_none_and_ids_of_nothing(small: SeededStore) -> None:
     unknown = str(uuid4())
 
     assert "UUID" in small.rapidbridge("deliveries", "show", "no-uuid", code=2).stderr

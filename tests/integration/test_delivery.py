@@ -13,36 +13,36 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from app.config.routes import FilesSink, Route, Routes, SqlSink
+from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Store
-from app.errors import OutOfTime, StoreUnavailable
-from app.sinks import Sinks
+from app.errors import JobTimeout, StoreUnavailable
+from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
-from app.store.models import Arrival
-from app.store.pending import Worklist
-from app.store.run_totals import InSink, read_figures
-from app.store.runs import RunBook
-from app.store.schema import dead_records, deliveries, outcomes, record_errors
+from app.store.models import IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.store.run_totals import SinkTotals, read_run_totals
+from app.store.runs import Runs
+from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto.events import read_envelope
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 EVERYTHING = (Route(sinks=("main",)),)
 
 
-class Desk:
+class DeliverySetup:
     """Puts bodies into a store and delivers them."""
 
     def __init__(self, store: Store, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
         self.store = store
         self.inbox = Inbox(store)
-        self.worklist = Worklist(store)
-        all_routes = Routes(sinks={"main": SqlSink(type="sql", url=url), **sinks}, routes=routes)
-        self.sinks = Sinks(all_routes)
+        self.worklist = PendingDeliveries(store)
+        all_routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url=url), **sinks}, routes=routes)
+        self.sinks = SinkRegistry(all_routes)
         self.routes = all_routes
         self.deliverer = self.worker()
 
-    def worker(self, name: str = "") -> Deliverer:
-        return Deliverer(self.store, self.routes, self.sinks.open, name=name)
+    def worker(self, name: str = "") -> DeliveryProcessor:
+        return DeliveryProcessor(self.store, self.routes, self.sinks.open, name=name)
 
     def put(
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
@@ -50,10 +50,12 @@ class Desk:
         about = json.dumps({"event": event, "id": id_, "created_at": created_at})
         body = f'{about[:-1]}, "payload": {payload}}}'.encode()
         envelope = read_envelope(body)
-        names = [name for name in envelope.__slots__ if name in Arrival.__slots__]
-        found = {name: getattr(envelope, name) for name in names}
+        names = [name for name in envelope.__slots__ if name in IncomingDelivery.__slots__]
+        envelope_fields = {name: getattr(envelope, name) for name in names}
         digest = hashlib.sha256(body).digest()
-        return self.inbox.put([Arrival(body, digest, datetime.now(UTC), "pending", **found)])[0].delivery_id
+        return self.inbox.put(
+            [IncomingDelivery(body, digest, datetime.now(UTC), "pending", **envelope_fields)]
+        )[0].delivery_id
 
     def deliver(self, event: str, payload: str, **about: str) -> UUID:
         delivery_id = self.put(event, payload, **about)
@@ -67,19 +69,19 @@ class Desk:
         return row.state, row.reason, row.records
 
     def status(self, run_id: str) -> str:
-        run = RunBook(self.store).get(run_id)
+        run = Runs(self.store).get(run_id)
         assert run
         return run.status
 
     def rows(self, table: str) -> dict[str, Any]:
         with self.store.connect() as connection:
-            found = connection.execute(text(f'SELECT "_key", "data" FROM {table}')).all()
-        return {key: json.loads(data) if isinstance(data, str) else data for key, data in found}
+            records = connection.execute(text(f'SELECT "_key", "data" FROM {table}')).all()
+        return {key: json.loads(data) if isinstance(data, str) else data for key, data in records}
 
 
 @pytest.fixture
-def desk(store: Store, store_url: str) -> Iterator[Desk]:
-    made = Desk(store, store_url, EVERYTHING)
+def desk(store: Store, store_url: str) -> Iterator[DeliverySetup]:
+    made = DeliverySetup(store, store_url, EVERYTHING)
     yield made
     made.sinks.close()
 
@@ -89,16 +91,18 @@ def batch(records: str, **more: Any) -> str:
     return json.dumps(about)[:-1] + f', "records": {records}}}'
 
 
-def test_a_batch_becomes_rows_and_is_settled(desk: Desk) -> None:
+def test_a_batch_becomes_rows_and_is_settled(desk: DeliverySetup) -> None:
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
     assert desk.state(delivery) == ("settled", "", 2)
     assert desk.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
-    assert read_figures(desk.store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 2, 2, 0)]
+    assert read_run_totals(desk.store, ["r"])["r"].sinks == [
+        SinkTotals("crm/contacts", "list", "main", 2, 2, 0)
+    ]
     assert desk.status("r") == ""
 
 
-def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> None:
+def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySetup) -> None:
     hostile = {
         0: '{"id": "ok-1"}',
         1: '{"id": "nul\\u0000", "lone": "\\ud800"}',
@@ -117,7 +121,7 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> N
 
     assert desk.state(delivery) == ("settled", "", len(hostile))
     with desk.store.connect() as connection:
-        assert connection.execute(select(deliveries.c.replaced)).scalar_one() == 2
+        assert connection.execute(select(deliveries.c.replaced_characters)).scalar_one() == 2
     rows = desk.rows("crm_contacts")
     assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
     assert rows["nul\ufffd"]["lone"] == "\ufffd"
@@ -133,13 +137,15 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: Desk) -> N
         6: ("not_object", hostile[6]),
         10: ("not_json", hostile[10]),
     }
-    assert read_figures(desk.store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 11, 5, 6)]
+    assert read_run_totals(desk.store, ["r"])["r"].sinks == [
+        SinkTotals("crm/contacts", "list", "main", 11, 5, 6)
+    ]
 
 
 @pytest.mark.parametrize(
     ("records", "keys"), [('{"id": "1"}', ["1"]), ("[]", []), ('[{"id": "1"}, {"id": "1"}]', ["1"])]
 )
-def test_batches_in_every_shape(desk: Desk, records: str, keys: list[str]) -> None:
+def test_batches_in_every_shape(desk: DeliverySetup, records: str, keys: list[str]) -> None:
     desk.deliver("sync_job_run:record", batch('[{"id": "0"}]'), id_="first")
 
     delivery = desk.deliver("sync_job_run:record", batch(records))
@@ -149,11 +155,11 @@ def test_batches_in_every_shape(desk: Desk, records: str, keys: list[str]) -> No
 
 
 @pytest.mark.parametrize("payload", ["{}", "null", '"text"', "[]", '{"records": null}'])
-def test_a_batch_without_records_is_set_aside(desk: Desk, payload: str) -> None:
+def test_a_batch_without_records_is_set_aside(desk: DeliverySetup, payload: str) -> None:
     assert desk.state(desk.deliver("sync_job_run:record", payload)) == ("quarantined", "no_records", 0)
 
 
-def test_record_errors_become_rows_of_their_own(desk: Desk) -> None:
+def test_record_errors_become_rows_of_their_own(desk: DeliverySetup) -> None:
     said = '"error": {"status": 502, "message": "bad"}'
     one = f'{{"sync_job_run_id": "r", "resource": "a", "method": "list", {said}}}'
     many = (
@@ -163,7 +169,7 @@ def test_record_errors_become_rows_of_their_own(desk: Desk) -> None:
     states = [desk.state(desk.deliver("sync_job_run:record_error", payload)) for payload in (one, many)]
 
     assert states == [("settled", "", 0)] * 2
-    errors = read_figures(desk.store, ["r"])["r"].errors
+    errors = read_run_totals(desk.store, ["r"])["r"].errors
     assert errors == {("a", "list"): 1, ("b", "get"): 1, ("", ""): 2}
     with desk.store.connect() as connection:
         found = {
@@ -176,7 +182,7 @@ def test_record_errors_become_rows_of_their_own(desk: Desk) -> None:
     assert ("", "", 404, "", '{"status": "404"}') in found
 
 
-def test_a_runs_life_is_followed_in_any_order(desk: Desk) -> None:
+def test_a_runs_life_is_followed_in_any_order(desk: DeliverySetup) -> None:
     events = [
         ("created", "created", "10:00:00"),
         ("started", "running", "10:00:01"),
@@ -191,7 +197,7 @@ def test_a_runs_life_is_followed_in_any_order(desk: Desk) -> None:
 
 
 def test_what_no_route_takes_is_kept_as_unrouted(store: Store, store_url: str) -> None:
-    desk = Desk(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
+    desk = DeliverySetup(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
 
     taken = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
     left = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]', resource="hris/employees"))
@@ -209,7 +215,7 @@ def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
         Route(sinks=(), event="batch_job:*"),
         *EVERYTHING,
     )
-    desk = Desk(store, store_url, routes)
+    desk = DeliverySetup(store, store_url, routes)
 
     states = [
         desk.state(desk.deliver(event, '{"id": "x", "name": "n"}'))
@@ -221,7 +227,7 @@ def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
     desk.sinks.close()
 
 
-def test_single_record_changes_are_records_too(desk: Desk) -> None:
+def test_single_record_changes_are_records_too(desk: DeliverySetup) -> None:
     made = '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}'
     gone = '{"resource": "crm/contacts", "record": {"id": "1"}}'
 
@@ -238,9 +244,9 @@ def test_single_record_changes_are_records_too(desk: Desk) -> None:
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     store: Store, store_url: str, tmp_path: Path
 ) -> None:
-    lake = FilesSink(type="files", url=f"file://{tmp_path}/lake")
-    away = SqlSink(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
-    desk = Desk(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    away = SqlSinkConfig(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
+    desk = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
 
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
 
@@ -249,28 +255,28 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     [file] = (tmp_path / "lake").rglob("*.jsonl")
     file.unlink()
     # The sink comes back, the backoff ends.
-    mended = Desk(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
+    mended = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
     with store.begin() as connection:
         connection.execute(deliveries.update().values(leased_until=None))
     mended.deliverer.deliver([delivery])
     assert desk.state(delivery) == ("settled", "", 1)
     with store.connect() as connection:
-        states = {row.sink: row.state for row in connection.execute(select(outcomes))}
+        states = {row.sink: row.state for row in connection.execute(select(sink_outcomes))}
     assert states == {"lake": "done", "away": "done", "main": "done"}
     desk.sinks.close()
 
 
 def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Store, store_url: str) -> None:
-    desk = Desk(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
+    desk = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
 
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
     assert desk.state(delivery) == ("dead", "table_reserved", 2)
-    assert read_figures(store, ["r"])["r"].sinks == [InSink("crm/contacts", "list", "main", 2, 0, 2)]
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 0, 2)]
     desk.sinks.close()
 
 
-def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> None:
+def test_many_workers_with_the_same_ids_leave_everything_once(desk: DeliverySetup) -> None:
     ids = [
         desk.put("sync_job_run:record", batch(f'[{{"id": "{number % 7}", "n": {number}}}]'), id_=str(number))
         for number in range(40)
@@ -280,27 +286,27 @@ def test_many_workers_with_the_same_ids_leave_everything_once(desk: Desk) -> Non
         list(workers.map(lambda number: desk.worker(f"{number}").deliver(ids), range(8)))
 
     assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
-    figures = read_figures(desk.store, ["r"])["r"]
-    assert figures.sinks == [InSink("crm/contacts", "list", "main", 40, 40, 0)]
-    assert [group.batches for group in figures.arrived] == [40]
+    figures = read_run_totals(desk.store, ["r"])["r"]
+    assert figures.sinks == [SinkTotals("crm/contacts", "list", "main", 40, 40, 0)]
+    assert [group.batches for group in figures.batches] == [40]
 
 
 @pytest.mark.parametrize(("lost", "state"), [(0, "settled"), (2, "settled"), (3, "dead")])
 def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
-    desk: Desk, lost: int, state: str
+    desk: DeliverySetup, lost: int, state: str
 ) -> None:
     delivery = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
     for hours in range(lost, 0, -1):
         # As by workers that were killed: claimed, never settled.
         long_ago = datetime.now(UTC) - timedelta(hours=hours)
-        assert desk.worklist.claim([delivery], holder="gone", now=long_ago, lease_s=40)
+        assert desk.worklist.lease([delivery], worker="gone", now=long_ago, lease_s=40)
 
     desk.deliverer.deliver([delivery])
 
     assert desk.state(delivery)[:2] == (state, "worker_lost" if state == "dead" else "")
 
 
-def test_a_fault_of_ours_costs_only_its_own_delivery(desk: Desk) -> None:
+def test_a_fault_of_ours_costs_only_its_own_delivery(desk: DeliverySetup) -> None:
     good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
     bad = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), id_="bad")
     with desk.store.begin() as connection:
@@ -312,24 +318,26 @@ def test_a_fault_of_ours_costs_only_its_own_delivery(desk: Desk) -> None:
     assert desk.state(bad)[:2] == ("pending", "internal_error")
 
 
-def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_for_lost(desk: Desk) -> None:
+def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_for_lost(
+    desk: DeliverySetup,
+) -> None:
     ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
     for _ in range(5):
-        _rename(desk.store, "rapidbridge_outcomes", "elsewhere")
+        _rename(desk.store, "rapidbridge_sink_outcomes", "elsewhere")
         with pytest.raises(StoreUnavailable):
             desk.deliverer.deliver(ids[:2])
-        _rename(desk.store, "elsewhere", "rapidbridge_outcomes")
+        _rename(desk.store, "elsewhere", "rapidbridge_sink_outcomes")
 
     desk.deliverer.deliver(ids[2:])
 
     assert desk.state(ids[2])[0] == "settled"
-    claimed = desk.worklist.claim(ids, holder="another", now=datetime.now(UTC), lease_s=40)
+    claimed = desk.worklist.lease(ids, worker="another", now=datetime.now(UTC), lease_s=40)
     assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
 
 
-def test_while_the_store_is_away_no_job_forgets_what_it_was_woken_for(desk: Desk) -> None:
+def test_while_the_store_is_away_no_job_forgets_what_it_was_woken_for(desk: DeliverySetup) -> None:
     ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
-    desk.worklist.wake(now=datetime.now(UTC) + timedelta(minutes=1), most=10, again_after_s=600)
+    desk.worklist.lease_due(now=datetime.now(UTC) + timedelta(minutes=1), limit=10, requeue_after_s=600)
     _rename(desk.store, "rapidbridge_deliveries", "elsewhere")
     for id_ in ids[:2]:
         with pytest.raises(StoreUnavailable):
@@ -338,11 +346,11 @@ def test_while_the_store_is_away_no_job_forgets_what_it_was_woken_for(desk: Desk
 
     desk.deliverer.deliver(ids[2:])
 
-    due = desk.worklist.wake(now=datetime.now(UTC), most=10, again_after_s=60)
+    due = desk.worklist.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)
     assert {delivery.id for delivery in due} == set(ids[:2])
 
 
-def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk: Desk) -> None:
+def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk: DeliverySetup) -> None:
     # None of them is JSON, and each has to be looked at by itself.
     endless = batch(f"[{', '.join(['{x}'] * 400_000)}]")
     good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
@@ -350,7 +358,7 @@ def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk:
     later = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")
 
     def interrupt(*_: object) -> None:
-        raise OutOfTime("it did not answer")
+        raise JobTimeout("it did not answer")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -363,7 +371,7 @@ def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk:
     assert desk.state(good)[0] == "settled"
     assert desk.state(slow)[:2] == ("pending", "out_of_time")
     assert desk.state(later)[:2] == ("pending", "")
-    assert desk.worklist.wake(now=datetime.now(UTC), most=10, again_after_s=60)[0].id == later
+    assert desk.worklist.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
 
 
 def _rename(store: Store, table: str, name: str) -> None:
@@ -374,12 +382,12 @@ def _rename(store: Store, table: str, name: str) -> None:
 @pytest.mark.parametrize(("keep_late", "state"), [(False, "settled"), (True, "late")])
 @pytest.mark.parametrize("together", [True, False])
 def test_what_comes_after_a_stop_is_delivered_or_kept_as_it_is_set(
-    desk: Desk, *, keep_late: bool, state: str, together: bool
+    desk: DeliverySetup, *, keep_late: bool, state: str, together: bool
 ) -> None:
     early = desk.put("sync_job_run:record", batch('[{"id": "early"}]'), id_="1")
     stop = desk.put("sync_job_run:updated", '{"id": "r", "status": "stopped"}', id_="2")
     late = desk.put("sync_job_run:record", batch('[{"id": "late"}]'), id_="3")
-    deliverer = Deliverer(desk.store, desk.routes, desk.sinks.open, keep_late=keep_late)
+    deliverer = DeliveryProcessor(desk.store, desk.routes, desk.sinks.open, keep_late=keep_late)
 
     for ids in [[early, stop, late]] if together else [[stop], [late], [early]]:
         deliverer.deliver(ids)
@@ -387,5 +395,5 @@ def test_what_comes_after_a_stop_is_delivered_or_kept_as_it_is_set(
     assert desk.state(early) == ("settled", "", 1)
     assert desk.state(late)[0] == state
     assert ("late" in desk.rows("crm_contacts")) != keep_late
-    [*groups] = read_figures(desk.store, ["r"])["r"].arrived
+    [*groups] = read_run_totals(desk.store, ["r"])["r"].batches
     assert sum(group.late for group in groups) == 1

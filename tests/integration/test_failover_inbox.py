@@ -18,20 +18,20 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.redis.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import KEY, UNREADABLE_KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival, Receipt
+from app.store.models import IncomingDelivery, Receipt
 from tests.support.postgres import PostgresServer
-from tests.support.processes import descendants
+from tests.support.processes import find_descendants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import Answer, WebProcess
+from tests.support.web_process import ParsedResponse, WebProcess
 from workers.background.sweeper import Sweeper
 
 # What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
-MOST_S = 8.0
+MAX_RESPONSE_S = 8.0
 MIB = 1024 * 1024
 
 
@@ -60,10 +60,10 @@ def body(name: str, event: str = "sync_job_run:record", **payload: object) -> by
     return json.dumps({"id": name, "event": event, "payload": payload}).encode()
 
 
-def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[Answer], float]:
+def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[ParsedResponse], float]:
     """Post all at once; return the answers and what the slowest took, in seconds."""
 
-    def post(one: bytes) -> tuple[Answer, float]:
+    def post(one: bytes) -> tuple[ParsedResponse, float]:
         started = time.monotonic()
         return web.post(one), time.monotonic() - started
 
@@ -83,10 +83,10 @@ def cut_connections(store: Store) -> None:
 
 
 def sweep(store: Store, harmed_redis: Redis) -> None:
-    Sweeper(store, DeliveryQueue(harmed_redis), Spool(harmed_redis)).sweep()
+    Sweeper(store, DeliveryQueue(harmed_redis), Spool(harmed_redis)).run_once()
 
 
-def assert_all_stored(store: Store, answers: list[Answer], bodies: list[bytes]) -> None:
+def assert_all_stored(store: Store, answers: list[ParsedResponse], bodies: list[bytes]) -> None:
     inbox = Inbox(store)
     stored = [inbox.read_body(UUID(answer.delivery)) for answer in answers if answer.delivery]
     assert stored == bodies
@@ -116,7 +116,7 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
         harmed_postgres.start()
 
     assert [answer.http_status for answer in answers] == [200] * 4
-    assert took_s < MOST_S
+    assert took_s < MAX_RESPONSE_S
     assert waiting == 4
     assert ready.status_code == 503
     assert ready.json()["spool"] == "4 deliveries wait in Redis for the store"
@@ -140,9 +140,9 @@ def test_a_store_that_never_answers_costs_seconds_once(
         later, later_s = post_all(web, [body(f"later {number}") for number in range(12)])
 
     assert {answer.status for answer in answers + later} == {"accepted"}
-    assert took_s < MOST_S
+    assert took_s < MAX_RESPONSE_S
     # One of them tries the store again; the others go to the spool at once.
-    assert later_s < MOST_S
+    assert later_s < MAX_RESPONSE_S
     sweep(store, harmed_redis)
     assert_all_stored(store, answers, bodies)
 
@@ -167,7 +167,7 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, harmed_
     sweep(store, harmed_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MOST_S
+    assert took_s < MAX_RESPONSE_S
     assert_all_stored(store, answers, bodies)
 
 
@@ -177,7 +177,7 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer,
     with WebProcess(
         tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=harmed_valkey.url
     ) as web:
-        [server] = descendants(web.pid)
+        [server] = find_descendants(web.pid)
         # No file of this process may grow beyond what there is: as on a disk that is full.
         resource.prlimit(server, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
@@ -196,9 +196,9 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer,
 def test_a_postgresql_that_cannot_grow_counts_as_away(
     web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
 ) -> None:
-    def allow_files_of(most_bytes: int | str) -> None:
+    def allow_files_of(max_bytes: int | str) -> None:
         # Holds for connections that are made from now on.
-        harmed_postgres.run("prlimit", "--pid", str(harmed_postgres.pid), f"--fsize={most_bytes}:")
+        harmed_postgres.run("prlimit", "--pid", str(harmed_postgres.pid), f"--fsize={max_bytes}:")
 
     bodies = [body(f"large {number}", records=[os.urandom(600_000).hex()]) for number in range(30)]
     # Its log is written in files of 16 MiB, which it has room for: the table is what cannot grow.
@@ -213,7 +213,7 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
     sweep(store, harmed_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MOST_S
+    assert took_s < MAX_RESPONSE_S
     assert spooled > 0
     assert_all_stored(store, answers, bodies)
 
@@ -242,7 +242,7 @@ def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
 
     assert {(answer.http_status, answer.status) for answer in answers} == {(503, "unavailable")}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
-    assert took_s < MOST_S
+    assert took_s < MAX_RESPONSE_S
     wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
 
 
@@ -275,7 +275,7 @@ def test_a_refusal_needs_no_store_to_be_kept(
 
     assert (answer.http_status, answer.status) == (400, "refused")
     assert_all_stored(store, [answer], [started])
-    assert Inbox(store).count()["refused"] == 1
+    assert Inbox(store).count_by_state()["refused"] == 1
 
 
 def test_draining_twice_at_once_or_half_stores_everything_once(
@@ -302,7 +302,7 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
 
     assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
-    assert Inbox(store).count()["pending"] == 60
+    assert Inbox(store).count_by_state()["pending"] == 60
 
 
 def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
@@ -322,7 +322,7 @@ def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
 def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_redis: Redis) -> None:
     spool, inbox = Spool(harmed_redis), Inbox(store)
     arrivals = [
-        Arrival(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC), "pending")
+        IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC), "pending")
         for n in range(5)
     ]
     harmed_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})
@@ -336,7 +336,7 @@ def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_red
     moved = spool.drain(lambda group: sizes.append(len(group)) or inbox.put(group))  # type: ignore[func-returns-value]  # counts them
 
     assert (moved, harmed_redis.xlen(KEY), harmed_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
-    assert inbox.count()["pending"] == 5
+    assert inbox.count_by_state()["pending"] == 5
     # Two of 9 MB are more than a step may hold.
     assert sizes == [2, 2, 1]
 
@@ -368,10 +368,10 @@ def test_whatever_redis_does_deliveries_are_accepted(
 
 
 def test_a_stalled_redis_is_known_in_seconds(harmed_valkey: ValkeyServer) -> None:
-    queue = DeliveryQueue(connect(harmed_valkey.url, tls_verify=True))
+    queue = DeliveryQueue(connect_redis(harmed_valkey.url, tls_verify=True))
     queue.ping()
     started = time.monotonic()
     with harmed_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
-        queue.has_room()
+        queue.has_capacity()
 
     assert time.monotonic() - started < 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask, request
 
-from app.config.routes import default_routes
+from app.config.routes import build_default_routes
 from app.config.settings import read_settings
 from app.database.engine import open_store
 from app.store.inbox import Inbox
@@ -47,7 +47,7 @@ print(json.dumps([response.status_code, [item["transaction"] for item in transac
 
 def build(database_url: str, redis_url: str) -> Flask:
     variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "TRUTO_WEBHOOK_SECRET": SECRET}
-    return create_app(read_settings(variables), default_routes(database_url))
+    return create_app(read_settings(variables), build_default_routes(database_url))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_test_client_delivers_an_event(app: Flask, database_url: str) -> Non
 
     assert (response.status_code, response.json["status"]) == (200, "accepted")
     store = open_store(database_url)
-    assert Inbox(store).count() == {"pending": 1, "duplicate": 0}
+    assert Inbox(store).count_by_state() == {"pending": 1, "duplicate": 0}
     store.dispose()
 
 

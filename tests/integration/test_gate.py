@@ -16,17 +16,17 @@ from sqlalchemy import text
 
 from app.database.engine import Store, open_store
 from app.redis.spool import Spool
-from app.store.facts import Settlement
+from app.store.facts import DeliveryResult
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Verdict
-from app.store.results import Ledger
-from app.store.runs import RunBook
+from app.store.models import StateChange
+from app.store.results import DeliveryResults
+from app.store.runs import Runs
 from app.truto.signature import sign
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, Answer, WebProcess, answer_of
+from tests.support.web_process import SECRET, ParsedResponse, WebProcess, parse_response
 
 ROUTES = (
     '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n'
@@ -68,8 +68,8 @@ def serve(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator
 
 
 @pytest.fixture
-def book(store: Store) -> RunBook:
-    return RunBook(store)
+def book(store: Store) -> Runs:
+    return Runs(store)
 
 
 def event(name: str, run: str, *, account: str = "a", environment: str = "live", **more: object) -> bytes:
@@ -85,15 +85,15 @@ def event(name: str, run: str, *, account: str = "a", environment: str = "live",
     return json.dumps({**ids, "event": f"sync_job_run:{name}", "payload": payload}).encode()
 
 
-def said(answer: Answer) -> tuple[int, str, str]:
+def said(answer: ParsedResponse) -> tuple[int, str, str]:
     return answer.http_status, answer.status, answer.message
 
 
-def post_at_once(webs: list[WebProcess], bodies: list[bytes]) -> list[Answer]:
-    def post(number: int) -> Answer:
+def post_at_once(webs: list[WebProcess], bodies: list[bytes]) -> list[ParsedResponse]:
+    def post(number: int) -> ParsedResponse:
         headers = {"X-Truto-Signature": sign(bodies[number], SECRET)}
         url = f"{webs[number % len(webs)].url}/webhooks/truto"
-        return answer_of(httpx.post(url, content=bodies[number], headers=headers, timeout=60))
+        return parse_response(httpx.post(url, content=bodies[number], headers=headers, timeout=60))
 
     with ThreadPoolExecutor(len(bodies)) as senders:
         return list(senders.map(post, range(len(bodies))))
@@ -110,12 +110,12 @@ def settle_all(store: Store) -> None:
     with store.connect() as connection:
         ids = connection.execute(text("SELECT id FROM rapidbridge_deliveries WHERE settled_at IS NULL"))
         now = datetime.now(UTC)
-        verdicts = [Verdict(UUID(str(id_)), "settled", 0, "", now) for id_ in ids.scalars()]
-    Ledger(store).settle([Settlement(verdict) for verdict in verdicts], now=now)
+        verdicts = [StateChange(UUID(str(id_)), "settled", 0, "", now) for id_ in ids.scalars()]
+    DeliveryResults(store).save([DeliveryResult(verdict) for verdict in verdicts], now=now)
 
 
 def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
-    serve: Serve, store: Store, book: RunBook
+    serve: Serve, store: Store, book: Runs
 ) -> None:
     web = serve(POLICIES + GATE)
     unrouted = [{"resource": "logs", "method": "list"}, {"resource": "erp/bills", "method": "get"}]
@@ -147,7 +147,10 @@ def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
     assert said(second) == (400, "refused", overlaps)
     assert late.http_status == 400
     assert late.message.startswith("a delivery has waited for 720")
-    found = {run.sync_job_run_id: (run.status, run.refused) for run in book.find({}, since=None, most=20)}
+    found = {
+        run.sync_job_run_id: (run.status, run.refusal_reason)
+        for run in book.find_runs({}, since=None, limit=20)
+    }
     assert found == {
         **{run: ("refused", message) for run, (_, _, message) in answers.items()},
         "first": ("running", ""),
@@ -171,7 +174,7 @@ def test_in_maintenance_no_run_starts_and_everything_else_goes_on(serve: Serve) 
 
 
 def test_the_first_decision_holds_whatever_the_policies_say_later(
-    serve: Serve, store: Store, book: RunBook
+    serve: Serve, store: Store, book: Runs
 ) -> None:
     open_, closed = serve(GATE), serve("", MAINTENANCE="closed")
     let_in, refused = event("started", "in"), event("started", "out", account="b")
@@ -186,7 +189,10 @@ def test_the_first_decision_holds_whatever_the_policies_say_later(
     assert [said(answer) for answer in first] == [(200, "accepted", ""), (400, "refused", "closed")]
     held = [(200, "duplicate", ""), (400, "refused", "closed")]
     assert [said(answer) for answer in again] == [said(answer) for answer in last] == held
-    runs = {run.sync_job_run_id: (run.status, run.refused) for run in book.find({}, since=None, most=9)}
+    runs = {
+        run.sync_job_run_id: (run.status, run.refusal_reason)
+        for run in book.find_runs({}, since=None, limit=9)
+    }
     assert runs == {"in": ("running", ""), "out": ("refused", "closed")}
     # The refused one is not in the way of another.
     assert open_.post(event("started", "next", account="b")).http_status == 200
@@ -271,6 +277,6 @@ def test_a_store_that_is_away_refuses_nothing(
     # What could not be checked was let in, and that holds; what was refused is known as such.
     assert [said(web.post(body))[:2] for body in bodies] == [(200, "duplicate")] * 2
     assert web.post(event("started", "three")).http_status == 400
-    run = RunBook(store).get("s")
+    run = Runs(store).get("s")
     assert run is not None
-    assert (run.status, run.refused) == ("refused", "a sandbox")
+    assert (run.status, run.refusal_reason) == ("refused", "a sandbox")

@@ -113,13 +113,13 @@ def test_every_spelling_of_the_signature_is_accepted(
     ],
 )
 def test_what_nobody_signed_is_neither_read_nor_stored(web: WebProcess, inbox: Inbox, header: str) -> None:
-    before = inbox.count()
+    before = inbox.count_by_state()
 
     answer = web.post(event(id_="forged"), header)
 
     assert (answer.http_status, answer.status) == (401, "unauthorized")
     assert answer.delivery is None
-    assert inbox.count() == before
+    assert inbox.count_by_state() == before
 
 
 def test_a_signature_of_another_body_is_refused(web: WebProcess) -> None:
@@ -260,12 +260,12 @@ def test_who_cannot_sign_is_refused_before_the_body(web: WebProcess) -> None:
     ],
 )
 def test_a_body_that_breaks_off_is_never_stored(web: WebProcess, inbox: Inbox, framing: bytes) -> None:
-    before = inbox.count()
+    before = inbox.count_by_state()
 
     answer = send_raw(web, head(b"{}").removesuffix(b"\r\n") + framing, then_close=True)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert inbox.count() == before
+    assert inbox.count_by_state() == before
 
 
 def test_a_content_length_that_is_too_short_does_not_verify(web: WebProcess) -> None:
@@ -400,7 +400,7 @@ def test_sigterm_answers_what_is_open_and_waits_for_nobody_idle(
         while b"}" not in received:
             received += idle.recv(65536)
         busy.sendall(request[:-10])
-        wait_until(lambda: web.connections == 3, what="three connections")
+        wait_until(lambda: web.connection_count == 3, what="three connections")
 
         started = time.monotonic()
         web.terminate()

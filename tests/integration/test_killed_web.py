@@ -27,9 +27,9 @@ from app.store.migrate import migrate
 from app.store.schema import deliveries
 from app.truto.signature import sign
 from tests.support.postgres import PostgresServer
-from tests.support.processes import Command, descendants, is_alive
+from tests.support.processes import Command, find_descendants, is_alive
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, Answer, WebProcess, environment
+from tests.support.web_process import SECRET, ParsedResponse, WebProcess, make_environment
 
 SENDERS = 6
 RECORDS = 50
@@ -51,7 +51,7 @@ PAGES = [
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class WebSetup:
     """A store, and what a web process needs."""
 
     store: Store
@@ -72,18 +72,18 @@ class Site:
 
 
 @contextmanager
-def open_site(folder: Path, database_url: str, redis_url: str) -> Iterator[Site]:
-    settings = environment(DATABASE_URL=database_url, REDIS_URL=redis_url)
+def open_site(folder: Path, database_url: str, redis_url: str) -> Iterator[WebSetup]:
+    settings = make_environment(DATABASE_URL=database_url, REDIS_URL=redis_url)
     store = open_store(database_url)
     migrate(store)
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
-        yield Site(store, redis, folder, settings)
+        yield WebSetup(store, redis, folder, settings)
     store.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[WebSetup]:
     url = f"sqlite:///{tmp_path}/store.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
@@ -92,25 +92,25 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iter
 
 
 @pytest.fixture
-def worker(site: Site) -> Iterator[Command]:
+def worker(site: WebSetup) -> Iterator[Command]:
     with Command(["app.cli", "worker"], folder=site.folder, environment=site.settings) as command:
         yield command
 
 
 @pytest.fixture
-def harmed_site(tmp_path: Path, harmed_postgres: PostgresServer, redis_url: str) -> Iterator[Site]:
+def harmed_site(tmp_path: Path, harmed_postgres: PostgresServer, redis_url: str) -> Iterator[WebSetup]:
     with harmed_postgres.database() as url, open_site(tmp_path, url, redis_url) as made:
         yield made
 
 
 @pytest.fixture
-def database(harmed_site: Site) -> Iterator[psycopg.Connection]:
+def database(harmed_site: WebSetup) -> Iterator[psycopg.Connection]:
     """A connection of whoever does harm."""
     with psycopg.connect(harmed_site.settings["DATABASE_URL"], autocommit=True) as connection:
         yield connection
 
 
-def send(web: WebProcess, page: bytes) -> Answer | None:
+def send(web: WebProcess, page: bytes) -> ParsedResponse | None:
     """Post a page; None where the connection ends without an answer."""
     try:
         return web.post(page)
@@ -118,14 +118,14 @@ def send(web: WebProcess, page: bytes) -> Answer | None:
         return None
 
 
-def send_all(web: WebProcess) -> list[Answer | None]:
+def send_all(web: WebProcess) -> list[ParsedResponse | None]:
     with ThreadPoolExecutor(SENDERS) as senders:
         return list(senders.map(lambda page: send(web, page), PAGES))
 
 
-def send_again_until_answered(web: WebProcess) -> dict[bytes, Answer]:
+def send_again_until_answered(web: WebProcess) -> dict[bytes, ParsedResponse]:
     """Post every page as Truto does that got no answer, or missed it."""
-    answers: dict[bytes, Answer] = {}
+    answers: dict[bytes, ParsedResponse] = {}
 
     def are_answered() -> bool:
         answers.update(
@@ -144,7 +144,7 @@ def let_all_be_due(store: Store) -> None:
 
 
 def assert_kept_and_delivered(
-    site: Site, worker: Command, web: WebProcess, answers: Sequence[Answer | None]
+    site: WebSetup, worker: Command, web: WebProcess, answers: Sequence[ParsedResponse | None]
 ) -> None:
     """See that nothing is lost, halved or doubled, now, when it is sent again, and in the end."""
     before = site.stored()
@@ -160,7 +160,7 @@ def assert_kept_and_delivered(
     assert site.stored() == {UUID(answer.delivery): page for page, answer in again.items()}
 
     let_all_be_due(site.store)
-    counts = Inbox(site.store).count
+    counts = Inbox(site.store).count_by_state
     wait_until(lambda: counts().get("settled") == SENDERS, what=lambda: f"{counts()}\n{worker.log}")
     with site.store.connect() as connection:
         keys = connection.execute(text('SELECT "_key" FROM crm_contacts')).scalars().all()
@@ -183,9 +183,9 @@ def is_cut_off(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("site", ["sqlite"], indirect=True)
-def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: Site, worker: Command) -> None:
+def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: WebSetup, worker: Command) -> None:
     with site.web() as web, ExitStack() as stack:
-        answers: list[Answer | None] = [web.post(PAGES[0]), *[None] * (SENDERS - 1)]
+        answers: list[ParsedResponse | None] = [web.post(PAGES[0]), *[None] * (SENDERS - 1)]
         senders = [
             stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=20))
             for _ in PAGES[1:]
@@ -195,14 +195,14 @@ def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: Site,
             signed = f"{head}X-Truto-Signature: {sign(page, SECRET)}\r\n\r\n"
             sender.sendall(signed.encode() + page[: len(page) // 2])
         wait_until(lambda: unread_bytes(web) == 0, what="the halves to be read")
-        [killed] = descendants(web.pid)
+        [killed] = find_descendants(web.pid)
 
         os.kill(killed, signal.SIGKILL)
 
         assert all(map(is_cut_off, senders))
         assert list(site.stored().values()) == PAGES[:1]
         assert_kept_and_delivered(site, worker, web, answers)
-        assert killed not in descendants(web.pid)
+        assert killed not in find_descendants(web.pid)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: Site,
     indirect=["site"],
 )
 def test_a_web_process_killed_in_a_group_commit_keeps_what_it_answered_and_nothing_by_halves(
-    step: str, kept: Sequence[int], site: Site, worker: Command, tmp_path: Path
+    step: str, kept: Sequence[int], site: WebSetup, worker: Command, tmp_path: Path
 ) -> None:
     marker = tmp_path / "killed-once"
     deadly = {"DEADLY_STEP": step, "DEADLY_MARKER": str(marker), "DEADLY_SENDERS": str(SENDERS)}
     with site.web(application="tests.support.crashing_web:app", **deadly) as web:
-        [killed] = descendants(web.pid)
+        [killed] = find_descendants(web.pid)
 
         answers = send_all(web)
 
@@ -238,17 +238,17 @@ def test_a_web_process_killed_in_a_group_commit_keeps_what_it_answered_and_nothi
 
 def wait_for_backend(database: psycopg.Connection, event: str, *others: int) -> int:
     """Return the id of a backend that waits for this, and is none of these."""
-    found: list[int] = []
+    pids: list[int] = []
 
     def waits() -> bool:
         rows = database.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s", [event]
         ).fetchall()
-        found[:] = [pid for (pid,) in rows if pid not in others]
-        return bool(found)
+        pids[:] = [pid for (pid,) in rows if pid not in others]
+        return bool(pids)
 
     wait_until(waits, what=f"a backend to wait for {event}")
-    return found[0]
+    return pids[0]
 
 
 def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
@@ -265,7 +265,7 @@ def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
     database.execute("SELECT pg_advisory_lock(1)")
 
 
-def drain(site: Site) -> None:
+def drain(site: WebSetup) -> None:
     """Bring in what was spooled, as the sweeper does."""
     Spool(site.redis).drain(Inbox(site.store).put)
 
@@ -276,7 +276,7 @@ AT_THE_COMMIT = "CONSTRAINT TRIGGER hold_up AFTER INSERT"
 
 @pytest.mark.parametrize("moment", [IN_THE_STATEMENT, AT_THE_COMMIT])
 def test_a_commit_whose_backend_is_killed_is_made_again(
-    moment: str, harmed_site: Site, database: psycopg.Connection
+    moment: str, harmed_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
     with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
@@ -293,7 +293,7 @@ def test_a_commit_whose_backend_is_killed_is_made_again(
         assert harmed_site.stored() == {
             UUID(a.delivery): page for a, page in zip(answers, PAGES, strict=True)
         }
-        assert Inbox(harmed_site.store).count()["duplicate"] == 0
+        assert Inbox(harmed_site.store).count_by_state()["duplicate"] == 0
 
 
 @contextmanager
@@ -308,7 +308,7 @@ def full(redis: Redis) -> Iterator[None]:
 
 @pytest.mark.parametrize(("moment", "has_spool"), [(IN_THE_STATEMENT, True), (AT_THE_COMMIT, False)])
 def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
-    moment: str, has_spool: bool, harmed_site: Site, database: psycopg.Connection
+    moment: str, has_spool: bool, harmed_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
     with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
@@ -344,7 +344,7 @@ def without_acknowledgements(database: psycopg.Connection) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
-    is_killed: bool, harmed_site: Site, database: psycopg.Connection
+    is_killed: bool, harmed_site: WebSetup, database: psycopg.Connection
 ) -> None:
     with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
         with without_acknowledgements(database):

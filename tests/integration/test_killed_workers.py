@@ -20,31 +20,31 @@ from sqlalchemy import func, select, text
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
 from app.redis.queue import DeliveryQueue
-from app.sinks import Sinks
+from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
-from app.store.schema import dead_records, deliveries, outcomes, record_errors, runs
+from app.store.models import IncomingDelivery
+from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
 from tests.support.postgres import PostgresServer
-from tests.support.processes import Command, descendants
+from tests.support.processes import Command, find_descendants
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
-from workers.delivery.processor import Deliverer
+from tests.support.web_process import make_environment
+from workers.delivery.processor import DeliveryProcessor
 
 # A database, and the sinks of every route in their order.
 SQLITE, POSTGRESQL, FILES_FIRST = "sqlite main lake", "postgresql main lake", "postgresql lake main"
 # What the lease would take alone, less what a busy machine may cost.
-MOST_RECOVERY_S = 20.0
+MAX_RECOVERY_S = 20.0
 # A platform kills what has not ended 30 s after SIGTERM.
-MOST_TO_END_S = 25.0
+MAX_SHUTDOWN_S = 25.0
 TIMES = ("updated_at", "died_at")
 BAD = '{"id": "bad"}'
 UNREADABLE = '{"id": "u", "n": 1e400}'
 
 
-class Desk:
+class WorkerSetup:
     """A store, a database sink in the same database, a files sink, and what came."""
 
     def __init__(self, folder: Path, url: str, sinks: Sequence[str], now: datetime) -> None:
@@ -71,9 +71,13 @@ class Desk:
             inner = f'{inner[:-1]}, "records": [{raw}]}}'
         body = f'{json.dumps(about)[:-1]}, "payload": {inner}}}'.encode()
         envelope = read_envelope(body)
-        found = {slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in Arrival.__slots__}
+        envelope_fields = {
+            slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in IncomingDelivery.__slots__
+        }
         digest = hashlib.sha256(body).digest()
-        return self.inbox.put([Arrival(body, digest, self.received_at, "pending", **found)])[0].delivery_id
+        return self.inbox.put(
+            [IncomingDelivery(body, digest, self.received_at, "pending", **envelope_fields)]
+        )[0].delivery_id
 
     def put_first(self) -> None:
         """Have a table with a row, which takes all records but bad ones."""
@@ -107,17 +111,17 @@ class Desk:
 
     def deliver(self, ids: list[UUID]) -> None:
         """Deliver without any disturbance."""
-        sinks = Sinks(self.routes)
-        Deliverer(self.store, self.routes, sinks.open).deliver(ids)
+        sinks = SinkRegistry(self.routes)
+        DeliveryProcessor(self.store, self.routes, sinks.open).deliver(ids)
         sinks.close()
 
     def is_settled(self) -> bool:
-        return "pending" not in self.inbox.count()
+        return "pending" not in self.inbox.count_by_state()
 
     def state(self, delivery_id: UUID) -> str:
         with self.store.connect() as connection:
-            found = select(deliveries.c.state).where(deliveries.c.id == delivery_id)
-            return str(connection.execute(found).scalar_one())
+            statement = select(deliveries.c.state).where(deliveries.c.id == delivery_id)
+            return str(connection.execute(statement).scalar_one())
 
     def is_blocked(self) -> bool:
         """Whether a statement waits for a lock."""
@@ -128,11 +132,11 @@ class Desk:
         with self.store.connect() as connection:
             return bool(connection.execute(text(waiting)).scalar_one())
 
-    def holder(self) -> str:
+    def leased_by(self) -> str:
         """Return who is at work on what is pending, if anybody."""
         with self.store.connect() as connection:
-            found = select(deliveries.c.held_by).where(deliveries.c.state == "pending")
-            return str(max(connection.execute(found).scalars(), default=""))
+            statement = select(deliveries.c.leased_by).where(deliveries.c.state == "pending")
+            return str(max(connection.execute(statement).scalars(), default=""))
 
     def keys(self) -> list[str]:
         with self.store.connect() as connection:
@@ -140,30 +144,39 @@ class Desk:
 
     def last_settled_at(self) -> datetime:
         with self.store.connect() as connection:
-            found: datetime = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
-            return found
+            settled_at: datetime = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
+            return settled_at
 
-    def everything(self) -> dict[str, Any]:
+    def read_everything(self) -> dict[str, Any]:
         """Return what is in the ledger and the sinks, but for when it got there."""
-        about = ("id", "state", "reason", "records", "replaced", "duplicates", "held_by", "leased_until")
+        about = (
+            "id",
+            "state",
+            "reason",
+            "records",
+            "replaced_characters",
+            "duplicates",
+            "leased_by",
+            "leased_until",
+        )
         rows = 'SELECT "_account", "_key", "data", "_version", "_vseq", "_deleted_at" FROM crm_contacts'
         with self.store.connect() as connection:
-            found: dict[str, Any] = {
+            contents: dict[str, Any] = {
                 table.name: sorted(
                     map(tuple, connection.execute(select(*(c for c in table.c if c.name not in TIMES)))),
                     key=repr,
                 )
-                for table in (outcomes, dead_records, record_errors, runs)
+                for table in (sink_outcomes, dead_records, record_errors, runs)
             }
             states = connection.execute(select(*(deliveries.c[name] for name in about)))
-            found[deliveries.name] = sorted(map(tuple, states), key=repr)
-            found["rows"] = sorted(map(tuple, connection.execute(text(rows))), key=repr)
+            contents[deliveries.name] = sorted(map(tuple, states), key=repr)
+            contents["rows"] = sorted(map(tuple, connection.execute(text(rows))), key=repr)
         files = self.lake.rglob("*.jsonl")
-        return found | {"files": {str(file.relative_to(self.lake)): file.read_text() for file in files}}
+        return contents | {"files": {str(file.relative_to(self.lake)): file.read_text() for file in files}}
 
 
 @pytest.fixture
-def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
+def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[WorkerSetup, WorkerSetup]]:
     """One where workers are killed, and one that is left in peace."""
     kind, *sinks = request.param.split()
     now = datetime.now(UTC)
@@ -172,7 +185,9 @@ def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Desk
         if kind == "postgresql":
             server: PostgresServer = request.getfixturevalue("postgres")
             urls = [stack.enter_context(server.database()) for _ in urls]
-        killed, peaceful = (Desk(tmp_path / f"desk-{n}", url, sinks, now) for n, url in enumerate(urls))
+        killed, peaceful = (
+            WorkerSetup(tmp_path / f"desk-{n}", url, sinks, now) for n, url in enumerate(urls)
+        )
         for desk in (killed, peaceful):
             stack.callback(desk.store.dispose)
             desk.put_first()
@@ -185,13 +200,13 @@ def enqueue(redis: Redis, ids: list[UUID]) -> None:
     DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
 
 
-def settings(desk: Desk, redis_url: str, **more: str) -> dict[str, str]:
+def settings(desk: WorkerSetup, redis_url: str, **more: str) -> dict[str, str]:
     routes = str(desk.folder / "routes.toml")
-    return environment(DATABASE_URL=desk.url, REDIS_URL=redis_url, ROUTES_FILE=routes, **more)
+    return make_environment(DATABASE_URL=desk.url, REDIS_URL=redis_url, ROUTES_FILE=routes, **more)
 
 
 @contextmanager
-def locked(desk: Desk) -> Iterator[Callable[[], None]]:
+def locked(desk: WorkerSetup) -> Iterator[Callable[[], None]]:
     """Nobody writes to the sink's table, until the end or until what is yielded is called."""
     with psycopg.connect(desk.url) as connection:
         connection.execute("LOCK TABLE crm_contacts")
@@ -218,7 +233,7 @@ def locked(desk: Desk) -> Iterator[Callable[[], None]]:
     indirect=["desks"],
 )
 def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
-    desks: tuple[Desk, Desk], step: str, tmp_path: Path, redis: Redis, redis_url: str
+    desks: tuple[WorkerSetup, WorkerSetup], step: str, tmp_path: Path, redis: Redis, redis_url: str
 ) -> None:
     desk, peaceful = desks
     marker = tmp_path / "killed-once"
@@ -230,7 +245,7 @@ def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
         wait_until(marker.exists, what=lambda: f"a worker to be killed\n{command.log}")
         killed_at = datetime.fromtimestamp(marker.stat().st_mtime, UTC)
         command.wait_for("process.ended")
-        wait_until(desk.is_settled, timeout_s=MOST_RECOVERY_S, what=lambda: command.log)
+        wait_until(desk.is_settled, timeout_s=MAX_RECOVERY_S, what=lambda: command.log)
         recovery_s = (desk.last_settled_at() - killed_at).total_seconds()
         # As RQ does with a job that it does not know to be done.
         enqueue(redis, [*ids, desk.put_late()])
@@ -238,17 +253,17 @@ def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
     peaceful.deliver(peaceful.put_pages())
     peaceful.deliver([peaceful.put_late()])
 
-    assert recovery_s < MOST_RECOVERY_S
-    assert desk.everything() == peaceful.everything()
-    sizes = {name.removeprefix("rapidbridge_"): len(rows) for name, rows in desk.everything().items()}
-    ledger = {"deliveries": 6, "outcomes": 8, "dead_records": 3, "record_errors": 2, "runs": 1}
+    assert recovery_s < MAX_RECOVERY_S
+    assert desk.read_everything() == peaceful.read_everything()
+    sizes = {name.removeprefix("rapidbridge_"): len(rows) for name, rows in desk.read_everything().items()}
+    ledger = {"deliveries": 6, "sink_outcomes": 8, "dead_records": 3, "record_errors": 2, "runs": 1}
     assert sizes == ledger | {"rows": 5, "files": 4}
 
 
 @pytest.mark.parametrize("desks", [POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("way", ["once", "everyone", "again"])
 def test_a_worker_told_to_end_finishes_its_job_and_takes_no_other(
-    desks: tuple[Desk, Desk], way: str, redis: Redis, redis_url: str
+    desks: tuple[WorkerSetup, WorkerSetup], way: str, redis: Redis, redis_url: str
 ) -> None:
     desk, _ = desks
     at_hand, next_one = desk.put_pages()[0], desk.put_late()
@@ -261,21 +276,21 @@ def test_a_worker_told_to_end_finishes_its_job_and_takes_no_other(
     ):
         wait_until(desk.is_blocked, what=lambda: f"a job\n{command.log}")
         # A platform tells them all at once; the supervisor then tells its worker once more.
-        for pid in [command.pid, *(descendants(command.pid) if way == "everyone" else [])]:
+        for pid in [command.pid, *(find_descendants(command.pid) if way == "everyone" else [])]:
             os.kill(pid, signal.SIGTERM)
         [worker] = redis.smembers("rq:workers")
         wait_until(lambda: redis.hexists(worker, "shutdown_requested_date"), what="the worker to be told")
         if way == "again":
             # RQ takes what comes within a second for the same.
             time.sleep(1.2)
-            os.kill(max(descendants(command.pid)), signal.SIGTERM)
+            os.kill(max(find_descendants(command.pid)), signal.SIGTERM)
         unlock()
         told_at = time.monotonic()
         code = command.process.wait(40)
         took_s = time.monotonic() - told_at
 
     assert code == 0, command.log
-    assert took_s < MOST_TO_END_S
+    assert took_s < MAX_SHUTDOWN_S
     assert "process.killed" not in command.log
     assert (desk.state(at_hand), desk.state(next_one)) == ("settled", "pending")
     assert desk.keys() == [*"abcd"]
@@ -283,7 +298,7 @@ def test_a_worker_told_to_end_finishes_its_job_and_takes_no_other(
 
 @pytest.mark.parametrize("desks", [POSTGRESQL], indirect=True)
 def test_another_worker_takes_up_what_a_killed_one_held(
-    desks: tuple[Desk, Desk], redis: Redis, redis_url: str
+    desks: tuple[WorkerSetup, WorkerSetup], redis: Redis, redis_url: str
 ) -> None:
     desk, peaceful = desks
     enqueue(redis, desk.put_pages())
@@ -294,12 +309,12 @@ def test_another_worker_takes_up_what_a_killed_one_held(
         Command(["app.cli", "worker"], folder=desk.folder, environment=two) as command,
     ):
         wait_until(desk.is_blocked, what=lambda: f"a job\n{command.log}")
-        first = desk.holder()
+        first = desk.leased_by()
         wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"another\n{command.log}")
         os.kill(int(first.rpartition(":")[2]), signal.SIGKILL)
-        wait_until(lambda: desk.holder() not in ("", first), what=lambda: f"another\n{command.log}")
+        wait_until(lambda: desk.leased_by() not in ("", first), what=lambda: f"another\n{command.log}")
         unlock()
         wait_until(desk.is_settled, what=lambda: command.log)
     peaceful.deliver(peaceful.put_pages())
 
-    assert desk.everything() == peaceful.everything()
+    assert desk.read_everything() == peaceful.read_everything()

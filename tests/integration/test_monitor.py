@@ -12,65 +12,75 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, update
 
-from app.config.load import Setup
-from app.config.routes import Route, Routes, SqlSink, StopAt
+from app.config.load import Config
+from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
 from app.database.engine import Store
 from app.redis.spool import Spool
-from app.store.facts import Outcome, RecordErrorRow, RunSeen, Settlement
+from app.store.facts import DeliveryResult, RunUpdate, SinkOutcome, StoredRecordError
 from app.store.inbox import Inbox
-from app.store.models import Arrival, Verdict
-from app.store.notification_outbox import Outbox
-from app.store.notifications import Notice
-from app.store.results import Ledger
-from app.store.runs import KnownRun, RunBook
-from app.store.schema import notices, runs
-from app.truto.runs import rank
-from tests.integration.test_simulated_api import TOKEN, Played, played
-from tests.support.fake_receiver import receiver
-from workers.background.monitor import Overseer
+from app.store.models import IncomingDelivery, StateChange
+from app.store.notification_outbox import NotificationOutbox
+from app.store.notifications import Notification
+from app.store.results import DeliveryResults
+from app.store.runs import Runs, StoredRun
+from app.store.schema import notifications, runs
+from app.truto.runs import status_rank
+from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
+from tests.support.fake_receiver import running_receiver
+from workers.background.monitor import Monitor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 
 
-class Desk:
+class MonitorSetup:
     """A store with runs in it, an overseer, and a clock that is moved by hand."""
 
-    def __init__(self, store: Store, redis: Redis, stop_at: StopAt, settings: dict[str, str]) -> None:
+    def __init__(self, store: Store, redis: Redis, stop_at: StopLimits, settings: dict[str, str]) -> None:
         route = Route(sinks=("main",), stop_at=stop_at)
-        routes = Routes(sinks={"main": SqlSink(type="sql", url="sqlite://")}, routes=(route,))
-        self.setup = Setup(read_settings(settings), routes)
-        self.store, self.spool, self.book = store, Spool(redis), RunBook(store)
+        routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url="sqlite://")}, routes=(route,))
+        self.setup = Config(read_settings(settings), routes)
+        self.store, self.spool, self.book = store, Spool(redis), Runs(store)
         self.now = NOW
-        self._overseers: list[Overseer] = []
-        self.overseer = self.another()
+        self._monitors: list[Monitor] = []
+        self.monitor = self.add_monitor()
 
-    def another(self) -> Overseer:
-        self._overseers.append(Overseer(self.store, self.setup, self.spool, clock=lambda: self.now))
-        return self._overseers[-1]
+    def add_monitor(self) -> Monitor:
+        self._monitors.append(Monitor(self.store, self.setup, self.spool, clock=lambda: self.now))
+        return self._monitors[-1]
 
     def close(self) -> None:
-        for overseer in self._overseers:
+        for overseer in self._monitors:
             overseer.close()
 
-    def after(self, **span: float) -> None:
+    def advance(self, **span: float) -> None:
         """Let time pass, then have the overseer look."""
         self.now += timedelta(**span)
-        self.overseer.look()
+        self.monitor.run_once()
 
-    def say(self, status: str, *, run: str = "run", stats: Any = None) -> None:
-        told = json.dumps({"id": run, "status": status, "resource_stats": stats})
+    def update_run(self, status: str, *, run: str = "run", stats: Any = None) -> None:
+        run_json = json.dumps({"id": run, "status": status, "resource_stats": stats})
         stopped_at = self.now if status == "stopped" else None
-        self.book.note(
-            RunSeen(
-                run, "job", "account", "env", self.now, "", status, self.now, rank(status), told, stopped_at
+        self.book.upsert(
+            RunUpdate(
+                run,
+                "job",
+                "account",
+                "env",
+                self.now,
+                "",
+                status,
+                self.now,
+                status_rank(status),
+                run_json,
+                stopped_at,
             )
         )
 
     def receive(self, *, run: str = "run", name: str = "1", event: str = "sync_job_run:record") -> UUID:
         digest = f"{run} {name} {event}".encode().ljust(32)[:32]
-        arrival = Arrival(
+        arrival = IncomingDelivery(
             b"{}",
             digest,
             self.now,
@@ -84,31 +94,38 @@ class Desk:
         )
         return Inbox(self.store).put([arrival])[0].delivery_id
 
-    def land(
+    def settle(
         self, delivery: UUID, *, records: int = 3, dead: int = 0, run: str = "run", errors: int = 0
     ) -> None:
-        outcome = Outcome(delivery, "main", "done", records - dead, dead, "", "", self.now)
+        outcome = SinkOutcome(delivery, "main", "done", records - dead, dead, "", "", self.now)
         rows = [
-            RecordErrorRow(delivery, n, run, "crm/contacts", "list", 502, "", "{}") for n in range(errors)
+            StoredRecordError(delivery, n, run, "crm/contacts", "list", 502, "", "{}") for n in range(errors)
         ]
-        verdict = Verdict(delivery, "settled", records, "", due_at=self.now)
-        seen = RunSeen(run, "job", "account", "env", self.now)
-        Ledger(self.store).settle([Settlement(verdict, seen, [outcome], (), rows)], now=self.now)
+        verdict = StateChange(delivery, "settled", records, "", due_at=self.now)
+        seen = RunUpdate(run, "job", "account", "env", self.now)
+        DeliveryResults(self.store).save([DeliveryResult(verdict, seen, [outcome], (), rows)], now=self.now)
 
-    def known(self, run: str = "run") -> KnownRun:
-        found = self.book.get(run)
-        assert found
-        return found
+    def get_run(self, run: str = "run") -> StoredRun:
+        stored = self.book.get(run)
+        assert stored
+        return stored
 
-    def told(self, *kinds: str) -> list[Notice]:
+    def list_notifications(self, *kinds: str) -> list[Notification]:
         with self.store.connect() as connection:
-            found = connection.execute(select(notices).order_by(notices.c.at)).mappings().all()
-        all_of = [Notice(r["kind"], r["subject"], r["cause"], r["at"], json.loads(r["told"])) for r in found]
+            rows = (
+                connection.execute(select(notifications).order_by(notifications.c.occurred_at))
+                .mappings()
+                .all()
+            )
+        all_of = [
+            Notification(r["kind"], r["subject"], r["cause"], r["occurred_at"], json.loads(r["payload"]))
+            for r in rows
+        ]
         return [notice for notice in all_of if not kinds or notice.kind in kinds]
 
 
-Open = Callable[..., Desk]
-NO_LIMIT = StopAt()
+Open = Callable[..., MonitorSetup]
+NO_LIMIT = StopLimits()
 
 
 @pytest.fixture
@@ -116,9 +133,11 @@ def open_desk(store: Store, redis: Redis) -> Iterator[Open]:
     """Opens a desk, for the runs of a play where there is one."""
     with ExitStack() as stack:
 
-        def open_desk(play: Played | None = None, stop_at: StopAt = NO_LIMIT, **settings: str) -> Desk:
+        def open_desk(
+            play: FinishedRuns | None = None, stop_at: StopLimits = NO_LIMIT, **settings: str
+        ) -> MonitorSetup:
             of_play = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN} if play else {}
-            desk = Desk(store, redis, stop_at, of_play | settings)
+            desk = MonitorSetup(store, redis, stop_at, of_play | settings)
             stack.callback(desk.close)
             desk.now = datetime.now(UTC) if play else NOW
             return desk
@@ -127,24 +146,24 @@ def open_desk(store: Store, redis: Redis) -> Iterator[Open]:
 
 
 @pytest.fixture
-def desk(open_desk: Open) -> Desk:
+def desk(open_desk: Open) -> MonitorSetup:
     return open_desk()
 
 
-def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: Desk) -> None:
-    desk.land(desk.receive())
-    desk.say("completed", stats=STATS)
+def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: MonitorSetup) -> None:
+    desk.settle(desk.receive())
+    desk.update_run("completed", stats=STATS)
 
-    desk.after(seconds=10)
-    too_early = desk.told()
-    desk.after(seconds=30)
-    desk.after(seconds=30)
+    desk.advance(seconds=10)
+    too_early = desk.list_notifications()
+    desk.advance(seconds=30)
+    desk.advance(seconds=30)
 
     assert too_early == []
-    [notice] = desk.told()
+    [notice] = desk.list_notifications()
     assert (notice.kind, notice.subject) == ("run.settled", "run")
-    assert notice.told["verdict"] == "complete"
-    assert notice.told["resources"] == [
+    assert notice.payload["verdict"] == "complete"
+    assert notice.payload["resources"] == [
         {
             "resource": "crm/contacts",
             "method": "list",
@@ -155,280 +174,294 @@ def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: Desk) -> None:
             "missing": 0,
         }
     ]
-    assert desk.known().settled_at
+    assert desk.get_run().reconciled_at
 
 
-def test_a_run_is_not_settled_while_a_batch_waits_or_something_is_spooled(desk: Desk) -> None:
+def test_a_run_is_not_settled_while_a_batch_waits_or_something_is_spooled(desk: MonitorSetup) -> None:
     waiting = desk.receive()
-    desk.say("completed", stats=STATS)
-    desk.after(minutes=5)
-    assert desk.told("run.settled") == []
+    desk.update_run("completed", stats=STATS)
+    desk.advance(minutes=5)
+    assert desk.list_notifications("run.settled") == []
 
-    desk.land(waiting)
-    desk.spool.put(Arrival(b"{}", b"x" * 32, NOW, "pending"))
-    desk.after(minutes=5)
-    assert desk.told("run.settled") == []
+    desk.settle(waiting)
+    desk.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW, "pending"))
+    desk.advance(minutes=5)
+    assert desk.list_notifications("run.settled") == []
 
     desk.spool.drain(lambda _: None)
-    desk.after(minutes=5)
-    assert len(desk.told("run.settled")) == 1
+    desk.advance(minutes=5)
+    assert len(desk.list_notifications("run.settled")) == 1
 
 
-def test_what_is_missing_is_told_and_told_again_when_it_came(desk: Desk) -> None:
-    desk.say("completed", stats=STATS)
-    desk.after(minutes=1)
-    verdicts = [(notice.kind, notice.told["verdict"]) for notice in desk.told()]
+def test_what_is_missing_is_told_and_told_again_when_it_came(desk: MonitorSetup) -> None:
+    desk.update_run("completed", stats=STATS)
+    desk.advance(minutes=1)
+    verdicts = [(notice.kind, notice.payload["verdict"]) for notice in desk.list_notifications()]
 
-    desk.land(desk.receive())
-    desk.after(minutes=1)
+    desk.settle(desk.receive())
+    desk.advance(minutes=1)
 
     assert sorted(verdicts) == [("run.incomplete", "incomplete"), ("run.settled", "incomplete")]
-    assert [notice.told["verdict"] for notice in desk.told("run.settled")] == ["incomplete", "complete"]
+    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == [
+        "incomplete",
+        "complete",
+    ]
 
 
-def test_many_overseers_at_once_tell_of_each_run_once(desk: Desk) -> None:
+def test_many_overseers_at_once_tell_of_each_run_once(desk: MonitorSetup) -> None:
     for number in range(20):
-        desk.say("completed" if number % 2 else "stopped", run=f"run-{number}")
+        desk.update_run("completed" if number % 2 else "stopped", run=f"run-{number}")
     desk.now += timedelta(minutes=1)
 
     with ThreadPoolExecutor(4) as pool:
-        for looking in [pool.submit(desk.another().look) for _ in range(4)]:
+        for looking in [pool.submit(desk.add_monitor().run_once) for _ in range(4)]:
             looking.result()
 
-    subjects = [notice.subject for notice in desk.told("run.settled")]
+    subjects = [notice.subject for notice in desk.list_notifications("run.settled")]
     assert sorted(subjects) == sorted({f"run-{number}" for number in range(20)})
-    assert len(desk.told("run.stopped")) == 10
+    assert len(desk.list_notifications("run.stopped")) == 10
 
 
-def test_a_stop_is_told_with_whose_it_is(desk: Desk) -> None:
-    desk.say("stopped", run="theirs")
-    refused = RunSeen("ours", "job", "a", "e", NOW, "", "refused", NOW, 2, None, NOW, "sandbox")
-    desk.book.note(refused)
+def test_a_stop_is_told_with_whose_it_is(desk: MonitorSetup) -> None:
+    desk.update_run("stopped", run="theirs")
+    refused = RunUpdate("ours", "job", "a", "e", NOW, "", "refused", NOW, 2, None, NOW, "sandbox")
+    desk.book.upsert(refused)
 
-    desk.after(minutes=1)
+    desk.advance(minutes=1)
 
-    told = {notice.subject: (notice.told["by"], notice.told["reason"]) for notice in desk.told("run.stopped")}
+    told = {
+        notice.subject: (notice.payload["by"], notice.payload["reason"])
+        for notice in desk.list_notifications("run.stopped")
+    }
     assert told == {"theirs": ("truto", "Truto says so"), "ours": ("refusal", "sandbox")}
-    assert [notice.subject for notice in desk.told("run.settled")] == ["theirs"]
+    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["theirs"]
 
 
-def test_a_run_that_stalls_is_told_once_until_it_goes_on(desk: Desk) -> None:
-    desk.say("running")
-    desk.after(minutes=10)
-    assert desk.told() == []
+def test_a_run_that_stalls_is_told_once_until_it_goes_on(desk: MonitorSetup) -> None:
+    desk.update_run("running")
+    desk.advance(minutes=10)
+    assert desk.list_notifications() == []
 
-    desk.after(minutes=6)
-    desk.after(minutes=6)
-    assert [notice.told["silent_s"] for notice in desk.told("run.stalled")] == [16 * 60]
+    desk.advance(minutes=6)
+    desk.advance(minutes=6)
+    assert [notice.payload["silent_s"] for notice in desk.list_notifications("run.stalled")] == [16 * 60]
 
-    desk.land(desk.receive())
-    desk.after(minutes=1)
-    desk.after(minutes=20)
-    assert len(desk.told("run.stalled")) == 2
+    desk.settle(desk.receive())
+    desk.advance(minutes=1)
+    desk.advance(minutes=20)
+    assert len(desk.list_notifications("run.stalled")) == 2
 
 
 @pytest.mark.parametrize("status", ["rate_limited", ""])
-def test_a_run_that_waits_or_was_never_announced_does_not_stall(desk: Desk, status: str) -> None:
-    desk.land(desk.receive())
+def test_a_run_that_waits_or_was_never_announced_does_not_stall(desk: MonitorSetup, status: str) -> None:
+    desk.settle(desk.receive())
     if status:
-        desk.say(status)
+        desk.update_run(status)
 
-    desk.after(hours=5)
+    desk.advance(hours=5)
 
-    assert desk.told() == []
-    assert not desk.known().settled_at
-
-
-def test_a_run_that_never_ends_is_given_up_after_a_day_and_comes_back_with_its_end(desk: Desk) -> None:
-    desk.say("running", stats=STATS)
-    desk.after(hours=25)
-    assert list(desk.book.unsettled()) == []
-
-    desk.say("completed", stats={})
-    desk.after(minutes=1)
-
-    assert [notice.kind for notice in desk.told()] == ["run.stalled", "run.settled"]
+    assert desk.list_notifications() == []
+    assert not desk.get_run().reconciled_at
 
 
-def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(desk: Desk, store: Store) -> None:
-    desk.say("completed", run="odd")
+def test_a_run_that_never_ends_is_given_up_after_a_day_and_comes_back_with_its_end(
+    desk: MonitorSetup,
+) -> None:
+    desk.update_run("running", stats=STATS)
+    desk.advance(hours=25)
+    assert list(desk.book.list_unreconciled()) == []
+
+    desk.update_run("completed", stats={})
+    desk.advance(minutes=1)
+
+    assert [notice.kind for notice in desk.list_notifications()] == ["run.stalled", "run.settled"]
+
+
+def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(desk: MonitorSetup, store: Store) -> None:
+    desk.update_run("completed", run="odd")
     desk.now += timedelta(seconds=1)
-    desk.say("completed", run="sound")
+    desk.update_run("completed", run="sound")
     with store.begin() as connection:
         connection.execute(update(runs).where(runs.c.sync_job_run_id == "odd").values(run="{"))
 
-    desk.after(minutes=1)
+    desk.advance(minutes=1)
 
-    assert [notice.subject for notice in desk.told("run.settled")] == ["sound"]
+    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["sound"]
 
 
 @pytest.mark.parametrize(
     ("limit", "landed", "cause"),
     [
-        (StopAt(record_errors=4), {"errors": 5}, "5 record errors of * *, more than 4"),
-        (StopAt(records=2), {"records": 3}, "3 records of * *, more than 2"),
+        (StopLimits(record_errors=4), {"errors": 5}, "5 record errors of * *, more than 4"),
+        (StopLimits(records=2), {"records": 3}, "3 records of * *, more than 2"),
         (
-            StopAt(dead_share=0.1),
+            StopLimits(dead_share=0.1),
             {"records": 200, "dead": 30},
             "15% of the records of * * are dead, more than 10%",
         ),
-        (StopAt(idle_minutes=2), {}, "no progress for 3 minutes, more than 2"),
+        (StopLimits(idle_minutes=2), {}, "no progress for 3 minutes, more than 2"),
     ],
 )
 def test_a_run_beyond_a_limit_is_reported_where_there_is_no_token(
-    open_desk: Open, limit: StopAt, landed: dict[str, Any], cause: str
+    open_desk: Open, limit: StopLimits, landed: dict[str, Any], cause: str
 ) -> None:
     desk = open_desk(stop_at=limit)
-    desk.say("running")
-    desk.land(desk.receive(), **landed)
+    desk.update_run("running")
+    desk.settle(desk.receive(), **landed)
 
-    desk.after(minutes=3)
-    desk.after(minutes=6)
+    desk.advance(minutes=3)
+    desk.advance(minutes=6)
 
-    [notice] = desk.told("run.stopped")
-    assert (notice.told["reason"], notice.told["by"], notice.told["is_asked"]) == (cause, "limit", False)
-    assert desk.known().stop_cause == cause
-    assert desk.known().stop_asked_at is None
+    [notice] = desk.list_notifications("run.stopped")
+    assert (notice.payload["reason"], notice.payload["by"], notice.payload["is_asked"]) == (
+        cause,
+        "limit",
+        False,
+    )
+    assert desk.get_run().stop_reason == cause
+    assert desk.get_run().stop_sent_at is None
 
 
 @pytest.mark.parametrize(
     ("limit", "landed"),
     [
-        (StopAt(record_errors=5), {"errors": 5}),
-        (StopAt(records=3), {"records": 3}),
-        (StopAt(dead_share=0.1), {"records": 50, "dead": 30}),
-        (StopAt(idle_minutes=4), {}),
-        (StopAt(), {"records": 200, "dead": 200, "errors": 99}),
+        (StopLimits(record_errors=5), {"errors": 5}),
+        (StopLimits(records=3), {"records": 3}),
+        (StopLimits(dead_share=0.1), {"records": 50, "dead": 30}),
+        (StopLimits(idle_minutes=4), {}),
+        (StopLimits(), {"records": 200, "dead": 200, "errors": 99}),
     ],
 )
-def test_a_run_within_its_limits_goes_on(open_desk: Open, limit: StopAt, landed: dict[str, Any]) -> None:
+def test_a_run_within_its_limits_goes_on(open_desk: Open, limit: StopLimits, landed: dict[str, Any]) -> None:
     desk = open_desk(stop_at=limit)
-    desk.say("running")
-    desk.land(desk.receive(), **landed)
+    desk.update_run("running")
+    desk.settle(desk.receive(), **landed)
 
-    desk.after(minutes=3)
+    desk.advance(minutes=3)
 
-    assert desk.told() == []
-    assert desk.known().stop_cause == ""
+    assert desk.list_notifications() == []
+    assert desk.get_run().stop_reason == ""
 
 
 @pytest.fixture
-def play() -> Iterator[Played]:
-    with receiver() as to, played(to, lost=0.3, endless=True) as made:
+def play() -> Iterator[FinishedRuns]:
+    with running_receiver() as to, finished_runs(to, lost=0.3, endless=True) as made:
         yield made
 
 
-def test_truto_is_asked_to_stop_a_run_once(play: Played, open_desk: Open) -> None:
-    desk = open_desk(play, StopAt(records=2))
-    desk.say("running", run=play.run_id)
-    desk.land(desk.receive(run=play.run_id), run=play.run_id)
+def test_truto_is_asked_to_stop_a_run_once(play: FinishedRuns, open_desk: Open) -> None:
+    desk = open_desk(play, StopLimits(records=2))
+    desk.update_run("running", run=play.run_id)
+    desk.settle(desk.receive(run=play.run_id), run=play.run_id)
 
     for _ in range(3):
-        desk.after(seconds=30)
+        desk.advance(seconds=30)
 
-    assert [notice.told["is_asked"] for notice in desk.told("run.stopped")] == [True]
-    assert desk.known(play.run_id).stop_asked_at
-    assert play.asked.count(("DELETE", f"/sync-job-run/{play.run_id}")) == 1
+    assert [notice.payload["is_asked"] for notice in desk.list_notifications("run.stopped")] == [True]
+    assert desk.get_run(play.run_id).stop_sent_at
+    assert play.requests.count(("DELETE", f"/sync-job-run/{play.run_id}")) == 1
 
 
-def test_a_stop_that_truto_did_not_take_is_told_and_tried_again(play: Played, open_desk: Open) -> None:
-    desk = open_desk(play, StopAt(records=2))
-    desk.say("running", run=play.run_id)
-    desk.land(desk.receive(run=play.run_id), run=play.run_id)
+def test_a_stop_that_truto_did_not_take_is_told_and_tried_again(play: FinishedRuns, open_desk: Open) -> None:
+    desk = open_desk(play, StopLimits(records=2))
+    desk.update_run("running", run=play.run_id)
+    desk.settle(desk.receive(run=play.run_id), run=play.run_id)
     play.faults.append(409)
 
-    desk.after(seconds=30)
-    desk.after(seconds=30)
-    desk.after(minutes=5)
+    desk.advance(seconds=30)
+    desk.advance(seconds=30)
+    desk.advance(minutes=5)
 
-    assert [notice.told["is_asked"] for notice in desk.told("run.stopped")] == [False, True]
+    assert [notice.payload["is_asked"] for notice in desk.list_notifications("run.stopped")] == [False, True]
 
 
-def test_the_end_that_no_event_told_is_asked_for(play: Played, open_desk: Open) -> None:
+def test_the_end_that_no_event_told_is_asked_for(play: FinishedRuns, open_desk: Open) -> None:
     desk = open_desk(play)
-    desk.say("running", run=play.run_id)
+    desk.update_run("running", run=play.run_id)
 
-    desk.after(minutes=16)
-    desk.after(seconds=5)
+    desk.advance(minutes=16)
+    desk.advance(seconds=5)
 
-    assert desk.known(play.run_id).status == "completed"
-    [notice] = desk.told("run.incomplete")
-    fetched = {(line["resource"], line["method"]): line["missing"] for line in notice.told["resources"]}
+    assert desk.get_run(play.run_id).status == "completed"
+    [notice] = desk.list_notifications("run.incomplete")
+    fetched = {(line["resource"], line["method"]): line["missing"] for line in notice.payload["resources"]}
     assert fetched == dict(play.report.fetched)
 
 
-def test_while_truto_is_away_runs_are_settled_with_what_is_known(play: Played, open_desk: Open) -> None:
+def test_while_truto_is_away_runs_are_settled_with_what_is_known(play: FinishedRuns, open_desk: Open) -> None:
     desk = open_desk(play, TRUTO_API_URL="http://127.0.0.1:1")
     for run in ("first", "second"):
-        desk.say("completed", run=run)
+        desk.update_run("completed", run=run)
 
-    desk.after(minutes=1)
+    desk.advance(minutes=1)
 
-    assert [notice.told["verdict"] for notice in desk.told("run.settled")] == ["unknown"] * 2
+    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == ["unknown"] * 2
 
 
 @pytest.mark.parametrize(("reactivate", "is_on"), [("0", False), ("1", True)])
 def test_a_webhook_that_was_switched_off_is_told_and_switched_on_where_that_is_set(
-    play: Played, open_desk: Open, reactivate: str, *, is_on: bool
+    play: FinishedRuns, open_desk: Open, reactivate: str, *, is_on: bool
 ) -> None:
     secret = f"{play.webhook_id}=secret"
     desk = open_desk(play, REACTIVATE_WEBHOOK=reactivate, TRUTO_WEBHOOK_SECRET=secret)
-    play.ask("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
+    play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
 
     for _ in range(3):
-        desk.after(minutes=6)
+        desk.advance(minutes=6)
 
-    [notice] = desk.told("webhook.inactive")
-    assert notice.told == {"webhook_id": play.webhook_id, "is_reactivated": is_on}
+    [notice] = desk.list_notifications("webhook.inactive")
+    assert notice.payload == {"webhook_id": play.webhook_id, "is_reactivated": is_on}
     assert play.api.get_webhook(play.webhook_id).is_active is is_on
 
 
-def test_a_sink_that_takes_nothing_for_minutes_is_told_once_for_each_time(desk: Desk) -> None:
+def test_a_sink_that_takes_nothing_for_minutes_is_told_once_for_each_time(desk: MonitorSetup) -> None:
     for name in ("first", "second"):
         delivery = desk.receive(name=name)
-        failing = Outcome(delivery, "lake", "failing", 0, 0, "sink_unavailable", "away", desk.now)
-        again = Verdict(delivery, "pending", 0, "sink_unavailable", due_at=desk.now)
-        Ledger(desk.store).settle([Settlement(again, outcomes=[failing])], now=desk.now)
-        desk.after(minutes=4)
-        before = len(desk.told("sink.failing"))
-        desk.after(minutes=2)
-        desk.after(minutes=2)
-        assert len(desk.told("sink.failing")) == before + 1
-        done = Outcome(delivery, "lake", "done", 3, 0, "", "", desk.now)
-        settled = Verdict(delivery, "settled", 3, "", due_at=desk.now)
-        Ledger(desk.store).settle([Settlement(settled, outcomes=[done])], now=desk.now)
-        desk.after(minutes=1)
+        failing = SinkOutcome(delivery, "lake", "failing", 0, 0, "sink_unavailable", "away", desk.now)
+        again = StateChange(delivery, "pending", 0, "sink_unavailable", due_at=desk.now)
+        DeliveryResults(desk.store).save([DeliveryResult(again, outcomes=[failing])], now=desk.now)
+        desk.advance(minutes=4)
+        before = len(desk.list_notifications("sink.failing"))
+        desk.advance(minutes=2)
+        desk.advance(minutes=2)
+        assert len(desk.list_notifications("sink.failing")) == before + 1
+        done = SinkOutcome(delivery, "lake", "done", 3, 0, "", "", desk.now)
+        settled = StateChange(delivery, "settled", 3, "", due_at=desk.now)
+        DeliveryResults(desk.store).save([DeliveryResult(settled, outcomes=[done])], now=desk.now)
+        desk.advance(minutes=1)
 
-    assert [notice.told["deliveries"] for notice in desk.told("sink.failing")] == [1, 1]
-    assert desk.told("sink.failing")[0].told["sink"] == "lake"
-
-
-def test_all_that_is_told_can_be_posted(desk: Desk) -> None:
-    desk.say("completed", stats=STATS)
-    desk.after(minutes=1)
-
-    assert Outbox(desk.store).post([], now=desk.now, most=10) == 2
+    assert [notice.payload["deliveries"] for notice in desk.list_notifications("sink.failing")] == [1, 1]
+    assert desk.list_notifications("sink.failing")[0].payload["sink"] == "lake"
 
 
-def test_what_comes_while_truto_is_asked_is_not_told_as_missing(play: Played, open_desk: Open) -> None:
+def test_all_that_is_told_can_be_posted(desk: MonitorSetup) -> None:
+    desk.update_run("completed", stats=STATS)
+    desk.advance(minutes=1)
+
+    assert NotificationOutbox(desk.store).fan_out([], now=desk.now, limit=10) == 2
+
+
+def test_what_comes_while_truto_is_asked_is_not_told_as_missing(play: FinishedRuns, open_desk: Open) -> None:
     desk = open_desk(play)
-    desk.say("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
-    desk.land(desk.receive(name="1"))
+    desk.update_run("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
+    desk.settle(desk.receive(name="1"))
     desk.now += timedelta(minutes=1)
     # It answers that it may not tell; meanwhile, the rest comes.
     play.faults.append(403)
-    play.while_asked(lambda: desk.land(desk.receive(name="2")))
-    desk.overseer.look()
+    play.during_next_request(lambda: desk.settle(desk.receive(name="2")))
+    desk.monitor.run_once()
 
-    desk.after(minutes=1)
+    desk.advance(minutes=1)
 
-    assert [notice.told["verdict"] for notice in desk.told()] == ["complete"]
+    assert [notice.payload["verdict"] for notice in desk.list_notifications()] == ["complete"]
 
 
-def test_dead_records_are_told(desk: Desk) -> None:
-    desk.land(desk.receive(), dead=1)
-    desk.say("completed", stats=STATS)
+def test_dead_records_are_told(desk: MonitorSetup) -> None:
+    desk.settle(desk.receive(), dead=1)
+    desk.update_run("completed", stats=STATS)
 
-    desk.after(minutes=1)
+    desk.advance(minutes=1)
 
-    assert [notice.told["resources"][0]["dead"] for notice in desk.told("run.incomplete")] == [1]
+    assert [
+        notice.payload["resources"][0]["dead"] for notice in desk.list_notifications("run.incomplete")
+    ] == [1]

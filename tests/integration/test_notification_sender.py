@@ -14,23 +14,23 @@ from redis import Redis
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from app.cli.local.ports import free_port
-from app.config.notify import NotifySpec
+from app.cli.local.ports import find_free_port
+from app.config.notify import NotifyConfig
 from app.database.engine import Store, open_store
 from app.store.migrate import migrate
-from app.store.notifications import Notice, Notices
-from app.store.schema import posts
-from tests.support.fake_endpoint import SECRET, Listener
+from app.store.notifications import Notification, Notifications
+from app.store.schema import notification_deliveries
+from tests.support.fake_endpoint import SECRET, FakeEndpoint
 from tests.support.processes import Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
-from workers.background.notification_sender import Notifier
+from tests.support.web_process import make_environment
+from workers.background.notification_sender import NotificationDispatcher
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY_S = 24 * 3600
 
 
-class Clock:
+class FakeClock:
     """Stands still until it is set forward."""
 
     def __init__(self) -> None:
@@ -52,11 +52,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[[], Listener]]:
-    listeners: list[Listener] = []
+def listen() -> Iterator[Callable[[], FakeEndpoint]]:
+    listeners: list[FakeEndpoint] = []
 
-    def listen() -> Listener:
-        listeners.append(Listener())
+    def listen() -> FakeEndpoint:
+        listeners.append(FakeEndpoint())
         return listeners[-1]
 
     yield listen
@@ -65,53 +65,61 @@ def listen() -> Iterator[Callable[[], Listener]]:
 
 
 @pytest.fixture
-def listener(listen: Callable[[], Listener]) -> Listener:
+def listener(listen: Callable[[], FakeEndpoint]) -> FakeEndpoint:
     return listen()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def standard(url: str, *, name: str = "ops", events: Sequence[str] = ("*",)) -> NotifySpec:
-    return NotifySpec(name=name, url=url, secret=SECRET, events=tuple(events))
+def make_notify_config(url: str, *, name: str = "ops", events: Sequence[str] = ("*",)) -> NotifyConfig:
+    return NotifyConfig(name=name, url=url, secret=SECRET, events=tuple(events))
 
 
-def note(store: Store, subject: str = "r1", **told: Any) -> Notice:
-    notice = Notice("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **told})
-    Notices(store).note(notice)
+def add_notification(store: Store, subject: str = "r1", **payload: Any) -> Notification:
+    notice = Notification("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload})
+    Notifications(store).add(notice)
     return notice
 
 
 def state(store: Store) -> list[tuple[str, str, int, str]]:
-    columns = (posts.c.endpoint, posts.c.state, posts.c.attempts, posts.c.message)
+    columns = (
+        notification_deliveries.c.subscriber,
+        notification_deliveries.c.state,
+        notification_deliveries.c.attempts,
+        notification_deliveries.c.message,
+    )
     with store.connect() as connection:
-        return [tuple(row) for row in connection.execute(select(*columns).order_by(posts.c.endpoint))]
+        return [
+            tuple(row)
+            for row in connection.execute(select(*columns).order_by(notification_deliveries.c.subscriber))
+        ]
 
 
 @pytest.fixture
-def notifier(store: Store, listener: Listener, clock: Clock) -> Notifier:
-    return Notifier(store, [standard(listener.url)], clock=clock, timeout_s=0.5)
+def notifier(store: Store, listener: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
+    return NotificationDispatcher(store, [make_notify_config(listener.url)], clock=clock, timeout_s=0.5)
 
 
 def test_who_wants_to_be_told_is_told_once(
-    store: Store, listen: Callable[[], Listener], clock: Clock
+    store: Store, listen: Callable[[], FakeEndpoint], clock: FakeClock
 ) -> None:
     signed, slack, other = listen(), listen(), listen()
     specs = [
-        standard(signed.url),
-        NotifySpec(name="team", url=slack.url, form="slack", events=("run.*",)),
-        standard(other.url, name="other", events=["sink.*"]),
+        make_notify_config(signed.url),
+        NotifyConfig(name="team", url=slack.url, form="slack", events=("run.*",)),
+        make_notify_config(other.url, name="other", events=["sink.*"]),
     ]
-    notice = note(store, status="completed")
-    notifier = Notifier(store, specs, clock=clock)
+    notice = add_notification(store, status="completed")
+    notifier = NotificationDispatcher(store, specs, clock=clock)
 
-    notifier.send_due()
+    notifier.run_once()
     clock.forward(DAY_S)
-    notifier.send_due()
+    notifier.run_once()
 
-    [heard] = signed.heard
+    [heard] = signed.requests
     assert heard.id == f"msg_{notice.id.hex}"
     assert heard.sent_at == NOW.timestamp()
     assert heard.body == {
@@ -119,42 +127,42 @@ def test_who_wants_to_be_told_is_told_once(
         "timestamp": "2026-11-24T12:00:00Z",
         "data": {"sync_job_run_id": "r1", "status": "completed"},
     }
-    [shown] = slack.heard
+    [shown] = slack.requests
     assert shown.body["text"].startswith("*Run settled:* r1 ")
-    assert other.heard == []
+    assert other.requests == []
     assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
 
 
 def test_what_failed_is_sent_again_under_the_same_id(
-    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
-    note(store)
-    listener.answers = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
+    add_notification(store)
+    listener.responses = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
 
     for wait_s in (3, 6, 12, 24):
-        notifier.send_due()
-        notifier.send_due()
+        notifier.run_once()
+        notifier.run_once()
         clock.forward(wait_s)
-        notifier.send_due()
+        notifier.run_once()
         clock.forward(wait_s)
 
-    assert len(listener.heard) == 4
-    assert len({heard.id for heard in listener.heard}) == 1
-    assert len({heard.sent_at for heard in listener.heard}) == 4
+    assert len(listener.requests) == 4
+    assert len({heard.id for heard in listener.requests}) == 1
+    assert len({heard.sent_at for heard in listener.requests}) == 4
     assert state(store) == [("ops", "sent", 4, "")]
 
 
 def test_a_redirect_is_not_followed(
-    store: Store, listener: Listener, listen: Callable[[], Listener], notifier: Notifier
+    store: Store, listener: FakeEndpoint, listen: Callable[[], FakeEndpoint], notifier: NotificationDispatcher
 ) -> None:
     elsewhere = listen()
-    listener.answers = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
-    note(store, "r1")
-    note(store, "r2")
+    listener.responses = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
+    add_notification(store, "r1")
+    add_notification(store, "r2")
 
-    notifier.send_due()
+    notifier.run_once()
 
-    assert elsewhere.heard == []
+    assert elsewhere.requests == []
     assert {(each[1], each[3]) for each in state(store)} == {
         ("pending", "it answered 301: a redirect is not followed, name where it leads"),
         ("pending", "it answered 307: a redirect is not followed, name where it leads"),
@@ -164,80 +172,88 @@ def test_a_redirect_is_not_followed(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["100", format_datetime(NOW + timedelta(seconds=100), usegmt=True)])
 def test_who_asks_for_patience_is_given_it(
-    store: Store, listener: Listener, notifier: Notifier, clock: Clock, *, asked: str, status: int
+    store: Store,
+    listener: FakeEndpoint,
+    notifier: NotificationDispatcher,
+    clock: FakeClock,
+    *,
+    asked: str,
+    status: int,
 ) -> None:
-    note(store)
-    listener.answers = [(status, {"Retry-After": asked})]
+    add_notification(store)
+    listener.responses = [(status, {"Retry-After": asked})]
 
-    notifier.send_due()
+    notifier.run_once()
     clock.forward(99)
-    notifier.send_due()
-    assert len(listener.heard) == 1
+    notifier.run_once()
+    assert len(listener.requests) == 1
     clock.forward(2)
-    notifier.send_due()
+    notifier.run_once()
 
-    assert len(listener.heard) == 2
+    assert len(listener.requests) == 2
     assert state(store) == [("ops", "sent", 2, "")]
 
 
 @pytest.mark.parametrize("asked", ["9" * 400, "-1", "soon", "Tue, 99 Nov 2026 99:00:00 GMT", ""])
 def test_whatever_is_asked_it_is_sent_again_within_a_day(
-    store: Store, listener: Listener, notifier: Notifier, clock: Clock, asked: str
+    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock, asked: str
 ) -> None:
-    note(store)
-    listener.answers = [(429, {"Retry-After": asked})]
+    add_notification(store)
+    listener.responses = [(429, {"Retry-After": asked})]
 
-    notifier.send_due()
+    notifier.run_once()
     clock.forward(DAY_S)
-    notifier.send_due()
+    notifier.run_once()
 
     assert state(store) == [("ops", "sent", 2, "")]
 
 
 def test_who_is_gone_is_not_asked_again(
-    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
-    note(store)
-    listener.answers = [(410, {})]
+    add_notification(store)
+    listener.responses = [(410, {})]
 
     with capture_logs() as logs:
-        notifier.send_due()
+        notifier.run_once()
         clock.forward(DAY_S)
-        notifier.send_due()
+        notifier.run_once()
 
-    assert len(listener.heard) == 1
+    assert len(listener.requests) == 1
     assert state(store) == [("ops", "dead", 1, "it answered 410: it wants to be told nothing more")]
     [line] = logs
     assert (line["event"], line["log_level"]) == ("notice.undeliverable", "error")
 
 
 def test_who_never_answers_is_given_up_after_a_day(
-    store: Store, listener: Listener, notifier: Notifier, clock: Clock
+    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
-    note(store)
-    listener.answers = [(500, {})] * 99
+    add_notification(store)
+    listener.responses = [(500, {})] * 99
 
     with capture_logs() as logs:
         for _ in range(30 * 60):
-            notifier.send_due()
+            notifier.run_once()
             clock.forward(60)
 
-    assert 25 < len(listener.heard) < 45
-    last = listener.heard[-1].sent_at - listener.heard[0].sent_at
+    assert 25 < len(listener.requests) < 45
+    last = listener.requests[-1].sent_at - listener.requests[0].sent_at
     assert DAY_S <= last <= DAY_S + 3700
-    assert state(store) == [("ops", "dead", len(listener.heard), "it answered 500")]
+    assert state(store) == [("ops", "dead", len(listener.requests), "it answered 500")]
     assert [line["event"] for line in logs].count("notice.undeliverable") == 1
     assert logs[-1]["event"] == "notice.undeliverable"
 
 
 def test_silence_and_absence_are_failures_like_any_other(
-    store: Store, listener: Listener, clock: Clock
+    store: Store, listener: FakeEndpoint, clock: FakeClock
 ) -> None:
-    note(store)
-    listener.answers = [None]
-    nobody = standard(f"http://127.0.0.1:{free_port()}", name="nobody")
+    add_notification(store)
+    listener.responses = [None]
+    nobody = make_notify_config(f"http://127.0.0.1:{find_free_port()}", name="nobody")
 
-    Notifier(store, [nobody, standard(listener.url)], clock=clock, timeout_s=0.5).send_due()
+    NotificationDispatcher(
+        store, [nobody, make_notify_config(listener.url)], clock=clock, timeout_s=0.5
+    ).run_once()
 
     assert state(store) == [
         ("nobody", "pending", 1, "no connection, or it broke (ConnectError)"),
@@ -246,15 +262,15 @@ def test_silence_and_absence_are_failures_like_any_other(
 
 
 def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
-    store: Store, listener: Listener, clock: Clock
+    store: Store, listener: FakeEndpoint, clock: FakeClock
 ) -> None:
-    note(store, "r1")
-    note(store, "r2")
-    no_name = standard(f"https://{'x' * 70}.example", name="broken")
+    add_notification(store, "r1")
+    add_notification(store, "r2")
+    no_name = make_notify_config(f"https://{'x' * 70}.example", name="broken")
 
-    Notifier(store, [no_name, standard(listener.url)], clock=clock).send_due()
+    NotificationDispatcher(store, [no_name, make_notify_config(listener.url)], clock=clock).run_once()
 
-    assert len(listener.heard) == 2
+    assert len(listener.requests) == 2
     broken, *_, sent = state(store)
     assert broken[:3] == ("broken", "pending", 1)
     assert broken[3].startswith("UnicodeEncodeError at ")
@@ -262,14 +278,14 @@ def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
 
 
 def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
-    store: Store, listener: Listener, notifier: Notifier
+    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher
 ) -> None:
-    note(store, "r1", reason="private")
-    note(store, "r2", reason="private")
-    listener.answers = [(500, {})]
+    add_notification(store, "r1", reason="private")
+    add_notification(store, "r2", reason="private")
+    listener.responses = [(500, {})]
 
     with capture_logs() as logs:
-        notifier.send_due()
+        notifier.run_once()
 
     told = {"kind": "run.settled", "endpoint": "ops", "attempt": 1}
     assert [line["event"] for line in logs] == ["notice.postponed", "notice.sent"]
@@ -277,16 +293,16 @@ def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
     assert not re.search(r"hidden|http|whsec|MfKQ|private", str([logs, state(store)]))
 
 
-def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: Listener, clock: Clock) -> None:
+def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoint, clock: FakeClock) -> None:
     empty = open_store(f"sqlite:///{tmp_path}/empty.db")
-    notifier = Notifier(empty, [standard(listener.url)], clock=clock)
+    notifier = NotificationDispatcher(empty, [make_notify_config(listener.url)], clock=clock)
 
     with capture_logs() as logs:
-        notifier.send_due()
-        notifier.send_due()
+        notifier.run_once()
+        notifier.run_once()
         migrate(empty)
-        note(empty)
-        notifier.send_due()
+        add_notification(empty)
+        notifier.run_once()
     empty.dispose()
 
     assert [(line["event"], line.get("step")) for line in logs] == [
@@ -296,14 +312,14 @@ def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: Listener, c
     ]
 
 
-class Site:
+class NotifierSetup:
     """A store and a routes file that names who is told, for processes of their own."""
 
-    def __init__(self, folder: Path, url: str, **listeners: Listener) -> None:
+    def __init__(self, folder: Path, url: str, **listeners: FakeEndpoint) -> None:
         self.folder = folder
         self.store = open_store(url)
         migrate(self.store)
-        self.specs = [standard(listener.url, name=name) for name, listener in listeners.items()]
+        self.specs = [make_notify_config(listener.url, name=name) for name, listener in listeners.items()]
         (folder / "routes.toml").write_text(
             '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n'
             + "".join(
@@ -311,7 +327,7 @@ class Site:
                 for spec in self.specs
             )
         )
-        self.environment = environment(DATABASE_URL=url, NOTIFY_SECRET=SECRET)
+        self.environment = make_environment(DATABASE_URL=url, NOTIFY_SECRET=SECRET)
 
     def notifier(self, *arguments: str) -> Command:
         """A notifier in a process of its own."""
@@ -319,17 +335,23 @@ class Site:
         return Command(command, folder=self.folder, environment=self.environment)
 
 
-def test_an_endpoint_that_is_stuck_holds_up_no_other(tmp_path: Path, listen: Callable[[], Listener]) -> None:
+def test_an_endpoint_that_is_stuck_holds_up_no_other(
+    tmp_path: Path, listen: Callable[[], FakeEndpoint]
+) -> None:
     stuck, well = listen(), listen()
-    stuck.answers = [None] * 9
-    site = Site(tmp_path, f"sqlite:///{tmp_path}/store.db", stuck=stuck, well=well)
+    stuck.responses = [None] * 9
+    site = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", stuck=stuck, well=well)
     for number in range(5):
-        note(site.store, f"r{number}")
+        add_notification(site.store, f"r{number}")
 
     with site.notifier() as command:
-        wait_until(lambda: len(well.heard) == 5, timeout_s=9, what=lambda: command.log)
+        wait_until(
+            lambda: len(well.requests) == 5 and len(stuck.requests) == 1,
+            timeout_s=9,
+            what=lambda: command.log,
+        )
 
-    assert len(stuck.heard) == 1
+    assert len(stuck.requests) == 1
     assert not re.search(r"hidden|http|whsec", command.log)
     site.store.dispose()
 
@@ -347,34 +369,34 @@ def test_a_notifier_killed_before_it_knows_sends_again_under_the_same_id(
             os.kill(commands[0].pid, signal.SIGKILL)
             commands[0].process.wait(20)
 
-    listener = Listener(kill)
-    site = Site(tmp_path, store_url, ops=listener)
+    listener = FakeEndpoint(kill)
+    site = NotifierSetup(tmp_path, store_url, ops=listener)
 
-    with site.notifier(*(["sent"] if step == "answered" else [])) as command:
+    with site.notifier(*(["mark_sent"] if step == "answered" else [])) as command:
         commands.append(command)
-        notice = note(site.store)
+        notice = add_notification(site.store)
         assert command.process.wait(20) == -signal.SIGKILL, command.log
     assert [each[1] for each in state(site.store)] == ["pending"]
 
-    in_a_minute = Clock()
+    in_a_minute = FakeClock()
     in_a_minute.now = datetime.now(UTC) + timedelta(seconds=61)
-    Notifier(site.store, site.specs, clock=in_a_minute).send_due()
+    NotificationDispatcher(site.store, site.specs, clock=in_a_minute).run_once()
 
-    assert [heard.id for heard in listener.heard] == [f"msg_{notice.id.hex}"] * 2
+    assert [heard.id for heard in listener.requests] == [f"msg_{notice.id.hex}"] * 2
     assert state(site.store) == [("ops", "sent", 2, "")]
     listener.close()
     site.store.dispose()
 
 
 def test_a_worker_tells_who_wants_to_be_told(
-    tmp_path: Path, listener: Listener, redis: Redis, redis_url: str
+    tmp_path: Path, listener: FakeEndpoint, redis: Redis, redis_url: str
 ) -> None:
-    site = Site(tmp_path, f"sqlite:///{tmp_path}/store.db", ops=listener)
+    site = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", ops=listener)
     settings = site.environment | {"REDIS_URL": redis_url}
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
-        note(site.store)
-        wait_until(lambda: len(listener.heard) == 1, what=lambda: command.log)
+        add_notification(site.store)
+        wait_until(lambda: len(listener.requests) == 1, what=lambda: command.log)
         command.wait_for("notice.sent")
 
     site.store.dispose()

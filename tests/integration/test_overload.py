@@ -20,23 +20,23 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
 from app.web.request_body import BODY_TIMEOUT_S
-from tests.support.processes import descendants
+from tests.support.processes import find_descendants
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, WebProcess
 
 MIB = 1024 * 1024
-MOST_BODY_BYTES = 32 * MIB
+MAX_BODY_BYTES = 32 * MIB
 LARGE_BYTES = 30 * MIB
 # One cannot be compressed, so that every copy of it is as large.
 FILLER = base64.b64encode(os.urandom(LARGE_BYTES * 3 // 4)).decode()
 # In the room two of the largest bodies and one beyond it; one being joined; in a commit, one compressed and
 # one copied by the driver. The allocator's holes may double that.
-MOST_GROWTH_BYTES = 2 * 6 * MOST_BODY_BYTES
+MAX_GROWTH_BYTES = 2 * 6 * MAX_BODY_BYTES
 LARGE_SENDERS = 18
 # worker_connections in app/web/gunicorn_conf.py is 256.
 MORE_THAN_CONNECTIONS = 400
 # What small ones wait while large ones are compressed and committed in the same process.
-PATIENCE_S = 10.0
+MAX_RESPONSE_S = 10.0
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def head(body_bytes: int) -> bytes:
 
 def peak_bytes(web: WebProcess) -> int:
     """The most memory that the serving process ever had."""
-    [server] = descendants(web.pid)
+    [server] = find_descendants(web.pid)
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024
 
@@ -129,8 +129,8 @@ def test_a_burst_of_the_largest_bodies_takes_bounded_memory_and_holds_up_no_smal
             slowest_s = max(slowest_s, time.monotonic() - started)
     answers = [sending.result() for sending in large]
 
-    assert peak_bytes(web) - idle_bytes < MOST_GROWTH_BYTES
-    assert slowest_s < PATIENCE_S
+    assert peak_bytes(web) - idle_bytes < MAX_GROWTH_BYTES
+    assert slowest_s < MAX_RESPONSE_S
     accepted = [number for number, answer in enumerate(answers) if answer.http_status == 200]
     assert accepted
     for number in accepted:
@@ -151,7 +151,7 @@ def test_a_large_body_that_finds_no_room_in_time_is_told_to_come_back(
             WebProcess(tmp_path, database_url=database_url, redis_url=redis_url, **settings)
         )
         early = send(stack, web, head(size) + b"x" * MIB)
-        wait_until(lambda: web.connections == 1, what="its connection")
+        wait_until(lambda: web.connection_count == 1, what="its connection")
         # Two fill the room, and the third is the one beyond it. Then all three stall.
         stalled = [send(stack, web, head(size) + b"x" * (size - MIB // 2)) for _ in range(3)]
         assert web.post(event("small")).http_status == 200
@@ -185,7 +185,7 @@ def test_connections_without_a_request_make_place_for_those_with_one(web: WebPro
             assert another.get("/healthz").status_code == 200
             took_s = time.monotonic() - asked_at
 
-    assert took_s < PATIENCE_S
+    assert took_s < MAX_RESPONSE_S
 
 
 def test_a_connection_that_is_kept_alive_stays_while_there_is_place(web: WebProcess) -> None:
@@ -219,4 +219,4 @@ def test_more_stalled_bodies_than_connections_hold_others_up_for_one_deadline(
 
     assert answer.status_code == 200
     assert inbox.read_body(UUID(answer.json()["delivery"])) == body
-    assert took_s < BODY_TIMEOUT_S + PATIENCE_S
+    assert took_s < BODY_TIMEOUT_S + MAX_RESPONSE_S

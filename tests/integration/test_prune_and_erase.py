@@ -12,26 +12,26 @@ import pytest
 from redis import Redis
 
 from app.redis.spool import Spool
-from tests.support.delivered_store import Stock
+from tests.support.delivered_store import DeliveredStore
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 
 
 @pytest.fixture
-def stock(store_url: str, tmp_path: Path) -> Iterator[Stock]:
-    made = Stock(store_url, tmp_path)
+def stock(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
+    made = DeliveredStore(store_url, tmp_path)
     yield made
     made.close()
 
 
 def rapidbridge(
-    stock: Stock, *words: str, stdin: int = subprocess.DEVNULL, **settings: str
+    stock: DeliveredStore, *words: str, stdin: int = subprocess.DEVNULL, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *words],
         cwd=ROOT,
-        env=environment(**stock.settings, **settings),
+        env=make_environment(**stock.settings, **settings),
         stdin=stdin,
         capture_output=True,
         text=True,
@@ -40,9 +40,9 @@ def rapidbridge(
     )
 
 
-def test_what_is_old_is_pruned_by_the_setting_or_as_it_is_said(stock: Stock, tmp_path: Path) -> None:
-    stock.fill("a1", "r1", days_ago=40)
-    totals = stock.totals(["r1"])
+def test_what_is_old_is_pruned_by_the_setting_or_as_it_is_said(stock: DeliveredStore, tmp_path: Path) -> None:
+    stock.add_run("a1", "r1", days_ago=40)
+    totals = stock.read_totals(["r1"])
 
     unsaid = rapidbridge(stock, "prune")
     dry = rapidbridge(stock, "prune", "--dry-run", RETENTION_DAYS="7")
@@ -59,40 +59,44 @@ def test_what_is_old_is_pruned_by_the_setting_or_as_it_is_said(stock: Stock, tmp
     assert ("VACUUM" in done.stdout) == stock.url.startswith("sqlite")
     assert len(list((tmp_path / "archive").glob("dt=*/*.jsonl.gz"))) == 1
     assert json.loads(again.stdout)["deliveries"] == 0
-    assert stock.totals(["r1"]) == totals
+    assert stock.read_totals(["r1"]) == totals
 
 
-def test_an_archive_that_cannot_be_written_ends_it(stock: Stock, tmp_path: Path) -> None:
-    stock.fill("a1", "r1", days_ago=40)
+def test_an_archive_that_cannot_be_written_ends_it(stock: DeliveredStore, tmp_path: Path) -> None:
+    stock.add_run("a1", "r1", days_ago=40)
     (tmp_path / "archive").write_text("in the way")
 
     ran = rapidbridge(stock, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
 
     assert ran.returncode == 3
     assert "nothing of this chunk was removed" in ran.stderr
-    assert all(stock.bodies().values())
+    assert all(stock.read_bodies().values())
 
 
-def test_workers_prune_by_themselves(stock: Stock, tmp_path: Path, redis_url: str, redis: Redis) -> None:
-    old = stock.fill("a1", "r1", days_ago=40)
+def test_workers_prune_by_themselves(
+    stock: DeliveredStore, tmp_path: Path, redis_url: str, redis: Redis
+) -> None:
+    old = stock.add_run("a1", "r1", days_ago=40)
     settings = {**stock.settings, "REDIS_URL": redis_url, "RETENTION_DAYS": "7"}
 
-    with Command(["app.cli", "worker"], folder=tmp_path, environment=environment(**settings)) as worker:
+    with Command(["app.cli", "worker"], folder=tmp_path, environment=make_environment(**settings)) as worker:
         wait_until(lambda: "inbox.pruned deliveries=4" in worker.log, what=lambda: worker.log)
 
-    assert [bool(stock.bodies()[each]) for each in old] == [False, False, True, False, False]
+    assert [bool(stock.read_bodies()[each]) for each in old] == [False, False, True, False, False]
 
 
-def test_an_account_is_erased_once_somebody_says_yes(stock: Stock, redis_url: str, redis: Redis) -> None:
-    stock.fill("a1", "r1")
-    stock.fill("a2", "r2")
-    Spool(redis).put(stock.arrival("waiting", records=[]))
+def test_an_account_is_erased_once_somebody_says_yes(
+    stock: DeliveredStore, redis_url: str, redis: Redis
+) -> None:
+    stock.add_run("a1", "r1")
+    stock.add_run("a2", "r2")
+    Spool(redis).put(stock.make_delivery("waiting", records=[]))
     words = ("erase", "--account", "a1")
 
     dry = rapidbridge(stock, *words, "--dry-run", "--json", REDIS_URL=redis_url)
     unasked = rapidbridge(stock, *words, REDIS_URL=redis_url)
     nobody = rapidbridge(stock, "erase", "--account", " ", "--yes", REDIS_URL=redis_url)
-    assert stock.accounts() == {"a1": 2, "a2": 2}
+    assert stock.count_rows_by_account() == {"a1": 2, "a2": 2}
     ours, theirs = pty.openpty()
     os.write(ours, b"y\n")
     done = rapidbridge(stock, *words, stdin=theirs, REDIS_URL=redis_url)
@@ -107,13 +111,17 @@ def test_an_account_is_erased_once_somebody_says_yes(stock: Stock, redis_url: st
     assert done.returncode == 0, done.stderr
     assert "Erased: 1 deliveries waiting in Redis, 5 bodies of deliveries" in done.stdout
     assert "backups, archives" in done.stdout
-    assert (stock.accounts(), stock.files("a1"), stock.files("a2")) == ({"a2": 2}, 0, 2)
+    assert (stock.count_rows_by_account(), stock.count_files("a1"), stock.count_files("a2")) == (
+        {"a2": 2},
+        0,
+        2,
+    )
     assert again.returncode == 0
     assert not any(json.loads(again.stdout)["found"].values())
 
 
-def test_what_is_away_is_named_and_makes_it_bad_news(stock: Stock, tmp_path: Path) -> None:
-    stock.fill("a1", "r1")
+def test_what_is_away_is_named_and_makes_it_bad_news(stock: DeliveredStore, tmp_path: Path) -> None:
+    stock.add_run("a1", "r1")
     stock.lake.rename(tmp_path / "away")
 
     ran = rapidbridge(
@@ -123,4 +131,4 @@ def test_what_is_away_is_named_and_makes_it_bad_news(stock: Stock, tmp_path: Pat
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["unreached"].keys() == {"spool", "sink lake"}
     assert "Not reached: sink lake: the folder of the sink is not there" in ran.stderr
-    assert stock.accounts() == {}
+    assert stock.count_rows_by_account() == {}

@@ -18,17 +18,17 @@ from redis import Redis
 from sqlalchemy import func, select, text, update
 
 from app.database.engine import Store, open_store
-from app.store.export_format import Exported, write_line
+from app.store.export_format import ExportedDelivery, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
+from app.store.models import IncomingDelivery
 from app.store.schema import deliveries, replays
 from app.truto.events import read_envelope
 from app.truto.signature import sign
-from tests.support.fake_receiver import SECRET, receiver
+from tests.support.fake_receiver import SECRET, running_receiver
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 
 MENDED = """
 [sinks.main]
@@ -55,7 +55,7 @@ sinks = ["main"]
 """
 
 
-class Site:
+class ReplaySetup:
     """A store with routes, and the commands that use them."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
@@ -73,7 +73,9 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(DATABASE_URL=self.url, REDIS_URL=self._redis_url, TRUTO_WEBHOOK_SECRET=self.secret)
+        return make_environment(
+            DATABASE_URL=self.url, REDIS_URL=self._redis_url, TRUTO_WEBHOOK_SECRET=self.secret
+        )
 
     def worker(self) -> Command:
         return Command(["app.cli", "worker"], folder=self.folder, environment=self.environment)
@@ -94,7 +96,7 @@ class Site:
         return playing.returncode, out.decode(), err.decode()
 
     def put(self, numbers: Sequence[int], resource: str = "crm/contacts") -> list[UUID]:
-        arrivals = [arrival(number, resource) for number in numbers]
+        arrivals = [make_delivery(number, resource) for number in numbers]
         return [receipt.delivery_id for receipt in self.inbox.put(arrivals)]
 
     def states(self) -> dict[str, int]:
@@ -121,22 +123,22 @@ def body_of(number: int, resource: str = "crm/contacts") -> bytes:
     return json.dumps({**event, "payload": payload}).encode()
 
 
-def arrival(number: int, resource: str = "crm/contacts") -> Arrival:
+def make_delivery(number: int, resource: str = "crm/contacts") -> IncomingDelivery:
     body = body_of(number, resource)
     envelope = read_envelope(body)
-    told: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
+    envelope_fields: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
     at = datetime.now(UTC) - timedelta(days=3) + timedelta(seconds=number)
-    return Arrival(body, hashlib.sha256(body).digest(), at, "pending", **told)
+    return IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **envelope_fields)
 
 
 @pytest.fixture
-def site(tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[Site]:
-    made = Site(tmp_path, redis_url)
+def site(tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[ReplaySetup]:
+    made = ReplaySetup(tmp_path, redis_url)
     yield made
     made.store.dispose()
 
 
-def test_what_was_stranded_arrives_once_its_routes_are_mended(site: Site) -> None:
+def test_what_was_stranded_arrives_once_its_routes_are_mended(site: ReplaySetup) -> None:
     site.route(BROKEN)
     site.put([0], "crm/deals")
     with site.worker():
@@ -167,7 +169,7 @@ def test_what_was_stranded_arrives_once_its_routes_are_mended(site: Site) -> Non
     assert site.keys("ticketing_tickets") == {str(number) for number in range(151, 301)}
 
 
-def test_all_that_is_stranded_is_replayed_and_nothing_else(site: Site) -> None:
+def test_all_that_is_stranded_is_replayed_and_nothing_else(site: ReplaySetup) -> None:
     site.route(BROKEN)
     site.put([0], "crm/deals")
     with site.worker():
@@ -187,7 +189,7 @@ def test_all_that_is_stranded_is_replayed_and_nothing_else(site: Site) -> None:
     strange.communicate()
 
 
-def test_dead_records_are_replayed_where_they_are_asked_for(site: Site) -> None:
+def test_dead_records_are_replayed_where_they_are_asked_for(site: ReplaySetup) -> None:
     said = {
         "sync_job_run_id": "r",
         "resource": "crm/contacts",
@@ -196,7 +198,7 @@ def test_dead_records_are_replayed_where_they_are_asked_for(site: Site) -> None:
     }
     body = json.dumps({"event": "sync_job_run:record", "id": "e", "payload": said}).encode()
     told = {name: getattr(read_envelope(body), name) for name in read_envelope(body).__slots__}
-    site.inbox.put([Arrival(body, b"d" * 32, datetime.now(UTC), "pending", **told)])
+    site.inbox.put([IncomingDelivery(body, b"d" * 32, datetime.now(UTC), "pending", **told)])
     site.put([2])
     with site.worker():
         site.wait_until_settled()
@@ -212,7 +214,7 @@ def test_dead_records_are_replayed_where_they_are_asked_for(site: Site) -> None:
     assert len(site.keys("crm_contacts")) == 3
 
 
-def test_what_is_still_without_a_route_is_bad_news(site: Site) -> None:
+def test_what_is_still_without_a_route_is_bad_news(site: ReplaySetup) -> None:
     site.route(BROKEN)
     site.put(range(3), "ticketing/tickets")
     with site.worker():
@@ -223,7 +225,7 @@ def test_what_is_still_without_a_route_is_bad_news(site: Site) -> None:
     assert out == "3 deliveries replayed:\n  3 unrouted: no route takes them\n"
 
 
-def test_a_replay_that_is_broken_off_is_gone_on_with(site: Site) -> None:
+def test_a_replay_that_is_broken_off_is_gone_on_with(site: ReplaySetup) -> None:
     site.put(range(600))
     with site.worker():
         site.wait_until_settled()
@@ -232,7 +234,7 @@ def test_a_replay_that_is_broken_off_is_gone_on_with(site: Site) -> None:
 
         def is_under_way() -> bool:
             with site.store.connect() as connection:
-                return (connection.execute(select(replays.c.deliveries)).scalar() or 0) > 50
+                return (connection.execute(select(replays.c.requeued_deliveries)).scalar() or 0) > 50
 
         wait_until(is_under_way)
         playing.send_signal(signal.SIGINT)
@@ -251,7 +253,7 @@ def test_a_replay_that_is_broken_off_is_gone_on_with(site: Site) -> None:
     assert second["states"] == {"settled": 600}
 
 
-def test_nothing_is_replayed_by_accident(site: Site) -> None:
+def test_nothing_is_replayed_by_accident(site: ReplaySetup) -> None:
     site.put(range(3))
 
     codes = [
@@ -265,7 +267,7 @@ def test_nothing_is_replayed_by_accident(site: Site) -> None:
     assert (code, out) == (0, "Nothing to replay.\nLeft out: 3 pending: on their way already.\n")
 
 
-def test_many_are_not_replayed_without_being_asked_for_once_more(site: Site) -> None:
+def test_many_are_not_replayed_without_being_asked_for_once_more(site: ReplaySetup) -> None:
     site.put(range(1001))
     with site.store.begin() as connection:
         connection.execute(update(deliveries).values(state="settled", settled_at=datetime.now(UTC)))
@@ -279,20 +281,20 @@ def test_many_are_not_replayed_without_being_asked_for_once_more(site: Site) -> 
     assert site.states() == {"settled": 1001}
 
 
-def exported_line(number: int, received_at: datetime, body: bytes) -> bytes:
-    nothing: dict[str, Any] = dict.fromkeys(Exported.__slots__, "")
-    told = nothing | {"id": UUID(int=number), "received_at": received_at, "created_at": None, "body": body}
-    return write_line(Exported(**told)).rstrip(b"\n")
+def make_exported_line(number: int, received_at: datetime, body: bytes) -> bytes:
+    nothing: dict[str, Any] = dict.fromkeys(ExportedDelivery.__slots__, "")
+    fields = nothing | {"id": UUID(int=number), "received_at": received_at, "created_at": None, "body": body}
+    return write_line(ExportedDelivery(**fields)).rstrip(b"\n")
 
 
 def lines() -> bytes:
-    exported = arrival(1)
+    exported = make_delivery(1)
     came_at = datetime(2026, 11, 1, tzinfo=UTC)
     odd = body_of(2)[:-2] + b', "odd": "\xff"}}'
     return b"\n".join(
         [
-            exported_line(7, came_at, exported.body),
-            exported_line(8, came_at, odd),
+            make_exported_line(7, came_at, exported.body),
+            make_exported_line(8, came_at, odd),
             body_of(3),
             b"",
             b"not ours",
@@ -305,7 +307,7 @@ def lines() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip", "stdin"])
-def test_a_file_is_taken_in_as_if_it_had_come(site: Site, tmp_path: Path, kind: str) -> None:
+def test_a_file_is_taken_in_as_if_it_had_come(site: ReplaySetup, tmp_path: Path, kind: str) -> None:
     content = lines()
     file = tmp_path / "deliveries.jsonl"
     file.write_bytes(gzip.compress(content) if kind == "gzip" else content)
@@ -332,19 +334,19 @@ def test_a_file_is_taken_in_as_if_it_had_come(site: Site, tmp_path: Path, kind: 
     assert {resource for *_, resource in found.values()} == {"crm/contacts"}
 
 
-def test_a_bare_body_gets_the_id_that_it_has_when_truto_sends_it(site: Site) -> None:
+def test_a_bare_body_gets_the_id_that_it_has_when_truto_sends_it(site: ReplaySetup) -> None:
     body = body_of(5)
     envelope = read_envelope(body)
     told: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
     mac = bytes.fromhex(sign(body, SECRET).partition("v=")[2])
-    site.inbox.put([Arrival(body, mac, datetime.now(UTC), "pending", **told)])
+    site.inbox.put([IncomingDelivery(body, mac, datetime.now(UTC), "pending", **told)])
 
     code, out, _ = site.replay("--from", "-", given=body)
 
     assert (code, out) == (0, "0 new deliveries, 1 known before, 0 lines skipped.\n")
 
 
-def test_of_a_file_that_breaks_off_everything_sound_is_taken(site: Site, tmp_path: Path) -> None:
+def test_of_a_file_that_breaks_off_everything_sound_is_taken(site: ReplaySetup, tmp_path: Path) -> None:
     packed = io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=0) as file:
         file.write(b"\n".join(body_of(number) for number in range(500)))
@@ -357,7 +359,7 @@ def test_of_a_file_that_breaks_off_everything_sound_is_taken(site: Site, tmp_pat
     assert "the file breaks off here" in err
 
 
-def test_the_longest_bodies_are_taken_and_no_longer_ones(site: Site, tmp_path: Path) -> None:
+def test_the_longest_bodies_are_taken_and_no_longer_ones(site: ReplaySetup, tmp_path: Path) -> None:
     def padded(size: int) -> bytes:
         body = body_of(1)[:-1] + b', "pad": "'
         return body + b"x" * (size - len(body) - 2) + b'"}'
@@ -367,7 +369,7 @@ def test_the_longest_bodies_are_taken_and_no_longer_ones(site: Site, tmp_path: P
         for line in (
             padded(longest),
             padded(longest + 1),
-            exported_line(9, datetime.now(UTC), padded(longest)),
+            make_exported_line(9, datetime.now(UTC), padded(longest)),
             b"x" * (longest * 4 + 70_000),
             body_of(2),
         ):
@@ -380,11 +382,11 @@ def test_the_longest_bodies_are_taken_and_no_longer_ones(site: Site, tmp_path: P
     assert [line.partition(":")[0] for line in err.splitlines()] == ["line 2", "line 4"]
 
 
-def test_another_receiver_gets_everything_in_order(site: Site) -> None:
+def test_another_receiver_gets_everything_in_order(site: ReplaySetup) -> None:
     ids = site.put(range(20))
     # The third fails twice, the fifth always.
     failing = {"e2": 2, "e4": 99}
-    with receiver(lambda event, seen: 503 if seen < failing.get(event["id"], 0) else 200) as other:
+    with running_receiver(lambda event, seen: 503 if seen < failing.get(event["id"], 0) else 200) as other:
         code, out, err = site.replay("--all", "--to", other.url, "--json")
 
     assert code == 1
@@ -397,7 +399,7 @@ def test_another_receiver_gets_everything_in_order(site: Site) -> None:
     assert site.states() == {"pending": 20}
 
 
-def test_a_receiver_that_is_not_there_is_unreachable(site: Site) -> None:
+def test_a_receiver_that_is_not_there_is_unreachable(site: ReplaySetup) -> None:
     site.put([1])
 
     code, out, err = site.replay("--all", "--to", "http://127.0.0.1:9/webhooks/truto")
@@ -407,8 +409,8 @@ def test_a_receiver_that_is_not_there_is_unreachable(site: Site) -> None:
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+05:00", "soon"])
-def test_a_line_with_an_impossible_time_costs_no_other(site: Site, time: str) -> None:
-    line = exported_line(7, datetime.now(UTC), body_of(1))
+def test_a_line_with_an_impossible_time_costs_no_other(site: ReplaySetup, time: str) -> None:
+    line = make_exported_line(7, datetime.now(UTC), body_of(1))
     lines = json.dumps(json.loads(line) | {"received_at": time}).encode() + b"\n" + line
 
     code, out, err = site.replay("--from", "-", "--json", given=lines)
@@ -418,8 +420,8 @@ def test_a_line_with_an_impossible_time_costs_no_other(site: Site, time: str) ->
     assert err.startswith("line 1: its received_at is no time")
 
 
-def test_nothing_comes_later_than_now(site: Site) -> None:
-    line = exported_line(7, datetime(2999, 1, 1, tzinfo=UTC), body_of(1))
+def test_nothing_comes_later_than_now(site: ReplaySetup) -> None:
+    line = make_exported_line(7, datetime(2999, 1, 1, tzinfo=UTC), body_of(1))
 
     code, _, _ = site.replay("--from", "-", given=line)
 
@@ -428,10 +430,10 @@ def test_nothing_comes_later_than_now(site: Site) -> None:
     assert code == 0
 
 
-def test_exports_need_no_secret_and_bare_bodies_say_that_they_do(site: Site) -> None:
+def test_exports_need_no_secret_and_bare_bodies_say_that_they_do(site: ReplaySetup) -> None:
     site.secret = ""
 
-    exported = site.replay("--from", "-", given=exported_line(7, datetime.now(UTC), body_of(1)))
+    exported = site.replay("--from", "-", given=make_exported_line(7, datetime.now(UTC), body_of(1)))
     bare = site.replay("--from", "-", given=body_of(2))
 
     assert (exported[0], bare[0]) == (0, 2)

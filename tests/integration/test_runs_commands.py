@@ -16,27 +16,27 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.database.engine import open_store
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.session import Stage, simulate
-from app.store.facts import RunSeen
+from app.simulator.session import SimulationSession, simulate
+from app.store.facts import RunUpdate
 from app.store.migrate import migrate
-from app.store.runs import RunBook
+from app.store.runs import Runs
 from tests.support.waiting import wait_until
-from tests.support.web_process import ROOT, SECRET, WebProcess, environment
+from tests.support.web_process import ROOT, SECRET, WebProcess, make_environment
 
 TOKEN = "a-token-that-is-never-shown"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
-class Play:
+class RunningSimulation:
     """A play under way: its stage, its API's address, and what will have become of its runs."""
 
     def __init__(self) -> None:
-        self.stage: Stage | None = None
+        self.stage: SimulationSession | None = None
         self.url = ""
         self.reports: Future[list[RunReport]] = Future()
 
@@ -45,11 +45,11 @@ class Play:
         return [run.report.sync_job_run_id for run in self.stage.runs]
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        told = {"TRUTO_API_URL": self.url, "TRUTO_API_TOKEN": TOKEN, **settings}
+        variables = {"TRUTO_API_URL": self.url, "TRUTO_API_TOKEN": TOKEN, **settings}
         return subprocess.run(
             [sys.executable, "-m", "app.cli", "runs", *words],
             cwd=ROOT,
-            env=environment(**told),
+            env=make_environment(**variables),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -70,15 +70,15 @@ def web(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[We
 
 
 @contextmanager
-def playing(web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2) -> Iterator[Play]:
-    play = Play()
+def playing(web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2) -> Iterator[RunningSimulation]:
+    play = RunningSimulation()
     url = f"{web.url}/webhooks/truto"
     # Long enough that a run which nobody stops is still there, short enough to wait for.
     plan = Plan(url, SECRET, "stop", records=60 * runs, batch_size=1, runs=runs, parallel=runs, pause_s=0.1)
     is_up = threading.Event()
 
     @contextmanager
-    def beside(stage: Stage) -> Iterator[None]:
+    def beside(stage: SimulationSession) -> Iterator[None]:
         with SimulatedApi(stage, TOKEN, faults=faults) as api:
             play.stage, play.url = stage, api.url
             is_up.set()
@@ -153,7 +153,7 @@ def test_on_a_terminal_it_shows_the_run_and_asks(web: WebProcess) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "runs", "stop", run],
             cwd=ROOT,
-            env=environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
+            env=make_environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
             stdin=theirs,
             stdout=subprocess.PIPE,
             text=True,
@@ -206,7 +206,7 @@ def test_a_start_that_truto_refuses_is_told(web: WebProcess) -> None:
 def test_wrong_usage_says_what_to_do(
     words: tuple[str, ...], settings: dict[str, str], code: int, hint: str
 ) -> None:
-    ran = Play().rapidbridge(*words, **({"TRUTO_API_URL": "http://127.0.0.1:1"} | settings))
+    ran = RunningSimulation().rapidbridge(*words, **({"TRUTO_API_URL": "http://127.0.0.1:1"} | settings))
 
     assert ran.returncode == code, ran.stderr
     assert hint in ran.stderr
@@ -224,7 +224,9 @@ def test_a_wrong_token_is_blamed(web: WebProcess) -> None:
 
 
 def test_a_truto_that_cannot_be_reached_is_exit_code_3() -> None:
-    ran = Play().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_URL=f"http://127.0.0.1:{free_port()}")
+    ran = RunningSimulation().rapidbridge(
+        "stop", UNKNOWN, "--yes", TRUTO_API_URL=f"http://127.0.0.1:{find_free_port()}"
+    )
 
     assert ran.returncode == 3
     assert "cannot be reached" in ran.stderr
@@ -257,7 +259,7 @@ def test_odd_words_end_without_a_traceback(tmp_path: Path, words: tuple[str, ...
     migrate(store)
     store.dispose()
 
-    ran = Play().rapidbridge(*words, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
+    ran = RunningSimulation().rapidbridge(*words, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
 
     assert ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr
@@ -272,11 +274,13 @@ def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[st
     store = open_store(url)
     migrate(store)
     now = datetime.now(UTC)
-    book = RunBook(store)
-    book.note(RunSeen(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
+    book = Runs(store)
+    book.upsert(RunUpdate(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
     store.dispose()
 
-    ran = Play().rapidbridge(*(word.format(run=run) for word in words), DATABASE_URL=url, TRUTO_API_TOKEN="")
+    ran = RunningSimulation().rapidbridge(
+        *(word.format(run=run) for word in words), DATABASE_URL=url, TRUTO_API_TOKEN=""
+    )
 
     assert "EVIL" in ran.stdout
     assert "\x1b" not in ran.stdout
@@ -287,10 +291,10 @@ def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_store(url)
     migrate(store)
-    RunBook(store).note(RunSeen(UNKNOWN, "job", "account", "", datetime.now(UTC)))
+    Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", datetime.now(UTC)))
     store.dispose()
 
-    ran = Play().rapidbridge("show", UNKNOWN.replace("-", "").upper(), DATABASE_URL=url)
+    ran = RunningSimulation().rapidbridge("show", UNKNOWN.replace("-", "").upper(), DATABASE_URL=url)
 
     assert ran.returncode == 0, ran.stderr
 
@@ -300,7 +304,7 @@ def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path:
     store = open_store(url)
     migrate(store)
     now = datetime.now(UTC)
-    RunBook(store).note(RunSeen(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, "{}"))
+    Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, "{}"))
     store.dispose()
     with playing(web, runs=1) as play:
         refused = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="expired")
@@ -315,7 +319,7 @@ def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path:
 
 def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
     for words in (("list",), ("reconcile",)):
-        ran = Play().rapidbridge(*words, DATABASE_URL=f"sqlite:///{tmp_path}/typo/store.db")
+        ran = RunningSimulation().rapidbridge(*words, DATABASE_URL=f"sqlite:///{tmp_path}/typo/store.db")
 
         assert ran.returncode == 3
         assert "there is no file" in ran.stderr
@@ -323,7 +327,7 @@ def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
 
 
 def test_a_token_that_is_none_is_a_complaint() -> None:
-    ran = Play().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
+    ran = RunningSimulation().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
 
     assert ran.returncode == 2
     assert ran.stderr.startswith("TRUTO_API_TOKEN: it holds characters that no token has")

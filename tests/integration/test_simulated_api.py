@@ -14,41 +14,41 @@ from app.errors import TrutoRefused
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.session import Stage, simulate
+from app.simulator.session import SimulationSession, simulate
 from app.truto.api import TrutoApi
-from app.truto.client import Client
+from app.truto.client import TrutoClient
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
-from app.truto.runs import read_stats
-from tests.support.fake_receiver import SECRET, Receiver, receiver
+from app.truto.runs import read_resource_stats
+from tests.support.fake_receiver import SECRET, FakeReceiver, running_receiver
 
 TOKEN = "a-token-that-is-never-shown"
 HOUR = timedelta(hours=1)
 
 
-class Played:
+class FinishedRuns:
     """Runs that have ended, and the API that tells of them."""
 
-    def __init__(self, stage: Stage, simulated: SimulatedApi, client: Client) -> None:
+    def __init__(self, stage: SimulationSession, simulated: SimulatedApi, client: TrutoClient) -> None:
         self.stage = stage
-        self.url, self.asked, self.faults = simulated.url, simulated.asked, simulated.faults
+        self.url, self.requests, self.faults = simulated.url, simulated.requests, simulated.faults
         self._simulated = simulated
         self.api = TrutoApi(client)
         [self.report, *_] = (run.report for run in stage.runs)
         self.run_id = self.report.sync_job_run_id
         self.webhook_id = str(stage.runs[0].describe()["webhook_id"])
 
-    def while_asked(self, action: Callable[[], None]) -> None:
+    def during_next_request(self, action: Callable[[], None]) -> None:
         """Have something happen while the next request waits for its answer."""
-        self._simulated.meanwhile.append(action)
+        self._simulated.request_hooks.append(action)
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         return httpx.request(method, self.url + path, headers=headers, trust_env=False, **options)
 
-    def ask_log(self, **changes: str) -> httpx.Response:
-        told = {"log_type": "rapid_bridge", "log_type_filter[sync_job_run_id]": self.run_id, **changes}
-        return self.ask("GET", "/log", params=told)
+    def request_log(self, **changes: str) -> httpx.Response:
+        parameters = {"log_type": "rapid_bridge", "log_type_filter[sync_job_run_id]": self.run_id, **changes}
+        return self.request("GET", "/log", params=parameters)
 
     def log(self) -> list[LogEntry]:
         now = datetime.now(UTC)
@@ -56,20 +56,20 @@ class Played:
 
 
 @contextmanager
-def played(to: Receiver, **changes: Any) -> Iterator[Played]:
-    told = {"records": 200, "batch_size": 20, "first_backoff_s": 0.001, **changes}
-    plan = Plan(url=to.url, secret=SECRET, seed="test", **told)
-    ready: Future[Stage] = Future()
+def finished_runs(to: FakeReceiver, **changes: Any) -> Iterator[FinishedRuns]:
+    options = {"records": 200, "batch_size": 20, "first_backoff_s": 0.001, **changes}
+    plan = Plan(url=to.url, secret=SECRET, seed="test", **options)
+    ready: Future[SimulationSession] = Future()
 
     @contextmanager
-    def beside(stage: Stage) -> Iterator[None]:
+    def beside(stage: SimulationSession) -> Iterator[None]:
         ready.set_result(stage)
         yield
 
     simulate(plan, progress=lambda _: None, beside=beside)
     stage = ready.result()
-    with SimulatedApi(stage, TOKEN) as api, Client(api.url, TOKEN) as client:
-        yield Played(stage, api, client)
+    with SimulatedApi(stage, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
+        yield FinishedRuns(stage, api, client)
 
 
 def by_resource(entries: list[LogEntry]) -> Counter[tuple[str, str]]:
@@ -80,7 +80,7 @@ def by_resource(entries: list[LogEntry]) -> Counter[tuple[str, str]]:
 
 
 def test_the_log_holds_every_page_delivered_or_lost() -> None:
-    with receiver() as to, played(to, lost=0.4, late=2, duplicates=0.3) as play:
+    with running_receiver() as to, finished_runs(to, lost=0.4, late=2, duplicates=0.3) as play:
         log, report = play.log(), play.report
 
     assert report.lost
@@ -96,7 +96,7 @@ def test_the_log_tells_what_the_receiver_answered_and_how_often_it_was_asked() -
         resource = event["payload"].get("resource")
         return {"crm/accounts": 200 if seen >= 2 else 503, "ticketing/tickets": 502}.get(resource, 200)
 
-    with receiver(answer) as to, played(to) as play:
+    with running_receiver(answer) as to, finished_runs(to) as play:
         log = play.log()
 
     told = {
@@ -113,8 +113,8 @@ def test_the_log_tells_what_the_receiver_answered_and_how_often_it_was_asked() -
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_log_holds_every_record_error(batched: bool) -> None:
-    with receiver() as to, played(to, record_errors=7, batched_errors=batched) as play:
-        found = play.ask_log().json()["result"]
+    with running_receiver() as to, finished_runs(to, record_errors=7, batched_errors=batched) as play:
+        found = play.request_log().json()["result"]
 
     errors = [entry for entry in found if entry["sync_job_run_event"] == "record_error"]
     assert len(errors) == 7
@@ -122,19 +122,19 @@ def test_the_log_holds_every_record_error(batched: bool) -> None:
 
 
 def test_an_answer_that_never_came_has_no_status_in_the_log() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         pass
-    with played(to, records=1) as play:
+    with finished_runs(to, records=1) as play:
         [entry] = play.log()
 
     assert (entry.is_delivered, entry.http_status, entry.retry_count) == (False, None, 3)
 
 
 def test_a_log_is_of_its_run_alone_and_read_a_page_at_a_time() -> None:
-    with receiver() as to, played(to, runs=2, records=300, batch_size=1) as play:
-        first = play.ask_log(limit="100").json()
+    with running_receiver() as to, finished_runs(to, runs=2, records=300, batch_size=1) as play:
+        first = play.request_log(limit="100").json()
         log = play.log()
-        everything = play.ask("GET", "/log", params={"log_type": "rapid_bridge"}).json()
+        everything = play.request("GET", "/log", params={"log_type": "rapid_bridge"}).json()
 
     assert (len(first["result"]), first["next_cursor"]) == (100, "100")
     assert len(log) == 150
@@ -142,10 +142,10 @@ def test_a_log_is_of_its_run_alone_and_read_a_page_at_a_time() -> None:
 
 
 def test_a_log_is_of_the_time_between_its_bounds() -> None:
-    with receiver() as to, played(to, batch_size=5, pause_s=0.002) as play:
-        stamps = [entry["timestamp"] for entry in play.ask_log().json()["result"]]
+    with running_receiver() as to, finished_runs(to, batch_size=5, pause_s=0.002) as play:
+        stamps = [entry["timestamp"] for entry in play.request_log().json()["result"]]
         bounds = {"created_at[gt]": stamps[3], "created_at[lt]": stamps[20]}
-        found = [entry["timestamp"] for entry in play.ask_log(**bounds).json()["result"]]
+        found = [entry["timestamp"] for entry in play.request_log(**bounds).json()["result"]]
 
     assert found == [stamp for stamp in stamps if stamps[3] < stamp < stamps[20]]
     assert found
@@ -163,12 +163,12 @@ def test_a_log_is_of_the_time_between_its_bounds() -> None:
     ids=str,
 )
 def test_what_truto_would_not_answer_is_refused(changes: dict[str, str]) -> None:
-    with receiver() as to, played(to, records=1) as play:
-        assert play.ask_log(**changes).status_code == 422
+    with running_receiver() as to, finished_runs(to, records=1) as play:
+        assert play.request_log(**changes).status_code == 422
 
 
 def test_a_run_tells_its_webhook_and_its_times() -> None:
-    with receiver() as to, played(to) as play:
+    with running_receiver() as to, finished_runs(to) as play:
         run = play.api.get_run(play.run_id)
         told = to.events
 
@@ -183,18 +183,18 @@ def test_a_run_tells_its_webhook_and_its_times() -> None:
 
 
 def test_an_endless_run_has_ended_for_who_asks() -> None:
-    with receiver() as to, played(to, endless=True, late=1) as play:
+    with running_receiver() as to, finished_runs(to, endless=True, late=1) as play:
         run = play.api.get_run(play.run_id)
 
     assert (run.status, to.actions.count("completed")) == ("completed", 0)
-    persisted = sum(stats.persisted or 0 for stats in read_stats(run.resource_stats).values())
+    persisted = sum(stats.persisted or 0 for stats in read_resource_stats(run.resource_stats).values())
     assert play.report.persisted.total() == 200 == persisted + len(to.events[-1]["payload"]["records"])
 
 
 def test_the_webhook_of_the_plan_is_there_and_can_be_switched_off_and_on() -> None:
-    with receiver() as to, played(to, records=1) as play:
+    with running_receiver() as to, finished_runs(to, records=1) as play:
         at_first = play.api.get_webhook(play.webhook_id)
-        off = play.ask("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False}).json()
+        off = play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False}).json()
         seen = play.api.get_webhook(play.webhook_id)
         on = play.api.activate_webhook(play.webhook_id)
 
@@ -204,7 +204,7 @@ def test_the_webhook_of_the_plan_is_there_and_can_be_switched_off_and_on() -> No
 
 
 def test_a_test_is_a_signed_event_to_the_receiver() -> None:
-    with receiver() as to, played(to, records=1) as play:
+    with running_receiver() as to, finished_runs(to, records=1) as play:
         assert play.api.test_webhook(play.webhook_id)
 
     event = to.events[-1]
@@ -215,8 +215,8 @@ def test_a_test_is_a_signed_event_to_the_receiver() -> None:
 
 def test_a_test_that_the_receiver_does_not_take_is_an_error() -> None:
     with (
-        receiver(lambda event, _seen: 503 if event["event"] == "test" else 200) as to,
-        played(to, records=1) as play,
+        running_receiver(lambda event, _seen: 503 if event["event"] == "test" else 200) as to,
+        finished_runs(to, records=1) as play,
         pytest.raises(TrutoRefused, match="The target URL answered 503"),
     ):
         play.api.test_webhook(play.webhook_id)
@@ -225,7 +225,7 @@ def test_a_test_that_the_receiver_does_not_take_is_an_error() -> None:
 
 
 def test_a_created_webhook_signs_with_the_secret_that_is_told_once() -> None:
-    with receiver() as to, played(to, records=1) as play:
+    with running_receiver() as to, finished_runs(to, records=1) as play:
         created = play.api.create_webhook(to.url, ["sync_job_run:record"])
         known = play.api.get_webhook(created.id)
         with pytest.raises(TrutoRefused, match="401"):
@@ -259,8 +259,8 @@ def test_a_created_webhook_signs_with_the_secret_that_is_told_once() -> None:
 def test_what_is_not_there_or_makes_no_sense_is_refused(
     method: str, path: str, body: Any, status: int
 ) -> None:
-    with receiver() as to, played(to, records=1) as play:
-        answer = play.ask(method, path.replace("{webhook}", play.webhook_id), json=body)
+    with running_receiver() as to, finished_runs(to, records=1) as play:
+        answer = play.request(method, path.replace("{webhook}", play.webhook_id), json=body)
 
     assert answer.status_code == status
     assert answer.json()["message"]
@@ -268,12 +268,12 @@ def test_what_is_not_there_or_makes_no_sense_is_refused(
 
 def test_a_started_run_tells_what_it_was_started_with() -> None:
     args = {"since": "2026-01-01", "ids": [1, 2]}
-    with receiver() as to:
+    with running_receiver() as to:
         reports: list[RunReport] = []
 
         @contextmanager
-        def beside(stage: Stage) -> Iterator[None]:
-            with SimulatedApi(stage, TOKEN) as api, Client(api.url, TOKEN) as client:
+        def beside(stage: SimulationSession) -> Iterator[None]:
+            with SimulatedApi(stage, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
                 yield
                 ids = {"sync_job_id": stage.runs[0].report.sync_job_id, "integrated_account_id": "account"}
                 told = {"args": args, "ignore_previous_run": True}

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.cli.findings import examine
-from app.config.routes import default_routes
+from app.cli.findings import compare_runs
+from app.config.routes import build_default_routes
 from app.database.engine import Store, open_store
-from app.simulator.records import digest
+from app.simulator.records import digest_record
 from app.simulator.report import RunReport
-from app.sinks import Sinks
+from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
+from app.store.models import IncomingDelivery
 from app.truto.events import read_envelope
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 RECORDS = [{"id": "1", "n": "one"}, {"id": "2", "n": "two"}]
 CREATED_AT = "2026-11-24T10:00:00.000Z"
 
 
-class Played:
+class DeliveredRun:
     """One run of one page, delivered; and the report of whoever sent it."""
 
     def __init__(self, folder: Path) -> None:
@@ -35,9 +35,9 @@ class Played:
         migrate(self.store)
         self.report = RunReport("r", "j", "a", status="completed")
         self.report.fetched["crm/contacts", "list"] = 2
-        self.report.answers = Counter(accepted=2)
+        self.report.response_counts = Counter(accepted=2)
         for record in RECORDS:
-            self.report.expected["crm/contacts", record["id"]] = (CREATED_AT, digest(record))
+            self.report.expected["crm/contacts", record["id"]] = (CREATED_AT, digest_record(record))
         about = {
             "sync_job_run_id": "r",
             "integrated_account_id": "a",
@@ -52,12 +52,16 @@ class Played:
             {"id": event, "event": event, "created_at": CREATED_AT, "payload": payload}
         ).encode()
         envelope = read_envelope(body)
-        found = {name: getattr(envelope, name) for name in envelope.__slots__ if name in Arrival.__slots__}
+        envelope_fields = {
+            name: getattr(envelope, name) for name in envelope.__slots__ if name in IncomingDelivery.__slots__
+        }
         digest = hashlib.sha256(body).digest()
-        [receipt] = Inbox(self.store).put([Arrival(body, digest, datetime.now(UTC), "pending", **found)])
-        routes = default_routes(self.url)
-        sinks = Sinks(routes)
-        Deliverer(self.store, routes, sinks.open).deliver([receipt.delivery_id])
+        [receipt] = Inbox(self.store).put(
+            [IncomingDelivery(body, digest, datetime.now(UTC), "pending", **envelope_fields)]
+        )
+        routes = build_default_routes(self.url)
+        sinks = SinkRegistry(routes)
+        DeliveryProcessor(self.store, routes, sinks.open).deliver([receipt.delivery_id])
         sinks.close()
 
     def change(self, statement: str) -> None:
@@ -66,21 +70,21 @@ class Played:
 
     @property
     def problems(self) -> str:
-        return "\n".join(examine(self.store, self.url, [self.report], took_s=1).problems)
+        return "\n".join(compare_runs(self.store, self.url, [self.report], duration_s=1).problems)
 
 
 @pytest.fixture
-def played(tmp_path: Path) -> Iterator[Played]:
-    made = Played(tmp_path)
+def played(tmp_path: Path) -> Iterator[DeliveredRun]:
+    made = DeliveredRun(tmp_path)
     yield made
     made.store.dispose()
 
 
-def test_where_all_is_well_there_is_no_problem(played: Played) -> None:
-    findings = examine(played.store, played.url, [played.report], took_s=1)
+def test_where_all_is_well_there_is_no_problem(played: DeliveredRun) -> None:
+    findings = compare_runs(played.store, played.url, [played.report], duration_s=1)
 
-    assert findings.is_fine
-    assert findings.rows == 2
+    assert findings.is_ok
+    assert findings.compared_rows == 2
     assert findings.as_json()["runs"][0]["resources"] == [
         {
             "resource": "crm/contacts",
@@ -108,7 +112,7 @@ COPY = """INSERT INTO crm_contacts SELECT _account, '3', data, _version, _vseq, 
             "1 rows of crm/contacts that are not the newest",
         ),
         (COPY, "1 rows of crm/contacts that nobody sent"),
-        ("UPDATE rapidbridge_outcomes SET written = 1, dead = 1", "1 written, 1 dead"),
+        ("UPDATE rapidbridge_sink_outcomes SET written = 1, dead = 1", "1 written, 1 dead"),
         ("UPDATE rapidbridge_deliveries SET records = 3", "3 arrived"),
         ("UPDATE rapidbridge_runs SET status = 'running'", "the ledger says running"),
         ("UPDATE rapidbridge_deliveries SET state = 'pending'", "2 deliveries are pending"),
@@ -119,7 +123,7 @@ COPY = """INSERT INTO crm_contacts SELECT _account, '3', data, _version, _vseq, 
         ("DELETE FROM rapidbridge_deliveries", "2 deliveries were accepted, the inbox holds 0"),
     ],
 )
-def test_everything_amiss_is_a_problem(played: Played, statement: str, problem: str) -> None:
+def test_everything_amiss_is_a_problem(played: DeliveredRun, statement: str, problem: str) -> None:
     played.change(statement)
 
     assert problem in played.problems
@@ -130,7 +134,7 @@ def _one_more(report: RunReport) -> None:
 
 
 def _never_answered(report: RunReport) -> None:
-    report.answers["failed"] += 1
+    report.response_counts["failed"] += 1
 
 
 def _errors(report: RunReport) -> None:
@@ -146,7 +150,7 @@ def _errors(report: RunReport) -> None:
     ],
 )
 def test_a_report_that_says_otherwise_is_a_problem(
-    played: Played, change: Callable[[RunReport], None], problem: str
+    played: DeliveredRun, change: Callable[[RunReport], None], problem: str
 ) -> None:
     change(played.report)
 

@@ -17,16 +17,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.errors import SignatureError
 from app.simulator.plan import Plan
-from app.simulator.records import digest, make_record
+from app.simulator.records import digest_record, make_record
 from app.simulator.report import RunReport
-from app.simulator.session import Stage, simulate
-from app.truto.signature import parse_header
-from tests.support.fake_receiver import SECRET, Receiver, receiver
+from app.simulator.session import SimulationSession, simulate
+from app.truto.signature import parse_signature_header
+from tests.support.fake_receiver import SECRET, FakeReceiver, running_receiver
 from tests.support.waiting import wait_until
-from tests.support.web_process import ROOT, environment
+from tests.support.web_process import ROOT, make_environment
 
 PLAN = Plan(
     url="http://receiver.invalid",
@@ -41,16 +41,16 @@ PLAN = Plan(
 COUNTS = ("fetched", "persisted")
 
 
-def play(to: Receiver, **changes: Any) -> list[RunReport]:
+def play(to: FakeReceiver, **changes: Any) -> list[RunReport]:
     return simulate(replace(PLAN, url=to.url, **changes), progress=lambda _: None)
 
 
-def pages(to: Receiver) -> list[dict[str, Any]]:
+def pages(to: FakeReceiver) -> list[dict[str, Any]]:
     return [event for event in to.events if event["event"] == "sync_job_run:record"]
 
 
 def test_a_run_is_told_from_created_to_completed() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to)
 
     assert to.actions[:2] == ["created", "started"]
@@ -61,11 +61,11 @@ def test_a_run_is_told_from_created_to_completed() -> None:
     assert sum(stat["list"]["persisted"] for stat in final["resource_stats"].values()) == 200
     assert sum(len(page["payload"]["records"]) for page in pages(to)) == sum(report.fetched.values()) == 200
     assert all(page["payload"]["sync_job_run_id"] == report.sync_job_run_id for page in pages(to))
-    assert report.answers == Counter(accepted=len(to.bodies))
+    assert report.response_counts == Counter(accepted=len(to.bodies))
 
 
 def test_every_event_has_an_id_of_its_own_and_a_later_time() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         play(to, runs=3, parallel=3)
 
     assert len({event["id"] for event in to.events}) == len(to.events)
@@ -84,7 +84,7 @@ def test_records_are_about_a_kilobyte_and_like_trutos() -> None:
 
 
 def test_children_belong_to_tickets_of_the_run() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         play(to)
 
     ids = defaultdict(set)
@@ -105,7 +105,7 @@ def test_an_answer_is_awaited_and_a_failure_tried_four_times_then_dropped() -> N
             event["payload"]["resource"], 500
         )
 
-    with receiver(answer) as to:
+    with running_receiver(answer) as to:
         [report] = play(to)
 
     tries = Counter(
@@ -143,7 +143,7 @@ def test_each_try_waits_twice_as_long_as_the_last() -> None:
         times.append(time.monotonic())
         return 503
 
-    with receiver(answer) as to:
+    with running_receiver(answer) as to:
         play(to, records=1, first_backoff_s=0.05)
 
     gaps_s = [later - earlier for earlier, later in pairwise(times)]
@@ -152,19 +152,19 @@ def test_each_try_waits_twice_as_long_as_the_last() -> None:
 
 
 def test_a_page_that_is_refused_is_tried_again_and_dropped() -> None:
-    with receiver(lambda event, _seen: 400 if event["event"].endswith(":record") else 200) as to:
+    with running_receiver(lambda event, _seen: 400 if event["event"].endswith(":record") else 200) as to:
         [report] = play(to)
 
     assert (report.dropped, report.expected, report.persisted.total()) == (12, {}, 0)
-    assert report.answers["refused"] == 4 * 12
+    assert report.response_counts["refused"] == 4 * 12
     assert to.actions[-1] == "completed"
 
 
 def test_nobody_there_is_a_failure_of_every_try() -> None:
-    [report] = simulate(replace(PLAN, url=f"http://127.0.0.1:{free_port()}/"), progress=lambda _: None)
+    [report] = simulate(replace(PLAN, url=f"http://127.0.0.1:{find_free_port()}/"), progress=lambda _: None)
 
     assert (report.dropped, report.expected) == (12, {})
-    assert set(report.answers) == {"failed"}
+    assert set(report.response_counts) == {"failed"}
 
 
 @pytest.mark.parametrize("said", [b"ok", b"", b"\xff\xfe\xff", b"[]", b'{"status": null}'])
@@ -172,15 +172,16 @@ def test_answers_of_another_receiver_count_by_their_status(said: bytes) -> None:
     def answer(event: dict[str, Any], _seen: int) -> int:
         return 400 if event["event"] == "sync_job_run:started" else 200
 
-    with receiver(answer, said=said) as to:
+    with running_receiver(answer, response_body=said) as to:
         [report] = play(to)
 
-    assert (report.status, report.answers) == ("refused", Counter(accepted=1, refused=1))
+    assert (report.status, report.response_counts) == ("refused", Counter(accepted=1, refused=1))
 
 
 def test_a_400_to_started_stops_the_run_whatever_it_says() -> None:
-    with receiver(
-        lambda event, _seen: 400 if event["event"].endswith("started") else 200, said=b'{"status": "no"}'
+    with running_receiver(
+        lambda event, _seen: 400 if event["event"].endswith("started") else 200,
+        response_body=b'{"status": "no"}',
     ) as to:
         [report] = play(to)
 
@@ -189,15 +190,15 @@ def test_a_400_to_started_stops_the_run_whatever_it_says() -> None:
 
 
 def test_a_refused_run_stops_at_once() -> None:
-    with receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
+    with running_receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
         [report] = play(to)
 
     assert to.actions == ["created", "started"]
-    assert (report.status, report.answers) == ("refused", Counter(accepted=1, refused=1))
+    assert (report.status, report.response_counts) == ("refused", Counter(accepted=1, refused=1))
 
 
 def test_a_stop_midway_ends_with_stopped() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, stop_after=0.3)
 
     assert (to.actions[-1], report.status) == ("stopped", "stopped")
@@ -206,16 +207,16 @@ def test_a_stop_midway_ends_with_stopped() -> None:
 
 
 def test_duplicates_are_the_same_bytes() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, duplicates=0.5)
 
     counts = Counter(to.bodies)
     assert set(counts.values()) == {1, 2}
-    assert report.answers["duplicate"] == sum(count == 2 for count in counts.values())
+    assert report.response_counts["duplicate"] == sum(count == 2 for count in counts.values())
 
 
 def test_a_duplicate_may_come_after_the_next_page() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         play(to, duplicates=1.0)
 
     first: dict[str, int] = {}
@@ -233,7 +234,7 @@ def test_what_was_given_up_never_comes_again() -> None:
     def answer(event: dict[str, Any], seen: int) -> int:
         return 503 if event["event"] == "sync_job_run:record" and seen < 4 else 200
 
-    with receiver(answer) as to:
+    with running_receiver(answer) as to:
         [report] = play(to, duplicates=1.0)
 
     assert set(Counter(page["id"] for page in pages(to)).values()) == {4}
@@ -241,7 +242,7 @@ def test_what_was_given_up_never_comes_again() -> None:
 
 
 def test_reordered_pages_keep_their_time() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         play(to, reordering=0.5)
 
     times = [page["created_at"] for page in pages(to)]
@@ -250,7 +251,7 @@ def test_reordered_pages_keep_their_time() -> None:
 
 
 def test_lost_pages_are_fetched_and_never_sent() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, lost=0.4, duplicates=0.3, reordering=0.3)
 
     arrived = {page["id"]: len(page["payload"]["records"]) for page in pages(to)}
@@ -265,7 +266,7 @@ def test_lost_pages_are_fetched_and_never_sent() -> None:
 
 
 def test_the_same_seed_loses_the_same() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         first, second, third = (play(to, seed=seed, lost=0.5)[0].lost for seed in ("a", "a", "b"))
 
     assert first == second != third
@@ -273,7 +274,7 @@ def test_the_same_seed_loses_the_same() -> None:
 
 @pytest.mark.parametrize(("changes", "ended"), [({}, "completed"), ({"stop_after": 0.5}, "stopped")])
 def test_the_last_pages_come_late_and_are_not_in_the_final_stats(changes: dict[str, Any], ended: str) -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, late=3, lost=0.1, **changes)
 
     assert to.actions[-4:] == [ended, "record", "record", "record"]
@@ -287,10 +288,10 @@ def test_the_last_pages_come_late_and_are_not_in_the_final_stats(changes: dict[s
 
 
 def test_pages_come_late_after_a_stop_that_nobody_planned() -> None:
-    stages: list[Stage] = []
+    stages: list[SimulationSession] = []
 
     @contextmanager
-    def beside(stage: Stage) -> Iterator[None]:
+    def beside(stage: SimulationSession) -> Iterator[None]:
         stages.append(stage)
         yield
 
@@ -299,7 +300,7 @@ def test_pages_come_late_after_a_stop_that_nobody_planned() -> None:
             stages[0].runs[0].stop()
         return 200
 
-    with receiver(answer) as to:
+    with running_receiver(answer) as to:
         [report] = simulate(replace(PLAN, url=to.url, late=2), progress=lambda _: None, beside=beside)
 
     assert to.actions[-4:] == ["record", "stopped", "record", "record"]
@@ -309,7 +310,7 @@ def test_pages_come_late_after_a_stop_that_nobody_planned() -> None:
 
 
 def test_a_run_of_fewer_pages_than_are_late_ends_before_any_of_them() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, records=3, late=50)
 
     assert to.actions == ["created", "started", "updated", "completed", *["record"] * 3]
@@ -317,7 +318,7 @@ def test_a_run_of_fewer_pages_than_are_late_ends_before_any_of_them() -> None:
 
 
 def test_an_endless_run_ends_without_a_word() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, endless=True)
 
     assert set(to.actions) == {"created", "started", "record", "updated"}
@@ -326,7 +327,7 @@ def test_an_endless_run_ends_without_a_word() -> None:
 
 
 def test_changes_come_again_newer_and_the_newest_is_expected() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, changes=0.4, reordering=0.5)
 
     newest: dict[tuple[str, str], tuple[str, Any]] = {}
@@ -334,14 +335,14 @@ def test_changes_come_again_newer_and_the_newest_is_expected() -> None:
         for record in page["payload"]["records"]:
             key = (page["payload"]["resource"], record["id"])
             if key not in newest or newest[key][0] <= page["created_at"]:
-                newest[key] = (page["created_at"], digest(record))
+                newest[key] = (page["created_at"], digest_record(record))
     assert len(newest) < 160
     assert report.expected == newest
 
 
 @pytest.mark.parametrize(("batched", "events"), [(False, 7), (True, 3)])
 def test_record_errors_single_and_batched(batched: bool, events: int) -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, record_errors=7, batched_errors=batched)
 
     sent = [event["payload"] for event in to.events if event["event"] == "sync_job_run:record_error"]
@@ -353,17 +354,17 @@ def test_record_errors_single_and_batched(batched: bool, events: int) -> None:
 
 
 def test_record_errors_that_are_given_up_are_dropped() -> None:
-    with receiver(lambda event, _seen: 503 if event["event"].endswith("record_error") else 200) as to:
+    with running_receiver(lambda event, _seen: 503 if event["event"].endswith("record_error") else 200) as to:
         [report] = play(to, record_errors=4)
 
     assert (report.record_errors, report.dropped) == (0, 4)
 
 
 def test_forged_requests_are_counted_apart() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         [report] = play(to, forged=6)
 
-    assert report.answers["unauthorized"] == 6
+    assert report.response_counts["unauthorized"] == 6
     assert report.dropped == 0
     assert sorted(map(is_well_formed, to.forged)) == [False] * 4 + [True] * 2
     assert "" in to.forged
@@ -371,22 +372,22 @@ def test_forged_requests_are_counted_apart() -> None:
 
 def is_well_formed(header: str) -> bool:
     try:
-        parse_header(header)
+        parse_signature_header(header)
     except SignatureError:
         return False
     return True
 
 
 def test_forged_requests_do_not_need_pages() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         reports = play(to, records=2, runs=6, forged=9)
 
-    assert sum(report.answers["unauthorized"] for report in reports) == 9
+    assert sum(report.response_counts["unauthorized"] for report in reports) == 9
 
 
 @pytest.mark.parametrize(("encoding", "with_format", "length"), [("hex", True, 80), ("base64", False, 46)])
 def test_signatures_in_the_spelling_asked_for(encoding: Any, with_format: bool, length: int) -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         play(to, encoding=encoding, with_format=with_format)
 
     assert {len(signature) for signature in to.signatures} == {length}
@@ -394,7 +395,7 @@ def test_signatures_in_the_spelling_asked_for(encoding: Any, with_format: bool, 
 
 def test_the_same_seed_plays_the_same() -> None:
     def ids(seed: str) -> list[str]:
-        with receiver() as to:
+        with running_receiver() as to:
             play(to, seed=seed, duplicates=0.2, reordering=0.2, changes=0.2)
             return [event["id"] for event in to.events]
 
@@ -402,7 +403,7 @@ def test_the_same_seed_plays_the_same() -> None:
 
 
 def test_accounts_and_records_are_shared_out() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         reports = play(to, runs=3, accounts=2, records=100)
 
     assert len({report.integrated_account_id for report in reports}) == 2
@@ -411,7 +412,7 @@ def test_accounts_and_records_are_shared_out() -> None:
 
 
 def test_runs_of_a_plan_are_of_one_job_and_one_webhook() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         reports = play(to, runs=3)
 
     assert len({report.sync_job_id for report in reports}) == 1
@@ -424,7 +425,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def command(to: Receiver, *words: str) -> Result:
+def command(to: FakeReceiver, *words: str) -> Result:
     return CliRunner().invoke(
         main, ["simulate", "--url", to.url, "--secret", SECRET, "--records", "40", *words]
     )
@@ -432,7 +433,7 @@ def command(to: Receiver, *words: str) -> Result:
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_the_command_prints_one_object() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         ran = command(to, "--json", "--record-errors", "2", "--forged", "3", "--resource", "crm/contacts:get")
 
     printed = json.loads(ran.stdout)
@@ -446,7 +447,7 @@ def test_the_command_prints_one_object() -> None:
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_the_command_prints_a_line_a_resource() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         ran = command(to)
 
     assert ran.exit_code == 0
@@ -455,7 +456,7 @@ def test_the_command_prints_a_line_a_resource() -> None:
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_the_command_tells_what_was_lost_and_is_fine_with_it() -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         as_object = command(to, "--lost", "1", "--late", "1", "--endless", "--json")
         as_text = command(to, "--lost", "1")
 
@@ -468,7 +469,7 @@ def test_the_command_tells_what_was_lost_and_is_fine_with_it() -> None:
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_the_command_fails_where_a_run_is_refused() -> None:
-    with receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
+    with running_receiver(lambda event, _seen: 400 if event["event"].endswith("started") else 200) as to:
         ran = command(to, "--json")
 
     assert ran.exit_code == 1
@@ -480,7 +481,7 @@ def test_the_command_fails_where_a_run_is_refused() -> None:
     "words", [("--url", "localhost:8000"), ("--resource", ":list"), ("--duplicates", "2")]
 )
 def test_the_command_refuses_what_cannot_be_played(words: tuple[str, str]) -> None:
-    with receiver() as to:
+    with running_receiver() as to:
         ran = command(to, *words)
 
     assert ran.exit_code == 2
@@ -489,12 +490,12 @@ def test_the_command_refuses_what_cannot_be_played(words: tuple[str, str]) -> No
 
 
 def test_ctrl_c_ends_the_command_in_the_middle_of_its_runs(tmp_path: Path) -> None:
-    with receiver(lambda _event, _seen: 503) as to:
+    with running_receiver(lambda _event, _seen: 503) as to:
         words = ["simulate", "--url", to.url, "--secret", SECRET, "--runs", "4", "--parallel", "2"]
         with subprocess.Popen(
             [sys.executable, "-m", "app.cli", *words],
             cwd=tmp_path,
-            env=environment() | {"PYTHONPATH": str(ROOT)},
+            env=make_environment() | {"PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
         ) as ran:

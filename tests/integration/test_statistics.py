@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.store.facts import Settlement
+from app.store.facts import DeliveryResult
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival, Delivery, State, Verdict
-from app.store.pending import Worklist
-from app.store.results import Ledger
+from app.store.models import Delivery, DeliveryState, IncomingDelivery, StateChange
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
 from app.store.schema import deliveries
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -32,27 +32,27 @@ def store(postgres_url: str) -> Iterator[Store]:
     engine.dispose()
 
 
-def put(store: Store, state: State) -> list[UUID]:
+def put(store: Store, state: DeliveryState) -> list[UUID]:
     arrivals = [
-        Arrival(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
+        IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
         for number in range(MANY)
     ]
     return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]
 
 
-def entries_read(store: Store) -> int:
+def count_entries_read(store: Store) -> int:
     with store.connect() as connection:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
     with store.connect() as connection:
-        found = connection.execute(
+        result = connection.execute(
             text("SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = :name"),
             {"name": deliveries.name},
         )
-        return int(found.scalar_one())
+        return int(result.scalar_one())
 
 
-def settled(delivery: Delivery) -> Settlement:
-    return Settlement(Verdict(delivery.id, "settled", 1, "", due_at=NOW))
+def settled(delivery: Delivery) -> DeliveryResult:
+    return DeliveryResult(StateChange(delivery.id, "settled", 1, "", due_at=NOW))
 
 
 def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Store) -> None:
@@ -60,15 +60,15 @@ def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Sto
     with store.begin() as connection:
         connection.execute(text(f"ANALYZE {deliveries.name}"))
     ids = put(store, "pending")[:IN_A_JOB]
-    worklist, before = Worklist(store), entries_read(store)
+    worklist, before = PendingDeliveries(store), count_entries_read(store)
 
-    claimed = worklist.claim(ids, holder="worker", now=NOW, lease_s=40)
-    assert len(claimed) == worklist.release("worker", now=NOW) == IN_A_JOB
-    claimed = worklist.claim(ids, holder="worker", now=NOW, lease_s=40)
-    assert len(Ledger(store).settle([settled(delivery) for delivery in claimed], now=NOW)) == IN_A_JOB
-    assert worklist.oldest_pending() == THEN
+    claimed = worklist.lease(ids, worker="worker", now=NOW, lease_s=40)
+    assert len(claimed) == worklist.release_worker("worker", now=NOW) == IN_A_JOB
+    claimed = worklist.lease(ids, worker="worker", now=NOW, lease_s=40)
+    assert len(DeliveryResults(store).save([settled(delivery) for delivery in claimed], now=NOW)) == IN_A_JOB
+    assert worklist.find_oldest_received_at() == THEN
 
-    assert entries_read(store) - before < FEW
+    assert count_entries_read(store) - before < FEW
 
 
 def test_what_is_settled_is_swept_up_as_soon_however_large_the_inbox(store: Store) -> None:

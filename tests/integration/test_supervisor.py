@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.cli.local.supervisor import Supervisor
-from tests.support.processes import ROOT, descendants, is_alive
+from tests.support.processes import ROOT, find_descendants, is_alive
 from tests.support.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"]
@@ -26,8 +26,8 @@ STUBBORN = [
 @pytest.fixture
 def children() -> Callable[[], set[int]]:
     """The processes that a test started: not those of the session."""
-    others = set(descendants(os.getpid()))
-    return lambda: {pid for pid in descendants(os.getpid()) if is_alive(pid)} - others
+    others = set(find_descendants(os.getpid()))
+    return lambda: {pid for pid in find_descendants(os.getpid()) if is_alive(pid)} - others
 
 
 def started(folder: Path, count: int = 1) -> None:
@@ -52,7 +52,7 @@ def test_a_child_that_ends_is_started_again(tmp_path: Path, children: Callable[[
         os.kill(child, signal.SIGKILL)
 
         def is_back() -> bool:
-            supervisor.watch()
+            supervisor.restart_exited()
             return bool(children() - {child})
 
         wait_until(is_back)
@@ -66,7 +66,7 @@ def test_a_fault_in_the_loop_ends_the_children_too(tmp_path: Path, children: Cal
     def supervise() -> None:
         with Supervisor(tmp_path) as supervisor:
             supervisor.start("child", SLEEP, os.environ)
-            supervisor.start("brief", [sys.executable, "-c", "pass"], os.environ, on_end=fail)
+            supervisor.start("brief", [sys.executable, "-c", "pass"], os.environ, on_exit=fail)
             supervisor.run()
 
     with pytest.raises(RuntimeError, match="the loop broke"):
@@ -122,7 +122,7 @@ def test_a_child_that_keeps_failing_is_started_less_and_less_often(tmp_path: Pat
         supervisor.start("failing", [sys.executable, "-S", "-c", "raise SystemExit(7)"], os.environ)
 
         def has_failed_twice() -> bool:
-            supervisor.watch()
+            supervisor.restart_exited()
             return len(logs) == 2
 
         wait_until(has_failed_twice)
@@ -164,7 +164,7 @@ def supervise(folder: Path, where: str, child: list[str]) -> subprocess.Popen[st
 def test_a_second_signal_leaves_no_child_behind(tmp_path: Path, number: int) -> None:
     say = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True)); print('here', flush=True)\nwhile True: time.sleep(60)"
     with supervise(tmp_path, "loop", [sys.executable, "-c", say]) as process:
-        family = descendants(process.pid)
+        family = find_descendants(process.pid)
         assert len(family) == 1
 
         process.send_signal(number)
@@ -180,7 +180,7 @@ def test_a_signal_before_the_loop_stops_children_and_cleans_up(
     tmp_path: Path, number: int, code: int
 ) -> None:
     with supervise(tmp_path, "start", SLEEP) as process:
-        family = descendants(process.pid)
+        family = find_descendants(process.pid)
         assert len(family) == 1
 
         process.send_signal(number)
@@ -193,7 +193,7 @@ def test_a_signal_before_the_loop_stops_children_and_cleans_up(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent was killed")
 def test_killing_the_supervisor_ends_its_children(tmp_path: Path) -> None:
     with supervise(tmp_path, "loop", SLEEP) as process:
-        family = descendants(process.pid)
+        family = find_descendants(process.pid)
         assert len(family) == 1
 
         process.kill()
@@ -208,4 +208,4 @@ def test_nothing_is_imported_from_where_a_child_runs(tmp_path: Path) -> None:
         supervisor.start("child", [sys.executable, "-P", *SLEEP[1:]], os.environ)
         started(tmp_path)
 
-    assert "imported" not in supervisor.output()
+    assert "imported" not in supervisor.read_output()

@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 
 from app.database.engine import open_store
 from tests.support.postgres import PostgresServer
-from tests.support.processes import ROOT, descendants, is_alive
+from tests.support.processes import ROOT, find_descendants, is_alive
 from tests.support.server import Server
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -42,15 +42,15 @@ def test_valkey_is_a_process_of_our_own(valkey: ValkeyServer, redis_url: str) ->
 
     assert said["process_id"] == valkey.pid
     assert said["valkey_version"].startswith("9.")
-    assert valkey.pid in descendants(os.getpid())
+    assert valkey.pid in find_descendants(os.getpid())
 
 
 def test_postgresql_is_a_process_of_our_own(postgres: PostgresServer, postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
-        assert connection.info.backend_pid in descendants(postgres.pid)
+        assert connection.info.backend_pid in find_descendants(postgres.pid)
         assert connection.info.server_version // 10_000 == 18
 
-    assert postgres.pid in descendants(os.getpid())
+    assert postgres.pid in find_descendants(os.getpid())
 
 
 @pytest.mark.parametrize("turn", ["first", "second"])
@@ -83,7 +83,7 @@ def test_no_other_user_reaches_a_server(valkey: ValkeyServer, postgres_url: str)
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_nothing_is_left_of_a_server_that_is_ended(server: Server, end: str) -> None:
-    family = [server.pid, *descendants(server.pid)]
+    family = [server.pid, *find_descendants(server.pid)]
     assert all(map(is_alive, family))
 
     getattr(server, end)()
@@ -140,7 +140,7 @@ time.sleep(60)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "started\n"
-        family = descendants(owner.pid)
+        family = find_descendants(owner.pid)
         assert len(family) > 4
 
         os.kill(owner.pid, signal.SIGKILL)
@@ -156,9 +156,9 @@ def test_a_server_that_cannot_start_shows_its_log_and_is_gone(
     folder: Path, start: Callable[[Path], Server], in_the_way: str, complaint: str
 ) -> None:
     (folder / in_the_way / "x").mkdir(parents=True)
-    before = descendants(os.getpid())
+    before = find_descendants(os.getpid())
 
     with pytest.raises(AssertionError, match=complaint):
         start(folder)
 
-    assert set(descendants(os.getpid())) <= set(before)
+    assert set(find_descendants(os.getpid())) <= set(before)

@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
-from app.truto.client import Client
-from app.truto.run_log import LogEntry, windows
-from app.truto.runs import Stats, read_stats
+from app.truto.client import TrutoClient
+from app.truto.run_log import LogEntry, split_time_range
+from app.truto.runs import RecordCounts, read_resource_stats
 from app.truto.webhooks import Webhook
 
 TOKEN = "8c0ff23e-never-shown"
@@ -24,12 +24,12 @@ RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
 Reply = tuple[int, dict[str, str], bytes]
 
 
-class Truto:
+class FakeTruto:
     """Gives these replies, one a request, and notes what it was asked."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
         self.waited: list[float] = []
         truto = self
@@ -40,7 +40,7 @@ class Truto:
                 if not self.raw_requestline or not self.parse_request():
                     self.close_connection = True
                     return
-                truto.asked.append((self.command, self.path))
+                truto.requests.append((self.command, self.path))
                 truto.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
                 assert self.headers["Authorization"] == f"Bearer {TOKEN}"
                 status, headers, body = truto.replies.pop(0)
@@ -57,7 +57,7 @@ class Truto:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def says(self, *answers: object, status: int = 200, **headers: str) -> None:
+    def reply_with(self, *answers: object, status: int = 200, **headers: str) -> None:
         """Reply to the next requests with these, as JSON unless they are bytes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         for answer in answers:
@@ -70,15 +70,15 @@ class Truto:
 
 
 @pytest.fixture
-def truto() -> Iterator[Truto]:
-    server = Truto()
+def truto() -> Iterator[FakeTruto]:
+    server = FakeTruto()
     yield server
     server.close()
 
 
 @pytest.fixture
-def api(truto: Truto) -> Iterator[TrutoApi]:
-    with Client(truto.url, TOKEN, sleep=truto.waited.append) as client:
+def api(truto: FakeTruto) -> Iterator[TrutoApi]:
+    with TrutoClient(truto.url, TOKEN, sleep=truto.waited.append) as client:
         yield TrutoApi(client)
 
 
@@ -133,20 +133,20 @@ DOCUMENTED = {
 THEN = datetime(2021, 8, 10, 10, 0, tzinfo=UTC)
 
 
-def test_the_documented_answer_is_read_field_by_field(truto: Truto, api: TrutoApi) -> None:
-    truto.says(DOCUMENTED)
+def test_the_documented_answer_is_read_field_by_field(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with(DOCUMENTED)
 
     run = api.stop_run(RUN)
 
-    assert truto.asked == [("DELETE", f"/sync-job-run/{RUN}")]
+    assert truto.requests == [("DELETE", f"/sync-job-run/{RUN}")]
     times = dict.fromkeys(("created_at", "updated_at", "started_at", "finished_at"), THEN)
     expected = {**DOCUMENTED, **times}
     job = {**DOCUMENTED["sync_job"], "created_at": THEN, "updated_at": THEN}  # type: ignore[dict-item]  # an object
     assert run.model_dump() == {**expected, "sync_job": job}
-    assert read_stats(run.resource_stats) == {
-        ("crm/contacts", "list"): Stats(100, 100),
-        ("crm/deals", "list"): Stats(100, 0),
-        ("crm/deals", "get"): Stats(100, 100),
+    assert read_resource_stats(run.resource_stats) == {
+        ("crm/contacts", "list"): RecordCounts(100, 100),
+        ("crm/deals", "list"): RecordCounts(100, 0),
+        ("crm/deals", "get"): RecordCounts(100, 100),
     }
 
 
@@ -162,29 +162,29 @@ def test_the_documented_answer_is_read_field_by_field(truto: Truto, api: TrutoAp
     ],
 )
 def test_what_truto_refuses_is_told_and_not_asked_again(
-    truto: Truto, api: TrutoApi, status: int, hint: str
+    truto: FakeTruto, api: TrutoApi, status: int, hint: str
 ) -> None:
-    truto.says({"message": "it is so"}, status=status)
+    truto.reply_with({"message": "it is so"}, status=status)
 
     with pytest.raises(TrutoRefused, match=f"{status}.*{hint}.*it is so") as refusal:
         api.get_run(RUN)
 
     assert refusal.value.http_status == status
     assert TOKEN not in str(refusal.value)
-    assert len(truto.asked) == 1
+    assert len(truto.requests) == 1
 
 
-def test_patience_is_kept_as_long_as_truto_asks_for(truto: Truto, api: TrutoApi) -> None:
-    truto.says({}, status=429, Retry_After="10")
-    truto.says({"id": RUN})
+def test_patience_is_kept_as_long_as_truto_asks_for(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({}, status=429, Retry_After="10")
+    truto.reply_with({"id": RUN})
 
     assert api.start_run({"sync_job_id": "j"}).id == RUN
     assert truto.waited == [10]
     assert truto.bodies == [b'{"sync_job_id":"j"}'] * 2
 
 
-def test_more_patience_than_a_command_has_is_an_error(truto: Truto, api: TrutoApi) -> None:
-    truto.says({}, status=429, Retry_After="3600")
+def test_more_patience_than_a_command_has_is_an_error(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({}, status=429, Retry_After="3600")
 
     with pytest.raises(TrutoUnavailable, match="429"):
         api.get_run(RUN)
@@ -195,29 +195,29 @@ def test_more_patience_than_a_command_has_is_an_error(truto: Truto, api: TrutoAp
 @pytest.mark.parametrize("ask", [TrutoApi.get_run, TrutoApi.stop_run])
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_failure_of_truto_is_asked_about_again_where_twice_is_as_good_as_once(
-    truto: Truto, api: TrutoApi, ask: Callable[[TrutoApi, str], object], status: int
+    truto: FakeTruto, api: TrutoApi, ask: Callable[[TrutoApi, str], object], status: int
 ) -> None:
-    truto.says(*[b"<html>oops</html>"] * 4, status=status)
+    truto.reply_with(*[b"<html>oops</html>"] * 4, status=status)
 
     with pytest.raises(TrutoUnavailable, match=str(status)) as failure:
         ask(api, RUN)
 
     assert "oops" not in str(failure.value)
-    assert len(truto.asked) == 4
+    assert len(truto.requests) == 4
     assert truto.waited == sorted(truto.waited)
 
 
-def test_a_run_is_never_started_twice(truto: Truto, api: TrutoApi) -> None:
-    truto.says({}, status=500)
+def test_a_run_is_never_started_twice(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({}, status=500)
 
     with pytest.raises(TrutoUnavailable):
         api.start_run({})
 
-    assert len(truto.asked) == 1
+    assert len(truto.requests) == 1
 
 
-def test_what_a_customers_saas_says_is_neither_told_nor_asked_again(truto: Truto, api: TrutoApi) -> None:
-    truto.says({"truto_is_remote_error": True, "message": "Ada Lovelace is unknown"}, status=502)
+def test_what_a_customers_saas_says_is_neither_told_nor_asked_again(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({"truto_is_remote_error": True, "message": "Ada Lovelace is unknown"}, status=502)
 
     with pytest.raises(TrutoRefused, match="502") as refusal:
         api.get_run(RUN)
@@ -226,15 +226,17 @@ def test_what_a_customers_saas_says_is_neither_told_nor_asked_again(truto: Truto
 
 
 @pytest.mark.parametrize("answer", [b"<html>a portal</html>", b"", b"[1]", b"null"])
-def test_an_answer_that_is_no_object_blames_the_address(truto: Truto, api: TrutoApi, answer: bytes) -> None:
-    truto.says(answer)
+def test_an_answer_that_is_no_object_blames_the_address(
+    truto: FakeTruto, api: TrutoApi, answer: bytes
+) -> None:
+    truto.reply_with(answer)
 
     with pytest.raises(TrutoRefused, match="TRUTO_API_URL"):
         api.get_run(RUN)
 
 
-def test_an_object_that_is_no_run_is_told(truto: Truto, api: TrutoApi) -> None:
-    truto.says({"status": "running"})
+def test_an_object_that_is_no_run_is_told(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({"status": "running"})
 
     with pytest.raises(TrutoRefused, match="no sync job run"):
         api.get_run(RUN)
@@ -244,7 +246,7 @@ def test_an_address_where_nobody_answers_is_told_after_four_attempts() -> None:
     waited: list[float] = []
 
     with (
-        Client(f"http://127.0.0.1:{free_port()}", TOKEN, sleep=waited.append) as client,
+        TrutoClient(f"http://127.0.0.1:{find_free_port()}", TOKEN, sleep=waited.append) as client,
         pytest.raises(TrutoUnavailable, match=r"127\.0\.0\.1 cannot be reached"),
     ):
         TrutoApi(client).start_run({})
@@ -252,27 +254,27 @@ def test_an_address_where_nobody_answers_is_told_after_four_attempts() -> None:
     assert len(waited) == 3
 
 
-def test_an_id_cannot_lead_elsewhere(truto: Truto, api: TrutoApi) -> None:
-    truto.says({"id": "x"})
+def test_an_id_cannot_lead_elsewhere(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({"id": "x"})
 
     api.get_run("../webhook/1?x=y")
 
-    assert truto.asked == [("GET", "/sync-job-run/..%2Fwebhook%2F1%3Fx%3Dy")]
+    assert truto.requests == [("GET", "/sync-job-run/..%2Fwebhook%2F1%3Fx%3Dy")]
 
 
-def test_lists_are_read_to_their_end(truto: Truto, api: TrutoApi) -> None:
-    truto.says({"results": [{"id": "1"}, {"id": "2"}], "next_cursor": "a&b"})
-    truto.says({"result": [{"id": "3"}, "odd", {}], "next_cursor": None})
+def test_lists_are_read_to_their_end(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({"results": [{"id": "1"}, {"id": "2"}], "next_cursor": "a&b"})
+    truto.reply_with({"result": [{"id": "3"}, "odd", {}], "next_cursor": None})
 
     assert [run.id for run in api.list_runs({"status": "running"})] == ["1", "2", "3"]
-    assert truto.asked == [
+    assert truto.requests == [
         ("GET", "/sync-job-run?status=running&limit=100"),
         ("GET", "/sync-job-run?status=running&limit=100&next_cursor=a%26b"),
     ]
 
 
-def test_a_cursor_that_comes_again_ends_the_list(truto: Truto, api: TrutoApi) -> None:
-    truto.says(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
+def test_a_cursor_that_comes_again_ends_the_list(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
 
     assert [run.id for run in api.list_runs({})] == ["1", "1"]
 
@@ -290,8 +292,8 @@ DOCUMENTED_HOOK = {
 }
 
 
-def test_a_webhook_is_read_as_documented(truto: Truto, api: TrutoApi) -> None:
-    truto.says(DOCUMENTED_HOOK)
+def test_a_webhook_is_read_as_documented(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with(DOCUMENTED_HOOK)
 
     assert api.get_webhook(HOOK) == Webhook(
         id=HOOK,
@@ -299,26 +301,30 @@ def test_a_webhook_is_read_as_documented(truto: Truto, api: TrutoApi) -> None:
         is_active=False,
         event_types=("sync_job_run:completed", "sync_job_run:failed"),
     )
-    assert truto.asked == [("GET", f"/webhook/{HOOK}")]
+    assert truto.requests == [("GET", f"/webhook/{HOOK}")]
 
 
 @pytest.mark.parametrize(
     "rest", [{}, {"target_url": None, "is_active": "yes", "event_types": {"a": 1}, "secret": []}]
 )
-def test_a_webhook_may_tell_nothing_but_its_id(truto: Truto, api: TrutoApi, rest: dict[str, object]) -> None:
-    truto.says({"id": HOOK, **rest})
+def test_a_webhook_may_tell_nothing_but_its_id(
+    truto: FakeTruto, api: TrutoApi, rest: dict[str, object]
+) -> None:
+    truto.reply_with({"id": HOOK, **rest})
 
     assert api.get_webhook(HOOK) == Webhook(HOOK)
 
 
-def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(truto: Truto, api: TrutoApi) -> None:
-    truto.says({**DOCUMENTED_HOOK, "secret": "once-only"})
+def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(
+    truto: FakeTruto, api: TrutoApi
+) -> None:
+    truto.reply_with({**DOCUMENTED_HOOK, "secret": "once-only"})
 
     created = api.create_webhook("https://example.com/webhooks/truto", ["sync_job_run:record"])
 
     assert created.secret == "once-only"
     assert "once-only" not in repr(created)
-    assert truto.asked == [("POST", "/webhook")]
+    assert truto.requests == [("POST", "/webhook")]
     assert json.loads(truto.bodies[0]) == {
         "target_url": "https://example.com/webhooks/truto",
         "is_active": True,
@@ -326,8 +332,8 @@ def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(truto: Tru
     }
 
 
-def test_an_object_that_is_no_webhook_is_told_without_its_secret(truto: Truto, api: TrutoApi) -> None:
-    truto.says({"secret": "once-only"})
+def test_an_object_that_is_no_webhook_is_told_without_its_secret(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({"secret": "once-only"})
 
     with pytest.raises(TrutoRefused, match="no webhook") as refusal:
         api.create_webhook("https://example.com", [])
@@ -335,21 +341,21 @@ def test_an_object_that_is_no_webhook_is_told_without_its_secret(truto: Truto, a
     assert "once-only" not in str(refusal.value)
 
 
-def test_a_webhook_is_never_created_twice(truto: Truto, api: TrutoApi) -> None:
-    truto.says({}, status=502)
+def test_a_webhook_is_never_created_twice(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({}, status=502)
 
     with pytest.raises(TrutoUnavailable):
         api.create_webhook("https://example.com", [])
 
-    assert len(truto.asked) == 1
+    assert len(truto.requests) == 1
 
 
-def test_a_webhook_is_switched_on_though_truto_fails_once(truto: Truto, api: TrutoApi) -> None:
-    truto.says({}, status=502)
-    truto.says({**DOCUMENTED_HOOK, "is_active": True})
+def test_a_webhook_is_switched_on_though_truto_fails_once(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with({}, status=502)
+    truto.reply_with({**DOCUMENTED_HOOK, "is_active": True})
 
     assert api.activate_webhook(HOOK).is_active is True
-    assert truto.asked == [("PATCH", f"/webhook/{HOOK}")] * 2
+    assert truto.requests == [("PATCH", f"/webhook/{HOOK}")] * 2
     assert truto.bodies == [b'{"is_active":true}'] * 2
 
 
@@ -357,20 +363,20 @@ def test_a_webhook_is_switched_on_though_truto_fails_once(truto: Truto, api: Tru
     ("answer", "expected"), [({"success": True}, True), ({"success": False}, False), ({}, False)]
 )
 def test_a_test_says_whether_the_receiver_took_it(
-    truto: Truto, api: TrutoApi, answer: dict[str, bool], expected: bool
+    truto: FakeTruto, api: TrutoApi, answer: dict[str, bool], expected: bool
 ) -> None:
-    truto.says(answer)
+    truto.reply_with(answer)
 
     assert api.test_webhook(HOOK) is expected
-    assert truto.asked == [("POST", "/webhook/test")]
+    assert truto.requests == [("POST", "/webhook/test")]
     assert json.loads(truto.bodies[0]) == {"id": HOOK}
 
 
-def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: Truto, api: TrutoApi) -> None:
+def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: FakeTruto, api: TrutoApi) -> None:
     lost = {"resource": "crm/contacts", "method": "list", "status": "failed", "num_records": 100}
     lost |= {"webhook_successful": False, "webhook_status": 503, "retry_count": 3, "logs": []}
-    truto.says({"result": [lost], "next_cursor": "next"})
-    truto.says({"result": [{"resource": "deals", "num_records": 7, "status": "completed"}]})
+    truto.reply_with({"result": [lost], "next_cursor": "next"})
+    truto.reply_with({"result": [{"resource": "deals", "num_records": 7, "status": "completed"}]})
 
     entries = list(api.read_log(RUN, since=THEN, until=THEN + timedelta(hours=1)))
 
@@ -378,7 +384,7 @@ def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: Truto, ap
         LogEntry("crm/contacts", "list", 100, False, 503, 3, "failed"),
         LogEntry("deals", "", 7, None, None, 0, "completed"),
     ]
-    asked = [dict(parse_qsl(urlsplit(path).query)) for _, path in truto.asked]
+    asked = [dict(parse_qsl(urlsplit(path).query)) for _, path in truto.requests]
     assert asked[0] == {
         "log_type": "rapid_bridge",
         "log_type_filter[sync_job_run_id]": RUN,
@@ -389,17 +395,17 @@ def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: Truto, ap
     assert asked[1] == {**asked[0], "next_cursor": "next"}
 
 
-def test_a_cursor_that_comes_again_ends_the_log(truto: Truto, api: TrutoApi) -> None:
-    truto.says(*[{"result": [{}], "next_cursor": "same"}] * 2)
+def test_a_cursor_that_comes_again_ends_the_log(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with(*[{"result": [{}], "next_cursor": "same"}] * 2)
 
     assert len(list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1)))) == 2
 
 
-def test_log_entries_may_be_anything(truto: Truto, api: TrutoApi) -> None:
+def test_log_entries_may_be_anything(truto: FakeTruto, api: TrutoApi) -> None:
     odd = {"resource": [], "method": {}, "status": True, "num_records": "7", "retry_count": -1}
     odd |= {"webhook_successful": "yes", "webhook_status": "200"}
-    truto.says({"result": [None, 1, "x", [], {}, odd]})
-    truto.says({"result": {"resource": "crm/contacts"}})
+    truto.reply_with({"result": [None, 1, "x", [], {}, odd]})
+    truto.reply_with({"result": {"resource": "crm/contacts"}})
 
     found = [list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1))) for _ in range(2)]
 
@@ -407,8 +413,8 @@ def test_log_entries_may_be_anything(truto: Truto, api: TrutoApi) -> None:
     assert found == [[nothing, replace(nothing, num_records=7, http_status=200)], []]
 
 
-def test_a_long_span_is_asked_for_a_month_at_a_time(truto: Truto, api: TrutoApi) -> None:
-    truto.says(*[{"result": [{"resource": str(place)}]} for place in range(3)])
+def test_a_long_span_is_asked_for_a_month_at_a_time(truto: FakeTruto, api: TrutoApi) -> None:
+    truto.reply_with(*[{"result": [{"resource": str(place)}]} for place in range(3)])
 
     found = [entry.resource for entry in api.read_log(RUN, since=THEN, until=THEN + timedelta(days=70))]
 
@@ -419,7 +425,7 @@ def test_a_long_span_is_asked_for_a_month_at_a_time(truto: Truto, api: TrutoApi)
 def test_windows_leave_no_instant_out(days: float) -> None:
     until = (THEN + timedelta(days=days)).astimezone(timezone(timedelta(hours=2)))
 
-    found = [tuple(map(datetime.fromisoformat, window)) for window in windows(THEN, until)]
+    found = [tuple(map(datetime.fromisoformat, window)) for window in split_time_range(THEN, until)]
 
     assert all(end - start <= timedelta(days=30) for start, end in found)
     assert [found[0][0], found[-1][1]] == [THEN, until] if days else found == []
@@ -427,6 +433,6 @@ def test_windows_leave_no_instant_out(days: float) -> None:
     assert all(start + timedelta(milliseconds=1) == end for (_, end), (start, _) in pairwise(found))
 
 
-def test_nothing_is_asked_about_a_span_that_is_none(truto: Truto, api: TrutoApi) -> None:
+def test_nothing_is_asked_about_a_span_that_is_none(truto: FakeTruto, api: TrutoApi) -> None:
     assert list(api.read_log(RUN, since=THEN, until=THEN)) == []
-    assert truto.asked == []
+    assert truto.requests == []

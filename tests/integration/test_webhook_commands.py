@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.config.settings import WebhookSecret, read_settings
 from app.database.engine import open_store
-from app.store.facts import RunSeen
+from app.store.facts import RunUpdate
 from app.store.migrate import migrate
-from app.store.runs import RunBook
-from tests.integration.test_simulated_api import TOKEN, Played, played
-from tests.support.fake_receiver import Receiver, receiver
+from app.store.runs import Runs
+from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
+from tests.support.fake_receiver import FakeReceiver, running_receiver
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 
 TARGET = "https://sync.example.com/webhooks/truto"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -32,25 +32,25 @@ Rapidbridge = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def to() -> Iterator[Receiver]:
-    with receiver() as made:
+def to() -> Iterator[FakeReceiver]:
+    with running_receiver() as made:
         yield made
 
 
 @pytest.fixture
-def play(to: Receiver) -> Iterator[Played]:
-    with played(to, records=1) as made:
+def play(to: FakeReceiver) -> Iterator[FinishedRuns]:
+    with finished_runs(to, records=1) as made:
         yield made
 
 
 @pytest.fixture
-def rapidbridge(play: Played, tmp_path: Path) -> Rapidbridge:
+def rapidbridge(play: FinishedRuns, tmp_path: Path) -> Rapidbridge:
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        told = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN, **settings}
+        variables = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN, **settings}
         return subprocess.run(
             [sys.executable, "-m", "app.cli", "webhook", *words],
             cwd=tmp_path,
-            env=environment(**told) | {"PYTHONPATH": str(ROOT)},
+            env=make_environment(**variables) | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -61,14 +61,14 @@ def rapidbridge(play: Played, tmp_path: Path) -> Rapidbridge:
     return run
 
 
-def secret_of(play: Played, webhook_id: str) -> str:
+def secret_of(play: FinishedRuns, webhook_id: str) -> str:
     webhook = play.stage.webhooks.get(webhook_id)
     assert webhook
     return webhook.secret
 
 
 def test_a_created_webhook_is_told_with_its_secret_ready_to_paste(
-    rapidbridge: Rapidbridge, play: Played
+    rapidbridge: Rapidbridge, play: FinishedRuns
 ) -> None:
     ran = rapidbridge("create", "--url", TARGET)
 
@@ -82,7 +82,7 @@ def test_a_created_webhook_is_told_with_its_secret_ready_to_paste(
     assert rapidbridge("show", made.id).returncode == 0
 
 
-def test_a_created_webhook_as_json(rapidbridge: Rapidbridge, play: Played) -> None:
+def test_a_created_webhook_as_json(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
     ran = rapidbridge("create", "--url", TARGET, "--events", "sync_job_run:record,test", "--json")
 
     told = json.loads(ran.stdout)
@@ -93,7 +93,7 @@ def test_a_created_webhook_as_json(rapidbridge: Rapidbridge, play: Played) -> No
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
 def test_a_secret_goes_into_the_file_and_nowhere_else(
-    rapidbridge: Rapidbridge, play: Played, tmp_path: Path, as_json: tuple[str, ...]
+    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path, as_json: tuple[str, ...]
 ) -> None:
     file = tmp_path / "settings.env"
     file.write_text(f"# ours\nPORT=9000\nTRUTO_WEBHOOK_SECRET={OLD}  # the first\nMAINTENANCE='x'\n")
@@ -129,7 +129,7 @@ def test_a_new_file_is_nobody_elses(rapidbridge: Rapidbridge, tmp_path: Path) ->
 
 @pytest.mark.parametrize("file", ["none/.env", "broken.env"])
 def test_nothing_is_created_whose_secret_could_not_be_kept(
-    rapidbridge: Rapidbridge, play: Played, tmp_path: Path, file: str
+    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path, file: str
 ) -> None:
     (tmp_path / "broken.env").write_text('TRUTO_WEBHOOK_SECRET="a\nb"\n')
 
@@ -137,7 +137,7 @@ def test_nothing_is_created_whose_secret_could_not_be_kept(
 
     assert ran.returncode == 2
     assert ran.stderr.startswith("--env-file: ")
-    assert ("POST", "/webhook") not in play.asked
+    assert ("POST", "/webhook") not in play.requests
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_nothing_is_created_whose_secret_could_not_be_kept(
     [("http://sync.example.com/webhooks/truto", "HTTPS"), ("https://localhost/webhooks/truto", "tunnel")],
 )
 def test_a_target_that_truto_cannot_reach_is_refused(
-    rapidbridge: Rapidbridge, play: Played, url: str, hint: str
+    rapidbridge: Rapidbridge, play: FinishedRuns, url: str, hint: str
 ) -> None:
     ran = rapidbridge("create", "--url", url)
 
     assert ran.returncode == 2
     assert hint in ran.stderr
-    assert not play.asked
+    assert not play.requests
 
 
-def test_a_creation_that_truto_refuses_names_the_events(rapidbridge: Rapidbridge, play: Played) -> None:
+def test_a_creation_that_truto_refuses_names_the_events(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
     play.faults.append(422)
 
     ran = rapidbridge("create", "--url", TARGET)
@@ -163,8 +163,8 @@ def test_a_creation_that_truto_refuses_names_the_events(rapidbridge: Rapidbridge
     assert "sync_job_run:stopped" in ran.stderr
 
 
-def test_a_webhook_is_switched_on_again(rapidbridge: Rapidbridge, play: Played) -> None:
-    play.ask("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
+def test_a_webhook_is_switched_on_again(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
+    play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
 
     off = rapidbridge("show", play.webhook_id)
     on = rapidbridge("reactivate", play.webhook_id)
@@ -179,7 +179,7 @@ def test_a_webhook_is_switched_on_again(rapidbridge: Rapidbridge, play: Played) 
     assert "HTTPS" in told["target_fault"]
 
 
-def test_a_webhook_that_lacks_events_is_bad_news(rapidbridge: Rapidbridge, play: Played) -> None:
+def test_a_webhook_that_lacks_events_is_bad_news(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
     made = play.api.create_webhook(TARGET, ["sync_job_run:record"])
 
     ran = rapidbridge("show", made.id, UNKNOWN)
@@ -190,13 +190,13 @@ def test_a_webhook_that_lacks_events_is_bad_news(rapidbridge: Rapidbridge, play:
 
 
 def test_without_an_id_the_pinned_and_the_seen_are_shown(
-    rapidbridge: Rapidbridge, play: Played, tmp_path: Path
+    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path
 ) -> None:
     nothing = rapidbridge("show")
     pinned = play.api.create_webhook(TARGET, ["sync_job_run:*"])
     store = open_store(f"sqlite:///{tmp_path}/var/rapidbridge.db")
     migrate(store)
-    RunBook(store).note(RunSeen("r", "j", "a", "e", datetime.now(UTC), play.webhook_id))
+    Runs(store).upsert(RunUpdate("r", "j", "a", "e", datetime.now(UTC), play.webhook_id))
     store.dispose()
 
     ran = rapidbridge("show", "--json", TRUTO_WEBHOOK_SECRET=f"{pinned.id}={pinned.secret},{OLD}")
@@ -208,7 +208,9 @@ def test_without_an_id_the_pinned_and_the_seen_are_shown(
     assert pinned.secret not in ran.stdout + ran.stderr
 
 
-def test_a_test_event_reaches_the_receiver(rapidbridge: Rapidbridge, play: Played, to: Receiver) -> None:
+def test_a_test_event_reaches_the_receiver(
+    rapidbridge: Rapidbridge, play: FinishedRuns, to: FakeReceiver
+) -> None:
     ran = rapidbridge("test", play.webhook_id)
 
     assert (ran.returncode, to.events[-1]["event"]) == (0, "test")
@@ -219,11 +221,11 @@ def test_a_test_event_that_is_not_taken_is_bad_news(tmp_path: Path) -> None:
     def answer(event: dict[str, Any], _seen: int) -> int:
         return 503 if event["event"] == "test" else 200
 
-    with receiver(answer) as to, played(to, records=1) as play:
+    with running_receiver(answer) as to, finished_runs(to, records=1) as play:
         ran = subprocess.run(
             [sys.executable, "-m", "app.cli", "webhook", "test", play.webhook_id, "--json"],
             cwd=ROOT,
-            env=environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
+            env=make_environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
             capture_output=True,
             text=True,
             check=False,
@@ -254,8 +256,8 @@ def test_without_a_token_nothing_is_asked(rapidbridge: Rapidbridge) -> None:
 def test_listen_prints_what_arrives_until_it_is_told_to_stop(
     tmp_path: Path, number: int, words: tuple[str, ...]
 ) -> None:
-    port = str(free_port())
-    settings = environment(TRUTO_API_TOKEN=TOKEN, TRUTO_API_URL="http://127.0.0.1:1")
+    port = str(find_free_port())
+    settings = make_environment(TRUTO_API_TOKEN=TOKEN, TRUTO_API_URL="http://127.0.0.1:1")
 
     with Command(
         ["app.cli", "webhook", "listen", "--port", port, *words], folder=tmp_path, environment=settings
@@ -266,7 +268,7 @@ def test_listen_prints_what_arrives_until_it_is_told_to_stop(
         sent = subprocess.run(
             [sys.executable, "-m", "app.cli", *simulate],
             cwd=tmp_path,
-            env=environment(PORT=port) | {"PYTHONPATH": str(ROOT)},
+            env=make_environment(PORT=port) | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,

@@ -24,21 +24,21 @@ from rq.webhook import Webhook
 from sqlalchemy import text
 
 from app.cli.local.supervisor import Supervisor
-from app.cli.local.valkey import valkey_command
+from app.cli.local.valkey import build_valkey_command
 from app.database.engine import Store, open_store
 from app.errors import QueueUnavailable
-from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MOST_JOBS, QUEUE_NAME, DeliveryQueue, connect
+from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, QUEUE_NAME, DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
+from app.store.models import IncomingDelivery
 from app.web.enqueuer import NewDelivery
-from tests.support.crashing_worker import DEADLY
-from tests.support.forbidden_jobs import SPRUNG
-from tests.support.processes import ROOT, Command, descendants, is_alive
+from tests.support.crashing_worker import CRASHING_RECORD_ID
+from tests.support.forbidden_jobs import FORBIDDEN_JOB_RAN_KEY
+from tests.support.processes import ROOT, Command, find_descendants, is_alive
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import environment
+from tests.support.web_process import make_environment
 from workers.background.sweeper import Sweeper
 
 
@@ -57,7 +57,7 @@ def inbox(store: Store) -> Inbox:
 
 @pytest.fixture
 def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterator[Command]:
-    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=redis_url)
+    settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=redis_url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
         wait_until(lambda: redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
         yield command
@@ -66,7 +66,7 @@ def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterat
 def put(inbox: Inbox, number: int | str) -> UUID:
     payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
-    arrival = Arrival(
+    arrival = IncomingDelivery(
         body,
         hashlib.sha256(body).digest(),
         datetime.now(UTC),
@@ -88,7 +88,7 @@ def test_what_is_enqueued_is_delivered(worker: Command, inbox: Inbox, redis: Red
 
     enqueue(redis, ids)
 
-    wait_until(lambda: inbox.count().get("settled") == 100, what=lambda: worker.log)
+    wait_until(lambda: inbox.count_by_state().get("settled") == 100, what=lambda: worker.log)
     assert "Traceback" not in worker.log
 
 
@@ -96,7 +96,7 @@ def test_what_was_never_enqueued_is_found_by_the_sweeper(worker: Command, inbox:
     for number in range(50):
         put(inbox, number)
 
-    wait_until(lambda: inbox.count().get("settled") == 50, timeout_s=30, what=lambda: worker.log)
+    wait_until(lambda: inbox.count_by_state().get("settled") == 50, timeout_s=30, what=lambda: worker.log)
 
 
 def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis) -> None:
@@ -104,7 +104,7 @@ def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis)
     enqueue(redis, ids)
     redis.flushall()
 
-    wait_until(lambda: inbox.count().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
+    wait_until(lambda: inbox.count_by_state().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
 
 
 def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redis: Redis) -> None:
@@ -120,18 +120,18 @@ def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
     redis: Redis, store: Store, inbox: Inbox, is_wiped: bool
 ) -> None:
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
-    sweeper.sweep()
-    arrival = Arrival(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC), "pending")
+    sweeper.run_once()
+    arrival = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC), "pending")
     inbox.put([arrival])
     if is_wiped:
-        sweeper.sweep()
+        sweeper.run_once()
         redis.flushall()
     else:
         redis.config_set("maxmemory", 1)
-        sweeper.sweep()
+        sweeper.run_once()
         redis.config_set("maxmemory", 0)
 
-    sweeper.sweep()
+    sweeper.run_once()
 
     assert redis.llen(f"rq:queue:{QUEUE_NAME}") == 1
 
@@ -162,16 +162,16 @@ def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) 
 def test_a_backlog_does_not_fill_redis(redis: Redis, store: Store, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     arrivals = [
-        Arrival(b"%d" % number, b"", long_ago, "pending", event_id=str(number))
-        for number in range((MOST_JOBS + 100) * IDS_PER_JOB)
+        IncomingDelivery(b"%d" % number, b"", long_ago, "pending", event_id=str(number))
+        for number in range((MAX_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(arrivals)
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 
     for _ in range(5):
-        sweeper.sweep()
+        sweeper.run_once()
 
-    assert redis.llen(f"rq:queue:{QUEUE_NAME}") <= MOST_JOBS + 32
+    assert redis.llen(f"rq:queue:{QUEUE_NAME}") <= MAX_JOBS + 32
 
 
 @pytest.mark.parametrize("way", ["function", "pickle", "method"])
@@ -214,14 +214,14 @@ def test_a_job_cannot_bring_callbacks_or_webhooks(
 
         with pytest.raises(TimeoutError):
             listener.accept()
-    assert redis.get(SPRUNG) is None
+    assert redis.get(FORBIDDEN_JOB_RAN_KEY) is None
 
 
 def _outlive(worker: Command, redis: Redis, inbox: Inbox) -> None:
     """Return when the workers have been through the queue and still deliver."""
     wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to be taken")
     enqueue(redis, [put(inbox, 1)])
-    wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
+    wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
@@ -229,16 +229,16 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
     tmp_path: Path, redis: Redis, store: Store, inbox: Inbox, number: signal.Signals
 ) -> None:
     path = redis.connection_pool.connection_kwargs["path"]
-    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
+    settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
     command = [sys.executable, "-m", "tests.support.crashing_worker", str(int(number)), "at a record"]
-    enqueue(redis, [put(inbox, 1), put(inbox, DEADLY), put(inbox, 2)])
+    enqueue(redis, [put(inbox, 1), put(inbox, CRASHING_RECORD_ID), put(inbox, 2)])
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})
 
         def is_over() -> bool:
-            supervisor.watch()
+            supervisor.restart_exited()
             if not supervisor.is_alive("deadly"):
                 # Nobody is at it: let its lease be over, for the test's sake.
                 with store.begin() as connection:
@@ -246,22 +246,22 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
                     connection.execute(
                         text("UPDATE rapidbridge_deliveries SET due_at = '2026-01-01 00:00:00'")
                     )
-                sweeper.sweep()
-            return "pending" not in inbox.count()
+                sweeper.run_once()
+            return "pending" not in inbox.count_by_state()
 
-        wait_until(is_over, timeout_s=40, what=supervisor.output)
+        wait_until(is_over, timeout_s=40, what=supervisor.read_output)
 
-    assert inbox.count() == {"settled": 2, "dead": 1, "duplicate": 0}
+    assert inbox.count_by_state() == {"settled": 2, "dead": 1, "duplicate": 0}
 
 
 def test_sigterm_stops_everything_at_once(worker: Command) -> None:
-    assert len(descendants(worker.pid)) >= 2
+    assert len(find_descendants(worker.pid)) >= 2
 
     assert worker.stop(signal.SIGTERM) == 0
 
 
 def test_a_killed_parent_takes_its_workers_along(worker: Command) -> None:
-    family = descendants(worker.pid)
+    family = find_descendants(worker.pid)
     assert len(family) >= 2
 
     worker.stop(signal.SIGKILL)
@@ -270,29 +270,29 @@ def test_a_killed_parent_takes_its_workers_along(worker: Command) -> None:
 
 
 def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox) -> None:
-    before = descendants(worker.pid)
+    before = find_descendants(worker.pid)
     os.kill(before[0], signal.SIGKILL)
 
     wait_until(
-        lambda: len(set(descendants(worker.pid)) - {before[0]}) == 2,
+        lambda: len(set(find_descendants(worker.pid)) - {before[0]}) == 2,
         what=lambda: f"another worker\n{worker.log}",
     )
     ids = [put(inbox, number) for number in range(20)]
     enqueue(redis, ids)
-    wait_until(lambda: inbox.count().get("settled") == 20, what=lambda: worker.log)
+    wait_until(lambda: inbox.count_by_state().get("settled") == 20, what=lambda: worker.log)
 
 
 def test_workers_without_redis_say_so_and_come_up_with_it(tmp_path: Path, store: Store, inbox: Inbox) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rb-"))
-    _, url = valkey_command(folder)
-    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=url)
+    _, url = build_valkey_command(folder)
+    settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=url)
     put(inbox, 1)
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
         command.wait_for("worker.without_redis")
         command.wait_for("sweep.failed")
         server = ValkeyServer(folder)
-        wait_until(lambda: inbox.count().get("settled") == 1, timeout_s=30, what=lambda: command.log)
+        wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=30, what=lambda: command.log)
         assert "Traceback" not in command.log
 
     server.stop()
@@ -302,4 +302,4 @@ def test_workers_without_redis_say_so_and_come_up_with_it(tmp_path: Path, store:
 def test_a_dead_redis_is_told_in_seconds(tmp_path: Path) -> None:
 
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
-        DeliveryQueue(connect(f"unix://{tmp_path}/none.sock", tls_verify=True)).has_room()
+        DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True)).has_capacity()

@@ -4,17 +4,17 @@ import signal
 import sys
 import threading
 
-from app.config.load import read_setup
+from app.config.load import read_config
 from app.database.engine import open_store
-from app.logs import set_up_logs
-from app.store.notification_outbox import Outbox
-from tests.support.crash_points import Death
-from workers.background.notification_sender import Notifier
+from app.logs import configure_logging
+from app.store.notification_outbox import NotificationOutbox
+from tests.support.crash_points import CrashPoint
+from workers.background.notification_sender import NotificationDispatcher
 
 if __name__ == "__main__":
-    set_up_logs()
-    setup = read_setup()
+    configure_logging()
+    setup = read_config()
     for step in sys.argv[1:]:
-        Death(signal.SIGKILL).before(Outbox, step)
-    Notifier(open_store(setup.settings.database_url), setup.routes.notify).start()
+        CrashPoint(signal.SIGKILL).crash_before(NotificationOutbox, step)
+    NotificationDispatcher(open_store(setup.settings.database_url), setup.routes.notify).start()
     threading.Event().wait()

@@ -8,17 +8,17 @@ from pathlib import Path
 from app.cli.prune import prune
 from app.store import archive, pruner
 from app.store import retention as pruning
-from tests.support.crash_points import Death
+from tests.support.crash_points import CrashPoint
 
-STEPS: Mapping[str, Callable[[Death], None]] = {
-    "archiving": lambda death: death.before(archive, "_store"),
-    "beside": lambda death: death.before(Path, "replace"),
-    "archived": lambda death: death.before(pruner, "remove"),
+STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
+    "archiving": lambda death: death.crash_before(archive, "_write_file"),
+    "beside": lambda death: death.crash_before(Path, "replace"),
+    "archived": lambda death: death.crash_before(pruner, "prune_bodies"),
     # Bodies are gone in a transaction that is not committed yet.
-    "removing": lambda death: death.after(pruning, "_hold"),
-    "removed": lambda death: death.after(pruner, "remove"),
+    "removing": lambda death: death.crash_after(pruning, "_lock_prunable"),
+    "removed": lambda death: death.crash_after(pruner, "prune_bodies"),
 }
 
 if __name__ == "__main__":
-    STEPS[sys.argv[1]](Death(signal.SIGKILL))
+    STEPS[sys.argv[1]](CrashPoint(signal.SIGKILL))
     prune(sys.argv[2:])

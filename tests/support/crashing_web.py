@@ -16,22 +16,22 @@ from werkzeug.wsgi import ClosingIterator
 
 from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
-from app.store.models import Arrival, Receipt
+from app.store.models import IncomingDelivery, Receipt
 from app.web.failover_inbox import FailoverInbox
-from tests.support.crash_points import Death
+from tests.support.crash_points import CrashPoint
 from tests.support.waiting import wait_until
 
-_senders = int(os.environ["DEADLY_SENDERS"])
-_death = Death(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))
+_sender_count = int(os.environ["DEADLY_SENDERS"])
+_crash_point = CrashPoint(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))
 _groups: list[int] = []
-_answered: list[None] = []
+_sent_responses: list[None] = []
 _commit = FailoverInbox._commit
 
 
-def _commit_groups(self: FailoverInbox, arrivals: Sequence[Arrival]) -> Sequence[Receipt]:
+def _commit_groups(self: FailoverInbox, arrivals: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
     """Commit, but let the first commit take until everybody else waits for the next."""
-    if not (_groups or _death.is_over):
-        wait_until(lambda: len(arrivals) + self._commits.waiting == _senders, what="all senders")
+    if not (_groups or _crash_point.has_crashed):
+        wait_until(lambda: len(arrivals) + self._commits.waiting == _sender_count, what="all senders")
     _groups.append(len(arrivals))
     return _commit(self, arrivals)
 
@@ -40,31 +40,33 @@ def _is_shared(*_: object) -> bool:
     return _groups[-1] > 1
 
 
-def _are_all_answered(*_: object) -> bool:
-    if not _death.is_over:
-        wait_until(lambda: len(_answered) == _senders, what="all senders to be answered")
+def _wait_until_all_answered(*_: object) -> bool:
+    if not _crash_point.has_crashed:
+        wait_until(lambda: len(_sent_responses) == _sender_count, what="all senders to be answered")
     return True
 
 
-def _before_the_commit(death: Death) -> None:
+def _crash_before_commit(crash_point: CrashPoint) -> None:
     # SQLAlchemy tells of it before the database does it. In SQLite the rows are there, and nobody sees them;
     # PostgreSQL commits with the statement that brings them.
     def before_statement(connection: Connection, *_: object) -> None:
         if connection.dialect.name == "postgresql" and _groups and _is_shared():
-            death.die()
+            crash_point.crash()
 
     event.listen(Engine, "before_cursor_execute", before_statement)
-    event.listen(Engine, "commit", lambda _: death.die() if _groups and _is_shared() else None)
+    event.listen(Engine, "commit", lambda _: crash_point.crash() if _groups and _is_shared() else None)
 
 
-STEPS: Mapping[str, Callable[[Death], None]] = {
-    "before the commit": _before_the_commit,
-    "after the commit": lambda death: death.after(Inbox, "put", when=_is_shared),
-    "after the answers": lambda death: death.before(DeliveryQueue, "enqueue", when=_are_all_answered),
+STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
+    "before the commit": _crash_before_commit,
+    "after the commit": lambda death: death.crash_after(Inbox, "put", when=_is_shared),
+    "after the answers": lambda death: death.crash_before(
+        DeliveryQueue, "enqueue", when=_wait_until_all_answered
+    ),
 }
 
 FailoverInbox._commit = _commit_groups  # type: ignore[method-assign]  # so that there is a group
-STEPS[os.environ["DEADLY_STEP"]](_death)
+STEPS[os.environ["DEADLY_STEP"]](_crash_point)
 # Only now: it is built when it is imported.
 _application = importlib.import_module("app.web.wsgi").app
 
@@ -74,4 +76,4 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     answer: Iterable[bytes] = _application(environ, start_response)
     if environ["REQUEST_METHOD"] != "POST":
         return answer
-    return ClosingIterator(answer, lambda: _answered.append(None))
+    return ClosingIterator(answer, lambda: _sent_responses.append(None))

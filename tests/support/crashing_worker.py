@@ -21,20 +21,20 @@ from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.sqlite import SQLite
 from app.store import results as ledger
 from app.store.inbox import Inbox
-from app.store.pending import Worklist
-from app.store.results import Ledger
-from tests.support.crash_points import Death
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
+from tests.support.crash_points import CrashPoint
 from workers import main
 
-DEADLY = "deadly"
+CRASHING_RECORD_ID = "deadly"
 
 
-def _is_deadly(_sink: SqlSink, batch: Batch, *_: object) -> bool:
+def _has_crashing_record(_sink: SqlSink, batch: Batch, *_: object) -> bool:
     # As by a crash in a library or for want of memory.
-    return any(record.value["id"] == DEADLY for record in batch.records)
+    return any(record.value["id"] == CRASHING_RECORD_ID for record in batch.records)
 
 
-def _while_splitting(death: Death) -> None:
+def _crash_while_splitting(crash_point: CrashPoint) -> None:
     statements = count(1)
 
     def is_third(_dialect: Dialect, connection: Connection, *_: object) -> bool:
@@ -42,46 +42,46 @@ def _while_splitting(death: Death) -> None:
         return connection.in_nested_transaction() and next(statements) == 3
 
     for dialect in (PostgreSQL, SQLite):
-        death.before(dialect, "upsert", when=is_third)
+        crash_point.crash_before(dialect, "upsert", when=is_third)
 
 
-STEPS: Mapping[str, Callable[[Death], None]] = {
-    "at a record": lambda death: death.before(SqlSink, "write", when=_is_deadly),
-    "popped": lambda death: death.before(SimpleWorker, "execute_job"),
-    "started": lambda death: death.before(Worklist, "claim"),
-    "claimed": lambda death: death.before(Inbox, "read_stored"),
-    "in the database": lambda death: death.after(SqlSink, "write"),
-    "in a file": lambda death: death.after(FilesSink, "write"),
-    "beside the file": lambda death: death.before(
+STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
+    "at a record": lambda death: death.crash_before(SqlSink, "write", when=_has_crashing_record),
+    "popped": lambda death: death.crash_before(SimpleWorker, "execute_job"),
+    "started": lambda death: death.crash_before(PendingDeliveries, "lease"),
+    "claimed": lambda death: death.crash_before(Inbox, "read_stored"),
+    "in the database": lambda death: death.crash_after(SqlSink, "write"),
+    "in a file": lambda death: death.crash_after(FilesSink, "write"),
+    "beside the file": lambda death: death.crash_before(
         Path, "replace", when=lambda path, *_: path.suffix == ".part"
     ),
-    "splitting": _while_splitting,
+    "splitting": _crash_while_splitting,
     # Everything is in the ledger's transaction, which is not committed yet.
-    "settling": lambda death: death.after(ledger, "settle"),
-    "settled": lambda death: death.after(Ledger, "settle"),
+    "settling": lambda death: death.crash_after(ledger, "write_state_changes"),
+    "settled": lambda death: death.crash_after(DeliveryResults, "save"),
 }
 
 
-def work(number: str, step: str, marker: str = "") -> None:
+def run_worker(signal_number: str, step: str, marker: str = "") -> None:
     """Run one worker until its end."""
-    STEPS[step](Death(int(number), Path(marker) if marker else None))
+    STEPS[step](CrashPoint(int(signal_number), Path(marker) if marker else None))
     main.main()
 
 
-def supervise(arguments: Sequence[str]) -> None:
+def run_supervised(arguments: Sequence[str]) -> None:
     """Run `rapidbridge worker`, but with such workers."""
     start = Supervisor.start
 
-    def start_deadly(self: Supervisor, name: str, _: object, *rest: object, **options: object) -> None:
+    def start_crashing(self: Supervisor, name: str, _: object, *rest: object, **options: object) -> None:
         command = [sys.executable, "-m", "tests.support.crashing_worker", *arguments]
         start(self, name, command, *rest, **options)  # type: ignore[arg-type]  # passed on as they came
 
-    Supervisor.start = start_deadly  # type: ignore[method-assign,assignment]  # the fault
+    Supervisor.start = start_crashing  # type: ignore[method-assign,assignment]  # the fault
     worker([])
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "supervised":
-        supervise(sys.argv[2:])
+        run_supervised(sys.argv[2:])
     else:
-        work(*sys.argv[1:])
+        run_worker(*sys.argv[1:])

@@ -12,24 +12,24 @@ from sqlalchemy import func, select, text, update
 
 from app.config.routes_file import read_routes
 from app.database.engine import open_store
-from app.runs.reconciliation import Account, account_for
-from app.sinks import Sinks
+from app.runs.reconciliation import Reconciliation, reconcile_counts
+from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Arrival
-from app.store.run_totals import Figures, read_figures
-from app.store.runs import RunBook
+from app.store.models import IncomingDelivery
+from app.store.run_totals import RunTotals, read_run_totals
+from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import read_envelope
-from workers.delivery.processor import Deliverer
+from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
-BAD = "no object"
+INVALID_RECORD = "no object"
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 
 
-class Stock:
+class DeliveredStore:
     """A store, a database sink "main" in the same database, a files sink "lake", and what came."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -45,29 +45,33 @@ class Stock:
         self.store = open_store(url)
         migrate(self.store)
         self.inbox = Inbox(self.store)
-        self.sinks = Sinks(self.routes)
-        self.worker = Deliverer(self.store, self.routes, self.sinks.open, name="worker")
+        self.sinks = SinkRegistry(self.routes)
+        self.worker = DeliveryProcessor(self.store, self.routes, self.sinks.open, name="worker")
 
     def close(self) -> None:
         self.sinks.close()
         self.store.dispose()
 
-    def arrival(self, name: str, event: str = "record", *, days_ago: float = 0, **payload: Any) -> Arrival:
+    def make_delivery(
+        self, name: str, event: str = "record", *, days_ago: float = 0, **payload: Any
+    ) -> IncomingDelivery:
         inner = {"sync_job_run_id": "r", "integrated_account_id": "a1", "resource": "crm/contacts"}
         inner |= {"method": "list", **payload}
         about = {"id": name, "event": f"sync_job_run:{event}", "created_at": "2026-11-24T10:00:00Z"}
         body = json.dumps(about | {"payload": inner}).encode()
         envelope = read_envelope(body)
-        found = {slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in Arrival.__slots__}
+        envelope_fields = {
+            slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in IncomingDelivery.__slots__
+        }
         at = NOW - timedelta(days=days_ago)
-        return Arrival(body, hashlib.sha256(body).digest(), at, "pending", **found)
+        return IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **envelope_fields)
 
-    def put(self, name: str, event: str = "record", **about: Any) -> UUID:
+    def put(self, name: str, event: str = "record", **overrides: Any) -> UUID:
         """Receive one body, as the web process does."""
-        return self.inbox.put([self.arrival(name, event, **about)])[0].delivery_id
+        return self.inbox.put([self.make_delivery(name, event, **overrides)])[0].delivery_id
 
-    def deliver(self, name: str, event: str = "record", **about: Any) -> UUID:
-        delivery = self.put(name, event, **about)
+    def deliver(self, name: str, event: str = "record", **overrides: Any) -> UUID:
+        delivery = self.put(name, event, **overrides)
         self.worker.deliver([delivery])
         return delivery
 
@@ -75,37 +79,37 @@ class Stock:
         with self.store.begin() as connection:
             connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(state=state))
 
-    def fill(self, account: str, run: str, *, days_ago: float = 0) -> list[UUID]:
+    def add_run(self, account: str, run: str, *, days_ago: float = 0) -> list[UUID]:
         """Have a run that completes, with a dead record of each kind, a record error, and one unrouted page."""
         ids: dict[str, Any] = {"integrated_account_id": account, "sync_job_run_id": run, "days_ago": days_ago}
-        told = {"id": run, "args": {"email": f"{account}@example.com"}}
+        run_payload = {"id": run, "args": {"email": f"{account}@example.com"}}
         return [
-            self.deliver(f"{run} 1", records=[{"id": f"{run}-1", "name": account}, BAD], **ids),
+            self.deliver(f"{run} 1", records=[{"id": f"{run}-1", "name": account}, INVALID_RECORD], **ids),
             self.deliver(f"{run} 2", records=[{"id": f"{run}-2", "name": account}], **ids),
             self.deliver(f"{run} 3", records=[{"id": "u"}], resource="hr/people", **ids),
             self.deliver(f"{run} 4", "record_error", error={"message": f"{account} is away"}, **ids),
-            self.deliver(f"{run} 5", "completed", **told, **ids, resource_stats=STATS),
+            self.deliver(f"{run} 5", "completed", **run_payload, **ids, resource_stats=STATS),
         ]
 
-    def totals(self, runs: Sequence[str]) -> list[tuple[Figures, Account]]:
+    def read_totals(self, runs: Sequence[str]) -> list[tuple[RunTotals, Reconciliation]]:
         """Return what runs add up to, and what that means."""
-        figures, book = read_figures(self.store, runs), RunBook(self.store)
-        found = []
-        for each in runs:
-            run = book.get(each)
-            assert run, each
-            figure = figures[each]
-            ordered = Figures(sorted(figure.arrived, key=str), sorted(figure.sinks, key=str), figure.errors)
-            found.append((ordered, account_for(run, ordered)))
-        return found
+        figures, book = read_run_totals(self.store, runs), Runs(self.store)
+        results = []
+        for run_id in runs:
+            run = book.get(run_id)
+            assert run, run_id
+            figure = figures[run_id]
+            ordered = RunTotals(sorted(figure.batches, key=str), sorted(figure.sinks, key=str), figure.errors)
+            results.append((ordered, reconcile_counts(run, ordered)))
+        return results
 
-    def bodies(self) -> dict[UUID, bytes]:
+    def read_bodies(self) -> dict[UUID, bytes]:
         """Return every delivery's body as it is stored."""
         with self.store.connect() as connection:
             rows = connection.execute(select(deliveries.c.id, deliveries.c.body))
             return {row.id: row.body for row in rows}
 
-    def raws(self) -> int:
+    def count_raw_records(self) -> int:
         """Count what still holds a record as it came."""
         with self.store.connect() as connection:
             return sum(
@@ -113,12 +117,12 @@ class Stock:
                 for table in (dead_records, record_errors)
             )
 
-    def accounts(self) -> dict[str, int]:
+    def count_rows_by_account(self) -> dict[str, int]:
         """Count the rows of the database sink by account."""
         with self.store.connect() as connection:
-            found = connection.execute(text('SELECT "_account", count(*) FROM crm_contacts GROUP BY 1')).all()
-        return {row[0]: row[1] for row in found}
+            rows = connection.execute(text('SELECT "_account", count(*) FROM crm_contacts GROUP BY 1')).all()
+        return {row[0]: row[1] for row in rows}
 
-    def files(self, account: str) -> int:
+    def count_files(self, account: str) -> int:
         """Count the files of an account in the files sink."""
         return len(list(self.lake.glob(f"resource=*/account={account}/**/*.jsonl")))

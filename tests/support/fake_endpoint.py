@@ -14,7 +14,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReceivedRequest:
     """One POST. id, sent_at: of its signature; "" and 0 where it is not signed."""
 
     path: str
@@ -23,21 +23,21 @@ class Heard:
     body: Any
 
 
-class Listener:
+class FakeEndpoint:
     """Answers 200, or what `answers` says next: a status with headers, or None for silence until it is closed."""
 
-    def __init__(self, before_answering: Callable[[], None] = lambda: None) -> None:
-        self.answers: list[tuple[int, dict[str, str]] | None] = []
-        self.heard: list[Heard] = []
+    def __init__(self, before_response: Callable[[], None] = lambda: None) -> None:
+        self.responses: list[tuple[int, dict[str, str]] | None] = []
+        self.requests: list[ReceivedRequest] = []
         self._closed = Event()
         listener = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                listener.heard.append(_verified(self.path, dict(self.headers.items()), body))
-                before_answering()
-                answer = listener.answers.pop(0) if listener.answers else (200, {})
+                listener.requests.append(_verify_request(self.path, dict(self.headers.items()), body))
+                before_response()
+                answer = listener.responses.pop(0) if listener.responses else (200, {})
                 if answer is None:
                     listener._closed.wait(60)
                     self.close_connection = True
@@ -49,7 +49,7 @@ class Listener:
                 self.wfile.write(b"ok")
 
             def do_GET(self) -> None:
-                listener.heard.append(Heard(self.path, "GET", 0, None))
+                listener.requests.append(ReceivedRequest(self.path, "GET", 0, None))
                 self.send_error(405)
 
             def log_message(self, *_: object) -> None:
@@ -69,15 +69,15 @@ class Listener:
         self._thread.join()
 
 
-def _verified(path: str, headers: dict[str, str], body: bytes) -> Heard:
-    told = json.loads(body)
+def _verify_request(path: str, headers: dict[str, str], body: bytes) -> ReceivedRequest:
+    message = json.loads(body)
     names = {name.lower(): value for name, value in headers.items()}
     assert names["content-type"] == "application/json"
-    if "text" in told:
+    if "text" in message:
         assert "webhook-signature" not in names
-        return Heard(path, "", 0, told)
+        return ReceivedRequest(path, "", 0, message)
     key = base64.b64decode(SECRET.partition("_")[2])
     signed = b".".join([names["webhook-id"].encode(), names["webhook-timestamp"].encode(), body])
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert names["webhook-signature"] == f"v1,{expected}"
-    return Heard(path, names["webhook-id"], int(names["webhook-timestamp"]), told)
+    return ReceivedRequest(path, names["webhook-id"], int(names["webhook-timestamp"]), message)

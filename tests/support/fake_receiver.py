@@ -8,22 +8,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from app.errors import SignatureError
-from app.truto.signature import parse_header, verify
+from app.truto.signature import parse_signature_header, verify
 
 SECRET = "s"
 
 
-class Receiver:
+class FakeReceiver:
     """Keeps what it gets; answers what `answer` says of an event and how often it came.
 
     said: the bodies of its answers, where they are not like ours.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any], int], int], said: bytes | None) -> None:
+    def __init__(self, answer: Callable[[dict[str, Any], int], int], response_body: bytes | None) -> None:
         self.bodies: list[bytes] = []
         self.signatures: list[str] = []
         self.forged: list[str] = []
-        self.said = said
+        self.response_body = response_body
         self.url = ""
         self._answer = answer
         self._lock = threading.Lock()
@@ -36,25 +36,29 @@ class Receiver:
     def actions(self) -> list[str]:
         return [event["event"].partition(":")[2] for event in self.events]
 
-    def take(self, body: bytes, signature: str) -> tuple[int, str]:
+    def receive(self, body: bytes, signature: str) -> tuple[int, str]:
         try:
-            verify(body, parse_header(signature), [SECRET])
+            verify(body, parse_signature_header(signature), [SECRET])
         except SignatureError:
             self.forged.append(signature)
             return 401, "unauthorized"
         with self._lock:
-            seen = self.bodies.count(body)
+            earlier_count = self.bodies.count(body)
             self.bodies.append(body)
             self.signatures.append(signature)
-        status = self._answer(json.loads(body), seen)
-        return status, {200: "duplicate" if seen else "accepted", 400: "refused"}.get(status, "unavailable")
+        status = self._answer(json.loads(body), earlier_count)
+        return status, {200: "duplicate" if earlier_count else "accepted", 400: "refused"}.get(
+            status, "unavailable"
+        )
 
 
 @contextmanager
-def receiver(
-    answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200, *, said: bytes | None = None
-) -> Iterator[Receiver]:
-    made = Receiver(answer, said)
+def running_receiver(
+    answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200,
+    *,
+    response_body: bytes | None = None,
+) -> Iterator[FakeReceiver]:
+    made = FakeReceiver(answer, response_body)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -63,8 +67,8 @@ def receiver(
 
         def do_POST(self) -> None:  # the library's name
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, word = made.take(body, self.headers.get("X-Truto-Signature", ""))
-            said = json.dumps({"status": word}).encode() if made.said is None else made.said
+            status, word = made.receive(body, self.headers.get("X-Truto-Signature", ""))
+            said = json.dumps({"status": word}).encode() if made.response_body is None else made.response_body
             self.send_response(status)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()

@@ -3,9 +3,9 @@
 from redis import Redis
 from rq.job import Job
 
-SPRUNG = "trap:sprung"
+FORBIDDEN_JOB_RAN_KEY = "trap:sprung"
 
 
 def spring(_job: Job, connection: Redis, *_: object) -> None:
     """A callback that leaves a trace in Redis."""
-    connection.set(SPRUNG, 1)
+    connection.set(FORBIDDEN_JOB_RAN_KEY, 1)

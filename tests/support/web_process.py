@@ -12,8 +12,8 @@ from typing import Self
 
 import httpx
 
-from app.cli.local.ports import free_port
-from app.config.settings import setting_names
+from app.cli.local.ports import find_free_port
+from app.config.settings import list_setting_names
 from app.truto.signature import sign
 from tests.support.waiting import wait_until
 
@@ -21,21 +21,21 @@ ROOT = Path(__file__).parents[2]
 SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
 
 
-def procfile_line(process: str) -> list[str]:
+def read_procfile_command(process: str) -> list[str]:
     """Return a process of the Procfile as arguments, run by this interpreter."""
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     words = shlex.split(lines[process])
     return [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
 
 
-def environment(**settings: str) -> dict[str, str]:
+def make_environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with these settings of ours and no other."""
-    names = set(setting_names())
+    names = set(list_setting_names())
     return {name: value for name, value in os.environ.items() if name not in names} | settings
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ParsedResponse:
     """What the receiver said."""
 
     http_status: int
@@ -58,13 +58,13 @@ class WebProcess:
         options: Sequence[str] = (),
         **settings: str,
     ) -> None:
-        line = procfile_line("web")
+        line = read_procfile_command("web")
         self._line = [*line[:-1], *options, application or line[-1]]
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"
         self._folder = folder
-        self._environment = environment(
+        self._environment = make_environment(
             DATABASE_URL=database_url,
             REDIS_URL=redis_url,
             PORT=str(self.port),
@@ -122,35 +122,41 @@ class WebProcess:
             raise
 
     @property
-    def connections(self) -> int:
+    def connection_count(self) -> int:
         """How many TCP connections are open to it, but for the one that `post` uses."""
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         local, established = f":{self.port:04X}", "01"
-        found = [line for line in lines if line.split()[1].endswith(local) and line.split()[3] == established]
-        return len(found) - 1
+        open_lines = [
+            line for line in lines if line.split()[1].endswith(local) and line.split()[3] == established
+        ]
+        return len(open_lines) - 1
 
-    def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> Answer:
+    def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> ParsedResponse:
         """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""
         header = sign(body, SECRET) if signature is None else signature
         headers = {b"Content-Type": b"application/json", b"User-Agent": b"truto"}
         if header:
             headers[b"X-Truto-Signature"] = header.encode("latin-1")
-        content = _pieces(body) if chunked else body
-        return answer_of(self._client.post("/webhooks/truto", content=content, headers=headers))
+        content = _split_into_chunks(body) if chunked else body
+        return parse_response(self._client.post("/webhooks/truto", content=content, headers=headers))
 
-    def request(self, method: str, path: str) -> Answer:
+    def request(self, method: str, path: str) -> ParsedResponse:
         """Ask for anything else."""
-        return answer_of(self._client.request(method, path))
+        return parse_response(self._client.request(method, path))
 
 
-def answer_of(response: httpx.Response) -> Answer:
+def parse_response(response: httpx.Response) -> ParsedResponse:
     """Read an answer, which is JSON whatever it says."""
-    said = response.json()
-    return Answer(
-        response.status_code, said["status"], said.get("delivery"), said.get("message", ""), response.headers
+    content = response.json()
+    return ParsedResponse(
+        response.status_code,
+        content["status"],
+        content.get("delivery"),
+        content.get("message", ""),
+        response.headers,
     )
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
+def _split_into_chunks(body: bytes) -> Iterator[bytes]:
     # An iterator, so that httpx sends it chunked.
     yield from (body[start : start + 65536] for start in range(0, len(body), 65536))

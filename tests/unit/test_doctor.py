@@ -12,51 +12,57 @@ from uuid import uuid4
 import click
 import pytest
 
-from app.cli.doctor.disks import file_system, free_bytes
-from app.cli.doctor.examination import examine_all
+from app.cli.doctor.disks import read_file_system, read_free_bytes
+from app.cli.doctor.examination import run_checks
 from app.cli.doctor.finding import (
-    Finding,
-    Level,
-    green,
-    judge_file_system,
-    judge_latency,
-    judge_room,
-    red,
-    yellow,
+    CheckLevel,
+    CheckResult,
+    evaluate_file_system,
+    evaluate_free_space,
+    evaluate_latency,
+    fail,
+    ok,
+    warn,
 )
-from app.cli.doctor.printing import finding_lines
-from app.cli.doctor.receiver import judge_answer, judge_state
-from app.cli.doctor.redis import QueueFacts, RedisFacts, judge_queue, judge_redis
-from app.cli.doctor.secret import judge_secrets, judge_setup
-from app.cli.doctor.store import connections_of, judge_backlog, judge_clock, judge_facts, judge_failing
-from app.cli.doctor.truto import judge_webhook
-from app.config.load import Setup
-from app.config.routes import Routes, default_routes
+from app.cli.doctor.printing import result_lines
+from app.cli.doctor.receiver import evaluate_response, evaluate_state
+from app.cli.doctor.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
+from app.cli.doctor.secret import evaluate_config, evaluate_secrets
+from app.cli.doctor.store import (
+    count_max_connections,
+    evaluate_backlog,
+    evaluate_clock,
+    evaluate_database,
+    evaluate_failing_sink,
+)
+from app.cli.doctor.truto import evaluate_webhook
+from app.config.load import Config
+from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
-from app.database.diagnostics import StoreFacts
+from app.database.diagnostics import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.store.troubles import FailingSink
-from app.truto.webhooks import EVENTS, Webhook
+from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 MIB = 1024 * 1024
 ONE, TWO = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1", "c23d97e0-2f15-4e93-b663-091c5b15116c"
 SOUND = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "transaction_read_only": "off"}
-POSTGRESQL = StoreFacts("PostgreSQL", (18, 1), 0.001, 0.1, SOUND, 100)
-REDIS = RedisFacts("Valkey", (9, 1), 0.001, "noeviction", 10 * MIB, 100 * MIB, True, "")
-QUEUE = QueueFacts(workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0)
+POSTGRESQL = DatabaseInfo("PostgreSQL", (18, 1), 0.001, 0.1, SOUND, 100)
+REDIS = RedisInfo("Valkey", (9, 1), 0.001, "noeviction", 10 * MIB, 100 * MIB, True, "")
+QUEUE = QueueInfo(workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0)
 
 
-def levels(findings: Iterable[Finding]) -> dict[str, Level]:
+def levels(results: Iterable[CheckResult]) -> dict[str, CheckLevel]:
     """What is not green, by its check; everything that is not has advice."""
-    found = list(findings)
-    assert found
-    assert all(bool(finding.advice) == (finding.level != "green") for finding in found)
-    return {finding.check: finding.level for finding in found if finding.level != "green"}
+    levels_by_check = list(results)
+    assert levels_by_check
+    assert all(bool(finding.advice) == (finding.level != "green") for finding in levels_by_check)
+    return {finding.check: finding.level for finding in levels_by_check if finding.level != "green"}
 
 
-def secrets(text: str, *, is_for_development: bool = False) -> dict[str, Level]:
+def secrets(text: str, *, is_for_development: bool = False) -> dict[str, CheckLevel]:
     known = read_settings({"TRUTO_WEBHOOK_SECRET": text}).webhook_secrets
-    findings = list(judge_secrets(known, is_for_development=is_for_development))
+    findings = list(evaluate_secrets(known, has_development_secret=is_for_development))
     shown = "".join(finding.message + finding.advice for finding in findings)
     assert not any(len(secret.value) > 8 and secret.value in shown for secret in known)
     return levels(findings)
@@ -85,7 +91,7 @@ def secrets(text: str, *, is_for_development: bool = False) -> dict[str, Level]:
         (f"{ONE},changeme", "red"),
     ],
 )
-def test_a_secret_that_is_not_trutos_is_told(text: str, level: Level | None) -> None:
+def test_a_secret_that_is_not_trutos_is_told(text: str, level: CheckLevel | None) -> None:
     assert secrets(text) == ({} if level is None else {"secret": level})
 
 
@@ -94,11 +100,11 @@ def test_a_secret_made_for_development_is_no_fault() -> None:
 
 
 def test_maintenance_is_not_forgotten() -> None:
-    def setup(**settings: str) -> Setup:
-        return Setup(read_settings(settings), default_routes("sqlite://"))
+    def setup(**settings: str) -> Config:
+        return Config(read_settings(settings), build_default_routes("sqlite://"))
 
-    assert levels(judge_setup(setup())) == {}
-    assert levels(judge_setup(setup(MAINTENANCE="we move"))) == {"maintenance": "yellow"}
+    assert levels(evaluate_config(setup())) == {}
+    assert levels(evaluate_config(setup(MAINTENANCE="we move"))) == {"maintenance": "yellow"}
 
 
 @pytest.mark.parametrize(
@@ -120,8 +126,10 @@ def test_maintenance_is_not_forgotten() -> None:
     ],
     ids=str,
 )
-def test_a_postgresql_is_judged_by_its_settings(changes: dict[str, Any], expected: dict[str, Level]) -> None:
-    assert levels(judge_facts(replace(POSTGRESQL, **changes), most_connections=20)) == expected
+def test_a_postgresql_is_judged_by_its_settings(
+    changes: dict[str, Any], expected: dict[str, CheckLevel]
+) -> None:
+    assert levels(evaluate_database(replace(POSTGRESQL, **changes), max_connections=20)) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,30 +141,32 @@ def test_a_postgresql_is_judged_by_its_settings(changes: dict[str, Any], expecte
     ],
 )
 def test_a_sqlite_is_judged_by_its_journal(
-    journal: str, version: tuple[int, ...], expected: dict[str, Level]
+    journal: str, version: tuple[int, ...], expected: dict[str, CheckLevel]
 ) -> None:
-    facts = StoreFacts("SQLite", version, 0.0, settings={"journal_mode": journal, "synchronous": "2"})
+    facts = DatabaseInfo("SQLite", version, 0.0, settings={"journal_mode": journal, "synchronous": "2"})
 
-    assert levels(judge_facts(facts, most_connections=20)) == expected
+    assert levels(evaluate_database(facts, max_connections=20)) == expected
 
 
 @pytest.mark.parametrize(
     ("ahead_s", "level"),
     [(0, "green"), (1.9, "green"), (-2.1, "yellow"), (29, "yellow"), (31, "red"), (-99, "red")],
 )
-def test_clocks_that_differ_are_told(ahead_s: float, level: Level) -> None:
-    assert judge_clock(ahead_s).level == level
+def test_clocks_that_differ_are_told(ahead_s: float, level: CheckLevel) -> None:
+    assert evaluate_clock(ahead_s).level == level
 
 
 @pytest.mark.parametrize(
     ("age_s", "level"), [(None, "green"), (5, "green"), (60, "yellow"), (899, "yellow"), (900, "red")]
 )
-def test_a_backlog_is_judged_by_its_age(age_s: float | None, level: Level) -> None:
-    assert judge_backlog(age_s).level == level
+def test_a_backlog_is_judged_by_its_age(age_s: float | None, level: CheckLevel) -> None:
+    assert evaluate_backlog(age_s).level == level
 
 
 def test_a_sink_that_fails_is_named_with_its_reason() -> None:
-    finding = judge_failing(FailingSink("lake", datetime(2026, 11, 25, tzinfo=UTC), "sink_unavailable", 1200))
+    finding = evaluate_failing_sink(
+        FailingSink("lake", datetime(2026, 11, 25, tzinfo=UTC), "sink_unavailable", 1200)
+    )
 
     assert finding.level == "red"
     assert "lake" in finding.message
@@ -168,9 +178,9 @@ def test_connections_are_counted_for_all_processes() -> None:
     url = "postgresql://h/d"
     settings = read_settings({"DATABASE_URL": url, "WEB_CONCURRENCY": "3", "WORKER_CONCURRENCY": "4"})
 
-    assert connections_of(Setup(settings, default_routes(url))) == 4 * 6 + 4 * 2
-    assert connections_of(Setup(settings, default_routes("postgresql://h/other"))) == 4 * 6 + 4
-    assert connections_of(Setup(settings, Routes(sinks={}))) == 4 * 6 + 4
+    assert count_max_connections(Config(settings, build_default_routes(url))) == 4 * 6 + 4 * 2
+    assert count_max_connections(Config(settings, build_default_routes("postgresql://h/other"))) == 4 * 6 + 4
+    assert count_max_connections(Config(settings, Routes(sinks={}))) == 4 * 6 + 4
 
 
 @pytest.mark.parametrize(
@@ -192,8 +202,8 @@ def test_connections_are_counted_for_all_processes() -> None:
     ],
     ids=str,
 )
-def test_a_redis_is_judged_by_what_it_says(changes: dict[str, Any], expected: dict[str, Level]) -> None:
-    assert levels(judge_redis(replace(REDIS, **changes))) == expected
+def test_a_redis_is_judged_by_what_it_says(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
+    assert levels(evaluate_redis(replace(REDIS, **changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -208,8 +218,8 @@ def test_a_redis_is_judged_by_what_it_says(changes: dict[str, Any], expected: di
     ],
     ids=str,
 )
-def test_a_queue_is_judged_by_what_waits(changes: dict[str, Any], expected: dict[str, Level]) -> None:
-    assert levels(judge_queue(replace(QUEUE, **changes))) == expected
+def test_a_queue_is_judged_by_what_waits(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
+    assert levels(evaluate_queue(replace(QUEUE, **changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -225,10 +235,12 @@ def test_a_queue_is_judged_by_what_waits(changes: dict[str, Any], expected: dict
     ],
     ids=str,
 )
-def test_a_webhook_is_judged_as_truto_tells_it(changes: dict[str, Any], expected: dict[str, Level]) -> None:
-    webhook = Webhook("w", "https://h.example/webhooks/truto", True, EVENTS)
+def test_a_webhook_is_judged_as_truto_tells_it(
+    changes: dict[str, Any], expected: dict[str, CheckLevel]
+) -> None:
+    webhook = Webhook("w", "https://h.example/webhooks/truto", True, SUBSCRIBED_EVENTS)
 
-    assert levels(judge_webhook(replace(webhook, **changes))) == expected
+    assert levels(evaluate_webhook(replace(webhook, **changes))) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,8 +257,10 @@ def test_a_webhook_is_judged_as_truto_tells_it(changes: dict[str, Any], expected
         (301, {}, "red"),
     ],
 )
-def test_an_answer_is_judged_as_truto_would(http_status: int, told: dict[str, Any], level: Level) -> None:
-    delivery, finding = judge_answer(http_status, told, "http://h/p")
+def test_an_answer_is_judged_as_truto_would(
+    http_status: int, told: dict[str, Any], level: CheckLevel
+) -> None:
+    delivery, finding = evaluate_response(http_status, told, "http://h/p")
 
     assert (finding.level, delivery is not None) == (level, level == "green")
     assert str(http_status) in finding.message
@@ -256,57 +270,57 @@ def test_an_answer_is_judged_as_truto_would(http_status: int, told: dict[str, An
 @pytest.mark.parametrize(
     ("state", "level"), [("settled", "green"), ("unrouted", "green"), ("pending", "yellow"), (None, "red")]
 )
-def test_what_became_of_the_event_is_told(state: str | None, level: Level) -> None:
-    assert judge_state(state).level == level
+def test_what_became_of_the_event_is_told(state: str | None, level: CheckLevel) -> None:
+    assert evaluate_state(state).level == level
 
 
 @pytest.mark.parametrize(("mib", "level"), [(255, "red"), (2047, "yellow"), (2048, "green")])
-def test_a_disk_that_fills_up_is_told(mib: int, level: Level) -> None:
-    assert judge_room("store", mib * MIB).level == level
+def test_a_disk_that_fills_up_is_told(mib: int, level: CheckLevel) -> None:
+    assert evaluate_free_space("store", mib * MIB).level == level
 
 
 @pytest.mark.parametrize(
     ("kind", "found"),
     [("ext4", []), ("xfs", []), ("", []), ("tmpfs", ["red"]), ("overlay", ["yellow"]), ("nfs4", ["yellow"])],
 )
-def test_a_disk_that_is_none_is_told(kind: str, found: list[Level]) -> None:
-    assert [finding.level for finding in judge_file_system("store", kind)] == found
+def test_a_disk_that_is_none_is_told(kind: str, found: list[CheckLevel]) -> None:
+    assert [finding.level for finding in evaluate_file_system("store", kind)] == found
 
 
 def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parent(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "not" / "there") == pytest.approx(free_bytes(tmp_path), rel=0.1)
-    assert file_system(tmp_path / "not" / "there") == file_system(tmp_path)
-    assert file_system(Path("/proc")) == "proc"
+    assert read_free_bytes(tmp_path / "not" / "there") == pytest.approx(read_free_bytes(tmp_path), rel=0.1)
+    assert read_file_system(tmp_path / "not" / "there") == read_file_system(tmp_path)
+    assert read_file_system(Path("/proc")) == "proc"
 
 
 def test_latency_is_told_in_milliseconds() -> None:
-    assert judge_latency("store", 0.0123).message == "answers in 12.3 ms"
+    assert evaluate_latency("store", 0.0123).message == "answers in 12.3 ms"
 
 
 def test_a_check_that_fails_or_hangs_hides_no_other() -> None:
     forever = threading.Event()
 
-    def hangs() -> Iterator[Finding]:
-        yield green("slow", "first", "there")
+    def hangs() -> Iterator[CheckResult]:
+        yield ok("slow", "first", "there")
         forever.wait(30)
 
-    def breaks() -> Iterator[Finding]:
-        yield green("broken", "first", "there")
+    def breaks() -> Iterator[CheckResult]:
+        yield ok("broken", "first", "there")
         raise ValueError("postgres://u:hunter2@h/d")
 
-    def is_away() -> Iterable[Finding]:
+    def is_away() -> Iterable[CheckResult]:
         raise QueueUnavailable("Redis failed")
 
     checks = {
         "slow": hangs,
         "broken": breaks,
         "away": is_away,
-        "fine": lambda: [green("fine", "all", "well")],
+        "fine": lambda: [ok("fine", "all", "well")],
     }
-    found = examine_all(checks, within_s=0.3)
+    found = run_checks(checks, timeout_s=0.3)
     forever.set()
 
-    assert [(finding.room, finding.check, finding.level) for finding in found] == [
+    assert [(finding.component, finding.check, finding.level) for finding in found] == [
         ("slow", "first", "green"),
         ("slow", "time", "red"),
         ("broken", "first", "green"),
@@ -322,12 +336,12 @@ def test_findings_fit_a_terminal_and_say_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COLUMNS", "80")
     words = "words that go on and on " * 8
     found = [
-        green("store", "a", "fine"),
-        yellow("store", "b", words, "Run: rapidbridge-x --no-post"),
-        red("r", "c", "m", words),
+        ok("store", "a", "fine"),
+        warn("store", "b", words, "Run: rapidbridge-x --no-post"),
+        fail("r", "c", "m", words),
     ]
 
-    lines = [click.unstyle(line) for line in finding_lines(found)]
+    lines = [click.unstyle(line) for line in result_lines(found)]
 
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if not line.startswith(" ")] == [
@@ -337,8 +351,8 @@ def test_findings_fit_a_terminal_and_say_what_to_do(monkeypatch: pytest.MonkeyPa
         "1 to mend, 1 to look at, 1 fine.",
     ]
     assert re.sub(r"\s+", " ", " ".join(lines)).count("-> ") == 2
-    assert click.unstyle(list(finding_lines(found[:1]))[-1]) == "Everything is set up."
-    assert click.unstyle(list(finding_lines(found[:2]))[-1]).startswith("It works. 1 to look at")
+    assert click.unstyle(list(result_lines(found[:1]))[-1]) == "Everything is set up."
+    assert click.unstyle(list(result_lines(found[:2]))[-1]).startswith("It works. 1 to look at")
 
 
 def test_a_secret_of_any_uuid_is_fine() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UnreadableDelivery
-from app.truto.events import Envelope, carries_records, read_envelope
+from app.truto.events import Envelope, has_records, read_envelope
 
 # What pydantic's parser cannot take, but a batch may hold all the same.
 POISONS = [
@@ -228,4 +228,4 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
     ],
 )
 def test_which_events_bring_records(event: str, *, carries: bool) -> None:
-    assert carries_records(event) is carries
+    assert has_records(event) is carries

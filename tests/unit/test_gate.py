@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.config.routes_file import read_routes
 from app.errors import StoreUnavailable
 from app.runs.gate import Gate
-from app.store.facts import RunSeen
+from app.store.facts import RunUpdate
 from app.truto.events import read_envelope
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -27,16 +27,16 @@ EVERYTHING = "[gate]\nunrouted = true\noverlapping = true\noldest_pending_s = 60
 
 
 @dataclass
-class Desk:
+class FakeGateStore:
     """What the gate asks: answers as told, and remembers what it was asked."""
 
     other: str | None = None
     waited_s: float | None = None
     is_away: bool = False
-    asked: list[str] = field(default_factory=list)
-    opened: list[tuple[RunSeen, datetime]] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+    opened: list[tuple[RunUpdate, datetime]] = field(default_factory=list)
 
-    def start_unless_overlapping(self, run: RunSeen, *, heard_since: datetime) -> str | None:
+    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
         self._note("overlapping")
         self.opened.append((run, heard_since))
         return self.other
@@ -46,7 +46,7 @@ class Desk:
         return None if self.waited_s is None else NOW - timedelta(seconds=self.waited_s)
 
     def _note(self, check: str) -> None:
-        self.asked.append(check)
+        self.checks.append(check)
         if self.is_away:
             raise StoreUnavailable("gone fishing")
 
@@ -56,44 +56,46 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def desk() -> FakeGateStore:
+    return FakeGateStore()
 
 
-def start(event: str = "sync_job_run:started", **payload: Any) -> bytes:
-    told = {"id": "r", "sync_job_id": "j", "integrated_account_id": "a", **payload}
+def make_start(event: str = "sync_job_run:started", **payload: Any) -> bytes:
+    run_fields = {"id": "r", "sync_job_id": "j", "integrated_account_id": "a", **payload}
     created_at, ids = "2026-11-24T11:59:00Z", {"webhook_id": "w", "environment_id": "live"}
-    return json.dumps({"id": "e", "event": event, "created_at": created_at, **ids, "payload": told}).encode()
+    return json.dumps(
+        {"id": "e", "event": event, "created_at": created_at, **ids, "payload": run_fields}
+    ).encode()
 
 
 def fetching(*resources: object, **payload: Any) -> bytes:
-    return start(resources=list(resources), **payload)
+    return make_start(resources=list(resources), **payload)
 
 
 def node(resource: str, method: str = "list", **more: object) -> dict[str, object]:
     return {"resource": resource, "method": method, **more}
 
 
-def ask(gate: Gate, body: bytes) -> str | None:
-    return gate.refusal(read_envelope(body), body, NOW)
+def check_start(gate: Gate, body: bytes) -> str | None:
+    return gate.find_refusal_reason(read_envelope(body), body, NOW)
 
 
-def test_without_policies_every_run_may_start_and_nothing_is_asked(desk: Desk) -> None:
-    assert ask(desk.gate(SINK), fetching(node("anything"))) is None
-    assert desk.asked == []
+def test_without_policies_every_run_may_start_and_nothing_is_asked(desk: FakeGateStore) -> None:
+    assert check_start(desk.gate(SINK), fetching(node("anything"))) is None
+    assert desk.checks == []
 
 
-def test_only_a_start_is_ever_refused(desk: Desk) -> None:
+def test_only_a_start_is_ever_refused(desk: FakeGateStore) -> None:
     gate = desk.gate(f"{ROUTES}{EVERYTHING}", "we are moving")
 
     names = ["created", "updated", "record", "record_error", "completed", "failed", "stopped", "started:"]
 
-    assert {ask(gate, start(f"sync_job_run:{name}")) for name in names} == {None}
-    assert ask(gate, start()) == "we are moving"
-    assert desk.asked == []
+    assert {check_start(gate, make_start(f"sync_job_run:{name}")) for name in names} == {None}
+    assert check_start(gate, make_start()) == "we are moving"
+    assert desk.checks == []
 
 
-def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
+def test_each_policy_gives_its_reason_in_their_order(desk: FakeGateStore) -> None:
     refuse = '[[refuse]]\nsync_job_id = "j"\nreason = "not j"\n'
     allow = '[[allow]]\nenvironment_id = "test"\n'
     desk.waited_s, desk.other = 61, "r0"
@@ -107,8 +109,8 @@ def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
     ]
 
     reasons = [
-        ask(desk.gate(routes[0], "we are moving"), body),
-        *(ask(desk.gate(text), body) for text in routes),
+        check_start(desk.gate(routes[0], "we are moving"), body),
+        *(check_start(desk.gate(text), body) for text in routes),
     ]
 
     assert reasons == [
@@ -119,7 +121,7 @@ def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
         "a delivery has waited for 61 s, oldest_pending_s is 60",
         "run r0 of the same sync job and integrated account is still open",
     ]
-    assert desk.asked == ["backlog", "overlapping"]
+    assert desk.checks == ["backlog", "overlapping"]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +137,10 @@ def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
         (fetching({"name": "n", "type": "transform"}, {"resource": "x"}, {"method": "list"}), ""),
         (fetching(None, 7, "x", [], {}, {"resource": {}, "method": []}, node("")), ""),
         (fetching(), ""),
-        (start(), ""),
-        (start(resources={"resource": "x", "method": "list"}), ""),
-        (start(resources="x"), ""),
-        (start(resources=None, id=None, sync_job_run={"id": "r"}), ""),
+        (make_start(), ""),
+        (make_start(resources={"resource": "x", "method": "list"}), ""),
+        (make_start(resources="x"), ""),
+        (make_start(resources=None, id=None, sync_job_run={"id": "r"}), ""),
         (fetching(node("x\0")), "x\ufffd, list"),
         (fetching(node("x\ud800"), node("y")), ""),
         (fetching(node("x" * 5000, "y" * 5000)), f"{'x' * 200}, {'y' * 200}"),
@@ -146,11 +148,11 @@ def test_each_policy_gives_its_reason_in_their_order(desk: Desk) -> None:
         (b'{"event": "sync_job_run:started"}', ""),
         (b'{"event": "sync_job_run:started", "payload": {"id": NaN, "resources": [1e999]}}', ""),
         (b'\xef\xbb\xbf{"event": "sync_job_run:started", "payload": {"id": "\xff", "resources": [1]}}', ""),
-        (start().replace(b'"a"}', b'"a", "resources": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ""),
+        (make_start().replace(b'"a"}', b'"a", "resources": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ""),
     ],
 )  # fmt: skip
-def test_a_run_is_routed_as_its_batches_would_be(desk: Desk, body: bytes, unrouted: str) -> None:
-    reason = ask(desk.gate(f"{ROUTES}[gate]\nunrouted = true\n"), body)
+def test_a_run_is_routed_as_its_batches_would_be(desk: FakeGateStore, body: bytes, unrouted: str) -> None:
+    reason = check_start(desk.gate(f"{ROUTES}[gate]\nunrouted = true\n"), body)
 
     expected = f"no route of the routes file matches what the run fetches ({unrouted})" if unrouted else None
     assert reason == expected
@@ -158,29 +160,31 @@ def test_a_run_is_routed_as_its_batches_would_be(desk: Desk, body: bytes, unrout
 
 @pytest.mark.parametrize(("waited_s", "is_refused"), [(None, False), (-5, False), (60, False), (60.1, True)])
 def test_runs_wait_until_the_backlog_is_young(
-    desk: Desk, waited_s: float | None, *, is_refused: bool
+    desk: FakeGateStore, waited_s: float | None, *, is_refused: bool
 ) -> None:
     desk.waited_s = waited_s
 
-    assert (ask(desk.gate(f"{SINK}[gate]\noldest_pending_s = 60\n"), start()) is not None) is is_refused
+    assert (
+        check_start(desk.gate(f"{SINK}[gate]\noldest_pending_s = 60\n"), make_start()) is not None
+    ) is is_refused
 
 
-def test_a_run_that_is_let_in_is_noted_as_open(desk: Desk) -> None:
+def test_a_run_that_is_let_in_is_noted_as_open(desk: FakeGateStore) -> None:
     gate = desk.gate(f"{SINK}[gate]\noverlapping = true\n")
 
-    assert ask(gate, start()) is None
+    assert check_start(gate, make_start()) is None
 
     made_at = NOW - timedelta(minutes=1)
-    seen = RunSeen("r", "j", "a", "live", NOW, "w", "running", made_at, 1)
+    seen = RunUpdate("r", "j", "a", "live", NOW, "w", "running", made_at, 1)
     assert desk.opened == [(seen, NOW - timedelta(hours=6))]
 
 
 @pytest.mark.parametrize("unknown", ["id", "sync_job_id", "integrated_account_id"])
-def test_runs_that_do_not_say_what_they_belong_to_do_not_overlap(desk: Desk, unknown: str) -> None:
+def test_runs_that_do_not_say_what_they_belong_to_do_not_overlap(desk: FakeGateStore, unknown: str) -> None:
     desk.other = "r0"
 
-    assert ask(desk.gate(f"{SINK}[gate]\noverlapping = true\n"), start(**{unknown: ""})) is None
-    assert desk.asked == []
+    assert check_start(desk.gate(f"{SINK}[gate]\noverlapping = true\n"), make_start(**{unknown: ""})) is None
+    assert desk.checks == []
 
 
 def warnings_of(act: Callable[[], object]) -> list[Any]:
@@ -189,24 +193,24 @@ def warnings_of(act: Callable[[], object]) -> list[Any]:
     return [line["error"] for line in logs if line["event"] == "gate.unchecked"]
 
 
-def test_a_check_that_cannot_be_made_refuses_nothing_and_is_told_once_a_fault(desk: Desk) -> None:
+def test_a_check_that_cannot_be_made_refuses_nothing_and_is_told_once_a_fault(desk: FakeGateStore) -> None:
     gate = desk.gate(f"{ROUTES}{EVERYTHING}")
     desk.is_away, desk.other, desk.waited_s = True, "r0", 1000
 
     def start_three() -> None:
-        assert {ask(gate, start()) for _ in range(3)} == {None}
+        assert {check_start(gate, make_start()) for _ in range(3)} == {None}
 
     assert warnings_of(start_three) == ["gone fishing"]
     # One that does not answer is not asked twice on the sender's time.
-    assert desk.asked == ["backlog"] * 3
+    assert desk.checks == ["backlog"] * 3
 
     desk.is_away = False
-    assert ask(gate, start()) is not None
+    assert check_start(gate, make_start()) is not None
     desk.is_away = True
     assert warnings_of(start_three) == ["gone fishing"]
 
 
-def test_what_needs_no_store_is_refused_while_it_is_away(desk: Desk) -> None:
+def test_what_needs_no_store_is_refused_while_it_is_away(desk: FakeGateStore) -> None:
     desk.is_away = True
 
-    assert ask(desk.gate(f"{ROUTES}{EVERYTHING}"), fetching(node("erp/bills"))) is not None
+    assert check_start(desk.gate(f"{ROUTES}{EVERYTHING}"), fetching(node("erp/bills"))) is not None

@@ -10,12 +10,12 @@ from app.errors import StoreUnavailable
 from app.web.group_commit import GroupCommit
 
 
-def grouped(commit: Callable[[Sequence[int]], Sequence[int]], *, most: int) -> GroupCommit[int, int]:
-    return GroupCommit(commit, max_items=most, size_of=abs, max_size=100)
+def grouped(commit: Callable[[Sequence[int]], Sequence[int]], *, limit: int) -> GroupCommit[int, int]:
+    return GroupCommit(commit, max_items=limit, size_of=abs, max_size=100)
 
 
 def test_everyone_gets_the_result_of_their_own_item() -> None:
-    commits: GroupCommit[int, int] = grouped(lambda items: [item * 2 for item in items], most=7)
+    commits: GroupCommit[int, int] = grouped(lambda items: [item * 2 for item in items], limit=7)
 
     with ThreadPoolExecutor(16) as senders:
         results = list(senders.map(commits.submit, range(2000)))
@@ -65,9 +65,9 @@ def _outcome(commits: GroupCommit[int, int], item: int) -> object:
         return "exit"
 
 
-def _run(items: Sequence[int], *, first: int = 0, most: int = 3) -> tuple[list[list[int]], list[object]]:
+def _run(items: Sequence[int], *, first: int = 0, limit: int = 3) -> tuple[list[list[int]], list[object]]:
     gate = _Gate()
-    commits: GroupCommit[int, int] = grouped(gate.commit, most=most)
+    commits: GroupCommit[int, int] = grouped(gate.commit, limit=limit)
     with ThreadPoolExecutor(16) as pool:
         leader = pool.submit(_outcome, commits, first)
         assert gate.is_committing.wait(10)
@@ -85,7 +85,7 @@ def test_those_who_came_meanwhile_are_committed_together_and_bounded() -> None:
 
 
 def test_a_group_is_bounded_in_size_but_every_item_gets_its_turn() -> None:
-    groups, outcomes = _run([60, 50, 40, 1000, 1], most=9)
+    groups, outcomes = _run([60, 50, 40, 1000, 1], limit=9)
 
     assert groups == [[0], [60], [50, 40], [1000], [1]]
     assert outcomes == [0, 60, 50, 40, 1000, 1]
@@ -119,7 +119,7 @@ def test_followers_of_a_killed_leader_are_told_to_try_again() -> None:
 
 
 def test_a_commit_that_forgets_an_item_is_a_failure() -> None:
-    commits: GroupCommit[int, int] = grouped(lambda items: list(items)[1:], most=3)
+    commits: GroupCommit[int, int] = grouped(lambda items: list(items)[1:], limit=3)
 
     with pytest.raises(ValueError, match="shorter"):
         commits.submit(1)

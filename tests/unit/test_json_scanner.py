@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.truto.json_scanner import NotJson, Span, items, members, whole
+from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -16,12 +16,12 @@ values = st.recursive(
 )
 
 
-def rebuild(span: Span) -> object:
+def rebuild(span: JsonSpan) -> object:
     """Read a value by way of its spans alone."""
     if span.is_object:
-        return {name: rebuild(value) for name, value in members(span).items()}
-    if span.is_array and items(span) != [span]:  # a broken array is its own item
-        return [rebuild(item) for item in items(span)]
+        return {name: rebuild(value) for name, value in scan_object(span).items()}
+    if span.is_array and scan_array(span) != [span]:  # a broken array is its own item
+        return [rebuild(item) for item in scan_array(span)]
     return json.loads(span.raw)
 
 
@@ -31,7 +31,7 @@ def test_spans_hold_what_a_parser_reads(
 ) -> None:
     text = space + json.dumps(value, indent=indent, ensure_ascii=ascii_only) + space
 
-    assert rebuild(whole(text)) == value
+    assert rebuild(scan_document(text)) == value
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_spans_hold_what_a_parser_reads(
 )
 def test_what_is_no_json_even_in_outline_is_told(text: str) -> None:
     def skim() -> object:
-        span = whole(text)
-        return members(span) if span.is_object else list(items(span))
+        span = scan_document(text)
+        return scan_object(span) if span.is_object else list(scan_array(span))
 
     with pytest.raises(NotJson):
         skim()
@@ -65,22 +65,22 @@ def test_what_is_no_json_even_in_outline_is_told(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[1 2]", "[,]", "[1,]"])
 def test_an_array_that_is_broken_inside_is_one_item(text: str) -> None:
-    assert [item.raw for item in items(whole(text))] == [text]
+    assert [item.raw for item in scan_array(scan_document(text))] == [text]
 
 
 def test_the_last_of_equal_names_counts() -> None:
-    assert members(whole('{"a": 1, "a": 2}'))["a"].raw == "2"
+    assert scan_object(scan_document('{"a": 1, "a": 2}'))["a"].raw == "2"
 
 
 def test_an_escaped_name_is_the_name_it_spells() -> None:
-    assert members(whole('{"rec\\u006frds": 1}')).keys() == {"records"}
+    assert scan_object(scan_document('{"rec\\u006frds": 1}')).keys() == {"records"}
 
 
 @given(st.text(alphabet='[]{}",:\\ 1atrue', max_size=60))
 def test_no_text_breaks_the_skimmer(text: str) -> None:
     rebuilt = None
     try:
-        rebuilt = rebuild(whole(text))
+        rebuilt = rebuild(scan_document(text))
         is_json = json.loads(text) is not None
     except (NotJson, ValueError):
         is_json = False
@@ -88,9 +88,9 @@ def test_no_text_breaks_the_skimmer(text: str) -> None:
 
 
 def test_brackets_and_quotes_inside_strings_end_nothing() -> None:
-    span = whole(r'{"a": ["]", "}\"]", {"\\": "["}], "b": 2}')
+    span = scan_document(r'{"a": ["]", "}\"]", {"\\": "["}], "b": 2}')
 
-    found = members(span)
+    found = scan_object(span)
 
     assert found["a"].raw == r'["]", "}\"]", {"\\": "["}]'
     assert found["b"].raw == "2"
@@ -99,9 +99,9 @@ def test_brackets_and_quotes_inside_strings_end_nothing() -> None:
 def test_depth_and_size_do_not_matter() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     long = '"' + 'a\\"' * 3_000_000 + '"'
-    span = whole(f'{{"deep": {deep}, "long": {long}, "last": 1}}')
+    span = scan_document(f'{{"deep": {deep}, "long": {long}, "last": 1}}')
 
-    found = members(span)
+    found = scan_object(span)
 
     assert found["deep"].raw == deep
     assert found["long"].raw == long

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.web.memory_budget import MemoryBudget, Reservation
 
 BODY = 4
-ROOM = 2 * BODY
+BUDGET_BYTES = 2 * BODY
 # Longer than any of this takes: whoever waits so long waits for good.
 STUCK_S = 5.0
 
@@ -19,13 +19,13 @@ STUCK_S = 5.0
 class Reader:
     """A greenlet that takes room step by step, each time it is told to, and ends when told to end."""
 
-    def __init__(self, room: MemoryBudget) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         self.taken = 0
-        self._room = room
+        self._room = budget
         self._wanted = 0
         self._told = Event()
         self._is_ending = False
-        self.share = Reservation(room)
+        self.share = Reservation(budget)
         self.greenlet = gevent.spawn(self._run)
 
     def take(self, count: int) -> None:
@@ -57,8 +57,8 @@ def let_all_run() -> None:
         gevent.idle()
 
 
-def read_whole(room: MemoryBudget, size: int, chance: random.Random | None = None) -> None:
-    with Reservation(room) as share:
+def read_whole(budget: MemoryBudget, size: int, chance: random.Random | None = None) -> None:
+    with Reservation(budget) as share:
         for _ in range(size):
             share.acquire(1)
             gevent.sleep(0)
@@ -66,18 +66,18 @@ def read_whole(room: MemoryBudget, size: int, chance: random.Random | None = Non
                 raise ConnectionResetError
 
 
-def assert_is_empty(room: MemoryBudget) -> None:
+def assert_is_empty(budget: MemoryBudget) -> None:
     """All is given back: the room itself, and the place beyond it."""
-    assert room.reserved_bytes == 0
+    assert budget.reserved_bytes == 0
     # Two bodies one after the other, each larger than the room: only the place beyond it lets them through.
     for _ in range(2):
         with gevent.Timeout(STUCK_S):
-            read_whole(room, ROOM + BODY)
-    assert room.reserved_bytes == 0
+            read_whole(budget, BUDGET_BYTES + BODY)
+    assert budget.reserved_bytes == 0
 
 
 def test_within_the_room_nobody_waits() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     readers = [Reader(room) for _ in range(2)]
 
     for reader in readers:
@@ -90,7 +90,7 @@ def test_within_the_room_nobody_waits() -> None:
 
 
 def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     readers = [Reader(room) for _ in range(6)]
     for reader in readers[:2]:
         reader.take(BODY)
@@ -106,7 +106,7 @@ def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
 
 
 def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     first, second, beyond, waiting = (Reader(room) for _ in range(4))
     for reader in (first, second, beyond, waiting):
         reader.take(BODY)
@@ -125,9 +125,9 @@ def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
 
 
 def test_the_place_beyond_the_room_goes_to_the_next() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     first, beyond, waiting, later = (Reader(room) for _ in range(4))
-    first.take(ROOM)
+    first.take(BUDGET_BYTES)
     for reader in (beyond, waiting, later):
         reader.take(BODY)
 
@@ -140,7 +140,7 @@ def test_the_place_beyond_the_room_goes_to_the_next() -> None:
 
 
 def test_many_half_read_bodies_all_get_to_their_end() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
 
     # Each takes a step, then lets the others take theirs: all are half read when the room is full.
     readers = [gevent.spawn(read_whole, room, BODY) for _ in range(100)]
@@ -151,16 +151,16 @@ def test_many_half_read_bodies_all_get_to_their_end() -> None:
 
 
 def test_a_body_larger_than_the_room_gets_to_its_end() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
 
     with gevent.Timeout(STUCK_S):
-        read_whole(room, 3 * ROOM)
+        read_whole(room, 3 * BUDGET_BYTES)
 
     assert_is_empty(room)
 
 
 def test_what_is_taken_never_exceeds_the_room_and_one_body() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     most = 0
 
     def read() -> None:
@@ -173,15 +173,15 @@ def test_what_is_taken_never_exceeds_the_room_and_one_body() -> None:
 
     gevent.joinall([gevent.spawn(read) for _ in range(50)], timeout=STUCK_S, raise_error=True)
 
-    assert ROOM < most <= ROOM + BODY
+    assert BUDGET_BYTES < most <= BUDGET_BYTES + BODY
 
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
 def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     half_read, full, beyond = (Reader(room) for _ in range(3))
     half_read.take(1)
-    full.take(ROOM - 1)
+    full.take(BUDGET_BYTES - 1)
     beyond.take(BODY)
     half_read.take(1)
     assert half_read.share.is_waiting
@@ -191,7 +191,7 @@ def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
     else:
         half_read.greenlet.kill(gevent.Timeout(0))
 
-    assert room.reserved_bytes == ROOM - 1 + BODY
+    assert room.reserved_bytes == BUDGET_BYTES - 1 + BODY
     full.end()
     beyond.end()
     assert_is_empty(room)
@@ -199,9 +199,9 @@ def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
 def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     full, beyond, waiting = (Reader(room) for _ in range(3))
-    full.take(ROOM)
+    full.take(BUDGET_BYTES)
     beyond.take(1)
     waiting.take(BODY)
     assert waiting.taken == 0
@@ -216,9 +216,9 @@ def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
 
 
 def test_the_place_beyond_is_not_lost_on_one_who_is_killed_as_it_comes_free() -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     full, beyond, unlucky, waiting = (Reader(room) for _ in range(4))
-    full.take(ROOM)
+    full.take(BUDGET_BYTES)
     for reader in (beyond, unlucky, waiting):
         reader.take(BODY)
 
@@ -233,9 +233,9 @@ def test_the_place_beyond_is_not_lost_on_one_who_is_killed_as_it_comes_free() ->
     assert_is_empty(room)
 
 
-@given(sizes=st.lists(st.integers(0, ROOM + BODY), max_size=20), seed=st.integers(0, 2**32))
+@given(sizes=st.lists(st.integers(0, BUDGET_BYTES + BODY), max_size=20), seed=st.integers(0, 2**32))
 def test_whatever_breaks_off_the_room_is_empty_in_the_end(sizes: list[int], seed: int) -> None:
-    room = MemoryBudget(ROOM)
+    room = MemoryBudget(BUDGET_BYTES)
     chance = random.Random(seed)
 
     def read(size: int) -> None:

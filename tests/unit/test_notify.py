@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from app.config.notify import KINDS, NotifySpec
-from app.notify.message import sign, write_message
-from app.notify.slack import slack_text
-from app.store.notifications import Notice
+from app.config.notify import NOTIFICATION_KINDS, NotifyConfig
+from app.notify.message import sign_message, write_message
+from app.notify.slack import format_slack_text
+from app.store.notifications import Notification
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-STANDARD = NotifySpec(name="ops", url="https://x", secret=SECRET)
-SLACK = NotifySpec(name="team", url="https://x", form="slack")
+STANDARD = NotifyConfig(name="ops", url="https://x", secret=SECRET)
+SLACK = NotifyConfig(name="team", url="https://x", form="slack")
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RUN = {"sync_job_run_id": "r1", "sync_job_id": "j1", "integrated_account_id": "a1"}
 
@@ -28,13 +28,15 @@ def resource(**figures: object) -> dict[str, object]:
 
 
 def test_the_signature_is_that_of_the_standards_example() -> None:
-    signature = sign(STANDARD.key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    signature = sign_message(
+        STANDARD.signing_key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+    )
 
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_a_notice_is_written_as_the_standard_says() -> None:
-    notice = Notice("sink.failing", "main", "c", NOW, {"sink": "main", "reason": "ü\ud800"})
+    notice = Notification("sink.failing", "main", "c", NOW, {"sink": "main", "reason": "ü\ud800"})
 
     message = write_message(STANDARD, notice, now=datetime(2026, 11, 25, tzinfo=UTC))
 
@@ -51,7 +53,7 @@ def test_a_notice_is_written_as_the_standard_says() -> None:
 
 
 def test_slack_gets_a_text_and_no_signature() -> None:
-    message = write_message(SLACK, Notice("sink.failing", "main", "c", NOW, {"sink": "main"}), now=NOW)
+    message = write_message(SLACK, Notification("sink.failing", "main", "c", NOW, {"sink": "main"}), now=NOW)
 
     assert json.loads(message.body)["text"].startswith("*Sink failing:* main since ?")
     assert message.headers.keys() == {"Content-Type", "User-Agent"}
@@ -118,13 +120,13 @@ def test_slack_gets_a_text_and_no_signature() -> None:
     ],
 )  # fmt: skip
 def test_slack_is_told_in_words(kind: str, told: Mapping[str, Any], text: str) -> None:
-    assert slack_text(kind, told) == text
+    assert format_slack_text(kind, told) == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NOTIFICATION_KINDS)
 def test_every_kind_has_words_of_its_own_that_nothing_breaks(kind: str) -> None:
-    assert slack_text(kind, {}) != slack_text("other", {})
-    odd = slack_text(
+    assert format_slack_text(kind, {}) != format_slack_text("other", {})
+    odd = format_slack_text(
         kind, {"status": None, "silent_s": None, "resources": None, "by": ["x"], "new": {"a": 1}}
     )
     assert "None" not in odd
@@ -133,7 +135,7 @@ def test_every_kind_has_words_of_its_own_that_nothing_breaks(kind: str) -> None:
 def test_what_a_customer_names_calls_nobody_in_slack() -> None:
     told = {"sink": "<!channel> & <@U1>", "reason": "x" * 9000}
 
-    text = slack_text("sink.failing", told)
+    text = format_slack_text("sink.failing", told)
 
     assert "&lt;!channel&gt; &amp; &lt;@U1&gt;" in text
     assert "<" not in text
@@ -141,7 +143,7 @@ def test_what_a_customer_names_calls_nobody_in_slack() -> None:
 
 
 def test_a_list_of_gaps_ends_somewhere() -> None:
-    text = slack_text("run.incomplete", {"resources": [resource(missing=n + 1) for n in range(13)]})
+    text = format_slack_text("run.incomplete", {"resources": [resource(missing=n + 1) for n in range(13)]})
 
     assert text.count("\n") == 11
     assert text.endswith("\n• and 3 more resources")

@@ -53,8 +53,8 @@ KEPT_IN = {
 }
 
 
-def _is_in(module: str, rooms: tuple[str, ...]) -> bool:
-    return any(module == room or module.startswith(room + ".") for room in rooms)
+def _is_in(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in packages)
 
 
 def _sources() -> Iterator[tuple[str, ast.Module]]:

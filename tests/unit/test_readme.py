@@ -11,9 +11,9 @@ import click
 from click import Context
 
 from app.cli import main
-from app.config.routes import GateRules
+from app.config.routes import GateConfig
 from app.config.routes_file import read_routes
-from app.config.settings import Settings, setting_names
+from app.config.settings import Settings, list_setting_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -32,7 +32,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", section("Settings"), re.MULTILINE)
 
     assert {name for name, _ in rows} == {field.alias for field in Settings.model_fields.values()}
-    assert {name for name, _ in rows} < set(setting_names())
+    assert {name for name, _ in rows} < set(list_setting_names())
     for name, said in rows:
         field = next(field for field in Settings.model_fields.values() if field.alias == name)
         if field.default not in ((), "", None):
@@ -102,8 +102,11 @@ def test_the_routes_of_the_readme_are_routes() -> None:
 
     assert len(routes.routes) == 3
     assert [(spec.name, spec.form) for spec in routes.notify] == [("ops", "standard"), ("team", "slack")]
-    assert routes.refusal(sync_job_id="", integrated_account_id="sandbox-1", environment_id="") is not None
-    assert routes.gate.model_fields_set == set(GateRules.model_fields)
+    assert (
+        routes.find_refusal_reason(sync_job_id="", integrated_account_id="sandbox-1", environment_id="")
+        is not None
+    )
+    assert routes.gate.model_fields_set == set(GateConfig.model_fields)
 
 
 def test_the_statuses_of_the_readme_are_those_of_the_code() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.truto.records import raw_records, read_records
+from app.truto.records import read_raw_records, read_records
 
 
 def body(payload: str) -> bytes:
@@ -114,7 +114,7 @@ def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
 
     assert batch is not None
     assert batch.records[0][1] == {"a\ufffd": "\ufffdx\ufffd", "pair": "😀", "deep": [{"b": "\ufffd"}]}
-    assert batch.replaced == 4
+    assert batch.replaced_characters == 4
 
 
 def test_a_record_is_cleaned_as_deep_as_it_is_read() -> None:
@@ -139,14 +139,14 @@ def test_what_is_replaced_is_what_no_database_holds(text: str) -> None:
     cleaned, count = re.subn("[\0\ud800-\udfff]", "\ufffd", whole)
     assert batch is not None
     assert batch.records == [(0, {cleaned: cleaned})]
-    assert batch.replaced == 2 * count
+    assert batch.replaced_characters == 2 * count
 
 
 def test_a_raw_nul_is_replaced_and_counted() -> None:
     batch = read_records(body('{"records": ["a\0b"]}'))
 
     assert batch is not None
-    assert (batch.records, batch.replaced) == ([(0, "a\ufffdb")], 1)
+    assert (batch.records, batch.replaced_characters) == ([(0, "a\ufffdb")], 1)
 
 
 def test_an_escaped_backslash_before_u0000_is_text() -> None:
@@ -154,7 +154,7 @@ def test_an_escaped_backslash_before_u0000_is_text() -> None:
 
     assert batch is not None
     assert batch.records == [(0, {"a": "\\u0000"})]
-    assert batch.replaced == 0
+    assert batch.replaced_characters == 0
 
 
 def test_raw_line_breaks_and_broken_utf8_do_not_lose_a_record() -> None:
@@ -167,9 +167,9 @@ def test_raw_line_breaks_and_broken_utf8_do_not_lose_a_record() -> None:
 def test_a_records_json_is_found_as_it_came() -> None:
     text = body('{"records": [ {"id":1} , {"id": 2.50 }, NaN]}')
 
-    assert raw_records(text, [1, 2]) == {1: '{"id": 2.50 }', 2: "NaN"}
-    assert raw_records(text, []) == {}
-    assert raw_records(body('{"record": {"id":  1}}'), [0]) == {0: '{"id":  1}'}
+    assert read_raw_records(text, [1, 2]) == {1: '{"id": 2.50 }', 2: "NaN"}
+    assert read_raw_records(text, []) == {}
+    assert read_raw_records(body('{"record": {"id":  1}}'), [0]) == {0: '{"id":  1}'}
 
 
 @given(

@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from app.store.facts import Outcome
+from app.store.facts import SinkOutcome
 from app.store.models import Delivery
-from workers.delivery.retry_policy import cause_of, judge, retry
+from workers.delivery.retry_policy import decide_state, reason_category, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 DELIVERY = Delivery(
@@ -14,12 +14,12 @@ DELIVERY = Delivery(
 )
 
 
-def outcome(state: str, reason: str = "") -> Outcome:
-    return Outcome(UUID(int=1), "main", state, 1, 0, reason, "", NOW)  # type: ignore[arg-type]  # a state
+def outcome(state: str, reason: str = "") -> SinkOutcome:
+    return SinkOutcome(UUID(int=1), "main", state, 1, 0, reason, "", NOW)  # type: ignore[arg-type]  # a state
 
 
 def wait_s(attempts: int, at_least_s: float = 0.0) -> float:
-    verdict = retry(replace(DELIVERY, attempts=attempts), NOW, 1, "sink_unavailable", at_least_s=at_least_s)
+    verdict = retry(replace(DELIVERY, attempts=attempts), NOW, 1, "sink_unavailable", min_wait_s=at_least_s)
     assert verdict.state == "pending"
     return (verdict.due_at - NOW).total_seconds()
 
@@ -47,8 +47,8 @@ def test_after_about_a_day_a_delivery_is_dead() -> None:
 def test_one_failing_sink_is_enough_to_try_again_and_one_dead_to_end_it() -> None:
     done, failing, dead = outcome("done"), outcome("failing", "away"), outcome("dead", "no")
 
-    def state(*outcomes: Outcome) -> tuple[str, str]:
-        verdict = judge(DELIVERY, NOW, 1, outcomes, at_least_s=0)
+    def state(*outcomes: SinkOutcome) -> tuple[str, str]:
+        verdict = decide_state(DELIVERY, NOW, 1, outcomes, min_wait_s=0)
         return verdict.state, verdict.reason
 
     assert state() == state(done) == ("settled", "")
@@ -59,4 +59,11 @@ def test_one_failing_sink_is_enough_to_try_again_and_one_dead_to_end_it() -> Non
 def test_faults_of_data_sinks_and_the_service_itself_are_told_apart() -> None:
     reasons = ("not_object", "no_records", "sink_unavailable", "sink_set_up", "table_taken", "worker_lost")
 
-    assert [cause_of(reason) for reason in reasons] == ["data", "data", "sink", "sink", "sink", "system"]
+    assert [reason_category(reason) for reason in reasons] == [
+        "data",
+        "data",
+        "sink",
+        "sink",
+        "sink",
+        "system",
+    ]

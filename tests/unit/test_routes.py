@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.config.routes import Column, GateRules, Route, Routes, default_routes
+from app.config.routes import ColumnConfig, GateConfig, Route, Routes, build_default_routes
 from app.config.routes_file import read_routes
 from app.errors import ConfigError
 
@@ -24,22 +24,24 @@ def read(text: str) -> Routes:
 
 
 def match(routes: Routes, **about: str) -> Route | None:
-    asked = {
+    request = {
         "event": "sync_job_run:record",
         "resource": "crm/contacts",
         "method": "list",
         "account": "a",
         **about,
     }
-    return routes.match(**asked, carries_records=asked["event"] in ("sync_job_run:record", "record:created"))
+    return routes.find_route(
+        **request, has_records=request["event"] in ("sync_job_run:record", "record:created")
+    )
 
 
-def complaints(text: str) -> list[str]:
+def find_problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as refusal:
         read_routes(text, source="routes.toml", variables=VARIABLES)
-    assert all(complaint.startswith("routes.toml: ") for complaint in refusal.value.complaints)
+    assert all(complaint.startswith("routes.toml: ") for complaint in refusal.value.problems)
     assert "hidden" not in str(refusal.value)
-    return [complaint.removeprefix("routes.toml: ") for complaint in refusal.value.complaints]
+    return [complaint.removeprefix("routes.toml: ") for complaint in refusal.value.problems]
 
 
 def test_the_first_match_holds() -> None:
@@ -56,11 +58,14 @@ def test_the_first_match_holds() -> None:
     assert match(routes, resource="x", account="b1") is None
     assert match(routes, event="integrated_account:created") == routes.routes[3]
     assert match(routes, event="test") is None
-    assert routes.routes[1].columns == {"email": Column(type="text"), "n": Column(type="integer", path="a.0")}
+    assert routes.routes[1].columns == {
+        "email": ColumnConfig(type="text"),
+        "n": ColumnConfig(type="integer", path="a.0"),
+    }
 
 
 def test_by_default_every_record_goes_to_the_database() -> None:
-    routes = default_routes("sqlite:///x")
+    routes = build_default_routes("sqlite:///x")
 
     assert match(routes) == match(routes, event="record:created") == Route(sinks=("main",))
     assert match(routes, event="sync_job_run:started") is None
@@ -82,7 +87,9 @@ def test_runs_are_refused_by_rule() -> None:
     )
 
     def refusal(job: str, account: str, environment: str) -> str | None:
-        return routes.refusal(sync_job_id=job, integrated_account_id=account, environment_id=environment)
+        return routes.find_refusal_reason(
+            sync_job_id=job, integrated_account_id=account, environment_id=environment
+        )
 
     assert refusal("j1", "sandbox-1", "") == "no sandbox"
     assert refusal("j2", "sandbox-1", "") is None
@@ -97,7 +104,9 @@ def test_where_runs_are_allowed_by_rule_all_others_are_refused() -> None:
     )
 
     def refusal(job: str, account: str, environment: str) -> str | None:
-        return routes.refusal(sync_job_id=job, integrated_account_id=account, environment_id=environment)
+        return routes.find_refusal_reason(
+            sync_job_id=job, integrated_account_id=account, environment_id=environment
+        )
 
     assert refusal("j2", "a-1", "live") is None
     assert refusal("j1", "b-1", "test") is None
@@ -107,8 +116,8 @@ def test_where_runs_are_allowed_by_rule_all_others_are_refused() -> None:
 
 
 def test_every_rule_of_the_gate_is_off_unless_it_is_named() -> None:
-    assert read("").gate == default_routes("sqlite:///x").gate == GateRules()
-    assert (GateRules().unrouted, GateRules().overlapping, GateRules().oldest_pending_s) == (
+    assert read("").gate == build_default_routes("sqlite:///x").gate == GateConfig()
+    assert (GateConfig().unrouted, GateConfig().overlapping, GateConfig().oldest_pending_s) == (
         False,
         False,
         None,
@@ -184,7 +193,7 @@ def test_every_rule_of_the_gate_is_off_unless_it_is_named() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(text: str, complaint: str) -> None:
-    [found] = complaints(text)
+    [found] = find_problems(text)
 
     assert found.startswith(complaint)
 
@@ -197,15 +206,15 @@ def test_who_is_told_is_named_and_its_secrets_are_not_shown() -> None:
 
     first, second, third = routes.notify
     assert [spec.name for spec in routes.notify] == ["notify-1", "notify-2", "ops"]
-    assert (first.url, first.form, first.key.hex()) == (
+    assert (first.url, first.form, first.signing_key.hex()) == (
         "https://x",
         "standard",
         "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0",
     )
     assert second.url == VARIABLES["SLACK_URL"]
-    assert [spec.wants("run.settled") for spec in routes.notify] == [True, True, False]
-    assert [spec.wants("webhook.inactive") for spec in routes.notify] == [True, False, True]
-    assert third.wants("sink.inactive")
+    assert [spec.accepts("run.settled") for spec in routes.notify] == [True, True, False]
+    assert [spec.accepts("webhook.inactive") for spec in routes.notify] == [True, False, True]
+    assert third.accepts("sink.inactive")
     assert "hidden" not in repr(routes)
     assert "whsec" not in repr(routes)
 
@@ -214,9 +223,9 @@ def test_two_resources_in_one_table_are_refused() -> None:
     route = '[[routes]]\nresource = "{}"\nmethod = "{}"\nsinks = ["main"]\ntable = "t"\n'
 
     assert read(route.format("a", "list") + route.format("a", "get")).routes[1].table == "t"
-    [complaint] = complaints(SINKS + route.format("a", "list") + route.format("b", "list"))
+    [complaint] = find_problems(SINKS + route.format("a", "list") + route.format("b", "list"))
     assert complaint.startswith("[[routes]] 2, table: ")
 
 
 def test_all_complaints_come_at_once() -> None:
-    assert len(complaints('[sinks.a]\ntype = "sqk"\n[[routes]]\n[[refuse]]\n[other]\n')) == 4
+    assert len(find_problems('[sinks.a]\ntype = "sqk"\n[[routes]]\n[[refuse]]\n[other]\n')) == 4

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from app.truto.runs import Stats, is_final, rank, read_run, read_stats, status_of
+from app.truto.runs import (
+    RecordCounts,
+    is_final,
+    read_resource_stats,
+    read_run,
+    status_from_event,
+    status_rank,
+)
 
 RUN: dict[str, Any] = {
     "id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
@@ -59,7 +66,7 @@ def test_every_documented_field_is_read() -> None:
     assert run.finished_at is None
     assert run.sync_job is not None
     assert (run.sync_job.integration_name, run.sync_job.environment_id) == ("zendesk", "n")
-    assert read_stats(run.resource_stats) == {("crm/contacts", "list"): Stats(100, 90)}
+    assert read_resource_stats(run.resource_stats) == {("crm/contacts", "list"): RecordCounts(100, 90)}
 
 
 def test_unknown_fields_and_statuses_are_kept() -> None:
@@ -119,7 +126,7 @@ def test_what_has_no_id_is_no_run(value: object) -> None:
     ],
 )
 def test_what_an_event_says_of_its_run(action: str, status: str | None, stands_for: str) -> None:
-    assert status_of(action, read_run({"id": "r", "status": status})) == stands_for
+    assert status_from_event(action, read_run({"id": "r", "status": status})) == stands_for
 
 
 def test_a_final_status_outranks_all_before_it() -> None:
@@ -129,7 +136,7 @@ def test_a_final_status_outranks_all_before_it() -> None:
         ("running", "failed"),
         ("paused", "stopped"),
     ]:
-        assert rank(early) < rank(late)
+        assert status_rank(early) < status_rank(late)
     assert [
         s for s in ("created", "running", "rate_limited", "completed", "failed", "stopped") if is_final(s)
     ] == [
@@ -137,11 +144,13 @@ def test_a_final_status_outranks_all_before_it() -> None:
         "failed",
         "stopped",
     ]
-    assert all(rank(a) == rank(b) for a, b in permutations(("completed", "failed", "stopped"), 2))
+    assert all(
+        status_rank(a) == status_rank(b) for a, b in permutations(("completed", "failed", "stopped"), 2)
+    )
 
 
 @pytest.mark.parametrize(
     "odd", [None, [], "text", {"a": 1}, {"a": {"b": 1}}, {"a": {"b": {"fetched": "many"}}}]
 )
 def test_odd_stats_count_nothing(odd: Any) -> None:
-    assert all(stats == Stats(None, None) for stats in read_stats(odd).values())
+    assert all(stats == RecordCounts(None, None) for stats in read_resource_stats(odd).values())

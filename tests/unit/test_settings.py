@@ -12,10 +12,10 @@ GOOD = {
 }
 
 
-def complaints(variables: dict[str, str], *needs: str) -> tuple[str, ...]:
+def find_problems(variables: dict[str, str], *needs: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as refusal:
-        read_settings(variables, needs=needs)
-    return refusal.value.complaints
+        read_settings(variables, required=needs)
+    return refusal.value.problems
 
 
 def test_defaults_work_without_any_setting() -> None:
@@ -64,14 +64,14 @@ def test_nothing_secret_is_shown() -> None:
     ],
 )
 def test_a_bad_value_is_refused_by_name_and_not_quoted(name: str, value: str) -> None:
-    [complaint] = complaints({**GOOD, name: value})
+    [complaint] = find_problems({**GOOD, name: value})
 
     assert complaint.startswith(f"{name}: ")
     assert "pass" not in complaint.replace("there/is/none.toml", "")
 
 
 def test_all_complaints_come_at_once() -> None:
-    found = complaints({"PORT": "x", "MAX_BODY_BYTES": "x"}, "TRUTO_WEBHOOK_SECRET", "REDIS_URL")
+    found = find_problems({"PORT": "x", "MAX_BODY_BYTES": "x"}, "TRUTO_WEBHOOK_SECRET", "REDIS_URL")
 
     assert [complaint.partition(":")[0] for complaint in found] == [
         "TRUTO_WEBHOOK_SECRET",
@@ -90,13 +90,13 @@ def test_all_complaints_come_at_once() -> None:
     ],
 )
 def test_a_misspelt_setting_is_caught(name: str, meant: str) -> None:
-    [complaint] = complaints({name: "1"})
+    [complaint] = find_problems({name: "1"})
 
     assert f"Did you mean {meant}?" in complaint
 
 
 def test_a_setting_of_ours_that_does_not_exist_is_refused() -> None:
-    [complaint] = complaints({"TRUTO_SOMETHING": "1"})
+    [complaint] = find_problems({"TRUTO_SOMETHING": "1"})
 
     assert "no such setting" in complaint
 
@@ -114,7 +114,7 @@ def test_variables_of_others_are_none_of_our_business() -> None:
 
 def test_an_inbox_that_processes_cannot_share_is_refused() -> None:
     for variables in ({"DYNO": "web.1"}, {"DYNO": "web.1", "DATABASE_URL": "sqlite:////tmp/x.db"}):
-        [complaint] = complaints(variables)
+        [complaint] = find_problems(variables)
         assert complaint.startswith("DATABASE_URL: ")
 
 

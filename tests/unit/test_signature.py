@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import SignatureError
-from app.truto.signature import Signature, parse_header, sign, verify
+from app.truto.signature import Signature, parse_signature_header, sign, verify
 
 BODY = b'{"id": "1"}'
 SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
@@ -40,7 +40,7 @@ def test_signing_is_hmac_sha256_with_the_secrets_ascii_bytes() -> None:
     ],
 )
 def test_every_spelling_truto_may_use_is_accepted(header: str) -> None:
-    assert verify(BODY, parse_header(header), [SECRET]) == Signature(MAC, SECRET)
+    assert verify(BODY, parse_signature_header(header), [SECRET]) == Signature(MAC, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_every_spelling_truto_may_use_is_accepted(header: str) -> None:
 )
 def test_a_malformed_header_is_refused_and_says_why(header: str | None, complaint: str) -> None:
     with pytest.raises(SignatureError, match=complaint) as refusal:
-        verify(BODY, parse_header(header), [SECRET])
+        verify(BODY, parse_signature_header(header), [SECRET])
 
     assert SECRET not in str(refusal.value)
     assert HEX[:16] not in str(refusal.value)
 
 
 def test_any_of_several_secrets_is_accepted_and_named() -> None:
-    assert verify(BODY, parse_header(sign(BODY, "new")), ["old", "new", "newest"]).secret == "new"
+    assert verify(BODY, parse_signature_header(sign(BODY, "new")), ["old", "new", "newest"]).secret == "new"
 
 
 def test_without_secrets_nothing_is_accepted() -> None:
     with pytest.raises(SignatureError, match="TRUTO_WEBHOOK_SECRET"):
-        verify(BODY, parse_header(sign(BODY, SECRET)), [])
+        verify(BODY, parse_signature_header(sign(BODY, SECRET)), [])
 
 
 @given(
@@ -93,7 +93,9 @@ def test_what_is_signed_verifies(
 ) -> None:
     secret = secret.encode(errors="replace").decode()
     assert (
-        verify(body, parse_header(sign(body, secret, encoding=encoding, with_format=named)), [secret]).secret
+        verify(
+            body, parse_signature_header(sign(body, secret, encoding=encoding, with_format=named)), [secret]
+        ).secret
         == secret
     )
 
@@ -105,12 +107,12 @@ def test_one_changed_bit_is_refused(body: bytes, choice: st.DataObject) -> None:
     changed[bit // 8] ^= 1 << bit % 8
 
     with pytest.raises(SignatureError):
-        verify(bytes(changed), parse_header(sign(body, SECRET)), [SECRET])
+        verify(bytes(changed), parse_signature_header(sign(body, SECRET)), [SECRET])
 
 
 @given(st.text(max_size=200))
 def test_no_header_breaks_the_parser(header: str) -> None:
     mac = b""
     with contextlib.suppress(SignatureError):
-        mac = parse_header(header)
+        mac = parse_signature_header(header)
     assert len(mac) in (0, 32)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.simulator.events import Clock, EventWriter
+from app.simulator.events import EventClock, EventWriter
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
-from app.simulator.records import digest, make_record
+from app.simulator.records import digest_record, make_record
 
 PLAN = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20)
 IDS = {"sync_job_run_id": "run", "sync_job_id": "job", "integrated_account_id": "account"}
@@ -18,21 +18,21 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 def pages(plan: Plan = PLAN, seed: str = "a") -> list[Page]:
     chance = Random(seed)
-    writer = EventWriter(chance, Clock(lambda: NOW), environment_id="environment", webhook_id="webhook")
+    writer = EventWriter(chance, EventClock(lambda: NOW), environment_id="environment", webhook_id="webhook")
     return list(fetch_pages(plan, 0, IDS, chance, writer))
 
 
 def records(page: Page) -> list[dict[str, Any]]:
     payload: dict[str, Any] = json.loads(page.body)["payload"]
-    found: list[dict[str, Any]] = payload["records"]
-    return found
+    page_records: list[dict[str, Any]] = payload["records"]
+    return page_records
 
 
 def test_pages_hold_every_record_once_in_fetch_order() -> None:
     found = pages()
 
     ids = [(page.resource, record["id"]) for page in found for record in records(page)]
-    assert len(ids) == len(set(ids)) == sum(page.size for page in found) == 230
+    assert len(ids) == len(set(ids)) == sum(page.record_count for page in found) == 230
     assert [page.resource for page in found] == [
         resource for resource, _ in PLAN.resources for _ in range(len(found) // 4)
     ]
@@ -61,14 +61,14 @@ def test_a_page_names_its_run_job_account_resource_and_method() -> None:
 
 def test_a_page_knows_the_digest_of_each_records_newest_version() -> None:
     for page in pages(Plan("http://127.0.0.1/", "s", "seed", records=300, batch_size=50, changes=0.6)):
-        newest = {record["id"]: digest(record) for record in records(page)}
+        newest = {record["id"]: digest_record(record) for record in records(page)}
         assert page.digests == newest
 
 
 def test_pages_are_made_one_at_a_time() -> None:
     plan = Plan("http://127.0.0.1/", "s", "seed", records=1500, batch_size=20)
     chance = Random("a")
-    writer = EventWriter(chance, Clock(lambda: NOW), environment_id="e", webhook_id="w")
+    writer = EventWriter(chance, EventClock(lambda: NOW), environment_id="e", webhook_id="w")
 
     tracemalloc.start()
     sent_bytes = sum(len(page.body) for page in fetch_pages(plan, 0, IDS, chance, writer))
@@ -82,9 +82,9 @@ def test_pages_are_made_one_at_a_time() -> None:
 def test_a_digest_is_of_the_content_not_of_its_order() -> None:
     record = make_record("crm/contacts", "account", 4, "1")
 
-    assert digest(dict(reversed(record.items()))) == digest(record)
-    assert digest({**record, "name": "other"}) != digest(record)
-    assert len(digest(record)) == 8
+    assert digest_record(dict(reversed(record.items()))) == digest_record(record)
+    assert digest_record({**record, "name": "other"}) != digest_record(record)
+    assert len(digest_record(record)) == 8
 
 
 def test_records_hold_text_beyond_ascii_as_it_is() -> None:
@@ -96,9 +96,9 @@ def test_records_hold_text_beyond_ascii_as_it_is() -> None:
 
 def test_times_rise_by_a_millisecond_though_the_clock_stands_or_goes_back() -> None:
     times = iter([NOW, NOW, NOW - timedelta(hours=1), NOW + timedelta(microseconds=2900)])
-    clock = Clock(lambda: next(times))
+    clock = EventClock(lambda: next(times))
 
-    assert [clock.next() for _ in range(4)] == [
+    assert [clock.next_time() for _ in range(4)] == [
         "2026-11-24T00:00:00.000Z",
         "2026-11-24T00:00:00.001Z",
         "2026-11-24T00:00:00.002Z",

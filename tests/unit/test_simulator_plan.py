@@ -10,10 +10,10 @@ from app.simulator.plan import Plan
 URL = "http://127.0.0.1:8000/webhooks/truto"
 
 
-def complaints(**fields: Any) -> list[str]:
+def find_problems(**fields: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         Plan(**{"url": URL, "secret": "s", "seed": "x", **fields})
-    return [complaint.partition(":")[0] for complaint in caught.value.complaints]
+    return [complaint.partition(":")[0] for complaint in caught.value.problems]
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def complaints(**fields: Any) -> list[str]:
     ids=str,
 )
 def test_what_cannot_be_played_is_refused(fields: dict[str, Any]) -> None:
-    assert complaints(**fields) == list(fields)
+    assert find_problems(**fields) == list(fields)
 
 
 def test_all_complaints_come_at_once() -> None:
-    assert complaints(url="x", runs=0, changes=9) == ["url", "runs", "changes"]
+    assert find_problems(url="x", runs=0, changes=9) == ["url", "runs", "changes"]
 
 
 def test_a_complaint_never_holds_the_address() -> None:
@@ -63,7 +63,7 @@ def test_a_complaint_never_holds_the_address() -> None:
 def test_the_shares_of_all_runs_are_the_whole(total: int, runs: int) -> None:
     plan = Plan(URL, "s", "x", runs=runs)
 
-    shares = [plan.share_of(total, run) for run in range(runs)]
+    shares = [plan.compute_share(total, run) for run in range(runs)]
 
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1

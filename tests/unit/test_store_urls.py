@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database.engine import describe, open_store
+from app.database.engine import open_store, redact_url
 from app.errors import ConfigError
 
 HIDDEN = "hunter2"
@@ -18,10 +18,10 @@ HIDDEN = "hunter2"
     ],
 )
 def test_an_address_is_shown_without_its_passwords(url: str, shown: str) -> None:
-    assert describe(url) == shown
+    assert redact_url(url) == shown
 
 
-@pytest.mark.parametrize("use", [describe, open_store])
+@pytest.mark.parametrize("use", [redact_url, open_store])
 def test_an_address_that_is_none_is_a_complaint_that_does_not_quote_it(use: object) -> None:
     assert callable(use)
     with pytest.raises(ConfigError) as complaint:

@@ -4,44 +4,44 @@ import json
 
 import pytest
 
-from app.cli.webhook.addresses import fault_of_target, shown
+from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
-from app.truto.webhooks import EVENTS, missing_events
+from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
 from tests.unit.test_readme import ROOT
 
 NEW = "id=new"
 
 
 def test_a_webhook_with_all_events_lacks_none() -> None:
-    assert missing_events(EVENTS) == ()
-    assert missing_events(["*"]) == ()
-    assert missing_events(["sync_job_run:*", "integrated_account:created"]) == ()
+    assert find_missing_events(SUBSCRIBED_EVENTS) == ()
+    assert find_missing_events(["*"]) == ()
+    assert find_missing_events(["sync_job_run:*", "integrated_account:created"]) == ()
 
 
 def test_what_a_webhook_lacks_is_named() -> None:
-    assert missing_events([]) == tuple(
+    assert find_missing_events([]) == tuple(
         f"sync_job_run:{action}"
         for action in ("record", "record_error", "started", "completed", "failed", "stopped")
     )
-    assert missing_events([event for event in EVENTS if not event.endswith(":failed")]) == (
+    assert find_missing_events([event for event in SUBSCRIBED_EVENTS if not event.endswith(":failed")]) == (
         "sync_job_run:failed",
     )
 
 
 @pytest.mark.parametrize("either", ["stopped", "updated"])
 def test_a_stop_may_be_told_in_either_way(either: str) -> None:
-    others = [event for event in EVENTS if event.partition(":")[2] not in ("stopped", "updated")]
+    others = [event for event in SUBSCRIBED_EVENTS if event.partition(":")[2] not in ("stopped", "updated")]
 
-    assert missing_events([*others, f"sync_job_run:{either}"]) == ()
+    assert find_missing_events([*others, f"sync_job_run:{either}"]) == ()
 
 
 def test_each_event_stands_in_the_docs_with_its_reason() -> None:
     page = (ROOT / "docs/protocol.md").read_text()
     part = page.partition("## Which events a webhook needs")[2].partition("\n## ")[0]
 
-    assert {event.partition(":")[2] for event in EVENTS} <= set(part.replace("`", " ").split())
+    assert {event.partition(":")[2] for event in SUBSCRIBED_EVENTS} <= set(part.replace("`", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,18 @@ def test_each_event_stands_in_the_docs_with_its_reason() -> None:
     ],
 )
 def test_an_address_that_truto_cannot_reach_is_told_apart(url: str, hint: str | None) -> None:
-    fault = fault_of_target(url)
+    fault = find_target_problem(url)
 
     assert fault is None if hint is None else hint in (fault or "")
 
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
-    assert shown("https://user:hunter2@h.example:8443/p?token=hunter2#x") == "https://h.example:8443/p"
-    assert shown("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
-    assert shown("https://[::1]:1/p") == "https://[::1]:1/p"
-    assert shown("https://h:port/hunter2") == "(no address)"
+    assert (
+        redact_address("https://user:hunter2@h.example:8443/p?token=hunter2#x") == "https://h.example:8443/p"
+    )
+    assert redact_address("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
+    assert redact_address("https://[::1]:1/p") == "https://[::1]:1/p"
+    assert redact_address("https://h:port/hunter2") == "(no address)"
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import structlog
 
-from app.errors import Retriable
-from app.logs import place_of
+from app.errors import TransientError
+from app.logs import locate_error
 
 log = structlog.get_logger()
 
 
-class Faults:
+class PeriodicTask:
     """Tries steps that are tried again anyway; a fault is logged once, as long as it is the same.
 
     event: what the log calls it. then: what happens next, for whoever reads it.
@@ -19,9 +19,9 @@ class Faults:
     def __init__(self, event: str, *, then: str) -> None:
         self._event = event
         self._then = then
-        self._last: dict[str, str] = {}
+        self._last_failures: dict[str, str] = {}
 
-    def attempt(
+    def run_step(
         self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
     ) -> None:
         """Do it; never fails, but with what `raises` names."""
@@ -29,14 +29,14 @@ class Faults:
             action()
         except raises:
             raise
-        except Retriable as error:
-            self._note(step, str(error))
+        except TransientError as error:
+            self._log_failure(step, str(error))
         except Exception as error:  # noqa: BLE001  # a thread that ends would never do anything again
-            self._note(step, f"{type(error).__name__} at {place_of(error)}")
+            self._log_failure(step, f"{type(error).__name__} at {locate_error(error)}")
         else:
-            self._last.pop(step, None)
+            self._last_failures.pop(step, None)
 
-    def _note(self, step: str, fault: str) -> None:
-        if fault != self._last.get(step):
-            log.warning(self._event, step=step, error=fault, then=self._then)
-        self._last[step] = fault
+    def _log_failure(self, step: str, failure: str) -> None:
+        if failure != self._last_failures.get(step):
+            log.warning(self._event, step=step, error=failure, then=self._then)
+        self._last_failures[step] = failure

@@ -7,20 +7,20 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from app.config.load import Setup
+from app.config.load import Config
 from app.database.engine import Store
 from app.errors import StoreUnavailable
 from app.redis.spool import Spool
-from app.store.notifications import Notices
-from app.store.runs import RunBook
+from app.store.notifications import Notifications
+from app.store.runs import Runs
 from app.truto.api import TrutoApi
-from app.truto.client import Client
-from workers.background.loop import Faults
-from workers.background.run_monitor import RunWatch
-from workers.background.sink_monitor import watch_sinks, watch_webhooks
-from workers.background.truto_poller import Patience
+from app.truto.client import TrutoClient
+from workers.background.loop import PeriodicTask
+from workers.background.run_monitor import RunMonitor
+from workers.background.sink_monitor import check_sinks, check_webhooks
+from workers.background.truto_poller import TrutoPoller
 
-_EVERY_S = 5.0
+_INTERVAL_S = 5.0
 _WEBHOOKS_SEEN_WITHIN = timedelta(days=30)
 
 
@@ -28,67 +28,69 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Overseer:
+class Monitor:
     """One round every five seconds. Any number may run, on any number of machines."""
 
     def __init__(
-        self, store: Store, setup: Setup, spool: Spool, *, clock: Callable[[], datetime] = _now
+        self, store: Store, config: Config, spool: Spool, *, clock: Callable[[], datetime] = _now
     ) -> None:
-        settings = setup.settings
+        settings = config.settings
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._book = RunBook(store)
-        self._notices = Notices(store)
-        self._faults = Faults("oversight.failed", then=f"tried again every {_EVERY_S:g} s")
-        self._closing = ExitStack()
-        self._truto = Patience(self._open_api())
+        self._runs = Runs(store)
+        self._notifications = Notifications(store)
+        self._task = PeriodicTask("oversight.failed", then=f"tried again every {_INTERVAL_S:g} s")
+        self._exit_stack = ExitStack()
+        self._truto = TrutoPoller(self._open_api())
         stalled_after_s = settings.stalled_after_minutes * 60
-        self._watch = RunWatch(store, setup.routes, spool, self._truto, stalled_after_s=stalled_after_s)
+        self._run_monitor = RunMonitor(
+            store, config.routes, spool, self._truto, stalled_after_s=stalled_after_s
+        )
 
     def start(self) -> None:
         """Look every five seconds in a thread of its own, which ends with the process."""
         threading.Thread(target=self._run, name="overseer", daemon=True).start()
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Do everything there is to do now. A fault is logged once, and passes."""
         now = self._clock()
         self._truto.begin_round(now)
-        self._faults.attempt("runs", self._look_at_runs)
-        self._faults.attempt("sinks", lambda: watch_sinks(self._store, self._notices, now=now))
-        self._faults.attempt("webhooks", lambda: self._look_at_webhooks(now))
+        self._task.run_step("runs", self._check_runs)
+        self._task.run_step("sinks", lambda: check_sinks(self._store, self._notifications, now=now))
+        self._task.run_step("webhooks", lambda: self._check_webhooks(now))
 
     def close(self) -> None:
         """Close the connection to Truto."""
-        self._closing.close()
+        self._exit_stack.close()
 
     def _open_api(self) -> TrutoApi | None:
         if not self._settings.truto_api_token:
             return None
-        client = Client(self._settings.truto_api_url, self._settings.truto_api_token)
-        return TrutoApi(self._closing.enter_context(client))
+        client = TrutoClient(self._settings.truto_api_url, self._settings.truto_api_token)
+        return TrutoApi(self._exit_stack.enter_context(client))
 
     def _run(self) -> None:
         while True:
-            self.look()
-            time.sleep(_EVERY_S)
+            self.run_once()
+            time.sleep(_INTERVAL_S)
 
-    def _look_at_runs(self) -> None:
-        self._watch.begin_round(now=self._clock())
-        for run in self._book.unsettled():
+    def _check_runs(self) -> None:
+        self._run_monitor.begin_round(now=self._clock())
+        for run in self._runs.list_unreconciled():
             # One odd run is not to keep the others from being looked at; a store that is away is.
-            look = partial(self._watch.look_at, run, now=self._clock())
-            self._faults.attempt(f"run {run.sync_job_run_id}", look, raises=(StoreUnavailable,))
+            check = partial(self._run_monitor.check_run, run, now=self._clock())
+            self._task.run_step(f"run {run.sync_job_run_id}", check, raises=(StoreUnavailable,))
 
-    def _look_at_webhooks(self, now: datetime) -> None:
-        if not self._truto.is_possible or not self._truto.is_time("webhooks", now):
+    def _check_webhooks(self, now: datetime) -> None:
+        if not self._truto.has_token or not self._truto.is_due("webhooks", now):
             return
         pinned = {secret.webhook_id for secret in self._settings.webhook_secrets if secret.webhook_id}
-        seen = self._book.webhook_ids(since=now - _WEBHOOKS_SEEN_WITHIN)
-        watch_webhooks(
+        seen = self._runs.list_webhook_ids(since=now - _WEBHOOKS_SEEN_WITHIN)
+        check_webhooks(
             self._truto,
-            self._notices,
+            self._notifications,
             sorted({*pinned, *seen}),
-            is_reactivated=self._settings.reactivate_webhook,
+            reactivates=self._settings.reactivate_webhook,
             now=now,
         )

@@ -8,13 +8,13 @@ import structlog
 
 from app.database.engine import Store
 from app.store.pruner import prune
-from app.store.retention import Pruned
-from workers.background.loop import Faults
+from app.store.retention import PruneCounts
+from workers.background.loop import PeriodicTask
 
-_EVERY_S = 3600.0
+_INTERVAL_S = 3600.0
 # One round's share. Whoever has years to catch up with does so beside the workers, with pauses.
-_MOST = 250_000
-_SOON_S = 60.0
+_MAX_DELIVERIES_PER_ROUND = 250_000
+_CATCH_UP_INTERVAL_S = 60.0
 
 log = structlog.get_logger()
 
@@ -34,38 +34,38 @@ class Pruner:
         store: Store,
         retention_days: int,
         *,
-        most: int = _MOST,
+        max_deliveries: int = _MAX_DELIVERIES_PER_ROUND,
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self._store = store
         self._retention = timedelta(days=retention_days)
-        self._most = most
+        self._max_deliveries = max_deliveries
         self._clock = clock
         self._is_behind = False
-        self._faults = Faults("pruning.failed", then="tried again in an hour")
+        self._task = PeriodicTask("pruning.failed", then="tried again in an hour")
 
     def start(self) -> None:
         """Prune every hour in a thread of its own, which ends with the process; or never."""
         if self._retention:
             threading.Thread(target=self._run, name="pruner", daemon=True).start()
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Prune what is old, as much as is one round's share. A fault is logged once, and passes."""
         self._is_behind = False
-        self._faults.attempt("prune", self._prune)
+        self._task.run_step("prune", self._prune)
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self.look()
-            pause.wait(_SOON_S if self._is_behind else _EVERY_S)
+            self.run_once()
+            pause.wait(_CATCH_UP_INTERVAL_S if self._is_behind else _INTERVAL_S)
 
     def _prune(self) -> None:
-        pruned = Pruned()
+        pruned = PruneCounts()
         try:
             for page in prune(self._store, before=self._clock() - self._retention, clock=self._clock):
                 pruned += page
-                self._is_behind = pruned.deliveries >= self._most
+                self._is_behind = pruned.deliveries >= self._max_deliveries
                 if self._is_behind:
                     break
         finally:

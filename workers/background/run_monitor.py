@@ -11,130 +11,140 @@ from app.database.engine import Store
 from app.errors import QueueUnavailable
 from app.redis.spool import Spool
 from app.runs import notifications as notices
-from app.runs.limits import exceeded, has_limits
-from app.runs.reconcile import account_of, reconcile
-from app.runs.reconciliation import Account
-from app.runs.refresh import Inquiry
-from app.store.notifications import Notices
-from app.store.runs import KnownRun, RunBook
-from workers.background.truto_poller import Patience
+from app.runs.limits import find_exceeded_limit, has_limits
+from app.runs.reconcile import reconcile_run, reconcile_stored
+from app.runs.reconciliation import Reconciliation
+from app.runs.refresh import RunRefresher
+from app.store.notifications import Notifications
+from app.store.runs import Runs, StoredRun
+from workers.background.truto_poller import TrutoPoller
 
 # A page may come after the end of its run, if it was tried again.
-QUIET_S = 30.0
+QUIET_PERIOD_S = 30.0
 # After that, nobody waits for the end of a run any more.
 _LOST_AFTER_S = 24 * 3600.0
 # One that waits for a rate limit goes on by itself. One of which only batches come never tells its end.
-_MUST_GO_ON = ("created", "running")
+_ACTIVE_STATUSES = ("created", "running")
 
 log = structlog.get_logger()
 
 
-class RunWatch:
+class RunMonitor:
     """Raises StoreUnavailable. stalled_after_s: how long a run that has not ended may be silent."""
 
     def __init__(
-        self, store: Store, routes: Routes, spool: Spool, truto: Patience, *, stalled_after_s: float
+        self, store: Store, routes: Routes, spool: Spool, truto: TrutoPoller, *, stalled_after_s: float
     ) -> None:
         self._store = store
         self._routes = routes
         self._spool = spool
         self._truto = truto
         self._stalled_after_s = stalled_after_s
-        self._book = RunBook(store)
-        self._notices = Notices(store)
-        self._stalled: set[str] = set()
-        self._counted: dict[str, datetime] = {}
+        self._runs = Runs(store)
+        self._notifications = Notifications(store)
+        self._stalled_run_ids: set[str] = set()
+        self._next_count_at: dict[str, datetime] = {}
 
     def begin_round(self, *, now: datetime) -> None:
         """Learn what the runs have in common."""
-        self._stalled = {notice.subject for notice in self._notices.lasting("run.stalled")}
-        self._counted = {run_id: until for run_id, until in self._counted.items() if until > now}
+        self._stalled_run_ids = {
+            notification.subject for notification in self._notifications.list_open("run.stalled")
+        }
+        self._next_count_at = {run_id: until for run_id, until in self._next_count_at.items() if until > now}
 
-    def look_at(self, run: KnownRun, *, now: datetime) -> None:
+    def check_run(self, run: StoredRun, *, now: datetime) -> None:
         """Do what there is to do about a run."""
         silent_s = (now - (run.last_seen_at or run.first_seen_at)).total_seconds()
         if run.has_ended:
-            if silent_s > QUIET_S and not self._is_awaited(run):
-                self._settle(run, now)
+            if silent_s > QUIET_PERIOD_S and not self._has_pending_deliveries(run):
+                self._reconcile_run(run, now)
             return
         if silent_s > self._stalled_after_s:
-            self._stall(run, silent_s, now)
+            self._report_stall(run, silent_s, now)
         else:
-            self._go_on(run, now)
-        self._limit(run, silent_s, now)
+            self._close_stall(run, now)
+        self._check_limits(run, silent_s, now)
 
-    def _is_awaited(self, run: KnownRun) -> bool:
+    def _has_pending_deliveries(self, run: StoredRun) -> bool:
         """Whether deliveries wait that belong to the run, or in Redis, where they may."""
         try:
-            return self._book.has_pending(run.sync_job_run_id) or self._spool.count() > 0
+            return self._runs.has_pending(run.sync_job_run_id) or self._spool.count() > 0
         except QueueUnavailable:
             # What waits there is lost or comes back; until then, everything else is known.
             return False
 
-    def _settle(self, run: KnownRun, now: datetime) -> None:
-        tell = partial(self._truto.note, run.sync_job_run_id)
-        known = self._truto.ask(
+    def _reconcile_run(self, run: StoredRun, now: datetime) -> None:
+        on_error = partial(self._truto.log_error, run.sync_job_run_id)
+        refreshed = self._truto.request(
             run.sync_job_run_id,
-            lambda api: reconcile(self._store, run, Inquiry(self._book, api), now=now, tell=tell),
+            lambda api: reconcile_run(
+                self._store, run, RunRefresher(self._runs, api), now=now, on_error=on_error
+            ),
         )
-        run, account = known or (run, account_of(self._store, run))
-        told = notices.notices_of_end(run, account, now=now)
-        if self._book.settle(run, now=now, notices=told):
-            self._go_on(run, now)
+        run, reconciliation = refreshed or (run, reconcile_stored(self._store, run))
+        end_notifications = notices.build_end_notifications(run, reconciliation, now=now)
+        if self._runs.mark_reconciled(run, now=now, notifications=end_notifications):
+            self._close_stall(run, now)
             log.info(
                 "run.settled",
                 run=run.sync_job_run_id,
                 status=run.status,
-                verdict=account.verdict,
-                arrived=sum(line.arrived for line in account.lines),
-                missing=sum(line.missing for line in account.lines),
-                record_errors=account.record_errors,
+                verdict=reconciliation.verdict,
+                arrived=sum(line.arrived for line in reconciliation.resources),
+                missing=sum(line.missing for line in reconciliation.resources),
+                record_errors=reconciliation.record_errors,
             )
 
-    def _go_on(self, run: KnownRun, now: datetime) -> None:
-        if run.sync_job_run_id in self._stalled:
-            self._notices.end("run.stalled", run.sync_job_run_id, now=now)
+    def _close_stall(self, run: StoredRun, now: datetime) -> None:
+        if run.sync_job_run_id in self._stalled_run_ids:
+            self._notifications.close("run.stalled", run.sync_job_run_id, now=now)
 
-    def _stall(self, run: KnownRun, silent_s: float, now: datetime) -> None:
-        if run.status in _MUST_GO_ON:
-            notice = notices.stalled(run, silent_s=silent_s, now=now)
-            if self._notices.begin(notice):
+    def _report_stall(self, run: StoredRun, silent_s: float, now: datetime) -> None:
+        if run.status in _ACTIVE_STATUSES:
+            notification = notices.build_stalled_notification(run, silent_s=silent_s, now=now)
+            if self._notifications.open(notification):
                 log.warning("run.stalled", run=run.sync_job_run_id, silent_s=round(silent_s))
-        if self._truto.is_time(run.sync_job_run_id, now):
-            self._truto.ask(
-                run.sync_job_run_id, lambda api: Inquiry(self._book, api).ask(run.sync_job_run_id, now=now)
+        if self._truto.is_due(run.sync_job_run_id, now):
+            self._truto.request(
+                run.sync_job_run_id,
+                lambda api: RunRefresher(self._runs, api).refresh(run.sync_job_run_id, now=now),
             )
-        if silent_s > _LOST_AFTER_S and self._book.settle(run, now=now):
+        if silent_s > _LOST_AFTER_S and self._runs.mark_reconciled(run, now=now):
             log.warning("run.lost", run=run.sync_job_run_id, silent_s=round(silent_s))
 
-    def _limit(self, run: KnownRun, silent_s: float, now: datetime) -> None:
-        if not run.stop_cause and has_limits(self._routes) and run.sync_job_run_id not in self._counted:
-            cause = exceeded(run, self._count(run, now), self._routes, silent_s=silent_s)
-            if cause and self._book.want_stop(run.sync_job_run_id, cause):
-                log.warning("run.beyond_limit", run=run.sync_job_run_id, cause=cause)
-            run = self._book.get(run.sync_job_run_id) or run
-        if run.stop_cause and not run.stop_asked_at and not run.has_ended:
-            self._stop(run, now)
+    def _check_limits(self, run: StoredRun, silent_s: float, now: datetime) -> None:
+        if (
+            not run.stop_reason
+            and has_limits(self._routes)
+            and run.sync_job_run_id not in self._next_count_at
+        ):
+            reason = find_exceeded_limit(run, self._count_run(run, now), self._routes, silent_s=silent_s)
+            if reason and self._runs.request_stop(run.sync_job_run_id, reason):
+                log.warning("run.beyond_limit", run=run.sync_job_run_id, cause=reason)
+            run = self._runs.get(run.sync_job_run_id) or run
+        if run.stop_reason and not run.stop_sent_at and not run.has_ended:
+            self._stop_run(run, now)
 
-    def _count(self, run: KnownRun, now: datetime) -> Account:
+    def _count_run(self, run: StoredRun, now: datetime) -> Reconciliation:
         began = time.monotonic()
-        account = account_of(self._store, run)
+        reconciliation = reconcile_stored(self._store, run)
         # A run of very many pages takes long to add up: that gets a tenth of the time.
         took = timedelta(seconds=time.monotonic() - began)
-        self._counted[run.sync_job_run_id] = now + took * 10
-        return account
+        self._next_count_at[run.sync_job_run_id] = now + took * 10
+        return reconciliation
 
-    def _stop(self, run: KnownRun, now: datetime) -> None:
-        if not self._truto.is_time(f"stop {run.sync_job_run_id}", now):
+    def _stop_run(self, run: StoredRun, now: datetime) -> None:
+        if not self._truto.is_due(f"stop {run.sync_job_run_id}", now):
             return
-        is_asked = (
-            self._truto.ask(run.sync_job_run_id, lambda api: api.stop_run(run.sync_job_run_id)) is not None
+        is_stop_sent = (
+            self._truto.request(run.sync_job_run_id, lambda api: api.stop_run(run.sync_job_run_id))
+            is not None
         )
         # Before it is noted: who dies in between asks again, which changes nothing.
-        self._notices.note(notices.stopped_by_limit(run, is_asked=is_asked, now=now))
-        if is_asked:
-            self._book.note_stop_asked(run.sync_job_run_id, now=now)
-            log.warning("run.stopped", run=run.sync_job_run_id, cause=run.stop_cause)
+        self._notifications.add(notices.build_limit_notification(run, is_stop_sent=is_stop_sent, now=now))
+        if is_stop_sent:
+            self._runs.mark_stop_sent(run.sync_job_run_id, now=now)
+            log.warning("run.stopped", run=run.sync_job_run_id, cause=run.stop_reason)
         else:
-            hint = "Truto did not take it" if self._truto.is_possible else "TRUTO_API_TOKEN is not set"
-            log.error("run.not_stopped", run=run.sync_job_run_id, cause=run.stop_cause, hint=hint)
+            hint = "Truto did not take it" if self._truto.has_token else "TRUTO_API_TOKEN is not set"
+            log.error("run.not_stopped", run=run.sync_job_run_id, cause=run.stop_reason, hint=hint)

@@ -7,11 +7,11 @@ from functools import partial
 import structlog
 
 from app.database.engine import Store
-from app.store.notifications import Notice, Notices
-from app.store.troubles import failing_sinks
+from app.store.notifications import Notification, Notifications
+from app.store.troubles import find_failing_sinks
 from app.truto.api import TrutoApi
 from app.truto.webhooks import Webhook
-from workers.background.truto_poller import Patience
+from workers.background.truto_poller import TrutoPoller
 
 # A sink that is back sooner is nothing to be told of.
 _FAILING_AFTER = timedelta(minutes=5)
@@ -19,45 +19,52 @@ _FAILING_AFTER = timedelta(minutes=5)
 log = structlog.get_logger()
 
 
-def watch_sinks(store: Store, notices: Notices, *, now: datetime) -> None:
+def check_sinks(store: Store, notifications: Notifications, *, now: datetime) -> None:
     """Tell of sinks that have not taken a delivery for minutes; raises StoreUnavailable."""
-    failing = failing_sinks(store)
+    failing = find_failing_sinks(store)
     for trouble in failing:
         since = trouble.since.isoformat()
-        told = {"reason": trouble.reason, "since": since, "deliveries": trouble.deliveries}
-        notice = Notice("sink.failing", trouble.sink, since, now, {"sink": trouble.sink, **told})
-        if now - trouble.since > _FAILING_AFTER and notices.begin(notice):
-            log.error("sink.failing", sink=trouble.sink, **told)
+        payload = {"reason": trouble.reason, "since": since, "deliveries": trouble.deliveries}
+        notification = Notification(
+            "sink.failing", trouble.sink, since, now, {"sink": trouble.sink, **payload}
+        )
+        if now - trouble.since > _FAILING_AFTER and notifications.open(notification):
+            log.error("sink.failing", sink=trouble.sink, **payload)
     names = {trouble.sink for trouble in failing}
-    for notice in notices.lasting("sink.failing"):
-        if notice.subject not in names:
-            notices.end("sink.failing", notice.subject, now=now)
-            log.info("sink.back", sink=notice.subject)
+    for notification in notifications.list_open("sink.failing"):
+        if notification.subject not in names:
+            notifications.close("sink.failing", notification.subject, now=now)
+            log.info("sink.back", sink=notification.subject)
 
 
-def watch_webhooks(
-    truto: Patience, notices: Notices, webhook_ids: Sequence[str], *, is_reactivated: bool, now: datetime
+def check_webhooks(
+    truto: TrutoPoller,
+    notifications: Notifications,
+    webhook_ids: Sequence[str],
+    *,
+    reactivates: bool,
+    now: datetime,
 ) -> None:
     """Tell of webhooks that Truto has switched off; raises StoreUnavailable.
 
     is_reactivated: switch them on again.
     """
     for webhook_id in webhook_ids:
-        webhook = truto.ask(webhook_id, partial(_look_up, webhook_id))
+        webhook = truto.request(webhook_id, partial(_get_webhook, webhook_id))
         if webhook is None or webhook.is_active is None:
             continue
         if webhook.is_active:
-            notices.end("webhook.inactive", webhook_id, now=now)
+            notifications.close("webhook.inactive", webhook_id, now=now)
             continue
-        is_on = is_reactivated and bool(truto.ask(webhook_id, partial(_activate, webhook_id)))
-        told = {"webhook_id": webhook_id, "is_reactivated": is_on}
-        if notices.begin(Notice("webhook.inactive", webhook_id, now.isoformat(), now, told)):
+        is_on = reactivates and bool(truto.request(webhook_id, partial(_activate_webhook, webhook_id)))
+        payload = {"webhook_id": webhook_id, "is_reactivated": is_on}
+        if notifications.open(Notification("webhook.inactive", webhook_id, now.isoformat(), now, payload)):
             log.error("webhook.inactive", webhook=webhook_id, is_reactivated=is_on)
 
 
-def _look_up(webhook_id: str, api: TrutoApi) -> Webhook:
+def _get_webhook(webhook_id: str, api: TrutoApi) -> Webhook:
     return api.get_webhook(webhook_id)
 
 
-def _activate(webhook_id: str, api: TrutoApi) -> Webhook:
+def _activate_webhook(webhook_id: str, api: TrutoApi) -> Webhook:
     return api.activate_webhook(webhook_id)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from app.store.inbox import Inbox, open_body
+from app.store.inbox import Inbox, decompress_body
 from app.store.models import Delivery
 
 # What is read at once; a larger body is read alone. Small ones then cost a fraction of a round trip each.
-_MOST_BYTES = 2 * 1024 * 1024
+_MAX_BATCH_BYTES = 2 * 1024 * 1024
 
 
-class Bodies:
+class BodyPrefetcher:
     """Hands out each body once, in the order of the deliveries. Compressed until then."""
 
     def __init__(self, inbox: Inbox, deliveries: Sequence[Delivery]) -> None:
@@ -18,19 +18,19 @@ class Bodies:
         self._unread = list(deliveries)
         self._stored: dict[UUID, bytes] = {}
 
-    def read(self, delivery: Delivery) -> bytes:
+    def read_body(self, delivery: Delivery) -> bytes:
         """Return a delivery's body. Raises StoreUnavailable, BodyPruned, or ValueError if damaged."""
         if delivery.id not in self._stored:
-            self._stored = self._inbox.read_stored(self._next(delivery))
-        return open_body(delivery.id, self._stored.pop(delivery.id))
+            self._stored = self._inbox.read_stored(self._choose_next_ids(delivery))
+        return decompress_body(delivery.id, self._stored.pop(delivery.id))
 
-    def _next(self, delivery: Delivery) -> list[UUID]:
+    def _choose_next_ids(self, delivery: Delivery) -> list[UUID]:
         # Those before it were passed over.
         self._unread = self._unread[self._unread.index(delivery) :]
         size, ids = 0, list[UUID]()
-        for each in self._unread:
-            size += each.body_bytes
-            if ids and size > _MOST_BYTES:
+        for candidate in self._unread:
+            size += candidate.body_bytes
+            if ids and size > _MAX_BATCH_BYTES:
                 break
-            ids.append(each.id)
+            ids.append(candidate.id)
         return ids

@@ -7,20 +7,20 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from app.store.facts import DeadRecord, RecordErrorRow, RunSeen
+from app.store.facts import DeadRecord, RunUpdate, StoredRecordError
 from app.store.models import Delivery
-from app.truto.events import BATCH, ERRORS, carries_records
+from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
 from app.truto.record_errors import read_record_errors
-from app.truto.records import raw_records, read_records
-from app.truto.runs import rank, read_run, status_of
+from app.truto.records import read_raw_records, read_records
+from app.truto.runs import read_run, status_from_event, status_rank
 
 
-def _none(_ordinals: Sequence[int]) -> Mapping[int, str]:
+def _no_raw_records(_ordinals: Sequence[int]) -> Mapping[int, str]:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ParsedDelivery:
     """A delivery, read.
 
     resource, method: what routes match on; of an event that is no batch its entity and action.
@@ -31,39 +31,39 @@ class Content:
 
     resource: str
     method: str
-    carries_records: bool = False
+    has_records: bool = False
     records: Sequence[tuple[int, Any]] = ()
     unreadable: Sequence[DeadRecord] = ()
-    record_errors: Sequence[RecordErrorRow] = ()
-    run: RunSeen | None = None
+    record_errors: Sequence[StoredRecordError] = ()
+    run: RunUpdate | None = None
     reason: str = ""
     is_deletion: bool = False
-    replaced: int = 0
-    raw: Callable[[Sequence[int]], Mapping[int, str]] = _none
+    replaced_characters: int = 0
+    read_raw_records: Callable[[Sequence[int]], Mapping[int, str]] = _no_raw_records
 
     @property
-    def size(self) -> int:
+    def record_count(self) -> int:
         """How many records came, readable or not."""
         return len(self.records) + len(self.unreadable)
 
 
-def read_content(delivery: Delivery, body: bytes, *, now: datetime) -> Content:
+def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
     """Read a stored body; never raises for odd shapes. now: when unreadable records died."""
     entity, _, action = delivery.event.partition(":")
     resource, method = delivery.resource or entity, delivery.method or action
-    run = _run_seen(delivery, body, action) if entity == "sync_job_run" else None
-    if delivery.event == ERRORS:
-        return Content(resource, method, record_errors=_record_errors(delivery, body), run=run)
-    is_batch = carries_records(delivery.event)
-    payload_is_record = delivery.event != BATCH
+    run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
+    if delivery.event == RECORD_ERROR_EVENT:
+        return ParsedDelivery(resource, method, record_errors=_parse_record_errors(delivery, body), run=run)
+    is_batch = has_records(delivery.event)
+    payload_is_record = delivery.event != RECORD_EVENT
     batch = read_records(body, payload_is_record=payload_is_record)
     if batch is None:
-        return Content(resource, method, is_batch, run=run, reason="no_records" if is_batch else "")
+        return ParsedDelivery(resource, method, is_batch, run=run, reason="no_records" if is_batch else "")
     dead = [
-        DeadRecord(delivery.id, "", each.ordinal, each.reason, "cannot be read as JSON", each.raw, now)
-        for each in batch.unreadable
+        DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
+        for record in batch.unreadable
     ]
-    return Content(
+    return ParsedDelivery(
         resource,
         method,
         is_batch,
@@ -71,15 +71,15 @@ def read_content(delivery: Delivery, body: bytes, *, now: datetime) -> Content:
         unreadable=dead,
         run=run,
         is_deletion=delivery.event == "record:deleted",
-        replaced=batch.replaced,
-        raw=partial(raw_records, body, payload_is_record=payload_is_record),
+        replaced_characters=batch.replaced_characters,
+        read_raw_records=partial(read_raw_records, body, payload_is_record=payload_is_record),
     )
 
 
-def _run_seen(delivery: Delivery, body: bytes, action: str) -> RunSeen | None:
+def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:
     if not delivery.sync_job_run_id:
         return None
-    seen = RunSeen(
+    update = RunUpdate(
         sync_job_run_id=delivery.sync_job_run_id,
         sync_job_id=delivery.sync_job_id,
         integrated_account_id=delivery.integrated_account_id,
@@ -87,26 +87,26 @@ def _run_seen(delivery: Delivery, body: bytes, action: str) -> RunSeen | None:
         first_seen_at=delivery.received_at,
         webhook_id=delivery.webhook_id,
     )
-    if delivery.event in (BATCH, ERRORS):
-        return seen
+    if delivery.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
+        return update
     try:
         run = read_run(json.loads(body).get("payload"))
     except (ValueError, RecursionError, AttributeError):
         run = None
-    status = status_of(action, run)
+    status = status_from_event(action, run)
     return replace(
-        seen,
+        update,
         status=status,
         status_at=delivery.created_at or delivery.received_at,
-        status_rank=rank(status),
+        status_rank=status_rank(status),
         stopped_at=delivery.received_at if status == "stopped" else None,
         run=run.model_dump_json() if run else None,
     )
 
 
-def _record_errors(delivery: Delivery, body: bytes) -> Sequence[RecordErrorRow]:
+def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredRecordError]:
     return [
-        RecordErrorRow(
+        StoredRecordError(
             delivery_id=delivery.id,
             ordinal=error.ordinal,
             sync_job_run_id=delivery.sync_job_run_id,

@@ -12,36 +12,43 @@ import structlog
 
 from app.config.routes import Route, Routes
 from app.database.engine import Store
-from app.errors import BodyPruned, OutOfTime, StoreUnavailable
-from app.logs import place_of
+from app.errors import BodyPruned, JobTimeout, StoreUnavailable
+from app.logs import locate_error
 from app.sinks.base import Sink
-from app.store.facts import Outcome, Settlement
+from app.store.facts import DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
 from app.store.models import Delivery
-from app.store.pending import Worklist
-from app.store.results import Ledger
-from app.store.runs import RunBook
-from workers.delivery.body_reader import Bodies
-from workers.delivery.parser import Content, read_content
-from workers.delivery.retry_policy import MOST_LOST_ATTEMPTS, cause_of, conclude, judge, postpone, retry
-from workers.delivery.sink_writer import Writer
-from workers.delivery.stopped_runs import Stops
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
+from app.store.runs import Runs
+from workers.delivery.body_reader import BodyPrefetcher
+from workers.delivery.parser import ParsedDelivery, parse_delivery
+from workers.delivery.retry_policy import (
+    MAX_LOST_ATTEMPTS,
+    decide_state,
+    finish,
+    reason_category,
+    reschedule,
+    retry,
+)
+from workers.delivery.sink_writer import SinkWriter
+from workers.delivery.stopped_runs import StoppedRuns
 
 # A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
 # own timeout. One whose supervisor lives leaves them at once.
 _LEASE_S = 40.0
 # A job stops taking up deliveries after this long, so that it ends well before its timeout.
-_BUDGET_S = 10.0
+_JOB_TIME_LIMIT_S = 10.0
 
 log = structlog.get_logger()
 
 
-def worker_name(pid: int) -> str:
+def format_worker_name(pid: int) -> str:
     """Return what a worker process of this machine is known by."""
     return f"{socket.gethostname()}:{pid}"
 
 
-class Deliverer:
+class DeliveryProcessor:
     """Delivers what the inbox holds to the sinks of its routes, and settles it; one job at a time.
 
     open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
@@ -58,13 +65,13 @@ class Deliverer:
         name: str = "",
         keep_late: bool = False,
     ) -> None:
-        self._name = name or worker_name(os.getpid())
-        self._ledger = Ledger(store)
+        self._name = name or format_worker_name(os.getpid())
+        self._results = DeliveryResults(store)
         self._inbox = Inbox(store)
-        self._worklist = Worklist(store)
-        self._stops = Stops(RunBook(store)) if keep_late else None
+        self._pending = PendingDeliveries(store)
+        self._stopped_runs = StoppedRuns(Runs(store)) if keep_late else None
         self._routes = routes
-        self._writer = Writer(open_sink)
+        self._writer = SinkWriter(open_sink)
         self._unsettled: Sequence[UUID] = ()
 
     def deliver(self, ids: Sequence[UUID]) -> None:
@@ -73,127 +80,136 @@ class Deliverer:
         Raises StoreUnavailable, or OutOfTime where the store does not answer; then nothing was settled, and
         all will be done again to the same end.
         """
-        left, self._unsettled = self._unsettled, [*self._unsettled, *ids]
-        self._writer.is_out_of_time = False
-        self._let_go(left)
-        self._take_up(ids)
+        unfinished, self._unsettled = self._unsettled, [*self._unsettled, *ids]
+        self._writer.has_timed_out = False
+        self._release(unfinished)
+        self._process_deliveries(ids)
         self._unsettled = ()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave to others what interrupted jobs were for; raises StoreUnavailable.
 
         Without it they would wait until the lease ends, which takes the worker for lost, or the wake-up is.
         """
-        self._let_go(self._unsettled)
+        self._release(self._unsettled)
         self._unsettled = ()
 
-    def _let_go(self, ids: Sequence[UUID]) -> None:
+    def _release(self, ids: Sequence[UUID]) -> None:
         if ids:
-            self._worklist.let_go(ids, holder=self._name, now=datetime.now(UTC))
+            self._pending.release(ids, worker=self._name, now=datetime.now(UTC))
 
-    def _take_up(self, ids: Sequence[UUID]) -> None:
+    def _process_deliveries(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()
-        claimed = self._worklist.claim(ids, holder=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
-        finished = self._ledger.finished_sinks([d.id for d in claimed if d.attempts > 1])
-        bodies = Bodies(self._inbox, claimed)
-        if self._stops:
-            self._stops.read(claimed)
+        leased = self._pending.lease(ids, worker=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
+        finished = self._results.find_finished([d.id for d in leased if d.attempts > 1])
+        bodies = BodyPrefetcher(self._inbox, leased)
+        if self._stopped_runs:
+            self._stopped_runs.load_stops(leased)
         results = []
-        for delivery in claimed:
-            if not self._writer.is_out_of_time and time.monotonic() - started < _BUDGET_S:
+        for delivery in leased:
+            if not self._writer.has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
                 results.append(self._deliver_one(delivery, bodies, finished.get(delivery.id, {})))
             else:
-                results.append(Settlement(postpone(delivery, datetime.now(UTC), 0.0)))
-        concluded = self._ledger.settle(results, now=datetime.now(UTC))
-        if overtaken := [delivery.id for delivery in claimed if delivery.id not in concluded]:
+                results.append(DeliveryResult(reschedule(delivery, datetime.now(UTC), 0.0)))
+        settled_ids = self._results.save(results, now=datetime.now(UTC))
+        if overtaken := [delivery.id for delivery in leased if delivery.id not in settled_ids]:
             # Whoever erases an account waits until nobody can write of it any more.
-            self._worklist.hand_back(overtaken, holder=self._name)
-        for delivery, result in zip(claimed, results, strict=True):
-            if delivery.id in concluded:
-                _tell(delivery, result)
+            self._pending.clear_lease(overtaken, worker=self._name)
+        for delivery, result in zip(leased, results, strict=True):
+            if delivery.id in settled_ids:
+                _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
-    def _deliver_one(self, delivery: Delivery, bodies: Bodies, finished: Mapping[str, Outcome]) -> Settlement:
-        if delivery.lost_attempts >= MOST_LOST_ATTEMPTS:
-            return Settlement(conclude(delivery, "dead", 0, "worker_lost"))
+    def _deliver_one(
+        self, delivery: Delivery, bodies: BodyPrefetcher, finished: Mapping[str, SinkOutcome]
+    ) -> DeliveryResult:
+        if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
+            return DeliveryResult(finish(delivery, "dead", 0, "worker_lost"))
         try:
-            content = read_content(delivery, bodies.read(delivery), now=datetime.now(UTC))
-            return self._route(delivery, content, finished)
+            parsed = parse_delivery(delivery, bodies.read_body(delivery), now=datetime.now(UTC))
+            return self._route_delivery(delivery, parsed, finished)
         except StoreUnavailable:
             raise
         except BodyPruned as error:
-            return Settlement(conclude(delivery, "dead", 0, error.reason))
-        except OutOfTime:
+            return DeliveryResult(finish(delivery, "dead", 0, error.reason))
+        except JobTimeout:
             # Its body takes too long to read: the job's other deliveries are not to suffer for it.
-            self._writer.is_out_of_time = True
-            return Settlement(retry(delivery, datetime.now(UTC), 0, "out_of_time"))
+            self._writer.has_timed_out = True
+            return DeliveryResult(retry(delivery, datetime.now(UTC), 0, "out_of_time"))
         except Exception as error:  # noqa: BLE001
             # A fault of ours must not take the job's other deliveries along.
             # Its message may quote a record: only its place in the code is told.
             log.error(
-                "delivery.failed", delivery=str(delivery.id), fault=type(error).__name__, at=place_of(error)
+                "delivery.failed",
+                delivery=str(delivery.id),
+                fault=type(error).__name__,
+                at=locate_error(error),
             )
-            return Settlement(retry(delivery, datetime.now(UTC), 0, "internal_error"))
+            return DeliveryResult(retry(delivery, datetime.now(UTC), 0, "internal_error"))
 
-    def _route(self, delivery: Delivery, content: Content, finished: Mapping[str, Outcome]) -> Settlement:
-        route = self._routes.match(
+    def _route_delivery(
+        self, delivery: Delivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
+    ) -> DeliveryResult:
+        route = self._routes.find_route(
             event=delivery.event,
-            resource=content.resource,
-            method=content.method,
+            resource=parsed.resource,
+            method=parsed.method,
             account=delivery.integrated_account_id,
-            carries_records=content.carries_records,
+            has_records=parsed.has_records,
         )
-        result = Settlement(
-            conclude(delivery, "settled", content.size),
-            run=content.run,
-            dead_records=content.unreadable,
-            record_errors=content.record_errors,
+        result = DeliveryResult(
+            finish(delivery, "settled", parsed.record_count),
+            run=parsed.run,
+            dead_records=parsed.unreadable,
+            record_errors=parsed.record_errors,
         )
-        if self._stops and content.run:
-            self._stops.note(content.run)
-        if content.reason:
-            return replace(result, verdict=conclude(delivery, "quarantined", 0, content.reason))
-        if self._stops and content.carries_records and self._stops.are_before(delivery):
-            return replace(result, verdict=conclude(delivery, "late", content.size, "after_stop"))
-        if route is None and content.carries_records:
-            return replace(result, verdict=conclude(delivery, "unrouted", content.size, "no_route"))
+        if self._stopped_runs and parsed.run:
+            self._stopped_runs.add_run(parsed.run)
+        if parsed.reason:
+            return replace(result, state_change=finish(delivery, "quarantined", 0, parsed.reason))
+        if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
+            return replace(result, state_change=finish(delivery, "late", parsed.record_count, "after_stop"))
+        if route is None and parsed.has_records:
+            return replace(result, state_change=finish(delivery, "unrouted", parsed.record_count, "no_route"))
         if route is None:
-            return replace(result, verdict=conclude(delivery, "settled", 0))
-        return self._write(delivery, content, route, finished, result)
+            return replace(result, state_change=finish(delivery, "settled", 0))
+        return self._write_to_sinks(delivery, parsed, route, finished, result)
 
-    def _write(
+    def _write_to_sinks(
         self,
         delivery: Delivery,
-        content: Content,
+        parsed: ParsedDelivery,
         route: Route,
-        finished: Mapping[str, Outcome],
-        result: Settlement,
-    ) -> Settlement:
-        attempts = self._writer.write(delivery, content, route, finished)
+        finished: Mapping[str, SinkOutcome],
+        result: DeliveryResult,
+    ) -> DeliveryResult:
+        attempts = self._writer.write(delivery, parsed, route, finished)
         outcomes = [attempt.outcome for attempt in attempts]
-        at_least_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
-        verdict = judge(delivery, datetime.now(UTC), content.size, outcomes, at_least_s=at_least_s)
+        min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
+        change = decide_state(
+            delivery, datetime.now(UTC), parsed.record_count, outcomes, min_wait_s=min_wait_s
+        )
         return replace(
             result,
-            verdict=replace(verdict, replaced=content.replaced),
+            state_change=replace(change, replaced_characters=parsed.replaced_characters),
             outcomes=outcomes,
-            dead_records=[*content.unreadable, *(dead for a in attempts for dead in a.dead_records)],
+            dead_records=[*parsed.unreadable, *(dead for a in attempts for dead in a.dead_records)],
         )
 
 
-def _tell(delivery: Delivery, result: Settlement) -> None:
-    verdict = result.verdict
-    word = "postponed" if verdict.state == "pending" else verdict.state
-    troubles = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != "done"]
+def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
+    change = result.state_change
+    outcome = "postponed" if change.state == "pending" else change.state
+    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != "done"]
     log.info(
-        "delivery." + word,
+        "delivery." + outcome,
         delivery=str(delivery.id),
-        records=verdict.records,
+        records=change.records,
         attempt=delivery.attempts,
-        **({"reason": verdict.reason, "cause": cause_of(verdict.reason)} if verdict.reason else {}),
-        **({"replaced": verdict.replaced} if verdict.replaced else {}),
-        **({"sinks": troubles} if troubles else {}),
+        **({"reason": change.reason, "cause": reason_category(change.reason)} if change.reason else {}),
+        **({"replaced": change.replaced_characters} if change.replaced_characters else {}),
+        **({"sinks": sink_errors} if sink_errors else {}),
     )
     if result.dead_records:
         reasons = sorted({dead.reason for dead in result.dead_records})

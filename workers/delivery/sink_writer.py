@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from app.config.routes import Route
-from app.errors import OutOfTime, SinkRefused, SinkUnavailable
+from app.errors import JobTimeout, SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
-from app.store.facts import DeadRecord, Outcome
+from app.store.facts import DeadRecord, SinkOutcome
 from app.store.models import Delivery
-from workers.delivery.parser import Content
-from workers.delivery.rests import Rests
+from workers.delivery.parser import ParsedDelivery
+from workers.delivery.rests import SinkCooldown
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SinkAttempt:
     """What one sink made of one delivery, now or before. retry_after_s: how long it asks to be left alone."""
 
-    outcome: Outcome
+    outcome: SinkOutcome
     dead_records: Sequence[DeadRecord] = ()
     retry_after_s: float = 0.0
 
 
-class Writer:
+class SinkWriter:
     """Writes to sinks; leaves one alone that did not answer just now.
 
     open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
@@ -31,58 +31,62 @@ class Writer:
 
     def __init__(self, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
-        self._rests = Rests()
+        self._cooldown = SinkCooldown()
         # Whether the job at hand was interrupted: then nothing more is written.
-        self.is_out_of_time = False
+        self.has_timed_out = False
 
     def write(
-        self, delivery: Delivery, content: Content, route: Route, finished: Mapping[str, Outcome]
-    ) -> Sequence[Attempt]:
+        self, delivery: Delivery, parsed: ParsedDelivery, route: Route, finished: Mapping[str, SinkOutcome]
+    ) -> Sequence[SinkAttempt]:
         """Write to each sink of the route that is not finished with the delivery."""
-        batch = _batch(delivery, content)
+        batch = _build_batch(delivery, parsed)
         # A sink that has it is not written again because another one failed.
         return [
-            Attempt(finished[name]) if name in finished else self._attempt(name, batch, content, route)
+            SinkAttempt(finished[name])
+            if name in finished
+            else self._write_to_sink(name, batch, parsed, route)
             for name in route.sinks
         ]
 
-    def _attempt(self, name: str, batch: Batch, content: Content, route: Route) -> Attempt:
+    def _write_to_sink(self, name: str, batch: Batch, parsed: ParsedDelivery, route: Route) -> SinkAttempt:
         now, began = datetime.now(UTC), time.monotonic()
-        unreadable = len(content.unreadable)
-        outcome = Outcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
+        unreadable = len(parsed.unreadable)
+        outcome = SinkOutcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
         failing = replace(outcome, state="failing", reason="sink_unavailable")
-        rest_s = self._rests.left_s(name, now=began)
-        if rest_s or self.is_out_of_time:
+        cooldown_s = self._cooldown.remaining_s(name, now=began)
+        if cooldown_s or self.has_timed_out:
             message = "not asked: it, or another, did not answer just now"
-            return Attempt(replace(failing, message=message), retry_after_s=rest_s)
+            return SinkAttempt(replace(failing, message=message), retry_after_s=cooldown_s)
         try:
             written = self._open_sink(name).write(batch, route)
-        except (SinkUnavailable, OutOfTime) as error:
-            self.is_out_of_time = isinstance(error, OutOfTime)
-            self._rests.note_failure(name, began=began, now=time.monotonic())
-            return Attempt(replace(failing, message=str(error)), retry_after_s=error.retry_after_s or 0.0)
+        except (SinkUnavailable, JobTimeout) as error:
+            self.has_timed_out = isinstance(error, JobTimeout)
+            self._cooldown.record_failure(name, began=began, now=time.monotonic())
+            return SinkAttempt(replace(failing, message=str(error)), retry_after_s=error.retry_after_s or 0.0)
         except SinkRefused as error:
-            return Attempt(
-                replace(outcome, state="dead", dead=content.size, reason=error.reason, message=str(error))
+            return SinkAttempt(
+                replace(
+                    outcome, state="dead", dead=parsed.record_count, reason=error.reason, message=str(error)
+                )
             )
-        raw = content.raw([refusal.ordinal for refusal in written.refused])
+        raw = parsed.read_raw_records([rejected.ordinal for rejected in written.rejected])
         dead = [
             DeadRecord(batch.delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
-            for r in written.refused
+            for r in written.rejected
         ]
-        return Attempt(replace(outcome, written=written.written, dead=unreadable + len(dead)), dead)
+        return SinkAttempt(replace(outcome, written=written.written, dead=unreadable + len(dead)), dead)
 
 
-def _batch(delivery: Delivery, content: Content) -> Batch:
+def _build_batch(delivery: Delivery, parsed: ParsedDelivery) -> Batch:
     return Batch(
         delivery_id=delivery.id,
         received_at=delivery.received_at,
         version=delivery.created_at or delivery.received_at,
-        resource=content.resource,
-        method=content.method,
+        resource=parsed.resource,
+        method=parsed.method,
         account=delivery.integrated_account_id,
         job=delivery.sync_job_id,
         run=delivery.sync_job_run_id,
-        records=[Record(ordinal, value) for ordinal, value in content.records],
-        is_deletion=content.is_deletion,
+        records=[Record(ordinal, value) for ordinal, value in parsed.records],
+        is_deletion=parsed.is_deletion,
     )

@@ -6,24 +6,24 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.times import moment
-from app.store.delivery_filter import Selection
-from app.store.models import State
+from app.cli.common.times import parse_time_option
+from app.store.delivery_filter import DeliveryFilter
+from app.store.models import DeliveryState
 
-STATES = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
-_F = TypeVar("_F", bound=Callable[..., Any])
+DELIVERY_STATES = DeliveryState.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-def _ids(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[UUID, ...]:
+def _parse_ids(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[UUID, ...]:
     try:
-        return tuple(UUID(text) for text in given)
+        return tuple(UUID(text) for text in value)
     except ValueError as error:
         raise click.BadParameter("a delivery's id is a UUID, as the answer to its POST names it.") from error
 
 
-_OPTIONS = (
+_FILTER_OPTIONS = (
     click.option(
-        "--id", "ids", multiple=True, callback=_ids, help="This delivery; may be given several times."
+        "--id", "ids", multiple=True, callback=_parse_ids, help="This delivery; may be given several times."
     ),
     click.option("--run", "sync_job_run_id", default="", help="Those of this sync job run."),
     click.option("--job", "sync_job_id", default="", help="Those of this sync job."),
@@ -37,23 +37,25 @@ _OPTIONS = (
         "--state",
         "states",
         multiple=True,
-        type=click.Choice(STATES),
+        type=click.Choice(DELIVERY_STATES),
         help="Those in this state; may be given several times.",
     ),
     click.option("--reason", default="", help="Those that are in their state for this reason."),
-    click.option("--since", callback=moment, help="Those that came since then: 12h, 7d, 2026-11-25T08:00."),
-    click.option("--until", callback=moment, help="Those that came before then."),
+    click.option(
+        "--since", callback=parse_time_option, help="Those that came since then: 12h, 7d, 2026-11-25T08:00."
+    ),
+    click.option("--until", callback=parse_time_option, help="Those that came before then."),
 )
 
 
-def filters(command: _F) -> _F:
+def filter_options(command: CommandT) -> CommandT:
     """Give a command the options; it takes them as keywords, for `selection_of`."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_FILTER_OPTIONS):
         command = option(command)
     return command
 
 
-def selection_of(options: dict[str, Any], **more: Any) -> Selection:
+def build_delivery_filter(options: dict[str, Any], **more: Any) -> DeliveryFilter:
     """Return what the options choose. options: a command's keywords, of which these are taken out."""
-    names = Selection.__dataclass_fields__.keys() & options.keys()
-    return Selection(**{name: options.pop(name) for name in names}, **more)
+    names = DeliveryFilter.__dataclass_fields__.keys() & options.keys()
+    return DeliveryFilter(**{name: options.pop(name) for name in names}, **more)

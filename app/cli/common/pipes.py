@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def standard_output() -> Iterator[BinaryIO]:
+def open_standard_output() -> Iterator[BinaryIO]:
     """Open standard output for bytes. Ends the process, with exit code 1, when nobody reads them any more."""
     try:
         yield sys.stdout.buffer

@@ -7,11 +7,11 @@ import click
 Cell = str | int | None
 
 
-def table_lines(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: int = 0) -> Iterator[str]:
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: int = 0) -> Iterator[str]:
     """Yield a table, line by line. None is shown as "?"."""
-    texts = [[_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
-    to_right = [any(isinstance(row[place], int) for row in rows) for place in range(len(head))]
+    texts = [[_format_cell(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
+    to_right = [any(isinstance(row[place], int) for row in rows) for place in range(len(headers))]
 
     def line(cells: Sequence[str]) -> str:
         placed = [
@@ -20,11 +20,11 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: 
         ]
         return " " * indent + "  ".join(placed).rstrip()
 
-    yield click.style(line(head), dim=True)
+    yield click.style(line(headers), dim=True)
     yield from map(line, texts)
 
 
-def _text(cell: Cell) -> str:
+def _format_cell(cell: Cell) -> str:
     if cell is None:
         return "?"
     return f"{cell:,}" if isinstance(cell, int) else cell

@@ -4,16 +4,16 @@ from typing import Any
 
 import click
 
-from app.cli.common.options import selection_of
-from app.store.delivery_filter import Selection
-from app.store.failures import STRANDED
+from app.cli.common.options import build_delivery_filter
+from app.store.delivery_filter import DeliveryFilter
+from app.store.failures import FAILED_STATES
 
 
-def stranded_of(options: dict[str, Any], *, more_states: tuple[str, ...] = ()) -> Selection:
+def build_failure_filter(options: dict[str, Any], *, more_states: tuple[str, ...] = ()) -> DeliveryFilter:
     """Return what the options choose; states in which nothing is stranded are wrong usage."""
-    selection = selection_of(options)
-    if strange := set(selection.states) - {*STRANDED, *more_states}:
+    delivery_filter = build_delivery_filter(options)
+    if unexpected := set(delivery_filter.states) - {*FAILED_STATES, *more_states}:
         raise click.UsageError(
-            f"--state {min(strange)}: here it can be {', '.join((*STRANDED, *more_states))}."
+            f"--state {min(unexpected)}: here it can be {', '.join((*FAILED_STATES, *more_states))}."
         )
-    return selection
+    return delivery_filter

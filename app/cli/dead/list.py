@@ -8,21 +8,21 @@ from typing import Any
 
 import click
 
-from app.cli.common.explanations import Meaning, meaning_of, meaning_of_records
-from app.cli.common.options import filters
-from app.cli.dead.choosing import stranded_of
-from app.cli.deliveries.asking import AS_JSON, open_for_person
+from app.cli.common.explanations import Explanation, explain_dead_records, explain_state
+from app.cli.common.options import filter_options
+from app.cli.dead.choosing import build_failure_filter
+from app.cli.deliveries.asking import JSON_OPTION, open_interactive_store
 from app.cli.deliveries.telling import shorten, to_json
-from app.store.failures import Stranding, find_strandings
+from app.store.failures import FailureGroup, group_failures
 
-_LONGEST = 36
+_MAX_TEXT_WIDTH = 36
 _WIDTH = 79
 
 
 @click.command(name="list")
-@filters
+@filter_options
 @click.option("--discarded", "with_discarded", is_flag=True, help="Also what was given up.")
-@AS_JSON
+@JSON_OPTION
 def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
     """List what did not reach its sinks, by cause: how much, since when, an example, and what usually helps.
 
@@ -33,47 +33,52 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
       rapidbridge dead list
       rapidbridge dead list --resource 'crm/*' --since 7d
     """
-    selection = stranded_of(options, more_states=("discarded",))
-    with_discarded = with_discarded or "discarded" in selection.states
-    found = find_strandings(open_for_person(), selection, with_discarded=with_discarded)
+    failure_filter = build_failure_filter(options, more_states=("discarded",))
+    with_discarded = with_discarded or "discarded" in failure_filter.states
+    groups = group_failures(open_interactive_store(), failure_filter, with_discarded=with_discarded)
     if as_json:
-        click.echo(to_json({"causes": [_as_json(each) for each in found]}))
+        click.echo(to_json({"failures": [_group_as_json(group) for group in groups]}))
     else:
-        for each in found:
-            for line in _lines(each):
+        for group in groups:
+            for line in _group_lines(group):
                 click.echo(line)
-        if not found:
+        if not groups:
             click.echo("Nothing is dead.")
-    if any(not each.discarded for each in found):
+    if any(not group.discard_reason for group in groups):
         sys.exit(1)
 
 
-def _meaning(cause: Stranding) -> Meaning:
-    if cause.state == "record":
-        return meaning_of_records(cause.reason)
-    return meaning_of(cause.state, cause.reason)
+def _explain_group(group: FailureGroup) -> Explanation:
+    if group.state == "record":
+        return explain_dead_records(group.reason)
+    return explain_state(group.state, group.reason)
 
 
-def _as_json(cause: Stranding) -> dict[str, object]:
-    meaning = _meaning(cause)
-    return asdict(cause) | {"meaning": meaning.what, "remedy": "" if cause.discarded else meaning.remedy}
+def _group_as_json(group: FailureGroup) -> dict[str, object]:
+    explanation = _explain_group(group)
+    return asdict(group) | {
+        "meaning": explanation.meaning,
+        "remedy": "" if group.discard_reason else explanation.advice,
+    }
 
 
-def _lines(cause: Stranding) -> Iterator[str]:
-    of = f" of {shorten(cause.resource, _LONGEST)}" if cause.resource else ""
-    reason = shorten(cause.reason, _LONGEST)
-    if cause.state == "record":
-        where = f", refused by {shorten(cause.sink, _LONGEST)}" if cause.sink else ", unreadable"
-        yield _head(cause.number, "dead record", f"{of}{where}: {reason}")
+def _group_lines(group: FailureGroup) -> Iterator[str]:
+    of = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
+    reason = shorten(group.reason, _MAX_TEXT_WIDTH)
+    if group.state == "record":
+        where = f", refused by {shorten(group.sink, _MAX_TEXT_WIDTH)}" if group.sink else ", unreadable"
+        yield _format_heading(group.number, "dead record", f"{of}{where}: {reason}")
     else:
-        yield _head(cause.number, f"{cause.state} delivery", f"{of}: {reason}")
-    yield f"  {cause.oldest:%m-%d %H:%M:%S} to {cause.newest:%m-%d %H:%M:%S}, as {cause.example}"
-    meaning = _meaning(cause)
-    helps = f"discarded: {shorten(cause.discarded, 200)}" if cause.discarded else meaning.remedy
-    said = "; ".join(filter(None, (meaning.what, helps)))
-    yield from textwrap.wrap(f"{said}.", _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        yield _format_heading(group.number, f"{group.state} delivery", f"{of}: {reason}")
+    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, as {group.example}"
+    explanation = _explain_group(group)
+    advice = (
+        f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice
+    )
+    text = "; ".join(filter(None, (explanation.meaning, advice)))
+    yield from textwrap.wrap(f"{text}.", _WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _head(number: int, kind: str, rest: str) -> str:
+def _format_heading(number: int, kind: str, rest: str) -> str:
     many = kind if number == 1 else kind.removesuffix("y") + "ies" if kind.endswith("y") else f"{kind}s"
     return click.style(f"{number:,} {many}", bold=True) + rest

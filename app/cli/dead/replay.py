@@ -5,23 +5,23 @@ from typing import Any
 
 import click
 
-from app.cli.common.options import filters
-from app.cli.common.times import typed_moments
-from app.cli.dead.choosing import stranded_of
-from app.cli.replay.again import replay_again
-from app.cli.replay.asking import Question
-from app.config.load import read_setup
+from app.cli.common.options import filter_options
+from app.cli.common.times import get_typed_times
+from app.cli.dead.choosing import build_failure_filter
+from app.cli.replay.again import replay_deliveries
+from app.cli.replay.asking import ReplayRequest
+from app.config.load import read_config
 from app.database.engine import open_store
-from app.store.failures import STRANDED, count_dead_records
+from app.store.failures import FAILED_STATES, count_dead_records
 
 
 @click.command(name="replay")
-@filters
+@filter_options
 @click.option(
     "--records", "are_records", is_flag=True, help="Settled deliveries with dead records, instead of these."
 )
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Count what would be replayed; change nothing.")
+@click.option("--dry-run", "dry_run", is_flag=True, help="Count what would be replayed; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than 1,000 deliveries.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.pass_context
@@ -31,7 +31,7 @@ def replay_dead(
     *,
     are_records: bool,
     rate: float | None,
-    is_dry: bool,
+    dry_run: bool,
     yes: bool,
     as_json: bool,
     **options: Any,
@@ -49,19 +49,19 @@ def replay_dead(
       rapidbridge dead replay --reason no_route --resource 'crm/*'
       rapidbridge dead replay --records --reason not_object
     """
-    selection = stranded_of(options)
-    if are_records and selection.states:
+    delivery_filter = build_failure_filter(options)
+    if are_records and delivery_filter.states:
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    store = open_store(read_setup().settings.database_url, for_person=True)
-    others = 0 if are_records else count_dead_records(store, replace(selection, states=(), reason=""))
+    store = open_store(read_config().settings.database_url, interactive=True)
+    others = 0 if are_records else count_dead_records(store, replace(delivery_filter, states=(), reason=""))
     if others:
         click.echo(f"{others:,} dead records of settled deliveries are not among these: --records.", err=True)
     if are_records:
-        reason = selection.reason
-        selection = replace(
-            selection, states=("settled",), reason="", has_dead_records=True, record_reason=reason
+        reason = delivery_filter.reason
+        delivery_filter = replace(
+            delivery_filter, states=("settled",), reason="", has_dead_records=True, record_reason=reason
         )
     else:
-        selection = replace(selection, states=selection.states or STRANDED)
-    question = Question(selection, typed_moments(context), "", None)
-    replay_again(store, question, rate=rate, is_dry=is_dry, is_anew=False, yes=yes, as_json=as_json)
+        delivery_filter = replace(delivery_filter, states=delivery_filter.states or FAILED_STATES)
+    request = ReplayRequest(delivery_filter, get_typed_times(context), "", None)
+    replay_deliveries(store, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)

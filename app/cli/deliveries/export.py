@@ -10,17 +10,17 @@ from typing import IO, Any, cast
 
 import click
 
-from app.cli.common.options import filters, selection_of
-from app.cli.common.pipes import standard_output
+from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.pipes import open_standard_output
 from app.cli.common.progress import progress_bar
-from app.cli.deliveries.asking import open_for_person
-from app.store.delivery_export import Export
-from app.store.delivery_filter import count
+from app.cli.deliveries.asking import open_interactive_store
+from app.store.delivery_export import DeliveryExport
+from app.store.delivery_filter import count_deliveries
 from app.store.export_format import write_line
 
 
 @click.command()
-@filters
+@filter_options
 @click.option(
     "--output",
     "target",
@@ -40,38 +40,42 @@ def export(target: str, *, force: bool, **options: Any) -> None:
       rapidbridge deliveries export --run 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5 > run.jsonl
       rapidbridge deliveries export --since 7d --output week.jsonl.gz
     """
-    selection = selection_of(options)
-    store = open_for_person()
-    wanted = Export(store, selection)
+    delivery_filter = build_delivery_filter(options)
+    store = open_interactive_store()
+    exporter = DeliveryExport(store, delivery_filter)
     # A count takes as long as it takes: only for those who see the bar.
-    total = sum(group.deliveries for group in count(store, selection)) if sys.stderr.isatty() else 0
+    total = (
+        sum(group.deliveries for group in count_deliveries(store, delivery_filter))
+        if sys.stderr.isatty()
+        else 0
+    )
     written = 0
-    with _opened(target, force=force) as file, progress_bar("Exporting", total) as bar:
-        for delivery in wanted.read():
+    with _open_output(target, force=force) as file, progress_bar("Exporting", total) as bar:
+        for delivery in exporter.read_deliveries():
             if delivery:
                 file.write(write_line(delivery))
                 written += 1
             bar.update(1)
     click.echo(f"{written:,} deliveries exported.", err=True)
-    if wanted.pruned:
-        click.echo(f"{wanted.pruned:,} left out: their bodies were pruned.", err=True)
-    for damaged in wanted.damaged:
+    if exporter.pruned:
+        click.echo(f"{exporter.pruned:,} left out: their bodies were pruned.", err=True)
+    for damaged in exporter.damaged:
         click.echo(f"{damaged} left out: its body is damaged in the store.", err=True)
-    if wanted.damaged:
+    if exporter.damaged:
         sys.exit(1)
 
 
 @contextmanager
-def _opened(target: str, *, force: bool) -> Iterator[IO[bytes]]:
+def _open_output(target: str, *, force: bool) -> Iterator[IO[bytes]]:
     if target == "-":
-        with standard_output() as file:
+        with open_standard_output() as file:
             yield file
         return
     path, part = Path(target), Path(target + ".part")
     if path.exists() and not force:
         raise click.UsageError(f"{target} is there already: name another, or overwrite it with --force.")
     try:
-        with _private(part) as raw, _compressed(raw, path) as file:
+        with _open_private_file(part) as raw, _wrap_gzip(raw, path) as file:
             yield file
         part.replace(path)
     except OSError as error:
@@ -80,12 +84,12 @@ def _opened(target: str, *, force: bool) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _private(path: Path) -> IO[bytes]:
+def _open_private_file(path: Path) -> IO[bytes]:
     # Customers' data: for nobody else's eyes.
     return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-def _compressed(raw: IO[bytes], path: Path) -> IO[bytes]:
+def _wrap_gzip(raw: IO[bytes], path: Path) -> IO[bytes]:
     if path.suffix != ".gz":
         return raw
     return cast(IO[bytes], gzip.GzipFile(path.stem, "wb", compresslevel=6, fileobj=raw))

@@ -6,23 +6,23 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.explanations import meaning_of
-from app.cli.common.output import clock
-from app.cli.common.pipes import standard_output
-from app.cli.deliveries.asking import AS_JSON, delivery_id, open_for_person, tell_unknown
-from app.cli.deliveries.body import pretty
-from app.cli.deliveries.portrait import portrait_lines
+from app.cli.common.explanations import explain_state
+from app.cli.common.output import format_time
+from app.cli.common.pipes import open_standard_output
+from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interactive_store, parse_delivery_ids
+from app.cli.deliveries.body import format_body
+from app.cli.deliveries.portrait import detail_lines
 from app.cli.deliveries.telling import to_json
 from app.database.engine import Store
-from app.store.delivery_detail import Dossier, read_dossier
+from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.inbox import Inbox
 
 
 @click.command()
-@click.argument("delivery", metavar="ID", callback=delivery_id)
+@click.argument("delivery", metavar="ID", callback=parse_delivery_ids)
 @click.option("--body", "with_body", is_flag=True, help="What it brought, indented: your customers' data.")
 @click.option("--raw", is_flag=True, help="Its body, the very bytes that were signed, and nothing else.")
-@AS_JSON
+@JSON_OPTION
 def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     """Show a delivery: what it is, what each sink made of it, and what to do about it.
 
@@ -33,38 +33,38 @@ def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     """
     if with_body + raw + as_json > 1:
         raise click.UsageError("--body, --raw and --json exclude each other.")
-    store = open_for_person()
-    dossier = read_dossier(store, delivery)
-    if dossier is None:
-        tell_unknown(delivery)
+    store = open_interactive_store()
+    detail = read_delivery_detail(store, delivery)
+    if detail is None:
+        exit_not_found(delivery)
     if raw:
-        body = _body(store, dossier)
-        with standard_output() as file:
+        body = _read_body(store, detail)
+        with open_standard_output() as file:
             file.write(body)
         return
     if as_json:
-        click.echo(to_json(_as_json(dossier)))
+        click.echo(to_json(_detail_as_json(detail)))
         return
-    for line in portrait_lines(dossier):
+    for line in detail_lines(detail):
         click.echo(line)
     if with_body:
-        click.echo(pretty(_body(store, dossier)))
+        click.echo(format_body(_read_body(store, detail)))
 
 
-def _as_json(dossier: Dossier) -> dict[str, object]:
-    told: dict[str, object] = asdict(dossier)
-    delivery: dict[str, object] = asdict(dossier.delivery)
-    meaning = meaning_of(dossier.delivery.state, dossier.delivery.reason)
-    del told["delivery"]
-    return delivery | told | {"meaning": meaning.what, "remedy": meaning.remedy}
+def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
+    fields: dict[str, object] = asdict(detail)
+    delivery: dict[str, object] = asdict(detail.delivery)
+    explanation = explain_state(detail.delivery.state, detail.delivery.reason)
+    del fields["delivery"]
+    return delivery | fields | {"meaning": explanation.meaning, "remedy": explanation.advice}
 
 
-def _body(store: Store, dossier: Dossier) -> bytes:
-    if pruned_at := dossier.delivery.pruned_at:
-        click.echo(f"Its body is no longer there: it was pruned on {clock(pruned_at)} UTC.", err=True)
+def _read_body(store: Store, detail: DeliveryDetail) -> bytes:
+    if pruned_at := detail.delivery.pruned_at:
+        click.echo(f"Its body is no longer there: it was pruned on {format_time(pruned_at)} UTC.", err=True)
         sys.exit(1)
     try:
-        return Inbox(store).read_body(dossier.delivery.id)
+        return Inbox(store).read_body(detail.delivery.id)
     except ValueError:
         click.echo("Its body is damaged in the store: no bytes can be made of it.", err=True)
         sys.exit(1)

@@ -10,22 +10,22 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.options import filters, selection_of
-from app.cli.common.output import clock, printable
-from app.cli.deliveries.asking import AS_JSON, open_for_person
-from app.cli.deliveries.telling import to_json, what
+from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.output import format_time, replace_control_chars
+from app.cli.deliveries.asking import JSON_OPTION, open_interactive_store
+from app.cli.deliveries.telling import describe_delivery, to_json
 from app.database.engine import Store
-from app.store.delivery_filter import Found, Selection, find
+from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 
-_EVERY_S = 1.0
+_POLL_INTERVAL_S = 1.0
 # One that came earlier may be committed later, by another process.
 _OVERLAP = timedelta(seconds=5)
-_ON_ARRIVAL = ("pending", "quarantined", "refused")
+_ARRIVAL_STATES = ("pending", "quarantined", "refused")
 
 
 @click.command()
-@filters
-@AS_JSON
+@filter_options
+@JSON_OPTION
 def tail(*, as_json: bool, **options: Any) -> None:
     """Follow what arrives, a line each, until Ctrl-C. With --since, begin with what came since then.
 
@@ -36,49 +36,51 @@ def tail(*, as_json: bool, **options: Any) -> None:
       rapidbridge deliveries tail --resource 'crm/*'
       rapidbridge deliveries tail --since 10m --json
     """
-    selection = selection_of(options)
-    if selection.until:
+    delivery_filter = build_delivery_filter(options)
+    if delivery_filter.until:
         raise click.UsageError("--until: this has no end; see `deliveries list`.")
-    if not set(selection.states) <= set(_ON_ARRIVAL):
-        told = ", ".join(_ON_ARRIVAL)
-        raise click.UsageError(f"--state: what arrives is {told}; for others see `deliveries list`.")
-    follower = Follower(open_for_person(), selection, since=selection.since or datetime.now(UTC))
+    if not set(delivery_filter.states) <= set(_ARRIVAL_STATES):
+        states = ", ".join(_ARRIVAL_STATES)
+        raise click.UsageError(f"--state: what arrives is {states}; for others see `deliveries list`.")
+    follower = Follower(
+        open_interactive_store(), delivery_filter, since=delivery_filter.since or datetime.now(UTC)
+    )
     with suppress(KeyboardInterrupt):
         while True:
-            for found in follower.look(now=datetime.now(UTC)):
-                click.echo(to_json(asdict(found)) if as_json else _line(found))
-            time.sleep(_EVERY_S)
+            for delivery in follower.find_new_deliveries(now=datetime.now(UTC)):
+                click.echo(to_json(asdict(delivery)) if as_json else _format_line(delivery))
+            time.sleep(_POLL_INTERVAL_S)
 
 
 class Follower:
     """Finds what has arrived since the last look, each delivery once, also one that was committed late."""
 
-    def __init__(self, store: Store, selection: Selection, *, since: datetime) -> None:
+    def __init__(self, store: Store, delivery_filter: DeliveryFilter, *, since: datetime) -> None:
         self._store = store
-        self._selection = selection
-        self._from = since
-        self._seen: dict[UUID, datetime] = {}
+        self._filter = delivery_filter
+        self._since = since
+        self._seen_ids: dict[UUID, datetime] = {}
 
-    def look(self, *, now: datetime) -> Iterator[Found]:
+    def find_new_deliveries(self, *, now: datetime) -> Iterator[DeliverySummary]:
         """Yield what is new; raises StoreUnavailable."""
-        newest = self._from
-        for found in find(self._store, replace(self._selection, since=self._from)):
-            newest = found.received_at
-            if found.id not in self._seen:
-                self._seen[found.id] = found.received_at
-                yield found
+        newest = self._since
+        for delivery in find_deliveries(self._store, replace(self._filter, since=self._since)):
+            newest = delivery.received_at
+            if delivery.id not in self._seen_ids:
+                self._seen_ids[delivery.id] = delivery.received_at
+                yield delivery
         # No clock that is ahead of this one may hide what comes next.
-        self._from = max(self._from, min(newest, now) - _OVERLAP)
-        self._seen = {each: at for each, at in self._seen.items() if at >= self._from}
+        self._since = max(self._since, min(newest, now) - _OVERLAP)
+        self._seen_ids = {delivery_id: at for delivery_id, at in self._seen_ids.items() if at >= self._since}
 
 
-def _line(found: Found) -> str:
-    told = (
-        clock(found.received_at),
-        str(found.id),
-        found.state,
-        what(found),
-        f"{found.body_bytes:,} bytes",
-        printable(found.reason),
+def _format_line(delivery: DeliverySummary) -> str:
+    cells = (
+        format_time(delivery.received_at),
+        str(delivery.id),
+        delivery.state,
+        describe_delivery(delivery),
+        f"{delivery.body_bytes:,} bytes",
+        replace_control_chars(delivery.reason),
     )
-    return "  ".join(told).rstrip()
+    return "  ".join(cells).rstrip()

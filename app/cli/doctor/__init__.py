@@ -9,43 +9,43 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.cli.doctor.examination import Check, examine_all
-from app.cli.doctor.finding import Finding
-from app.cli.doctor.printing import finding_lines
+from app.cli.doctor.examination import Check, run_checks
+from app.cli.doctor.finding import CheckResult
+from app.cli.doctor.printing import result_lines
 from app.cli.doctor.receiver import check_receiver
 from app.cli.doctor.redis import check_redis
-from app.cli.doctor.secret import judge_secrets, judge_setup
+from app.cli.doctor.secret import evaluate_config, evaluate_secrets
 from app.cli.doctor.sinks import check_sink
 from app.cli.doctor.store import check_store
 from app.cli.doctor.truto import check_truto
-from app.cli.local.development_secret import known_development_secret
-from app.cli.runs.asking import AS_JSON
+from app.cli.local.development_secret import read_development_secret
+from app.cli.runs.asking import JSON_OPTION
 from app.cli.webhook.addresses import WEBHOOK_PATH
-from app.config.load import Setup, read_setup
+from app.config.load import Config, read_config
 from app.config.settings import WebhookSecret
 
-_WITHIN_S = 15.0
+_TIMEOUT_S = 15.0
 
 
-def _address(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
-    if given is not None:
+def _check_address(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
         try:
-            parts = urlsplit(given)
+            parts = urlsplit(value)
         except ValueError as error:
             raise click.BadParameter("it is no address.") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise click.BadParameter(f"write http:// or https://, the host, and {WEBHOOK_PATH}.")
-    return given
+    return value
 
 
 @click.command()
 @click.option(
     "--url",
-    callback=_address,
+    callback=_check_address,
     help=f"The receiver to try out.  [default: http://127.0.0.1:PORT{WEBHOOK_PATH}]",
 )
 @click.option("--no-post", is_flag=True, help="Send nothing to the receiver.")
-@AS_JSON
+@JSON_OPTION
 def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     """Say whether everything is set up, and what to do about what is not.
 
@@ -61,37 +61,37 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
       rapidbridge doctor --url https://sync.example.com/webhooks/truto
       heroku run python -m app.cli doctor --url https://<app>.herokuapp.com/webhooks/truto
     """
-    findings = examine_all(_checks(read_setup(), url, no_post=no_post), within_s=_WITHIN_S)
+    results = run_checks(_build_checks(read_config(), url, no_post=no_post), timeout_s=_TIMEOUT_S)
     if as_json:
-        told = {"ok": _is_fine(findings), "findings": [asdict(finding) for finding in findings]}
-        click.echo(json.dumps(told))
+        output = {"ok": _is_ok(results), "findings": [asdict(result) for result in results]}
+        click.echo(json.dumps(output))
     else:
-        click.echo("\n".join(finding_lines(findings)))
-    if not _is_fine(findings):
+        click.echo("\n".join(result_lines(results)))
+    if not _is_ok(results):
         sys.exit(1)
 
 
-def _checks(setup: Setup, url: str | None, *, no_post: bool) -> dict[str, Check]:
-    settings = setup.settings
-    development = known_development_secret() if not settings.webhook_secrets else None
+def _build_checks(config: Config, url: str | None, *, no_post: bool) -> dict[str, Check]:
+    settings = config.settings
+    development = read_development_secret() if not settings.webhook_secrets else None
     checks: dict[str, Check] = {
         "settings": lambda: [
-            *judge_setup(setup),
-            *judge_secrets(settings.webhook_secrets, is_for_development=development is not None),
+            *evaluate_config(config),
+            *evaluate_secrets(settings.webhook_secrets, has_development_secret=development is not None),
         ],
-        "store": lambda: check_store(setup),
+        "store": lambda: check_store(config),
         "redis": lambda: check_redis(settings),
     }
-    for name, spec in setup.routes.sinks.items():
-        checks[f"sink {name}"] = partial(check_sink, name, spec)
+    for name, sink_config in config.routes.sinks.items():
+        checks[f"sink {name}"] = partial(check_sink, name, sink_config)
     checks["truto"] = lambda: check_truto(settings)
     if not no_post:
-        made = WebhookSecret(development) if development else None
-        secret = next(iter(settings.webhook_secrets), made)
+        generated_secret = WebhookSecret(development) if development else None
+        secret = next(iter(settings.webhook_secrets), generated_secret)
         target = url or f"http://127.0.0.1:{settings.port}{WEBHOOK_PATH}"
         checks["receiver"] = lambda: check_receiver(settings, target, secret)
     return checks
 
 
-def _is_fine(findings: Sequence[Finding]) -> bool:
-    return all(finding.level != "red" for finding in findings)
+def _is_ok(results: Sequence[CheckResult]) -> bool:
+    return all(result.level != "red" for result in results)

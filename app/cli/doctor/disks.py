@@ -4,24 +4,24 @@ import shutil
 from pathlib import Path
 
 
-def nearest(folder: Path) -> Path:
+def find_existing_folder(folder: Path) -> Path:
     """Return a folder, or the one in which it would be created."""
-    whole = folder.absolute()
-    return next(each for each in (whole, *whole.parents) if each.exists())
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
-def free_bytes(folder: Path) -> int:
+def read_free_bytes(folder: Path) -> int:
     """Return how much can still be written."""
-    return shutil.disk_usage(nearest(folder)).free
+    return shutil.disk_usage(find_existing_folder(folder)).free
 
 
-def file_system(folder: Path) -> str:
+def read_file_system(folder: Path) -> str:
     """Return the kernel's name of the file system; "" where the kernel is not Linux."""
     try:
         lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    place = nearest(folder).resolve()
+    place = find_existing_folder(folder).resolve()
     mounts = [(Path(words[1].replace("\\040", " ")), words[2]) for words in map(str.split, lines)]
     over = [
         (len(mount.parts), number, kind)

@@ -7,45 +7,47 @@ from itertools import groupby
 
 import click
 
-from app.cli.doctor.finding import Finding, Level
+from app.cli.doctor.finding import CheckLevel, CheckResult
 
-_MARKS: dict[Level, str] = {"green": "ok", "yellow": "look", "red": "FAIL"}
+_MARKS: dict[CheckLevel, str] = {"green": "ok", "yellow": "look", "red": "FAIL"}
 _MARK_WIDTH, _CHECK_WIDTH = 6, 13
-_WIDEST = 110
+_MAX_WIDTH = 110
 
 
-def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
     """Yield the findings by room, then the sum of them."""
-    for room, of_room in groupby(findings, key=lambda finding: finding.room):
-        yield click.style(room, bold=True)
-        for finding in of_room:
-            yield from _lines(finding)
+    for component, component_results in groupby(results, key=lambda result: result.component):
+        yield click.style(component, bold=True)
+        for result in component_results:
+            yield from _format_result(result)
     yield ""
-    yield _sum(findings)
+    yield _format_summary(results)
 
 
-def _lines(finding: Finding) -> Iterator[str]:
+def _format_result(result: CheckResult) -> Iterator[str]:
     indent = " " * (2 + _MARK_WIDTH + _CHECK_WIDTH)
-    width = min(shutil.get_terminal_size().columns, _WIDEST) - len(indent)
-    mark = click.style(_MARKS[finding.level].ljust(_MARK_WIDTH), fg=finding.level)
-    first, *rest = _wrapped(finding.message, width)
-    yield f"  {mark}{finding.check:{_CHECK_WIDTH}}{first}"
+    width = min(shutil.get_terminal_size().columns, _MAX_WIDTH) - len(indent)
+    mark = click.style(_MARKS[result.level].ljust(_MARK_WIDTH), fg=result.level)
+    first, *rest = _wrap_text(result.message, width)
+    yield f"  {mark}{result.check:{_CHECK_WIDTH}}{first}"
     yield from (indent + line for line in rest)
-    if finding.advice:
-        for number, line in enumerate(_wrapped(finding.advice, width - 3)):
+    if result.advice:
+        for number, line in enumerate(_wrap_text(result.advice, width - 3)):
             yield f"{indent}{'-> ' if not number else '   '}{line}"
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrap_text(text: str, width: int) -> list[str]:
     # Commands and addresses are copied: they are not taken apart at their hyphens.
     return textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
 
 
-def _sum(findings: Sequence[Finding]) -> str:
-    levels = [finding.level for finding in findings]
-    red, yellow = levels.count("red"), levels.count("yellow")
-    if red:
-        return click.style(f"{red} to mend, {yellow} to look at, {levels.count('green')} fine.", fg="red")
-    if yellow:
-        return click.style(f"It works. {yellow} to look at, {levels.count('green')} fine.", fg="yellow")
+def _format_summary(results: Sequence[CheckResult]) -> str:
+    levels = [result.level for result in results]
+    failures, warnings = levels.count("red"), levels.count("yellow")
+    if failures:
+        return click.style(
+            f"{failures} to mend, {warnings} to look at, {levels.count('green')} fine.", fg="red"
+        )
+    if warnings:
+        return click.style(f"It works. {warnings} to look at, {levels.count('green')} fine.", fg="yellow")
     return click.style("Everything is set up.", fg="green")

@@ -2,26 +2,26 @@
 
 from collections.abc import Iterator
 
-from app.cli.doctor.disks import free_bytes
-from app.cli.doctor.finding import Finding, green, judge_room, red
-from app.config.routes import FilesSink, SinkSpec
-from app.database.engine import describe
+from app.cli.doctor.disks import read_free_bytes
+from app.cli.doctor.finding import CheckResult, evaluate_free_space, fail, ok
+from app.config.routes import FilesSinkConfig, SinkConfig
+from app.database.engine import redact_url
 from app.errors import SinkUnavailable
-from app.sinks.probe import probe
+from app.sinks.probe import probe_sink
 
 
-def check_sink(name: str, spec: SinkSpec) -> Iterator[Finding]:
+def check_sink(name: str, sink_config: SinkConfig) -> Iterator[CheckResult]:
     """Look at one sink."""
-    room = f"sink {name}"
-    where = spec.url if isinstance(spec, FilesSink) else describe(spec.url)
+    component = f"sink {name}"
+    where = sink_config.url if isinstance(sink_config, FilesSinkConfig) else redact_url(sink_config.url)
     try:
-        folder = probe(spec)
+        folder = probe_sink(sink_config)
     except SinkUnavailable as error:
         advice = (
             f"Mend it, or correct [sinks.{name}] in the routes file: deliveries wait for it, for about a day."
         )
-        yield red(room, "writable", f"{where}: {error}", advice)
+        yield fail(component, "writable", f"{where}: {error}", advice)
         return
-    yield green(room, "writable", where)
+    yield ok(component, "writable", where)
     if folder is not None:
-        yield judge_room(room, free_bytes(folder))
+        yield evaluate_free_space(component, read_free_bytes(folder))

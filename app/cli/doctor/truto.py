@@ -3,71 +3,75 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.cli.common.output import printable
-from app.cli.doctor.finding import Finding, green, red, yellow
-from app.cli.runs.asking import truto_if_set
-from app.cli.webhook.addresses import fault_of_target, shown
-from app.cli.webhook.known import known_webhooks, pinned_webhooks
+from app.cli.common.output import replace_control_chars
+from app.cli.doctor.finding import CheckResult, fail, ok, warn
+from app.cli.runs.asking import open_optional_truto_api
+from app.cli.webhook.addresses import find_target_problem, redact_address
+from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.truto.api import TrutoApi
-from app.truto.webhooks import Webhook, missing_events
+from app.truto.webhooks import Webhook, find_missing_events
 
-_ROOM = "truto"
+_COMPONENT = "truto"
 
 
-def check_truto(settings: Settings) -> Iterator[Finding]:
+def check_truto(settings: Settings) -> Iterator[CheckResult]:
     """Ask Truto, where there is a token."""
-    with truto_if_set(settings) as api:
+    with open_optional_truto_api(settings) as api:
         if api is None:
-            yield green(_ROOM, "token", "TRUTO_API_TOKEN is not set: nothing is asked of Truto")
+            yield ok(_COMPONENT, "token", "TRUTO_API_TOKEN is not set: nothing is asked of Truto")
             return
         try:
-            yield from _check(api, settings)
+            yield from _check_api(api, settings)
         except TrutoUnavailable as error:
-            yield yellow(_ROOM, "reachable", str(error), "Look again later; receiving does not depend on it.")
+            yield warn(
+                _COMPONENT, "reachable", str(error), "Look again later; receiving does not depend on it."
+            )
 
 
-def _check(api: TrutoApi, settings: Settings) -> Iterator[Finding]:
+def _check_api(api: TrutoApi, settings: Settings) -> Iterator[CheckResult]:
     try:
         next(api.list_runs({}), None)
     except TrutoRefused as error:
-        yield red(
-            _ROOM,
+        yield fail(
+            _COMPONENT,
             "token",
             str(error),
             "Set TRUTO_API_TOKEN to a token of the runs' environment, or unset it.",
         )
         return
-    yield green(_ROOM, "token", "TRUTO_API_TOKEN is accepted")
-    ids = pinned_webhooks(settings)
+    yield ok(_COMPONENT, "token", "TRUTO_API_TOKEN is accepted")
+    ids = list_pinned_webhooks(settings)
     # What recent runs were sent to is told by the store; that it is away is told elsewhere.
     with suppress(StoreUnavailable, ConfigError):
-        ids = known_webhooks(settings)
+        ids = list_known_webhooks(settings)
     if not ids:
         advice = "Pin it: TRUTO_WEBHOOK_SECRET=<webhook id>=<secret>."
-        yield yellow(_ROOM, "webhook", "which webhook sends here is not known", advice)
-    for each in ids:
+        yield warn(_COMPONENT, "webhook", "which webhook sends here is not known", advice)
+    for webhook_id in ids:
         try:
-            webhook = api.get_webhook(each)
+            webhook = api.get_webhook(webhook_id)
         except TrutoRefused as error:
             advice = "See that the id in TRUTO_WEBHOOK_SECRET is right, and the token of its environment."
-            yield red(_ROOM, "webhook", f"{printable(each)}: {error}", advice)
+            yield fail(_COMPONENT, "webhook", f"{replace_control_chars(webhook_id)}: {error}", advice)
         else:
-            yield from judge_webhook(webhook)
+            yield from evaluate_webhook(webhook)
 
 
-def judge_webhook(webhook: Webhook) -> Iterator[Finding]:
+def evaluate_webhook(webhook: Webhook) -> Iterator[CheckResult]:
     """Say whether a webhook will send what is needed here."""
-    id_ = printable(webhook.id)
-    faults = []
+    id_ = replace_control_chars(webhook.id)
+    problems = []
     if webhook.is_active is False:
         advice = f"Mend what made it fail, then: rapidbridge webhook reactivate {id_}"
-        faults.append(red(_ROOM, "webhook", f"{id_} is switched off: Truto sends nothing", advice))
-    if fault := fault_of_target(webhook.target_url):
-        message = f"{id_} sends to {shown(webhook.target_url)}"
-        faults.append(red(_ROOM, "target", message, f"Correct it at Truto: {fault}"))
-    if missing := missing_events(webhook.event_types):
+        problems.append(fail(_COMPONENT, "webhook", f"{id_} is switched off: Truto sends nothing", advice))
+    if problem := find_target_problem(webhook.target_url):
+        message = f"{id_} sends to {redact_address(webhook.target_url)}"
+        problems.append(fail(_COMPONENT, "target", message, f"Correct it at Truto: {problem}"))
+    if missing := find_missing_events(webhook.event_types):
         message = f"{id_} does not send {', '.join(missing)}"
-        faults.append(red(_ROOM, "events", message, "Subscribe it to them at Truto."))
-    yield from faults or [green(_ROOM, "webhook", f"{id_} is active, sends to {shown(webhook.target_url)}")]
+        problems.append(fail(_COMPONENT, "events", message, "Subscribe it to them at Truto."))
+    yield from problems or [
+        ok(_COMPONENT, "webhook", f"{id_} is active, sends to {redact_address(webhook.target_url)}")
+    ]

@@ -3,18 +3,18 @@
 from pathlib import Path
 from uuid import uuid4
 
-_FILE = Path("var") / "webhook-secret"
+_SECRET_FILE = Path("var") / "webhook-secret"
 
 
-def development_secret() -> str:
+def ensure_development_secret() -> str:
     """Return the working folder's secret, made and kept in var/webhook-secret on first use."""
-    if not _FILE.exists():
-        _FILE.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _FILE.touch(mode=0o600)
-        _FILE.write_text(str(uuid4()))
-    return _FILE.read_text().strip()
+    if not _SECRET_FILE.exists():
+        _SECRET_FILE.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _SECRET_FILE.touch(mode=0o600)
+        _SECRET_FILE.write_text(str(uuid4()))
+    return _SECRET_FILE.read_text().strip()
 
 
-def known_development_secret() -> str | None:
+def read_development_secret() -> str | None:
     """Return the secret if `up` has made one here."""
-    return _FILE.read_text().strip() if _FILE.exists() else None
+    return _SECRET_FILE.read_text().strip() if _SECRET_FILE.exists() else None

@@ -10,15 +10,15 @@ from pathlib import Path
 import httpx
 
 from app import web
-from app.cli.local.ports import require_free
+from app.cli.local.ports import require_free_port
 from app.cli.local.supervisor import Supervisor
-from app.cli.local.valkey import valkey_command
-from app.config.settings import child_environment
+from app.cli.local.valkey import build_valkey_command
+from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.redis.queue import DeliveryQueue, connect
+from app.redis.queue import DeliveryQueue, connect_redis
 
 _START_TIMEOUT_S = 30.0
-_POLL_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
 @contextmanager
@@ -29,16 +29,16 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     folder: where they run, out of reach of a `.env` or routes file here; their output goes to a log in it.
     Raises StoreUnavailable where the web process does not come up, ConfigError where its port is taken.
     """
-    require_free(int(settings["PORT"]))
+    require_free_port(int(settings["PORT"]))
     with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor(folder) as supervisor:
         settings = dict(settings)
         if "REDIS_URL" not in settings:
-            command, settings["REDIS_URL"] = valkey_command(Path(private))
-            supervisor.start("valkey", command, child_environment({}))
+            command, settings["REDIS_URL"] = build_valkey_command(Path(private))
+            supervisor.start("valkey", command, build_child_environment({}))
             _wait_for_valkey(settings["REDIS_URL"], supervisor)
-        environment = child_environment(settings)
+        environment = build_child_environment(settings)
         supervisor.start("worker", [sys.executable, "-m", "app.cli", "worker"], environment)
-        configuration = str(Path(str(web.__file__)).with_name("server.py"))
+        configuration = str(Path(str(web.__file__)).with_name("gunicorn_conf.py"))
         gunicorn = [sys.executable, "-m", "gunicorn", "--config", configuration, "app.web.wsgi:app"]
         supervisor.start("web", gunicorn, environment)
         _wait_for_web(f"http://127.0.0.1:{settings['PORT']}/healthz", supervisor)
@@ -47,15 +47,15 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
 
 def _wait_for_valkey(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    queue = DeliveryQueue(connect(url, tls_verify=True))
+    queue = DeliveryQueue(connect_redis(url, tls_verify=True))
     while time.monotonic() < deadline and supervisor.is_alive("valkey"):
         try:
             queue.ping()
         except QueueUnavailable:
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         else:
             return
-    raise QueueUnavailable(f"the embedded Valkey did not come up; {_said(supervisor)}")
+    raise QueueUnavailable(f"the embedded Valkey did not come up; {_describe_output(supervisor)}")
 
 
 def _wait_for_web(url: str, supervisor: Supervisor) -> None:
@@ -64,11 +64,11 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
         try:
             httpx.get(url, trust_env=False).raise_for_status()
         except httpx.HTTPError:
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         else:
             return
-    raise StoreUnavailable(f"the web process did not come up; {_said(supervisor)}")
+    raise StoreUnavailable(f"the web process did not come up; {_describe_output(supervisor)}")
 
 
-def _said(supervisor: Supervisor) -> str:
-    return f"it said:\n{supervisor.output()}" if supervisor.output() else "what it said is above"
+def _describe_output(supervisor: Supervisor) -> str:
+    return f"it said:\n{supervisor.read_output()}" if supervisor.read_output() else "what it said is above"

@@ -15,19 +15,19 @@ from typing import Any, Self
 
 import structlog
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 10.0
+_FIRST_RESTART_DELAY_S = 0.5
+_MAX_RESTART_DELAY_S = 10.0
 # A child that lived this long did not fail to start: its next restart is quick again.
-_PROVEN_S = 30.0
-_POLL_S = 0.05
+_STABLE_AFTER_S = 30.0
+_POLL_INTERVAL_S = 0.05
 _SET_PARENT_DEATH_SIGNAL = 1
-_LOG = "rapidbridge.log"
+_LOG_NAME = "rapidbridge.log"
 
 logger = structlog.get_logger()
 
 # Asks the kernel to end a child with its parent, then becomes the child. Its own process rather than a
 # preexec_fn, which may deadlock where the parent has threads.
-_LEASH = f"""
+_PARENT_DEATH_SCRIPT = f"""
 import ctypes, os, signal, sys
 parent, command = int(sys.argv[1]), sys.argv[2:]
 ctypes.CDLL(None).prctl({_SET_PARENT_DEATH_SIGNAL}, signal.SIGTERM)
@@ -38,15 +38,15 @@ os.execv(command[0], command)
 
 
 @dataclass(slots=True)
-class _Child:
+class _ChildProcess:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
-    on_end: Callable[[int], None] | None = None
+    on_exit: Callable[[int], None] | None = None
     process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    pause_s: float = _FIRST_PAUSE_S
-    restart_at: float = 0.0
+    started_at_s: float = 0.0
+    restart_delay_s: float = _FIRST_RESTART_DELAY_S
+    restart_at_s: float = 0.0
 
 
 class Supervisor:
@@ -64,10 +64,10 @@ class Supervisor:
     def __init__(self, folder: Path | None = None, *, grace_s: float = 25.0) -> None:
         self._folder = folder
         self._grace_s = grace_s
-        self._children: list[_Child] = []
+        self._children: list[_ChildProcess] = []
         self._is_running = False
         self._is_stopping = False
-        self._handlers: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def start(
         self,
@@ -75,19 +75,19 @@ class Supervisor:
         command: Sequence[str],
         environment: Mapping[str, str],
         *,
-        on_end: Callable[[int], None] | None = None,
+        on_exit: Callable[[int], None] | None = None,
     ) -> None:
         """Start a child. Those started later are stopped earlier.
 
         on_end: told the id of its process when that ends by itself; must return at once.
         """
-        child = _Child(name, command, environment, on_end)
+        child = _ChildProcess(name, command, environment, on_exit)
         self._children.append(child)
         self._launch(child)
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._told_to_stop)
+            self._previous_handlers[number] = signal.signal(number, self._on_stop_signal)
         return self
 
     def __exit__(
@@ -96,37 +96,39 @@ class Supervisor:
         try:
             self.stop()
         finally:
-            for number, handler in self._handlers.items():
+            for number, handler in self._previous_handlers.items():
                 signal.signal(number, handler)
 
-    def run(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
         """Watch the children until SIGTERM or SIGINT. meanwhile: done each time, twenty times a second."""
         self._is_running = True
         while not self._is_stopping:
-            self.watch()
-            meanwhile()
-            time.sleep(_POLL_S)
+            self.restart_exited()
+            on_tick()
+            time.sleep(_POLL_INTERVAL_S)
 
-    def watch(self) -> None:
+    def restart_exited(self) -> None:
         """Start again what ended."""
         for child in self._children:
             if child.process is None:
-                if time.monotonic() >= child.restart_at:
+                if time.monotonic() >= child.restart_at_s:
                     self._launch(child)
             elif child.process.poll() is not None:
-                lived_s = time.monotonic() - child.started_at
-                child.pause_s = _FIRST_PAUSE_S if lived_s > _PROVEN_S else child.pause_s
+                lived_s = time.monotonic() - child.started_at_s
+                child.restart_delay_s = (
+                    _FIRST_RESTART_DELAY_S if lived_s > _STABLE_AFTER_S else child.restart_delay_s
+                )
                 logger.error(
                     "process.ended",
                     name=child.name,
                     code=child.process.returncode,
-                    restart_in_s=child.pause_s,
+                    restart_in_s=child.restart_delay_s,
                 )
-                if child.on_end is not None:
-                    child.on_end(child.process.pid)
+                if child.on_exit is not None:
+                    child.on_exit(child.process.pid)
                 child.process = None
-                child.restart_at = time.monotonic() + child.pause_s
-                child.pause_s = min(child.pause_s * 2, _LONGEST_PAUSE_S)
+                child.restart_at_s = time.monotonic() + child.restart_delay_s
+                child.restart_delay_s = min(child.restart_delay_s * 2, _MAX_RESTART_DELAY_S)
 
     def is_alive(self, name: str) -> bool:
         """Whether the child of this name runs now."""
@@ -135,9 +137,9 @@ class Supervisor:
             for child in self._children
         )
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         """Return the end of what the children said, where they run in a folder."""
-        return (self._folder / _LOG).read_text(errors="replace")[-2000:] if self._folder else ""
+        return (self._folder / _LOG_NAME).read_text(errors="replace")[-2000:] if self._folder else ""
 
     def stop(self) -> None:
         """End the children, last started first: with SIGTERM, and SIGKILL after the grace.
@@ -158,11 +160,11 @@ class Supervisor:
                     _kill_session(process)
         self._children.clear()
 
-    def _launch(self, child: _Child) -> None:
-        child.started_at = time.monotonic()
-        with (self._folder / _LOG).open("ab") if self._folder else nullcontext() as log:
+    def _launch(self, child: _ChildProcess) -> None:
+        child.started_at_s = time.monotonic()
+        with (self._folder / _LOG_NAME).open("ab") if self._folder else nullcontext() as log:
             child.process = subprocess.Popen(
-                [*_leash(), *child.command],
+                [*_build_parent_death_prefix(), *child.command],
                 cwd=self._folder,
                 env=child.environment,
                 stdin=subprocess.DEVNULL,
@@ -171,7 +173,7 @@ class Supervisor:
                 start_new_session=True,
             )
 
-    def _told_to_stop(self, number: int, _frame: FrameType | None) -> None:
+    def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
         was_stopping, self._is_stopping = self._is_stopping, True
         if was_stopping or self._is_running:
             return
@@ -181,11 +183,11 @@ class Supervisor:
         raise SystemExit(128 + number)
 
 
-def _leash() -> list[str]:
+def _build_parent_death_prefix() -> list[str]:
     if sys.platform != "linux":
         return []
     # Isolated: a file `signal.py` where the child is to run must not be imported.
-    return [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
+    return [sys.executable, "-I", "-S", "-c", _PARENT_DEATH_SCRIPT, str(os.getpid())]
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

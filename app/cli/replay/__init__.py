@@ -5,29 +5,29 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.cli.common.options import filters, selection_of
-from app.cli.common.times import typed_moments
-from app.cli.local.development_secret import known_development_secret
-from app.cli.replay.again import replay_again
-from app.cli.replay.asking import Question, require_choice
-from app.cli.replay.elsewhere import send_elsewhere, take_in_file
-from app.config.load import Setup, read_setup
+from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.times import get_typed_times
+from app.cli.local.development_secret import read_development_secret
+from app.cli.replay.again import replay_deliveries
+from app.cli.replay.asking import ReplayRequest, require_filter_or_all
+from app.cli.replay.elsewhere import forward_deliveries, import_file
+from app.config.load import Config, read_config
 from app.database.engine import open_store
 from app.errors import ConfigError
 from app.simulator.plan import is_web_address
-from app.truto.webhook_sender import Target
+from app.truto.webhook_sender import WebhookTarget
 
-_NOT_WITH_FROM = ("url", "into", "limit", "rate", "is_anew")
+_EXCLUDED_BY_FROM = ("url", "into", "limit", "rate", "restart")
 
 
 @click.command()
-@filters
+@filter_options
 @click.option("--all", "everything", is_flag=True, help="Every delivery; needed where nothing else chooses.")
 @click.option("--sink", "into", default="", metavar="NAME", help="Write this sink alone, such as a new one.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many deliveries, the oldest.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Count what would be replayed; change nothing.")
-@click.option("--restart", "is_anew", is_flag=True, help="Do not go on with the same that was broken off.")
+@click.option("--dry-run", "dry_run", is_flag=True, help="Count what would be replayed; change nothing.")
+@click.option("--restart", "restart", is_flag=True, help="Do not go on with the same that was broken off.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than 1,000 deliveries.")
 @click.option(
     "--from",
@@ -50,8 +50,8 @@ def replay(
     limit: int | None,
     rate: float | None,
     everything: bool,
-    is_dry: bool,
-    is_anew: bool,
+    dry_run: bool,
+    restart: bool,
     yes: bool,
     as_json: bool,
     **options: Any,
@@ -71,45 +71,50 @@ def replay(
       rapidbridge replay --from deliveries.jsonl.gz
       rapidbridge replay --run 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5 --to http://localhost:8000/webhooks/truto
     """
-    selection = selection_of(options)
-    _check(context.params, is_chosen=everything or not selection.is_everything)
-    setup = read_setup()
-    store = open_store(setup.settings.database_url, for_person=True)
+    delivery_filter = build_delivery_filter(options)
+    _check_options(context.params, has_filter=everything or not delivery_filter.is_empty)
+    config = read_config()
+    store = open_store(config.settings.database_url, interactive=True)
     if source:
-        take_in_file(
-            store, setup.settings, source, secret=_known(setup, secret), is_dry=is_dry, as_json=as_json
+        import_file(
+            store,
+            config.settings,
+            source,
+            secret=_find_secret(config, secret),
+            dry_run=dry_run,
+            as_json=as_json,
         )
         return
-    require_choice(selection, everything=everything)
-    question = Question(selection, typed_moments(context), into, limit)
+    require_filter_or_all(delivery_filter, everything=everything)
+    request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit)
     if url:
-        target = Target(url, _secret(setup, secret))
-        send_elsewhere(store, question, target, rate=rate, is_dry=is_dry, yes=yes, as_json=as_json)
+        target = WebhookTarget(url, _require_secret(config, secret))
+        forward_deliveries(store, request, target, rate=rate, dry_run=dry_run, yes=yes, as_json=as_json)
         return
-    if into and into not in setup.routes.sinks:
-        raise click.UsageError(f"--sink: the routes know {', '.join(setup.routes.sinks)}, and no {into}.")
-    replay_again(store, question, rate=rate, is_dry=is_dry, is_anew=is_anew, yes=yes, as_json=as_json)
+    if into and into not in config.routes.sinks:
+        raise click.UsageError(f"--sink: the routes know {', '.join(config.routes.sinks)}, and no {into}.")
+    replay_deliveries(store, request, rate=rate, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json)
 
 
-def _check(given: Mapping[str, Any], *, is_chosen: bool) -> None:
+def _check_options(options: Mapping[str, Any], *, has_filter: bool) -> None:
     """Refuse options that mean nothing together."""
-    url, is_from_file = given["url"], bool(given["source"])
-    if is_from_file and (is_chosen or any(given[name] for name in _NOT_WITH_FROM)):
+    url, is_from_file = options["url"], bool(options["source"])
+    if is_from_file and (has_filter or any(options[name] for name in _EXCLUDED_BY_FROM)):
         raise click.UsageError("--from takes in a whole file: only --secret, --dry-run and --json go along.")
-    if url and (given["into"] or given["is_anew"]):
+    if url and (options["into"] or options["restart"]):
         raise click.UsageError("--to changes nothing here: --sink and --restart do not go with it.")
     if url and not is_web_address(url):
         raise click.UsageError("--to: give an http:// or https:// address, up to /webhooks/truto.")
-    if given["secret"] and not (is_from_file or url):
+    if options["secret"] and not (is_from_file or url):
         raise click.UsageError("--secret is for --from and --to.")
 
 
-def _known(setup: Setup, given: str | None) -> str:
-    return given or next(iter(setup.settings.secret_values), "") or known_development_secret() or ""
+def _find_secret(config: Config, secret_option: str | None) -> str:
+    return secret_option or next(iter(config.settings.secret_values), "") or read_development_secret() or ""
 
 
-def _secret(setup: Setup, given: str | None) -> str:
-    secret = _known(setup, given)
+def _require_secret(config: Config, secret_option: str | None) -> str:
+    secret = _find_secret(config, secret_option)
     if not secret:
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
     return secret

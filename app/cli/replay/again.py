@@ -9,107 +9,116 @@ from datetime import UTC, datetime
 import click
 
 from app.cli.common.progress import progress_bar
-from app.cli.replay.asking import Question, in_any_state
-from app.cli.replay.prospects import Prospects, confirm
-from app.cli.replay.releasing import Release
-from app.cli.replay.telling import Result
+from app.cli.replay.asking import ReplayRequest, drop_default_states
+from app.cli.replay.prospects import ReplayPreview, confirm_replay
+from app.cli.replay.releasing import ThrottledReplay
+from app.cli.replay.telling import ReplaySummary
 from app.database.engine import Store
 from app.store.replays import Replay, Replays
 
 
-def replay_again(
+def replay_deliveries(
     store: Store,
-    question: Question,
+    request: ReplayRequest,
     *,
     rate: float | None,
-    is_dry: bool,
-    is_anew: bool,
+    dry_run: bool,
+    restart: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Replay what was asked for; ends with 1 where that leaves bad news."""
-    if "pending" in question.selection.states:
+    if "pending" in request.delivery_filter.states:
         raise click.UsageError("What is pending is on its way already: leave out --state pending.")
     replays = Replays(store)
-    known = None if is_anew else replays.unfinished(question.asked)
-    prospects = _prospects(replays, question, known)
-    if is_dry:
-        _show(prospects, known, as_json=as_json)
+    unfinished = None if restart else replays.find_unfinished(request.key)
+    preview = _build_preview(replays, request, unfinished)
+    if dry_run:
+        _print_preview(preview, unfinished, as_json=as_json)
         return
-    if known:
-        click.echo(_resumed(known), err=True)
-    elif not prospects.total:
-        _tell(Result(None, is_finished=True, endings=[], left_out=prospects.left_out), as_json=as_json)
+    if unfinished:
+        click.echo(_format_resumed(unfinished), err=True)
+    elif not preview.total:
+        _print_summary(
+            ReplaySummary(None, is_finished=True, outcomes=[], left_out=preview.left_out), as_json=as_json
+        )
         return
-    confirm(prospects, "Replay", yes=yes)
-    replay = known or replays.begin(question.asked, now=datetime.now(UTC))
-    result = _run(replays, replay, question, prospects, rate=rate)
-    _tell(result, as_json=as_json)
-    if result.is_bad_news:
+    confirm_replay(preview, "Replay", yes=yes)
+    replay = unfinished or replays.start(request.key, now=datetime.now(UTC))
+    summary = _run_replay(replays, replay, request, preview, rate=rate)
+    _print_summary(summary, as_json=as_json)
+    if summary.has_problems:
         sys.exit(1)
 
 
-def _prospects(replays: Replays, question: Question, known: Replay | None) -> Prospects:
-    chosen = question.chosen(known.started_at if known else datetime.now(UTC))
-    states = tuple(chosen.states)
-    left = None if question.limit is None else question.limit - (known.deliveries if known else 0)
-    groups = replays.prospects(in_any_state(question, chosen), after=known.cursor if known else None)
-    return Prospects(groups, states, left)
+def _build_preview(replays: Replays, request: ReplayRequest, unfinished: Replay | None) -> ReplayPreview:
+    delivery_filter = request.resolve(unfinished.started_at if unfinished else datetime.now(UTC))
+    states = tuple(delivery_filter.states)
+    left = (
+        None
+        if request.limit is None
+        else request.limit - (unfinished.requeued_deliveries if unfinished else 0)
+    )
+    groups = replays.preview(
+        drop_default_states(request, delivery_filter), after=unfinished.cursor if unfinished else None
+    )
+    return ReplayPreview(groups, states, left)
 
 
-def _run(
-    replays: Replays, replay: Replay, question: Question, prospects: Prospects, *, rate: float | None
-) -> Result:
-    chosen = question.chosen(replay.started_at)
+def _run_replay(
+    replays: Replays, replay: Replay, request: ReplayRequest, preview: ReplayPreview, *, rate: float | None
+) -> ReplaySummary:
+    delivery_filter = request.resolve(replay.started_at)
     is_finished = False
-    began_s, before = time.monotonic(), replay.deliveries
-    with progress_bar("replaying", replay.deliveries + prospects.total) as bar:
+    began_s, before = time.monotonic(), replay.requeued_deliveries
+    with progress_bar("replaying", replay.requeued_deliveries + preview.total) as bar:
 
         def advance(settled: int) -> None:
             rate_so_far = max(0, settled - before) / max(0.1, time.monotonic() - began_s)
             bar.label = f"replaying, {rate_so_far:,.0f}/s"
             bar.update(settled - bar.pos)
 
-        release = Release(
+        throttled_replay = ThrottledReplay(
             replays,
             replay,
-            chosen,
-            sink=question.sink,
-            limit=question.limit,
+            delivery_filter,
+            sink=request.sink,
+            limit=request.limit,
             rate=rate,
             progress=advance,
             warn=lambda text: click.echo(text, err=True),
         )
         with suppress(KeyboardInterrupt):
-            release.run()
+            throttled_replay.run()
             is_finished = True
     if not is_finished:
         click.echo(
             "Broken off. Workers finish what was taken up; the same command goes on behind it.", err=True
         )
     # Also after Ctrl-C between a commit and its note.
-    replay = replays.look_again(replay)
-    return Result(replay, is_finished, replays.endings(replay, chosen), prospects.left_out)
+    replay = replays.refresh(replay)
+    return ReplaySummary(replay, is_finished, replays.outcomes(replay, delivery_filter), preview.left_out)
 
 
-def _tell(result: Result, *, as_json: bool) -> None:
-    for line in [json.dumps(result.as_json())] if as_json else result.lines():
+def _print_summary(summary: ReplaySummary, *, as_json: bool) -> None:
+    for line in [json.dumps(summary.as_json())] if as_json else summary.lines():
         click.echo(line)
 
 
-def _show(prospects: Prospects, known: Replay | None, *, as_json: bool) -> None:
+def _print_preview(preview: ReplayPreview, unfinished: Replay | None, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(prospects.as_json()))
+        click.echo(json.dumps(preview.as_json()))
         return
-    if known:
-        click.echo(_resumed(known))
-    for line in prospects.lines():
+    if unfinished:
+        click.echo(_format_resumed(unfinished))
+    for line in preview.lines():
         click.echo(line)
 
 
-def _resumed(known: Replay) -> str:
-    began = f"{known.started_at:%Y-%m-%d %H:%M} UTC"
+def _format_resumed(unfinished: Replay) -> str:
+    began = f"{unfinished.started_at:%Y-%m-%d %H:%M} UTC"
     return (
-        f"Going on with the replay that began {began}, behind its {known.deliveries:,} deliveries. "
+        f"Going on with the replay that began {began}, "
+        f"behind its {unfinished.requeued_deliveries:,} deliveries. "
         "--restart begins anew."
     )

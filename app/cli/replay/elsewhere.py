@@ -11,28 +11,28 @@ from typing import BinaryIO
 import click
 
 from app.cli.common.progress import progress_bar
-from app.cli.common.reachability import require_answer
-from app.cli.replay.asking import Question
-from app.cli.replay.prospects import Prospects, confirm
-from app.cli.replay.sending import Sending
-from app.cli.replay.taking_in import Intake
+from app.cli.common.reachability import require_reachable
+from app.cli.replay.asking import ReplayRequest
+from app.cli.replay.prospects import ReplayPreview, confirm_replay
+from app.cli.replay.sending import Forwarder
+from app.cli.replay.taking_in import Importer
 from app.config.settings import Settings
 from app.database.engine import Store
 from app.store.inbox import Inbox
-from app.store.models import State
+from app.store.models import DeliveryState
 from app.store.replays import Replays
-from app.truto.webhook_sender import Target
+from app.truto.webhook_sender import WebhookTarget
 
-_STATES = State.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+_ALL_STATES = DeliveryState.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
 # What is said of single lines and deliveries; the rest is counted.
-_MOST_COMPLAINTS = 50
+_MAX_WARNINGS = 50
 
 
-def take_in_file(
-    store: Store, settings: Settings, source: BinaryIO, *, secret: str, is_dry: bool, as_json: bool
+def import_file(
+    store: Store, settings: Settings, source: BinaryIO, *, secret: str, dry_run: bool, as_json: bool
 ) -> None:
     """Take a file's deliveries in; ends with 1 where some cannot be read, or it was broken off."""
-    intake = Intake(Inbox(store), secret=secret, longest_body=settings.max_body_bytes, is_dry=is_dry)
+    importer = Importer(Inbox(store), secret=secret, max_body_bytes=settings.max_body_bytes, dry_run=dry_run)
     is_finished = False
     is_file = Path(source.name).is_file()
     with progress_bar("reading", Path(source.name).stat().st_size if is_file else 0) as bar:
@@ -41,70 +41,70 @@ def take_in_file(
             bar.update(source.tell() - bar.pos if is_file else 0)
 
         with suppress(KeyboardInterrupt):
-            intake.take_all(source, complain=_complaints(), progress=advance)
+            importer.import_lines(source, warn=_make_limited_warn(), progress=advance)
             is_finished = True
-    taken = intake.taken
-    click.echo(json.dumps({"is_finished": is_finished, **taken.as_json()}) if as_json else taken)
+    counts = importer.counts
+    click.echo(json.dumps({"is_finished": is_finished, **counts.as_json()}) if as_json else counts)
     if not is_finished:
         click.echo("Broken off; the same command again takes the rest, and knows the others.", err=True)
-    if taken.skipped or taken.quarantined or not is_finished:
+    if counts.skipped or counts.quarantined or not is_finished:
         sys.exit(1)
 
 
-def send_elsewhere(
+def forward_deliveries(
     store: Store,
-    question: Question,
-    target: Target,
+    request: ReplayRequest,
+    target: WebhookTarget,
     *,
     rate: float | None,
-    is_dry: bool,
+    dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Send to another receiver; ends with 1 where it did not take everything, with 3 where nobody answers."""
-    selection = question.chosen(datetime.now(UTC), by_default=_STATES)
-    groups = Replays(store).prospects(selection, after=None)
-    prospects = Prospects(groups, selection.states, question.limit)
-    if is_dry:
-        for line in [json.dumps(prospects.as_json())] if as_json else prospects.lines():
+    delivery_filter = request.resolve(datetime.now(UTC), default_states=_ALL_STATES)
+    groups = Replays(store).preview(delivery_filter, after=None)
+    preview = ReplayPreview(groups, delivery_filter.states, request.limit)
+    if dry_run:
+        for line in [json.dumps(preview.as_json())] if as_json else preview.lines():
             click.echo(line)
         return
-    require_answer(target.url)
-    confirm(prospects, "Send", yes=yes)
+    require_reachable(target.url)
+    confirm_replay(preview, "Send", yes=yes)
     is_finished = False
-    with progress_bar("sending", prospects.total) as bar:
-        sending = Sending(
-            store, target, limit=question.limit, rate=rate, progress=bar.update, complain=_complaints()
+    with progress_bar("sending", preview.total) as bar:
+        forwarder = Forwarder(
+            store, target, limit=request.limit, rate=rate, progress=bar.update, warn=_make_limited_warn()
         )
         with suppress(KeyboardInterrupt):
-            sending.run(selection)
+            forwarder.run(delivery_filter)
             is_finished = True
-    sent = sending.sent
+    counts = forwarder.counts
     if as_json:
-        click.echo(json.dumps({"is_finished": is_finished, **sent.as_json()}))
+        click.echo(json.dumps({"is_finished": is_finished, **counts.as_json()}))
     else:
-        click.echo(f"{sent.total:,} deliveries sent, {sent.not_taken:,} of them not taken.")
-        answers = ", ".join(f"{number:,} {word}" for word, number in sorted(sent.answers.items()))
+        click.echo(f"{counts.total:,} deliveries sent, {counts.not_accepted:,} of them not taken.")
+        answers = ", ".join(f"{number:,} {answer}" for answer, number in sorted(counts.answers.items()))
         click.echo(f"Answers, retries included: {answers or 'none'}.")
-        if sent.pruned:
-            click.echo(f"Left out: {sent.pruned:,} pruned: their bodies are gone.")
-    if not is_finished and sent.last:
-        since = sent.last.received_at.isoformat()
+        if counts.pruned:
+            click.echo(f"Left out: {counts.pruned:,} pruned: their bodies are gone.")
+    if not is_finished and counts.last_delivery:
+        since = counts.last_delivery.received_at.isoformat()
         click.echo(f"Broken off. To go on: the same with --since {since}", err=True)
-    if sent.not_taken or not is_finished:
+    if counts.not_accepted or not is_finished:
         sys.exit(1)
 
 
-def _complaints() -> Callable[[str], None]:
+def _make_limited_warn() -> Callable[[str], None]:
     """Return what tells the first complaints, and of the others that there are more."""
-    told = 0
+    warnings = 0
 
-    def complain(text: str) -> None:
-        nonlocal told
-        told += 1
-        if told <= _MOST_COMPLAINTS:
+    def warn(text: str) -> None:
+        nonlocal warnings
+        warnings += 1
+        if warnings <= _MAX_WARNINGS:
             click.echo(text, err=True)
-        elif told == _MOST_COMPLAINTS + 1:
+        elif warnings == _MAX_WARNINGS + 1:
             click.echo("There are more; from here on they are only counted.", err=True)
 
-    return complain
+    return warn

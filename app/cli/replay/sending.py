@@ -7,42 +7,42 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.cli.replay.pace import Pace
+from app.cli.replay.pace import RateLimit
 from app.database.engine import Store
-from app.store.delivery_filter import Found, Selection, find
+from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
-from app.truto.webhook_sender import Sender, Target, open_client
+from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_http_client
 
 # The only event whose sender is told 400 on purpose: its run is not to start.
-_STARTS = "sync_job_run:started"
+_RUN_STARTED_EVENT = "sync_job_run:started"
 
 
 @dataclass(slots=True)
-class Sent:
+class ForwardCounts:
     """What another receiver made of deliveries. last: the one sent last. answers: of retries, too."""
 
-    taken: int = 0
-    not_taken: int = 0
+    accepted: int = 0
+    not_accepted: int = 0
     pruned: int = 0
-    last: Found | None = None
+    last_delivery: DeliverySummary | None = None
     answers: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
         """How many were sent."""
-        return self.taken + self.not_taken
+        return self.accepted + self.not_accepted
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
         return {
             "deliveries": self.total,
-            "not_taken": self.not_taken,
+            "not_taken": self.not_accepted,
             "answers": dict(self.answers),
             "left_out": {"pruned": self.pruned} if self.pruned else {},
         }
 
 
-class Sending:
+class Forwarder:
     """Sends a selection's bodies, freshly signed, in the order in which they came; changes nothing here.
 
     limit: how many. rate: how many a second. progress: told of each. complain: told of what is not taken.
@@ -51,42 +51,44 @@ class Sending:
     def __init__(
         self,
         store: Store,
-        target: Target,
+        target: WebhookTarget,
         *,
         limit: int | None,
         rate: float | None,
         progress: Callable[[int], None],
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._store = store
         self._inbox = Inbox(store)
         self._target = target
         self._limit = limit
-        self._pace = Pace(rate, time.monotonic())
+        self._rate_limit = RateLimit(rate, time.monotonic())
         self._progress = progress
-        self._complain = complain
-        self.sent = Sent()
+        self._warn = warn
+        self.counts = ForwardCounts()
 
-    def run(self, selection: Selection) -> None:
+    def run(self, delivery_filter: DeliveryFilter) -> None:
         """Send everything; what is not taken does not keep back the others."""
-        with open_client(1) as client:
-            sender = Sender(self._target, client, threading.Event())
-            self.sent.answers = sender.answers
-            for found in find(self._store, selection):
-                if self.sent.total == self._limit:
+        with open_http_client(1) as client:
+            sender = WebhookSender(self._target, client, threading.Event())
+            self.counts.answers = sender.response_counts
+            for delivery in find_deliveries(self._store, delivery_filter):
+                if self.counts.total == self._limit:
                     break
-                if found.pruned_at:
-                    self.sent.pruned += 1
+                if delivery.pruned_at:
+                    self.counts.pruned += 1
                     continue
-                time.sleep(self._pace.wait_s(time.monotonic(), self.sent.total))
-                self._send(sender, found)
+                time.sleep(self._rate_limit.compute_wait_s(time.monotonic(), self.counts.total))
+                self._send_delivery(sender, delivery)
 
-    def _send(self, sender: Sender, found: Found) -> None:
-        outcome = sender.send(self._inbox.read_body(found.id), may_be_refused=found.event == _STARTS)
+    def _send_delivery(self, sender: WebhookSender, delivery: DeliverySummary) -> None:
+        outcome = sender.send(
+            self._inbox.read_body(delivery.id), may_be_refused=delivery.event == _RUN_STARTED_EVENT
+        )
         if outcome.is_delivered:
-            self.sent.taken += 1
+            self.counts.accepted += 1
         else:
-            self.sent.not_taken += 1
-            self._complain(f"{found.id}: {outcome.http_status or 'no answer'}")
-        self.sent.last = found
+            self.counts.not_accepted += 1
+            self._warn(f"{delivery.id}: {outcome.http_status or 'no answer'}")
+        self.counts.last_delivery = delivery
         self._progress(1)

@@ -7,37 +7,36 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from app.cli import UNREACHABLE
+from app.cli import EXIT_UNREACHABLE
 from app.cli.common.progress import progress_bar
-from app.cli.common.times import moment
-from app.cli.runs.asking import AS_JSON, as_run_id, truto_if_set
+from app.cli.common.times import parse_time_option
+from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_truto_api
 from app.cli.runs.show import run_lines
-from app.cli.runs.telling import as_json as told_as_json
+from app.cli.runs.telling import run_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.reconcile import Silence
-from app.runs.reconcile import reconcile as account_for_run
-from app.runs.reconciliation import Account
-from app.runs.refetch import refetch
-from app.runs.refresh import Inquiry
-from app.store.runs import KnownRun, RunBook
+from app.runs.reconcile import TrutoError, reconcile_run
+from app.runs.reconciliation import Reconciliation
+from app.runs.refetch import refetch_run
+from app.runs.refresh import RunRefresher
+from app.store.runs import Runs, StoredRun
 from app.truto.api import TrutoApi
 
-_BY_DEFAULT = timedelta(days=1)
-_MOST = 100_000
+_DEFAULT_PERIOD = timedelta(days=1)
+_MAX_RUNS = 100_000
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=as_run_id)
+@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=normalize_run_ids)
 @click.option(
     "--since",
-    callback=moment,
+    callback=parse_time_option,
     help="Every run first heard of since then: 12h, 7d, 2026-11-25T08:00.  [default without an ID: 1d]",
 )
 @click.option("--refetch", "is_refetched", is_flag=True, help="Have Truto run again what is incomplete.")
 @click.option("--yes", is_flag=True, help="Do not ask before that.")
-@AS_JSON
+@JSON_OPTION
 def reconcile(
     run_ids: Sequence[str], since: datetime | None, *, is_refetched: bool, yes: bool, as_json: bool
 ) -> None:
@@ -53,80 +52,88 @@ def reconcile(
     """
     if run_ids and since:
         raise click.UsageError("Name runs, or a time: not both.")
-    settings = read_settings(read_environment(), needs=("TRUTO_API_TOKEN",) if is_refetched else ())
-    store, now = open_store(settings.database_url, for_person=True), datetime.now(UTC)
-    with truto_if_set(settings) as api:
-        inquiry = Inquiry(RunBook(store), api) if api else None
-        silences: list[Silence] = []
+    settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
+    store, now = open_store(settings.database_url, interactive=True), datetime.now(UTC)
+    with open_optional_truto_api(settings) as api:
+        refresher = RunRefresher(Runs(store), api) if api else None
+        errors: list[TrutoError] = []
         if run_ids:
-            runs = _named(store, run_ids, inquiry, silences)
+            runs = _load_named_runs(store, run_ids, refresher, errors)
         else:
-            runs = RunBook(store).find({}, since=since or now - _BY_DEFAULT, most=_MOST)
+            runs = Runs(store).find_runs({}, since=since or now - _DEFAULT_PERIOD, limit=_MAX_RUNS)
         with progress_bar("comparing runs", len(runs)) as bar:
-            found = []
+            reconciled_runs = []
             for run in runs:
                 # Who does not answer is not asked for every run.
-                asked = None if _is_away(silences) else inquiry
-                found.append(account_for_run(store, run, asked, now=now, tell=silences.append))
+                active_refresher = None if _is_unreachable(errors) else refresher
+                reconciled_runs.append(
+                    reconcile_run(store, run, active_refresher, now=now, on_error=errors.append)
+                )
                 bar.update(1)
         if as_json:
-            click.echo(json.dumps([told_as_json(*each) for each in found], default=str))
+            click.echo(json.dumps([run_as_json(*pair) for pair in reconciled_runs], default=str))
         else:
-            _print(found, in_full=bool(run_ids))
-        bad = [run for run, account in found if account.verdict == "incomplete"]
-        if is_refetched and bad and api:
-            _refetch(api, bad, yes=yes)
-    for said in dict.fromkeys(map(str, silences)):
-        click.echo(said, err=True)
-    if len(found) < len(set(run_ids)) or any(account.is_bad_news for _, account in found):
+            _print_reconciliations(reconciled_runs, in_full=bool(run_ids))
+        incomplete_runs = [
+            run for run, reconciliation in reconciled_runs if reconciliation.verdict == "incomplete"
+        ]
+        if is_refetched and incomplete_runs and api:
+            _refetch_runs(api, incomplete_runs, yes=yes)
+    for message in dict.fromkeys(map(str, errors)):
+        click.echo(message, err=True)
+    if len(reconciled_runs) < len(set(run_ids)) or any(
+        reconciliation.has_gaps for _, reconciliation in reconciled_runs
+    ):
         sys.exit(1)
-    if silences:
-        sys.exit(UNREACHABLE if _is_away(silences) else 1)
+    if errors:
+        sys.exit(EXIT_UNREACHABLE if _is_unreachable(errors) else 1)
 
 
-def _is_away(silences: Sequence[Silence]) -> bool:
-    return any(isinstance(silence, TrutoUnavailable) for silence in silences)
+def _is_unreachable(errors: Sequence[TrutoError]) -> bool:
+    return any(isinstance(error, TrutoUnavailable) for error in errors)
 
 
-def _named(
-    store: Store, run_ids: Sequence[str], inquiry: Inquiry | None, silences: list[Silence]
-) -> list[KnownRun]:
-    book, found = RunBook(store), []
-    for each in dict.fromkeys(run_ids):
-        run = book.get(each)
+def _load_named_runs(
+    store: Store, run_ids: Sequence[str], refresher: RunRefresher | None, errors: list[TrutoError]
+) -> list[StoredRun]:
+    stored_runs, named_runs = Runs(store), []
+    for run_id in dict.fromkeys(run_ids):
+        run = stored_runs.get(run_id)
         try:
-            run = run or (inquiry.ask(each, now=datetime.now(UTC)) if inquiry else None)
+            run = run or (refresher.refresh(run_id, now=datetime.now(UTC)) if refresher else None)
         except (TrutoRefused, TrutoUnavailable) as error:
-            silences.append(error)
+            errors.append(error)
         if run:
-            found.append(run)
-        elif not silences:
-            hint = "" if inquiry else "; with TRUTO_API_TOKEN, Truto would be asked"
-            click.echo(f"Nothing of run {each} has ever arrived here{hint}.", err=True)
-    return found
+            named_runs.append(run)
+        elif not errors:
+            hint = "" if refresher else "; with TRUTO_API_TOKEN, Truto would be asked"
+            click.echo(f"Nothing of run {run_id} has ever arrived here{hint}.", err=True)
+    return named_runs
 
 
-def _print(found: Sequence[tuple[KnownRun, Account]], *, in_full: bool) -> None:
+def _print_reconciliations(
+    reconciled_runs: Sequence[tuple[StoredRun, Reconciliation]], *, in_full: bool
+) -> None:
     """Print every run that is named, and of all others those that leave something to be said."""
-    for run, account in found:
-        if in_full or account.is_bad_news:
-            for line in run_lines(run, account):
+    for run, reconciliation in reconciled_runs:
+        if in_full or reconciliation.has_gaps:
+            for line in run_lines(run, reconciliation):
                 click.echo(line)
             click.echo()
-    click.echo(", ".join(_summary(found)) + "." if found else "No run to compare.")
+    click.echo(", ".join(_summary_parts(reconciled_runs)) + "." if reconciled_runs else "No run to compare.")
 
 
-def _summary(found: Sequence[tuple[KnownRun, Account]]) -> Iterator[str]:
-    yield f"{len(found):,} {'run' if len(found) == 1 else 'runs'}"
+def _summary_parts(reconciled_runs: Sequence[tuple[StoredRun, Reconciliation]]) -> Iterator[str]:
+    yield f"{len(reconciled_runs):,} {'run' if len(reconciled_runs) == 1 else 'runs'}"
     verdicts: dict[str, int] = {}
-    for _, account in found:
-        verdicts[account.verdict] = verdicts.get(account.verdict, 0) + 1
+    for _, reconciliation in reconciled_runs:
+        verdicts[reconciliation.verdict] = verdicts.get(reconciliation.verdict, 0) + 1
     yield from (f"{number:,} {verdict}" for verdict, number in sorted(verdicts.items()))
-    missing = sum(line.missing for _, account in found for line in account.lines)
+    missing = sum(line.missing for _, reconciliation in reconciled_runs for line in reconciliation.resources)
     yield f"{missing:,} records missing"
 
 
-def _refetch(api: TrutoApi, runs: Sequence[KnownRun], *, yes: bool) -> None:
+def _refetch_runs(api: TrutoApi, runs: Sequence[StoredRun], *, yes: bool) -> None:
     what = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
     if not yes:
         if not sys.stdin.isatty():
@@ -136,7 +143,7 @@ def _refetch(api: TrutoApi, runs: Sequence[KnownRun], *, yes: bool) -> None:
         )
     for run in runs:
         try:
-            again = refetch(api, run)
+            again = refetch_run(api, run)
         except TrutoRefused as error:
             click.echo(f"{run.sync_job_run_id}  not fetched again: {error}", err=True)
         else:

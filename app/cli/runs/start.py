@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
-from app.cli.runs.asking import AS_JSON, run_id, truto
+from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.errors import TrutoRefused
 
 
 @click.command()
-@click.option("--job", required=True, callback=run_id, help="The sync job's id.")
-@click.option("--account", required=True, callback=run_id, help="The integrated account's id.")
-@click.option("--webhook", required=True, callback=run_id, help="The id of the webhook that it sends to.")
+@click.option("--job", required=True, callback=parse_truto_ids, help="The sync job's id.")
+@click.option("--account", required=True, callback=parse_truto_ids, help="The integrated account's id.")
+@click.option(
+    "--webhook", required=True, callback=parse_truto_ids, help="The id of the webhook that it sends to."
+)
 @click.option(
     "--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument of the job: JSON, or text."
 )
@@ -28,26 +30,26 @@ from app.errors import TrutoRefused
     is_flag=True,
     help="Fetch everything again, not what changed since the last run. Expensive.",
 )
-@AS_JSON
+@JSON_OPTION
 def start(job: str, account: str, webhook: str, args: Sequence[str], **options: Any) -> None:
     """Start a run of a sync job for one account; prints its id."""
-    told: dict[str, Any] = {"sync_job_id": job, "integrated_account_id": account, "webhook_id": webhook}
+    request: dict[str, Any] = {"sync_job_id": job, "integrated_account_id": account, "webhook_id": webhook}
     if args:
-        told["args"] = dict(map(_argument, args))
+        request["args"] = dict(map(_parse_argument, args))
     if options["error_handling"]:
-        told["error_handling"] = options["error_handling"]
+        request["error_handling"] = options["error_handling"]
     if options["ignore_previous_run"]:
-        told["ignore_previous_run"] = True
-    with truto() as api:
+        request["ignore_previous_run"] = True
+    with open_truto_api() as api:
         try:
-            run = api.start_run(told)
+            run = api.start_run(request)
         except TrutoRefused as error:
             click.echo(str(error), err=True)
             sys.exit(1)
     click.echo(run.model_dump_json() if options["as_json"] else run.id)
 
 
-def _argument(text: str) -> tuple[str, Any]:
+def _parse_argument(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--arg")

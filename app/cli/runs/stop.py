@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from app.cli.runs.asking import AS_JSON, run_id, truto
+from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.errors import TrutoRefused
 from app.truto.api import TrutoApi
 from app.truto.runs import SyncJobRun, is_final
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="ID...", callback=run_id)
+@click.argument("run_ids", nargs=-1, required=True, metavar="ID...", callback=parse_truto_ids)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@AS_JSON
+@JSON_OPTION
 def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
     """Stop runs: Truto fetches and sends nothing more of them.
 
@@ -26,15 +26,15 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
     Example:
       rapidbridge runs stop 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
     """
-    with truto() as api:
+    with open_truto_api() as api:
         if not yes:
-            _confirm(api, run_ids)
+            _confirm_stop(api, run_ids)
         stopped: list[dict[str, Any]] = []
         try:
-            for each in run_ids:
-                stopped.append(_stop(api, each))
+            for run_id in run_ids:
+                stopped.append(_stop_run(api, run_id))
                 if not as_json:
-                    _show(stopped[-1])
+                    _print_line(stopped[-1])
         finally:
             # Also where Truto is away from here on: what was stopped is stopped.
             if as_json:
@@ -43,35 +43,35 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _confirm(api: TrutoApi, run_ids: Sequence[str]) -> None:
+def _confirm_stop(api: TrutoApi, run_ids: Sequence[str]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("Nobody is there to confirm: pass --yes to stop them without asking.")
-    for each in run_ids:
+    for run_id in run_ids:
         try:
-            run = api.get_run(each)
-            click.echo(f"{each}  {run.status}, job {run.sync_job_id}, account {run.integrated_account_id}")
+            run = api.get_run(run_id)
+            click.echo(f"{run_id}  {run.status}, job {run.sync_job_id}, account {run.integrated_account_id}")
         except TrutoRefused as error:
-            click.echo(f"{each}  {error}")
+            click.echo(f"{run_id}  {error}")
     click.confirm("Stop this run?" if len(run_ids) == 1 else f"Stop these {len(run_ids)} runs?", abort=True)
 
 
-def _show(line: Mapping[str, Any]) -> None:
-    told = (line["sync_job_run_id"], line["status"] or "unknown", line["message"])
-    click.echo("  ".join(told).rstrip())
+def _print_line(line: Mapping[str, Any]) -> None:
+    cells = (line["sync_job_run_id"], line["status"] or "unknown", line["message"])
+    click.echo("  ".join(cells).rstrip())
 
 
-def _stop(api: TrutoApi, each: str) -> dict[str, Any]:
+def _stop_run(api: TrutoApi, run_id: str) -> dict[str, Any]:
     """Stop a run unless it has ended; return what became of it."""
-    line: dict[str, Any] = {"sync_job_run_id": each, "is_stopped": True, "message": ""}
+    line: dict[str, Any] = {"sync_job_run_id": run_id, "is_stopped": True, "message": ""}
     try:
-        run = api.get_run(each)
+        run = api.get_run(run_id)
         if is_final(run.status or ""):
             return {**line, "status": run.status, "message": "it had ended before"}
-        return {**line, "status": _status(api.stop_run(each))}
+        return {**line, "status": _stopped_status(api.stop_run(run_id))}
     except TrutoRefused as error:
         return {**line, "status": None, "is_stopped": False, "message": str(error)}
 
 
-def _status(run: SyncJobRun) -> str:
+def _stopped_status(run: SyncJobRun) -> str:
     # It still says `running` where Truto stops it after the page at hand.
     return run.status if run.status and is_final(run.status) else "stopping"

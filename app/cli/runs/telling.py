@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from app.cli.common.output import printable
-from app.cli.common.tables import table_lines
-from app.runs.reconciliation import Account, Cause, Line
-from app.store.runs import KnownRun
+from app.cli.common.output import replace_control_chars
+from app.cli.common.tables import format_table
+from app.runs.reconciliation import GapReason, Reconciliation, ResourceCounts
+from app.store.runs import StoredRun
 
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
-_CAUSES = {
+_GAP_EXPLANATIONS = {
     "given_up": "missing: Truto gave their pages up, having got no 200 for them",
     "dead": "dead: no sink could hold them; they are kept in rapidbridge_dead_records",
     "discarded": "discarded: an operator gave them up; they are kept in the inbox",
@@ -24,25 +24,25 @@ _CAUSES = {
     "refused": "missing: the run had been refused",
     "unexplained": "missing: neither the inbox nor what is known of Truto's log says why",
 }
-_HEAD = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
+_HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
-def verdict_of(account: Account) -> str:
+def format_verdict(reconciliation: Reconciliation) -> str:
     """Return the verdict, in colour where there is a terminal."""
-    return click.style(account.verdict, fg=_COLOURS.get(account.verdict))
+    return click.style(reconciliation.verdict, fg=_COLOURS.get(reconciliation.verdict))
 
 
-def status_of(run: KnownRun) -> str:
+def format_status(run: StoredRun) -> str:
     """Return a run's status as it is shown."""
-    return printable(run.status) or "unknown"
+    return replace_control_chars(run.status) or "unknown"
 
 
-def resource_lines(account: Account) -> Iterator[str]:
+def resource_lines(reconciliation: Reconciliation) -> Iterator[str]:
     """Yield the table of a run's resources, and why what is missing is missing."""
     rows = [
         (
-            printable(line.resource) or "(none)",
-            printable(line.method),
+            replace_control_chars(line.resource) or "(none)",
+            replace_control_chars(line.method),
             line.fetched,
             line.arrived,
             line.written,
@@ -50,24 +50,26 @@ def resource_lines(account: Account) -> Iterator[str]:
             line.missing,
             line.errors,
         )
-        for line in account.lines
+        for line in reconciliation.resources
     ]
     if rows:
-        yield from table_lines(_HEAD, rows, indent=2)
-    for line in account.lines:
-        yield from (f"  {_place(line)}: {_explain(cause)}" for cause in line.causes)
+        yield from format_table(_HEADERS, rows, indent=2)
+    for line in reconciliation.resources:
+        yield from (f"  {_format_resource(line)}: {_explain_gap(gap)}" for gap in line.gap_reasons)
         if line.surplus:
-            yield f"  {_place(line)}: {line.surplus:,} more arrived than Truto counted"
+            yield f"  {_format_resource(line)}: {line.surplus:,} more arrived than Truto counted"
         if line.late:
-            yield f"  {_place(line)}: {line.late:,} arrived after the run had been stopped"
+            yield f"  {_format_resource(line)}: {line.late:,} arrived after the run had been stopped"
         if line.dropped:
-            yield f"  {_place(line)}: {line.dropped:,} are sent nowhere, as their route says"
+            yield f"  {_format_resource(line)}: {line.dropped:,} are sent nowhere, as their route says"
         if len(line.sinks) > 1:
-            written = ", ".join(f"{sink.sink} {sink.written:,}" for sink in sorted(line.sinks, key=_name))
-            yield f"  {_place(line)}: written by sink: {written}"
+            written = ", ".join(
+                f"{sink.sink} {sink.written:,}" for sink in sorted(line.sinks, key=_sink_name)
+            )
+            yield f"  {_format_resource(line)}: written by sink: {written}"
 
 
-def as_json(run: KnownRun, account: Account) -> dict[str, Any]:
+def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any]:
     """Return a run and its account as `--json` prints them."""
     return {
         "sync_job_run_id": run.sync_job_run_id,
@@ -76,31 +78,31 @@ def as_json(run: KnownRun, account: Account) -> dict[str, Any]:
         "environment_id": run.environment_id,
         "webhook_id": run.webhook_id,
         "status": run.status or None,
-        "verdict": account.verdict,
-        "is_bad_news": account.is_bad_news,
-        "refused": run.refused or None,
-        "stop_cause": run.stop_cause or None,
-        "first_seen_at": _iso(run.first_seen_at),
-        "last_seen_at": _iso(run.last_seen_at),
-        "stopped_at": _iso(run.stopped_at),
-        "settled_at": _iso(run.settled_at),
-        "record_errors": account.record_errors,
-        "resources": [asdict(line) for line in account.lines],
+        "verdict": reconciliation.verdict,
+        "is_bad_news": reconciliation.has_gaps,
+        "refused": run.refusal_reason or None,
+        "stop_reason": run.stop_reason or None,
+        "first_seen_at": _format_iso(run.first_seen_at),
+        "last_seen_at": _format_iso(run.last_seen_at),
+        "stopped_at": _format_iso(run.stopped_at),
+        "settled_at": _format_iso(run.reconciled_at),
+        "record_errors": reconciliation.record_errors,
+        "resources": [asdict(line) for line in reconciliation.resources],
     }
 
 
-def _explain(cause: Cause) -> str:
-    number = "an unknown number" if cause.records is None else f"{cause.records:,}"
-    return f"{number} {_CAUSES[cause.word]}"
+def _explain_gap(gap: GapReason) -> str:
+    number = "an unknown number" if gap.records is None else f"{gap.records:,}"
+    return f"{number} {_GAP_EXPLANATIONS[gap.code]}"
 
 
-def _place(line: Line) -> str:
-    return printable(f"{line.resource or '(none)'} {line.method}")
+def _format_resource(line: ResourceCounts) -> str:
+    return replace_control_chars(f"{line.resource or '(none)'} {line.method}")
 
 
-def _name(sink: Any) -> str:
+def _sink_name(sink: Any) -> str:
     return str(sink.sink)
 
 
-def _iso(time: datetime | None) -> str | None:
+def _format_iso(time: datetime | None) -> str | None:
     return time.isoformat() if time else None

@@ -7,9 +7,9 @@ WEBHOOK_PATH = "/webhooks/truto"
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan")
 
 
-def fault_of_target(url: str) -> str | None:
+def find_target_problem(url: str) -> str | None:
     """Say why Truto cannot deliver to an address; None where nothing is wrong with it."""
-    parts = _split(url)
+    parts = _split_url(url)
     if parts is None or not parts.hostname:
         return f"it is no address: write https://<your host>{WEBHOOK_PATH}."
     if parts.scheme != "https":
@@ -21,17 +21,17 @@ def fault_of_target(url: str) -> str | None:
     return None
 
 
-def shown(url: str) -> str:
+def redact_address(url: str) -> str:
     """Return an address without what may be secret in it: user, password and query."""
-    parts = _split(url)
+    parts = _split_url(url)
     if parts is None or not parts.hostname:
         return "(no address)"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     text = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
-def _split(url: str) -> SplitResult | None:
+def _split_url(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -7,32 +7,32 @@ from pathlib import Path
 
 import click
 
-from app.cli.runs.asking import AS_JSON, truto
-from app.cli.webhook.addresses import fault_of_target, shown
+from app.cli.runs.asking import JSON_OPTION, open_truto_api
+from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
-from app.truto.webhooks import EVENTS, Webhook
+from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
-_SETTING = "TRUTO_WEBHOOK_SECRET"
-
-
-def _target(_context: click.Context, _option: click.Parameter, given: str) -> str:
-    if fault := fault_of_target(given):
-        raise click.BadParameter(fault)
-    return given
+_SECRET_SETTING = "TRUTO_WEBHOOK_SECRET"  # noqa: S105  # a name
 
 
-def _events(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> Sequence[str]:
-    names = [name.strip() for text in given for name in text.split(",")]
-    return list(dict.fromkeys(filter(None, names))) or list(EVENTS)
+def _check_target(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if problem := find_target_problem(value):
+        raise click.BadParameter(problem)
+    return value
+
+
+def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> Sequence[str]:
+    names = [name.strip() for text in value for name in text.split(",")]
+    return list(dict.fromkeys(filter(None, names))) or list(SUBSCRIBED_EVENTS)
 
 
 @click.command()
-@click.option("--url", required=True, callback=_target, help="Where Truto is to send to: https://….")
+@click.option("--url", required=True, callback=_check_target, help="Where Truto is to send to: https://….")
 @click.option(
     "--events",
     multiple=True,
-    callback=_events,
+    callback=_parse_events,
     help="Which events, comma-separated.  [default: all that matter here]",
 )
 @click.option(
@@ -40,7 +40,7 @@ def _events(_context: click.Context, _option: click.Parameter, given: Sequence[s
     type=click.Path(dir_okay=False, path_type=Path),
     help="Add the secret to this file instead of printing it.",
 )
-@AS_JSON
+@JSON_OPTION
 def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: bool) -> None:
     """Create a webhook at Truto, and tell its secret: Truto shows it this once.
 
@@ -54,10 +54,10 @@ def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: b
     """
     file = EnvFile(env_file) if env_file else None
     if file:
-        file.check()
-    with truto() as api:
+        file.check_writable()
+    with open_truto_api() as api:
         try:
-            made = api.create_webhook(url, events)
+            webhook = api.create_webhook(url, events)
         except TrutoRefused as error:
             click.echo(str(error), err=True)
             if error.http_status in (400, 422):
@@ -65,18 +65,20 @@ def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: b
                     f"If it does not know an event, name others. Asked for: {','.join(events)}", err=True
                 )
             sys.exit(1)
-    if not made.secret:
+    if not webhook.secret:
         click.echo(
-            f"Truto created webhook {made.id} and told no secret: nothing of it can be verified.", err=True
+            f"Truto created webhook {webhook.id} and told no secret: nothing of it can be verified.", err=True
         )
         sys.exit(1)
-    kept_in = _keep(file, made) if file else None
-    _tell_as_json(made, events, kept_in) if as_json else _tell(made, url, events, kept_in)
+    secret_file = _save_secret(file, webhook) if file else None
+    _print_json(webhook, events, secret_file) if as_json else _print_webhook(
+        webhook, url, events, secret_file
+    )
 
 
-def _keep(file: EnvFile, made: Webhook) -> Path | None:
+def _save_secret(file: EnvFile, webhook: Webhook) -> Path | None:
     try:
-        file.add(f"{made.id}={made.secret}")
+        file.add_secret(f"{webhook.id}={webhook.secret}")
     except OSError as error:
         # It cannot be had a second time: shown after all.
         click.echo(f"{file.path} cannot be written ({error.strerror}): the secret is printed.", err=True)
@@ -84,17 +86,21 @@ def _keep(file: EnvFile, made: Webhook) -> Path | None:
     return file.path
 
 
-def _tell(made: Webhook, url: str, events: Sequence[str], kept_in: Path | None) -> None:
-    click.echo(f"Webhook {made.id} sends {len(events)} kinds of events to {shown(url)}")
-    if kept_in:
-        click.echo(f"Its secret was added to {_SETTING} in {kept_in}.")
+def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_file: Path | None) -> None:
+    click.echo(f"Webhook {webhook.id} sends {len(events)} kinds of events to {redact_address(url)}")
+    if secret_file:
+        click.echo(f"Its secret was added to {_SECRET_SETTING} in {secret_file}.")
     else:
         click.echo("Truto shows its secret this once. Set it, beside those that are set already:\n")
-        click.echo(f"{_SETTING}={made.id}={made.secret}\n")
-    click.echo(f"Restart the receiver, then try it out: rapidbridge webhook test {made.id}")
+        click.echo(f"{_SECRET_SETTING}={webhook.id}={webhook.secret}\n")
+    click.echo(f"Restart the receiver, then try it out: rapidbridge webhook test {webhook.id}")
 
 
-def _tell_as_json(made: Webhook, events: Sequence[str], kept_in: Path | None) -> None:
-    told = {"id": made.id, "event_types": list(events), "env_file": str(kept_in) if kept_in else None}
-    told |= {} if kept_in else {_SETTING: f"{made.id}={made.secret}"}
-    click.echo(json.dumps(told))
+def _print_json(webhook: Webhook, events: Sequence[str], secret_file: Path | None) -> None:
+    output = {
+        "id": webhook.id,
+        "event_types": list(events),
+        "env_file": str(secret_file) if secret_file else None,
+    }
+    output |= {} if secret_file else {_SECRET_SETTING: f"{webhook.id}={webhook.secret}"}
+    click.echo(json.dumps(output))

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from app.cli.common.output import printable
+from app.cli.common.output import replace_control_chars
 from app.truto.coerce import as_object
 
-_MOST_NAMES = 12
+_MAX_NAMES = 12
 # Records of one page are alike: the first ones name their fields.
-_LOOKED_AT = 100
+_SAMPLE_SIZE = 100
 
 
 def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
@@ -24,29 +24,29 @@ def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
         yield from json.dumps(payload, indent=2).splitlines()
         return
     if not isinstance(payload, dict):
-        yield f"payload: {_kind(payload)}"
+        yield f"payload: {_describe_type(payload)}"
         return
-    yield f"payload: {_names(payload)}"
+    yield f"payload: {_list_names(payload)}"
     records = payload.get("records", payload.get("record"))
-    found = records if isinstance(records, list) else [] if records is None else [records]
-    if found:
-        yield f"{len(found):,} records: {_fields(found[:_LOOKED_AT])}"
+    items = records if isinstance(records, list) else [] if records is None else [records]
+    if items:
+        yield f"{len(items):,} records: {_list_fields(items[:_SAMPLE_SIZE])}"
 
 
-def _fields(records: list[Any]) -> str:
+def _list_fields(records: list[Any]) -> str:
     objects = [record for record in records if isinstance(record, dict)]
     if not objects:
-        return _kind(records[0])
-    return _names(dict.fromkeys(name for record in objects for name in record))
+        return _describe_type(records[0])
+    return _list_names(dict.fromkeys(name for record in objects for name in record))
 
 
-def _names(members: dict[str, Any]) -> str:
-    names = [printable(name) for name in members]
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return (", ".join(names[:_MOST_NAMES]) or "nothing") + more
+def _list_names(members: dict[str, Any]) -> str:
+    names = [replace_control_chars(name) for name in members]
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (", ".join(names[:_MAX_NAMES]) or "nothing") + more
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     if value is None:
         return "nothing"
     return {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}.get(type(value), "a number")

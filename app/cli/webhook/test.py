@@ -5,13 +5,13 @@ import sys
 
 import click
 
-from app.cli.runs.asking import AS_JSON, run_id, truto
+from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.errors import TrutoRefused
 
 
 @click.command()
-@click.argument("webhook_id", metavar="ID", callback=run_id)
-@AS_JSON
+@click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
+@JSON_OPTION
 def test(webhook_id: str, *, as_json: bool) -> None:
     """Have Truto send a `test` event to a webhook, as its dashboard's button does.
 
@@ -22,7 +22,7 @@ def test(webhook_id: str, *, as_json: bool) -> None:
       rapidbridge webhook test 3c1a5e2e-6d0b-4d5c-9a51-0f8a1c1a7f10
     """
     message = ""
-    with truto() as api:
+    with open_truto_api() as api:
         try:
             is_taken = api.test_webhook(webhook_id)
         except TrutoRefused as error:
@@ -38,8 +38,8 @@ def test(webhook_id: str, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("webhook_id", metavar="ID", callback=run_id)
-@AS_JSON
+@click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
+@JSON_OPTION
 def reactivate(webhook_id: str, *, as_json: bool) -> None:
     """Switch on a webhook that Truto has switched off, as it does after failures over a long time.
 
@@ -51,7 +51,7 @@ def reactivate(webhook_id: str, *, as_json: bool) -> None:
       rapidbridge webhook reactivate 3c1a5e2e-6d0b-4d5c-9a51-0f8a1c1a7f10
     """
     message = ""
-    with truto() as api:
+    with open_truto_api() as api:
         try:
             is_active = api.activate_webhook(webhook_id).is_active
         except TrutoRefused as error:

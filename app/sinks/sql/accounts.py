@@ -2,17 +2,17 @@
 
 from sqlalchemy import Engine, text
 
-from app.database.engine import one_statement
+from app.database.engine import autocommit
 from app.sinks.sql.dialect import quote
 
 # What one transaction deletes.
-_MOST = 1000
+_DELETE_BATCH_SIZE = 1000
 
 
 def count_rows(engine: Engine, table: str, account: str) -> int:
     """Count an account's rows."""
     statement = f'SELECT count(*) FROM {quote(table)} WHERE "_account" = :account'  # noqa: S608  # quoted
-    with one_statement(engine) as connection:
+    with autocommit(engine) as connection:
         return int(connection.execute(text(statement), {"account": account}).scalar_one())
 
 
@@ -23,11 +23,11 @@ def delete_rows(engine: Engine, table: str, account: str) -> int:
     statement = (
         f'DELETE FROM {quote(table)} WHERE "_account" = :account AND "_key" IN ('  # noqa: S608  # quoted
         f'SELECT "_key" FROM {quote(table)} WHERE "_account" = :account '
-        f'ORDER BY "_key" LIMIT {_MOST}{lock})'
+        f'ORDER BY "_key" LIMIT {_DELETE_BATCH_SIZE}{lock})'
     )
-    deleted, number = 0, _MOST
-    while number >= _MOST:
-        with one_statement(engine) as connection:
+    deleted, number = 0, _DELETE_BATCH_SIZE
+    while number >= _DELETE_BATCH_SIZE:
+        with autocommit(engine) as connection:
             number = connection.execute(text(statement), {"account": account}).rowcount
         deleted += number
     return deleted

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import inspect, text
 
 from app.config.routes import Route
-from app.database.engine import open_store, store_faults
+from app.database.engine import open_store, translate_errors
 from app.sinks.sql.dialect import quote
 from app.sinks.sql.tables import table_name
 
@@ -18,7 +18,7 @@ def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str,
     table = table_name(resource, route)
     statement = text(f'SELECT "_account", "_key", "data" FROM {quote(table)}')  # noqa: S608  # a quoted name
     try:
-        with store_faults(), engine.connect() as connection:
+        with translate_errors(), engine.connect() as connection:
             if not inspect(connection).has_table(table):
                 return
             for account, key, data in connection.execution_options(yield_per=1000).execute(statement):

@@ -5,32 +5,32 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from app.config.routes import Column
+from app.config.routes import ColumnConfig
 from app.sinks.sql.keys import to_json
 
 _BIGINT = 2**63
 
 
-class _Misfit(ValueError):
+class _CastError(ValueError):
     """Says why a value does not fit; a short stable word."""
 
 
-def cast_columns(record: Any, columns: Mapping[str, Column]) -> tuple[dict[str, Any], dict[str, str]]:
+def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the columns' values by name, and the reasons of those that did not fit."""
     values: dict[str, Any] = {}
     misfits: dict[str, str] = {}
     for name, column in columns.items():
         values[name] = None
-        found = _find(record, (column.path or name).split("."))
-        if found is not None:
+        value = _find_value(record, (column.path or name).split("."))
+        if value is not None:
             try:
-                values[name] = _CASTS[column.type](found)
-            except _Misfit as misfit:
+                values[name] = _CASTS[column.type](value)
+            except _CastError as misfit:
                 misfits[name] = str(misfit)
     return values, misfits
 
 
-def _find(value: Any, path: list[str]) -> Any:
+def _find_value(value: Any, path: list[str]) -> Any:
     for part in path:
         if isinstance(value, dict):
             value = value.get(part)
@@ -41,67 +41,67 @@ def _find(value: Any, path: list[str]) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _cast_text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-def _integer(value: Any) -> int:
+def _cast_integer(value: Any) -> int:
     if isinstance(value, bool):
-        raise _Misfit("not_an_integer")
+        raise _CastError("not_an_integer")
     try:
         number = int(value) if isinstance(value, str | int) else int(value) if value == int(value) else None
     except (ValueError, TypeError, OverflowError) as error:
-        raise _Misfit("not_an_integer") from error
+        raise _CastError("not_an_integer") from error
     if number is None:
-        raise _Misfit("not_an_integer")
+        raise _CastError("not_an_integer")
     if not -_BIGINT <= number < _BIGINT:
-        raise _Misfit("out_of_range")
+        raise _CastError("out_of_range")
     return number
 
 
-def _number(value: Any) -> float:
+def _cast_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _Misfit("not_a_number")
+        raise _CastError("not_a_number")
     try:
         number = float(value)
     except OverflowError as error:
-        raise _Misfit("out_of_range") from error
+        raise _CastError("out_of_range") from error
     except ValueError as error:
-        raise _Misfit("not_a_number") from error
+        raise _CastError("not_a_number") from error
     if not math.isfinite(number):
-        raise _Misfit("out_of_range")
+        raise _CastError("out_of_range")
     return number
 
 
-def _boolean(value: Any) -> bool:
-    found = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise _Misfit("not_a_boolean")
-    return found
+def _cast_boolean(value: Any) -> bool:
+    boolean = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(boolean, bool):
+        raise _CastError("not_a_boolean")
+    return boolean
 
 
-def _timestamp(value: Any) -> str:
+def _cast_timestamp(value: Any) -> str:
     try:
         time = datetime.fromisoformat(value.strip())
         aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, AttributeError, OverflowError) as error:
-        raise _Misfit("not_a_timestamp") from error
+        raise _CastError("not_a_timestamp") from error
     return aware.isoformat(timespec="microseconds")
 
 
-def _date(value: Any) -> str:
+def _cast_date(value: Any) -> str:
     try:
         return date.fromisoformat(value.strip()[:10]).isoformat()
     except (ValueError, AttributeError) as error:
-        raise _Misfit("not_a_date") from error
+        raise _CastError("not_a_date") from error
 
 
 _CASTS: Mapping[str, Callable[[Any], Any]] = {
-    "text": _text,
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
-    "timestamp": _timestamp,
-    "date": _date,
+    "text": _cast_text,
+    "integer": _cast_integer,
+    "number": _cast_number,
+    "boolean": _cast_boolean,
+    "timestamp": _cast_timestamp,
+    "date": _cast_date,
     "json": lambda value: value,
 }

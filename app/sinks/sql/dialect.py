@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.config.routes import Column
+from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
 from app.sinks.sql.rows import Row
 
 # What to do about a fault: try again, look for the record at fault, make the table anew, give up.
-Remedy = Literal["retry", "split", "recreate", "refuse"]
+ErrorAction = Literal["retry", "split", "recreate", "refuse"]
 
 
 def quote(name: str) -> str:
@@ -22,12 +22,12 @@ def quote(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WriteTarget:
     """What a batch is written to."""
 
     table: str
     batch: Batch
-    columns: Mapping[str, Column]
+    columns: Mapping[str, ColumnConfig]
 
 
 class Dialect(ABC):
@@ -37,7 +37,7 @@ class Dialect(ABC):
     types: ClassVar[Mapping[str, str]]
     key_collation: ClassVar[str] = ""
 
-    def create_table(self, name: str) -> str:
+    def build_create_table(self, name: str) -> str:
         """Return the statement that creates a table where it is missing."""
         text, time, collated = self.types["text"], self.types["timestamp"], self.key_collation
         return (
@@ -52,35 +52,37 @@ class Dialect(ABC):
             'PRIMARY KEY ("_account", "_key"))'
         )
 
-    def add_column(self, table: str, column: str, kind: str) -> str:
+    def build_add_column(self, table: str, column: str, kind: str) -> str:
         """Return the statement that adds a column of a route's type."""
         return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {self.types[kind]}"
 
     @abstractmethod
-    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+    def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Write rows where they are newer than what is there, in one statement."""
 
     @abstractmethod
-    def remedy(self, error: DBAPIError) -> Remedy:
+    def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Say what to do about a fault."""
 
     @abstractmethod
-    def reason(self, error: DBAPIError) -> str:
+    def find_rejection_reason(self, error: DBAPIError) -> str:
         """Say why a record was refused, in a short stable word."""
 
 
-_FIXED = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")
-_TIMES = ("_first_seen_at", "_changed_at", "_written_at", "_meta")
+_RECORD_COLUMNS = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")
+_TRACKING_COLUMNS = ("_first_seen_at", "_changed_at", "_written_at", "_meta")
 
 
-def names_of(columns: Mapping[str, Column]) -> list[str]:
-    return [*_FIXED, *_TIMES, *columns]
+def list_column_names(columns: Mapping[str, ColumnConfig]) -> list[str]:
+    return [*_RECORD_COLUMNS, *_TRACKING_COLUMNS, *columns]
 
 
-def on_conflict(table: str, columns: Mapping[str, Column], *, distinct: str) -> str:
+def build_conflict_clause(table: str, columns: Mapping[str, ColumnConfig], *, distinct: str) -> str:
     """Apply only what is newer, and then always: skipping equal data would let a late third version win."""
     kept = {"_account", "_key", "_first_seen_at", "_changed_at"}
-    changed = [f"{quote(name)} = excluded.{quote(name)}" for name in names_of(columns) if name not in kept]
+    changed = [
+        f"{quote(name)} = excluded.{quote(name)}" for name in list_column_names(columns) if name not in kept
+    ]
     current = quote(table)
     return (
         f'ON CONFLICT ("_account", "_key") DO UPDATE SET {", ".join(changed)}, '

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 # An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
-_LONGEST_KEY_BYTES = 512
+_MAX_KEY_BYTES = 512
 
 
 _encode = msgspec.json.Encoder().encode
@@ -21,12 +21,12 @@ def to_json(value: Any) -> str:
     return _encode(value).decode()
 
 
-def _canonical(value: Any) -> str:
+def _encode_canonical(value: Any) -> str:
     """Write JSON whose text never changes: keys are made of it."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
-def key_of(record: dict[str, Any], name: str) -> str | None:
+def extract_key(record: dict[str, Any], name: str) -> str | None:
     """Return the key that a record names; None where it is missing, null, empty, a boolean or an object.
 
     A number is its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
@@ -34,15 +34,15 @@ def key_of(record: dict[str, Any], name: str) -> str | None:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
         return None
-    key = value if isinstance(value, str) else _canonical(value)
+    key = value if isinstance(value, str) else _encode_canonical(value)
     encoded = key.encode()
-    return key if len(encoded) <= _LONGEST_KEY_BYTES else _hash(encoded)
+    return key if len(encoded) <= _MAX_KEY_BYTES else _hash_bytes(encoded)
 
 
-def hash_of(record: Any) -> str:
+def hash_record(record: Any) -> str:
     """Return "sha256:" and the hash of a record's canonical JSON: equal records have equal keys."""
-    return _hash(_canonical(record).encode())
+    return _hash_bytes(_encode_canonical(record).encode())
 
 
-def _hash(text: bytes) -> str:
+def _hash_bytes(text: bytes) -> str:
     return f"sha256:{hashlib.sha256(text).hexdigest()}"

@@ -7,7 +7,14 @@ from typing import ClassVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from app.sinks.sql.dialect import (
+    Dialect,
+    ErrorAction,
+    WriteTarget,
+    build_conflict_clause,
+    list_column_names,
+    quote,
+)
 from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
 
@@ -27,7 +34,7 @@ class PostgreSQL(Dialect):
         "json": "jsonb",
     }
 
-    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+    def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send the rows as one JSON array, which the server takes apart: an eighth of the client's work."""
         table, batch, columns = target.table, target.batch, target.columns
         shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
@@ -41,12 +48,13 @@ class PostgreSQL(Dialect):
             "_deleted_at": "%(deleted_at)s::timestamptz",
             **dict.fromkeys(("_first_seen_at", "_changed_at", "_written_at"), "%(now)s"),
         }
-        names = names_of(columns)
+        names = list_column_names(columns)
         statement = (
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"SELECT {', '.join(given.get(name, f'r.{quote(name)}') for name in names)} "
             f"FROM jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)}) "
-            f'ORDER BY r."_key" COLLATE "C" ' + on_conflict(table, columns, distinct="IS DISTINCT FROM")
+            f'ORDER BY r."_key" COLLATE "C" '
+            + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM")
         )
         parameters = {
             "account": batch.account,
@@ -56,11 +64,11 @@ class PostgreSQL(Dialect):
             "method": batch.method,
             "deleted_at": batch.version if batch.is_deletion else None,
             "now": datetime.now(UTC),
-            "rows": f"[{','.join(map(_as_json, rows))}]",
+            "rows": f"[{','.join(map(_encode_row, rows))}]",
         }
         connection.exec_driver_sql(statement, parameters)
 
-    def remedy(self, error: DBAPIError) -> Remedy:
+    def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Sort by SQLSTATE. What is wrong with the server or our rights may be mended: keep trying."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state == "42P01":
@@ -69,7 +77,7 @@ class PostgreSQL(Dialect):
             return "split"
         return "refuse" if state.startswith("42") and state != "42501" else "retry"
 
-    def reason(self, error: DBAPIError) -> str:
+    def find_rejection_reason(self, error: DBAPIError) -> str:
         """Name the kinds of refusal that are met."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state.startswith("54"):
@@ -79,7 +87,7 @@ class PostgreSQL(Dialect):
         return {"22003": "number_out_of_range", "22P05": "unstorable_text"}.get(state, "refused")
 
 
-def _as_json(row: Row) -> str:
+def _encode_row(row: Row) -> str:
     # `data` and `meta` are JSON already: put in as they are.
     columns = "".join(f",{to_json(name)}:{to_json(value)}" for name, value in row.columns.items())
     key = to_json(row.key)

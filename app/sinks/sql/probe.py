@@ -5,11 +5,11 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from app.database.diagnostics import cause_of, database_file, missing_file
+from app.database.diagnostics import connection_error_reason, database_file, missing_file
 from app.database.engine import open_store
 from app.errors import SinkUnavailable
 
-_LOCK_WAIT_S = 3.0
+_LOCK_TIMEOUT_S = 3.0
 _RIGHTS = text(
     """
     SELECT current_schema() AS schema,
@@ -18,7 +18,7 @@ _RIGHTS = text(
     """
 )
 # Tables of its own that somebody else owns, or took rights away from.
-_CLOSED = text(
+_UNWRITABLE_TABLES = text(
     """
     SELECT count(*) FROM pg_tables, format('%I.%I', schemaname, tablename) AS name
     WHERE schemaname = current_schema()
@@ -38,7 +38,7 @@ def probe_database(url: str) -> Path | None:
     path = database_file(url)
     if missing_file(url):
         return path.parent if path else None
-    engine = open_store(url, lock_wait_s=_LOCK_WAIT_S)
+    engine = open_store(url, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         # For SQLite, beginning is asking: it takes the writer's lock, and gives it back.
         with engine.connect() as connection, connection.begin() as transaction:
@@ -48,7 +48,9 @@ def probe_database(url: str) -> Path | None:
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
         what = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
-        raise SinkUnavailable(cause_of(error) or f"the sink's database failed ({what})") from error
+        raise SinkUnavailable(
+            connection_error_reason(error) or f"the sink's database failed ({what})"
+        ) from error
     except SQLAlchemyError as error:
         raise SinkUnavailable(f"the sink's database failed ({type(error).__name__})") from error
     finally:
@@ -63,7 +65,7 @@ def _check_rights(connection: Connection) -> None:
     if not rights.may_create:
         schema = rights.schema or "any schema of its search_path"
         raise SinkUnavailable(f"its role may not create tables in {schema}: grant it CREATE there")
-    if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_CLOSED).scalar_one():
+    if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_UNWRITABLE_TABLES).scalar_one():
         raise SinkUnavailable(
             "its role may not write to tables of the sink: grant it SELECT, INSERT and UPDATE"
         )

@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.sinks.sql.dialect import Dialect, Remedy, Target, names_of, on_conflict, quote
+from app.sinks.sql.dialect import (
+    Dialect,
+    ErrorAction,
+    WriteTarget,
+    build_conflict_clause,
+    list_column_names,
+    quote,
+)
 from app.sinks.sql.rows import Row
 
 
@@ -26,24 +33,25 @@ class SQLite(Dialect):
         "json": "TEXT",
     }
 
-    def upsert(self, connection: Connection, target: Target, rows: Sequence[Row]) -> None:
+    def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Run one prepared statement over the rows."""
         table, batch, columns = target.table, target.batch, target.columns
-        names = names_of(columns)
+        names = list_column_names(columns)
         statement = (
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
-            f"VALUES ({', '.join('?' * len(names))}) " + on_conflict(table, columns, distinct="IS NOT")
+            f"VALUES ({', '.join('?' * len(names))}) "
+            + build_conflict_clause(table, columns, distinct="IS NOT")
         )
-        version, now = _sortable(batch.version), _sortable(datetime.now(UTC))
+        version, now = _format_time(batch.version), _format_time(datetime.now(UTC))
         deleted_at = version if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
-            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *_cells(row))
+            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *_encode_cells(row))
             for row in rows
         ]
         connection.exec_driver_sql(statement, parameters)
 
-    def remedy(self, error: DBAPIError) -> Remedy:
+    def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Sort by SQLite's own error names."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         if "no such table" in str(error.orig):
@@ -52,17 +60,17 @@ class SQLite(Dialect):
             return "split"
         return "refuse" if name == "SQLITE_ERROR" else "retry"
 
-    def reason(self, error: DBAPIError) -> str:
+    def find_rejection_reason(self, error: DBAPIError) -> str:
         """Name the kinds of refusal that are met."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         return "constraint" if name.startswith("SQLITE_CONSTRAINT") else "refused"
 
 
-def _sortable(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _cells(row: Row) -> list[Any]:
+def _encode_cells(row: Row) -> list[Any]:
     return [
         json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in row.columns.values()
     ]

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from app.config.routes import Column, Route
+from app.config.routes import ColumnConfig, Route
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
 
 _REGISTRY = "rapidbridge_sink_tables"
-_RESERVED = ("rapidbridge_", "sqlite_", "pg_")
-_LONGEST_NAME = 63
+_RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
+_MAX_NAME_BYTES = 63
 # Any number, as long as it is always this one: workers that create tables take turns.
 _ADVISORY_LOCK = 7_262_132
 
@@ -25,48 +25,48 @@ def table_name(resource: str, route: Route) -> str:
     if route.table:
         return route.table
     name = re.sub(r"[^a-z0-9]+", "_", resource.lower()).strip("_")
-    if not name or name.startswith(_RESERVED):
+    if not name or name.startswith(_RESERVED_PREFIXES):
         name = f"r_{name}" if name else f"r_{_digest(resource)}"
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_digest(resource)}"
+    return name if len(name) <= _MAX_NAME_BYTES else f"{name[: _MAX_NAME_BYTES - 9]}_{_digest(resource)}"
 
 
 def _digest(resource: str) -> str:
     return hashlib.sha256(resource.encode()).hexdigest()[:8]
 
 
-class Tables:
+class SinkTables:
     """Sees to it that a table is there; remembers which are."""
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._engine = engine
         self._dialect = dialect
-        self._known: set[tuple[str, str, frozenset[str]]] = set()
+        self._known_tables: set[tuple[str, str, frozenset[str]]] = set()
 
-    def ensure(self, name: str, resource: str, columns: Mapping[str, Column]) -> None:
+    def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
         """Create the table, or the columns it lacks. Nothing is ever dropped or retyped.
 
         Raises SinkRefused where the table is another resource's, or somebody else's altogether.
         """
         known = (name, resource, frozenset(columns))
-        if known in self._known:
+        if known in self._known_tables:
             return
-        if name.startswith(_RESERVED):
+        if name.startswith(_RESERVED_PREFIXES):
             raise SinkRefused(
                 "table_reserved", f"table {name}: the name is reserved; name another in its route"
             )
         with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-            self._claim(connection, name, resource)
-            connection.exec_driver_sql(self._dialect.create_table(name))
+            self._register_table(connection, name, resource)
+            connection.exec_driver_sql(self._dialect.build_create_table(name))
             present = {column["name"] for column in inspect(connection).get_columns(name)}
             wanted = {column: spec.type for column, spec in columns.items()}
             for column, kind in wanted.items():
                 if column not in present:
-                    connection.exec_driver_sql(self._dialect.add_column(name, column, kind))
-        self._known.add(known)
+                    connection.exec_driver_sql(self._dialect.build_add_column(name, column, kind))
+        self._known_tables.add(known)
 
-    def made(self) -> list[str]:
+    def created_tables(self) -> list[str]:
         """Return the tables that this sink, or another in its database, has made and that are there."""
         with self._engine.begin() as connection:
             there = set(inspect(connection).get_table_names())
@@ -75,11 +75,11 @@ class Tables:
             statement = f"SELECT table_name FROM {_REGISTRY} ORDER BY table_name"  # noqa: S608  # a constant
             return [name for name in connection.execute(text(statement)).scalars() if name in there]
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Look again which tables there are, before the next write."""
-        self._known.clear()
+        self._known_tables.clear()
 
-    def _claim(self, connection: Connection, name: str, resource: str) -> None:
+    def _register_table(self, connection: Connection, name: str, resource: str) -> None:
         connection.exec_driver_sql(
             f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
         )
