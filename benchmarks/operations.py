@@ -15,9 +15,8 @@ from sqlalchemy import text
 
 from app.database.engine import open_store
 from app.errors import StoreUnavailable
-from app.store.facts import DeliveryResult, RunUpdate, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import Delivery, IncomingDelivery, StateChange
+from app.store.models import Delivery, DeliveryResult, IncomingDelivery, RunUpdate, SinkOutcome, StateChange
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals

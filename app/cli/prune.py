@@ -11,8 +11,8 @@ from app.cli.common.times import parse_time_option
 from app.config.settings import Settings, read_environment, read_settings
 from app.database.engine import Store, open_store
 from app.store.archive import Archive
-from app.store.pruner import prune as prune_pages
 from app.store.retention import PruneCounts, count_prunable
+from app.store.retention import prune as prune_pages
 
 
 def _parse_archive(_context: click.Context, _option: click.Parameter, value: str | None) -> Archive | None:

@@ -9,7 +9,7 @@ import structlog
 
 from app.config.routes import Routes
 from app.errors import StoreUnavailable
-from app.store.facts import RunUpdate
+from app.store.models import RunUpdate
 from app.truto.coerce import as_object, as_text
 from app.truto.events import RECORD_EVENT, Envelope
 from app.truto.runs import read_run, status_rank

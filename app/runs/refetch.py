@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from app.store.runs import StoredRun
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 from app.truto.coerce import as_object
 from app.truto.runs import SyncJobRun
 

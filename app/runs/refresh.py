@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from app.runs.reconciliation import ResourceMethod
-from app.store.facts import RunUpdate
+from app.store.models import RunUpdate
 from app.store.runs import Runs, StoredRun
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 from app.truto.run_log import LogEntry
 from app.truto.runs import SyncJobRun, is_final, status_rank
 

@@ -20,8 +20,8 @@ from sqlalchemy import select
 from app.database.engine import Store, autocommit, translate_errors
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
-from app.store.export_format import ExportedDelivery, write_line
-from app.store.retention import PrunableDelivery
+from app.store.delivery_export import ExportedDelivery, write_line
+from app.store.models import PrunableDelivery
 from app.store.schema import deliveries
 
 _SUFFIX = ".jsonl.gz"

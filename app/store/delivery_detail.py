@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, literal, select
 
 from app.database.engine import Store, read_rows
-from app.store.facts import SinkOutcome
+from app.store.models import SinkOutcome
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_,
 
 from app.database.engine import Store, autocommit, read_rows, translate_errors
 from app.store.delivery_filter import DeliveryFilter, where_clauses
-from app.store.schema import dead_records, deliveries
+from app.store.schema import dead_records, deliveries, sink_outcomes
 
 FAILED_STATES = ("dead", "quarantined", "unrouted", "late")
 _PAGE_SIZE = 500
@@ -181,3 +181,32 @@ def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]
 def _execute(store: Store, statement: Any) -> int:
     with translate_errors(), autocommit(store) as connection:
         return int(connection.execute(statement).rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class FailingSink:
+    """A sink for which deliveries wait. since: when the oldest of them came. reason: one of theirs."""
+
+    sink: str
+    since: datetime
+    reason: str
+    deliveries: int
+
+
+def find_failing_sinks(store: Store) -> list[FailingSink]:
+    """Return the sinks that were tried and did not take everything yet; raises StoreUnavailable."""
+    statement = (
+        select(
+            sink_outcomes.c.sink,
+            func.min(deliveries.c.received_at),
+            func.max(sink_outcomes.c.reason),
+            func.count(),
+        )
+        .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
+        # What was given up in the end keeps its last outcome, and waits no more.
+        .where(sink_outcomes.c.state == "failing", deliveries.c.settled_at.is_(None))
+        .group_by(sink_outcomes.c.sink)
+        .order_by(sink_outcomes.c.sink)
+    )
+    with translate_errors(), autocommit(store) as connection:
+        return [FailingSink(*row) for row in connection.execute(statement)]

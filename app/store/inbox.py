@@ -13,8 +13,7 @@ from app.database.engine import Store, autocommit, translate_errors
 from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
-from app.store.facts import RunUpdate
-from app.store.models import IncomingDelivery, Receipt, delivery_id_for
+from app.store.models import IncomingDelivery, Receipt, RunUpdate, delivery_id_for
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, select
 
 from app.database.engine import Store, autocommit, translate_errors
 from app.database.upsert import Insert, insert_into
-from app.store.facts import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
+from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
 from app.store.schema import dead_records, record_errors, sink_outcomes

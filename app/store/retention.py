@@ -1,14 +1,17 @@
 """What is kept no longer: bodies of deliveries that are finished and old, and their records as they came."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Self
 from uuid import UUID
 
 from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
 from app.database.engine import Store, autocommit, translate_errors
+from app.store.archive import Archive
+from app.store.models import PrunableDelivery
 from app.store.schema import dead_records, deliveries, record_errors
 
 # What needs nobody any more. All others are kept whole, however old.
@@ -23,16 +26,6 @@ _IS_PRUNABLE = and_(
 _STORED_BYTES = func.length(deliveries.c.body)
 # What one transaction removes.
 PAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class PrunableDelivery:
-    """A delivery whose body may be removed. body_bytes: of its body as it came; stored_bytes: compressed."""
-
-    id: UUID
-    received_at: datetime
-    body_bytes: int
-    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +106,43 @@ def _lock_prunable(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, in
         .with_for_update(skip_locked=True)
     )
     return {row.id: row[1] for row in connection.execute(statement)}
+
+
+# What is archived at once and held in memory: no more than this, and one body.
+_MAX_CHUNK_BYTES = 16 * 1024 * 1024
+
+
+def prune(
+    store: Store, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
+) -> Iterator[PruneCounts]:
+    """Remove the bodies of finished deliveries that came before then; yields what each page had.
+
+    Any number may do so at once, at any time, and be broken off anywhere: the next one goes on. Nothing is
+    removed that the archive does not hold. Raises StoreUnavailable and ArchiveUnavailable.
+    """
+    after: tuple[datetime, UUID] | None = None
+    while True:
+        with archive.lock() if archive else nullcontext():
+            prunable = find_prunable(store, before=before, after=after, limit=PAGE)
+            page = _take_chunk(prunable) if archive else prunable
+            ids = archive.write(store, page) if archive and page else [delivery.id for delivery in page]
+            removed = prune_bodies(store, ids, now=clock()) if ids else PruneCounts()
+        yield removed
+        if len(page) == len(prunable) < PAGE:
+            return
+        after = (page[-1].received_at, page[-1].id)
+
+
+def _take_chunk(prunable: Sequence[PrunableDelivery]) -> Sequence[PrunableDelivery]:
+    """Return the first of them, as many as came on one day and fit into memory together."""
+    size, chunk = 0, list[PrunableDelivery]()
+    for delivery in prunable:
+        size += delivery.body_bytes
+        if chunk and (size > _MAX_CHUNK_BYTES or _get_received_day(delivery) != _get_received_day(chunk[0])):
+            break
+        chunk.append(delivery)
+    return chunk
+
+
+def _get_received_day(delivery: PrunableDelivery) -> date:
+    return delivery.received_at.astimezone(UTC).date()

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, and_, case, func, literal, null, or_, tuple_
 
 from app.database.upsert import Insert, insert_into
-from app.store.facts import RunUpdate
+from app.store.models import RunUpdate
 from app.store.schema import runs
 from app.truto.runs import FINAL_RANK
 

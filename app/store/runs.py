@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
 
 from app.database.engine import Store, autocommit, translate_errors
-from app.store.facts import RunUpdate
+from app.store.models import RunUpdate
 from app.store.notifications import Notification, insert_notification
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries, runs

@@ -12,8 +12,8 @@ from app.database.engine import open_store
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from app.runs.gate import Gate
-from app.store.facts import RunUpdate
 from app.store.inbox import Inbox
+from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.runs import Runs
 from app.web.enqueuer import Enqueuer

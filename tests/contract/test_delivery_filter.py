@@ -9,9 +9,8 @@ import pytest
 
 from app.database.engine import Store
 from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliveries, find_deliveries
-from app.store.facts import DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery, StateChange
+from app.store.models import DeliveryResult, IncomingDelivery, SinkOutcome, StateChange
 from app.store.results import DeliveryResults
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)

@@ -18,8 +18,7 @@ from sqlalchemy import select
 from app.errors import ArchiveUnavailable, BodyPruned
 from app.store.archive import Archive
 from app.store.models import DeliveryState
-from app.store.pruner import prune
-from app.store.retention import FINISHED_STATES, PruneCounts, count_prunable, prune_bodies
+from app.store.retention import FINISHED_STATES, PruneCounts, count_prunable, prune, prune_bodies
 from app.store.schema import deliveries
 from tests.support.crashing_prune import STEPS
 from tests.support.delivered_store import DAY, NOW, DeliveredStore
@@ -127,7 +126,7 @@ def test_what_was_pruned_comes_again_as_a_duplicate(stock: DeliveredStore) -> No
 def test_many_pruners_at_once_share_the_work(stock: DeliveredStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = stock.inbox.put([stock.make_delivery(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
     stock.worker.deliver([receipt.delivery_id for receipt in ids])
-    monkeypatch.setattr("app.store.pruner.PAGE", 7)
+    monkeypatch.setattr("app.store.retention.PAGE", 7)
 
     with ThreadPoolExecutor(4) as pruners:
         each = list(pruners.map(lambda _: prune_all(stock), range(4)))
@@ -181,7 +180,7 @@ def test_many_archivers_at_once_write_each_delivery_once(
 ) -> None:
     ids = stock.inbox.put([stock.make_delivery(str(n), days_ago=40 - n / 100, records=[]) for n in range(60)])
     stock.worker.deliver([receipt.delivery_id for receipt in ids])
-    monkeypatch.setattr("app.store.pruner.PAGE", 7)
+    monkeypatch.setattr("app.store.retention.PAGE", 7)
 
     with ThreadPoolExecutor(3) as pruners:
         archives = [Archive(f"file://{tmp_path}/archive") for _ in range(3)]
@@ -234,7 +233,7 @@ def test_a_dry_run_counts_and_changes_nothing(stock: DeliveredStore) -> None:
 def test_in_the_background_a_round_takes_its_share(
     stock: DeliveredStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.pruner.PAGE", 2)
+    monkeypatch.setattr("app.store.retention.PAGE", 2)
     stock.add_run("a1", "r1", days_ago=31)
     pruner = Pruner(stock.store, 30, max_deliveries=2, clock=lambda: NOW)
 

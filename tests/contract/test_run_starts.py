@@ -9,9 +9,8 @@ from threading import Barrier
 import pytest
 
 from app.database.engine import Store, open_store
-from app.store.facts import RunUpdate
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
+from app.store.models import IncomingDelivery, RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.runs import Runs
 

@@ -7,9 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.database.engine import Store
-from app.store.facts import DeliveryResult, RunUpdate, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import DeliveryState, IncomingDelivery, StateChange
+from app.store.models import (
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    RunUpdate,
+    SinkOutcome,
+    StateChange,
+)
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs, StoredRun

@@ -13,10 +13,19 @@ from sqlalchemy import inspect, select, text
 
 from app.database.engine import Store, open_store
 from app.errors import StoreUnavailable
-from app.store.facts import DeadRecord, DeliveryResult, RunUpdate, SinkOutcome, StoredRecordError
 from app.store.inbox import Inbox
 from app.store.migrate import VERSION_TABLE, is_current, migrate
-from app.store.models import Delivery, IncomingDelivery, StateChange, delivery_id_for
+from app.store.models import (
+    DeadRecord,
+    Delivery,
+    DeliveryResult,
+    IncomingDelivery,
+    RunUpdate,
+    SinkOutcome,
+    StateChange,
+    StoredRecordError,
+    delivery_id_for,
+)
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals

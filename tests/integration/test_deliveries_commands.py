@@ -17,8 +17,8 @@ import pytest
 from app.cli.deliveries.tail import Follower
 from app.database.engine import Store, open_store
 from app.store.delivery_filter import DeliveryFilter
-from app.store.facts import SinkOutcome
 from app.store.migrate import migrate
+from app.store.models import SinkOutcome
 from tests.support.seeded_store import (
     NOW,
     RUN,

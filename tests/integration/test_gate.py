@@ -16,10 +16,9 @@ from sqlalchemy import text
 
 from app.database.engine import Store, open_store
 from app.redis.spool import Spool
-from app.store.facts import DeliveryResult
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import StateChange
+from app.store.models import DeliveryResult, StateChange
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from app.truto.signature import sign

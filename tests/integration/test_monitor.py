@@ -17,9 +17,15 @@ from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
 from app.database.engine import Store
 from app.redis.spool import Spool
-from app.store.facts import DeliveryResult, RunUpdate, SinkOutcome, StoredRecordError
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery, StateChange
+from app.store.models import (
+    DeliveryResult,
+    IncomingDelivery,
+    RunUpdate,
+    SinkOutcome,
+    StateChange,
+    StoredRecordError,
+)
 from app.store.notification_outbox import NotificationOutbox
 from app.store.notifications import Notification
 from app.store.results import DeliveryResults

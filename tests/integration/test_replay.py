@@ -18,7 +18,7 @@ from redis import Redis
 from sqlalchemy import func, select, text, update
 
 from app.database.engine import Store, open_store
-from app.store.export_format import ExportedDelivery, write_line
+from app.store.delivery_export import ExportedDelivery, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery

@@ -22,8 +22,8 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession, simulate
-from app.store.facts import RunUpdate
 from app.store.migrate import migrate
+from app.store.models import RunUpdate
 from app.store.runs import Runs
 from tests.support.waiting import wait_until
 from tests.support.web_process import ROOT, SECRET, WebProcess, make_environment

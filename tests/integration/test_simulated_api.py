@@ -15,8 +15,7 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession, simulate
-from app.truto.api import TrutoApi
-from app.truto.client import TrutoClient
+from app.truto.client import TrutoApi, TrutoClient
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
 from app.truto.runs import read_resource_stats

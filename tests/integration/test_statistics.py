@@ -8,10 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import Store, open_store
-from app.store.facts import DeliveryResult
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import Delivery, DeliveryState, IncomingDelivery, StateChange
+from app.store.models import Delivery, DeliveryResult, DeliveryState, IncomingDelivery, StateChange
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries

@@ -13,8 +13,7 @@ import pytest
 
 from app.cli.local.ports import find_free_port
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.truto.api import TrutoApi
-from app.truto.client import TrutoClient
+from app.truto.client import TrutoApi, TrutoClient
 from app.truto.run_log import LogEntry, split_time_range
 from app.truto.runs import RecordCounts, read_resource_stats
 from app.truto.webhooks import Webhook

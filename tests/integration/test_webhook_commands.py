@@ -15,8 +15,8 @@ from dotenv import dotenv_values
 from app.cli.local.ports import find_free_port
 from app.config.settings import WebhookSecret, read_settings
 from app.database.engine import open_store
-from app.store.facts import RunUpdate
 from app.store.migrate import migrate
+from app.store.models import RunUpdate
 from app.store.runs import Runs
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import FakeReceiver, running_receiver

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.cli.prune import prune
-from app.store import archive, pruner
+from app.store import archive
 from app.store import retention as pruning
 from tests.support.crash_points import CrashPoint
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
     "archiving": lambda death: death.crash_before(archive, "_write_file"),
     "beside": lambda death: death.crash_before(Path, "replace"),
-    "archived": lambda death: death.crash_before(pruner, "prune_bodies"),
+    "archived": lambda death: death.crash_before(pruning, "prune_bodies"),
     # Bodies are gone in a transaction that is not committed yet.
     "removing": lambda death: death.crash_after(pruning, "_lock_prunable"),
-    "removed": lambda death: death.crash_after(pruner, "prune_bodies"),
+    "removed": lambda death: death.crash_after(pruning, "prune_bodies"),
 }
 
 if __name__ == "__main__":

@@ -13,9 +13,15 @@ from uuid import UUID
 from sqlalchemy import update
 
 from app.database.engine import Store
-from app.store.facts import DeadRecord, DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import DeliveryState, IncomingDelivery, StateChange
+from app.store.models import (
+    DeadRecord,
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    SinkOutcome,
+    StateChange,
+)
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries
 from tests.support.web_process import ROOT, make_environment

@@ -41,7 +41,7 @@ from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
 from app.database.diagnostics import DatabaseInfo
 from app.errors import QueueUnavailable
-from app.store.troubles import FailingSink
+from app.store.failures import FailingSink
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 MIB = 1024 * 1024

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.config.routes_file import read_routes
 from app.errors import StoreUnavailable
 from app.runs.gate import Gate
-from app.store.facts import RunUpdate
+from app.store.models import RunUpdate
 from app.truto.events import read_envelope
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

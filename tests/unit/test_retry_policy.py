@@ -4,8 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from app.store.facts import SinkOutcome
-from app.store.models import Delivery
+from app.store.models import Delivery, SinkOutcome
 from workers.delivery.retry_policy import decide_state, reason_category, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -1,6 +1,6 @@
 """Sinks that take long to fail are left alone for a while."""
 
-from workers.delivery.rests import SinkCooldown
+from workers.delivery.sink_writer import SinkCooldown
 
 
 def test_a_sink_that_fails_quickly_is_asked_again_at_once() -> None:

@@ -13,8 +13,7 @@ from app.errors import StoreUnavailable
 from app.redis.spool import Spool
 from app.store.notifications import Notifications
 from app.store.runs import Runs
-from app.truto.api import TrutoApi
-from app.truto.client import TrutoClient
+from app.truto.client import TrutoApi, TrutoClient
 from workers.background.loop import PeriodicTask
 from workers.background.run_monitor import RunMonitor
 from workers.background.sink_monitor import check_sinks, check_webhooks

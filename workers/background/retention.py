@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from app.database.engine import Store
-from app.store.pruner import prune
-from app.store.retention import PruneCounts
+from app.store.retention import PruneCounts, prune
 from workers.background.loop import PeriodicTask
 
 _INTERVAL_S = 3600.0

@@ -7,9 +7,9 @@ from functools import partial
 import structlog
 
 from app.database.engine import Store
+from app.store.failures import find_failing_sinks
 from app.store.notifications import Notification, Notifications
-from app.store.troubles import find_failing_sinks
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 from app.truto.webhooks import Webhook
 from workers.background.truto_poller import TrutoPoller
 

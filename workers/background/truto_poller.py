@@ -7,7 +7,7 @@ from typing import TypeVar
 import structlog
 
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 
 _INTERVAL = timedelta(minutes=5)
 _T = TypeVar("_T")

@@ -7,8 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from app.store.facts import DeadRecord, RunUpdate, StoredRecordError
-from app.store.models import Delivery
+from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
 from app.truto.record_errors import read_record_errors
 from app.truto.records import read_raw_records, read_records

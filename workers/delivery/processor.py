@@ -15,9 +15,8 @@ from app.database.engine import Store
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable
 from app.logs import locate_error
 from app.sinks.base import Sink
-from app.store.facts import DeliveryResult, SinkOutcome
 from app.store.inbox import Inbox
-from app.store.models import Delivery
+from app.store.models import Delivery, DeliveryResult, SinkOutcome
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.runs import Runs

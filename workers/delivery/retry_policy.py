@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from app.store.facts import SinkOutcome
-from app.store.models import Delivery, DeliveryState, StateChange
+from app.store.models import Delivery, DeliveryState, SinkOutcome, StateChange
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0

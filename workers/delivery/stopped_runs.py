@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from app.store.facts import RunUpdate
-from app.store.models import Delivery
+from app.store.models import Delivery, RunUpdate
 from app.store.runs import Runs
 
 

@@ -14,9 +14,8 @@ from app.cli.common.options import build_delivery_filter, filter_options
 from app.cli.common.pipes import open_standard_output
 from app.cli.common.progress import progress_bar
 from app.cli.deliveries.asking import open_interactive_store
-from app.store.delivery_export import DeliveryExport
+from app.store.delivery_export import DeliveryExport, write_line
 from app.store.delivery_filter import count_deliveries
-from app.store.export_format import write_line
 
 
 @click.command()

@@ -10,7 +10,7 @@ from app.cli.common.output import format_time, replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.deliveries.telling import shorten
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow
-from app.store.facts import SinkOutcome
+from app.store.models import SinkOutcome
 
 _LABEL_WIDTH, _WIDTH = 14, 79
 _COLOURS = {"settled": "green", "dead": "red", "quarantined": "red", "unrouted": "yellow", "late": "yellow"}

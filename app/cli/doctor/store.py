@@ -23,9 +23,9 @@ from app.database.diagnostics import (
 )
 from app.database.engine import Store, open_store, redact_url
 from app.errors import StoreUnavailable
+from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
-from app.store.troubles import FailingSink, find_failing_sinks
 
 _COMPONENT = "store"
 _MIGRATE = "Run: rapidbridge migrate"

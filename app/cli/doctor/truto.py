@@ -10,7 +10,7 @@ from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 from app.truto.webhooks import Webhook, find_missing_events
 
 _COMPONENT = "truto"

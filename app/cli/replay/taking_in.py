@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from app.cli.replay.lines import UnreadableLine, read_numbered_lines
 from app.errors import ConfigError, UnreadableDelivery
-from app.store.export_format import ImportedDelivery, read_line
+from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.truto.events import read_envelope

@@ -8,8 +8,7 @@ from uuid import UUID
 import click
 
 from app.config.settings import Settings, read_environment, read_settings
-from app.truto.api import TrutoApi
-from app.truto.client import TrutoClient
+from app.truto.client import TrutoApi, TrutoClient
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 

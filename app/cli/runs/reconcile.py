@@ -21,7 +21,7 @@ from app.runs.reconciliation import Reconciliation
 from app.runs.refetch import refetch_run
 from app.runs.refresh import RunRefresher
 from app.store.runs import Runs, StoredRun
-from app.truto.api import TrutoApi
+from app.truto.client import TrutoApi
 
 _DEFAULT_PERIOD = timedelta(days=1)
 _MAX_RUNS = 100_000
