@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.redis.spool import Spool
 from app.sinks.base import Sink
@@ -44,7 +44,7 @@ class Erasure:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         account: str,
         *,
         spool: Spool | None,

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from app.database.engine import open_store
+from app.database.engine import open_engine
 from benchmarks.load import LoadResult
 
 
 def measure_commits(database_url: str, requests: Iterator[bytes], *, seconds: float) -> LoadResult:
     """Insert one request after the other into a table of its own, each in a transaction, for so long."""
-    engine = open_store(database_url)
+    engine = open_engine(database_url)
     is_postgresql = engine.dialect.name == "postgresql"
     mark, kind = ("%s", "bytea") if is_postgresql else ("?", "blob")
     times: list[float] = []

@@ -13,7 +13,7 @@ import httpx
 from redis import Redis
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
 from tests.support.postgres import PostgresServer
@@ -51,9 +51,9 @@ def running_servers() -> Iterator[ComparedServers]:
             "SQLite": f"sqlite:///{folders[2]}/inbox.db",
         }
         for url in urls.values():
-            store = open_store(url)
+            store = open_database(url)
             migrate(store)
-            store.dispose()
+            store.close()
 
         def serve(application: str, database_url: str, *options: str) -> tuple[int, str]:
             process = WebProcess(

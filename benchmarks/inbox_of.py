@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.store.models import DeliveryState
 from app.store.schema import deliveries, runs, sink_outcomes
@@ -80,9 +80,9 @@ def run_id(number: int) -> str:
 
 def fill_inbox(url: str, number: int, *, is_pending: bool) -> None:
     """Create the tables and so many deliveries: all pending and due, or all settled, with their outcomes."""
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     with connect_without_limits(url) as connection:
         add_deliveries(connection, number, "pending" if is_pending else "settled", inbox_size=number)
         connection.execute(_FILL_OUTCOMES)

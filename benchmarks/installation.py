@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -73,9 +73,9 @@ class Installation:
     def _prepare(self, url: str) -> None:
         with Redis.from_url(self.valkey.url) as redis:
             redis.flushall()
-        store = open_store(url)
+        store = open_database(url)
         migrate(store)
-        store.dispose()
+        store.close()
 
     def _serving(self, url: str) -> WebProcess:
         return WebProcess(
@@ -106,16 +106,16 @@ class Installation:
 
 
 def _wait_until_settled(url: str) -> None:
-    store, deadline = open_store(url), time.monotonic() + _PATIENCE_S
+    store, deadline = open_database(url), time.monotonic() + _PATIENCE_S
     worklist = PendingDeliveries(store)
     while worklist.find_oldest_received_at() is not None:
         assert time.monotonic() < deadline, f"not settled within {_PATIENCE_S} s"
         time.sleep(_ASK_EVERY_S)
-    store.dispose()
+    store.close()
 
 
 def _check(url: str, deliveries: int) -> None:
-    store = open_store(url)
+    store = open_database(url)
     counts = Inbox(store).count_by_state()
-    store.dispose()
+    store.close()
     assert counts == {"settled": deliveries, "duplicate": 0}, counts

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
 from app.store.models import Delivery, DeliveryResult, IncomingDelivery, RunUpdate, SinkOutcome, StateChange
@@ -50,7 +50,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
         self._settled: list[UUID] = []
 
     def __enter__(self) -> Self:
-        self._store = open_store(self._url)
+        self._store = open_database(self._url)
         self._inbox, self._worklist = Inbox(self._store), PendingDeliveries(self._store)
         self._ledger, self._probe = DeliveryResults(self._store), Probe(self._store)
         return self
@@ -58,7 +58,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._store.dispose()
+        self._store.close()
 
     def call_all(self) -> None:
         """Take deliveries in and through; in a backlog, others than those that came."""
@@ -133,7 +133,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
             f"SELECT id FROM {deliveries.name} WHERE sync_job_run_id = :run "
             "ORDER BY id LIMIT 1 OFFSET :offset"
         )
-        with self._store.connect() as connection:
+        with self._store.engine.connect() as connection:
             delivery_id: UUID = connection.execute(statement, {"run": run, "offset": offset}).scalar_one()
             return delivery_id
 

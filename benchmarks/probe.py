@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
-from app.database.engine import Store
+from app.database.engine import Database
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ class Cost:
 class Probe:
     """Measures calls that use the store's only connection in turn, while nobody else uses its database."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
         self._of_itself = 0.0
         self._of_itself = min(self.measure(lambda: None)[1].buffers for _ in range(9))
@@ -49,9 +49,9 @@ class Probe:
         return result, Cost(elapsed_us, cpu_us, buffers_now - buffers - self._of_itself)
 
     def _count(self) -> tuple[int, int]:
-        with self._store.connect() as connection:
+        with self._store.engine.connect() as connection:
             connection.execute(_FLUSH)
-        with self._store.connect() as connection:
+        with self._store.engine.connect() as connection:
             row = connection.execute(_BUFFERS).one()
             return int(row[0]), int(row[1])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy import text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.migrate import migrate
 from app.store.schema import deliveries
 from tests.support.postgres import PostgresServer
@@ -27,7 +27,7 @@ class BenchmarkEnvironment:
     postgres: PostgresServer
     valkey: ValkeyServer
     database_url: str
-    store: Store
+    store: Database
     redis: Redis
 
     def web(self, processes: int, **settings: str) -> WebProcess:
@@ -47,7 +47,7 @@ class BenchmarkEnvironment:
 
     def delete_deliveries(self) -> None:
         """Forget every delivery."""
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             connection.execute(text(f"TRUNCATE {deliveries.name}"))
 
     @contextmanager
@@ -70,8 +70,8 @@ def running_environment() -> Iterator[BenchmarkEnvironment]:
         postgres = PostgresServer(folders[1], is_durable=True)
         stack.callback(postgres.stop)
         url = stack.enter_context(postgres.database())
-        store = open_store(url)
-        stack.callback(store.dispose)
+        store = open_database(url)
+        stack.callback(store.close)
         migrate(store)
         redis = stack.enter_context(Redis.from_url(valkey.url))
         yield BenchmarkEnvironment(folders[2], postgres, valkey, url, store, redis)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from sqlalchemy import Connection
 
 from app.config.routes import Route
-from app.database.engine import open_store
+from app.database.engine import open_engine
 from app.sinks.base import Batch
 from app.sinks.sql.dialect import WriteTarget
 from app.sinks.sql.postgresql import PostgreSQL
@@ -76,7 +76,7 @@ def _read(writer: subprocess.Popen[str]) -> str:
 
 
 def _write(url: str, records: int, size: int, place: int, connections: int) -> None:
-    engine = open_store(url)
+    engine = open_engine(url)
     statements = _statements(list(make_batches(records, size))[place::connections])
     SinkTables(engine, PostgreSQL()).ensure_table(TABLE, RESOURCE, {})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.migrate import migrate
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
@@ -88,9 +88,9 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
+def store(store_url: str) -> Iterator[Database]:
     """An empty store in a database of each kind."""
-    engine = open_store(store_url)
+    engine = open_database(store_url)
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()

@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import UnixSignalDeathPenalty
 
 from app.config.load import Config, read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.errors import ConfigError, JobTimeout
 from app.logs import configure_logging
 from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect_redis
@@ -65,7 +65,7 @@ def run_worker(config: Config) -> None:
     """Run jobs until SIGTERM; the job at hand is finished first. Raises RedisError where Redis is away."""
     settings = config.settings
     sinks = SinkRegistry(config.routes)
-    store = open_store(settings.database_url)
+    store = open_database(settings.database_url)
     keep_late = settings.late_records == "keep"
     jobs.set_processor(DeliveryProcessor(store, config.routes, sinks.open, keep_late=keep_late))
     worker = ReconnectingWorker(

@@ -18,7 +18,7 @@ from app.cli.findings import RunsComparison, compare_runs
 from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
 from app.cli.simulate import simulate_with_progress
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.simulator.plan import Plan
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -65,7 +65,7 @@ def _run_demo(folder: Path, records: int) -> RunsComparison:
     port, secret = find_free_port(), str(uuid4())
     database_url = f"sqlite:///{folder}/rapidbridge.db"
     settings = {"DATABASE_URL": database_url, "PORT": str(port), "TRUTO_WEBHOOK_SECRET": secret}
-    store = open_store(database_url)
+    store = open_database(database_url)
     migrate(store)
     plans = _make_plans(records, f"http://127.0.0.1:{port}/webhooks/truto", secret)
     with running_service(settings, folder=folder):
@@ -99,7 +99,7 @@ def _make_plans(records: int, url: str, secret: str) -> list[Plan]:
     ]
 
 
-def _wait_until_settled(store: Store) -> None:
+def _wait_until_settled(store: Database) -> None:
     """Return when nothing is pending any more, or when that has not changed for a minute."""
     inbox = Inbox(store)
     pending, changed_at = inbox.count_by_state().get("pending", 0), time.monotonic()

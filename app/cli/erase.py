@@ -9,7 +9,7 @@ import click
 
 from app.cli.common.tables import format_table
 from app.config.load import read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.erasure import Erasure, ErasureReport
 from app.redis.queue import connect_redis
 from app.redis.spool import Spool
@@ -89,7 +89,7 @@ def _open_erasure(account: str) -> Iterator[Erasure]:
         else None
     )
     sinks = SinkRegistry(config.routes)
-    store = open_store(settings.database_url, interactive=True)
+    store = open_database(settings.database_url, interactive=True)
     try:
         yield Erasure(
             store,
@@ -101,7 +101,7 @@ def _open_erasure(account: str) -> Iterator[Erasure]:
         )
     finally:
         sinks.close()
-        store.dispose()
+        store.close()
 
 
 def _print_counts(account: str, counts: ErasureReport) -> None:

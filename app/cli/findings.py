@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.config.routes import build_default_routes
-from app.database.engine import Store
+from app.database.engine import Database
 from app.runs.reconciliation import reconcile_counts
 from app.simulator.records import digest_record
 from app.simulator.report import RunReport
@@ -68,7 +68,7 @@ class RunsComparison:
 
 
 def compare_runs(
-    store: Store, database_url: str, reports: Sequence[RunReport], duration_s: float
+    store: Database, database_url: str, reports: Sequence[RunReport], duration_s: float
 ) -> RunsComparison:
     """Look at everything the runs left behind."""
     answers = sum((report.response_counts for report in reports), Counter[str]())
@@ -89,7 +89,7 @@ def compare_runs(
     return RunsComparison(runs, deliveries, problems, rows, records / duration_s)
 
 
-def _compare_run(store: Store, report: RunReport) -> ComparedRun:
+def _compare_run(store: Database, report: RunReport) -> ComparedRun:
     run_id = report.sync_job_run_id
     run = Runs(store).get(run_id)
     if run is None:

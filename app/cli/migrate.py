@@ -3,14 +3,14 @@
 import click
 
 from app.config.load import read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.migrate import migrate as apply_migrations
 
 
 @click.command()
 def migrate() -> None:
     """Bring the tables in DATABASE_URL up to date; safe to run at any time, also twice at once."""
-    before, after = apply_migrations(open_store(read_config().settings.database_url))
+    before, after = apply_migrations(open_database(read_config().settings.database_url))
     if before == after:
         click.echo(f"The store is up to date (revision {after}).")
     else:

@@ -9,7 +9,7 @@ import click
 from app.cli.common.progress import progress_bar
 from app.cli.common.times import parse_time_option
 from app.config.settings import Settings, read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.archive import Archive
 from app.store.retention import PruneCounts, count_prunable
 from app.store.retention import prune as prune_pages
@@ -52,7 +52,7 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
     """
     settings = read_settings(read_environment())
     before = older_than or _compute_cutoff(settings)
-    store = open_store(settings.database_url, interactive=True)
+    store = open_database(settings.database_url, interactive=True)
     pruned = count_prunable(store, before=before)
     if not dry_run:
         pruned = _prune_deliveries(store, before, archive, deliveries=pruned.deliveries)
@@ -76,7 +76,7 @@ def _compute_cutoff(settings: Settings) -> datetime:
 
 
 def _prune_deliveries(
-    store: Store, before: datetime, archive: Archive | None, *, deliveries: int
+    store: Database, before: datetime, archive: Archive | None, *, deliveries: int
 ) -> PruneCounts:
     pruned = PruneCounts()
     with progress_bar("Pruning", deliveries) as bar:

@@ -6,7 +6,7 @@ from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
 from app.config.load import Config, read_config
 from app.config.settings import list_setting_names, read_environment
-from app.database.engine import open_store, redact_url
+from app.database.engine import open_database, redact_url
 from app.logs import configure_logging
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.store.migrate import migrate
@@ -31,7 +31,7 @@ def up() -> None:
         DeliveryQueue(
             connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         ).ping()
-    migrate(open_store(config.settings.database_url))
+    migrate(open_database(config.settings.database_url))
     with running_service(settings) as supervisor:
         click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))
         supervisor.run()

@@ -7,7 +7,7 @@ import click
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
 from app.config.settings import build_child_environment
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
@@ -33,7 +33,7 @@ def worker(number: int | None) -> None:
     configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
-    store = open_store(settings.database_url)
+    store = open_database(settings.database_url)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.start()

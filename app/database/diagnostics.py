@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from app.database.engine import Store, autocommit, parse_url, translate_errors
+from app.database.engine import Database, parse_url
 from app.errors import StoreUnavailable
 
 _POSTGRESQL_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "transaction_read_only")
@@ -87,9 +87,9 @@ def missing_file(url: str) -> Path | None:
     return path if path and not path.exists() else None
 
 
-def inspect_database(store: Store) -> DatabaseInfo:
+def inspect_database(store: Database) -> DatabaseInfo:
     """Ask a database about itself; raises StoreUnavailable."""
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         return (
             _inspect_postgresql(connection)
             if store.dialect.name == "postgresql"

@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import ConfigError, StoreUnavailable
-
-# What the rest of the project passes around without touching SQL.
-Store = Engine
 
 # Truto gives up on a page within seconds: a dead database must be known before that.
 _CONNECT_TIMEOUT_S = 5
@@ -29,9 +26,9 @@ _RANDOM_PAGE_COST = 1.1
 _IDLE_IN_TRANSACTION_MS = 10_000
 
 
-def open_store(
+def open_engine(
     url: str, *, lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S, interactive: bool = False
-) -> Store:
+) -> Engine:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
@@ -131,23 +128,17 @@ def _use_wal(cursor: DBAPICursor) -> None:
 
 
 @contextmanager
-def autocommit(store: Store) -> Iterator[Connection]:
-    """Connect for a single statement, which is then a transaction of its own.
+def autocommit(engine: Engine) -> Iterator[Connection]:
+    """Connect for a single statement, which is a transaction of its own.
 
-    PostgreSQL is asked once; BEGIN and COMMIT would make it three times. In SQLite, asking costs nothing.
+    On PostgreSQL that saves the round trips of BEGIN and COMMIT. On SQLite they cost nothing.
     """
-    if store.dialect.name == "postgresql":
-        with store.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             yield connection
     else:
-        with store.begin() as connection:
+        with engine.begin() as connection:
             yield connection
-
-
-def read_rows(store: Store, statement: Any) -> Sequence[Any]:
-    """Return all that a single statement finds; raises StoreUnavailable."""
-    with translate_errors(), autocommit(store) as connection:
-        return connection.execute(statement).all()
 
 
 @contextmanager
@@ -175,3 +166,51 @@ def _explain(error: DBAPIError) -> str:
         else "is DATABASE_URL right and up?"
     )
     return f"the store failed ({fault}{f', {state}' if state else ''}): {hint}"
+
+
+class Database:
+    """A pool of connections to the store's database. Every method raises StoreUnavailable.
+
+    engine: for callers that need the driver's own errors.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def dialect(self) -> Dialect:
+        """SQLAlchemy's dialect; its name is "postgresql" or "sqlite"."""
+        return self.engine.dialect
+
+    def read(self, statement: Executable, parameters: Any = None) -> Sequence[Any]:
+        """Return all rows of a single statement."""
+        with self.autocommit() as connection:
+            return connection.execute(statement, parameters).all()
+
+    def execute(self, statement: Executable, parameters: Any = None) -> int:
+        """Execute a single statement; return the number of rows that it changed."""
+        with self.autocommit() as connection:
+            return connection.execute(statement, parameters).rowcount
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Connect for a single statement, which is a transaction of its own."""
+        with translate_errors(), autocommit(self.engine) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Connect for one transaction: committed at the end, rolled back by an exception."""
+        with translate_errors(), self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.engine.dispose()
+
+
+def open_database(
+    url: str, *, lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S, interactive: bool = False
+) -> Database:
+    """Prepare a database as `open_engine` does."""
+    return Database(open_engine(url, lock_timeout_s=lock_timeout_s, interactive=interactive))

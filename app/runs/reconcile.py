@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.reconciliation import Reconciliation, has_truto_counts, reconcile_counts
 from app.runs.refresh import RunRefresher
@@ -15,7 +15,7 @@ TrutoError = TrutoRefused | TrutoUnavailable
 
 
 def reconcile_run(
-    store: Store,
+    store: Database,
     run: StoredRun,
     refresher: RunRefresher | None,
     *,
@@ -42,7 +42,7 @@ def reconcile_run(
     return run, reconcile_stored(store, run)
 
 
-def reconcile_stored(store: Store, run: StoredRun) -> Reconciliation:
+def reconcile_stored(store: Database, run: StoredRun) -> Reconciliation:
     """Return a run's account by what is known here."""
     return reconcile_counts(run, read_run_totals(store, [run.sync_job_run_id])[run.sync_job_run_id])
 

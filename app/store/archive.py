@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import select
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
 from app.store.delivery_export import ExportedDelivery, write_line
@@ -55,7 +55,7 @@ class Archive:
         finally:
             os.close(descriptor)
 
-    def write(self, store: Store, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
+    def write(self, store: Database, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
         """Write a chunk of deliveries that came on one day, in their order; raises StoreUnavailable too.
 
         Returns those that are in the archive now, on the disk. Left out is what another has removed
@@ -79,11 +79,11 @@ class Archive:
         return archived
 
 
-def _read_deliveries(store: Store, ids: Sequence[UUID]) -> Sequence[ExportedDelivery]:
+def _read_deliveries(store: Database, ids: Sequence[UUID]) -> Sequence[ExportedDelivery]:
     """Return deliveries with their bodies as they are stored."""
     statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
     order = (deliveries.c.received_at, deliveries.c.id)
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         return [ExportedDelivery(*row) for row in connection.execute(statement.order_by(*order))]
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, literal, select
 
-from app.database.engine import Store, read_rows
+from app.database.engine import Database
 from app.store.models import SinkOutcome
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 
@@ -77,13 +77,11 @@ class DeadRecordDetail:
     raw: str
 
 
-def read_delivery_detail(store: Store, delivery_id: UUID) -> DeliveryDetail | None:
+def read_delivery_detail(store: Database, delivery_id: UUID) -> DeliveryDetail | None:
     """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
     names = [field.name for field in fields(DeliveryRow) if field.name != "stored_bytes"]
     columns = [deliveries.c[name] for name in names]
-    row = read_rows(
-        store, select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id)
-    )
+    row = store.read(select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id))
     if not row:
         return None
     delivery = DeliveryRow(*row[0])
@@ -99,16 +97,18 @@ def read_delivery_detail(store: Store, delivery_id: UUID) -> DeliveryDetail | No
     outcome_statement = outcome_statement.where(sink_outcomes.c.delivery_id == delivery_id).order_by(
         sink_outcomes.c.sink
     )
-    replayed = read_rows(store, select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    replayed = store.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
     return DeliveryDetail(
         delivery,
-        outcomes=[SinkOutcome(*values) for values in read_rows(store, outcome_statement)],
-        dead=[DeadRecordCount(*values) for values in read_rows(store, dead)],
+        outcomes=[SinkOutcome(*values) for values in store.read(outcome_statement)],
+        dead=[DeadRecordCount(*values) for values in store.read(dead)],
         replayed_at=replayed[0][0] if replayed else None,
     )
 
 
-def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False) -> list[DeadRecordDetail]:
+def read_dead_records(
+    store: Database, delivery_id: UUID, *, with_raw: bool = False
+) -> list[DeadRecordDetail]:
     """Return a delivery's dead records by their place in it; raises StoreUnavailable."""
     columns = [dead_records.c[field.name] for field in fields(DeadRecordDetail) if field.name != "raw"]
     raw = dead_records.c.raw if with_raw else literal("")
@@ -117,4 +117,4 @@ def read_dead_records(store: Store, delivery_id: UUID, *, with_raw: bool = False
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadRecordDetail(*row) for row in read_rows(store, statement)]
+    return [DeadRecordDetail(*row) for row in store.read(statement)]

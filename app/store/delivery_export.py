@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.schema import deliveries
@@ -122,7 +122,7 @@ _COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__
 class DeliveryExport:
     """A selection's deliveries, oldest first, and how many had to be left out: pruned or damaged bodies."""
 
-    def __init__(self, store: Store, delivery_filter: DeliveryFilter) -> None:
+    def __init__(self, store: Database, delivery_filter: DeliveryFilter) -> None:
         self._store = store
         self._delivery_filter = delivery_filter
         self.pruned = 0
@@ -138,7 +138,7 @@ class DeliveryExport:
 
     def _read(self, ids: Sequence[UUID]) -> dict[UUID, ExportedDelivery]:
         statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return {row.id: ExportedDelivery(*row) for row in connection.execute(statement)}
 
     def _decompress(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 _PAGE_SIZE = 500
@@ -88,7 +88,7 @@ _COLUMNS = [deliveries.c[field.name] for field in fields(DeliverySummary)]
 
 
 def find_deliveries(
-    store: Store,
+    store: Database,
     delivery_filter: DeliveryFilter,
     *,
     after: tuple[datetime, UUID] | None = None,
@@ -108,7 +108,7 @@ def find_deliveries(
         statement = statement.order_by(*(column.desc() for column in order) if newest_first else order).limit(
             page_size
         )
-        with translate_errors(), autocommit(store) as connection:
+        with store.autocommit() as connection:
             summaries = [DeliverySummary(*row) for row in connection.execute(statement)]
         yield from summaries
         if len(summaries) < page_size:
@@ -116,7 +116,7 @@ def find_deliveries(
         after = (summaries[-1].received_at, summaries[-1].id)
 
 
-def count_deliveries(store: Store, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
+def count_deliveries(store: Database, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
     """Count a selection by resource, method and state; raises StoreUnavailable."""
     columns = (deliveries.c.resource, deliveries.c.method, deliveries.c.state)
     statement = (
@@ -125,7 +125,7 @@ def count_deliveries(store: Store, delivery_filter: DeliveryFilter) -> list[Deli
         .group_by(*columns)
         .order_by(*columns)
     )
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         return [DeliveryCount(*row) for row in connection.execute(statement)]
 
 

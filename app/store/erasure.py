@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, tuple_, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.schema import dead_records, deliveries, record_errors, runs
 from app.truto.runs import strip_run_details
 
@@ -47,7 +47,7 @@ class AccountData:
     A delivery that names no account is the account's if its run is.
     """
 
-    def __init__(self, store: Store, account: str, *, until: datetime) -> None:
+    def __init__(self, store: Database, account: str, *, until: datetime) -> None:
         self._store = store
         self._is_run_of_account = runs.c.integrated_account_id == account
         its_runs = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
@@ -63,7 +63,7 @@ class AccountData:
         """Count what `erase` would remove."""
         bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
         pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             numbers = connection.execute(select(bodies, pending).where(self._is_of_account)).one()
             facts = [
                 connection.execute(
@@ -81,7 +81,7 @@ class AccountData:
         statement = select(func.count()).where(
             self._is_without_account, self._is_of_account, deliveries.c.records > 0
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def erase(self, *, now: datetime) -> Iterator[AccountDataCounts]:
@@ -94,7 +94,7 @@ class AccountData:
         page = select(*place).where(self._is_of_account, _HAS_DATA).order_by(*place).limit(_PAGE_SIZE)
         rows = self._read(page)
         while rows:
-            with translate_errors(), self._store.begin() as connection:
+            with self._store.transaction() as connection:
                 counts = _erase(connection, [row.id for row in rows], now)
             yield counts
             rows = self._read(page.where(tuple_(*place) > tuple(rows[-1])))
@@ -120,7 +120,7 @@ class AccountData:
         page = page if dry_run else page.with_for_update()
         after = ""
         while True:
-            with translate_errors(), self._store.begin() as connection:
+            with self._store.transaction() as connection:
                 rows = connection.execute(page.where(runs.c.sync_job_run_id > after)).all()
                 bare = {row.sync_job_run_id: strip_run_details(row.run) for row in rows}
                 changed = {row.sync_job_run_id for row in rows if bare[row.sync_job_run_id] != row.run}
@@ -133,7 +133,7 @@ class AccountData:
             after = rows[-1].sync_job_run_id
 
     def _read(self, statement: Any) -> Sequence[Any]:
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return connection.execute(statement).all()
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select, tuple_, update
 
-from app.database.engine import Store, autocommit, read_rows, translate_errors
+from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
@@ -43,7 +43,7 @@ class FailureGroup:
 
 
 def group_failures(
-    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool = False
+    store: Database, delivery_filter: DeliveryFilter, *, with_discarded: bool = False
 ) -> list[FailureGroup]:
     """Return what did not reach its sinks, by cause, the most first; raises StoreUnavailable.
 
@@ -55,24 +55,24 @@ def group_failures(
     return sorted(groups, key=lambda group: -group.number)
 
 
-def count_failed(store: Store, delivery_filter: DeliveryFilter) -> int:
+def count_failed(store: Database, delivery_filter: DeliveryFilter) -> int:
     """Count the deliveries that `discard` would give up; raises StoreUnavailable."""
     statement = (
         select(func.count()).select_from(deliveries).where(_IS_FAILED, *where_clauses(delivery_filter))
     )
-    return int(read_rows(store, statement)[0][0])
+    return int(store.read(statement)[0][0])
 
 
-def count_dead_records(store: Store, delivery_filter: DeliveryFilter) -> int:
+def count_dead_records(store: Database, delivery_filter: DeliveryFilter) -> int:
     """Count the dead records that `discard_records` would give up; raises StoreUnavailable."""
     statement = (
         select(func.count()).select_from(_DEAD_RECORDS_JOIN).where(*_discardable_clauses(delivery_filter))
     )
-    return int(read_rows(store, statement)[0][0])
+    return int(store.read(statement)[0][0])
 
 
 def discard_deliveries(
-    store: Store, delivery_filter: DeliveryFilter, *, reason: str, now: datetime
+    store: Database, delivery_filter: DeliveryFilter, *, reason: str, now: datetime
 ) -> Iterator[int]:
     """Give deliveries up, page by page; yields how many each page had. Raises StoreUnavailable.
 
@@ -83,16 +83,16 @@ def discard_deliveries(
         _IS_FAILED, *where_clauses(delivery_filter)
     )
     page = page.order_by(deliveries.c.received_at, deliveries.c.id).limit(_PAGE_SIZE)
-    rows = read_rows(store, page)
+    rows = store.read(page)
     while rows:
         ids = sorted(row.id for row in rows)
         change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_FAILED)
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         yield _execute(store, change.values(state=_DISCARDED, discard_reason=reason, settled_at=settled_at))
-        rows = read_rows(store, page.where(place > tuple(rows[-1])))
+        rows = store.read(page.where(place > tuple(rows[-1])))
 
 
-def discard_dead_records(store: Store, delivery_filter: DeliveryFilter, *, reason: str) -> Iterator[int]:
+def discard_dead_records(store: Database, delivery_filter: DeliveryFilter, *, reason: str) -> Iterator[int]:
     """Give dead records of settled deliveries up; yields how many each page had. Raises StoreUnavailable."""
     its = dead_records.c.delivery_id
     page = (
@@ -103,21 +103,21 @@ def discard_dead_records(store: Store, delivery_filter: DeliveryFilter, *, reaso
         .order_by(its)
     )
     page = page.limit(_PAGE_SIZE)
-    rows = read_rows(store, page)
+    rows = store.read(page)
     while rows:
         of_these = its.in_([row[0] for row in rows])
         change = update(dead_records).where(
             of_these, *_reason_clauses(delivery_filter), dead_records.c.discard_reason == ""
         )
         yield _execute(store, change.values(discard_reason=reason))
-        rows = read_rows(store, page.where(its > rows[-1][0]))
+        rows = store.read(page.where(its > rows[-1][0]))
 
 
 _DEAD_RECORDS_JOIN = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
 
 
 def _group_deliveries(
-    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool
+    store: Database, delivery_filter: DeliveryFilter, *, with_discarded: bool
 ) -> list[FailureGroup]:
     group = (deliveries.c.state, deliveries.c.reason, deliveries.c.resource, deliveries.c.discard_reason)
     statement = (
@@ -128,11 +128,11 @@ def _group_deliveries(
         .where(*where_clauses(delivery_filter))
         .group_by(*group)
     )
-    return [_to_failure_group(row) for row in read_rows(store, statement)]
+    return [_to_failure_group(row) for row in store.read(statement)]
 
 
 def _group_dead_records(
-    store: Store, delivery_filter: DeliveryFilter, *, with_discarded: bool
+    store: Database, delivery_filter: DeliveryFilter, *, with_discarded: bool
 ) -> list[FailureGroup]:
     group = (dead_records.c.reason, dead_records.c.sink, deliveries.c.resource, dead_records.c.discard_reason)
     sums = _build_aggregates(dead_records.c.died_at, dead_records.c.delivery_id)
@@ -144,7 +144,7 @@ def _group_dead_records(
     )
     if not with_discarded:
         statement = statement.where(dead_records.c.discard_reason == "")
-    return [_to_failure_group(row) for row in read_rows(store, statement)]
+    return [_to_failure_group(row) for row in store.read(statement)]
 
 
 def _build_aggregates(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
@@ -178,8 +178,8 @@ def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]
     return [dead_records.c.reason == delivery_filter.reason] if delivery_filter.reason else []
 
 
-def _execute(store: Store, statement: Any) -> int:
-    with translate_errors(), autocommit(store) as connection:
+def _execute(store: Database, statement: Any) -> int:
+    with store.autocommit() as connection:
         return int(connection.execute(statement).rowcount)
 
 
@@ -193,7 +193,7 @@ class FailingSink:
     deliveries: int
 
 
-def find_failing_sinks(store: Store) -> list[FailingSink]:
+def find_failing_sinks(store: Database) -> list[FailingSink]:
     """Return the sinks that were tried and did not take everything yet; raises StoreUnavailable."""
     statement = (
         select(
@@ -208,5 +208,5 @@ def find_failing_sinks(store: Store) -> list[FailingSink]:
         .group_by(sink_outcomes.c.sink)
         .order_by(sink_outcomes.c.sink)
     )
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         return [FailingSink(*row) for row in connection.execute(statement)]

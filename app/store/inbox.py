@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database, autocommit, translate_errors
 from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
@@ -35,7 +35,7 @@ _Row = Mapping[str, Any]
 class Inbox:
     """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Store) -> None:
+    def __init__(self, engine: Database) -> None:
         self._engine = engine
         self._insert = build_insert(engine.dialect, _COLUMNS)
 
@@ -78,13 +78,13 @@ class Inbox:
         raise AssertionError("unreachable")
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
-        with autocommit(self._engine) as connection:
+        with autocommit(self._engine.engine) as connection:
             return self._insert(connection, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        with self._engine.begin() as connection:
+        with self._engine.engine.begin() as connection:
             results = self._insert(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
@@ -96,13 +96,13 @@ class Inbox:
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return deliveries' bodies as they are stored: compressed."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             return {row.id: row.body for row in connection.execute(statement)}
 
     def count_by_state(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, inspect, select, text
+from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select, text
 
-from app.database.engine import translate_errors
+from app.database.engine import Database
 from app.store.schema import PREFIX
 
 VERSION_TABLE = PREFIX + "schema_version"
@@ -15,14 +15,14 @@ _version = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 _ADVISORY_LOCK = 7_262_131
 
 
-def migrate(engine: Engine) -> tuple[str | None, str]:
+def migrate(database: Database) -> tuple[str | None, str]:
     """Apply every revision that is missing, in one transaction; return the revision before and after."""
     # Here, because the web process only asks: it would start 40 ms later and hold 8 MB for good.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    with translate_errors(), engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
+    with database.transaction() as connection:
+        if database.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
         before = _read_revision(connection)
         config = Config()
@@ -33,9 +33,9 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
         return before, _read_revision(connection) or ""
 
 
-def is_current(engine: Engine) -> bool:
+def is_current(database: Database) -> bool:
     """Whether every revision of this code has been applied."""
-    with translate_errors(), engine.connect() as connection:
+    with database.autocommit() as connection:
         return _read_revision(connection) == _find_newest_revision()
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import select, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.store.notifications import Notification, to_notification
 from app.store.schema import notification_deliveries, notifications
@@ -34,7 +34,7 @@ class NotificationDelivery:
 class NotificationOutbox:
     """The posts. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def fan_out(self, subscribers: Sequence[Subscriber], *, now: datetime, limit: int) -> int:
@@ -49,7 +49,7 @@ class NotificationOutbox:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             unsent = connection.execute(unposted).all()
             rows = [
                 {
@@ -89,7 +89,7 @@ class NotificationOutbox:
             .limit(1)
             .with_for_update(of=notification_deliveries, skip_locked=True)
         )
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             row = connection.execute(due).mappings().first()
             if row is None:
                 return None
@@ -113,7 +113,7 @@ class NotificationOutbox:
         self._execute(_build_update_if_leased(delivery).values(state="dead", message=message))
 
     def _execute(self, statement: Any) -> None:
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             connection.execute(statement)
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.store.schema import notifications, replace_unstorable
 
@@ -40,7 +40,7 @@ class Notification:
 class Notifications:
     """The notices. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def add(self, notification: Notification) -> bool:
@@ -62,7 +62,7 @@ class Notifications:
             )
             .values(closed_at=now)
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             ended: int = connection.execute(statement).rowcount
             return ended > 0
 
@@ -75,7 +75,7 @@ class Notifications:
         return self._read(notifications.c.subject == subject, limit=limit)
 
     def _insert(self, notification: Notification, *, closed_at: datetime | None) -> bool:
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return insert_notification(connection, notification, closed_at=closed_at)
 
     def _read(self, *conditions: Any, limit: int | None = None) -> list[Notification]:
@@ -85,7 +85,7 @@ class Notifications:
             .order_by(notifications.c.occurred_at, notifications.c.kind, notifications.c.id)
             .limit(limit)
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return [to_notification(row) for row in connection.execute(statement).mappings()]
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.models import Delivery, StateChange
 from app.store.schema import deliveries
 
@@ -36,7 +36,7 @@ _STATE_CHANGE_STATEMENT = (
 class PendingDeliveries:
     """The pending deliveries. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Store) -> None:
+    def __init__(self, engine: Database) -> None:
         self._engine = engine
 
     def lease(self, ids: Sequence[UUID], *, worker: str, now: datetime, lease_s: float) -> list[Delivery]:
@@ -62,7 +62,7 @@ class PendingDeliveries:
             )
             .returning(*columns)
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_to_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
 
@@ -76,7 +76,7 @@ class PendingDeliveries:
             )
             .values(leased_until=None, due_at=now)
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
@@ -100,7 +100,7 @@ class PendingDeliveries:
             )
             .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
 
@@ -125,7 +125,7 @@ class PendingDeliveries:
                 attempts=deliveries.c.attempts - case((is_leased, 1), else_=0),
             )
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def clear_lease(self, ids: Sequence[UUID], *, worker: str) -> None:
@@ -135,7 +135,7 @@ class PendingDeliveries:
             .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.leased_by == worker)
             .values(leased_until=None, leased_by="")
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             connection.execute(statement)
 
     def make_all_due(self, *, now: datetime) -> int:
@@ -150,7 +150,7 @@ class PendingDeliveries:
             )
             .values(due_at=now)
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def find_oldest_received_at(self) -> datetime | None:
@@ -161,7 +161,7 @@ class PendingDeliveries:
         statement = select(func.min(deliveries.c.received_at)).where(
             deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
         )
-        with translate_errors(), autocommit(self._engine) as connection:
+        with self._engine.autocommit() as connection:
             oldest: datetime | None = connection.execute(statement).scalar_one()
             return oldest
 

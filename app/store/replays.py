@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, tuple_, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.errors import UnreadableDelivery
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.inbox import Inbox
@@ -63,7 +63,7 @@ class Replays:
     Several processes may do the same replay at once: they share the work.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
         self._inbox = Inbox(store)
 
@@ -82,7 +82,7 @@ class Replays:
         given_up = update(replays).where(replays.c.request == request, replays.c.finished_at.is_(None))
         replay = Replay(uuid4(), now)
         row = {"id": replay.id, "request": request, "started_at": now}
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             connection.execute(given_up.values(finished_at=now))
             connection.execute(insert(replays), row)
         return replay
@@ -94,7 +94,7 @@ class Replays:
     def finish(self, replay: Replay, *, now: datetime) -> None:
         """Note that nothing is left to do of it."""
         statement = update(replays).where(replays.c.id == replay.id).values(finished_at=now)
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             connection.execute(statement)
 
     def preview(
@@ -109,7 +109,7 @@ class Replays:
             .group_by(*columns)
             .order_by(*columns)
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             rows = connection.execute(statement).all()
         return [
             PreviewGroup(resource, method, state, bool(gone), number)
@@ -127,7 +127,7 @@ class Replays:
             .order_by(*place)
             .limit(limit)
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             rows = connection.execute(statement).all()
         return [ReplayCandidate(id_, received_at, bool(unreadable)) for id_, received_at, unreadable in rows]
 
@@ -147,7 +147,7 @@ class Replays:
         }
         readable = {id_: columns for id_, columns in read_again.items() if columns}
         last = candidates[-1]
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             if not _move_cursor(connection, replay, last):
                 return None
             ids = lock_finished(connection, [candidate.id for candidate in candidates])
@@ -181,7 +181,7 @@ class Replays:
             deliveries.c.received_at <= replay.cursor[0],
             deliveries.c.replay_id == replay.id,
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
@@ -192,7 +192,7 @@ class Replays:
         ]
         columns = (deliveries.c.state, _IS_UNREADABLE)
         statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return [
                 ReplayOutcome(state, bool(unread), n) for state, unread, n in connection.execute(statement)
             ]
@@ -206,7 +206,7 @@ class Replays:
         return {name: getattr(envelope, name) for name in envelope.__slots__}
 
     def _read(self, statement: Any) -> Replay | None:
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             row = connection.execute(statement).one_or_none()
         if row is None:
             return None

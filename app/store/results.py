@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Table, select
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
@@ -21,7 +21,7 @@ ResultRow = SinkOutcome | DeadRecord | StoredRecordError
 class DeliveryResults:
     """The facts about what the inbox holds. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def save(self, results: Sequence[DeliveryResult], *, now: datetime) -> set[UUID]:
@@ -29,7 +29,7 @@ class DeliveryResults:
 
         Returns those it did so with: what another worker has concluded meanwhile stays as it is.
         """
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             pending = lock_pending(connection, [s.state_change.delivery_id for s in results])
             results = [s for s in results if s.state_change.delivery_id in pending]
             _upsert(connection, sink_outcomes, [row for s in results for row in s.outcomes])
@@ -46,7 +46,7 @@ class DeliveryResults:
         )
         finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
-            with translate_errors(), autocommit(self._store) as connection:
+            with self._store.autocommit() as connection:
                 rows = connection.execute(statement).mappings().all()
             for row in rows:
                 finished[row["delivery_id"]][row["sink"]] = SinkOutcome(**row)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.archive import Archive
 from app.store.models import PrunableDelivery
 from app.store.schema import dead_records, deliveries, record_errors
@@ -42,12 +42,12 @@ class PruneCounts:
         return PruneCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-def count_prunable(store: Store, *, before: datetime) -> PruneCounts:
+def count_prunable(store: Database, *, before: datetime) -> PruneCounts:
     """Count what `remove` would remove of the deliveries that came before then; raises StoreUnavailable."""
     is_prunable = (_IS_PRUNABLE, deliveries.c.received_at < before)
     size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_prunable)
     prunable_ids = select(deliveries.c.id).where(*is_prunable)
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         number, stored_bytes = connection.execute(size).one()
         blanked = [
             connection.execute(
@@ -59,7 +59,7 @@ def count_prunable(store: Store, *, before: datetime) -> PruneCounts:
 
 
 def find_prunable(
-    store: Store, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
+    store: Database, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
 ) -> list[PrunableDelivery]:
     """Return the next deliveries to prune, oldest first; raises StoreUnavailable.
 
@@ -70,16 +70,16 @@ def find_prunable(
     statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
     if after:
         statement = statement.where(tuple_(*place) > after)
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         return [PrunableDelivery(*row) for row in connection.execute(statement.order_by(*place).limit(limit))]
 
 
-def prune_bodies(store: Store, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
+def prune_bodies(store: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
     """Empty the bodies of these deliveries, and what of them stands elsewhere; raises StoreUnavailable.
 
     The rows stay, with their outcomes. Left out is what another has in hand, or what is finished no more.
     """
-    with translate_errors(), store.begin() as connection:
+    with store.transaction() as connection:
         sizes = _lock_prunable(connection, ids)
         if not sizes:
             return PruneCounts()
@@ -113,7 +113,7 @@ _MAX_CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def prune(
-    store: Store, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
+    store: Database, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
 ) -> Iterator[PruneCounts]:
     """Remove the bodies of finished deliveries that came before then; yields what each page had.
 

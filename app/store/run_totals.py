@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, case, exists, func, select
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.schema import deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import RECORD_EVENT
 
@@ -51,9 +51,9 @@ class RunTotals:
     errors: Mapping[tuple[str, str], int] | None = None
 
 
-def read_run_totals(store: Store, run_ids: Sequence[str]) -> dict[str, RunTotals]:
+def read_run_totals(store: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
     """Return the figures of these runs, by their ids; raises StoreUnavailable."""
-    with translate_errors(), autocommit(store) as connection:
+    with store.autocommit() as connection:
         batches = _read_batch_totals(connection, run_ids)
         sinks = _read_sink_totals(connection, run_ids)
         errors = _count_record_errors(connection, run_ids)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
 
-from app.database.engine import Store, autocommit, translate_errors
+from app.database.engine import Database
 from app.store.models import RunUpdate
 from app.store.notifications import Notification, insert_notification
 from app.store.run_updates import upsert_runs
@@ -63,7 +63,7 @@ _COLUMNS = [
 class Runs:
     """The runs. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def get(self, run_id: str) -> StoredRun | None:
@@ -94,13 +94,13 @@ class Runs:
 
     def upsert(self, run_update: RunUpdate) -> None:
         """Write down what is known of a run from elsewhere than a delivery."""
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             upsert_runs(connection, [run_update])
 
     def list_webhook_ids(self, *, since: datetime) -> list[str]:
         """Return the webhooks to which runs were sent that were first heard of since then."""
         statement = select(runs.c.webhook_id).where(runs.c.first_seen_at >= since, runs.c.webhook_id != "")
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return list(connection.execute(statement.distinct()).scalars())
 
     def find_stop_times(self, run_ids: Iterable[str]) -> dict[str, datetime]:
@@ -108,13 +108,13 @@ class Runs:
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
             runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
         )
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return {row.sync_job_run_id: row.stopped_at for row in connection.execute(statement)}
 
     def has_pending(self, run_id: str) -> bool:
         """Whether deliveries of a run wait for their sinks."""
         statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return bool(connection.execute(statement).scalar())
 
     def mark_reconciled(
@@ -133,7 +133,7 @@ class Runs:
             )
             .values(reconciled_at=now)
         )
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             is_reconciled: bool = connection.execute(statement).rowcount > 0
             for notification in notifications if is_reconciled else ():
                 insert_notification(connection, notification, closed_at=notification.occurred_at)
@@ -176,7 +176,7 @@ class Runs:
             )
             .limit(1)
         )
-        with translate_errors(), self._store.begin() as connection:
+        with self._store.transaction() as connection:
             if connection.dialect.name == "postgresql":
                 pair = f"{run_update.sync_job_id}/{run_update.integrated_account_id}"
                 connection.execute(
@@ -191,11 +191,11 @@ class Runs:
         order = (runs.c.first_seen_at, runs.c.sync_job_run_id)
         ordered = [column.desc() for column in order] if newest_first else order
         statement = select(*_COLUMNS).where(*conditions).order_by(*ordered).limit(limit)
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             return [_to_stored_run(row) for row in connection.execute(statement).mappings()]
 
     def _change(self, statement: Any) -> bool:
-        with translate_errors(), autocommit(self._store) as connection:
+        with self._store.autocommit() as connection:
             changed: int = connection.execute(statement).rowcount
             return changed > 0
 

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.config.routes import Routes
 from app.config.settings import Settings
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from app.runs.gate import Gate
@@ -31,7 +31,7 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
     app.session_interface = _NoSessions()
-    store = open_store(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
+    store = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
     app.extensions["store"] = store
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)

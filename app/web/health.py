@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import gevent
 from flask import Flask, Response, jsonify
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import StoreUnavailable, TransientError
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
@@ -20,7 +20,7 @@ _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
 
-def register_health_routes(app: Flask, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
+def register_health_routes(app: Flask, store: Database, queue: DeliveryQueue, spool: Spool) -> None:
     """Add the two URLs to the application."""
     checks: dict[str, Callable[[], str]] = {
         "store": lambda: _check_store(store),
@@ -56,7 +56,7 @@ def _run_check(check: Callable[[], str]) -> str:
         return str(error)
 
 
-def _check_store(store: Store) -> str:
+def _check_store(store: Database) -> str:
     return _OK if is_current(store) else "its tables are old or missing; run: rapidbridge migrate"
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from tests.chaos.traffic import RESOURCES, SentDelivery, build_record, compute_digest
@@ -48,7 +48,7 @@ class AuditResult:
             self.examples.append(f"{fault}: {example}")
 
 
-def audit(sent: Mapping[bytes, SentDelivery], store: Store, lake: Path) -> AuditResult:
+def audit(sent: Mapping[bytes, SentDelivery], store: Database, lake: Path) -> AuditResult:
     """Look at all that is there, once everything stands still. store: holds the sink "main" as well."""
     result = AuditResult()
     # What is not settled is a finding of its own: no sink has to have it, and any may.
@@ -61,11 +61,13 @@ def audit(sent: Mapping[bytes, SentDelivery], store: Store, lake: Path) -> Audit
     return result
 
 
-def _audit_inbox(sent: Mapping[bytes, SentDelivery], store: Store, result: AuditResult) -> SettledDeliveries:
+def _audit_inbox(
+    sent: Mapping[bytes, SentDelivery], store: Database, result: AuditResult
+) -> SettledDeliveries:
     settled: dict[UUID, SentDelivery] = {}
     missing = dict(sent)
     columns = (deliveries.c.id, deliveries.c.state, deliveries.c.reason, deliveries.c.body)
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         for id_, state, reason, body in connection.execution_options(yield_per=200).execute(select(*columns)):
             digest = compute_digest(decompress(body))
             if digest not in sent:
@@ -94,7 +96,7 @@ def _audit_inbox(sent: Mapping[bytes, SentDelivery], store: Store, result: Audit
     return settled
 
 
-def _audit_results(settled: SettledDeliveries, store: Store, result: AuditResult) -> None:
+def _audit_results(settled: SettledDeliveries, store: Database, result: AuditResult) -> None:
     done, dead = Counter[tuple[UUID, str]](), Counter[tuple[UUID, str]]()
     for id_, delivery in settled.items():
         no_rows = sum(key is None for key, _ in delivery.records)
@@ -102,7 +104,7 @@ def _audit_results(settled: SettledDeliveries, store: Store, result: AuditResult
         dead[id_, "main"] = no_rows
         for sink in _sinks_for(delivery):
             done[id_, sink] = len(delivery.records) - (no_rows if sink == "main" else 0)
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         written = connection.execute(
             select(sink_outcomes.c.delivery_id, sink_outcomes.c.sink, sink_outcomes.c.written).where(
                 sink_outcomes.c.state == "done"
@@ -149,7 +151,7 @@ def _audit_rows(
     resource: str,
     settled: SettledDeliveries,
     sent: Mapping[bytes, SentDelivery],
-    store: Store,
+    store: Database,
     result: AuditResult,
 ) -> None:
     """Each row is the newest version of its record among all that is settled."""
@@ -178,9 +180,9 @@ def _audit_rows(
         result.add_fault("lost", f"row {account} {name} of {resource}")
 
 
-def _read_rows(resource: str, store: Store) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
+def _read_rows(resource: str, store: Database) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
     statement = text(f'SELECT "_account", "_key", data, "_deleted_at" FROM {resource.replace("/", "_")}')
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         for account, key, record, deleted_at in connection.execution_options(yield_per=1000).execute(
             statement
         ):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.web.webhook import WEBHOOK_PATH
 from tests.support.postgres import PostgresServer
@@ -158,9 +158,9 @@ def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) ->
         postgres = PostgresServer(places[1], is_durable=is_durable)
         stack.callback(postgres.stop)
         url = stack.enter_context(postgres.database())
-        store = open_store(url)
+        store = open_database(url)
         migrate(store)
-        store.dispose()
+        store.close()
         site = Site(folder, valkey, postgres, url, tree)
         for program in (site.web, site.workers):
             program.start()

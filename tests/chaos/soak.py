@@ -11,7 +11,7 @@ from threading import Event
 
 from redis import Redis
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.simulator.events import EventClock
 from app.simulator.plan import Plan
 from app.truto.webhook_sender import WebhookSender, open_http_client
@@ -77,7 +77,7 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
         running_site(folder, tree=soak.tree) as site,
         Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
     ):
-        store = open_store(site.database_url)
+        store = open_database(site.database_url)
         watch = RecoveryWatch(store, redis, traffic)
         with watch.running():
             with _sending(soak, site, traffic):
@@ -89,7 +89,7 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
         report = SoakReport(
             audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, readiness_error
         )
-        store.dispose()
+        store.close()
     return report
 
 

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.redis.queue import MAX_JOBS, QUEUE_NAME
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -43,22 +43,24 @@ log = logging.getLogger(__name__)
 
 
 @pytest.fixture
-def store(postgres_url: str) -> Iterator[Store]:
-    engine = open_store(postgres_url)
+def store(postgres_url: str) -> Iterator[Database]:
+    engine = open_database(postgres_url)
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()
 
 
 @pytest.fixture
-def web(tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
+def web(
+    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer
+) -> Iterator[WebProcess]:
     with WebProcess(tmp_path, database_url=postgres_url, redis_url=harmed_valkey.url) as process:
         yield process
 
 
 @pytest.fixture
 def worker(
-    tmp_path: Path, store: Store, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
+    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
 ) -> Iterator[Command]:
     settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
@@ -71,7 +73,7 @@ def body(name: str) -> bytes:
     return json.dumps({"id": name, "event": "sync_job_run:record", "payload": payload}).encode()
 
 
-def pile_up(store: Store, number: int) -> None:
+def pile_up(store: Database, number: int) -> None:
     """Put so many pending deliveries, an hour old, into the inbox."""
     then = datetime.now(UTC) - timedelta(hours=1)
     template = IncomingDelivery(
@@ -93,7 +95,7 @@ def pile_up(store: Store, number: int) -> None:
     }
     columns = [column.name for column in deliveries.columns]
     values = ", ".join(made.get(name, name) for name in columns)
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(NO_LIMIT)
         connection.execute(
             text(
@@ -104,8 +106,8 @@ def pile_up(store: Store, number: int) -> None:
         )
 
 
-def count(store: Store, condition: str) -> int:
-    with store.connect() as connection:
+def count(store: Database, condition: str) -> int:
+    with store.engine.connect() as connection:
         result = connection.execute(text(f"SELECT count(*) FROM {deliveries.name} WHERE {condition}"))
         number: int = result.scalar_one()
         return number
@@ -128,7 +130,7 @@ def post_for(web: WebProcess, seconds: float) -> list[float]:
 
 
 def test_a_million_deliveries_wait_and_the_service_goes_on(
-    web: WebProcess, worker: Command, store: Store, harmed_redis: Redis
+    web: WebProcess, worker: Command, store: Database, harmed_redis: Redis
 ) -> None:
     for number in range(50):
         assert web.post(body(f"before-{number}")).status == "accepted"
@@ -167,7 +169,7 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
     assert max(growth.values()) < MAX_GROWTH_BYTES
 
     # The rest of the backlog goes away, as if worked off. What came meanwhile needs nobody's help.
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(NO_LIMIT)
         # It waits for no worker, which may wait for it: those in hand are worked off.
         old = f"SELECT id FROM {deliveries.name} WHERE event_id LIKE 'old-%' AND state = 'pending'"

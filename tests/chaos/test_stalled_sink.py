@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, update
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -41,15 +41,15 @@ sinks = ["main", "warehouse", "another"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+def store(tmp_path: Path) -> Iterator[Database]:
+    engine = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()
 
 
 def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
-    tmp_path: Path, store: Store, harmed_postgres: PostgresServer, redis_url: str
+    tmp_path: Path, store: Database, harmed_postgres: PostgresServer, redis_url: str
 ) -> None:
     inbox = Inbox(store)
     (tmp_path / "routes.toml").write_text(ROUTES)
@@ -61,7 +61,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
 
     def count(sink: str, state: str) -> int:
         statement = select(sink_outcomes).where(sink_outcomes.c.sink == sink, sink_outcomes.c.state == state)
-        with store.connect() as connection:
+        with store.engine.connect() as connection:
             return len(connection.execute(statement).all())
 
     with harmed_postgres.database() as url, Redis.from_url(redis_url) as redis:
@@ -88,7 +88,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
             assert f"it did not answer within {JOB_TIMEOUT_S} s" in worker.log
             assert "job.interrupted" not in worker.log
         # As if its rest were over.
-        with store.begin() as connection:
+        with store.engine.begin() as connection:
             connection.execute(update(deliveries).values(leased_until=None, due_at=datetime.now(UTC)))
         with Command(arguments, folder=tmp_path, environment=variables) as worker:
             wait_until(lambda: inbox.count_by_state().get("settled") == 60, what=lambda: worker.log)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.redis.spool import KEY as SPOOL
 from app.store.pending import PendingDeliveries
@@ -47,7 +47,7 @@ class _EndedFault:
 class RecoveryWatch:
     """Looks several times a second at what waits; in a thread of its own, since a stalled store stalls it."""
 
-    def __init__(self, store: Store, redis: Redis, traffic: Traffic) -> None:
+    def __init__(self, store: Database, redis: Redis, traffic: Traffic) -> None:
         self._traffic = traffic
         self._worklist = PendingDeliveries(store)
         self._redis = redis

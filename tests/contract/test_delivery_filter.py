@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliveries, find_deliveries
 from app.store.inbox import Inbox
 from app.store.models import DeliveryResult, IncomingDelivery, SinkOutcome, StateChange
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def put(store: Store, number: int, **about: Any) -> str:
+def put(store: Database, number: int, **about: Any) -> str:
     body = b"%d" % number
     told = {"event": "sync_job_run:record", "resource": "crm/contacts", "method": "list", **about}
     at = NOW + MINUTE * (number // 2)
@@ -26,7 +26,9 @@ def put(store: Store, number: int, **about: Any) -> str:
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_every_delivery_is_met_once_in_order_whatever_the_page(store: Store, *, newest_first: bool) -> None:
+def test_every_delivery_is_met_once_in_order_whatever_the_page(
+    store: Database, *, newest_first: bool
+) -> None:
     # Two of each moment.
     ids = [put(store, number) for number in range(11)]
 
@@ -37,7 +39,7 @@ def test_every_delivery_is_met_once_in_order_whatever_the_page(store: Store, *, 
         assert times == sorted(times, reverse=newest_first)
 
 
-def test_it_goes_on_behind_the_last_one_seen(store: Store) -> None:
+def test_it_goes_on_behind_the_last_one_seen(store: Database) -> None:
     for number in range(7):
         put(store, number)
     first = list(islice(find_deliveries(store, DeliveryFilter(), page_size=2), 3))
@@ -65,7 +67,9 @@ def test_it_goes_on_behind_the_last_one_seen(store: Store) -> None:
         (DeliveryFilter(sink="main"), []),
     ],
 )
-def test_filters_choose_what_they_say(store: Store, selection: DeliveryFilter, expected: list[int]) -> None:
+def test_filters_choose_what_they_say(
+    store: Database, selection: DeliveryFilter, expected: list[int]
+) -> None:
     ids = [
         put(store, 0),
         put(store, 1, sync_job_run_id="r"),
@@ -80,7 +84,7 @@ def test_filters_choose_what_they_say(store: Store, selection: DeliveryFilter, e
     assert [ids.index(str(each.id)) for each in find_deliveries(store, selection)] == expected
 
 
-def test_ids_choose_these_and_no_others(store: Store) -> None:
+def test_ids_choose_these_and_no_others(store: Database) -> None:
     put(store, 0)
     put(store, 1)
     [first, _] = find_deliveries(store, DeliveryFilter())
@@ -88,7 +92,7 @@ def test_ids_choose_these_and_no_others(store: Store) -> None:
     assert list(find_deliveries(store, DeliveryFilter(ids=[first.id]))) == [first]
 
 
-def test_a_selection_is_counted_by_resource_method_and_state(store: Store) -> None:
+def test_a_selection_is_counted_by_resource_method_and_state(store: Database) -> None:
     for number in range(3):
         put(store, number, resource="crm/contacts" if number else "crm/deals")
 

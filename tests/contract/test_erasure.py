@@ -51,7 +51,7 @@ def read_everything(stock: DeliveredStore) -> str:
     """All that the store and the sinks hold, as text."""
     texts = [path.read_text() for path in stock.lake.rglob("*.jsonl")]
     texts += [str(stock.inbox.read_body(id_)) for id_, body in stock.read_bodies().items() if body]
-    with stock.store.connect() as connection:
+    with stock.store.engine.connect() as connection:
         for table in ("dead_records", "record_errors", "runs"):
             texts += map(str, connection.exec_driver_sql(f"SELECT * FROM rapidbridge_{table}").all())
         texts += map(str, connection.exec_driver_sql("SELECT data FROM crm_contacts").all())
@@ -60,7 +60,7 @@ def read_everything(stock: DeliveredStore) -> str:
 
 def state(stock: DeliveredStore, delivery: UUID) -> tuple[Any, ...]:
     columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records)
-    with stock.store.connect() as connection:
+    with stock.store.engine.connect() as connection:
         return tuple(connection.execute(select(*columns).where(deliveries.c.id == delivery)).one())
 
 
@@ -123,13 +123,13 @@ def test_what_is_stranded_is_erased_in_its_state(stock: DeliveredStore, redis: R
 
 def test_what_was_pruned_before_is_erased_to_the_end(stock: DeliveredStore, redis: Redis) -> None:
     delivery = stock.deliver("1", "record_error", error={"message": "Ada is away"})
-    with stock.store.begin() as connection:
+    with stock.store.engine.begin() as connection:
         connection.execute(deliveries.update().values(body=b"", pruned_at=datetime.now(UTC)))
         connection.execute(record_errors.update().values(raw=""))
 
     make_erasure(stock, redis).erase_data()
 
-    with stock.store.connect() as connection:
+    with stock.store.engine.connect() as connection:
         assert list(connection.execute(select(record_errors.c.message)).scalars()) == [""]
     assert state(stock, delivery) == ("settled", "", 0)
 
@@ -270,6 +270,6 @@ def test_a_run_of_it_keeps_what_its_totals_need(stock: DeliveredStore, redis: Re
 
     make_erasure(stock, redis).erase_data()
 
-    with stock.store.connect() as connection:
+    with stock.store.engine.connect() as connection:
         [run] = connection.execute(select(runs.c.run)).scalars()
     assert run == '{"resource_stats": {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}}'

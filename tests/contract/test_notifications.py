@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import select
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.store.notification_outbox import NotificationDelivery, NotificationOutbox
 from app.store.notifications import Notification, Notifications
@@ -42,21 +42,21 @@ def after(seconds: float) -> datetime:
 
 
 @pytest.fixture
-def notices(store: Store) -> Notifications:
+def notices(store: Database) -> Notifications:
     return Notifications(store)
 
 
 @pytest.fixture
-def outbox(store: Store) -> NotificationOutbox:
+def outbox(store: Database) -> NotificationOutbox:
     return NotificationOutbox(store)
 
 
-def states(store: Store) -> dict[tuple[str, str], str]:
+def states(store: Database) -> dict[tuple[str, str], str]:
     """What became of the posts, by the cause of their notice and their endpoint."""
     statement = select(
         notices_table.c.cause, notification_deliveries.c.subscriber, notification_deliveries.c.state
     ).join(notification_deliveries, notification_deliveries.c.notification_id == notices_table.c.id)
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         return {(row.cause, row.subscriber): row.state for row in connection.execute(statement)}
 
 
@@ -152,7 +152,7 @@ def test_what_no_database_holds_comes_out_fit_to_be_sent(
 
 
 def test_a_notice_goes_to_every_endpoint_that_wants_it(
-    notices: Notifications, outbox: NotificationOutbox, store: Store
+    notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     notices.add(SETTLED)
     notices.open(FAILING)
@@ -185,7 +185,7 @@ def test_nobody_is_told_later_of_what_nobody_wanted(
 
 
 def test_what_is_not_posted_at_once_is_posted_next(
-    notices: Notifications, outbox: NotificationOutbox, store: Store
+    notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(5):
         notices.add(Notification("run.settled", f"r{number}", "", after(number), {}))
@@ -197,7 +197,7 @@ def test_what_is_not_posted_at_once_is_posted_next(
 
 
 def test_two_that_post_at_once_post_once(
-    notices: Notifications, outbox: NotificationOutbox, store: Store
+    notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(40):
         notices.add(Notification("run.settled", f"r{number}", str(number), NOW, {}))
@@ -241,7 +241,7 @@ def test_what_is_lost_between_claim_and_sent_is_claimed_again(
 
 
 def test_what_is_sent_or_given_up_is_never_claimed_again(
-    notices: Notifications, outbox: NotificationOutbox, store: Store
+    notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     notices.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a"), FakeSubscriber("b")], now=NOW, limit=9)
@@ -271,7 +271,7 @@ def test_what_is_postponed_waits_until_it_is_due(notices: Notifications, outbox:
 
 
 def test_who_comes_late_undoes_nothing(
-    notices: Notifications, outbox: NotificationOutbox, store: Store
+    notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     notices.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=9)
@@ -289,9 +289,9 @@ def test_who_comes_late_undoes_nothing(
 
 
 def test_a_store_that_is_away_is_said_to_be(
-    store: Store, notices: Notifications, outbox: NotificationOutbox
+    store: Database, notices: Notifications, outbox: NotificationOutbox
 ) -> None:
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         notification_deliveries.drop(connection)
         notices_table.drop(connection)
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import delete, select, text, update
 
 from app.config.routes import Route, build_default_routes
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import SinkUnavailable
 from app.sinks import SinkRegistry
 from app.sinks.base import Batch, Sink, WriteResult
@@ -108,11 +108,11 @@ class StoppingSink:
 class AnyOrder(RuleBasedStateMachine):
     """What came, what of it is settled and what a worker has in hand, beside the real thing."""
 
-    store: Store
+    store: Database
 
     def __init__(self) -> None:
         super().__init__()
-        self.routes = build_default_routes(self.store.url.render_as_string(hide_password=False))
+        self.routes = build_default_routes(self.store.engine.url.render_as_string(hide_password=False))
         self.inbox, self.sinks = Inbox(self.store), SinkRegistry(self.routes)
         self.threads = ThreadPoolExecutor(2)
         self.paused: list[tuple[set[UUID], Event, Future[None], set[UUID]]] = []
@@ -124,7 +124,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def nothing_came_but_an_empty_page(self) -> None:
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             for table in metadata.sorted_tables:
                 connection.execute(delete(table))
             for name in ("crm_contacts", "rapidbridge_sink_tables"):
@@ -214,7 +214,7 @@ class AnyOrder(RuleBasedStateMachine):
     def leases_run_out(self) -> None:
         past = datetime.now(UTC) - timedelta(seconds=1)
         leased = update(deliveries).where(deliveries.c.leased_until.is_not(None))
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             # Never lost so often that it is given up: that is another test's matter.
             connection.execute(leased.values(leased_until=past, due_at=past, lost_attempts=0))
         self.leased.clear()
@@ -225,7 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         ids = [id_ for id_ in self.came if id_ in self.settled]
         id_ = ids[place % len(ids)]
         again = update(deliveries).where(deliveries.c.id == id_)
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             connection.execute(again.values(state="pending", settled_at=None, leased_until=None))
             if is_forgotten:
                 connection.execute(delete(sink_outcomes).where(sink_outcomes.c.delivery_id == id_))
@@ -246,7 +246,7 @@ class AnyOrder(RuleBasedStateMachine):
             sink_outcomes.c.state,
             sink_outcomes.c.written,
         )
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             states = {row.id: row.state for row in connection.execute(select(deliveries))}
             found = [tuple(row) for row in connection.execute(select(*counts))]
         assert states == {id_: "settled" if id_ in self.settled else "pending" for id_ in self.came}
@@ -303,7 +303,7 @@ class AnyOrder(RuleBasedStateMachine):
     def rows(self) -> dict[tuple[str, str], Version]:
         """Return the sink's rows as the versions that they are."""
         query = text('SELECT "_account", "_key", data, "_deleted_at" FROM crm_contacts')
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             found = connection.execute(query).all()
         rows = {}
         for account, key, cell, deleted_at in found:
@@ -319,7 +319,7 @@ class AnyOrder(RuleBasedStateMachine):
         return {version.key: version for version in sorted(self.versions) if version.order[2] in ids}
 
 
-def test_any_order_of_pages_workers_and_crashes_ends_with_the_newest_of_each_record(store: Store) -> None:
+def test_any_order_of_pages_workers_and_crashes_ends_with_the_newest_of_each_record(store: Database) -> None:
     machine = type("AnyOrderHere", (AnyOrder,), {"store": store})
 
     run_machine(machine, settings=SETTINGS)

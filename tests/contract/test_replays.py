@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
-from app.database.engine import Store
+from app.database.engine import Database
 from app.sinks import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
@@ -30,12 +30,12 @@ Row = tuple[Any, ...]
 
 
 @pytest.fixture
-def replays(store: Store) -> Replays:
+def replays(store: Database) -> Replays:
     return Replays(store)
 
 
 @pytest.fixture
-def deliver(store: Store, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+def deliver(store: Database, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """Delivers all that is pending by these routes."""
     sinks: dict[str, SqlSinkConfig | FilesSinkConfig] = {"main": SqlSinkConfig(type="sql", url=store_url)}
     folder = tmp_path_factory.mktemp("lake")
@@ -44,7 +44,7 @@ def deliver(store: Store, store_url: str, tmp_path_factory: pytest.TempPathFacto
     def deliver_all(routes: Sequence[Route] = TO_MAIN) -> None:
         rules = Routes(sinks=sinks, routes=tuple(routes))
         opened = SinkRegistry(rules)
-        with store.connect() as connection:
+        with store.engine.connect() as connection:
             ids = list(
                 connection.execute(select(deliveries.c.id).where(deliveries.c.state == "pending")).scalars()
             )
@@ -54,14 +54,14 @@ def deliver(store: Store, store_url: str, tmp_path_factory: pytest.TempPathFacto
     return deliver_all
 
 
-def put(store: Store, number: int, *records: str, resource: str = "crm/contacts") -> UUID:
+def put(store: Database, number: int, *records: str, resource: str = "crm/contacts") -> UUID:
     about = {"event": "sync_job_run:record", "id": f"e{number}", "created_at": "2026-11-24T10:00:00Z"}
     what = {"sync_job_run_id": "r", "resource": resource, "method": "list"}
     payload = json.dumps(what)[:-1] + f', "records": [{", ".join(records)}]}}'
     return put_body(store, number, f'{json.dumps(about)[:-1]}, "payload": {payload}}}'.encode())
 
 
-def put_body(store: Store, number: int, body: bytes) -> UUID:
+def put_body(store: Database, number: int, body: bytes) -> UUID:
     envelope = read_envelope(body)
     told = {name: getattr(envelope, name) for name in envelope.__slots__}
     arrival = IncomingDelivery(
@@ -85,32 +85,32 @@ def replay_all(
     return replay
 
 
-def rows(store: Store, table: str) -> list[Row]:
-    with store.connect() as connection:
+def rows(store: Database, table: str) -> list[Row]:
+    with store.engine.connect() as connection:
         found = connection.execute(text(f'SELECT "_key", "data", "_version", "_vseq" FROM {table}'))
         return sorted((key, str(data), str(version), vseq) for key, data, version, vseq in found)
 
 
-def states(store: Store) -> dict[str, int]:
+def states(store: Database) -> dict[str, int]:
     statement = select(deliveries.c.state, func.count()).group_by(deliveries.c.state)
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         return {row[0]: row[1] for row in connection.execute(statement)}
 
 
-def dead(store: Store) -> list[tuple[str, int]]:
-    with store.connect() as connection:
+def dead(store: Database) -> list[tuple[str, int]]:
+    with store.engine.connect() as connection:
         found = connection.execute(select(dead_records.c.sink, dead_records.c.ordinal))
         return sorted((row.sink, row.ordinal) for row in found)
 
 
-def finished(store: Store) -> dict[str, int]:
+def finished(store: Database) -> dict[str, int]:
     statement = select(sink_outcomes.c.sink, func.count()).where(sink_outcomes.c.state == "done")
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         return {row[0]: row[1] for row in connection.execute(statement.group_by(sink_outcomes.c.sink))}
 
 
 def test_a_replay_leaves_every_row_as_it_was(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(10):
         # Each page brings one record of the page before, newer by arrival alone.
@@ -133,12 +133,12 @@ def test_a_replay_leaves_every_row_as_it_was(
 
 
 def test_a_replay_into_one_sink_does_not_write_the_others(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     put(store, 0, record(0), "{broken}")
     put(store, 1, record(1))
     deliver()
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(text("DELETE FROM crm_contacts"))
 
     replay_all(replays, sink="lake")
@@ -152,7 +152,7 @@ def test_a_replay_into_one_sink_does_not_write_the_others(
 
 
 def test_what_was_dead_is_written_once_its_route_is_mended(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     put(store, 0, record(0), '"no object"')
     put(store, 1, record(1), resource="ticketing/tickets")
@@ -170,7 +170,7 @@ def test_what_was_dead_is_written_once_its_route_is_mended(
 
 
 def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     readable = put(store, 0, record(0))
     body = b"not json"
@@ -178,7 +178,7 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
         body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=1), "quarantined", "not_json"
     )
     Inbox(store).put([quarantined])
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         # As an earlier release would have left it, which could not read this.
         unread = {"state": "quarantined", "event": "", "resource": "", "method": "", "settled_at": NOW}
         connection.execute(update(deliveries).where(deliveries.c.id == readable).values(unread))
@@ -196,7 +196,7 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
 
 
 def test_a_replay_goes_on_where_it_was_broken_off(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(7):
         put(store, number, record(number))
@@ -219,7 +219,9 @@ def test_a_replay_goes_on_where_it_was_broken_off(
     assert replays.find_unfinished('{"resource": "crm/*"}') is None
 
 
-def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(store: Store, replays: Replays) -> None:
+def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(
+    store: Database, replays: Replays
+) -> None:
     replays.start("{}", now=NOW)
     newest = replays.start("{}", now=NOW)
 
@@ -229,7 +231,7 @@ def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(store: Sto
 
 
 def test_two_that_do_the_same_replay_share_it(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(40):
         put(store, number, record(number))
@@ -247,7 +249,7 @@ def test_two_that_do_the_same_replay_share_it(
 
 
 def test_different_replays_of_the_same_deliveries_disturb_nothing(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(40):
         put(store, number, record(number))
@@ -267,12 +269,12 @@ def test_different_replays_of_the_same_deliveries_disturb_nothing(
 
 
 def test_what_is_pending_or_pruned_is_left_alone(
-    store: Store, replays: Replays, deliver: Callable[..., None]
+    store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     pruned, settled = put(store, 0, record(0)), put(store, 1, record(1))
     deliver()
     pending = put(store, 2, record(2))
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(
             update(deliveries).where(deliveries.c.id == pruned).values(pruned_at=NOW, body=b"")
         )
@@ -285,7 +287,7 @@ def test_what_is_pending_or_pruned_is_left_alone(
         ("settled", False, 1),
         ("settled", True, 1),
     ]
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         found = connection.execute(
             select(deliveries.c.id, deliveries.c.state).where(deliveries.c.replay_id == replay.id)
         ).all()
@@ -296,7 +298,7 @@ def test_what_is_pending_or_pruned_is_left_alone(
     assert attempts == 0
 
 
-def test_an_arrival_may_bring_its_id_along(store: Store) -> None:
+def test_an_arrival_may_bring_its_id_along(store: Database) -> None:
     first = put(store, 0, record(0))
     body = Inbox(store).read_body(first)
     named = UUID(int=first.int ^ 1)

@@ -108,7 +108,7 @@ def test_a_pruned_body_that_is_asked_for_says_so(stock: DeliveredStore) -> None:
 
     stock.set_state(delivery, "pending")
     stock.worker.deliver([delivery])
-    with stock.store.connect() as connection:
+    with stock.store.engine.connect() as connection:
         found = connection.execute(select(deliveries.c.state, deliveries.c.reason)).one()
     assert tuple(found) == ("dead", "pruned")
 
@@ -168,7 +168,7 @@ def test_nothing_is_removed_that_the_archive_does_not_take(stock: DeliveredStore
 
 def test_a_body_that_is_damaged_is_left_where_it_is(stock: DeliveredStore, tmp_path: Path) -> None:
     damaged, *_ = stock.add_run("a1", "r1", days_ago=31)
-    with stock.store.begin() as connection:
+    with stock.store.engine.begin() as connection:
         connection.execute(deliveries.update().where(deliveries.c.id == damaged).values(body=b"x"))
 
     assert prune_all(stock, Archive(f"file://{tmp_path}/archive")).deliveries == 3

@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, RunUpdate
 from app.store.pending import PendingDeliveries
@@ -20,7 +20,7 @@ LONG_AGO = NOW - timedelta(hours=6)
 
 
 @pytest.fixture
-def book(store: Store) -> Runs:
+def book(store: Database) -> Runs:
     return Runs(store)
 
 
@@ -47,7 +47,7 @@ def make_run_update(run: str, job: str = "job", account: str = "account", *, at:
     return RunUpdate(run, job, account, "e", at, "w", "running", at, 1)
 
 
-def test_a_refused_run_is_known_even_if_nothing_else_ever_comes_of_it(store: Store, book: Runs) -> None:
+def test_a_refused_run_is_known_even_if_nothing_else_ever_comes_of_it(store: Database, book: Runs) -> None:
     other = replace(make_start("", "no run"), body=b"x", digest=b"x")
 
     Inbox(store).put([make_start("r", "not\0today"), other, make_start("in")])
@@ -60,7 +60,7 @@ def test_a_refused_run_is_known_even_if_nothing_else_ever_comes_of_it(store: Sto
     assert PendingDeliveries(store).lease_due(now=NOW + 60 * SECOND, limit=10, requeue_after_s=60) != []
 
 
-def test_a_run_that_was_let_in_is_not_refused_by_a_repeated_start(store: Store, book: Runs) -> None:
+def test_a_run_that_was_let_in_is_not_refused_by_a_repeated_start(store: Database, book: Runs) -> None:
     inbox = Inbox(store)
     inbox.put([make_start("r")])
     book.start_unless_overlapping(make_run_update("r"), active_since=LONG_AGO)
@@ -74,7 +74,7 @@ def test_a_run_that_was_let_in_is_not_refused_by_a_repeated_start(store: Store, 
 
 @pytest.mark.parametrize("created_at", [NOW - SECOND, None])
 def test_a_run_that_was_refused_is_not_let_in_by_a_repeated_start(
-    store: Store, book: Runs, created_at: datetime | None
+    store: Database, book: Runs, created_at: datetime | None
 ) -> None:
     inbox = Inbox(store)
     inbox.put([make_start("r", "no", created_at=created_at)])
@@ -89,7 +89,7 @@ def test_a_run_that_was_refused_is_not_let_in_by_a_repeated_start(
     assert book.start_unless_overlapping(make_run_update("other"), active_since=LONG_AGO) is None
 
 
-def test_why_a_run_was_refused_is_noted_after_newer_news_too(store: Store, book: Runs) -> None:
+def test_why_a_run_was_refused_is_noted_after_newer_news_too(store: Database, book: Runs) -> None:
     book.upsert(replace(make_run_update("r", at=NOW), status="stopped", status_rank=2, stopped_at=NOW))
 
     Inbox(store).put([make_start("r", "no")])
@@ -99,19 +99,19 @@ def test_why_a_run_was_refused_is_noted_after_newer_news_too(store: Store, book:
     assert (run.status, run.refusal_reason) == ("stopped", "no")
 
 
-def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Store) -> None:
+def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Database) -> None:
     at_once = Barrier(8)
 
     def start(run: str) -> str | None:
         # A pool of connections of its own, as every process has.
-        own = open_store(store.url.render_as_string(hide_password=False))
+        own = open_database(store.engine.url.render_as_string(hide_password=False))
         at_once.wait()
         try:
             return Runs(own).start_unless_overlapping(
                 make_run_update(run, job=run.partition(" ")[0]), active_since=LONG_AGO
             )
         finally:
-            own.dispose()
+            own.close()
 
     for job in ("1", "2", "3"):
         runs = [f"{job} {number}" for number in range(8)]
@@ -122,7 +122,7 @@ def test_of_runs_that_start_at_once_exactly_one_is_let_in(store: Store) -> None:
         assert {other for other in others.values() if other} == {winner}
 
 
-def test_only_an_open_run_of_the_same_job_and_account_is_in_the_way(store: Store, book: Runs) -> None:
+def test_only_an_open_run_of_the_same_job_and_account_is_in_the_way(store: Database, book: Runs) -> None:
     assert book.start_unless_overlapping(make_run_update("first"), active_since=LONG_AGO) is None
 
     assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO) == "first"
@@ -139,7 +139,7 @@ def test_only_an_open_run_of_the_same_job_and_account_is_in_the_way(store: Store
     assert book.start_unless_overlapping(make_run_update("second"), active_since=LONG_AGO) is None
 
 
-def test_a_run_of_which_nothing_came_for_long_is_taken_for_lost(store: Store, book: Runs) -> None:
+def test_a_run_of_which_nothing_came_for_long_is_taken_for_lost(store: Database, book: Runs) -> None:
     book.start_unless_overlapping(
         make_run_update("quiet", at=LONG_AGO - SECOND), active_since=LONG_AGO - 2 * SECOND
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -25,7 +25,7 @@ LATER = NOW + timedelta(minutes=5)
 
 
 @pytest.fixture
-def book(store: Store) -> Runs:
+def book(store: Database) -> Runs:
     return Runs(store)
 
 
@@ -37,7 +37,7 @@ def make_run_update(status: str = "", *, run: str = "run", at_s: float = 0, rank
     return RunUpdate(run, "job", "account", "env", at, "hook", status, at, rank, '{"id": "run"}', stopped_at)
 
 
-def receive(store: Store, *, run: str = "run", at: datetime = NOW, name: str = "1") -> StateChange:
+def receive(store: Database, *, run: str = "run", at: datetime = NOW, name: str = "1") -> StateChange:
     """Put a batch of three records into the inbox; return the verdict that settles it."""
     body = f"{run} {name}".encode()
     arrival = IncomingDelivery(
@@ -120,7 +120,7 @@ def test_all_runs_are_looked_at_however_many_there_are(book: Runs) -> None:
     assert ids == [f"run-{number}" for number in range(7)]
 
 
-def test_a_run_of_which_more_came_meanwhile_is_not_settled(store: Store, book: Runs) -> None:
+def test_a_run_of_which_more_came_meanwhile_is_not_settled(store: Database, book: Runs) -> None:
     book.upsert(make_run_update("completed", rank=2))
     before = get_run(book)
     DeliveryResults(store).save([DeliveryResult(receive(store), run=make_run_update())], now=LATER)
@@ -129,7 +129,7 @@ def test_a_run_of_which_more_came_meanwhile_is_not_settled(store: Store, book: R
     assert book.mark_reconciled(get_run(book), now=LATER)
 
 
-def test_what_came_after_a_stop_is_counted_as_late(store: Store, book: Runs) -> None:
+def test_what_came_after_a_stop_is_counted_as_late(store: Database, book: Runs) -> None:
     verdicts = [receive(store, at=NOW + timedelta(seconds=n), name=str(n)) for n in (1, 3, 4)]
     book.upsert(make_run_update("stopped", at_s=2, rank=2))
     DeliveryResults(store).save([DeliveryResult(verdict) for verdict in verdicts], now=LATER)
@@ -139,7 +139,7 @@ def test_what_came_after_a_stop_is_counted_as_late(store: Store, book: Runs) -> 
     assert (group.batches, group.records, group.late) == (3, 9, 6)
 
 
-def test_batches_that_name_no_run_are_counted_under_none(store: Store) -> None:
+def test_batches_that_name_no_run_are_counted_under_none(store: Database) -> None:
     verdict = receive(store, run="")
     DeliveryResults(store).save([DeliveryResult(verdict)], now=LATER)
 
@@ -147,7 +147,7 @@ def test_batches_that_name_no_run_are_counted_under_none(store: Store) -> None:
     assert group.records == 3
 
 
-def test_a_run_is_not_over_while_a_batch_waits(store: Store, book: Runs) -> None:
+def test_a_run_is_not_over_while_a_batch_waits(store: Database, book: Runs) -> None:
     verdict = receive(store)
     book.upsert(make_run_update("completed", rank=2))
 
@@ -159,7 +159,7 @@ def test_a_run_is_not_over_while_a_batch_waits(store: Store, book: Runs) -> None
     assert list(book.list_unreconciled()) == []
 
 
-def test_more_of_a_run_makes_it_be_looked_at_again(store: Store, book: Runs) -> None:
+def test_more_of_a_run_makes_it_be_looked_at_again(store: Database, book: Runs) -> None:
     book.upsert(make_run_update("completed", rank=2))
     assert book.mark_reconciled(get_run(book), now=LATER)
 
@@ -177,7 +177,7 @@ def test_a_run_of_which_more_was_said_meanwhile_is_not_settled(book: Runs) -> No
     assert not book.mark_reconciled(before, now=LATER)
 
 
-def test_it_is_known_when_something_last_came(store: Store, book: Runs) -> None:
+def test_it_is_known_when_something_last_came(store: Database, book: Runs) -> None:
     book.upsert(make_run_update("running"))
     assert get_run(book).last_seen_at is None
 
@@ -217,7 +217,9 @@ def test_runs_are_found_newest_first_and_by_what_they_are(book: Runs) -> None:
 
 
 @pytest.mark.parametrize(("state", "dead"), [("pending", 0), ("dead", 3), ("settled", 0)])
-def test_what_a_sink_did_not_take_for_too_long_is_dead(store: Store, state: DeliveryState, dead: int) -> None:
+def test_what_a_sink_did_not_take_for_too_long_is_dead(
+    store: Database, state: DeliveryState, dead: int
+) -> None:
     verdict = replace(receive(store), state=state)
     failing = SinkOutcome(verdict.delivery_id, "main", "failing", 0, 0, "sink_unavailable", "", NOW)
     done = replace(failing, state="done", written=3)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, inspect, text
 
 from app.config.routes import ColumnConfig, Route
-from app.database.engine import open_store
+from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
@@ -57,14 +57,14 @@ def sql(store_url: str) -> Iterator[SqlSink]:
 
 @pytest.fixture
 def database(store_url: str) -> Iterator[Engine]:
-    engine = open_store(store_url)
+    engine = open_engine(store_url)
     yield engine
     engine.dispose()
 
 
 def rows(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
     """All rows of a table by key, as (data, is deleted)."""
-    with database.connect() as connection:
+    with database.engine.connect() as connection:
         result = connection.execute(text(f'SELECT "_key", "data", "_deleted_at" FROM {table}')).all()
     return {
         key: (json.loads(data) if isinstance(data, str) else data, deleted is not None)
@@ -93,7 +93,7 @@ def sink_and_records(
         return
     postgres = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
     url = postgres or f"sqlite:///{tmp_path}/sink.db"
-    sink, engine = SqlSink(url), open_store(url)
+    sink, engine = SqlSink(url), open_engine(url)
     yield sink, lambda: [values(engine)[key] for key in sorted(values(engine))]
     sink.close()
     engine.dispose()
@@ -243,7 +243,7 @@ def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
     for account in ("a1", "a2", ""):
         sql.write(batch([{"id": "1"}], account=account), ROUTE)
 
-    with database.connect() as connection:
+    with database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM crm_contacts")).scalar_one() == 3
 
 
@@ -340,7 +340,7 @@ def test_depth_is_written_or_refused_but_never_breaks(sql: SqlSink, database: En
 
 def test_a_record_the_database_refuses_is_found_and_left_out(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}))
-    with database.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(text("CREATE UNIQUE INDEX once ON crm_contacts (n)"))
     route = Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")})
     sent = [{"id": str(place), "n": 7 if place in (20, 61, 62) else place} for place in range(8, 100)]
@@ -367,7 +367,7 @@ def test_typed_columns_hold_what_fits_and_say_what_does_not(sql: SqlSink, databa
     assert sql.write(batch([good, bad, {"id": "none"}]), route).written == 3
 
     names = ", ".join(f'"{name}"' for name in (*columns, "_meta"))
-    with database.connect() as connection:
+    with database.engine.connect() as connection:
         found = {
             row[0]: tuple(row[1:])
             for row in connection.execute(text(f'SELECT "_key", {names} FROM crm_contacts')).all()
@@ -400,7 +400,7 @@ def test_columns_are_added_to_a_table_that_is_there(sql: SqlSink, database: Engi
     )
     sql.write(batch([{"id": "3", "n": 3}], number=3), ROUTE)
 
-    with database.connect() as connection:
+    with database.engine.connect() as connection:
         found = connection.execute(text('SELECT "_key", n FROM crm_contacts ORDER BY "_key"')).all()
     assert [tuple(row) for row in found] == [("1", None), ("2", 2), ("3", None)]
 
@@ -446,7 +446,7 @@ def test_two_resources_never_share_a_table(sql: SqlSink, database: Engine) -> No
 
 
 def test_a_table_of_somebody_elses_is_left_alone(sql: SqlSink, database: Engine) -> None:
-    with database.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(text("CREATE TABLE crm_contacts (id integer)"))
 
     with pytest.raises(SinkRefused, match="was not made by this sink"):
@@ -462,7 +462,7 @@ def test_reserved_names_are_refused(sql: SqlSink) -> None:
 
 def test_a_dropped_table_is_made_again(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1"}]), ROUTE)
-    with database.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE crm_contacts"))
 
     with pytest.raises(SinkUnavailable):
@@ -473,7 +473,7 @@ def test_a_dropped_table_is_made_again(sql: SqlSink, database: Engine) -> None:
 
 def test_a_table_that_was_changed_under_it_is_told(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1"}]), ROUTE)
-    with database.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
 
     with pytest.raises(SinkRefused, match="do not fit"):
@@ -503,7 +503,7 @@ def test_more_rows_than_one_transaction_takes_are_erased(sql: SqlSink, database:
 def test_a_table_that_is_gone_holds_nothing_of_an_account(sql: SqlSink, database: Engine) -> None:
     assert sql.erase("a1") == 0
     sql.write(batch([{"id": "1"}]), ROUTE)
-    with database.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE crm_contacts"))
 
     assert (sql.count("a1"), sql.erase("a1")) == (0, 0)
@@ -554,7 +554,7 @@ def two_databases(
 ) -> Iterator[list[tuple[SqlSink, Engine]]]:
     with postgres.database() as url:
         urls = [url, f"sqlite:///{tmp_path_factory.mktemp('model')}/sink.db"]
-        pairs = [(SqlSink(url), open_store(url)) for url in urls]
+        pairs = [(SqlSink(url), open_engine(url)) for url in urls]
         yield pairs
         for sink, engine in pairs:
             sink.close()

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
 from app.store.migrate import VERSION_TABLE, is_current, migrate
@@ -37,17 +37,17 @@ RECORD = "sync_job_run:record"
 
 
 @pytest.fixture
-def inbox(store: Store) -> Inbox:
+def inbox(store: Database) -> Inbox:
     return Inbox(store)
 
 
 @pytest.fixture
-def worklist(store: Store) -> PendingDeliveries:
+def worklist(store: Database) -> PendingDeliveries:
     return PendingDeliveries(store)
 
 
 @pytest.fixture
-def ledger(store: Store) -> DeliveryResults:
+def ledger(store: Database) -> DeliveryResults:
     return DeliveryResults(store)
 
 
@@ -67,11 +67,11 @@ def make_state_change(
     return StateChange(delivery_id, state, records, "", due_at)  # type: ignore[arg-type]  # a state
 
 
-def test_migrations_lead_to_the_schema(store: Store) -> None:
+def test_migrations_lead_to_the_schema(store: Database) -> None:
     def ours(_thing: object, name: str | None, kind: str, *_: object) -> bool:
         return kind != "table" or name != VERSION_TABLE
 
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})
         differences = compare_metadata(context, metadata)
 
@@ -79,21 +79,21 @@ def test_migrations_lead_to_the_schema(store: Store) -> None:
     assert is_current(store)
 
 
-def test_a_store_that_lacks_a_revision_is_not_current(store: Store) -> None:
-    with store.begin() as connection:
+def test_a_store_that_lacks_a_revision_is_not_current(store: Database) -> None:
+    with store.engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
 
     assert not is_current(store)
 
 
-def test_every_table_is_kept_apart_from_those_of_sinks(store: Store) -> None:
-    names = inspect(store).get_table_names()
+def test_every_table_is_kept_apart_from_those_of_sinks(store: Database) -> None:
+    names = inspect(store.engine).get_table_names()
 
     assert len(names) >= len(metadata.tables)
     assert all(name.startswith(PREFIX) for name in names)
 
 
-def test_migrating_again_changes_nothing(store: Store) -> None:
+def test_migrating_again_changes_nothing(store: Database) -> None:
     before, after = migrate(store)
 
     assert before == after
@@ -101,39 +101,39 @@ def test_migrating_again_changes_nothing(store: Store) -> None:
 
 def test_migrations_may_run_twice_at_once(store_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
-        stores = [open_store(store_url) for _ in range(2)]
+        stores = [open_database(store_url) for _ in range(2)]
         revisions = {after for _, after in pool.map(migrate, stores)}
 
     assert len(revisions) == 1
     assert all(is_current(store) for store in stores)
     for each in stores:
-        each.dispose()
+        each.close()
 
 
 def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
-    empty = open_store(store_url)
+    empty = open_database(store_url)
 
     with pytest.raises(StoreUnavailable, match="rapidbridge migrate"):
         Inbox(empty).put([make_delivery()])
 
-    empty.dispose()
+    empty.close()
 
 
 @pytest.mark.parametrize(("default", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
 def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
     postgres_url: str, default: str, used: str
 ) -> None:
-    engine = open_store(postgres_url)
-    name = engine.url.database
-    with engine.connect() as connection:
+    engine = open_database(postgres_url)
+    name = engine.engine.url.database
+    with engine.engine.connect() as connection:
         connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = {default}"))
         connection.commit()
-    engine.dispose()
+    engine.close()
 
-    with engine.connect() as connection:
+    with engine.engine.connect() as connection:
         connection.rollback()
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == used
-    engine.dispose()
+    engine.close()
 
 
 def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: PendingDeliveries) -> None:
@@ -315,7 +315,7 @@ def test_a_settled_delivery_is_never_taken_up_again(
 
 
 def test_settling_twice_leaves_the_ledger_as_if_once(
-    inbox: Inbox, ledger: DeliveryResults, store: Store
+    inbox: Inbox, ledger: DeliveryResults, store: Database
 ) -> None:
     [receipt] = inbox.put([make_delivery(resource="crm/contacts", method="list")])
     id_ = receipt.delivery_id
@@ -335,14 +335,14 @@ def test_settling_twice_leaves_the_ledger_as_if_once(
         [SinkTotals("crm/contacts", "list", "main", records=3, written=2, dead=1)],
         {("crm/contacts", "list"): 1},
     )
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
         assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
     assert ledger.find_finished([id_])[id_]["main"].written == 2
 
 
 def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
-    inbox: Inbox, ledger: DeliveryResults, store: Store
+    inbox: Inbox, ledger: DeliveryResults, store: Database
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
     id_ = receipt.delivery_id
@@ -359,7 +359,7 @@ def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
 
 
 def test_figures_keep_sinks_and_unsettled_batches_apart(
-    inbox: Inbox, ledger: DeliveryResults, store: Store
+    inbox: Inbox, ledger: DeliveryResults, store: Database
 ) -> None:
     first, second = (
         receipt.delivery_id
@@ -386,7 +386,9 @@ def test_figures_keep_sinks_and_unsettled_batches_apart(
     assert ledger.find_finished([first, second])[first].keys() == {"main"}
 
 
-def test_what_only_failed_is_part_of_a_run_too(inbox: Inbox, ledger: DeliveryResults, store: Store) -> None:
+def test_what_only_failed_is_part_of_a_run_too(
+    inbox: Inbox, ledger: DeliveryResults, store: Database
+) -> None:
     [receipt] = inbox.put([make_delivery(event="sync_job_run:record_error")])
     error = StoredRecordError(receipt.delivery_id, 0, "run", "crm/deals", "list", 403, "", "{}")
 
@@ -402,7 +404,7 @@ def make_run_update(status: str, at_s: float, rank: int) -> RunUpdate:
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("backwards", [True, False])
 def test_a_run_stands_as_its_newest_event_says(
-    inbox: Inbox, ledger: DeliveryResults, store: Store, *, together: bool, backwards: bool
+    inbox: Inbox, ledger: DeliveryResults, store: Database, *, together: bool, backwards: bool
 ) -> None:
     sights = [
         make_run_update("created", 0, 0),
@@ -427,7 +429,7 @@ def test_a_run_stands_as_its_newest_event_says(
     assert (run.status, run.sync_job_id) == ("completed", "job")
 
 
-def test_a_run_that_nobody_spoke_of_is_unknown(store: Store) -> None:
+def test_a_run_that_nobody_spoke_of_is_unknown(store: Database) -> None:
     assert Runs(store).get("run") is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.cli.findings import compare_runs
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.simulator.plan import Plan
 from app.simulator.session import simulate
 from app.store.inbox import Inbox
@@ -78,7 +78,7 @@ def test_a_deployment_lands_every_record(
         record_errors=10,
         forged=6,
     )
-    store = open_store(postgres_url)
+    store = open_database(postgres_url)
 
     reports = simulate(plan, progress=lambda _: None)
     wait_until(
@@ -93,4 +93,4 @@ def test_a_deployment_lands_every_record(
     assert "Traceback" not in formation.log
     assert SECRET not in formation.log
     assert "example.com" not in formation.log
-    store.dispose()
+    store.close()

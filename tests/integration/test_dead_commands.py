@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select, update
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import count_failed, discard_deliveries
 from app.store.migrate import migrate
@@ -25,7 +25,7 @@ HOSTILE = "crm/\x1b[2Jcontacts\nsettled \x9b31m\u202e"
 
 
 @pytest.fixture
-def shelf(store: Store, store_url: str) -> SeededStore:
+def shelf(store: Database, store_url: str) -> SeededStore:
     return SeededStore(store, store_url)
 
 
@@ -33,10 +33,10 @@ def shelf(store: Store, store_url: str) -> SeededStore:
 def small(tmp_path: Path) -> Iterator[SeededStore]:
     """A shelf in SQLite, where the database makes no difference."""
     url = f"sqlite:///{tmp_path}/store.db"
-    engine = open_store(url)
+    engine = open_database(url)
     migrate(engine)
     yield SeededStore(engine, url)
-    engine.dispose()
+    engine.close()
 
 
 def narrow(text: str) -> bool:
@@ -45,12 +45,12 @@ def narrow(text: str) -> bool:
 
 def states(shelf: SeededStore) -> list[tuple[str, str]]:
     statement = select(deliveries.c.state, deliveries.c.discard_reason).order_by(deliveries.c.received_at)
-    with shelf.store.connect() as connection:
+    with shelf.store.engine.connect() as connection:
         return [(row.state, row.discard_reason) for row in connection.execute(statement)]
 
 
 def discarded_records(shelf: SeededStore) -> list[str]:
-    with shelf.store.connect() as connection:
+    with shelf.store.engine.connect() as connection:
         return list(connection.execute(select(dead_records.c.discard_reason)).scalars())
 
 
@@ -159,7 +159,7 @@ def test_what_is_given_up_stays_dead_in_its_run(shelf: SeededStore) -> None:
     shelf.put("settled", event="sync_job_run:completed", resource="", method="", records=0)
 
     row = shelf.read_row(delivery)
-    with shelf.store.begin() as connection:
+    with shelf.store.engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO rapidbridge_runs (sync_job_run_id, status, status_rank, first_seen_at) "
             f"VALUES ('{RUN}', 'completed', 2, '2026-11-25 10:00:00')"
@@ -200,14 +200,14 @@ def test_single_records_are_given_up_of_settled_deliveries_only(shelf: SeededSto
     causes = shelf.run_json("dead", "list", code=1)["failures"]
     assert {(each["state"], each["reason"]) for each in causes} == {("record", "not_object"), ("dead", "x")}
     assert len(shelf.run_json("dead", "list", "--discarded", code=1)["failures"]) == 3
-    with shelf.store.begin() as connection:
+    with shelf.store.engine.begin() as connection:
         connection.execute(update(deliveries).where(deliveries.c.id == other).values(state="pending"))
     assert shelf.run_json("dead", "discard", "--records", "--run", RUN, *BECAUSE) == {"records": 0}
 
 
 def test_many_are_given_up_in_pages_and_what_is_taken_up_meanwhile_is_left(shelf: SeededStore) -> None:
     first = shelf.put("dead", "x")
-    with shelf.store.begin() as connection:
+    with shelf.store.engine.begin() as connection:
         row = connection.execute(deliveries.select()).mappings().one()
         copies = [
             dict(row) | {"id": uuid4(), "received_at": NOW + timedelta(hours=1 + number)}
@@ -229,7 +229,7 @@ def test_many_are_given_up_in_pages_and_what_is_taken_up_meanwhile_is_left(shelf
 
 
 def _set_state(shelf: SeededStore, delivery: UUID, state: str) -> None:
-    with shelf.store.begin() as connection:
+    with shelf.store.engine.begin() as connection:
         connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(state=state))
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from app.cli.deliveries.tail import Follower
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
 from app.store.models import SinkOutcome
@@ -44,7 +44,7 @@ BODIES = [
 
 
 @pytest.fixture
-def shelf(store: Store, store_url: str) -> SeededStore:
+def shelf(store: Database, store_url: str) -> SeededStore:
     return SeededStore(store, store_url)
 
 
@@ -52,10 +52,10 @@ def shelf(store: Store, store_url: str) -> SeededStore:
 def small(tmp_path: Path) -> Iterator[SeededStore]:
     """A shelf in SQLite, where the database makes no difference."""
     url = f"sqlite:///{tmp_path}/store.db"
-    engine = open_store(url)
+    engine = open_database(url)
     migrate(engine)
     yield SeededStore(engine, url)
-    engine.dispose()
+    engine.close()
 
 
 def narrow(text: str) -> bool:
@@ -242,7 +242,7 @@ def test_an_export_never_leaves_half_a_file(small: SeededStore, tmp_path: Path) 
 
     refused = small.rapidbridge("deliveries", "export", "--output", str(file), code=2)
     elsewhere = small.rapidbridge("deliveries", "export", "--output", str(tmp_path / "no" / "where"), code=2)
-    with small.store.begin() as connection:
+    with small.store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE rapidbridge_deliveries RENAME TO elsewhere")
     small.rapidbridge("deliveries", "export", "--output", str(file), "--force", code=3)
 
@@ -275,7 +275,7 @@ def test_an_export_whose_reader_is_gone_ends_quietly(small: SeededStore) -> None
 
 def test_an_export_names_what_is_damaged_and_goes_on(small: SeededStore) -> None:
     damaged, good = small.put(), small.put()
-    with small.store.begin() as connection:
+    with small.store.engine.begin() as connection:
         connection.exec_driver_sql(
             "UPDATE rapidbridge_deliveries SET body = x'00' WHERE event_id = 'event-1'"
         )

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, text
 
 from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
@@ -32,7 +32,7 @@ EVERYTHING = (Route(sinks=("main",)),)
 class DeliverySetup:
     """Puts bodies into a store and delivers them."""
 
-    def __init__(self, store: Store, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
+    def __init__(self, store: Database, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
         self.store = store
         self.inbox = Inbox(store)
         self.worklist = PendingDeliveries(store)
@@ -64,7 +64,7 @@ class DeliverySetup:
 
     def state(self, delivery_id: UUID) -> tuple[str, str, int]:
         statement = select(deliveries.c.state, deliveries.c.reason, deliveries.c.records)
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             row = connection.execute(statement.where(deliveries.c.id == delivery_id)).one()
         return row.state, row.reason, row.records
 
@@ -74,13 +74,13 @@ class DeliverySetup:
         return run.status
 
     def rows(self, table: str) -> dict[str, Any]:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             records = connection.execute(text(f'SELECT "_key", "data" FROM {table}')).all()
         return {key: json.loads(data) if isinstance(data, str) else data for key, data in records}
 
 
 @pytest.fixture
-def desk(store: Store, store_url: str) -> Iterator[DeliverySetup]:
+def desk(store: Database, store_url: str) -> Iterator[DeliverySetup]:
     made = DeliverySetup(store, store_url, EVERYTHING)
     yield made
     made.sinks.close()
@@ -120,14 +120,14 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySe
     delivery = desk.deliver("sync_job_run:record", batch(f"[{', '.join(hostile.values())}]"))
 
     assert desk.state(delivery) == ("settled", "", len(hostile))
-    with desk.store.connect() as connection:
+    with desk.store.engine.connect() as connection:
         assert connection.execute(select(deliveries.c.replaced_characters)).scalar_one() == 2
     rows = desk.rows("crm_contacts")
     assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
     assert rows["nul\ufffd"]["lone"] == "\ufffd"
     assert rows["ok-2"]["name"] == "😀"
     assert sum(key.startswith("sha256:") for key in rows) == 2
-    with desk.store.connect() as connection:
+    with desk.store.engine.connect() as connection:
         dead = {row.ordinal: (row.reason, row.raw) for row in connection.execute(select(dead_records))}
     assert dead == {
         2: ("number_out_of_range", hostile[2]),
@@ -171,7 +171,7 @@ def test_record_errors_become_rows_of_their_own(desk: DeliverySetup) -> None:
     assert states == [("settled", "", 0)] * 2
     errors = read_run_totals(desk.store, ["r"])["r"].errors
     assert errors == {("a", "list"): 1, ("b", "get"): 1, ("", ""): 2}
-    with desk.store.connect() as connection:
+    with desk.store.engine.connect() as connection:
         found = {
             (row.resource, row.method, row.remote_status, row.message, row.raw)
             for row in connection.execute(select(record_errors))
@@ -196,7 +196,7 @@ def test_a_runs_life_is_followed_in_any_order(desk: DeliverySetup) -> None:
     assert desk.status("r") == "stopped"
 
 
-def test_what_no_route_takes_is_kept_as_unrouted(store: Store, store_url: str) -> None:
+def test_what_no_route_takes_is_kept_as_unrouted(store: Database, store_url: str) -> None:
     desk = DeliverySetup(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
 
     taken = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
@@ -208,7 +208,7 @@ def test_what_no_route_takes_is_kept_as_unrouted(store: Store, store_url: str) -
 
 
 def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
-    store: Store, store_url: str
+    store: Database, store_url: str
 ) -> None:
     routes = (
         Route(sinks=("main",), event="integrated_account:*"),
@@ -235,14 +235,14 @@ def test_single_record_changes_are_records_too(desk: DeliverySetup) -> None:
     desk.deliver("record:deleted", gone, id_="2", created_at="2026-11-24T10:00:02Z")
     desk.deliver("record:updated", made, id_="3", created_at="2026-11-24T10:00:01Z")
 
-    with desk.store.connect() as connection:
+    with desk.store.engine.connect() as connection:
         [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
     assert deleted is not None
     assert desk.rows("crm_contacts") == {"1": {"id": "1"}}
 
 
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
-    store: Store, store_url: str, tmp_path: Path
+    store: Database, store_url: str, tmp_path: Path
 ) -> None:
     lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
     away = SqlSinkConfig(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
@@ -256,17 +256,17 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     file.unlink()
     # The sink comes back, the backoff ends.
     mended = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(deliveries.update().values(leased_until=None))
     mended.deliverer.deliver([delivery])
     assert desk.state(delivery) == ("settled", "", 1)
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         states = {row.sink: row.state for row in connection.execute(select(sink_outcomes))}
     assert states == {"lake": "done", "away": "done", "main": "done"}
     desk.sinks.close()
 
 
-def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Store, store_url: str) -> None:
+def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Database, store_url: str) -> None:
     desk = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
 
     delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
@@ -309,7 +309,7 @@ def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
 def test_a_fault_of_ours_costs_only_its_own_delivery(desk: DeliverySetup) -> None:
     good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
     bad = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), id_="bad")
-    with desk.store.begin() as connection:
+    with desk.store.engine.begin() as connection:
         connection.execute(deliveries.update().where(deliveries.c.id == bad).values(body=b"no body"))
 
     desk.deliverer.deliver([bad, good])
@@ -374,8 +374,8 @@ def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk:
     assert desk.worklist.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
 
 
-def _rename(store: Store, table: str, name: str) -> None:
-    with store.begin() as connection:
+def _rename(store: Database, table: str, name: str) -> None:
+    with store.engine.begin() as connection:
         connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
 
 

@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, finished_runs
@@ -100,9 +100,9 @@ def doctor(folder: Path, *words: str, **settings: str) -> DoctorOutput:
 
 
 def migrated(url: str) -> str:
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     return url
 
 
@@ -156,9 +156,9 @@ def test_before_anything_is_set_up_it_says_what_to_do_and_changes_nothing(tmp_pa
 
 
 def test_a_store_without_its_tables_is_told(store_url: str, redis_url: str, tmp_path: Path) -> None:
-    empty = open_store(store_url)
-    empty.connect().close()
-    empty.dispose()
+    empty = open_database(store_url)
+    empty.engine.connect().close()
+    empty.close()
 
     told = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
 

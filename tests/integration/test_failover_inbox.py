@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import KEY, UNREADABLE_KEY, Spool
 from app.store.inbox import Inbox
@@ -36,17 +36,17 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def store(harmed_postgres: PostgresServer) -> Iterator[Store]:
+def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
     with harmed_postgres.database() as url:
-        engine = open_store(url)
+        engine = open_database(url)
         migrate(engine)
         yield engine
-        engine.dispose()
+        engine.close()
 
 
 @pytest.fixture
-def web(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
-    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+def web(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
+    url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     (tmp_path / "routes.toml").write_text(
         '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n[[routes]]\nsinks = ["main"]\n\n'
         '[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "a sandbox"\n'
@@ -72,8 +72,8 @@ def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[ParsedResponse]
     return list(answers), max(times)
 
 
-def cut_connections(store: Store) -> None:
-    with store.connect() as connection:
+def cut_connections(store: Database) -> None:
+    with store.engine.connect() as connection:
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -82,17 +82,17 @@ def cut_connections(store: Store) -> None:
         )
 
 
-def sweep(store: Store, harmed_redis: Redis) -> None:
+def sweep(store: Database, harmed_redis: Redis) -> None:
     Sweeper(store, DeliveryQueue(harmed_redis), Spool(harmed_redis)).run_once()
 
 
-def assert_all_stored(store: Store, answers: list[ParsedResponse], bodies: list[bytes]) -> None:
+def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: list[bytes]) -> None:
     inbox = Inbox(store)
     stored = [inbox.read_body(UUID(answer.delivery)) for answer in answers if answer.delivery]
     assert stored == bodies
 
 
-def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Store) -> None:
+def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Database) -> None:
     def finding() -> object:
         return httpx.get(f"{web.url}/readyz").json()["store"]
 
@@ -103,7 +103,7 @@ def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store:
 
 
 def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
 ) -> None:
     bodies = [body("text", records=["é\u2028"]), b'\xff{"id": 1}', body("\ud800\0"), body("gone")]
     harmed_postgres.kill()
@@ -132,7 +132,7 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
 
 
 def test_a_store_that_never_answers_costs_seconds_once(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
 ) -> None:
     bodies = [body(f"stalled {number}") for number in range(12)]
     with harmed_postgres.stalled():
@@ -147,8 +147,8 @@ def test_a_store_that_never_answers_costs_seconds_once(
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, harmed_redis: Redis) -> None:
-    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, harmed_redis: Redis) -> None:
+    url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
 
     def make_read_only(word: str) -> None:
         with psycopg.connect(
@@ -172,7 +172,7 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Store, harmed_
 
 
 def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer, harmed_redis: Redis) -> None:
-    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    store = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(store)
     with WebProcess(
         tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=harmed_valkey.url
@@ -190,11 +190,11 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer,
         assert spooled == 8
         assert_all_stored(store, answers, bodies)
         wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
-    store.dispose()
+    store.close()
 
 
 def test_a_postgresql_that_cannot_grow_counts_as_away(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
 ) -> None:
     def allow_files_of(max_bytes: int | str) -> None:
         # Holds for connections that are made from now on.
@@ -253,17 +253,17 @@ def test_an_unmigrated_store_loses_nothing(
     with WebProcess(tmp_path, database_url=url, redis_url=harmed_valkey.url) as web:
         answer = web.post(body("early"))
         ready = httpx.get(f"{web.url}/readyz")
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
     sweep(store, harmed_redis)
 
     assert "rapidbridge migrate" in ready.json()["store"]
     assert_all_stored(store, [answer], [body("early")])
-    store.dispose()
+    store.close()
 
 
 def test_a_refusal_needs_no_store_to_be_kept(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
 ) -> None:
     started = body("r", "sync_job_run:started", id="run", integrated_account_id="sandbox-1")
     harmed_postgres.kill()
@@ -279,7 +279,7 @@ def test_a_refusal_needs_no_store_to_be_kept(
 
 
 def test_draining_twice_at_once_or_half_stores_everything_once(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis
+    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
 ) -> None:
     bodies = [body(f"spooled {number}") for number in range(60)]
     harmed_postgres.kill()
@@ -306,7 +306,7 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
 
 
 def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
-    store: Store, harmed_redis: Redis
+    store: Database, harmed_redis: Redis
 ) -> None:
     spooled = body("of before", records=[{"id": "1"}])
     header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
@@ -319,7 +319,7 @@ def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
     assert Inbox(store).read_body(receipts[0].delivery_id) == spooled
 
 
-def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_redis: Redis) -> None:
+def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, harmed_redis: Redis) -> None:
     spool, inbox = Spool(harmed_redis), Inbox(store)
     arrivals = [
         IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC), "pending")
@@ -343,7 +343,7 @@ def test_what_cannot_be_read_back_holds_up_nothing_else(store: Store, harmed_red
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
 def test_whatever_redis_does_deliveries_are_accepted(
-    web: WebProcess, harmed_valkey: ValkeyServer, harmed_redis: Redis, store: Store, way: str
+    web: WebProcess, harmed_valkey: ValkeyServer, harmed_redis: Redis, store: Database, way: str
 ) -> None:
     bodies = [body(f"{way} {number}") for number in range(20)]
     if way == "stalled":

@@ -12,7 +12,7 @@ from flask import Flask, request
 
 from app.config.routes import build_default_routes
 from app.config.settings import read_settings
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
@@ -40,7 +40,7 @@ from tests.integration.test_flask_view import BODY, PATH, SECRET, build, sign
 app = build(sys.argv[1], sys.argv[2])
 response = app.test_client().post(PATH, data=BODY, headers={"X-Truto-Signature": sign(BODY, SECRET)})
 sentry_sdk.flush()
-app.extensions["store"].dispose()
+app.extensions["store"].close()
 print(json.dumps([response.status_code, [item["transaction"] for item in transactions]]))
 """
 
@@ -53,9 +53,9 @@ def build(database_url: str, redis_url: str) -> Flask:
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/inbox.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     return url
 
 
@@ -63,7 +63,7 @@ def database_url(tmp_path: Path) -> str:
 def app(database_url: str, redis_url: str) -> Iterator[Flask]:
     application = build(database_url, redis_url)
     yield application
-    application.extensions["store"].dispose()
+    application.extensions["store"].close()
 
 
 def post(app: Flask, body: bytes = BODY, *, path: str = PATH, **options: Any) -> Any:
@@ -75,9 +75,9 @@ def test_the_test_client_delivers_an_event(app: Flask, database_url: str) -> Non
     response = post(app)
 
     assert (response.status_code, response.json["status"]) == (200, "accepted")
-    store = open_store(database_url)
+    store = open_database(database_url)
     assert Inbox(store).count_by_state() == {"pending": 1, "duplicate": 0}
-    store.dispose()
+    store.close()
 
 
 def test_a_hook_before_requests_sees_the_post(app: Flask) -> None:

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -42,17 +42,17 @@ class Serve(Protocol):
 
 
 @pytest.fixture
-def store(harmed_postgres: PostgresServer) -> Iterator[Store]:
+def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
     with harmed_postgres.database() as url:
-        engine = open_store(url)
+        engine = open_database(url)
         migrate(engine)
         yield engine
-        engine.dispose()
+        engine.close()
 
 
 @pytest.fixture
-def serve(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator[Serve]:
-    url = store.url.render_as_string(hide_password=False).replace("+psycopg", "")
+def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Iterator[Serve]:
+    url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     with ExitStack() as stack:
 
         def start(routes: str, **settings: str) -> WebProcess:
@@ -67,7 +67,7 @@ def serve(tmp_path: Path, store: Store, harmed_valkey: ValkeyServer) -> Iterator
 
 
 @pytest.fixture
-def book(store: Store) -> Runs:
+def book(store: Database) -> Runs:
     return Runs(store)
 
 
@@ -98,15 +98,15 @@ def post_at_once(webs: list[WebProcess], bodies: list[bytes]) -> list[ParsedResp
         return list(senders.map(post, range(len(bodies))))
 
 
-def make_old(store: Store) -> None:
-    with store.begin() as connection:
+def make_old(store: Database) -> None:
+    with store.engine.begin() as connection:
         connection.execute(
             text("UPDATE rapidbridge_deliveries SET received_at = received_at - interval '2 hours'")
         )
 
 
-def settle_all(store: Store) -> None:
-    with store.connect() as connection:
+def settle_all(store: Database) -> None:
+    with store.engine.connect() as connection:
         ids = connection.execute(text("SELECT id FROM rapidbridge_deliveries WHERE settled_at IS NULL"))
         now = datetime.now(UTC)
         verdicts = [StateChange(UUID(str(id_)), "settled", 0, "", now) for id_ in ids.scalars()]
@@ -114,7 +114,7 @@ def settle_all(store: Store) -> None:
 
 
 def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
-    serve: Serve, store: Store, book: Runs
+    serve: Serve, store: Database, book: Runs
 ) -> None:
     web = serve(POLICIES + GATE)
     unrouted = [{"resource": "logs", "method": "list"}, {"resource": "erp/bills", "method": "get"}]
@@ -173,7 +173,7 @@ def test_in_maintenance_no_run_starts_and_everything_else_goes_on(serve: Serve) 
 
 
 def test_the_first_decision_holds_whatever_the_policies_say_later(
-    serve: Serve, store: Store, book: Runs
+    serve: Serve, store: Database, book: Runs
 ) -> None:
     open_, closed = serve(GATE), serve("", MAINTENANCE="closed")
     let_in, refused = event("started", "in"), event("started", "out", account="b")
@@ -219,10 +219,10 @@ def test_of_runs_that_start_at_once_exactly_one_is_let_in(serve: Serve) -> None:
     assert {answer.http_status for answer in others} == {200}
 
 
-def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Store) -> None:
+def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Database) -> None:
     web = serve(GATE)
     web.post(event("started", "first"))
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -233,10 +233,10 @@ def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Sto
     assert web.post(event("started", "second")).http_status == 400
 
 
-def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, store: Store) -> None:
+def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, store: Database) -> None:
     web = serve("[gate]\noverlapping = true\n")
     started = [event("started", f"r{number}") for number in range(12)]
-    with store.begin() as connection, ThreadPoolExecutor(1) as sender:
+    with store.engine.begin() as connection, ThreadPoolExecutor(1) as sender:
         # As if another process stood still while it lets a run of this job and account in.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('j/a', 0))"))
         starting = sender.submit(post_at_once, [web], started)
@@ -251,7 +251,7 @@ def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, s
 
 @pytest.mark.parametrize("way", ["dead", "stalled"])
 def test_a_store_that_is_away_refuses_nothing(
-    serve: Serve, harmed_postgres: PostgresServer, store: Store, harmed_redis: Redis, way: str
+    serve: Serve, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis, way: str
 ) -> None:
     web = serve(POLICIES + GATE)
     assert web.post(event("started", "before")).http_status == 200

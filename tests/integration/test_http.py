@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
@@ -26,9 +26,9 @@ MIB = 1024 * 1024
 @pytest.fixture(scope="module")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"sqlite:///{tmp_path_factory.mktemp('store')}/inbox.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     return url
 
 
@@ -46,9 +46,9 @@ def web(tmp_path_factory: pytest.TempPathFactory, database_url: str, redis_url: 
 
 @pytest.fixture
 def inbox(database_url: str) -> Iterator[Inbox]:
-    store = open_store(database_url)
+    store = open_database(database_url)
     yield Inbox(store)
-    store.dispose()
+    store.close()
 
 
 def event(name: str = "sync_job_run:record", *, id_: str = "e1", **payload: object) -> bytes:

@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.redis.spool import KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -54,7 +54,7 @@ PAGES = [
 class WebSetup:
     """A store, and what a web process needs."""
 
-    store: Store
+    store: Database
     redis: Redis
     folder: Path
     settings: dict[str, str]
@@ -66,7 +66,7 @@ class WebSetup:
     def stored(self) -> dict[UUID, bytes]:
         """Return the bodies in the inbox."""
         inbox = Inbox(self.store)
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             ids = connection.execute(select(deliveries.c.id)).scalars().all()
         return {id_: inbox.read_body(id_) for id_ in ids}
 
@@ -74,12 +74,12 @@ class WebSetup:
 @contextmanager
 def open_site(folder: Path, database_url: str, redis_url: str) -> Iterator[WebSetup]:
     settings = make_environment(DATABASE_URL=database_url, REDIS_URL=redis_url)
-    store = open_store(database_url)
+    store = open_database(database_url)
     migrate(store)
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
         yield WebSetup(store, redis, folder, settings)
-    store.dispose()
+    store.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -137,9 +137,9 @@ def send_again_until_answered(web: WebProcess) -> dict[bytes, ParsedResponse]:
     return answers
 
 
-def let_all_be_due(store: Store) -> None:
+def let_all_be_due(store: Database) -> None:
     """Do not wait until the sweeper takes what the web process was to wake for lost."""
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(text("UPDATE rapidbridge_deliveries SET due_at = received_at"))
 
 
@@ -162,7 +162,7 @@ def assert_kept_and_delivered(
     let_all_be_due(site.store)
     counts = Inbox(site.store).count_by_state
     wait_until(lambda: counts().get("settled") == SENDERS, what=lambda: f"{counts()}\n{worker.log}")
-    with site.store.connect() as connection:
+    with site.store.engine.connect() as connection:
         keys = connection.execute(text('SELECT "_key" FROM crm_contacts')).scalars().all()
     assert sorted(keys) == sorted(f"{page}-{n}" for page in range(SENDERS) for n in range(RECORDS))
 

@@ -18,7 +18,7 @@ from redis import Redis
 from sqlalchemy import func, select, text
 
 from app.config.routes_file import read_routes
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.redis.queue import DeliveryQueue
 from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
@@ -58,7 +58,7 @@ class WorkerSetup:
         )
         (folder / "routes.toml").write_text(routes)
         self.routes = read_routes(routes, source="routes.toml", variables={})
-        self.store = open_store(url)
+        self.store = open_database(url)
         migrate(self.store)
         self.inbox = Inbox(self.store)
 
@@ -83,7 +83,7 @@ class WorkerSetup:
         """Have a table with a row, which takes all records but bad ones."""
         first = self.put("1 first", "record", records='{"id": "a", "n": 0}')
         self.deliver([first])
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             if self.store.dialect.name == "postgresql":
                 connection.execute(text("ALTER TABLE crm_contacts ADD CHECK (\"_key\" <> 'bad')"))
             else:
@@ -119,7 +119,7 @@ class WorkerSetup:
         return "pending" not in self.inbox.count_by_state()
 
     def state(self, delivery_id: UUID) -> str:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             statement = select(deliveries.c.state).where(deliveries.c.id == delivery_id)
             return str(connection.execute(statement).scalar_one())
 
@@ -129,21 +129,21 @@ class WorkerSetup:
             "SELECT count(*) FROM pg_stat_activity "
             "WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             return bool(connection.execute(text(waiting)).scalar_one())
 
     def leased_by(self) -> str:
         """Return who is at work on what is pending, if anybody."""
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             statement = select(deliveries.c.leased_by).where(deliveries.c.state == "pending")
             return str(max(connection.execute(statement).scalars(), default=""))
 
     def keys(self) -> list[str]:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             return sorted(connection.execute(text('SELECT "_key" FROM crm_contacts')).scalars())
 
     def last_settled_at(self) -> datetime:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             settled_at: datetime = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
             return settled_at
 
@@ -160,7 +160,7 @@ class WorkerSetup:
             "leased_until",
         )
         rows = 'SELECT "_account", "_key", "data", "_version", "_vseq", "_deleted_at" FROM crm_contacts'
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             contents: dict[str, Any] = {
                 table.name: sorted(
                     map(tuple, connection.execute(select(*(c for c in table.c if c.name not in TIMES)))),
@@ -189,7 +189,7 @@ def desks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Work
             WorkerSetup(tmp_path / f"desk-{n}", url, sinks, now) for n, url in enumerate(urls)
         )
         for desk in (killed, peaceful):
-            stack.callback(desk.store.dispose)
+            stack.callback(desk.store.close)
             desk.put_first()
         # What comes next has just come: the sweeper does not wake a second worker for it at once.
         killed.received_at = peaceful.received_at = datetime.now(UTC)

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from app.config.load import Config
 from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
-from app.database.engine import Store
+from app.database.engine import Database
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import (
@@ -43,7 +43,7 @@ STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 class MonitorSetup:
     """A store with runs in it, an overseer, and a clock that is moved by hand."""
 
-    def __init__(self, store: Store, redis: Redis, stop_at: StopLimits, settings: dict[str, str]) -> None:
+    def __init__(self, store: Database, redis: Redis, stop_at: StopLimits, settings: dict[str, str]) -> None:
         route = Route(sinks=("main",), stop_at=stop_at)
         routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url="sqlite://")}, routes=(route,))
         self.setup = Config(read_settings(settings), routes)
@@ -117,7 +117,7 @@ class MonitorSetup:
         return stored
 
     def list_notifications(self, *kinds: str) -> list[Notification]:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             rows = (
                 connection.execute(select(notifications).order_by(notifications.c.occurred_at))
                 .mappings()
@@ -135,7 +135,7 @@ NO_LIMIT = StopLimits()
 
 
 @pytest.fixture
-def open_desk(store: Store, redis: Redis) -> Iterator[Open]:
+def open_desk(store: Database, redis: Redis) -> Iterator[Open]:
     """Opens a desk, for the runs of a play where there is one."""
     with ExitStack() as stack:
 
@@ -283,11 +283,13 @@ def test_a_run_that_never_ends_is_given_up_after_a_day_and_comes_back_with_its_e
     assert [notice.kind for notice in desk.list_notifications()] == ["run.stalled", "run.settled"]
 
 
-def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(desk: MonitorSetup, store: Store) -> None:
+def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(
+    desk: MonitorSetup, store: Database
+) -> None:
     desk.update_run("completed", run="odd")
     desk.now += timedelta(seconds=1)
     desk.update_run("completed", run="sound")
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(update(runs).where(runs.c.sync_job_run_id == "odd").values(run="{"))
 
     desk.advance(minutes=1)

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from app.cli.local.ports import find_free_port
 from app.config.notify import NotifyConfig
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.migrate import migrate
 from app.store.notifications import Notification, Notifications
 from app.store.schema import notification_deliveries
@@ -44,11 +44,11 @@ class FakeClock:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+def store(tmp_path: Path) -> Iterator[Database]:
+    engine = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()
 
 
 @pytest.fixture
@@ -78,20 +78,20 @@ def make_notify_config(url: str, *, name: str = "ops", events: Sequence[str] = (
     return NotifyConfig(name=name, url=url, secret=SECRET, events=tuple(events))
 
 
-def add_notification(store: Store, subject: str = "r1", **payload: Any) -> Notification:
+def add_notification(store: Database, subject: str = "r1", **payload: Any) -> Notification:
     notice = Notification("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload})
     Notifications(store).add(notice)
     return notice
 
 
-def state(store: Store) -> list[tuple[str, str, int, str]]:
+def state(store: Database) -> list[tuple[str, str, int, str]]:
     columns = (
         notification_deliveries.c.subscriber,
         notification_deliveries.c.state,
         notification_deliveries.c.attempts,
         notification_deliveries.c.message,
     )
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         return [
             tuple(row)
             for row in connection.execute(select(*columns).order_by(notification_deliveries.c.subscriber))
@@ -99,12 +99,12 @@ def state(store: Store) -> list[tuple[str, str, int, str]]:
 
 
 @pytest.fixture
-def notifier(store: Store, listener: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
+def notifier(store: Database, listener: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
     return NotificationDispatcher(store, [make_notify_config(listener.url)], clock=clock, timeout_s=0.5)
 
 
 def test_who_wants_to_be_told_is_told_once(
-    store: Store, listen: Callable[[], FakeEndpoint], clock: FakeClock
+    store: Database, listen: Callable[[], FakeEndpoint], clock: FakeClock
 ) -> None:
     signed, slack, other = listen(), listen(), listen()
     specs = [
@@ -134,7 +134,7 @@ def test_who_wants_to_be_told_is_told_once(
 
 
 def test_what_failed_is_sent_again_under_the_same_id(
-    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
     listener.responses = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
@@ -153,7 +153,10 @@ def test_what_failed_is_sent_again_under_the_same_id(
 
 
 def test_a_redirect_is_not_followed(
-    store: Store, listener: FakeEndpoint, listen: Callable[[], FakeEndpoint], notifier: NotificationDispatcher
+    store: Database,
+    listener: FakeEndpoint,
+    listen: Callable[[], FakeEndpoint],
+    notifier: NotificationDispatcher,
 ) -> None:
     elsewhere = listen()
     listener.responses = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
@@ -172,7 +175,7 @@ def test_a_redirect_is_not_followed(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["100", format_datetime(NOW + timedelta(seconds=100), usegmt=True)])
 def test_who_asks_for_patience_is_given_it(
-    store: Store,
+    store: Database,
     listener: FakeEndpoint,
     notifier: NotificationDispatcher,
     clock: FakeClock,
@@ -196,7 +199,7 @@ def test_who_asks_for_patience_is_given_it(
 
 @pytest.mark.parametrize("asked", ["9" * 400, "-1", "soon", "Tue, 99 Nov 2026 99:00:00 GMT", ""])
 def test_whatever_is_asked_it_is_sent_again_within_a_day(
-    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock, asked: str
+    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock, asked: str
 ) -> None:
     add_notification(store)
     listener.responses = [(429, {"Retry-After": asked})]
@@ -209,7 +212,7 @@ def test_whatever_is_asked_it_is_sent_again_within_a_day(
 
 
 def test_who_is_gone_is_not_asked_again(
-    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
     listener.responses = [(410, {})]
@@ -226,7 +229,7 @@ def test_who_is_gone_is_not_asked_again(
 
 
 def test_who_never_answers_is_given_up_after_a_day(
-    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
     listener.responses = [(500, {})] * 99
@@ -245,7 +248,7 @@ def test_who_never_answers_is_given_up_after_a_day(
 
 
 def test_silence_and_absence_are_failures_like_any_other(
-    store: Store, listener: FakeEndpoint, clock: FakeClock
+    store: Database, listener: FakeEndpoint, clock: FakeClock
 ) -> None:
     add_notification(store)
     listener.responses = [None]
@@ -262,7 +265,7 @@ def test_silence_and_absence_are_failures_like_any_other(
 
 
 def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
-    store: Store, listener: FakeEndpoint, clock: FakeClock
+    store: Database, listener: FakeEndpoint, clock: FakeClock
 ) -> None:
     add_notification(store, "r1")
     add_notification(store, "r2")
@@ -278,7 +281,7 @@ def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
 
 
 def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
-    store: Store, listener: FakeEndpoint, notifier: NotificationDispatcher
+    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher
 ) -> None:
     add_notification(store, "r1", reason="private")
     add_notification(store, "r2", reason="private")
@@ -294,7 +297,7 @@ def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
 
 
 def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoint, clock: FakeClock) -> None:
-    empty = open_store(f"sqlite:///{tmp_path}/empty.db")
+    empty = open_database(f"sqlite:///{tmp_path}/empty.db")
     notifier = NotificationDispatcher(empty, [make_notify_config(listener.url)], clock=clock)
 
     with capture_logs() as logs:
@@ -303,7 +306,7 @@ def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoin
         migrate(empty)
         add_notification(empty)
         notifier.run_once()
-    empty.dispose()
+    empty.close()
 
     assert [(line["event"], line.get("step")) for line in logs] == [
         ("notify.failed", "post"),
@@ -317,7 +320,7 @@ class NotifierSetup:
 
     def __init__(self, folder: Path, url: str, **listeners: FakeEndpoint) -> None:
         self.folder = folder
-        self.store = open_store(url)
+        self.store = open_database(url)
         migrate(self.store)
         self.specs = [make_notify_config(listener.url, name=name) for name, listener in listeners.items()]
         (folder / "routes.toml").write_text(
@@ -353,7 +356,7 @@ def test_an_endpoint_that_is_stuck_holds_up_no_other(
 
     assert len(stuck.requests) == 1
     assert not re.search(r"hidden|http|whsec", command.log)
-    site.store.dispose()
+    site.store.close()
 
 
 @pytest.mark.parametrize("step", ["asking", "answered"])
@@ -385,7 +388,7 @@ def test_a_notifier_killed_before_it_knows_sends_again_under_the_same_id(
     assert [heard.id for heard in listener.requests] == [f"msg_{notice.id.hex}"] * 2
     assert state(site.store) == [("ops", "sent", 2, "")]
     listener.close()
-    site.store.dispose()
+    site.store.close()
 
 
 def test_a_worker_tells_who_wants_to_be_told(
@@ -399,4 +402,4 @@ def test_a_worker_tells_who_wants_to_be_told(
         wait_until(lambda: len(listener.requests) == 1, what=lambda: command.log)
         command.wait_for("notice.sent")
 
-    site.store.dispose()
+    site.store.close()

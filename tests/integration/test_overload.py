@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
@@ -42,17 +42,17 @@ MAX_RESPONSE_S = 10.0
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/inbox.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     return url
 
 
 @pytest.fixture
 def inbox(database_url: str) -> Iterator[Inbox]:
-    store = open_store(database_url)
+    store = open_database(database_url)
     yield Inbox(store)
-    store.dispose()
+    store.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import func, select, text, update
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.delivery_export import ExportedDelivery, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -63,7 +63,7 @@ class ReplaySetup:
         self.url = f"sqlite:///{folder}/store.db"
         self._redis_url = redis_url
         self.secret = SECRET
-        self.store: Store = open_store(self.url)
+        self.store: Database = open_database(self.url)
         migrate(self.store)
         self.inbox = Inbox(self.store)
         self.route(MENDED)
@@ -101,11 +101,11 @@ class ReplaySetup:
 
     def states(self) -> dict[str, int]:
         statement = select(deliveries.c.state, func.count()).group_by(deliveries.c.state)
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(statement)}
 
     def keys(self, table: str) -> set[str]:
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             return set(connection.execute(text(f'SELECT "_key" FROM {table}')).scalars())
 
     def wait_until_settled(self) -> None:
@@ -135,7 +135,7 @@ def make_delivery(number: int, resource: str = "crm/contacts") -> IncomingDelive
 def site(tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[ReplaySetup]:
     made = ReplaySetup(tmp_path, redis_url)
     yield made
-    made.store.dispose()
+    made.store.close()
 
 
 def test_what_was_stranded_arrives_once_its_routes_are_mended(site: ReplaySetup) -> None:
@@ -233,7 +233,7 @@ def test_a_replay_that_is_broken_off_is_gone_on_with(site: ReplaySetup) -> None:
         playing = site.start(*asked, "--rate", "200")
 
         def is_under_way() -> bool:
-            with site.store.connect() as connection:
+            with site.store.engine.connect() as connection:
                 return (connection.execute(select(replays.c.requeued_deliveries)).scalar() or 0) > 50
 
         wait_until(is_under_way)
@@ -269,7 +269,7 @@ def test_nothing_is_replayed_by_accident(site: ReplaySetup) -> None:
 
 def test_many_are_not_replayed_without_being_asked_for_once_more(site: ReplaySetup) -> None:
     site.put(range(1001))
-    with site.store.begin() as connection:
+    with site.store.engine.begin() as connection:
         connection.execute(update(deliveries).values(state="settled", settled_at=datetime.now(UTC)))
 
     code, _, err = site.replay("--resource", "crm/*")
@@ -326,7 +326,7 @@ def test_a_file_is_taken_in_as_if_it_had_come(site: ReplaySetup, tmp_path: Path,
     assert [line.partition(":")[0] for line in first[2].splitlines()] == [
         f"line {number}" for number in (5, 7, 8, 9)
     ]
-    with site.store.connect() as connection:
+    with site.store.engine.connect() as connection:
         columns = (deliveries.c.id, deliveries.c.received_at, deliveries.c.state, deliveries.c.resource)
         found = {row.id: tuple(row)[1:] for row in connection.execute(select(*columns))}
     assert found[UUID(int=7)] == (datetime(2026, 11, 1, tzinfo=UTC), "pending", "crm/contacts")
@@ -425,7 +425,7 @@ def test_nothing_comes_later_than_now(site: ReplaySetup) -> None:
 
     code, _, _ = site.replay("--from", "-", given=line)
 
-    with site.store.connect() as connection:
+    with site.store.engine.connect() as connection:
         assert connection.execute(select(deliveries.c.received_at)).scalar_one() <= datetime.now(UTC)
     assert code == 0
 

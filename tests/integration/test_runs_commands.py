@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
@@ -62,9 +62,9 @@ class RunningSimulation:
 def web(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[WebProcess]:
     folder: Path = tmp_path_factory.mktemp("web")
     url = f"sqlite:///{folder}/inbox.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
     with WebProcess(folder, database_url=url, redis_url=redis_url) as process:
         yield process
 
@@ -255,9 +255,9 @@ def test_a_truto_that_cannot_be_reached_is_exit_code_3() -> None:
 )
 def test_odd_words_end_without_a_traceback(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
-    store.dispose()
+    store.close()
 
     ran = RunningSimulation().rapidbridge(*words, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
 
@@ -271,12 +271,12 @@ HOSTILE = "\x1b[31mEVIL\x1b[0m\nfake line\x1b]0;title\x07"
 @pytest.mark.parametrize("words", [("list",), ("show", "{run}"), ("reconcile", "{run}"), ("watch", "{run}")])
 def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[str, ...]) -> None:
     url, run = f"sqlite:///{tmp_path}/store.db", f"run {HOSTILE}"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
     now = datetime.now(UTC)
     book = Runs(store)
     book.upsert(RunUpdate(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
-    store.dispose()
+    store.close()
 
     ran = RunningSimulation().rapidbridge(
         *(word.format(run=run) for word in words), DATABASE_URL=url, TRUTO_API_TOKEN=""
@@ -289,10 +289,10 @@ def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[st
 
 def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
     Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", datetime.now(UTC)))
-    store.dispose()
+    store.close()
 
     ran = RunningSimulation().rapidbridge("show", UNKNOWN.replace("-", "").upper(), DATABASE_URL=url)
 
@@ -301,11 +301,11 @@ def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
 
 def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    store = open_store(url)
+    store = open_database(url)
     migrate(store)
     now = datetime.now(UTC)
     Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, "{}"))
-    store.dispose()
+    store.close()
     with playing(web, runs=1) as play:
         refused = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="expired")
         play.rapidbridge("stop", *play.ids(), "--yes")

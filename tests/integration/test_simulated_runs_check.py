@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from app.cli.findings import compare_runs
 from app.config.routes import build_default_routes
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.simulator.records import digest_record
 from app.simulator.report import RunReport
 from app.sinks import SinkRegistry
@@ -31,7 +31,7 @@ class DeliveredRun:
 
     def __init__(self, folder: Path) -> None:
         self.url = f"sqlite:///{folder}/store.db"
-        self.store: Store = open_store(self.url)
+        self.store: Database = open_database(self.url)
         migrate(self.store)
         self.report = RunReport("r", "j", "a", status="completed")
         self.report.fetched["crm/contacts", "list"] = 2
@@ -65,7 +65,7 @@ class DeliveredRun:
         sinks.close()
 
     def change(self, statement: str) -> None:
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             connection.execute(text(statement))
 
     @property
@@ -77,7 +77,7 @@ class DeliveredRun:
 def played(tmp_path: Path) -> Iterator[DeliveredRun]:
     made = DeliveredRun(tmp_path)
     yield made
-    made.store.dispose()
+    made.store.close()
 
 
 def test_where_all_is_well_there_is_no_problem(played: DeliveredRun) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Delivery, DeliveryResult, DeliveryState, IncomingDelivery, StateChange
@@ -24,14 +24,14 @@ FEW = 10 * IN_A_JOB
 
 
 @pytest.fixture
-def store(postgres_url: str) -> Iterator[Store]:
-    engine = open_store(postgres_url)
+def store(postgres_url: str) -> Iterator[Database]:
+    engine = open_database(postgres_url)
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()
 
 
-def put(store: Store, state: DeliveryState) -> list[UUID]:
+def put(store: Database, state: DeliveryState) -> list[UUID]:
     arrivals = [
         IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
         for number in range(MANY)
@@ -39,10 +39,10 @@ def put(store: Store, state: DeliveryState) -> list[UUID]:
     return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]
 
 
-def count_entries_read(store: Store) -> int:
-    with store.connect() as connection:
+def count_entries_read(store: Database) -> int:
+    with store.engine.connect() as connection:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
-    with store.connect() as connection:
+    with store.engine.connect() as connection:
         result = connection.execute(
             text("SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = :name"),
             {"name": deliveries.name},
@@ -54,9 +54,9 @@ def settled(delivery: Delivery) -> DeliveryResult:
     return DeliveryResult(StateChange(delivery.id, "settled", 1, "", due_at=NOW))
 
 
-def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Store) -> None:
+def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Database) -> None:
     put(store, "quarantined")
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(text(f"ANALYZE {deliveries.name}"))
     ids = put(store, "pending")[:IN_A_JOB]
     worklist, before = PendingDeliveries(store), count_entries_read(store)
@@ -70,8 +70,8 @@ def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Sto
     assert count_entries_read(store) - before < FEW
 
 
-def test_what_is_settled_is_swept_up_as_soon_however_large_the_inbox(store: Store) -> None:
-    with store.connect() as connection:
+def test_what_is_settled_is_swept_up_as_soon_however_large_the_inbox(store: Database) -> None:
+    with store.engine.connect() as connection:
         options = connection.execute(
             text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": deliveries.name}
         ).scalar_one()

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import inspect
 
-from app.database.engine import open_store
+from app.database.engine import open_database
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, find_descendants, is_alive
 from tests.support.server import Server
@@ -56,11 +56,11 @@ def test_postgresql_is_a_process_of_our_own(postgres: PostgresServer, postgres_u
 @pytest.mark.parametrize("turn", ["first", "second"])
 def test_every_test_has_an_empty_store_of_its_own(store_url: str, turn: str) -> None:
     # The second turn must not see what the first one created.
-    engine = open_store(store_url)
-    with engine.begin() as connection:
+    engine = open_database(store_url)
+    with engine.engine.begin() as connection:
         assert inspect(connection).get_table_names() == []
         connection.exec_driver_sql("CREATE TABLE left_behind (id integer)")
-    engine.dispose()
+    engine.close()
 
 
 def test_a_database_is_gone_after_its_test(postgres: PostgresServer) -> None:

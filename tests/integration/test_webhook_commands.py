@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 
 from app.cli.local.ports import find_free_port
 from app.config.settings import WebhookSecret, read_settings
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.store.models import RunUpdate
 from app.store.runs import Runs
@@ -194,10 +194,10 @@ def test_without_an_id_the_pinned_and_the_seen_are_shown(
 ) -> None:
     nothing = rapidbridge("show")
     pinned = play.api.create_webhook(TARGET, ["sync_job_run:*"])
-    store = open_store(f"sqlite:///{tmp_path}/var/rapidbridge.db")
+    store = open_database(f"sqlite:///{tmp_path}/var/rapidbridge.db")
     migrate(store)
     Runs(store).upsert(RunUpdate("r", "j", "a", "e", datetime.now(UTC), play.webhook_id))
-    store.dispose()
+    store.close()
 
     ran = rapidbridge("show", "--json", TRUTO_WEBHOOK_SECRET=f"{pinned.id}={pinned.secret},{OLD}")
 

@@ -25,7 +25,7 @@ from sqlalchemy import text
 
 from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable
 from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, QUEUE_NAME, DeliveryQueue, connect_redis
 from app.redis.spool import Spool
@@ -43,15 +43,15 @@ from workers.background.sweeper import Sweeper
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    engine = open_store(f"sqlite:///{tmp_path}/store.db")
+def store(tmp_path: Path) -> Iterator[Database]:
+    engine = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(engine)
     yield engine
-    engine.dispose()
+    engine.close()
 
 
 @pytest.fixture
-def inbox(store: Store) -> Inbox:
+def inbox(store: Database) -> Inbox:
     return Inbox(store)
 
 
@@ -117,7 +117,7 @@ def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redi
 
 @pytest.mark.parametrize("is_wiped", [True, False])
 def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
-    redis: Redis, store: Store, inbox: Inbox, is_wiped: bool
+    redis: Redis, store: Database, inbox: Inbox, is_wiped: bool
 ) -> None:
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.run_once()
@@ -159,7 +159,7 @@ def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) 
     assert [job.args[0] for job in jobs] == [[str(ids[0]), str(ids[2])], [str(ids[1])], [str(ids[3])]]
 
 
-def test_a_backlog_does_not_fill_redis(redis: Redis, store: Store, inbox: Inbox) -> None:
+def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     arrivals = [
         IncomingDelivery(b"%d" % number, b"", long_ago, "pending", event_id=str(number))
@@ -226,7 +226,7 @@ def _outlive(worker: Command, redis: Redis, inbox: Inbox) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
-    tmp_path: Path, redis: Redis, store: Store, inbox: Inbox, number: signal.Signals
+    tmp_path: Path, redis: Redis, store: Database, inbox: Inbox, number: signal.Signals
 ) -> None:
     path = redis.connection_pool.connection_kwargs["path"]
     settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
@@ -241,7 +241,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
             supervisor.restart_exited()
             if not supervisor.is_alive("deadly"):
                 # Nobody is at it: let its lease be over, for the test's sake.
-                with store.begin() as connection:
+                with store.engine.begin() as connection:
                     connection.execute(text("UPDATE rapidbridge_deliveries SET leased_until = NULL"))
                     connection.execute(
                         text("UPDATE rapidbridge_deliveries SET due_at = '2026-01-01 00:00:00'")
@@ -282,7 +282,9 @@ def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox
     wait_until(lambda: inbox.count_by_state().get("settled") == 20, what=lambda: worker.log)
 
 
-def test_workers_without_redis_say_so_and_come_up_with_it(tmp_path: Path, store: Store, inbox: Inbox) -> None:
+def test_workers_without_redis_say_so_and_come_up_with_it(
+    tmp_path: Path, store: Database, inbox: Inbox
+) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rb-"))
     _, url = build_valkey_command(folder)
     settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=url)

@@ -5,7 +5,7 @@ import sys
 import threading
 
 from app.config.load import read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.logs import configure_logging
 from app.store.notification_outbox import NotificationOutbox
 from tests.support.crash_points import CrashPoint
@@ -16,5 +16,5 @@ if __name__ == "__main__":
     setup = read_config()
     for step in sys.argv[1:]:
         CrashPoint(signal.SIGKILL).crash_before(NotificationOutbox, step)
-    NotificationDispatcher(open_store(setup.settings.database_url), setup.routes.notify).start()
+    NotificationDispatcher(open_database(setup.settings.database_url), setup.routes.notify).start()
     threading.Event().wait()

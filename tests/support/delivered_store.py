@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select, text, update
 
 from app.config.routes_file import read_routes
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation, reconcile_counts
 from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
@@ -42,7 +42,7 @@ class DeliveredStore:
         )
         (folder / "routes.toml").write_text(routes)
         self.routes = read_routes(routes, source="routes.toml", variables={})
-        self.store = open_store(url)
+        self.store = open_database(url)
         migrate(self.store)
         self.inbox = Inbox(self.store)
         self.sinks = SinkRegistry(self.routes)
@@ -50,7 +50,7 @@ class DeliveredStore:
 
     def close(self) -> None:
         self.sinks.close()
-        self.store.dispose()
+        self.store.close()
 
     def make_delivery(
         self, name: str, event: str = "record", *, days_ago: float = 0, **payload: Any
@@ -76,7 +76,7 @@ class DeliveredStore:
         return delivery
 
     def set_state(self, delivery: UUID, state: str) -> None:
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(state=state))
 
     def add_run(self, account: str, run: str, *, days_ago: float = 0) -> list[UUID]:
@@ -105,13 +105,13 @@ class DeliveredStore:
 
     def read_bodies(self) -> dict[UUID, bytes]:
         """Return every delivery's body as it is stored."""
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             rows = connection.execute(select(deliveries.c.id, deliveries.c.body))
             return {row.id: row.body for row in rows}
 
     def count_raw_records(self) -> int:
         """Count what still holds a record as it came."""
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             return sum(
                 connection.execute(select(func.count()).where(table.c.raw != "")).scalar_one()
                 for table in (dead_records, record_errors)
@@ -119,7 +119,7 @@ class DeliveredStore:
 
     def count_rows_by_account(self) -> dict[str, int]:
         """Count the rows of the database sink by account."""
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             rows = connection.execute(text('SELECT "_account", count(*) FROM crm_contacts GROUP BY 1')).all()
         return {row[0]: row[1] for row in rows}
 

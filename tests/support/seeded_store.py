@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import update
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.inbox import Inbox
 from app.store.models import (
     DeadRecord,
@@ -41,7 +41,7 @@ def make_batch_body(number: int, records: str = f'[{{"id": "1", "name": "{SECRET
 class SeededStore:
     """Puts deliveries into a store, as they were left by workers, and runs `rapidbridge` on it."""
 
-    def __init__(self, store: Store, url: str) -> None:
+    def __init__(self, store: Database, url: str) -> None:
         self.store = store
         self.url = url
         self._number = 0
@@ -105,13 +105,13 @@ class SeededStore:
 
     def prune(self, delivery_id: UUID) -> None:
         """Remove a body, as `prune` leaves it."""
-        with self.store.begin() as connection:
+        with self.store.engine.begin() as connection:
             pruned = update(deliveries).where(deliveries.c.id == delivery_id)
             connection.execute(pruned.values(pruned_at=NOW, body=b""))
 
     def read_row(self, delivery_id: UUID) -> Mapping[str, Any]:
         """Return a delivery's row."""
-        with self.store.connect() as connection:
+        with self.store.engine.connect() as connection:
             rows = connection.execute(deliveries.select().where(deliveries.c.id == delivery_id))
             return dict(rows.mappings().one())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from tests.support.processes import ROOT
@@ -28,7 +28,7 @@ class Service:
         if routes:
             (folder / "routes.toml").write_text(routes)
             self.settings["ROUTES_FILE"] = str(folder / "routes.toml")
-        self.store = open_store(database_url)
+        self.store = open_database(database_url)
         migrate(self.store)
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -61,4 +61,4 @@ def running_whole_service(
         with running_service(service.settings, folder=folder):
             yield service
     finally:
-        service.store.dispose()
+        service.store.close()

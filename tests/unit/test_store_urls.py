@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database.engine import open_store, redact_url
+from app.database.engine import open_database, redact_url
 from app.errors import ConfigError
 
 HIDDEN = "hunter2"
@@ -21,7 +21,7 @@ def test_an_address_is_shown_without_its_passwords(url: str, shown: str) -> None
     assert redact_url(url) == shown
 
 
-@pytest.mark.parametrize("use", [redact_url, open_store])
+@pytest.mark.parametrize("use", [redact_url, open_database])
 def test_an_address_that_is_none_is_a_complaint_that_does_not_quote_it(use: object) -> None:
     assert callable(use)
     with pytest.raises(ConfigError) as complaint:

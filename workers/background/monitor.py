@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from app.config.load import Config
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.redis.spool import Spool
 from app.store.notifications import Notifications
@@ -31,7 +31,7 @@ class Monitor:
     """One round every five seconds. Any number may run, on any number of machines."""
 
     def __init__(
-        self, store: Store, config: Config, spool: Spool, *, clock: Callable[[], datetime] = _now
+        self, store: Database, config: Config, spool: Spool, *, clock: Callable[[], datetime] = _now
     ) -> None:
         settings = config.settings
         self._store = store

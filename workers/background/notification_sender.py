@@ -8,7 +8,7 @@ import httpx
 import structlog
 
 from app.config.notify import NotifyConfig
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import SubscriberGone, SubscriberUnavailable
 from app.logs import locate_error
 from app.notify.message import write_message
@@ -136,7 +136,7 @@ class NotificationDispatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         configs: Sequence[NotifyConfig],
         *,
         clock: Callable[[], datetime] = _now,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.retention import PruneCounts, prune
 from workers.background.loop import PeriodicTask
 
@@ -30,7 +30,7 @@ class Pruner:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         retention_days: int,
         *,
         max_deliveries: int = _MAX_DELIVERIES_PER_ROUND,

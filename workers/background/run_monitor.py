@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from app.config.routes import Routes
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import QueueUnavailable
 from app.redis.spool import Spool
 from app.runs import notifications as notices
@@ -33,7 +33,7 @@ class RunMonitor:
     """Raises StoreUnavailable. stalled_after_s: how long a run that has not ended may be silent."""
 
     def __init__(
-        self, store: Store, routes: Routes, spool: Spool, truto: TrutoPoller, *, stalled_after_s: float
+        self, store: Database, routes: Routes, spool: Spool, truto: TrutoPoller, *, stalled_after_s: float
     ) -> None:
         self._store = store
         self._routes = routes

@@ -6,7 +6,7 @@ from functools import partial
 
 import structlog
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.failures import find_failing_sinks
 from app.store.notifications import Notification, Notifications
 from app.truto.client import TrutoApi
@@ -19,7 +19,7 @@ _FAILING_AFTER = timedelta(minutes=5)
 log = structlog.get_logger()
 
 
-def check_sinks(store: Store, notifications: Notifications, *, now: datetime) -> None:
+def check_sinks(store: Database, notifications: Notifications, *, now: datetime) -> None:
     """Tell of sinks that have not taken a delivery for minutes; raises StoreUnavailable."""
     failing = find_failing_sinks(store)
     for trouble in failing:

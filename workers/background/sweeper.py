@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from app.database.engine import Store
+from app.database.engine import Database
 from app.redis.queue import IDS_PER_JOB, DeliveryQueue
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
@@ -27,7 +27,7 @@ class Sweeper:
     Any number may run, on any number of machines.
     """
 
-    def __init__(self, store: Store, queue: DeliveryQueue, spool: Spool) -> None:
+    def __init__(self, store: Database, queue: DeliveryQueue, spool: Spool) -> None:
         self._inbox = Inbox(store)
         self._pending = PendingDeliveries(store)
         self._queue = queue

@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from app.config.routes import Route, Routes
-from app.database.engine import Store
+from app.database.engine import Database
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable
 from app.logs import locate_error
 from app.sinks.base import Sink
@@ -57,7 +57,7 @@ class DeliveryProcessor:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         routes: Routes,
         open_sink: Callable[[str], Sink],
         *,

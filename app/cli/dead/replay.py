@@ -11,7 +11,7 @@ from app.cli.dead.choosing import build_failure_filter
 from app.cli.replay.again import replay_deliveries
 from app.cli.replay.asking import ReplayRequest
 from app.config.load import read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.store.failures import FAILED_STATES, count_dead_records
 
 
@@ -52,7 +52,7 @@ def replay_dead(
     delivery_filter = build_failure_filter(options)
     if are_records and delivery_filter.states:
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    store = open_store(read_config().settings.database_url, interactive=True)
+    store = open_database(read_config().settings.database_url, interactive=True)
     others = 0 if are_records else count_dead_records(store, replace(delivery_filter, states=(), reason=""))
     if others:
         click.echo(f"{others:,} dead records of settled deliveries are not among these: --records.", err=True)

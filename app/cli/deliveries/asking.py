@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
@@ -20,9 +20,9 @@ def parse_delivery_ids(_context: click.Context, _option: click.Parameter, value:
         raise click.BadParameter("a delivery's id is a UUID, as the answer to its POST names it.") from error
 
 
-def open_interactive_store() -> Store:
+def open_interactive_store() -> Database:
     """Open the store of the settings for somebody who waits; raises ConfigError."""
-    return open_store(read_settings(read_environment()).database_url, interactive=True)
+    return open_database(read_settings(read_environment()).database_url, interactive=True)
 
 
 def exit_not_found(delivery_id: UUID) -> NoReturn:

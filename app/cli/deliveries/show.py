@@ -13,7 +13,7 @@ from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interact
 from app.cli.deliveries.body import format_body
 from app.cli.deliveries.portrait import detail_lines
 from app.cli.deliveries.telling import to_json
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.inbox import Inbox
 
@@ -59,7 +59,7 @@ def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
     return delivery | fields | {"meaning": explanation.meaning, "remedy": explanation.advice}
 
 
-def _read_body(store: Store, detail: DeliveryDetail) -> bytes:
+def _read_body(store: Database, detail: DeliveryDetail) -> bytes:
     if pruned_at := detail.delivery.pruned_at:
         click.echo(f"Its body is no longer there: it was pruned on {format_time(pruned_at)} UTC.", err=True)
         sys.exit(1)

@@ -14,7 +14,7 @@ from app.cli.common.options import build_delivery_filter, filter_options
 from app.cli.common.output import format_time, replace_control_chars
 from app.cli.deliveries.asking import JSON_OPTION, open_interactive_store
 from app.cli.deliveries.telling import describe_delivery, to_json
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 
 _POLL_INTERVAL_S = 1.0
@@ -55,7 +55,7 @@ def tail(*, as_json: bool, **options: Any) -> None:
 class Follower:
     """Finds what has arrived since the last look, each delivery once, also one that was committed late."""
 
-    def __init__(self, store: Store, delivery_filter: DeliveryFilter, *, since: datetime) -> None:
+    def __init__(self, store: Database, delivery_filter: DeliveryFilter, *, since: datetime) -> None:
         self._store = store
         self._filter = delivery_filter
         self._since = since

@@ -15,7 +15,7 @@ from app.cli.doctor.finding import CheckResult, fail, ok, warn
 from app.cli.webhook.addresses import redact_address
 from app.config.settings import Settings, WebhookSecret
 from app.database.diagnostics import missing_file
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.truto.coerce import as_object, as_text
@@ -91,7 +91,7 @@ def _follow_delivery(settings: Settings, delivery: UUID) -> Iterator[CheckResult
     if missing_file(settings.database_url):
         yield evaluate_state(None)
         return
-    store = open_store(settings.database_url, lock_timeout_s=3.0)
+    store = open_database(settings.database_url, lock_timeout_s=3.0)
     started = time.monotonic()
     try:
         while True:
@@ -107,7 +107,7 @@ def _follow_delivery(settings: Settings, delivery: UUID) -> Iterator[CheckResult
         message = f"whether it is stored cannot be seen from here: {error}"
         yield warn(_COMPONENT, "stored", message, "Mend the store, then ask again.")
     finally:
-        store.dispose()
+        store.close()
 
 
 def evaluate_state(state: str | None) -> CheckResult:

@@ -21,7 +21,7 @@ from app.database.diagnostics import (
     inspect_database,
     missing_file,
 )
-from app.database.engine import Store, open_store, redact_url
+from app.database.engine import Database, open_database, redact_url
 from app.errors import StoreUnavailable
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
@@ -44,7 +44,7 @@ def check_store(config: Config) -> Iterator[CheckResult]:
         yield evaluate_free_space(_COMPONENT, read_free_bytes(missing.parent))
         yield from evaluate_file_system(_COMPONENT, read_file_system(missing.parent))
         return
-    store = open_store(url, lock_timeout_s=3.0)
+    store = open_database(url, lock_timeout_s=3.0)
     try:
         info = inspect_database(store)
         yield ok(_COMPONENT, "reachable", redact_url(url))
@@ -59,10 +59,10 @@ def check_store(config: Config) -> Iterator[CheckResult]:
             _COMPONENT, "reachable", f"{redact_url(url)}: {connection_error_reason(error) or error}", advice
         )
     finally:
-        store.dispose()
+        store.close()
 
 
-def _check_tables(store: Store) -> Iterator[CheckResult]:
+def _check_tables(store: Database) -> Iterator[CheckResult]:
     if not is_current(store):
         yield fail(_COMPONENT, "tables", "its tables are old or missing", _MIGRATE)
         return

@@ -12,7 +12,7 @@ from app.cli.replay.again import replay_deliveries
 from app.cli.replay.asking import ReplayRequest, require_filter_or_all
 from app.cli.replay.elsewhere import forward_deliveries, import_file
 from app.config.load import Config, read_config
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.errors import ConfigError
 from app.simulator.plan import is_web_address
 from app.truto.webhook_sender import WebhookTarget
@@ -74,7 +74,7 @@ def replay(
     delivery_filter = build_delivery_filter(options)
     _check_options(context.params, has_filter=everything or not delivery_filter.is_empty)
     config = read_config()
-    store = open_store(config.settings.database_url, interactive=True)
+    store = open_database(config.settings.database_url, interactive=True)
     if source:
         import_file(
             store,

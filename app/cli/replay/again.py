@@ -13,12 +13,12 @@ from app.cli.replay.asking import ReplayRequest, drop_default_states
 from app.cli.replay.prospects import ReplayPreview, confirm_replay
 from app.cli.replay.releasing import ThrottledReplay
 from app.cli.replay.telling import ReplaySummary
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.replays import Replay, Replays
 
 
 def replay_deliveries(
-    store: Store,
+    store: Database,
     request: ReplayRequest,
     *,
     rate: float | None,

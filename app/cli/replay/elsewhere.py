@@ -17,7 +17,7 @@ from app.cli.replay.prospects import ReplayPreview, confirm_replay
 from app.cli.replay.sending import Forwarder
 from app.cli.replay.taking_in import Importer
 from app.config.settings import Settings
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState
 from app.store.replays import Replays
@@ -29,7 +29,7 @@ _MAX_WARNINGS = 50
 
 
 def import_file(
-    store: Store, settings: Settings, source: BinaryIO, *, secret: str, dry_run: bool, as_json: bool
+    store: Database, settings: Settings, source: BinaryIO, *, secret: str, dry_run: bool, as_json: bool
 ) -> None:
     """Take a file's deliveries in; ends with 1 where some cannot be read, or it was broken off."""
     importer = Importer(Inbox(store), secret=secret, max_body_bytes=settings.max_body_bytes, dry_run=dry_run)
@@ -52,7 +52,7 @@ def import_file(
 
 
 def forward_deliveries(
-    store: Store,
+    store: Database,
     request: ReplayRequest,
     target: WebhookTarget,
     *,

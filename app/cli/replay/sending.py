@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.cli.replay.pace import RateLimit
-from app.database.engine import Store
+from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_http_client
@@ -50,7 +50,7 @@ class Forwarder:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         target: WebhookTarget,
         *,
         limit: int | None,

@@ -12,7 +12,7 @@ from app.cli.common.times import parse_time_option
 from app.cli.runs.asking import JSON_OPTION
 from app.cli.runs.telling import format_status, format_verdict, run_as_json
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.runs.reconciliation import Reconciliation, reconcile_counts
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
 from app.store.runs import Runs, StoredRun
@@ -44,7 +44,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     Example:
       rapidbridge runs list --since 1d --status failed
     """
-    store = open_store(read_settings(read_environment()).database_url, interactive=True)
+    store = open_database(read_settings(read_environment()).database_url, interactive=True)
     conditions = {_FILTER_COLUMNS[name]: value for name, value in filters.items() if value}
     if conditions.get("status") == "unknown":
         # How a run is shown of which only batches came.
@@ -84,7 +84,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
         )
 
 
-def reconcile_runs(store: Store, runs: list[StoredRun]) -> list[tuple[StoredRun, Reconciliation]]:
+def reconcile_runs(store: Database, runs: list[StoredRun]) -> list[tuple[StoredRun, Reconciliation]]:
     """Return runs, each with its account."""
     totals = read_run_totals(store, [run.sync_job_run_id for run in runs])
     return [(run, reconcile_counts(run, totals[run.sync_job_run_id])) for run in runs]

@@ -14,7 +14,7 @@ from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_tr
 from app.cli.runs.show import run_lines
 from app.cli.runs.telling import run_as_json
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.reconcile import TrutoError, reconcile_run
 from app.runs.reconciliation import Reconciliation
@@ -53,7 +53,7 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Name runs, or a time: not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    store, now = open_store(settings.database_url, interactive=True), datetime.now(UTC)
+    store, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
     with open_optional_truto_api(settings) as api:
         refresher = RunRefresher(Runs(store), api) if api else None
         errors: list[TrutoError] = []
@@ -94,7 +94,7 @@ def _is_unreachable(errors: Sequence[TrutoError]) -> bool:
 
 
 def _load_named_runs(
-    store: Store, run_ids: Sequence[str], refresher: RunRefresher | None, errors: list[TrutoError]
+    store: Database, run_ids: Sequence[str], refresher: RunRefresher | None, errors: list[TrutoError]
 ) -> list[StoredRun]:
     stored_runs, named_runs = Runs(store), []
     for run_id in dict.fromkeys(run_ids):

@@ -12,7 +12,7 @@ from app.cli.runs.asking import JSON_OPTION, normalize_run_ids
 from app.cli.runs.list import reconcile_runs
 from app.cli.runs.telling import format_status, format_verdict, resource_lines, run_as_json
 from app.config.settings import read_environment, read_settings
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation
 from app.store.notifications import Notification, Notifications
 from app.store.runs import Runs, StoredRun
@@ -31,7 +31,7 @@ def show(run: str, *, as_json: bool) -> None:
     Example:
       rapidbridge runs show 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
     """
-    store = open_store(read_settings(read_environment()).database_url, interactive=True)
+    store = open_database(read_settings(read_environment()).database_url, interactive=True)
     known = Runs(store).get(run)
     if known is None:
         hint = f"To ask Truto: rapidbridge runs reconcile {run}"

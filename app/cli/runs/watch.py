@@ -17,7 +17,7 @@ from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_tr
 from app.cli.runs.list import reconcile_runs
 from app.cli.runs.telling import format_status, format_verdict, resource_lines, run_as_json
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
@@ -62,7 +62,7 @@ def watch(run_ids: Sequence[str], interval_s: float, *, as_json: bool) -> None:
       rapidbridge runs watch 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
     """
     settings = read_settings(read_environment())
-    store = open_store(settings.database_url, interactive=True)
+    store = open_database(settings.database_url, interactive=True)
     screen = _RunScreen(as_json=as_json)
     refresh_thread, refreshed_at_s = threading.Thread(), 0.0
     with open_optional_truto_api(settings) as api:
@@ -98,7 +98,7 @@ def _are_finished(reconciled_runs: ReconciledRuns, run_ids: Sequence[str]) -> bo
     )
 
 
-def _load_runs(store: Store, run_ids: Sequence[str]) -> ReconciledRuns:
+def _load_runs(store: Database, run_ids: Sequence[str]) -> ReconciledRuns:
     stored_runs = Runs(store)
     if run_ids:
         runs = [run for run_id in dict.fromkeys(run_ids) if (run := stored_runs.get(run_id))]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from app.config.settings import Settings
 from app.database.diagnostics import missing_file
-from app.database.engine import open_store
+from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.store.runs import Runs
 
@@ -24,7 +24,7 @@ def list_known_webhooks(settings: Settings) -> list[str]:
     pinned = list_pinned_webhooks(settings)
     if missing_file(settings.database_url):
         return pinned
-    store = open_store(settings.database_url)
+    store = open_database(settings.database_url)
     try:
         recent = Runs(store).list_webhook_ids(since=datetime.now(UTC) - _RECENT_PERIOD)
     except StoreUnavailable:
@@ -32,5 +32,5 @@ def list_known_webhooks(settings: Settings) -> list[str]:
             raise
         recent = []
     finally:
-        store.dispose()
+        store.close()
     return sorted({*pinned, *recent})

@@ -16,7 +16,7 @@ from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.cli.webhook.payload_shape import shape_lines
 from app.cli.webhook.rejections import RejectionLog
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Store, open_store
+from app.database.engine import Database, open_database
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -52,7 +52,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
             "TRUTO_WEBHOOK_SECRET": given or ensure_development_secret(),
             "WEB_CONCURRENCY": "1",
         }
-        store = open_store(url)
+        store = open_database(url)
         migrate(store)
         screen = _DeliveryScreen(store, folder, show_data=show_data)
         with running_service(settings, folder=folder) as supervisor:
@@ -63,7 +63,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
             )
             supervisor.run(screen.print_new_deliveries)
         screen.print_new_deliveries(force=True)
-        store.dispose()
+        store.close()
     click.echo(f"Stopped. {screen.count} deliveries came.")
 
 
@@ -83,7 +83,7 @@ def _format_banner(port: int, secret: str, *, uses_development_secret: bool) -> 
 class _DeliveryScreen:
     """Prints what has come since it last looked. count: how many deliveries were printed."""
 
-    def __init__(self, store: Store, folder: Path, *, show_data: bool) -> None:
+    def __init__(self, store: Database, folder: Path, *, show_data: bool) -> None:
         self._store = store
         self._inbox = Inbox(store)
         self._rejections = RejectionLog(folder)

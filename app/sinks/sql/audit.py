@@ -7,14 +7,14 @@ from typing import Any
 from sqlalchemy import inspect, text
 
 from app.config.routes import Route
-from app.database.engine import open_store, translate_errors
+from app.database.engine import open_engine, translate_errors
 from app.sinks.sql.dialect import quote
 from app.sinks.sql.tables import table_name
 
 
 def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str, Any]]:
     """Yield (account, key, record) of each row that a resource has in a database; raises StoreUnavailable."""
-    engine = open_store(url)
+    engine = open_engine(url)
     table = table_name(resource, route)
     statement = text(f'SELECT "_account", "_key", "data" FROM {quote(table)}')  # noqa: S608  # a quoted name
     try:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.database.diagnostics import connection_error_reason, database_file, missing_file
-from app.database.engine import open_store
+from app.database.engine import open_engine
 from app.errors import SinkUnavailable
 
 _LOCK_TIMEOUT_S = 3.0
@@ -38,7 +38,7 @@ def probe_database(url: str) -> Path | None:
     path = database_file(url)
     if missing_file(url):
         return path.parent if path else None
-    engine = open_store(url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    engine = open_engine(url, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         # For SQLite, beginning is asking: it takes the writer's lock, and gives it back.
         with engine.connect() as connection, connection.begin() as transaction:

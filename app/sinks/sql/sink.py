@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.config.routes import Route
-from app.database.engine import autocommit, open_store
+from app.database.engine import autocommit, open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
@@ -28,7 +28,7 @@ class SqlSink:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = open_store(url)
+        self._engine = open_engine(url)
         self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
         self._tables = SinkTables(self._engine, self._dialect)
 
