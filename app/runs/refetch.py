@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from app.store.runs import StoredRun
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.coerce import as_object
 from app.truto.runs import SyncJobRun
 
@@ -12,7 +12,7 @@ from app.truto.runs import SyncJobRun
 _COPIED_FIELDS = ("args", "error_handling")
 
 
-def refetch_run(api: TrutoApi, run: StoredRun) -> SyncJobRun:
+def refetch_run(api: TrutoClient, run: StoredRun) -> SyncJobRun:
     """Start a run of the same job, account, webhook and arguments; raises TrutoRefused, TrutoUnavailable.
 
     It ignores the previous run: one that continues where that ended would not fetch the same pages again.

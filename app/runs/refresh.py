@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from app.runs.reconciliation import ResourceMethod
 from app.store.models import RunUpdate
 from app.store.runs import Runs, StoredRun
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.run_log import LogEntry
 from app.truto.runs import SyncJobRun, is_final, status_rank
 
@@ -23,7 +23,7 @@ class RunRefresher:
     Raises TrutoRefused, TrutoUnavailable and StoreUnavailable.
     """
 
-    def __init__(self, runs: Runs, api: TrutoApi) -> None:
+    def __init__(self, runs: Runs, api: TrutoClient) -> None:
         self._runs = runs
         self._api = api
 

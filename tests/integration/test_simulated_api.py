@@ -15,7 +15,7 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession, simulate
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
 from app.truto.runs import read_resource_stats
@@ -32,7 +32,7 @@ class FinishedRuns:
         self.stage = stage
         self.url, self.requests, self.faults = simulated.url, simulated.requests, simulated.faults
         self._simulated = simulated
-        self.api = TrutoApi(client)
+        self.api = client
         [self.report, *_] = (run.report for run in stage.runs)
         self.run_id = self.report.sync_job_run_id
         self.webhook_id = str(stage.runs[0].describe()["webhook_id"])
@@ -276,7 +276,7 @@ def test_a_started_run_tells_what_it_was_started_with() -> None:
                 yield
                 ids = {"sync_job_id": stage.runs[0].report.sync_job_id, "integrated_account_id": "account"}
                 told = {"args": args, "ignore_previous_run": True}
-                started = TrutoApi(client).start_run({**ids, **told})
+                started = client.start_run({**ids, **told})
                 assert (started.args, started.ignore_previous_run) == (args, True)
                 reports.extend(stage.finish())
 

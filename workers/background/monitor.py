@@ -13,7 +13,7 @@ from app.errors import StoreUnavailable
 from app.redis.spool import Spool
 from app.store.notifications import Notifications
 from app.store.runs import Runs
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 from workers.background.loop import PeriodicTask
 from workers.background.run_monitor import RunMonitor
 from workers.background.sink_monitor import check_sinks, check_webhooks
@@ -63,11 +63,11 @@ class Monitor:
         """Close the connection to Truto."""
         self._exit_stack.close()
 
-    def _open_api(self) -> TrutoApi | None:
+    def _open_api(self) -> TrutoClient | None:
         if not self._settings.truto_api_token:
             return None
         client = TrutoClient(self._settings.truto_api_url, self._settings.truto_api_token)
-        return TrutoApi(self._exit_stack.enter_context(client))
+        return self._exit_stack.enter_context(client)
 
     def _run(self) -> None:
         while True:

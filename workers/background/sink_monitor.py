@@ -9,7 +9,7 @@ import structlog
 from app.database.engine import Database
 from app.store.failures import find_failing_sinks
 from app.store.notifications import Notification, Notifications
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.webhooks import Webhook
 from workers.background.truto_poller import TrutoPoller
 
@@ -62,9 +62,9 @@ def check_webhooks(
             log.error("webhook.inactive", webhook=webhook_id, is_reactivated=is_on)
 
 
-def _get_webhook(webhook_id: str, api: TrutoApi) -> Webhook:
+def _get_webhook(webhook_id: str, api: TrutoClient) -> Webhook:
     return api.get_webhook(webhook_id)
 
 
-def _activate_webhook(webhook_id: str, api: TrutoApi) -> Webhook:
+def _activate_webhook(webhook_id: str, api: TrutoClient) -> Webhook:
     return api.activate_webhook(webhook_id)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import structlog
 
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 
 _INTERVAL = timedelta(minutes=5)
 _T = TypeVar("_T")
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 class TrutoPoller:
     """Answers None for whatever Truto does not tell now. api: None where there is no token."""
 
-    def __init__(self, api: TrutoApi | None) -> None:
+    def __init__(self, api: TrutoClient | None) -> None:
         self._api = api
         self._requested_at: dict[str, datetime] = {}
         self._is_unavailable = False
@@ -40,7 +40,7 @@ class TrutoPoller:
         self._requested_at[key] = now
         return True
 
-    def request(self, subject: str, call: Callable[[TrutoApi], _T]) -> _T | None:
+    def request(self, subject: str, call: Callable[[TrutoClient], _T]) -> _T | None:
         """Ask; None without a token, while Truto is away, and where it refuses."""
         if self._api is None or self._is_unavailable:
             return None

@@ -10,7 +10,7 @@ from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.webhooks import Webhook, find_missing_events
 
 _COMPONENT = "truto"
@@ -30,7 +30,7 @@ def check_truto(settings: Settings) -> Iterator[CheckResult]:
             )
 
 
-def _check_api(api: TrutoApi, settings: Settings) -> Iterator[CheckResult]:
+def _check_api(api: TrutoClient, settings: Settings) -> Iterator[CheckResult]:
     try:
         next(api.list_runs({}), None)
     except TrutoRefused as error:

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from app.config.settings import Settings, read_environment, read_settings
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
@@ -38,14 +38,14 @@ def parse_truto_ids(_context: click.Context, _option: click.Parameter, value: An
 
 
 @contextmanager
-def open_truto_api() -> Iterator[TrutoApi]:
+def open_truto_api() -> Iterator[TrutoClient]:
     """Open Truto's API; raises ConfigError without a token."""
     with _open_api(read_settings(read_environment(), required=("TRUTO_API_TOKEN",))) as api:
         yield api
 
 
 @contextmanager
-def open_optional_truto_api(settings: Settings) -> Iterator[TrutoApi | None]:
+def open_optional_truto_api(settings: Settings) -> Iterator[TrutoClient | None]:
     """Open Truto's API; None without a token."""
     if not settings.truto_api_token:
         yield None
@@ -54,7 +54,5 @@ def open_optional_truto_api(settings: Settings) -> Iterator[TrutoApi | None]:
         yield api
 
 
-@contextmanager
-def _open_api(settings: Settings) -> Iterator[TrutoApi]:
-    with TrutoClient(settings.truto_api_url, settings.truto_api_token) as client:
-        yield TrutoApi(client)
+def _open_api(settings: Settings) -> TrutoClient:
+    return TrutoClient(settings.truto_api_url, settings.truto_api_token)

@@ -21,7 +21,7 @@ from app.runs.reconciliation import Reconciliation
 from app.runs.refetch import refetch_run
 from app.runs.refresh import RunRefresher
 from app.store.runs import Runs, StoredRun
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 
 _DEFAULT_PERIOD = timedelta(days=1)
 _MAX_RUNS = 100_000
@@ -133,7 +133,7 @@ def _summary_parts(reconciled_runs: Sequence[tuple[StoredRun, Reconciliation]]) 
     yield f"{missing:,} records missing"
 
 
-def _refetch_runs(api: TrutoApi, runs: Sequence[StoredRun], *, yes: bool) -> None:
+def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:
     what = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
     if not yes:
         if not sys.stdin.isatty():

@@ -9,7 +9,7 @@ import click
 
 from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.errors import TrutoRefused
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.runs import SyncJobRun, is_final
 
 
@@ -43,7 +43,7 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _confirm_stop(api: TrutoApi, run_ids: Sequence[str]) -> None:
+def _confirm_stop(api: TrutoClient, run_ids: Sequence[str]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("Nobody is there to confirm: pass --yes to stop them without asking.")
     for run_id in run_ids:
@@ -60,7 +60,7 @@ def _print_line(line: Mapping[str, Any]) -> None:
     click.echo("  ".join(cells).rstrip())
 
 
-def _stop_run(api: TrutoApi, run_id: str) -> dict[str, Any]:
+def _stop_run(api: TrutoClient, run_id: str) -> dict[str, Any]:
     """Stop a run unless it has ended; return what became of it."""
     line: dict[str, Any] = {"sync_job_run_id": run_id, "is_stopped": True, "message": ""}
     try:
