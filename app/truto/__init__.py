@@ -1,4 +1,4 @@
 """Truto's wire formats: signatures, events, records, runs, webhooks and logs.
 
-`client` and `webhook_sender` use the network. Every other module is pure: no network, clock, file, environment.
+`client` and `webhook_sender` use the network. All other modules are pure: no network, clock, file, environment.
 """

@@ -46,8 +46,8 @@ def test_every_spelling_truto_may_use_is_accepted(header: str) -> None:
 @pytest.mark.parametrize(
     ("header", "complaint"),
     [
-        (None, "no X-Truto-Signature"),
-        ("", "no X-Truto-Signature"),
+        (None, "header is missing"),
+        ("", "header is missing"),
         (HEX, "malformed"),
         ("v", "malformed"),
         (f"v={HEX},v={HEX}", "malformed"),
