@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from app.redis.queue import IDS_PER_JOB, DeliveryQueue
-from app.simulator.records import make_record
+from app.simulator.sample_records import make_record
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.pending import PendingDeliveries

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import gevent
 from gevent import socket
 
-from app.simulator.records import make_record
+from app.simulator.sample_records import make_record
 from tests.support.web_process import SECRET
 
 # gunicorn's processes share connections out by chance: no turn is to be decided by one throw of the dice.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from app.simulator.records import make_record
+from app.simulator.sample_records import make_record
 from app.sinks.base import Batch, Record
 from app.truto.signature import sign
 from app.web.webhook import WEBHOOK_PATH

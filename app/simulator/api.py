@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from app.simulator.api_endpoints import ApiRequest, ApiResponse, read_request
 from app.simulator.api_log import handle_log_request
-from app.simulator.api_requests import ApiRequest, ApiResponse, read_request
 from app.simulator.api_runs import handle_run_request
 from app.simulator.api_webhooks import handle_webhook_request
 from app.simulator.session import SimulationSession

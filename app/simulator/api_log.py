@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.simulator.api_requests import ApiRequest, ApiResponse, paginate_items
-from app.simulator.events import format_time
+from app.simulator.api_endpoints import ApiRequest, ApiResponse, paginate_items
+from app.simulator.event_writer import format_time
 from app.simulator.run import SimulatedRun
 from app.simulator.session import SimulationSession
 from app.truto.coerce import as_time

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.simulator.api_requests import ApiRequest, ApiResponse, paginate_items
+from app.simulator.api_endpoints import ApiRequest, ApiResponse, paginate_items
 from app.simulator.run import SimulatedRun
 from app.simulator.session import SimulationSession
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.simulator.api_requests import ApiRequest, ApiResponse
+from app.simulator.api_endpoints import ApiRequest, ApiResponse
 from app.simulator.session import SimulationSession
-from app.simulator.webhooks import SimulatedWebhook, SimulatedWebhooks
+from app.simulator.simulated_webhooks import SimulatedWebhook, SimulatedWebhooks
 
 
 def handle_webhook_request(session: SimulationSession, request: ApiRequest) -> ApiResponse:

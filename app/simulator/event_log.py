@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.truto.webhook_sender import SendOutcome
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from app.simulator.events import EventWriter
+from app.simulator.event_writer import EventWriter
 from app.simulator.plan import Plan
-from app.simulator.records import digest_record, make_record
+from app.simulator.sample_records import digest_record, make_record
 
 _RECENT_RECORDS = 200
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from app.simulator.event_log import EventLog
-from app.simulator.events import EventClock, EventWriter, format_time
+from app.simulator.event_writer import EventClock, EventWriter, format_time
 from app.simulator.ids import make_id, make_job_ids
 from app.simulator.page_sender import PageSender
 from app.simulator.pages import Page, count_pages, fetch_pages

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import SimulatedRun
-from app.simulator.webhooks import SimulatedWebhooks
+from app.simulator.simulated_webhooks import SimulatedWebhooks
 from app.truto.webhook_sender import WebhookSender, open_http_client
 
 

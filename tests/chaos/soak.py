@@ -12,7 +12,7 @@ from threading import Event
 from redis import Redis
 
 from app.database.engine import open_database
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
 from app.truto.webhook_sender import WebhookSender, open_http_client
 from tests.chaos.audit import AuditResult, audit

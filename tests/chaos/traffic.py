@@ -11,7 +11,7 @@ from random import Random
 from threading import Event
 from typing import Any
 
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.truto.webhook_sender import WebhookSender
 
 RESOURCES = ("crm/contacts", "ticketing/tickets")

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from app.cli.findings import compare_runs
 from app.config.routes import build_default_routes
 from app.database.engine import Database, open_database
-from app.simulator.records import digest_record
 from app.simulator.report import RunReport
+from app.simulator.sample_records import digest_record
 from app.sinks import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate

@@ -20,8 +20,8 @@ from app.cli import main
 from app.cli.local.ports import find_free_port
 from app.errors import SignatureError
 from app.simulator.plan import Plan
-from app.simulator.records import digest_record, make_record
 from app.simulator.report import RunReport
+from app.simulator.sample_records import digest_record, make_record
 from app.simulator.session import SimulationSession, simulate
 from app.truto.signature import parse_signature_header
 from tests.support.fake_receiver import SECRET, FakeReceiver, running_receiver

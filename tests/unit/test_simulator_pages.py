@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.simulator.events import EventClock, EventWriter
+from app.simulator.event_writer import EventClock, EventWriter
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
-from app.simulator.records import digest_record, make_record
+from app.simulator.sample_records import digest_record, make_record
 
 PLAN = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20)
 IDS = {"sync_job_run_id": "run", "sync_job_id": "job", "integrated_account_id": "account"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from app.simulator.events import EventClock, EventWriter
+from app.simulator.event_writer import EventClock, EventWriter
 from app.simulator.ids import make_id, make_job_ids
 from app.simulator.plan import Plan
 from app.truto.signature import sign
