@@ -129,7 +129,9 @@ def simulate_with_progress(
 ) -> list[RunReport]:
     """Play plans one after the other, with a progress bar where standard error is a terminal."""
     with progress_bar("sending records", sum(plan.records for plan in plans)) as bar:
-        return [report for plan in plans for report in play(plan, progress=bar.update, beside=open_api)]
+        return [
+            report for plan in plans for report in play(plan, progress=bar.update, session_context=open_api)
+        ]
 
 
 def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, Any]:

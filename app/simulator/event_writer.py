@@ -1,17 +1,39 @@
-"""Envelopes as Truto sends them, one time after the other."""
+"""Writer of event bodies as Truto sends them, with ids and times that never repeat."""
 
 import json
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
+from uuid import UUID
 
-from app.simulator.ids import make_id
+from app.simulator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class JobIds:
+    """The ids that all runs of a plan share."""
+
+    environment_id: str
+    webhook_id: str
+    sync_job_id: str
+
+
+def make_job_ids(plan: Plan) -> JobIds:
+    """Return the ids of a plan's environment, webhook and sync job; they depend on its seed alone."""
+    rng = Random(f"{plan.seed}/job")  # noqa: S311  # repeatable, no secret
+    return JobIds(make_id(rng), make_id(rng), make_id(rng))
+
+
+def make_id(rng: Random) -> str:
+    """Return the next random UUID; the same seed gives the same ids."""
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
 class EventClock:
-    """Event times that never repeat: each at least a millisecond after the last."""
+    """Source of event times, which never repeat: each is at least 1 ms later than the previous one."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
@@ -19,7 +41,7 @@ class EventClock:
         self._last: datetime | None = None
 
     def next_time(self) -> str:
-        """Return the time of the next event, ISO 8601 in milliseconds."""
+        """Return the time of the next event, in ISO 8601 with milliseconds."""
         with self._lock:
             now = self._now()
             if self._last is not None:
@@ -28,12 +50,12 @@ class EventClock:
             return format_time(self._last)
 
     def now(self) -> datetime:
-        """Return the time in milliseconds, as Truto tells it; it may repeat."""
+        """Return the current time in milliseconds; unlike an event's time, it may repeat."""
         return _truncate_to_milliseconds(self._now())
 
 
 def format_time(time: datetime) -> str:
-    """Write a UTC time as Truto does: ISO 8601 in milliseconds."""
+    """Format a UTC time like Truto: ISO 8601 with milliseconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
 
 
@@ -42,7 +64,7 @@ def _truncate_to_milliseconds(time: datetime) -> datetime:
 
 
 class EventWriter:
-    """Writes events to one webhook. chance: makes their ids, the same for the same seed."""
+    """Writes the bodies of events to one webhook. rng: source of their ids, the same for the same seed."""
 
     def __init__(self, rng: Random, clock: EventClock, *, environment_id: str, webhook_id: str) -> None:
         self._rng = rng
@@ -51,11 +73,11 @@ class EventWriter:
         self._webhook_id = webhook_id
 
     def write_run_event(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
-        """Return the body of a run's event, and its created_at."""
+        """Return the body of a `sync_job_run:<action>` event, and its created_at."""
         return self._write_event(f"sync_job_run:{action}", payload)
 
     def write_test_event(self) -> bytes:
-        """Return the body of the event that Truto tests a webhook with."""
+        """Return the body of the event that Truto sends to test a webhook."""
         return self._write_event("test", {"foo": "bar"})[0]
 
     def _write_event(self, event: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -1,4 +1,4 @@
-"""Records as Truto's unified CRM and ticketing APIs return them: nested, about 1 KB. Pure."""
+"""Sample records like those of Truto's unified CRM and ticketing APIs: nested, about 1 KB."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ _PROSE = "Steps, expected and actual result are below; the customer asks for an 
 
 
 def make_record(resource: str, account: str, index: int, version: str) -> dict[str, Any]:
-    """Make the record of this place and version; the same arguments give the same record."""
+    """Return the record at an index, in one version; the same arguments give the same record."""
     number = index * 2654435761 % 2**32
     record = {
         "id": f"{resource.rpartition('/')[2][:2]}-{index}",
@@ -56,7 +56,7 @@ def make_record(resource: str, account: str, index: int, version: str) -> dict[s
 
 
 def digest_record(record: Any) -> bytes:
-    """Return 8 bytes that tell records apart, whatever the order of their members."""
+    """Return a digest of 8 bytes, which does not depend on the order of members."""
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).digest()[:8]
 

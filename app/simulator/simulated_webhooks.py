@@ -1,4 +1,4 @@
-"""The webhooks that the stand-in knows: the plan's own, and those that its API was told to create."""
+"""Webhooks of the simulated API: the plan's own, and those created through the API."""
 
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -6,8 +6,7 @@ from typing import Any
 
 import httpx
 
-from app.simulator.event_writer import EventClock, EventWriter
-from app.simulator.ids import make_id, make_job_ids
+from app.simulator.event_writer import EventClock, EventWriter, make_id, make_job_ids
 from app.simulator.plan import Plan
 from app.truto.signature import sign
 
@@ -18,7 +17,7 @@ _EVENT_TYPES = tuple(f"sync_job_run:{action}" for action in _ACTIONS)
 
 @dataclass(frozen=True, slots=True)
 class SimulatedWebhook:
-    """Where events go. secret: what they are signed with."""
+    """One webhook. secret: the key that signs its events."""
 
     id: str
     target_url: str
@@ -27,7 +26,7 @@ class SimulatedWebhook:
     event_types: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the webhook as Truto tells it, once it is created."""
+        """Return the webhook as JSON for the API, without its secret."""
         return {
             "id": self.id,
             "target_url": self.target_url,
@@ -37,36 +36,36 @@ class SimulatedWebhook:
 
 
 class SimulatedWebhooks:
-    """Webhooks by their id. The plan's runs send to the plan's own, whatever becomes of it here."""
+    """All webhooks by id. The plan's runs always send to the plan's own webhook, even if it is inactive."""
 
     def __init__(self, plan: Plan, clock: EventClock) -> None:
         job = make_job_ids(plan)
         self._plan = plan
         self._clock = clock
         self._environment_id = job.environment_id
-        self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # a repeatable play
+        self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # repeatable, no secret
         own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_EVENT_TYPES)
         self._known = {own.id: own}
 
     def get(self, webhook_id: str) -> SimulatedWebhook | None:
-        """Return a webhook, or None where there is none of that id."""
+        """Return a webhook by its id, or None."""
         return self._known.get(webhook_id)
 
     def create(self, target_url: str, event_types: tuple[str, ...], *, is_active: bool) -> SimulatedWebhook:
-        """Add a webhook, with a secret of its own."""
+        """Add a webhook with a new secret."""
         id_, secret = make_id(self._rng), make_id(self._rng)
         webhook = SimulatedWebhook(id_, target_url, secret, is_active=is_active, event_types=event_types)
         self._known[id_] = webhook
         return webhook
 
     def set_active(self, webhook: SimulatedWebhook, *, is_active: bool) -> SimulatedWebhook:
-        """Switch a webhook on or off."""
+        """Activate or deactivate a webhook."""
         changed = replace(webhook, is_active=is_active)
         self._known[webhook.id] = changed
         return changed
 
     def send_test_event(self, webhook: SimulatedWebhook) -> int:
-        """Send a signed `test` event, once; return the HTTP status, 0 for no answer."""
+        """Send a signed `test` event once; return the HTTP status, or 0 for no answer."""
         plan = self._plan
         writer = EventWriter(
             self._rng, self._clock, environment_id=self._environment_id, webhook_id=webhook.id

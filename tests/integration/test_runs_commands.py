@@ -85,7 +85,7 @@ def playing(web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2) -> 
             yield
 
     with ThreadPoolExecutor(1) as pool:
-        play.reports = pool.submit(partial(simulate, plan, progress=lambda _: None, beside=beside))
+        play.reports = pool.submit(partial(simulate, plan, progress=lambda _: None, session_context=beside))
         assert is_up.wait(10)
         wait_until(lambda: len(play.ids()) == runs, what="the runs to play")
         yield play

@@ -65,7 +65,7 @@ def finished_runs(to: FakeReceiver, **changes: Any) -> Iterator[FinishedRuns]:
         ready.set_result(stage)
         yield
 
-    simulate(plan, progress=lambda _: None, beside=beside)
+    simulate(plan, progress=lambda _: None, session_context=beside)
     stage = ready.result()
     with SimulatedApi(stage, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
         yield FinishedRuns(stage, api, client)
@@ -281,7 +281,9 @@ def test_a_started_run_tells_what_it_was_started_with() -> None:
                 reports.extend(stage.finish())
 
         simulate(
-            Plan(url=to.url, secret=SECRET, seed="test", records=1), progress=lambda _: None, beside=beside
+            Plan(url=to.url, secret=SECRET, seed="test", records=1),
+            progress=lambda _: None,
+            session_context=beside,
         )
 
     payloads = [event["payload"] for event in to.events if event["event"].endswith(":completed")]

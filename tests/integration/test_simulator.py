@@ -301,7 +301,9 @@ def test_pages_come_late_after_a_stop_that_nobody_planned() -> None:
         return 200
 
     with running_receiver(answer) as to:
-        [report] = simulate(replace(PLAN, url=to.url, late=2), progress=lambda _: None, beside=beside)
+        [report] = simulate(
+            replace(PLAN, url=to.url, late=2), progress=lambda _: None, session_context=beside
+        )
 
     assert to.actions[-4:] == ["record", "stopped", "record", "record"]
     assert to.actions.count("record") == 3

@@ -47,7 +47,9 @@ class SimulatedRuns:
         self.sessions = SessionGroup()
         self._pool = ThreadPoolExecutor(len(plans))
         self._pending_reports = [
-            self._pool.submit(simulate, plan, progress=lambda _: None, beside=self.sessions.add_session)
+            self._pool.submit(
+                simulate, plan, progress=lambda _: None, session_context=self.sessions.add_session
+            )
             for plan in plans
         ]
         self._api = SimulatedApi(cast(SimulationSession, self.sessions), TOKEN)
