@@ -1,1 +1,1 @@
-"""Settings and routes: read, checked, and the only readers of the environment."""
+"""Settings from the environment, and routes from their file; each is checked before anything starts."""
