@@ -1,1 +1,1 @@
-"""Who is told what, and in which words. Pure."""
+"""Notification messages and their retries: signed JSON, or a text for Slack. Pure."""

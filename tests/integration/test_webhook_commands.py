@@ -62,7 +62,7 @@ def rapidbridge(play: FinishedRuns, tmp_path: Path) -> Rapidbridge:
 
 
 def secret_of(play: FinishedRuns, webhook_id: str) -> str:
-    webhook = play.stage.webhooks.get(webhook_id)
+    webhook = play.session.webhooks.get(webhook_id)
     assert webhook
     return webhook.secret
 
@@ -102,7 +102,7 @@ def test_a_secret_goes_into_the_file_and_nowhere_else(
     ran = rapidbridge("create", "--url", TARGET, "--env-file", str(file), *as_json)
 
     assert ran.returncode == 0, ran.stderr
-    [id_] = [made for made in play.stage.webhooks._known if made != play.webhook_id]
+    [id_] = [made for made in play.session.webhooks._known if made != play.webhook_id]
     secret = secret_of(play, id_)
     assert id_ in ran.stdout
     assert secret not in ran.stdout + ran.stderr
