@@ -1,1 +1,1 @@
-"""Settings from the environment, and routes from their file; each is checked before anything starts."""
+"""Settings and routes, validated together before anything starts."""

@@ -1,4 +1,4 @@
-"""Parser of the routes file, which reports every problem with its place. Pure."""
+"""Parser of the routes file, which reports all problems with their places."""
 
 import difflib
 import re

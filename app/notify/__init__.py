@@ -1,1 +1,1 @@
-"""Notification messages and their retries: signed JSON, or a text for Slack. Pure."""
+"""Messages of notifications, and the times of their retries."""

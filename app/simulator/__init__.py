@@ -1,4 +1,4 @@
-"""Simulator of Truto over real HTTP: signed events, retries, stopped runs, and an API.
+"""Simulator of Truto over real HTTP: its webhook events and its API.
 
 The modules in reading order: `plan`, `session` and `run` send the events; `pages`, `sample_records` and
 `event_writer` build them; `page_sender` delivers, repeats, delays or loses pages; `report` keeps the result.

@@ -1,4 +1,4 @@
-"""Writer of event bodies as Truto sends them, with ids and times that never repeat."""
+"""Writer of event bodies, with unique ids and increasing times."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Sender of a run's pages, which repeats, delays or loses some of them."""
+"""Sender of a run's pages, which repeats, delays or loses some."""
 
 from collections import deque
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Pages of records in the order that a run fetches them. Pure: a seed fixes every byte."""
+"""Pages of records in fetch order. Pure: the seed determines every byte."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

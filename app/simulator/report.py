@@ -1,4 +1,4 @@
-"""Results of a simulated run: its report, and the log that Truto keeps of it."""
+"""Report and log of a simulated run."""
 
 from collections import Counter
 from dataclasses import dataclass, field

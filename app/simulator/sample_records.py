@@ -1,4 +1,4 @@
-"""Sample records like those of Truto's unified CRM and ticketing APIs: nested, about 1 KB."""
+"""Sample records of Truto's unified CRM and ticketing APIs, 1 KB each."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Webhooks of the simulated API: the plan's own, and those created through the API."""
+"""Webhooks of the simulated API, which may create more."""
 
 from dataclasses import dataclass, field, replace
 from random import Random

@@ -1,4 +1,4 @@
-"""Client of Truto's HTTP API, with retries of requests that are safe to repeat."""
+"""Client of Truto's HTTP API, with retries."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Scanner that locates the members and items of JSON values without parsing them.
+"""Scanner that locates JSON members and items without parsing them.
 
 A parser rejects a whole body because of one number, surrogate or nesting depth that it does not support. The
 scanner finds only the start and the end of each value, so that the rest of a batch can be saved. It keeps no

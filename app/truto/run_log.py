@@ -1,4 +1,4 @@
-"""Entries of a run's log at Truto, one for each delivery it tried."""
+"""Entries of Truto's log of a run, one for each attempted delivery."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

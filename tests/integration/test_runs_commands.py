@@ -199,7 +199,12 @@ def test_a_start_that_truto_refuses_is_told(web: WebProcess) -> None:
     [
         (("stop", "no-uuid", "--yes"), {}, 2, "UUID"),
         (("stop", UNKNOWN, "--yes"), {"TRUTO_API_TOKEN": ""}, 2, "TRUTO_API_TOKEN: not set"),
-        (("stop", UNKNOWN, "--yes"), {"TRUTO_API_URL": "ftp://x"}, 2, "TRUTO_API_URL: not https://"),
+        (
+            ("stop", UNKNOWN, "--yes"),
+            {"TRUTO_API_URL": "ftp://x"},
+            2,
+            "TRUTO_API_URL: it does not start with https://",
+        ),
         (("start", "--job", UNKNOWN), {}, 2, "--account"),
     ],
 )
