@@ -21,7 +21,7 @@ def create_webhooks_blueprint(
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
         # Check the header before the body is read: an unsigned sender must not make us read.
-        mac = parse_signature_header(request.headers.get("X-Truto-Signature"))
+        mac = parse_signature_header(request.environ.get("HTTP_X_TRUTO_SIGNATURE"))
         with Reservation(memory_budget) as reservation:
             body = read_body(request.environ, max_body_bytes, reservation)
             return handler.receive(body, mac).to_flask()
