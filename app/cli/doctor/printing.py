@@ -7,6 +7,7 @@ from itertools import groupby
 
 import click
 
+from app.cli.common.output import replace_control_chars
 from app.cli.doctor.finding import CheckLevel, CheckResult
 
 _MARKS: dict[CheckLevel, str] = {"green": "ok", "yellow": "look", "red": "FAIL"}
@@ -37,8 +38,9 @@ def _format_result(result: CheckResult) -> Iterator[str]:
 
 
 def _wrap_text(text: str, width: int) -> list[str]:
-    # Commands and addresses are copied: they are not taken apart at their hyphens.
-    return textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
+    # Keep commands and addresses whole at hyphens: people copy them.
+    shown = replace_control_chars(" ".join(text.split()))
+    return textwrap.wrap(shown, max(width, 20), break_on_hyphens=False) or [""]
 
 
 def _format_summary(results: Sequence[CheckResult]) -> str:

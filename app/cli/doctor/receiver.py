@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from app.cli.common.output import replace_control_chars
 from app.cli.doctor.finding import CheckResult, fail, ok, warn
 from app.cli.webhook.addresses import redact_address
 from app.config.settings import Settings, WebhookSecret
@@ -70,7 +69,7 @@ def evaluate_response(
     http_status: int, response_json: dict[str, Any], url: str
 ) -> tuple[UUID | None, CheckResult]:
     """Say what an answer means, and which delivery it is about. url: as it may be shown."""
-    status = replace_control_chars(as_text(response_json.get("status")))
+    status = as_text(response_json.get("status"))
     delivery = _parse_uuid(response_json.get("delivery"))
     if http_status == 200 and status in ("accepted", "duplicate") and delivery:
         return delivery, ok(_COMPONENT, "answers", f"200 {status} at {url}")
@@ -138,7 +137,7 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
         wrong = {
             name: reason for name, reason in response_json.items() if name != "status" and reason != "ok"
         }
-        message = "; ".join(replace_control_chars(f"{name}: {reason}") for name, reason in wrong.items())
+        message = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
         yield fail(
             _COMPONENT, "ready", f"says that it is not ready: {message}", "Mend what it names, where it runs."
         )

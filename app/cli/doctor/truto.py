@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.cli.common.output import replace_control_chars
 from app.cli.doctor.finding import CheckResult, fail, ok, warn
-from app.cli.runs.asking import open_optional_truto_api
 from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoApi, TrutoClient
 from app.truto.webhooks import Webhook, find_missing_events
 
 _COMPONENT = "truto"
@@ -18,12 +16,12 @@ _COMPONENT = "truto"
 
 def check_truto(settings: Settings) -> Iterator[CheckResult]:
     """Ask Truto, where there is a token."""
-    with open_optional_truto_api(settings) as api:
-        if api is None:
-            yield ok(_COMPONENT, "token", "TRUTO_API_TOKEN is not set: nothing is asked of Truto")
-            return
+    if not settings.truto_api_token:
+        yield ok(_COMPONENT, "token", "TRUTO_API_TOKEN is not set: nothing is asked of Truto")
+        return
+    with TrutoClient(settings.truto_api_url, settings.truto_api_token) as client:
         try:
-            yield from _check_api(api, settings)
+            yield from _check_api(TrutoApi(client), settings)
         except TrutoUnavailable as error:
             yield warn(
                 _COMPONENT, "reachable", str(error), "Look again later; receiving does not depend on it."
@@ -54,14 +52,14 @@ def _check_api(api: TrutoApi, settings: Settings) -> Iterator[CheckResult]:
             webhook = api.get_webhook(webhook_id)
         except TrutoRefused as error:
             advice = "See that the id in TRUTO_WEBHOOK_SECRET is right, and the token of its environment."
-            yield fail(_COMPONENT, "webhook", f"{replace_control_chars(webhook_id)}: {error}", advice)
+            yield fail(_COMPONENT, "webhook", f"{webhook_id}: {error}", advice)
         else:
             yield from evaluate_webhook(webhook)
 
 
 def evaluate_webhook(webhook: Webhook) -> Iterator[CheckResult]:
     """Say whether a webhook will send what is needed here."""
-    id_ = replace_control_chars(webhook.id)
+    id_ = webhook.id
     problems = []
     if webhook.is_active is False:
         advice = f"Mend what made it fail, then: rapidbridge webhook reactivate {id_}"
