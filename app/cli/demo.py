@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import click
 
+from app.checks.simulated_runs import RunsComparison, compare_runs
 from app.cli.common.progress import progress_bar
 from app.cli.common.tables import format_table
-from app.cli.findings import RunsComparison, compare_runs
 from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
 from app.cli.simulate import simulate_with_progress

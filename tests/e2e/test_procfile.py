@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.findings import compare_runs
+from app.checks.simulated_runs import compare_runs
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
 from app.simulator.plan import Plan

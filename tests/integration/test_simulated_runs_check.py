@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.cli.findings import compare_runs
+from app.checks.simulated_runs import compare_runs
 from app.config.routes import build_default_routes
 from app.database.engine import Database, open_database
 from app.simulator.records import digest_record

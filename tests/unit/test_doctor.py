@@ -12,9 +12,7 @@ from uuid import uuid4
 import click
 import pytest
 
-from app.cli.doctor.disks import read_file_system, read_free_bytes
-from app.cli.doctor.examination import run_checks
-from app.cli.doctor.finding import (
+from app.checks.check_result import (
     CheckLevel,
     CheckResult,
     evaluate_file_system,
@@ -24,18 +22,20 @@ from app.cli.doctor.finding import (
     ok,
     warn,
 )
-from app.cli.doctor.printing import result_lines
-from app.cli.doctor.receiver import evaluate_response, evaluate_state
-from app.cli.doctor.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
-from app.cli.doctor.secret import evaluate_config, evaluate_secrets
-from app.cli.doctor.store import (
+from app.checks.disk import read_file_system, read_free_bytes
+from app.checks.receiver import evaluate_response, evaluate_state
+from app.checks.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
+from app.checks.run_checks import run_checks
+from app.checks.settings import evaluate_config, evaluate_secrets
+from app.checks.store import (
     count_max_connections,
     evaluate_backlog,
     evaluate_clock,
     evaluate_database,
     evaluate_failing_sink,
 )
-from app.cli.doctor.truto import evaluate_webhook
+from app.checks.truto import evaluate_webhook
+from app.cli.doctor_printing import result_lines
 from app.config.load import Config
 from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings

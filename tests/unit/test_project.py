@@ -34,6 +34,7 @@ MAY_IMPORT = {
     # The web process loads no sink.
     "app.web": (*_STORE, "app.runs"),
     "app.erasure": (*_STORE, "app.sinks"),
+    "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
+from app.truto.target_url import find_target_problem, redact_address
 from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
 from tests.unit.test_readme import ROOT
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from app.cli.runs.asking import JSON_OPTION, open_truto_api
-from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
+from app.truto.target_url import find_target_problem, redact_address
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 _SECRET_SETTING = "TRUTO_WEBHOOK_SECRET"  # noqa: S105  # a name

@@ -12,7 +12,6 @@ import click
 from app.cli.common.output import replace_control_chars
 from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
-from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.cli.webhook.payload_shape import shape_lines
 from app.cli.webhook.rejections import RejectionLog
 from app.config.settings import read_environment, read_settings
@@ -20,6 +19,7 @@ from app.database.engine import Database, open_database
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.truto.target_url import WEBHOOK_PATH
 
 _POLL_INTERVAL_S = 0.25
 # Deliveries that came together may be committed in another order.

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from app.checks.known_webhooks import list_known_webhooks
 from app.cli.common.output import replace_control_chars
 from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
-from app.cli.webhook.addresses import find_target_problem, redact_address
-from app.cli.webhook.known import list_known_webhooks
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
+from app.truto.target_url import find_target_problem, redact_address
 from app.truto.webhooks import Webhook, find_missing_events
 
 _WIDTH = 9

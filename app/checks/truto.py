@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.cli.doctor.finding import CheckResult, fail, ok, warn
-from app.cli.webhook.addresses import find_target_problem, redact_address
-from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
+from app.checks.check_result import CheckResult, fail, ok, warn
+from app.checks.known_webhooks import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.truto.client import TrutoApi, TrutoClient
+from app.truto.target_url import find_target_problem, redact_address
 from app.truto.webhooks import Webhook, find_missing_events
 
 _COMPONENT = "truto"

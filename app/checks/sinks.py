@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from app.cli.doctor.disks import read_free_bytes
-from app.cli.doctor.finding import CheckResult, evaluate_free_space, fail, ok
+from app.checks.check_result import CheckResult, evaluate_free_space, fail, ok
+from app.checks.disk import read_free_bytes
 from app.config.routes import FilesSinkConfig, SinkConfig
 from app.database.engine import redact_url
 from app.errors import SinkUnavailable

@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.cli.doctor.finding import CheckResult, evaluate_latency, fail, ok, warn
+from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
 from app.redis.queue import MAX_JOBS, DeliveryQueue, connect_redis
 from app.redis.spool import KEY, UNREADABLE_KEY

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from app.cli.doctor.finding import CheckResult, fail
+from app.checks.check_result import CheckResult, fail
 from app.errors import RapidBridgeError
 from app.logs import locate_error
 

@@ -10,8 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from app.cli.doctor.finding import CheckResult, fail, ok, warn
-from app.cli.webhook.addresses import redact_address
+from app.checks.check_result import CheckResult, fail, ok, warn
 from app.config.settings import Settings, WebhookSecret
 from app.database.diagnostics import missing_file
 from app.database.engine import open_database
@@ -19,6 +18,7 @@ from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
+from app.truto.target_url import redact_address
 
 _COMPONENT = "receiver"
 _TIMEOUT_S = 6.0

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from app.cli.doctor.disks import read_file_system, read_free_bytes
-from app.cli.doctor.finding import (
+from app.checks.check_result import (
     CheckResult,
     evaluate_file_system,
     evaluate_free_space,
@@ -13,6 +12,7 @@ from app.cli.doctor.finding import (
     ok,
     warn,
 )
+from app.checks.disk import read_file_system, read_free_bytes
 from app.config.load import Config
 from app.database.diagnostics import (
     DatabaseInfo,

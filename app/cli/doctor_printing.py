@@ -7,8 +7,8 @@ from itertools import groupby
 
 import click
 
+from app.checks.check_result import CheckLevel, CheckResult
 from app.cli.common.output import replace_control_chars
-from app.cli.doctor.finding import CheckLevel, CheckResult
 
 _MARKS: dict[CheckLevel, str] = {"green": "ok", "yellow": "look", "red": "FAIL"}
 _MARK_WIDTH, _CHECK_WIDTH = 6, 13

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from app.cli.doctor.finding import CheckResult, fail, ok, warn
+from app.checks.check_result import CheckResult, fail, ok, warn
 from app.config.load import Config
 from app.config.settings import WebhookSecret
 

@@ -9,20 +9,20 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.cli.doctor.examination import Check, run_checks
-from app.cli.doctor.finding import CheckResult
-from app.cli.doctor.printing import result_lines
-from app.cli.doctor.receiver import check_receiver
-from app.cli.doctor.redis import check_redis
-from app.cli.doctor.secret import evaluate_config, evaluate_secrets
-from app.cli.doctor.sinks import check_sink
-from app.cli.doctor.store import check_store
-from app.cli.doctor.truto import check_truto
+from app.checks.check_result import CheckResult
+from app.checks.receiver import check_receiver
+from app.checks.redis import check_redis
+from app.checks.run_checks import Check, run_checks
+from app.checks.settings import evaluate_config, evaluate_secrets
+from app.checks.sinks import check_sink
+from app.checks.store import check_store
+from app.checks.truto import check_truto
+from app.cli.doctor_printing import result_lines
 from app.cli.local.development_secret import read_development_secret
 from app.cli.runs.asking import JSON_OPTION
-from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.config.load import Config, read_config
 from app.config.settings import WebhookSecret
+from app.truto.target_url import WEBHOOK_PATH
 
 _TIMEOUT_S = 15.0
 
