@@ -1,4 +1,4 @@
-"""A receiver end to end: one signed event, answered, stored and settled."""
+"""End-to-end check of a receiver with one signed test event."""
 
 import json
 import time
@@ -18,39 +18,39 @@ from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
-from app.truto.target_url import redact_address
+from app.truto.target_url import WEBHOOK_PATH, redact_target_url
 
 _COMPONENT = "receiver"
 _TIMEOUT_S = 6.0
 _STORED_TIMEOUT_S = 2.0
 _SETTLED_TIMEOUT_S = 6.0
 _POLL_INTERVAL_S = 0.1
+_LOCK_TIMEOUT_S = 3.0
 
 
 def check_receiver(settings: Settings, url: str, secret: WebhookSecret | None) -> Iterator[CheckResult]:
-    """Send one `test` event, as Truto's test button does, and follow it."""
+    """Send one `test` event to a receiver, as Truto does, and follow it until it is settled.
+
+    The receiver keeps the event. secret: to sign with; None sends nothing.
+    """
     if secret is None:
-        yield warn(
-            _COMPONENT, "answers", "not tried: there is no secret to sign with", "Set TRUTO_WEBHOOK_SECRET."
-        )
+        message = "not tested: there is no secret to sign the test event with"
+        yield warn(_COMPONENT, "responds", message, "Set TRUTO_WEBHOOK_SECRET.")
         return
     body = _build_event(secret)
     headers = {"Content-Type": "application/json", "X-Truto-Signature": sign(body, secret.value)}
+    shown_url = redact_target_url(url)
     try:
         response = httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        message = f"nobody answers at {redact_address(url)} ({type(error).__name__})"
-        yield warn(
-            _COMPONENT,
-            "answers",
-            message,
-            "Start it: rapidbridge up. If it is elsewhere: --url, or --no-post.",
-        )
+        message = f"no response from {shown_url} ({type(error).__name__})"
+        advice = "Start it: rapidbridge up. If it runs elsewhere, add --url; to skip this check, --no-post."
+        yield warn(_COMPONENT, "responds", message, advice)
         return
-    delivery, result = evaluate_response(response.status_code, _parse_json(response), redact_address(url))
+    delivery_id, result = evaluate_response(response.status_code, _parse_json(response), shown_url)
     yield result
-    if delivery is not None:
-        yield from _follow_delivery(settings, delivery)
+    if delivery_id is not None:
+        yield from _follow_delivery(settings, delivery_id)
     yield from _check_readiness(url)
 
 
@@ -66,64 +66,72 @@ def _build_event(secret: WebhookSecret) -> bytes:
 
 
 def evaluate_response(
-    http_status: int, response_json: dict[str, Any], url: str
+    http_status: int, response_json: dict[str, Any], shown_url: str
 ) -> tuple[UUID | None, CheckResult]:
-    """Say what an answer means, and which delivery it is about. url: as it may be shown."""
+    """Return the id of the stored delivery, if any, and the result for the response.
+
+    shown_url: without secrets.
+    """
     status = as_text(response_json.get("status"))
-    delivery = _parse_uuid(response_json.get("delivery"))
-    if http_status == 200 and status in ("accepted", "duplicate") and delivery:
-        return delivery, ok(_COMPONENT, "answers", f"200 {status} at {url}")
+    delivery_id = _parse_uuid(response_json.get("delivery"))
+    if http_status == 200 and status in ("accepted", "duplicate") and delivery_id:
+        return delivery_id, ok(_COMPONENT, "responds", f"200 {status} from {shown_url}")
     if http_status == 401:
-        advice = "Set the same TRUTO_WEBHOOK_SECRET there as here, and restart it."
-        return None, fail(
-            _COMPONENT, "answers", f"401 at {url}: it does not know the secret that is set here", advice
-        )
-    if http_status == 200:
-        advice = "See what listens there: Truto takes this answer for delivered."
-        return None, fail(_COMPONENT, "answers", f"200 at {url}, but not as this receiver answers", advice)
-    advice = "See the receiver's log, and that the address ends with /webhooks/truto."
-    return None, fail(_COMPONENT, "answers", f"{http_status} {status}".strip() + f" at {url}", advice)
+        message = f"401 from {shown_url}: the receiver does not know the secret that is set here"
+        advice = "Set the same TRUTO_WEBHOOK_SECRET there and here, and restart the receiver."
+    elif http_status == 200:
+        message = f"200 from {shown_url}, but the response is not this receiver's"
+        advice = "Check which server listens there: Truto treats a 200 as delivered."
+    else:
+        message = f"{http_status} {status}".strip() + f" from {shown_url}"
+        advice = f"Read the receiver's log, and check that the URL ends with {WEBHOOK_PATH}."
+    return None, fail(_COMPONENT, "responds", message, advice)
 
 
-def _follow_delivery(settings: Settings, delivery: UUID) -> Iterator[CheckResult]:
-    """Look for a delivery in the store until it is settled."""
+def _follow_delivery(settings: Settings, delivery_id: UUID) -> Iterator[CheckResult]:
+    """Poll the store until the delivery is settled or a timeout ends."""
     if missing_file(settings.database_url):
         yield evaluate_state(None)
         return
-    store = open_database(settings.database_url, lock_timeout_s=3.0)
+    database = open_database(settings.database_url, lock_timeout_s=_LOCK_TIMEOUT_S)
     started = time.monotonic()
     try:
         while True:
-            state = next(
-                (match.state for match in find_deliveries(store, DeliveryFilter(ids=[delivery]))), None
-            )
-            within_s = {None: _STORED_TIMEOUT_S, "pending": _SETTLED_TIMEOUT_S}.get(state, 0.0)
-            if time.monotonic() - started >= within_s:
+            matches = find_deliveries(database, DeliveryFilter(ids=[delivery_id]))
+            state = next((delivery.state for delivery in matches), None)
+            timeout_s = {None: _STORED_TIMEOUT_S, "pending": _SETTLED_TIMEOUT_S}.get(state, 0.0)
+            if time.monotonic() - started >= timeout_s:
                 break
             time.sleep(_POLL_INTERVAL_S)
         yield evaluate_state(state)
     except StoreUnavailable as error:
-        message = f"whether it is stored cannot be seen from here: {error}"
-        yield warn(_COMPONENT, "stored", message, "Mend the store, then ask again.")
+        message = f"cannot check whether the event is stored: {error}"
+        yield warn(_COMPONENT, "stored", message, "Repair the store, then run: rapidbridge doctor")
     finally:
-        store.close()
+        database.close()
 
 
 def evaluate_state(state: str | None) -> CheckResult:
-    """Say what became of the event. state: of its delivery in the store here; None where it is not there."""
+    """Return the result for the test event's delivery.
+
+    state: its state in the store of DATABASE_URL; None if it is not there.
+    """
     if state is None:
+        message = "the receiver accepted the event, but it is not in this store"
         advice = (
-            "Set the same DATABASE_URL there as here; or its database is away, and it spools: see the store."
+            "Set the same DATABASE_URL there and here. If they are the same, the receiver's database is "
+            "unreachable and the event is in the spool: see the store's results."
         )
-        return fail(_COMPONENT, "stored", "it took the event, which is not in this store", advice)
+        return fail(_COMPONENT, "stored", message, advice)
     if state == "pending":
-        message = f"stored, but no worker settled it within {_SETTLED_TIMEOUT_S:g} s"
-        return warn(_COMPONENT, "settled", message, "Start: rapidbridge worker. After a backlog, look again.")
-    return ok(_COMPONENT, "settled", f"stored, and {state} by a worker")
+        message = f"the event is stored, but no worker settled it within {_SETTLED_TIMEOUT_S:g} s"
+        advice = "Run: rapidbridge worker. After a backlog, run `rapidbridge doctor` again."
+        return warn(_COMPONENT, "settled", message, advice)
+    return ok(_COMPONENT, "settled", f"the event is stored, and {state} by a worker")
 
 
 def _check_readiness(url: str) -> Iterator[CheckResult]:
-    """Ask the receiver how it sees itself: it may have other settings than we do."""
+    """Read the receiver's own /readyz: its settings may differ from the ones here."""
     parts = urlsplit(url)
     readyz = urlunsplit((parts.scheme, parts.netloc, "/readyz", "", ""))
     try:
@@ -132,15 +140,16 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
         return
     response_json = _parse_json(response)
     if response.status_code == 200:
-        yield ok(_COMPONENT, "ready", "says that it is ready")
+        yield ok(_COMPONENT, "ready", "/readyz reports that the receiver is ready")
     elif response.status_code == 503 and response_json.get("status") == "unready":
-        wrong = {
-            name: reason for name, reason in response_json.items() if name != "status" and reason != "ok"
-        }
-        message = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
-        yield fail(
-            _COMPONENT, "ready", f"says that it is not ready: {message}", "Mend what it names, where it runs."
+        reasons = "; ".join(
+            f"{name}: {reason}"
+            for name, reason in response_json.items()
+            if name != "status" and reason != "ok"
         )
+        message = f"/readyz reports that the receiver is not ready: {reasons}"
+        advice = "Repair the named parts on the receiver's machine."
+        yield fail(_COMPONENT, "ready", message, advice)
 
 
 def _parse_json(response: httpx.Response) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
-from app.truto.target_url import find_target_problem, redact_address
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
 from tests.unit.test_readme import ROOT
 
@@ -58,8 +58,8 @@ def test_each_event_stands_in_the_docs_with_its_reason() -> None:
         ("https://receiver.local/webhooks/truto", "cannot reach"),
         ("https://sync.example.com", "/webhooks/truto"),
         ("https://sync.example.com/webhooks/truto/", "/webhooks/truto"),
-        ("sync.example.com/webhooks/truto", "no address"),
-        ("https://[broken/webhooks/truto", "no address"),
+        ("sync.example.com/webhooks/truto", "not a URL"),
+        ("https://[broken/webhooks/truto", "not a URL"),
     ],
 )
 def test_an_address_that_truto_cannot_reach_is_told_apart(url: str, hint: str | None) -> None:
@@ -70,11 +70,12 @@ def test_an_address_that_truto_cannot_reach_is_told_apart(url: str, hint: str | 
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
     assert (
-        redact_address("https://user:hunter2@h.example:8443/p?token=hunter2#x") == "https://h.example:8443/p"
+        redact_target_url("https://user:hunter2@h.example:8443/p?token=hunter2#x")
+        == "https://h.example:8443/p"
     )
-    assert redact_address("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
-    assert redact_address("https://[::1]:1/p") == "https://[::1]:1/p"
-    assert redact_address("https://h:port/hunter2") == "(no address)"
+    assert redact_target_url("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
+    assert redact_target_url("https://[::1]:1/p") == "https://[::1]:1/p"
+    assert redact_target_url("https://h:port/hunter2") == "(not a URL)"
 
 
 @pytest.mark.parametrize(

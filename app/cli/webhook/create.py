@@ -10,7 +10,7 @@ import click
 from app.cli.runs.asking import JSON_OPTION, open_truto_api
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
-from app.truto.target_url import find_target_problem, redact_address
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 _SECRET_SETTING = "TRUTO_WEBHOOK_SECRET"  # noqa: S105  # a name
@@ -87,7 +87,7 @@ def _save_secret(file: EnvFile, webhook: Webhook) -> Path | None:
 
 
 def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_file: Path | None) -> None:
-    click.echo(f"Webhook {webhook.id} sends {len(events)} kinds of events to {redact_address(url)}")
+    click.echo(f"Webhook {webhook.id} sends {len(events)} kinds of events to {redact_target_url(url)}")
     if secret_file:
         click.echo(f"Its secret was added to {_SECRET_SETTING} in {secret_file}.")
     else:

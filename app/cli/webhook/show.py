@@ -12,7 +12,7 @@ from app.cli.common.output import replace_control_chars
 from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
-from app.truto.target_url import find_target_problem, redact_address
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import Webhook, find_missing_events
 
 _WIDTH = 9
@@ -54,7 +54,7 @@ def _webhook_fields(webhook: Webhook) -> dict[str, Any]:
     return {
         "id": webhook.id,
         "is_active": webhook.is_active,
-        "target_url": redact_address(webhook.target_url),
+        "target_url": redact_target_url(webhook.target_url),
         "target_fault": find_target_problem(webhook.target_url),
         "event_types": list(webhook.event_types),
         "missing_events": list(missing),
