@@ -1,12 +1,13 @@
-"""Compares what the simulator sent with what the ledger says and what the sink holds."""
+"""Comparison of simulated runs with the inbox, run totals and sink."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.config.routes import build_default_routes
 from app.database.engine import Database
+from app.plural import count_of
 from app.runs.reconciliation import reconcile_counts
 from app.simulator.records import digest_record
 from app.simulator.report import RunReport
@@ -15,12 +16,18 @@ from app.store.inbox import Inbox
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs
 
-_ANSWERS = ("accepted", "duplicate", "quarantined", "refused", "unauthorized")
+_RESPONSES = ("accepted", "duplicate", "quarantined", "refused", "unauthorized")
+
+# Of one resource, by (integrated account, record id): the newest version's created_at, and its digest.
+_ExpectedRecords = dict[tuple[str, str], tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedResource:
-    """One resource and method of a run, in records. missing: fetched, but neither written nor dead."""
+    """Record counts of one resource and method of a run.
+
+    missing: fetched, but neither written nor dead.
+    """
 
     resource: str
     method: str
@@ -33,7 +40,7 @@ class ComparedResource:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """A run as the ledger knows it."""
+    """A run as the store has it; status "unknown" if the store does not have it."""
 
     sync_job_run_id: str
     status: str
@@ -43,7 +50,11 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True)
 class RunsComparison:
-    """What was found. rows: compared one by one. problems: everything missing, doubled or unexplained."""
+    """Result of comparing all simulated runs with the store and the sink.
+
+    deliveries: by the receiver's response. problems: one sentence for everything missing, duplicated or
+    different. compared_rows: rows of the sink that were compared with the records sent.
+    """
 
     runs: Sequence[ComparedRun]
     deliveries: dict[str, int]
@@ -57,103 +68,121 @@ class RunsComparison:
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
-        """Return the findings as `--json` prints them."""
-        runs = [asdict(run) for run in self.runs]
+        """Return the comparison as `demo --json` prints it."""
         return {
             "ok": self.is_ok,
-            "runs": runs,
+            "runs": [asdict(run) for run in self.runs],
             "deliveries": self.deliveries,
             "problems": list(self.problems),
         }
 
 
 def compare_runs(
-    store: Database, database_url: str, reports: Sequence[RunReport], duration_s: float
+    database: Database, database_url: str, reports: Sequence[RunReport], duration_s: float
 ) -> RunsComparison:
-    """Look at everything the runs left behind."""
-    answers = sum((report.response_counts for report in reports), Counter[str]())
-    runs = [_compare_run(store, report) for report in reports]
-    counts = Inbox(store).count_by_state()
-    row_problems, rows = _compare_rows(database_url, reports)
+    """Compare the simulator's reports with the inbox, the run totals and every row of the sink.
+
+    database_url: of the store, and of the only sink. duration_s: from the first event until all settled.
+    """
+    responses = sum((report.response_counts for report in reports), Counter[str]())
+    runs = [_compare_run(database, report) for report in reports]
+    row_problems, compared_rows = _compare_rows(database_url, reports)
     problems = [
         *(
             problem
             for run, report in zip(runs, reports, strict=True)
             for problem in _find_run_problems(run, report)
         ),
-        *_find_delivery_problems(counts, answers),
+        *_find_delivery_problems(Inbox(database).count_by_state(), responses),
         *row_problems,
     ]
-    records = sum(line.written for run in runs for line in run.resources)
-    deliveries = {status: answers[status] for status in _ANSWERS}
-    return RunsComparison(runs, deliveries, problems, rows, records / duration_s)
+    written = sum(counts.written for run in runs for counts in run.resources)
+    deliveries = {status: responses[status] for status in _RESPONSES}
+    return RunsComparison(runs, deliveries, problems, compared_rows, written / duration_s)
 
 
-def _compare_run(store: Database, report: RunReport) -> ComparedRun:
+def _compare_run(database: Database, report: RunReport) -> ComparedRun:
     run_id = report.sync_job_run_id
-    run = Runs(store).get(run_id)
+    run = Runs(database).get(run_id)
     if run is None:
         return ComparedRun(run_id, "unknown", 0, [])
-    reconciliation = reconcile_counts(run, read_run_totals(store, [run_id])[run_id])
-    known = {(line.resource, line.method): line for line in reconciliation.resources}
-    lines = []
-    for resource, method in sorted({*report.fetched, *(pair for pair in known if known[pair].arrived)}):
-        line = known.get((resource, method))
+    reconciliation = reconcile_counts(run, read_run_totals(database, [run_id])[run_id])
+    stored = {(counts.resource, counts.method): counts for counts in reconciliation.resources}
+    arrived_pairs = (pair for pair, counts in stored.items() if counts.arrived)
+    resources = []
+    for resource, method in sorted({*report.fetched, *arrived_pairs}):
+        counts = stored.get((resource, method))
         fetched = report.fetched[resource, method]
-        arrived, written, dead = (line.arrived, line.written, line.dead) if line else (0, 0, 0)
-        lines.append(
+        arrived, written, dead = (counts.arrived, counts.written, counts.dead) if counts else (0, 0, 0)
+        resources.append(
             ComparedResource(resource, method, fetched, arrived, written, dead, fetched - written - dead)
         )
-    return ComparedRun(run_id, run.status, reconciliation.record_errors, lines)
+    return ComparedRun(run_id, run.status, reconciliation.record_errors, resources)
 
 
 def _find_run_problems(run: ComparedRun, report: RunReport) -> Iterator[str]:
     name = f"run {run.sync_job_run_id}"
     if run.status != report.status:
-        yield f"{name} ended as {report.status}, the ledger says {run.status}"
+        yield f"{name} ended as {report.status}, but the store has {run.status}"
     if run.record_errors != report.record_errors:
-        yield f"{name} had {report.record_errors} record errors, the ledger has {run.record_errors}"
-    for line in run.resources:
-        if line.missing or line.arrived != line.fetched or line.dead:
+        sent = count_of(report.record_errors, "record error")
+        yield f"{name} sent {sent}, but the store has {run.record_errors}"
+    for counts in run.resources:
+        if counts.missing or counts.arrived != counts.fetched or counts.dead:
             yield (
-                f"{name}, {line.resource} {line.method}: {line.fetched} fetched, {line.arrived} arrived, "
-                f"{line.written} written, {line.dead} dead"
+                f"{name}, {counts.resource} {counts.method}: {counts.fetched} fetched, "
+                f"{counts.arrived} arrived, {counts.written} written, {counts.dead} dead"
             )
 
 
-def _find_delivery_problems(counts: dict[str, int], answers: Counter[str]) -> Iterator[str]:
+def _find_delivery_problems(counts: Mapping[str, int], responses: Counter[str]) -> Iterator[str]:
     stored = sum(number for state, number in counts.items() if state != "duplicate")
-    if stored != answers["accepted"] + answers["quarantined"]:
-        yield f"{answers['accepted']} deliveries were accepted, the inbox holds {stored}"
-    if counts["duplicate"] != answers["duplicate"]:
-        yield f"{answers['duplicate']} duplicates were answered, the inbox counted {counts['duplicate']}"
+    acknowledged = responses["accepted"] + responses["quarantined"]
+    if stored != acknowledged:
+        yield f"{_count_deliveries(acknowledged)} acknowledged, but {stored} in the inbox"
+    if counts["duplicate"] != responses["duplicate"]:
+        duplicates = count_of(responses["duplicate"], "duplicate")
+        yield f"{duplicates} acknowledged, but {counts['duplicate']} counted in the inbox"
     for state, number in counts.items():
         if number and state not in ("settled", "duplicate"):
-            yield f"{number} deliveries are {state}"
-    if answers["failed"]:
-        yield f"{answers['failed']} requests had no proper answer"
+            yield f"{_count_deliveries(number)} {state}"
+    if responses["failed"]:
+        yield f"{count_of(responses['failed'], 'request')} without a valid response"
 
 
 def _compare_rows(database_url: str, reports: Sequence[RunReport]) -> tuple[list[str], int]:
-    """Hold every row against the newest version that was acknowledged."""
-    expected: dict[str, dict[tuple[str, str], tuple[str, bytes]]] = {}
-    for report in reports:
-        for (resource, id_), version in report.expected.items():
-            table = expected.setdefault(resource, {})
-            known = table.get((report.integrated_account_id, id_))
-            if known is None or known[0] < version[0]:
-                table[report.integrated_account_id, id_] = version
+    """Compare every row with the newest acknowledged version; return the problems and the number of rows."""
     [route] = build_default_routes(database_url).routes
-    wrong: Counter[str] = Counter()
-    rows = 0
-    for resource, table in expected.items():
-        for account, key, record in read_rows(database_url, resource, route):
-            rows += 1
-            known = table.pop((account, key), None)
-            if known is None:
-                wrong[f"rows of {resource} that nobody sent"] += 1
-            elif known[1] != digest_record(record):
-                wrong[f"rows of {resource} that are not the newest version sent"] += 1
-        if table:
-            wrong[f"records of {resource} without a row"] += len(table)
-    return [f"{number} {what}" for what, number in wrong.items()], rows
+    problem_counts: Counter[tuple[str, str, str]] = Counter()
+    compared_rows = 0
+    for resource, records in _merge_expected_records(reports).items():
+        for account_id, key, record in read_rows(database_url, resource, route):
+            compared_rows += 1
+            version = records.pop((account_id, key), None)
+            if version is None:
+                problem_counts["row", resource, "never sent"] += 1
+            elif version[1] != digest_record(record):
+                problem_counts["row", resource, "not the newest version sent"] += 1
+        if records:
+            problem_counts["record", resource, "without a row"] += len(records)
+    problems = [
+        f"{count_of(number, noun)} of {resource} {problem}"
+        for (noun, resource, problem), number in problem_counts.items()
+    ]
+    return problems, compared_rows
+
+
+def _merge_expected_records(reports: Sequence[RunReport]) -> dict[str, _ExpectedRecords]:
+    """Return the newest version of every record that any run sent, by resource."""
+    expected: dict[str, _ExpectedRecords] = {}
+    for report in reports:
+        for (resource, record_id), version in report.expected.items():
+            records = expected.setdefault(resource, {})
+            key = (report.integrated_account_id, record_id)
+            if key not in records or records[key][0] < version[0]:
+                records[key] = version
+    return expected
+
+
+def _count_deliveries(number: int) -> str:
+    return count_of(number, "delivery", "deliveries")
