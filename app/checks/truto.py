@@ -62,7 +62,7 @@ def evaluate_webhook(webhook: Webhook) -> Iterator[CheckResult]:
     if webhook.is_active is False:
         message = f"{webhook.id} is inactive: Truto sends it nothing"
         advice = (
-            f"Repair what made its deliveries fail, then run: rapidbridge webhook reactivate {webhook.id}"
+            f"Fix the cause of its failed deliveries, then run: rapidbridge webhook reactivate {webhook.id}"
         )
         problems.append(fail(_COMPONENT, "webhook", message, advice))
     if problem := find_target_problem(webhook.target_url):

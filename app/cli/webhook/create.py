@@ -43,10 +43,10 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
 )
 @JSON_OPTION
 def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: bool) -> None:
-    """Create a webhook at Truto and print its secret, which Truto shows only once.
+    """Create a webhook at Truto and print its secret.
 
-    Add the printed value to the receiver's TRUTO_WEBHOOK_SECRET and restart the receiver. Set the webhook's
-    id as `webhook_id` in your sync jobs.
+    Truto shows the secret only once: add the printed value to the receiver's TRUTO_WEBHOOK_SECRET and restart
+    the receiver. Set the webhook's id as `webhook_id` in your sync jobs.
 
     \b
     Example:

@@ -33,7 +33,7 @@ _OVERLAP = timedelta(seconds=30)
     "--show-data", is_flag=True, help="Print complete payloads, which contain your customers' data."
 )
 def listen(port: int | None, *, show_data: bool) -> None:
-    """Receive deliveries on this machine and print them until Ctrl-C.
+    """Receive and print deliveries on this machine until Ctrl-C.
 
     Needs no settings and registers nothing at Truto. Accepted deliveries are answered with 200, and deleted
     when the command ends: for deliveries that you need, use `rapidbridge up`.

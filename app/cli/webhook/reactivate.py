@@ -13,10 +13,11 @@ from app.errors import TrutoRefused
 @click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
 @JSON_OPTION
 def reactivate(webhook_id: str, *, as_json: bool) -> None:
-    """Reactivate a webhook that Truto deactivated after a long time of failures.
+    """Reactivate a webhook that Truto deactivated.
 
-    Fix first what made its deliveries fail. Truto does not send the missed events later: to fetch their
-    records again, run `rapidbridge runs reconcile --refetch`.
+    Truto deactivates a webhook after its deliveries have failed for a long time. Fix the cause first. Truto
+    does not send the missed events later: to fetch their records again, run `rapidbridge runs reconcile
+    --refetch`.
 
     Exit codes: 0 if the webhook is active, 1 if it is still inactive.
 

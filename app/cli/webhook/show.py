@@ -22,7 +22,7 @@ _WIDTH = 9
 @click.argument("webhook_ids", nargs=-1, metavar="[ID...]", callback=parse_truto_ids)
 @JSON_OPTION
 def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
-    """Show the state, target URL, events and missing events of webhooks at Truto.
+    """Show the state, target URL and events of webhooks.
 
     Without an ID: the webhooks that TRUTO_WEBHOOK_SECRET pins and those that recent runs used.
 

@@ -13,7 +13,9 @@ from app.errors import TrutoRefused
 @click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
 @JSON_OPTION
 def test(webhook_id: str, *, as_json: bool) -> None:
-    """Have Truto send a `test` event to a webhook, as the button in its dashboard does.
+    """Have Truto send a `test` event to a webhook.
+
+    Does the same as the button in Truto's dashboard.
 
     Exit codes: 0 if the receiver accepted the event, else 1.
 
