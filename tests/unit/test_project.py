@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs")
+_BASE = ("app.errors", "app.logs", "app.plural")
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
     "app.logs": (),
+    "app.plural": (),
     "app.truto": ("app.errors",),
     "app.notify": ("app.errors", "app.config.notify"),
     "app.config": _BASE,
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     # The web process loads no sink.
     "app.web": (*_STORE, "app.runs"),
     "app.erasure": (*_STORE, "app.sinks"),
+    "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,

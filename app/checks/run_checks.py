@@ -1,10 +1,10 @@
-"""Runs checks side by side: none waits for another, none for long, and one that fails hides no other."""
+"""Runner for checks, side by side and with a timeout."""
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from app.cli.doctor.finding import CheckResult, fail
+from app.checks.check_result import CheckResult, fail
 from app.errors import RapidBridgeError
 from app.logs import locate_error
 
@@ -12,9 +12,13 @@ Check = Callable[[], Iterable[CheckResult]]
 
 
 def run_checks(checks: Mapping[str, Check], *, timeout_s: float) -> list[CheckResult]:
-    """Return what the checks found, in their order. checks: by the room they look at."""
+    """Run checks in parallel and return their results, in the order of `checks`.
+
+    checks: by component. A check that raises or exceeds timeout_s adds a failed result and keeps its earlier
+    ones; the other checks are not affected.
+    """
     results: dict[str, list[CheckResult]] = {component: [] for component in checks}
-    # Daemons: one that hangs does not keep the command from ending.
+    # Daemon threads: a check that hangs must not keep the process from exiting.
     threads = {
         component: threading.Thread(
             target=_run_check, args=(component, check, results[component]), daemon=True
@@ -29,11 +33,11 @@ def run_checks(checks: Mapping[str, Check], *, timeout_s: float) -> list[CheckRe
         if thread.is_alive():
             timeout_result = fail(
                 component,
-                "time",
-                f"gave no answer within {timeout_s:g} s",
-                "See that it is up and not overloaded.",
+                "timeout",
+                f"the check did not finish within {timeout_s:g} s",
+                "Check that the server is running and not overloaded.",
             )
-            # A list of its own: the thread may still add to the other.
+            # A new list: the thread may still append to the old one.
             results[component] = [*results[component], timeout_result]
     return [result for component in checks for result in results[component]]
 
@@ -41,10 +45,11 @@ def run_checks(checks: Mapping[str, Check], *, timeout_s: float) -> list[CheckRe
 def _run_check(component: str, check: Check, results: list[CheckResult]) -> None:
     try:
         for result in check():
-            results.append(result)  # noqa: PERF402  # one by one: what a later step breaks must not take them
+            results.append(result)  # noqa: PERF402  # one by one: a later error must not discard earlier results
     except RapidBridgeError as error:
-        results.append(fail(component, "reachable", str(error), "See that it is up, then look again."))
+        advice = "Check that the server is running, then run: rapidbridge doctor"
+        results.append(fail(component, "reachable", str(error), advice))
     except Exception as error:  # noqa: BLE001  # one broken check must not hide the others
-        # Its message may hold an address with a password.
-        message = f"the check failed: {type(error).__name__} at {locate_error(error)}"
-        results.append(fail(component, "check", message, "Report this as a fault of the doctor's."))
+        # The error's own message may contain a URL with a password.
+        message = f"the check itself failed: {type(error).__name__} at {locate_error(error)}"
+        results.append(fail(component, "error", message, "Report this as a bug of rapidbridge doctor."))

@@ -1,4 +1,4 @@
-"""The webhooks that this receiver has to do with."""
+"""Ids of the webhooks that send to this receiver."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,25 +12,25 @@ _RECENT_PERIOD = timedelta(days=30)
 
 
 def list_pinned_webhooks(settings: Settings) -> list[str]:
-    """Return the webhooks that TRUTO_WEBHOOK_SECRET names."""
+    """Return the ids of the webhooks that TRUTO_WEBHOOK_SECRET pins."""
     return sorted({secret.webhook_id for secret in settings.webhook_secrets if secret.webhook_id})
 
 
 def list_known_webhooks(settings: Settings) -> list[str]:
-    """Return the webhooks that are pinned, or that runs of the last 30 days were sent to.
+    """Return the ids of pinned webhooks and of webhooks used by runs of the last 30 days.
 
-    Without the store, those that are pinned; where there are none, raises StoreUnavailable.
+    If the store cannot be read: only the pinned ones; raises StoreUnavailable if none is pinned.
     """
     pinned = list_pinned_webhooks(settings)
     if missing_file(settings.database_url):
         return pinned
-    store = open_database(settings.database_url)
+    database = open_database(settings.database_url)
     try:
-        recent = Runs(store).list_webhook_ids(since=datetime.now(UTC) - _RECENT_PERIOD)
+        recent = Runs(database).list_webhook_ids(since=datetime.now(UTC) - _RECENT_PERIOD)
     except StoreUnavailable:
         if not pinned:
             raise
         recent = []
     finally:
-        store.close()
+        database.close()
     return sorted({*pinned, *recent})
