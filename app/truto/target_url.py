@@ -16,7 +16,8 @@ def find_target_problem(url: str) -> str | None:
         return "Truto delivers over HTTPS only; use an https:// URL, or a tunnel's."
     if _is_local(parts.hostname):
         return "Truto cannot reach a local host name; use a public one, or a tunnel's."
-    if parts.path.rstrip("/") != parts.path or not parts.path.endswith(WEBHOOK_PATH):
+    # The receiver takes one slash at the end for a typo.
+    if not parts.path.removesuffix("/").endswith(WEBHOOK_PATH):
         return f"the receiver accepts deliveries at {WEBHOOK_PATH}; the URL must end with this path."
     return None
 

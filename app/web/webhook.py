@@ -3,11 +3,11 @@
 from flask import Blueprint, Response, request
 
 from app.truto.signature import parse_signature_header
+from app.truto.target_url import WEBHOOK_PATH
 from app.web.memory_budget import MemoryBudget, Reservation
 from app.web.request_body import read_body
 from app.web.webhook_handler import WebhookHandler
 
-WEBHOOK_PATH = "/webhooks/truto"
 HINT = f"webhooks are received by POST {WEBHOOK_PATH}"
 
 
