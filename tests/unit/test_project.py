@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "app.store": ("app.errors", "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
     "app.runs": (*_STORE,),
+    "app.replay": ("app",),
     "app.simulator": ("app.errors", "app.truto"),
     # The web process loads no sink.
     "app.web": (*_STORE, "app.runs"),
@@ -45,7 +46,7 @@ KEPT_IN = {
     "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
     "sqlalchemy": ("app.database", "app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
-    "click": ("app.cli",),
+    "click": ("app.cli", "app.replay"),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker", "app.web.request_body"),
     "dotenv": ("app.config.settings",),

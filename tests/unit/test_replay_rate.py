@@ -1,6 +1,6 @@
 """A replay is as fast as it may be, and keeps no more waiting than workers can do soon."""
 
-from app.cli.replay.pace import AdaptiveWindow, RateLimit
+from app.replay.throttle import AdaptiveWindow, RateLimit
 
 
 def test_a_rate_is_kept_from_the_first_on() -> None:

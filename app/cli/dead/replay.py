@@ -8,10 +8,10 @@ import click
 from app.cli.common.options import filter_options
 from app.cli.common.times import get_typed_times
 from app.cli.dead.choosing import build_failure_filter
-from app.cli.replay.again import replay_deliveries
-from app.cli.replay.asking import ReplayRequest
+from app.cli.replay_again import replay_deliveries
 from app.config.load import read_config
 from app.database.engine import open_database
+from app.replay.request import ReplayRequest
 from app.store.failures import FAILED_STATES, count_dead_records
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from app.cli.replay.lines import UnreadableLine, read_numbered_lines
 from app.errors import ConfigError, UnreadableDelivery
+from app.replay.lines import UnreadableLine, read_numbered_lines
 from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery

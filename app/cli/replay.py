@@ -8,12 +8,12 @@ import click
 from app.cli.common.options import build_delivery_filter, filter_options
 from app.cli.common.times import get_typed_times
 from app.cli.local.development_secret import read_development_secret
-from app.cli.replay.again import replay_deliveries
-from app.cli.replay.asking import ReplayRequest, require_filter_or_all
-from app.cli.replay.elsewhere import forward_deliveries, import_file
+from app.cli.replay_again import replay_deliveries
+from app.cli.replay_elsewhere import forward_deliveries, import_file
 from app.config.load import Config, read_config
 from app.database.engine import open_database
 from app.errors import ConfigError
+from app.replay.request import ReplayRequest, require_filter_or_all
 from app.simulator.plan import is_web_address
 from app.truto.webhook_sender import WebhookTarget
 

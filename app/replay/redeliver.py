@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from app.cli.replay.pace import AdaptiveWindow, RateLimit
+from app.replay.throttle import AdaptiveWindow, RateLimit
 from app.store.delivery_filter import DeliveryFilter
 from app.store.replays import Replay, Replays
 

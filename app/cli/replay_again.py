@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import click
 
 from app.cli.common.progress import progress_bar
-from app.cli.replay.asking import ReplayRequest, drop_default_states
-from app.cli.replay.prospects import ReplayPreview, confirm_replay
-from app.cli.replay.releasing import ThrottledReplay
-from app.cli.replay.telling import ReplaySummary
 from app.database.engine import Database
+from app.replay.preview import ReplayPreview, confirm_replay
+from app.replay.redeliver import ThrottledReplay
+from app.replay.request import ReplayRequest, drop_default_states
+from app.replay.summary import ReplaySummary
 from app.store.replays import Replay, Replays
 
 

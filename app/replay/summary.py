@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.cli.replay.prospects import left_out_lines
+from app.replay.preview import left_out_lines
 from app.store.replays import Replay, ReplayOutcome
 
 _PROBLEM_STATES = ("dead", "unrouted", "quarantined")

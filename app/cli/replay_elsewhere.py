@@ -12,12 +12,12 @@ import click
 
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
-from app.cli.replay.asking import ReplayRequest
-from app.cli.replay.prospects import ReplayPreview, confirm_replay
-from app.cli.replay.sending import Forwarder
-from app.cli.replay.taking_in import Importer
 from app.config.settings import Settings
 from app.database.engine import Database
+from app.replay.forwarder import Forwarder
+from app.replay.importer import Importer
+from app.replay.preview import ReplayPreview, confirm_replay
+from app.replay.request import ReplayRequest
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState
 from app.store.replays import Replays

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.cli.replay.pace import RateLimit
 from app.database.engine import Database
+from app.replay.throttle import RateLimit
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_http_client

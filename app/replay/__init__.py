@@ -1,0 +1,1 @@
+"""Replay stored deliveries, import them from a file, forward them to another receiver."""
