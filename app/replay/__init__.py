@@ -1,1 +1,4 @@
-"""Replay stored deliveries, import them from a file, forward them to another receiver."""
+"""Replays: redeliver stored deliveries, import a file, forward to a receiver.
+
+Nothing here prints or prompts: progress goes to an observer that the caller passes.
+"""

@@ -1,89 +1,91 @@
-"""What a replay would take up, and what it would leave out."""
+"""The preview of a replay: deliveries included and left out, by group."""
 
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-import click
-
-from app.cli.common.tables import format_table
-from app.store.replays import PreviewGroup
-
-# More than this is not taken up without being asked for once more.
-_CONFIRM_ABOVE = 1000
+from app.replay.request import ReplayRequest
+from app.store.replays import PreviewGroup, Replay, Replays
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPreview:
-    """Groups of deliveries. states: those to take up. limit: how many at most."""
+    """Counts of the deliveries that a request matches.
+
+    groups: all matching deliveries, also those left out. states: the states to include, empty for all.
+    limit: the largest number to include, None for all. unfinished: the interrupted replay to resume.
+    """
 
     groups: Sequence[PreviewGroup]
     states: Sequence[str]
     limit: int | None
+    unfinished: Replay | None = None
+
+    @property
+    def included_groups(self) -> list[PreviewGroup]:
+        """The groups to redeliver or forward, before the limit."""
+        return [group for group in self.groups if self._is_included(group)]
 
     @property
     def total(self) -> int:
-        """How many are to be taken up."""
-        total = sum(group.deliveries for group in self._included_groups())
+        """The number of deliveries to redeliver or forward, within the limit."""
+        total = sum(group.deliveries for group in self.included_groups)
         return total if self.limit is None else min(total, self.limit)
 
     @property
+    def is_limited(self) -> bool:
+        """Whether the limit excludes some of the included groups' deliveries."""
+        return self.total < sum(group.deliveries for group in self.included_groups)
+
+    @property
     def left_out(self) -> Counter[str]:
-        """How many of the others there are, by why."""
+        """The number of matching deliveries left out: "pruned", or by state."""
         reasons: Counter[str] = Counter()
         for group in self.groups:
-            if group.is_pruned or group.state not in self.states:
+            if not self._is_included(group):
                 reasons["pruned" if group.is_pruned else group.state] += group.deliveries
         return reasons
 
     def as_json(self) -> dict[str, Any]:
-        """Return the prospects as `--dry-run --json` prints them."""
+        """Return the preview as JSON values."""
         return {
             "deliveries": self.total,
             "groups": [
-                {"resource": group.resource, "method": group.method, "state": group.state, "deliveries": n}
-                for group in self._included_groups()
-                if (n := group.deliveries)
+                {
+                    "resource": group.resource,
+                    "method": group.method,
+                    "state": group.state,
+                    "deliveries": group.deliveries,
+                }
+                for group in self.included_groups
             ],
             "left_out": dict(self.left_out),
         }
 
-    def lines(self) -> Iterator[str]:
-        """Yield what a person is shown."""
-        rows = [
-            (group.resource, group.method, group.state, group.deliveries) for group in self._included_groups()
-        ]
-        if rows:
-            yield from format_table(("resource", "method", "state", "deliveries"), rows)
-        limited = sum(row[3] for row in rows) > self.total
-        yield f"{self.total:,} deliveries{', the first of these' if limited else ''}."
-        yield from left_out_lines(self.left_out)
-
-    def _included_groups(self) -> Iterator[PreviewGroup]:
-        yield from (group for group in self.groups if not group.is_pruned and group.state in self.states)
+    def _is_included(self, group: PreviewGroup) -> bool:
+        return not group.is_pruned and (not self.states or group.state in self.states)
 
 
-_LEFT_OUT_REASONS = {
-    "pruned": "pruned: their bodies are gone",
-    "pending": "pending: on their way already",
-    "refused": "refused: ask for them with --state refused",
-}
+def preview_replay(
+    replays: Replays, request: ReplayRequest, *, now: datetime, restart: bool = False
+) -> ReplayPreview:
+    """Count the deliveries that a replay would requeue; raises StoreUnavailable.
+
+    An interrupted replay of the same request is resumed, so only its remaining deliveries count.
+    restart: ignore an interrupted replay.
+    """
+    unfinished = None if restart else replays.find_unfinished(request.key)
+    delivery_filter = request.resolve(unfinished.started_at if unfinished else now)
+    groups = replays.preview(delivery_filter, after=unfinished.cursor if unfinished else None)
+    limit = request.limit
+    if limit is not None and unfinished:
+        limit -= unfinished.requeued_deliveries
+    return ReplayPreview(groups, request.replay_states, limit, unfinished)
 
 
-def left_out_lines(left_out: Counter[str]) -> Iterator[str]:
-    """Say what is left out, and why."""
-    for reason, number in sorted(left_out.items()):
-        yield f"Left out: {number:,} {_LEFT_OUT_REASONS.get(reason, reason)}."
-
-
-def confirm_replay(preview: ReplayPreview, action: str, *, yes: bool) -> None:
-    """Ask before much is done. what: ends the question."""
-    if yes or preview.total <= _CONFIRM_ABOVE:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{preview.total:,} deliveries, and nobody to confirm: pass --yes.")
-    for line in preview.lines():
-        click.echo(line, err=True)
-    click.confirm(f"{action} these {preview.total:,} deliveries?", abort=True, err=True)
+def preview_forward(replays: Replays, request: ReplayRequest, *, now: datetime) -> ReplayPreview:
+    """Count the deliveries that would be sent to another receiver; raises StoreUnavailable."""
+    groups = replays.preview(request.resolve(now), after=None)
+    return ReplayPreview(groups, request.delivery_filter.states, request.limit)

@@ -1,33 +1,37 @@
-"""How fast a command may go. Pure."""
+"""Throttling of replays: a rate limit, and a window of deliveries in progress.
+
+Pure: times come in as monotonic seconds.
+"""
 
 from collections import deque
 from dataclasses import dataclass
 
-# Workers are woken every second: with less before them, they would be idle in between.
+# Workers are woken every second: a smaller window would leave them idle in between.
 _LOOKAHEAD_S = 2.0
-_WINDOW_S = 4.0
+_MEASURED_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `rate` a second from `began_at_s` on; as fast as it goes where there is no rate. In seconds."""
+    """At most `rate` deliveries a second since `started_at_s`; None for no limit."""
 
     rate: float | None
     started_at_s: float
 
     def count_allowed(self, now_s: float, done: int) -> int | None:
-        """Return how many may follow now; None for any number."""
+        """Return the number of deliveries allowed now, after `done` ones; None for any number."""
         return None if self.rate is None else max(0, int((now_s - self.started_at_s) * self.rate) + 1 - done)
 
     def compute_wait_s(self, now_s: float, done: int) -> float:
-        """Return how long to wait until the next may follow."""
+        """Return the seconds until the next delivery is allowed, after `done` ones."""
         return 0.0 if self.rate is None else max(0.0, self.started_at_s + done / self.rate - now_s)
 
 
 class AdaptiveWindow:
-    """How many may wait for workers at a time: two seconds of work, by what they did in the last four.
+    """The number of replayed deliveries that may be in progress: two seconds of the workers' work.
 
-    least, most: bounds of that. What is live has to wait behind them.
+    Measured over the last four seconds, between min_size and max_size. New deliveries wait behind those in
+    progress, so the window also bounds how long a replay delays them.
     """
 
     def __init__(self, min_size: int, max_size: int) -> None:
@@ -36,10 +40,10 @@ class AdaptiveWindow:
         self._samples: deque[tuple[float, int]] = deque()
 
     def compute_size(self, now_s: float, settled: int) -> int:
-        """Return how many may wait now. settled: how many are, of all."""
+        """Return the size now. settled: the deliveries settled since the start."""
         self._samples.append((now_s, settled))
-        while now_s - self._samples[0][0] > _WINDOW_S:
+        while now_s - self._samples[0][0] > _MEASURED_S:
             self._samples.popleft()
-        since_s, before = self._samples[0]
-        rate = (settled - before) / (now_s - since_s) if now_s > since_s else 0.0
+        oldest_s, settled_before = self._samples[0]
+        rate = (settled - settled_before) / (now_s - oldest_s) if now_s > oldest_s else 0.0
         return max(self._min_size, min(self._max_size, int(rate * _LOOKAHEAD_S)))

@@ -21,6 +21,7 @@ _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.era
 MAY_IMPORT = {
     "app.errors": (),
     "app.logs": (),
+    "app.times": ("app.truto",),
     "app.truto": ("app.errors",),
     "app.notify": ("app.errors", "app.config.notify"),
     "app.config": _BASE,
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "app.store": ("app.errors", "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
     "app.runs": (*_STORE,),
-    "app.replay": ("app",),
+    "app.replay": (*_PROTOCOL, "app.store", "app.redis", "app.times"),
     "app.simulator": ("app.errors", "app.truto"),
     # The web process loads no sink.
     "app.web": (*_STORE, "app.runs"),
@@ -46,7 +47,7 @@ KEPT_IN = {
     "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
     "sqlalchemy": ("app.database", "app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
-    "click": ("app.cli", "app.replay"),
+    "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker", "app.web.request_body"),
     "dotenv": ("app.config.settings",),
