@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
@@ -84,7 +85,7 @@ def replay(
     context: click.Context,
     /,
     *,
-    source: BinaryIO | None,
+    source: BufferedReader | None,
     url: str,
     secret: str | None,
     into: str,
@@ -208,7 +209,13 @@ def _forward_deliveries(
 
 
 def _import_file(
-    database: Database, config: Config, source: BinaryIO, *, secret: str | None, dry_run: bool, as_json: bool
+    database: Database,
+    config: Config,
+    source: BufferedReader,
+    *,
+    secret: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     path = Path(source.name)
     is_finished = False
@@ -333,7 +340,7 @@ class _ForwardProgress(_LimitedWarnings):
 class _ImportProgress(_LimitedWarnings):
     """Shows an import on a progress bar, by the bytes read of a file; an `ImportObserver`."""
 
-    def __init__(self, bar: "ProgressBar[int]", file: BinaryIO | None) -> None:
+    def __init__(self, bar: "ProgressBar[int]", file: BufferedReader | None) -> None:
         super().__init__()
         self._bar = bar
         self._file = file

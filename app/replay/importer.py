@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
 from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery_export import ImportedDelivery, read_line
@@ -86,7 +86,7 @@ class Importer:
         self._batch: list[IncomingDelivery] = []
         self.counts = ImportCounts()
 
-    def import_lines(self, source: BinaryIO) -> None:
+    def import_lines(self, source: io.BufferedReader) -> None:
         """Import every readable line; raises ConfigError for a bare body without a secret.
 
         May be interrupted by an exception: the lines read so far are stored, and duplicates are harmless.
@@ -146,7 +146,7 @@ class Importer:
 
 
 def read_numbered_lines(
-    source: BinaryIO, *, max_line_bytes: int
+    source: io.BufferedReader, *, max_line_bytes: int
 ) -> Iterator[tuple[int, bytes | UnreadableLine]]:
     """Yield the number, from 1 on, and the text of every line that is not blank.
 
@@ -169,12 +169,11 @@ def read_numbered_lines(
         yield number + 1, UnreadableLine("the file is damaged here")
 
 
-def _open_plain(source: BinaryIO) -> BinaryIO:
-    first_bytes = cast("io.BufferedReader", source).peek(2)[:2]
-    return cast("BinaryIO", gzip.GzipFile(fileobj=source)) if first_bytes == _GZIP_MAGIC else source
+def _open_plain(source: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.GzipFile(fileobj=source) if source.peek(2)[:2] == _GZIP_MAGIC else source
 
 
-def _skip_line(plain: BinaryIO, line: bytes) -> None:
+def _skip_line(plain: io.BufferedReader | gzip.GzipFile, line: bytes) -> None:
     while line and not line.endswith(b"\n"):
         line = plain.readline(1 << 20)
 

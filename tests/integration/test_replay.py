@@ -125,10 +125,14 @@ def body_of(number: int, resource: str = "crm/contacts") -> bytes:
 
 def make_delivery(number: int, resource: str = "crm/contacts") -> IncomingDelivery:
     body = body_of(number, resource)
+    received_at = datetime.now(UTC) - timedelta(days=3) + timedelta(seconds=number)
+    return make_incoming(body, hashlib.sha256(body).digest(), received_at)
+
+
+def make_incoming(body: bytes, digest: bytes, received_at: datetime) -> IncomingDelivery:
     envelope = read_envelope(body)
     envelope_fields: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
-    at = datetime.now(UTC) - timedelta(days=3) + timedelta(seconds=number)
-    return IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **envelope_fields)
+    return IncomingDelivery(body, digest, received_at, "pending", **envelope_fields)
 
 
 @pytest.fixture
@@ -197,9 +201,7 @@ def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: Replay
         "records": ["odd", {"id": "1"}],
     }
     body = json.dumps({"event": "sync_job_run:record", "id": "e", "payload": payload}).encode()
-    envelope = read_envelope(body)
-    fields: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
-    site.inbox.put([IncomingDelivery(body, b"d" * 32, datetime.now(UTC), "pending", **fields)])
+    site.inbox.put([make_incoming(body, b"d" * 32, datetime.now(UTC))])
     site.put([2])
     with site.worker():
         site.wait_until_settled()
@@ -343,10 +345,8 @@ def test_an_imported_file_is_stored_as_if_truto_had_sent_it(
 
 def test_a_bare_body_gets_the_same_id_as_when_truto_sends_it(site: ReplaySetup) -> None:
     body = body_of(5)
-    envelope = read_envelope(body)
-    fields: dict[str, Any] = {name: getattr(envelope, name) for name in envelope.__slots__}
     mac = bytes.fromhex(sign(body, SECRET).partition("v=")[2])
-    site.inbox.put([IncomingDelivery(body, mac, datetime.now(UTC), "pending", **fields)])
+    site.inbox.put([make_incoming(body, mac, datetime.now(UTC))])
 
     code, out, _ = site.replay("--from", "-", stdin=body)
 
