@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "app.errors": (),
     "app.logs": (),
     "app.plural": (),
+    "app.times": ("app.truto",),
     "app.truto": ("app.errors",),
     "app.notify": ("app.errors", "app.config.notify"),
     "app.config": _BASE,
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "app.store": ("app.errors", "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
     "app.runs": (*_STORE,),
+    "app.replay": (*_PROTOCOL, "app.store", "app.redis", "app.times"),
     "app.simulator": ("app.errors", "app.truto"),
     # The web process loads no sink.
     "app.web": (*_STORE, "app.runs"),
@@ -110,8 +112,13 @@ def test_libraries_stay_in_their_rooms() -> None:
             ("sqlalchemy", "httpx", "alembic"),
         ),
         ("import app.web.application", ("alembic", "workers", "httpx")),
+        (
+            # Not the forwarder: httpx loads click for a command of its own.
+            "import app.replay.preview, app.replay.redeliver, app.replay.importer",
+            ("click", "app.cli", "workers", "httpx"),
+        ),
     ],
-    ids=["help", "web"],
+    ids=["help", "web", "replay"],
 )
 def test_nothing_heavy_is_loaded_without_need(begin: str, unneeded: tuple[str, ...]) -> None:
     tell = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
