@@ -9,7 +9,7 @@ from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
 from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
-from tests.unit.test_readme import ROOT
+from tests.support.documentation import ROOT
 
 NEW = "id=new"
 
