@@ -21,10 +21,7 @@ from app.errors import ConfigError
 # Reserved for the dashboard: not read yet, but no unknown setting either.
 _RESERVED = ("DASHBOARD_PASSWORD",)
 # No message quotes these: a URL may contain a password.
-_SECRET_SETTINGS = (
-    *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
-    "DASHBOARD_PASSWORD",
-)
+_SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from app.simulator.api_endpoints import ApiResponse, answer_request, read_reques
 from app.simulator.session import SimulationSession
 
 _SHUTDOWN_POLL_INTERVAL_S = 0.02
-# Truto requests 10 s.
+# Truto itself requests 10 s.
 _RETRY_AFTER_S = 1
 
 
