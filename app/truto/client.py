@@ -1,6 +1,5 @@
 """One request to Truto's API: asked, asked again where that is safe, and what its answer means."""
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -10,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+from app.backoff import compute_backoff_s, parse_retry_after_s
+from app.clock import utc_now
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.coerce import as_text
 from app.truto.run_log import LogEntry, read_log_entry, split_time_range
@@ -19,6 +20,7 @@ from app.truto.webhooks import Webhook, read_webhook
 _TIMEOUT_S = 20.0
 _MAX_RETRIES = 3
 _FIRST_BACKOFF_S = 0.5
+_JITTER = (1.0, 1.5)
 # Truto asks for 10 s. Whoever is asked for more gets an error to act on, not a command that seems to hang.
 _MAX_WAIT_S = 30.0
 # Done twice is as good as once: asked again also where it may have been done although no answer came.
@@ -67,7 +69,9 @@ class TrutoClient:
             except TrutoUnavailable as error:
                 wait_s = error.retry_after_s
                 if wait_s is None:
-                    wait_s = _FIRST_BACKOFF_S * 2**attempt * random.uniform(1, 1.5)  # noqa: S311  # jitter
+                    wait_s = compute_backoff_s(
+                        attempt + 1, base_s=_FIRST_BACKOFF_S, max_s=_MAX_WAIT_S, jitter=_JITTER
+                    )
                 is_safe = error.was_not_processed or method in _IDEMPOTENT_METHODS
                 if attempt == _MAX_RETRIES or not is_safe or wait_s > _MAX_WAIT_S:
                     raise
@@ -105,12 +109,11 @@ class TrutoClient:
         # What a customer's SaaS says may quote records; what Truto says is about the request.
         if not is_remote and (message_text := _read_error_message(answer).replace(self._token or "\n", "…")):
             message += f" ({message_text})"
+        retry_after_s = parse_retry_after_s(response.headers.get("Retry-After", ""), now=utc_now())
         if status == 429:
-            return TrutoUnavailable(
-                message, was_not_processed=True, retry_after_s=_parse_retry_after_s(response)
-            )
+            return TrutoUnavailable(message, was_not_processed=True, retry_after_s=retry_after_s)
         if status >= 500 and not is_remote:
-            return TrutoUnavailable(message, retry_after_s=_parse_retry_after_s(response))
+            return TrutoUnavailable(message, retry_after_s=retry_after_s)
         return TrutoRefused(status, message)
 
 
@@ -130,11 +133,6 @@ def _read_error_message(answer: dict[str, Any] | None) -> str:
         else ""
     )
     return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "…"
-
-
-def _parse_retry_after_s(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
 
 
 _RUNS_PATH = "/sync-job-run"

@@ -14,14 +14,16 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs")
+_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff")
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
     "app.logs": (),
-    "app.truto": ("app.errors",),
+    "app.clock": (),
+    "app.backoff": (),
+    "app.truto": ("app.errors", "app.clock", "app.backoff"),
     "app.notify": ("app.errors", "app.config.notify"),
     "app.config": _BASE,
     "app.database": ("app.errors",),

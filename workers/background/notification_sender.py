@@ -2,22 +2,26 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import structlog
 
+from app.backoff import compute_backoff_s, parse_retry_after_s
 from app.config.notify import NotifyConfig
 from app.database.engine import Database
 from app.errors import SubscriberGone, SubscriberUnavailable
 from app.logs import locate_error
 from app.notify.message import write_message
-from app.notify.retry import compute_next_attempt, parse_retry_after
 from app.store.notification_outbox import NotificationDelivery, NotificationOutbox
 from workers.background.loop import PeriodicTask
 
 # Longer than connecting, sending and waiting for an answer may take together.
 _LEASE_S = 60.0
+_FIRST_RETRY_DELAY_S = 5.0
+_MAX_RETRY_DELAY_S = 3600.0
+_JITTER = (0.8, 1.0)
+_GIVE_UP_AFTER_S = 24 * 3600.0
 
 log = structlog.get_logger()
 
@@ -80,21 +84,23 @@ class NotificationSender:
             raise SubscriberGone("gone", "it answered 410: it wants to be told nothing more")
         if not 200 <= status < 300:
             hint = ": a redirect is not followed, name where it leads" if 300 <= status < 400 else ""
-            wait_s = parse_retry_after(retry_after, now=self._clock())
+            wait_s = parse_retry_after_s(retry_after, now=self._clock())
             raise SubscriberUnavailable(f"it answered {status}{hint}", retry_after_s=wait_s)
 
     def _reschedule(
         self, notification_delivery: NotificationDelivery, message: str, min_wait_s: float
     ) -> None:
-        due_at = compute_next_attempt(
-            notification_delivery.attempts,
-            fanned_out_at=notification_delivery.fanned_out_at,
-            now=self._clock(),
-            min_wait_s=min_wait_s,
-        )
-        if due_at is None:
+        now = self._clock()
+        if (now - notification_delivery.fanned_out_at).total_seconds() >= _GIVE_UP_AFTER_S:
             self._give_up(notification_delivery, message)
             return
+        backoff_s = compute_backoff_s(
+            notification_delivery.attempts,
+            base_s=_FIRST_RETRY_DELAY_S,
+            max_s=_MAX_RETRY_DELAY_S,
+            jitter=_JITTER,
+        )
+        due_at = now + timedelta(seconds=min(max(min_wait_s, backoff_s), _GIVE_UP_AFTER_S))
         self._outbox.reschedule(notification_delivery, due_at=due_at, message=message)
         log.warning(
             "notice.postponed",
