@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.pending import PendingDeliveries
@@ -42,7 +42,7 @@ class DeliverySetup:
         self.deliverer = self.worker()
 
     def worker(self, name: str = "") -> DeliveryProcessor:
-        return DeliveryProcessor(self.store, self.routes, self.sinks.open, name=name)
+        return DeliveryProcessor(self.store, self.routes, self.sinks, name=name)
 
     def put(
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
@@ -387,7 +387,7 @@ def test_what_comes_after_a_stop_is_delivered_or_kept_as_it_is_set(
     early = desk.put("sync_job_run:record", batch('[{"id": "early"}]'), id_="1")
     stop = desk.put("sync_job_run:updated", '{"id": "r", "status": "stopped"}', id_="2")
     late = desk.put("sync_job_run:record", batch('[{"id": "late"}]'), id_="3")
-    deliverer = DeliveryProcessor(desk.store, desk.routes, desk.sinks.open, keep_late=keep_late)
+    deliverer = DeliveryProcessor(desk.store, desk.routes, desk.sinks, keep_late=keep_late)
 
     for ids in [[early, stop, late]] if together else [[stop], [late], [early]]:
         deliverer.deliver(ids)

@@ -20,7 +20,7 @@ from sqlalchemy import func, select, text
 from app.config.routes_file import read_routes
 from app.database.engine import open_database
 from app.redis.queue import DeliveryQueue
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -112,7 +112,7 @@ class WorkerSetup:
     def deliver(self, ids: list[UUID]) -> None:
         """Deliver without any disturbance."""
         sinks = SinkRegistry(self.routes)
-        DeliveryProcessor(self.store, self.routes, sinks.open).deliver(ids)
+        DeliveryProcessor(self.store, self.routes, sinks).deliver(ids)
         sinks.close()
 
     def is_settled(self) -> bool:

@@ -291,7 +291,7 @@ def test_workers_without_redis_say_so_and_come_up_with_it(
     put(inbox, 1)
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
-        command.wait_for("worker.without_redis")
+        command.wait_for("worker.disconnected")
         command.wait_for("sweep.failed")
         server = ValkeyServer(folder)
         wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=30, what=lambda: command.log)
