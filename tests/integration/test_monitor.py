@@ -167,7 +167,7 @@ def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: MonitorSetup) -
 
     assert too_early == []
     [notice] = desk.list_notifications()
-    assert (notice.kind, notice.subject) == ("run.settled", "run")
+    assert (notice.kind, notice.subject) == ("run.reconciled", "run")
     assert notice.payload["verdict"] == "complete"
     assert notice.payload["resources"] == [
         {
@@ -187,16 +187,16 @@ def test_a_run_is_not_settled_while_a_batch_waits_or_something_is_spooled(desk: 
     waiting = desk.receive()
     desk.update_run("completed", stats=STATS)
     desk.advance(minutes=5)
-    assert desk.list_notifications("run.settled") == []
+    assert desk.list_notifications("run.reconciled") == []
 
     desk.settle(waiting)
     desk.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW, "pending"))
     desk.advance(minutes=5)
-    assert desk.list_notifications("run.settled") == []
+    assert desk.list_notifications("run.reconciled") == []
 
     desk.spool.drain(lambda _: None)
     desk.advance(minutes=5)
-    assert len(desk.list_notifications("run.settled")) == 1
+    assert len(desk.list_notifications("run.reconciled")) == 1
 
 
 def test_what_is_missing_is_told_and_told_again_when_it_came(desk: MonitorSetup) -> None:
@@ -207,8 +207,8 @@ def test_what_is_missing_is_told_and_told_again_when_it_came(desk: MonitorSetup)
     desk.settle(desk.receive())
     desk.advance(minutes=1)
 
-    assert sorted(verdicts) == [("run.incomplete", "incomplete"), ("run.settled", "incomplete")]
-    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == [
+    assert sorted(verdicts) == [("run.incomplete", "incomplete"), ("run.reconciled", "incomplete")]
+    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.reconciled")] == [
         "incomplete",
         "complete",
     ]
@@ -223,7 +223,7 @@ def test_many_overseers_at_once_tell_of_each_run_once(desk: MonitorSetup) -> Non
         for looking in [pool.submit(desk.add_monitor().run_once) for _ in range(4)]:
             looking.result()
 
-    subjects = [notice.subject for notice in desk.list_notifications("run.settled")]
+    subjects = [notice.subject for notice in desk.list_notifications("run.reconciled")]
     assert sorted(subjects) == sorted({f"run-{number}" for number in range(20)})
     assert len(desk.list_notifications("run.stopped")) == 10
 
@@ -240,7 +240,7 @@ def test_a_stop_is_told_with_whose_it_is(desk: MonitorSetup) -> None:
         for notice in desk.list_notifications("run.stopped")
     }
     assert told == {"theirs": ("truto", "Truto says so"), "ours": ("refusal", "sandbox")}
-    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["theirs"]
+    assert [notice.subject for notice in desk.list_notifications("run.reconciled")] == ["theirs"]
 
 
 def test_a_run_that_stalls_is_told_once_until_it_goes_on(desk: MonitorSetup) -> None:
@@ -280,7 +280,7 @@ def test_a_run_that_never_ends_is_given_up_after_a_day_and_comes_back_with_its_e
     desk.update_run("completed", stats={})
     desk.advance(minutes=1)
 
-    assert [notice.kind for notice in desk.list_notifications()] == ["run.stalled", "run.settled"]
+    assert [notice.kind for notice in desk.list_notifications()] == ["run.stalled", "run.reconciled"]
 
 
 def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(
@@ -294,7 +294,7 @@ def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(
 
     desk.advance(minutes=1)
 
-    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["sound"]
+    assert [notice.subject for notice in desk.list_notifications("run.reconciled")] == ["sound"]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,9 @@ def test_while_truto_is_away_runs_are_settled_with_what_is_known(play: FinishedR
 
     desk.advance(minutes=1)
 
-    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == ["unknown"] * 2
+    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.reconciled")] == [
+        "unknown"
+    ] * 2
 
 
 @pytest.mark.parametrize(("reactivate", "is_on"), [("0", False), ("1", True)])

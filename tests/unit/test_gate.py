@@ -36,9 +36,9 @@ class FakeGateStore:
     checks: list[str] = field(default_factory=list)
     opened: list[tuple[RunUpdate, datetime]] = field(default_factory=list)
 
-    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
+    def start_unless_overlapping(self, run: RunUpdate, *, active_since: datetime) -> str | None:
         self._note("overlapping")
-        self.opened.append((run, heard_since))
+        self.opened.append((run, active_since))
         return self.other
 
     def oldest_pending(self) -> datetime | None:
@@ -190,7 +190,7 @@ def test_runs_that_do_not_say_what_they_belong_to_do_not_overlap(desk: FakeGateS
 def warnings_of(act: Callable[[], object]) -> list[Any]:
     with capture_logs() as logs:
         act()
-    return [line["error"] for line in logs if line["event"] == "gate.unchecked"]
+    return [line["error"] for line in logs if line["event"] == "gate.skipped"]
 
 
 def test_a_check_that_cannot_be_made_refuses_nothing_and_is_told_once_a_fault(desk: FakeGateStore) -> None:

@@ -59,7 +59,7 @@ def test_its_examples_are_written_like_that(line: str) -> None:
 def test_its_check_takes_what_is_signed_and_nothing_else() -> None:
     found: dict[str, Any] = {}
     exec(block("verify"), found)
-    notice = Notification("run.settled", "r", "c", datetime.now(UTC), {"sync_job_run_id": "r"})
+    notice = Notification("run.reconciled", "r", "c", datetime.now(UTC), {"sync_job_run_id": "r"})
     spec = NotifyConfig(name="x", url="https://x", secret=SECRET)
     message = write_message(spec, notice, now=datetime.now(UTC))
     old = write_message(spec, notice, now=datetime.fromtimestamp(time.time() - 3600, UTC))

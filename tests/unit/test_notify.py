@@ -63,7 +63,7 @@ def test_slack_gets_a_text_and_no_signature() -> None:
     ("kind", "told", "text"),
     [
         (
-            "run.settled",
+            "run.reconciled",
             {
                 **RUN,
                 "status": "completed",
@@ -71,7 +71,7 @@ def test_slack_gets_a_text_and_no_signature() -> None:
                 "resources": [resource(), resource(written=34)],
                 "record_errors": 1,
             },
-            "*Run settled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
+            "*Run reconciled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
         ),
         (
             "run.incomplete",

@@ -182,8 +182,8 @@ def test_every_rule_of_the_gate_is_off_unless_it_is_named() -> None:
         (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_{"hidden" * 16}"\n', "[[notify]] 1, secret: not whsec_ and the base64 of 24"),
         (f'{NOTIFY}form = "slack"\n', "[[notify]] 1: nobody checks signatures at Slack: take `secret` out."),
         (f'{NOTIFY}form = "teams"\n', "[[notify]] 1, form: input should be 'standard' or 'slack'."),
-        (f'{NOTIFY}events = ["run.*", "run.setled"]\n', "[[notify]] 1, events.1: nothing is called run.setled; did you mean run.settled?"),
-        (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: nothing is called order.*; known are run.settled, run.inc"),
+        (f'{NOTIFY}events = ["run.*", "run.reconcild"]\n', "[[notify]] 1, events.1: nothing is called run.reconcild; did you mean run.reconciled?"),
+        (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: nothing is called order.*; known are run.reconciled, run.inc"),
         (f"{NOTIFY}events = []\n", "[[notify]] 1, events: it would be told of nothing: leave `events` out"),
         (f'{NOTIFY}event = "run.*"\n', "[[notify]] 1, event: nothing reads this; did you mean events?"),
         (f'{NOTIFY}name = "a b"\n', "[[notify]] 1, name: "),
@@ -212,7 +212,7 @@ def test_who_is_told_is_named_and_its_secrets_are_not_shown() -> None:
         "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0",
     )
     assert second.url == VARIABLES["SLACK_URL"]
-    assert [spec.accepts("run.settled") for spec in routes.notify] == [True, True, False]
+    assert [spec.accepts("run.reconciled") for spec in routes.notify] == [True, True, False]
     assert [spec.accepts("webhook.inactive") for spec in routes.notify] == [True, False, True]
     assert third.accepts("sink.inactive")
     assert "hidden" not in repr(routes)
