@@ -79,7 +79,9 @@ def make_notify_config(url: str, *, name: str = "ops", events: Sequence[str] = (
 
 
 def add_notification(store: Database, subject: str = "r1", **payload: Any) -> Notification:
-    notice = Notification("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload})
+    notice = Notification(
+        "run.reconciled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload}
+    )
     Notifications(store).add(notice)
     return notice
 
@@ -123,12 +125,12 @@ def test_who_wants_to_be_told_is_told_once(
     assert heard.id == f"msg_{notice.id.hex}"
     assert heard.sent_at == NOW.timestamp()
     assert heard.body == {
-        "type": "run.settled",
+        "type": "run.reconciled",
         "timestamp": "2026-11-24T12:00:00Z",
         "data": {"sync_job_run_id": "r1", "status": "completed"},
     }
     [shown] = slack.requests
-    assert shown.body["text"].startswith("*Run settled:* r1 ")
+    assert shown.body["text"].startswith("*Run reconciled:* r1 ")
     assert other.requests == []
     assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
 
@@ -167,8 +169,8 @@ def test_a_redirect_is_not_followed(
 
     assert elsewhere.requests == []
     assert {(each[1], each[3]) for each in state(store)} == {
-        ("pending", "it answered 301: a redirect is not followed, name where it leads"),
-        ("pending", "it answered 307: a redirect is not followed, name where it leads"),
+        ("pending", "the subscriber answered 301: redirects are not followed, set `url` to the target"),
+        ("pending", "the subscriber answered 307: redirects are not followed, set `url` to the target"),
     }
 
 
@@ -223,9 +225,9 @@ def test_who_is_gone_is_not_asked_again(
         notifier.run_once()
 
     assert len(listener.requests) == 1
-    assert state(store) == [("ops", "dead", 1, "it answered 410: it wants to be told nothing more")]
+    assert state(store) == [("ops", "dead", 1, "the subscriber answered 410: it wants no more notifications")]
     [line] = logs
-    assert (line["event"], line["log_level"]) == ("notice.undeliverable", "error")
+    assert (line["event"], line["log_level"]) == ("notification.dead", "error")
 
 
 def test_who_never_answers_is_given_up_after_a_day(
@@ -242,9 +244,9 @@ def test_who_never_answers_is_given_up_after_a_day(
     assert 25 < len(listener.requests) < 45
     last = listener.requests[-1].sent_at - listener.requests[0].sent_at
     assert DAY_S <= last <= DAY_S + 3700
-    assert state(store) == [("ops", "dead", len(listener.requests), "it answered 500")]
-    assert [line["event"] for line in logs].count("notice.undeliverable") == 1
-    assert logs[-1]["event"] == "notice.undeliverable"
+    assert state(store) == [("ops", "dead", len(listener.requests), "the subscriber answered 500")]
+    assert [line["event"] for line in logs].count("notification.dead") == 1
+    assert logs[-1]["event"] == "notification.dead"
 
 
 def test_silence_and_absence_are_failures_like_any_other(
@@ -259,8 +261,8 @@ def test_silence_and_absence_are_failures_like_any_other(
     ).run_once()
 
     assert state(store) == [
-        ("nobody", "pending", 1, "no connection, or it broke (ConnectError)"),
-        ("ops", "pending", 1, "it did not answer within 0.5 s"),
+        ("nobody", "pending", 1, "the connection failed (ConnectError)"),
+        ("ops", "pending", 1, "no response within 0.5 s"),
     ]
 
 
@@ -290,8 +292,8 @@ def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
     with capture_logs() as logs:
         notifier.run_once()
 
-    told = {"kind": "run.settled", "endpoint": "ops", "attempt": 1}
-    assert [line["event"] for line in logs] == ["notice.postponed", "notice.sent"]
+    told = {"kind": "run.reconciled", "subscriber": "ops", "attempt": 1}
+    assert [line["event"] for line in logs] == ["notification.rescheduled", "notification.sent"]
     assert all(line.items() >= told.items() for line in logs)
     assert not re.search(r"hidden|http|whsec|MfKQ|private", str([logs, state(store)]))
 
@@ -308,10 +310,10 @@ def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoin
         notifier.run_once()
     empty.close()
 
-    assert [(line["event"], line.get("step")) for line in logs] == [
-        ("notify.failed", "post"),
-        ("notify.failed", "send to ops"),
-        ("notice.sent", None),
+    assert [(line["event"], line.get("task")) for line in logs] == [
+        ("task.failed", "notification fan-out"),
+        ("task.failed", "notification sender ops"),
+        ("notification.sent", None),
     ]
 
 
@@ -400,6 +402,6 @@ def test_a_worker_tells_who_wants_to_be_told(
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
         add_notification(site.store)
         wait_until(lambda: len(listener.requests) == 1, what=lambda: command.log)
-        command.wait_for("notice.sent")
+        command.wait_for("notification.sent")
 
     site.store.close()

@@ -292,7 +292,7 @@ def test_workers_without_redis_say_so_and_come_up_with_it(
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
         command.wait_for("worker.disconnected")
-        command.wait_for("sweep.failed")
+        command.wait_for("task.failed")
         server = ValkeyServer(folder)
         wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=30, what=lambda: command.log)
         assert "Traceback" not in command.log
