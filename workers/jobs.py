@@ -36,7 +36,10 @@ def deliver(ids: Sequence[str]) -> None:
 
 
 def _release_deliveries(processor: DeliveryProcessor) -> None:
-    """Retry the release for a few seconds; after that the next job does it, or the lease ends."""
+    """Retry the release for a few seconds.
+
+    If it fails, the next job releases the deliveries, or the lease ends.
+    """
     deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         try:

@@ -1,1 +1,1 @@
-"""Sync job runs: whether they may start, must be stopped, and are complete."""
+"""Sync job runs: starting, limits, reconciliation and notifications."""

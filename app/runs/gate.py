@@ -1,4 +1,4 @@
-"""The gate: policies that refuse a run at its start, so that Truto stops it."""
+"""The gate: policies that refuse a run at its start."""
 
 import json
 from collections.abc import Iterator
@@ -27,9 +27,10 @@ class GateStore(Protocol):
     """The queries that the gate needs. Raises StoreUnavailable."""
 
     def start_unless_overlapping(self, run: RunUpdate, *, active_since: datetime) -> str | None:
-        """Record that a run starts, or return the id of an open run of the same job and account.
+        """Record the start of a run unless an overlapping run is open.
 
-        active_since: an open run without events since then no longer blocks others.
+        Returns the id of the open run of the same job and account, if there is one. active_since: an open run
+        without events since then no longer blocks others.
         """
 
     def oldest_pending(self) -> datetime | None:
@@ -50,7 +51,7 @@ class Gate:
         self._is_store_unavailable = False
 
     def find_refusal_reason(self, envelope: Envelope, body: bytes, now: datetime) -> str | None:
-        """Return the reason to refuse a starting run; None if it may start, and for other events."""
+        """Return the reason to refuse a starting run, or None."""
         if envelope.event != _STARTED:
             return None
         # The cheapest check comes first. The last one records the run as open: no check may follow it.

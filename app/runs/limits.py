@@ -20,7 +20,7 @@ def has_limits(routes: Routes) -> bool:
 def find_exceeded_limit(
     run: StoredRun, reconciliation: Reconciliation, routes: Routes, *, silent_s: float
 ) -> str | None:
-    """Return the exceeded limit as a sentence for people; None if the run is within all limits.
+    """Return the exceeded limit as a sentence; None if there is none.
 
     silent_s: the time since the run's last delivery. A rate-limited run is never idle.
     """

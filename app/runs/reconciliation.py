@@ -1,4 +1,4 @@
-"""Reconciliation: records that Truto fetched in a run, compared with the sinks; pure."""
+"""Reconciliation: fetched, arrived and written records of a run; pure."""
 
 import json
 from collections import Counter
@@ -18,11 +18,11 @@ Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refu
 
 @dataclass(frozen=True, slots=True)
 class GapReason:
-    """The reason why records are in no sink, or not in every one. records: None if the number is unknown.
+    """The reason why records are missing from a sink.
 
-    code: given_up (Truto got no 200 for their page), dead, discarded (dead, then given up by an operator),
-    unrouted, late (not written, because they arrived after a stop), quarantined, stopped, refused, or
-    unexplained.
+    records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
+    (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
+    quarantined, stopped, refused, or unexplained.
     """
 
     code: str

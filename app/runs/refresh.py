@@ -67,7 +67,7 @@ def sum_log(entries: Iterable[LogEntry]) -> dict[str, dict[str, dict[str, int]]]
 
 
 def _find_status_time(truto_run: SyncJobRun, stored_run: StoredRun | None, now: datetime) -> datetime | None:
-    """Return the time of Truto's status; None if it is unknown and the status may be outdated."""
+    """Return the time of Truto's status; None if the status may be outdated."""
     stored_at = stored_run.status_at if stored_run else None
     if truto_run.status and is_final(truto_run.status):
         # A final status never changes: it may add counts that the last event left out.

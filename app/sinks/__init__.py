@@ -1,1 +1,1 @@
-"""The sinks: stores that deliveries are written to, all behind the contract in `base`."""
+"""The sinks: stores that records are written to."""

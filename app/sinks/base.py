@@ -44,7 +44,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
-    """A record that a sink cannot store. reason: a short stable code. message: contains no record data."""
+    """A record that a sink cannot store.
+
+    reason: a short stable code. message: contains no record data.
+    """
 
     ordinal: int
     reason: str
@@ -53,7 +56,10 @@ class RejectedRecord:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The result of a batch. written: records in the sink, in this version or a newer one."""
+    """The result of a batch.
+
+    written: the number of records in the sink, in this version or a newer one.
+    """
 
     written: int
     rejected: Sequence[RejectedRecord] = field(default=())

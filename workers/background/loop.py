@@ -1,4 +1,4 @@
-"""The base of the background tasks: a thread that repeats, and survives its errors."""
+"""The base of background tasks: a repeating thread that survives errors."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -13,9 +13,10 @@ log = structlog.get_logger()
 
 
 class PeriodicTask(ABC):
-    """A task that a daemon thread of its own repeats until the process ends or `stop` is called.
+    """A task that its own daemon thread repeats.
 
-    name: of the thread, and of the task in logs. interval_s: the pause between two runs.
+    The thread ends with the process, or after `stop`. name: of the thread, and of the task in logs.
+    interval_s: the pause between two runs.
     """
 
     def __init__(self, name: str, *, interval_s: float) -> None:

@@ -19,9 +19,9 @@ log = structlog.get_logger()
 
 
 class Pruner(PeriodicTask):
-    """Prunes every hour, and a minute later while more is left. Any number may run, on any machines.
+    """Prunes every hour, and a minute later while more is left.
 
-    retention_days: 0 keeps everything.
+    Any number may run, on any number of machines. retention_days: 0 keeps everything.
     """
 
     def __init__(

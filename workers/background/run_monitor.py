@@ -1,4 +1,4 @@
-"""Watching runs: reconciled at their end, reported when stalled, stopped beyond a limit."""
+"""Watching runs: reconciles ended ones, reports stalls, stops at limits."""
 
 import time
 from datetime import datetime, timedelta

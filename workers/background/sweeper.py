@@ -20,10 +20,10 @@ log = structlog.get_logger()
 
 
 class Sweeper(PeriodicTask):
-    """Fills the inbox from the spool, and the queue from the inbox up to the queue's capacity.
+    """Fills the inbox from the spool, and the queue from the inbox.
 
-    It finds deliveries whose job was lost, retries that are due, and backlogs. Any number of sweepers may
-    run, on any number of machines.
+    It enqueues up to the queue's capacity and finds deliveries whose job was lost, retries that are due, and
+    backlogs. Any number of sweepers may run, on any number of machines.
     """
 
     def __init__(self, database: Database, queue: DeliveryQueue, spool: Spool) -> None:

@@ -1,4 +1,4 @@
-"""Requests to Truto's API from the monitor, limited in rate and skipped during outages."""
+"""The monitor's requests to Truto's API: rate-limited, skipped during outages."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -41,9 +41,10 @@ class TrutoPoller:
         return True
 
     def request(self, subject: str, call: Callable[[TrutoApi], _T]) -> _T | None:
-        """Return what `call` returns; None without a token, during an outage, and after a refusal.
+        """Return the result of `call`; None if it is not available.
 
-        subject: the run or webhook, for the log.
+        It is None without a token, during an outage, and after a refusal. subject: the run or webhook, for
+        the log.
         """
         if self._api is None or self._is_unavailable:
             return None

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class WebhookMonitor:
-    """Keeps one open notification for every deactivated webhook, and reactivates it if settings say so.
+    """Notifies about deactivated webhooks, and reactivates them if the settings say so.
 
     The webhooks: those with a secret of their own in the settings, and those of recent runs.
     """

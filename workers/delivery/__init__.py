@@ -1,1 +1,1 @@
-"""The path of a delivery through a worker: read, parsed, routed, written, saved."""
+"""The path of a delivery through a worker, from body to results."""

@@ -1,4 +1,4 @@
-"""Parsing of a stored body into records, record errors and a run update."""
+"""Parsing of a stored body into records, errors and run updates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,10 @@ class ParsedDelivery:
 
 
 def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
-    """Parse a stored body; never raises for unexpected shapes. now: the time that dead records are given."""
+    """Parse a stored body; never raises for unexpected shapes.
+
+    now: the time of death of unreadable records.
+    """
     entity, _, action = delivery.event.partition(":")
     resource, method = delivery.resource or entity, delivery.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None

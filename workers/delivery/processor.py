@@ -47,7 +47,7 @@ def format_worker_name(pid: int) -> str:
 
 
 class DeliveryProcessor:
-    """Writes pending deliveries to the sinks of their routes and saves the results; one job at a time.
+    """Writes pending deliveries to their sinks and saves the results.
 
     name: the worker that leases the deliveries, by default this process. keep_late: do not write records
     that were received after their run was stopped.

@@ -1,4 +1,4 @@
-"""Decisions about a processed delivery: settled, retried or dead; pure but for jitter."""
+"""The retry policy: a delivery is settled, retried or dead."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
 def retry(
     delivery: Delivery, now: datetime, records: int, reason: str, *, min_wait_s: float = 0.0
 ) -> StateChange:
-    """Reschedule a delivery with exponential backoff, or declare it dead after about a day.
+    """Reschedule a delivery with backoff; it is dead after about a day.
 
     min_wait_s: the wait that a sink asked for.
     """
@@ -52,7 +52,10 @@ def retry(
 def decide_state(
     delivery: Delivery, now: datetime, records: int, outcomes: Sequence[SinkOutcome], *, min_wait_s: float
 ) -> StateChange:
-    """Decide from the sink outcomes: one failing sink means a retry, otherwise one dead sink means dead."""
+    """Decide a delivery's state from its sink outcomes.
+
+    One failing sink causes a retry; otherwise one dead sink makes the delivery dead.
+    """
     reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
     if "failing" in reasons_by_state:
         return retry(delivery, now, records, reasons_by_state["failing"], min_wait_s=min_wait_s)

@@ -1,4 +1,4 @@
-"""Stop times of the runs in one job, to tell late deliveries from others."""
+"""Stop times of the runs in one job, to recognize late deliveries."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -16,9 +16,9 @@ class _CastError(ValueError):
 
 
 def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values by column name, and the reason by column name for values that do not fit.
+    """Return the values and the misfits of a record by column name.
 
-    A value that does not fit becomes None.
+    A value that does not fit becomes None, and its reason is a misfit.
     """
     values: dict[str, Any] = {}
     misfits: dict[str, str] = {}

@@ -35,7 +35,7 @@ class PostgreSQL(Dialect):
     }
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Send the rows as one JSON array that the server unpacks: an eighth of the client's CPU."""
+        """Send the rows as one JSON array, for an eighth of the client's CPU."""
         table, batch, columns = target.table, target.batch, target.columns
         shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
         shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]

@@ -18,9 +18,10 @@ _ADVISORY_LOCK = 7_262_132
 
 
 def table_name(resource: str, route: Route) -> str:
-    """Return the table of a resource: the one its route names, or the resource in lower snake case.
+    """Return the table of a resource.
 
-    A name over 63 bytes ends in a hash. A name with a reserved prefix gets the prefix "r_".
+    It is named by the route, or is the resource in lower snake case. A name over 63 bytes ends in a hash. A
+    name with a reserved prefix gets the prefix "r_".
     """
     if route.table:
         return route.table
