@@ -13,7 +13,7 @@ from app.database.engine import open_database
 from app.erasure import Erasure, ErasureReport
 from app.redis.queue import connect_redis
 from app.redis.spool import Spool
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 
 _PLACE_LABELS = {
     "spool": "deliveries waiting in Redis",
@@ -95,8 +95,7 @@ def _open_erasure(account: str) -> Iterator[Erasure]:
             store,
             account,
             spool=Spool(redis) if redis else None,
-            sinks=sorted(config.routes.sinks),
-            open_sink=sinks.open,
+            sinks=sinks,
             on_wait=lambda line: click.echo(line, err=True),
         )
     finally:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 NOTIFICATION_KINDS = (
-    "run.settled",
+    "run.reconciled",
     "run.incomplete",
     "run.stalled",
     "run.stopped",

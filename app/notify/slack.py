@@ -17,11 +17,11 @@ def format_slack_text(kind: str, payload: Payload) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _format_run_settled(payload: Payload) -> str:
+def _format_run_reconciled(payload: Payload) -> str:
     resources = payload.get("resources") or []
     records = sum(_to_int(resource.get("written")) for resource in resources)
     return (
-        f"*Run settled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
+        f"*Run reconciled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
         f"verdict: {_get_text(payload, 'verdict')}. "
         f"{_format_count(records, 'record')} of "
         f"{_format_count(len(resources), 'resource')} written{_format_errors(payload)}."
@@ -87,7 +87,7 @@ def _format_other(kind: str, payload: Payload) -> str:
 
 
 _TEXTS: Mapping[str, Callable[[Payload], str]] = {
-    "run.settled": _format_run_settled,
+    "run.reconciled": _format_run_reconciled,
     "run.incomplete": _format_run_incomplete,
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,

@@ -19,7 +19,7 @@ from app.store.schema import notifications, replace_unstorable
 class Notification:
     """Something that happened, or began to last.
 
-    kind: such as "run.settled". subject: the run, sink or webhook it is about. cause: tells it from the next
+    kind: such as "run.stalled". subject: the run, sink or webhook it is about. cause: tells it from the next
     of its kind and subject. told: what is sent of it, nothing but what JSON holds.
     """
 

@@ -1,6 +1,5 @@
 """Client of Truto's HTTP API, with retries."""
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -10,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+from app.backoff import compute_backoff_s, parse_retry_after_s
+from app.clock import utc_now
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.coerce import as_text
 from app.truto.run_log import LogEntry, read_log_entry, split_time_range
@@ -24,6 +25,7 @@ _PAGE_SIZE = 100
 _TIMEOUT_S = 20.0
 _MAX_RETRIES = 3
 _FIRST_BACKOFF_S = 0.5
+_JITTER = (1.0, 1.5)
 # Truto usually requests 10 s. A longer wait raises an error, so that a command never seems to hang.
 _MAX_WAIT_S = 30.0
 # These may be repeated after an unknown result. PATCH is among them: Truto's only sets members to values.
@@ -124,7 +126,9 @@ class TrutoClient:
             except TrutoUnavailable as error:
                 wait_s = error.retry_after_s
                 if wait_s is None:
-                    wait_s = _FIRST_BACKOFF_S * 2**attempt * random.uniform(1, 1.5)  # noqa: S311  # jitter
+                    wait_s = compute_backoff_s(
+                        attempt + 1, base_s=_FIRST_BACKOFF_S, max_s=_MAX_WAIT_S, jitter=_JITTER
+                    )
                 is_safe = error.was_not_processed or method in _IDEMPOTENT_METHODS
                 if attempt == _MAX_RETRIES or not is_safe or wait_s > _MAX_WAIT_S:
                     raise
@@ -177,11 +181,11 @@ class TrutoClient:
         # A message of the customer's SaaS may quote records; a message of Truto's is about the request.
         if not is_remote and (message_text := _read_error_message(answer).replace(self._token or "\n", "…")):
             message += f" ({message_text})"
+        retry_after_s = parse_retry_after_s(response.headers.get("Retry-After", ""), now=utc_now())
         if status == 429:
-            retry_after_s = _parse_retry_after_s(response)
             return TrutoUnavailable(message, was_not_processed=True, retry_after_s=retry_after_s)
         if status >= 500 and not is_remote:
-            return TrutoUnavailable(message, retry_after_s=_parse_retry_after_s(response))
+            return TrutoUnavailable(message, retry_after_s=retry_after_s)
         return TrutoRefused(status, message)
 
 
@@ -199,11 +203,6 @@ def _read_error_message(answer: dict[str, Any] | None) -> str:
         return ""
     text = "".join(character for character in message if character.isprintable())
     return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "…"
-
-
-def _parse_retry_after_s(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
 
 
 def _build_path(collection_path: str, id_: str) -> str:

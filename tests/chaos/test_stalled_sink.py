@@ -85,7 +85,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
                     what=lambda: worker.log,
                 )
                 assert (count("warehouse", "failing"), count("another", "failing")) == (50, 50)
-            assert f"it did not answer within {JOB_TIMEOUT_S} s" in worker.log
+            assert f"no answer within the job's {JOB_TIMEOUT_S} s" in worker.log
             assert "job.interrupted" not in worker.log
         # As if its rest were over.
         with store.engine.begin() as connection:

@@ -19,6 +19,7 @@ from app.sinks.base import Batch, Record, Sink, WriteResult
 from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, record_errors, runs
 from tests.support.delivered_store import DeliveredStore
+from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from workers.delivery.processor import DeliveryProcessor
 
@@ -37,8 +38,7 @@ def make_erasure(
         stock.store,
         account,
         spool=Spool(redis) if redis else None,
-        sinks=["lake", "main"],
-        open_sink=stock.sinks.open,
+        sinks=stock.sinks,
         on_wait=(messages if messages is not None else []).append,
     )
 
@@ -159,9 +159,7 @@ def test_what_moves_from_redis_meanwhile_is_erased_too(stock: DeliveredStore, re
             self.calls += 1
             if self.calls == 2:
                 stock.inbox.put([arrival])
-                DeliveryProcessor(stock.store, stock.routes, stock.sinks.open).deliver(
-                    list(stock.read_bodies())
-                )
+                DeliveryProcessor(stock.store, stock.routes, stock.sinks).deliver(list(stock.read_bodies()))
             return super().erase(account)
 
     work._spool = Late(redis)
@@ -194,7 +192,7 @@ def test_deliveries_of_its_runs_that_name_no_account_are_its_own(stock: Delivere
 
     assert not stock.read_bodies()[nameless]
     assert stock.read_bodies()[stranger]
-    assert erased.unreached.keys() == {"rows of no account"}
+    assert erased.unreached.keys() == {"rows without an account"}
 
 
 class BlockingSink:
@@ -222,9 +220,7 @@ def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: DeliveredStore
     stock.deliver("0", records=[{"id": "0"}])
     mine, other = (stock.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2"))
     gate, told = BlockingSink(stock.sinks.open("main")), list[str]()
-    worker = DeliveryProcessor(
-        stock.store, stock.routes, lambda name: gate if name == "main" else stock.sinks.open(name)
-    )
+    worker = DeliveryProcessor(stock.store, stock.routes, ReplacedSink(stock.routes, "main", gate))
 
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(worker.deliver, [mine, other])
@@ -237,7 +233,7 @@ def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: DeliveredStore
         # The worker says so when it is done: nobody waits for its lease.
         erased = work.result(15)
 
-    assert told == ["Waiting, 40 s at most, for workers that have 1 of its deliveries in hand."]
+    assert told == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
     assert stock.count_rows_by_account() == {"a2": 1}
     assert (stock.count_files("a1"), stock.count_files("a2")) == (0, 1)
     assert state(stock, mine) == ("discarded", "erased", 0)

@@ -21,7 +21,7 @@ from app.store.schema import notifications as notices_table
 T = TypeVar("T")
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SETTLED = Notification(
-    "run.settled", "r1", "completed", NOW, {"sync_job_run_id": "r1", "resources": [{"n": 1}]}
+    "run.reconciled", "r1", "completed", NOW, {"sync_job_run_id": "r1", "resources": [{"n": 1}]}
 )
 FAILING = Notification("sink.failing", "main", "since 12:00", NOW, {"sink": "main"})
 
@@ -79,7 +79,7 @@ def claim(
 
 def test_a_cause_is_told_of_once(notices: Notifications) -> None:
     later = Notification(SETTLED.kind, SETTLED.subject, SETTLED.cause, after(9), {"other": True})
-    another = Notification("run.settled", "r1", "completed again", after(1), {})
+    another = Notification("run.reconciled", "r1", "completed again", after(1), {})
 
     assert [notices.add(each) for each in (SETTLED, later, another)] == [True, False, True]
     assert notices.for_subject("r1", limit=9) == [SETTLED, another]
@@ -130,13 +130,13 @@ def test_what_two_see_begin_at_once_begins_once(notices: Notifications) -> None:
 def test_what_only_happened_does_not_last(notices: Notifications) -> None:
     notices.add(SETTLED)
 
-    assert notices.list_open("run.settled") == []
+    assert notices.list_open("run.reconciled") == []
 
 
 def test_what_no_database_holds_comes_out_fit_to_be_sent(
     notices: Notifications, outbox: NotificationOutbox
 ) -> None:
-    odd = Notification("run.settled", "r\0\ud800", "c\0", NOW, {"reason": "x\0\udfffü"})
+    odd = Notification("run.reconciled", "r\0\ud800", "c\0", NOW, {"reason": "x\0\udfffü"})
     notices.add(odd)
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=9)
 
@@ -188,7 +188,7 @@ def test_what_is_not_posted_at_once_is_posted_next(
     notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(5):
-        notices.add(Notification("run.settled", f"r{number}", "", after(number), {}))
+        notices.add(Notification("run.reconciled", f"r{number}", "", after(number), {}))
 
     assert [outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=2) for _ in range(4)] == [2, 2, 1, 0]
     assert [post.notification.subject for post in iter(lambda: claim(outbox), None)] == [
@@ -200,7 +200,7 @@ def test_two_that_post_at_once_post_once(
     notices: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(40):
-        notices.add(Notification("run.settled", f"r{number}", str(number), NOW, {}))
+        notices.add(Notification("run.reconciled", f"r{number}", str(number), NOW, {}))
 
     at_once(
         lambda: [
@@ -215,7 +215,7 @@ def test_two_that_post_at_once_post_once(
 
 def test_of_many_that_claim_one_gets_a_post(notices: Notifications, outbox: NotificationOutbox) -> None:
     for number in range(20):
-        notices.add(Notification("run.settled", f"r{number}", "", NOW, {}))
+        notices.add(Notification("run.reconciled", f"r{number}", "", NOW, {}))
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=20)
 
     claimed = at_once(lambda: list(iter(lambda: claim(outbox), None)), 4)

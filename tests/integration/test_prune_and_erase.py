@@ -130,5 +130,5 @@ def test_what_is_away_is_named_and_makes_it_bad_news(stock: DeliveredStore, tmp_
 
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["unreached"].keys() == {"spool", "sink lake"}
-    assert "Not reached: sink lake: the folder of the sink is not there" in ran.stderr
+    assert "Not reached: sink lake: the sink's folder is missing" in ran.stderr
     assert stock.count_rows_by_account() == {}

@@ -63,7 +63,7 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
     ("kind", "payload", "text"),
     [
         (
-            "run.settled",
+            "run.reconciled",
             {
                 **RUN,
                 "status": "completed",
@@ -71,7 +71,7 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
                 "resources": [resource(), resource(written=34)],
                 "record_errors": 1,
             },
-            "*Run settled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
+            "*Run reconciled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
         ),
         (
             "run.incomplete",

@@ -182,8 +182,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_{"hidden" * 16}"\n', "[[notify]] 1, secret: not whsec_ followed by 24 to 64 bytes"),
         (f'{NOTIFY}form = "slack"\n', "[[notify]] 1: Slack does not verify signatures; remove `secret`."),
         (f'{NOTIFY}form = "teams"\n', "[[notify]] 1, form: \"teams\" is not 'standard' or 'slack'."),
-        (f'{NOTIFY}events = ["run.*", "run.setled"]\n', "[[notify]] 1, events.1: no notification matches run.setled; did you mean run.settled?"),
-        (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: no notification matches order.*; known: run.settled, run.inc"),
+        (f'{NOTIFY}events = ["run.*", "run.reconcild"]\n', "[[notify]] 1, events.1: no notification matches run.reconcild; did you mean run.reconciled?"),
+        (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: no notification matches order.*; known: run.reconciled, run.inc"),
         (f"{NOTIFY}events = []\n", "[[notify]] 1, events: the list is empty; remove `events`"),
         (f'{NOTIFY}event = "run.*"\n', "[[notify]] 1, event: unknown key; did you mean events?"),
         (f'{NOTIFY}name = "a b"\n', "[[notify]] 1, name: invalid name; use letters"),
@@ -212,7 +212,7 @@ def test_subscribers_have_names_and_their_secrets_are_not_shown() -> None:
         "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0",
     )
     assert second.url == VARIABLES["SLACK_URL"]
-    assert [subscriber.accepts("run.settled") for subscriber in routes.notify] == [True, True, False]
+    assert [subscriber.accepts("run.reconciled") for subscriber in routes.notify] == [True, True, False]
     assert [subscriber.accepts("webhook.inactive") for subscriber in routes.notify] == [True, False, True]
     assert third.accepts("sink.inactive")
     assert "hidden" not in repr(routes)
