@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.commits import measure_commits
-from benchmarks.contenders import ComparedServers, running_servers
 from benchmarks.load import LoadResult, Requests, send
 from benchmarks.results import save_results
+from benchmarks.servers import ComparedServers, running_servers
 
 _LIMITS = ("bare, gevent", "bare, gthread")
 _COLUMNS = ("answers/s", "spread", "of bare", "p50 ms", "p99 ms", "p99.9 ms")

@@ -13,7 +13,7 @@ from app.store.pending import PendingDeliveries
 from app.truto.events import RECORD_EVENT
 from app.web.enqueuer import NewDelivery
 from benchmarks.cpu import Meter
-from benchmarks.stage import BenchmarkEnvironment
+from benchmarks.environment import BenchmarkEnvironment
 from tests.support.waiting import wait_until
 
 RECORDS = 100

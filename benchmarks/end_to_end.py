@@ -25,8 +25,8 @@ import psycopg
 
 from benchmarks import loaders, results, upsert
 from benchmarks.installation import Installation
-from benchmarks.material import TABLE, make_requests
-from benchmarks.turn import Round
+from benchmarks.payloads import TABLE, make_requests
+from benchmarks.round import Round
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
 

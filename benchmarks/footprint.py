@@ -14,8 +14,8 @@ from typing import Any
 
 from app.web.webhook import WEBHOOK_PATH
 from benchmarks import results
+from benchmarks.environment import BenchmarkEnvironment, running_environment
 from benchmarks.load import Requests, send
-from benchmarks.stage import BenchmarkEnvironment, running_environment
 from benchmarks.starts import build_start_timers, measure_imports
 from tests.support.processes import Command, find_descendants
 from tests.support.web_process import WebProcess

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.inbox_of import connect_without_limits, fill_inbox
 from benchmarks.memory import BACKLOG, measure_memory
-from benchmarks.operations import MAX_PER_SWEEP, MeasuredInbox
 from benchmarks.overdue import add_backlog, age_inbox
 from benchmarks.results import save_results
 from benchmarks.samples import TOLERANCE, Sample, Situation, print_table, summarize_samples
+from benchmarks.seeded_inbox import connect_without_limits, fill_inbox
+from benchmarks.store_operations import MAX_PER_SWEEP, MeasuredInbox
 from tests.support.postgres import PostgresServer
 
 _CYCLES_PER_ROUND = 20

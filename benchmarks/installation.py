@@ -14,7 +14,7 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.pending import PendingDeliveries
 from benchmarks.load import send_all
-from benchmarks.turn import Round, RoundTimer
+from benchmarks.round import Round, RoundTimer
 from tests.chaos.site import Program
 from tests.support.processes import ROOT
 from tests.support.valkey import ValkeyServer

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from benchmarks.material import TABLE, write_jsonl, write_singer
-from benchmarks.turn import Round, RoundTimer
+from benchmarks.payloads import TABLE, write_jsonl, write_singer
+from benchmarks.round import Round, RoundTimer
 
 SCHEMA = "loaded"
 _DLT_VERSION = "1.31.0"

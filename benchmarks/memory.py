@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.inbox_of import BODY, fill_inbox
+from benchmarks.seeded_inbox import BODY, fill_inbox
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants
 from tests.support.valkey import ValkeyServer

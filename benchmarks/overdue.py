@@ -3,7 +3,7 @@
 import psycopg
 
 from app.store.schema import deliveries
-from benchmarks.inbox_of import DELIVERIES_PER_RUN, add_deliveries, connect_without_limits, vacuum_tables
+from benchmarks.seeded_inbox import DELIVERIES_PER_RUN, add_deliveries, connect_without_limits, vacuum_tables
 
 # How many rows may change before autovacuum comes, by the table's own settings or the server's.
 _TOLERATED = f"""

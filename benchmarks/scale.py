@@ -23,9 +23,9 @@ from app.web.webhook import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.cpu import Meter, list_process_tree
 from benchmarks.drain import RECORDS, count_deliveries_for, drain, pile_up
+from benchmarks.environment import BenchmarkEnvironment, running_environment
 from benchmarks.load import Requests, send
 from benchmarks.sizing import Measurement, render_capacity
-from benchmarks.stage import BenchmarkEnvironment, running_environment
 from tests.support.processes import find_descendants
 from tests.support.web_process import WebProcess
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.web.enqueuer import NewDelivery
-from benchmarks.stage import BenchmarkEnvironment
+from benchmarks.environment import BenchmarkEnvironment
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
 

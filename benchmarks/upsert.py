@@ -19,8 +19,8 @@ from app.sinks.sql.dialect import WriteTarget
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import make_rows
 from app.sinks.sql.tables import SinkTables
-from benchmarks.material import RESOURCE, TABLE, make_batches
-from benchmarks.turn import Round, RoundTimer
+from benchmarks.payloads import RESOURCE, TABLE, make_batches
+from benchmarks.round import Round, RoundTimer
 from tests.support.processes import ROOT
 
 _ROUTE = Route(sinks=("main",))

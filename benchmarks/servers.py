@@ -67,9 +67,9 @@ def running_servers() -> Iterator[ComparedServers]:
             return stack.enter_context(process).port, WEBHOOK_PATH
 
         places = {name: serve("app.web.wsgi:app", url) for name, url in urls.items()}
-        places["bare, gevent"] = serve("benchmarks.bare:app", urls["SQLite"])
-        places["bare, gthread"] = serve("benchmarks.bare:app", urls["SQLite"], *_GTHREAD)
-        places["by hand"] = serve("benchmarks.by_hand:app", urls["SQLite"])
+        places["bare, gevent"] = serve("benchmarks.minimal_app:app", urls["SQLite"])
+        places["bare, gthread"] = serve("benchmarks.minimal_app:app", urls["SQLite"], *_GTHREAD)
+        places["by hand"] = serve("benchmarks.naive_handler:app", urls["SQLite"])
         if shutil.which("webhook"):
             places["webhook (Go)"] = stack.enter_context(_webhook(folders[2]))
         yield ComparedServers(places, urls, stack.enter_context(Redis.from_url(valkey.url)))

@@ -22,9 +22,9 @@ from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs
 from app.store.schema import deliveries, sink_outcomes
-from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, connect_without_limits, run_id, vacuum_tables
 from benchmarks.probe import Cost, Probe
 from benchmarks.samples import Sample, Situation
+from benchmarks.seeded_inbox import BODY, DELIVERIES_PER_RUN, connect_without_limits, run_id, vacuum_tables
 
 Result = TypeVar("Result")
 
