@@ -1,4 +1,4 @@
-"""Fills a store with any number of deliveries by SQL, as months of traffic or as a backlog leaves it."""
+"""An inbox filled by SQL with any number of deliveries: settled, pending, or unvacuumed."""
 
 import hashlib
 import json
@@ -10,10 +10,8 @@ from uuid import UUID
 
 import psycopg
 
-from app.database.engine import open_database
-from app.store.migrate import migrate
-from app.store.models import DeliveryState
 from app.store.schema import deliveries, runs, sink_outcomes
+from benchmarks.environment import migrate_database
 
 DELIVERIES_PER_RUN = 1_000
 BODY = json.dumps(
@@ -28,12 +26,12 @@ BODY = json.dumps(
     }
 ).encode()
 # Two a second: ten million are two months.
-_APART_MS = 500
-# Room for more that came later and are due all the same.
-_BEGAN_AGO = 1.3
-# What a delivery has from its number n, its time `at` and the state it is to have.
+_INTERVAL_MS = 500
+# The first delivery's age in intervals for each delivery: deliveries added later are due as well.
+_AGE_FACTOR = 1.3
+# A delivery's columns, from its number n, its time `at` and its state.
 _VALUES = {
-    # As `identify` makes them: a version 8 UUID that begins with the time in ms.
+    # As `delivery_id_for` makes them: a version 8 UUID that begins with the time in ms.
     "id": "(lpad(to_hex(ms), 12, '0') || '8' || left(hash, 3) || 'a' || right(hash, 15))::uuid",
     "received_at": "at + interval '200 ms'",
     "event_id": "hash::uuid::text",
@@ -62,8 +60,8 @@ SELECT {", ".join(_VALUES.values())} FROM (
         %(state)s::text AS state, CASE %(state)s::text WHEN 'pending' THEN 0 ELSE 1 END AS records,
         CASE %(state)s::text WHEN 'pending' THEN NULL ELSE to_timestamp((ms + 900) / 1000.0) END AS settled_at
     FROM generate_series(%(first)s::int, %(last)s::int) AS n,
-        LATERAL (SELECT %(began_ms)s::bigint + n::bigint * {_APART_MS} AS ms) AS moment
-) AS made"""
+        LATERAL (SELECT %(started_ms)s::bigint + n::bigint * {_INTERVAL_MS} AS ms) AS moment
+) AS generated"""
 _FILL_OUTCOMES = f"""
 INSERT INTO {sink_outcomes.name} (delivery_id, sink, state, written, updated_at)
 SELECT id, 'main', 'done', 1, settled_at FROM {deliveries.name} WHERE state = 'settled'"""
@@ -71,37 +69,99 @@ _FILL_RUNS = f"""
 INSERT INTO {runs.name} (sync_job_run_id, status, first_seen_at)
 SELECT md5('run ' || n)::uuid::text, 'completed', now()
 FROM generate_series(0, (%(number)s::int - 1) / {DELIVERIES_PER_RUN}) AS n"""
+_TABLES = (deliveries, sink_outcomes, runs)
+# The number of changed rows that autovacuum waits for, by the table's own settings or the server's.
+_AUTOVACUUM_THRESHOLD = f"""
+SELECT (COALESCE(own.threshold, current_setting(%(option)s || '_threshold'))::float
+    + COALESCE(own.factor, current_setting(%(option)s || '_scale_factor'))::float * reltuples)::bigint
+FROM pg_class, LATERAL (
+    SELECT max(option_value) FILTER (WHERE option_name = %(option)s || '_threshold') AS threshold,
+        max(option_value) FILTER (WHERE option_name = %(option)s || '_scale_factor') AS factor
+    FROM pg_options_to_table(reloptions)
+) AS own WHERE oid = '{deliveries.name}'::regclass"""
+_LEASE_ALL = f"""
+UPDATE {deliveries.name} SET due_at = due_at + interval '40 s', leased_until = due_at + interval '40 s',
+    attempts = 1, leased_by = 'worker' WHERE state = 'pending'"""
+_SETTLE_ALL = f"""
+UPDATE {deliveries.name} SET state = 'settled', due_at = received_at, leased_until = NULL, leased_by = '',
+    records = 1, settled_at = received_at + interval '1 s' WHERE state = 'pending'"""
 
 
-def run_id(number: int) -> str:
-    """Return the name of the run of this number, the oldest being 0."""
+def run_id_for(number: int) -> str:
+    """Return the id of the run of this number; the oldest is 0."""
     return str(UUID(hashlib.md5(f"run {number}".encode()).hexdigest()))
 
 
-def fill_inbox(url: str, number: int, *, is_pending: bool) -> None:
-    """Create the tables and so many deliveries: all pending and due, or all settled, with their outcomes."""
-    store = open_database(url)
-    migrate(store)
-    store.close()
+def fill_inbox(url: str, count: int, *, is_pending: bool) -> None:
+    """Create the tables and deliveries: all pending and due, or all settled, with their outcomes."""
+    migrate_database(url)
     with connect_without_limits(url) as connection:
-        add_deliveries(connection, number, "pending" if is_pending else "settled", inbox_size=number)
+        _add_deliveries(connection, count, "pending" if is_pending else "settled", inbox_size=count)
         connection.execute(_FILL_OUTCOMES)
-        connection.execute(_FILL_RUNS, {"number": number})
-        for table in (deliveries, sink_outcomes, runs):
-            # Only when it is told to: every size is to be looked at in the same condition.
+        connection.execute(_FILL_RUNS, {"number": count})
+        for table in _TABLES:
+            # Vacuumed only by `vacuum_tables`: every size is measured in the same condition.
             connection.execute(f"ALTER TABLE {table.name} SET (autovacuum_enabled = off)")
     vacuum_tables(url)
 
 
-def add_deliveries(
-    connection: psycopg.Connection, number: int, state: DeliveryState, *, inbox_size: int, first: int = 0
+def add_backlog(url: str, inbox_size: int) -> int:
+    """Add pending and due deliveries, as many as come before autovacuum renews the statistics.
+
+    inbox_size: the number of deliveries that the inbox was filled with. Returns the number added: at least
+    those of a run.
+    """
+    with connect_without_limits(url) as connection:
+        count = max(DELIVERIES_PER_RUN, _read_threshold(connection, "autovacuum_analyze"))
+        _add_deliveries(connection, count, "pending", inbox_size=inbox_size, first=inbox_size)
+        connection.execute("CHECKPOINT")
+    return count
+
+
+def age_inbox(url: str, inbox_size: int) -> int:
+    """Settle all pending deliveries, vacuum, then add and settle more until autovacuum would run again.
+
+    inbox_size: the number of deliveries that the inbox was filled with. Returns the number settled since the
+    vacuum; each leaves two dead rows.
+    """
+    with connect_without_limits(url) as connection:
+        pending = connection.execute(_LEASE_ALL).rowcount
+        connection.execute(_SETTLE_ALL)
+        vacuum_tables(url)
+        count = _read_threshold(connection, "autovacuum_vacuum") // 2
+        _add_deliveries(connection, count, "pending", inbox_size=inbox_size, first=inbox_size + pending)
+        connection.execute(_LEASE_ALL)
+        connection.execute(_SETTLE_ALL)
+        connection.execute(f"ANALYZE {deliveries.name}")
+        connection.execute("CHECKPOINT")
+    return count
+
+
+def vacuum_tables(url: str) -> None:
+    """Vacuum and analyze, as autovacuum does in time, and write a checkpoint."""
+    with connect_without_limits(url) as connection:
+        for table in _TABLES:
+            connection.execute(f"VACUUM (ANALYZE, INDEX_CLEANUP ON) {table.name}")
+        connection.execute("CHECKPOINT")
+
+
+@contextmanager
+def connect_without_limits(url: str) -> Iterator[psycopg.Connection]:
+    """Connect without the timeouts of the service's own statements; every statement commits."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = off")
+        yield connection
+
+
+def _add_deliveries(
+    connection: psycopg.Connection, count: int, state: str, *, inbox_size: int, first: int = 0
 ) -> None:
-    """Add so many deliveries in this state to a store of a number, from the first of these on."""
-    began = datetime.now(UTC) - timedelta(milliseconds=_APART_MS * _BEGAN_AGO * inbox_size, hours=1)
+    """Add deliveries in this state. first: the number of the first; inbox_size: sets their times."""
+    started_at = datetime.now(UTC) - timedelta(milliseconds=_INTERVAL_MS * _AGE_FACTOR * inbox_size, hours=1)
     parameters = {
         "first": first,
-        "last": first + number - 1,
-        "began_ms": int(began.timestamp() * 1000),
+        "last": first + count - 1,
+        "started_ms": int(started_at.timestamp() * 1000),
         "state": state,
         "body": zlib.compress(BODY, 1),
         "body_bytes": len(BODY),
@@ -109,17 +169,8 @@ def add_deliveries(
     connection.execute(_FILL, parameters)
 
 
-def vacuum_tables(url: str) -> None:
-    """Do what autovacuum does in time, and leave nothing over from before."""
-    with connect_without_limits(url) as connection:
-        for table in (deliveries, sink_outcomes, runs):
-            connection.execute(f"VACUUM (ANALYZE, INDEX_CLEANUP ON) {table.name}")
-        connection.execute("CHECKPOINT")
-
-
-@contextmanager
-def connect_without_limits(url: str) -> Iterator[psycopg.Connection]:
-    """Connect without the limits that the service's own statements have; every statement commits."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("SET synchronous_commit = off")
-        yield connection
+def _read_threshold(connection: psycopg.Connection, option: str) -> int:
+    row = connection.execute(_AUTOVACUUM_THRESHOLD, {"option": option}).fetchone()
+    assert row is not None
+    threshold: int = row[0]
+    return threshold

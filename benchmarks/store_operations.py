@@ -1,19 +1,21 @@
-"""What the service does to its store, call by call, and what each costs in an inbox of one size."""
+"""The service's calls to its store, and the cost of each in an inbox of one size."""
 
 import itertools
 import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.database.engine import open_database
+from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
 from app.store.models import Delivery, DeliveryResult, IncomingDelivery, RunUpdate, SinkOutcome, StateChange
@@ -22,20 +24,82 @@ from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs
 from app.store.schema import deliveries, sink_outcomes
-from benchmarks.probe import Cost, Probe
-from benchmarks.samples import Sample, Situation
-from benchmarks.seeded_inbox import BODY, DELIVERIES_PER_RUN, connect_without_limits, run_id, vacuum_tables
+from benchmarks.seeded_inbox import (
+    BODY,
+    DELIVERIES_PER_RUN,
+    connect_without_limits,
+    run_id_for,
+    vacuum_tables,
+)
 
 Result = TypeVar("Result")
+Situation = Literal["history", "surprise", "unvacuumed", "backlog"]
 
 BATCH_SIZE = 16
 MAX_PER_SWEEP = 512
-_HOLDER = "benchmark"
+_WORKER = "benchmark"
 _LEASE_S = 40.0
+# The service's statement timeout: a count that exceeds it is recorded with it.
+_STATEMENT_TIMEOUT_US = 15e6
+# A session's counters reach the shared ones at the end of a transaction, once this asked for it.
+_FLUSH = text("SELECT pg_stat_force_next_flush()")
+_BUFFERS = text(
+    "SELECT pg_backend_pid(), pg_stat_get_db_blocks_fetched(oid) FROM pg_database "
+    "WHERE datname = current_database()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one call. elapsed_us: its caller's time. cpu_us: the server's. buffers: pages it read."""
+
+    elapsed_us: float
+    cpu_us: float
+    buffers: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The cost of a call, divided by its number of deliveries."""
+
+    situation: Situation
+    size: int
+    operation: str
+    cost: Cost
+
+
+class Probe:
+    """Measures calls over the store's only connection, while nothing else uses its database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._own_buffers = 0.0
+        self._own_buffers = min(self.measure(lambda: None)[1].buffers for _ in range(9))
+
+    def measure(self, call: Callable[[], Result]) -> tuple[Result, Cost]:
+        """Return the call's result and its cost."""
+        pid, buffers_before = self._read_buffers()
+        cpu_before_ns, started = _read_cpu_ns(pid), time.perf_counter()
+        result = call()
+        elapsed_us = (time.perf_counter() - started) * 1e6
+        cpu_us = (_read_cpu_ns(pid) - cpu_before_ns) / 1e3
+        pid_after, buffers = self._read_buffers()
+        assert pid == pid_after, "the store has changed its connection"
+        return result, Cost(elapsed_us, cpu_us, buffers - buffers_before - self._own_buffers)
+
+    def _read_buffers(self) -> tuple[int, int]:
+        self._database.read(_FLUSH)
+        [row] = self._database.read(_BUFFERS)
+        return int(row[0]), int(row[1])
+
+
+def _read_cpu_ns(pid: int) -> int:
+    # Exact while the process waits, as between two calls.
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
 class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
-    """An inbox of one size, in one situation; a context manager. `work` calls everything once."""
+    """An inbox of one size, in one situation; a context manager. `call_all` adds to `samples`."""
 
     _numbers = itertools.count(time.time_ns())
 
@@ -44,69 +108,65 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
         self.size = size
         self._url = url
         self._situation = situation
-        self._is_behind = situation in ("surprise", "backlog")
-        self._runs = max(1, size // DELIVERIES_PER_RUN)
-        self._fresh_run = str(uuid4())
+        self._has_backlog = situation in ("surprise", "backlog")
+        self._run_count = max(1, size // DELIVERIES_PER_RUN)
+        self._own_run = str(uuid4())
         self._settled: list[UUID] = []
 
     def __enter__(self) -> Self:
-        self._store = open_database(self._url)
-        self._inbox, self._worklist = Inbox(self._store), PendingDeliveries(self._store)
-        self._ledger, self._probe = DeliveryResults(self._store), Probe(self._store)
+        self._database = open_database(self._url)
+        self._inbox, self._pending = Inbox(self._database), PendingDeliveries(self._database)
+        self._results, self._probe = DeliveryResults(self._database), Probe(self._database)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._store.close()
+        self._database.close()
 
     def call_all(self) -> None:
-        """Take deliveries in and through; in a backlog, others than those that came."""
-        arrivals = [self._arrival() for _ in range(BATCH_SIZE)]
-        receipts = self._take("accept", BATCH_SIZE, lambda: self._inbox.put(arrivals))
+        """Accept a batch of deliveries, lease and settle it; with a backlog, settle older ones instead."""
+        incoming = [self._make_delivery() for _ in range(BATCH_SIZE)]
+        receipts = self._measure("accept", BATCH_SIZE, lambda: self._inbox.put(incoming))
         ids = [receipt.delivery_id for receipt in receipts]
         now = datetime.now(UTC)
-        # Due again at once: the backlog goes round and stays as it is.
-        woken = self._take(
+        # Due again at once, so that the backlog stays as it is.
+        due = self._measure(
             "sweep",
-            MAX_PER_SWEEP if self._is_behind else 1,
-            lambda: self._worklist.lease_due(now=now, limit=MAX_PER_SWEEP, requeue_after_s=0.0),
+            MAX_PER_SWEEP if self._has_backlog else 1,
+            lambda: self._pending.lease_due(now=now, limit=MAX_PER_SWEEP, requeue_after_s=0.0),
         )
-        if self._is_behind:
-            ids = [delivery.id for delivery in woken[:BATCH_SIZE]]
-        self._take("recall", BATCH_SIZE, lambda: self._worklist.make_all_due(now=datetime.now(UTC)))
-        self._take("release, none", 1, lambda: self._worklist.release_worker("nobody", now=datetime.now(UTC)))
-        claimed = self._take("claim", BATCH_SIZE, lambda: self._claim(ids))
-        assert len(claimed) == BATCH_SIZE
-        self._take(
-            "release, 16", BATCH_SIZE, lambda: self._worklist.release_worker(_HOLDER, now=datetime.now(UTC))
+        if self._has_backlog:
+            ids = [delivery.id for delivery in due[:BATCH_SIZE]]
+        self._measure("recall", BATCH_SIZE, lambda: self._pending.make_all_due(now=datetime.now(UTC)))
+        self._measure("release, none", 1, lambda: self._release("nobody"))
+        leased = self._measure("claim", BATCH_SIZE, lambda: self._lease(ids))
+        assert len(leased) == BATCH_SIZE
+        self._measure("release, 16", BATCH_SIZE, lambda: self._release(_WORKER))
+        leased = self._lease(ids)
+        for delivery in leased[:4]:
+            self._measure("read", 1, partial(self._inbox.read_body, delivery.id))
+        results = [_make_result(delivery) for delivery in leased]
+        self._settled += self._measure(
+            "settle", BATCH_SIZE, lambda: self._results.save(results, now=datetime.now(UTC))
         )
-        claimed = self._claim(ids)
-        for delivery in claimed[:4]:
-            self._take("read", 1, partial(self._inbox.read_body, delivery.id))
-        settlements = [_settlement(delivery) for delivery in claimed]
-        done = self._take("settle", BATCH_SIZE, lambda: self._ledger.save(settlements, now=datetime.now(UTC)))
-        self._settled += done
-        self._look()
+        self._measure_reads()
 
     def measure_count(self) -> None:
-        """Count all; known to cost as much as there is."""
+        """Count all deliveries by state, which is known to grow with the inbox."""
         try:
-            self._take("count", 1, self._inbox.count_by_state)
+            self._measure("count", 1, self._inbox.count_by_state)
         except StoreUnavailable:
-            # It took longer than a statement may.
-            limit_us = 15e6
-            self.samples.append(Sample(self._situation, self.size, "count", Cost(limit_us, limit_us, 0)))
+            cost = Cost(_STATEMENT_TIMEOUT_US, _STATEMENT_TIMEOUT_US, 0)
+            self.samples.append(Sample(self._situation, self.size, "count", cost))
 
     def restore(self) -> None:
-        """Bring back how it was before, and vacuum it."""
+        """Undo the changes of `call_all`, and vacuum if the situation is a vacuumed one."""
         with connect_without_limits(self._url) as connection:
             connection.execute(
                 f"DELETE FROM {sink_outcomes.name} WHERE delivery_id = ANY(%s)", (self._settled,)
             )
-            connection.execute(
-                f"DELETE FROM {deliveries.name} WHERE sync_job_run_id = %s", (self._fresh_run,)
-            )
+            connection.execute(f"DELETE FROM {deliveries.name} WHERE sync_job_run_id = %s", (self._own_run,))
             connection.execute(
                 f"UPDATE {deliveries.name} SET state = 'pending', settled_at = NULL, due_at = now() "
                 "WHERE id = ANY(%s)",
@@ -116,28 +176,32 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
         if self._situation in ("history", "backlog"):
             vacuum_tables(self._url)
 
-    def _look(self) -> None:
-        run = run_id(random.randrange(self._runs))
-        self._take("oldest pending", 1, self._worklist.find_oldest_received_at)
-        totals = self._take("totals of a run", 1, lambda: read_run_totals(self._store, [run]))
-        assert sum(group.batches for group in totals[run].batches) >= DELIVERIES_PER_RUN
-        self._take("status of a run", 1, lambda: Runs(self._store).get(run))
-        self._take("read, any", 1, partial(self._inbox.read_body, self._any_of(run)))
+    def _measure_reads(self) -> None:
+        run_id = run_id_for(random.randrange(self._run_count))
+        self._measure("oldest pending", 1, self._pending.find_oldest_received_at)
+        totals = self._measure("totals of a run", 1, lambda: read_run_totals(self._database, [run_id]))
+        assert sum(group.batches for group in totals[run_id].batches) >= DELIVERIES_PER_RUN
+        self._measure("status of a run", 1, lambda: Runs(self._database).get(run_id))
+        self._measure("read, any", 1, partial(self._inbox.read_body, self._pick_delivery(run_id)))
 
-    def _claim(self, ids: list[UUID]) -> list[Delivery]:
-        return self._worklist.lease(ids, worker=_HOLDER, now=datetime.now(UTC), lease_s=_LEASE_S)
+    def _lease(self, ids: list[UUID]) -> list[Delivery]:
+        return self._pending.lease(ids, worker=_WORKER, now=datetime.now(UTC), lease_s=_LEASE_S)
 
-    def _any_of(self, run: str) -> UUID:
-        offset = random.randrange(DELIVERIES_PER_RUN)
+    def _release(self, worker: str) -> object:
+        return self._pending.release_worker(worker, now=datetime.now(UTC))
+
+    def _pick_delivery(self, run_id: str) -> UUID:
+        """Return the id of a random delivery of a run."""
         statement = text(
             f"SELECT id FROM {deliveries.name} WHERE sync_job_run_id = :run "
             "ORDER BY id LIMIT 1 OFFSET :offset"
         )
-        with self._store.engine.connect() as connection:
-            delivery_id: UUID = connection.execute(statement, {"run": run, "offset": offset}).scalar_one()
-            return delivery_id
+        offset = random.randrange(DELIVERIES_PER_RUN)
+        [(delivery_id,)] = self._database.read(statement, {"run": run_id, "offset": offset})
+        assert isinstance(delivery_id, UUID)
+        return delivery_id
 
-    def _arrival(self) -> IncomingDelivery:
+    def _make_delivery(self) -> IncomingDelivery:
         now, name = datetime.now(UTC), str(UUID(int=next(self._numbers)))
         return IncomingDelivery(
             BODY.replace(b'"c-1"', f'"{name}"'.encode()),
@@ -146,21 +210,25 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
             "pending",
             event_id=name,
             event="sync_job_run:record",
-            webhook_id=_HOLDER,
-            sync_job_run_id=self._fresh_run,
+            webhook_id="benchmark",
+            sync_job_run_id=self._own_run,
             resource="crm/contacts",
             method="list",
             created_at=now,
         )
 
-    def _take(self, operation: str, number: int, call: Callable[[], Result]) -> Result:
+    def _measure(self, operation: str, deliveries_per_call: int, call: Callable[[], Result]) -> Result:
         result, cost = self._probe.measure(call)
-        each = Cost(cost.elapsed_us / number, cost.cpu_us / number, cost.buffers / number)
-        self.samples.append(Sample(self._situation, self.size, operation, each))
+        share = Cost(
+            cost.elapsed_us / deliveries_per_call,
+            cost.cpu_us / deliveries_per_call,
+            cost.buffers / deliveries_per_call,
+        )
+        self.samples.append(Sample(self._situation, self.size, operation, share))
         return result
 
 
-def _settlement(delivery: Delivery) -> DeliveryResult:
+def _make_result(delivery: Delivery) -> DeliveryResult:
     now = datetime.now(UTC)
     return DeliveryResult(
         StateChange(delivery.id, "settled", 1, "", due_at=delivery.received_at),
