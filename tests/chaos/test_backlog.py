@@ -52,19 +52,19 @@ def store(postgres_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def web(
-    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer
+    tmp_path: Path, store: Database, postgres_url: str, private_valkey: ValkeyServer
 ) -> Iterator[WebProcess]:
-    with WebProcess(tmp_path, database_url=postgres_url, redis_url=harmed_valkey.url) as process:
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=private_valkey.url) as process:
         yield process
 
 
 @pytest.fixture
 def worker(
-    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
+    tmp_path: Path, store: Database, postgres_url: str, private_valkey: ValkeyServer, private_redis: Redis
 ) -> Iterator[Command]:
-    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
+    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=private_valkey.url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
-        wait_until(lambda: harmed_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
+        wait_until(lambda: private_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
         yield command
 
 
@@ -130,7 +130,7 @@ def post_for(web: WebProcess, seconds: float) -> list[float]:
 
 
 def test_a_million_deliveries_wait_and_the_service_goes_on(
-    web: WebProcess, worker: Command, store: Database, harmed_redis: Redis
+    web: WebProcess, worker: Command, store: Database, private_redis: Redis
 ) -> None:
     for number in range(50):
         assert web.post(body(f"before-{number}")).status == "accepted"
@@ -144,7 +144,7 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
     asked_at = time.monotonic()
     ready = httpx.get(f"{web.url}/readyz", timeout=30)
     ready_s = time.monotonic() - asked_at
-    jobs, keys = harmed_redis.llen(f"rq:queue:{QUEUE_NAME}"), harmed_redis.dbsize()
+    jobs, keys = private_redis.llen(f"rq:queue:{QUEUE_NAME}"), private_redis.dbsize()
     wait_until(
         lambda: count(store, "state = 'settled'") - settled_before >= DRAINED_AT_LEAST,
         timeout_s=40,

@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
-    tmp_path: Path, store: Database, harmed_postgres: PostgresServer, redis_url: str
+    tmp_path: Path, store: Database, private_postgres: PostgresServer, redis_url: str
 ) -> None:
     inbox = Inbox(store)
     (tmp_path / "routes.toml").write_text(ROUTES)
@@ -64,7 +64,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
         with store.engine.connect() as connection:
             return len(connection.execute(statement).all())
 
-    with harmed_postgres.database() as url, Redis.from_url(redis_url) as redis:
+    with private_postgres.database() as url, Redis.from_url(redis_url) as redis:
         redis.flushall()
         arguments = ["app.cli", "worker", "-n", "1"]
         variables = settings | {"WAREHOUSE_URL": url}
@@ -76,7 +76,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
 
             send(0, 10)
             wait_until(lambda: count("another", "done") == 10, what=lambda: worker.log)
-            with harmed_postgres.stalled():
+            with private_postgres.stalled():
                 send(10, 60)
                 # Each stalled sink runs into the deadline of one job; after that it rests.
                 wait_until(

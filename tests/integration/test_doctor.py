@@ -212,16 +212,16 @@ def test_a_read_only_database_is_told(postgres_url: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("words", [("--json",), ()])
 def test_a_wrong_password_is_blamed_and_not_shown(
-    harmed_postgres: PostgresServer,
-    harmed_valkey: ValkeyServer,
-    harmed_redis: Redis,
+    private_postgres: PostgresServer,
+    private_valkey: ValkeyServer,
+    private_redis: Redis,
     tmp_path: Path,
     words: tuple[str, ...],
 ) -> None:
-    rules = harmed_postgres._data_folder / "pg_hba.conf"
+    rules = private_postgres._data_folder / "pg_hba.conf"
     kept = rules.read_text()
-    harmed_redis.config_set("requirepass", "another")
-    with harmed_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
+    private_redis.config_set("requirepass", "another")
+    with private_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
         rules.write_text(f"local all locked scram-sha-256\n{kept}")
         connection.execute("SELECT pg_reload_conf()")
@@ -229,7 +229,7 @@ def test_a_wrong_password_is_blamed_and_not_shown(
             tmp_path,
             *words,
             DATABASE_URL=url.replace("postgres@", f"locked:{HIDDEN}@"),
-            REDIS_URL=harmed_valkey.url.replace("unix://", f"unix://:{HIDDEN}@"),
+            REDIS_URL=private_valkey.url.replace("unix://", f"unix://:{HIDDEN}@"),
         )
         rules.write_text(kept)
         connection.execute("SELECT pg_reload_conf()")
@@ -276,14 +276,14 @@ def test_no_secret_is_ever_shown(tmp_path: Path, settings: dict[str, str]) -> No
 
 
 def test_a_redis_that_evicts_is_told(
-    harmed_valkey: ValkeyServer, harmed_redis: Redis, tmp_path: Path
+    private_valkey: ValkeyServer, private_redis: Redis, tmp_path: Path
 ) -> None:
-    harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
-    harmed_redis.config_set("maxmemory", int(harmed_redis.info("memory")["used_memory"]) + 1000)
-    harmed_redis.config_set("save", "3600 1")
-    harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
+    private_redis.config_set("maxmemory-policy", "allkeys-lru")
+    private_redis.config_set("maxmemory", int(private_redis.info("memory")["used_memory"]) + 1000)
+    private_redis.config_set("save", "3600 1")
+    private_redis.config_set("maxmemory-policy", "allkeys-lru")
 
-    told = doctor(tmp_path, "--no-post", REDIS_URL=harmed_valkey.url)
+    told = doctor(tmp_path, "--no-post", REDIS_URL=private_valkey.url)
 
     assert told.levels("redis") == {"eviction": "red", "memory": "red", "persistence": "yellow"}
     assert "noeviction" in told.message("redis", "eviction")
@@ -304,11 +304,11 @@ def test_without_workers_and_with_a_full_spool_it_says_so(
 
 
 def test_servers_that_stand_still_are_given_up_soon(
-    harmed_valkey: ValkeyServer, harmed_postgres: PostgresServer, tmp_path: Path
+    private_valkey: ValkeyServer, private_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     started = time.monotonic()
-    with harmed_postgres.database() as url, harmed_valkey.stalled(), harmed_postgres.stalled():
-        told = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=harmed_valkey.url)
+    with private_postgres.database() as url, private_valkey.stalled(), private_postgres.stalled():
+        told = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=private_valkey.url)
 
     assert time.monotonic() - started < 25
     assert "red" in told.levels("store").values()

@@ -87,8 +87,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iter
     url = f"sqlite:///{tmp_path}/store.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
-    with open_site(tmp_path, url, redis_url) as made:
-        yield made
+    with open_site(tmp_path, url, redis_url) as setup:
+        yield setup
 
 
 @pytest.fixture
@@ -98,15 +98,15 @@ def worker(site: WebSetup) -> Iterator[Command]:
 
 
 @pytest.fixture
-def harmed_site(tmp_path: Path, harmed_postgres: PostgresServer, redis_url: str) -> Iterator[WebSetup]:
-    with harmed_postgres.database() as url, open_site(tmp_path, url, redis_url) as made:
-        yield made
+def private_site(tmp_path: Path, private_postgres: PostgresServer, redis_url: str) -> Iterator[WebSetup]:
+    with private_postgres.database() as url, open_site(tmp_path, url, redis_url) as setup:
+        yield setup
 
 
 @pytest.fixture
-def database(harmed_site: WebSetup) -> Iterator[psycopg.Connection]:
-    """A connection of whoever does harm."""
-    with psycopg.connect(harmed_site.settings["DATABASE_URL"], autocommit=True) as connection:
+def database(private_site: WebSetup) -> Iterator[psycopg.Connection]:
+    """A connection that locks, and terminates the backends of others."""
+    with psycopg.connect(private_site.settings["DATABASE_URL"], autocommit=True) as connection:
         yield connection
 
 
@@ -276,10 +276,10 @@ AT_THE_COMMIT = "CONSTRAINT TRIGGER hold_up AFTER INSERT"
 
 @pytest.mark.parametrize("moment", [IN_THE_STATEMENT, AT_THE_COMMIT])
 def test_a_commit_whose_backend_is_killed_is_made_again(
-    moment: str, harmed_site: WebSetup, database: psycopg.Connection
+    moment: str, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
         sending = sender.submit(send_all, web)
         backend = wait_for_backend(database, "advisory")
 
@@ -289,11 +289,11 @@ def test_a_commit_whose_backend_is_killed_is_made_again(
 
         answers = [answer for answer in sending.result() if answer]
         assert [answer.status for answer in answers] == ["accepted"] * SENDERS
-        assert harmed_site.redis.xlen(KEY) == 0
-        assert harmed_site.stored() == {
+        assert private_site.redis.xlen(KEY) == 0
+        assert private_site.stored() == {
             UUID(a.delivery): page for a, page in zip(answers, PAGES, strict=True)
         }
-        assert Inbox(harmed_site.store).count_by_state()["duplicate"] == 0
+        assert Inbox(private_site.store).count_by_state()["duplicate"] == 0
 
 
 @contextmanager
@@ -308,11 +308,11 @@ def full(redis: Redis) -> Iterator[None]:
 
 @pytest.mark.parametrize(("moment", "has_spool"), [(IN_THE_STATEMENT, True), (AT_THE_COMMIT, False)])
 def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
-    moment: str, has_spool: bool, harmed_site: WebSetup, database: psycopg.Connection
+    moment: str, has_spool: bool, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
-        with nullcontext() if has_spool else full(harmed_site.redis):
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
+        with nullcontext() if has_spool else full(private_site.redis):
             sending = sender.submit(send_all, web)
             killed: list[int] = []
             for _ in range(2):
@@ -322,12 +322,12 @@ def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
         database.execute("SELECT pg_advisory_unlock(1)")
 
         assert answers == [(200, "accepted") if has_spool else (503, "unavailable")] * SENDERS
-        assert harmed_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
-        assert harmed_site.stored() == {}
+        assert private_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
+        assert private_site.stored() == {}
         if not has_spool:
             send_again_until_answered(web)
-        drain(harmed_site)
-        assert sorted(harmed_site.stored().values()) == PAGES
+        drain(private_site)
+        assert sorted(private_site.stored().values()) == PAGES
 
 
 @contextmanager
@@ -344,9 +344,9 @@ def without_acknowledgements(database: psycopg.Connection) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
-    is_killed: bool, harmed_site: WebSetup, database: psycopg.Connection
+    is_killed: bool, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
         with without_acknowledgements(database):
             sending = sender.submit(send_all, web)
             backend = wait_for_backend(database, "SyncRep")
@@ -354,11 +354,11 @@ def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
                 database.execute("SELECT pg_terminate_backend(%s)", [backend])
                 wait_for_backend(database, "SyncRep", backend)
             else:
-                wait_until(lambda: harmed_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
+                wait_until(lambda: private_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
         answers = [answer for answer in sending.result() if answer]
-        drain(harmed_site)
+        drain(private_site)
 
         assert [answer.http_status for answer in answers] == [200] * SENDERS
-        assert harmed_site.stored() == {
+        assert private_site.stored() == {
             UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True)
         }
