@@ -26,7 +26,7 @@ from app.store.models import IncomingDelivery, Receipt
 from tests.support.postgres import PostgresServer
 from tests.support.processes import find_descendants
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import ParsedResponse, WebProcess
 from workers.background.sweeper import Sweeper
 
@@ -116,7 +116,7 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
         private_postgres.start()
 
     assert [answer.http_status for answer in answers] == [200] * 4
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert waiting == 4
     assert ready.status_code == 503
     assert ready.json()["spool"] == "4 deliveries wait in Redis for the store"
@@ -140,9 +140,9 @@ def test_a_store_that_never_answers_costs_seconds_once(
         later, later_s = post_all(web, [body(f"later {number}") for number in range(12)])
 
     assert {answer.status for answer in answers + later} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     # One of them tries the store again; the others go to the spool at once.
-    assert later_s < MAX_RESPONSE_S
+    assert later_s < MAX_RESPONSE_S * measure_slowdown()
     sweep(store, private_redis)
     assert_all_stored(store, answers, bodies)
 
@@ -167,7 +167,7 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, priv
     sweep(store, private_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert_all_stored(store, answers, bodies)
 
 
@@ -215,7 +215,7 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
     sweep(store, private_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert spooled > 0
     assert_all_stored(store, answers, bodies)
 
@@ -244,7 +244,7 @@ def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
 
     assert {(answer.http_status, answer.status) for answer in answers} == {(503, "unavailable")}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
 
 
@@ -363,7 +363,7 @@ def test_whatever_redis_does_deliveries_are_accepted(
         ready = httpx.get(f"{web.url}/readyz", timeout=30)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < 2
+    assert took_s < 2 * measure_slowdown()
     assert_all_stored(store, answers, bodies)
     if way in ("dead", "stalled"):
         assert "REDIS_URL" in ready.json()["redis"]
@@ -376,4 +376,4 @@ def test_a_stalled_redis_is_known_in_seconds(private_valkey: ValkeyServer) -> No
     with private_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
         queue.has_capacity()
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 4 * measure_slowdown()

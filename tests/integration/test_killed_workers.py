@@ -29,7 +29,7 @@ from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import make_environment
 from workers.delivery.processor import DeliveryProcessor
 
@@ -253,7 +253,7 @@ def test_a_worker_killed_at_any_step_leaves_everything_as_if_it_had_lived(
     peaceful.deliver(peaceful.put_pages())
     peaceful.deliver([peaceful.put_late()])
 
-    assert recovery_s < MAX_RECOVERY_S
+    assert recovery_s < MAX_RECOVERY_S * measure_slowdown()
     assert desk.read_everything() == peaceful.read_everything()
     sizes = {name.removeprefix("rapidbridge_"): len(rows) for name, rows in desk.read_everything().items()}
     ledger = {"deliveries": 6, "sink_outcomes": 8, "dead_records": 3, "record_errors": 2, "runs": 1}
@@ -290,7 +290,7 @@ def test_a_worker_told_to_end_finishes_its_job_and_takes_no_other(
         took_s = time.monotonic() - told_at
 
     assert code == 0, command.log
-    assert took_s < MAX_SHUTDOWN_S
+    assert took_s < MAX_SHUTDOWN_S * measure_slowdown()
     assert "process.killed" not in command.log
     assert (desk.state(at_hand), desk.state(next_one)) == ("settled", "pending")
     assert desk.keys() == [*"abcd"]

@@ -502,7 +502,7 @@ def test_ctrl_c_ends_the_command_in_the_middle_of_its_runs(tmp_path: Path) -> No
             try:
                 wait_until(lambda: len(to.bodies) >= 2)
                 ran.send_signal(signal.SIGINT)
-                _, complaints = ran.communicate(timeout=10)
+                _, complaints = ran.communicate(timeout=60)
             finally:
                 ran.kill()
 

@@ -71,7 +71,7 @@ class WebProcess:
             **{"TRUTO_WEBHOOK_SECRET": SECRET, "WEB_CONCURRENCY": "1", **settings},
         )
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=self.url, timeout=60)
+        self._client = httpx.Client(base_url=self.url, timeout=120)
 
     @property
     def pid(self) -> int:

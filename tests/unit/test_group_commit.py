@@ -34,7 +34,7 @@ class _Gate:
     def commit(self, items: Sequence[int]) -> Sequence[int]:
         self.groups.append(list(items))
         self.is_committing.set()
-        assert self.may_go_on.wait(10)
+        assert self.may_go_on.wait(60)
         if -1 in items:
             raise ValueError("one of these is bad")
         if -3 in items:
@@ -70,10 +70,10 @@ def _run(items: Sequence[int], *, first: int = 0, limit: int = 3) -> tuple[list[
     commits: GroupCommit[int, int] = grouped(gate.commit, limit=limit)
     with ThreadPoolExecutor(16) as pool:
         leader = pool.submit(_outcome, commits, first)
-        assert gate.is_committing.wait(10)
+        assert gate.is_committing.wait(60)
         followers = _queue_up(commits, items, pool)
         gate.may_go_on.set()
-        outcomes = [future.result(10) for future in (leader, *followers)]
+        outcomes = [future.result(60) for future in (leader, *followers)]
     return gate.groups, outcomes
 
 
