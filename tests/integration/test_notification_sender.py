@@ -100,7 +100,7 @@ def state(store: Database) -> list[tuple[str, str, int, str]]:
 
 @pytest.fixture
 def notifier(store: Database, listener: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
-    return NotificationDispatcher(store, [make_notify_config(listener.url)], clock=clock, timeout_s=2)
+    return NotificationDispatcher(store, [make_notify_config(listener.url)], clock=clock, timeout_s=0.5)
 
 
 def test_who_wants_to_be_told_is_told_once(
@@ -255,7 +255,7 @@ def test_silence_and_absence_are_failures_like_any_other(
     nobody = make_notify_config(f"http://127.0.0.1:{find_free_port()}", name="nobody")
 
     NotificationDispatcher(
-        store, [nobody, make_notify_config(listener.url)], clock=clock, timeout_s=2
+        store, [nobody, make_notify_config(listener.url)], clock=clock, timeout_s=0.5
     ).run_once()
 
     assert state(store) == [
