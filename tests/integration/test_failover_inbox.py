@@ -1,4 +1,4 @@
-"""What was answered 200 is kept: with the store down, stalled, full or read-only, and with Redis away."""
+"""Acknowledged deliveries are kept while the database or Redis is down, stalled or full."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import ParsedResponse, WebProcess
 from workers.background.sweeper import Sweeper
 
-# What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
+# A sender's longest wait: the timeout of the database, then that of Redis, and some time to spare.
 MAX_RESPONSE_S = 8.0
 MIB = 1024 * 1024
 
@@ -93,13 +93,13 @@ def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: li
 
 
 def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Database) -> None:
-    def finding() -> object:
+    def read_store_check() -> object:
         return httpx.get(f"{web.url}/readyz").json()["store"]
 
-    before = finding()
+    before = read_store_check()
     cut_connections(store)
 
-    assert (before, finding()) == ("ok", "ok")
+    assert (before, read_store_check()) == ("ok", "ok")
 
 
 def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
@@ -157,7 +157,7 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, priv
             connection.execute(
                 f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = {word}"
             )
-        # For those who are connected already.
+        # Open connections keep the old setting.
         cut_connections(store)
 
     make_read_only("on")
@@ -180,7 +180,7 @@ def test_a_full_disk_counts_as_away(
         tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=private_valkey.url
     ) as web:
         [server] = find_descendants(web.pid)
-        # No file of this process may grow beyond what there is: as on a disk that is full.
+        # No file of this process can grow, as on a full disk.
         resource.prlimit(server, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
         answers, _ = post_all(web, bodies)
@@ -199,11 +199,11 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     def allow_files_of(max_bytes: int | str) -> None:
-        # Holds for connections that are made from now on.
+        # Applies to new connections.
         private_postgres.run("prlimit", "--pid", str(private_postgres.pid), f"--fsize={max_bytes}:")
 
     bodies = [body(f"large {number}", records=[os.urandom(600_000).hex()]) for number in range(30)]
-    # Its log is written in files of 16 MiB, which it has room for: the table is what cannot grow.
+    # Files of its log have 16 MiB and still fit: only the table cannot grow.
     allow_files_of(16 * MIB)
     try:
         answers, took_s = post_all(web, bodies)
@@ -294,7 +294,7 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
         raise KeyboardInterrupt
 
     def half(spool: Spool) -> None:
-        # Stored, but whoever moved it dies before the spool has forgotten it.
+        # Stored, but the process dies before it deletes the deliveries from the spool.
         with pytest.raises(KeyboardInterrupt):
             spool.drain(lambda arrivals: die(Inbox(store).put(arrivals)))
 
@@ -339,7 +339,7 @@ def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, private
 
     assert (moved, private_redis.xlen(KEY), private_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
     assert inbox.count_by_state()["pending"] == 5
-    # Two of 9 MB are more than a step may hold.
+    # Two bodies of 9 MB exceed the limit of a step.
     assert sizes == [2, 2, 1]
 
 
