@@ -144,10 +144,10 @@ def test_a_burst_of_the_largest_bodies_takes_bounded_memory_and_delays_no_small_
     assert accepted
     for number in accepted:
         assert inbox.read_body(UUID(answers[number].delivery)) == event(number, FILLER)
-    # On a slow machine the memory does not become free in time for some: they are asked to retry.
+    # On a busy machine the memory, or the rest of a body, comes too late for some senders: they retry.
     refused = [answer for answer in answers if answer.http_status != 200]
-    assert {answer.http_status for answer in refused} <= {503}
-    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    assert {answer.http_status for answer in refused} <= {503, 408}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused if answer.http_status == 503)
 
 
 def test_a_large_body_without_memory_in_time_is_asked_to_retry(
