@@ -1,4 +1,6 @@
-"""A script that loads a JSONL file with dlt, run in dlt's own environment by `loaders`.
+"""A script that loads a JSONL file with dlt.
+
+`benchmarks.loaders` runs it in dlt's own virtual environment.
 
 `dlt_load.py URL FILE SCHEMA TABLE merge|append insert_values|csv nested|flat`
 """

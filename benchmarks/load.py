@@ -1,4 +1,4 @@
-"""A sender of signed requests, as fast as they are answered, with the time of each answer."""
+"""A load generator that measures the time of each answer."""
 
 import itertools
 import time

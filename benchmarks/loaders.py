@@ -1,4 +1,4 @@
-"""Writers of the same records to PostgreSQL that receive nothing: the bare upsert, and two loaders.
+"""Loaders compared with the receiver: the bare upsert, dlt, target-postgres.
 
 The bare upsert is the SQL sink's own statement with prepared batches, one commit each. dlt and Meltano's
 target-postgres load a file, each installed once into a virtual environment of its own. Their time includes

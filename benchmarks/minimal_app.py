@@ -1,4 +1,4 @@
-"""The least work of a receiver: read the body, answer 200. `accept` compares with it."""
+"""The smallest receiver: it reads the body and answers 200."""
 
 from flask import Flask, request
 

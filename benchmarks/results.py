@@ -1,4 +1,4 @@
-"""A benchmark's results in a file: its command, the machine, and one row a measurement."""
+"""The results file of a benchmark: command, machine, and measured rows."""
 
 import json
 import os

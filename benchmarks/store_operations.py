@@ -1,4 +1,4 @@
-"""The service's calls to its store, and the cost of each in an inbox of one size."""
+"""The cost of the service's calls to its store."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""One soak: traffic and faults together, then the wait for pending deliveries, then the audit."""
+"""One soak: traffic and faults, the wait for pending deliveries, the audit."""
 
 import math
 import time

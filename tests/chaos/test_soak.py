@@ -1,4 +1,4 @@
-"""A short soak of the service, and of copies broken on purpose, which the soak must detect."""
+"""A short soak, which must detect builds broken on purpose."""
 
 import shutil
 from collections.abc import Callable

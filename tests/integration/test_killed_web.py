@@ -1,4 +1,4 @@
-"""A web process killed at every step of a request, and commits that fail under it.
+"""A web process killed during requests, and commits that fail.
 
 An acknowledged delivery is stored byte for byte; any other is stored whole or not at all.
 """

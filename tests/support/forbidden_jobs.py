@@ -3,7 +3,7 @@
 from redis import Redis
 from rq.job import Job
 
-FORBIDDEN_JOB_RAN_KEY = "trap:sprung"
+FORBIDDEN_JOB_RAN_KEY = "forbidden-job:ran"
 
 
 def spring(_job: Job, connection: Redis, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of sleeping, and bounds that hold on a busy machine."""
+"""Waits for conditions, and time bounds that hold on a busy machine."""
 
 import time
 from collections.abc import Callable
