@@ -231,7 +231,7 @@ def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: DeliveredStore
         gate.may_pass.set()
         job.result(30)
         # The worker says so when it is done: nobody waits for its lease.
-        erased = work.result(15)
+        erased = work.result(30)
 
     assert told == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
     assert stock.count_rows_by_account() == {"a2": 1}

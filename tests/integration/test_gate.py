@@ -42,8 +42,8 @@ class Serve(Protocol):
 
 
 @pytest.fixture
-def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
-    with harmed_postgres.database() as url:
+def store(private_postgres: PostgresServer) -> Iterator[Database]:
+    with private_postgres.database() as url:
         engine = open_database(url)
         migrate(engine)
         yield engine
@@ -51,7 +51,7 @@ def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Iterator[Serve]:
+def serve(tmp_path: Path, store: Database, private_valkey: ValkeyServer) -> Iterator[Serve]:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     with ExitStack() as stack:
 
@@ -59,7 +59,7 @@ def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Itera
             file = tmp_path / f"{uuid4()}.toml"
             file.write_text(ROUTES + routes)
             process = WebProcess(
-                tmp_path, database_url=url, redis_url=harmed_valkey.url, ROUTES_FILE=str(file), **settings
+                tmp_path, database_url=url, redis_url=private_valkey.url, ROUTES_FILE=str(file), **settings
             )
             return stack.enter_context(process)
 
@@ -251,27 +251,27 @@ def test_checks_that_wait_delay_no_delivery_and_refuse_nothing(serve: Serve, sto
 
 @pytest.mark.parametrize("way", ["dead", "stalled"])
 def test_an_unavailable_store_refuses_only_by_the_routes_file(
-    serve: Serve, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis, way: str
+    serve: Serve, private_postgres: PostgresServer, store: Database, private_redis: Redis, way: str
 ) -> None:
     web = serve(POLICIES + GATE)
     assert web.post(event("started", "before")).http_status == 200
     bodies = [event("started", run) for run in ("one", "two")]
     sandbox = event("started", "s", account="sandbox-1")
     if way == "dead":
-        harmed_postgres.kill()
+        private_postgres.kill()
         try:
             answers = [web.post(body) for body in [*bodies, sandbox]]
         finally:
-            harmed_postgres.start()
+            private_postgres.start()
     else:
-        with harmed_postgres.stalled():
+        with private_postgres.stalled():
             answers = [web.post(body) for body in [*bodies, sandbox]]
 
     assert [summarize(answer) for answer in answers] == [(200, "accepted", "")] * 2 + [
         (400, "refused", "a sandbox")
     ]
     assert web.log.count("event=gate.skipped") == 1
-    Spool(harmed_redis).drain(Inbox(store).put)
+    Spool(private_redis).drain(Inbox(store).put)
     wait_until(
         lambda: web.post(event("updated", "before")).http_status == 200 and "store.recovered" in web.log
     )

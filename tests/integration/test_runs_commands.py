@@ -86,7 +86,7 @@ def playing(web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2) -> 
 
     with ThreadPoolExecutor(1) as pool:
         play.reports = pool.submit(partial(simulate, plan, progress=lambda _: None, session_context=beside))
-        assert is_up.wait(10)
+        assert is_up.wait(60)
         wait_until(lambda: len(play.ids()) == runs, what="the runs to play")
         yield play
 

@@ -526,7 +526,7 @@ def test_ctrl_c_ends_the_command_during_its_runs(tmp_path: Path) -> None:
             try:
                 wait_until(lambda: len(receiver.bodies) >= 2)
                 result.send_signal(signal.SIGINT)
-                _, stderr = result.communicate(timeout=10)
+                _, stderr = result.communicate(timeout=60)
             finally:
                 result.kill()
 

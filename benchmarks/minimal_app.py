@@ -1,4 +1,4 @@
-"""The least a receiver can do: read the body, answer 200. What `accept` compares with."""
+"""The smallest receiver: it reads the body and answers 200."""
 
 from flask import Flask, request
 
@@ -7,12 +7,12 @@ app = Flask(__name__)
 
 @app.get("/healthz")
 def healthz() -> dict[str, str]:
-    """Say that it lives."""
+    """Report that the process is alive."""
     return {"status": "ok"}
 
 
 @app.post("/webhooks/truto")
 def receive() -> dict[str, str]:
-    """Read, and forget."""
+    """Read the body and discard it."""
     request.get_data()
     return {"status": "accepted"}

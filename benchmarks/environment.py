@@ -1,4 +1,4 @@
-"""What the benchmarks run on: PostgreSQL that commits durably, Valkey, a migrated database; and workers."""
+"""The servers of a benchmark: durable PostgreSQL, Valkey, a migrated database; and workers."""
 
 import tempfile
 from collections.abc import Iterator
@@ -21,17 +21,20 @@ from tests.support.web_process import WebProcess, make_environment
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkEnvironment:
-    """The servers, and the way to start what works with them. folder: for logs, gone at the end."""
+    """The running servers, and ways to start web processes and workers on them.
+
+    folder: for logs, deleted at the end.
+    """
 
     folder: Path
     postgres: PostgresServer
     valkey: ValkeyServer
     database_url: str
-    store: Database
+    database: Database
     redis: Redis
 
     def web(self, processes: int, **settings: str) -> WebProcess:
-        """Prepare gunicorn with so many worker processes; a context manager that starts it."""
+        """Prepare gunicorn with a number of worker processes; a context manager that starts it."""
         return WebProcess(
             self.folder,
             database_url=self.database_url,
@@ -41,19 +44,18 @@ class BenchmarkEnvironment:
         )
 
     def worker_command(self, processes: int) -> Command:
-        """Prepare `rapidbridge worker` with so many processes; a context manager that starts it."""
+        """Prepare `rapidbridge worker` with a number of processes; a context manager that starts it."""
         settings = make_environment(DATABASE_URL=self.database_url, REDIS_URL=self.valkey.url)
         return Command(["app.cli", "worker", "-n", str(processes)], folder=self.folder, environment=settings)
 
     def delete_deliveries(self) -> None:
-        """Forget every delivery."""
-        with self.store.engine.begin() as connection:
-            connection.execute(text(f"TRUNCATE {deliveries.name}"))
+        """Delete every delivery."""
+        self.database.execute(text(f"TRUNCATE {deliveries.name}"))
 
     @contextmanager
     def running_workers(self, processes: int) -> Iterator[Command]:
         """Start workers; yield once all of them wait for jobs."""
-        # What RQ still knows of earlier ones.
+        # RQ still lists the workers of earlier rounds.
         self.redis.flushall()
         with self.worker_command(processes) as command:
             wait_until(lambda: self.redis.scard("rq:workers") == processes, what=lambda: command.log)
@@ -70,8 +72,15 @@ def running_environment() -> Iterator[BenchmarkEnvironment]:
         postgres = PostgresServer(folders[1], is_durable=True)
         stack.callback(postgres.stop)
         url = stack.enter_context(postgres.database())
-        store = open_database(url)
-        stack.callback(store.close)
-        migrate(store)
+        migrate_database(url)
+        database = open_database(url)
+        stack.callback(database.close)
         redis = stack.enter_context(Redis.from_url(valkey.url))
-        yield BenchmarkEnvironment(folders[2], postgres, valkey, url, store, redis)
+        yield BenchmarkEnvironment(folders[2], postgres, valkey, url, database, redis)
+
+
+def migrate_database(url: str) -> None:
+    """Create the store's tables in a database."""
+    database = open_database(url)
+    migrate(database)
+    database.close()

@@ -1,4 +1,7 @@
-"""The handler that people write: verify, parse everything, put the payload onto RQ. Not durable."""
+"""A handler written by hand: verify, parse everything, put the payload onto RQ.
+
+It is not durable: nothing is on disk when it answers.
+"""
 
 import hashlib
 import hmac
@@ -16,16 +19,16 @@ _secret = os.environ["TRUTO_WEBHOOK_SECRET"].encode()
 
 @app.get("/healthz")
 def healthz() -> dict[str, str]:
-    """Say that it lives."""
+    """Report that the process is alive."""
     return {"status": "ok"}
 
 
 @app.post("/webhooks/truto")
 def receive() -> dict[str, str]:
-    """Hand the whole event to a worker."""
+    """Verify the event and enqueue all of it."""
     body = request.get_data()
-    claimed = request.headers["X-Truto-Signature"].partition("v=")[2]
-    if not hmac.compare_digest(hmac.new(_secret, body, hashlib.sha256).hexdigest(), claimed):
+    signature = request.headers["X-Truto-Signature"].partition("v=")[2]
+    if not hmac.compare_digest(hmac.new(_secret, body, hashlib.sha256).hexdigest(), signature):
         abort(401)
     _queue.enqueue("tasks.handle", json.loads(body))
     return {"status": "accepted"}
