@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 import click
 
 from app.cli.common.options import build_delivery_filter, filter_options
-from app.cli.common.pipes import open_standard_output
+from app.cli.common.output_file import open_standard_output
 from app.cli.common.progress import progress_bar
 from app.cli.deliveries.asking import open_interactive_store
 from app.store.delivery_export import DeliveryExport, write_line

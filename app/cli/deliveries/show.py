@@ -8,7 +8,7 @@ import click
 
 from app.cli.common.explanations import explain_state
 from app.cli.common.output import format_time
-from app.cli.common.pipes import open_standard_output
+from app.cli.common.output_file import open_standard_output
 from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interactive_store, parse_delivery_ids
 from app.cli.deliveries.body import format_body
 from app.cli.deliveries.portrait import detail_lines

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from app.cli.common.clients import JSON_OPTION
 from app.cli.doctor.examination import Check, run_checks
 from app.cli.doctor.finding import CheckResult
 from app.cli.doctor.printing import result_lines
@@ -19,7 +20,6 @@ from app.cli.doctor.sinks import check_sink
 from app.cli.doctor.store import check_store
 from app.cli.doctor.truto import check_truto
 from app.cli.local.development_secret import read_development_secret
-from app.cli.runs.asking import JSON_OPTION
 from app.cli.webhook.addresses import WEBHOOK_PATH
 from app.config.load import Config, read_config
 from app.config.settings import WebhookSecret

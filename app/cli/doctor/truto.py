@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+from app.cli.common.clients import open_optional_truto_api
 from app.cli.common.output import replace_control_chars
 from app.cli.doctor.finding import CheckResult, fail, ok, warn
-from app.cli.runs.asking import open_optional_truto_api
 from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings

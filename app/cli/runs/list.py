@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from app.cli.common.clients import JSON_OPTION
 from app.cli.common.output import replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.common.times import parse_time_option
-from app.cli.runs.asking import JSON_OPTION
-from app.cli.runs.telling import format_status, format_verdict, run_as_json
+from app.cli.runs.formatting import format_status, format_verdict, run_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.runs.reconciliation import Reconciliation, reconcile_counts

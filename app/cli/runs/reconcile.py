@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from app.cli import EXIT_UNREACHABLE
+from app.cli.common.clients import JSON_OPTION, normalize_run_ids, open_optional_truto_api
 from app.cli.common.progress import progress_bar
 from app.cli.common.times import parse_time_option
-from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_truto_api
+from app.cli.runs.formatting import run_as_json
 from app.cli.runs.show import run_lines
-from app.cli.runs.telling import run_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.errors import TrutoRefused, TrutoUnavailable

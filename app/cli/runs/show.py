@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
+from app.cli.common.clients import JSON_OPTION, normalize_run_ids
 from app.cli.common.output import format_time, replace_control_chars
-from app.cli.runs.asking import JSON_OPTION, normalize_run_ids
+from app.cli.runs.formatting import format_status, format_verdict, resource_lines, run_as_json
 from app.cli.runs.list import reconcile_runs
-from app.cli.runs.telling import format_status, format_verdict, resource_lines, run_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
+from app.cli.common.clients import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.errors import TrutoRefused
 
 

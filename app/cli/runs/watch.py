@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from app.cli.common.clients import JSON_OPTION, normalize_run_ids, open_optional_truto_api
 from app.cli.common.output import replace_control_chars
-from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_truto_api
+from app.cli.runs.formatting import format_status, format_verdict, resource_lines, run_as_json
 from app.cli.runs.list import reconcile_runs
-from app.cli.runs.telling import format_status, format_verdict, resource_lines, run_as_json
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.runs.asking import JSON_OPTION, open_truto_api
+from app.cli.common.clients import JSON_OPTION, open_truto_api
 from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused

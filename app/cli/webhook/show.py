@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from app.cli.common.clients import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.cli.common.output import replace_control_chars
-from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks
 from app.config.settings import read_environment, read_settings
