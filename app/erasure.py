@@ -1,13 +1,17 @@
 """Removes all there is of an integrated account: in Redis, in the store, and in every sink."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from app.database.engine import Database
+from app.config.load import Config
+from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
+from app.redis.queue import connect_redis
 from app.redis.spool import Spool
+from app.sinks import SinkRegistry
 from app.sinks.base import Sink
 from app.store.erasure import AccountData, AccountDataCounts
 
@@ -29,6 +33,11 @@ class ErasureReport:
     def total(self) -> int:
         """How much it is in all places."""
         return sum(self.counts.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to erase, nothing in progress and no place that could not be checked."""
+        return not (self.total or self.in_progress or self.unreached)
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Add what was found in places."""
@@ -127,6 +136,34 @@ class Erasure:
         while in_progress:
             time.sleep(_POLL_INTERVAL_S)
             in_progress = self._account_data.find_in_progress(now=_now(), among=in_progress)
+
+
+@contextmanager
+def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]) -> Iterator[Erasure]:
+    """Open the store, Redis and every sink of a configuration for an erasure.
+
+    on_wait: called with a line of text before the erasure waits for workers.
+    """
+    settings = config.settings
+    spool = (
+        Spool(connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify))
+        if settings.redis_url
+        else None
+    )
+    sinks = SinkRegistry(config.routes)
+    database = open_database(settings.database_url, interactive=True)
+    try:
+        yield Erasure(
+            database,
+            account,
+            spool=spool,
+            sinks=sorted(config.routes.sinks),
+            open_sink=sinks.open,
+            on_wait=on_wait,
+        )
+    finally:
+        sinks.close()
+        database.close()
 
 
 def _now() -> datetime:

@@ -1,5 +1,5 @@
-"""Runs the command where the project is not installed: `python -m app.cli`."""
+"""Entry point of `python -m app.cli`, for installs without the project itself."""
 
 from app.cli import main
 
-main(prog_name="rapidbridge")
+main()

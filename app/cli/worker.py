@@ -1,4 +1,4 @@
-"""rapidbridge worker: workers, the sweeper that wakes them for what was missed, and the notifier."""
+"""rapidbridge worker: worker processes and the background tasks beside them."""
 
 import sys
 
@@ -23,12 +23,14 @@ from workers.delivery.processor import format_worker_name
     "-n",
     "--number",
     type=click.IntRange(1, 64),
-    help="How many worker processes.  [default: WORKER_CONCURRENCY, or 1]",
+    help="Number of worker processes.  [default: WORKER_CONCURRENCY, or 1]",
 )
 def worker(number: int | None) -> None:
-    """Take deliveries from the inbox to their sinks, until SIGTERM or Ctrl-C.
+    """Write received deliveries to their sinks.
 
-    The job at hand is finished first. Any number of these may run, on any number of machines.
+    The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
+    notifications, monitors runs and prunes old bodies. Any number of these commands may run, on any number of
+    machines.
     """
     configure_logging()
     config = read_config(required=("REDIS_URL",))

@@ -70,7 +70,7 @@ def test_up_does_not_share_its_port(tmp_path: Path) -> None:
         ran = run(tmp_path, "up", PORT=port)
 
     assert ran.returncode == 2
-    assert f"PORT: {port} cannot be had" in ran.stderr
+    assert f"PORT: {port} is not available" in ran.stderr
     assert "is up" not in ran.stdout
 
 

@@ -40,7 +40,7 @@ def released(settings: dict[str, str]) -> None:
         line, cwd=ROOT, env=make_environment(**settings), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert "brought from revision none" in ran.stdout
+    assert "updated from revision none" in ran.stdout
 
 
 @pytest.fixture

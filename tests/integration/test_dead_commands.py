@@ -58,7 +58,7 @@ def test_where_all_went_well_nothing_is_dead(shelf: SeededStore) -> None:
     for state in ("settled", "pending", "refused"):
         shelf.put(state)
 
-    assert shelf.rapidbridge("dead", "list").stdout == "Nothing is dead.\n"
+    assert shelf.rapidbridge("dead", "list").stdout == "No failures.\n"
     assert shelf.run_json("dead", "list") == {"failures": []}
 
 
@@ -77,7 +77,7 @@ def test_what_is_dead_is_listed_by_its_cause(shelf: SeededStore) -> None:
     assert lines[0] == "3 unrouted deliveries of hris/employees: no_route"
     assert lines[1].endswith(f", as {newest}")
     assert lines[2] == "  no route takes it; add a route for it, then replay it."
-    assert "2 dead records of crm/contacts, refused by main: too_deep" in lines
+    assert "2 dead records of crm/contacts, rejected by main: too_deep" in lines
     assert "1 quarantined delivery of crm/contacts: not_json" in lines
     assert narrow(listed)
     assert SECRET_NAME not in listed
@@ -89,7 +89,7 @@ def test_what_is_dead_is_listed_by_its_cause(shelf: SeededStore) -> None:
         ("record", "too_deep", 2),
     }
     assert next(each for each in causes if each["state"] == "record")["example"] == str(with_records)
-    assert all(each["remedy"] for each in causes)
+    assert all(each["advice"] for each in causes)
     assert datetime.fromisoformat(causes[0]["oldest"]) < datetime.fromisoformat(causes[0]["newest"])
 
 
@@ -105,7 +105,7 @@ def test_filters_narrow_it_down(shelf: SeededStore) -> None:
     assert kinds("--resource", "hris/*") == {"unrouted"}
     assert kinds("--state", "dead") == {"dead"}
     assert kinds("--reason", "not_json") == {"record"}
-    assert shelf.rapidbridge("dead", "list", "--run", str(uuid4())).stdout == "Nothing is dead.\n"
+    assert shelf.rapidbridge("dead", "list", "--run", str(uuid4())).stdout == "No failures.\n"
     assert "settled" in shelf.rapidbridge("dead", "list", "--state", "settled", code=2).stderr
 
 
@@ -117,7 +117,7 @@ def test_dead_records_are_shown_with_their_data_only_when_asked(shelf: SeededSto
     as_json = shelf.run_json("dead", "show", delivery)
     as_json_raw = shelf.run_json("dead", "show", delivery, "--raw")
 
-    assert shown.splitlines()[2] == "  record 0, refused by main: too_deep, nested deeper than it can be"
+    assert shown.splitlines()[2] == "  record 0, rejected by main: too_deep, nested deeper than it can be"
     assert narrow(shown)
     assert SECRET_NAME not in shown + json.dumps(as_json)
     assert raw == f'{{"name": "{SECRET_NAME}"}}\n' * 2
@@ -128,7 +128,7 @@ def test_dead_records_are_shown_with_their_data_only_when_asked(shelf: SeededSto
 def test_a_delivery_without_dead_records_and_one_that_is_not_there(small: SeededStore) -> None:
     unknown = str(uuid4())
 
-    assert "No single record" in small.rapidbridge("dead", "show", str(small.put())).stdout
+    assert "No dead records" in small.rapidbridge("dead", "show", str(small.put())).stdout
     assert unknown in small.rapidbridge("dead", "show", unknown, code=1).stderr
 
 
@@ -145,7 +145,7 @@ def test_what_is_given_up_is_kept_with_the_reason_and_nothing_else_is_touched(sh
         *[("discarded", "not ours")] * 4,
         ("refused", ""),
     ]
-    assert shelf.rapidbridge("dead", "list").stdout == "Nothing is dead.\n"
+    assert shelf.rapidbridge("dead", "list").stdout == "No failures.\n"
     listed = shelf.rapidbridge("dead", "list", "--discarded").stdout
     assert listed.startswith("4 discarded deliveries of crm/contacts: why\n")
     assert "an operator gave it up; discarded: not ours." in listed
@@ -180,7 +180,7 @@ def test_ids_choose_and_those_that_are_not_dead_are_named(shelf: SeededStore) ->
     ran = shelf.rapidbridge("dead", "discard", str(dead), str(settled), *BECAUSE, code=1)
 
     assert ran.stdout == "1 delivery discarded.\n"
-    assert "left as they are" in ran.stderr
+    assert "1 delivery not changed" in ran.stderr
     assert [shelf.read_row(each)["state"] for each in (dead, other, settled)] == [
         "discarded",
         "dead",
@@ -236,10 +236,10 @@ def _set_state(shelf: SeededStore, delivery: UUID, state: str) -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("--because", "x", "--yes"), "Say which"),
+        (("--because", "x", "--yes"), "pass ids"),
         (("--state", "dead", "--yes"), "--because"),
-        (("--state", "dead", "--because", " ", "--yes"), "say why"),
-        (("--state", "settled", "--because", "x", "--yes"), "--state settled"),
+        (("--state", "dead", "--because", " ", "--yes"), "give a reason"),
+        (("--state", "settled", "--because", "x", "--yes"), "'settled' is not one of"),
         (("--state", "dead", "--records", "--because", "x", "--yes"), "leave --state out"),
         (("--state", "dead", "--because", "x"), "--yes"),
         (("no-uuid", "--because", "x", "--yes"), "UUID"),

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.cli.deliveries.tail import Follower
 from app.database.engine import Database, open_database
+from app.store.delivery_feed import DeliveryFeed
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
 from app.store.models import SinkOutcome
@@ -92,8 +92,8 @@ def test_filters_choose_and_are_summed_up(shelf: SeededStore) -> None:
     counted = shelf.rapidbridge("deliveries", "list", "--count")
     as_json = shelf.run_json("deliveries", "list", "--state", "dead", "--reason", "table_taken")
 
-    assert listed.stdout.splitlines()[-1] == "3 in all: 2 settled, 1 dead."
-    assert counted.stdout.splitlines()[-1] == "4 in all: 2 dead, 2 settled."
+    assert listed.stdout.splitlines()[-1] == "3 in total: 2 settled, 1 dead."
+    assert counted.stdout.splitlines()[-1] == "4 in total: 2 dead, 2 settled."
     assert ["hris/employees", "list", "dead", "1", "1"] in [
         line.split() for line in counted.stdout.splitlines()
     ]
@@ -138,7 +138,7 @@ def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: SeededStore) -> Non
     assert SECRET_NAME not in shown + json.dumps(as_json)
     assert as_json["id"] == str(delivery)
     assert [each["state"] for each in as_json["outcomes"]] == ["done", "dead"]
-    assert as_json["remedy"]
+    assert as_json["advice"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_dead_records_are_counted_without_what_is_in_them(shelf: SeededStore) ->
 
     shown = shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
 
-    assert "  2 dead records refused by main: too_deep\n" in shown
+    assert "  2 dead records, rejected by main: too_deep\n" in shown
     assert SECRET_NAME not in shown
 
 
@@ -200,10 +200,10 @@ def test_a_pruned_body_is_refused_politely(shelf: SeededStore) -> None:
 
     for option in ("--body", "--raw"):
         assert (
-            "it was pruned on 20"
+            "The body was deleted: pruned at 20"
             in shelf.rapidbridge("deliveries", "show", str(delivery), option, code=1).stderr
         )
-    assert "its body is gone" in shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
+    assert ": the body was deleted" in shelf.rapidbridge("deliveries", "show", str(delivery)).stdout
 
 
 def test_an_export_gives_every_body_back(shelf: SeededStore, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_an_export_gives_every_body_back(shelf: SeededStore, tmp_path: Path) -> 
         "event-1",
     )
     assert "8 deliveries exported." in printed.stderr
-    assert "1 left out: their bodies were pruned." in printed.stderr
+    assert "1 delivery left out: the bodies were pruned." in printed.stderr
     assert file.stat().st_mode & 0o077 == 0
     assert sorted(each.name for each in tmp_path.glob("*.jsonl*")) == ["all.jsonl", "all.jsonl.gz"]
 
@@ -283,7 +283,7 @@ def test_an_export_names_what_is_damaged_and_goes_on(small: SeededStore) -> None
     exported = small.rapidbridge("deliveries", "export", code=1)
 
     assert [json.loads(line)["id"] for line in exported.stdout.splitlines()] == [str(good)]
-    assert f"{damaged} left out: its body is damaged" in exported.stderr
+    assert f"{damaged} left out: the body is damaged" in exported.stderr
     small.rapidbridge("deliveries", "show", str(damaged), "--raw", code=1)
 
 
@@ -317,19 +317,19 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 def test_what_is_committed_late_is_followed_too_and_nothing_twice(shelf: SeededStore) -> None:
     now = datetime.now(UTC)
-    follower = Follower(shelf.store, DeliveryFilter(), since=now - timedelta(seconds=60))
+    feed = DeliveryFeed(shelf.store, DeliveryFilter(), since=now - timedelta(seconds=60))
     first = shelf.put(received_at=now)
-    assert [each.id for each in follower.find_new_deliveries(now=now)] == [first]
+    assert [each.id for each in feed.find_new_deliveries(now=now)] == [first]
     late = shelf.put(received_at=now - timedelta(seconds=3))
     same_moment = shelf.put(received_at=now)
 
-    assert [each.id for each in follower.find_new_deliveries(now=now)] == [late, same_moment]
-    assert list(follower.find_new_deliveries(now=now)) == []
+    assert [each.id for each in feed.find_new_deliveries(now=now)] == [late, same_moment]
+    assert list(feed.find_new_deliveries(now=now)) == []
     # Another machine's clock is ahead.
     ahead = shelf.put(received_at=now + timedelta(minutes=5))
-    assert [each.id for each in follower.find_new_deliveries(now=now)] == [ahead]
+    assert [each.id for each in feed.find_new_deliveries(now=now)] == [ahead]
     next_one = shelf.put(received_at=now + timedelta(seconds=1))
-    assert [each.id for each in follower.find_new_deliveries(now=now)] == [next_one]
+    assert [each.id for each in feed.find_new_deliveries(now=now)] == [next_one]
 
 
 @pytest.mark.parametrize("words", [("--state", "dead"), ("--until", "1h")])

@@ -53,9 +53,9 @@ def test_what_is_old_is_pruned_by_the_setting_or_as_it_is_said(stock: DeliveredS
     assert (unsaid.returncode, dry.returncode, bad.returncode) == (2, 0, 2)
     assert "--older-than 30d, or set RETENTION_DAYS" in unsaid.stderr
     assert "file:///srv/archive" in bad.stderr
-    assert dry.stdout.startswith("Would remove the bodies of 4 deliveries")
+    assert dry.stdout.startswith("Would delete the bodies of 4 deliveries")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Removed the bodies of 4 deliveries")
+    assert done.stdout.startswith("Deleted the bodies of 4 deliveries")
     assert ("VACUUM" in done.stdout) == stock.url.startswith("sqlite")
     assert len(list((tmp_path / "archive").glob("dt=*/*.jsonl.gz"))) == 1
     assert json.loads(again.stdout)["deliveries"] == 0
@@ -109,7 +109,7 @@ def test_an_account_is_erased_once_somebody_says_yes(
     assert (unasked.returncode, nobody.returncode) == (2, 2)
     assert "pass --yes" in unasked.stderr
     assert done.returncode == 0, done.stderr
-    assert "Erased: 1 deliveries waiting in Redis, 5 bodies of deliveries" in done.stdout
+    assert "Erased: deliveries in Redis 1, bodies of deliveries 5" in done.stdout
     assert "backups, archives" in done.stdout
     assert (stock.count_rows_by_account(), stock.count_files("a1"), stock.count_files("a2")) == (
         {"a2": 2},

@@ -156,10 +156,11 @@ def test_on_a_terminal_it_shows_the_run_and_asks(web: WebProcess) -> None:
             env=make_environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
             stdin=theirs,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         os.write(ours, b"n\n")
-        said, _ = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=30)
         os.close(ours)
         os.close(theirs)
         play.rapidbridge("stop", run, "--yes")

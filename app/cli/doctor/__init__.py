@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.cli.common.clients import JSON_OPTION
+from app.cli.common.options import json_option
 from app.cli.doctor.examination import Check, run_checks
 from app.cli.doctor.finding import CheckResult
 from app.cli.doctor.printing import result_lines
@@ -45,7 +45,7 @@ def _check_address(_context: click.Context, _option: click.Parameter, value: str
     help=f"The receiver to try out.  [default: http://127.0.0.1:PORT{WEBHOOK_PATH}]",
 )
 @click.option("--no-post", is_flag=True, help="Send nothing to the receiver.")
-@JSON_OPTION
+@json_option
 def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     """Say whether everything is set up, and what to do about what is not.
 

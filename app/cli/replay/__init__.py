@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.times import get_typed_times
 from app.cli.local.development_secret import read_development_secret
 from app.cli.replay.again import replay_deliveries
@@ -20,7 +20,7 @@ from app.truto.webhook_sender import WebhookTarget
 _EXCLUDED_BY_FROM = ("url", "into", "limit", "rate", "restart")
 
 
-@click.command()
+@click.command(cls=FilterCommand)
 @filter_options
 @click.option("--all", "everything", is_flag=True, help="Every delivery; needed where nothing else chooses.")
 @click.option("--sink", "into", default="", metavar="NAME", help="Write this sink alone, such as a new one.")

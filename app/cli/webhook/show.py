@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import JSON_OPTION, open_truto_api, parse_truto_ids
+from app.cli.common.clients import open_truto_api
+from app.cli.common.ids import parse_truto_ids
+from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars
 from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.known import list_known_webhooks
@@ -20,7 +22,7 @@ _WIDTH = 9
 
 @click.command()
 @click.argument("webhook_ids", nargs=-1, metavar="[ID...]", callback=parse_truto_ids)
-@JSON_OPTION
+@json_option
 def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
     """Show webhooks as they stand at Truto: switched on, sent where, which events, and what is missing.
 
