@@ -3,15 +3,15 @@
 from app.runs.reconciliation import GapReason
 
 _EXPLANATIONS = {
-    "given_up": "missing: Truto gave up sending their pages, because no attempt was answered 200",
-    "dead": "dead: no sink can store them; they are kept in rapidbridge_dead_records",
-    "discarded": "discarded by an operator; they are kept in the inbox",
-    "unrouted": "unrouted: no route matches them; they are kept in the inbox",
-    "late": "late: received after the run was stopped, and kept in the inbox (LATE_RECORDS=keep)",
-    "quarantined": "missing: a page of them cannot be read; it is kept in the inbox",
+    "given_up": "missing: Truto dropped their pages after all retries",
+    "dead": "dead: no sink can store them; see rapidbridge_dead_records",
+    "discarded": "discarded by an operator; kept in the inbox",
+    "unrouted": "unrouted: no route matches them; kept in the inbox",
+    "late": "late: received after the stop; kept (LATE_RECORDS=keep)",
+    "quarantined": "missing: their page is unreadable; kept in the inbox",
     "stopped": "missing: the run was stopped before they were sent",
     "refused": "missing: the run was refused",
-    "unexplained": "missing: neither the inbox nor Truto's log shows the reason",
+    "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 
 

@@ -1,4 +1,4 @@
-"""The Procfile's own lines, run by honcho, with a PostgreSQL and a Valkey."""
+"""The Procfile run by honcho, with PostgreSQL and Valkey."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str) -> dict[str, str]:
-    # As a platform sets them.
+    # Spelled as hosting platforms spell them.
     return {
         "DATABASE_URL": postgres_url.replace("postgresql://", "postgres://"),
         "REDIS_URL": redis_url,
@@ -44,8 +44,8 @@ def released(settings: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Iterator[Command]:
-    # The Procfile names programs as a platform finds them: in the PATH.
+def deployment(tmp_path: Path, settings: dict[str, str], released: None) -> Iterator[Command]:
+    # The Procfile names programs that are found in the PATH.
     programs = Path(sys.executable).parent
     variables = make_environment(**settings) | {"PATH": f"{programs}:{make_environment()['PATH']}"}
     line = ["honcho", "start", "web", "worker"]
@@ -61,8 +61,8 @@ def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Itera
         yield command
 
 
-def test_a_deployment_lands_every_record(
-    formation: Command, settings: dict[str, str], postgres_url: str
+def test_a_deployment_writes_every_record(
+    deployment: Command, settings: dict[str, str], postgres_url: str
 ) -> None:
     plan = Plan(
         url=f"http://127.0.0.1:{settings['PORT']}/webhooks/truto",
@@ -82,7 +82,7 @@ def test_a_deployment_lands_every_record(
 
     reports = simulate(plan, progress=lambda _: None)
     wait_until(
-        lambda: not Inbox(store).count_by_state().get("pending"), timeout_s=60, what=lambda: formation.log
+        lambda: not Inbox(store).count_by_state().get("pending"), timeout_s=60, what=lambda: deployment.log
     )
 
     findings = compare_runs(store, postgres_url, reports, duration_s=1.0)
@@ -90,7 +90,7 @@ def test_a_deployment_lands_every_record(
     assert sum(line.written for run in findings.runs for line in run.resources) == 4000
     assert findings.compared_rows > 1000
     assert findings.deliveries["unauthorized"] == 6
-    assert "Traceback" not in formation.log
-    assert SECRET not in formation.log
-    assert "example.com" not in formation.log
+    assert "Traceback" not in deployment.log
+    assert SECRET not in deployment.log
+    assert "example.com" not in deployment.log
     store.close()

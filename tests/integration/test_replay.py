@@ -405,7 +405,7 @@ def test_a_receiver_that_is_not_there_is_unreachable(site: ReplaySetup) -> None:
     code, out, err = site.replay("--all", "--to", "http://127.0.0.1:9/webhooks/truto")
 
     assert (code, out) == (3, "")
-    assert "Nobody answers" in err
+    assert "No server answers" in err
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+05:00", "soon"])

@@ -27,7 +27,8 @@ class FilterCommand(click.Command):
             records = [
                 record
                 for parameter in self.get_params(ctx)
-                if isinstance(parameter, FilterOption) == is_filter
+                if isinstance(parameter, click.Option)
+                and isinstance(parameter, FilterOption) == is_filter
                 and (record := parameter.get_help_record(ctx))
             ]
             if records:
@@ -42,9 +43,20 @@ def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[Co
     """
     options = [
         _filter_option(
-            "--id", "ids", multiple=True, type=DELIVERY_ID, metavar="ID", help="A delivery's id. Repeatable."
+            "--id",
+            "ids",
+            multiple=True,
+            type=DELIVERY_ID,
+            metavar="ID",
+            help="A delivery's id, or its first digits. Repeatable.",
         ),
-        _filter_option("--run", "sync_job_run_id", type=RUN_ID, metavar="ID", help="A sync job run's id."),
+        _filter_option(
+            "--run",
+            "sync_job_run_id",
+            type=RUN_ID,
+            metavar="ID",
+            help="A sync job run's id, or its first digits.",
+        ),
         _filter_option("--job", "sync_job_id", metavar="ID", help="A sync job's id."),
         _filter_option(
             "--account", "integrated_account_id", metavar="ID", help="An integrated account's id."

@@ -50,7 +50,7 @@ def start(
 
     \b
     Example:
-      rapidbridge runs start --job 0e5f… --account 94801e49… --webhook 3c1a5e2e…
+      rapidbridge runs start --job ID --account ID --webhook ID
     """
     job_args = dict(map(_parse_argument, args))
     with open_truto_api() as api:
