@@ -89,7 +89,7 @@ def test_up_receives_until_a_signal_stops_it(tmp_path: Path, number: int) -> Non
         )
         # The directory holds a secret and customers' data.
         assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
-        # The development secret is report by `simulate` in the same folder.
+        # The development secret is read by `simulate` in the same folder.
         sent = run(tmp_path, "simulate", "--records", "300", "--json", PORT=str(port))
         assert sent.returncode == 0, sent.stderr
         assert json.loads(sent.stdout)["runs"][0]["status"] == "completed"

@@ -17,7 +17,7 @@ from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
-from app.runs.watch import RunWatcher
+from app.runs.watcher import RunWatcher
 from app.store.runs import Runs, StoredRun
 
 _COUNTS = ("fetched", "arrived", "written", "dead", "missing", "errors")

@@ -1,4 +1,4 @@
-"""Runs in progress, read again and again while a user watches them."""
+"""Runs in progress, read repeatedly while a user watches them."""
 
 import threading
 import time
