@@ -79,7 +79,8 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
     elif erased:
         click.echo(textwrap.fill(f"Erased: {_summarize_counts(erased)}.", LINE_WIDTH))
     for place, reason in last.unreached.items():
-        click.secho(f"Not reached: {_PLACE_LABELS.get(place, place)}: {reason}", fg="red", err=True)
+        text = f"Not reached: {_PLACE_LABELS.get(place, place)}: {reason}"
+        click.secho(textwrap.fill(text, LINE_WIDTH, subsequent_indent="  "), fg="red", err=True)
     if not as_json:
         click.echo(textwrap.fill(_NOT_ERASED, LINE_WIDTH))
     if last.unreached:

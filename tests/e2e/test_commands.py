@@ -83,6 +83,7 @@ def test_up_receives_until_a_signal_stops_it(tmp_path: Path, number: int) -> Non
         up.wait_for("RapidBridge receiver is up")
         url = f"http://127.0.0.1:{port}"
         assert f"{url}/webhooks/truto" in up.log
+        assert f"PORT={port} {sys.executable} -m app.cli simulate --records 1000" in up.log
         # The web server answers at once; the worker may need a moment longer.
         wait_until(
             lambda: httpx.get(f"{url}/readyz").json()["status"] == "ok", what=lambda: f"readiness\n{up.log}"

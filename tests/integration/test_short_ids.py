@@ -120,6 +120,6 @@ def test_unknown_and_too_short_prefixes_are_refused(seeded: SeededStore) -> None
     not_stopped = seeded.rapidbridge("runs", "stop", "abcd1234", "--yes", code=2, TRUTO_API_TOKEN="x").stderr
 
     assert unknown == "There is no delivery abcd1234 here.\n"
-    assert "at least 4 digits" in too_short
+    assert "at least its first 4 digits" in too_short
     assert "No event of run abcd1234 was received" in unknown_run
     assert "UUID" in not_stopped

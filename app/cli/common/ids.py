@@ -30,11 +30,7 @@ class DeliveryId(click.ParamType[UUID]):
         if len(digits) == _UUID_DIGITS:
             return UUID(digits)
         if len(digits) < _MIN_PREFIX_DIGITS:
-            self.fail(
-                f"{value!r} is not a delivery's id: a UUID, or at least {_MIN_PREFIX_DIGITS} digits of it.",
-                param,
-                ctx,
-            )
+            self.fail(f"pass a UUID, or at least its first {_MIN_PREFIX_DIGITS} digits.", param, ctx)
         database = open_interactive_store()
         try:
             ids = find_delivery_ids(database, digits, limit=_MAX_CANDIDATES + 1)
@@ -66,7 +62,7 @@ class RunId(click.ParamType[str]):
         if len(run_ids) > 1 and value not in run_ids:
             self.fail(_describe_candidates(value, run_ids), param, ctx)
         if not run_ids and self._is_uuid:
-            self.fail(f"{value!r} is not a run's id: a UUID, or the beginning of a known one.", param, ctx)
+            self.fail("pass a UUID, or the first digits of a known run.", param, ctx)
         return run_ids[0] if len(run_ids) == 1 else str(value)
 
     def _find(self, value: str, digits: str) -> list[str]:

@@ -14,5 +14,5 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to confirm at: pass --yes to continue without a prompt.")
+        raise click.UsageError("No terminal to confirm at: pass --yes to skip the prompt.")
     click.confirm(question, abort=True, err=True)

@@ -16,7 +16,7 @@ def require_reachable(url: str) -> None:
     try:
         httpx.head(url, trust_env=False)
     except (httpx.TransportError, httpx.InvalidURL):
-        hint = f"No server answers at {url}. Start the receiver: rapidbridge up"
+        hint = f"No server answers at {url}.\nStart the receiver: rapidbridge up"
         click.echo(name_program(hint, port=_read_local_port(url)), err=True)
         sys.exit(EXIT_UNREACHABLE)
 

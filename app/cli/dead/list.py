@@ -71,7 +71,7 @@ def _group_lines(group: FailureGroup) -> Iterator[str]:
         yield _format_heading(group.number, "dead record", f"{resource}{place}: {reason}")
     else:
         yield _format_heading(group.number, f"{group.state} delivery", f"{resource}: {reason}")
-    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, as {group.example}"
+    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, e.g. {group.example}"
     explanation = _explain_group(group)
     advice = (
         f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice

@@ -15,7 +15,7 @@ from app.cli.common.output import describe_event, print_json, replace_control_ch
 from app.cli.common.tables import format_table
 from app.store.delivery_filter import DeliveryCount, DeliverySummary, count_deliveries, find_deliveries
 
-_HEADERS = ("received", "state", "records", "resource or event")
+_HEADERS = ("received (UTC)", "state", "records", "resource or event")
 _COUNT_HEADERS = ("resource", "method", "state", "deliveries", "records")
 _MAX_TEXT_WIDTH = 40
 
@@ -30,7 +30,7 @@ _MAX_TEXT_WIDTH = 40
 def list_deliveries(limit: int, *, only_count: bool, as_json: bool, **options: Any) -> None:
     """List deliveries with state, reason and id.
 
-    The newest delivery comes first. Times are in UTC.
+    The newest delivery comes first.
 
     \b
     Examples:

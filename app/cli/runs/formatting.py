@@ -1,12 +1,13 @@
 """Runs and their reconciliations as lines of text and as JSON."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from app.cli.common.output import format_count, format_time, replace_control_chars
+from app.cli.common.output import LINE_WIDTH, format_count, format_time, replace_control_chars
 from app.cli.common.tables import format_table
 from app.runs.gap_reasons import explain_gap
 from app.runs.reconciliation import Reconciliation, ResourceCounts
@@ -63,7 +64,10 @@ def resource_lines(reconciliation: Reconciliation) -> Iterator[str]:
         yield from format_table(_HEADERS, rows, indent=2)
     for counts in reconciliation.resources:
         name = replace_control_chars(f"{counts.resource or '(none)'} {counts.method}")
-        yield from (f"  {name}: {remark}" for remark in _resource_remarks(counts))
+        for remark in _resource_remarks(counts):
+            yield from textwrap.wrap(
+                f"{name}: {remark}", LINE_WIDTH, initial_indent="  ", subsequent_indent="    "
+            )
 
 
 def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def show(run_id: str, *, as_json: bool) -> None:
     store = open_interactive_store()
     run = Runs(store).get(run_id)
     if run is None:
-        hint = f"No event of run {run_id} was received. To ask Truto: rapidbridge runs reconcile {run_id}"
+        message = f"No event of run {run_id} was received."
+        click.echo(replace_control_chars(message), err=True)
+        hint = f"To ask Truto: rapidbridge runs reconcile {run_id}"
         click.echo(name_program(replace_control_chars(hint)), err=True)
         sys.exit(1)
     [(run, reconciliation)] = reconcile_stored_runs(store, [run])
