@@ -31,10 +31,11 @@ class _MainGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        if not options.get("prog_name"):
-            options["prog_name"] = program_name()
-        return super().main(*args, **options)
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        # Usage and hints need the whole name; shell completion registers the short one, which click passes.
+        return super().make_context(program_name() if info_name else None, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
