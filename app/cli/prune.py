@@ -59,10 +59,10 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
     before = older_than or compute_cutoff(settings.retention_days, now=_now())
     if before is None:
         raise click.UsageError("No age is given: pass --older-than 30d, or set RETENTION_DAYS.")
-    store = open_database(settings.database_url, interactive=True)
-    pruned = count_prunable(store, before=before)
+    database = open_database(settings.database_url, interactive=True)
+    pruned = count_prunable(database, before=before)
     if not dry_run:
-        pruned = _prune_deliveries(store, before, archive, deliveries=pruned.deliveries)
+        pruned = _prune_deliveries(database, before, archive, deliveries=pruned.deliveries)
     if as_json:
         print_json({"before": before, "is_dry_run": dry_run, **asdict(pruned)})
         return
@@ -72,17 +72,17 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
         f"{pruned.stored_bytes:,} bytes; also the JSON of {format_count(pruned.dead_records, 'dead record')} "
         f"and {format_count(pruned.record_errors, 'record error')}."
     )
-    if pruned.deliveries and not dry_run and store.dialect.name == "sqlite":
+    if pruned.deliveries and not dry_run and database.dialect.name == "sqlite":
         click.echo("The database file keeps its size and reuses the space. To shrink it, run VACUUM:")
         click.echo("see docs/operations.md.")
 
 
 def _prune_deliveries(
-    store: Database, before: datetime, archive: Archive | None, *, deliveries: int
+    database: Database, before: datetime, archive: Archive | None, *, deliveries: int
 ) -> PruneCounts:
     pruned = PruneCounts()
     with progress_bar("Pruning", deliveries) as bar:
-        for page in prune_pages(store, before=before, archive=archive, clock=_now):
+        for page in prune_pages(database, before=before, archive=archive, clock=_now):
             pruned += page
             bar.update(page.deliveries)
     return pruned

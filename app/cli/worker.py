@@ -35,13 +35,13 @@ def worker(number: int | None) -> None:
     configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
-    store = open_database(settings.database_url)
+    database = open_database(settings.database_url)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(database, DeliveryQueue(redis), Spool(redis))
     sweeper.start()
-    Monitor(store, config, Spool(redis)).start()
-    NotificationDispatcher(store, config.routes.notify).start()
-    Pruner(store, settings.retention_days).start()
+    Monitor(database, config, Spool(redis)).start()
+    NotificationDispatcher(database, config.routes.notify).start()
+    Pruner(database, settings.retention_days).start()
     with Supervisor() as supervisor:
         for index in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]

@@ -8,7 +8,7 @@ from app.database.engine import Database, open_database
 from app.truto.client import TrutoApi, TrutoClient
 
 
-def open_interactive_store() -> Database:
+def open_interactive_database() -> Database:
     """Open the database in DATABASE_URL for a user who waits; raises ConfigError."""
     return open_database(read_settings(read_environment()).database_url, interactive=True)
 

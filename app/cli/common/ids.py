@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.store.id_prefixes import find_delivery_ids, find_run_ids
 
 _MIN_PREFIX_DIGITS = 4
@@ -31,7 +31,7 @@ class DeliveryId(click.ParamType[UUID]):
             return UUID(digits)
         if len(digits) < _MIN_PREFIX_DIGITS:
             self.fail(f"pass a UUID, or at least its first {_MIN_PREFIX_DIGITS} digits.", param, ctx)
-        database = open_interactive_store()
+        database = open_interactive_database()
         try:
             ids = find_delivery_ids(database, digits, limit=_MAX_CANDIDATES + 1)
         finally:
@@ -66,7 +66,7 @@ class RunId(click.ParamType[str]):
         return run_ids[0] if len(run_ids) == 1 else str(value)
 
     def _find(self, value: str, digits: str) -> list[str]:
-        database = open_interactive_store()
+        database = open_interactive_database()
         try:
             return find_run_ids(database, digits, typed=value, limit=_MAX_CANDIDATES + 1)
         finally:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.ids import DELIVERY_ID
 from app.cli.common.options import json_option, yes_option
@@ -63,7 +63,9 @@ def discard(
         raise click.UsageError("Choose deliveries: pass ids, or filters such as --state unrouted.")
     if of_records and delivery_filter.states:
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    plan = Discard(open_interactive_store(), delivery_filter, of_records=of_records, until=datetime.now(UTC))
+    plan = Discard(
+        open_interactive_database(), delivery_filter, of_records=of_records, until=datetime.now(UTC)
+    )
     number, noun = plan.count(), "dead record" if of_records else "delivery"
     if number:
         confirm(f"Discard {format_count(number, noun)}?", yes=yes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.explanations import Explanation, explain_dead_records, explain_state
 from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
 from app.cli.common.options import json_option
@@ -36,7 +36,7 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
     """
     delivery_filter = build_delivery_filter(options)
     with_discarded = with_discarded or _DISCARDED in delivery_filter.states
-    groups = group_failures(open_interactive_store(), delivery_filter, with_discarded=with_discarded)
+    groups = group_failures(open_interactive_database(), delivery_filter, with_discarded=with_discarded)
     if as_json:
         print_json({"failures": [_group_as_json(group) for group in groups]})
     else:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.explanations import explain_state
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
 from app.cli.common.options import json_option
@@ -38,11 +38,11 @@ def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
       rapidbridge dead show 019a7f2c
       rapidbridge dead show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
-    store = open_interactive_store()
-    detail = read_delivery_detail(store, delivery)
+    database = open_interactive_database()
+    detail = read_delivery_detail(database, delivery)
     if detail is None:
         exit_not_found(delivery)
-    records = read_dead_records(store, delivery, with_raw=raw)
+    records = read_dead_records(database, delivery, with_raw=raw)
     if as_json:
         rows = [
             {name: value for name, value in asdict(record).items() if raw or name != "raw"}

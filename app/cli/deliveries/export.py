@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.output import format_count
 from app.cli.common.output_file import open_output
@@ -39,11 +39,11 @@ def export(target: str, *, force: bool, **options: Any) -> None:
       rapidbridge deliveries export --since 7d --output week.jsonl.gz
     """
     delivery_filter = build_delivery_filter(options)
-    store = open_interactive_store()
-    exporter = DeliveryExport(store, delivery_filter)
+    database = open_interactive_database()
+    exporter = DeliveryExport(database, delivery_filter)
     # Counting many deliveries is slow: count them only for a visible progress bar.
     total = (
-        sum(group.deliveries for group in count_deliveries(store, delivery_filter))
+        sum(group.deliveries for group in count_deliveries(database, delivery_filter))
         if sys.stderr.isatty()
         else 0
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.options import json_option
 from app.cli.common.output import describe_event, print_json, replace_control_chars, shorten
@@ -39,13 +39,17 @@ def list_deliveries(limit: int, *, only_count: bool, as_json: bool, **options: A
       rapidbridge deliveries list --resource 'crm/*' --count
     """
     delivery_filter = build_delivery_filter(options)
-    store = open_interactive_store()
+    database = open_interactive_database()
     # Counting all deliveries is slow: without a filter, only --count does it.
-    counts = count_deliveries(store, delivery_filter) if only_count or not delivery_filter.is_empty else None
+    counts = (
+        count_deliveries(database, delivery_filter) if only_count or not delivery_filter.is_empty else None
+    )
     deliveries = (
         []
         if only_count
-        else list(islice(find_deliveries(store, delivery_filter, newest_first=True, page_size=limit), limit))
+        else list(
+            islice(find_deliveries(database, delivery_filter, newest_first=True, page_size=limit), limit)
+        )
     )
     if as_json:
         groups = {} if counts is None else {"groups": [asdict(group) for group in counts]}

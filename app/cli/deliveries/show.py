@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.explanations import explain_state
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
 from app.cli.common.options import json_option
@@ -55,12 +55,12 @@ def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     """
     if with_body + raw + as_json > 1:
         raise click.UsageError("--body, --raw and --json exclude each other.")
-    store = open_interactive_store()
-    detail = read_delivery_detail(store, delivery)
+    database = open_interactive_database()
+    detail = read_delivery_detail(database, delivery)
     if detail is None:
         exit_not_found(delivery)
     if raw:
-        body = _read_body(store, detail)
+        body = _read_body(database, detail)
         with open_standard_output() as file:
             file.write(body)
         return
@@ -70,7 +70,7 @@ def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     for line in detail_lines(detail):
         click.echo(line)
     if with_body:
-        click.echo(format_body(_read_body(store, detail)))
+        click.echo(format_body(_read_body(database, detail)))
 
 
 def detail_lines(detail: DeliveryDetail) -> Iterator[str]:
@@ -184,12 +184,12 @@ def _format_dead_records(group: DeadRecordCount) -> str:
     return f"  {format_count(group.records, 'dead record')}, {place}: {reason}{discarded}"
 
 
-def _read_body(store: Database, detail: DeliveryDetail) -> bytes:
+def _read_body(database: Database, detail: DeliveryDetail) -> bytes:
     if pruned_at := detail.delivery.pruned_at:
         click.echo(f"The body was deleted: pruned at {format_time(pruned_at)} UTC.", err=True)
         sys.exit(1)
     try:
-        return Inbox(store).read_body(detail.delivery.id)
+        return Inbox(database).read_body(detail.delivery.id)
     except ValueError:
         click.echo("The body is damaged in the store and cannot be decompressed.", err=True)
         sys.exit(1)

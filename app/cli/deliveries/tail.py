@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.options import json_option
 from app.cli.common.output import describe_event, format_time, print_json, replace_control_chars
@@ -41,7 +41,7 @@ def tail(*, as_json: bool, **options: Any) -> None:
             "for other states use `rapidbridge deliveries list`."
         )
     feed = DeliveryFeed(
-        open_interactive_store(), delivery_filter, since=delivery_filter.since or datetime.now(UTC)
+        open_interactive_database(), delivery_filter, since=delivery_filter.since or datetime.now(UTC)
     )
     with suppress(KeyboardInterrupt):
         while True:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.options import json_option
 from app.cli.common.output import format_count, print_json, replace_control_chars
 from app.cli.common.tables import format_table
@@ -48,15 +48,15 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     Example:
       rapidbridge runs list --since 1d --status failed
     """
-    store = open_interactive_store()
+    database = open_interactive_database()
     conditions = {_FILTER_COLUMNS[name]: value for name, value in filters.items() if value}
     if conditions.get("status") == "unknown":
         # The status is empty until a lifecycle event of the run arrives.
         conditions["status"] = ""
     reconciled_runs = reconcile_stored_runs(
-        store, Runs(store).find_runs(conditions, since=since, limit=limit)
+        database, Runs(database).find_runs(conditions, since=since, limit=limit)
     )
-    no_run = _count_batches(read_run_totals(store, [NO_RUN])[NO_RUN])
+    no_run = _count_batches(read_run_totals(database, [NO_RUN])[NO_RUN])
     if as_json:
         print_json({"runs": [run_as_json(*pair) for pair in reconciled_runs], "no_run": no_run})
         return

@@ -58,16 +58,16 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Pass ids or --since, not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    store, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
+    database, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
     with open_optional_truto_api(settings) as api:
-        reconciler = BatchReconciler(store, RunRefresher(Runs(store), api) if api else None)
+        reconciler = BatchReconciler(database, RunRefresher(Runs(database), api) if api else None)
         if run_ids:
             hint = "" if api else " Set TRUTO_API_TOKEN to ask Truto."
             runs = reconciler.load_runs(
                 run_ids, now=now, on_unknown=lambda run_id: _print_unknown(run_id, hint)
             )
         else:
-            runs = Runs(store).find_runs({}, since=since or now - _DEFAULT_PERIOD, limit=_MAX_RUNS)
+            runs = Runs(database).find_runs({}, since=since or now - _DEFAULT_PERIOD, limit=_MAX_RUNS)
         reconciled_runs: list[ReconciledRun] = []
         with progress_bar("Reconciling runs", len(runs)) as bar:
             for pair in reconciler.reconcile(runs, now=now):

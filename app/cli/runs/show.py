@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.common.clients import open_interactive_store
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option
 from app.cli.common.output import format_time, print_json, replace_control_chars
@@ -31,16 +31,16 @@ def show(run_id: str, *, as_json: bool) -> None:
     Example:
       rapidbridge runs show 1f276317
     """
-    store = open_interactive_store()
-    run = Runs(store).get(run_id)
+    database = open_interactive_database()
+    run = Runs(database).get(run_id)
     if run is None:
         message = f"No event of run {run_id} was received."
         click.echo(replace_control_chars(message), err=True)
         hint = f"To ask Truto: rapidbridge runs reconcile {run_id}"
         click.echo(name_program(replace_control_chars(hint)), err=True)
         sys.exit(1)
-    [(run, reconciliation)] = reconcile_stored_runs(store, [run])
-    history = Notifications(store).for_subject(run_id, limit=_MAX_NOTIFICATIONS)
+    [(run, reconciliation)] = reconcile_stored_runs(database, [run])
+    history = Notifications(database).for_subject(run_id, limit=_MAX_NOTIFICATIONS)
     if as_json:
         print_json(run_as_json(run, reconciliation) | {"history": [asdict(item) for item in history]})
         return

@@ -56,10 +56,10 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
       rapidbridge runs watch 1f276317
     """
     settings = read_settings(read_environment())
-    store = open_database(settings.database_url, interactive=True)
+    database = open_database(settings.database_url, interactive=True)
     screen = _RunScreen(as_json=as_json)
     with open_optional_truto_api(settings) as api:
-        watcher = RunWatcher(store, run_ids, RunRefresher(Runs(store), api) if api else None)
+        watcher = RunWatcher(database, run_ids, RunRefresher(Runs(database), api) if api else None)
         try:
             while True:
                 watcher.load()
