@@ -1,12 +1,15 @@
 """Erasure of an integrated account from Redis, the store and every sink."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from app.clock import utc_now
-from app.database.engine import Database
+from app.config.load import Config
+from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
+from app.redis.queue import connect_redis
 from app.redis.spool import Spool
 from app.sinks.base import Sink
 from app.sinks.registry import SinkRegistry
@@ -34,6 +37,11 @@ class ErasureReport:
     def total(self) -> int:
         """The sum over all places."""
         return sum(self.counts.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to erase, nothing in progress and no place that could not be checked."""
+        return not (self.total or self.in_progress or self.unreached)
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Add counts by place."""
@@ -134,3 +142,30 @@ class Erasure:
         while in_progress:
             time.sleep(_POLL_INTERVAL_S)
             in_progress = self._account_data.find_in_progress(now=utc_now(), among=in_progress)
+
+
+@contextmanager
+def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]) -> Iterator[Erasure]:
+    """Open the store, Redis and every sink of a configuration for an erasure.
+
+    on_wait: called with a line of text before the erasure waits for workers.
+    """
+    settings = config.settings
+    spool = (
+        Spool(connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify))
+        if settings.redis_url
+        else None
+    )
+    sinks = SinkRegistry(config.routes)
+    database = open_database(settings.database_url, interactive=True)
+    try:
+        yield Erasure(
+            database,
+            account,
+            spool=spool,
+            sinks=sinks,
+            on_wait=on_wait,
+        )
+    finally:
+        sinks.close()
+        database.close()

@@ -136,6 +136,11 @@ class DeliveryExport:
             for summary in group:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
 
+    def read_lines(self) -> Iterator[bytes | None]:
+        """Yield the line of each delivery, None for one that is left out; raises StoreUnavailable."""
+        for delivery in self.read_deliveries():
+            yield write_line(delivery) if delivery else None
+
     def _read(self, ids: Sequence[UUID]) -> dict[UUID, ExportedDelivery]:
         statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
         with self._store.autocommit() as connection:
