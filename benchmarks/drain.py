@@ -10,7 +10,7 @@ from app.simulator.records import make_record
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.pending import PendingDeliveries
-from app.truto.events import RECORD_EVENT
+from app.truto.events import RECORD_EVENT, Envelope
 from app.web.enqueuer import NewDelivery
 from benchmarks.cpu import Meter
 from benchmarks.stage import BenchmarkEnvironment
@@ -59,11 +59,12 @@ def make_delivery(number: int, records: int) -> IncomingDelivery:
         json.dumps(event, ensure_ascii=False).encode(),
         b"%d" % number,
         datetime.now(UTC) + _NOT_YET,
-        "pending",
-        event_id=str(number),
-        event=RECORD_EVENT,
-        sync_job_run_id="r",
-        integrated_account_id="account",
-        resource="crm/contacts",
-        method="list",
+        Envelope(
+            event_id=str(number),
+            event=RECORD_EVENT,
+            sync_job_run_id="r",
+            integrated_account_id="account",
+            resource="crm/contacts",
+            method="list",
+        ),
     )

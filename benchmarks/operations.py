@@ -22,6 +22,7 @@ from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs
 from app.store.schema import deliveries, sink_outcomes
+from app.truto.events import Envelope
 from benchmarks.inbox_of import BODY, DELIVERIES_PER_RUN, connect_without_limits, run_id, vacuum_tables
 from benchmarks.probe import Cost, Probe
 from benchmarks.samples import Sample, Situation
@@ -143,14 +144,15 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
             BODY.replace(b'"c-1"', f'"{name}"'.encode()),
             name.encode(),
             now,
-            "pending",
-            event_id=name,
-            event="sync_job_run:record",
-            webhook_id=_HOLDER,
-            sync_job_run_id=self._fresh_run,
-            resource="crm/contacts",
-            method="list",
-            created_at=now,
+            Envelope(
+                event_id=name,
+                event="sync_job_run:record",
+                webhook_id=_HOLDER,
+                sync_job_run_id=self._fresh_run,
+                resource="crm/contacts",
+                method="list",
+                created_at=now,
+            ),
         )
 
     def _take(self, operation: str, number: int, call: Callable[[], Result]) -> Result:
@@ -164,6 +166,6 @@ def _settlement(delivery: Delivery) -> DeliveryResult:
     now = datetime.now(UTC)
     return DeliveryResult(
         StateChange(delivery.id, "settled", 1, "", due_at=delivery.received_at),
-        run=RunUpdate(delivery.sync_job_run_id, "", "", "", now),
+        run=RunUpdate(delivery.envelope.sync_job_run_id, "", "", "", now),
         outcomes=[SinkOutcome(delivery.id, "main", "done", 1, 0, "", "", now)],
     )

@@ -12,14 +12,12 @@ from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
 from app.store.compression import compress, decompress
-from app.store.models import IncomingDelivery, Receipt, delivery_id_for
+from app.store.models import IncomingDelivery, Receipt
+from app.truto.events import Envelope
 
 KEY = "rapidbridge:spool"
 # What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
 UNREADABLE_KEY = "rapidbridge:spool:unreadable"
-_TIME_FIELDS = ("received_at", "created_at")
-# What comes over HTTP is named once it is in the inbox.
-_HEADER_FIELDS = [name for name in IncomingDelivery.__dataclass_fields__ if name not in ("body", "id")]
 # What one step of draining commits together and holds in memory: no more than this, and one body.
 _MAX_DELIVERIES_PER_STEP = 16
 _MAX_BYTES_PER_STEP = 16 * 1024 * 1024
@@ -40,19 +38,16 @@ class Spool:
 
     def put(self, delivery: IncomingDelivery) -> Receipt:
         """Keep an arrival; whether it was seen before is not known here."""
-        header = {name: getattr(delivery, name) for name in _HEADER_FIELDS}
         [body] = compress([delivery.body])
-        entry = {
-            "header": json.dumps(header | {"digest": delivery.digest.hex()}, default=datetime.isoformat),
-            "body": body,
-        }
+        entry = {"header": json.dumps(_build_header(delivery)), "body": body}
         try:
             self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # its own alias refuses str and bytes mixed
         except RedisError as error:
             raise _unavailable(error) from error
-        id_ = delivery_id_for(delivery.event_id, delivery.created_at, delivery.digest)
         refusal_reason = delivery.reason if delivery.state == "refused" else None
-        return Receipt(id_, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason)
+        return Receipt(
+            delivery.delivery_id, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason
+        )
 
     def count(self) -> int:
         """Return how many arrivals wait."""
@@ -141,6 +136,27 @@ class Spool:
         log.error("spool.unreadable", fault=type(error).__name__, kept_in=UNREADABLE_KEY)
 
 
+def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
+    """Return an entry's header. Its member names are a stored format: they stay when attributes change."""
+    envelope = delivery.envelope
+    return {
+        "digest": delivery.digest.hex(),
+        "received_at": delivery.received_at.isoformat(),
+        "state": delivery.state,
+        "reason": delivery.reason,
+        "event_id": envelope.event_id,
+        "event": envelope.event,
+        "webhook_id": envelope.webhook_id,
+        "environment_id": envelope.environment_id,
+        "sync_job_id": envelope.sync_job_id,
+        "sync_job_run_id": envelope.sync_job_run_id,
+        "integrated_account_id": envelope.integrated_account_id,
+        "resource": envelope.resource,
+        "method": envelope.method,
+        "created_at": envelope.created_at.isoformat() if envelope.created_at else None,
+    }
+
+
 def _read_account_id(fields: _EntryFields) -> str | None:
     try:
         return str(json.loads(fields[b"header"])["integrated_account_id"])
@@ -150,14 +166,31 @@ def _read_account_id(fields: _EntryFields) -> str | None:
 
 
 def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
+    """Return the delivery of an entry. Unknown members are ignored, missing members are empty."""
     header: dict[str, Any] = json.loads(fields[b"header"])
-    times = {name: datetime.fromisoformat(header[name]) for name in _TIME_FIELDS if header[name]}
-    # Fields that a newer release put there are dropped rather than fatal.
-    known = {name: value for name, value in header.items() if name in IncomingDelivery.__dataclass_fields__}
+    received_at = datetime.fromisoformat(header["received_at"])
     body = decompress(fields[b"body"])
-    # What an earlier release spooled names none: it hashed the body itself.
-    digest = bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest()
-    return IncomingDelivery(**{**known, **times, "body": body, "digest": digest})
+    created_at = header.get("created_at")
+    return IncomingDelivery(
+        body=body,
+        # Entries of the first release have no digest: that release hashed the body itself.
+        digest=bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest(),
+        received_at=received_at,
+        envelope=Envelope(
+            event_id=header.get("event_id", ""),
+            event=header.get("event", ""),
+            created_at=datetime.fromisoformat(created_at) if created_at else None,
+            webhook_id=header.get("webhook_id", ""),
+            environment_id=header.get("environment_id", ""),
+            sync_job_run_id=header.get("sync_job_run_id", ""),
+            sync_job_id=header.get("sync_job_id", ""),
+            integrated_account_id=header.get("integrated_account_id", ""),
+            resource=header.get("resource", ""),
+            method=header.get("method", ""),
+        ),
+        state=header["state"],
+        reason=header.get("reason", ""),
+    )
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:

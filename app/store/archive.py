@@ -15,18 +15,15 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import structlog
-from sqlalchemy import select
 
 from app.database.engine import Database
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
-from app.store.delivery_export import ExportedDelivery, write_line
+from app.store.delivery_export import ExportedDelivery, read_stored_deliveries, write_line
 from app.store.models import PrunableDelivery
-from app.store.schema import deliveries
 
 _SUFFIX = ".jsonl.gz"
 _LEVEL = 6
-_COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__]
 
 log = structlog.get_logger()
 
@@ -69,7 +66,7 @@ class Archive:
                 unfinished.unlink()
             known = {id_ for path in _find_overlapping(folder, first, last) for id_ in _read_ids(path)}
             archived = [old.id for old in chunk if old.id in known]
-            if new := _read_deliveries(store, [old.id for old in chunk if old.id not in known]):
+            if new := read_stored_deliveries(store, [old.id for old in chunk if old.id not in known]):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _fsync(self._root)
                 written = _write_file(
@@ -77,14 +74,6 @@ class Archive:
                 )
                 archived += written
         return archived
-
-
-def _read_deliveries(store: Database, ids: Sequence[UUID]) -> Sequence[ExportedDelivery]:
-    """Return deliveries with their bodies as they are stored."""
-    statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
-    order = (deliveries.c.received_at, deliveries.c.id)
-    with store.autocommit() as connection:
-        return [ExportedDelivery(*row) for row in connection.execute(statement.order_by(*order))]
 
 
 def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:

@@ -14,7 +14,9 @@ from sqlalchemy import select
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
+from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 
 FORMAT = "rapidbridge.delivery/1"
 # Looked for before a line is read: a body may take long to be parsed.
@@ -23,20 +25,11 @@ _MARK = b'"rapidbridge.delivery/'
 
 @dataclass(frozen=True, slots=True)
 class ExportedDelivery:
-    """A delivery as an export holds it. body: the bytes that were signed."""
+    """One delivery of an export. body: the bytes that Truto signed."""
 
     id: UUID
     received_at: datetime
-    event_id: str
-    event: str
-    webhook_id: str
-    environment_id: str
-    sync_job_id: str
-    sync_job_run_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
-    created_at: datetime | None
+    envelope: Envelope
     state: str
     reason: str
     body: bytes
@@ -53,8 +46,24 @@ class ImportedDelivery:
 
 def write_line(delivery: ExportedDelivery) -> bytes:
     """Return a delivery as one line; a body that is no UTF-8 stands in `body_base64` instead of `body`."""
-    members: dict[str, Any] = {"format": FORMAT}
-    members |= {name: getattr(delivery, name) for name in delivery.__slots__ if name != "body"}
+    envelope = delivery.envelope
+    members: dict[str, Any] = {
+        "format": FORMAT,
+        "id": delivery.id,
+        "received_at": delivery.received_at,
+        "event_id": envelope.event_id,
+        "event": envelope.event,
+        "webhook_id": envelope.webhook_id,
+        "environment_id": envelope.environment_id,
+        "sync_job_id": envelope.sync_job_id,
+        "sync_job_run_id": envelope.sync_job_run_id,
+        "integrated_account_id": envelope.integrated_account_id,
+        "resource": envelope.resource,
+        "method": envelope.method,
+        "created_at": envelope.created_at,
+        "state": delivery.state,
+        "reason": delivery.reason,
+    }
     try:
         members["body"] = delivery.body.decode()
     except UnicodeDecodeError:
@@ -116,7 +125,27 @@ def _parse_body(members: Mapping[str, Any]) -> bytes:
 # What is read at once; a larger body is read alone.
 _MAX_BYTES_PER_READ = 2 * 1024 * 1024
 _MAX_DELIVERIES_PER_READ = 500
-_COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__]
+_COLUMNS = (
+    deliveries.c.id,
+    deliveries.c.received_at,
+    *ENVELOPE_COLUMNS,
+    deliveries.c.state,
+    deliveries.c.reason,
+    deliveries.c.body,
+)
+
+
+def read_stored_deliveries(database: Database, ids: Sequence[UUID]) -> list[ExportedDelivery]:
+    """Return deliveries with their bodies as stored, oldest first; pruned ones are left out."""
+    statement = (
+        select(*_COLUMNS)
+        .where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
+        .order_by(deliveries.c.received_at, deliveries.c.id)
+    )
+    return [
+        ExportedDelivery(row.id, row.received_at, to_envelope(row._mapping), row.state, row.reason, row.body)
+        for row in database.read(statement)
+    ]
 
 
 class DeliveryExport:
@@ -131,15 +160,13 @@ class DeliveryExport:
     def read_deliveries(self) -> Iterator[ExportedDelivery | None]:
         """Yield each delivery, None for one that is left out; raises StoreUnavailable."""
         for group in _group_by_size(find_deliveries(self._store, self._delivery_filter)):
-            stored = self._read([summary.id for summary in group])
+            stored = {
+                delivery.id: delivery
+                for delivery in read_stored_deliveries(self._store, [summary.id for summary in group])
+            }
             # In the order in which they came. One that was erased meanwhile is left out with the pruned.
             for summary in group:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
-
-    def _read(self, ids: Sequence[UUID]) -> dict[UUID, ExportedDelivery]:
-        statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
-        with self._store.autocommit() as connection:
-            return {row.id: ExportedDelivery(*row) for row in connection.execute(statement)}
 
     def _decompress(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:
         if stored is None:

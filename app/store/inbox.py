@@ -13,20 +13,18 @@ from app.database.engine import Database, autocommit, translate_errors
 from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
-from app.store.models import IncomingDelivery, Receipt, RunUpdate, delivery_id_for
+from app.store.envelope_columns import ENVELOPE_COLUMNS, to_columns
+from app.store.models import IncomingDelivery, Receipt, RunUpdate
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank
 
 # After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
 ENQUEUE_GRACE_S = 5.0
-# What a new row has; the rest has defaults.
-_COPIED_FIELDS = tuple(
-    name for name in IncomingDelivery.__dataclass_fields__ if name not in ("body", "digest", "id")
-)
+# The columns of `_build_row`; all others have defaults.
 _COLUMNS = (
-    *_COPIED_FIELDS,
-    *("id", "body", "duplicates", "due_at", "settled_at", "body_bytes"),
+    *(column.name for column in ENVELOPE_COLUMNS),
+    *("id", "received_at", "state", "reason", "duplicates", "due_at", "settled_at", "body_bytes", "body"),
 )
 _REFUSED = "refused"
 _Row = Mapping[str, Any]
@@ -45,7 +43,7 @@ class Inbox:
         What came before stays as it was, decisions included: its receipt tells what was decided then. A run
         that is refused is noted with it: no worker will ever take the delivery up and do so.
         """
-        ids = [_get_delivery_id(delivery) for delivery in incoming]
+        ids = [delivery.delivery_id for delivery in incoming]
         copies = Counter(ids)
         bodies = compress([delivery.body for delivery in incoming])
         rows: dict[UUID, _Row] = {}
@@ -114,26 +112,22 @@ def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
     return decompress(stored)
 
 
-def _get_delivery_id(delivery: IncomingDelivery) -> UUID:
-    return delivery.id or delivery_id_for(delivery.event_id, delivery.created_at, delivery.digest)
-
-
 def _build_run_updates(
     refused: Sequence[IncomingDelivery], results: Mapping[UUID, InsertResult]
 ) -> Iterator[RunUpdate]:
     """Say what is known of runs that were refused, and not let in when the same delivery first came."""
     for delivery in refused:
-        reason = results[_get_delivery_id(delivery)].refusal_reason
-        if reason is not None and delivery.sync_job_run_id:
+        envelope, reason = delivery.envelope, results[delivery.delivery_id].refusal_reason
+        if reason is not None and envelope.sync_job_run_id:
             yield RunUpdate(
-                sync_job_run_id=delivery.sync_job_run_id,
-                sync_job_id=delivery.sync_job_id,
-                integrated_account_id=delivery.integrated_account_id,
-                environment_id=delivery.environment_id,
+                sync_job_run_id=envelope.sync_job_run_id,
+                sync_job_id=envelope.sync_job_id,
+                integrated_account_id=envelope.integrated_account_id,
+                environment_id=envelope.environment_id,
                 first_seen_at=delivery.received_at,
-                webhook_id=delivery.webhook_id,
+                webhook_id=envelope.webhook_id,
                 status=_REFUSED,
-                status_at=delivery.created_at or delivery.received_at,
+                status_at=envelope.created_at or delivery.received_at,
                 status_rank=status_rank(_REFUSED),
                 stopped_at=delivery.received_at,
                 refusal_reason=reason,
@@ -141,8 +135,12 @@ def _build_run_updates(
 
 
 def _build_row(delivery_id: UUID, delivery: IncomingDelivery, body: bytes, copies: int) -> _Row:
-    return {name: getattr(delivery, name) for name in _COPIED_FIELDS} | {
+    return {
+        **to_columns(delivery.envelope),
         "id": delivery_id,
+        "received_at": delivery.received_at,
+        "state": delivery.state,
+        "reason": delivery.reason,
         "duplicates": copies - 1,
         "due_at": delivery.received_at + timedelta(seconds=ENQUEUE_GRACE_S),
         "settled_at": None if delivery.state == "pending" else delivery.received_at,

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
+
+from app.truto.events import Envelope
 
 DeliveryState = Literal[
     "pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"
@@ -16,27 +18,24 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class IncomingDelivery:
-    """A verified body on its way into the inbox; what the envelope does not name is "".
+    """A verified body on its way into the inbox.
 
-    digest: tells this body from any other. id: which it had in another inbox, if it comes from there.
+    digest: 32 bytes that differ between bodies. envelope: empty if the body is unreadable. id: only for an
+    imported delivery, its id in the inbox that exported it.
     """
 
     body: bytes
     digest: bytes
     received_at: datetime
-    state: DeliveryState
+    envelope: Envelope = field(default_factory=Envelope)
+    state: DeliveryState = "pending"
     reason: str = ""
-    event_id: str = ""
-    event: str = ""
-    webhook_id: str = ""
-    environment_id: str = ""
-    sync_job_id: str = ""
-    sync_job_run_id: str = ""
-    integrated_account_id: str = ""
-    resource: str = ""
-    method: str = ""
-    created_at: datetime | None = None
     id: UUID | None = None
+
+    @property
+    def delivery_id(self) -> UUID:
+        """The id of its row in the inbox."""
+        return self.id or delivery_id_for(self.envelope.event_id, self.envelope.created_at, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +55,13 @@ class Receipt:
 class Delivery:
     """One stored delivery, without its body.
 
-    body_bytes: of its body as it came. attempts: how often a worker took it up, this time included.
-    lost_attempts: how often in a row the worker never came back.
+    body_bytes: uncompressed. attempts: including this one. lost_attempts: consecutive workers that died
+    while processing it.
     """
 
     id: UUID
     received_at: datetime
-    event_id: str
-    event: str
-    webhook_id: str
-    environment_id: str
-    sync_job_id: str
-    sync_job_run_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
-    created_at: datetime | None
+    envelope: Envelope
     body_bytes: int
     attempts: int
     lost_attempts: int = 0

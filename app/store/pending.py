@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
 
 from app.database.engine import Database
+from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
 from app.store.models import Delivery, StateChange
 from app.store.schema import deliveries
 
@@ -15,6 +16,14 @@ from app.store.schema import deliveries
 _IS_PENDING = deliveries.c.state.concat("") == "pending"
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
 _LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.leased_by != "", 1), else_=0)
+_DELIVERY_COLUMNS = (
+    deliveries.c.id,
+    deliveries.c.received_at,
+    *ENVELOPE_COLUMNS,
+    deliveries.c.body_bytes,
+    deliveries.c.attempts,
+    deliveries.c.lost_attempts,
+)
 _STATE_CHANGE_STATEMENT = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("delivery_id"), _IS_PENDING)
@@ -45,7 +54,6 @@ class PendingDeliveries:
         holder: whose it is meanwhile; not empty. They are returned in the order in which they came.
         """
         until = now + timedelta(seconds=lease_s)
-        columns = [deliveries.c[name] for name in Delivery.__dataclass_fields__]
         statement = (
             update(deliveries)
             .where(
@@ -60,7 +68,7 @@ class PendingDeliveries:
                 lost_attempts=_LOST_ATTEMPTS,
                 leased_by=worker,
             )
-            .returning(*columns)
+            .returning(*_DELIVERY_COLUMNS)
         )
         with self._engine.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
@@ -98,7 +106,7 @@ class PendingDeliveries:
             .values(
                 due_at=now + timedelta(seconds=requeue_after_s), lost_attempts=_LOST_ATTEMPTS, leased_by=""
             )
-            .returning(*(deliveries.c[name] for name in Delivery.__dataclass_fields__))
+            .returning(*_DELIVERY_COLUMNS)
         )
         with self._engine.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
@@ -201,4 +209,11 @@ def write_state_changes(
 
 
 def _to_delivery(row: RowMapping) -> Delivery:
-    return Delivery(**{name: row[name] for name in Delivery.__dataclass_fields__})
+    return Delivery(
+        id=row["id"],
+        received_at=row["received_at"],
+        envelope=to_envelope(row),
+        body_bytes=row["body_bytes"],
+        attempts=row["attempts"],
+        lost_attempts=row["lost_attempts"],
+    )

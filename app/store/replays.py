@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 from app.database.engine import Database
 from app.errors import UnreadableDelivery
 from app.store.delivery_filter import DeliveryFilter, where_clauses
+from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 from app.truto.events import read_envelope
@@ -200,10 +201,9 @@ class Replays:
     def _read_envelope_columns(self, delivery_id: UUID) -> Mapping[str, Any] | None:
         """Return the columns of a delivery that could not be read when it came, if it can be read now."""
         try:
-            envelope = read_envelope(self._inbox.read_body(delivery_id))
+            return to_columns(read_envelope(self._inbox.read_body(delivery_id)))
         except (UnreadableDelivery, ValueError, KeyError):
             return None
-        return {name: getattr(envelope, name) for name in envelope.__slots__}
 
     def _read(self, statement: Any) -> Replay | None:
         with self._store.autocommit() as connection:

@@ -42,9 +42,9 @@ class WebhookHandler:
         log.info(
             "delivery." + answer.status,
             delivery=answer.delivery,
-            truto_event=arrival.event,
-            run=arrival.sync_job_run_id,
-            resource=arrival.resource,
+            truto_event=arrival.envelope.event,
+            run=arrival.envelope.sync_job_run_id,
+            resource=arrival.envelope.resource,
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
             **({"reason": answer.message} if answer.message else {}),
@@ -56,7 +56,9 @@ class WebhookHandler:
             envelope = read_envelope(body)
         except UnreadableDelivery as error:
             self._check_origin(signature.secret, "", None, received_at)
-            return IncomingDelivery(body, signature.mac, received_at, "quarantined", error.reason)
+            return IncomingDelivery(
+                body, signature.mac, received_at, state="quarantined", reason=error.reason
+            )
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
         refusal = self._gate.find_refusal_reason(envelope, body, received_at)
         return IncomingDelivery(
@@ -64,18 +66,9 @@ class WebhookHandler:
             # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
             digest=signature.mac,
             received_at=received_at,
+            envelope=envelope,
             state="pending" if refusal is None else "refused",
             reason=refusal or "",
-            event_id=envelope.event_id,
-            event=envelope.event,
-            webhook_id=envelope.webhook_id,
-            environment_id=envelope.environment_id,
-            sync_job_id=envelope.sync_job_id,
-            sync_job_run_id=envelope.sync_job_run_id,
-            integrated_account_id=envelope.integrated_account_id,
-            resource=envelope.resource,
-            method=envelope.method,
-            created_at=envelope.created_at,
         )
 
     def _check_origin(

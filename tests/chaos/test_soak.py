@@ -61,9 +61,7 @@ def test_a_build_that_answers_before_it_commits_is_caught(tmp_path: Path, broken
         "app/web/failover_inbox.py",
         "receipt = self._commits.submit(arrival)",
         "gevent.spawn_later(0.5, self._commits.submit, arrival)\n"
-        "            from app.store.models import identify\n"
-        "            id_ = identify(arrival.event_id, arrival.created_at, arrival.digest)\n"
-        "            receipt = Receipt(id_, is_duplicate=False)",
+        "            receipt = Receipt(arrival.delivery_id, is_duplicate=False)",
     )
 
     report = run_broken_soak(tmp_path, tree, faults("web killed", "web killed"))

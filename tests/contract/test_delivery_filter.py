@@ -1,6 +1,7 @@
 """Deliveries are found by what they are, on every database, however many there are."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -12,16 +13,17 @@ from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliv
 from app.store.inbox import Inbox
 from app.store.models import DeliveryResult, IncomingDelivery, SinkOutcome, StateChange
 from app.store.results import DeliveryResults
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def put(store: Database, number: int, **about: Any) -> str:
+def put(store: Database, number: int, **envelope_fields: Any) -> str:
     body = b"%d" % number
-    told = {"event": "sync_job_run:record", "resource": "crm/contacts", "method": "list", **about}
+    envelope = Envelope(event="sync_job_run:record", resource="crm/contacts", method="list")
     at = NOW + MINUTE * (number // 2)
-    arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **told)
+    arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), at, replace(envelope, **envelope_fields))
     return str(Inbox(store).put([arrival])[0].delivery_id)
 
 

@@ -277,9 +277,7 @@ class AnyOrder(RuleBasedStateMachine):
         payload = {"resource": "crm/contacts", "integrated_account_id": account, **told}
         about = {"id": f"e{len(self.came)}", "event": event, "created_at": at and at.isoformat()}
         body = json.dumps(about | {"payload": payload}).encode()
-        envelope = read_envelope(body)
-        found = {name: getattr(envelope, name) for name in envelope.__slots__}
-        arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, "pending", **found)
+        arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, read_envelope(body))
         id_ = self.inbox.put([arrival])[0].delivery_id
         self.came[id_] = arrival, len(records)
         for place, record in enumerate(records):

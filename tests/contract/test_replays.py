@@ -62,11 +62,8 @@ def put(store: Database, number: int, *records: str, resource: str = "crm/contac
 
 
 def put_body(store: Database, number: int, body: bytes) -> UUID:
-    envelope = read_envelope(body)
-    told = {name: getattr(envelope, name) for name in envelope.__slots__}
-    arrival = IncomingDelivery(
-        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=number), "pending", **told
-    )
+    received_at = NOW + timedelta(seconds=number)
+    arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, read_envelope(body))
     return Inbox(store).put([arrival])[0].delivery_id
 
 
@@ -175,7 +172,11 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
     readable = put(store, 0, record(0))
     body = b"not json"
     quarantined = IncomingDelivery(
-        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=1), "quarantined", "not_json"
+        body,
+        hashlib.sha256(body).digest(),
+        NOW + timedelta(seconds=1),
+        state="quarantined",
+        reason="not_json",
     )
     Inbox(store).put([quarantined])
     with store.engine.begin() as connection:
@@ -302,7 +303,7 @@ def test_an_arrival_may_bring_its_id_along(store: Database) -> None:
     first = put(store, 0, record(0))
     body = Inbox(store).read_body(first)
     named = UUID(int=first.int ^ 1)
-    arrival = IncomingDelivery(body, b"", NOW, "pending", id=named)
+    arrival = IncomingDelivery(body, b"", NOW, id=named)
 
     receipts = [Inbox(store).put([each])[0] for each in (arrival, arrival, replace(arrival, id=first))]
 

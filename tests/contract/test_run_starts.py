@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.runs import Runs
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -24,14 +26,11 @@ def book(store: Database) -> Runs:
     return Runs(store)
 
 
-def make_start(run: str, reason: str = "", **changes: object) -> IncomingDelivery:
+def make_start(
+    run: str, reason: str = "", *, received_at: datetime = NOW, **envelope_fields: Any
+) -> IncomingDelivery:
     body = f"started {run}".encode()
-    plain = IncomingDelivery(
-        body,
-        hashlib.sha256(body).digest(),
-        NOW,
-        "refused" if reason else "pending",
-        reason,
+    envelope = Envelope(
         event="sync_job_run:started",
         webhook_id="w",
         environment_id="e",
@@ -40,7 +39,14 @@ def make_start(run: str, reason: str = "", **changes: object) -> IncomingDeliver
         integrated_account_id="account",
         created_at=NOW - SECOND,
     )
-    return replace(plain, **changes)  # type: ignore[arg-type]  # any field
+    return IncomingDelivery(
+        body,
+        hashlib.sha256(body).digest(),
+        received_at,
+        replace(envelope, **envelope_fields),
+        "refused" if reason else "pending",
+        reason,
+    )
 
 
 def make_run_update(run: str, job: str = "job", account: str = "account", *, at: datetime = NOW) -> RunUpdate:

@@ -19,6 +19,7 @@ from app.store.models import (
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs, StoredRun
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -44,11 +45,7 @@ def receive(store: Database, *, run: str = "run", at: datetime = NOW, name: str 
         body,
         hashlib.sha256(body).digest(),
         at,
-        "pending",
-        event="sync_job_run:record",
-        sync_job_run_id=run,
-        resource="crm/contacts",
-        method="list",
+        Envelope(event="sync_job_run:record", sync_job_run_id=run, resource="crm/contacts", method="list"),
     )
     [receipt] = Inbox(store).put([arrival])
     return StateChange(receipt.delivery_id, "settled", 3, "", due_at=NOW)

@@ -4,6 +4,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,6 +20,7 @@ from app.store.models import (
     DeadRecord,
     Delivery,
     DeliveryResult,
+    DeliveryState,
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
@@ -31,6 +33,7 @@ from app.store.results import DeliveryResults
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import PREFIX, dead_records, metadata, record_errors
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RECORD = "sync_job_run:record"
@@ -51,10 +54,17 @@ def ledger(store: Database) -> DeliveryResults:
     return DeliveryResults(store)
 
 
-def make_delivery(body: bytes = b"{}", **changes: object) -> IncomingDelivery:
+def make_delivery(
+    body: bytes = b"{}",
+    *,
+    received_at: datetime = NOW,
+    state: DeliveryState = "pending",
+    reason: str = "",
+    **envelope_fields: Any,
+) -> IncomingDelivery:
     digest = hashlib.sha256(body).digest()
-    plain = IncomingDelivery(body, digest, NOW, "pending", event=RECORD, sync_job_run_id="run")
-    return replace(plain, **changes)  # type: ignore[arg-type]  # any field
+    envelope = replace(Envelope(event=RECORD, sync_job_run_id="run"), **envelope_fields)
+    return IncomingDelivery(body, digest, received_at, envelope, state, reason)
 
 
 def claim_all(worklist: PendingDeliveries, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
@@ -143,7 +153,7 @@ def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: PendingDeliverie
 
     assert inbox.read_body(receipt.delivery_id) == body
     [delivery] = claim_all(worklist, [receipt.delivery_id])
-    assert delivery.event_id == "e\ufffd1\ufffd"
+    assert delivery.envelope.event_id == "e\ufffd1\ufffd"
     assert delivery.received_at == NOW
 
 

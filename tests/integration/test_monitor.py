@@ -31,6 +31,7 @@ from app.store.notifications import Notification
 from app.store.results import DeliveryResults
 from app.store.runs import Runs, StoredRun
 from app.store.schema import notifications, runs
+from app.truto.events import Envelope
 from app.truto.runs import status_rank
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
@@ -90,13 +91,14 @@ class MonitorSetup:
             b"{}",
             digest,
             self.now,
-            "pending",
-            event=event,
-            event_id=name,
-            sync_job_run_id=run,
-            integrated_account_id="account",
-            resource="crm/contacts",
-            method="list",
+            Envelope(
+                event=event,
+                event_id=name,
+                sync_job_run_id=run,
+                integrated_account_id="account",
+                resource="crm/contacts",
+                method="list",
+            ),
         )
         return Inbox(self.store).put([arrival])[0].delivery_id
 
@@ -190,7 +192,7 @@ def test_a_run_is_not_settled_while_a_batch_waits_or_something_is_spooled(desk: 
     assert desk.list_notifications("run.settled") == []
 
     desk.settle(waiting)
-    desk.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW, "pending"))
+    desk.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW))
     desk.advance(minutes=5)
     assert desk.list_notifications("run.settled") == []
 

@@ -33,7 +33,7 @@ def store(postgres_url: str) -> Iterator[Database]:
 
 def put(store: Database, state: DeliveryState) -> list[UUID]:
     arrivals = [
-        IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
+        IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state=state)
         for number in range(MANY)
     ]
     return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]

@@ -59,12 +59,8 @@ class DeliveredStore:
         inner |= {"method": "list", **payload}
         about = {"id": name, "event": f"sync_job_run:{event}", "created_at": "2026-11-24T10:00:00Z"}
         body = json.dumps(about | {"payload": inner}).encode()
-        envelope = read_envelope(body)
-        envelope_fields = {
-            slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in IncomingDelivery.__slots__
-        }
         at = NOW - timedelta(days=days_ago)
-        return IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **envelope_fields)
+        return IncomingDelivery(body, hashlib.sha256(body).digest(), at, read_envelope(body))
 
     def put(self, name: str, event: str = "record", **overrides: Any) -> UUID:
         """Receive one body, as the web process does."""

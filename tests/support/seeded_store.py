@@ -24,6 +24,7 @@ from app.store.models import (
 )
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 from tests.support.web_process import ROOT, make_environment
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
@@ -53,22 +54,24 @@ class SeededStore:
         *,
         body: bytes = b"",
         records: int = 1,
-        **overrides: Any,
+        received_at: datetime | None = None,
+        **envelope_fields: Any,
     ) -> UUID:
         """Put a delivery, each a minute after the one before; return its id."""
         self._number += 1
-        fields = {
-            "event": "sync_job_run:record",
-            "event_id": f"event-{self._number}",
-            "sync_job_run_id": RUN,
-            "integrated_account_id": "94801e49-a652-42f9-af14-dd203d7897da",
-            "resource": "crm/contacts",
-            "method": "list",
-        } | overrides
+        at = received_at or NOW + timedelta(minutes=self._number)
+        envelope = Envelope(
+            event_id=f"event-{self._number}",
+            event="sync_job_run:record",
+            created_at=at,
+            sync_job_run_id=RUN,
+            integrated_account_id="94801e49-a652-42f9-af14-dd203d7897da",
+            resource="crm/contacts",
+            method="list",
+        )
         body = body or make_batch_body(self._number)
         digest = hashlib.sha256(body).digest()
-        at = fields.pop("received_at", NOW + timedelta(minutes=self._number))
-        arrival = IncomingDelivery(body, digest, at, "pending", created_at=at, **fields)
+        arrival = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
         if state in ("quarantined", "refused"):
             arrival = replace(arrival, state=state, reason=reason)
         [receipt] = Inbox(self.store).put([arrival])

@@ -48,13 +48,14 @@ class ParsedDelivery:
 
 def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
     """Read a stored body; never raises for odd shapes. now: when unreadable records died."""
-    entity, _, action = delivery.event.partition(":")
-    resource, method = delivery.resource or entity, delivery.method or action
+    envelope = delivery.envelope
+    entity, _, action = envelope.event.partition(":")
+    resource, method = envelope.resource or entity, envelope.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
-    if delivery.event == RECORD_ERROR_EVENT:
+    if envelope.event == RECORD_ERROR_EVENT:
         return ParsedDelivery(resource, method, record_errors=_parse_record_errors(delivery, body), run=run)
-    is_batch = has_records(delivery.event)
-    payload_is_record = delivery.event != RECORD_EVENT
+    is_batch = has_records(envelope.event)
+    payload_is_record = envelope.event != RECORD_EVENT
     batch = read_records(body, payload_is_record=payload_is_record)
     if batch is None:
         return ParsedDelivery(resource, method, is_batch, run=run, reason="no_records" if is_batch else "")
@@ -69,24 +70,25 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
         records=batch.records,
         unreadable=dead,
         run=run,
-        is_deletion=delivery.event == "record:deleted",
+        is_deletion=envelope.event == "record:deleted",
         replaced_characters=batch.replaced_characters,
         read_raw_records=partial(read_raw_records, body, payload_is_record=payload_is_record),
     )
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:
-    if not delivery.sync_job_run_id:
+    envelope = delivery.envelope
+    if not envelope.sync_job_run_id:
         return None
     update = RunUpdate(
-        sync_job_run_id=delivery.sync_job_run_id,
-        sync_job_id=delivery.sync_job_id,
-        integrated_account_id=delivery.integrated_account_id,
-        environment_id=delivery.environment_id,
+        sync_job_run_id=envelope.sync_job_run_id,
+        sync_job_id=envelope.sync_job_id,
+        integrated_account_id=envelope.integrated_account_id,
+        environment_id=envelope.environment_id,
         first_seen_at=delivery.received_at,
-        webhook_id=delivery.webhook_id,
+        webhook_id=envelope.webhook_id,
     )
-    if delivery.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
+    if envelope.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
         return update
     try:
         run = read_run(json.loads(body).get("payload"))
@@ -96,7 +98,7 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     return replace(
         update,
         status=status,
-        status_at=delivery.created_at or delivery.received_at,
+        status_at=envelope.created_at or delivery.received_at,
         status_rank=status_rank(status),
         stopped_at=delivery.received_at if status == "stopped" else None,
         run=run.model_dump_json() if run else None,
@@ -108,7 +110,7 @@ def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredReco
         StoredRecordError(
             delivery_id=delivery.id,
             ordinal=error.ordinal,
-            sync_job_run_id=delivery.sync_job_run_id,
+            sync_job_run_id=delivery.envelope.sync_job_run_id,
             resource=error.resource,
             method=error.method,
             remote_status=error.remote_status,

@@ -151,10 +151,10 @@ class DeliveryProcessor:
         self, delivery: Delivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         route = self._routes.find_route(
-            event=delivery.event,
+            event=delivery.envelope.event,
             resource=parsed.resource,
             method=parsed.method,
-            account=delivery.integrated_account_id,
+            account=delivery.envelope.integrated_account_id,
             has_records=parsed.has_records,
         )
         result = DeliveryResult(

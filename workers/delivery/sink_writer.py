@@ -101,12 +101,12 @@ def _build_batch(delivery: Delivery, parsed: ParsedDelivery) -> Batch:
     return Batch(
         delivery_id=delivery.id,
         received_at=delivery.received_at,
-        version=delivery.created_at or delivery.received_at,
+        version=delivery.envelope.created_at or delivery.received_at,
         resource=parsed.resource,
         method=parsed.method,
-        account=delivery.integrated_account_id,
-        job=delivery.sync_job_id,
-        run=delivery.sync_job_run_id,
+        account=delivery.envelope.integrated_account_id,
+        job=delivery.envelope.sync_job_id,
+        run=delivery.envelope.sync_job_run_id,
         records=[Record(ordinal, value) for ordinal, value in parsed.records],
         is_deletion=parsed.is_deletion,
     )

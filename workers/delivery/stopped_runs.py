@@ -16,7 +16,8 @@ class StoppedRuns:
 
     def load_stops(self, deliveries: Sequence[Delivery]) -> None:
         """Forget other runs' stops, and look up these; raises StoreUnavailable."""
-        self._stopped_at = self._runs.find_stop_times({delivery.sync_job_run_id for delivery in deliveries})
+        run_ids = {delivery.envelope.sync_job_run_id for delivery in deliveries}
+        self._stopped_at = self._runs.find_stop_times(run_ids)
 
     def add_run(self, run: RunUpdate) -> None:
         """Learn of a stop from the job itself, before it is in the store."""
@@ -25,5 +26,5 @@ class StoppedRuns:
 
     def is_late(self, delivery: Delivery) -> bool:
         """Whether a delivery came after its run had been stopped."""
-        stopped_at = self._stopped_at.get(delivery.sync_job_run_id)
+        stopped_at = self._stopped_at.get(delivery.envelope.sync_job_run_id)
         return stopped_at is not None and delivery.received_at > stopped_at

@@ -1,9 +1,9 @@
 """Takes deliveries in from a file, as if they had come."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from app.cli.replay.lines import UnreadableLine, read_numbered_lines
 from app.errors import ConfigError, UnreadableDelivery
@@ -92,14 +92,14 @@ class Importer:
 
     def _read_bare_body(self, body: bytes) -> IncomingDelivery:
         try:
-            fields = _read_envelope_fields(body)
+            envelope = read_envelope(body)
         except UnreadableDelivery as error:
             raise UnreadableLine(f"neither a delivery of ours nor an event of Truto's: {error}") from error
         if not self._secret:
             hint = "Set it, or pass --secret: a bare body is known by what Truto would have signed it with."
             raise ConfigError([f"TRUTO_WEBHOOK_SECRET: not set. {hint}"])
         digest = parse_signature_header(sign(body, self._secret))
-        return IncomingDelivery(body, digest, datetime.now(UTC), "pending", **fields)
+        return IncomingDelivery(body, digest, datetime.now(UTC), envelope)
 
     def _store_batch(self) -> None:
         deliveries, self._deliveries = self._deliveries, []
@@ -113,14 +113,9 @@ class Importer:
 
 def _read_exported(exported: ImportedDelivery) -> IncomingDelivery:
     # It had an id and was kept before, also where it could not be read. Nothing came later than now.
-    common = (exported.body, b"", min(exported.received_at, datetime.now(UTC)))
+    received_at = min(exported.received_at, datetime.now(UTC))
+    delivery = IncomingDelivery(exported.body, b"", received_at, id=exported.id)
     try:
-        return IncomingDelivery(*common, "pending", **_read_envelope_fields(exported.body), id=exported.id)
+        return replace(delivery, envelope=read_envelope(exported.body))
     except UnreadableDelivery as error:
-        return IncomingDelivery(*common, "quarantined", error.reason, id=exported.id)
-
-
-def _read_envelope_fields(body: bytes) -> dict[str, Any]:
-    """Return what an envelope says; raises UnreadableDelivery."""
-    envelope = read_envelope(body)
-    return {name: getattr(envelope, name) for name in envelope.__slots__}
+        return replace(delivery, state="quarantined", reason=error.reason)
