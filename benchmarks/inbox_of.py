@@ -12,7 +12,6 @@ import psycopg
 
 from app.database.engine import open_database
 from app.store.migrate import migrate
-from app.store.models import DeliveryState
 from app.store.schema import deliveries, runs, sink_outcomes
 
 DELIVERIES_PER_RUN = 1_000
@@ -94,7 +93,7 @@ def fill_inbox(url: str, number: int, *, is_pending: bool) -> None:
 
 
 def add_deliveries(
-    connection: psycopg.Connection, number: int, state: DeliveryState, *, inbox_size: int, first: int = 0
+    connection: psycopg.Connection, number: int, state: str, *, inbox_size: int, first: int = 0
 ) -> None:
     """Add so many deliveries in this state to a store of a number, from the first of these on."""
     began = datetime.now(UTC) - timedelta(milliseconds=_APART_MS * _BEGAN_AGO * inbox_size, hours=1)

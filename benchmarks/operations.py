@@ -16,7 +16,16 @@ from sqlalchemy import text
 from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
-from app.store.models import Delivery, DeliveryResult, IncomingDelivery, RunUpdate, SinkOutcome, StateChange
+from app.store.models import (
+    Delivery,
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    RunUpdate,
+    SinkOutcome,
+    SinkOutcomeState,
+    StateChange,
+)
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
@@ -165,7 +174,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
 def _settlement(delivery: Delivery) -> DeliveryResult:
     now = datetime.now(UTC)
     return DeliveryResult(
-        StateChange(delivery.id, "settled", 1, "", due_at=delivery.received_at),
+        StateChange(delivery.id, DeliveryState.SETTLED, 1, "", due_at=delivery.received_at),
         run=RunUpdate(delivery.envelope.sync_job_run_id, "", "", "", now),
-        outcomes=[SinkOutcome(delivery.id, "main", "done", 1, 0, "", "", now)],
+        outcomes=[SinkOutcome(delivery.id, "main", SinkOutcomeState.DONE, 1, 0, "", "", now)],
     )

@@ -87,12 +87,12 @@ def missing_file(url: str) -> Path | None:
     return path if path and not path.exists() else None
 
 
-def inspect_database(store: Database) -> DatabaseInfo:
+def inspect_database(database: Database) -> DatabaseInfo:
     """Ask a database about itself; raises StoreUnavailable."""
-    with store.autocommit() as connection:
+    with database.autocommit() as connection:
         return (
             _inspect_postgresql(connection)
-            if store.dialect.name == "postgresql"
+            if database.dialect.name == "postgresql"
             else _inspect_sqlite(connection)
         )
 

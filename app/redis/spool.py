@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
 from app.store.compression import compress, decompress
-from app.store.models import IncomingDelivery, Receipt
+from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import Envelope
 
 KEY = "rapidbridge:spool"
@@ -44,7 +44,7 @@ class Spool:
             self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # its own alias refuses str and bytes mixed
         except RedisError as error:
             raise _unavailable(error) from error
-        refusal_reason = delivery.reason if delivery.state == "refused" else None
+        refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None
         return Receipt(
             delivery.delivery_id, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason
         )
@@ -188,7 +188,7 @@ def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
             resource=header.get("resource", ""),
             method=header.get("method", ""),
         ),
-        state=header["state"],
+        state=DeliveryState(header["state"]),
         reason=header.get("reason", ""),
     )
 

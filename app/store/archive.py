@@ -52,7 +52,7 @@ class Archive:
         finally:
             os.close(descriptor)
 
-    def write(self, store: Database, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
+    def write(self, database: Database, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
         """Write a chunk of deliveries that came on one day, in their order; raises StoreUnavailable too.
 
         Returns those that are in the archive now, on the disk. Left out is what another has removed
@@ -66,7 +66,7 @@ class Archive:
                 unfinished.unlink()
             known = {id_ for path in _find_overlapping(folder, first, last) for id_ in _read_ids(path)}
             archived = [old.id for old in chunk if old.id in known]
-            if new := read_stored_deliveries(store, [old.id for old in chunk if old.id not in known]):
+            if new := read_stored_deliveries(database, [old.id for old in chunk if old.id not in known]):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _fsync(self._root)
                 written = _write_file(

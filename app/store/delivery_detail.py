@@ -77,14 +77,14 @@ class DeadRecordDetail:
     raw: str
 
 
-def read_delivery_detail(store: Database, delivery_id: UUID) -> DeliveryDetail | None:
+def read_delivery_detail(database: Database, delivery_id: UUID) -> DeliveryDetail | None:
     """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
-    names = [field.name for field in fields(DeliveryRow) if field.name != "stored_bytes"]
-    columns = [deliveries.c[name] for name in names]
-    row = store.read(select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id))
-    if not row:
+    columns = [deliveries.c[field.name] for field in fields(DeliveryRow) if field.name != "stored_bytes"]
+    statement = select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id)
+    rows = database.read(statement)
+    if not rows:
         return None
-    delivery = DeliveryRow(*row[0])
+    delivery = DeliveryRow(*rows[0])
     group = (dead_records.c.sink, dead_records.c.reason)
     is_discarded = func.count(func.nullif(dead_records.c.discard_reason, ""))
     dead = (
@@ -97,17 +97,17 @@ def read_delivery_detail(store: Database, delivery_id: UUID) -> DeliveryDetail |
     outcome_statement = outcome_statement.where(sink_outcomes.c.delivery_id == delivery_id).order_by(
         sink_outcomes.c.sink
     )
-    replayed = store.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    replayed = database.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
     return DeliveryDetail(
         delivery,
-        outcomes=[SinkOutcome(*values) for values in store.read(outcome_statement)],
-        dead=[DeadRecordCount(*values) for values in store.read(dead)],
+        outcomes=[SinkOutcome(*values) for values in database.read(outcome_statement)],
+        dead=[DeadRecordCount(*values) for values in database.read(dead)],
         replayed_at=replayed[0][0] if replayed else None,
     )
 
 
 def read_dead_records(
-    store: Database, delivery_id: UUID, *, with_raw: bool = False
+    database: Database, delivery_id: UUID, *, with_raw: bool = False
 ) -> list[DeadRecordDetail]:
     """Return a delivery's dead records by their place in it; raises StoreUnavailable."""
     columns = [dead_records.c[field.name] for field in fields(DeadRecordDetail) if field.name != "raw"]
@@ -117,4 +117,4 @@ def read_dead_records(
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadRecordDetail(*row) for row in store.read(statement)]
+    return [DeadRecordDetail(*row) for row in database.read(statement)]

@@ -151,18 +151,18 @@ def read_stored_deliveries(database: Database, ids: Sequence[UUID]) -> list[Expo
 class DeliveryExport:
     """A selection's deliveries, oldest first, and how many had to be left out: pruned or damaged bodies."""
 
-    def __init__(self, store: Database, delivery_filter: DeliveryFilter) -> None:
-        self._store = store
+    def __init__(self, database: Database, delivery_filter: DeliveryFilter) -> None:
+        self._database = database
         self._delivery_filter = delivery_filter
         self.pruned = 0
         self.damaged: list[UUID] = []
 
     def read_deliveries(self) -> Iterator[ExportedDelivery | None]:
         """Yield each delivery, None for one that is left out; raises StoreUnavailable."""
-        for group in _group_by_size(find_deliveries(self._store, self._delivery_filter)):
+        for group in _group_by_size(find_deliveries(self._database, self._delivery_filter)):
             stored = {
                 delivery.id: delivery
-                for delivery in read_stored_deliveries(self._store, [summary.id for summary in group])
+                for delivery in read_stored_deliveries(self._database, [summary.id for summary in group])
             }
             # In the order in which they came. One that was erased meanwhile is left out with the pruned.
             for summary in group:

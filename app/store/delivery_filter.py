@@ -88,7 +88,7 @@ _COLUMNS = [deliveries.c[field.name] for field in fields(DeliverySummary)]
 
 
 def find_deliveries(
-    store: Database,
+    database: Database,
     delivery_filter: DeliveryFilter,
     *,
     after: tuple[datetime, UUID] | None = None,
@@ -108,7 +108,7 @@ def find_deliveries(
         statement = statement.order_by(*(column.desc() for column in order) if newest_first else order).limit(
             page_size
         )
-        with store.autocommit() as connection:
+        with database.autocommit() as connection:
             summaries = [DeliverySummary(*row) for row in connection.execute(statement)]
         yield from summaries
         if len(summaries) < page_size:
@@ -116,7 +116,7 @@ def find_deliveries(
         after = (summaries[-1].received_at, summaries[-1].id)
 
 
-def count_deliveries(store: Database, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
+def count_deliveries(database: Database, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
     """Count a selection by resource, method and state; raises StoreUnavailable."""
     columns = (deliveries.c.resource, deliveries.c.method, deliveries.c.state)
     statement = (
@@ -125,7 +125,7 @@ def count_deliveries(store: Database, delivery_filter: DeliveryFilter) -> list[D
         .group_by(*columns)
         .order_by(*columns)
     )
-    with store.autocommit() as connection:
+    with database.autocommit() as connection:
         return [DeliveryCount(*row) for row in connection.execute(statement)]
 
 

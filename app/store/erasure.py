@@ -9,15 +9,16 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, tuple_, update
 
 from app.database.engine import Database
+from app.store.models import DeliveryState
+from app.store.reasons import Reason
 from app.store.schema import dead_records, deliveries, record_errors, runs
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
-REASON = "erased"
 _HAS_BODY = func.length(deliveries.c.body) > 0
 _HAS_DEAD = dead_records.c.raw != ""
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
-_IS_PENDING = deliveries.c.state == "pending"
+_IS_PENDING = deliveries.c.state == DeliveryState.PENDING
 _HAS_DATA = or_(
     _IS_PENDING,
     _HAS_BODY,
@@ -47,8 +48,8 @@ class AccountData:
     A delivery that names no account is the account's if its run is.
     """
 
-    def __init__(self, store: Database, account: str, *, until: datetime) -> None:
-        self._store = store
+    def __init__(self, database: Database, account: str, *, until: datetime) -> None:
+        self._database = database
         self._is_run_of_account = runs.c.integrated_account_id == account
         its_runs = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
@@ -63,7 +64,7 @@ class AccountData:
         """Count what `erase` would remove."""
         bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
         pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             numbers = connection.execute(select(bodies, pending).where(self._is_of_account)).one()
             facts = [
                 connection.execute(
@@ -81,7 +82,7 @@ class AccountData:
         statement = select(func.count()).where(
             self._is_without_account, self._is_of_account, deliveries.c.records > 0
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def erase(self, *, now: datetime) -> Iterator[AccountDataCounts]:
@@ -94,7 +95,7 @@ class AccountData:
         page = select(*place).where(self._is_of_account, _HAS_DATA).order_by(*place).limit(_PAGE_SIZE)
         rows = self._read(page)
         while rows:
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 counts = _erase(connection, [row.id for row in rows], now)
             yield counts
             rows = self._read(page.where(tuple_(*place) > tuple(rows[-1])))
@@ -104,7 +105,10 @@ class AccountData:
         """Return erased deliveries that a worker has in hand, and may write yet. among: of these only."""
         is_leased = (deliveries.c.leased_by != "", deliveries.c.leased_until > now)
         statement = select(deliveries.c.id).where(
-            self._is_of_account, deliveries.c.state == "discarded", deliveries.c.reason == REASON, *is_leased
+            self._is_of_account,
+            deliveries.c.state == DeliveryState.DISCARDED,
+            deliveries.c.reason == Reason.ERASED,
+            *is_leased,
         )
         if among:
             statement = statement.where(deliveries.c.id.in_(among))
@@ -120,7 +124,7 @@ class AccountData:
         page = page if dry_run else page.with_for_update()
         after = ""
         while True:
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 rows = connection.execute(page.where(runs.c.sync_job_run_id > after)).all()
                 bare = {row.sync_job_run_id: strip_run_details(row.run) for row in rows}
                 changed = {row.sync_job_run_id for row in rows if bare[row.sync_job_run_id] != row.run}
@@ -133,7 +137,7 @@ class AccountData:
             after = rows[-1].sync_job_run_id
 
     def _read(self, statement: Any) -> Sequence[Any]:
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return connection.execute(statement).all()
 
 
@@ -146,7 +150,12 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
         return int(connection.execute(update(table).where(*conditions).values(**values)).rowcount)
 
     # Its lease stays: it tells who may still be at it.
-    ended = {"state": "discarded", "reason": REASON, "discard_reason": REASON, "settled_at": now}
+    ended = {
+        "state": DeliveryState.DISCARDED,
+        "reason": Reason.ERASED,
+        "discard_reason": Reason.ERASED,
+        "settled_at": now,
+    }
     pruned_at = func.coalesce(deliveries.c.pruned_at, now)
     return AccountDataCounts(
         pending=change(deliveries, these, _IS_PENDING, **ended),

@@ -14,7 +14,8 @@ from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
 from app.store.envelope_columns import ENVELOPE_COLUMNS, to_columns
-from app.store.models import IncomingDelivery, Receipt, RunUpdate
+from app.store.models import DeliveryState, IncomingDelivery, Receipt, RunUpdate
+from app.store.reasons import Reason
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank
@@ -26,16 +27,17 @@ _COLUMNS = (
     *(column.name for column in ENVELOPE_COLUMNS),
     *("id", "received_at", "state", "reason", "duplicates", "due_at", "settled_at", "body_bytes", "body"),
 )
-_REFUSED = "refused"
+# The status of a run that a policy refused; Truto has no such status.
+_RUN_REFUSED = "refused"
 _Row = Mapping[str, Any]
 
 
 class Inbox:
     """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Database) -> None:
-        self._engine = engine
-        self._insert = build_insert(engine.dialect, _COLUMNS)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._insert = build_insert(database.dialect, _COLUMNS)
 
     def put(self, incoming: Sequence[IncomingDelivery]) -> list[Receipt]:
         """Commit arrivals together; the receipts come in the same order.
@@ -51,7 +53,9 @@ class Inbox:
             # Of the same bytes twice in one group, the first decision holds.
             rows.setdefault(id_, _build_row(id_, delivery, body, copies[id_]))
         with translate_errors():
-            results = self._write(rows, [delivery for delivery in incoming if delivery.state == _REFUSED])
+            results = self._write(
+                rows, [delivery for delivery in incoming if delivery.state == DeliveryState.REFUSED]
+            )
         receipts, receipted = [], set[UUID]()
         for id_ in ids:
             duplicates, refusal_reason = results[id_]
@@ -76,13 +80,13 @@ class Inbox:
         raise AssertionError("unreachable")
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
-        with autocommit(self._engine.engine) as connection:
+        with autocommit(self._database.engine) as connection:
             return self._insert(connection, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        with self._engine.engine.begin() as connection:
+        with self._database.engine.begin() as connection:
             results = self._insert(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
@@ -94,13 +98,13 @@ class Inbox:
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return deliveries' bodies as they are stored: compressed."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return {row.id: row.body for row in connection.execute(statement)}
 
     def count_by_state(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 
@@ -108,7 +112,9 @@ class Inbox:
 def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
     """Return a stored body as it came; raises BodyPruned, or ValueError for one that is damaged."""
     if not stored:
-        raise BodyPruned("pruned", f"delivery {delivery_id}: its body was removed; it cannot be read again")
+        raise BodyPruned(
+            Reason.PRUNED, f"delivery {delivery_id}: its body was removed; it cannot be read again"
+        )
     return decompress(stored)
 
 
@@ -126,9 +132,9 @@ def _build_run_updates(
                 environment_id=envelope.environment_id,
                 first_seen_at=delivery.received_at,
                 webhook_id=envelope.webhook_id,
-                status=_REFUSED,
+                status=_RUN_REFUSED,
                 status_at=envelope.created_at or delivery.received_at,
-                status_rank=status_rank(_REFUSED),
+                status_rank=status_rank(_RUN_REFUSED),
                 stopped_at=delivery.received_at,
                 refusal_reason=reason,
             )
@@ -143,7 +149,7 @@ def _build_row(delivery_id: UUID, delivery: IncomingDelivery, body: bytes, copie
         "reason": delivery.reason,
         "duplicates": copies - 1,
         "due_at": delivery.received_at + timedelta(seconds=ENQUEUE_GRACE_S),
-        "settled_at": None if delivery.state == "pending" else delivery.received_at,
+        "settled_at": None if delivery.state == DeliveryState.PENDING else delivery.received_at,
         "body_bytes": len(delivery.body),
         "body": body,
     }

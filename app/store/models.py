@@ -4,14 +4,32 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from enum import StrEnum
 from uuid import UUID
 
 from app.truto.events import Envelope
 
-DeliveryState = Literal[
-    "pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"
-]
+
+class DeliveryState(StrEnum):
+    """The states of a delivery. All but the first are final until a replay or an operator changes them."""
+
+    PENDING = "pending"
+    SETTLED = "settled"
+    UNROUTED = "unrouted"
+    DEAD = "dead"
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+    LATE = "late"
+    DISCARDED = "discarded"
+
+
+class SinkOutcomeState(StrEnum):
+    """The states of a delivery in one sink. Only `failing` is tried again."""
+
+    DONE = "done"
+    FAILING = "failing"
+    DEAD = "dead"
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -28,7 +46,7 @@ class IncomingDelivery:
     digest: bytes
     received_at: datetime
     envelope: Envelope = field(default_factory=Envelope)
-    state: DeliveryState = "pending"
+    state: DeliveryState = DeliveryState.PENDING
     reason: str = ""
     id: UUID | None = None
 
@@ -100,7 +118,7 @@ class SinkOutcome:
 
     delivery_id: UUID
     sink: str
-    state: Literal["done", "failing", "dead"]
+    state: SinkOutcomeState
     written: int
     dead: int
     reason: str

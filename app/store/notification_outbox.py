@@ -34,8 +34,8 @@ class NotificationDelivery:
 class NotificationOutbox:
     """The posts. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def fan_out(self, subscribers: Sequence[Subscriber], *, now: datetime, limit: int) -> int:
         """Make posts of notices that have none yet, the oldest first; return how many notices that were.
@@ -49,7 +49,7 @@ class NotificationOutbox:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             unsent = connection.execute(unposted).all()
             rows = [
                 {
@@ -89,7 +89,7 @@ class NotificationOutbox:
             .limit(1)
             .with_for_update(of=notification_deliveries, skip_locked=True)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             row = connection.execute(due).mappings().first()
             if row is None:
                 return None
@@ -113,7 +113,7 @@ class NotificationOutbox:
         self._execute(_build_update_if_leased(delivery).values(state="dead", message=message))
 
     def _execute(self, statement: Any) -> None:
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             connection.execute(statement)
 
 

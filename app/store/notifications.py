@@ -40,8 +40,8 @@ class Notification:
 class Notifications:
     """The notices. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, notification: Notification) -> bool:
         """Keep a notice of what happened; False where it is there already."""
@@ -62,7 +62,7 @@ class Notifications:
             )
             .values(closed_at=now)
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             ended: int = connection.execute(statement).rowcount
             return ended > 0
 
@@ -75,7 +75,7 @@ class Notifications:
         return self._read(notifications.c.subject == subject, limit=limit)
 
     def _insert(self, notification: Notification, *, closed_at: datetime | None) -> bool:
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return insert_notification(connection, notification, closed_at=closed_at)
 
     def _read(self, *conditions: Any, limit: int | None = None) -> list[Notification]:
@@ -85,7 +85,7 @@ class Notifications:
             .order_by(notifications.c.occurred_at, notifications.c.kind, notifications.c.id)
             .limit(limit)
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return [to_notification(row) for row in connection.execute(statement).mappings()]
 
 

@@ -8,12 +8,12 @@ from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, selec
 
 from app.database.engine import Database
 from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
-from app.store.models import Delivery, StateChange
+from app.store.models import Delivery, DeliveryState, StateChange
 from app.store.schema import deliveries
 
 # Of deliveries that are named. Not `state = 'pending'`: where its statistics are older than the backlog,
 # PostgreSQL would look for the few of a job in the index on what is due, all of it.
-_IS_PENDING = deliveries.c.state.concat("") == "pending"
+_IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
 # Due, or free to be claimed, but still in hand: the worker that had it is gone.
 _LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.leased_by != "", 1), else_=0)
 _DELIVERY_COLUMNS = (
@@ -45,8 +45,8 @@ _STATE_CHANGE_STATEMENT = (
 class PendingDeliveries:
     """The pending deliveries. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Database) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def lease(self, ids: Sequence[UUID], *, worker: str, now: datetime, lease_s: float) -> list[Delivery]:
         """Take what is pending and free among these ids, for `lease_s` seconds; counts as one attempt.
@@ -70,7 +70,7 @@ class PendingDeliveries:
             )
             .returning(*_DELIVERY_COLUMNS)
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_to_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
 
@@ -80,11 +80,13 @@ class PendingDeliveries:
             update(deliveries)
             # What is held is due when its lease ends: the index on `due_at` finds it.
             .where(
-                deliveries.c.state == "pending", deliveries.c.due_at > now, deliveries.c.leased_by == worker
+                deliveries.c.state == DeliveryState.PENDING,
+                deliveries.c.due_at > now,
+                deliveries.c.leased_by == worker,
             )
             .values(leased_until=None, due_at=now)
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
@@ -94,7 +96,7 @@ class PendingDeliveries:
         """
         due = (
             select(deliveries.c.id)
-            .where(deliveries.c.state == "pending", deliveries.c.due_at <= now)
+            .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.due_at <= now)
             .order_by(deliveries.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -108,7 +110,7 @@ class PendingDeliveries:
             )
             .returning(*_DELIVERY_COLUMNS)
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(statement).mappings().all()
         return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
 
@@ -133,7 +135,7 @@ class PendingDeliveries:
                 attempts=deliveries.c.attempts - case((is_leased, 1), else_=0),
             )
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def clear_lease(self, ids: Sequence[UUID], *, worker: str) -> None:
@@ -143,7 +145,7 @@ class PendingDeliveries:
             .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.leased_by == worker)
             .values(leased_until=None, leased_by="")
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             connection.execute(statement)
 
     def make_all_due(self, *, now: datetime) -> int:
@@ -151,14 +153,14 @@ class PendingDeliveries:
         statement = (
             update(deliveries)
             .where(
-                deliveries.c.state == "pending",
+                deliveries.c.state == DeliveryState.PENDING,
                 deliveries.c.due_at > now,
                 # What waits for its next attempt is leased until then.
                 deliveries.c.leased_until.is_(None),
             )
             .values(due_at=now)
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return connection.execute(statement).rowcount
 
     def find_oldest_received_at(self) -> datetime | None:
@@ -169,7 +171,7 @@ class PendingDeliveries:
         statement = select(func.min(deliveries.c.received_at)).where(
             deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
         )
-        with self._engine.autocommit() as connection:
+        with self._database.autocommit() as connection:
             oldest: datetime | None = connection.execute(statement).scalar_one()
             return oldest
 
@@ -199,8 +201,8 @@ def write_state_changes(
             "new_replaced_characters": verdict.replaced_characters,
             "new_due_at": verdict.due_at,
             # Nobody else may take it before it is due: a job that was already queued would skip the backoff.
-            "new_leased_until": verdict.due_at if verdict.state == "pending" else None,
-            "new_settled_at": None if verdict.state == "pending" else now,
+            "new_leased_until": verdict.due_at if verdict.state == DeliveryState.PENDING else None,
+            "new_settled_at": None if verdict.state == DeliveryState.PENDING else now,
         }
         for verdict in sorted(state_changes, key=lambda verdict: verdict.delivery_id)
     ]

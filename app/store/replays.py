@@ -13,10 +13,11 @@ from app.errors import UnreadableDelivery
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
+from app.store.models import DeliveryState
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 from app.truto.events import read_envelope
 
-_IS_UNREADABLE = and_(deliveries.c.state == "quarantined", deliveries.c.event == "")
+_IS_UNREADABLE = and_(deliveries.c.state == DeliveryState.QUARANTINED, deliveries.c.event == "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,9 @@ class Replays:
     Several processes may do the same replay at once: they share the work.
     """
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
-        self._inbox = Inbox(store)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._inbox = Inbox(database)
 
     def find_unfinished(self, request: str) -> Replay | None:
         """Return the newest replay that was asked for in these words and broken off."""
@@ -83,7 +84,7 @@ class Replays:
         given_up = update(replays).where(replays.c.request == request, replays.c.finished_at.is_(None))
         replay = Replay(uuid4(), now)
         row = {"id": replay.id, "request": request, "started_at": now}
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(given_up.values(finished_at=now))
             connection.execute(insert(replays), row)
         return replay
@@ -95,7 +96,7 @@ class Replays:
     def finish(self, replay: Replay, *, now: datetime) -> None:
         """Note that nothing is left to do of it."""
         statement = update(replays).where(replays.c.id == replay.id).values(finished_at=now)
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             connection.execute(statement)
 
     def preview(
@@ -110,7 +111,7 @@ class Replays:
             .group_by(*columns)
             .order_by(*columns)
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(statement).all()
         return [
             PreviewGroup(resource, method, state, bool(gone), number)
@@ -128,7 +129,7 @@ class Replays:
             .order_by(*place)
             .limit(limit)
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             rows = connection.execute(statement).all()
         return [ReplayCandidate(id_, received_at, bool(unreadable)) for id_, received_at, unreadable in rows]
 
@@ -148,7 +149,7 @@ class Replays:
         }
         readable = {id_: columns for id_, columns in read_again.items() if columns}
         last = candidates[-1]
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             if not _move_cursor(connection, replay, last):
                 return None
             ids = lock_finished(connection, [candidate.id for candidate in candidates])
@@ -182,7 +183,7 @@ class Replays:
             deliveries.c.received_at <= replay.cursor[0],
             deliveries.c.replay_id == replay.id,
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
@@ -193,7 +194,7 @@ class Replays:
         ]
         columns = (deliveries.c.state, _IS_UNREADABLE)
         statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return [
                 ReplayOutcome(state, bool(unread), n) for state, unread, n in connection.execute(statement)
             ]
@@ -206,7 +207,7 @@ class Replays:
             return None
 
     def _read(self, statement: Any) -> Replay | None:
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             row = connection.execute(statement).one_or_none()
         if row is None:
             return None
@@ -230,7 +231,7 @@ def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) 
 
 
 # Of deliveries that are named: see `app.store.pending`.
-_IS_FINISHED = deliveries.c.state.concat("") != "pending"
+_IS_FINISHED = deliveries.c.state.concat("") != DeliveryState.PENDING
 HAS_BODY = deliveries.c.pruned_at.is_(None)
 
 
@@ -257,7 +258,7 @@ def mark_pending(
     """Make deliveries as pending as if they had just come. told: what is known of them only now."""
     statement = update(deliveries).where(deliveries.c.id.in_(ids))
     again = statement.values(
-        state="pending",
+        state=DeliveryState.PENDING,
         settled_at=None,
         due_at=now,
         leased_until=None,

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
-from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
+from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
 from app.store.schema import dead_records, record_errors, sink_outcomes
@@ -21,15 +21,15 @@ ResultRow = SinkOutcome | DeadRecord | StoredRecordError
 class DeliveryResults:
     """The facts about what the inbox holds. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def save(self, results: Sequence[DeliveryResult], *, now: datetime) -> set[UUID]:
         """Write all that one job found out, and finish with its deliveries or make them due again.
 
         Returns those it did so with: what another worker has concluded meanwhile stays as it is.
         """
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             pending = lock_pending(connection, [s.state_change.delivery_id for s in results])
             results = [s for s in results if s.state_change.delivery_id in pending]
             _upsert(connection, sink_outcomes, [row for s in results for row in s.outcomes])
@@ -42,11 +42,11 @@ class DeliveryResults:
     def find_finished(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
         """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""
         statement = select(sink_outcomes).where(
-            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != "failing"
+            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != SinkOutcomeState.FAILING
         )
         finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
-            with self._store.autocommit() as connection:
+            with self._database.autocommit() as connection:
                 rows = connection.execute(statement).mappings().all()
             for row in rows:
                 finished[row["delivery_id"]][row["sink"]] = SinkOutcome(**row)

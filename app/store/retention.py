@@ -11,11 +11,11 @@ from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
 from app.database.engine import Database
 from app.store.archive import Archive
-from app.store.models import PrunableDelivery
+from app.store.models import DeliveryState, PrunableDelivery
 from app.store.schema import dead_records, deliveries, record_errors
 
 # What needs nobody any more. All others are kept whole, however old.
-FINISHED_STATES = ("settled", "refused", "discarded")
+FINISHED_STATES = (DeliveryState.SETTLED, DeliveryState.REFUSED, DeliveryState.DISCARDED)
 # Spelled out, so that both databases know it for the condition of an index.
 _IS_PRUNABLE = and_(
     deliveries.c.pruned_at.is_(None),
@@ -42,12 +42,12 @@ class PruneCounts:
         return PruneCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-def count_prunable(store: Database, *, before: datetime) -> PruneCounts:
+def count_prunable(database: Database, *, before: datetime) -> PruneCounts:
     """Count what `remove` would remove of the deliveries that came before then; raises StoreUnavailable."""
     is_prunable = (_IS_PRUNABLE, deliveries.c.received_at < before)
     size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_prunable)
     prunable_ids = select(deliveries.c.id).where(*is_prunable)
-    with store.autocommit() as connection:
+    with database.autocommit() as connection:
         number, stored_bytes = connection.execute(size).one()
         blanked = [
             connection.execute(
@@ -59,7 +59,7 @@ def count_prunable(store: Database, *, before: datetime) -> PruneCounts:
 
 
 def find_prunable(
-    store: Database, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
+    database: Database, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
 ) -> list[PrunableDelivery]:
     """Return the next deliveries to prune, oldest first; raises StoreUnavailable.
 
@@ -70,16 +70,16 @@ def find_prunable(
     statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
     if after:
         statement = statement.where(tuple_(*place) > after)
-    with store.autocommit() as connection:
+    with database.autocommit() as connection:
         return [PrunableDelivery(*row) for row in connection.execute(statement.order_by(*place).limit(limit))]
 
 
-def prune_bodies(store: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
+def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
     """Empty the bodies of these deliveries, and what of them stands elsewhere; raises StoreUnavailable.
 
     The rows stay, with their outcomes. Left out is what another has in hand, or what is finished no more.
     """
-    with store.transaction() as connection:
+    with database.transaction() as connection:
         sizes = _lock_prunable(connection, ids)
         if not sizes:
             return PruneCounts()
@@ -113,7 +113,7 @@ _MAX_CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def prune(
-    store: Database, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
+    database: Database, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
 ) -> Iterator[PruneCounts]:
     """Remove the bodies of finished deliveries that came before then; yields what each page had.
 
@@ -123,10 +123,10 @@ def prune(
     after: tuple[datetime, UUID] | None = None
     while True:
         with archive.lock() if archive else nullcontext():
-            prunable = find_prunable(store, before=before, after=after, limit=PAGE)
+            prunable = find_prunable(database, before=before, after=after, limit=PAGE)
             page = _take_chunk(prunable) if archive else prunable
-            ids = archive.write(store, page) if archive and page else [delivery.id for delivery in page]
-            removed = prune_bodies(store, ids, now=clock()) if ids else PruneCounts()
+            ids = archive.write(database, page) if archive and page else [delivery.id for delivery in page]
+            removed = prune_bodies(database, ids, now=clock()) if ids else PruneCounts()
         yield removed
         if len(page) == len(prunable) < PAGE:
             return

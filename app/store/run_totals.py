@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, case, exists, func, select
 
 from app.database.engine import Database
+from app.store.models import SinkOutcomeState
 from app.store.schema import deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import RECORD_EVENT
 
@@ -51,9 +52,9 @@ class RunTotals:
     errors: Mapping[tuple[str, str], int] | None = None
 
 
-def read_run_totals(store: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
+def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
     """Return the figures of these runs, by their ids; raises StoreUnavailable."""
-    with store.autocommit() as connection:
+    with database.autocommit() as connection:
         batches = _read_batch_totals(connection, run_ids)
         sinks = _read_sink_totals(connection, run_ids)
         errors = _count_record_errors(connection, run_ids)
@@ -93,7 +94,9 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
 def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[SinkTotals]]:
     columns = (deliveries.c.resource, deliveries.c.method, sink_outcomes.c.sink)
     # A sink that did not take it for as long as it was tried keeps that as its last outcome.
-    is_given_up = and_(sink_outcomes.c.state == "failing", deliveries.c.settled_at.is_not(None))
+    is_given_up = and_(
+        sink_outcomes.c.state == SinkOutcomeState.FAILING, deliveries.c.settled_at.is_not(None)
+    )
     statement = (
         select(
             deliveries.c.sync_job_run_id,

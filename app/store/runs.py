@@ -63,8 +63,8 @@ _COLUMNS = [
 class Runs:
     """The runs. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def get(self, run_id: str) -> StoredRun | None:
         """Return a run; None where nothing of it was ever seen."""
@@ -94,13 +94,13 @@ class Runs:
 
     def upsert(self, run_update: RunUpdate) -> None:
         """Write down what is known of a run from elsewhere than a delivery."""
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             upsert_runs(connection, [run_update])
 
     def list_webhook_ids(self, *, since: datetime) -> list[str]:
         """Return the webhooks to which runs were sent that were first heard of since then."""
         statement = select(runs.c.webhook_id).where(runs.c.first_seen_at >= since, runs.c.webhook_id != "")
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return list(connection.execute(statement.distinct()).scalars())
 
     def find_stop_times(self, run_ids: Iterable[str]) -> dict[str, datetime]:
@@ -108,13 +108,13 @@ class Runs:
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
             runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
         )
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return {row.sync_job_run_id: row.stopped_at for row in connection.execute(statement)}
 
     def has_pending(self, run_id: str) -> bool:
         """Whether deliveries of a run wait for their sinks."""
         statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return bool(connection.execute(statement).scalar())
 
     def mark_reconciled(
@@ -133,7 +133,7 @@ class Runs:
             )
             .values(reconciled_at=now)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             is_reconciled: bool = connection.execute(statement).rowcount > 0
             for notification in notifications if is_reconciled else ():
                 insert_notification(connection, notification, closed_at=notification.occurred_at)
@@ -176,7 +176,7 @@ class Runs:
             )
             .limit(1)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             if connection.dialect.name == "postgresql":
                 pair = f"{run_update.sync_job_id}/{run_update.integrated_account_id}"
                 connection.execute(
@@ -191,11 +191,11 @@ class Runs:
         order = (runs.c.first_seen_at, runs.c.sync_job_run_id)
         ordered = [column.desc() for column in order] if newest_first else order
         statement = select(*_COLUMNS).where(*conditions).order_by(*ordered).limit(limit)
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             return [_to_stored_run(row) for row in connection.execute(statement).mappings()]
 
     def _change(self, statement: Any) -> bool:
-        with self._store.autocommit() as connection:
+        with self._database.autocommit() as connection:
             changed: int = connection.execute(statement).rowcount
             return changed > 0
 

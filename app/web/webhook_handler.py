@@ -7,7 +7,7 @@ import structlog
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.runs.gate import Gate
-from app.store.models import IncomingDelivery, Receipt
+from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import read_envelope
 from app.truto.signature import Signature, verify
 from app.web.enqueuer import Enqueuer
@@ -36,7 +36,7 @@ class WebhookHandler:
         arrival = self._read_delivery(body, signature, received_at=datetime.now(UTC))
         receipt = self._inbox.store(arrival)
         # A spooled delivery is not in the inbox yet: the sweeper enqueues it after it drained the spool.
-        if arrival.state == "pending" and not receipt.is_duplicate and not receipt.is_spooled:
+        if arrival.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
             self._enqueuer.enqueue(receipt.delivery_id)
         answer = _answer(arrival, receipt)
         log.info(
@@ -57,7 +57,7 @@ class WebhookHandler:
         except UnreadableDelivery as error:
             self._check_origin(signature.secret, "", None, received_at)
             return IncomingDelivery(
-                body, signature.mac, received_at, state="quarantined", reason=error.reason
+                body, signature.mac, received_at, state=DeliveryState.QUARANTINED, reason=error.reason
             )
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
         refusal = self._gate.find_refusal_reason(envelope, body, received_at)
@@ -67,7 +67,7 @@ class WebhookHandler:
             digest=signature.mac,
             received_at=received_at,
             envelope=envelope,
-            state="pending" if refusal is None else "refused",
+            state=DeliveryState.PENDING if refusal is None else DeliveryState.REFUSED,
             reason=refusal or "",
         )
 
@@ -89,6 +89,6 @@ def _answer(arrival: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
         return WebhookResponse(400, "refused", delivery, receipt.refusal_reason)
     if receipt.is_duplicate:
         return WebhookResponse(200, "duplicate", delivery)
-    if arrival.state == "quarantined":
+    if arrival.state == DeliveryState.QUARANTINED:
         return WebhookResponse(200, "quarantined", delivery, arrival.reason)
     return WebhookResponse(200, "accepted", delivery)

@@ -11,7 +11,14 @@ import pytest
 from app.database.engine import Database
 from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliveries, find_deliveries
 from app.store.inbox import Inbox
-from app.store.models import DeliveryResult, IncomingDelivery, SinkOutcome, StateChange
+from app.store.models import (
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    SinkOutcome,
+    SinkOutcomeState,
+    StateChange,
+)
 from app.store.results import DeliveryResults
 from app.truto.events import Envelope
 
@@ -79,8 +86,8 @@ def test_filters_choose_what_they_say(
         put(store, 3, resource="ticketing/tickets"),
     ]
     [first] = [each for each in find_deliveries(store, DeliveryFilter()) if str(each.id) == ids[0]]
-    outcome = SinkOutcome(first.id, "lake", "done", 3, 0, "", "", NOW)
-    verdict = StateChange(first.id, "settled", 3, "", due_at=NOW)
+    outcome = SinkOutcome(first.id, "lake", SinkOutcomeState.DONE, 3, 0, "", "", NOW)
+    verdict = StateChange(first.id, DeliveryState.SETTLED, 3, "", due_at=NOW)
     DeliveryResults(store).save([DeliveryResult(verdict, outcomes=[outcome])], now=NOW)
 
     assert [ids.index(str(each.id)) for each in find_deliveries(store, selection)] == expected

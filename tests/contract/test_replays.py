@@ -17,7 +17,7 @@ from app.database.engine import Database
 from app.sinks import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
+from app.store.models import DeliveryState, IncomingDelivery
 from app.store.pending import PendingDeliveries
 from app.store.replays import Replay, ReplayOutcome, Replays
 from app.store.schema import dead_records, deliveries, sink_outcomes
@@ -175,7 +175,7 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
         body,
         hashlib.sha256(body).digest(),
         NOW + timedelta(seconds=1),
-        state="quarantined",
+        state=DeliveryState.QUARANTINED,
         reason="not_json",
     )
     Inbox(store).put([quarantined])

@@ -11,7 +11,7 @@ import pytest
 
 from app.database.engine import Database, open_database
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery, RunUpdate
+from app.store.models import DeliveryState, IncomingDelivery, RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.runs import Runs
 from app.truto.events import Envelope
@@ -44,7 +44,7 @@ def make_start(
         hashlib.sha256(body).digest(),
         received_at,
         replace(envelope, **envelope_fields),
-        "refused" if reason else "pending",
+        DeliveryState.REFUSED if reason else DeliveryState.PENDING,
         reason,
     )
 

@@ -14,6 +14,7 @@ from app.store.models import (
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
 )
 from app.store.results import DeliveryResults
@@ -48,7 +49,7 @@ def receive(store: Database, *, run: str = "run", at: datetime = NOW, name: str 
         Envelope(event="sync_job_run:record", sync_job_run_id=run, resource="crm/contacts", method="list"),
     )
     [receipt] = Inbox(store).put([arrival])
-    return StateChange(receipt.delivery_id, "settled", 3, "", due_at=NOW)
+    return StateChange(receipt.delivery_id, DeliveryState.SETTLED, 3, "", due_at=NOW)
 
 
 def get_run(book: Runs, run: str = "run") -> StoredRun:
@@ -218,8 +219,10 @@ def test_what_a_sink_did_not_take_for_too_long_is_dead(
     store: Database, state: DeliveryState, dead: int
 ) -> None:
     verdict = replace(receive(store), state=state)
-    failing = SinkOutcome(verdict.delivery_id, "main", "failing", 0, 0, "sink_unavailable", "", NOW)
-    done = replace(failing, state="done", written=3)
+    failing = SinkOutcome(
+        verdict.delivery_id, "main", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "", NOW
+    )
+    done = replace(failing, state=SinkOutcomeState.DONE, written=3)
 
     DeliveryResults(store).save(
         [DeliveryResult(verdict, outcomes=[done if state == "settled" else failing])], now=LATER

@@ -24,6 +24,7 @@ from app.store.models import (
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
     StoredRecordError,
     delivery_id_for,
@@ -58,7 +59,7 @@ def make_delivery(
     body: bytes = b"{}",
     *,
     received_at: datetime = NOW,
-    state: DeliveryState = "pending",
+    state: DeliveryState = DeliveryState.PENDING,
     reason: str = "",
     **envelope_fields: Any,
 ) -> IncomingDelivery:
@@ -332,7 +333,7 @@ def test_settling_twice_leaves_the_ledger_as_if_once(
     settlement = DeliveryResult(
         make_state_change(id_, records=3),
         RunUpdate("run", "job", "account", "environment", NOW),
-        [SinkOutcome(id_, "main", "done", 2, 1, "", "", NOW)],
+        [SinkOutcome(id_, "main", SinkOutcomeState.DONE, 2, 1, "", "", NOW)],
         [DeadRecord(id_, "main", 1, "too_deep", "deeper than the sink can hold", "[[\x00]]", NOW)],
         [StoredRecordError(id_, 0, "run", "crm/contacts", "list", 502, "bad gateway", "{}")],
     )
@@ -356,7 +357,10 @@ def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
     id_ = receipt.delivery_id
-    done, failing = (SinkOutcome(id_, "main", state, 1, 0, "", "", NOW) for state in ("done", "failing"))
+    done, failing = (
+        SinkOutcome(id_, "main", state, 1, 0, "", "", NOW)
+        for state in (SinkOutcomeState.DONE, SinkOutcomeState.FAILING)
+    )
     in_time, late = (
         DeliveryResult(make_state_change(id_), outcomes=[done]),
         DeliveryResult(make_state_change(id_, "pending"), outcomes=[failing]),
@@ -378,8 +382,8 @@ def test_figures_keep_sinks_and_unsettled_batches_apart(
         )
     )
 
-    done = SinkOutcome(first, "main", "done", 5, 0, "", "", NOW)
-    failing = SinkOutcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
+    done = SinkOutcome(first, "main", SinkOutcomeState.DONE, 5, 0, "", "", NOW)
+    failing = SinkOutcome(first, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "", NOW)
     ledger.save(
         [DeliveryResult(make_state_change(first, "pending", records=5), outcomes=[done, failing])], now=NOW
     )
@@ -446,7 +450,9 @@ def test_a_run_that_nobody_spoke_of_is_unknown(store: Database) -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bool) -> None:
     def decided(body: bytes, reason: str) -> IncomingDelivery:
-        return make_delivery(body, state="refused" if reason else "pending", reason=reason)
+        return make_delivery(
+            body, state=DeliveryState.REFUSED if reason else DeliveryState.PENDING, reason=reason
+        )
 
     came = [
         decided(b"1", "no"),

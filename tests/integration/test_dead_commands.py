@@ -67,7 +67,7 @@ def test_what_is_dead_is_listed_by_its_cause(shelf: SeededStore) -> None:
     for _ in range(3):
         newest = shelf.put("unrouted", "no_route", resource="hris/employees")
     for state, reason in (("quarantined", "not_json"), ("late", "after_stop"), ("dead", "sink_set_up")):
-        shelf.put(state, reason)  # type: ignore[arg-type]  # a state
+        shelf.put(state, reason)
     with_records = shelf.put_with_dead_records()
 
     listed = shelf.rapidbridge("dead", "list", code=1).stdout
@@ -76,7 +76,7 @@ def test_what_is_dead_is_listed_by_its_cause(shelf: SeededStore) -> None:
     lines = listed.splitlines()
     assert lines[0] == "3 unrouted deliveries of hris/employees: no_route"
     assert lines[1].endswith(f", as {newest}")
-    assert lines[2] == "  no route takes it; add a route for it, then replay it."
+    assert lines[2] == ("  no route matches the delivery; add a route for it, then replay the delivery.")
     assert "2 dead records of crm/contacts, refused by main: too_deep" in lines
     assert "1 quarantined delivery of crm/contacts: not_json" in lines
     assert narrow(listed)
@@ -148,7 +148,7 @@ def test_what_is_given_up_is_kept_with_the_reason_and_nothing_else_is_touched(sh
     assert shelf.rapidbridge("dead", "list").stdout == "Nothing is dead.\n"
     listed = shelf.rapidbridge("dead", "list", "--discarded").stdout
     assert listed.startswith("4 discarded deliveries of crm/contacts: why\n")
-    assert "an operator gave it up; discarded: not ours." in listed
+    assert "an operator discarded the delivery; discarded: not ours." in listed
     assert shelf.run_json("dead", "discard", "--run", RUN, *BECAUSE) == {"deliveries": 0}
 
 

@@ -18,7 +18,7 @@ from app.cli.deliveries.tail import Follower
 from app.database.engine import Database, open_database
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
-from app.store.models import SinkOutcome
+from app.store.models import SinkOutcome, SinkOutcomeState
 from tests.support.seeded_store import (
     NOW,
     RUN,
@@ -120,8 +120,8 @@ def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: SeededStore) -> Non
     delivery = shelf.put("pending")
     message = "table contacts holds hris/contacts; name another `table` for crm/contacts in a route"
     outcomes = [
-        SinkOutcome(delivery, "lake", "done", 7, 0, "", "", NOW),
-        SinkOutcome(delivery, "main", "dead", 0, 7, "table_collision", message, NOW),
+        SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 7, 0, "", "", NOW),
+        SinkOutcome(delivery, "main", SinkOutcomeState.DEAD, 0, 7, "table_collision", message, NOW),
     ]
     shelf.settle(delivery, "dead", "table_collision", records=7, outcomes=outcomes)
 
@@ -129,7 +129,7 @@ def test_a_delivery_is_shown_with_what_to_do_about_it(shelf: SeededStore) -> Non
     as_json = shelf.run_json("deliveries", "show", str(delivery))
 
     assert shown.startswith(f"delivery {delivery}  dead\n")
-    assert "  to do       name another `table` in its route, then replay it\n" in shown
+    assert "  to do       set another `table` in its route, then replay the delivery\n" in shown
     assert any(
         line.split()[:5] == ["main", "dead", "0", "7", "table_collision"] for line in shown.splitlines()
     )

@@ -20,9 +20,11 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
+    DeliveryState,
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
     StoredRecordError,
 )
@@ -105,11 +107,11 @@ class MonitorSetup:
     def settle(
         self, delivery: UUID, *, records: int = 3, dead: int = 0, run: str = "run", errors: int = 0
     ) -> None:
-        outcome = SinkOutcome(delivery, "main", "done", records - dead, dead, "", "", self.now)
+        outcome = SinkOutcome(delivery, "main", SinkOutcomeState.DONE, records - dead, dead, "", "", self.now)
         rows = [
             StoredRecordError(delivery, n, run, "crm/contacts", "list", 502, "", "{}") for n in range(errors)
         ]
-        verdict = StateChange(delivery, "settled", records, "", due_at=self.now)
+        verdict = StateChange(delivery, DeliveryState.SETTLED, records, "", due_at=self.now)
         seen = RunUpdate(run, "job", "account", "env", self.now)
         DeliveryResults(self.store).save([DeliveryResult(verdict, seen, [outcome], (), rows)], now=self.now)
 
@@ -427,16 +429,18 @@ def test_a_webhook_that_was_switched_off_is_told_and_switched_on_where_that_is_s
 def test_a_sink_that_takes_nothing_for_minutes_is_told_once_for_each_time(desk: MonitorSetup) -> None:
     for name in ("first", "second"):
         delivery = desk.receive(name=name)
-        failing = SinkOutcome(delivery, "lake", "failing", 0, 0, "sink_unavailable", "away", desk.now)
-        again = StateChange(delivery, "pending", 0, "sink_unavailable", due_at=desk.now)
+        failing = SinkOutcome(
+            delivery, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", desk.now
+        )
+        again = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=desk.now)
         DeliveryResults(desk.store).save([DeliveryResult(again, outcomes=[failing])], now=desk.now)
         desk.advance(minutes=4)
         before = len(desk.list_notifications("sink.failing"))
         desk.advance(minutes=2)
         desk.advance(minutes=2)
         assert len(desk.list_notifications("sink.failing")) == before + 1
-        done = SinkOutcome(delivery, "lake", "done", 3, 0, "", "", desk.now)
-        settled = StateChange(delivery, "settled", 3, "", due_at=desk.now)
+        done = SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 3, 0, "", "", desk.now)
+        settled = StateChange(delivery, DeliveryState.SETTLED, 3, "", due_at=desk.now)
         DeliveryResults(desk.store).save([DeliveryResult(settled, outcomes=[done])], now=desk.now)
         desk.advance(minutes=1)
 

@@ -51,14 +51,14 @@ def count_entries_read(store: Database) -> int:
 
 
 def settled(delivery: Delivery) -> DeliveryResult:
-    return DeliveryResult(StateChange(delivery.id, "settled", 1, "", due_at=NOW))
+    return DeliveryResult(StateChange(delivery.id, DeliveryState.SETTLED, 1, "", due_at=NOW))
 
 
 def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Database) -> None:
-    put(store, "quarantined")
+    put(store, DeliveryState.QUARANTINED)
     with store.engine.begin() as connection:
         connection.execute(text(f"ANALYZE {deliveries.name}"))
-    ids = put(store, "pending")[:IN_A_JOB]
+    ids = put(store, DeliveryState.PENDING)[:IN_A_JOB]
     worklist, before = PendingDeliveries(store), count_entries_read(store)
 
     claimed = worklist.lease(ids, worker="worker", now=NOW, lease_s=40)

@@ -20,6 +20,7 @@ from app.store.models import (
     DeliveryState,
     IncomingDelivery,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
 )
 from app.store.results import DeliveryResults
@@ -49,7 +50,7 @@ class SeededStore:
 
     def put(
         self,
-        state: DeliveryState = "settled",
+        state: str = "settled",
         reason: str = "",
         *,
         body: bytes = b"",
@@ -73,16 +74,16 @@ class SeededStore:
         digest = hashlib.sha256(body).digest()
         arrival = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
         if state in ("quarantined", "refused"):
-            arrival = replace(arrival, state=state, reason=reason)
+            arrival = replace(arrival, state=DeliveryState(state), reason=reason)
         [receipt] = Inbox(self.store).put([arrival])
-        if arrival.state == "pending" != state:
+        if arrival.state == DeliveryState.PENDING != state:
             self.settle(receipt.delivery_id, state, reason, records=records)
         return receipt.delivery_id
 
     def settle(
         self,
         delivery_id: UUID,
-        state: DeliveryState,
+        state: str,
         reason: str = "",
         *,
         records: int = 1,
@@ -90,7 +91,7 @@ class SeededStore:
         dead: Sequence[DeadRecord] = (),
     ) -> None:
         """Settle a delivery as a worker does."""
-        verdict = StateChange(delivery_id, state, records, reason, due_at=NOW)
+        verdict = StateChange(delivery_id, DeliveryState(state), records, reason, due_at=NOW)
         settlement = DeliveryResult(verdict, outcomes=outcomes, dead_records=dead)
         DeliveryResults(self.store).save([settlement], now=NOW)
 
@@ -102,7 +103,7 @@ class SeededStore:
             DeadRecord(delivery, sink, ordinal, reason, "nested deeper than it can be", raw, NOW)
             for ordinal in range(count)
         ]
-        outcome = SinkOutcome(delivery, "main", "done", 5, count, "", "", NOW)
+        outcome = SinkOutcome(delivery, "main", SinkOutcomeState.DONE, 5, count, "", "", NOW)
         self.settle(delivery, "settled", records=5 + count, outcomes=[outcome], dead=dead)
         return delivery
 

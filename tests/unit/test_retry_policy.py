@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.store.models import Delivery, SinkOutcome
+from app.store.reasons import reason_category
 from app.truto.events import Envelope
-from workers.delivery.retry_policy import decide_state, reason_category, retry
+from workers.delivery.retry_policy import decide_state, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 DELIVERY = Delivery(UUID(int=1), NOW, Envelope("e", "sync_job_run:record"), body_bytes=0, attempts=1)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
+from app.store.reasons import Reason
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
 from app.truto.record_errors import read_record_errors
 from app.truto.records import read_raw_records, read_records
@@ -58,7 +59,9 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
     payload_is_record = envelope.event != RECORD_EVENT
     batch = read_records(body, payload_is_record=payload_is_record)
     if batch is None:
-        return ParsedDelivery(resource, method, is_batch, run=run, reason="no_records" if is_batch else "")
+        return ParsedDelivery(
+            resource, method, is_batch, run=run, reason=Reason.NO_RECORDS if is_batch else ""
+        )
     dead = [
         DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
         for record in batch.unreadable

@@ -4,9 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Literal
 
-from app.store.models import Delivery, DeliveryState, SinkOutcome, StateChange
+from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
@@ -16,13 +15,6 @@ _MAX_ATTEMPTS = 150
 MAX_LOST_ATTEMPTS = 3
 
 
-def reason_category(reason: str) -> Literal["data", "sink", "system"]:
-    """Tell whose fault a reason is: what was sent, where it goes to, or this service and its machine."""
-    if reason in ("worker_lost", "internal_error", "out_of_time"):
-        return "system"
-    return "sink" if reason.startswith(("sink_", "table_")) else "data"
-
-
 def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str = "") -> StateChange:
     """Finish with a delivery."""
     return StateChange(delivery.id, state, records, reason, due_at=delivery.received_at)
@@ -30,7 +22,7 @@ def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str =
 
 def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
     """Leave a delivery pending, due again in `wait_s` seconds."""
-    return replace(finish(delivery, "pending", 0), due_at=now + timedelta(seconds=wait_s))
+    return replace(finish(delivery, DeliveryState.PENDING, 0), due_at=now + timedelta(seconds=wait_s))
 
 
 def retry(
@@ -38,7 +30,7 @@ def retry(
 ) -> StateChange:
     """Postpone exponentially with jitter, or give up after about a day. at_least_s: the sink's wish."""
     if delivery.attempts >= _MAX_ATTEMPTS:
-        return finish(delivery, "dead", records, reason)
+        return finish(delivery, DeliveryState.DEAD, records, reason)
     max_wait_s = min(_MAX_RETRY_DELAY_S, _FIRST_RETRY_DELAY_S * 2.0 ** min(delivery.attempts - 1, 20))
     # Jitter, so that what failed together does not come back together.
     wait_s = max(min_wait_s, max_wait_s * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
@@ -50,8 +42,8 @@ def decide_state(
 ) -> StateChange:
     """Conclude from what each sink made of it: what fails is tried again, what never will succeed is dead."""
     states = {outcome.state: outcome.reason for outcome in outcomes}
-    if "failing" in states:
-        return retry(delivery, now, records, states["failing"], min_wait_s=min_wait_s)
-    if "dead" in states:
-        return finish(delivery, "dead", records, states["dead"])
-    return finish(delivery, "settled", records)
+    if SinkOutcomeState.FAILING in states:
+        return retry(delivery, now, records, states[SinkOutcomeState.FAILING], min_wait_s=min_wait_s)
+    if SinkOutcomeState.DEAD in states:
+        return finish(delivery, DeliveryState.DEAD, records, states[SinkOutcomeState.DEAD])
+    return finish(delivery, DeliveryState.SETTLED, records)

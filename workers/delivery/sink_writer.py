@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
-from app.store.models import DeadRecord, Delivery, SinkOutcome
+from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
+from app.store.reasons import Reason
 from workers.delivery.parser import ParsedDelivery
 
 # Who fails sooner holds nobody up.
@@ -71,8 +72,8 @@ class SinkWriter:
     def _write_to_sink(self, name: str, batch: Batch, parsed: ParsedDelivery, route: Route) -> SinkAttempt:
         now, began = datetime.now(UTC), time.monotonic()
         unreadable = len(parsed.unreadable)
-        outcome = SinkOutcome(batch.delivery_id, name, "done", 0, unreadable, "", "", now)
-        failing = replace(outcome, state="failing", reason="sink_unavailable")
+        outcome = SinkOutcome(batch.delivery_id, name, SinkOutcomeState.DONE, 0, unreadable, "", "", now)
+        failing = replace(outcome, state=SinkOutcomeState.FAILING, reason=Reason.SINK_UNAVAILABLE)
         cooldown_s = self._cooldown.remaining_s(name, now=began)
         if cooldown_s or self.has_timed_out:
             message = "not asked: it, or another, did not answer just now"
@@ -86,7 +87,11 @@ class SinkWriter:
         except SinkRefused as error:
             return SinkAttempt(
                 replace(
-                    outcome, state="dead", dead=parsed.record_count, reason=error.reason, message=str(error)
+                    outcome,
+                    state=SinkOutcomeState.DEAD,
+                    dead=parsed.record_count,
+                    reason=error.reason,
+                    message=str(error),
                 )
             )
         raw = parsed.read_raw_records([rejected.ordinal for rejected in written.rejected])

@@ -10,7 +10,7 @@ from app.cli.common.times import parse_time_option
 from app.store.delivery_filter import DeliveryFilter
 from app.store.models import DeliveryState
 
-DELIVERY_STATES = DeliveryState.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+DELIVERY_STATES = tuple(state.value for state in DeliveryState)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 

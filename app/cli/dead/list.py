@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from app.cli.common.explanations import Explanation, explain_dead_records, explain_state
 from app.cli.common.options import filter_options
 from app.cli.dead.choosing import build_failure_filter
 from app.cli.deliveries.asking import JSON_OPTION, open_interactive_store
 from app.cli.deliveries.telling import shorten, to_json
 from app.store.failures import FailureGroup, group_failures
+from app.store.reasons import RECORD, explain
 
 _MAX_TEXT_WIDTH = 36
 _WIDTH = 79
@@ -48,14 +48,8 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-def _explain_group(group: FailureGroup) -> Explanation:
-    if group.state == "record":
-        return explain_dead_records(group.reason)
-    return explain_state(group.state, group.reason)
-
-
 def _group_as_json(group: FailureGroup) -> dict[str, object]:
-    explanation = _explain_group(group)
+    explanation = explain(group.state, group.reason)
     return asdict(group) | {
         "meaning": explanation.meaning,
         "remedy": "" if group.discard_reason else explanation.advice,
@@ -65,13 +59,13 @@ def _group_as_json(group: FailureGroup) -> dict[str, object]:
 def _group_lines(group: FailureGroup) -> Iterator[str]:
     of = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
     reason = shorten(group.reason, _MAX_TEXT_WIDTH)
-    if group.state == "record":
+    if group.state == RECORD:
         where = f", refused by {shorten(group.sink, _MAX_TEXT_WIDTH)}" if group.sink else ", unreadable"
         yield _format_heading(group.number, "dead record", f"{of}{where}: {reason}")
     else:
         yield _format_heading(group.number, f"{group.state} delivery", f"{of}: {reason}")
     yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, as {group.example}"
-    explanation = _explain_group(group)
+    explanation = explain(group.state, group.reason)
     advice = (
         f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice
     )

@@ -8,12 +8,12 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.explanations import explain_state
 from app.cli.common.output import replace_control_chars
 from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interactive_store, parse_delivery_ids
 from app.cli.deliveries.body import escape_control_chars
 from app.cli.deliveries.telling import shorten, to_json
 from app.store.delivery_detail import DeadRecordDetail, read_dead_records, read_delivery_detail
+from app.store.reasons import explain
 
 _WIDTH = 79
 
@@ -51,7 +51,7 @@ def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
         return
     state, reason = detail.delivery.state, detail.delivery.reason
     click.echo(f"{click.style(f'delivery {delivery}', bold=True)}  {state}")
-    click.echo(f"  {explain_state(state, reason).meaning}")
+    click.echo(f"  {explain(state, reason).meaning}")
     for record in records:
         for line in _record_lines(record):
             click.echo(line)

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from app.cli.common.explanations import explain_state
 from app.cli.common.output import format_time, replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.deliveries.telling import shorten
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow
 from app.store.models import SinkOutcome
+from app.store.reasons import explain
 
 _LABEL_WIDTH, _WIDTH = 14, 79
 _COLOURS = {"settled": "green", "dead": "red", "quarantined": "red", "unrouted": "yellow", "late": "yellow"}
@@ -52,7 +52,7 @@ def _envelope_fields(delivery: DeliveryRow) -> dict[str, str]:
 
 def _state_fields(detail: DeliveryDetail) -> dict[str, str]:
     delivery = detail.delivery
-    explanation = explain_state(delivery.state, delivery.reason)
+    explanation = explain(delivery.state, delivery.reason)
     lost = f", {delivery.lost_attempts} of them lost" if delivery.lost_attempts else ""
     replayed = f"{format_time(detail.replayed_at)} UTC, by " if detail.replayed_at else ""
     return {

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.explanations import explain_state
 from app.cli.common.output import format_time
 from app.cli.common.pipes import open_standard_output
 from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interactive_store, parse_delivery_ids
@@ -16,6 +15,7 @@ from app.cli.deliveries.telling import to_json
 from app.database.engine import Database
 from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.inbox import Inbox
+from app.store.reasons import explain
 
 
 @click.command()
@@ -54,7 +54,7 @@ def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
 def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
     fields: dict[str, object] = asdict(detail)
     delivery: dict[str, object] = asdict(detail.delivery)
-    explanation = explain_state(detail.delivery.state, detail.delivery.reason)
+    explanation = explain(detail.delivery.state, detail.delivery.reason)
     del fields["delivery"]
     return delivery | fields | {"meaning": explanation.meaning, "remedy": explanation.advice}
 

@@ -23,7 +23,7 @@ from app.store.models import DeliveryState
 from app.store.replays import Replays
 from app.truto.webhook_sender import WebhookTarget
 
-_ALL_STATES = DeliveryState.__args__  # type: ignore[attr-defined]  # a Literal's, at run time
+_ALL_STATES = tuple(state.value for state in DeliveryState)
 # What is said of single lines and deliveries; the rest is counted.
 _MAX_WARNINGS = 50
 

@@ -9,7 +9,7 @@ from app.cli.replay.lines import UnreadableLine, read_numbered_lines
 from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
+from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import read_envelope
 from app.truto.signature import parse_signature_header, sign
 
@@ -108,7 +108,7 @@ class Importer:
         for delivery, is_known in zip(deliveries, known, strict=True):
             self.counts.duplicates += is_known
             self.counts.new += not is_known
-            self.counts.quarantined += not is_known and delivery.state == "quarantined"
+            self.counts.quarantined += not is_known and delivery.state == DeliveryState.QUARANTINED
 
 
 def _read_exported(exported: ImportedDelivery) -> IncomingDelivery:
@@ -118,4 +118,4 @@ def _read_exported(exported: ImportedDelivery) -> IncomingDelivery:
     try:
         return replace(delivery, envelope=read_envelope(exported.body))
     except UnreadableDelivery as error:
-        return replace(delivery, state="quarantined", reason=error.reason)
+        return replace(delivery, state=DeliveryState.QUARANTINED, reason=error.reason)
