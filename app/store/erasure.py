@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, or_, select, tuple_, update
 
 from app.database.engine import Database
 from app.store.models import DeliveryState
@@ -64,26 +64,31 @@ class AccountData:
         """Count what `erase` would remove."""
         bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
         pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        with self._database.autocommit() as connection:
-            numbers = connection.execute(select(bodies, pending).where(self._is_of_account)).one()
-            facts = [
-                connection.execute(
-                    select(func.count())
-                    .select_from(table.join(deliveries, deliveries.c.id == table.c.delivery_id))
-                    .where(has_any, self._is_of_account)
-                ).scalar_one()
-                for table, has_any in ((dead_records, _HAS_DEAD), (record_errors, _HAS_ERROR))
-            ]
-        its_runs = sum(self._strip_runs(dry_run=True))
-        return AccountDataCounts(int(numbers[0]), int(numbers[1]), facts[0], facts[1], its_runs)
+        [(body_count, pending_count)] = self._database.read(
+            select(bodies, pending).where(self._is_of_account)
+        )
+        return AccountDataCounts(
+            bodies=int(body_count),
+            pending=int(pending_count),
+            dead_records=self._count_rows(dead_records, _HAS_DEAD),
+            record_errors=self._count_rows(record_errors, _HAS_ERROR),
+            runs=sum(self._strip_runs(dry_run=True)),
+        )
+
+    def _count_rows(self, table: Table, has_data: ColumnElement[bool]) -> int:
+        statement = (
+            select(func.count())
+            .select_from(table.join(deliveries, deliveries.c.id == table.c.delivery_id))
+            .where(has_data, self._is_of_account)
+        )
+        return int(self._database.read(statement)[0][0])
 
     def count_without_account(self) -> int:
         """Count deliveries with records that name no account, of its runs: sinks have them as nobody's."""
         statement = select(func.count()).where(
             self._is_without_account, self._is_of_account, deliveries.c.records > 0
         )
-        with self._database.autocommit() as connection:
-            return int(connection.execute(statement).scalar_one())
+        return int(self._database.read(statement)[0][0])
 
     def erase(self, *, now: datetime) -> Iterator[AccountDataCounts]:
         """Empty bodies and all that came with them; yields what each transaction had.
@@ -93,12 +98,12 @@ class AccountData:
         """
         place = (deliveries.c.received_at, deliveries.c.id)
         page = select(*place).where(self._is_of_account, _HAS_DATA).order_by(*place).limit(_PAGE_SIZE)
-        rows = self._read(page)
+        rows = self._database.read(page)
         while rows:
             with self._database.transaction() as connection:
                 counts = _erase(connection, [row.id for row in rows], now)
             yield counts
-            rows = self._read(page.where(tuple_(*place) > tuple(rows[-1])))
+            rows = self._database.read(page.where(tuple_(*place) > tuple(rows[-1])))
         yield from (AccountDataCounts(runs=number) for number in self._strip_runs(dry_run=False))
 
     def find_in_progress(self, *, now: datetime, among: Sequence[UUID] = ()) -> list[UUID]:
@@ -112,7 +117,7 @@ class AccountData:
         )
         if among:
             statement = statement.where(deliveries.c.id.in_(among))
-        return [row.id for row in self._read(statement)]
+        return [row.id for row in self._database.read(statement)]
 
     def _strip_runs(self, *, dry_run: bool) -> Iterator[int]:
         """Leave of runs what their totals need; yields how many of a transaction's had more than that."""
@@ -135,10 +140,6 @@ class AccountData:
             if len(rows) < _PAGE_SIZE:
                 return
             after = rows[-1].sync_job_run_id
-
-    def _read(self, statement: Any) -> Sequence[Any]:
-        with self._database.autocommit() as connection:
-            return connection.execute(statement).all()
 
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:

@@ -98,14 +98,12 @@ class Inbox:
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return deliveries' bodies as they are stored: compressed."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        with self._database.autocommit() as connection:
-            return {row.id: row.body for row in connection.execute(statement)}
+        return {row.id: row.body for row in self._database.read(statement)}
 
     def count_by_state(self) -> dict[str, int]:
         """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        with self._database.autocommit() as connection:
-            rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
+        rows = self._database.read(by_state.group_by(deliveries.c.state))
         return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
 
 

@@ -102,19 +102,15 @@ class NotificationOutbox:
 
     def mark_sent(self, delivery: NotificationDelivery) -> None:
         """Note that the endpoint has it, whatever another attempt made of it meanwhile."""
-        self._execute(_build_update(delivery).values(state="sent", message=""))
+        self._database.execute(_build_update(delivery).values(state="sent", message=""))
 
     def reschedule(self, delivery: NotificationDelivery, *, due_at: datetime, message: str) -> None:
         """Have it sent again. message: what became of this attempt."""
-        self._execute(_build_update_if_leased(delivery).values(due_at=due_at, message=message))
+        self._database.execute(_build_update_if_leased(delivery).values(due_at=due_at, message=message))
 
     def mark_dead(self, delivery: NotificationDelivery, message: str) -> None:
         """Never send it again. message: what became of the last attempt."""
-        self._execute(_build_update_if_leased(delivery).values(state="dead", message=message))
-
-    def _execute(self, statement: Any) -> None:
-        with self._database.autocommit() as connection:
-            connection.execute(statement)
+        self._database.execute(_build_update_if_leased(delivery).values(state="dead", message=message))
 
 
 def _build_update(delivery: NotificationDelivery) -> Any:

@@ -62,9 +62,7 @@ class Notifications:
             )
             .values(closed_at=now)
         )
-        with self._database.autocommit() as connection:
-            ended: int = connection.execute(statement).rowcount
-            return ended > 0
+        return self._database.execute(statement) > 0
 
     def list_open(self, kind: str) -> list[Notification]:
         """Return what lasts of a kind, oldest first."""
@@ -75,7 +73,7 @@ class Notifications:
         return self._read(notifications.c.subject == subject, limit=limit)
 
     def _insert(self, notification: Notification, *, closed_at: datetime | None) -> bool:
-        with self._database.autocommit() as connection:
+        with self._database.transaction() as connection:
             return insert_notification(connection, notification, closed_at=closed_at)
 
     def _read(self, *conditions: Any, limit: int | None = None) -> list[Notification]:
@@ -85,8 +83,7 @@ class Notifications:
             .order_by(notifications.c.occurred_at, notifications.c.kind, notifications.c.id)
             .limit(limit)
         )
-        with self._database.autocommit() as connection:
-            return [to_notification(row) for row in connection.execute(statement).mappings()]
+        return [to_notification(row._mapping) for row in self._database.read(statement)]
 
 
 def insert_notification(

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
 
 from app.database.engine import Database
 from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
@@ -70,9 +71,10 @@ class PendingDeliveries:
             )
             .returning(*_DELIVERY_COLUMNS)
         )
-        with self._database.autocommit() as connection:
-            rows = connection.execute(statement).mappings().all()
-        return sorted((_to_delivery(row) for row in rows), key=lambda d: (d.received_at, d.id))
+        rows = self._database.read(statement)
+        return sorted(
+            (_to_delivery(row) for row in rows), key=lambda delivery: (delivery.received_at, delivery.id)
+        )
 
     def release_worker(self, worker: str, *, now: datetime) -> int:
         """Make due at once what a worker held that is gone; return how many deliveries that were."""
@@ -86,8 +88,7 @@ class PendingDeliveries:
             )
             .values(leased_until=None, due_at=now)
         )
-        with self._database.autocommit() as connection:
-            return connection.execute(statement).rowcount
+        return self._database.execute(statement)
 
     def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
         """Return what is pending and due, oldest first, and make it due again in `again_after_s` seconds.
@@ -110,8 +111,7 @@ class PendingDeliveries:
             )
             .returning(*_DELIVERY_COLUMNS)
         )
-        with self._database.autocommit() as connection:
-            rows = connection.execute(statement).mappings().all()
+        rows = self._database.read(statement)
         return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
 
     def release(self, ids: Sequence[UUID], *, worker: str, now: datetime) -> int:
@@ -135,8 +135,7 @@ class PendingDeliveries:
                 attempts=deliveries.c.attempts - case((is_leased, 1), else_=0),
             )
         )
-        with self._database.autocommit() as connection:
-            return connection.execute(statement).rowcount
+        return self._database.execute(statement)
 
     def clear_lease(self, ids: Sequence[UUID], *, worker: str) -> None:
         """Note that a worker is done with what others have concluded while it had it in hand."""
@@ -145,8 +144,7 @@ class PendingDeliveries:
             .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.leased_by == worker)
             .values(leased_until=None, leased_by="")
         )
-        with self._database.autocommit() as connection:
-            connection.execute(statement)
+        self._database.execute(statement)
 
     def make_all_due(self, *, now: datetime) -> int:
         """Make due at once what no worker has in hand yet, because its wake-up is lost; return how many."""
@@ -160,8 +158,7 @@ class PendingDeliveries:
             )
             .values(due_at=now)
         )
-        with self._database.autocommit() as connection:
-            return connection.execute(statement).rowcount
+        return self._database.execute(statement)
 
     def find_oldest_received_at(self) -> datetime | None:
         """Return when the oldest delivery that is still to be settled came; None where there is none.
@@ -171,9 +168,8 @@ class PendingDeliveries:
         statement = select(func.min(deliveries.c.received_at)).where(
             deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
         )
-        with self._database.autocommit() as connection:
-            oldest: datetime | None = connection.execute(statement).scalar_one()
-            return oldest
+        [(oldest_received_at,)] = self._database.read(statement)
+        return cast("datetime | None", oldest_received_at)
 
 
 def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
@@ -210,12 +206,12 @@ def write_state_changes(
         connection.execute(_STATE_CHANGE_STATEMENT, rows)
 
 
-def _to_delivery(row: RowMapping) -> Delivery:
+def _to_delivery(row: Row[Any]) -> Delivery:
     return Delivery(
-        id=row["id"],
-        received_at=row["received_at"],
-        envelope=to_envelope(row),
-        body_bytes=row["body_bytes"],
-        attempts=row["attempts"],
-        lost_attempts=row["lost_attempts"],
+        id=row.id,
+        received_at=row.received_at,
+        envelope=to_envelope(row._mapping),
+        body_bytes=row.body_bytes,
+        attempts=row.attempts,
+        lost_attempts=row.lost_attempts,
     )

@@ -96,8 +96,7 @@ class Replays:
     def finish(self, replay: Replay, *, now: datetime) -> None:
         """Note that nothing is left to do of it."""
         statement = update(replays).where(replays.c.id == replay.id).values(finished_at=now)
-        with self._database.autocommit() as connection:
-            connection.execute(statement)
+        self._database.execute(statement)
 
     def preview(
         self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None
@@ -111,11 +110,9 @@ class Replays:
             .group_by(*columns)
             .order_by(*columns)
         )
-        with self._database.autocommit() as connection:
-            rows = connection.execute(statement).all()
         return [
-            PreviewGroup(resource, method, state, bool(gone), number)
-            for resource, method, state, gone, number in rows
+            PreviewGroup(resource, method, state, is_pruned=bool(is_pruned), deliveries=count)
+            for resource, method, state, is_pruned, count in self._database.read(statement)
         ]
 
     def find_candidates(
@@ -129,9 +126,10 @@ class Replays:
             .order_by(*place)
             .limit(limit)
         )
-        with self._database.autocommit() as connection:
-            rows = connection.execute(statement).all()
-        return [ReplayCandidate(id_, received_at, bool(unreadable)) for id_, received_at, unreadable in rows]
+        return [
+            ReplayCandidate(delivery_id, received_at, is_unreadable=bool(is_unreadable))
+            for delivery_id, received_at, is_unreadable in self._database.read(statement)
+        ]
 
     def requeue(
         self, replay: Replay, candidates: Sequence[ReplayCandidate], *, sink: str, now: datetime
@@ -183,8 +181,7 @@ class Replays:
             deliveries.c.received_at <= replay.cursor[0],
             deliveries.c.replay_id == replay.id,
         )
-        with self._database.autocommit() as connection:
-            return int(connection.execute(statement).scalar_one())
+        return int(self._database.read(statement)[0][0])
 
     def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
         """Count by state what was taken up; selection: as it was chosen from."""
@@ -194,10 +191,10 @@ class Replays:
         ]
         columns = (deliveries.c.state, _IS_UNREADABLE)
         statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
-        with self._database.autocommit() as connection:
-            return [
-                ReplayOutcome(state, bool(unread), n) for state, unread, n in connection.execute(statement)
-            ]
+        return [
+            ReplayOutcome(state, is_unreadable=bool(is_unreadable), deliveries=count)
+            for state, is_unreadable, count in self._database.read(statement)
+        ]
 
     def _read_envelope_columns(self, delivery_id: UUID) -> Mapping[str, Any] | None:
         """Return the columns of a delivery that could not be read when it came, if it can be read now."""
@@ -207,10 +204,10 @@ class Replays:
             return None
 
     def _read(self, statement: Any) -> Replay | None:
-        with self._database.autocommit() as connection:
-            row = connection.execute(statement).one_or_none()
-        if row is None:
+        rows = self._database.read(statement)
+        if not rows:
             return None
+        [row] = rows
         cursor = (row.cursor_at, row.cursor_id) if row.cursor_id else None
         return Replay(row.id, row.started_at, cursor, row.requeued_deliveries)
 

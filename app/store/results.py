@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Row, Table, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
@@ -46,11 +46,23 @@ class DeliveryResults:
         )
         finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
-            with self._database.autocommit() as connection:
-                rows = connection.execute(statement).mappings().all()
-            for row in rows:
-                finished[row["delivery_id"]][row["sink"]] = SinkOutcome(**row)
+            for row in self._database.read(statement):
+                finished[row.delivery_id][row.sink] = to_sink_outcome(row)
         return finished
+
+
+def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
+    """Return a row of the table as an outcome."""
+    return SinkOutcome(
+        delivery_id=row.delivery_id,
+        sink=row.sink,
+        state=SinkOutcomeState(row.state),
+        written=row.written,
+        dead=row.dead,
+        reason=row.reason,
+        message=row.message,
+        updated_at=row.updated_at,
+    )
 
 
 def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) -> None:

@@ -47,15 +47,12 @@ def count_prunable(database: Database, *, before: datetime) -> PruneCounts:
     is_prunable = (_IS_PRUNABLE, deliveries.c.received_at < before)
     size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_prunable)
     prunable_ids = select(deliveries.c.id).where(*is_prunable)
-    with database.autocommit() as connection:
-        number, stored_bytes = connection.execute(size).one()
-        blanked = [
-            connection.execute(
-                select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(prunable_ids))
-            ).scalar_one()
-            for table in (dead_records, record_errors)
-        ]
-    return PruneCounts(number, int(stored_bytes), *blanked)
+    [(delivery_count, stored_bytes)] = database.read(size)
+    raw_counts = [
+        database.read(select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(prunable_ids)))
+        for table in (dead_records, record_errors)
+    ]
+    return PruneCounts(delivery_count, int(stored_bytes), *(rows[0][0] for rows in raw_counts))
 
 
 def find_prunable(
@@ -70,8 +67,7 @@ def find_prunable(
     statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
     if after:
         statement = statement.where(tuple_(*place) > after)
-    with database.autocommit() as connection:
-        return [PrunableDelivery(*row) for row in connection.execute(statement.order_by(*place).limit(limit))]
+    return [PrunableDelivery(*row) for row in database.read(statement.order_by(*place).limit(limit))]
 
 
 def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:

@@ -54,7 +54,8 @@ class RunTotals:
 
 def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
     """Return the figures of these runs, by their ids; raises StoreUnavailable."""
-    with database.autocommit() as connection:
+    # One transaction: SQLite then reads all three sums of the same moment.
+    with database.transaction() as connection:
         batches = _read_batch_totals(connection, run_ids)
         sinks = _read_sink_totals(connection, run_ids)
         errors = _count_record_errors(connection, run_ids)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
+from sqlalchemy import exists, func, literal, or_, select, text, tuple_, update
 
 from app.database.engine import Database
 from app.store.models import RunUpdate
@@ -100,22 +100,19 @@ class Runs:
     def list_webhook_ids(self, *, since: datetime) -> list[str]:
         """Return the webhooks to which runs were sent that were first heard of since then."""
         statement = select(runs.c.webhook_id).where(runs.c.first_seen_at >= since, runs.c.webhook_id != "")
-        with self._database.autocommit() as connection:
-            return list(connection.execute(statement.distinct()).scalars())
+        return [row.webhook_id for row in self._database.read(statement.distinct())]
 
     def find_stop_times(self, run_ids: Iterable[str]) -> dict[str, datetime]:
         """Return when these runs were stopped, those that were."""
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
             runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
         )
-        with self._database.autocommit() as connection:
-            return {row.sync_job_run_id: row.stopped_at for row in connection.execute(statement)}
+        return {row.sync_job_run_id: row.stopped_at for row in self._database.read(statement)}
 
     def has_pending(self, run_id: str) -> bool:
         """Whether deliveries of a run wait for their sinks."""
         statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)
-        with self._database.autocommit() as connection:
-            return bool(connection.execute(statement).scalar())
+        return any(has_pending for (has_pending,) in self._database.read(statement))
 
     def mark_reconciled(
         self, run: StoredRun, *, now: datetime, notifications: Sequence[Notification] = ()
@@ -141,7 +138,9 @@ class Runs:
 
     def save_log(self, run_id: str, log_totals: str) -> None:
         """Keep what Truto's log says of a run, JSON."""
-        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(log_totals=log_totals))
+        self._database.execute(
+            update(runs).where(runs.c.sync_job_run_id == run_id).values(log_totals=log_totals)
+        )
 
     def request_stop(self, run_id: str, reason: str) -> bool:
         """Note that a run is to be stopped, and why; False where that was known, or it has ended."""
@@ -152,11 +151,11 @@ class Runs:
             )
             .values(stop_reason=reason)
         )
-        return self._change(statement)
+        return self._database.execute(statement) > 0
 
     def mark_stop_sent(self, run_id: str, *, now: datetime) -> None:
         """Note that Truto was asked to stop a run, and answered."""
-        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_sent_at=now))
+        self._database.execute(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_sent_at=now))
 
     def start_unless_overlapping(self, run_update: RunUpdate, *, active_since: datetime) -> str | None:
         """Note that a run starts, unless another of its job and account is open: then return that one's id.
@@ -191,14 +190,5 @@ class Runs:
         order = (runs.c.first_seen_at, runs.c.sync_job_run_id)
         ordered = [column.desc() for column in order] if newest_first else order
         statement = select(*_COLUMNS).where(*conditions).order_by(*ordered).limit(limit)
-        with self._database.autocommit() as connection:
-            return [_to_stored_run(row) for row in connection.execute(statement).mappings()]
-
-    def _change(self, statement: Any) -> bool:
-        with self._database.autocommit() as connection:
-            changed: int = connection.execute(statement).rowcount
-            return changed > 0
-
-
-def _to_stored_run(row: RowMapping) -> StoredRun:
-    return StoredRun(**{name: row[name] for name in StoredRun.__dataclass_fields__})
+        # _COLUMNS are in the order of the fields.
+        return [StoredRun(*row) for row in self._database.read(statement)]
