@@ -1,4 +1,4 @@
-"""Whole deliveries, bodies included, however many they are."""
+"""Export and import format of deliveries: JSON lines that include the bodies."""
 
 import base64
 import binascii
@@ -19,7 +19,7 @@ from app.store.schema import deliveries
 from app.truto.events import Envelope
 
 FORMAT = "rapidbridge.delivery/1"
-# Looked for before a line is read: a body may take long to be parsed.
+# Checked before a line is parsed: parsing a large body takes long.
 _MARK = b'"rapidbridge.delivery/'
 
 
@@ -37,7 +37,7 @@ class ExportedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ImportedDelivery:
-    """What is read of a line: which delivery it was, when it came (aware UTC), and its bytes."""
+    """The members of a line that an import uses. received_at: aware UTC."""
 
     id: UUID
     received_at: datetime
@@ -45,7 +45,10 @@ class ImportedDelivery:
 
 
 def write_line(delivery: ExportedDelivery) -> bytes:
-    """Return a delivery as one line; a body that is no UTF-8 stands in `body_base64` instead of `body`."""
+    """Return a delivery as one line. A body that is not UTF-8 is in `body_base64` instead of `body`.
+
+    The names of the members are a stored format: they stay when attributes are renamed.
+    """
     envelope = delivery.envelope
     members: dict[str, Any] = {
         "format": FORMAT,
@@ -72,9 +75,9 @@ def write_line(delivery: ExportedDelivery) -> bytes:
 
 
 def read_line(line: bytes) -> ImportedDelivery | None:
-    """Return what a line holds; None where no export of ours wrote it.
+    """Return the delivery of a line; None if the line is not from an export.
 
-    Raises ValueError with what is wrong with one of ours.
+    Raises ValueError with the reason if a line of an export is damaged.
     """
     if _MARK not in line:
         return None
@@ -85,7 +88,7 @@ def read_line(line: bytes) -> ImportedDelivery | None:
     if not isinstance(members, dict) or not str(members.get("format")).startswith("rapidbridge.delivery/"):
         return None
     if members["format"] != FORMAT:
-        raise ValueError(f"written in a format that this release does not know: {members['format'][:40]}")
+        raise ValueError(f"this release does not know its format {members['format'][:40]}")
     return ImportedDelivery(
         _parse_id(members.get("id")), _parse_time(members.get("received_at")), _parse_body(members)
     )
@@ -99,7 +102,7 @@ def _parse_id(value: object) -> UUID:
     try:
         return UUID(str(value))
     except ValueError as error:
-        raise ValueError("its id is no UUID") from error
+        raise ValueError("its id is not a UUID") from error
 
 
 def _parse_time(value: object) -> datetime:
@@ -107,7 +110,7 @@ def _parse_time(value: object) -> datetime:
         time = datetime.fromisoformat(str(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise ValueError("its received_at is no time") from error
+        raise ValueError("its received_at is not a time") from error
 
 
 def _parse_body(members: Mapping[str, Any]) -> bytes:
@@ -119,10 +122,10 @@ def _parse_body(members: Mapping[str, Any]) -> bytes:
             return base64.b64decode(encoded, validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError) as error:
         raise ValueError("its body is damaged") from error
-    raise ValueError("it holds no body")
+    raise ValueError("it has no body")
 
 
-# What is read at once; a larger body is read alone.
+# Limits of one query; a larger body is read alone.
 _MAX_BYTES_PER_READ = 2 * 1024 * 1024
 _MAX_DELIVERIES_PER_READ = 500
 _COLUMNS = (
@@ -149,7 +152,7 @@ def read_stored_deliveries(database: Database, ids: Sequence[UUID]) -> list[Expo
 
 
 class DeliveryExport:
-    """A selection's deliveries, oldest first, and how many had to be left out: pruned or damaged bodies."""
+    """Reads the deliveries of a filter, oldest first; counts pruned and damaged bodies, which it skips."""
 
     def __init__(self, database: Database, delivery_filter: DeliveryFilter) -> None:
         self._database = database
@@ -158,13 +161,13 @@ class DeliveryExport:
         self.damaged: list[UUID] = []
 
     def read_deliveries(self) -> Iterator[ExportedDelivery | None]:
-        """Yield each delivery, None for one that is left out; raises StoreUnavailable."""
+        """Yield every delivery, or None for a skipped one; raises StoreUnavailable."""
         for group in _group_by_size(find_deliveries(self._database, self._delivery_filter)):
             stored = {
                 delivery.id: delivery
                 for delivery in read_stored_deliveries(self._database, [summary.id for summary in group])
             }
-            # In the order in which they came. One that was erased meanwhile is left out with the pruned.
+            # A delivery whose body was erased meanwhile is counted as pruned.
             for summary in group:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
 

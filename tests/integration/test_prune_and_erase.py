@@ -69,7 +69,7 @@ def test_an_archive_that_cannot_be_written_ends_it(stock: DeliveredStore, tmp_pa
     ran = rapidbridge(stock, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
 
     assert ran.returncode == 3
-    assert "nothing of this chunk was removed" in ran.stderr
+    assert "no body of this chunk was removed" in ran.stderr
     assert all(stock.read_bodies().values())
 
 

@@ -412,7 +412,7 @@ def test_a_line_with_an_impossible_time_costs_no_other(site: ReplaySetup, time: 
 
     assert code == 1
     assert json.loads(out)["new"] == 1, err
-    assert err.startswith("line 1: its received_at is no time")
+    assert err.startswith("line 1: its received_at is not a time")
 
 
 def test_nothing_comes_later_than_now(site: ReplaySetup) -> None:
