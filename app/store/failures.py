@@ -1,4 +1,4 @@
-"""What did not reach its sinks: by its cause, and how it is given up."""
+"""Failed deliveries and dead records: group by cause, count, discard."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ FAILED_STATES = (
     DeliveryState.LATE,
 )
 _PAGE_SIZE = 500
-# Spelled out, so that both databases know it for the condition of an index.
+# Rendered as literals: a database uses a partial index only for a query that repeats its condition.
 _IS_FAILED = deliveries.c.state.in_(
-    bindparam("stranded", list(FAILED_STATES), expanding=True, literal_execute=True)
+    bindparam("failed_states", list(FAILED_STATES), expanding=True, literal_execute=True)
 )
-# Those of a stranded delivery go with it.
+# Dead records of a failed delivery are replayed and discarded together with it.
 _IS_STANDALONE_RECORD = deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.SETTLED))
 
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """What is stranded for one cause, and when that began and last was; an example is the id of a delivery.
+    """Failed deliveries or dead records with the same cause. example: the id of a delivery.
 
-    state: of the deliveries; "record" where they are single dead records. sink: of records, "" where they
-    could not be read. discarded: why they were given up, "" where they were not.
+    state: of the deliveries; "record" for dead records. sink: of dead records; "" if they are unreadable.
+    discard_reason: "" if they were not discarded. oldest, newest: received_at, or died_at of dead records.
     """
 
     state: str
@@ -51,9 +51,9 @@ class FailureGroup:
 def group_failures(
     database: Database, delivery_filter: DeliveryFilter, *, with_discarded: bool = False
 ) -> list[FailureGroup]:
-    """Return what did not reach its sinks, by cause, the most first; raises StoreUnavailable.
+    """Return failed deliveries and dead records by cause, largest group first; raises StoreUnavailable.
 
-    Records are left out where the selection names states: they have none.
+    Dead records are left out if the filter names states, because records have no state.
     """
     groups = _group_deliveries(database, delivery_filter, with_discarded=with_discarded)
     if not delivery_filter.states:
@@ -62,7 +62,7 @@ def group_failures(
 
 
 def count_failed(database: Database, delivery_filter: DeliveryFilter) -> int:
-    """Count the deliveries that `discard` would give up; raises StoreUnavailable."""
+    """Count the deliveries that `discard_deliveries` would discard; raises StoreUnavailable."""
     statement = (
         select(func.count()).select_from(deliveries).where(_IS_FAILED, *where_clauses(delivery_filter))
     )
@@ -70,7 +70,7 @@ def count_failed(database: Database, delivery_filter: DeliveryFilter) -> int:
 
 
 def count_dead_records(database: Database, delivery_filter: DeliveryFilter) -> int:
-    """Count the dead records that `discard_records` would give up; raises StoreUnavailable."""
+    """Count the dead records that `discard_dead_records` would discard; raises StoreUnavailable."""
     statement = (
         select(func.count()).select_from(_DEAD_RECORDS_JOIN).where(*_discardable_clauses(delivery_filter))
     )
@@ -80,11 +80,11 @@ def count_dead_records(database: Database, delivery_filter: DeliveryFilter) -> i
 def discard_deliveries(
     database: Database, delivery_filter: DeliveryFilter, *, reason: str, now: datetime
 ) -> Iterator[int]:
-    """Give deliveries up, page by page; yields how many each page had. Raises StoreUnavailable.
+    """Discard failed deliveries page by page; yield the number of each page. Raises StoreUnavailable.
 
-    What a replay has taken up meanwhile is left to it.
+    Deliveries that a replay requeued meanwhile are skipped.
     """
-    place = tuple_(deliveries.c.received_at, deliveries.c.id)
+    position = tuple_(deliveries.c.received_at, deliveries.c.id)
     page = select(deliveries.c.received_at, deliveries.c.id).where(
         _IS_FAILED, *where_clauses(delivery_filter)
     )
@@ -96,30 +96,30 @@ def discard_deliveries(
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         values = {"state": DeliveryState.DISCARDED, "discard_reason": reason, "settled_at": settled_at}
         yield database.execute(change.values(values))
-        rows = database.read(page.where(place > tuple(rows[-1])))
+        rows = database.read(page.where(position > tuple(rows[-1])))
 
 
 def discard_dead_records(
     database: Database, delivery_filter: DeliveryFilter, *, reason: str
 ) -> Iterator[int]:
-    """Give dead records of settled deliveries up; yields how many each page had. Raises StoreUnavailable."""
-    its = dead_records.c.delivery_id
+    """Discard dead records of settled deliveries page by page; yield the number of each page."""
+    delivery_id = dead_records.c.delivery_id
     page = (
-        select(its)
+        select(delivery_id)
         .distinct()
         .select_from(_DEAD_RECORDS_JOIN)
         .where(*_discardable_clauses(delivery_filter))
-        .order_by(its)
+        .order_by(delivery_id)
     )
     page = page.limit(_PAGE_SIZE)
     rows = database.read(page)
     while rows:
-        of_these = its.in_([row[0] for row in rows])
+        is_selected = delivery_id.in_([row[0] for row in rows])
         change = update(dead_records).where(
-            of_these, *_reason_clauses(delivery_filter), dead_records.c.discard_reason == ""
+            is_selected, *_reason_clauses(delivery_filter), dead_records.c.discard_reason == ""
         )
         yield database.execute(change.values(discard_reason=reason))
-        rows = database.read(page.where(its > rows[-1][0]))
+        rows = database.read(page.where(delivery_id > rows[-1][0]))
 
 
 _DEAD_RECORDS_JOIN = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
@@ -158,13 +158,15 @@ def _group_dead_records(
     return [_to_failure_group(row) for row in database.read(statement)]
 
 
-def _build_aggregates(at: ColumnElement[datetime], its: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
+def _build_aggregates(
+    time: ColumnElement[datetime], delivery_id: ColumnElement[UUID]
+) -> Sequence[ColumnElement[Any]]:
     return (
         func.count().label("number"),
-        func.min(at).label("oldest"),
-        func.max(at).label("newest"),
-        # Ids begin with their event's time: the newest. As text, since PostgreSQL has no greatest uuid.
-        func.max(cast(its, Text)).label("example"),
+        func.min(time).label("oldest"),
+        func.max(time).label("newest"),
+        # The newest: ids begin with the time of their event. As text: PostgreSQL has no max() of uuid.
+        func.max(cast(delivery_id, Text)).label("example"),
     )
 
 
@@ -181,7 +183,7 @@ def _discardable_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[
 
 
 def _record_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return what a selection means for dead records: its reason is theirs."""
+    """Return a filter as conditions for dead records, whose own reason is compared."""
     return [*where_clauses(replace(delivery_filter, reason="")), *_reason_clauses(delivery_filter)]
 
 
@@ -191,7 +193,7 @@ def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]
 
 @dataclass(frozen=True, slots=True)
 class FailingSink:
-    """A sink for which deliveries wait. since: when the oldest of them came. reason: one of theirs."""
+    """A sink with deliveries to retry. since: the oldest was received. reason: of one of them."""
 
     sink: str
     since: datetime
@@ -200,7 +202,7 @@ class FailingSink:
 
 
 def find_failing_sinks(database: Database) -> list[FailingSink]:
-    """Return the sinks that were tried and did not take everything yet; raises StoreUnavailable."""
+    """Return the sinks that have deliveries to retry; raises StoreUnavailable."""
     statement = (
         select(
             sink_outcomes.c.sink,
@@ -209,7 +211,7 @@ def find_failing_sinks(database: Database) -> list[FailingSink]:
             func.count(),
         )
         .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
-        # What was given up in the end keeps its last outcome, and waits no more.
+        # A delivery that became dead keeps its last outcome, and is not retried.
         .where(sink_outcomes.c.state == SinkOutcomeState.FAILING, deliveries.c.settled_at.is_(None))
         .group_by(sink_outcomes.c.sink)
         .order_by(sink_outcomes.c.sink)

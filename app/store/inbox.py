@@ -1,4 +1,4 @@
-"""Deliveries as received: the truth about what has arrived."""
+"""The inbox: commits incoming deliveries and reads their bodies."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank
 
-# After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
+# The web process enqueues after its commit; the sweeper enqueues only if that was lost.
 ENQUEUE_GRACE_S = 5.0
 # The columns of `_build_row`; all others have defaults.
 _COLUMNS = (
@@ -40,17 +40,17 @@ class Inbox:
         self._insert = build_insert(database.dialect, _COLUMNS)
 
     def put(self, incoming: Sequence[IncomingDelivery]) -> list[Receipt]:
-        """Commit arrivals together; the receipts come in the same order.
+        """Commit deliveries together; return their receipts in the same order.
 
-        What came before stays as it was, decisions included: its receipt tells what was decided then. A run
-        that is refused is noted with it: no worker will ever take the delivery up and do so.
+        A known delivery stays unchanged, and its receipt repeats the first decision about it. A refused
+        delivery also writes its run, because no worker will ever process that delivery.
         """
         ids = [delivery.delivery_id for delivery in incoming]
         copies = Counter(ids)
         bodies = compress([delivery.body for delivery in incoming])
         rows: dict[UUID, _Row] = {}
         for id_, delivery, body in zip(ids, incoming, bodies, strict=True):
-            # Of the same bytes twice in one group, the first decision holds.
+            # If a group has the same bytes twice, the first decision counts.
             rows.setdefault(id_, _build_row(id_, delivery, body, copies[id_]))
         with translate_errors():
             results = self._write(
@@ -59,7 +59,7 @@ class Inbox:
         receipts, receipted = [], set[UUID]()
         for id_ in ids:
             duplicates, refusal_reason = results[id_]
-            # The first of a group may be new; the others never are.
+            # Only the first copy in a group can be new.
             is_duplicate = id_ in receipted or duplicates >= copies[id_]
             receipts.append(Receipt(id_, is_duplicate=is_duplicate, refusal_reason=refusal_reason))
             receipted.add(id_)
@@ -68,13 +68,13 @@ class Inbox:
     def _write(
         self, rows: Mapping[UUID, _Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        # In the order of the key, so that two processes with the same rows cannot deadlock.
+        # Ordered by key, so that two processes with the same rows cannot deadlock.
         ordered = [rows[id_] for id_ in sorted(rows)]
         for attempt in (1, 2):
             try:
                 return self._write_refused(ordered, refused) if refused else self._write_plain(ordered)
             except DBAPIError as error:
-                # A pooled connection that died while idle says nothing about the store: ask once more.
+                # A pooled connection may have died while idle, although the database is up: try once more.
                 if attempt == 2 or not error.connection_invalidated:
                     raise
         raise AssertionError("unreachable")
@@ -92,23 +92,23 @@ class Inbox:
         return results
 
     def read_body(self, delivery_id: UUID) -> bytes:
-        """Return a delivery's body, the bytes that were signed; raises BodyPruned."""
+        """Return the body of a delivery, the bytes that Truto signed; raises BodyPruned."""
         return decompress_body(delivery_id, self.read_stored([delivery_id])[delivery_id])
 
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
-        """Return deliveries' bodies as they are stored: compressed."""
+        """Return the compressed bodies of deliveries by id."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
         return {row.id: row.body for row in self._database.read(statement)}
 
     def count_by_state(self) -> dict[str, int]:
-        """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
+        """Return the number of deliveries in each state, and of repeated deliveries as "duplicate"."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
         rows = self._database.read(by_state.group_by(deliveries.c.state))
-        return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
+        return {state: count for state, count, _ in rows} | {"duplicate": sum(copies for *_, copies in rows)}
 
 
 def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
-    """Return a stored body as it came; raises BodyPruned, or ValueError for one that is damaged."""
+    """Return the original of a stored body; raises BodyPruned, or ValueError if it is damaged."""
     if not stored:
         raise BodyPruned(
             Reason.PRUNED, f"delivery {delivery_id}: its body was removed; it cannot be read again"
@@ -119,7 +119,7 @@ def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
 def _build_run_updates(
     refused: Sequence[IncomingDelivery], results: Mapping[UUID, InsertResult]
 ) -> Iterator[RunUpdate]:
-    """Say what is known of runs that were refused, and not let in when the same delivery first came."""
+    """Yield the runs of refused deliveries, unless the same delivery was accepted before."""
     for delivery in refused:
         envelope, reason = delivery.envelope, results[delivery.delivery_id].refusal_reason
         if reason is not None and envelope.sync_job_run_id:
