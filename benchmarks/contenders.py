@@ -15,7 +15,7 @@ from redis import Redis
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
 from app.store.migrate import migrate
-from app.web.webhook import WEBHOOK_PATH
+from app.truto.target_url import WEBHOOK_PATH
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from app.web.webhook import WEBHOOK_PATH
+from app.truto.target_url import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.load import Requests, send
 from benchmarks.stage import BenchmarkEnvironment, running_environment

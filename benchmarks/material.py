@@ -10,7 +10,7 @@ from uuid import uuid4
 from app.simulator.records import make_record
 from app.sinks.base import Batch, Record
 from app.truto.signature import sign
-from app.web.webhook import WEBHOOK_PATH
+from app.truto.target_url import WEBHOOK_PATH
 from tests.support.web_process import SECRET
 
 RESOURCE = "crm/contacts"

@@ -19,7 +19,7 @@ import gevent
 from redis import Redis
 
 from app.redis.queue import IDS_PER_JOB
-from app.web.webhook import WEBHOOK_PATH
+from app.truto.target_url import WEBHOOK_PATH
 from benchmarks import results
 from benchmarks.cpu import Meter, list_process_tree
 from benchmarks.drain import RECORDS, count_deliveries_for, drain, pile_up

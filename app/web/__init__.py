@@ -1,1 +1,1 @@
-"""The web process: takes Truto's POSTs, stores them, answers."""
+"""The web process: receives Truto's POSTs, stores them, answers."""

@@ -1,4 +1,4 @@
-"""Wakes workers for what has just been committed, never on the sender's time."""
+"""Enqueues committed deliveries on RQ, in the background of the web process."""
 
 import threading
 import time
@@ -11,10 +11,10 @@ import structlog
 from app.errors import QueueUnavailable
 from app.redis.queue import DeliveryQueue
 
-# Ids that wait while Redis is slow; beyond, the sweeper finds them in the inbox.
+# The number of ids that wait while Redis is slow. The sweeper finds the others in the inbox.
 _MAX_WAITING_IDS = 10_000
 _ERROR_PAUSE_S = 1.0
-# A job costs milliseconds of its own: ids that come in quick succession share one. The first never waits.
+# A job costs milliseconds of its own: ids in quick succession share one. The first id never waits.
 _GATHER_S = 0.02
 
 log = structlog.get_logger()
@@ -30,7 +30,10 @@ class NewDelivery:
 
 
 class Enqueuer:
-    """One thread (a greenlet under gevent) that gathers ids and enqueues them, many to a job when busy."""
+    """A thread (a greenlet under gevent) that gathers ids and enqueues them, many to a job under load.
+
+    It never runs on the sender's time. A lost id is no loss: the sweeper enqueues its delivery later.
+    """
 
     def __init__(self, queue: DeliveryQueue) -> None:
         self._queue = queue
@@ -39,11 +42,11 @@ class Enqueuer:
         self._is_failing = False
 
     def start(self) -> None:
-        """Begin to enqueue; call it in the process that serves, after it was forked."""
-        threading.Thread(target=self._run, name="waker", daemon=True).start()
+        """Start the thread; call this in the process that serves, after the fork."""
+        threading.Thread(target=self._run, name="enqueuer", daemon=True).start()
 
     def enqueue(self, delivery_id: UUID) -> None:
-        """Have a worker woken for this delivery soon. Never blocks, never fails."""
+        """Enqueue a delivery soon. Never blocks, never raises."""
         self._ids.append(delivery_id)
         self._has_ids.set()
 
@@ -53,16 +56,14 @@ class Enqueuer:
             self._has_ids.clear()
             ids = [self._ids.popleft() for _ in range(len(self._ids))]
             try:
-                # With a backlog, more jobs would only fill Redis: the sweeper feeds what is left out here.
+                # With a backlog, more jobs would only fill Redis: the sweeper enqueues the rest later.
                 if self._queue.has_capacity():
                     self._queue.enqueue([NewDelivery(id_) for id_ in ids])
             except QueueUnavailable as error:
                 if not self._is_failing:
-                    log.warning(
-                        "queue.unavailable", error=str(error), then="workers are woken by the sweeper"
-                    )
+                    log.warning("queue.unavailable", error=str(error), then="the sweeper enqueues later")
                 self._is_failing = True
-                # Do not ask a dead Redis for every delivery.
+                # Do not connect to a dead Redis for every delivery.
                 time.sleep(_ERROR_PAUSE_S)
             else:
                 self._is_failing = False

@@ -1,4 +1,4 @@
-"""Keeps what was verified: in the inbox, or in the spool while the inbox is away."""
+"""Stores deliveries in the inbox, or in the spool while the database is away."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from app.web.group_commit import GroupCommit
 
 _MAX_DELIVERIES_PER_COMMIT = 64
 _MAX_BYTES_PER_COMMIT = 32 * 1024 * 1024
-# Truto gives a page up within seconds, and waits for each: a store slower than this is as good as dead.
+# Truto waits for each page and gives it up within seconds: a slower database counts as away.
 COMMIT_TIMEOUT_S = 3.0
-# While the store is away, one delivery this often tries it first; all others go to the spool at once.
+# While the database is away, one delivery per interval tries it; all others go to the spool at once.
 _RETRY_INTERVAL_S = 1.0
-# A question may wait for a lock; however many are asked, commits must find a connection that is free.
+# A query may wait for a lock: however many there are, commits must find a free connection.
 _MAX_CONCURRENT_QUERIES = 2
 
 Result = TypeVar("Result")
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class FailoverInbox:
-    """Commits arrivals in groups. Once that failed, it spools them until a commit succeeds again."""
+    """Commits deliveries in groups. After a commit failed, spools them until one succeeds again."""
 
     def __init__(self, inbox: Inbox, spool: Spool) -> None:
         self._inbox = inbox
@@ -38,41 +38,41 @@ class FailoverInbox:
         self._commits: GroupCommit[IncomingDelivery, Receipt] = GroupCommit(
             self._commit,
             max_items=_MAX_DELIVERIES_PER_COMMIT,
-            size_of=lambda arrival: len(arrival.body),
+            size_of=lambda delivery: len(delivery.body),
             max_size=_MAX_BYTES_PER_COMMIT,
         )
         self._query_slots = BoundedSemaphore(_MAX_CONCURRENT_QUERIES)
         self._is_failed_over = False
         self._retry_at = 0.0
 
-    def store(self, arrival: IncomingDelivery) -> Receipt:
-        """Return once the arrival is kept. Raises StoreUnavailable where neither place takes it."""
+    def store(self, delivery: IncomingDelivery) -> Receipt:
+        """Return once the delivery is stored. Raises StoreUnavailable if neither place can store it."""
         if self._is_failed_over and time.monotonic() < self._retry_at:
-            return self._store_in_spool(arrival)
+            return self._store_in_spool(delivery)
         if self._is_failed_over:
             self._retry_at = time.monotonic() + COMMIT_TIMEOUT_S + _RETRY_INTERVAL_S
         try:
-            receipt = self._commits.submit(arrival)
+            receipt = self._commits.submit(delivery)
         except StoreUnavailable as error:
             self._fail_over(error)
-            return self._store_in_spool(arrival)
+            return self._store_in_spool(delivery)
         if self._is_failed_over:
             self._is_failed_over = False
-            log.info("store.back")
+            log.info("store.recovered")
         return receipt
 
     def query(self, query: Callable[[], Result]) -> Result:
-        """Return what the store says; waits no longer than for a commit.
+        """Return the result of a query of the store, within the timeout of a commit.
 
-        question: asks it; may be called twice. Raises StoreUnavailable, at once while the store is away.
+        query: may be called twice. Raises StoreUnavailable; at once while the database is away.
         """
         if self._is_failed_over and time.monotonic() < self._retry_at:
-            raise StoreUnavailable("the store is away")
+            raise StoreUnavailable("the database is away")
         return _with_timeout(lambda: self._query_twice(query))
 
     def _query_twice(self, query: Callable[[], Result]) -> Result:
         with self._query_slots:
-            # A pooled connection that died while idle says nothing about the store.
+            # A pooled connection that died while idle says nothing about the database.
             with suppress(StoreUnavailable):
                 return query()
             return query()
@@ -81,21 +81,21 @@ class FailoverInbox:
         self._retry_at = time.monotonic() + _RETRY_INTERVAL_S
         if not self._is_failed_over:
             self._is_failed_over = True
-            log.error("store.away", error=str(error), then="deliveries go to the spool in Redis")
+            log.error("store.unavailable", error=str(error), then="deliveries go to the spool in Redis")
 
-    def _store_in_spool(self, arrival: IncomingDelivery) -> Receipt:
+    def _store_in_spool(self, delivery: IncomingDelivery) -> Receipt:
         try:
-            return self._spool.put(arrival)
+            return self._spool.put(delivery)
         except QueueUnavailable as error:
-            raise StoreUnavailable(f"the store is away, and {error}") from error
+            raise StoreUnavailable(f"the database is away, and {error}") from error
 
-    def _commit(self, arrivals: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
-        return _with_timeout(lambda: self._inbox.put(arrivals))
+    def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
+        return _with_timeout(lambda: self._inbox.put(deliveries))
 
 
-def _with_timeout(act: Callable[[], Result]) -> Result:
+def _with_timeout(operation: Callable[[], Result]) -> Result:
     try:
         with gevent.Timeout(COMMIT_TIMEOUT_S):
-            return act()
+            return operation()
     except gevent.Timeout as error:
-        raise StoreUnavailable(f"the store did not answer within {COMMIT_TIMEOUT_S:g} s") from error
+        raise StoreUnavailable(f"the database did not answer within {COMMIT_TIMEOUT_S:g} s") from error

@@ -1,4 +1,4 @@
-"""Shares one commit among all who wait for one: leader and followers."""
+"""Shares one commit among all requests that wait for one: a leader and its followers."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class _Entry(Generic[Item, Result]):
-    """One waiting caller. `woken` is set when it has its result, or when it is to lead the next group."""
+    """A caller that waits. `woken` is set once it has its result, or once it leads the next group."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
@@ -24,12 +24,15 @@ class _Entry(Generic[Item, Result]):
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Runs `commit` on groups of items: one group at a time, bounded in number and size.
+    """Commits items in groups: one group at a time, bounded in number and size.
 
-    The first caller commits for all who came meanwhile, then hands over to the first who came too late.
-    Alone, a caller waits for nobody. Works with threads; with greenlets once gevent has patched `threading`.
+    The first caller commits its item and the items of all callers that have arrived meanwhile, then passes
+    leadership to the first caller that came too late for the group. A single caller waits for nobody. Works
+    with threads, and with greenlets after gevent has patched `threading`.
+
     commit: takes items, returns as many results in the same order, or raises for all of them.
-    most: items in a group. size_of, most_size: a group is no larger than this, unless one item alone is.
+    max_items: the most items in a group. size_of, max_size: the size of an item, and the largest size of a
+    group; an item that is larger forms a group alone.
     """
 
     def __init__(
@@ -50,11 +53,11 @@ class GroupCommit(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for the commit under way to end."""
+        """The number of callers that wait for the commit in progress."""
         return len(self._waiting)
 
     def submit(self, item: Item) -> Result:
-        """Return the item's result once it is committed; raise what its commit raised."""
+        """Return the item's result once it is committed; raise the error of its commit."""
         entry: _Entry[Item, Result] = _Entry(item)
         with self._lock:
             self._waiting.append(entry)
@@ -72,7 +75,7 @@ class GroupCommit(Generic[Item, Result]):
         try:
             entry.woken.wait()
         except BaseException:
-            # This caller is being killed: leave the queue, and do not take the lead to the grave.
+            # Killed while waiting: leave the queue, and pass leadership on.
             with self._lock:
                 if entry in self._waiting:
                     self._waiting.remove(entry)
@@ -82,7 +85,7 @@ class GroupCommit(Generic[Item, Result]):
             raise
 
     def _lead(self) -> None:
-        # Those who are ready to join get to: a commit that blocks the process (SQLite) lets nobody in later.
+        # Let callers that are ready join: a commit on SQLite blocks the process, so none can join later.
         time.sleep(0)
         group = self._take_group()
         try:
@@ -90,10 +93,10 @@ class GroupCommit(Generic[Item, Result]):
             for entry, result in zip(group, results, strict=True):
                 entry.result = result
         except BaseException as error:
-            # A killed leader must not pass its own death on to those who wait for it.
+            # The followers of a killed leader get an ordinary error, not its exit.
             fault = error if isinstance(error, Exception) else StoreUnavailable("the commit was interrupted")
             if isinstance(error, StoreUnavailable):
-                # Whoever waited meanwhile would only wait as long once more.
+                # Callers that arrived meanwhile would only wait for the same timeout.
                 group += self._take_all()
             for entry in group:
                 entry.error = fault

@@ -1,4 +1,4 @@
-"""gunicorn's configuration: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
+"""gunicorn's settings: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
 import sys
 
@@ -14,14 +14,14 @@ except ConfigError as _error:
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "app.web.gunicorn_worker.DrainingWorker"
-# Stalled senders wait here cheaply; beyond, connections wait in the listener's backlog.
+# A stalled sender costs little here; further connections wait in the listener's backlog.
 worker_connections = 256
-# A platform's router keeps connections for 90 s: never be the first to close an idle one.
+# A platform's router keeps connections for 90 s, and must be the first to close an idle one.
 keepalive = 95
-# A request that waits for a commit is answered before the platform kills the process (30 s after SIGTERM).
+# A request that waits for a commit is answered before the platform kills the process, 30 s after SIGTERM.
 graceful_timeout = 25
 timeout = 60
-# Heartbeat files on a disk can block a worker for seconds.
+# A heartbeat file on a disk can block a worker for seconds.
 worker_tmp_dir = "/dev/shm" if sys.platform == "linux" else None  # noqa: S108
-# Nothing here needs to be steered from outside while it runs.
+# No other process controls this one while it runs.
 control_socket_disable = True

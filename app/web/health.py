@@ -1,4 +1,4 @@
-"""GET /healthz: the process lives. GET /readyz: it can store, workers live, nothing waits for too long."""
+"""GET /healthz and GET /readyz: liveness, and readiness with its checks."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,13 +20,13 @@ _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
 
-def register_health_routes(app: Flask, store: Database, queue: DeliveryQueue, spool: Spool) -> None:
-    """Add the two URLs to the application."""
+def register_health_routes(app: Flask, database: Database, queue: DeliveryQueue, spool: Spool) -> None:
+    """Add the two routes to the application."""
     checks: dict[str, Callable[[], str]] = {
-        "store": lambda: _check_store(store),
+        "store": lambda: _check_store(database),
         "redis": lambda: _check_redis(queue),
         "workers": lambda: _check_workers(queue),
-        "backlog": lambda: _check_backlog(PendingDeliveries(store)),
+        "backlog": lambda: _check_backlog(PendingDeliveries(database)),
         "spool": lambda: _check_spool(spool),
     }
 
@@ -36,19 +36,19 @@ def register_health_routes(app: Flask, store: Database, queue: DeliveryQueue, sp
 
     @app.get("/readyz")
     def readyz() -> Response:
-        asked = {name: gevent.spawn(_run_check, check) for name, check in checks.items()}
-        gevent.joinall(list(asked.values()), timeout=_CHECK_TIMEOUT_S)
-        findings = {name: asking.value or _NO_ANSWER for name, asking in asked.items()}
-        gevent.killall(list(asked.values()), block=False)
-        is_ready = set(findings.values()) == {_OK}
-        response = jsonify({"status": _OK if is_ready else "unready", **findings})
+        running = {name: gevent.spawn(_run_check, check) for name, check in checks.items()}
+        gevent.joinall(list(running.values()), timeout=_CHECK_TIMEOUT_S)
+        results = {name: check.value or _NO_ANSWER for name, check in running.items()}
+        gevent.killall(list(running.values()), block=False)
+        is_ready = set(results.values()) == {_OK}
+        response = jsonify({"status": _OK if is_ready else "unready", **results})
         response.status_code = 200 if is_ready else 503
         return response
 
 
 def _run_check(check: Callable[[], str]) -> str:
     try:
-        # A pooled connection that died while idle says nothing about the store: then it is asked once more.
+        # A pooled connection that died while idle says nothing about the database: check a second time.
         with suppress(StoreUnavailable):
             return check()
         return check()
@@ -56,8 +56,8 @@ def _run_check(check: Callable[[], str]) -> str:
         return str(error)
 
 
-def _check_store(store: Database) -> str:
-    return _OK if is_current(store) else "its tables are old or missing; run: rapidbridge migrate"
+def _check_store(database: Database) -> str:
+    return _OK if is_current(database) else "its tables are old or missing; run: rapidbridge migrate"
 
 
 def _check_redis(queue: DeliveryQueue) -> str:
@@ -66,15 +66,16 @@ def _check_redis(queue: DeliveryQueue) -> str:
 
 
 def _check_workers(queue: DeliveryQueue) -> str:
-    return _OK if queue.count_workers() else "none is alive; start: rapidbridge worker"
+    return _OK if queue.count_workers() else "no worker is running; start: rapidbridge worker"
 
 
-def _check_backlog(worklist: PendingDeliveries) -> str:
-    oldest = worklist.find_oldest_received_at()
+def _check_backlog(pending: PendingDeliveries) -> str:
+    oldest = pending.find_oldest_received_at()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
     return _OK if age_s < _MAX_PENDING_AGE_S else f"the oldest delivery has waited for {age_s:.0f} s"
 
 
 def _check_spool(spool: Spool) -> str:
     waiting = spool.count()
-    return f"{waiting} deliveries wait in Redis for the store" if waiting else _OK
+    plural = "delivery waits" if waiting == 1 else "deliveries wait"
+    return f"{waiting} {plural} in Redis for the database" if waiting else _OK

@@ -1,4 +1,4 @@
-"""Bounds the memory that bodies take, all connections of a process together."""
+"""Bounds the memory that request bodies take in one process."""
 
 from types import TracebackType
 from typing import Self
@@ -7,54 +7,59 @@ from gevent.event import Event
 
 
 class MemoryBudget:
-    """Room for so many bytes of bodies at once; beyond it, one body at a time is read on.
+    """A number of bytes that the bodies of all connections share.
 
-    That one always gets to its end, so bodies that are half read and wait for each other's room cannot
-    block for good, and memory is bounded by `most_bytes` and one body more.
+    If it is used up, one body at a time is read on beyond it. That body always gets to its end, so
+    half-read bodies that wait for each other's memory cannot block for good. The total is at most `max_bytes`
+    and one body more.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.reserved_bytes = 0
-        # The one that is read on beyond the room.
-        self.last: Reservation | None = None
-        self._given_back = Event()
+        self._over_budget: Reservation | None = None
+        self._released = Event()
+
+    def try_reserve(self, reservation: "Reservation", count: int) -> bool:
+        """Reserve `count` bytes within the budget, or for the one body beyond it; False if neither works."""
+        if self.reserved_bytes + count > self.max_bytes:
+            if self._over_budget is None:
+                self._over_budget = reservation
+            if self._over_budget is not reservation:
+                return False
+        self.reserved_bytes += count
+        return True
 
     def wait_for_release(self) -> None:
-        """Return once something was given back."""
-        self._given_back.wait()
+        """Return once a body has released memory."""
+        self._released.wait()
 
     def release(self, reservation: "Reservation", count: int) -> None:
-        """Take back what a body had, and have all who wait look again."""
+        """Take back the memory of a body, and wake every body that waits."""
         self.reserved_bytes -= count
-        if self.last is reservation:
-            self.last = None
-        given_back, self._given_back = self._given_back, Event()
-        given_back.set()
+        if self._over_budget is reservation:
+            self._over_budget = None
+        released, self._released = self._released, Event()
+        released.set()
 
 
 class Reservation:
-    """What one body takes of the room; a context manager that gives it back.
+    """The memory that one body has reserved; a context manager that releases it.
 
-    is_waiting: whether there is no room for it right now.
+    is_waiting: whether the body waits for memory right now.
     """
 
-    def __init__(self, room: MemoryBudget) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
         self.is_waiting = False
         self._bytes = 0
 
     def acquire(self, count: int) -> None:
-        """Take so many bytes more; waits while there is no room."""
-        room = self._room
-        while room.last is not self and room.reserved_bytes + count > room.max_bytes:
-            if room.last is None:
-                room.last = self
-            else:
-                self.is_waiting = True
-                room.wait_for_release()
+        """Reserve `count` bytes more; wait while the budget is used up."""
+        while not self._budget.try_reserve(self, count):
+            self.is_waiting = True
+            self._budget.wait_for_release()
         self.is_waiting = False
-        room.reserved_bytes += count
         self._bytes += count
 
     def __enter__(self) -> Self:
@@ -63,4 +68,4 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._room.release(self, self._bytes)
+        self._budget.release(self, self._bytes)

@@ -40,7 +40,7 @@ class WebhookResponse:
         """Return the answer as Flask sends it. headers: names with "_" for "-"."""
         content = {"status": self.status, "delivery": self.delivery or None}
         body = json.dumps(content | {"message": self.message} if self.message else content).encode() + b"\n"
-        response = Response(body, self.http_status, mimetype="application/json")
+        response = Response(body, self.http_status, content_type="application/json")
         for name, value in headers.items():
             response.headers[name.replace("_", "-")] = value
         return response

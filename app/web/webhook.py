@@ -3,11 +3,11 @@
 from flask import Blueprint, Response, request
 
 from app.truto.signature import parse_signature_header
+from app.truto.target_url import WEBHOOK_PATH
 from app.web.memory_budget import MemoryBudget, Reservation
 from app.web.request_body import read_body
 from app.web.webhook_handler import WebhookHandler
 
-WEBHOOK_PATH = "/webhooks/truto"
 HINT = f"webhooks are received by POST {WEBHOOK_PATH}"
 
 
@@ -21,7 +21,7 @@ def create_webhooks_blueprint(
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
         # Check the header before the body is read: an unsigned sender must not make us read.
-        mac = parse_signature_header(request.headers.get("X-Truto-Signature"))
+        mac = parse_signature_header(request.environ.get("HTTP_X_TRUTO_SIGNATURE"))
         with Reservation(memory_budget) as reservation:
             body = read_body(request.environ, max_body_bytes, reservation)
             return handler.receive(body, mac).to_flask()

@@ -13,7 +13,7 @@ import httpx
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
 from app.store.migrate import migrate
-from app.web.webhook import WEBHOOK_PATH
+from app.truto.target_url import WEBHOOK_PATH
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, Lifeline, find_descendants, send_signal
 from tests.support.valkey import ValkeyServer

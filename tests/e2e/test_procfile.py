@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.findings import compare_runs
+from app.checks.simulated_runs import compare_runs
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
 from app.simulator.plan import Plan
@@ -85,11 +85,11 @@ def test_a_deployment_lands_every_record(
         lambda: not Inbox(store).count_by_state().get("pending"), timeout_s=60, what=lambda: formation.log
     )
 
-    findings = compare_runs(store, postgres_url, reports, duration_s=1.0)
-    assert findings.problems == []
-    assert sum(line.written for run in findings.runs for line in run.resources) == 4000
-    assert findings.compared_rows > 1000
-    assert findings.deliveries["unauthorized"] == 6
+    comparison = compare_runs(store, postgres_url, reports, duration_s=1.0)
+    assert comparison.problems == []
+    assert sum(counts.written for run in comparison.runs for counts in run.resources) == 4000
+    assert comparison.compared_rows > 1000
+    assert comparison.deliveries["unauthorized"] == 6
     assert "Traceback" not in formation.log
     assert SECRET not in formation.log
     assert "example.com" not in formation.log

@@ -1,4 +1,4 @@
-"""`rapidbridge doctor` against real servers, in good and in bad states."""
+"""`rapidbridge doctor` against real servers, healthy and broken."""
 
 import json
 import os
@@ -35,30 +35,36 @@ HIDDEN = "hunter2-never-shown"
 
 @dataclass(frozen=True, slots=True)
 class DoctorOutput:
-    """What the doctor said."""
+    """Exit code, results and standard output of `doctor --json`."""
 
     code: int
     results: list[dict[str, str]]
-    output: str
+    text: str
 
     def levels(self, component: str) -> dict[str, str]:
-        """What is not green in a room, by its check."""
+        """Return the levels other than ok of a component, by check."""
         return {
             result["check"]: result["level"]
             for result in self.results
-            if result["component"] == component and result["level"] != "green"
+            if result["component"] == component and result["level"] != "ok"
         }
 
     def message(self, component: str, check: str) -> str:
+        """Return message and advice of the one result of a check that is not ok."""
         [result] = [
-            f
-            for f in self.results
-            if (f["component"], f["check"]) == (component, check) and f["level"] != "green"
+            result
+            for result in self.results
+            if (result["component"], result["check"]) == (component, check) and result["level"] != "ok"
         ]
         return result["message"] + " -> " + result["advice"]
 
     def ok_checks(self, component: str) -> set[str]:
-        return {f["check"] for f in self.results if f["component"] == component and f["level"] == "green"}
+        """Return the checks of a component that are ok."""
+        return {
+            result["check"]
+            for result in self.results
+            if result["component"] == component and result["level"] == "ok"
+        }
 
 
 def run_doctor(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -78,24 +84,25 @@ def run_doctor(folder: Path, *words: str, **settings: str) -> subprocess.Complet
 
 def list_documented_checks() -> set[tuple[str, str]]:
     page = (ROOT / "docs/operations.md").read_text()
-    part = page.partition("## Is everything set up?")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\w+) \| ((?:`\w+`,? ?)+)", part, re.MULTILINE)
-    return {(room, check) for room, checks in rows for check in re.findall(r"`(\w+)`", checks)}
+    table = page.partition("\n| component | checks |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\w+) \| ((?:`\w+`,? ?)+)", table, re.MULTILINE)
+    return {(component, check) for component, checks in rows for check in re.findall(r"`(\w+)`", checks)}
 
 
 def doctor(folder: Path, *words: str, **settings: str) -> DoctorOutput:
-    """Run it with --json, and check what holds for whatever it finds."""
+    """Run `doctor --json`, and verify the invariants of its output."""
     ran = run_doctor(folder, "--json", *words, **settings)
     assert ran.stderr == ""
     output: dict[str, Any] = json.loads(ran.stdout)
-    results = output["findings"]
-    levels = {finding["level"] for finding in results}
-    assert ran.returncode == (1 if "red" in levels else 0)
+    results = output["checks"]
+    levels = {result["level"] for result in results}
+    assert ran.returncode == (1 if "fail" in levels else 0)
     assert output["ok"] == (ran.returncode == 0)
-    assert levels <= {"green", "yellow", "red"}
-    assert all(bool(finding["advice"]) == (finding["level"] != "green") for finding in results)
-    known = list_documented_checks()
-    assert all({(f["component"].split()[0], f["check"]), ("any", f["check"])} & known for f in results)
+    assert levels <= {"ok", "warn", "fail"}
+    assert all(bool(result["advice"]) == (result["level"] != "ok") for result in results)
+    reported = {(result["component"].split()[0], result["check"]) for result in results}
+    documented = list_documented_checks()
+    assert all({(component, check), ("any", check)} & documented for component, check in reported)
     return DoctorOutput(ran.returncode, results, ran.stdout)
 
 
@@ -107,7 +114,7 @@ def migrated(url: str) -> str:
 
 
 @pytest.fixture
-def sound_valkey() -> Iterator[ValkeyServer]:
+def durable_valkey() -> Iterator[ValkeyServer]:
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = ValkeyServer(Path(folder), "--appendonly", "yes")
         yield server
@@ -115,70 +122,82 @@ def sound_valkey() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def sound_postgres() -> Iterator[PostgresServer]:
+def durable_postgres() -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = PostgresServer(Path(folder), is_durable=True)
         yield server
         server.stop()
 
 
-def test_everything_is_green_where_everything_is_set_up(
-    sound_postgres: PostgresServer, sound_valkey: ValkeyServer, tmp_path: Path
+def test_a_complete_installation_passes_every_check(
+    durable_postgres: PostgresServer, durable_valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with sound_postgres.database() as url, running_receiver() as to, finished_runs(to, records=1) as play:
-        made = play.api.create_webhook("https://sync.example.com/webhooks/truto", ["sync_job_run:*"])
-        settings = {"REDIS_URL": sound_valkey.url, "TRUTO_WEBHOOK_SECRET": f"{made.id}={made.secret}"}
+    with (
+        durable_postgres.database() as url,
+        running_receiver() as receiver,
+        finished_runs(receiver, records=1) as runs,
+    ):
+        webhook = runs.api.create_webhook("https://sync.example.com/webhooks/truto", ["sync_job_run:*"])
+        settings = {"REDIS_URL": durable_valkey.url, "TRUTO_WEBHOOK_SECRET": f"{webhook.id}={webhook.secret}"}
         with running_whole_service(tmp_path, url, **settings) as service:
-            wait_until(lambda: bool(Redis.from_url(sound_valkey.url).scard("rq:workers")), what="a worker")
-            told = doctor(tmp_path, **service.settings, TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN)
+            wait_until(lambda: bool(Redis.from_url(durable_valkey.url).scard("rq:workers")), what="a worker")
+            output = doctor(tmp_path, **service.settings, TRUTO_API_URL=runs.url, TRUTO_API_TOKEN=TOKEN)
 
-    # A machine that is busy with tests may take its time.
-    assert {f["check"] for f in told.results if f["level"] != "green"} <= {"latency"}, told.output
-    assert told.code == 0
-    assert told.ok_checks("receiver") == {"answers", "settled", "ready"}
-    assert told.ok_checks("truto") == {"token", "webhook"}
-    assert told.ok_checks("store") >= {"reachable", "durability", "clock", "connections", "tables", "backlog"}
-    assert told.ok_checks("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
-    assert told.ok_checks("workers") == {"alive", "jobs"}
-    assert told.ok_checks("sink main") == {"writable"}
-    assert made.secret not in told.output
+    # A machine that is busy with tests may be slow.
+    failed = {result["check"] for result in output.results if result["level"] != "ok"}
+    assert failed <= {"latency"}, output.text
+    assert output.code == 0
+    assert output.ok_checks("receiver") == {"responds", "settled", "ready"}
+    assert output.ok_checks("truto") == {"token", "webhook"}
+    assert output.ok_checks("store") >= {
+        "reachable",
+        "durability",
+        "clock",
+        "connections",
+        "tables",
+        "backlog",
+    }
+    assert output.ok_checks("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
+    assert output.ok_checks("workers") == {"alive", "jobs"}
+    assert output.ok_checks("sink main") == {"writable"}
+    assert webhook.secret not in output.text
 
 
-def test_before_anything_is_set_up_it_says_what_to_do_and_changes_nothing(tmp_path: Path) -> None:
-    told = doctor(tmp_path, TRUTO_WEBHOOK_SECRET="")
+def test_an_empty_folder_gets_advice_and_stays_empty(tmp_path: Path) -> None:
+    output = doctor(tmp_path, TRUTO_WEBHOOK_SECRET="")
 
-    assert told.code == 1
-    assert told.levels("settings") == {"secret": "red"}
-    assert "rapidbridge migrate" in told.message("store", "reachable")
-    assert told.levels("redis") == {"reachable": "yellow"}
-    assert told.levels("sink main") == {}
+    assert output.code == 1
+    assert output.levels("settings") == {"secret": "fail"}
+    assert "rapidbridge migrate" in output.message("store", "reachable")
+    assert output.levels("redis") == {"reachable": "warn"}
+    assert output.levels("sink main") == {}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_without_its_tables_is_told(store_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_a_store_without_tables_is_reported(store_url: str, redis_url: str, tmp_path: Path) -> None:
     empty = open_database(store_url)
     empty.engine.connect().close()
     empty.close()
 
-    told = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
 
-    assert "rapidbridge migrate" in told.message("store", "tables")
-    assert "reachable" in told.ok_checks("store")
-
-
-def test_a_postgresql_that_does_not_sync_is_told(postgres_url: str, tmp_path: Path) -> None:
-    told = doctor(tmp_path, "--no-post", DATABASE_URL=migrated(postgres_url))
-
-    assert told.levels("store") == {"durability": "red"}
-    assert "fsync" in told.message("store", "durability")
+    assert "rapidbridge migrate" in output.message("store", "tables")
+    assert "reachable" in output.ok_checks("store")
 
 
-def test_a_role_that_may_do_little_is_told(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_a_postgresql_without_fsync_is_reported(postgres_url: str, tmp_path: Path) -> None:
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=migrated(postgres_url))
+
+    assert output.levels("store") == {"durability": "fail"}
+    assert "fsync" in output.message("store", "durability")
+
+
+def test_a_role_without_privileges_is_reported(postgres: PostgresServer, tmp_path: Path) -> None:
     with postgres.database() as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP ROLE IF EXISTS guest")
             connection.execute("CREATE ROLE guest LOGIN CONNECTION LIMIT 5")
-        told = doctor(tmp_path, "--no-post", DATABASE_URL=url.replace("postgres@", "guest@"))
+        output = doctor(tmp_path, "--no-post", DATABASE_URL=url.replace("postgres@", "guest@"))
         with psycopg.connect(migrated(url), autocommit=True) as connection:
             connection.execute("GRANT CREATE ON SCHEMA public TO guest")
             connection.execute("CREATE TABLE rapidbridge_sink_tables AS SELECT 'theirs' AS table_name")
@@ -192,26 +211,26 @@ def test_a_role_that_may_do_little_is_told(postgres: PostgresServer, tmp_path: P
             connection.execute("DROP OWNED BY guest")
             connection.execute("DROP ROLE guest")
 
-    assert "may not create tables in public" in told.message("sink main", "writable")
-    assert "has 5 connections" in told.message("store", "connections")
+    assert "may not create tables in public" in output.message("sink main", "writable")
+    assert "5 connections available" in output.message("store", "connections")
     assert "may not write to tables" in closed.message("sink main", "writable")
     assert opened.levels("sink main") == {}
 
 
-def test_a_read_only_database_is_told(postgres_url: str, tmp_path: Path) -> None:
+def test_a_read_only_database_is_reported(postgres_url: str, tmp_path: Path) -> None:
     migrated(postgres_url)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
 
-    told = doctor(tmp_path, "--no-post", DATABASE_URL=postgres_url)
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=postgres_url)
 
-    assert told.levels("store").get("writable") == "red"
-    assert "read-only" in told.message("sink main", "writable")
+    assert output.levels("store").get("writable") == "fail"
+    assert "read-only" in output.message("sink main", "writable")
 
 
 @pytest.mark.parametrize("words", [("--json",), ()])
-def test_a_wrong_password_is_blamed_and_not_shown(
+def test_a_wrong_password_is_reported_and_not_shown(
     harmed_postgres: PostgresServer,
     harmed_valkey: ValkeyServer,
     harmed_redis: Redis,
@@ -260,7 +279,7 @@ def test_a_wrong_password_is_blamed_and_not_shown(
     ],
     ids=str,
 )
-def test_no_secret_is_ever_shown(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_no_secret_is_ever_printed(tmp_path: Path, settings: dict[str, str]) -> None:
     if "SINK_URL" in settings:
         (tmp_path / "routes.toml").write_text('[sinks.a]\ntype = "sql"\nurl = "$SINK_URL"\n')
 
@@ -269,13 +288,13 @@ def test_no_secret_is_ever_shown(tmp_path: Path, settings: dict[str, str]) -> No
     )
 
     assert ran.returncode in (1, 2)
-    # Also where a line was broken within it.
+    # A line break within the secret must not hide it from this test.
     assert HIDDEN not in "".join((ran.stdout + ran.stderr).split())
     assert "Traceback" not in ran.stderr
-    assert "fault of the doctor" not in " ".join(ran.stdout.split())
+    assert "the check itself failed" not in " ".join(ran.stdout.split())
 
 
-def test_a_redis_that_evicts_is_told(
+def test_a_redis_that_evicts_is_reported(
     harmed_valkey: ValkeyServer, harmed_redis: Redis, tmp_path: Path
 ) -> None:
     harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -283,41 +302,41 @@ def test_a_redis_that_evicts_is_told(
     harmed_redis.config_set("save", "3600 1")
     harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
 
-    told = doctor(tmp_path, "--no-post", REDIS_URL=harmed_valkey.url)
+    output = doctor(tmp_path, "--no-post", REDIS_URL=harmed_valkey.url)
 
-    assert told.levels("redis") == {"eviction": "red", "memory": "red", "persistence": "yellow"}
-    assert "noeviction" in told.message("redis", "eviction")
-    assert "snapshots" in told.message("redis", "persistence")
+    assert output.levels("redis") == {"eviction": "fail", "memory": "fail", "persistence": "warn"}
+    assert "noeviction" in output.message("redis", "eviction")
+    assert "snapshots" in output.message("redis", "persistence")
 
 
-def test_without_workers_and_with_a_full_spool_it_says_so(
+def test_missing_workers_and_a_filled_spool_are_reported(
     redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
     redis.xadd(KEY, {"header": "x", "body": "y"})
     redis.xadd(UNREADABLE_KEY, {"header": "x"})
 
-    told = doctor(tmp_path, "--no-post", REDIS_URL=redis_url)
+    output = doctor(tmp_path, "--no-post", REDIS_URL=redis_url)
 
-    assert told.levels("workers") == {"alive": "red"}
-    assert "rapidbridge worker" in told.message("workers", "alive")
-    assert told.levels("redis") == {"persistence": "yellow", "spool": "yellow", "unreadable": "yellow"}
+    assert output.levels("workers") == {"alive": "fail"}
+    assert "rapidbridge worker" in output.message("workers", "alive")
+    assert output.levels("redis") == {"persistence": "warn", "spool": "warn", "unreadable": "warn"}
 
 
-def test_servers_that_stand_still_are_given_up_soon(
+def test_stalled_servers_are_reported_within_the_timeout(
     harmed_valkey: ValkeyServer, harmed_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     started = time.monotonic()
     with harmed_postgres.database() as url, harmed_valkey.stalled(), harmed_postgres.stalled():
-        told = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=harmed_valkey.url)
+        output = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=harmed_valkey.url)
 
     assert time.monotonic() - started < 25
-    assert "red" in told.levels("store").values()
-    assert "red" in told.levels("sink main").values()
-    assert told.levels("redis") == {"reachable": "red"}
-    assert told.levels("settings") == {}
+    assert "fail" in output.levels("store").values()
+    assert "fail" in output.levels("sink main").values()
+    assert output.levels("redis") == {"reachable": "fail"}
+    assert output.levels("settings") == {}
 
 
-def test_sinks_that_cannot_be_written_are_told_apart(tmp_path: Path) -> None:
+def test_sinks_that_cannot_be_written_are_reported_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "broken.db").write_text("no database" * 100)
     (tmp_path / "routes.toml").write_text(
@@ -337,57 +356,57 @@ url = "sqlite:///{tmp_path}/broken.db"
 """
     )
 
-    told = doctor(tmp_path, "--no-post")
+    output = doctor(tmp_path, "--no-post")
 
-    assert told.levels("sink good") == {}
-    assert told.levels("sink blocked") == {"writable": "red"}
-    assert told.levels("sink closed") == {"writable": "red"}
-    assert "no SQLite database" in told.message("sink broken", "writable")
+    assert output.levels("sink good") == {}
+    assert output.levels("sink blocked") == {"writable": "fail"}
+    assert output.levels("sink closed") == {"writable": "fail"}
+    assert "no SQLite database" in output.message("sink broken", "writable")
     assert not (tmp_path / "not").exists()
 
 
-def test_a_webhook_that_is_off_is_told(tmp_path: Path) -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
-        told = doctor(
+def test_an_inactive_webhook_is_reported(tmp_path: Path) -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as runs:
+        runs.request("PATCH", f"/webhook/{runs.webhook_id}", json={"is_active": False})
+        output = doctor(
             tmp_path,
             "--no-post",
-            TRUTO_API_URL=play.url,
+            TRUTO_API_URL=runs.url,
             TRUTO_API_TOKEN=TOKEN,
-            TRUTO_WEBHOOK_SECRET=f"{play.webhook_id}={SECRET}",
+            TRUTO_WEBHOOK_SECRET=f"{runs.webhook_id}={SECRET}",
         )
 
-    assert told.levels("truto") == {"webhook": "red", "target": "red"}
-    assert f"rapidbridge webhook reactivate {play.webhook_id}" in told.message("truto", "webhook")
-    assert "HTTPS" in told.message("truto", "target")
-    assert told.ok_checks("truto") == {"token"}
+    assert output.levels("truto") == {"webhook": "fail", "target": "fail"}
+    assert f"rapidbridge webhook reactivate {runs.webhook_id}" in output.message("truto", "webhook")
+    assert "HTTPS" in output.message("truto", "target")
+    assert output.ok_checks("truto") == {"token"}
 
 
-def test_a_token_and_a_webhook_that_truto_does_not_know_are_told(tmp_path: Path) -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        wrong = doctor(tmp_path, "--no-post", TRUTO_API_URL=play.url, TRUTO_API_TOKEN=HIDDEN)
-        settings = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
-        unknown = doctor(tmp_path, "--no-post", TRUTO_WEBHOOK_SECRET=f"nobody={SECRET}", **settings)
-        nameless = doctor(tmp_path, "--no-post", **settings)
-    away = doctor(
+def test_an_unknown_token_and_an_unknown_webhook_are_reported(tmp_path: Path) -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as runs:
+        wrong_token = doctor(tmp_path, "--no-post", TRUTO_API_URL=runs.url, TRUTO_API_TOKEN=HIDDEN)
+        settings = {"TRUTO_API_URL": runs.url, "TRUTO_API_TOKEN": TOKEN}
+        unknown_webhook = doctor(tmp_path, "--no-post", TRUTO_WEBHOOK_SECRET=f"nobody={SECRET}", **settings)
+        without_webhook = doctor(tmp_path, "--no-post", **settings)
+    unreachable = doctor(
         tmp_path, "--no-post", TRUTO_API_URL=f"http://127.0.0.1:{find_free_port()}", TRUTO_API_TOKEN=TOKEN
     )
 
-    assert "401" in wrong.message("truto", "token")
-    assert HIDDEN not in wrong.output
-    assert "404" in unknown.message("truto", "webhook")
-    assert nameless.levels("truto") == {"webhook": "yellow"}
-    assert away.levels("truto") == {"reachable": "yellow"}
+    assert "401" in wrong_token.message("truto", "token")
+    assert HIDDEN not in wrong_token.text
+    assert "404" in unknown_webhook.message("truto", "webhook")
+    assert without_webhook.levels("truto") == {"webhook": "warn"}
+    assert unreachable.levels("truto") == {"reachable": "warn"}
 
 
-def test_where_nobody_listens_it_says_how_to_start(tmp_path: Path) -> None:
-    told = doctor(tmp_path, PORT=str(find_free_port()))
+def test_a_receiver_that_is_not_running_gets_advice(tmp_path: Path) -> None:
+    output = doctor(tmp_path, PORT=str(find_free_port()))
 
-    assert told.levels("receiver") == {"answers": "yellow"}
-    assert "rapidbridge up" in told.message("receiver", "answers")
+    assert output.levels("receiver") == {"responds": "warn"}
+    assert "rapidbridge up" in output.message("receiver", "responds")
 
 
-def test_a_receiver_with_another_secret_or_store_is_told(
+def test_a_receiver_with_another_secret_or_store_is_reported(
     redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
     url = migrated(f"sqlite:///{tmp_path}/store.db")
@@ -395,20 +414,20 @@ def test_a_receiver_with_another_secret_or_store_is_told(
     with WebProcess(tmp_path, database_url=url, redis_url=redis_url) as web:
         target = f"{web.url}/webhooks/truto"
         settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "PORT": str(web.port)}
-        unworked = doctor(tmp_path, **settings)
-        stranger = doctor(tmp_path, "--url", target, **settings | {"TRUTO_WEBHOOK_SECRET": f"w={HIDDEN}"})
-        elsewhere = doctor(tmp_path, "--url", target, **settings | {"DATABASE_URL": other})
-        astray = doctor(tmp_path, "--url", f"{web.url}/healthz", **settings)
+        without_worker = doctor(tmp_path, **settings)
+        other_secret = doctor(tmp_path, "--url", target, **settings | {"TRUTO_WEBHOOK_SECRET": f"w={HIDDEN}"})
+        other_store = doctor(tmp_path, "--url", target, **settings | {"DATABASE_URL": other})
+        wrong_path = doctor(tmp_path, "--url", f"{web.url}/healthz", **settings)
 
-    # Nobody works: stored, but not settled.
-    assert unworked.levels("receiver") == {"settled": "yellow", "ready": "red"}
-    assert "workers" in unworked.message("receiver", "ready")
-    assert "401" in stranger.message("receiver", "answers")
-    assert "DATABASE_URL" in elsewhere.message("receiver", "stored")
-    assert astray.levels("receiver")["answers"] == "red"
+    # Without a worker, the event is stored but not settled.
+    assert without_worker.levels("receiver") == {"settled": "warn", "ready": "fail"}
+    assert "workers" in without_worker.message("receiver", "ready")
+    assert "401" in other_secret.message("receiver", "responds")
+    assert "DATABASE_URL" in other_store.message("receiver", "stored")
+    assert wrong_path.levels("receiver")["responds"] == "fail"
 
 
-def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
+def test_invalid_settings_and_routes_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "routes.toml").write_text("broken")
 
     ran = run_doctor(tmp_path, "--json", PORT="high", DATABASE_URL=f"mysql://u:{HIDDEN}@h/d")
@@ -423,30 +442,30 @@ def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "nonsense", "http://[broken"])
-def test_an_address_that_is_none_is_wrong_usage(tmp_path: Path, url: str) -> None:
+def test_an_invalid_url_is_wrong_usage(tmp_path: Path, url: str) -> None:
     assert run_doctor(tmp_path, "--url", url).returncode == 2
 
 
-def test_on_a_terminal_it_fits_and_has_colours(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
+def test_output_on_a_terminal_fits_and_has_colours(tmp_path: Path) -> None:
+    terminal, command_side = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "app.cli", "doctor", "--no-post"],
         cwd=tmp_path,
         env=make_environment(TRUTO_WEBHOOK_SECRET=SECRET)
         | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "LINES": "40", "TERM": "xterm"},
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
+        stdout=command_side,
     ):
-        os.close(theirs)
-        said = b""
+        os.close(command_side)
+        printed = b""
         try:
-            while part := os.read(ours, 65536):
-                said += part
-        except OSError:  # how a terminal ends
+            while part := os.read(terminal, 65536):
+                printed += part
+        except OSError:  # the end of a terminal on Linux
             pass
-        os.close(ours)
+        os.close(terminal)
 
-    assert b"\x1b[31m" in said
-    text = re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+    assert b"\x1b[31m" in printed
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode())
     assert max(map(len, text.splitlines())) <= 80
     assert "-> Run: rapidbridge migrate" in text

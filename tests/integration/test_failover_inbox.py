@@ -119,13 +119,13 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
     assert took_s < MAX_RESPONSE_S
     assert waiting == 4
     assert ready.status_code == 503
-    assert ready.json()["spool"] == "4 deliveries wait in Redis for the store"
+    assert ready.json()["spool"] == "4 deliveries wait in Redis for the database"
 
     sweep(store, harmed_redis)
 
     assert harmed_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
-    wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
+    wait_until(lambda: web.post(body("new")).http_status == 200 and "store.recovered" in web.log)
     late = harmed_redis.xlen(KEY)
     assert web.post(body("newest")).http_status == 200
     assert harmed_redis.xlen(KEY) == late
@@ -189,7 +189,7 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer,
         assert {answer.status for answer in answers} == {"accepted"}
         assert spooled == 8
         assert_all_stored(store, answers, bodies)
-        wait_until(lambda: web.post(body("new")).http_status == 200 and "store.back" in web.log)
+        wait_until(lambda: web.post(body("new")).http_status == 200 and "store.recovered" in web.log)
     store.close()
 
 

@@ -272,7 +272,9 @@ def test_a_store_that_is_away_refuses_nothing(
     ]
     assert web.log.count("event=gate.unchecked") == 1
     Spool(harmed_redis).drain(Inbox(store).put)
-    wait_until(lambda: web.post(event("updated", "before")).http_status == 200 and "store.back" in web.log)
+    wait_until(
+        lambda: web.post(event("updated", "before")).http_status == 200 and "store.recovered" in web.log
+    )
     # What could not be checked was let in, and that holds; what was refused is known as such.
     assert [said(web.post(body))[:2] for body in bodies] == [(200, "duplicate")] * 2
     assert web.post(event("started", "three")).http_status == 400

@@ -370,7 +370,7 @@ def test_health_and_readiness(web: WebProcess) -> None:
         "status": "unready",
         "store": "ok",
         "redis": "ok",
-        "workers": "none is alive; start: rapidbridge worker",
+        "workers": "no worker is running; start: rapidbridge worker",
         "backlog": "ok",
         "spool": "ok",
     }

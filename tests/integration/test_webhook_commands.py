@@ -1,4 +1,4 @@
-"""`rapidbridge webhook` against the stand-in for Truto's API, and `listen` against its deliveries."""
+"""`rapidbridge webhook` against the simulated API, and `listen` against simulated deliveries."""
 
 import json
 import signal
@@ -32,21 +32,21 @@ Rapidbridge = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def to() -> Iterator[FakeReceiver]:
-    with running_receiver() as made:
-        yield made
+def receiver() -> Iterator[FakeReceiver]:
+    with running_receiver() as running:
+        yield running
 
 
 @pytest.fixture
-def play(to: FakeReceiver) -> Iterator[FinishedRuns]:
-    with finished_runs(to, records=1) as made:
-        yield made
+def runs(receiver: FakeReceiver) -> Iterator[FinishedRuns]:
+    with finished_runs(receiver, records=1) as finished:
+        yield finished
 
 
 @pytest.fixture
-def rapidbridge(play: FinishedRuns, tmp_path: Path) -> Rapidbridge:
+def rapidbridge(runs: FinishedRuns, tmp_path: Path) -> Rapidbridge:
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        variables = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN, **settings}
+        variables = {"TRUTO_API_URL": runs.url, "TRUTO_API_TOKEN": TOKEN, **settings}
         return subprocess.run(
             [sys.executable, "-m", "app.cli", "webhook", *words],
             cwd=tmp_path,
@@ -61,39 +61,37 @@ def rapidbridge(play: FinishedRuns, tmp_path: Path) -> Rapidbridge:
     return run
 
 
-def secret_of(play: FinishedRuns, webhook_id: str) -> str:
-    webhook = play.stage.webhooks.get(webhook_id)
+def secret_of(runs: FinishedRuns, webhook_id: str) -> str:
+    webhook = runs.stage.webhooks.get(webhook_id)
     assert webhook
     return webhook.secret
 
 
-def test_a_created_webhook_is_told_with_its_secret_ready_to_paste(
-    rapidbridge: Rapidbridge, play: FinishedRuns
-) -> None:
+def test_create_prints_the_secret_ready_to_paste(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
     ran = rapidbridge("create", "--url", TARGET)
 
     assert ran.returncode == 0, ran.stderr
     [line] = [line for line in ran.stdout.splitlines() if line.startswith("TRUTO_WEBHOOK_SECRET=")]
     [secret] = read_settings({"TRUTO_WEBHOOK_SECRET": line.partition("=")[2]}).webhook_secrets
     assert secret.webhook_id
-    assert secret == WebhookSecret(secret_of(play, secret.webhook_id), secret.webhook_id)
-    made = play.api.get_webhook(secret.webhook_id)
-    assert (made.target_url, made.is_active) == (TARGET, True)
-    assert rapidbridge("show", made.id).returncode == 0
+    assert secret == WebhookSecret(secret_of(runs, secret.webhook_id), secret.webhook_id)
+    webhook = runs.api.get_webhook(secret.webhook_id)
+    assert (webhook.target_url, webhook.is_active) == (TARGET, True)
+    assert rapidbridge("show", webhook.id).returncode == 0
 
 
-def test_a_created_webhook_as_json(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
+def test_create_prints_json(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
     ran = rapidbridge("create", "--url", TARGET, "--events", "sync_job_run:record,test", "--json")
 
-    told = json.loads(ran.stdout)
-    assert told["event_types"] == ["sync_job_run:record", "test"]
-    assert told["TRUTO_WEBHOOK_SECRET"] == f"{told['id']}={secret_of(play, told['id'])}"
-    assert play.api.get_webhook(told["id"]).event_types == ("sync_job_run:record", "test")
+    output = json.loads(ran.stdout)
+    assert output["event_types"] == ["sync_job_run:record", "test"]
+    assert output["TRUTO_WEBHOOK_SECRET"] == f"{output['id']}={secret_of(runs, output['id'])}"
+    assert runs.api.get_webhook(output["id"]).event_types == ("sync_job_run:record", "test")
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_a_secret_goes_into_the_file_and_nowhere_else(
-    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path, as_json: tuple[str, ...]
+def test_a_secret_is_written_to_the_env_file_only(
+    rapidbridge: Rapidbridge, runs: FinishedRuns, tmp_path: Path, as_json: tuple[str, ...]
 ) -> None:
     file = tmp_path / "settings.env"
     file.write_text(f"# ours\nPORT=9000\nTRUTO_WEBHOOK_SECRET={OLD}  # the first\nMAINTENANCE='x'\n")
@@ -102,8 +100,8 @@ def test_a_secret_goes_into_the_file_and_nowhere_else(
     ran = rapidbridge("create", "--url", TARGET, "--env-file", str(file), *as_json)
 
     assert ran.returncode == 0, ran.stderr
-    [id_] = [made for made in play.stage.webhooks._known if made != play.webhook_id]
-    secret = secret_of(play, id_)
+    [id_] = [known for known in runs.stage.webhooks._known if known != runs.webhook_id]
+    secret = secret_of(runs, id_)
     assert id_ in ran.stdout
     assert secret not in ran.stdout + ran.stderr
     assert file.stat().st_mode & 0o777 == 0o600
@@ -117,7 +115,7 @@ def test_a_secret_goes_into_the_file_and_nowhere_else(
     assert [path.name for path in tmp_path.iterdir()] == ["settings.env"]
 
 
-def test_a_new_file_is_nobody_elses(rapidbridge: Rapidbridge, tmp_path: Path) -> None:
+def test_a_new_env_file_is_readable_by_its_owner_only(rapidbridge: Rapidbridge, tmp_path: Path) -> None:
     assert rapidbridge("create", "--url", TARGET, "--env-file", ".env").returncode == 0
     assert rapidbridge("create", "--url", TARGET, "--env-file", ".env").returncode == 0
 
@@ -128,8 +126,8 @@ def test_a_new_file_is_nobody_elses(rapidbridge: Rapidbridge, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("file", ["none/.env", "broken.env"])
-def test_nothing_is_created_whose_secret_could_not_be_kept(
-    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path, file: str
+def test_no_webhook_is_created_if_the_env_file_is_unusable(
+    rapidbridge: Rapidbridge, runs: FinishedRuns, tmp_path: Path, file: str
 ) -> None:
     (tmp_path / "broken.env").write_text('TRUTO_WEBHOOK_SECRET="a\nb"\n')
 
@@ -137,25 +135,25 @@ def test_nothing_is_created_whose_secret_could_not_be_kept(
 
     assert ran.returncode == 2
     assert ran.stderr.startswith("--env-file: ")
-    assert ("POST", "/webhook") not in play.requests
+    assert ("POST", "/webhook") not in runs.requests
 
 
 @pytest.mark.parametrize(
     ("url", "hint"),
     [("http://sync.example.com/webhooks/truto", "HTTPS"), ("https://localhost/webhooks/truto", "tunnel")],
 )
-def test_a_target_that_truto_cannot_reach_is_refused(
-    rapidbridge: Rapidbridge, play: FinishedRuns, url: str, hint: str
+def test_an_unreachable_target_url_is_refused(
+    rapidbridge: Rapidbridge, runs: FinishedRuns, url: str, hint: str
 ) -> None:
     ran = rapidbridge("create", "--url", url)
 
     assert ran.returncode == 2
     assert hint in ran.stderr
-    assert not play.requests
+    assert not runs.requests
 
 
-def test_a_creation_that_truto_refuses_names_the_events(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
-    play.faults.append(422)
+def test_a_refused_creation_names_the_requested_events(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
+    runs.faults.append(422)
 
     ran = rapidbridge("create", "--url", TARGET)
 
@@ -163,40 +161,40 @@ def test_a_creation_that_truto_refuses_names_the_events(rapidbridge: Rapidbridge
     assert "sync_job_run:stopped" in ran.stderr
 
 
-def test_a_webhook_is_switched_on_again(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
-    play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
+def test_an_inactive_webhook_is_reactivated(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
+    runs.request("PATCH", f"/webhook/{runs.webhook_id}", json={"is_active": False})
 
-    off = rapidbridge("show", play.webhook_id)
-    on = rapidbridge("reactivate", play.webhook_id)
-    shown = rapidbridge("show", play.webhook_id, "--json")
+    off = rapidbridge("show", runs.webhook_id)
+    on = rapidbridge("reactivate", runs.webhook_id)
+    shown = rapidbridge("show", runs.webhook_id, "--json")
 
     assert off.returncode == 1
     assert "inactive" in off.stdout
-    assert f"rapidbridge webhook reactivate {play.webhook_id}" in off.stdout
-    assert (on.returncode, on.stdout.strip()) == (0, f"Webhook {play.webhook_id} is active.")
-    [told] = json.loads(shown.stdout)
-    assert (shown.returncode, told["is_active"], told["missing_events"]) == (0, True, [])
-    assert "HTTPS" in told["target_fault"]
+    assert f"rapidbridge webhook reactivate {runs.webhook_id}" in off.stdout
+    assert (on.returncode, on.stdout.strip()) == (0, f"Webhook {runs.webhook_id} is active.")
+    [output] = json.loads(shown.stdout)
+    assert (shown.returncode, output["is_active"], output["missing_events"]) == (0, True, [])
+    assert "HTTPS" in output["target_problem"]
 
 
-def test_a_webhook_that_lacks_events_is_bad_news(rapidbridge: Rapidbridge, play: FinishedRuns) -> None:
-    made = play.api.create_webhook(TARGET, ["sync_job_run:record"])
+def test_a_webhook_with_missing_events_exits_with_1(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
+    webhook = runs.api.create_webhook(TARGET, ["sync_job_run:record"])
 
-    ran = rapidbridge("show", made.id, UNKNOWN)
+    ran = rapidbridge("show", webhook.id, UNKNOWN)
 
     assert ran.returncode == 1
     assert "missing  sync_job_run:record_error" in ran.stdout
     assert f"webhook {UNKNOWN}  Truto's API at 127.0.0.1 answered 404" in ran.stdout
 
 
-def test_without_an_id_the_pinned_and_the_seen_are_shown(
-    rapidbridge: Rapidbridge, play: FinishedRuns, tmp_path: Path
+def test_without_an_id_pinned_and_recent_webhooks_are_shown(
+    rapidbridge: Rapidbridge, runs: FinishedRuns, tmp_path: Path
 ) -> None:
     nothing = rapidbridge("show")
-    pinned = play.api.create_webhook(TARGET, ["sync_job_run:*"])
+    pinned = runs.api.create_webhook(TARGET, ["sync_job_run:*"])
     store = open_database(f"sqlite:///{tmp_path}/var/rapidbridge.db")
     migrate(store)
-    Runs(store).upsert(RunUpdate("r", "j", "a", "e", datetime.now(UTC), play.webhook_id))
+    Runs(store).upsert(RunUpdate("r", "j", "a", "e", datetime.now(UTC), runs.webhook_id))
     store.close()
 
     ran = rapidbridge("show", "--json", TRUTO_WEBHOOK_SECRET=f"{pinned.id}={pinned.secret},{OLD}")
@@ -204,40 +202,40 @@ def test_without_an_id_the_pinned_and_the_seen_are_shown(
     assert nothing.returncode == 2
     assert "No webhook is known" in nothing.stderr
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert {line["id"] for line in json.loads(ran.stdout)} == {pinned.id, play.webhook_id}
+    assert {line["id"] for line in json.loads(ran.stdout)} == {pinned.id, runs.webhook_id}
     assert pinned.secret not in ran.stdout + ran.stderr
 
 
 def test_a_test_event_reaches_the_receiver(
-    rapidbridge: Rapidbridge, play: FinishedRuns, to: FakeReceiver
+    rapidbridge: Rapidbridge, runs: FinishedRuns, receiver: FakeReceiver
 ) -> None:
-    ran = rapidbridge("test", play.webhook_id)
+    ran = rapidbridge("test", runs.webhook_id)
 
-    assert (ran.returncode, to.events[-1]["event"]) == (0, "test")
-    assert "took it" in ran.stdout
+    assert (ran.returncode, receiver.events[-1]["event"]) == (0, "test")
+    assert "accepted it" in ran.stdout
 
 
-def test_a_test_event_that_is_not_taken_is_bad_news(tmp_path: Path) -> None:
+def test_a_test_event_that_the_receiver_refuses_exits_with_1(tmp_path: Path) -> None:
     def answer(event: dict[str, Any], _seen: int) -> int:
         return 503 if event["event"] == "test" else 200
 
-    with running_receiver(answer) as to, finished_runs(to, records=1) as play:
+    with running_receiver(answer) as receiver, finished_runs(receiver, records=1) as runs:
         ran = subprocess.run(
-            [sys.executable, "-m", "app.cli", "webhook", "test", play.webhook_id, "--json"],
+            [sys.executable, "-m", "app.cli", "webhook", "test", runs.webhook_id, "--json"],
             cwd=ROOT,
-            env=make_environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
+            env=make_environment(TRUTO_API_URL=runs.url, TRUTO_API_TOKEN=TOKEN),
             capture_output=True,
             text=True,
             check=False,
         )
 
-    told = json.loads(ran.stdout)
-    assert (ran.returncode, told["is_taken"]) == (1, False)
-    assert "503" in told["message"]
+    output = json.loads(ran.stdout)
+    assert (ran.returncode, output["is_accepted"]) == (1, False)
+    assert "503" in output["message"]
 
 
 @pytest.mark.parametrize("words", [("test", UNKNOWN), ("reactivate", UNKNOWN), ("show", UNKNOWN)])
-def test_an_unknown_webhook_is_bad_news(rapidbridge: Rapidbridge, words: tuple[str, ...]) -> None:
+def test_an_unknown_webhook_exits_with_1(rapidbridge: Rapidbridge, words: tuple[str, ...]) -> None:
     ran = rapidbridge(*words)
 
     assert ran.returncode == 1
@@ -245,7 +243,7 @@ def test_an_unknown_webhook_is_bad_news(rapidbridge: Rapidbridge, words: tuple[s
     assert "Traceback" not in ran.stderr
 
 
-def test_without_a_token_nothing_is_asked(rapidbridge: Rapidbridge) -> None:
+def test_without_a_token_no_request_is_sent(rapidbridge: Rapidbridge) -> None:
     ran = rapidbridge("show", UNKNOWN, TRUTO_API_TOKEN="")
 
     assert ran.returncode == 2
@@ -253,7 +251,7 @@ def test_without_a_token_nothing_is_asked(rapidbridge: Rapidbridge) -> None:
 
 
 @pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, ()), (signal.SIGTERM, ("--show-data",))])
-def test_listen_prints_what_arrives_until_it_is_told_to_stop(
+def test_listen_prints_deliveries_until_it_is_stopped(
     tmp_path: Path, number: int, words: tuple[str, ...]
 ) -> None:
     port = str(find_free_port())
@@ -275,14 +273,14 @@ def test_listen_prints_what_arrives_until_it_is_told_to_stop(
         )
         assert sent.returncode == 0, sent.stderr
         listen.wait_for("sync_job_run:completed")
-        wait_until(lambda: "turned away, unauthorized" in listen.log, what=lambda: listen.log)
+        wait_until(lambda: "rejected, unauthorized" in listen.log, what=lambda: listen.log)
         assert listen.stop(number) == 0
 
     assert "sync_job_run:record  crm/contacts  list" in listen.log
     assert ("30 records: id, " in listen.log) == (not words)
-    # The names of fields always, their values only where they are asked for.
+    # Field names are always printed, values only with --show-data.
     assert ('"first_name": "' in listen.log) == bool(words)
-    assert "deliveries came" in listen.log
+    assert "deliveries received." in listen.log
     assert "Traceback" not in listen.log
     assert sorted(path.name for path in tmp_path.iterdir()) == ["command.log", "var"]
     assert [path.name for path in (tmp_path / "var").iterdir()] == ["webhook-secret"]

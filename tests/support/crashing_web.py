@@ -28,12 +28,12 @@ _sent_responses: list[None] = []
 _commit = FailoverInbox._commit
 
 
-def _commit_groups(self: FailoverInbox, arrivals: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
+def _commit_groups(self: FailoverInbox, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
     """Commit, but let the first commit take until everybody else waits for the next."""
     if not (_groups or _crash_point.has_crashed):
-        wait_until(lambda: len(arrivals) + self._commits.waiting == _sender_count, what="all senders")
-    _groups.append(len(arrivals))
-    return _commit(self, arrivals)
+        wait_until(lambda: len(deliveries) + self._commits.waiting == _sender_count, what="all senders")
+    _groups.append(len(deliveries))
+    return _commit(self, deliveries)
 
 
 def _is_shared(*_: object) -> bool:

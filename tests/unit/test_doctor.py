@@ -1,4 +1,4 @@
-"""What the doctor makes of what it finds: facts in, findings out."""
+"""Rules of the checks behind `rapidbridge doctor`, and its terminal output."""
 
 import re
 import threading
@@ -12,30 +12,21 @@ from uuid import uuid4
 import click
 import pytest
 
-from app.cli.doctor.disks import read_file_system, read_free_bytes
-from app.cli.doctor.examination import run_checks
-from app.cli.doctor.finding import (
-    CheckLevel,
-    CheckResult,
-    evaluate_file_system,
-    evaluate_free_space,
-    evaluate_latency,
-    fail,
-    ok,
-    warn,
-)
-from app.cli.doctor.printing import result_lines
-from app.cli.doctor.receiver import evaluate_response, evaluate_state
-from app.cli.doctor.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
-from app.cli.doctor.secret import evaluate_config, evaluate_secrets
-from app.cli.doctor.store import (
+from app.checks.check_result import CheckLevel, CheckResult, evaluate_latency, fail, is_ok, ok, warn
+from app.checks.disk import evaluate_file_system, evaluate_free_space, read_file_system, read_free_bytes
+from app.checks.receiver import evaluate_response, evaluate_state
+from app.checks.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
+from app.checks.run_checks import run_checks
+from app.checks.settings import evaluate_config, evaluate_secrets
+from app.checks.store import (
     count_max_connections,
     evaluate_backlog,
     evaluate_clock,
     evaluate_database,
     evaluate_failing_sink,
 )
-from app.cli.doctor.truto import evaluate_webhook
+from app.checks.truto import evaluate_webhook
+from app.cli.doctor import result_lines
 from app.config.load import Config
 from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
@@ -53,19 +44,20 @@ QUEUE = QueueInfo(workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadabl
 
 
 def levels(results: Iterable[CheckResult]) -> dict[str, CheckLevel]:
-    """What is not green, by its check; everything that is not has advice."""
-    levels_by_check = list(results)
-    assert levels_by_check
-    assert all(bool(finding.advice) == (finding.level != "green") for finding in levels_by_check)
-    return {finding.check: finding.level for finding in levels_by_check if finding.level != "green"}
+    """Return the levels other than ok, by check; exactly these have advice."""
+    results = list(results)
+    assert results
+    assert all(bool(result.advice) == (result.level != "ok") for result in results)
+    return {result.check: result.level for result in results if result.level != "ok"}
 
 
-def secrets(text: str, *, is_for_development: bool = False) -> dict[str, CheckLevel]:
-    known = read_settings({"TRUTO_WEBHOOK_SECRET": text}).webhook_secrets
-    findings = list(evaluate_secrets(known, has_development_secret=is_for_development))
-    shown = "".join(finding.message + finding.advice for finding in findings)
-    assert not any(len(secret.value) > 8 and secret.value in shown for secret in known)
-    return levels(findings)
+def secret_levels(text: str, *, has_development_secret: bool = False) -> dict[str, CheckLevel]:
+    """Return the levels for a value of TRUTO_WEBHOOK_SECRET; no result may show a secret."""
+    secrets = read_settings({"TRUTO_WEBHOOK_SECRET": text}).webhook_secrets
+    results = list(evaluate_secrets(secrets, has_development_secret=has_development_secret))
+    shown = "".join(result.message + result.advice for result in results)
+    assert not any(len(secret.value) > 8 and secret.value in shown for secret in secrets)
+    return levels(results)
 
 
 @pytest.mark.parametrize(
@@ -75,58 +67,58 @@ def secrets(text: str, *, is_for_development: bool = False) -> dict[str, CheckLe
         (f"{ONE},{TWO}", None),
         (f"w1={ONE},w2={ONE}", None),
         (ONE.upper(), None),
-        ("", "red"),
-        ("changeme-changeme-changeme", "red"),
-        ("<the secret of the webhook>", "red"),
-        ("your-webhook-secret-goes-here", "red"),
-        ("00000000-0000-0000-0000-000000000000", "red"),
-        ("secret", "red"),
-        ("s3cr3t!", "red"),
-        ("correct horse battery staple", "yellow"),
-        (ONE.replace("-", ""), "yellow"),
-        (f"{ONE},{ONE}", "yellow"),
-        (f"w1={ONE},w1={ONE}", "yellow"),
-        (f"w1={ONE},{ONE}", "yellow"),
-        (f"{ONE},w1={ONE}", "yellow"),
-        (f"{ONE},changeme", "red"),
+        ("", "fail"),
+        ("changeme-changeme-changeme", "fail"),
+        ("<the secret of the webhook>", "fail"),
+        ("your-webhook-secret-goes-here", "fail"),
+        ("00000000-0000-0000-0000-000000000000", "fail"),
+        ("secret", "fail"),
+        ("s3cr3t!", "fail"),
+        ("correct horse battery staple", "warn"),
+        (ONE.replace("-", ""), "warn"),
+        (f"{ONE},{ONE}", "warn"),
+        (f"w1={ONE},w1={ONE}", "warn"),
+        (f"w1={ONE},{ONE}", "warn"),
+        (f"{ONE},w1={ONE}", "warn"),
+        (f"{ONE},changeme", "fail"),
     ],
 )
-def test_a_secret_that_is_not_trutos_is_told(text: str, level: CheckLevel | None) -> None:
-    assert secrets(text) == ({} if level is None else {"secret": level})
+def test_a_weak_or_duplicate_secret_is_reported(text: str, level: CheckLevel | None) -> None:
+    assert secret_levels(text) == ({} if level is None else {"secret": level})
 
 
-def test_a_secret_made_for_development_is_no_fault() -> None:
-    assert secrets("", is_for_development=True) == {"secret": "yellow"}
+def test_a_generated_development_secret_is_only_a_warning() -> None:
+    assert secret_levels("", has_development_secret=True) == {"secret": "warn"}
 
 
-def test_maintenance_is_not_forgotten() -> None:
-    def setup(**settings: str) -> Config:
+def test_maintenance_mode_is_a_warning() -> None:
+    def config(**settings: str) -> Config:
         return Config(read_settings(settings), build_default_routes("sqlite://"))
 
-    assert levels(evaluate_config(setup())) == {}
-    assert levels(evaluate_config(setup(MAINTENANCE="we move"))) == {"maintenance": "yellow"}
+    assert levels(evaluate_config(config())) == {}
+    assert levels(evaluate_config(config(MAINTENANCE="we move"))) == {"maintenance": "warn"}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, {}),
-        ({"settings": {**SOUND, "fsync": "off"}}, {"durability": "red"}),
-        ({"settings": {**SOUND, "full_page_writes": "off"}}, {"durability": "red"}),
-        ({"settings": {**SOUND, "synchronous_commit": "off"}}, {"durability": "red"}),
+        ({"settings": {**SOUND, "fsync": "off"}}, {"durability": "fail"}),
+        ({"settings": {**SOUND, "full_page_writes": "off"}}, {"durability": "fail"}),
+        ({"settings": {**SOUND, "synchronous_commit": "off"}}, {"durability": "fail"}),
         ({"settings": {**SOUND, "synchronous_commit": "remote_apply"}}, {}),
-        ({"settings": {**SOUND, "transaction_read_only": "on"}}, {"writable": "red"}),
-        ({"version": (11, 22)}, {"version": "red"}),
+        ({"settings": {**SOUND, "transaction_read_only": "on"}}, {"writable": "fail"}),
+        ({"version": (11, 22)}, {"version": "fail"}),
         ({"version": (12,)}, {}),
-        ({"latency_s": 0.2}, {"latency": "yellow"}),
-        ({"clock_ahead_s": -3.0}, {"clock": "yellow"}),
-        ({"free_connections": 19}, {"connections": "yellow"}),
+        ({"latency_s": 0.2}, {"latency": "warn"}),
+        ({"clock_ahead_s": -3.0}, {"clock": "warn"}),
+        ({"free_connections": 19}, {"connections": "warn"}),
         ({"free_connections": 20}, {}),
-        ({"free_connections": -3}, {"connections": "yellow"}),
+        ({"free_connections": -3}, {"connections": "warn"}),
     ],
     ids=str,
 )
-def test_a_postgresql_is_judged_by_its_settings(
+def test_a_postgresql_is_evaluated_by_its_settings(
     changes: dict[str, Any], expected: dict[str, CheckLevel]
 ) -> None:
     assert levels(evaluate_database(replace(POSTGRESQL, **changes), max_connections=20)) == expected
@@ -136,45 +128,46 @@ def test_a_postgresql_is_judged_by_its_settings(
     ("journal", "version", "expected"),
     [
         ("wal", (3, 45, 1), {}),
-        ("delete", (3, 45, 1), {"durability": "yellow"}),
-        ("wal", (3, 34), {"version": "red"}),
+        ("delete", (3, 45, 1), {"durability": "warn"}),
+        ("wal", (3, 34), {"version": "fail"}),
     ],
 )
-def test_a_sqlite_is_judged_by_its_journal(
+def test_a_sqlite_is_evaluated_by_its_journal_mode(
     journal: str, version: tuple[int, ...], expected: dict[str, CheckLevel]
 ) -> None:
-    facts = DatabaseInfo("SQLite", version, 0.0, settings={"journal_mode": journal, "synchronous": "2"})
+    info = DatabaseInfo("SQLite", version, 0.0, settings={"journal_mode": journal, "synchronous": "2"})
 
-    assert levels(evaluate_database(facts, max_connections=20)) == expected
+    assert levels(evaluate_database(info, max_connections=20)) == expected
 
 
 @pytest.mark.parametrize(
     ("ahead_s", "level"),
-    [(0, "green"), (1.9, "green"), (-2.1, "yellow"), (29, "yellow"), (31, "red"), (-99, "red")],
+    [(0, "ok"), (1.9, "ok"), (-2.1, "warn"), (29, "warn"), (31, "fail"), (-99, "fail")],
 )
-def test_clocks_that_differ_are_told(ahead_s: float, level: CheckLevel) -> None:
+def test_a_clock_difference_is_reported(ahead_s: float, level: CheckLevel) -> None:
     assert evaluate_clock(ahead_s).level == level
 
 
 @pytest.mark.parametrize(
-    ("age_s", "level"), [(None, "green"), (5, "green"), (60, "yellow"), (899, "yellow"), (900, "red")]
+    ("age_s", "level"), [(None, "ok"), (5, "ok"), (60, "warn"), (899, "warn"), (900, "fail")]
 )
-def test_a_backlog_is_judged_by_its_age(age_s: float | None, level: CheckLevel) -> None:
+def test_a_backlog_is_evaluated_by_its_age(age_s: float | None, level: CheckLevel) -> None:
     assert evaluate_backlog(age_s).level == level
 
 
-def test_a_sink_that_fails_is_named_with_its_reason() -> None:
-    finding = evaluate_failing_sink(
-        FailingSink("lake", datetime(2026, 11, 25, tzinfo=UTC), "sink_unavailable", 1200)
-    )
+def test_a_failing_sink_is_named_with_its_reason() -> None:
+    since = datetime(2026, 11, 25, tzinfo=UTC)
 
-    assert finding.level == "red"
-    assert "lake" in finding.message
-    assert "1,200" in finding.message
-    assert "sink_unavailable" in finding.advice
+    result = evaluate_failing_sink(FailingSink("lake", since, "sink_unavailable", 1200))
+
+    assert result.level == "fail"
+    assert "lake" in result.message
+    assert "1,200 deliveries" in result.message
+    assert "sink_unavailable" in result.advice
+    assert "1 delivery since" in evaluate_failing_sink(FailingSink("lake", since, "", 1)).message
 
 
-def test_connections_are_counted_for_all_processes() -> None:
+def test_connections_of_all_processes_are_counted() -> None:
     url = "postgresql://h/d"
     settings = read_settings({"DATABASE_URL": url, "WEB_CONCURRENCY": "3", "WORKER_CONCURRENCY": "4"})
 
@@ -187,22 +180,24 @@ def test_connections_are_counted_for_all_processes() -> None:
     ("changes", "expected"),
     [
         ({}, {}),
-        ({"policy": "allkeys-lru"}, {"eviction": "red"}),
-        ({"policy": "volatile-ttl"}, {"eviction": "yellow"}),
-        ({"policy": ""}, {"eviction": "yellow"}),
-        ({"used_bytes": 80 * MIB}, {"memory": "yellow"}),
-        ({"used_bytes": 95 * MIB}, {"memory": "red"}),
+        ({"policy": "allkeys-lru"}, {"eviction": "fail"}),
+        ({"policy": "volatile-ttl"}, {"eviction": "warn"}),
+        ({"policy": ""}, {"eviction": "warn"}),
+        ({"used_bytes": 80 * MIB}, {"memory": "warn"}),
+        ({"used_bytes": 95 * MIB}, {"memory": "fail"}),
         ({"used_bytes": 95 * MIB, "limit_bytes": 0}, {}),
-        ({"is_appending": False}, {"persistence": "yellow"}),
-        ({"is_appending": False, "snapshots": "3600 1"}, {"persistence": "yellow"}),
-        ({"is_appending": False, "snapshots": None}, {"persistence": "yellow"}),
-        ({"version": (4, 0)}, {"version": "red"}),
-        ({"is_replica": True}, {"writable": "red"}),
-        ({"latency_s": 0.06}, {"latency": "yellow"}),
+        ({"is_appending": False}, {"persistence": "warn"}),
+        ({"is_appending": False, "snapshots": "3600 1"}, {"persistence": "warn"}),
+        ({"is_appending": False, "snapshots": None}, {"persistence": "warn"}),
+        ({"version": (4, 0)}, {"version": "fail"}),
+        ({"is_replica": True}, {"writable": "fail"}),
+        ({"latency_s": 0.06}, {"latency": "warn"}),
     ],
     ids=str,
 )
-def test_a_redis_is_judged_by_what_it_says(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
+def test_a_redis_is_evaluated_by_its_configuration(
+    changes: dict[str, Any], expected: dict[str, CheckLevel]
+) -> None:
     assert levels(evaluate_redis(replace(REDIS, **changes))) == expected
 
 
@@ -210,15 +205,15 @@ def test_a_redis_is_judged_by_what_it_says(changes: dict[str, Any], expected: di
     ("changes", "expected"),
     [
         ({}, {}),
-        ({"workers": 0}, {"alive": "red"}),
-        ({"waiting_jobs": 500}, {"jobs": "yellow"}),
-        ({"failed_jobs": 1}, {"jobs": "yellow"}),
-        ({"spooled": 1}, {"spool": "yellow"}),
-        ({"unreadable": 1}, {"unreadable": "yellow"}),
+        ({"workers": 0}, {"alive": "fail"}),
+        ({"waiting_jobs": 500}, {"jobs": "warn"}),
+        ({"failed_jobs": 1}, {"jobs": "warn"}),
+        ({"spooled": 1}, {"spool": "warn"}),
+        ({"unreadable": 1}, {"unreadable": "warn"}),
     ],
     ids=str,
 )
-def test_a_queue_is_judged_by_what_waits(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
+def test_a_queue_is_evaluated_by_its_counts(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
     assert levels(evaluate_queue(replace(QUEUE, **changes))) == expected
 
 
@@ -227,15 +222,15 @@ def test_a_queue_is_judged_by_what_waits(changes: dict[str, Any], expected: dict
     [
         ({}, {}),
         ({"is_active": None}, {}),
-        ({"is_active": False}, {"webhook": "red"}),
-        ({"target_url": "http://h.example/webhooks/truto"}, {"target": "red"}),
-        ({"target_url": "https://h.example/other"}, {"target": "red"}),
-        ({"event_types": ("sync_job_run:record",)}, {"events": "red"}),
-        ({"event_types": (), "is_active": False}, {"events": "red", "webhook": "red"}),
+        ({"is_active": False}, {"webhook": "fail"}),
+        ({"target_url": "http://h.example/webhooks/truto"}, {"target": "fail"}),
+        ({"target_url": "https://h.example/other"}, {"target": "fail"}),
+        ({"event_types": ("sync_job_run:record",)}, {"events": "fail"}),
+        ({"event_types": (), "is_active": False}, {"events": "fail", "webhook": "fail"}),
     ],
     ids=str,
 )
-def test_a_webhook_is_judged_as_truto_tells_it(
+def test_a_webhook_is_evaluated_by_what_truto_returns(
     changes: dict[str, Any], expected: dict[str, CheckLevel]
 ) -> None:
     webhook = Webhook("w", "https://h.example/webhooks/truto", True, SUBSCRIBED_EVENTS)
@@ -244,60 +239,60 @@ def test_a_webhook_is_judged_as_truto_tells_it(
 
 
 @pytest.mark.parametrize(
-    ("http_status", "told", "level"),
+    ("http_status", "response_json", "level"),
     [
-        (200, {"status": "accepted", "delivery": ONE}, "green"),
-        (200, {"status": "duplicate", "delivery": ONE}, "green"),
-        (200, {"status": "quarantined", "delivery": ONE}, "red"),
-        (200, {"status": "accepted", "delivery": "x"}, "red"),
-        (200, {}, "red"),
-        (401, {"status": "unauthorized"}, "red"),
-        (404, {}, "red"),
-        (503, {"status": "unavailable"}, "red"),
-        (301, {}, "red"),
+        (200, {"status": "accepted", "delivery": ONE}, "ok"),
+        (200, {"status": "duplicate", "delivery": ONE}, "ok"),
+        (200, {"status": "quarantined", "delivery": ONE}, "fail"),
+        (200, {"status": "accepted", "delivery": "x"}, "fail"),
+        (200, {}, "fail"),
+        (401, {"status": "unauthorized"}, "fail"),
+        (404, {}, "fail"),
+        (503, {"status": "unavailable"}, "fail"),
+        (301, {}, "fail"),
     ],
 )
-def test_an_answer_is_judged_as_truto_would(
-    http_status: int, told: dict[str, Any], level: CheckLevel
+def test_only_a_200_that_names_a_stored_delivery_is_ok(
+    http_status: int, response_json: dict[str, Any], level: CheckLevel
 ) -> None:
-    delivery, finding = evaluate_response(http_status, told, "http://h/p")
+    delivery_id, result = evaluate_response(http_status, response_json, "http://h/p")
 
-    assert (finding.level, delivery is not None) == (level, level == "green")
-    assert str(http_status) in finding.message
-    levels([finding])
+    assert (result.level, delivery_id is not None) == (level, level == "ok")
+    assert str(http_status) in result.message
+    levels([result])
 
 
 @pytest.mark.parametrize(
-    ("state", "level"), [("settled", "green"), ("unrouted", "green"), ("pending", "yellow"), (None, "red")]
+    ("state", "level"), [("settled", "ok"), ("unrouted", "ok"), ("pending", "warn"), (None, "fail")]
 )
-def test_what_became_of_the_event_is_told(state: str | None, level: CheckLevel) -> None:
+def test_the_test_event_is_evaluated_by_its_state(state: str | None, level: CheckLevel) -> None:
     assert evaluate_state(state).level == level
 
 
-@pytest.mark.parametrize(("mib", "level"), [(255, "red"), (2047, "yellow"), (2048, "green")])
-def test_a_disk_that_fills_up_is_told(mib: int, level: CheckLevel) -> None:
+@pytest.mark.parametrize(("mib", "level"), [(255, "fail"), (2047, "warn"), (2048, "ok")])
+def test_a_disk_with_little_free_space_is_reported(mib: int, level: CheckLevel) -> None:
     assert evaluate_free_space("store", mib * MIB).level == level
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
-    [("ext4", []), ("xfs", []), ("", []), ("tmpfs", ["red"]), ("overlay", ["yellow"]), ("nfs4", ["yellow"])],
+    ("file_system", "expected"),
+    [("ext4", []), ("xfs", []), ("", []), ("tmpfs", ["fail"]), ("overlay", ["warn"]), ("nfs4", ["warn"])],
 )
-def test_a_disk_that_is_none_is_told(kind: str, found: list[CheckLevel]) -> None:
-    assert [finding.level for finding in evaluate_file_system("store", kind)] == found
+def test_a_volatile_or_remote_file_system_is_reported(file_system: str, expected: list[CheckLevel]) -> None:
+    assert [result.level for result in evaluate_file_system("store", file_system)] == expected
 
 
-def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parent(tmp_path: Path) -> None:
+def test_a_missing_folder_has_the_disk_of_its_parent(tmp_path: Path) -> None:
     assert read_free_bytes(tmp_path / "not" / "there") == pytest.approx(read_free_bytes(tmp_path), rel=0.1)
     assert read_file_system(tmp_path / "not" / "there") == read_file_system(tmp_path)
     assert read_file_system(Path("/proc")) == "proc"
 
 
-def test_latency_is_told_in_milliseconds() -> None:
-    assert evaluate_latency("store", 0.0123).message == "answers in 12.3 ms"
+def test_latency_is_shown_in_milliseconds() -> None:
+    assert evaluate_latency("store", 0.0123).message == "responds in 12.3 ms"
 
 
-def test_a_check_that_fails_or_hangs_hides_no_other() -> None:
+def test_a_check_that_raises_or_hangs_does_not_affect_the_others() -> None:
     forever = threading.Event()
 
     def hangs() -> Iterator[CheckResult]:
@@ -308,52 +303,60 @@ def test_a_check_that_fails_or_hangs_hides_no_other() -> None:
         yield ok("broken", "first", "there")
         raise ValueError("postgres://u:hunter2@h/d")
 
-    def is_away() -> Iterable[CheckResult]:
+    def is_unreachable() -> Iterable[CheckResult]:
         raise QueueUnavailable("Redis failed")
 
     checks = {
         "slow": hangs,
         "broken": breaks,
-        "away": is_away,
+        "away": is_unreachable,
         "fine": lambda: [ok("fine", "all", "well")],
     }
-    found = run_checks(checks, timeout_s=0.3)
+    results = run_checks(checks, timeout_s=0.3)
     forever.set()
 
-    assert [(finding.component, finding.check, finding.level) for finding in found] == [
-        ("slow", "first", "green"),
-        ("slow", "time", "red"),
-        ("broken", "first", "green"),
-        ("broken", "check", "red"),
-        ("away", "reachable", "red"),
-        ("fine", "all", "green"),
+    assert [(result.component, result.check, result.level) for result in results] == [
+        ("slow", "first", "ok"),
+        ("slow", "timeout", "fail"),
+        ("broken", "first", "ok"),
+        ("broken", "error", "fail"),
+        ("away", "reachable", "fail"),
+        ("fine", "all", "ok"),
     ]
-    assert "hunter2" not in str(found)
-    assert "ValueError" in found[3].message
+    assert "hunter2" not in str(results)
+    assert "ValueError" in results[3].message
 
 
-def test_findings_fit_a_terminal_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_fit_a_terminal_and_show_their_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     words = "words that go on and on " * 8
-    found = [
+    results = [
         ok("store", "a", "fine"),
         warn("store", "b", words, "Run: rapidbridge-x --no-post"),
         fail("r", "c", "m", words),
     ]
 
-    lines = [click.unstyle(line) for line in result_lines(found)]
+    lines = [click.unstyle(line) for line in result_lines(results)]
 
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if not line.startswith(" ")] == [
         "store",
         "r",
         "",
-        "1 to mend, 1 to look at, 1 fine.",
+        "1 ok, 1 warn, 1 fail.",
     ]
     assert re.sub(r"\s+", " ", " ".join(lines)).count("-> ") == 2
-    assert click.unstyle(list(result_lines(found[:1]))[-1]) == "Everything is set up."
-    assert click.unstyle(list(result_lines(found[:2]))[-1]).startswith("It works. 1 to look at")
+    assert click.unstyle(list(result_lines(results[:1]))[-1]) == "1 ok, 0 warn, 0 fail."
+    assert click.unstyle(list(result_lines(results[:2]))[-1]) == "1 ok, 1 warn, 0 fail."
+    assert (is_ok(results[:2]), is_ok(results)) == (True, False)
 
 
-def test_a_secret_of_any_uuid_is_fine() -> None:
-    assert all(secrets(str(uuid4())) == {} for _ in range(200))
+def test_control_characters_of_other_systems_are_not_printed() -> None:
+    results = [fail("truto", "webhook", "\x1b[2J is switched off", "Run: x \x1b[31m")]
+
+    assert "\x1b" not in click.unstyle("".join(result_lines(results)))
+    assert "\ufffd[2J" in "".join(result_lines(results))
+
+
+def test_any_uuid_is_accepted_as_a_secret() -> None:
+    assert all(secret_levels(str(uuid4())) == {} for _ in range(200))

@@ -1,26 +1,26 @@
-"""What a webhook needs, where it may send to, how its secret is kept, and how deliveries are shown."""
+"""Rules for a webhook's events and target URL, its secret in an env file, and payload shapes."""
 
 import json
 
 import pytest
 
-from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
-from tests.unit.test_readme import ROOT
+from tests.support.documentation import ROOT
 
 NEW = "id=new"
 
 
-def test_a_webhook_with_all_events_lacks_none() -> None:
+def test_a_webhook_with_all_events_misses_none() -> None:
     assert find_missing_events(SUBSCRIBED_EVENTS) == ()
     assert find_missing_events(["*"]) == ()
     assert find_missing_events(["sync_job_run:*", "integrated_account:created"]) == ()
 
 
-def test_what_a_webhook_lacks_is_named() -> None:
+def test_missing_events_are_named() -> None:
     assert find_missing_events([]) == tuple(
         f"sync_job_run:{action}"
         for action in ("record", "record_error", "started", "completed", "failed", "stopped")
@@ -30,14 +30,14 @@ def test_what_a_webhook_lacks_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("either", ["stopped", "updated"])
-def test_a_stop_may_be_told_in_either_way(either: str) -> None:
+@pytest.mark.parametrize("action", ["stopped", "updated"])
+def test_one_of_the_two_stop_events_is_enough(action: str) -> None:
     others = [event for event in SUBSCRIBED_EVENTS if event.partition(":")[2] not in ("stopped", "updated")]
 
-    assert find_missing_events([*others, f"sync_job_run:{either}"]) == ()
+    assert find_missing_events([*others, f"sync_job_run:{action}"]) == ()
 
 
-def test_each_event_stands_in_the_docs_with_its_reason() -> None:
+def test_every_subscribed_event_is_documented() -> None:
     page = (ROOT / "docs/protocol.md").read_text()
     part = page.partition("## Which events a webhook needs")[2].partition("\n## ")[0]
 
@@ -57,24 +57,26 @@ def test_each_event_stands_in_the_docs_with_its_reason() -> None:
         ("https://receiver/webhooks/truto", "cannot reach"),
         ("https://receiver.local/webhooks/truto", "cannot reach"),
         ("https://sync.example.com", "/webhooks/truto"),
-        ("https://sync.example.com/webhooks/truto/", "/webhooks/truto"),
-        ("sync.example.com/webhooks/truto", "no address"),
-        ("https://[broken/webhooks/truto", "no address"),
+        ("https://sync.example.com/webhooks/truto/", None),
+        ("https://sync.example.com/webhooks/truto//", "/webhooks/truto"),
+        ("sync.example.com/webhooks/truto", "not a URL"),
+        ("https://[broken/webhooks/truto", "not a URL"),
     ],
 )
-def test_an_address_that_truto_cannot_reach_is_told_apart(url: str, hint: str | None) -> None:
-    fault = find_target_problem(url)
+def test_a_target_url_that_truto_cannot_reach_is_a_problem(url: str, hint: str | None) -> None:
+    problem = find_target_problem(url)
 
-    assert fault is None if hint is None else hint in (fault or "")
+    assert problem is None if hint is None else hint in (problem or "")
 
 
-def test_an_address_is_shown_without_what_may_be_secret() -> None:
+def test_a_redacted_url_has_no_user_password_or_query() -> None:
     assert (
-        redact_address("https://user:hunter2@h.example:8443/p?token=hunter2#x") == "https://h.example:8443/p"
+        redact_target_url("https://user:hunter2@h.example:8443/p?token=hunter2#x")
+        == "https://h.example:8443/p"
     )
-    assert redact_address("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
-    assert redact_address("https://[::1]:1/p") == "https://[::1]:1/p"
-    assert redact_address("https://h:port/hunter2") == "(no address)"
+    assert redact_target_url("https://h.example/\x1b[2J") == "https://h.example/\ufffd[2J"
+    assert redact_target_url("https://[::1]:1/p") == "https://[::1]:1/p"
+    assert redact_target_url("https://h:port/hunter2") == "(not a URL)"
 
 
 @pytest.mark.parametrize(
@@ -97,17 +99,17 @@ def test_an_address_is_shown_without_what_may_be_secret() -> None:
         ("A=1\r\nTRUTO_WEBHOOK_SECRET=a\r\n", "A=1\r\nTRUTO_WEBHOOK_SECRET=a,id=new\r\n"),
     ],
 )
-def test_a_secret_is_added_and_all_else_stays(before: str, after: str) -> None:
+def test_a_secret_is_appended_and_the_rest_is_unchanged(before: str, after: str) -> None:
     assert merge_secret(before, NEW) == after
 
 
 @pytest.mark.parametrize("text", ['TRUTO_WEBHOOK_SECRET="a\nb"\n', "TRUTO_WEBHOOK_SECRET='a' 'b'\n"])
-def test_what_is_written_otherwise_is_left_alone(text: str) -> None:
+def test_a_value_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--env-file"):
         merge_secret(text, NEW)
 
 
-def test_a_delivery_is_shown_by_its_names_alone() -> None:
+def test_a_payload_is_shown_by_its_field_names_only() -> None:
     records = [{"id": 1, "name": "Ada"}, {"id": 2, "email": "a@b"}]
     body = json.dumps({"event": "e", "payload": {"resource": "crm/contacts", "records": records}}).encode()
 
@@ -120,22 +122,22 @@ def test_a_delivery_is_shown_by_its_names_alone() -> None:
 @pytest.mark.parametrize(
     ("payload", "line"),
     [
-        ({}, "payload: nothing"),
-        (None, "payload: nothing"),
+        ({}, "payload: no fields"),
+        (None, "payload: null"),
         (["x"], "payload: a list"),
-        ({"record": {"id": 1}}, "1 records: id"),
+        ({"record": {"id": 1}}, "1 record: id"),
         ({"records": [1, 2]}, "2 records: a number"),
         ({"\x1b[2J": 1}, "payload: \ufffd[2J"),
         ({str(number): 1 for number in range(15)}, "and 3 more"),
     ],
 )
-def test_odd_payloads_are_shown_too(payload: object, line: str) -> None:
+def test_unusual_payloads_are_shown(payload: object, line: str) -> None:
     shown_lines = "\n".join(shape_lines(json.dumps({"payload": payload}).encode(), with_values=False))
 
     assert line in shown_lines
 
 
-def test_what_is_no_json_is_told_so() -> None:
+def test_a_body_that_is_not_json_is_shown_without_control_characters() -> None:
     assert list(shape_lines(b"\x1b[2J", with_values=False)) == ["not JSON"]
     assert "\x1b" not in "".join(shape_lines(b"\x1b[2J", with_values=True))
     assert "\x1b" not in "".join(shape_lines(b'{"payload": "\\u001b\xc2\x9b"}', with_values=True))

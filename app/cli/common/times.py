@@ -1,44 +1,25 @@
-"""Times as somebody types them."""
+"""Options for times, such as --since 7d."""
 
-import re
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 
-from app.truto.coerce import as_time
+from app.times import parse_time
 
-_AGO_PATTERN = re.compile(r"(\d{1,6})\s*(m|min|h|d|w)")
-_UNITS = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DAYS_AGO = {"today": 0, "yesterday": 1}
 _TYPED_KEY = f"{__name__}.typed"
 
 
 def parse_time_option(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
-    """Read a time, for click: ISO 8601 (UTC where it names no offset), how long ago, or a day."""
+    """Parse the value of a time option, as a click callback."""
     if value is None:
         return None
     context.meta.setdefault(_TYPED_KEY, {})[option.name] = value
-    return parse_time(value, now=datetime.now(UTC))
+    try:
+        return parse_time(value, now=datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 def get_typed_times(context: click.Context) -> dict[str, str]:
-    """Return the times of a command as they were typed, by the names of their options."""
+    """Return the times of a command as they were typed, by option name."""
     return dict(context.meta.get(_TYPED_KEY, {}))
-
-
-def parse_time(value: str, *, now: datetime) -> datetime:
-    """Read a time as `moment` does; raises click.BadParameter for what is none."""
-    text = value.strip().lower()
-    if ago := _AGO_PATTERN.fullmatch(text):
-        with suppress(OverflowError):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        # Before there was time.
-        return datetime.min.replace(tzinfo=UTC)
-    if text in _DAYS_AGO:
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        return midnight - timedelta(days=_DAYS_AGO[text])
-    if (time := as_time(value)) is None:
-        hint = "write 90m, 12h, 7d, today, 2026-11-25 or 2026-11-25T08:00 (UTC)."
-        raise click.BadParameter(f"{value!r} is no time: {hint}")
-    return time

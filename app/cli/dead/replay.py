@@ -1,4 +1,4 @@
-"""rapidbridge dead replay."""
+"""rapidbridge dead replay: redeliver failed deliveries."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,40 +8,46 @@ import click
 from app.cli.common.options import filter_options
 from app.cli.common.times import get_typed_times
 from app.cli.dead.choosing import build_failure_filter
-from app.cli.replay.again import replay_deliveries
-from app.cli.replay.asking import ReplayRequest
+from app.cli.replay import replay_deliveries
 from app.config.load import read_config
 from app.database.engine import open_database
-from app.store.failures import FAILED_STATES, count_dead_records
+from app.replay.request import ReplayRequest, select_dead_records, select_failed
+from app.store.failures import count_dead_records
 
 
 @click.command(name="replay")
 @filter_options
 @click.option(
-    "--records", "are_records", is_flag=True, help="Settled deliveries with dead records, instead of these."
+    "--records",
+    "with_dead_records",
+    is_flag=True,
+    help="Replay settled deliveries with dead records, instead of failed deliveries.",
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
-@click.option("--dry-run", "dry_run", is_flag=True, help="Count what would be replayed; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask before more than 1,000 deliveries.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Replay at most this many deliveries a second."
+)
+@click.option("--dry-run", is_flag=True, help="Count the deliveries to replay; change nothing.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation of more than 1,000 deliveries.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 @click.pass_context
 def replay_dead(
     context: click.Context,
     /,
     *,
-    are_records: bool,
+    with_dead_records: bool,
     rate: float | None,
     dry_run: bool,
     yes: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Deliver again what did not reach its sinks, once its cause is mended.
+    """Deliver failed deliveries again, after their cause is fixed.
 
-    As `rapidbridge replay` does, of which it is the part about dead, quarantined, unrouted and late
-    deliveries: without options, all of them. Dead records of settled deliveries are left alone, unless
-    --records: then those deliveries are replayed, and --reason is that of the records. Exits 1 if any did not
-    get through again.
+    Like `rapidbridge replay`, for dead, quarantined, unrouted and late deliveries: all of them without
+    filters. Dead records of settled deliveries are not included. With --records, the settled deliveries
+    with dead records are replayed instead, and --reason is the reason of the records.
+
+    Exits 1 if a delivery fails again.
 
     \b
     Examples:
@@ -50,18 +56,24 @@ def replay_dead(
       rapidbridge dead replay --records --reason not_object
     """
     delivery_filter = build_failure_filter(options)
-    if are_records and delivery_filter.states:
-        raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    store = open_database(read_config().settings.database_url, interactive=True)
-    others = 0 if are_records else count_dead_records(store, replace(delivery_filter, states=(), reason=""))
-    if others:
-        click.echo(f"{others:,} dead records of settled deliveries are not among these: --records.", err=True)
-    if are_records:
-        reason = delivery_filter.reason
-        delivery_filter = replace(
-            delivery_filter, states=("settled",), reason="", has_dead_records=True, record_reason=reason
-        )
+    if with_dead_records and delivery_filter.states:
+        raise click.UsageError("--records replays settled deliveries: leave out --state.")
+    database = open_database(read_config().settings.database_url, interactive=True)
+    if with_dead_records:
+        delivery_filter = select_dead_records(delivery_filter)
     else:
-        delivery_filter = replace(delivery_filter, states=delivery_filter.states or FAILED_STATES)
-    request = ReplayRequest(delivery_filter, get_typed_times(context), "", None)
-    replay_deliveries(store, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
+        records = count_dead_records(database, replace(delivery_filter, states=(), reason=""))
+        if records:
+            click.echo(_format_excluded(records), err=True)
+        delivery_filter = select_failed(delivery_filter)
+    request = ReplayRequest(delivery_filter, get_typed_times(context))
+    replay_deliveries(database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
+
+
+def _format_excluded(records: int) -> str:
+    subject = (
+        "1 dead record of settled deliveries is"
+        if records == 1
+        else (f"{records:,} dead records of settled deliveries are")
+    )
+    return f"{subject} not included. To replay them, run: rapidbridge dead replay --records"

@@ -1,19 +1,19 @@
-"""rapidbridge webhook: the webhook at Truto, and what it sends."""
+"""Command group `rapidbridge webhook`: webhooks at Truto."""
 
 import click
 
 from app.cli.webhook.create import create
 from app.cli.webhook.listen import listen
+from app.cli.webhook.reactivate import reactivate
 from app.cli.webhook.show import show
-from app.cli.webhook.test import reactivate
 from app.cli.webhook.test import test as test_webhook
 
 
 @click.group()
 def webhook() -> None:
-    """Create a webhook at Truto, look at it, try it out, switch it on again, watch what it sends.
+    """Create, check, test and reactivate webhooks at Truto; watch their events.
 
-    All but `listen` needs TRUTO_API_TOKEN.
+    All commands but `listen` need TRUTO_API_TOKEN.
     """
 
 

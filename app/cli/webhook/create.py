@@ -1,4 +1,4 @@
-"""rapidbridge webhook create."""
+"""Command `rapidbridge webhook create`: create a webhook at Truto."""
 
 import json
 import sys
@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from app.cli.runs.asking import JSON_OPTION, open_truto_api
-from app.cli.webhook.addresses import find_target_problem, redact_address
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
+from app.plural import count_of
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 _SECRET_SETTING = "TRUTO_WEBHOOK_SECRET"  # noqa: S105  # a name
@@ -28,12 +29,12 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
 
 
 @click.command()
-@click.option("--url", required=True, callback=_check_target, help="Where Truto is to send to: https://….")
+@click.option("--url", required=True, callback=_check_target, help="Target URL of the webhook: https://…")
 @click.option(
     "--events",
     multiple=True,
     callback=_parse_events,
-    help="Which events, comma-separated.  [default: all that matter here]",
+    help="Events, comma-separated.  [default: all that the receiver uses]",
 )
 @click.option(
     "--env-file",
@@ -42,10 +43,10 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
 )
 @JSON_OPTION
 def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: bool) -> None:
-    """Create a webhook at Truto, and tell its secret: Truto shows it this once.
+    """Create a webhook at Truto and print its secret.
 
-    Add the printed setting to the receiver's, then restart it. Name the webhook's id as `webhook_id` in your
-    sync jobs.
+    Truto shows the secret only once: add the printed value to the receiver's TRUTO_WEBHOOK_SECRET and restart
+    the receiver. Set the webhook's id as `webhook_id` in your sync jobs.
 
     \b
     Example:
@@ -61,13 +62,14 @@ def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: b
         except TrutoRefused as error:
             click.echo(str(error), err=True)
             if error.http_status in (400, 422):
-                click.echo(
-                    f"If it does not know an event, name others. Asked for: {','.join(events)}", err=True
-                )
+                requested = ",".join(events)
+                click.echo(f"If Truto does not know an event, set --events. Requested: {requested}", err=True)
             sys.exit(1)
     if not webhook.secret:
         click.echo(
-            f"Truto created webhook {webhook.id} and told no secret: nothing of it can be verified.", err=True
+            f"Truto created webhook {webhook.id} but returned no secret: its deliveries cannot be verified. "
+            "Delete it at Truto and create another one.",
+            err=True,
         )
         sys.exit(1)
     secret_file = _save_secret(file, webhook) if file else None
@@ -80,20 +82,24 @@ def _save_secret(file: EnvFile, webhook: Webhook) -> Path | None:
     try:
         file.add_secret(f"{webhook.id}={webhook.secret}")
     except OSError as error:
-        # It cannot be had a second time: shown after all.
-        click.echo(f"{file.path} cannot be written ({error.strerror}): the secret is printed.", err=True)
+        # Truto does not show the secret again: print it, so that it is not lost.
+        click.echo(f"Cannot write {file.path} ({error.strerror}): the secret is printed instead.", err=True)
         return None
     return file.path
 
 
 def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_file: Path | None) -> None:
-    click.echo(f"Webhook {webhook.id} sends {len(events)} kinds of events to {redact_address(url)}")
+    click.echo(
+        f"Webhook {webhook.id} sends {count_of(len(events), 'event type')} to {redact_target_url(url)}"
+    )
     if secret_file:
-        click.echo(f"Its secret was added to {_SECRET_SETTING} in {secret_file}.")
+        click.echo(f"Added its secret to {_SECRET_SETTING} in {secret_file}.")
     else:
-        click.echo("Truto shows its secret this once. Set it, beside those that are set already:\n")
+        click.echo(
+            "Truto shows the secret only once. Add it to the receiver's settings, after any other secret:\n"
+        )
         click.echo(f"{_SECRET_SETTING}={webhook.id}={webhook.secret}\n")
-    click.echo(f"Restart the receiver, then try it out: rapidbridge webhook test {webhook.id}")
+    click.echo(f"Restart the receiver, then run: rapidbridge webhook test {webhook.id}")
 
 
 def _print_json(webhook: Webhook, events: Sequence[str], secret_file: Path | None) -> None:

@@ -1,4 +1,8 @@
-"""Puts a secret into a file of settings: everything else in it stays as it is."""
+"""Addition of a webhook secret to an env file.
+
+Only the value changes. dotenv.set_key does not serve: it rewrites the whole line (comment, quotes, `export`),
+changes every occurrence, turns CRLF into LF, and leaves the file readable by others.
+"""
 
 import os
 import re
@@ -8,7 +12,7 @@ from pathlib import Path
 from app.errors import ConfigError
 
 _SETTING_NAME = "TRUTO_WEBHOOK_SECRET"
-# As `.env` files are written: perhaps exported, quoted, or with a comment behind.
+# The forms in use in env files: exported, quoted, with a comment at the end.
 _SETTING_LINE = re.compile(
     rf"""^(?P<head>[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=[ \t]*)
     (?: '(?P<single>[^'\n]*)' | "(?P<double>[^"\n]*)" | (?P<plain>(?!['"])[^\r\n]*?) )
@@ -19,17 +23,17 @@ _SETTING_START = re.compile(rf"^[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=", 
 
 
 def merge_secret(text: str, secret: str) -> str:
-    """Return the text of a settings file with one more secret in it, after those that it has. Pure.
+    """Return the text of an env file with a secret appended to TRUTO_WEBHOOK_SECRET. Pure.
 
-    secret: "webhook_id=value". Raises ConfigError where the setting is written in a way not read here.
+    secret: "webhook_id=value". Raises ConfigError if the present value spans lines or is quoted in parts.
     """
     lines = list(_SETTING_LINE.finditer(text))
     if len(lines) != len(_SETTING_START.findall(text)):
-        raise ConfigError([f"--env-file: the {_SETTING_NAME} in it cannot be read. Write it on one line."])
+        raise ConfigError([f"--env-file: cannot parse {_SETTING_NAME} in the file. Write it on one line."])
     if not lines:
         gap = "" if not text or text.endswith("\n") else "\n"
         return f"{text}{gap}{_SETTING_NAME}={secret}\n"
-    # The last one holds.
+    # If the setting occurs several times, the last one is in effect.
     line = lines[-1]
     kind = next(name for name in ("single", "double", "plain") if line[name] is not None)
     quote = {"single": "'", "double": '"', "plain": ""}[kind]
@@ -39,26 +43,32 @@ def merge_secret(text: str, secret: str) -> str:
 
 
 class EnvFile:
-    """A file of settings. Raises ConfigError where it cannot be read, OSError where it cannot be written."""
+    """An env file, which need not exist yet.
+
+    Raises ConfigError if it cannot be read, OSError if it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        # Where it is a link, what it leads to is changed.
+        # Replacing a symlink itself would leave its target unchanged.
         self.path = path.resolve()
 
     def check_writable(self) -> None:
-        """Find out beforehand whether a secret can be added: Truto tells it only once."""
+        """Raise ConfigError if a secret could not be added.
+
+        Checked before Truto creates the webhook, because Truto shows the secret only once.
+        """
         try:
             merge_secret(self._read_text(), "x=x")
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise ConfigError([f"--env-file: {self.path} cannot be written ({reason})."]) from error
+            raise ConfigError([f"--env-file: cannot write {self.path} ({reason})."]) from error
 
     def add_secret(self, secret: str) -> None:
-        """Add a secret; nobody but its owner can read the file from then on."""
+        """Append a secret, and make the file readable by its owner only."""
         text = merge_secret(self._read_text(), secret)
-        # Beside it, then renamed: there is never half a file.
+        # Write a temporary file and rename it: a crash never leaves a partial file. mkstemp's mode is 0600.
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         temporary = Path(name)
         try:
@@ -73,10 +83,10 @@ class EnvFile:
 
     def _read_text(self) -> str:
         try:
-            # As it stands, line ends included.
+            # newline="" keeps the line endings.
             with self.path.open(encoding="utf-8", newline="") as file:
                 return file.read()
         except FileNotFoundError:
             return ""
         except UnicodeDecodeError as error:
-            raise ConfigError([f"--env-file: {self.path} is no UTF-8 text."]) from error
+            raise ConfigError([f"--env-file: {self.path} is not UTF-8 text."]) from error

@@ -1,26 +1,28 @@
-"""What a delivery is made of, told without its values. Pure."""
+"""Field names of a payload and its records, without their values. Pure."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from app.cli.common.output import replace_control_chars
+from app.plural import count_of
 from app.truto.coerce import as_object
 
 _MAX_NAMES = 12
-# Records of one page are alike: the first ones name their fields.
+# Records of one page are alike: the first ones show the fields of all.
 _SAMPLE_SIZE = 100
+_TYPE_NAMES = {type(None): "null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
 
 
 def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
-    """Yield what a body holds: the names in its payload and in its records, or everything."""
+    """Yield the field names of a body's payload and records; with_values: the whole payload."""
     try:
         payload = as_object(json.loads(body)).get("payload")
     except (ValueError, RecursionError):
         yield "not JSON" if not with_values else ascii(body[:2000])
         return
     if with_values:
-        # Escaped, so that nothing in it moves the cursor.
+        # json.dumps escapes control characters, so no value can move the cursor.
         yield from json.dumps(payload, indent=2).splitlines()
         return
     if not isinstance(payload, dict):
@@ -30,7 +32,7 @@ def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
     records = payload.get("records", payload.get("record"))
     items = records if isinstance(records, list) else [] if records is None else [records]
     if items:
-        yield f"{len(items):,} records: {_list_fields(items[:_SAMPLE_SIZE])}"
+        yield f"{count_of(len(items), 'record')}: {_list_fields(items[:_SAMPLE_SIZE])}"
 
 
 def _list_fields(records: list[Any]) -> str:
@@ -43,10 +45,8 @@ def _list_fields(records: list[Any]) -> str:
 def _list_names(members: dict[str, Any]) -> str:
     names = [replace_control_chars(name) for name in members]
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return (", ".join(names[:_MAX_NAMES]) or "nothing") + more
+    return (", ".join(names[:_MAX_NAMES]) or "no fields") + more
 
 
 def _describe_type(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    return {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}.get(type(value), "a number")
+    return _TYPE_NAMES.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""rapidbridge webhook show."""
+"""Command `rapidbridge webhook show`: state of webhooks at Truto."""
 
 import json
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from app.checks.known_webhooks import list_known_webhooks
 from app.cli.common.output import replace_control_chars
 from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
-from app.cli.webhook.addresses import find_target_problem, redact_address
-from app.cli.webhook.known import list_known_webhooks
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
+from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import Webhook, find_missing_events
 
 _WIDTH = 9
@@ -22,10 +22,11 @@ _WIDTH = 9
 @click.argument("webhook_ids", nargs=-1, metavar="[ID...]", callback=parse_truto_ids)
 @JSON_OPTION
 def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
-    """Show webhooks as they stand at Truto: switched on, sent where, which events, and what is missing.
+    """Show the state, target URL and events of webhooks.
 
-    Without an ID: those that TRUTO_WEBHOOK_SECRET pins, and those that recent runs were sent to. Exits 1 if
-    one is unknown to Truto, switched off, or lacks events.
+    Without an ID: the webhooks that TRUTO_WEBHOOK_SECRET pins and those that recent runs used.
+
+    Exit codes: 0 if all are fine; 1 if a webhook is unknown to Truto, inactive or lacks events.
 
     \b
     Example:
@@ -34,18 +35,18 @@ def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
     with open_truto_api() as api:
         ids = webhook_ids or list_known_webhooks(read_settings(read_environment()))
         if not ids:
-            raise click.UsageError("No webhook is known here yet: name its id.")
-        lines: list[dict[str, Any]] = []
+            raise click.UsageError("No webhook is known yet; pass its ID.")
+        webhooks: list[dict[str, Any]] = []
         for webhook_id in ids:
             try:
-                lines.append(_webhook_fields(api.get_webhook(webhook_id)))
+                webhooks.append(_webhook_fields(api.get_webhook(webhook_id)))
             except TrutoRefused as error:
-                lines.append({"id": webhook_id, "is_fine": False, "message": str(error)})
+                webhooks.append({"id": webhook_id, "ok": False, "message": str(error)})
     if as_json:
-        click.echo(json.dumps(lines))
+        click.echo(json.dumps(webhooks))
     else:
-        click.echo("\n".join(text for line in lines for text in _webhook_lines(line)))
-    if not all(line["is_fine"] for line in lines):
+        click.echo("\n".join(line for fields in webhooks for line in _webhook_lines(fields)))
+    if not all(fields["ok"] for fields in webhooks):
         sys.exit(1)
 
 
@@ -54,35 +55,34 @@ def _webhook_fields(webhook: Webhook) -> dict[str, Any]:
     return {
         "id": webhook.id,
         "is_active": webhook.is_active,
-        "target_url": redact_address(webhook.target_url),
-        "target_fault": find_target_problem(webhook.target_url),
+        "target_url": redact_target_url(webhook.target_url),
+        "target_problem": find_target_problem(webhook.target_url),
         "event_types": list(webhook.event_types),
         "missing_events": list(missing),
-        "is_fine": webhook.is_active is not False and not missing,
+        "ok": webhook.is_active is not False and not missing,
     }
 
 
-def _webhook_lines(line: dict[str, Any]) -> Iterator[str]:
-    head = click.style(f"webhook {replace_control_chars(line['id'])}", bold=True)
-    if "message" in line:
-        yield f"{head}  {line['message']}"
+def _webhook_lines(fields: dict[str, Any]) -> Iterator[str]:
+    shown_id = replace_control_chars(fields["id"])
+    head = click.style(f"webhook {shown_id}", bold=True)
+    if "message" in fields:
+        yield f"{head}  {fields['message']}"
         return
     status, colour = {True: ("active", "green"), False: ("inactive", "red")}.get(
-        line["is_active"], ("unknown", "yellow")
+        fields["is_active"], ("unknown", "yellow")
     )
     yield f"{head}  {click.style(status, fg=colour)}"
-    fields = {
-        "target": line["target_url"],
-        "but": line["target_fault"],
-        "events": _join_events(line["event_types"]) or "none",
-        "missing": _join_events(line["missing_events"]),
-        "do": f"rapidbridge webhook reactivate {replace_control_chars(line['id'])}"
-        if line["is_active"] is False
-        else "",
+    rows = {
+        "target": fields["target_url"],
+        "problem": fields["target_problem"],
+        "events": _join_events(fields["event_types"]) or "none",
+        "missing": _join_events(fields["missing_events"]),
+        "run": f"rapidbridge webhook reactivate {shown_id}" if fields["is_active"] is False else "",
     }
-    yield from (f"  {name:{_WIDTH}}{value}" for name, value in fields.items() if value)
+    yield from (f"  {name:{_WIDTH}}{value}" for name, value in rows.items() if value)
 
 
 def _join_events(events: Sequence[str]) -> str:
-    """Name events, each below the one before it."""
+    """Return event names, one a line, indented as a value."""
     return f"\n{' ' * (_WIDTH + 2)}".join(map(replace_control_chars, events))

@@ -77,6 +77,8 @@ def upgrade() -> None:
     """Rename in place: no row is rewritten."""
     for old, new in _TABLES.items():
         op.rename_table(_PREFIX + old, _PREFIX + new)
+        if op.get_context().dialect.name == "postgresql":
+            op.execute(f"ALTER INDEX {_PREFIX}{old}_pkey RENAME TO {_PREFIX}{new}_pkey")
     for table, columns in _COLUMNS.items():
         for old, new in columns.items():
             op.execute(f'ALTER TABLE {_PREFIX}{table} RENAME COLUMN "{old}" TO {new}')

@@ -1,0 +1,1 @@
+"""Checks of an installation: settings, servers, sinks, Truto, and simulated runs."""

@@ -1,0 +1,166 @@
+"""End-to-end check of a receiver with one signed test event."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID, uuid4
+
+import httpx
+
+from app.checks.check_result import CheckResult, fail, ok, warn
+from app.config.settings import Settings, WebhookSecret
+from app.database.diagnostics import missing_file
+from app.database.engine import open_database
+from app.errors import StoreUnavailable
+from app.store.delivery_filter import DeliveryFilter, find_deliveries
+from app.truto.coerce import as_object, as_text
+from app.truto.signature import sign
+from app.truto.target_url import WEBHOOK_PATH, redact_target_url
+
+_COMPONENT = "receiver"
+_TIMEOUT_S = 6.0
+_STORED_TIMEOUT_S = 2.0
+_SETTLED_TIMEOUT_S = 6.0
+_POLL_INTERVAL_S = 0.1
+_LOCK_TIMEOUT_S = 3.0
+
+
+def check_receiver(settings: Settings, url: str, secret: WebhookSecret | None) -> Iterator[CheckResult]:
+    """Send one `test` event to a receiver, as Truto does, and follow it until it is settled.
+
+    The receiver keeps the event. secret: to sign with; None sends nothing.
+    """
+    if secret is None:
+        message = "not tested: there is no secret to sign the test event with"
+        yield warn(_COMPONENT, "responds", message, "Set TRUTO_WEBHOOK_SECRET.")
+        return
+    body = _build_event(secret)
+    headers = {"Content-Type": "application/json", "X-Truto-Signature": sign(body, secret.value)}
+    shown_url = redact_target_url(url)
+    try:
+        response = httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        message = f"no response from {shown_url} ({type(error).__name__})"
+        advice = "Start it: rapidbridge up. If it runs elsewhere, add --url; to skip this check, --no-post."
+        yield warn(_COMPONENT, "responds", message, advice)
+        return
+    delivery_id, result = evaluate_response(response.status_code, _parse_json(response), shown_url)
+    yield result
+    if delivery_id is not None:
+        yield from _follow_delivery(settings, delivery_id)
+    yield from _check_readiness(url)
+
+
+def _build_event(secret: WebhookSecret) -> bytes:
+    event = {
+        "id": str(uuid4()),
+        "event": "test",
+        "payload": {"foo": "bar", "sent_by": "rapidbridge doctor"},
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **({"webhook_id": secret.webhook_id} if secret.webhook_id else {}),
+    }
+    return json.dumps(event).encode()
+
+
+def evaluate_response(
+    http_status: int, response_json: dict[str, Any], shown_url: str
+) -> tuple[UUID | None, CheckResult]:
+    """Return the id of the stored delivery, if any, and the result for the response.
+
+    shown_url: without secrets.
+    """
+    status = as_text(response_json.get("status"))
+    delivery_id = _parse_uuid(response_json.get("delivery"))
+    if http_status == 200 and status in ("accepted", "duplicate") and delivery_id:
+        return delivery_id, ok(_COMPONENT, "responds", f"200 {status} from {shown_url}")
+    if http_status == 401:
+        message = f"401 from {shown_url}: the receiver does not know the secret that is set here"
+        advice = "Set the same TRUTO_WEBHOOK_SECRET there and here, and restart the receiver."
+    elif http_status == 200:
+        message = f"200 from {shown_url}, but the response is not this receiver's"
+        advice = "Check which server listens there: Truto treats a 200 as delivered."
+    else:
+        message = f"{http_status} {status}".strip() + f" from {shown_url}"
+        advice = f"Read the receiver's log, and check that the URL ends with {WEBHOOK_PATH}."
+    return None, fail(_COMPONENT, "responds", message, advice)
+
+
+def _follow_delivery(settings: Settings, delivery_id: UUID) -> Iterator[CheckResult]:
+    """Poll the store until the delivery is settled or a timeout ends."""
+    if missing_file(settings.database_url):
+        yield evaluate_state(None)
+        return
+    database = open_database(settings.database_url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    started = time.monotonic()
+    try:
+        while True:
+            matches = find_deliveries(database, DeliveryFilter(ids=[delivery_id]))
+            state = next((delivery.state for delivery in matches), None)
+            timeout_s = {None: _STORED_TIMEOUT_S, "pending": _SETTLED_TIMEOUT_S}.get(state, 0.0)
+            if time.monotonic() - started >= timeout_s:
+                break
+            time.sleep(_POLL_INTERVAL_S)
+        yield evaluate_state(state)
+    except StoreUnavailable as error:
+        message = f"cannot check whether the event is stored: {error}"
+        yield warn(_COMPONENT, "stored", message, "Repair the store, then run: rapidbridge doctor")
+    finally:
+        database.close()
+
+
+def evaluate_state(state: str | None) -> CheckResult:
+    """Return the result for the test event's delivery.
+
+    state: its state in the store of DATABASE_URL; None if it is not there.
+    """
+    if state is None:
+        message = "the receiver accepted the event, but it is not in this store"
+        advice = (
+            "Set the same DATABASE_URL there and here. If they are the same, the receiver's database is "
+            "unreachable and the event is in the spool: see the store's results."
+        )
+        return fail(_COMPONENT, "stored", message, advice)
+    if state == "pending":
+        message = f"the event is stored, but no worker settled it within {_SETTLED_TIMEOUT_S:g} s"
+        advice = "Run: rapidbridge worker. After a backlog, run `rapidbridge doctor` again."
+        return warn(_COMPONENT, "settled", message, advice)
+    return ok(_COMPONENT, "settled", f"the event is stored, and {state} by a worker")
+
+
+def _check_readiness(url: str) -> Iterator[CheckResult]:
+    """Read the receiver's own /readyz: its settings may differ from the ones here."""
+    parts = urlsplit(url)
+    readyz = urlunsplit((parts.scheme, parts.netloc, "/readyz", "", ""))
+    try:
+        response = httpx.get(readyz, timeout=_TIMEOUT_S, trust_env=False)
+    except httpx.HTTPError:
+        return
+    response_json = _parse_json(response)
+    if response.status_code == 200:
+        yield ok(_COMPONENT, "ready", "/readyz reports that the receiver is ready")
+    elif response.status_code == 503 and response_json.get("status") == "unready":
+        reasons = "; ".join(
+            f"{name}: {reason}"
+            for name, reason in response_json.items()
+            if name != "status" and reason != "ok"
+        )
+        message = f"/readyz reports that the receiver is not ready: {reasons}"
+        advice = "Repair the named parts on the receiver's machine."
+        yield fail(_COMPONENT, "ready", message, advice)
+
+
+def _parse_json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        return as_object(response.json())
+    except ValueError:
+        return {}
+
+
+def _parse_uuid(value: object) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,215 @@
+"""Checks of Redis, its spool and job queue, and the workers."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
+from app.config.settings import Settings
+from app.plural import count_of
+from app.redis.queue import MAX_JOBS, DeliveryQueue, connect_redis
+from app.redis.spool import KEY, UNREADABLE_KEY
+
+_COMPONENT = "redis"
+_MIN_VERSION = (5,)
+_WARN_SHARE, _FAIL_SHARE = 0.75, 0.9
+_LATENCY_SAMPLES = 3
+# The client's own message may quote the password.
+_INVALID_URL = fail(
+    _COMPONENT,
+    "reachable",
+    "REDIS_URL is not a valid URL",
+    "Correct it: %-escape special characters in the password, and use only options that redis-py knows.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisInfo:
+    """Configuration and state of a Redis or Valkey server.
+
+    policy: maxmemory-policy; "" if the server hides it. limit_bytes: 0 for no limit. snapshots: the setting
+    `save`; None if the server hides it.
+    """
+
+    product: str
+    version: tuple[int, ...]
+    latency_s: float
+    policy: str
+    used_bytes: int
+    limit_bytes: int
+    is_appending: bool
+    snapshots: str | None
+    is_replica: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """Numbers of live workers, jobs, and deliveries in the spool. failed_jobs: in the last hour."""
+
+    workers: int
+    waiting_jobs: int
+    failed_jobs: int
+    spooled: int
+    unreadable: int
+
+
+def check_redis(settings: Settings) -> Iterator[CheckResult]:
+    """Check the server, the spool, the queue and the workers.
+
+    Raises QueueUnavailable if Redis fails after it has responded once.
+    """
+    if not settings.redis_url:
+        message = "REDIS_URL is not set: only `rapidbridge up` starts a Redis of its own"
+        advice = "Set REDIS_URL to a Redis or Valkey server that keeps its data on disk."
+        yield warn(_COMPONENT, "reachable", message, advice)
+        return
+    if settings.redis_url.startswith("rediss:") and not settings.redis_tls_verify:
+        message = "REDIS_TLS_VERIFY=0: the server's certificate is not verified"
+        advice = "Unset it, except on Heroku, whose Redis has a self-signed certificate."
+        yield warn(_COMPONENT, "tls", message, advice)
+    try:
+        client = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    except ValueError:
+        yield _INVALID_URL
+        return
+    try:
+        try:
+            info = read_redis_info(client)
+        except (RedisError, OSError) as error:
+            message = f"Redis does not respond ({type(error).__name__})"
+            advice = "Check REDIS_URL and its password, and that the server is running."
+            yield fail(_COMPONENT, "reachable", message, advice)
+            return
+        except TypeError:
+            # redis-py raises TypeError for an unknown option in the URL.
+            yield _INVALID_URL
+            return
+        yield ok(_COMPONENT, "reachable", f"{info.product} {'.'.join(map(str, info.version))}")
+        yield from evaluate_redis(info)
+        yield from evaluate_queue(_read_queue_info(client))
+    finally:
+        client.close()
+
+
+def read_redis_info(client: Redis) -> RedisInfo:
+    """Read a server's configuration and state; raises RedisError or OSError."""
+    latency_s = min(_measure_ping_s(client) for _ in range(_LATENCY_SAMPLES))
+    info = cast("Mapping[str, Any]", client.info())
+    name = "valkey_version" if "valkey_version" in info else "redis_version"
+    snapshots = None
+    # Hosted servers often forbid CONFIG.
+    with suppress(ResponseError):
+        snapshots = cast("Mapping[str, str]", client.config_get("save")).get("save")
+    return RedisInfo(
+        product="Valkey" if name == "valkey_version" else "Redis",
+        version=tuple(int(part) for part in str(info.get(name, "0")).split(".") if part.isdecimal()),
+        latency_s=latency_s,
+        policy=str(info.get("maxmemory_policy", "")),
+        used_bytes=int(info.get("used_memory", 0)),
+        limit_bytes=int(info.get("maxmemory", 0)),
+        is_appending=str(info.get("aof_enabled", "0")) == "1",
+        snapshots=snapshots,
+        is_replica=info.get("role") == "slave",
+    )
+
+
+def _measure_ping_s(client: Redis) -> float:
+    started = time.monotonic()
+    client.ping()
+    return time.monotonic() - started
+
+
+def _read_queue_info(client: Redis) -> QueueInfo:
+    queue = DeliveryQueue(client)
+    waiting, failed = queue.count_jobs()
+    return QueueInfo(
+        queue.count_workers(), waiting, failed, int(client.xlen(KEY)), int(client.xlen(UNREADABLE_KEY))
+    )
+
+
+def evaluate_redis(info: RedisInfo) -> Iterator[CheckResult]:
+    """Yield the results for a Redis that responds."""
+    if info.version < _MIN_VERSION:
+        yield fail(_COMPONENT, "version", f"{info.product} is too old", "Use Redis 5 or later, or Valkey.")
+    if info.is_replica:
+        message = "the server is a replica and accepts no writes"
+        yield fail(_COMPONENT, "writable", message, "Point REDIS_URL to the primary server.")
+    yield evaluate_latency(_COMPONENT, info.latency_s)
+    yield _evaluate_policy(info.policy)
+    yield _evaluate_memory(info)
+    yield _evaluate_persistence(info)
+
+
+def _evaluate_policy(policy: str) -> CheckResult:
+    if policy == "noeviction":
+        return ok(_COMPONENT, "eviction", "maxmemory-policy noeviction")
+    advice = "Set maxmemory-policy to noeviction (on Heroku: heroku redis:maxmemory --policy noeviction)."
+    message = f"maxmemory-policy {policy or 'unknown'}"
+    if policy.startswith("allkeys"):
+        return fail(_COMPONENT, "eviction", f"{message}: a full Redis deletes deliveries", advice)
+    return warn(_COMPONENT, "eviction", message, advice)
+
+
+def _evaluate_memory(info: RedisInfo) -> CheckResult:
+    used = f"{info.used_bytes / 2**20:,.0f} MiB"
+    if not info.limit_bytes:
+        return ok(_COMPONENT, "memory", f"{used} used, no limit")
+    share = info.used_bytes / info.limit_bytes
+    message = f"{used} of {info.limit_bytes / 2**20:,.0f} MiB used ({share:.0%})"
+    advice = "Give Redis more memory: a full Redis can neither spool deliveries nor queue jobs."
+    if share >= _FAIL_SHARE:
+        return fail(_COMPONENT, "memory", message, advice)
+    if share >= _WARN_SHARE:
+        return warn(_COMPONENT, "memory", message, advice)
+    return ok(_COMPONENT, "memory", message)
+
+
+def _evaluate_persistence(info: RedisInfo) -> CheckResult:
+    if info.is_appending:
+        return ok(_COMPONENT, "persistence", "appendonly yes")
+    advice = "Set appendonly to yes: Redis holds deliveries while the database is unreachable."
+    if info.snapshots:
+        message = "only snapshots: a restart loses deliveries spooled since the last one"
+        return warn(_COMPONENT, "persistence", message, advice)
+    if info.snapshots is None:
+        message = "appendonly is off, and the server hides whether it takes snapshots"
+        return warn(_COMPONENT, "persistence", message, advice)
+    return warn(_COMPONENT, "persistence", "no persistence: a restart loses spooled deliveries", advice)
+
+
+def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
+    """Yield the results for the spool, the workers and the job queue."""
+    if info.spooled:
+        message = f"{_count_deliveries(info.spooled)} in the spool, not yet in the store"
+        advice = "Repair the store and keep `rapidbridge worker` running: it moves the spool to the store."
+        yield warn(_COMPONENT, "spool", message, advice)
+    else:
+        yield ok(_COMPONENT, "spool", "the spool is empty")
+    if info.unreadable:
+        message = f"{_count_deliveries(info.unreadable)} in {UNREADABLE_KEY} could not be moved to the store"
+        advice = f"Inspect them with: redis-cli XRANGE {UNREADABLE_KEY} - +"
+        yield warn(_COMPONENT, "unreadable", message, advice)
+    if info.workers:
+        yield ok("workers", "alive", f"{count_of(info.workers, 'worker')} alive")
+    else:
+        message = "no worker is alive: no delivery reaches the sinks"
+        yield fail("workers", "alive", message, "Run: rapidbridge worker")
+    jobs = f"{count_of(info.waiting_jobs, 'job')} waiting, {info.failed_jobs:,} failed in the last hour"
+    if info.failed_jobs:
+        yield warn(
+            "workers", "jobs", jobs, "Read the workers' log. The deliveries are retried automatically."
+        )
+    elif info.waiting_jobs >= MAX_JOBS:
+        advice = "Start more workers, or wait: further deliveries stay in the store until the queue drains."
+        yield warn("workers", "jobs", jobs, advice)
+    else:
+        yield ok("workers", "jobs", jobs)
+
+
+def _count_deliveries(number: int) -> str:
+    return count_of(number, "delivery", "deliveries")

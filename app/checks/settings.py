@@ -1,0 +1,88 @@
+"""Checks of the settings, without any server."""
+
+import re
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from app.checks.check_result import CheckResult, fail, ok, warn
+from app.config.load import Config
+from app.config.settings import WebhookSecret
+
+_COMPONENT = "settings"
+_CHECK = "secret"
+_PLACEHOLDER = re.compile(
+    r"^[<\[{$]|change.?me|replace|placeholder|example|your|^(secret|test|todo|x+|0+)$", re.I
+)
+_MIN_LENGTH = 16
+_SET_TRUTOS_SECRET = "Set the secret that Truto showed when the webhook was created."  # noqa: S105  # advice
+
+
+def evaluate_config(config: Config) -> Iterator[CheckResult]:
+    """Yield a summary of the routes, and a warning in maintenance mode."""
+    sinks = ", ".join(f"{name} ({sink_config.type})" for name, sink_config in config.routes.sinks.items())
+    number = len(config.routes.routes)
+    yield ok(_COMPONENT, "routes", f"{number} route{'' if number == 1 else 's'}, sinks: {sinks or 'none'}")
+    if config.settings.maintenance:
+        message = "MAINTENANCE is set: every new run is refused"
+        yield warn(_COMPONENT, "maintenance", message, "Unset MAINTENANCE to accept runs again.")
+
+
+def evaluate_secrets(
+    secrets: Sequence[WebhookSecret], *, has_development_secret: bool
+) -> Iterator[CheckResult]:
+    """Yield whether the webhook secrets look like Truto's.
+
+    has_development_secret: whether `rapidbridge up` has generated a secret in the working folder.
+    """
+    if not secrets:
+        advice = "Set it to the secret that Truto showed, or run: rapidbridge webhook create --url https://…"
+        if has_development_secret:
+            message = "TRUTO_WEBHOOK_SECRET is not set: `rapidbridge up` uses a generated development secret"
+            yield warn(_COMPONENT, _CHECK, message, advice)
+        else:
+            message = "TRUTO_WEBHOOK_SECRET is not set: the receiver will not start"
+            yield fail(_COMPONENT, _CHECK, message, advice)
+        return
+    problems = [
+        problem
+        for number, secret in enumerate(secrets, 1)
+        if (problem := _find_problem(number, secret, secrets))
+    ]
+    yield from problems
+    if not problems:
+        pinned = sum(secret.webhook_id is not None for secret in secrets)
+        count = f"{len(secrets)} secret{'' if len(secrets) == 1 else 's'}"
+        yield ok(_COMPONENT, _CHECK, f"{count}, {pinned} pinned to a webhook")
+
+
+def _find_problem(
+    number: int, secret: WebhookSecret, all_secrets: Sequence[WebhookSecret]
+) -> CheckResult | None:
+    name = f"secret {number} of TRUTO_WEBHOOK_SECRET"
+    if _PLACEHOLDER.search(secret.value) or _is_one_character(secret.value):
+        message = f"{name} looks like a placeholder: anyone can guess it and sign deliveries"
+        return fail(_COMPONENT, _CHECK, message, _SET_TRUTOS_SECRET)
+    earlier = [other for other in all_secrets[: number - 1] if other.value == secret.value]
+    if any(other.webhook_id == secret.webhook_id for other in earlier):
+        return warn(_COMPONENT, _CHECK, f"{name} is a duplicate", "Remove one of the two.")
+    if any(None in (other.webhook_id, secret.webhook_id) for other in earlier):
+        message = f"{name} is both pinned and not pinned, so it is valid for every webhook"
+        return warn(_COMPONENT, _CHECK, message, "Remove the entry without a webhook id.")
+    if len(secret.value) < _MIN_LENGTH:
+        message = f"{name} has only {len(secret.value)} characters and can be guessed"
+        return fail(_COMPONENT, _CHECK, message, _SET_TRUTOS_SECRET)
+    if not _is_uuid(secret.value):
+        advice = "Check that it was copied completely, and that it is not the API token."
+        return warn(_COMPONENT, _CHECK, f"{name} is not a UUID, as Truto's secrets are", advice)
+    return None
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _is_one_character(text: str) -> bool:
+    return len(set(text.replace("-", ""))) <= 1

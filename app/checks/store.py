@@ -1,0 +1,176 @@
+"""Checks of the store: reachable, durable, migrated, and keeping up."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
+from app.checks.disk import check_disk
+from app.config.load import Config
+from app.database.diagnostics import (
+    DatabaseInfo,
+    connection_error_reason,
+    database_file,
+    inspect_database,
+    missing_file,
+)
+from app.database.engine import Database, open_database, redact_url
+from app.errors import StoreUnavailable
+from app.plural import count_of
+from app.store.failures import FailingSink, find_failing_sinks
+from app.store.migrate import is_current
+from app.store.pending import PendingDeliveries
+
+_COMPONENT = "store"
+_MIGRATE = "Run: rapidbridge migrate"
+_LOCK_TIMEOUT_S = 3.0
+_MIN_VERSIONS = {"PostgreSQL": (12,), "SQLite": (3, 35)}
+# The size of the store's connection pool; see app/database/engine.py.
+_MAX_CONNECTIONS_PER_PROCESS = 6
+_WARN_CLOCK_S, _FAIL_CLOCK_S = 2.0, 30.0
+_WARN_BACKLOG_S, _FAIL_BACKLOG_S = 60.0, 900.0
+
+
+def check_store(config: Config) -> Iterator[CheckResult]:
+    """Check the store's database, its tables and its backlog.
+
+    Results are yielded as they are found: a later failure does not discard earlier ones.
+    """
+    url = config.settings.database_url
+    if missing := missing_file(url):
+        yield fail(_COMPONENT, "reachable", f"the file {missing} does not exist yet", _MIGRATE)
+        yield from check_disk(_COMPONENT, missing.parent)
+        return
+    database = open_database(url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    try:
+        info = inspect_database(database)
+        yield ok(_COMPONENT, "reachable", redact_url(url))
+        yield from evaluate_database(info, max_connections=count_max_connections(config))
+        if path := database_file(url):
+            yield from check_disk(_COMPONENT, path.parent)
+        yield from _check_tables(database)
+    except StoreUnavailable as error:
+        message = f"{redact_url(url)}: {connection_error_reason(error) or error}"
+        advice = (
+            "Check DATABASE_URL, and that the server is running and accepts connections from this machine."
+        )
+        yield fail(_COMPONENT, "reachable", message, advice)
+    finally:
+        database.close()
+
+
+def _check_tables(database: Database) -> Iterator[CheckResult]:
+    if not is_current(database):
+        yield fail(_COMPONENT, "tables", "the tables are missing or out of date", _MIGRATE)
+        return
+    yield ok(_COMPONENT, "tables", "the tables are up to date")
+    oldest = PendingDeliveries(database).find_oldest_received_at()
+    yield evaluate_backlog((datetime.now(UTC) - oldest).total_seconds() if oldest else None)
+    yield from map(evaluate_failing_sink, find_failing_sinks(database))
+
+
+def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
+    """Yield the results for a database that responds.
+
+    max_connections: the number that the processes of one machine may open.
+    """
+    version = ".".join(map(str, info.version))
+    if info.version < _MIN_VERSIONS[info.product]:
+        required = ".".join(map(str, _MIN_VERSIONS[info.product]))
+        advice = f"Use {info.product} {required} or later."
+        yield fail(_COMPONENT, "version", f"{info.product} {version} is too old", advice)
+    else:
+        yield ok(_COMPONENT, "version", f"{info.product} {version}")
+    yield _evaluate_durability(info)
+    if info.settings.get("transaction_read_only") == "on":
+        message = "the database accepts no writes: it is read-only, or a standby"
+        yield fail(_COMPONENT, "writable", message, "Point DATABASE_URL to the primary server.")
+    yield evaluate_latency(_COMPONENT, info.latency_s)
+    if info.clock_ahead_s is not None:
+        yield evaluate_clock(info.clock_ahead_s)
+    if info.free_connections is not None:
+        yield _evaluate_connections(info.free_connections, max_connections)
+
+
+def _evaluate_durability(info: DatabaseInfo) -> CheckResult:
+    settings = info.settings
+    off = [
+        name for name in ("fsync", "full_page_writes", "synchronous_commit") if settings.get(name) == "off"
+    ]
+    if off:
+        values = " and ".join(f"{name}=off" for name in off)
+        message = f"{values}: a crash may lose acknowledged deliveries"
+        advice = f"Set {', '.join(off)} to on in the server's configuration."
+        return fail(_COMPONENT, "durability", message, advice)
+    if "journal_mode" in settings and settings["journal_mode"].lower() != "wal":
+        message = f"SQLite uses the journal mode {settings['journal_mode']} instead of WAL"
+        return warn(
+            _COMPONENT, "durability", message, "Put the file on a local disk: WAL needs shared memory."
+        )
+    shown = ", ".join(
+        f"{name}={value}" for name, value in settings.items() if name != "transaction_read_only"
+    )
+    return ok(_COMPONENT, "durability", f"commits are written to disk ({shown})")
+
+
+def evaluate_clock(ahead_s: float) -> CheckResult:
+    """Return whether the database server's clock agrees with this machine's.
+
+    ahead_s: positive if the server's clock is ahead.
+    """
+    message = (
+        f"the server's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
+    )
+    advice = "Synchronize both clocks with NTP: leases and the order of events compare them."
+    if abs(ahead_s) > _FAIL_CLOCK_S:
+        return fail(_COMPONENT, "clock", message, advice)
+    if abs(ahead_s) > _WARN_CLOCK_S:
+        return warn(_COMPONENT, "clock", message, advice)
+    return ok(_COMPONENT, "clock", "the server's clock agrees with this machine's")
+
+
+def _evaluate_connections(free: int, max_connections: int) -> CheckResult:
+    message = (
+        f"{count_of(free, 'connection')} available; the receiver's processes open up to {max_connections}"
+    )
+    if free >= max_connections:
+        return ok(_COMPONENT, "connections", message)
+    advice = "Raise the limit, close other connections, or lower WEB_CONCURRENCY and WORKER_CONCURRENCY."
+    return warn(_COMPONENT, "connections", message, advice)
+
+
+def count_max_connections(config: Config) -> int:
+    """Return how many connections the processes of one machine may open to the store's database."""
+    settings = config.settings
+    sinks_in_store = [
+        sink_config
+        for sink_config in config.routes.sinks.values()
+        if sink_config.url == settings.database_url
+    ]
+    # The web processes and the background process use a whole pool. A worker runs one job at a time, with one
+    # connection to the store and one to each sink.
+    pools = settings.web_concurrency + 1
+    return pools * _MAX_CONNECTIONS_PER_PROCESS + settings.worker_concurrency * (1 + len(sinks_in_store))
+
+
+def evaluate_backlog(age_s: float | None) -> CheckResult:
+    """Return whether deliveries are processed in time.
+
+    age_s: age of the oldest pending delivery; None if no delivery is pending.
+    """
+    if age_s is None:
+        return ok(_COMPONENT, "backlog", "no delivery is pending")
+    message = f"the oldest pending delivery was received {age_s:,.0f} s ago"
+    advice = "Check that workers run (rapidbridge worker), start more of them, and read their log."
+    if age_s >= _FAIL_BACKLOG_S:
+        return fail(_COMPONENT, "backlog", message, advice)
+    if age_s >= _WARN_BACKLOG_S:
+        return warn(_COMPONENT, "backlog", message, advice)
+    return ok(_COMPONENT, "backlog", message)
+
+
+def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
+    """Return the result for a sink with deliveries that it has not accepted yet."""
+    deliveries = count_of(sink.deliveries, "delivery", "deliveries")
+    message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
+    advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
+    return fail(_COMPONENT, "failing", message, advice)

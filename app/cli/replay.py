@@ -1,0 +1,413 @@
+"""rapidbridge replay: redeliver, import or forward deliveries."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.progress import progress_bar
+from app.cli.common.reachability import require_reachable
+from app.cli.common.tables import format_table
+from app.cli.common.times import get_typed_times
+from app.cli.local.development_secret import read_development_secret
+from app.config.load import Config, read_config
+from app.database.engine import Database, open_database
+from app.errors import ConfigError
+from app.replay.forwarder import ForwardCounts, Forwarder
+from app.replay.importer import ImportCounts, Importer
+from app.replay.preview import ReplayPreview, preview_forward, preview_replay
+from app.replay.redeliver import ReplaySummary, ThrottledReplay
+from app.replay.request import ReplayRequest
+from app.simulator.plan import is_web_address
+from app.store.delivery_filter import DeliveryFilter
+from app.store.inbox import Inbox
+from app.store.replays import Replay, Replays
+from app.truto.webhook_sender import WebhookTarget
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # click names its type nowhere else
+
+_EXCLUDED_BY_FROM = ("url", "into", "limit", "rate", "restart")
+_CONFIRM_ABOVE = 1000
+# Warnings about single lines and deliveries; the summary counts the others.
+_MAX_WARNINGS = 50
+_LEFT_OUT_LABELS = {
+    "pruned": "pruned: their bodies are gone",
+    "pending": "pending: already in progress",
+    "refused": "refused: include them with --state refused",
+}
+_OUTCOME_LABELS = {
+    "dead": "dead: see the reasons with `rapidbridge dead list`",
+    "unrouted": "unrouted: no route matches",
+    "quarantined": "quarantined: they hold no records",
+    "pending": "pending: workers finish them",
+}
+
+
+@click.command()
+@filter_options
+@click.option(
+    "--all", "everything", is_flag=True, help="Replay every delivery; required without another filter."
+)
+@click.option(
+    "--sink", "into", default="", metavar="NAME", help="Write only to this sink, for example a new one."
+)
+@click.option("--limit", type=click.IntRange(1), help="Replay at most this many deliveries, oldest first.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Replay at most this many deliveries a second."
+)
+@click.option("--dry-run", is_flag=True, help="Count the deliveries to replay; change nothing.")
+@click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted replay.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation of more than 1,000 deliveries.")
+@click.option(
+    "--from",
+    "source",
+    type=click.File("rb"),
+    help="Import this file: one exported delivery or bare body a line, plain or gzip; - is standard input.",
+)
+@click.option(
+    "--to", "url", default="", metavar="URL", help="Send to this receiver instead; change nothing here."
+)
+@click.option("--secret", help="Sign with this secret, with --to or --from.  [default: TRUTO_WEBHOOK_SECRET]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+@click.pass_context
+def replay(
+    context: click.Context,
+    /,
+    *,
+    source: BufferedReader | None,
+    url: str,
+    secret: str | None,
+    into: str,
+    limit: int | None,
+    rate: float | None,
+    everything: bool,
+    dry_run: bool,
+    restart: bool,
+    yes: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Deliver stored deliveries again, through the current routes.
+
+    Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
+    running. Sinks end up as if every delivery had been written once. Only a few replayed deliveries are in
+    progress at a time, so that new ones do not wait. After Ctrl-C, run the same command again to resume.
+
+    Exits 1 if the replay is interrupted, a delivery is dead, unrouted, quarantined or not accepted, or a line
+    is skipped; 3 if the receiver of --to is unreachable.
+
+    \b
+    Examples:
+      rapidbridge replay --state dead --state unrouted
+      rapidbridge replay --resource 'crm/*' --since 7d --dry-run
+      rapidbridge replay --all --sink lake --rate 200
+      rapidbridge replay --from deliveries.jsonl.gz
+      rapidbridge replay --run 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5 --to http://localhost:8000/webhooks/truto
+    """
+    delivery_filter = build_delivery_filter(options)
+    _check_options(context.params, delivery_filter, everything=everything)
+    config = read_config()
+    database = open_database(config.settings.database_url, interactive=True)
+    if source:
+        _import_file(database, config, source, secret=secret, dry_run=dry_run, as_json=as_json)
+        return
+    request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit)
+    if url:
+        target = WebhookTarget(url, _require_secret(config, secret))
+        _forward_deliveries(database, request, target, rate=rate, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
+    if into and into not in config.routes.sinks:
+        raise click.UsageError(f"--sink: no sink named {into}; known: {', '.join(config.routes.sinks)}.")
+    replay_deliveries(
+        database, request, rate=rate, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json
+    )
+
+
+def replay_deliveries(
+    database: Database,
+    request: ReplayRequest,
+    *,
+    rate: float | None,
+    dry_run: bool,
+    restart: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Run the replay and print its summary; exits 1 if it was interrupted or a delivery has a problem."""
+    if request.includes_pending:
+        raise click.UsageError("--state pending: pending deliveries are already in progress. Leave it out.")
+    replays, now = Replays(database), datetime.now(UTC)
+    preview = preview_replay(replays, request, now=now, restart=restart)
+    if dry_run:
+        _print_preview(preview, as_json=as_json)
+        return
+    if preview.unfinished:
+        click.echo(_format_resumed(preview.unfinished), err=True)
+    elif not preview.total:
+        nothing = ReplaySummary(None, is_finished=True, outcomes=[], left_out=preview.left_out)
+        _print_lines(_summary_lines(nothing), nothing.as_json(), as_json=as_json)
+        return
+    _confirm(preview, "Replay", yes=yes)
+    started = preview.unfinished or replays.start(request.key, now=now)
+    with progress_bar("replaying", started.requeued_deliveries + preview.total) as bar:
+        progress = _ReplayProgress(bar, started.requeued_deliveries)
+        throttled_replay = ThrottledReplay(replays, started, request, rate=rate, observer=progress)
+        with suppress(KeyboardInterrupt):
+            throttled_replay.run()
+    summary = throttled_replay.summarize(preview.left_out)
+    if not summary.is_finished:
+        click.echo(
+            "Interrupted. Workers finish the requeued deliveries. Run the same command again to resume.",
+            err=True,
+        )
+    _print_lines(_summary_lines(summary), summary.as_json(), as_json=as_json)
+    if summary.has_problems:
+        sys.exit(1)
+
+
+def _forward_deliveries(
+    database: Database,
+    request: ReplayRequest,
+    target: WebhookTarget,
+    *,
+    rate: float | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    now = datetime.now(UTC)
+    preview = preview_forward(Replays(database), request, now=now)
+    if dry_run:
+        _print_preview(preview, as_json=as_json)
+        return
+    require_reachable(target.url)
+    _confirm(preview, "Send", yes=yes)
+    is_finished = False
+    with progress_bar("sending", preview.total) as bar:
+        forwarder = Forwarder(database, target, rate=rate, observer=_ForwardProgress(bar))
+        with suppress(KeyboardInterrupt):
+            forwarder.forward(request, now=now)
+            is_finished = True
+    counts = forwarder.counts
+    _print_lines(_forward_lines(counts), {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
+    if not is_finished and counts.last_delivery:
+        since = counts.last_delivery.received_at.isoformat()
+        click.echo(f"Interrupted. To resume, run the same command with --since {since}", err=True)
+    if counts.not_accepted or not is_finished:
+        sys.exit(1)
+
+
+def _import_file(
+    database: Database,
+    config: Config,
+    source: BufferedReader,
+    *,
+    secret: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    path = Path(source.name)
+    is_finished = False
+    with progress_bar("importing", path.stat().st_size if path.is_file() else 0) as bar:
+        importer = Importer(
+            Inbox(database),
+            secret=_find_secret(config, secret),
+            max_body_bytes=config.settings.max_body_bytes,
+            dry_run=dry_run,
+            observer=_ImportProgress(bar, source if path.is_file() else None),
+        )
+        with suppress(KeyboardInterrupt):
+            importer.import_lines(source)
+            is_finished = True
+    counts = importer.counts
+    _print_lines([_format_import(counts)], {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
+    if not is_finished:
+        click.echo(
+            "Interrupted. Run the same command again to import the rest: known deliveries stay as they are.",
+            err=True,
+        )
+    if counts.has_problems or not is_finished:
+        sys.exit(1)
+
+
+def _check_options(options: Mapping[str, Any], delivery_filter: DeliveryFilter, *, everything: bool) -> None:
+    """Refuse options that contradict each other, and a replay of everything by accident."""
+    url, is_import = options["url"], bool(options["source"])
+    has_filter = not delivery_filter.is_empty
+    if options["secret"] and not (is_import or url):
+        raise click.UsageError("--secret needs --from or --to.")
+    if is_import:
+        if has_filter or everything or any(options[name] for name in _EXCLUDED_BY_FROM):
+            raise click.UsageError(
+                "--from imports a whole file: combine it only with --secret, --dry-run and --json."
+            )
+        return
+    if url and (options["into"] or options["restart"]):
+        raise click.UsageError("--to changes nothing here: leave out --sink and --restart.")
+    if url and not is_web_address(url):
+        raise click.UsageError("--to: write an http:// or https:// URL that ends in /webhooks/truto.")
+    if not has_filter and not everything:
+        raise click.UsageError("Choose deliveries, such as --state dead or --since 7d, or pass --all.")
+    if has_filter and everything:
+        raise click.UsageError("--all replays every delivery: leave out --all, or the other filters.")
+
+
+def _find_secret(config: Config, secret_option: str | None) -> str:
+    return secret_option or next(iter(config.settings.secret_values), "") or read_development_secret() or ""
+
+
+def _require_secret(config: Config, secret_option: str | None) -> str:
+    secret = _find_secret(config, secret_option)
+    if not secret:
+        raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it or pass --secret, to sign the deliveries."])
+    return secret
+
+
+def _confirm(preview: ReplayPreview, action: str, *, yes: bool) -> None:
+    """Prompt before many deliveries. action: the verb of the question."""
+    if yes or preview.total <= _CONFIRM_ABOVE:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{preview.total:,} deliveries need a confirmation, and there is no terminal: pass --yes."
+        )
+    for line in _preview_lines(preview):
+        click.echo(line, err=True)
+    click.confirm(f"{action} these {preview.total:,} deliveries?", abort=True, err=True)
+
+
+class _LimitedWarnings:
+    """Prints the first warnings to standard error, and then that there are more."""
+
+    def __init__(self) -> None:
+        self._printed = 0
+
+    def print(self, text: str) -> None:
+        if self._printed < _MAX_WARNINGS:
+            click.echo(text, err=True)
+        elif self._printed == _MAX_WARNINGS:
+            click.echo("Further warnings are only counted.", err=True)
+        self._printed += 1
+
+
+class _ReplayProgress:
+    """Shows a replay on a progress bar; a `ReplayObserver`."""
+
+    def __init__(self, bar: "ProgressBar[int]", settled_before: int) -> None:
+        self._bar = bar
+        self._settled_before = settled_before
+        self._started_s = time.monotonic()
+
+    def on_settled(self, deliveries: int) -> None:
+        elapsed_s = max(0.1, time.monotonic() - self._started_s)
+        rate = max(0, deliveries - self._settled_before) / elapsed_s
+        self._bar.label = f"replaying, {rate:,.0f}/s"
+        self._bar.update(deliveries - self._bar.pos)
+
+    def on_stalled(self, pending: int, stalled_s: float) -> None:
+        click.echo(
+            f"No delivery was settled for {stalled_s:.0f} s; {pending:,} pending. Check the worker and the "
+            "sinks with: rapidbridge doctor. Still waiting.",
+            err=True,
+        )
+
+
+class _ForwardProgress(_LimitedWarnings):
+    """Shows forwarding on a progress bar; a `ForwardObserver`."""
+
+    def __init__(self, bar: "ProgressBar[int]") -> None:
+        super().__init__()
+        self._bar = bar
+
+    def on_sent(self) -> None:
+        self._bar.update(1)
+
+    def on_not_accepted(self, delivery_id: UUID, http_status: int) -> None:
+        self.print(f"{delivery_id}: {http_status or 'no response'}")
+
+
+class _ImportProgress(_LimitedWarnings):
+    """Shows an import on a progress bar, by the bytes read of a file; an `ImportObserver`."""
+
+    def __init__(self, bar: "ProgressBar[int]", file: BufferedReader | None) -> None:
+        super().__init__()
+        self._bar = bar
+        self._file = file
+
+    def on_stored(self) -> None:
+        self._bar.update(self._file.tell() - self._bar.pos if self._file else 0)
+
+    def on_skipped(self, line_number: int, reason: str) -> None:
+        self.print(f"line {line_number:,}: {reason}")
+
+
+def _print_lines(lines: Iterable[str], values: Mapping[str, Any], *, as_json: bool) -> None:
+    for line in [json.dumps(values)] if as_json else lines:
+        click.echo(line)
+
+
+def _print_preview(preview: ReplayPreview, *, as_json: bool) -> None:
+    _print_lines(_preview_lines(preview), preview.as_json(), as_json=as_json)
+
+
+def _preview_lines(preview: ReplayPreview) -> Iterator[str]:
+    if preview.unfinished:
+        yield _format_resumed(preview.unfinished)
+    rows = [
+        (group.resource, group.method, group.state, group.deliveries) for group in preview.included_groups
+    ]
+    if rows:
+        yield from format_table(("resource", "method", "state", "deliveries"), rows)
+    yield f"{_count_deliveries(preview.total)}{', the oldest of these' if preview.is_limited else ''}."
+    yield from _left_out_lines(preview.left_out)
+
+
+def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
+    yield f"{_count_deliveries(summary.deliveries)} replayed:" if summary.replay else "Nothing to replay."
+    for outcome in summary.outcomes:
+        label = _OUTCOME_LABELS.get(outcome.state, outcome.state)
+        yield f"  {outcome.deliveries:,} {'still unreadable' if outcome.is_unreadable else label}"
+    yield from _left_out_lines(summary.left_out)
+
+
+def _forward_lines(counts: ForwardCounts) -> Iterator[str]:
+    yield f"{_count_deliveries(counts.sent)} sent, {counts.not_accepted:,} of them not accepted."
+    responses = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.responses.items()))
+    yield f"Responses, retries included: {responses or 'none'}."
+    if counts.pruned:
+        yield from _left_out_lines(Counter(pruned=counts.pruned))
+
+
+def _format_import(counts: ImportCounts) -> str:
+    parts = [f"{counts.new:,} new {'delivery' if counts.new == 1 else 'deliveries'}"]
+    parts += [f"{counts.quarantined:,} of them unreadable"] if counts.quarantined else []
+    parts += [f"{counts.duplicates:,} duplicate{'' if counts.duplicates == 1 else 's'}"]
+    parts += [f"{counts.skipped:,} line{'' if counts.skipped == 1 else 's'} skipped"]
+    return f"{', '.join(parts)}."
+
+
+def _left_out_lines(left_out: Mapping[str, int]) -> Iterator[str]:
+    for reason, number in sorted(left_out.items()):
+        yield f"Left out: {number:,} {_LEFT_OUT_LABELS.get(reason, reason)}."
+
+
+def _count_deliveries(number: int) -> str:
+    return f"{number:,} {'delivery' if number == 1 else 'deliveries'}"
+
+
+def _format_resumed(unfinished: Replay) -> str:
+    return (
+        f"Resuming the replay started {unfinished.started_at:%Y-%m-%d %H:%M} UTC, after its first "
+        f"{_count_deliveries(unfinished.requeued_deliveries)}. Start over with --restart."
+    )

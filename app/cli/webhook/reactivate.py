@@ -1,0 +1,41 @@
+"""Command `rapidbridge webhook reactivate`: reactivate a webhook that Truto deactivated."""
+
+import json
+import sys
+
+import click
+
+from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
+from app.errors import TrutoRefused
+
+
+@click.command()
+@click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
+@JSON_OPTION
+def reactivate(webhook_id: str, *, as_json: bool) -> None:
+    """Reactivate a webhook that Truto deactivated.
+
+    Truto deactivates a webhook after its deliveries have failed for a long time. Fix the cause first. Truto
+    does not send the missed events later: to fetch their records again, run `rapidbridge runs reconcile
+    --refetch`.
+
+    Exit codes: 0 if the webhook is active, 1 if it is still inactive.
+
+    \b
+    Example:
+      rapidbridge webhook reactivate 3c1a5e2e-6d0b-4d5c-9a51-0f8a1c1a7f10
+    """
+    message = ""
+    with open_truto_api() as api:
+        try:
+            is_active = api.activate_webhook(webhook_id).is_active
+        except TrutoRefused as error:
+            is_active, message = False, str(error)
+    if as_json:
+        click.echo(json.dumps({"id": webhook_id, "is_active": is_active, "message": message}))
+    elif is_active is not False:
+        click.echo(f"Webhook {webhook_id} is active.")
+    else:
+        click.echo(message or f"Webhook {webhook_id} is still inactive.")
+    if is_active is False:
+        sys.exit(1)

@@ -1,0 +1,189 @@
+"""Import of deliveries from a file of exported deliveries or bare bodies."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from app.errors import ConfigError, UnreadableDelivery
+from app.store.delivery_export import ImportedDelivery, read_line
+from app.store.inbox import Inbox
+from app.store.models import DeliveryState, IncomingDelivery
+from app.truto.events import read_envelope
+from app.truto.signature import parse_signature_header, sign
+
+# A batch is held in memory and committed at once; one body more may exceed the bytes.
+_MAX_BATCH_DELIVERIES = 64
+_MAX_BATCH_BYTES = 16 * 1024 * 1024
+# An exported body is base64, or JSON text with escapes; its other members take little.
+_MAX_LINE_BYTES_PER_BODY_BYTE, _MAX_OTHER_LINE_BYTES = 4, 65536
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class ImportObserver(Protocol):
+    """Receives the progress of an import, in the thread that runs it."""
+
+    def on_stored(self) -> None:
+        """Receive a call after every stored batch."""
+
+    def on_skipped(self, line_number: int, reason: str) -> None:
+        """Receive a skipped line's number, from 1 on, and the reason."""
+
+
+@dataclass(slots=True)
+class ImportCounts:
+    """Deliveries and lines of an import.
+
+    quarantined: those new deliveries that cannot be read. skipped: lines without a whole delivery.
+    """
+
+    new: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether a line was skipped or a delivery quarantined."""
+        return bool(self.skipped or self.quarantined)
+
+    def as_json(self) -> dict[str, int]:
+        """Return the counts as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableLine:
+    """A line without a whole delivery."""
+
+    reason: str
+
+
+class Importer:
+    """Stores the deliveries of a file in the inbox, several per commit. Raises StoreUnavailable.
+
+    secret: the secret Truto would sign bare bodies with; "" if the file holds exported deliveries only.
+    dry_run: read and count, store nothing.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        *,
+        secret: str,
+        max_body_bytes: int,
+        dry_run: bool = False,
+        observer: ImportObserver,
+    ) -> None:
+        self._inbox = inbox
+        self._secret = secret
+        self._max_body_bytes = max_body_bytes
+        self._dry_run = dry_run
+        self._observer = observer
+        self._batch: list[IncomingDelivery] = []
+        self.counts = ImportCounts()
+
+    def import_lines(self, source: io.BufferedReader) -> None:
+        """Import every readable line; raises ConfigError for a bare body without a secret.
+
+        May be interrupted by an exception: the lines read so far are stored, and duplicates are harmless.
+        """
+        max_line_bytes = self._max_body_bytes * _MAX_LINE_BYTES_PER_BODY_BYTE + _MAX_OTHER_LINE_BYTES
+        try:
+            for number, line in read_numbered_lines(source, max_line_bytes=max_line_bytes):
+                delivery = line if isinstance(line, UnreadableLine) else self._parse_line(line)
+                if isinstance(delivery, UnreadableLine):
+                    self.counts.skipped += 1
+                    self._observer.on_skipped(number, delivery.reason)
+                    continue
+                self._batch.append(delivery)
+                if self._is_batch_full():
+                    self._store_batch()
+        finally:
+            self._store_batch()
+
+    def _parse_line(self, line: bytes) -> IncomingDelivery | UnreadableLine:
+        try:
+            exported = read_line(line)
+        except ValueError as error:
+            return UnreadableLine(str(error))
+        try:
+            delivery = _build_exported(exported) if exported else self._build_from_bare_body(line)
+        except UnreadableDelivery as error:
+            return UnreadableLine(f"neither an exported delivery nor a Truto event: {error}")
+        if len(delivery.body) > self._max_body_bytes:
+            return UnreadableLine(f"its body is longer than MAX_BODY_BYTES, {self._max_body_bytes:,}")
+        return delivery
+
+    def _build_from_bare_body(self, body: bytes) -> IncomingDelivery:
+        envelope = read_envelope(body)
+        if not self._secret:
+            raise ConfigError(
+                [
+                    "TRUTO_WEBHOOK_SECRET: not set. The ids of bare bodies depend on it; "
+                    "only exported deliveries can be imported without it."
+                ]
+            )
+        digest = parse_signature_header(sign(body, self._secret))
+        return IncomingDelivery(body, digest, datetime.now(UTC), envelope)
+
+    def _is_batch_full(self) -> bool:
+        batch_bytes = sum(len(delivery.body) for delivery in self._batch)
+        return len(self._batch) >= _MAX_BATCH_DELIVERIES or batch_bytes >= _MAX_BATCH_BYTES
+
+    def _store_batch(self) -> None:
+        batch, self._batch = self._batch, []
+        receipts = [] if self._dry_run or not batch else self._inbox.put(batch)
+        duplicates = [receipt.is_duplicate for receipt in receipts] or [False] * len(batch)
+        for delivery, is_duplicate in zip(batch, duplicates, strict=True):
+            self.counts.duplicates += is_duplicate
+            self.counts.new += not is_duplicate
+            self.counts.quarantined += not is_duplicate and delivery.state == DeliveryState.QUARANTINED
+        self._observer.on_stored()
+
+
+def read_numbered_lines(
+    source: io.BufferedReader, *, max_line_bytes: int
+) -> Iterator[tuple[int, bytes | UnreadableLine]]:
+    """Yield the number, from 1 on, and the text of every line that is not blank.
+
+    source: plain or gzip. Longer lines than max_line_bytes and a damaged rest are an UnreadableLine.
+    """
+    number = 0
+    try:
+        plain = _open_plain(source)
+        while line := plain.readline(max_line_bytes + 2):
+            number += 1
+            text = line.rstrip(b"\r\n")
+            if len(text) > max_line_bytes:
+                _skip_line(plain, line)
+                yield number, UnreadableLine(f"longer than {max_line_bytes:,} bytes")
+            elif text.strip():
+                yield number, text
+    except EOFError:
+        yield number + 1, UnreadableLine("the file is truncated here")
+    except (zlib.error, OSError):
+        yield number + 1, UnreadableLine("the file is damaged here")
+
+
+def _open_plain(source: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.GzipFile(fileobj=source) if source.peek(2)[:2] == _GZIP_MAGIC else source
+
+
+def _skip_line(plain: io.BufferedReader | gzip.GzipFile, line: bytes) -> None:
+    while line and not line.endswith(b"\n"):
+        line = plain.readline(1 << 20)
+
+
+def _build_exported(exported: ImportedDelivery) -> IncomingDelivery:
+    # A time in the future would be after every replay's start.
+    received_at = min(exported.received_at, datetime.now(UTC))
+    delivery = IncomingDelivery(exported.body, b"", received_at, id=exported.id)
+    try:
+        return replace(delivery, envelope=read_envelope(exported.body))
+    except UnreadableDelivery as error:
+        # It was quarantined in the other inbox too.
+        return replace(delivery, state=DeliveryState.QUARANTINED, reason=error.reason)

@@ -1,0 +1,32 @@
+"""Times written by a person: 12h, yesterday, 2026-11-25T08:00."""
+
+import re
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from app.truto.coerce import as_time
+
+_AGE_PATTERN = re.compile(r"(\d{1,6})\s*(m|min|h|d|w)")
+_UNITS = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DAYS_AGO = {"today": 0, "yesterday": 1}
+
+
+def parse_time(text: str, *, now: datetime) -> datetime:
+    """Return an aware UTC time from an age, a day or ISO 8601; raises ValueError.
+
+    text: "90m", "7d", "today", "2026-11-25" or "2026-11-25T08:00"; UTC without an offset.
+    now: the time that ages and days are relative to.
+    """
+    word = text.strip().lower()
+    if age := _AGE_PATTERN.fullmatch(word):
+        with suppress(OverflowError):
+            return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        return datetime.min.replace(tzinfo=UTC)
+    if word in _DAYS_AGO:
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight - timedelta(days=_DAYS_AGO[word])
+    if (time := as_time(text)) is None:
+        raise ValueError(
+            f"{text!r} is not a time; write 90m, 12h, 7d, today, 2026-11-25 or 2026-11-25T08:00 (UTC)"
+        )
+    return time
