@@ -205,7 +205,7 @@ def test_the_same_start_at_once_gets_one_decision(serve: Serve) -> None:
     assert len({(answer.http_status, answer.message) for answer in answers}) == 1
 
 
-def test_of_runs_that_start_at_once_exactly_one_is_let_in(serve: Serve) -> None:
+def test_exactly_one_of_concurrent_starts_is_accepted(serve: Serve) -> None:
     web = serve("[gate]\noverlapping = true\n", WEB_CONCURRENCY="2")
     runs = [f"r{number}" for number in range(20)]
 

@@ -1,4 +1,4 @@
-"""A store with deliveries in it as a test wants them, and the commands that look at it."""
+"""A store with the deliveries that a test needs, and commands that read it."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ SECRET_NAME = "Ada Lovelace"
 
 
 def make_batch_body(number: int, records: str = f'[{{"id": "1", "name": "{SECRET_NAME}"}}]') -> bytes:
-    """The body of a batch, told apart by its number."""
+    """Return the body of a batch; another number makes another body."""
     return (
         f'{{"id": "{number}", "event": "sync_job_run:record", "payload": {{"records": {records}}}}}'.encode()
     )
 
 
 class SeededStore:
-    """Puts deliveries into a store, as they were left by workers, and runs `rapidbridge` on it."""
+    """Puts deliveries into a store in any state, and runs `rapidbridge` on it."""
 
     def __init__(self, store: Database, url: str) -> None:
         self.store = store
@@ -58,7 +58,7 @@ class SeededStore:
         received_at: datetime | None = None,
         **envelope_fields: Any,
     ) -> UUID:
-        """Put a delivery, each a minute after the one before; return its id."""
+        """Put a delivery, received a minute after the previous one; return its id."""
         self._number += 1
         at = received_at or NOW + timedelta(minutes=self._number)
         envelope = Envelope(
@@ -72,11 +72,11 @@ class SeededStore:
         )
         body = body or make_batch_body(self._number)
         digest = hashlib.sha256(body).digest()
-        arrival = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
+        incoming = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
         if state in ("quarantined", "refused"):
-            arrival = replace(arrival, state=DeliveryState(state), reason=reason)
-        [receipt] = Inbox(self.store).put([arrival])
-        if arrival.state == DeliveryState.PENDING != state:
+            incoming = replace(incoming, state=DeliveryState(state), reason=reason)
+        [receipt] = Inbox(self.store).put([incoming])
+        if incoming.state == DeliveryState.PENDING != state:
             self.settle(receipt.delivery_id, state, reason, records=records)
         return receipt.delivery_id
 
@@ -91,8 +91,8 @@ class SeededStore:
         dead: Sequence[DeadRecord] = (),
     ) -> None:
         """Settle a delivery as a worker does."""
-        verdict = StateChange(delivery_id, DeliveryState(state), records, reason, due_at=NOW)
-        settlement = DeliveryResult(verdict, outcomes=outcomes, dead_records=dead)
+        state_change = StateChange(delivery_id, DeliveryState(state), records, reason, due_at=NOW)
+        settlement = DeliveryResult(state_change, outcomes=outcomes, dead_records=dead)
         DeliveryResults(self.store).save([settlement], now=NOW)
 
     def put_with_dead_records(self, sink: str = "main", reason: str = "too_deep", count: int = 2) -> UUID:
@@ -108,7 +108,7 @@ class SeededStore:
         return delivery
 
     def prune(self, delivery_id: UUID) -> None:
-        """Remove a body, as `prune` leaves it."""
+        """Remove a body as `prune` does."""
         with self.store.engine.begin() as connection:
             pruned = update(deliveries).where(deliveries.c.id == delivery_id)
             connection.execute(pruned.values(pruned_at=NOW, body=b""))
@@ -120,7 +120,7 @@ class SeededStore:
             return dict(rows.mappings().one())
 
     def rapidbridge(self, *words: str, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the store, and look at its exit code."""
+        """Run a command on the store and check its exit code."""
         ran = rapidbridge(*words, **({"DATABASE_URL": self.url} | settings))
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran
@@ -131,7 +131,7 @@ class SeededStore:
 
 
 def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command, as nobody at a terminal."""
+    """Run a command without a terminal."""
     return subprocess.run(
         build_command(*words),
         cwd=ROOT,
@@ -145,5 +145,5 @@ def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str
 
 
 def build_command(*words: str) -> list[str]:
-    """Return a command's words for a process."""
+    """Return the arguments of a process that runs a command."""
     return [sys.executable, "-m", "app.cli", *words]
