@@ -14,7 +14,7 @@ from uuid import uuid4
 from app.simulator.sample_records import make_record
 from app.sinks.base import Batch, Record
 from app.store.models import IncomingDelivery
-from app.truto.events import RECORD_EVENT
+from app.truto.events import RECORD_EVENT, Envelope
 from app.truto.signature import sign
 from app.truto.target_url import WEBHOOK_PATH
 from tests.support.web_process import SECRET
@@ -87,13 +87,14 @@ def make_delivery(number: int, records: int) -> IncomingDelivery:
         json.dumps(event, ensure_ascii=False).encode(),
         b"%d" % number,
         datetime.now(UTC) + _DUE_AFTER,
-        "pending",
-        event_id=str(number),
-        event=RECORD_EVENT,
-        sync_job_run_id="r",
-        integrated_account_id="account",
-        resource=RESOURCE,
-        method="list",
+        Envelope(
+            event_id=str(number),
+            event=RECORD_EVENT,
+            sync_job_run_id="r",
+            integrated_account_id="account",
+            resource=RESOURCE,
+            method="list",
+        ),
     )
 
 

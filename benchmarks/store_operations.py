@@ -18,12 +18,22 @@ from sqlalchemy import text
 from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
-from app.store.models import Delivery, DeliveryResult, IncomingDelivery, RunUpdate, SinkOutcome, StateChange
+from app.store.models import (
+    Delivery,
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    RunUpdate,
+    SinkOutcome,
+    SinkOutcomeState,
+    StateChange,
+)
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs
 from app.store.schema import deliveries, sink_outcomes
+from app.truto.events import Envelope
 from benchmarks.seeded_inbox import (
     BODY,
     DELIVERIES_PER_RUN,
@@ -207,14 +217,15 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
             BODY.replace(b'"c-1"', f'"{name}"'.encode()),
             name.encode(),
             now,
-            "pending",
-            event_id=name,
-            event="sync_job_run:record",
-            webhook_id="benchmark",
-            sync_job_run_id=self._own_run,
-            resource="crm/contacts",
-            method="list",
-            created_at=now,
+            Envelope(
+                event_id=name,
+                event="sync_job_run:record",
+                webhook_id="benchmark",
+                sync_job_run_id=self._own_run,
+                resource="crm/contacts",
+                method="list",
+                created_at=now,
+            ),
         )
 
     def _measure(self, operation: str, deliveries_per_call: int, call: Callable[[], Result]) -> Result:
@@ -231,7 +242,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
 def _make_result(delivery: Delivery) -> DeliveryResult:
     now = datetime.now(UTC)
     return DeliveryResult(
-        StateChange(delivery.id, "settled", 1, "", due_at=delivery.received_at),
-        run=RunUpdate(delivery.sync_job_run_id, "", "", "", now),
-        outcomes=[SinkOutcome(delivery.id, "main", "done", 1, 0, "", "", now)],
+        StateChange(delivery.id, DeliveryState.SETTLED, 1, "", due_at=delivery.received_at),
+        run=RunUpdate(delivery.envelope.sync_job_run_id, "", "", "", now),
+        outcomes=[SinkOutcome(delivery.id, "main", SinkOutcomeState.DONE, 1, 0, "", "", now)],
     )

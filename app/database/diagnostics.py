@@ -1,4 +1,4 @@
-"""What there is to know about the store's database before it is trusted: asked, never judged, here."""
+"""Facts about the store's database: version, settings, latency, free connections."""
 
 import time
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ _CONNECTIONS = text(
 
 @dataclass(frozen=True, slots=True)
 class DatabaseInfo:
-    """A database as it was found.
+    """Facts about a database.
 
-    version: as numbers. latency_s: of one statement, on a connection that was open. clock_ahead_s: of the
-    server's clock against ours; None where they are one. settings: by the server's own names.
-    free_connections: how many our processes may have together; None where there is no such limit.
+    version: as numbers. latency_s: of one statement on an open connection. clock_ahead_s: the server's clock
+    minus ours; None for SQLite. settings: by the server's own names. free_connections: available to our
+    processes together; None for SQLite.
     """
 
     product: str
@@ -44,37 +44,37 @@ class DatabaseInfo:
     free_connections: int | None = None
 
 
-# What drivers say while they connect: theirs name hosts and users, ours only the fault.
+# Parts of drivers' messages. The messages themselves name hosts and users, so they are not shown.
 _CONNECTION_ERROR_REASONS = {
-    "password": "it does not take the password",
-    "role ": "there is no such role",
-    "database ": "there is no such database",
-    "pg_hba": "it does not let this machine in",
-    "ssl": "it wants TLS, or does not speak it",
-    "resolve": "there is no such host",
-    "translate host": "there is no such host",
-    "refused": "nobody listens there",
-    "no such file": "nobody listens there",
-    "timeout": "it does not answer in time",
-    "timed out": "it does not answer in time",
-    "too many": "it has no connection left",
-    "remaining connection slots": "it has no connection left",
-    "not a database": "the file is no SQLite database",
-    "readonly": "the file cannot be written",
+    "password": "wrong password",
+    "role ": "no such role",
+    "database ": "no such database",
+    "pg_hba": "pg_hba.conf does not admit this machine",
+    "ssl": "the server requires TLS, or does not support it",
+    "resolve": "no such host",
+    "translate host": "no such host",
+    "refused": "no server listens there",
+    "no such file": "no server listens there",
+    "timeout": "no answer in time",
+    "timed out": "no answer in time",
+    "too many": "no connection is free",
+    "remaining connection slots": "no connection is free",
+    "not a database": "the file is not a SQLite database",
+    "readonly": "the file is read-only",
     "unable to open": "the file cannot be opened",
-    "locked": "another process holds it",
+    "locked": "another process has locked it",
 }
 
 
 def connection_error_reason(error: Exception) -> str:
-    """Say in words why a database could not be had, as far as its driver tells; without its own message."""
+    """Return the reason of a failed connection in words, "" if unknown; never the driver's message."""
     fault = error.__cause__ if isinstance(error, StoreUnavailable) else error
     driver_message = str(getattr(fault, "orig", "")).lower()
     return next((cause for mark, cause in _CONNECTION_ERROR_REASONS.items() if mark in driver_message), "")
 
 
 def database_file(url: str) -> Path | None:
-    """Return a SQLite database's file; None for other databases, and for one in memory."""
+    """Return the file of a SQLite database; None for other databases and for SQLite in memory."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
@@ -82,17 +82,17 @@ def database_file(url: str) -> Path | None:
 
 
 def missing_file(url: str) -> Path | None:
-    """Return a SQLite database's file where it is not there: connecting would create it."""
+    """Return the file of a SQLite database if it does not exist: connecting would create it."""
     path = database_file(url)
     return path if path and not path.exists() else None
 
 
-def inspect_database(store: Database) -> DatabaseInfo:
-    """Ask a database about itself; raises StoreUnavailable."""
-    with store.autocommit() as connection:
+def inspect_database(database: Database) -> DatabaseInfo:
+    """Read the facts about a database; raises StoreUnavailable."""
+    with database.autocommit() as connection:
         return (
             _inspect_postgresql(connection)
-            if store.dialect.name == "postgresql"
+            if database.dialect.name == "postgresql"
             else _inspect_sqlite(connection)
         )
 
@@ -112,7 +112,7 @@ def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
     before, started = datetime.now(UTC), time.monotonic()
     server_time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     latency_s = time.monotonic() - started
-    # Half of the time went by on the way.
+    # The answer was on its way for about half of the latency.
     ahead_s = (server_time - before).total_seconds() - latency_s / 2
     settings = {name: _read_setting(connection, name) for name in _POSTGRESQL_SETTINGS}
     version = _read_setting(connection, "server_version").partition(" ")[0]

@@ -1,4 +1,4 @@
-"""Opens the store's database and turns its driver's faults into ours."""
+"""The store's database: connections, transactions, and StoreUnavailable for driver errors."""
 
 import re
 import sqlite3
@@ -16,13 +16,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import ConfigError, StoreUnavailable
 
-# Truto gives up on a page within seconds: a dead database must be known before that.
+# Truto drops a page within seconds: a dead database must be detected before that.
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 15_000
 _SQLITE_BUSY_TIMEOUT_S = 15
-# The default is a spinning disk's: PostgreSQL would rather read a whole table than look up a run's rows.
+# The default suits spinning disks: PostgreSQL would read a whole table instead of the index on a run.
 _RANDOM_PAGE_COST = 1.1
-# A process that stands still inside a transaction must not keep its locks from all others.
+# A process that stalls inside a transaction must not hold its locks forever.
 _IDLE_IN_TRANSACTION_MS = 10_000
 
 
@@ -31,10 +31,9 @@ def open_engine(
 ) -> Engine:
     """Prepare a connection pool; connects on first use.
 
-    url: sqlite:///path, postgres://… or postgresql://…. A SQLite file's folder is created.
-    lock_wait_s: how long SQLite waits for another writer, and its whole process with it. for_person: one who
-    looks at what is there: statements take as long as they take, and a SQLite file that is missing is not
-    made, but StoreUnavailable.
+    url: sqlite:///path, postgres://… or postgresql://…. The folder of a SQLite file is created.
+    lock_timeout_s: wait for another SQLite writer; the whole process waits. interactive: for commands that
+    only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -42,9 +41,9 @@ def open_engine(
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             if interactive and not Path(parsed.database).exists():
-                hint = "is DATABASE_URL right? `rapidbridge migrate` makes it"
-                raise StoreUnavailable(f"there is no file {parsed.database}: {hint}")
-            # It holds customers' data: nobody else's business.
+                hint = "check DATABASE_URL, or create it with: rapidbridge migrate"
+                raise StoreUnavailable(f"the database file {parsed.database} does not exist: {hint}")
+            # The file holds customers' data: no access for other users.
             Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": lock_timeout_s}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
@@ -55,7 +54,7 @@ def open_engine(
         "application_name": "rapidbridge",
         "options": f"-c statement_timeout={0 if interactive else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
         f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
-        # Starting another process for a part of them takes longer than our statements take.
+        # Starting a parallel worker takes longer than our statements.
         f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",
         "keepalives_idle": 10,
         "tcp_user_timeout": 10_000,
@@ -73,15 +72,15 @@ def open_engine(
 
 
 def parse_url(url: str) -> URL:
-    """Return a database's URL, taken apart, as it is connected to; raises ConfigError where it is none."""
-    # Platforms still write postgres://, which names no driver.
+    """Return a database URL, parsed, with its driver; raises ConfigError if it is malformed."""
+    # Platforms still set postgres://, which SQLAlchemy does not know.
     return _make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 
 def redact_url(url: str) -> str:
-    """Return a database's URL without its passwords; raises ConfigError where it is none."""
+    """Return a database URL without its passwords; raises ConfigError if it is malformed."""
     parsed = _make_url(url)
-    # The driver takes them there as well.
+    # The driver also accepts passwords as query parameters.
     hidden = [name for name in parsed.query if "password" in name.lower()]
     return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
 
@@ -90,13 +89,13 @@ def _make_url(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        problem = "a database's URL cannot be read: write %-escapes for what is special in its password."
-        # Not from the error, which quotes what may be the password.
+        problem = "a database URL is malformed: percent-encode special characters in its password."
+        # SQLAlchemy's error may quote the password, so it is not chained.
         raise ConfigError([problem]) from None
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # The driver's own BEGIN is deferred and can deadlock on upgrade: transactions are begun by the listener.
+    # The driver's own BEGIN is deferred and can deadlock on upgrade: a listener begins transactions.
     connection.isolation_level = None
     cursor = connection.cursor()
     _use_wal(cursor)
@@ -105,7 +104,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
 
 
 def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # A commit that is not on disk yet must not be answered 200. Whatever is stricter than "on" stays.
+    # A 200 may only follow a commit that is on disk. A stricter setting than "on" stays.
     cursor = connection.cursor()
     cursor.execute(
         "SELECT set_config('synchronous_commit', 'on', false) "
@@ -116,7 +115,7 @@ def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry
 
 
 def _use_wal(cursor: DBAPICursor) -> None:
-    # The first to open a new file switches it, for good; SQLite does not wait for a lock here by itself.
+    # The first connection to a new file switches it for good. SQLite's lock timeout does not apply here.
     for _ in range(_SQLITE_BUSY_TIMEOUT_S * 10):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
@@ -129,9 +128,9 @@ def _use_wal(cursor: DBAPICursor) -> None:
 
 @contextmanager
 def autocommit(engine: Engine) -> Iterator[Connection]:
-    """Connect for a single statement, which is a transaction of its own.
+    """Connect for a single statement that commits by itself.
 
-    On PostgreSQL that saves the round trips of BEGIN and COMMIT. On SQLite they cost nothing.
+    PostgreSQL: saves the round trips of BEGIN and COMMIT. SQLite has no round trips.
     """
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -143,35 +142,35 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for whatever the database or its driver raises."""
+    """Raise StoreUnavailable for errors of the database or its driver."""
     try:
         yield
     except PoolTimeout as error:
-        raise StoreUnavailable("no connection to the store became free in time") from error
+        raise StoreUnavailable("no connection to the database became free in time") from error
     except DBAPIError as error:
         raise StoreUnavailable(_explain(error)) from error
     except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the store failed: {type(error).__name__}") from error
+        raise StoreUnavailable(f"the database failed: {type(error).__name__}") from error
 
 
 def _explain(error: DBAPIError) -> str:
-    """Say what the database said without its details, which may quote a row."""
+    """Return the error's type and code, without its message, which may quote a row."""
     fault = type(error.orig).__name__
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-    # A table or a column that is not there.
+    # A table or a column is missing.
     unmigrated = state in ("42P01", "42703") or "no such " in str(error.orig)
     hint = (
-        "its tables are missing or old; run: rapidbridge migrate"
+        "tables are missing or outdated; run: rapidbridge migrate"
         if unmigrated
-        else "is DATABASE_URL right and up?"
+        else "check DATABASE_URL, and that the database is up"
     )
-    return f"the store failed ({fault}{f', {state}' if state else ''}): {hint}"
+    return f"the database failed ({fault}{f', {state}' if state else ''}): {hint}"
 
 
 class Database:
     """A pool of connections to the store's database. Every method raises StoreUnavailable.
 
-    engine: for callers that need the driver's own errors.
+    engine: SQLAlchemy's, for callers that need the driver's own errors.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -194,7 +193,7 @@ class Database:
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """Connect for a single statement, which is a transaction of its own."""
+        """Connect for a single statement that commits by itself."""
         with translate_errors(), autocommit(self.engine) as connection:
             yield connection
 

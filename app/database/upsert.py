@@ -1,4 +1,4 @@
-"""The one kind of statement that SQLAlchemy spells by dialect: insert, or change what is there."""
+"""INSERT … ON CONFLICT for both dialects."""
 
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -7,5 +7,5 @@ Insert = postgresql.Insert | sqlite.Insert
 
 
 def insert_into(dialect: str, table: Table) -> Insert:
-    """Return an insert that can say what to do on a conflict. dialect: its name."""
+    """Return an insert that supports ON CONFLICT. dialect: "postgresql" or "sqlite"."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -1,1 +1,1 @@
-"""Redis: the RQ queue, and the spool that stands in for the inbox."""
+"""Redis: the RQ queue, and the spool that replaces the inbox while the database is away."""

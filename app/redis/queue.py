@@ -1,4 +1,4 @@
-"""Puts deliveries' ids onto RQ. Redis only wakes workers; what there is to do stands in the inbox."""
+"""The RQ queue of delivery ids. The inbox decides which deliveries are pending; Redis only spreads them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -16,20 +16,20 @@ from app.errors import QueueUnavailable
 
 QUEUE_NAME = "rapidbridge"
 JOB_FUNCTION = "workers.jobs.deliver"
-# With what it takes to settle then, shorter than the 30 s a platform leaves between SIGTERM and SIGKILL.
+# With the time to save results, shorter than the 30 s that platforms leave between SIGTERM and SIGKILL.
 JOB_TIMEOUT_S = 18
-# A job costs milliseconds of its own, so busy times put several deliveries into one.
+# RQ spends milliseconds on a job, so a busy receiver puts several deliveries into one.
 IDS_PER_JOB = 32
-# Redis holds at most about this many jobs, whatever the backlog: beyond, the sweeper feeds from the inbox.
+# A larger backlog stays in the inbox, from which the sweeper enqueues: Redis must not fill up.
 MAX_JOBS = 128
 _TIMEOUT_S = 2.0
-# There as long as Redis remembers what was enqueued.
+# Disappears with the queue if Redis loses its data.
 _MARKER_KEY = "rapidbridge:remembers"
 _FAILED_JOB_TTL_S = 3600
 
 
 class DueDelivery(Protocol):
-    """A delivery that waits for a worker."""
+    """A delivery to enqueue."""
 
     @property
     def id(self) -> UUID: ...
@@ -40,7 +40,7 @@ class DueDelivery(Protocol):
 
 
 def connect_redis(url: str, *, tls_verify: bool) -> Redis:
-    """Prepare connections to Redis; one that does not answer is known after 2 s.
+    """Prepare a connection pool with timeouts of 2 s.
 
     url: redis://…, rediss://… or unix://…. tls_verify: False accepts a self-signed certificate.
     """
@@ -49,8 +49,8 @@ def connect_redis(url: str, *, tls_verify: bool) -> Redis:
         url,
         socket_connect_timeout=_TIMEOUT_S,
         socket_timeout=_TIMEOUT_S,
-        # The client's default of ten retries outlasts every request. One is for pooled connections that died
-        # while idle; pushing an id twice is harmless. Who stalls once would stall again.
+        # The client's default of ten retries outlasts every request. One retry covers pooled connections that
+        # died while idle, and enqueuing an id twice is harmless. A timeout is not retried.
         retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(RedisConnectionError,)),
         **options,
     )
@@ -63,16 +63,16 @@ class DeliveryQueue:
         self._queue = Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
 
     def has_capacity(self) -> bool:
-        """Whether jobs are few enough to add more."""
+        """Whether the queue holds fewer than MAX_JOBS jobs."""
         try:
             return self._queue.count < MAX_JOBS
         except RedisError as error:
             raise _unavailable(error) from error
 
     def enqueue(self, deliveries: Sequence[DueDelivery]) -> None:
-        """Wake workers for these deliveries in one round trip, IDS_PER_JOB to a job.
+        """Enqueue deliveries in one round trip, IDS_PER_JOB in each job.
 
-        One that a worker never came back from gets a job of its own: it must not take others along again.
+        A delivery whose worker died gets a job of its own: it may kill the next worker as well.
         """
         batchable = [delivery for delivery in deliveries if not delivery.lost_attempts]
         groups = [batchable[start : start + IDS_PER_JOB] for start in range(0, len(batchable), IDS_PER_JOB)]
@@ -84,7 +84,7 @@ class DeliveryQueue:
                 timeout=JOB_TIMEOUT_S,
                 result_ttl=0,
                 failure_ttl=_FAILED_JOB_TTL_S,
-                description=f"{len(group)} deliveries",
+                description=f"{len(group)} {'delivery' if len(group) == 1 else 'deliveries'}",
                 job_id=_job_id(group),
             )
             for group in groups
@@ -95,35 +95,35 @@ class DeliveryQueue:
             raise _unavailable(error) from error
 
     def has_marker(self) -> bool:
-        """Whether Redis still holds what was enqueued since `remember`; not once it was wiped."""
+        """Whether Redis has kept its data since `set_marker`."""
         try:
             return bool(self._queue.connection.exists(_MARKER_KEY))
         except RedisError as error:
             raise _unavailable(error) from error
 
     def set_marker(self) -> None:
-        """Begin to tell by `remembers` whether Redis is wiped."""
+        """Write the marker by which `has_marker` detects that Redis lost its data."""
         try:
             self._queue.connection.set(_MARKER_KEY, 1)
         except RedisError as error:
             raise _unavailable(error) from error
 
     def count_workers(self) -> int:
-        """Return how many workers live; one that was killed counts for up to two minutes more."""
+        """Return the number of live workers. A killed worker counts for up to two more minutes."""
         try:
             return len(Worker.all(queue=self._queue))
         except RedisError as error:
             raise _unavailable(error) from error
 
     def count_jobs(self) -> tuple[int, int]:
-        """Return how many jobs wait, and how many have failed within the last hour."""
+        """Return the number of queued jobs, and of jobs that failed within the last hour."""
         try:
             return self._queue.count, self._queue.failed_job_registry.get_job_count(cleanup=False)
         except RedisError as error:
             raise _unavailable(error) from error
 
     def ping(self) -> None:
-        """Return if Redis answers."""
+        """Return if Redis answers, raise otherwise."""
         try:
             self._queue.connection.ping()
         except RedisError as error:
@@ -131,9 +131,9 @@ class DeliveryQueue:
 
 
 def _job_id(group: Sequence[DueDelivery]) -> str:
-    # The attempt tells retries of one delivery apart, the rest two jobs for the same attempt.
+    # The attempt distinguishes retries of one delivery, the random part two jobs for the same attempt.
     return f"{group[0].id}-{len(group)}-attempt-{max(due.attempts for due in group) + 1}-{uuid4().hex[:8]}"
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(f"Redis failed ({type(error).__name__}): is REDIS_URL right and up?")
+    return QueueUnavailable(f"Redis failed ({type(error).__name__}): check REDIS_URL, and that Redis is up")

@@ -1,4 +1,4 @@
-"""Where deliveries wait while the inbox cannot take them: a stream in Redis."""
+"""The spool: a Redis stream that keeps deliveries while the database is away."""
 
 import hashlib
 import json
@@ -12,15 +12,13 @@ from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
 from app.store.compression import compress, decompress
-from app.store.models import IncomingDelivery, Receipt, delivery_id_for
+from app.store.models import DeliveryState, IncomingDelivery, Receipt
+from app.truto.events import Envelope
 
 KEY = "rapidbridge:spool"
-# What cannot be read back waits here for somebody to look at it; the others are not to wait behind it.
+# Unreadable entries are moved here, so that they do not block the entries behind them.
 UNREADABLE_KEY = "rapidbridge:spool:unreadable"
-_TIME_FIELDS = ("received_at", "created_at")
-# What comes over HTTP is named once it is in the inbox.
-_HEADER_FIELDS = [name for name in IncomingDelivery.__dataclass_fields__ if name not in ("body", "id")]
-# What one step of draining commits together and holds in memory: no more than this, and one body.
+# Limits of one commit while draining; the last body may exceed the bytes.
 _MAX_DELIVERIES_PER_STEP = 16
 _MAX_BYTES_PER_STEP = 16 * 1024 * 1024
 
@@ -30,47 +28,44 @@ log = structlog.get_logger()
 
 
 class Spool:
-    """Keeps arrivals in order until the inbox has them. Every method raises QueueUnavailable.
+    """Keeps deliveries in order until the inbox has them. Every method raises QueueUnavailable.
 
-    Worth what Redis is worth: without persistence, a Redis that restarts forgets them.
+    Only as durable as Redis: without persistence, a restart of Redis loses them.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def put(self, delivery: IncomingDelivery) -> Receipt:
-        """Keep an arrival; whether it was seen before is not known here."""
-        header = {name: getattr(delivery, name) for name in _HEADER_FIELDS}
+        """Store a delivery. The spool does not detect duplicates."""
         [body] = compress([delivery.body])
-        entry = {
-            "header": json.dumps(header | {"digest": delivery.digest.hex()}, default=datetime.isoformat),
-            "body": body,
-        }
+        entry = {"header": json.dumps(_build_header(delivery)), "body": body}
         try:
-            self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # its own alias refuses str and bytes mixed
+            self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
         except RedisError as error:
             raise _unavailable(error) from error
-        id_ = delivery_id_for(delivery.event_id, delivery.created_at, delivery.digest)
-        refusal_reason = delivery.reason if delivery.state == "refused" else None
-        return Receipt(id_, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason)
+        refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None
+        return Receipt(
+            delivery.delivery_id, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason
+        )
 
     def count(self) -> int:
-        """Return how many arrivals wait."""
+        """Return the number of deliveries in the spool."""
         try:
             return int(self._redis.xlen(KEY))
         except RedisError as error:
             raise _unavailable(error) from error
 
     def drain(self, put: Callable[[Sequence[IncomingDelivery]], object]) -> int:
-        """Hand everything to `put`, oldest first, and forget what it took; return how many.
+        """Pass all deliveries to `put`, oldest first, delete them, and return their number.
 
-        Ends with what `put` raises. Two that drain at once hand over the same arrivals: `put` must not mind.
+        Errors of `put` are passed on. Concurrent calls pass the same deliveries: `put` must be idempotent.
         """
         moved = 0
         try:
             while deliveries := self._read_oldest():
                 put(list(deliveries.values()))
-                # After the commit: whoever dies in between leaves a duplicate, not a gap.
+                # Delete after the commit: a crash in between leaves a duplicate, not a gap.
                 self._redis.xdel(KEY, *deliveries)
                 moved += len(deliveries)
         except RedisError as error:
@@ -78,18 +73,18 @@ class Spool:
         return moved
 
     def count_for_account(self, account: str) -> int:
-        """Return how many arrivals of an integrated account wait."""
+        """Return the number of deliveries of an integrated account."""
         return sum(1 for _ in self._find_entries(account))
 
     def count_unreadable(self) -> int:
-        """Return how many entries are set aside because nobody could read them."""
+        """Return the number of unreadable entries that were set aside."""
         try:
             return int(self._redis.xlen(UNREADABLE_KEY))
         except RedisError as error:
             raise _unavailable(error) from error
 
     def erase(self, account: str) -> int:
-        """Forget the arrivals of an integrated account; return how many."""
+        """Delete the deliveries of an integrated account; return their number."""
         removed = 0
         for entry_id in self._find_entries(account):
             try:
@@ -102,7 +97,7 @@ class Spool:
         after = b"-"
         while True:
             try:
-                # One by one: bodies come along.
+                # One at a time: an entry includes its body.
                 entries = cast(
                     "list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1)
                 )
@@ -116,7 +111,7 @@ class Spool:
                 yield entry_id
 
     def _read_oldest(self) -> dict[bytes, IncomingDelivery]:
-        """Return the oldest arrivals by their entries' ids, as many as one step takes."""
+        """Return the deliveries of one commit, oldest first, by the ids of their entries."""
         deliveries: dict[bytes, IncomingDelivery] = {}
         after, size = b"-", 0
         while len(deliveries) < _MAX_DELIVERIES_PER_STEP and size < _MAX_BYTES_PER_STEP:
@@ -135,30 +130,70 @@ class Spool:
 
     def _set_aside(self, entry_id: bytes, fields: _EntryFields, error: Exception) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.xadd(UNREADABLE_KEY, fields or {"empty": ""})  # type: ignore[arg-type]  # its own alias refuses bytes
+            pipeline.xadd(UNREADABLE_KEY, fields or {"empty": ""})  # type: ignore[arg-type]  # redis-py's alias rejects bytes
             pipeline.xdel(KEY, entry_id)
             pipeline.execute()
-        log.error("spool.unreadable", fault=type(error).__name__, kept_in=UNREADABLE_KEY)
+        log.error("spool.entry_set_aside", fault=type(error).__name__, moved_to=UNREADABLE_KEY)
+
+
+def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
+    """Return an entry's header. Its member names are a stored format: they stay when attributes change."""
+    envelope = delivery.envelope
+    return {
+        "digest": delivery.digest.hex(),
+        "received_at": delivery.received_at.isoformat(),
+        "state": delivery.state,
+        "reason": delivery.reason,
+        "event_id": envelope.event_id,
+        "event": envelope.event,
+        "webhook_id": envelope.webhook_id,
+        "environment_id": envelope.environment_id,
+        "sync_job_id": envelope.sync_job_id,
+        "sync_job_run_id": envelope.sync_job_run_id,
+        "integrated_account_id": envelope.integrated_account_id,
+        "resource": envelope.resource,
+        "method": envelope.method,
+        "created_at": envelope.created_at.isoformat() if envelope.created_at else None,
+    }
 
 
 def _read_account_id(fields: _EntryFields) -> str | None:
     try:
         return str(json.loads(fields[b"header"])["integrated_account_id"])
     except (ValueError, TypeError, KeyError):
-        # It will be set aside when its turn comes.
+        # `drain` sets unreadable entries aside.
         return None
 
 
 def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
+    """Return the delivery of an entry. Unknown members are ignored, missing members are empty."""
     header: dict[str, Any] = json.loads(fields[b"header"])
-    times = {name: datetime.fromisoformat(header[name]) for name in _TIME_FIELDS if header[name]}
-    # Fields that a newer release put there are dropped rather than fatal.
-    known = {name: value for name, value in header.items() if name in IncomingDelivery.__dataclass_fields__}
+    received_at = datetime.fromisoformat(header["received_at"])
     body = decompress(fields[b"body"])
-    # What an earlier release spooled names none: it hashed the body itself.
-    digest = bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest()
-    return IncomingDelivery(**{**known, **times, "body": body, "digest": digest})
+    created_at = header.get("created_at")
+    return IncomingDelivery(
+        body=body,
+        # The first release wrote no digest: it hashed the body.
+        digest=bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest(),
+        received_at=received_at,
+        envelope=Envelope(
+            event_id=header.get("event_id", ""),
+            event=header.get("event", ""),
+            created_at=datetime.fromisoformat(created_at) if created_at else None,
+            webhook_id=header.get("webhook_id", ""),
+            environment_id=header.get("environment_id", ""),
+            sync_job_run_id=header.get("sync_job_run_id", ""),
+            sync_job_id=header.get("sync_job_id", ""),
+            integrated_account_id=header.get("integrated_account_id", ""),
+            resource=header.get("resource", ""),
+            method=header.get("method", ""),
+        ),
+        state=DeliveryState(header["state"]),
+        reason=header.get("reason", ""),
+    )
 
 
 def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(f"the spool failed ({type(error).__name__}): is REDIS_URL right and up?")
+    return QueueUnavailable(
+        f"the spool failed ({type(error).__name__}): check REDIS_URL, and that Redis is up"
+    )

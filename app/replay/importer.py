@@ -4,14 +4,14 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
+from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import read_envelope
 from app.truto.signature import parse_signature_header, sign
 
@@ -119,7 +119,7 @@ class Importer:
         return delivery
 
     def _build_from_bare_body(self, body: bytes) -> IncomingDelivery:
-        envelope_fields = _read_envelope_fields(body)
+        envelope = read_envelope(body)
         if not self._secret:
             raise ConfigError(
                 [
@@ -128,7 +128,7 @@ class Importer:
                 ]
             )
         digest = parse_signature_header(sign(body, self._secret))
-        return IncomingDelivery(body, digest, datetime.now(UTC), "pending", **envelope_fields)
+        return IncomingDelivery(body, digest, datetime.now(UTC), envelope)
 
     def _is_batch_full(self) -> bool:
         batch_bytes = sum(len(delivery.body) for delivery in self._batch)
@@ -141,7 +141,7 @@ class Importer:
         for delivery, is_duplicate in zip(batch, duplicates, strict=True):
             self.counts.duplicates += is_duplicate
             self.counts.new += not is_duplicate
-            self.counts.quarantined += not is_duplicate and delivery.state == "quarantined"
+            self.counts.quarantined += not is_duplicate and delivery.state == DeliveryState.QUARANTINED
         self._observer.on_stored()
 
 
@@ -181,16 +181,9 @@ def _skip_line(plain: io.BufferedReader | gzip.GzipFile, line: bytes) -> None:
 def _build_exported(exported: ImportedDelivery) -> IncomingDelivery:
     # A time in the future would be after every replay's start.
     received_at = min(exported.received_at, datetime.now(UTC))
-    body = exported.body
+    delivery = IncomingDelivery(exported.body, b"", received_at, id=exported.id)
     try:
-        return IncomingDelivery(
-            body, b"", received_at, "pending", **_read_envelope_fields(body), id=exported.id
-        )
+        return replace(delivery, envelope=read_envelope(exported.body))
     except UnreadableDelivery as error:
         # It was quarantined in the other inbox too.
-        return IncomingDelivery(body, b"", received_at, "quarantined", error.reason, id=exported.id)
-
-
-def _read_envelope_fields(body: bytes) -> dict[str, Any]:
-    envelope = read_envelope(body)
-    return {name: getattr(envelope, name) for name in envelope.__slots__}
+        return replace(delivery, state=DeliveryState.QUARANTINED, reason=error.reason)

@@ -1,1 +1,1 @@
-"""Where deliveries, their outcomes and the runs they belong to are kept: SQLite or PostgreSQL."""
+"""The store: deliveries, their outcomes, runs and notifications, in SQLite or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""A folder of what was removed from the inbox: gzip JSON Lines, a chunk a file."""
+"""The archive of pruned deliveries: gzip-compressed JSON Lines in a folder."""
 
 import fcntl
 import gzip
@@ -15,28 +15,25 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import structlog
-from sqlalchemy import select
 
 from app.database.engine import Database
 from app.errors import ArchiveUnavailable
 from app.store.compression import decompress
-from app.store.delivery_export import ExportedDelivery, write_line
+from app.store.delivery_export import ExportedDelivery, read_stored_deliveries, write_line
 from app.store.models import PrunableDelivery
-from app.store.schema import deliveries
 
 _SUFFIX = ".jsonl.gz"
 _LEVEL = 6
-_COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__]
 
 log = structlog.get_logger()
 
 
 class Archive:
-    """Writes down what is to be removed: dt=<day received>/<first>-<last>-<hash of ids>.jsonl.gz.
+    """Writes deliveries before they are pruned: dt=<day received>/<first>-<last>-<hash of ids>.jsonl.gz.
 
-    A file is written beside its place, synced, then renamed: it is there whole or not at all. A delivery that
-    stands in one already, because whoever wrote it did not get as far as to remove it, is not written again.
-    Raises ArchiveUnavailable.
+    A file is written under a temporary name, synced, then renamed, so it is complete or absent. A delivery
+    that the archive already holds, because a prune stopped before it removed the body, is not written again.
+    Every method raises ArchiveUnavailable.
     """
 
     def __init__(self, url: str) -> None:
@@ -44,7 +41,7 @@ class Archive:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Take turns with whoever else prunes into this folder: two must not write the same deliveries."""
+        """Wait for other processes that prune into this folder: two must not write the same deliveries."""
         with _translate_archive_errors(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -55,21 +52,24 @@ class Archive:
         finally:
             os.close(descriptor)
 
-    def write(self, store: Database, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
-        """Write a chunk of deliveries that came on one day, in their order; raises StoreUnavailable too.
+    def write(self, database: Database, chunk: Sequence[PrunableDelivery]) -> list[UUID]:
+        """Write deliveries of one day, oldest first; return the ids that the archive now holds on disk.
 
-        Returns those that are in the archive now, on the disk. Left out is what another has removed
-        meanwhile, and a body that is damaged.
+        Deliveries that another process pruned meanwhile are left out, and so are damaged bodies. Raises
+        StoreUnavailable too.
         """
         first, last = chunk[0].received_at, chunk[-1].received_at
         folder = self._root / f"dt={first.astimezone(UTC).date().isoformat()}"
         with _translate_archive_errors(folder):
             for unfinished in folder.glob(".*.part"):
-                # Of one that was killed: whoever has the turn is alone here.
+                # Left by a killed process: the lock excludes a running one.
                 unfinished.unlink()
-            known = {id_ for path in _find_overlapping(folder, first, last) for id_ in _read_ids(path)}
-            archived = [old.id for old in chunk if old.id in known]
-            if new := _read_deliveries(store, [old.id for old in chunk if old.id not in known]):
+            archived_before = {
+                id_ for path in _find_overlapping(folder, first, last) for id_ in _read_ids(path)
+            }
+            archived = [delivery.id for delivery in chunk if delivery.id in archived_before]
+            missing_ids = [delivery.id for delivery in chunk if delivery.id not in archived_before]
+            if new := read_stored_deliveries(database, missing_ids):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _fsync(self._root)
                 written = _write_file(
@@ -79,35 +79,27 @@ class Archive:
         return archived
 
 
-def _read_deliveries(store: Database, ids: Sequence[UUID]) -> Sequence[ExportedDelivery]:
-    """Return deliveries with their bodies as they are stored."""
-    statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
-    order = (deliveries.c.received_at, deliveries.c.id)
-    with store.autocommit() as connection:
-        return [ExportedDelivery(*row) for row in connection.execute(statement.order_by(*order))]
-
-
 def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
     written = []
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
-        # No time and no name inside: the same deliveries make the same bytes.
+        # Without time and name, the same deliveries make the same bytes.
         with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
             for delivery in stored:
                 try:
                     line = write_line(replace(delivery, body=decompress(delivery.body)))
                 except ValueError:
                     log.warning(
-                        "delivery.damaged", delivery=str(delivery.id), then="its body stays, as it is"
+                        "delivery.archive_skipped", delivery=str(delivery.id), reason="its body is damaged"
                     )
                 else:
                     packed.write(line)
                     written.append(delivery.id)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
-    # A rename is durable once its folder is.
+    temporary.replace(path)
+    # A rename is durable once its folder is synced.
     _fsync(path.parent)
     return written
 
@@ -149,5 +141,5 @@ def _translate_archive_errors(folder: Path) -> Iterator[None]:
     except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise ArchiveUnavailable(
-            f"the archive in {folder} failed ({reason}): nothing of this chunk was removed"
+            f"the archive in {folder} failed ({reason}): no body of this chunk was removed"
         ) from error

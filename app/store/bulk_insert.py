@@ -1,4 +1,4 @@
-"""Puts rows into the deliveries table, many in one statement, and counts how often each came before."""
+"""Inserts many deliveries in one statement and counts duplicates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,25 +10,25 @@ from sqlalchemy.dialects import sqlite
 
 from app.store.schema import deliveries, replace_unstorable
 
-# As JSON spells it; PostgreSQL holds none in text.
+# NUL in JSON, which PostgreSQL cannot store in text.
 _NUL = b"\\u0000"
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 class InsertResult(NamedTuple):
-    """A row as it stands now. refused: why, where it was refused when it first came; else None."""
+    """A stored row. refusal_reason: of a delivery that was refused when it first arrived, else None."""
 
     duplicates: int
     refusal_reason: str | None
 
 
-# Takes rows in the order of their ids, as part of the caller's transaction; returns what stands by id.
+# Takes rows ordered by id and runs in the caller's transaction; returns the stored rows by id.
 InsertRows = Callable[[Connection, Rows], dict[UUID, InsertResult]]
 
 
 def build_insert(dialect: Dialect, columns: Sequence[str]) -> InsertRows:
-    """Return the way to insert rows of these columns that costs a database's client the least."""
+    """Return the fastest insert of these columns for a dialect."""
     return (
         _build_postgresql_insert(dialect, columns) if dialect.name == "postgresql" else _build_sqlite_insert()
     )
@@ -36,8 +36,8 @@ def build_insert(dialect: Dialect, columns: Sequence[str]) -> InsertRows:
 
 def _build_sqlite_insert() -> InsertRows:
     statement = sqlite.insert(deliveries)
-    again = deliveries.c.duplicates + statement.excluded.duplicates + 1
-    upsert = statement.on_conflict_do_update(index_elements=["id"], set_={"duplicates": again})
+    duplicates = deliveries.c.duplicates + statement.excluded.duplicates + 1
+    upsert = statement.on_conflict_do_update(index_elements=["id"], set_={"duplicates": duplicates})
     refused = case((deliveries.c.state == literal_column("'refused'"), deliveries.c.reason))
     returning = upsert.returning(deliveries.c.id, deliveries.c.duplicates, refused)
 
@@ -48,18 +48,18 @@ def _build_sqlite_insert() -> InsertRows:
 
 
 def _build_postgresql_insert(dialect: Dialect, columns: Sequence[str]) -> InsertRows:
-    """Send all but the bodies as one JSON array, and the bodies as they are: one text, whatever the number.
+    """Send the bodies as an array and all other columns as one JSON array: two parameters for any number.
 
-    A statement with parameters of its own for every row takes three times as long to prepare.
+    A statement with parameters for every row takes three times as long to prepare.
     """
     table = deliveries.name
     header_columns = [name for name in columns if name != "body"]
     shape = ", ".join(f"{name} {deliveries.c[name].type.compile(dialect=dialect)}" for name in header_columns)
     statement = (
-        f"INSERT INTO {table} ({', '.join(header_columns)}, body) "  # noqa: S608  # names of our own
+        f"INSERT INTO {table} ({', '.join(header_columns)}, body) "  # noqa: S608  # only names of this code
         f"SELECT * FROM ROWS FROM (jsonb_to_recordset(%s::jsonb) AS ({shape}), unnest(%b::bytea[])) "
         f"ON CONFLICT (id) DO UPDATE SET duplicates = {table}.duplicates + excluded.duplicates + 1 "
-        # Not state and reason: of nearly all rows that would be text to read for nothing.
+        # Nearly no row is refused: state and reason of all rows would be text that nobody reads.
         "RETURNING id, duplicates, CASE WHEN state = 'refused' THEN reason END"
     )
 

@@ -1,4 +1,4 @@
-"""All that the store knows about one delivery, without its records."""
+"""One delivery in detail: its row, sink outcomes and dead records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,12 +9,13 @@ from sqlalchemy import func, literal, select
 
 from app.database.engine import Database
 from app.store.models import SinkOutcome
+from app.store.results import to_sink_outcome
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery's row, without its body. stored_bytes: of that as it is kept, compressed."""
+    """The row of a delivery, without its body. stored_bytes: of the compressed body."""
 
     id: UUID
     received_at: datetime
@@ -46,7 +47,7 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadRecordCount:
-    """Dead records of one delivery that died for the same reason. sink: "" where they could not be read."""
+    """Dead records of one delivery with the same sink and reason. sink: "" if they are unreadable."""
 
     sink: str
     reason: str
@@ -56,7 +57,7 @@ class DeadRecordCount:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryDetail:
-    """What is known of one delivery. replayed_at: when the replay began that last took it up."""
+    """A delivery with its outcomes and dead records. replayed_at: start of its latest replay."""
 
     delivery: DeliveryRow
     outcomes: Sequence[SinkOutcome]
@@ -66,7 +67,7 @@ class DeliveryDetail:
 
 @dataclass(frozen=True, slots=True)
 class DeadRecordDetail:
-    """One dead record. raw: its JSON as it came, "" where that was not asked for."""
+    """One dead record. raw: its original JSON; "" if it was not requested."""
 
     ordinal: int
     sink: str
@@ -77,14 +78,14 @@ class DeadRecordDetail:
     raw: str
 
 
-def read_delivery_detail(store: Database, delivery_id: UUID) -> DeliveryDetail | None:
-    """Return what is known of a delivery; None where there is none; raises StoreUnavailable."""
-    names = [field.name for field in fields(DeliveryRow) if field.name != "stored_bytes"]
-    columns = [deliveries.c[name] for name in names]
-    row = store.read(select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id))
-    if not row:
+def read_delivery_detail(database: Database, delivery_id: UUID) -> DeliveryDetail | None:
+    """Return a delivery in detail; None if it does not exist; raises StoreUnavailable."""
+    columns = [deliveries.c[field.name] for field in fields(DeliveryRow) if field.name != "stored_bytes"]
+    statement = select(*columns, func.length(deliveries.c.body)).where(deliveries.c.id == delivery_id)
+    rows = database.read(statement)
+    if not rows:
         return None
-    delivery = DeliveryRow(*row[0])
+    delivery = DeliveryRow(*rows[0])
     group = (dead_records.c.sink, dead_records.c.reason)
     is_discarded = func.count(func.nullif(dead_records.c.discard_reason, ""))
     dead = (
@@ -93,23 +94,22 @@ def read_delivery_detail(store: Database, delivery_id: UUID) -> DeliveryDetail |
         .group_by(*group)
         .order_by(*group)
     )
-    outcome_statement = select(*(sink_outcomes.c[field.name] for field in fields(SinkOutcome)))
-    outcome_statement = outcome_statement.where(sink_outcomes.c.delivery_id == delivery_id).order_by(
-        sink_outcomes.c.sink
+    outcomes = (
+        select(sink_outcomes).where(sink_outcomes.c.delivery_id == delivery_id).order_by(sink_outcomes.c.sink)
     )
-    replayed = store.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    replayed = database.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
     return DeliveryDetail(
         delivery,
-        outcomes=[SinkOutcome(*values) for values in store.read(outcome_statement)],
-        dead=[DeadRecordCount(*values) for values in store.read(dead)],
+        outcomes=[to_sink_outcome(row) for row in database.read(outcomes)],
+        dead=[DeadRecordCount(*values) for values in database.read(dead)],
         replayed_at=replayed[0][0] if replayed else None,
     )
 
 
 def read_dead_records(
-    store: Database, delivery_id: UUID, *, with_raw: bool = False
+    database: Database, delivery_id: UUID, *, with_raw: bool = False
 ) -> list[DeadRecordDetail]:
-    """Return a delivery's dead records by their place in it; raises StoreUnavailable."""
+    """Return the dead records of a delivery in the order of the batch; raises StoreUnavailable."""
     columns = [dead_records.c[field.name] for field in fields(DeadRecordDetail) if field.name != "raw"]
     raw = dead_records.c.raw if with_raw else literal("")
     statement = (
@@ -117,4 +117,4 @@ def read_dead_records(
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadRecordDetail(*row) for row in store.read(statement)]
+    return [DeadRecordDetail(*row) for row in database.read(statement)]

@@ -1,4 +1,4 @@
-"""Whole deliveries, bodies included, however many they are."""
+"""Export and import format of deliveries: JSON lines that include the bodies."""
 
 import base64
 import binascii
@@ -14,29 +14,22 @@ from sqlalchemy import select
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
+from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 
 FORMAT = "rapidbridge.delivery/1"
-# Looked for before a line is read: a body may take long to be parsed.
+# Checked before a line is parsed: parsing a large body takes long.
 _MARK = b'"rapidbridge.delivery/'
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedDelivery:
-    """A delivery as an export holds it. body: the bytes that were signed."""
+    """One delivery of an export. body: the bytes that Truto signed."""
 
     id: UUID
     received_at: datetime
-    event_id: str
-    event: str
-    webhook_id: str
-    environment_id: str
-    sync_job_id: str
-    sync_job_run_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
-    created_at: datetime | None
+    envelope: Envelope
     state: str
     reason: str
     body: bytes
@@ -44,7 +37,7 @@ class ExportedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ImportedDelivery:
-    """What is read of a line: which delivery it was, when it came (aware UTC), and its bytes."""
+    """The members of a line that an import uses. received_at: aware UTC."""
 
     id: UUID
     received_at: datetime
@@ -52,9 +45,28 @@ class ImportedDelivery:
 
 
 def write_line(delivery: ExportedDelivery) -> bytes:
-    """Return a delivery as one line; a body that is no UTF-8 stands in `body_base64` instead of `body`."""
-    members: dict[str, Any] = {"format": FORMAT}
-    members |= {name: getattr(delivery, name) for name in delivery.__slots__ if name != "body"}
+    """Return a delivery as one line. A body that is not UTF-8 is in `body_base64` instead of `body`.
+
+    The names of the members are a stored format: they stay when attributes are renamed.
+    """
+    envelope = delivery.envelope
+    members: dict[str, Any] = {
+        "format": FORMAT,
+        "id": delivery.id,
+        "received_at": delivery.received_at,
+        "event_id": envelope.event_id,
+        "event": envelope.event,
+        "webhook_id": envelope.webhook_id,
+        "environment_id": envelope.environment_id,
+        "sync_job_id": envelope.sync_job_id,
+        "sync_job_run_id": envelope.sync_job_run_id,
+        "integrated_account_id": envelope.integrated_account_id,
+        "resource": envelope.resource,
+        "method": envelope.method,
+        "created_at": envelope.created_at,
+        "state": delivery.state,
+        "reason": delivery.reason,
+    }
     try:
         members["body"] = delivery.body.decode()
     except UnicodeDecodeError:
@@ -63,9 +75,9 @@ def write_line(delivery: ExportedDelivery) -> bytes:
 
 
 def read_line(line: bytes) -> ImportedDelivery | None:
-    """Return what a line holds; None where no export of ours wrote it.
+    """Return the delivery of a line; None if the line is not from an export.
 
-    Raises ValueError with what is wrong with one of ours.
+    Raises ValueError with the reason if a line of an export is damaged.
     """
     if _MARK not in line:
         return None
@@ -76,7 +88,7 @@ def read_line(line: bytes) -> ImportedDelivery | None:
     if not isinstance(members, dict) or not str(members.get("format")).startswith("rapidbridge.delivery/"):
         return None
     if members["format"] != FORMAT:
-        raise ValueError(f"written in a format that this release does not know: {members['format'][:40]}")
+        raise ValueError(f"this release does not know its format {members['format'][:40]}")
     return ImportedDelivery(
         _parse_id(members.get("id")), _parse_time(members.get("received_at")), _parse_body(members)
     )
@@ -90,7 +102,7 @@ def _parse_id(value: object) -> UUID:
     try:
         return UUID(str(value))
     except ValueError as error:
-        raise ValueError("its id is no UUID") from error
+        raise ValueError("its id is not a UUID") from error
 
 
 def _parse_time(value: object) -> datetime:
@@ -98,7 +110,7 @@ def _parse_time(value: object) -> datetime:
         time = datetime.fromisoformat(str(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise ValueError("its received_at is no time") from error
+        raise ValueError("its received_at is not a time") from error
 
 
 def _parse_body(members: Mapping[str, Any]) -> bytes:
@@ -110,29 +122,52 @@ def _parse_body(members: Mapping[str, Any]) -> bytes:
             return base64.b64decode(encoded, validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError) as error:
         raise ValueError("its body is damaged") from error
-    raise ValueError("it holds no body")
+    raise ValueError("it has no body")
 
 
-# What is read at once; a larger body is read alone.
+# Limits of one query; a larger body is read alone.
 _MAX_BYTES_PER_READ = 2 * 1024 * 1024
 _MAX_DELIVERIES_PER_READ = 500
-_COLUMNS = [deliveries.c[name] for name in ExportedDelivery.__dataclass_fields__]
+_COLUMNS = (
+    deliveries.c.id,
+    deliveries.c.received_at,
+    *ENVELOPE_COLUMNS,
+    deliveries.c.state,
+    deliveries.c.reason,
+    deliveries.c.body,
+)
+
+
+def read_stored_deliveries(database: Database, ids: Sequence[UUID]) -> list[ExportedDelivery]:
+    """Return deliveries with their bodies as stored, oldest first; pruned ones are left out."""
+    statement = (
+        select(*_COLUMNS)
+        .where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
+        .order_by(deliveries.c.received_at, deliveries.c.id)
+    )
+    return [
+        ExportedDelivery(row.id, row.received_at, to_envelope(row._mapping), row.state, row.reason, row.body)
+        for row in database.read(statement)
+    ]
 
 
 class DeliveryExport:
-    """A selection's deliveries, oldest first, and how many had to be left out: pruned or damaged bodies."""
+    """Reads the deliveries of a filter, oldest first; counts pruned and damaged bodies, which it skips."""
 
-    def __init__(self, store: Database, delivery_filter: DeliveryFilter) -> None:
-        self._store = store
+    def __init__(self, database: Database, delivery_filter: DeliveryFilter) -> None:
+        self._database = database
         self._delivery_filter = delivery_filter
         self.pruned = 0
         self.damaged: list[UUID] = []
 
     def read_deliveries(self) -> Iterator[ExportedDelivery | None]:
-        """Yield each delivery, None for one that is left out; raises StoreUnavailable."""
-        for group in _group_by_size(find_deliveries(self._store, self._delivery_filter)):
-            stored = self._read([summary.id for summary in group])
-            # In the order in which they came. One that was erased meanwhile is left out with the pruned.
+        """Yield every delivery, or None for a skipped one; raises StoreUnavailable."""
+        for group in _group_by_size(find_deliveries(self._database, self._delivery_filter)):
+            stored = {
+                delivery.id: delivery
+                for delivery in read_stored_deliveries(self._database, [summary.id for summary in group])
+            }
+            # A delivery whose body was erased meanwhile is counted as pruned.
             for summary in group:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
 
@@ -140,11 +175,6 @@ class DeliveryExport:
         """Yield the line of each delivery, None for one that is left out; raises StoreUnavailable."""
         for delivery in self.read_deliveries():
             yield write_line(delivery) if delivery else None
-
-    def _read(self, ids: Sequence[UUID]) -> dict[UUID, ExportedDelivery]:
-        statement = select(*_COLUMNS).where(deliveries.c.id.in_(ids), deliveries.c.pruned_at.is_(None))
-        with self._store.autocommit() as connection:
-            return {row.id: ExportedDelivery(*row) for row in connection.execute(statement)}
 
     def _decompress(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:
         if stored is None:

@@ -1,4 +1,4 @@
-"""Which deliveries a command is about: filters, and the way through them, oldest first or newest first."""
+"""Filters of deliveries: find and count the deliveries that match."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -23,11 +23,11 @@ _EXACT_FILTERS = (
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Filters, all of which must hold; empty ones hold for everything.
+    """Conditions that a delivery must meet. Empty conditions match every delivery.
 
-    resource, event: may hold `*`. states: any of them. since, until: of when it came, `until` left out.
-    sink: those that it was written to, or to be written to. reason: why it is where it is. has_dead_records:
-    some of its records are dead, for `record_reason` where that is named, and were not given up.
+    resource, event: patterns with `*`. states: one of them. since, until: of received_at, `until` excluded.
+    sink: has an outcome for the delivery. reason: of the state. has_dead_records: with dead records that were
+    not discarded, only for `record_reason` if that is set.
     """
 
     ids: Sequence[UUID] = ()
@@ -49,13 +49,13 @@ class DeliveryFilter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it leaves nothing out."""
+        """Whether it matches every delivery."""
         return not any(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySummary:
-    """A stored delivery, as far as lists need it."""
+    """The columns of a delivery that lists show."""
 
     id: UUID
     received_at: datetime
@@ -75,7 +75,7 @@ class DeliverySummary:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryCount:
-    """How many of a selection are of one resource, method and state."""
+    """Numbers of deliveries and records with the same resource, method and state."""
 
     resource: str
     method: str
@@ -88,36 +88,35 @@ _COLUMNS = [deliveries.c[field.name] for field in fields(DeliverySummary)]
 
 
 def find_deliveries(
-    store: Database,
+    database: Database,
     delivery_filter: DeliveryFilter,
     *,
     after: tuple[datetime, UUID] | None = None,
     newest_first: bool = False,
     page_size: int = _PAGE_SIZE,
 ) -> Iterator[DeliverySummary]:
-    """Yield a selection's deliveries a page at a time, however many they are; raises StoreUnavailable.
+    """Yield the deliveries that match, read in pages; raises StoreUnavailable.
 
-    after: where to go on, as (received_at, id) of the last one seen.
+    after: (received_at, id) of the delivery to continue after.
     """
-    place = tuple_(deliveries.c.received_at, deliveries.c.id)
+    position = tuple_(deliveries.c.received_at, deliveries.c.id)
     order = (deliveries.c.received_at, deliveries.c.id)
     while True:
         statement = select(*_COLUMNS).where(*where_clauses(delivery_filter))
         if after:
-            statement = statement.where(place < after if newest_first else place > after)
+            statement = statement.where(position < after if newest_first else position > after)
         statement = statement.order_by(*(column.desc() for column in order) if newest_first else order).limit(
             page_size
         )
-        with store.autocommit() as connection:
-            summaries = [DeliverySummary(*row) for row in connection.execute(statement)]
+        summaries = [DeliverySummary(*row) for row in database.read(statement)]
         yield from summaries
         if len(summaries) < page_size:
             return
         after = (summaries[-1].received_at, summaries[-1].id)
 
 
-def count_deliveries(store: Database, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
-    """Count a selection by resource, method and state; raises StoreUnavailable."""
+def count_deliveries(database: Database, delivery_filter: DeliveryFilter) -> list[DeliveryCount]:
+    """Count the deliveries that match, by resource, method and state; raises StoreUnavailable."""
     columns = (deliveries.c.resource, deliveries.c.method, deliveries.c.state)
     statement = (
         select(*columns, func.count(), func.coalesce(func.sum(deliveries.c.records), 0))
@@ -125,12 +124,11 @@ def count_deliveries(store: Database, delivery_filter: DeliveryFilter) -> list[D
         .group_by(*columns)
         .order_by(*columns)
     )
-    with store.autocommit() as connection:
-        return [DeliveryCount(*row) for row in connection.execute(statement)]
+    return [DeliveryCount(*row) for row in database.read(statement)]
 
 
 def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return what a selection means to the database."""
+    """Return a filter as SQL conditions."""
     clauses: list[ColumnElement[bool]] = []
     if delivery_filter.ids:
         clauses.append(deliveries.c.id.in_(delivery_filter.ids))
@@ -145,15 +143,17 @@ def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
     if delivery_filter.states:
         clauses.append(deliveries.c.state.in_(delivery_filter.states))
     if delivery_filter.sink:
-        is_theirs = (sink_outcomes.c.delivery_id == deliveries.c.id) & (
+        is_of_sink = (sink_outcomes.c.delivery_id == deliveries.c.id) & (
             sink_outcomes.c.sink == delivery_filter.sink
         )
-        clauses.append(exists().where(is_theirs))
+        clauses.append(exists().where(is_of_sink))
     if delivery_filter.has_dead_records:
-        is_its = (dead_records.c.delivery_id == deliveries.c.id) & (dead_records.c.discard_reason == "")
+        is_dead_record = (dead_records.c.delivery_id == deliveries.c.id) & (
+            dead_records.c.discard_reason == ""
+        )
         if delivery_filter.record_reason:
-            is_its &= dead_records.c.reason == delivery_filter.record_reason
-        clauses.append(exists().where(is_its))
+            is_dead_record &= dead_records.c.reason == delivery_filter.record_reason
+        clauses.append(exists().where(is_dead_record))
     if delivery_filter.since:
         clauses.append(deliveries.c.received_at >= delivery_filter.since)
     if delivery_filter.until:
@@ -162,6 +162,6 @@ def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
 
 
 def _to_like_pattern(pattern: str) -> str:
-    """Spell a pattern with `*` as SQL's LIKE does."""
+    """Return a pattern with `*` in the syntax of LIKE."""
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%")

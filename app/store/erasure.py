@@ -1,4 +1,4 @@
-"""What the store holds of an integrated account beyond ids and numbers: counted, and removed."""
+"""Count and erase the data of an integrated account in the store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -6,18 +6,19 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, or_, select, tuple_, update
 
 from app.database.engine import Database
+from app.store.models import DeliveryState
+from app.store.reasons import Reason
 from app.store.schema import dead_records, deliveries, record_errors, runs
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
-REASON = "erased"
 _HAS_BODY = func.length(deliveries.c.body) > 0
 _HAS_DEAD = dead_records.c.raw != ""
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
-_IS_PENDING = deliveries.c.state == "pending"
+_IS_PENDING = deliveries.c.state == DeliveryState.PENDING
 _HAS_DATA = or_(
     _IS_PENDING,
     _HAS_BODY,
@@ -28,7 +29,7 @@ _HAS_DATA = or_(
 
 @dataclass(frozen=True, slots=True)
 class AccountDataCounts:
-    """What there is of an account. bodies: of deliveries; pending: deliveries that would land yet."""
+    """Numbers of rows with data of an account. pending: deliveries that a worker would still write."""
 
     bodies: int = 0
     pending: int = 0
@@ -42,115 +43,124 @@ class AccountDataCounts:
 
 
 class AccountData:
-    """One account's deliveries that came until a moment, and its runs. Every method raises StoreUnavailable.
+    """The runs of one account, and its deliveries received until a time. Methods raise StoreUnavailable.
 
-    A delivery that names no account is the account's if its run is.
+    A delivery without an account belongs to the account of its run.
     """
 
-    def __init__(self, store: Database, account: str, *, until: datetime) -> None:
-        self._store = store
+    def __init__(self, database: Database, account: str, *, until: datetime) -> None:
+        self._database = database
         self._is_run_of_account = runs.c.integrated_account_id == account
-        its_runs = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
+        run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
             deliveries.c.integrated_account_id == "",
             deliveries.c.sync_job_run_id != "",
-            deliveries.c.sync_job_run_id.in_(its_runs),
+            deliveries.c.sync_job_run_id.in_(run_ids),
         )
-        is_its = or_(deliveries.c.integrated_account_id == account, self._is_without_account)
-        self._is_of_account = and_(is_its, deliveries.c.received_at <= until)
+        is_of_account = or_(deliveries.c.integrated_account_id == account, self._is_without_account)
+        self._is_of_account = and_(is_of_account, deliveries.c.received_at <= until)
 
     def count(self) -> AccountDataCounts:
-        """Count what `erase` would remove."""
+        """Count the rows that `erase` would change."""
         bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
         pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        with self._store.autocommit() as connection:
-            numbers = connection.execute(select(bodies, pending).where(self._is_of_account)).one()
-            facts = [
-                connection.execute(
-                    select(func.count())
-                    .select_from(table.join(deliveries, deliveries.c.id == table.c.delivery_id))
-                    .where(has_any, self._is_of_account)
-                ).scalar_one()
-                for table, has_any in ((dead_records, _HAS_DEAD), (record_errors, _HAS_ERROR))
-            ]
-        its_runs = sum(self._strip_runs(dry_run=True))
-        return AccountDataCounts(int(numbers[0]), int(numbers[1]), facts[0], facts[1], its_runs)
+        [(body_count, pending_count)] = self._database.read(
+            select(bodies, pending).where(self._is_of_account)
+        )
+        return AccountDataCounts(
+            bodies=int(body_count),
+            pending=int(pending_count),
+            dead_records=self._count_rows(dead_records, _HAS_DEAD),
+            record_errors=self._count_rows(record_errors, _HAS_ERROR),
+            runs=sum(self._strip_runs(dry_run=True)),
+        )
+
+    def _count_rows(self, table: Table, has_data: ColumnElement[bool]) -> int:
+        statement = (
+            select(func.count())
+            .select_from(table.join(deliveries, deliveries.c.id == table.c.delivery_id))
+            .where(has_data, self._is_of_account)
+        )
+        return int(self._database.read(statement)[0][0])
 
     def count_without_account(self) -> int:
-        """Count deliveries with records that name no account, of its runs: sinks have them as nobody's."""
+        """Count deliveries of its runs whose records name no account: sinks store those under none."""
         statement = select(func.count()).where(
             self._is_without_account, self._is_of_account, deliveries.c.records > 0
         )
-        with self._store.autocommit() as connection:
-            return int(connection.execute(statement).scalar_one())
+        return int(self._database.read(statement)[0][0])
 
     def erase(self, *, now: datetime) -> Iterator[AccountDataCounts]:
-        """Empty bodies and all that came with them; yields what each transaction had.
+        """Empty bodies, dead records and record errors; yield the counts of each transaction.
 
-        What is pending is discarded: no worker takes it up any more, and one that has it in hand cannot
-        settle it. It may write it to a sink until it is not `in_hand` any more.
+        Pending deliveries are discarded: no worker leases them any more. A worker that already leased one
+        cannot settle it, but may write it to sinks until `find_in_progress` no longer returns it.
         """
-        place = (deliveries.c.received_at, deliveries.c.id)
-        page = select(*place).where(self._is_of_account, _HAS_DATA).order_by(*place).limit(_PAGE_SIZE)
-        rows = self._read(page)
+        order = (deliveries.c.received_at, deliveries.c.id)
+        page = select(*order).where(self._is_of_account, _HAS_DATA).order_by(*order).limit(_PAGE_SIZE)
+        rows = self._database.read(page)
         while rows:
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 counts = _erase(connection, [row.id for row in rows], now)
             yield counts
-            rows = self._read(page.where(tuple_(*place) > tuple(rows[-1])))
+            rows = self._database.read(page.where(tuple_(*order) > tuple(rows[-1])))
         yield from (AccountDataCounts(runs=number) for number in self._strip_runs(dry_run=False))
 
     def find_in_progress(self, *, now: datetime, among: Sequence[UUID] = ()) -> list[UUID]:
-        """Return erased deliveries that a worker has in hand, and may write yet. among: of these only."""
+        """Return erased deliveries that a worker still processes. among: only of these, unless empty."""
         is_leased = (deliveries.c.leased_by != "", deliveries.c.leased_until > now)
         statement = select(deliveries.c.id).where(
-            self._is_of_account, deliveries.c.state == "discarded", deliveries.c.reason == REASON, *is_leased
+            self._is_of_account,
+            deliveries.c.state == DeliveryState.DISCARDED,
+            deliveries.c.reason == Reason.ERASED,
+            *is_leased,
         )
         if among:
             statement = statement.where(deliveries.c.id.in_(among))
-        return [row.id for row in self._read(statement)]
+        return [row.id for row in self._database.read(statement)]
 
     def _strip_runs(self, *, dry_run: bool) -> Iterator[int]:
-        """Leave of runs what their totals need; yields how many of a transaction's had more than that."""
+        """Reduce runs to what their totals need; yield the number of changed runs of each transaction."""
         page = select(runs.c.sync_job_run_id, runs.c.run).where(
             self._is_run_of_account, runs.c.run.is_not(None)
         )
         page = page.order_by(runs.c.sync_job_run_id).limit(_PAGE_SIZE)
-        # Nobody may say more of a run while that is being cut down.
+        # A concurrent event must not write the run back while it is reduced.
         page = page if dry_run else page.with_for_update()
         after = ""
         while True:
-            with self._store.transaction() as connection:
+            with self._database.transaction() as connection:
                 rows = connection.execute(page.where(runs.c.sync_job_run_id > after)).all()
-                bare = {row.sync_job_run_id: strip_run_details(row.run) for row in rows}
-                changed = {row.sync_job_run_id for row in rows if bare[row.sync_job_run_id] != row.run}
+                stripped = {row.sync_job_run_id: strip_run_details(row.run) for row in rows}
+                changed = {row.sync_job_run_id for row in rows if stripped[row.sync_job_run_id] != row.run}
                 for run_id in changed if not dry_run else ():
                     change = update(runs).where(runs.c.sync_job_run_id == run_id)
-                    connection.execute(change.values(run=bare[run_id]))
+                    connection.execute(change.values(run=stripped[run_id]))
             yield len(changed)
             if len(rows) < _PAGE_SIZE:
                 return
             after = rows[-1].sync_job_run_id
 
-    def _read(self, statement: Any) -> Sequence[Any]:
-        with self._store.autocommit() as connection:
-            return connection.execute(statement).all()
-
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:
-    these = deliveries.c.id.in_(ids)
-    # In one order, so that two with the same deliveries cannot deadlock.
-    connection.execute(select(deliveries.c.id).where(these).order_by(deliveries.c.id).with_for_update())
+    is_selected = deliveries.c.id.in_(ids)
+    # Locked in one order, so that two processes cannot deadlock.
+    connection.execute(select(deliveries.c.id).where(is_selected).order_by(deliveries.c.id).with_for_update())
 
     def change(table: Any, *conditions: ColumnElement[bool], **values: Any) -> int:
         return int(connection.execute(update(table).where(*conditions).values(**values)).rowcount)
 
-    # Its lease stays: it tells who may still be at it.
-    ended = {"state": "discarded", "reason": REASON, "discard_reason": REASON, "settled_at": now}
+    # The lease stays: it shows that a worker may still write the delivery.
+    discarded = {
+        "state": DeliveryState.DISCARDED,
+        "reason": Reason.ERASED,
+        "discard_reason": Reason.ERASED,
+        "settled_at": now,
+    }
     pruned_at = func.coalesce(deliveries.c.pruned_at, now)
     return AccountDataCounts(
-        pending=change(deliveries, these, _IS_PENDING, **ended),
-        bodies=change(deliveries, these, _HAS_BODY, body=b"", pruned_at=pruned_at),
+        pending=change(deliveries, is_selected, _IS_PENDING, **discarded),
+        bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", pruned_at=pruned_at),
         dead_records=change(dead_records, dead_records.c.delivery_id.in_(ids), _HAS_DEAD, raw=""),
         record_errors=change(
             record_errors, record_errors.c.delivery_id.in_(ids), _HAS_ERROR, raw="", message=""

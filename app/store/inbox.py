@@ -1,4 +1,4 @@
-"""Deliveries as received: the truth about what has arrived."""
+"""The inbox: commits incoming deliveries and reads their bodies."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,51 +13,53 @@ from app.database.engine import Database, autocommit, translate_errors
 from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
-from app.store.models import IncomingDelivery, Receipt, RunUpdate, delivery_id_for
+from app.store.envelope_columns import ENVELOPE_COLUMNS, to_columns
+from app.store.models import DeliveryState, IncomingDelivery, Receipt, RunUpdate
+from app.store.reasons import Reason
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank
 
-# After a commit the web process wakes a worker itself; the sweeper does so only if that was lost.
+# The web process enqueues after its commit; the sweeper enqueues only if that was lost.
 ENQUEUE_GRACE_S = 5.0
-# What a new row has; the rest has defaults.
-_COPIED_FIELDS = tuple(
-    name for name in IncomingDelivery.__dataclass_fields__ if name not in ("body", "digest", "id")
-)
+# The columns of `_build_row`; all others have defaults.
 _COLUMNS = (
-    *_COPIED_FIELDS,
-    *("id", "body", "duplicates", "due_at", "settled_at", "body_bytes"),
+    *(column.name for column in ENVELOPE_COLUMNS),
+    *("id", "received_at", "state", "reason", "duplicates", "due_at", "settled_at", "body_bytes", "body"),
 )
-_REFUSED = "refused"
+# The status of a run that a policy refused; Truto has no such status.
+_RUN_REFUSED = "refused"
 _Row = Mapping[str, Any]
 
 
 class Inbox:
     """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, engine: Database) -> None:
-        self._engine = engine
-        self._insert = build_insert(engine.dialect, _COLUMNS)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._insert = build_insert(database.dialect, _COLUMNS)
 
     def put(self, incoming: Sequence[IncomingDelivery]) -> list[Receipt]:
-        """Commit arrivals together; the receipts come in the same order.
+        """Commit deliveries together; return their receipts in the same order.
 
-        What came before stays as it was, decisions included: its receipt tells what was decided then. A run
-        that is refused is noted with it: no worker will ever take the delivery up and do so.
+        A known delivery stays unchanged, and its receipt repeats the first decision about it. A refused
+        delivery also writes its run, because no worker will ever process that delivery.
         """
-        ids = [_get_delivery_id(delivery) for delivery in incoming]
+        ids = [delivery.delivery_id for delivery in incoming]
         copies = Counter(ids)
         bodies = compress([delivery.body for delivery in incoming])
         rows: dict[UUID, _Row] = {}
         for id_, delivery, body in zip(ids, incoming, bodies, strict=True):
-            # Of the same bytes twice in one group, the first decision holds.
+            # If a group has the same bytes twice, the first decision counts.
             rows.setdefault(id_, _build_row(id_, delivery, body, copies[id_]))
         with translate_errors():
-            results = self._write(rows, [delivery for delivery in incoming if delivery.state == _REFUSED])
+            results = self._write(
+                rows, [delivery for delivery in incoming if delivery.state == DeliveryState.REFUSED]
+            )
         receipts, receipted = [], set[UUID]()
         for id_ in ids:
             duplicates, refusal_reason = results[id_]
-            # The first of a group may be new; the others never are.
+            # Only the first copy in a group can be new.
             is_duplicate = id_ in receipted or duplicates >= copies[id_]
             receipts.append(Receipt(id_, is_duplicate=is_duplicate, refusal_reason=refusal_reason))
             receipted.add(id_)
@@ -66,86 +68,86 @@ class Inbox:
     def _write(
         self, rows: Mapping[UUID, _Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        # In the order of the key, so that two processes with the same rows cannot deadlock.
+        # Ordered by key, so that two processes with the same rows cannot deadlock.
         ordered = [rows[id_] for id_ in sorted(rows)]
         for attempt in (1, 2):
             try:
                 return self._write_refused(ordered, refused) if refused else self._write_plain(ordered)
             except DBAPIError as error:
-                # A pooled connection that died while idle says nothing about the store: ask once more.
+                # A pooled connection may have died while idle, although the database is up: try once more.
                 if attempt == 2 or not error.connection_invalidated:
                     raise
         raise AssertionError("unreachable")
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
-        with autocommit(self._engine.engine) as connection:
+        with autocommit(self._database.engine) as connection:
             return self._insert(connection, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        with self._engine.engine.begin() as connection:
+        with self._database.engine.begin() as connection:
             results = self._insert(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
 
     def read_body(self, delivery_id: UUID) -> bytes:
-        """Return a delivery's body, the bytes that were signed; raises BodyPruned."""
+        """Return the body of a delivery, the bytes that Truto signed; raises BodyPruned."""
         return decompress_body(delivery_id, self.read_stored([delivery_id])[delivery_id])
 
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
-        """Return deliveries' bodies as they are stored: compressed."""
+        """Return the compressed bodies of deliveries by id."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        with self._engine.autocommit() as connection:
-            return {row.id: row.body for row in connection.execute(statement)}
+        return {row.id: row.body for row in self._database.read(statement)}
 
     def count_by_state(self) -> dict[str, int]:
-        """Return how many deliveries are in each state, and under "duplicate" how often one came again."""
+        """Return the number of deliveries in each state, and of repeated deliveries as "duplicate"."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        with self._engine.autocommit() as connection:
-            rows = connection.execute(by_state.group_by(deliveries.c.state)).all()
-        return {state: number for state, number, _ in rows} | {"duplicate": sum(again for *_, again in rows)}
+        rows = self._database.read(by_state.group_by(deliveries.c.state))
+        return {state: count for state, count, _ in rows} | {"duplicate": sum(copies for *_, copies in rows)}
 
 
 def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
-    """Return a stored body as it came; raises BodyPruned, or ValueError for one that is damaged."""
+    """Return the original of a stored body; raises BodyPruned, or ValueError if it is damaged."""
     if not stored:
-        raise BodyPruned("pruned", f"delivery {delivery_id}: its body was removed; it cannot be read again")
+        raise BodyPruned(
+            Reason.PRUNED, f"delivery {delivery_id}: its body was removed; it cannot be read again"
+        )
     return decompress(stored)
-
-
-def _get_delivery_id(delivery: IncomingDelivery) -> UUID:
-    return delivery.id or delivery_id_for(delivery.event_id, delivery.created_at, delivery.digest)
 
 
 def _build_run_updates(
     refused: Sequence[IncomingDelivery], results: Mapping[UUID, InsertResult]
 ) -> Iterator[RunUpdate]:
-    """Say what is known of runs that were refused, and not let in when the same delivery first came."""
+    """Yield the runs of refused deliveries, unless the same delivery was accepted before."""
     for delivery in refused:
-        reason = results[_get_delivery_id(delivery)].refusal_reason
-        if reason is not None and delivery.sync_job_run_id:
+        envelope, reason = delivery.envelope, results[delivery.delivery_id].refusal_reason
+        if reason is not None and envelope.sync_job_run_id:
             yield RunUpdate(
-                sync_job_run_id=delivery.sync_job_run_id,
-                sync_job_id=delivery.sync_job_id,
-                integrated_account_id=delivery.integrated_account_id,
-                environment_id=delivery.environment_id,
+                sync_job_run_id=envelope.sync_job_run_id,
+                sync_job_id=envelope.sync_job_id,
+                integrated_account_id=envelope.integrated_account_id,
+                environment_id=envelope.environment_id,
                 first_seen_at=delivery.received_at,
-                webhook_id=delivery.webhook_id,
-                status=_REFUSED,
-                status_at=delivery.created_at or delivery.received_at,
-                status_rank=status_rank(_REFUSED),
+                webhook_id=envelope.webhook_id,
+                status=_RUN_REFUSED,
+                status_at=envelope.created_at or delivery.received_at,
+                status_rank=status_rank(_RUN_REFUSED),
                 stopped_at=delivery.received_at,
                 refusal_reason=reason,
             )
 
 
 def _build_row(delivery_id: UUID, delivery: IncomingDelivery, body: bytes, copies: int) -> _Row:
-    return {name: getattr(delivery, name) for name in _COPIED_FIELDS} | {
+    return {
+        **to_columns(delivery.envelope),
         "id": delivery_id,
+        "received_at": delivery.received_at,
+        "state": delivery.state,
+        "reason": delivery.reason,
         "duplicates": copies - 1,
         "due_at": delivery.received_at + timedelta(seconds=ENQUEUE_GRACE_S),
-        "settled_at": None if delivery.state == "pending" else delivery.received_at,
+        "settled_at": None if delivery.state == DeliveryState.PENDING else delivery.received_at,
         "body_bytes": len(delivery.body),
         "body": body,
     }

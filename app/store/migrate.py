@@ -1,4 +1,4 @@
-"""Brings the store's tables up to date, and tells whether they are."""
+"""Migration of the store's tables to the schema of this release."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from app.store.schema import PREFIX
 
 VERSION_TABLE = PREFIX + "schema_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Alembic's own, and none of ours that a test compares with the migrations: hence in metadata of its own.
+# Alembic's table has its own metadata: a test compares ours with the migrations.
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
-# Any number, as long as it is always this one: two releases at once must take turns.
+# An arbitrary constant: two releases that migrate at once must wait for each other.
 _ADVISORY_LOCK = 7_262_131
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
-    """Apply every revision that is missing, in one transaction; return the revision before and after."""
-    # Here, because the web process only asks: it would start 40 ms later and hold 8 MB for good.
+    """Apply all missing revisions in one transaction; return the revision before and after."""
+    # Imported here: the web process only calls `is_current`, and Alembic costs it 40 ms and 8 MB.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
@@ -40,7 +40,7 @@ def is_current(database: Database) -> bool:
 
 
 def _find_newest_revision() -> str:
-    """Return what this code brings tables to: files of revisions begin with their numbers."""
+    """Return the newest revision of this code: file names begin with its number."""
     return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 

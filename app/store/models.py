@@ -1,49 +1,66 @@
-"""One delivery: on its way in, stored, and judged."""
+"""Deliveries, their states and results, and run updates."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from enum import StrEnum
 from uuid import UUID
 
-DeliveryState = Literal[
-    "pending", "settled", "unrouted", "dead", "quarantined", "refused", "late", "discarded"
-]
+from app.truto.events import Envelope
+
+
+class DeliveryState(StrEnum):
+    """The states of a delivery. All but the first are final until a replay or an operator changes them."""
+
+    PENDING = "pending"
+    SETTLED = "settled"
+    UNROUTED = "unrouted"
+    DEAD = "dead"
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+    LATE = "late"
+    DISCARDED = "discarded"
+
+
+class SinkOutcomeState(StrEnum):
+    """The states of a delivery in one sink. Only `failing` is tried again."""
+
+    DONE = "done"
+    FAILING = "failing"
+    DEAD = "dead"
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingDelivery:
-    """A verified body on its way into the inbox; what the envelope does not name is "".
+    """A verified body on its way into the inbox.
 
-    digest: tells this body from any other. id: which it had in another inbox, if it comes from there.
+    digest: 32 bytes that differ between bodies. envelope: empty if the body is unreadable. id: only for an
+    imported delivery, its id in the inbox that exported it.
     """
 
     body: bytes
     digest: bytes
     received_at: datetime
-    state: DeliveryState
+    envelope: Envelope = field(default_factory=Envelope)
+    state: DeliveryState = DeliveryState.PENDING
     reason: str = ""
-    event_id: str = ""
-    event: str = ""
-    webhook_id: str = ""
-    environment_id: str = ""
-    sync_job_id: str = ""
-    sync_job_run_id: str = ""
-    integrated_account_id: str = ""
-    resource: str = ""
-    method: str = ""
-    created_at: datetime | None = None
     id: UUID | None = None
+
+    @property
+    def delivery_id(self) -> UUID:
+        """The id of the row in the inbox."""
+        return self.id or delivery_id_for(self.envelope.event_id, self.envelope.created_at, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What `put` made of an arrival: committed now, known from before, or spooled until it can be.
+    """The result of storing a delivery: committed, a duplicate, or spooled.
 
-    refused: why it was refused, where it was; of one that is known from before, when it first came.
+    refusal_reason: None if it was accepted; for a duplicate, the decision about the first copy.
     """
 
     delivery_id: UUID
@@ -56,22 +73,13 @@ class Receipt:
 class Delivery:
     """One stored delivery, without its body.
 
-    body_bytes: of its body as it came. attempts: how often a worker took it up, this time included.
-    lost_attempts: how often in a row the worker never came back.
+    body_bytes: uncompressed. attempts: including this one. lost_attempts: consecutive workers that died
+    while processing it.
     """
 
     id: UUID
     received_at: datetime
-    event_id: str
-    event: str
-    webhook_id: str
-    environment_id: str
-    sync_job_id: str
-    sync_job_run_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
-    created_at: datetime | None
+    envelope: Envelope
     body_bytes: int
     attempts: int
     lost_attempts: int = 0
@@ -79,9 +87,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """How a worker leaves a delivery; a pending one is due again at `due_at`.
+    """The new state of a delivery after an attempt. due_at: next attempt of a pending delivery.
 
-    replaced: characters of its records that no database holds, and which became U+FFFD.
+    replaced_characters: characters of its records that no database can store; they became U+FFFD.
     """
 
     delivery_id: UUID
@@ -93,9 +101,9 @@ class StateChange:
 
 
 def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:
-    """Name a delivery by its event's id and its body's digest: the same body always gets the same id.
+    """Return the id for an event and a body: the same body always gets the same id.
 
-    A version 8 UUID that begins with the event's time in ms: ids made together lie together in an index.
+    A version 8 UUID that begins with the event's time in ms, so that new ids are adjacent in an index.
     """
     time_ms = max(0, (created_at - _EPOCH) // timedelta(milliseconds=1)) if created_at else 0
     name = hashlib.sha256(event_id.encode(errors="surrogatepass") + b"\0" + digest).digest()
@@ -106,11 +114,11 @@ def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -
 
 @dataclass(frozen=True, slots=True)
 class SinkOutcome:
-    """What one sink made of one delivery. written, dead: records; dead counts unreadable ones too."""
+    """The result of one delivery in one sink. written, dead: numbers of records; dead includes unreadable."""
 
     delivery_id: UUID
     sink: str
-    state: Literal["done", "failing", "dead"]
+    state: SinkOutcomeState
     written: int
     dead: int
     reason: str
@@ -120,7 +128,7 @@ class SinkOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DeadRecord:
-    """A record that could not be read (sink "") or that a sink refused. raw: its JSON as it came."""
+    """A record that is unreadable (sink "") or that a sink rejected. raw: its original JSON."""
 
     delivery_id: UUID
     sink: str
@@ -133,7 +141,7 @@ class DeadRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecordError:
-    """An error Truto reports about fetching from the customer's account. raw: its JSON as it came."""
+    """An error that Truto reports about fetching from the customer's account. raw: its original JSON."""
 
     delivery_id: UUID
     ordinal: int
@@ -147,10 +155,10 @@ class StoredRecordError:
 
 @dataclass(frozen=True, slots=True)
 class RunUpdate:
-    """What a delivery says about its run; only a lifecycle event names more than ids.
+    """The facts about a run in one delivery. Only lifecycle events have more than ids.
 
-    first_seen_at: when the delivery came. run: JSON. stopped_at: when it came, if it says that nothing more
-    is to come. refused: why, where it was refused.
+    first_seen_at: the time of the delivery. run: JSON. stopped_at: the same time, if the run was stopped.
+    refusal_reason: "" if the run was not refused.
     """
 
     sync_job_run_id: str
@@ -169,7 +177,7 @@ class RunUpdate:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """All that one delivery leaves in the store."""
+    """Everything that one attempt at a delivery writes to the store."""
 
     state_change: StateChange
     run: RunUpdate | None = None
@@ -180,7 +188,7 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True)
 class PrunableDelivery:
-    """A delivery whose body may be removed. body_bytes: of its body as it came; stored_bytes: compressed."""
+    """A delivery whose body may be pruned. body_bytes: uncompressed; stored_bytes: compressed."""
 
     id: UUID
     received_at: datetime

@@ -1,4 +1,4 @@
-"""Notices on their way: a post for every endpoint that wants one, until it is sent or given up."""
+"""The outbox of notifications: one delivery for each subscriber, until sent or dead."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.store.schema import notification_deliveries, notifications
 
 
 class Subscriber(Protocol):
-    """Who may want to be told."""
+    """An address that accepts some kinds of notifications."""
 
     @property
     def name(self) -> str: ...
@@ -23,7 +23,7 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NotificationDelivery:
-    """One notice for one endpoint. attempts: this one included. fanned_out_at: when its way began."""
+    """One notification for one subscriber. attempts: including this one. fanned_out_at: it was created."""
 
     notification: Notification
     subscriber: str
@@ -32,25 +32,25 @@ class NotificationDelivery:
 
 
 class NotificationOutbox:
-    """The posts. Every method is one transaction and raises StoreUnavailable."""
+    """The notification deliveries. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def fan_out(self, subscribers: Sequence[Subscriber], *, now: datetime, limit: int) -> int:
-        """Make posts of notices that have none yet, the oldest first; return how many notices that were.
+        """Create the deliveries of new notifications, oldest first; return the number of notifications.
 
-        Two processes may do so at once: each notice is taken by one of them.
+        Safe in several processes at once: a notification is fanned out by one of them.
         """
-        unposted = (
+        unsent_statement = (
             select(notifications.c.id, notifications.c.kind)
             .where(notifications.c.fanned_out_at.is_(None))
             .order_by(notifications.c.occurred_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        with self._store.transaction() as connection:
-            unsent = connection.execute(unposted).all()
+        with self._database.transaction() as connection:
+            unsent = connection.execute(unsent_statement).all()
             rows = [
                 {
                     "notification_id": notification.id,
@@ -73,9 +73,9 @@ class NotificationOutbox:
         return len(unsent)
 
     def lease_next(self, subscriber: str, *, now: datetime, lease_s: float) -> NotificationDelivery | None:
-        """Take the post of an endpoint that is due for longest; None where none is. Counts as an attempt.
+        """Lease the subscriber's delivery that is due longest; None if none is due. Counts as an attempt.
 
-        It is due again in `lease_s` seconds: whoever dies with it in hand leaves it to be sent again.
+        The lease ends after `lease_s` seconds: a process that dies while sending does not lose the delivery.
         """
         due = (
             select(notification_deliveries, notifications)
@@ -89,7 +89,7 @@ class NotificationOutbox:
             .limit(1)
             .with_for_update(of=notification_deliveries, skip_locked=True)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             row = connection.execute(due).mappings().first()
             if row is None:
                 return None
@@ -101,20 +101,16 @@ class NotificationOutbox:
         return delivery
 
     def mark_sent(self, delivery: NotificationDelivery) -> None:
-        """Note that the endpoint has it, whatever another attempt made of it meanwhile."""
-        self._execute(_build_update(delivery).values(state="sent", message=""))
+        """Mark a delivery as sent, even if another attempt has failed meanwhile."""
+        self._database.execute(_build_update(delivery).values(state="sent", message=""))
 
     def reschedule(self, delivery: NotificationDelivery, *, due_at: datetime, message: str) -> None:
-        """Have it sent again. message: what became of this attempt."""
-        self._execute(_build_update_if_leased(delivery).values(due_at=due_at, message=message))
+        """Retry a delivery at `due_at`. message: the error of this attempt."""
+        self._database.execute(_build_update_if_leased(delivery).values(due_at=due_at, message=message))
 
     def mark_dead(self, delivery: NotificationDelivery, message: str) -> None:
-        """Never send it again. message: what became of the last attempt."""
-        self._execute(_build_update_if_leased(delivery).values(state="dead", message=message))
-
-    def _execute(self, statement: Any) -> None:
-        with self._store.autocommit() as connection:
-            connection.execute(statement)
+        """Give up on a delivery. message: the error of the last attempt."""
+        self._database.execute(_build_update_if_leased(delivery).values(state="dead", message=message))
 
 
 def _build_update(delivery: NotificationDelivery) -> Any:
@@ -125,7 +121,7 @@ def _build_update(delivery: NotificationDelivery) -> Any:
 
 
 def _build_update_if_leased(delivery: NotificationDelivery) -> Any:
-    # Whoever comes late, after its lease, must not undo what another attempt has found out.
+    # An attempt that ends after its lease must not overwrite the result of a later attempt.
     return _build_update(delivery).where(
         notification_deliveries.c.state == "pending", notification_deliveries.c.attempts == delivery.attempts
     )

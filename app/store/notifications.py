@@ -1,4 +1,4 @@
-"""What somebody may want to be told: each cause once, and what lasts for as long as it does."""
+"""Notifications: events once per cause, conditions open until they end."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ from app.store.schema import notifications, replace_unstorable
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Something that happened, or began to last.
+    """An event, or a condition that began.
 
-    kind: such as "run.stalled". subject: the run, sink or webhook it is about. cause: tells it from the next
-    of its kind and subject. told: what is sent of it, nothing but what JSON holds.
+    kind: such as "run.reconciled". subject: the id of its run, sink or webhook. cause: distinguishes
+    notifications of the same kind and subject. payload: the JSON to send.
     """
 
     kind: str
@@ -31,28 +31,28 @@ class Notification:
 
     @property
     def id(self) -> UUID:
-        """Made of kind, subject and cause alone: whoever finds the same again makes the same notice."""
-        # As JSON: joined by anything else, two could be made to look alike.
+        """An id made of kind, subject and cause: the same event found again has the same id."""
+        # As JSON: with another separator, two different triples could be equal.
         name = json.dumps([replace_unstorable(part) for part in (self.kind, self.subject, self.cause)])
         return UUID(bytes=hashlib.sha256(name.encode()).digest()[:16])
 
 
 class Notifications:
-    """The notices. Every method is one transaction and raises StoreUnavailable."""
+    """The notifications. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, notification: Notification) -> bool:
-        """Keep a notice of what happened; False where it is there already."""
+        """Store the notification of an event; return False if it exists."""
         return self._insert(notification, closed_at=notification.occurred_at)
 
     def open(self, notification: Notification) -> bool:
-        """Keep a notice of what lasts; False where it is there already, or another like it lasts."""
+        """Open the notification of a condition; return False if it exists, or one for the subject is open."""
         return self._insert(notification, closed_at=None)
 
     def close(self, kind: str, subject: str, *, now: datetime) -> bool:
-        """Note that what lasted is over; False where nothing did."""
+        """Close the open notification of a condition; return False if none is open."""
         statement = (
             update(notifications)
             .where(
@@ -62,20 +62,18 @@ class Notifications:
             )
             .values(closed_at=now)
         )
-        with self._store.autocommit() as connection:
-            ended: int = connection.execute(statement).rowcount
-            return ended > 0
+        return self._database.execute(statement) > 0
 
     def list_open(self, kind: str) -> list[Notification]:
-        """Return what lasts of a kind, oldest first."""
+        """Return the open notifications of a kind, oldest first."""
         return self._read(notifications.c.kind == kind, notifications.c.closed_at.is_(None))
 
     def for_subject(self, subject: str, *, limit: int) -> list[Notification]:
-        """Return the first notices about a run, sink or webhook, oldest first."""
+        """Return the first notifications about a run, sink or webhook, oldest first."""
         return self._read(notifications.c.subject == subject, limit=limit)
 
     def _insert(self, notification: Notification, *, closed_at: datetime | None) -> bool:
-        with self._store.autocommit() as connection:
+        with self._database.transaction() as connection:
             return insert_notification(connection, notification, closed_at=closed_at)
 
     def _read(self, *conditions: Any, limit: int | None = None) -> list[Notification]:
@@ -85,27 +83,34 @@ class Notifications:
             .order_by(notifications.c.occurred_at, notifications.c.kind, notifications.c.id)
             .limit(limit)
         )
-        with self._store.autocommit() as connection:
-            return [to_notification(row) for row in connection.execute(statement).mappings()]
+        return [to_notification(row._mapping) for row in self._database.read(statement)]
 
 
 def insert_notification(
     connection: Connection, notification: Notification, *, closed_at: datetime | None
 ) -> bool:
-    """Keep a notice as part of the caller's transaction; False where it is there already."""
+    """Store a notification in the caller's transaction; return False if it exists."""
     row = {
         "id": notification.id,
-        **{name: getattr(notification, name) for name in ("kind", "subject", "cause", "occurred_at")},
-        # Not escaped: what no database holds is replaced on its way in, and comes out fit to be sent.
+        "kind": notification.kind,
+        "subject": notification.subject,
+        "cause": notification.cause,
+        "occurred_at": notification.occurred_at,
+        # Not escaped, so that SafeText replaces characters that no database can store.
         "payload": json.dumps(notification.payload, ensure_ascii=False, allow_nan=False),
         "closed_at": closed_at,
     }
-    # Whatever it conflicts with: its own id, or the one that lasts.
+    # Conflicts with the same id, or with an open notification for the same subject.
     statement = insert_into(connection.dialect.name, notifications).on_conflict_do_nothing()
     return bool(connection.execute(statement.returning(notifications.c.id), row).all())
 
 
 def to_notification(row: RowMapping) -> Notification:
-    """Return a row of the table, or one that holds its columns, as a notice."""
-    known = {name: row[name] for name in ("kind", "subject", "cause", "occurred_at")}
-    return Notification(**known, payload=json.loads(row["payload"]))
+    """Return a row that has the columns of the table as a notification."""
+    return Notification(
+        kind=row["kind"],
+        subject=row["subject"],
+        cause=row["cause"],
+        occurred_at=row["occurred_at"],
+        payload=json.loads(row["payload"]),
+    )

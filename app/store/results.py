@@ -1,4 +1,4 @@
-"""What became of deliveries: outcomes per sink, dead records, record errors and runs."""
+"""Results of attempts: sink outcomes, dead records, record errors and runs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Row, Table, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
-from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, StoredRecordError
+from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
 from app.store.schema import dead_records, record_errors, sink_outcomes
@@ -19,38 +19,50 @@ ResultRow = SinkOutcome | DeadRecord | StoredRecordError
 
 
 class DeliveryResults:
-    """The facts about what the inbox holds. Every method is one transaction and raises StoreUnavailable."""
+    """The results of deliveries. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def save(self, results: Sequence[DeliveryResult], *, now: datetime) -> set[UUID]:
-        """Write all that one job found out, and finish with its deliveries or make them due again.
+        """Write the results of one job and the new states of its deliveries; return the ids it changed.
 
-        Returns those it did so with: what another worker has concluded meanwhile stays as it is.
+        A delivery that another worker settled meanwhile is left unchanged.
         """
-        with self._store.transaction() as connection:
-            pending = lock_pending(connection, [s.state_change.delivery_id for s in results])
-            results = [s for s in results if s.state_change.delivery_id in pending]
-            _upsert(connection, sink_outcomes, [row for s in results for row in s.outcomes])
-            _upsert(connection, dead_records, [row for s in results for row in s.dead_records])
-            _upsert(connection, record_errors, [row for s in results for row in s.record_errors])
-            upsert_runs(connection, [s.run for s in results if s.run])
-            write_state_changes(connection, [s.state_change for s in results], now=now)
+        with self._database.transaction() as connection:
+            pending = lock_pending(connection, [result.state_change.delivery_id for result in results])
+            results = [result for result in results if result.state_change.delivery_id in pending]
+            _upsert(connection, sink_outcomes, [row for result in results for row in result.outcomes])
+            _upsert(connection, dead_records, [row for result in results for row in result.dead_records])
+            _upsert(connection, record_errors, [row for result in results for row in result.record_errors])
+            upsert_runs(connection, [result.run for result in results if result.run])
+            write_state_changes(connection, [result.state_change for result in results], now=now)
         return pending
 
     def find_finished(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
-        """Return the outcomes that need no further attempt (done or dead), by delivery and sink."""
+        """Return the final outcomes (done or dead) by delivery and sink."""
         statement = select(sink_outcomes).where(
-            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != "failing"
+            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != SinkOutcomeState.FAILING
         )
         finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
-            with self._store.autocommit() as connection:
-                rows = connection.execute(statement).mappings().all()
-            for row in rows:
-                finished[row["delivery_id"]][row["sink"]] = SinkOutcome(**row)
+            for row in self._database.read(statement):
+                finished[row.delivery_id][row.sink] = to_sink_outcome(row)
         return finished
+
+
+def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
+    """Return a row of the table as an outcome."""
+    return SinkOutcome(
+        delivery_id=row.delivery_id,
+        sink=row.sink,
+        state=SinkOutcomeState(row.state),
+        written=row.written,
+        dead=row.dead,
+        reason=row.reason,
+        message=row.message,
+        updated_at=row.updated_at,
+    )
 
 
 def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) -> None:
@@ -61,7 +73,7 @@ def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) 
     connection.execute(_upsert_statement(connection.dialect.name, table), rows)
 
 
-# Building a statement costs more than running it: each is built once.
+# Building a statement costs more than executing it.
 @cache
 def _upsert_statement(dialect: str, table: Table) -> Insert:
     statement = insert_into(dialect, table)

@@ -1,4 +1,4 @@
-"""What is kept no longer: bodies of deliveries that are finished and old, and their records as they came."""
+"""Retention: prune the bodies of old, finished deliveries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -11,26 +11,26 @@ from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
 from app.database.engine import Database
 from app.store.archive import Archive
-from app.store.models import PrunableDelivery
+from app.store.models import DeliveryState, PrunableDelivery
 from app.store.schema import dead_records, deliveries, record_errors
 
-# What needs nobody any more. All others are kept whole, however old.
-FINISHED_STATES = ("settled", "refused", "discarded")
-# Spelled out, so that both databases know it for the condition of an index.
+# Deliveries in other states keep their bodies, however old: they may still be replayed.
+FINISHED_STATES = (DeliveryState.SETTLED, DeliveryState.REFUSED, DeliveryState.DISCARDED)
+# Rendered as literals: a database uses a partial index only for a query that repeats its condition.
 _IS_PRUNABLE = and_(
     deliveries.c.pruned_at.is_(None),
     deliveries.c.state.in_(
-        bindparam("finished", list(FINISHED_STATES), expanding=True, literal_execute=True)
+        bindparam("finished_states", list(FINISHED_STATES), expanding=True, literal_execute=True)
     ),
 )
 _STORED_BYTES = func.length(deliveries.c.body)
-# What one transaction removes.
+# The deliveries of one transaction.
 PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class PruneCounts:
-    """What was removed. stored_bytes: of bodies, compressed. dead_records, record_errors: blanked ones."""
+    """Numbers of pruned rows. stored_bytes: of compressed bodies. dead_records, record_errors: emptied."""
 
     deliveries: int = 0
     stored_bytes: int = 0
@@ -47,91 +47,87 @@ def compute_cutoff(retention_days: int, *, now: datetime) -> datetime | None:
     return now - timedelta(days=retention_days) if retention_days else None
 
 
-def count_prunable(store: Database, *, before: datetime) -> PruneCounts:
-    """Count what `remove` would remove of the deliveries that came before then; raises StoreUnavailable."""
+def count_prunable(database: Database, *, before: datetime) -> PruneCounts:
+    """Count what pruning the deliveries received before a time would remove; raises StoreUnavailable."""
     is_prunable = (_IS_PRUNABLE, deliveries.c.received_at < before)
     size = select(func.count(), func.coalesce(func.sum(_STORED_BYTES), 0)).where(*is_prunable)
     prunable_ids = select(deliveries.c.id).where(*is_prunable)
-    with store.autocommit() as connection:
-        number, stored_bytes = connection.execute(size).one()
-        blanked = [
-            connection.execute(
-                select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(prunable_ids))
-            ).scalar_one()
-            for table in (dead_records, record_errors)
-        ]
-    return PruneCounts(number, int(stored_bytes), *blanked)
+    [(delivery_count, stored_bytes)] = database.read(size)
+    raw_counts = [
+        database.read(select(func.count()).where(table.c.raw != "", table.c.delivery_id.in_(prunable_ids)))
+        for table in (dead_records, record_errors)
+    ]
+    return PruneCounts(delivery_count, int(stored_bytes), *(rows[0][0] for rows in raw_counts))
 
 
 def find_prunable(
-    store: Database, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
+    database: Database, *, before: datetime, after: tuple[datetime, UUID] | None = None, limit: int = PAGE
 ) -> list[PrunableDelivery]:
     """Return the next deliveries to prune, oldest first; raises StoreUnavailable.
 
-    after: (received_at, id) of the last one seen; what was pruned before it is not met again.
+    after: (received_at, id) of the delivery to continue after.
     """
     columns = (deliveries.c.id, deliveries.c.received_at, deliveries.c.body_bytes, _STORED_BYTES)
-    place = (deliveries.c.received_at, deliveries.c.id)
+    order = (deliveries.c.received_at, deliveries.c.id)
     statement = select(*columns).where(_IS_PRUNABLE, deliveries.c.received_at < before)
     if after:
-        statement = statement.where(tuple_(*place) > after)
-    with store.autocommit() as connection:
-        return [PrunableDelivery(*row) for row in connection.execute(statement.order_by(*place).limit(limit))]
+        statement = statement.where(tuple_(*order) > after)
+    return [PrunableDelivery(*row) for row in database.read(statement.order_by(*order).limit(limit))]
 
 
-def prune_bodies(store: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
-    """Empty the bodies of these deliveries, and what of them stands elsewhere; raises StoreUnavailable.
+def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
+    """Empty the bodies, dead records and record errors of these deliveries; raises StoreUnavailable.
 
-    The rows stay, with their outcomes. Left out is what another has in hand, or what is finished no more.
+    The rows and their outcomes stay. Deliveries that another process prunes or requeued are skipped.
     """
-    with store.transaction() as connection:
+    with database.transaction() as connection:
         sizes = _lock_prunable(connection, ids)
         if not sizes:
             return PruneCounts()
-        these = list(sizes)
+        locked_ids = list(sizes)
         connection.execute(
-            update(deliveries).where(deliveries.c.id.in_(these)).values(body=b"", pruned_at=now)
+            update(deliveries).where(deliveries.c.id.in_(locked_ids)).values(body=b"", pruned_at=now)
         )
-        blanked = [
+        emptied = [
             connection.execute(
-                update(table).where(table.c.delivery_id.in_(these), table.c.raw != "").values(raw="")
+                update(table).where(table.c.delivery_id.in_(locked_ids), table.c.raw != "").values(raw="")
             ).rowcount
             for table in (dead_records, record_errors)
         ]
-    return PruneCounts(len(these), sum(sizes.values()), *blanked)
+    return PruneCounts(len(locked_ids), sum(sizes.values()), *emptied)
 
 
 def _lock_prunable(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Return the sizes of those that may still be pruned; none of them changes until the transaction ends."""
+    """Lock those that may still be pruned until the transaction ends; return their sizes by id."""
     statement = (
         select(deliveries.c.id, _STORED_BYTES)
         .where(deliveries.c.id.in_(ids), _IS_PRUNABLE)
         .order_by(deliveries.c.id)
-        # Another pruner's share: nobody waits for anybody.
+        # Rows locked by another pruner are pruned there.
         .with_for_update(skip_locked=True)
     )
     return {row.id: row[1] for row in connection.execute(statement)}
 
 
-# What is archived at once and held in memory: no more than this, and one body.
+# Limit of one archived chunk in memory; the last body may exceed it.
 _MAX_CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def prune(
-    store: Database, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
+    database: Database, *, before: datetime, archive: Archive | None = None, clock: Callable[[], datetime]
 ) -> Iterator[PruneCounts]:
-    """Remove the bodies of finished deliveries that came before then; yields what each page had.
+    """Prune finished deliveries received before a time; yield the counts of each page.
 
-    Any number may do so at once, at any time, and be broken off anywhere: the next one goes on. Nothing is
-    removed that the archive does not hold. Raises StoreUnavailable and ArchiveUnavailable.
+    Safe in several processes at once, and to interrupt at any time. With an archive, only archived bodies are
+    removed. Raises StoreUnavailable and ArchiveUnavailable.
     """
     after: tuple[datetime, UUID] | None = None
     while True:
         with archive.lock() if archive else nullcontext():
-            prunable = find_prunable(store, before=before, after=after, limit=PAGE)
+            prunable = find_prunable(database, before=before, after=after, limit=PAGE)
             page = _take_chunk(prunable) if archive else prunable
-            ids = archive.write(store, page) if archive and page else [delivery.id for delivery in page]
-            removed = prune_bodies(store, ids, now=clock()) if ids else PruneCounts()
+            ids = archive.write(database, page) if archive and page else [delivery.id for delivery in page]
+            removed = prune_bodies(database, ids, now=clock()) if ids else PruneCounts()
         yield removed
         if len(page) == len(prunable) < PAGE:
             return
@@ -139,7 +135,7 @@ def prune(
 
 
 def _take_chunk(prunable: Sequence[PrunableDelivery]) -> Sequence[PrunableDelivery]:
-    """Return the first of them, as many as came on one day and fit into memory together."""
+    """Return the first deliveries that were received on one day and fit into memory together."""
     size, chunk = 0, list[PrunableDelivery]()
     for delivery in prunable:
         size += delivery.body_bytes

@@ -1,4 +1,4 @@
-"""What became of runs' records, many runs at once: sums over deliveries and their outcomes."""
+"""Totals of runs: sums over their deliveries and outcomes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, case, exists, func, select
 
 from app.database.engine import Database
+from app.store.models import SinkOutcomeState
 from app.store.schema import deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import RECORD_EVENT
 
-# Its deliveries name no run.
+# The run id of deliveries that name no run.
 NO_RUN = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
-    """Batches of one resource and method of a run that ended alike, and their records.
+    """Batches of a run with equal resource, method, state and reason, and their records.
 
-    is_written: whether any sink was to have them. late: records that came after the run had been stopped.
+    is_written: they have sink outcomes. late: records that arrived after the run had been stopped.
     """
 
     resource: str
@@ -32,7 +33,7 @@ class BatchTotals:
 
 @dataclass(frozen=True, slots=True)
 class SinkTotals:
-    """What one sink made of the records of one resource and method: it got them, wrote them, refused them."""
+    """Numbers of records of one resource and method in one sink: received, written and dead."""
 
     resource: str
     method: str
@@ -44,16 +45,17 @@ class SinkTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """All that is known of one run's records. errors: record errors, by resource and method."""
+    """The totals of one run. errors: numbers of record errors by resource and method."""
 
     batches: Sequence[BatchTotals] = ()
     sinks: Sequence[SinkTotals] = ()
     errors: Mapping[tuple[str, str], int] | None = None
 
 
-def read_run_totals(store: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
-    """Return the figures of these runs, by their ids; raises StoreUnavailable."""
-    with store.autocommit() as connection:
+def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
+    """Return the totals of runs by id; raises StoreUnavailable."""
+    # One transaction: SQLite then reads all three sums of the same moment.
+    with database.transaction() as connection:
         batches = _read_batch_totals(connection, run_ids)
         sinks = _read_sink_totals(connection, run_ids)
         errors = _count_record_errors(connection, run_ids)
@@ -85,15 +87,17 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
         .group_by(deliveries.c.sync_job_run_id, *columns)
     )
     totals: dict[str, list[BatchTotals]] = {}
-    for run_id, *line in connection.execute(statement):
-        totals.setdefault(run_id, []).append(BatchTotals(*line))
+    for run_id, *values in connection.execute(statement):
+        totals.setdefault(run_id, []).append(BatchTotals(*values))
     return totals
 
 
 def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[SinkTotals]]:
     columns = (deliveries.c.resource, deliveries.c.method, sink_outcomes.c.sink)
-    # A sink that did not take it for as long as it was tried keeps that as its last outcome.
-    is_given_up = and_(sink_outcomes.c.state == "failing", deliveries.c.settled_at.is_not(None))
+    # A delivery that became dead after its last retry keeps the outcome "failing".
+    is_given_up = and_(
+        sink_outcomes.c.state == SinkOutcomeState.FAILING, deliveries.c.settled_at.is_not(None)
+    )
     statement = (
         select(
             deliveries.c.sync_job_run_id,
@@ -107,8 +111,8 @@ def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[st
         .group_by(deliveries.c.sync_job_run_id, *columns)
     )
     totals: dict[str, list[SinkTotals]] = {}
-    for run_id, *line in connection.execute(statement):
-        totals.setdefault(run_id, []).append(SinkTotals(*line))
+    for run_id, *values in connection.execute(statement):
+        totals.setdefault(run_id, []).append(SinkTotals(*values))
     return totals
 
 

@@ -1,4 +1,4 @@
-"""What deliveries say of their runs: each moves its run as far as it is newer than what is known."""
+"""Write run updates: a newer event changes its run, an older one does not."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -16,17 +16,17 @@ _ID_COLUMNS = ("sync_job_id", "integrated_account_id", "environment_id", "webhoo
 
 
 def upsert_runs(connection: Connection, updates: Iterable[RunUpdate]) -> None:
-    """Note what deliveries say of their runs, as part of the caller's transaction.
+    """Write run updates in the caller's transaction.
 
-    Every event moves its run by its own time: an older one never overwrites what a newer one said. What comes
-    of a run that was found to be over makes it be looked at again.
+    Events are ordered by their own time: an older event never overwrites a newer one. A delivery of a
+    reconciled run causes the run to be reconciled again.
     """
     unique_updates: dict[tuple[str, datetime | None, int], RunUpdate] = {}
     for run_update in updates:
         unique_updates.setdefault(
             (run_update.sync_job_run_id, run_update.status_at, run_update.status_rank), run_update
         )
-    # In the order of the key: two workers that know the same runs must lock them in one order.
+    # Ordered by key, so that two workers with the same runs cannot deadlock.
     rows = [
         _to_row(unique_updates[key])
         for key in sorted(unique_updates, key=lambda key: (key[0], str(key[1] or ""), key[2]))
@@ -50,7 +50,7 @@ def _upsert(dialect: str) -> Insert:
     def unless_empty(name: str) -> tuple[Column[Any], Any]:
         return old[name], case((new[name] != "", new[name]), else_=old[name])
 
-    # It was let in after all, or goes on.
+    # A later event shows that the run was accepted after all, or continues.
     is_open_again = and_(is_newer, new.status != "", new.status_rank < FINAL_RANK)
     changed = dict(unless_empty(name) for name in _ID_COLUMNS)
     changed[old.refusal_reason] = case(
@@ -60,7 +60,7 @@ def _upsert(dialect: str) -> Insert:
     )
     changed[old.status_at] = case((is_newer, new.status_at), else_=old.status_at)
     for name in ("status", "status_rank"):
-        # An event may say nothing of the status.
+        # An event may have no status.
         changed[old[name]] = case((and_(is_newer, new.status != ""), new[name]), else_=old[name])
     changed[old.run] = case((is_newer, func.coalesce(new.run, old.run)), else_=old.run)
     changed[old.stopped_at] = case(
@@ -69,7 +69,7 @@ def _upsert(dialect: str) -> Insert:
         else_=old.stopped_at,
     )
     changed[old.reconciled_at] = null()
-    says_more = or_(
+    has_changes = or_(
         is_newer,
         old.reconciled_at.is_not(None),
         and_(old.stopped_at.is_(None), new.stopped_at.is_not(None)),
@@ -78,8 +78,8 @@ def _upsert(dialect: str) -> Insert:
     return statement.on_conflict_do_update(
         index_elements=["sync_job_run_id"],
         set_={column.name: value for column, value in changed.items()},
-        # Most batches say nothing new, and then cost no write.
-        where=says_more,
+        # Most batches change nothing, and then cost no write.
+        where=has_changes,
     )
 
 

@@ -1,11 +1,11 @@
-"""The sync job runs: what is known of each, and what was found out about it."""
+"""The sync job runs: find, start, stop and mark as reconciled."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, exists, func, literal, or_, select, text, tuple_, update
+from sqlalchemy import exists, func, literal, or_, select, text, tuple_, update
 
 from app.database.engine import Database
 from app.store.models import RunUpdate
@@ -15,7 +15,7 @@ from app.store.schema import deliveries, runs
 from app.truto.runs import FINAL_RANK
 
 _PAGE_SIZE = 1000
-# When something last came of it.
+# The time of its newest delivery.
 _LAST_SEEN = (
     select(func.max(deliveries.c.received_at))
     .where(deliveries.c.sync_job_run_id == runs.c.sync_job_run_id)
@@ -28,7 +28,7 @@ _HAS_PENDING = exists().where(
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as the store knows it; see the table in `schema`. last_seen_at: of its newest delivery."""
+    """A stored run; the columns are described in `schema`. last_seen_at: of its newest delivery."""
 
     sync_job_run_id: str
     sync_job_id: str
@@ -50,7 +50,7 @@ class StoredRun:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more is to come of it."""
+        """Whether the run has a final status."""
         return self.status_rank >= FINAL_RANK
 
 
@@ -63,88 +63,87 @@ _COLUMNS = [
 class Runs:
     """The runs. Every method is one transaction and raises StoreUnavailable."""
 
-    def __init__(self, store: Database) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def get(self, run_id: str) -> StoredRun | None:
-        """Return a run; None where nothing of it was ever seen."""
+        """Return a run; None if it is unknown."""
         return next(iter(self._read(runs.c.sync_job_run_id == run_id, limit=1)), None)
 
     def find_runs(self, filters: Mapping[str, str], *, since: datetime | None, limit: int) -> list[StoredRun]:
-        """Return the newest runs. filters: values of their columns, by name. since: when they were seen."""
+        """Return the newest runs. filters: values by column name. since: of first_seen_at."""
         conditions = [runs.c[name] == value for name, value in filters.items()]
         conditions += [runs.c.first_seen_at >= since] if since else []
         return self._read(*conditions, limit=limit)
 
     def list_unreconciled(self, *, page_size: int = _PAGE_SIZE) -> Iterator[StoredRun]:
-        """Yield the runs that nobody has found to be over yet, the oldest first."""
-        place = tuple_(runs.c.first_seen_at, runs.c.sync_job_run_id)
+        """Yield the runs that are not reconciled, oldest first."""
+        position = tuple_(runs.c.first_seen_at, runs.c.sync_job_run_id)
         after: list[Any] = []
         while True:
             page = self._read(runs.c.reconciled_at.is_(None), *after, limit=page_size, newest_first=False)
             yield from page
             if len(page) < page_size:
                 return
-            after = [place > (page[-1].first_seen_at, page[-1].sync_job_run_id)]
+            after = [position > (page[-1].first_seen_at, page[-1].sync_job_run_id)]
 
     def list_active(self, *, ended_since: datetime, limit: int) -> list[StoredRun]:
-        """Return the newest runs that have not ended, or did so lately."""
+        """Return the newest runs that have not ended, or had a delivery since `ended_since`."""
         is_active = or_(runs.c.status_rank < FINAL_RANK, ended_since <= _LAST_SEEN)
         return self._read(runs.c.reconciled_at.is_(None), is_active, limit=limit)
 
     def upsert(self, run_update: RunUpdate) -> None:
-        """Write down what is known of a run from elsewhere than a delivery."""
-        with self._store.transaction() as connection:
+        """Write a run update from Truto's API."""
+        with self._database.transaction() as connection:
             upsert_runs(connection, [run_update])
 
     def list_webhook_ids(self, *, since: datetime) -> list[str]:
-        """Return the webhooks to which runs were sent that were first heard of since then."""
+        """Return the ids of the webhooks of runs first seen since a time."""
         statement = select(runs.c.webhook_id).where(runs.c.first_seen_at >= since, runs.c.webhook_id != "")
-        with self._store.autocommit() as connection:
-            return list(connection.execute(statement.distinct()).scalars())
+        return [row.webhook_id for row in self._database.read(statement.distinct())]
 
     def find_stop_times(self, run_ids: Iterable[str]) -> dict[str, datetime]:
-        """Return when these runs were stopped, those that were."""
+        """Return the stop times of the stopped ones of these runs."""
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
             runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
         )
-        with self._store.autocommit() as connection:
-            return {row.sync_job_run_id: row.stopped_at for row in connection.execute(statement)}
+        return {row.sync_job_run_id: row.stopped_at for row in self._database.read(statement)}
 
     def has_pending(self, run_id: str) -> bool:
-        """Whether deliveries of a run wait for their sinks."""
+        """Whether a run has pending deliveries."""
         statement = select(_HAS_PENDING).where(runs.c.sync_job_run_id == run_id)
-        with self._store.autocommit() as connection:
-            return bool(connection.execute(statement).scalar())
+        return any(has_pending for (has_pending,) in self._database.read(statement))
 
     def mark_reconciled(
         self, run: StoredRun, *, now: datetime, notifications: Sequence[Notification] = ()
     ) -> bool:
-        """Note that a run is over, and what is to be told of it; False where more has come meanwhile."""
+        """Mark a run as reconciled and add notifications; return False if it changed meanwhile."""
         statement = (
             update(runs)
             .where(
                 runs.c.sync_job_run_id == run.sync_job_run_id,
                 runs.c.reconciled_at.is_(None),
-                # Said by the same event as when we looked.
+                # The status is still from the event that was reconciled.
                 runs.c.status_at.is_not_distinct_from(literal(run.status_at, runs.c.status_at.type)),
                 _LAST_SEEN.is_not_distinct_from(literal(run.last_seen_at, runs.c.status_at.type)),
                 ~_HAS_PENDING,
             )
             .values(reconciled_at=now)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             is_reconciled: bool = connection.execute(statement).rowcount > 0
             for notification in notifications if is_reconciled else ():
                 insert_notification(connection, notification, closed_at=notification.occurred_at)
         return is_reconciled
 
     def save_log(self, run_id: str, log_totals: str) -> None:
-        """Keep what Truto's log says of a run, JSON."""
-        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(log_totals=log_totals))
+        """Store the sums of Truto's log of a run, as JSON."""
+        self._database.execute(
+            update(runs).where(runs.c.sync_job_run_id == run_id).values(log_totals=log_totals)
+        )
 
     def request_stop(self, run_id: str, reason: str) -> bool:
-        """Note that a run is to be stopped, and why; False where that was known, or it has ended."""
+        """Store the reason to stop a run; return False if it has one already, or has ended."""
         statement = (
             update(runs)
             .where(
@@ -152,17 +151,16 @@ class Runs:
             )
             .values(stop_reason=reason)
         )
-        return self._change(statement)
+        return self._database.execute(statement) > 0
 
     def mark_stop_sent(self, run_id: str, *, now: datetime) -> None:
-        """Note that Truto was asked to stop a run, and answered."""
-        self._change(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_sent_at=now))
+        """Mark that Truto accepted the request to stop a run."""
+        self._database.execute(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_sent_at=now))
 
     def start_unless_overlapping(self, run_update: RunUpdate, *, active_since: datetime) -> str | None:
-        """Note that a run starts, unless another of its job and account is open: then return that one's id.
+        """Start a run, unless another run of its job and account is active: then return the id of that run.
 
-        heard_since: one of which nothing has come since then is taken for lost. Two that start at once are
-        asked one after the other.
+        active_since: a run without deliveries since then does not count. Concurrent starts are serialized.
         """
         other = (
             select(runs.c.sync_job_run_id)
@@ -176,7 +174,7 @@ class Runs:
             )
             .limit(1)
         )
-        with self._store.transaction() as connection:
+        with self._database.transaction() as connection:
             if connection.dialect.name == "postgresql":
                 pair = f"{run_update.sync_job_id}/{run_update.integrated_account_id}"
                 connection.execute(
@@ -191,14 +189,5 @@ class Runs:
         order = (runs.c.first_seen_at, runs.c.sync_job_run_id)
         ordered = [column.desc() for column in order] if newest_first else order
         statement = select(*_COLUMNS).where(*conditions).order_by(*ordered).limit(limit)
-        with self._store.autocommit() as connection:
-            return [_to_stored_run(row) for row in connection.execute(statement).mappings()]
-
-    def _change(self, statement: Any) -> bool:
-        with self._store.autocommit() as connection:
-            changed: int = connection.execute(statement).rowcount
-            return changed > 0
-
-
-def _to_stored_run(row: RowMapping) -> StoredRun:
-    return StoredRun(**{name: row[name] for name in StoredRun.__dataclass_fields__})
+        # _COLUMNS are in the order of the fields.
+        return [StoredRun(*row) for row in self._database.read(statement)]

@@ -1,7 +1,7 @@
 """The tables of the store.
 
 All names begin with `rapidbridge_`, because the default SQL sink writes its tables into the same database.
-`migrations/` holds how a database gets here; a test compares the two.
+A test compares these tables with the result of `migrations/`.
 """
 
 import re
@@ -49,12 +49,12 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def replace_unstorable(text: str) -> str:
-    """Return a text that every database can hold."""
+    """Return a text without characters that PostgreSQL cannot store."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
 class SafeText(TypeDecorator[str]):
-    """Text without what PostgreSQL cannot hold: NUL and lone surrogates become U+FFFD."""
+    """Text in which NUL and lone surrogates, which PostgreSQL cannot store, become U+FFFD."""
 
     impl = Text
     cache_ok = True
@@ -70,10 +70,10 @@ def _text_column(name: str) -> Column[str]:
 deliveries = Table(
     PREFIX + "deliveries",
     metadata,
-    # One POST as it came. The id is made of the event's id and the body, so the same body is the same row.
+    # One POST. The id is made of the event's id and the body, so the same body is the same row.
     Column("id", Uuid, primary_key=True),
     Column("received_at", UtcDateTime, nullable=False),
-    # From the envelope; "" where it names none.
+    # From the envelope; "" if it lacks them.
     _text_column("event_id"),
     _text_column("event"),
     _text_column("webhook_id"),
@@ -84,35 +84,35 @@ deliveries = Table(
     _text_column("resource"),
     _text_column("method"),
     Column("created_at", UtcDateTime),
-    # pending, then settled, unrouted or dead; quarantined and refused from the start; discarded once an
-    # operator gave it up.
+    # A DeliveryState. quarantined and refused are set on arrival, discarded by an operator, all others by
+    # workers.
     Column("state", SafeText, nullable=False),
     _text_column("reason"),
     Column("records", Integer, nullable=False, server_default="0"),
-    # NULs and lone surrogates that became U+FFFD in them, since no database holds these.
+    # NULs and lone surrogates in its records that became U+FFFD.
     Column("replaced_characters", Integer, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
-    # The worker that is at it. Another that takes it up and finds this set knows that the first is gone.
+    # The worker that leased it. If the next worker finds this set, the first one died.
     _text_column("leased_by"),
     Column("lost_attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
-    # When the sweeper is to wake a worker for it, and until when a worker has it to itself.
+    # When the sweeper enqueues it, and when the lease of its worker ends.
     Column("due_at", UtcDateTime, nullable=False),
     Column("leased_until", UtcDateTime),
-    # NULL as long as it is pending.
+    # NULL while it is pending.
     Column("settled_at", UtcDateTime),
     Column("body_bytes", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    # Once that was removed: empty then.
+    # When the body was pruned; it is empty since then.
     Column("pruned_at", UtcDateTime),
-    # The newest replay that took it up.
+    # The newest replay that requeued it.
     Column("replay_id", Uuid),
-    # Why an operator gave it up.
+    # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
 )
-# Their conditions mean the same and differ all the same: each is for statements that say it in its words. To
-# PostgreSQL, what is pending is no row at all until its statistics know better, and then either index is as
-# good as any, to be read from end to end.
+# These two conditions are equivalent, but PostgreSQL uses a partial index only for a query that repeats its
+# condition. With one condition for both, it would pick either index and read all of it, because until they
+# are refreshed its statistics say that no row is pending.
 Index(
     PREFIX + "deliveries_due",
     deliveries.c.due_at,
@@ -125,16 +125,16 @@ Index(
     sqlite_where=text("settled_at IS NULL"),
     postgresql_where=text("settled_at IS NULL"),
 )
-# For whoever goes through all of them, in the order in which they came.
+# For reading all deliveries in the order of their arrival.
 Index(PREFIX + "deliveries_received", deliveries.c.received_at, deliveries.c.id)
-# For whoever looks after what did not reach its sinks: few among millions.
+# For the failed deliveries: few among millions.
 Index(
     PREFIX + "deliveries_failed",
     deliveries.c.received_at,
     sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
     postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
 )
-# For whoever looks for what is old enough to be pruned: without it, past all that was pruned before.
+# For pruning: without it, every round would read all rows that were pruned before.
 Index(
     PREFIX + "deliveries_prunable",
     deliveries.c.received_at,
@@ -142,13 +142,13 @@ Index(
     sqlite_where=text("pruned_at IS NULL AND state IN ('settled', 'refused', 'discarded')"),
     postgresql_where=text("pruned_at IS NULL AND state IN ('settled', 'refused', 'discarded')"),
 )
-# When something last came of a run is asked every few seconds, of every run that is open.
+# The newest delivery of every open run is read every few seconds.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
 
 sink_outcomes = Table(
     PREFIX + "sink_outcomes",
     metadata,
-    # What one sink made of one delivery: done, failing (will be tried again) or dead.
+    # The result of one delivery in one sink. The state is a SinkOutcomeState.
     Column("delivery_id", Uuid, primary_key=True),
     Column("sink", SafeText, primary_key=True),
     Column("state", SafeText, nullable=False),
@@ -168,7 +168,7 @@ Index(
 dead_records = Table(
     PREFIX + "dead_records",
     metadata,
-    # A record that could not be read (sink "") or that a sink refused; `raw` is its JSON as it came.
+    # A record that is unreadable (sink "") or that a sink rejected; `raw` is its original JSON.
     Column("delivery_id", Uuid, primary_key=True),
     Column("sink", SafeText, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
@@ -176,14 +176,14 @@ dead_records = Table(
     _text_column("message"),
     Column("raw", SafeText, nullable=False),
     Column("died_at", UtcDateTime, nullable=False),
-    # Why an operator gave it up.
+    # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
 )
 
 record_errors = Table(
     PREFIX + "record_errors",
     metadata,
-    # One error that Truto reports about fetching from the customer's SaaS account.
+    # One error that Truto reports about fetching from the customer's account.
     Column("delivery_id", Uuid, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
     Column("sync_job_run_id", SafeText, nullable=False, index=True),
@@ -198,11 +198,11 @@ replays = Table(
     PREFIX + "replays",
     metadata,
     Column("id", Uuid, primary_key=True),
-    # What was asked for, JSON: the same again goes on where this one was broken off.
+    # The request as JSON: the same request resumes an unfinished replay.
     Column("request", SafeText, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
-    # The last delivery that was taken up.
+    # The last requeued delivery.
     Column("cursor_at", UtcDateTime),
     Column("cursor_id", Uuid),
     Column("requeued_deliveries", BigInteger, nullable=False, server_default="0"),
@@ -216,25 +216,24 @@ runs = Table(
     _text_column("integrated_account_id"),
     _text_column("environment_id"),
     _text_column("webhook_id"),
-    # As Truto spells it, or refused; "" while only batches were seen.
+    # Truto's status, or "refused"; "" until a lifecycle event arrives.
     _text_column("status"),
-    # The event that `status` and `run` come from: an older one never overwrites it.
+    # The time of the event that `status` and `run` are from: an older event never overwrites them.
     Column("status_at", UtcDateTime),
     Column("status_rank", SmallInteger, nullable=False, server_default="-1"),
     Column("first_seen_at", UtcDateTime, nullable=False),
     # The sync job run as Truto last sent it, JSON.
     Column("run", SafeText),
-    # When we first heard that nothing more is to come, because it was stopped or refused: what comes later is
-    # late.
+    # When the first event arrived that says that the run was stopped or refused. Later deliveries are late.
     Column("stopped_at", UtcDateTime),
-    # Why it was refused when it started.
+    # The reason why a policy refused its start.
     _text_column("refusal_reason"),
-    # When it was found to have ended with nothing of it pending; NULL again as soon as more of it comes.
+    # When it was reconciled: ended, with no pending delivery. A later delivery sets it to NULL again.
     Column("reconciled_at", UtcDateTime),
-    # Why we want it stopped, and when Truto took that.
+    # The reason to stop it, and when Truto accepted the request.
     _text_column("stop_reason"),
     Column("stop_sent_at", UtcDateTime),
-    # What Truto's log says of its pages, by resource, JSON.
+    # The sums of Truto's log by resource, as JSON.
     Column("log_totals", SafeText),
 )
 Index(
@@ -248,21 +247,21 @@ Index(PREFIX + "runs_first_seen", runs.c.first_seen_at)
 notifications = Table(
     PREFIX + "notifications",
     metadata,
-    # Something that somebody may want to be told. The id is made of kind, subject and cause: once per cause.
+    # The id is made of kind, subject and cause, so that a cause is notified once.
     Column("id", Uuid, primary_key=True),
     Column("kind", SafeText, nullable=False),
-    # The run, sink or webhook that it is about.
+    # The id of the run, sink or webhook.
     Column("subject", SafeText, nullable=False),
     Column("cause", SafeText, nullable=False),
     Column("occurred_at", UtcDateTime, nullable=False),
-    # JSON, ready to be sent.
+    # The JSON to send.
     Column("payload", SafeText, nullable=False),
-    # When what it tells of was over; what merely happened is over at once.
+    # When the condition ended; for events, when they occurred.
     Column("closed_at", UtcDateTime),
-    # When it was handed to every endpoint that wants it.
+    # When a delivery was created for every subscriber that accepts the kind.
     Column("fanned_out_at", UtcDateTime),
 )
-# A sink that fails goes on failing: one notice for as long as it does.
+# An ongoing condition has one open notification until it ends.
 Index(
     PREFIX + "notifications_open",
     notifications.c.kind,
@@ -282,13 +281,13 @@ Index(PREFIX + "notifications_of_subject", notifications.c.subject, notification
 notification_deliveries = Table(
     PREFIX + "notification_deliveries",
     metadata,
-    # One notice on its way to one endpoint: pending, sent or dead.
+    # One notification for one subscriber: pending, sent or dead.
     Column("notification_id", Uuid, primary_key=True),
     Column("subscriber", SafeText, primary_key=True),
     Column("state", SafeText, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("due_at", UtcDateTime, nullable=False),
-    # What became of the last attempt.
+    # The error of the last attempt.
     _text_column("message"),
 )
 Index(

@@ -25,18 +25,18 @@ _MAX_NAME_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The outer members of an event, and its payload's ids; "" if missing. created_at: aware UTC, or None."""
+    """The ids and names in an event; "" or None if the event lacks them. created_at: aware UTC."""
 
-    event_id: str
-    event: str
-    created_at: datetime | None
-    webhook_id: str
-    environment_id: str
-    sync_job_run_id: str
-    sync_job_id: str
-    integrated_account_id: str
-    resource: str
-    method: str
+    event_id: str = ""
+    event: str = ""
+    created_at: datetime | None = None
+    webhook_id: str = ""
+    environment_id: str = ""
+    sync_job_run_id: str = ""
+    sync_job_id: str = ""
+    integrated_account_id: str = ""
+    resource: str = ""
+    method: str = ""
 
 
 class _Payload(msgspec.Struct):

@@ -7,7 +7,7 @@ import structlog
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.runs.gate import Gate
-from app.store.models import IncomingDelivery, Receipt
+from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import read_envelope
 from app.truto.signature import Signature, verify
 from app.web.enqueuer import Enqueuer
@@ -36,15 +36,15 @@ class WebhookHandler:
         arrival = self._read_delivery(body, signature, received_at=datetime.now(UTC))
         receipt = self._inbox.store(arrival)
         # A spooled delivery is not in the inbox yet: the sweeper enqueues it after it drained the spool.
-        if arrival.state == "pending" and not receipt.is_duplicate and not receipt.is_spooled:
+        if arrival.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
             self._enqueuer.enqueue(receipt.delivery_id)
         answer = _answer(arrival, receipt)
         log.info(
             "delivery." + answer.status,
             delivery=answer.delivery,
-            truto_event=arrival.event,
-            run=arrival.sync_job_run_id,
-            resource=arrival.resource,
+            truto_event=arrival.envelope.event,
+            run=arrival.envelope.sync_job_run_id,
+            resource=arrival.envelope.resource,
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
             **({"reason": answer.message} if answer.message else {}),
@@ -56,7 +56,9 @@ class WebhookHandler:
             envelope = read_envelope(body)
         except UnreadableDelivery as error:
             self._check_origin(signature.secret, "", None, received_at)
-            return IncomingDelivery(body, signature.mac, received_at, "quarantined", error.reason)
+            return IncomingDelivery(
+                body, signature.mac, received_at, state=DeliveryState.QUARANTINED, reason=error.reason
+            )
         self._check_origin(signature.secret, envelope.webhook_id, envelope.created_at, received_at)
         refusal = self._gate.find_refusal_reason(envelope, body, received_at)
         return IncomingDelivery(
@@ -64,18 +66,9 @@ class WebhookHandler:
             # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
             digest=signature.mac,
             received_at=received_at,
-            state="pending" if refusal is None else "refused",
+            envelope=envelope,
+            state=DeliveryState.PENDING if refusal is None else DeliveryState.REFUSED,
             reason=refusal or "",
-            event_id=envelope.event_id,
-            event=envelope.event,
-            webhook_id=envelope.webhook_id,
-            environment_id=envelope.environment_id,
-            sync_job_id=envelope.sync_job_id,
-            sync_job_run_id=envelope.sync_job_run_id,
-            integrated_account_id=envelope.integrated_account_id,
-            resource=envelope.resource,
-            method=envelope.method,
-            created_at=envelope.created_at,
         )
 
     def _check_origin(
@@ -96,6 +89,6 @@ def _answer(arrival: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
         return WebhookResponse(400, "refused", delivery, receipt.refusal_reason)
     if receipt.is_duplicate:
         return WebhookResponse(200, "duplicate", delivery)
-    if arrival.state == "quarantined":
+    if arrival.state == DeliveryState.QUARANTINED:
         return WebhookResponse(200, "quarantined", delivery, arrival.reason)
     return WebhookResponse(200, "accepted", delivery)

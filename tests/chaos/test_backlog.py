@@ -18,6 +18,7 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 from tests.support.processes import Command, find_descendants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import measure_slowdown, wait_until
@@ -79,11 +80,7 @@ def pile_up(store: Database, number: int) -> None:
         body("old"),
         b"old",
         then,
-        "pending",
-        event_id="old",
-        event="sync_job_run:record",
-        resource="crm/contacts",
-        method="list",
+        Envelope(event_id="old", event="sync_job_run:record", resource="crm/contacts", method="list"),
     )
     [receipt] = Inbox(store).put([template])
     expressions = {

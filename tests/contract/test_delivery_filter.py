@@ -1,6 +1,7 @@
-"""Deliveries are found by what they are, on every database, however many there are."""
+"""Filters of deliveries, on every database."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -10,36 +11,44 @@ import pytest
 from app.database.engine import Database
 from app.store.delivery_filter import DeliveryCount, DeliveryFilter, count_deliveries, find_deliveries
 from app.store.inbox import Inbox
-from app.store.models import DeliveryResult, IncomingDelivery, SinkOutcome, StateChange
+from app.store.models import (
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    SinkOutcome,
+    SinkOutcomeState,
+    StateChange,
+)
 from app.store.results import DeliveryResults
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def put(store: Database, number: int, **about: Any) -> str:
+def put(store: Database, number: int, **envelope_fields: Any) -> str:
     body = b"%d" % number
-    told = {"event": "sync_job_run:record", "resource": "crm/contacts", "method": "list", **about}
+    envelope = Envelope(event="sync_job_run:record", resource="crm/contacts", method="list")
     at = NOW + MINUTE * (number // 2)
-    arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **told)
-    return str(Inbox(store).put([arrival])[0].delivery_id)
+    incoming = IncomingDelivery(body, hashlib.sha256(body).digest(), at, replace(envelope, **envelope_fields))
+    return str(Inbox(store).put([incoming])[0].delivery_id)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_every_delivery_is_met_once_in_order_whatever_the_page(
+def test_every_delivery_is_found_once_and_in_order_for_any_page_size(
     store: Database, *, newest_first: bool
 ) -> None:
-    # Two of each moment.
+    # Two deliveries for every time.
     ids = [put(store, number) for number in range(11)]
 
     for page in (1, 2, 3, 100):
-        found = list(find_deliveries(store, DeliveryFilter(), newest_first=newest_first, page_size=page))
-        assert sorted(str(each.id) for each in found) == sorted(ids)
-        times = [each.received_at for each in found]
+        rows = list(find_deliveries(store, DeliveryFilter(), newest_first=newest_first, page_size=page))
+        assert sorted(str(item.id) for item in rows) == sorted(ids)
+        times = [item.received_at for item in rows]
         assert times == sorted(times, reverse=newest_first)
 
 
-def test_it_goes_on_behind_the_last_one_seen(store: Database) -> None:
+def test_finding_continues_after_a_given_delivery(store: Database) -> None:
     for number in range(7):
         put(store, number)
     first = list(islice(find_deliveries(store, DeliveryFilter(), page_size=2), 3))
@@ -67,7 +76,7 @@ def test_it_goes_on_behind_the_last_one_seen(store: Database) -> None:
         (DeliveryFilter(sink="main"), []),
     ],
 )
-def test_filters_choose_what_they_say(
+def test_every_filter_finds_only_matching_deliveries(
     store: Database, selection: DeliveryFilter, expected: list[int]
 ) -> None:
     ids = [
@@ -76,15 +85,15 @@ def test_filters_choose_what_they_say(
         put(store, 2, integrated_account_id="a", environment_id="e"),
         put(store, 3, resource="ticketing/tickets"),
     ]
-    [first] = [each for each in find_deliveries(store, DeliveryFilter()) if str(each.id) == ids[0]]
-    outcome = SinkOutcome(first.id, "lake", "done", 3, 0, "", "", NOW)
-    verdict = StateChange(first.id, "settled", 3, "", due_at=NOW)
-    DeliveryResults(store).save([DeliveryResult(verdict, outcomes=[outcome])], now=NOW)
+    [first] = [item for item in find_deliveries(store, DeliveryFilter()) if str(item.id) == ids[0]]
+    outcome = SinkOutcome(first.id, "lake", SinkOutcomeState.DONE, 3, 0, "", "", NOW)
+    state_change = StateChange(first.id, DeliveryState.SETTLED, 3, "", due_at=NOW)
+    DeliveryResults(store).save([DeliveryResult(state_change, outcomes=[outcome])], now=NOW)
 
-    assert [ids.index(str(each.id)) for each in find_deliveries(store, selection)] == expected
+    assert [ids.index(str(item.id)) for item in find_deliveries(store, selection)] == expected
 
 
-def test_ids_choose_these_and_no_others(store: Database) -> None:
+def test_a_filter_of_ids_finds_only_those_ids(store: Database) -> None:
     put(store, 0)
     put(store, 1)
     [first, _] = find_deliveries(store, DeliveryFilter())
@@ -92,7 +101,7 @@ def test_ids_choose_these_and_no_others(store: Database) -> None:
     assert list(find_deliveries(store, DeliveryFilter(ids=[first.id]))) == [first]
 
 
-def test_a_selection_is_counted_by_resource_method_and_state(store: Database) -> None:
+def test_deliveries_are_counted_by_resource_method_and_state(store: Database) -> None:
     for number in range(3):
         put(store, number, resource="crm/contacts" if number else "crm/deals")
 

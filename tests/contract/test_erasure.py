@@ -1,4 +1,4 @@
-"""A customer who is erased is gone everywhere, and everybody else is left as they were."""
+"""Erasure removes all data of an account and nothing else."""
 
 import threading
 from collections.abc import Iterator
@@ -25,53 +25,58 @@ from workers.delivery.processor import DeliveryProcessor
 
 
 @pytest.fixture
-def stock(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
+def delivered(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
     made = DeliveredStore(store_url, tmp_path)
     yield made
     made.close()
 
 
 def make_erasure(
-    stock: DeliveredStore, redis: Redis | None, account: str = "a1", messages: list[str] | None = None
+    delivered: DeliveredStore, redis: Redis | None, account: str = "a1", messages: list[str] | None = None
 ) -> Erasure:
     return Erasure(
-        stock.store,
+        delivered.store,
         account,
         spool=Spool(redis) if redis else None,
-        sinks=stock.sinks,
+        sinks=delivered.sinks,
         on_wait=(messages if messages is not None else []).append,
     )
 
 
-def find_account_data(stock: DeliveredStore, redis: Redis, account: str = "a1") -> ErasureReport:
-    return make_erasure(stock, redis, account).count_data()
+def find_account_data(delivered: DeliveredStore, redis: Redis, account: str = "a1") -> ErasureReport:
+    return make_erasure(delivered, redis, account).count_data()
 
 
-def read_everything(stock: DeliveredStore) -> str:
-    """All that the store and the sinks hold, as text."""
-    texts = [path.read_text() for path in stock.lake.rglob("*.jsonl")]
-    texts += [str(stock.inbox.read_body(id_)) for id_, body in stock.read_bodies().items() if body]
-    with stock.store.engine.connect() as connection:
+def read_everything(delivered: DeliveredStore) -> str:
+    """Return everything in the store and the sinks as text."""
+    texts = [path.read_text() for path in delivered.lake.rglob("*.jsonl")]
+    texts += [str(delivered.inbox.read_body(id_)) for id_, body in delivered.read_bodies().items() if body]
+    with delivered.store.engine.connect() as connection:
         for table in ("dead_records", "record_errors", "runs"):
             texts += map(str, connection.exec_driver_sql(f"SELECT * FROM rapidbridge_{table}").all())
         texts += map(str, connection.exec_driver_sql("SELECT data FROM crm_contacts").all())
     return "\n".join(texts)
 
 
-def state(stock: DeliveredStore, delivery: UUID) -> tuple[Any, ...]:
+def state(delivered: DeliveredStore, delivery: UUID) -> tuple[Any, ...]:
     columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records)
-    with stock.store.engine.connect() as connection:
+    with delivered.store.engine.connect() as connection:
         return tuple(connection.execute(select(*columns).where(deliveries.c.id == delivery)).one())
 
 
-def test_an_account_is_gone_everywhere_and_its_totals_stay(stock: DeliveredStore, redis: Redis) -> None:
+def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
     for account in ("a1", "a2"):
-        stock.add_run(account, f"run-{account}")
-    totals, others = stock.read_totals(["run-a1", "run-a2"]), find_account_data(stock, redis, "a2").counts
-    assert "a1@example.com" in read_everything(stock)
+        delivered.add_run(account, f"run-{account}")
+    totals, others = (
+        delivered.read_totals(["run-a1", "run-a2"]),
+        find_account_data(delivered, redis, "a2").counts,
+    )
+    assert "a1@example.com" in read_everything(delivered)
 
-    before = find_account_data(stock, redis)
-    erased = make_erasure(stock, redis).erase_data()
+    before = find_account_data(delivered, redis)
+    erased = make_erasure(delivered, redis).erase_data()
 
     assert before.counts == erased.counts
     assert before.counts == {
@@ -84,119 +89,133 @@ def test_an_account_is_gone_everywhere_and_its_totals_stay(stock: DeliveredStore
         "sink lake": 2,
         "sink main": 2,
     }
-    assert stock.read_totals(["run-a1", "run-a2"]) == totals
-    assert (stock.count_rows_by_account(), stock.count_files("a1"), stock.count_files("a2")) == (
+    assert delivered.read_totals(["run-a1", "run-a2"]) == totals
+    assert (delivered.count_rows_by_account(), delivered.count_files("a1"), delivered.count_files("a2")) == (
         {"a2": 2},
         0,
         2,
     )
-    assert "a1@example.com" not in read_everything(stock)
-    assert '"a1"' not in read_everything(stock)
-    assert "a1 is away" not in read_everything(stock)
-    assert find_account_data(stock, redis, "a2").counts == others
-    again = make_erasure(stock, redis).erase_data()
+    assert "a1@example.com" not in read_everything(delivered)
+    assert '"a1"' not in read_everything(delivered)
+    assert "a1 is away" not in read_everything(delivered)
+    assert find_account_data(delivered, redis, "a2").counts == others
+    again = make_erasure(delivered, redis).erase_data()
     assert (again.total, again.unreached) == (0, {})
 
 
-def test_what_is_pending_is_discarded_and_never_written(stock: DeliveredStore, redis: Redis) -> None:
-    waiting, other = (stock.put(a, integrated_account_id=a, records=[{"id": a}]) for a in ("a1", "a2"))
+def test_an_erased_pending_delivery_is_discarded_and_never_written(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    waiting, other = (delivered.put(a, integrated_account_id=a, records=[{"id": a}]) for a in ("a1", "a2"))
 
-    erased = make_erasure(stock, redis).erase_data()
-    stock.worker.deliver([waiting, other])
+    erased = make_erasure(delivered, redis).erase_data()
+    delivered.worker.deliver([waiting, other])
 
     assert (erased.counts["pending"], erased.counts["bodies"]) == (1, 1)
-    assert state(stock, waiting) == ("discarded", "erased", 0)
-    assert state(stock, other) == ("settled", "", 1)
-    assert stock.count_rows_by_account() == {"a2": 1}
+    assert state(delivered, waiting) == ("discarded", "erased", 0)
+    assert state(delivered, other) == ("settled", "", 1)
+    assert delivered.count_rows_by_account() == {"a2": 1}
 
 
 @pytest.mark.parametrize("word", ["dead", "quarantined", "unrouted", "late"])
-def test_what_is_stranded_is_erased_in_its_state(stock: DeliveredStore, redis: Redis, word: str) -> None:
-    delivery = stock.deliver("1", records=[{"id": "1"}])
-    stock.set_state(delivery, word)
+def test_an_erased_failed_delivery_keeps_its_state(
+    delivered: DeliveredStore, redis: Redis, word: str
+) -> None:
+    delivery = delivered.deliver("1", records=[{"id": "1"}])
+    delivered.set_state(delivery, word)
 
-    make_erasure(stock, redis).erase_data()
+    make_erasure(delivered, redis).erase_data()
 
-    assert state(stock, delivery) == (word, "", 1)
-    assert not stock.read_bodies()[delivery]
+    assert state(delivered, delivery) == (word, "", 1)
+    assert not delivered.read_bodies()[delivery]
 
 
-def test_what_was_pruned_before_is_erased_to_the_end(stock: DeliveredStore, redis: Redis) -> None:
-    delivery = stock.deliver("1", "record_error", error={"message": "Ada is away"})
-    with stock.store.engine.begin() as connection:
+def test_a_pruned_delivery_loses_its_remaining_data_when_erased(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    delivery = delivered.deliver("1", "record_error", error={"message": "Ada is away"})
+    with delivered.store.engine.begin() as connection:
         connection.execute(deliveries.update().values(body=b"", pruned_at=datetime.now(UTC)))
         connection.execute(record_errors.update().values(raw=""))
 
-    make_erasure(stock, redis).erase_data()
+    make_erasure(delivered, redis).erase_data()
 
-    with stock.store.engine.connect() as connection:
+    with delivered.store.engine.connect() as connection:
         assert list(connection.execute(select(record_errors.c.message)).scalars()) == [""]
-    assert state(stock, delivery) == ("settled", "", 0)
+    assert state(delivered, delivery) == ("settled", "", 0)
 
 
-def test_what_waits_in_redis_is_erased_and_others_stay(stock: DeliveredStore, redis: Redis) -> None:
+def test_spooled_deliveries_of_the_account_are_erased_and_others_stay(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
     spool = Spool(redis)
     for name, account in (("1", "a1"), ("2", "a2"), ("3", "a1"), ("4", "a2")):
-        spool.put(stock.make_delivery(name, integrated_account_id=account, records=[]))
+        spool.put(delivered.make_delivery(name, integrated_account_id=account, records=[]))
 
-    assert find_account_data(stock, redis).counts["spool"] == 2
-    erased = make_erasure(stock, redis).erase_data()
+    assert find_account_data(delivered, redis).counts["spool"] == 2
+    erased = make_erasure(delivered, redis).erase_data()
 
     assert (erased.counts["spool"], spool.count(), spool.count_for_account("a2")) == (2, 2, 2)
 
 
-def test_what_moves_from_redis_meanwhile_is_erased_too(stock: DeliveredStore, redis: Redis) -> None:
-    arrival = stock.make_delivery("1", records=[{"id": "1"}])
-    stock.deliver("2", records=[{"id": "2"}])
-    work = make_erasure(stock, redis)
+def test_a_delivery_drained_from_the_spool_during_the_erasure_is_erased(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    incoming = delivered.make_delivery("1", records=[{"id": "1"}])
+    delivered.deliver("2", records=[{"id": "2"}])
+    work = make_erasure(delivered, redis)
 
     class Late(Spool):
-        """Another drained it just before: it is in the inbox only once that was looked through."""
+        """Put the delivery into the inbox only after the inbox was searched."""
 
         calls = 0
 
         def erase(self, account: str) -> int:
             self.calls += 1
             if self.calls == 2:
-                stock.inbox.put([arrival])
-                DeliveryProcessor(stock.store, stock.routes, stock.sinks).deliver(list(stock.read_bodies()))
+                delivered.inbox.put([incoming])
+                DeliveryProcessor(delivered.store, delivered.routes, delivered.sinks).deliver(
+                    list(delivered.read_bodies())
+                )
             return super().erase(account)
 
     work._spool = Late(redis)
     erased = work.erase_data()
 
     assert erased.unreached == {}
-    assert find_account_data(stock, redis).total == 0
+    assert find_account_data(delivered, redis).total == 0
 
 
-def test_what_cannot_be_reached_is_named(stock: DeliveredStore, redis: Redis) -> None:
-    stock.deliver("1", records=[{"id": "1"}])
-    stock.lake.rename(stock.lake.with_name("away"))
+def test_the_report_names_unreachable_places(delivered: DeliveredStore, redis: Redis) -> None:
+    delivered.deliver("1", records=[{"id": "1"}])
+    delivered.lake.rename(delivered.lake.with_name("away"))
 
-    away = make_erasure(stock, None).erase_data()
+    away = make_erasure(delivered, None).erase_data()
     redis.xadd(UNREADABLE_KEY, {"empty": ""})
-    stock.lake.with_name("away").rename(stock.lake)
-    back = make_erasure(stock, redis).erase_data()
+    delivered.lake.with_name("away").rename(delivered.lake)
+    back = make_erasure(delivered, redis).erase_data()
 
     assert away.unreached.keys() == {"spool", "sink lake"}
     assert away.counts["sink main"] == 1
     assert (back.counts["sink lake"], set(back.unreached)) == (1, {"spool"})
 
 
-def test_deliveries_of_its_runs_that_name_no_account_are_its_own(stock: DeliveredStore, redis: Redis) -> None:
-    stock.deliver("0", "started", id="r")
-    nameless = stock.deliver("1", integrated_account_id="", records=[{"id": "1", "name": "Ada"}])
-    stranger = stock.deliver("2", integrated_account_id="", sync_job_run_id="", records=[{"id": "2"}])
+def test_deliveries_without_an_account_belong_to_the_account_of_their_run(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    delivered.deliver("0", "started", id="r")
+    nameless = delivered.deliver("1", integrated_account_id="", records=[{"id": "1", "name": "Ada"}])
+    stranger = delivered.deliver("2", integrated_account_id="", sync_job_run_id="", records=[{"id": "2"}])
 
-    erased = make_erasure(stock, redis).erase_data()
+    erased = make_erasure(delivered, redis).erase_data()
 
-    assert not stock.read_bodies()[nameless]
-    assert stock.read_bodies()[stranger]
+    assert not delivered.read_bodies()[nameless]
+    assert delivered.read_bodies()[stranger]
     assert erased.unreached.keys() == {"rows without an account"}
 
 
 class BlockingSink:
-    """The real sink, but a worker is stopped just before it writes."""
+    """A real sink that pauses its worker just before the write."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -216,44 +235,48 @@ class BlockingSink:
     def close(self) -> None: ...
 
 
-def test_what_a_worker_has_in_hand_is_not_written_after_it(stock: DeliveredStore, redis: Redis) -> None:
-    stock.deliver("0", records=[{"id": "0"}])
-    mine, other = (stock.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2"))
-    gate, told = BlockingSink(stock.sinks.open("main")), list[str]()
-    worker = DeliveryProcessor(stock.store, stock.routes, ReplacedSink(stock.routes, "main", gate))
+def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: DeliveredStore, redis: Redis) -> None:
+    delivered.deliver("0", records=[{"id": "0"}])
+    mine, other = (
+        delivered.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2")
+    )
+    gate, fields = BlockingSink(delivered.sinks.open("main")), list[str]()
+    worker = DeliveryProcessor(
+        delivered.store, delivered.routes, ReplacedSink(delivered.routes, "main", gate)
+    )
 
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(worker.deliver, [mine, other])
         assert gate.is_there.wait(30)
-        work = pool.submit(make_erasure(stock, redis, messages=told).erase_data)
-        wait_until(lambda: bool(told), what="the erasure to wait")
+        work = pool.submit(make_erasure(delivered, redis, messages=fields).erase_data)
+        wait_until(lambda: bool(fields), what="the erasure to wait")
         assert not work.done()
         gate.may_pass.set()
         job.result(30)
-        # The worker says so when it is done: nobody waits for its lease.
+        # The worker clears its lease, so the erasure need not wait until it ends.
         erased = work.result(30)
 
-    assert told == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
-    assert stock.count_rows_by_account() == {"a2": 1}
-    assert (stock.count_files("a1"), stock.count_files("a2")) == (0, 1)
-    assert state(stock, mine) == ("discarded", "erased", 0)
+    assert fields == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
+    assert delivered.count_rows_by_account() == {"a2": 1}
+    assert (delivered.count_files("a1"), delivered.count_files("a2")) == (0, 1)
+    assert state(delivered, mine) == ("discarded", "erased", 0)
     assert (erased.counts["sink main"], erased.unreached) == (2, {})
-    assert find_account_data(stock, redis).total == 0
+    assert find_account_data(delivered, redis).total == 0
 
 
-def test_one_that_was_broken_off_is_gone_on_with(stock: DeliveredStore, redis: Redis) -> None:
-    """Between inbox and sinks, with a worker at it that never comes back."""
-    mine = stock.put("1", records=[{"id": "1"}])
-    PendingDeliveries(stock.store).lease([mine], worker="gone", now=datetime.now(UTC), lease_s=2)
-    list(make_erasure(stock, redis)._account_data.erase(now=datetime.now(UTC)))
-    stock.sinks.open("main").write(batch_of(mine), Route(sinks=("main",)))
+def test_an_interrupted_erasure_can_be_repeated(delivered: DeliveredStore, redis: Redis) -> None:
+    """Interrupt it between inbox and sinks, while a dead worker holds a lease."""
+    mine = delivered.put("1", records=[{"id": "1"}])
+    PendingDeliveries(delivered.store).lease([mine], worker="gone", now=datetime.now(UTC), lease_s=2)
+    list(make_erasure(delivered, redis)._account_data.erase(now=datetime.now(UTC)))
+    delivered.sinks.open("main").write(batch_of(mine), Route(sinks=("main",)))
     began = datetime.now(UTC)
 
-    assert find_account_data(stock, redis).in_progress == 1
-    make_erasure(stock, redis).erase_data()
+    assert find_account_data(delivered, redis).in_progress == 1
+    make_erasure(delivered, redis).erase_data()
 
     assert (datetime.now(UTC) - began).total_seconds() > 1
-    assert stock.count_rows_by_account() == {}
+    assert delivered.count_rows_by_account() == {}
 
 
 def batch_of(delivery: UUID) -> Batch:
@@ -261,11 +284,11 @@ def batch_of(delivery: UUID) -> Batch:
     return Batch(delivery, now, now, "crm/contacts", "list", "a1", "j", "r", [Record(0, {"id": "1"})])
 
 
-def test_a_run_of_it_keeps_what_its_totals_need(stock: DeliveredStore, redis: Redis) -> None:
-    stock.add_run("a1", "r1")
+def test_an_erased_run_keeps_the_numbers_of_its_totals(delivered: DeliveredStore, redis: Redis) -> None:
+    delivered.add_run("a1", "r1")
 
-    make_erasure(stock, redis).erase_data()
+    make_erasure(delivered, redis).erase_data()
 
-    with stock.store.engine.connect() as connection:
+    with delivered.store.engine.connect() as connection:
         [run] = connection.execute(select(runs.c.run)).scalars()
     assert run == '{"resource_stats": {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}}'

@@ -1,4 +1,4 @@
-"""What is told: once per cause, to all who want it, whoever dies on the way."""
+"""Notifications: once per cause, to every subscriber, despite crashes."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ FAILING = Notification("sink.failing", "main", "since 12:00", NOW, {"sink": "mai
 
 @dataclass(frozen=True)
 class FakeSubscriber:
-    """An endpoint that wants what matches a pattern."""
+    """A subscriber that accepts the kinds that match a pattern."""
 
     name: str
     pattern: str = "*"
@@ -42,7 +42,7 @@ def after(seconds: float) -> datetime:
 
 
 @pytest.fixture
-def notices(store: Database) -> Notifications:
+def notification_store(store: Database) -> Notifications:
     return Notifications(store)
 
 
@@ -52,7 +52,7 @@ def outbox(store: Database) -> NotificationOutbox:
 
 
 def states(store: Database) -> dict[tuple[str, str], str]:
-    """What became of the posts, by the cause of their notice and their endpoint."""
+    """Return the states of the deliveries by cause and subscriber."""
     statement = select(
         notices_table.c.cause, notification_deliveries.c.subscriber, notification_deliveries.c.state
     ).join(notification_deliveries, notification_deliveries.c.notification_id == notices_table.c.id)
@@ -77,67 +77,67 @@ def claim(
     return outbox.lease_next(subscriber, now=after(at_s), lease_s=60)
 
 
-def test_a_cause_is_told_of_once(notices: Notifications) -> None:
+def test_a_cause_is_notified_once(notification_store: Notifications) -> None:
     later = Notification(SETTLED.kind, SETTLED.subject, SETTLED.cause, after(9), {"other": True})
     another = Notification("run.reconciled", "r1", "completed again", after(1), {})
 
-    assert [notices.add(each) for each in (SETTLED, later, another)] == [True, False, True]
-    assert notices.for_subject("r1", limit=9) == [SETTLED, another]
-    assert notices.for_subject("r1", limit=1) == [SETTLED]
-    assert notices.for_subject("r2", limit=9) == []
+    assert [notification_store.add(item) for item in (SETTLED, later, another)] == [True, False, True]
+    assert notification_store.for_subject("r1", limit=9) == [SETTLED, another]
+    assert notification_store.for_subject("r1", limit=1) == [SETTLED]
+    assert notification_store.for_subject("r2", limit=9) == []
 
 
-def test_a_cause_that_two_find_at_once_is_told_of_once(notices: Notifications) -> None:
-    assert sorted(at_once(lambda: notices.add(SETTLED), 4)) == [False, False, False, True]
+def test_a_cause_found_by_concurrent_processes_is_notified_once(notification_store: Notifications) -> None:
+    assert sorted(at_once(lambda: notification_store.add(SETTLED), 4)) == [False, False, False, True]
 
 
-def test_no_two_causes_are_one() -> None:
+def test_different_causes_have_different_ids() -> None:
     parts = [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("a", 'b", "c', ""), ("a\0b", "c", "")]
 
-    assert len({Notification(*each, NOW, {}).id for each in parts}) == len(parts)
+    assert len({Notification(*item, NOW, {}).id for item in parts}) == len(parts)
 
 
-def test_what_lasts_is_told_of_once_until_it_is_over(notices: Notifications) -> None:
+def test_a_condition_has_one_open_notification_until_it_ends(notification_store: Notifications) -> None:
     again, elsewhere = (
         Notification("sink.failing", sink, "since 13:00", after(3600), {"sink": sink})
         for sink in ("main", "lake")
     )
 
-    assert notices.open(FAILING)
-    assert not notices.open(FAILING)
-    assert not notices.open(again)
-    assert notices.open(elsewhere)
-    assert notices.list_open("sink.failing") == [FAILING, elsewhere]
+    assert notification_store.open(FAILING)
+    assert not notification_store.open(FAILING)
+    assert not notification_store.open(again)
+    assert notification_store.open(elsewhere)
+    assert notification_store.list_open("sink.failing") == [FAILING, elsewhere]
 
-    assert notices.close("sink.failing", "main", now=after(60))
-    assert not notices.close("sink.failing", "main", now=after(60))
-    assert notices.list_open("sink.failing") == [elsewhere]
-    # The same cause was told of already.
-    assert not notices.open(FAILING)
-    assert notices.open(again)
-    assert notices.for_subject("main", limit=9) == [FAILING, again]
+    assert notification_store.close("sink.failing", "main", now=after(60))
+    assert not notification_store.close("sink.failing", "main", now=after(60))
+    assert notification_store.list_open("sink.failing") == [elsewhere]
+    # The same cause was notified before.
+    assert not notification_store.open(FAILING)
+    assert notification_store.open(again)
+    assert notification_store.for_subject("main", limit=9) == [FAILING, again]
 
 
-def test_what_two_see_begin_at_once_begins_once(notices: Notifications) -> None:
+def test_a_condition_found_by_concurrent_processes_is_opened_once(notification_store: Notifications) -> None:
     starts = iter(range(4))
 
     def begin() -> bool:
-        return notices.open(Notification("sink.failing", "main", f"since {next(starts)}", NOW, {}))
+        return notification_store.open(Notification("sink.failing", "main", f"since {next(starts)}", NOW, {}))
 
     assert sorted(at_once(begin, 4)) == [False, False, False, True]
 
 
-def test_what_only_happened_does_not_last(notices: Notifications) -> None:
-    notices.add(SETTLED)
+def test_a_notification_of_an_event_is_never_open(notification_store: Notifications) -> None:
+    notification_store.add(SETTLED)
 
-    assert notices.list_open("run.reconciled") == []
+    assert notification_store.list_open("run.reconciled") == []
 
 
-def test_what_no_database_holds_comes_out_fit_to_be_sent(
-    notices: Notifications, outbox: NotificationOutbox
+def test_unstorable_characters_are_replaced_in_the_payload(
+    notification_store: Notifications, outbox: NotificationOutbox
 ) -> None:
     odd = Notification("run.reconciled", "r\0\ud800", "c\0", NOW, {"reason": "x\0\udfffü"})
-    notices.add(odd)
+    notification_store.add(odd)
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=9)
 
     post = claim(outbox)
@@ -148,14 +148,14 @@ def test_what_no_database_holds_comes_out_fit_to_be_sent(
         "r\ufffd\ufffd",
         {"reason": "x\0\ufffdü"},
     )
-    assert not notices.add(odd)
+    assert not notification_store.add(odd)
 
 
-def test_a_notice_goes_to_every_endpoint_that_wants_it(
-    notices: Notifications, outbox: NotificationOutbox, store: Database
+def test_a_notification_is_delivered_to_every_subscriber_that_accepts_it(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
-    notices.add(SETTLED)
-    notices.open(FAILING)
+    notification_store.add(SETTLED)
+    notification_store.open(FAILING)
 
     assert (
         outbox.fan_out(
@@ -173,10 +173,10 @@ def test_a_notice_goes_to_every_endpoint_that_wants_it(
     }
 
 
-def test_nobody_is_told_later_of_what_nobody_wanted(
-    notices: Notifications, outbox: NotificationOutbox
+def test_a_later_subscriber_gets_no_earlier_notifications(
+    notification_store: Notifications, outbox: NotificationOutbox
 ) -> None:
-    notices.add(SETTLED)
+    notification_store.add(SETTLED)
 
     assert outbox.fan_out([], now=NOW, limit=9) == 1
 
@@ -184,11 +184,11 @@ def test_nobody_is_told_later_of_what_nobody_wanted(
     assert claim(outbox, at_s=2) is None
 
 
-def test_what_is_not_posted_at_once_is_posted_next(
-    notices: Notifications, outbox: NotificationOutbox, store: Database
+def test_notifications_beyond_the_limit_are_fanned_out_next(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(5):
-        notices.add(Notification("run.reconciled", f"r{number}", "", after(number), {}))
+        notification_store.add(Notification("run.reconciled", f"r{number}", "", after(number), {}))
 
     assert [outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=2) for _ in range(4)] == [2, 2, 1, 0]
     assert [post.notification.subject for post in iter(lambda: claim(outbox), None)] == [
@@ -196,11 +196,11 @@ def test_what_is_not_posted_at_once_is_posted_next(
     ]
 
 
-def test_two_that_post_at_once_post_once(
-    notices: Notifications, outbox: NotificationOutbox, store: Database
+def test_concurrent_fan_outs_create_each_delivery_once(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
     for number in range(40):
-        notices.add(Notification("run.reconciled", f"r{number}", str(number), NOW, {}))
+        notification_store.add(Notification("run.reconciled", f"r{number}", str(number), NOW, {}))
 
     at_once(
         lambda: [
@@ -213,23 +213,25 @@ def test_two_that_post_at_once_post_once(
     assert len(states(store)) == 80
 
 
-def test_of_many_that_claim_one_gets_a_post(notices: Notifications, outbox: NotificationOutbox) -> None:
+def test_only_one_process_leases_a_notification_delivery(
+    notification_store: Notifications, outbox: NotificationOutbox
+) -> None:
     for number in range(20):
-        notices.add(Notification("run.reconciled", f"r{number}", "", NOW, {}))
+        notification_store.add(Notification("run.reconciled", f"r{number}", "", NOW, {}))
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=20)
 
     claimed = at_once(lambda: list(iter(lambda: claim(outbox), None)), 4)
 
     subjects = [post.notification.subject for posts in claimed for post in posts]
-    # Who finds nothing free goes home: what another holds at that moment is not lost, it is due next.
+    # A process that finds every delivery locked returns; the locked ones are due next.
     subjects += [post.notification.subject for post in iter(lambda: claim(outbox), None)]
     assert sorted(subjects) == sorted(f"r{number}" for number in range(20))
 
 
-def test_what_is_lost_between_claim_and_sent_is_claimed_again(
-    notices: Notifications, outbox: NotificationOutbox
+def test_a_notification_delivery_is_leased_again_if_its_process_dies(
+    notification_store: Notifications, outbox: NotificationOutbox
 ) -> None:
-    notices.add(SETTLED)
+    notification_store.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a"), FakeSubscriber("b")], now=NOW, limit=9)
 
     first, early, second = (claim(outbox, at_s=at_s) for at_s in (0, 59, 61))
@@ -240,10 +242,10 @@ def test_what_is_lost_between_claim_and_sent_is_claimed_again(
     assert claim(outbox, "b", at_s=61) == NotificationDelivery(SETTLED, "b", 1, NOW)
 
 
-def test_what_is_sent_or_given_up_is_never_claimed_again(
-    notices: Notifications, outbox: NotificationOutbox, store: Database
+def test_a_sent_or_dead_notification_delivery_is_never_leased_again(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
-    notices.add(SETTLED)
+    notification_store.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a"), FakeSubscriber("b")], now=NOW, limit=9)
     to_a, to_b = claim(outbox, "a"), claim(outbox, "b")
     assert to_a is not None
@@ -256,8 +258,10 @@ def test_what_is_sent_or_given_up_is_never_claimed_again(
     assert states(store) == {("completed", "a"): "sent", ("completed", "b"): "dead"}
 
 
-def test_what_is_postponed_waits_until_it_is_due(notices: Notifications, outbox: NotificationOutbox) -> None:
-    notices.add(SETTLED)
+def test_a_rescheduled_notification_delivery_is_not_leased_before_it_is_due(
+    notification_store: Notifications, outbox: NotificationOutbox
+) -> None:
+    notification_store.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=9)
     post = claim(outbox)
     assert post is not None
@@ -270,10 +274,10 @@ def test_what_is_postponed_waits_until_it_is_due(notices: Notifications, outbox:
     assert again.attempts == 2
 
 
-def test_who_comes_late_undoes_nothing(
-    notices: Notifications, outbox: NotificationOutbox, store: Database
+def test_a_late_attempt_does_not_overwrite_a_newer_result(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
 ) -> None:
-    notices.add(SETTLED)
+    notification_store.add(SETTLED)
     outbox.fan_out([FakeSubscriber("a")], now=NOW, limit=9)
     late, in_time = claim(outbox), claim(outbox, at_s=61)
     assert late is not None
@@ -288,17 +292,17 @@ def test_who_comes_late_undoes_nothing(
     assert states(store) == {("completed", "a"): "sent"}
 
 
-def test_a_store_that_is_away_is_said_to_be(
-    store: Database, notices: Notifications, outbox: NotificationOutbox
+def test_an_unreachable_database_raises_store_unavailable(
+    store: Database, notification_store: Notifications, outbox: NotificationOutbox
 ) -> None:
     with store.engine.begin() as connection:
         notification_deliveries.drop(connection)
         notices_table.drop(connection)
 
     for attempt in (
-        lambda: notices.add(SETTLED),
-        lambda: notices.close("sink.failing", "main", now=NOW),
-        lambda: notices.for_subject("r1", limit=1),
+        lambda: notification_store.add(SETTLED),
+        lambda: notification_store.close("sink.failing", "main", now=NOW),
+        lambda: notification_store.for_subject("r1", limit=1),
         lambda: outbox.fan_out([], now=NOW, limit=1),
         lambda: claim(outbox),
         lambda: outbox.mark_sent(NotificationDelivery(SETTLED, "a", 1, NOW)),

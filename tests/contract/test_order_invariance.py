@@ -1,4 +1,4 @@
-"""Inbox, workers and sink together: whatever the order, the repetitions and the crashes, the end is the same."""
+"""Any order, repetition and crash of inbox, workers and sink ends the same."""
 
 import hashlib
 import json
@@ -32,20 +32,20 @@ from workers.delivery.processor import DeliveryProcessor
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TIMES = st.sampled_from([NOW, NOW + timedelta(microseconds=1), NOW + timedelta(seconds=1)])
 IDS = st.sampled_from(["1", "2", "3"])
-# When an event was made, if it says so; when it came; whose it is.
+# created_at of an event, if it has one; received_at; its account.
 About = tuple[datetime | None, datetime, str]
 ABOUT = st.tuples(st.none() | TIMES, TIMES, st.sampled_from(["a1", "a2"]))
 PAGES = st.lists(st.tuples(st.lists(IDS, max_size=4), ABOUT), min_size=1, max_size=4)
-# Places among all deliveries, those that are free before the others.
+# Indexes of deliveries; unleased pending ones come first.
 PLACE = st.integers(0, 11)
 JOB = st.lists(PLACE, min_size=1, max_size=6)
-# At which write of a job, and whether after it or before.
+# The number of the write in a job, and whether to stop after or before it.
 STOP = st.tuples(st.integers(1, 2), st.booleans())
-# What becomes of the write: it is made, or the sink is away by then.
+# Whether the write succeeds, or the sink is unavailable.
 IS_AWAY = st.booleans()
-# Only what hangs for good runs into it.
+# Only a deadlock takes this long.
 HANGS_S = 30.0
-# Of what fails one example, made short, and no more: every try is many transactions.
+# One short failing example is enough: every attempt runs many transactions.
 SETTINGS = settings(
     max_examples=50,
     stateful_step_count=25,
@@ -56,7 +56,7 @@ SETTINGS = settings(
 
 
 class Version(NamedTuple):
-    """What a row may hold. order: made, came, delivery, place; of one record's versions the greatest wins."""
+    """A possible content of a row. order: created_at, received_at, delivery, ordinal; the greatest wins."""
 
     order: tuple[datetime, datetime, UUID, int]
     key: tuple[str, str]
@@ -65,12 +65,12 @@ class Version(NamedTuple):
 
 
 class Vanished(BaseException):
-    """Ends a worker in the middle of its job: nothing of ours may catch it."""
+    """Kills a worker in the middle of its job: no code of ours may catch it."""
 
 
 @dataclass
 class StoppingSink:
-    """The real sink, but its worker is stopped at one write, before or after the real one.
+    """A real sink that stops its worker at one write, before or after it.
 
     is_away: then that write fails, though what is written stays; failed: the deliveries that had it.
     """
@@ -107,7 +107,7 @@ class StoppingSink:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """What came, what of it is settled and what a worker has in hand, beside the real thing."""
+    """A model of received, settled and leased deliveries, compared with the real system."""
 
     store: Database
 
@@ -202,7 +202,7 @@ class AnyOrder(RuleBasedStateMachine):
         job.result(HANGS_S)
         self.settled |= claimed - failed
         self.leased -= claimed
-        # What it failed at waits for its next attempt, unless another worker has finished it.
+        # A failed delivery is leased until its next attempt, unless another worker settled it.
         self.leased |= failed - self.settled
 
     @precondition(lambda self: self.paused)
@@ -216,7 +216,7 @@ class AnyOrder(RuleBasedStateMachine):
         past = datetime.now(UTC) - timedelta(seconds=1)
         leased = update(deliveries).where(deliveries.c.leased_until.is_not(None))
         with self.store.engine.begin() as connection:
-            # Never lost so often that it is given up: that is another test's matter.
+            # Never lost so often that it becomes dead: another test covers that.
             connection.execute(leased.values(leased_until=past, due_at=past, lost_attempts=0))
         self.leased.clear()
 
@@ -271,18 +271,16 @@ class AnyOrder(RuleBasedStateMachine):
     def put(
         self, event: str, ids: Sequence[str], at: datetime | None, received_at: datetime, account: str
     ) -> None:
-        """Receive a body as Truto sends it; every record says which version it is."""
+        """Receive a body as Truto sends it; every record contains its version."""
         records = [{"id": id_, "n": n} for n, id_ in enumerate(ids, start=len(self.versions))]
         is_deletion = event == "record:deleted"
-        told = {"record": records[0]} if is_deletion else {"sync_job_run_id": "r", "records": records}
-        payload = {"resource": "crm/contacts", "integrated_account_id": account, **told}
+        fields = {"record": records[0]} if is_deletion else {"sync_job_run_id": "r", "records": records}
+        payload = {"resource": "crm/contacts", "integrated_account_id": account, **fields}
         about = {"id": f"e{len(self.came)}", "event": event, "created_at": at and at.isoformat()}
         body = json.dumps(about | {"payload": payload}).encode()
-        envelope = read_envelope(body)
-        found = {name: getattr(envelope, name) for name in envelope.__slots__}
-        arrival = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, "pending", **found)
-        id_ = self.inbox.put([arrival])[0].delivery_id
-        self.came[id_] = arrival, len(records)
+        incoming = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, read_envelope(body))
+        id_ = self.inbox.put([incoming])[0].delivery_id
+        self.came[id_] = incoming, len(records)
         for place, record in enumerate(records):
             order = (at or received_at, received_at, id_, place)
             self.versions.append(Version(order, (account, ids[place]), record, is_deletion))
@@ -304,7 +302,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.settled |= self.free(ids)
 
     def rows(self) -> dict[tuple[str, str], Version]:
-        """Return the sink's rows as the versions that they are."""
+        """Return the versions of the rows in the sink."""
         query = text('SELECT "_account", "_key", data, "_deleted_at" FROM crm_contacts')
         with self.store.engine.connect() as connection:
             found = connection.execute(query).all()
@@ -318,7 +316,7 @@ class AnyOrder(RuleBasedStateMachine):
         return rows
 
     def newest(self, ids: Collection[UUID]) -> dict[tuple[str, str], Version]:
-        """Return the rows that these deliveries make."""
+        """Return the versions of the rows that these deliveries should lead to."""
         return {version.key: version for version in sorted(self.versions) if version.order[2] in ids}
 
 

@@ -1,4 +1,4 @@
-"""What is delivered again leaves everything as if it had been delivered once, on every database."""
+"""Replays leave the sinks as one delivery does, on every database."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from app.database.engine import Database
 from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
+from app.store.models import DeliveryState, IncomingDelivery
 from app.store.pending import PendingDeliveries
 from app.store.replays import Replay, ReplayOutcome, Replays
 from app.store.schema import dead_records, deliveries, sink_outcomes
@@ -36,7 +36,7 @@ def replays(store: Database) -> Replays:
 
 @pytest.fixture
 def deliver(store: Database, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """Delivers all that is pending by these routes."""
+    """Return a function that delivers all pending deliveries by these routes."""
     sinks: dict[str, SqlSinkConfig | FilesSinkConfig] = {"main": SqlSinkConfig(type="sql", url=store_url)}
     folder = tmp_path_factory.mktemp("lake")
     sinks["lake"] = SqlSinkConfig(type="sql", url=f"sqlite:///{folder}/lake.db")
@@ -62,12 +62,9 @@ def put(store: Database, number: int, *records: str, resource: str = "crm/contac
 
 
 def put_body(store: Database, number: int, body: bytes) -> UUID:
-    envelope = read_envelope(body)
-    told = {name: getattr(envelope, name) for name in envelope.__slots__}
-    arrival = IncomingDelivery(
-        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=number), "pending", **told
-    )
-    return Inbox(store).put([arrival])[0].delivery_id
+    received_at = NOW + timedelta(seconds=number)
+    incoming = IncomingDelivery(body, hashlib.sha256(body).digest(), received_at, read_envelope(body))
+    return Inbox(store).put([incoming])[0].delivery_id
 
 
 def record(id_: object) -> str:
@@ -109,11 +106,11 @@ def finished(store: Database) -> dict[str, int]:
         return {row[0]: row[1] for row in connection.execute(statement.group_by(sink_outcomes.c.sink))}
 
 
-def test_a_replay_leaves_every_row_as_it_was(
+def test_a_replay_does_not_change_any_row(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(10):
-        # Each page brings one record of the page before, newer by arrival alone.
+        # Every page repeats one record of the page before, newer only by its time of receipt.
         put(store, number, record(number), record(number + 1))
     deliver()
     before = rows(store, "crm_contacts")
@@ -151,7 +148,7 @@ def test_a_replay_into_one_sink_does_not_write_the_others(
     assert states(store) == {"settled": 2}
 
 
-def test_what_was_dead_is_written_once_its_route_is_mended(
+def test_dead_deliveries_are_written_after_their_route_is_fixed(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     put(store, 0, record(0), '"no object"')
@@ -169,17 +166,21 @@ def test_what_was_dead_is_written_once_its_route_is_mended(
     assert [len(rows(store, table)) for table in ("crm_contacts", "ticketing_tickets")] == [2, 1]
 
 
-def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
+def test_unreadable_deliveries_stay_quarantined_and_readable_ones_are_delivered(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     readable = put(store, 0, record(0))
     body = b"not json"
     quarantined = IncomingDelivery(
-        body, hashlib.sha256(body).digest(), NOW + timedelta(seconds=1), "quarantined", "not_json"
+        body,
+        hashlib.sha256(body).digest(),
+        NOW + timedelta(seconds=1),
+        state=DeliveryState.QUARANTINED,
+        reason="not_json",
     )
     Inbox(store).put([quarantined])
     with store.engine.begin() as connection:
-        # As an earlier release would have left it, which could not read this.
+        # As an earlier release, which could not read this body, would have stored it.
         unread = {"state": "quarantined", "event": "", "resource": "", "method": "", "settled_at": NOW}
         connection.execute(update(deliveries).where(deliveries.c.id == readable).values(unread))
 
@@ -195,7 +196,7 @@ def test_what_still_cannot_be_read_stays_and_what_can_is_delivered(
     assert [key for key, *_ in rows(store, "crm_contacts")] == ["0"]
 
 
-def test_a_replay_goes_on_where_it_was_broken_off(
+def test_an_interrupted_replay_resumes_at_its_cursor(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(7):
@@ -211,7 +212,7 @@ def test_a_replay_goes_on_where_it_was_broken_off(
     assert resumed is not None
     assert (resumed.id, resumed.requeued_deliveries, resumed.started_at) == (begun.id, 4, NOW)
     remaining = replays.preview(DeliveryFilter(), after=resumed.cursor)
-    assert [(each.state, each.deliveries) for each in remaining] == [("settled", 3)]
+    assert [(item.state, item.deliveries) for item in remaining] == [("settled", 3)]
     ended = replay_all(replays, replay=resumed)
     replays.finish(ended, now=NOW)
 
@@ -219,9 +220,7 @@ def test_a_replay_goes_on_where_it_was_broken_off(
     assert replays.find_unfinished('{"resource": "crm/*"}') is None
 
 
-def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(
-    store: Database, replays: Replays
-) -> None:
+def test_only_the_newest_replay_of_a_request_is_resumed(store: Database, replays: Replays) -> None:
     replays.start("{}", now=NOW)
     newest = replays.start("{}", now=NOW)
 
@@ -230,7 +229,7 @@ def test_of_the_same_asked_twice_anew_only_the_newest_is_gone_on_with(
     assert replays.find_unfinished("{}") is None
 
 
-def test_two_that_do_the_same_replay_share_it(
+def test_two_processes_share_one_replay(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(40):
@@ -243,12 +242,12 @@ def test_two_that_do_the_same_replay_share_it(
         ended = list(pool.map(lambda _: replay_all(replays, replay=begun), range(2)))
     deliver()
 
-    assert {replays.refresh(each).requeued_deliveries for each in ended} == {40}
+    assert {replays.refresh(item).requeued_deliveries for item in ended} == {40}
     assert states(store) == {"settled": 40}
     assert rows(store, "crm_contacts") == before
 
 
-def test_different_replays_of_the_same_deliveries_disturb_nothing(
+def test_concurrent_replays_of_the_same_deliveries_change_no_row(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     for number in range(40):
@@ -258,17 +257,17 @@ def test_different_replays_of_the_same_deliveries_disturb_nothing(
 
     with ThreadPoolExecutor(3) as pool:
         playing = [pool.submit(replay_all, replays) for _ in range(2)]
-        while not all(each.done() for each in playing):
+        while not all(item.done() for item in playing):
             deliver()
-        for each in playing:
-            each.result()
+        for item in playing:
+            item.result()
     deliver()
 
     assert states(store) == {"settled": 40}
     assert rows(store, "crm_contacts") == before
 
 
-def test_what_is_pending_or_pruned_is_left_alone(
+def test_pending_and_pruned_deliveries_are_not_replayed(
     store: Database, replays: Replays, deliver: Callable[..., None]
 ) -> None:
     pruned, settled = put(store, 0, record(0)), put(store, 1, record(1))
@@ -282,7 +281,7 @@ def test_what_is_pending_or_pruned_is_left_alone(
     prospects = replays.preview(DeliveryFilter(), after=None)
     replay = replay_all(replays)
 
-    assert [(each.state, each.is_pruned, each.deliveries) for each in prospects] == [
+    assert [(item.state, item.is_pruned, item.deliveries) for item in prospects] == [
         ("pending", False, 1),
         ("settled", False, 1),
         ("settled", True, 1),
@@ -298,15 +297,15 @@ def test_what_is_pending_or_pruned_is_left_alone(
     assert attempts == 0
 
 
-def test_an_arrival_may_bring_its_id_along(store: Database) -> None:
+def test_an_incoming_delivery_may_have_its_id(store: Database) -> None:
     first = put(store, 0, record(0))
     body = Inbox(store).read_body(first)
     named = UUID(int=first.int ^ 1)
-    arrival = IncomingDelivery(body, b"", NOW, "pending", id=named)
+    incoming = IncomingDelivery(body, b"", NOW, id=named)
 
-    receipts = [Inbox(store).put([each])[0] for each in (arrival, arrival, replace(arrival, id=first))]
+    receipts = [Inbox(store).put([item])[0] for item in (incoming, incoming, replace(incoming, id=first))]
 
-    assert [(each.delivery_id, each.is_duplicate) for each in receipts] == [
+    assert [(item.delivery_id, item.is_duplicate) for item in receipts] == [
         (named, False),
         (named, True),
         (first, True),

@@ -1,4 +1,4 @@
-"""What the store promises about runs, on every database it runs on."""
+"""Guarantees of the store about runs, on every database."""
 
 import hashlib
 from dataclasses import replace
@@ -14,18 +14,20 @@ from app.store.models import (
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
 )
 from app.store.results import DeliveryResults
 from app.store.run_totals import read_run_totals
 from app.store.runs import Runs, StoredRun
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 
 
 @pytest.fixture
-def book(store: Database) -> Runs:
+def run_store(store: Database) -> Runs:
     return Runs(store)
 
 
@@ -38,33 +40,29 @@ def make_run_update(status: str = "", *, run: str = "run", at_s: float = 0, rank
 
 
 def receive(store: Database, *, run: str = "run", at: datetime = NOW, name: str = "1") -> StateChange:
-    """Put a batch of three records into the inbox; return the verdict that settles it."""
+    """Put a batch of three records into the inbox; return the state change that settles it."""
     body = f"{run} {name}".encode()
-    arrival = IncomingDelivery(
+    incoming = IncomingDelivery(
         body,
         hashlib.sha256(body).digest(),
         at,
-        "pending",
-        event="sync_job_run:record",
-        sync_job_run_id=run,
-        resource="crm/contacts",
-        method="list",
+        Envelope(event="sync_job_run:record", sync_job_run_id=run, resource="crm/contacts", method="list"),
     )
-    [receipt] = Inbox(store).put([arrival])
-    return StateChange(receipt.delivery_id, "settled", 3, "", due_at=NOW)
+    [receipt] = Inbox(store).put([incoming])
+    return StateChange(receipt.delivery_id, DeliveryState.SETTLED, 3, "", due_at=NOW)
 
 
-def get_run(book: Runs, run: str = "run") -> StoredRun:
-    run_row = book.get(run)
+def get_run(run_store: Runs, run: str = "run") -> StoredRun:
+    run_row = run_store.get(run)
     assert run_row
     return run_row
 
 
-def test_an_event_that_names_no_status_leaves_it(book: Runs) -> None:
-    book.upsert(make_run_update("running"))
-    book.upsert(RunUpdate("run", "", "", "", NOW, "", "", NOW + timedelta(seconds=9), -1, None))
+def test_an_event_without_a_status_keeps_the_status(run_store: Runs) -> None:
+    run_store.upsert(make_run_update("running"))
+    run_store.upsert(RunUpdate("run", "", "", "", NOW, "", "", NOW + timedelta(seconds=9), -1, None))
 
-    assert (get_run(book).status, get_run(book).status_rank, get_run(book).run) == (
+    assert (get_run(run_store).status, get_run(run_store).status_rank, get_run(run_store).run) == (
         "running",
         1,
         '{"id": "run"}',
@@ -72,15 +70,15 @@ def test_an_event_that_names_no_status_leaves_it(book: Runs) -> None:
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_ids_are_taken_from_whatever_names_them(book: Runs, *, batch_first: bool) -> None:
+def test_ids_of_a_run_are_taken_from_any_event(run_store: Runs, *, batch_first: bool) -> None:
     sights = [
         RunUpdate("run", "job", "", "", NOW),
         RunUpdate("run", "", "account", "env", NOW, "hook", "created", NOW, 0),
     ]
     for sight in sights if batch_first else reversed(sights):
-        book.upsert(sight)
+        run_store.upsert(sight)
 
-    run = get_run(book)
+    run = get_run(run_store)
     assert (run.sync_job_id, run.integrated_account_id, run.environment_id, run.webhook_id) == (
         "job",
         "account",
@@ -89,126 +87,126 @@ def test_ids_are_taken_from_whatever_names_them(book: Runs, *, batch_first: bool
     )
 
 
-def test_of_two_ends_the_later_one_counts_and_the_stop_is_remembered(book: Runs) -> None:
+def test_the_later_of_two_final_events_counts_and_the_stop_time_stays(run_store: Runs) -> None:
     for sight in (make_run_update("failed", at_s=2, rank=2), make_run_update("stopped", at_s=1, rank=2)):
-        book.upsert(sight)
+        run_store.upsert(sight)
 
-    assert get_run(book).status == "failed"
-    assert get_run(book).stopped_at == NOW + timedelta(seconds=1)
+    assert get_run(run_store).status == "failed"
+    assert get_run(run_store).stopped_at == NOW + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("backwards", [True, False])
-def test_a_run_that_goes_on_after_a_stop_or_a_refusal_is_neither(book: Runs, *, backwards: bool) -> None:
+def test_a_run_that_continues_is_neither_stopped_nor_refused(run_store: Runs, *, backwards: bool) -> None:
     refused = replace(
         make_run_update("stopped", at_s=1, rank=2), status="refused", refusal_reason="not today"
     )
     sights = [refused, make_run_update("running", at_s=2)]
     for sight in reversed(sights) if backwards else sights:
-        book.upsert(sight)
+        run_store.upsert(sight)
 
-    run = get_run(book)
+    run = get_run(run_store)
     assert (run.status, run.stopped_at, run.refusal_reason) == ("running", None, "")
 
 
-def test_all_runs_are_looked_at_however_many_there_are(book: Runs) -> None:
+def test_every_unreconciled_run_is_listed_once_across_pages(run_store: Runs) -> None:
     for number in range(7):
-        # Two of each moment.
-        book.upsert(make_run_update("running", run=f"run-{number}", at_s=number // 2))
+        # Two runs for every time.
+        run_store.upsert(make_run_update("running", run=f"run-{number}", at_s=number // 2))
 
-    ids = [run.sync_job_run_id for run in book.list_unreconciled(page_size=2)]
+    ids = [run.sync_job_run_id for run in run_store.list_unreconciled(page_size=2)]
 
     assert ids == [f"run-{number}" for number in range(7)]
 
 
-def test_a_run_of_which_more_came_meanwhile_is_not_settled(store: Database, book: Runs) -> None:
-    book.upsert(make_run_update("completed", rank=2))
-    before = get_run(book)
+def test_a_run_with_a_newer_delivery_is_not_marked_reconciled(store: Database, run_store: Runs) -> None:
+    run_store.upsert(make_run_update("completed", rank=2))
+    before = get_run(run_store)
     DeliveryResults(store).save([DeliveryResult(receive(store), run=make_run_update())], now=LATER)
 
-    assert not book.mark_reconciled(before, now=LATER)
-    assert book.mark_reconciled(get_run(book), now=LATER)
+    assert not run_store.mark_reconciled(before, now=LATER)
+    assert run_store.mark_reconciled(get_run(run_store), now=LATER)
 
 
-def test_what_came_after_a_stop_is_counted_as_late(store: Database, book: Runs) -> None:
+def test_records_after_a_stop_are_counted_as_late(store: Database, run_store: Runs) -> None:
     verdicts = [receive(store, at=NOW + timedelta(seconds=n), name=str(n)) for n in (1, 3, 4)]
-    book.upsert(make_run_update("stopped", at_s=2, rank=2))
-    DeliveryResults(store).save([DeliveryResult(verdict) for verdict in verdicts], now=LATER)
+    run_store.upsert(make_run_update("stopped", at_s=2, rank=2))
+    DeliveryResults(store).save([DeliveryResult(state_change) for state_change in verdicts], now=LATER)
 
     [group] = read_run_totals(store, ["run"])["run"].batches
 
     assert (group.batches, group.records, group.late) == (3, 9, 6)
 
 
-def test_batches_that_name_no_run_are_counted_under_none(store: Database) -> None:
-    verdict = receive(store, run="")
-    DeliveryResults(store).save([DeliveryResult(verdict)], now=LATER)
+def test_batches_without_a_run_are_counted_under_no_run(store: Database) -> None:
+    state_change = receive(store, run="")
+    DeliveryResults(store).save([DeliveryResult(state_change)], now=LATER)
 
     [group] = read_run_totals(store, [""])[""].batches
     assert group.records == 3
 
 
-def test_a_run_is_not_over_while_a_batch_waits(store: Database, book: Runs) -> None:
-    verdict = receive(store)
-    book.upsert(make_run_update("completed", rank=2))
+def test_a_run_with_a_pending_batch_is_not_marked_reconciled(store: Database, run_store: Runs) -> None:
+    state_change = receive(store)
+    run_store.upsert(make_run_update("completed", rank=2))
 
-    too_early = book.mark_reconciled(get_run(book), now=LATER)
-    DeliveryResults(store).save([DeliveryResult(verdict)], now=LATER)
+    too_early = run_store.mark_reconciled(get_run(run_store), now=LATER)
+    DeliveryResults(store).save([DeliveryResult(state_change)], now=LATER)
 
     assert not too_early
-    assert book.mark_reconciled(get_run(book), now=LATER)
-    assert list(book.list_unreconciled()) == []
+    assert run_store.mark_reconciled(get_run(run_store), now=LATER)
+    assert list(run_store.list_unreconciled()) == []
 
 
-def test_more_of_a_run_makes_it_be_looked_at_again(store: Database, book: Runs) -> None:
-    book.upsert(make_run_update("completed", rank=2))
-    assert book.mark_reconciled(get_run(book), now=LATER)
+def test_a_new_delivery_makes_a_run_unreconciled(store: Database, run_store: Runs) -> None:
+    run_store.upsert(make_run_update("completed", rank=2))
+    assert run_store.mark_reconciled(get_run(run_store), now=LATER)
 
     DeliveryResults(store).save([DeliveryResult(receive(store), run=make_run_update())], now=LATER)
 
-    assert [run.sync_job_run_id for run in book.list_unreconciled()] == ["run"]
-    assert get_run(book).status == "completed"
+    assert [run.sync_job_run_id for run in run_store.list_unreconciled()] == ["run"]
+    assert get_run(run_store).status == "completed"
 
 
-def test_a_run_of_which_more_was_said_meanwhile_is_not_settled(book: Runs) -> None:
-    book.upsert(make_run_update("completed", rank=2))
-    before = get_run(book)
-    book.upsert(make_run_update("failed", at_s=1, rank=2))
+def test_a_run_with_a_newer_event_is_not_marked_reconciled(run_store: Runs) -> None:
+    run_store.upsert(make_run_update("completed", rank=2))
+    before = get_run(run_store)
+    run_store.upsert(make_run_update("failed", at_s=1, rank=2))
 
-    assert not book.mark_reconciled(before, now=LATER)
+    assert not run_store.mark_reconciled(before, now=LATER)
 
 
-def test_it_is_known_when_something_last_came(store: Database, book: Runs) -> None:
-    book.upsert(make_run_update("running"))
-    assert get_run(book).last_seen_at is None
+def test_a_run_knows_the_time_of_its_newest_delivery(store: Database, run_store: Runs) -> None:
+    run_store.upsert(make_run_update("running"))
+    assert get_run(run_store).last_seen_at is None
 
     receive(store, at=LATER)
 
-    assert get_run(book).last_seen_at == LATER
+    assert get_run(run_store).last_seen_at == LATER
 
 
-def test_a_stop_is_wanted_once(book: Runs) -> None:
-    book.upsert(make_run_update("running"))
+def test_a_stop_is_requested_once(run_store: Runs) -> None:
+    run_store.upsert(make_run_update("running"))
 
-    assert [book.request_stop("run", cause) for cause in ("too many errors", "another")] == [True, False]
-    assert get_run(book).stop_reason == "too many errors"
-
-
-def test_a_run_that_has_ended_needs_no_stop(book: Runs) -> None:
-    book.upsert(make_run_update("completed", rank=2))
-
-    assert not book.request_stop("run", "too many errors")
+    assert [run_store.request_stop("run", cause) for cause in ("too many errors", "another")] == [True, False]
+    assert get_run(run_store).stop_reason == "too many errors"
 
 
-def test_runs_are_found_newest_first_and_by_what_they_are(book: Runs) -> None:
+def test_no_stop_is_requested_for_an_ended_run(run_store: Runs) -> None:
+    run_store.upsert(make_run_update("completed", rank=2))
+
+    assert not run_store.request_stop("run", "too many errors")
+
+
+def test_runs_are_found_by_filters_newest_first(run_store: Runs) -> None:
     for number in range(5):
-        book.upsert(
+        run_store.upsert(
             make_run_update(
                 "failed" if number == 2 else "completed", run=f"run-{number}", at_s=number, rank=2
             )
         )
 
     def ids(filters: dict[str, str], since: datetime | None = None, limit: int = 9) -> list[str]:
-        return [run.sync_job_run_id for run in book.find_runs(filters, since=since, limit=limit)]
+        return [run.sync_job_run_id for run in run_store.find_runs(filters, since=since, limit=limit)]
 
     assert ids({}, limit=2) == ["run-4", "run-3"]
     assert ids({"status": "failed"}) == ["run-2"]
@@ -217,15 +215,17 @@ def test_runs_are_found_newest_first_and_by_what_they_are(book: Runs) -> None:
 
 
 @pytest.mark.parametrize(("state", "dead"), [("pending", 0), ("dead", 3), ("settled", 0)])
-def test_what_a_sink_did_not_take_for_too_long_is_dead(
+def test_records_are_dead_if_their_delivery_failed_too_long(
     store: Database, state: DeliveryState, dead: int
 ) -> None:
-    verdict = replace(receive(store), state=state)
-    failing = SinkOutcome(verdict.delivery_id, "main", "failing", 0, 0, "sink_unavailable", "", NOW)
-    done = replace(failing, state="done", written=3)
+    state_change = replace(receive(store), state=state)
+    failing = SinkOutcome(
+        state_change.delivery_id, "main", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "", NOW
+    )
+    done = replace(failing, state=SinkOutcomeState.DONE, written=3)
 
     DeliveryResults(store).save(
-        [DeliveryResult(verdict, outcomes=[done if state == "settled" else failing])], now=LATER
+        [DeliveryResult(state_change, outcomes=[done if state == "settled" else failing])], now=LATER
     )
 
     [sink] = read_run_totals(store, ["run"])["run"].sinks

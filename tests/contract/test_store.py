@@ -1,9 +1,10 @@
-"""What the store promises, on every database it runs on."""
+"""Guarantees of the store, on every database."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,9 +20,11 @@ from app.store.models import (
     DeadRecord,
     Delivery,
     DeliveryResult,
+    DeliveryState,
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
     StoredRecordError,
     delivery_id_for,
@@ -31,6 +34,7 @@ from app.store.results import DeliveryResults
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import PREFIX, dead_records, metadata, record_errors
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RECORD = "sync_job_run:record"
@@ -42,23 +46,32 @@ def inbox(store: Database) -> Inbox:
 
 
 @pytest.fixture
-def worklist(store: Database) -> PendingDeliveries:
+def pending_deliveries(store: Database) -> PendingDeliveries:
     return PendingDeliveries(store)
 
 
 @pytest.fixture
-def ledger(store: Database) -> DeliveryResults:
+def delivery_results(store: Database) -> DeliveryResults:
     return DeliveryResults(store)
 
 
-def make_delivery(body: bytes = b"{}", **changes: object) -> IncomingDelivery:
+def make_delivery(
+    body: bytes = b"{}",
+    *,
+    received_at: datetime = NOW,
+    state: DeliveryState = DeliveryState.PENDING,
+    reason: str = "",
+    **envelope_fields: Any,
+) -> IncomingDelivery:
     digest = hashlib.sha256(body).digest()
-    plain = IncomingDelivery(body, digest, NOW, "pending", event=RECORD, sync_job_run_id="run")
-    return replace(plain, **changes)  # type: ignore[arg-type]  # any field
+    envelope = replace(Envelope(event=RECORD, sync_job_run_id="run"), **envelope_fields)
+    return IncomingDelivery(body, digest, received_at, envelope, state, reason)
 
 
-def claim_all(worklist: PendingDeliveries, ids: list[UUID], *, now: datetime = NOW) -> list[Delivery]:
-    return worklist.lease(ids, worker="worker", now=now, lease_s=40)
+def claim_all(
+    pending_deliveries: PendingDeliveries, ids: list[UUID], *, now: datetime = NOW
+) -> list[Delivery]:
+    return pending_deliveries.lease(ids, worker="worker", now=now, lease_s=40)
 
 
 def make_state_change(
@@ -79,14 +92,14 @@ def test_migrations_lead_to_the_schema(store: Database) -> None:
     assert is_current(store)
 
 
-def test_a_store_that_lacks_a_revision_is_not_current(store: Database) -> None:
+def test_a_database_without_the_newest_revision_is_not_current(store: Database) -> None:
     with store.engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
 
     assert not is_current(store)
 
 
-def test_every_table_is_kept_apart_from_those_of_sinks(store: Database) -> None:
+def test_every_table_has_the_prefix_that_sinks_avoid(store: Database) -> None:
     names = inspect(store.engine).get_table_names()
 
     assert len(names) >= len(metadata.tables)
@@ -99,18 +112,18 @@ def test_migrating_again_changes_nothing(store: Database) -> None:
     assert before == after
 
 
-def test_migrations_may_run_twice_at_once(store_url: str) -> None:
+def test_concurrent_migrations_succeed(store_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         stores = [open_database(store_url) for _ in range(2)]
         revisions = {after for _, after in pool.map(migrate, stores)}
 
     assert len(revisions) == 1
     assert all(is_current(store) for store in stores)
-    for each in stores:
-        each.close()
+    for item in stores:
+        item.close()
 
 
-def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
+def test_the_error_for_missing_tables_names_the_migrate_command(store_url: str) -> None:
     empty = open_database(store_url)
 
     with pytest.raises(StoreUnavailable, match="rapidbridge migrate"):
@@ -120,7 +133,7 @@ def test_a_store_without_its_tables_says_what_to_do(store_url: str) -> None:
 
 
 @pytest.mark.parametrize(("default", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
-def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
+def test_a_commit_waits_for_the_disk_with_any_server_default(
     postgres_url: str, default: str, used: str
 ) -> None:
     engine = open_database(postgres_url)
@@ -136,14 +149,14 @@ def test_a_commit_waits_for_the_disk_whatever_the_database_defaults_to(
     engine.close()
 
 
-def test_a_body_comes_out_as_it_went_in(inbox: Inbox, worklist: PendingDeliveries) -> None:
+def test_a_body_is_read_back_unchanged(inbox: Inbox, pending_deliveries: PendingDeliveries) -> None:
     body = b'{"name": "\xf0\x9f\x98\x80", "nul": "\\u0000"}' * 100
 
     [receipt] = inbox.put([make_delivery(body, event_id="e\x001\ud800")])
 
     assert inbox.read_body(receipt.delivery_id) == body
-    [delivery] = claim_all(worklist, [receipt.delivery_id])
-    assert delivery.event_id == "e\ufffd1\ufffd"
+    [delivery] = claim_all(pending_deliveries, [receipt.delivery_id])
+    assert delivery.envelope.event_id == "e\ufffd1\ufffd"
     assert delivery.received_at == NOW
 
 
@@ -176,93 +189,101 @@ def test_an_id_is_made_of_event_and_body_and_sorts_by_time() -> None:
     assert delivery_id_for("e", datetime(1900, 1, 1, tzinfo=UTC), b"x").version == 8
 
 
-def test_of_many_workers_one_gets_a_delivery(inbox: Inbox, worklist: PendingDeliveries) -> None:
+def test_only_one_of_many_workers_leases_a_delivery(
+    inbox: Inbox, pending_deliveries: PendingDeliveries
+) -> None:
     ids = [receipt.delivery_id for receipt in inbox.put([make_delivery(b"%d" % n) for n in range(50)])]
 
     with ThreadPoolExecutor(4) as workers:
-        claims = list(workers.map(lambda _: claim_all(worklist, ids), range(8)))
+        claims = list(workers.map(lambda _: claim_all(pending_deliveries, ids), range(8)))
 
     claimed = [delivery.id for claim in claims for delivery in claim]
     assert sorted(claimed) == sorted(ids)
 
 
-def test_a_lease_that_ran_out_is_another_attempt(inbox: Inbox, worklist: PendingDeliveries) -> None:
+def test_a_delivery_is_leased_again_after_its_lease_ended(
+    inbox: Inbox, pending_deliveries: PendingDeliveries
+) -> None:
     ids = [inbox.put([make_delivery()])[0].delivery_id]
-    [first] = claim_all(worklist, ids)
+    [first] = claim_all(pending_deliveries, ids)
 
-    assert claim_all(worklist, ids, now=NOW + timedelta(seconds=39)) == []
-    [second] = claim_all(worklist, ids, now=NOW + timedelta(seconds=41))
+    assert claim_all(pending_deliveries, ids, now=NOW + timedelta(seconds=39)) == []
+    [second] = claim_all(pending_deliveries, ids, now=NOW + timedelta(seconds=41))
     assert (first.attempts, second.attempts) == (1, 2)
 
 
-def test_attempts_in_a_row_that_never_came_back_are_counted(
-    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+def test_consecutive_lost_attempts_are_counted(
+    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     ids = [inbox.put([make_delivery()])[0].delivery_id]
-    seen = []
+    update = []
 
     for number in range(5):
         now = NOW + timedelta(minutes=number)
-        [delivery] = claim_all(worklist, ids, now=now)
-        seen.append((delivery.attempts, delivery.lost_attempts))
+        [delivery] = claim_all(pending_deliveries, ids, now=now)
+        update.append((delivery.attempts, delivery.lost_attempts))
         if number == 2:
-            ledger.save([DeliveryResult(make_state_change(ids[0], "pending", due_at=now))], now=now)
+            delivery_results.save([DeliveryResult(make_state_change(ids[0], "pending", due_at=now))], now=now)
 
-    assert seen == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
+    assert update == [(1, 0), (2, 1), (3, 2), (4, 0), (5, 1)]
 
 
-def test_what_a_lost_worker_held_is_free_at_once_and_that_counts(
-    inbox: Inbox, worklist: PendingDeliveries
+def test_deliveries_of_a_dead_worker_are_due_at_once_and_count_as_lost(
+    inbox: Inbox, pending_deliveries: PendingDeliveries
 ) -> None:
     ids = [inbox.put([make_delivery()])[0].delivery_id]
-    claim_all(worklist, ids)
+    claim_all(pending_deliveries, ids)
 
-    assert worklist.release_worker("another", now=NOW) == 0
-    assert claim_all(worklist, ids) == []
-    assert worklist.release_worker("worker", now=NOW) == 1
-    [delivery] = claim_all(worklist, ids)
+    assert pending_deliveries.release_worker("another", now=NOW) == 0
+    assert claim_all(pending_deliveries, ids) == []
+    assert pending_deliveries.release_worker("worker", now=NOW) == 1
+    [delivery] = claim_all(pending_deliveries, ids)
     assert delivery.lost_attempts == 1
 
 
-def test_what_a_worker_lets_go_is_due_at_once_and_nobody_is_lost(
-    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+def test_released_deliveries_are_due_at_once_and_not_counted_as_lost(
+    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     held, woken, settled, another = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(4)]
-    worklist.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
-    claim_all(worklist, [held, settled])
-    ledger.save([DeliveryResult(make_state_change(settled))], now=NOW)
-    worklist.lease([another], worker="another", now=NOW, lease_s=40)
+    pending_deliveries.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
+    claim_all(pending_deliveries, [held, settled])
+    delivery_results.save([DeliveryResult(make_state_change(settled))], now=NOW)
+    pending_deliveries.lease([another], worker="another", now=NOW, lease_s=40)
 
-    number = worklist.release([held, woken, settled, another], worker="worker", now=NOW)
+    number = pending_deliveries.release([held, woken, settled, another], worker="worker", now=NOW)
 
-    due = worklist.lease_due(now=NOW, limit=10, requeue_after_s=60)
+    due = pending_deliveries.lease_due(now=NOW, limit=10, requeue_after_s=60)
     assert number == 2
     assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
     assert {delivery.attempts for delivery in due} == {0}
 
 
-def test_what_was_woken_in_vain_is_recalled_and_nothing_else(
-    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+def test_only_unleased_deliveries_are_made_due_after_a_queue_was_lost(
+    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     woken, held, postponed = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(3)]
-    worklist.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
-    claim_all(worklist, [held, postponed])
+    pending_deliveries.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
+    claim_all(pending_deliveries, [held, postponed])
     later = NOW + timedelta(seconds=100)
-    ledger.save([DeliveryResult(make_state_change(postponed, "pending", due_at=later))], now=NOW)
+    delivery_results.save([DeliveryResult(make_state_change(postponed, "pending", due_at=later))], now=NOW)
 
-    recalled = worklist.make_all_due(now=NOW + timedelta(seconds=11))
+    recalled = pending_deliveries.make_all_due(now=NOW + timedelta(seconds=11))
 
-    due = worklist.lease_due(now=NOW + timedelta(seconds=12), limit=10, requeue_after_s=60)
+    due = pending_deliveries.lease_due(now=NOW + timedelta(seconds=12), limit=10, requeue_after_s=60)
     assert (recalled, [delivery.id for delivery in due]) == (1, [woken])
 
 
-def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: PendingDeliveries) -> None:
+def test_the_sweeper_finds_deliveries_that_were_never_enqueued(
+    inbox: Inbox, pending_deliveries: PendingDeliveries
+) -> None:
     [receipt] = inbox.put([make_delivery()])
 
     def wake(seconds: float) -> list[UUID]:
         return [
             d.id
-            for d in worklist.lease_due(now=NOW + timedelta(seconds=seconds), limit=10, requeue_after_s=60)
+            for d in pending_deliveries.lease_due(
+                now=NOW + timedelta(seconds=seconds), limit=10, requeue_after_s=60
+            )
         ]
 
     assert wake(1) == []
@@ -271,64 +292,70 @@ def test_the_sweeper_finds_what_nobody_was_woken_for(inbox: Inbox, worklist: Pen
     assert wake(71) == [receipt.delivery_id]
 
 
-def test_two_sweepers_do_not_wake_the_same_deliveries(inbox: Inbox, worklist: PendingDeliveries) -> None:
+def test_two_sweepers_do_not_enqueue_the_same_deliveries(
+    inbox: Inbox, pending_deliveries: PendingDeliveries
+) -> None:
     inbox.put([make_delivery(b"%d" % n) for n in range(60)])
     later = NOW + timedelta(minutes=1)
 
     with ThreadPoolExecutor(4) as sweepers:
         woken = list(
-            sweepers.map(lambda _: worklist.lease_due(now=later, limit=20, requeue_after_s=60), range(6))
+            sweepers.map(
+                lambda _: pending_deliveries.lease_due(now=later, limit=20, requeue_after_s=60), range(6)
+            )
         )
 
     ids = [delivery.id for group in woken for delivery in group]
     assert len(ids) == len(set(ids)) == 60
 
 
-def test_a_postponed_delivery_waits_until_it_is_due(
-    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+def test_a_delivery_is_not_retried_before_it_is_due(
+    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
-    claim_all(worklist, [receipt.delivery_id])
+    claim_all(pending_deliveries, [receipt.delivery_id])
     due_at = NOW + timedelta(seconds=100)
 
-    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id, "pending", due_at=due_at))], now=NOW)
+    delivery_results.save(
+        [DeliveryResult(make_state_change(receipt.delivery_id, "pending", due_at=due_at))], now=NOW
+    )
 
     early, late = NOW + timedelta(seconds=99), NOW + timedelta(seconds=101)
-    assert claim_all(worklist, [receipt.delivery_id], now=early) == []
-    assert worklist.lease_due(now=early, limit=10, requeue_after_s=60) == []
-    assert len(worklist.lease_due(now=late, limit=10, requeue_after_s=60)) == 1
-    assert len(claim_all(worklist, [receipt.delivery_id], now=late)) == 1
+    assert claim_all(pending_deliveries, [receipt.delivery_id], now=early) == []
+    assert pending_deliveries.lease_due(now=early, limit=10, requeue_after_s=60) == []
+    assert len(pending_deliveries.lease_due(now=late, limit=10, requeue_after_s=60)) == 1
+    assert len(claim_all(pending_deliveries, [receipt.delivery_id], now=late)) == 1
 
 
-def test_a_settled_delivery_is_never_taken_up_again(
-    inbox: Inbox, worklist: PendingDeliveries, ledger: DeliveryResults
+def test_a_settled_delivery_is_never_leased_again(
+    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
-    claim_all(worklist, [receipt.delivery_id])
+    claim_all(pending_deliveries, [receipt.delivery_id])
 
-    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id))], now=NOW)
+    delivery_results.save([DeliveryResult(make_state_change(receipt.delivery_id))], now=NOW)
 
     later = NOW + timedelta(days=1)
-    assert claim_all(worklist, [receipt.delivery_id], now=later) == []
-    assert worklist.lease_due(now=later, limit=10, requeue_after_s=60) == []
+    assert claim_all(pending_deliveries, [receipt.delivery_id], now=later) == []
+    assert pending_deliveries.lease_due(now=later, limit=10, requeue_after_s=60) == []
     assert inbox.put([make_delivery()])[0].is_duplicate
 
 
-def test_settling_twice_leaves_the_ledger_as_if_once(
-    inbox: Inbox, ledger: DeliveryResults, store: Database
+def test_saving_the_same_results_twice_changes_nothing(
+    inbox: Inbox, delivery_results: DeliveryResults, store: Database
 ) -> None:
     [receipt] = inbox.put([make_delivery(resource="crm/contacts", method="list")])
     id_ = receipt.delivery_id
     settlement = DeliveryResult(
         make_state_change(id_, records=3),
         RunUpdate("run", "job", "account", "environment", NOW),
-        [SinkOutcome(id_, "main", "done", 2, 1, "", "", NOW)],
+        [SinkOutcome(id_, "main", SinkOutcomeState.DONE, 2, 1, "", "", NOW)],
         [DeadRecord(id_, "main", 1, "too_deep", "deeper than the sink can hold", "[[\x00]]", NOW)],
         [StoredRecordError(id_, 0, "run", "crm/contacts", "list", 502, "bad gateway", "{}")],
     )
 
-    ledger.save([settlement], now=NOW)
-    ledger.save([settlement], now=NOW)
+    delivery_results.save([settlement], now=NOW)
+    delivery_results.save([settlement], now=NOW)
 
     assert read_run_totals(store, ["run"])["run"] == RunTotals(
         [BatchTotals("crm/contacts", "list", "settled", "", True, batches=1, records=3, late=0)],
@@ -338,28 +365,31 @@ def test_settling_twice_leaves_the_ledger_as_if_once(
     with store.engine.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
         assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
-    assert ledger.find_finished([id_])[id_]["main"].written == 2
+    assert delivery_results.find_finished([id_])[id_]["main"].written == 2
 
 
-def test_what_is_settled_is_not_unsettled_by_a_worker_that_comes_late(
-    inbox: Inbox, ledger: DeliveryResults, store: Database
+def test_a_late_worker_does_not_change_a_settled_delivery(
+    inbox: Inbox, delivery_results: DeliveryResults, store: Database
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
     id_ = receipt.delivery_id
-    done, failing = (SinkOutcome(id_, "main", state, 1, 0, "", "", NOW) for state in ("done", "failing"))
+    done, failing = (
+        SinkOutcome(id_, "main", state, 1, 0, "", "", NOW)
+        for state in (SinkOutcomeState.DONE, SinkOutcomeState.FAILING)
+    )
     in_time, late = (
         DeliveryResult(make_state_change(id_), outcomes=[done]),
         DeliveryResult(make_state_change(id_, "pending"), outcomes=[failing]),
     )
 
-    concluded = [ledger.save([each], now=NOW) for each in (in_time, late)]
+    concluded = [delivery_results.save([item], now=NOW) for item in (in_time, late)]
 
     assert concluded == [{id_}, set()]
-    assert ledger.find_finished([id_]) == {id_: {"main": done}}
+    assert delivery_results.find_finished([id_]) == {id_: {"main": done}}
 
 
-def test_figures_keep_sinks_and_unsettled_batches_apart(
-    inbox: Inbox, ledger: DeliveryResults, store: Database
+def test_run_totals_separate_sinks_and_pending_batches(
+    inbox: Inbox, delivery_results: DeliveryResults, store: Database
 ) -> None:
     first, second = (
         receipt.delivery_id
@@ -368,9 +398,9 @@ def test_figures_keep_sinks_and_unsettled_batches_apart(
         )
     )
 
-    done = SinkOutcome(first, "main", "done", 5, 0, "", "", NOW)
-    failing = SinkOutcome(first, "lake", "failing", 0, 0, "sink_unavailable", "", NOW)
-    ledger.save(
+    done = SinkOutcome(first, "main", SinkOutcomeState.DONE, 5, 0, "", "", NOW)
+    failing = SinkOutcome(first, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "", NOW)
+    delivery_results.save(
         [DeliveryResult(make_state_change(first, "pending", records=5), outcomes=[done, failing])], now=NOW
     )
 
@@ -383,16 +413,18 @@ def test_figures_keep_sinks_and_unsettled_batches_apart(
         SinkTotals("tickets", "list", "lake", records=5, written=0, dead=0),
         SinkTotals("tickets", "list", "main", records=5, written=5, dead=0),
     ]
-    assert ledger.find_finished([first, second])[first].keys() == {"main"}
+    assert delivery_results.find_finished([first, second])[first].keys() == {"main"}
 
 
-def test_what_only_failed_is_part_of_a_run_too(
-    inbox: Inbox, ledger: DeliveryResults, store: Database
+def test_failed_deliveries_are_part_of_their_run(
+    inbox: Inbox, delivery_results: DeliveryResults, store: Database
 ) -> None:
     [receipt] = inbox.put([make_delivery(event="sync_job_run:record_error")])
     error = StoredRecordError(receipt.delivery_id, 0, "run", "crm/deals", "list", 403, "", "{}")
 
-    ledger.save([DeliveryResult(make_state_change(receipt.delivery_id), record_errors=[error])], now=NOW)
+    delivery_results.save(
+        [DeliveryResult(make_state_change(receipt.delivery_id), record_errors=[error])], now=NOW
+    )
 
     assert read_run_totals(store, ["run"])["run"] == RunTotals((), (), {("crm/deals", "list"): 1})
 
@@ -403,8 +435,8 @@ def make_run_update(status: str, at_s: float, rank: int) -> RunUpdate:
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("backwards", [True, False])
-def test_a_run_stands_as_its_newest_event_says(
-    inbox: Inbox, ledger: DeliveryResults, store: Database, *, together: bool, backwards: bool
+def test_a_run_has_the_status_of_its_newest_event(
+    inbox: Inbox, delivery_results: DeliveryResults, store: Database, *, together: bool, backwards: bool
 ) -> None:
     sights = [
         make_run_update("created", 0, 0),
@@ -415,37 +447,39 @@ def test_a_run_stands_as_its_newest_event_says(
     if backwards:
         sights.reverse()
     receipts = inbox.put([make_delivery(b"%d" % number) for number in range(len(sights))])
-    told = [
+    fields = [
         DeliveryResult(make_state_change(receipt.delivery_id), run=sight)
         for receipt, sight in zip(receipts, sights, strict=True)
     ]
-    groups = [told] if together else [[each] for each in told]
+    groups = [fields] if together else [[item] for item in fields]
 
     for group in groups:
-        ledger.save(group, now=NOW)
+        delivery_results.save(group, now=NOW)
 
     run = Runs(store).get("run")
     assert run
     assert (run.status, run.sync_job_id) == ("completed", "job")
 
 
-def test_a_run_that_nobody_spoke_of_is_unknown(store: Database) -> None:
+def test_an_unknown_run_is_none(store: Database) -> None:
     assert Runs(store).get("run") is None
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bool) -> None:
     def decided(body: bytes, reason: str) -> IncomingDelivery:
-        return make_delivery(body, state="refused" if reason else "pending", reason=reason)
+        return make_delivery(
+            body, state=DeliveryState.REFUSED if reason else DeliveryState.PENDING, reason=reason
+        )
 
-    came = [
+    incoming_deliveries = [
         decided(b"1", "no"),
         decided(b"2", ""),
         decided(b"1", ""),
         decided(b"2", "no"),
         decided(b"1", "never"),
     ]
-    groups = [came] if together else [[each] for each in came]
+    groups = [incoming_deliveries] if together else [[item] for item in incoming_deliveries]
 
     receipts = [receipt for group in groups for receipt in inbox.put(group)]
 

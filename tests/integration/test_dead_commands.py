@@ -67,7 +67,7 @@ def test_failures_are_listed_by_cause(seeded: SeededStore) -> None:
     for _ in range(3):
         newest = seeded.put("unrouted", "no_route", resource="hris/employees")
     for state, reason in (("quarantined", "not_json"), ("late", "after_stop"), ("dead", "sink_set_up")):
-        seeded.put(state, reason)  # type: ignore[arg-type]  # a state
+        seeded.put(state, reason)
     with_records = seeded.put_with_dead_records()
 
     listed = seeded.rapidbridge("dead", "list", code=1).stdout

@@ -18,7 +18,7 @@ from app.database.engine import Database, open_database
 from app.store.delivery_feed import DeliveryFeed
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
-from app.store.models import SinkOutcome
+from app.store.models import SinkOutcome, SinkOutcomeState
 from tests.support.seeded_store import (
     NOW,
     RUN,
@@ -124,8 +124,8 @@ def test_show_gives_the_next_step(seeded: SeededStore) -> None:
     delivery = seeded.put("pending")
     message = "table contacts holds hris/contacts; name another `table` for crm/contacts in a route"
     outcomes = [
-        SinkOutcome(delivery, "lake", "done", 7, 0, "", "", NOW),
-        SinkOutcome(delivery, "main", "dead", 0, 7, "table_collision", message, NOW),
+        SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 7, 0, "", "", NOW),
+        SinkOutcome(delivery, "main", SinkOutcomeState.DEAD, 0, 7, "table_collision", message, NOW),
     ]
     seeded.settle(delivery, "dead", "table_collision", records=7, outcomes=outcomes)
 
@@ -133,7 +133,7 @@ def test_show_gives_the_next_step(seeded: SeededStore) -> None:
     as_json = seeded.run_json("deliveries", "show", str(delivery))
 
     assert shown.startswith(f"delivery {delivery}  dead\n")
-    assert "  to do       name another `table` in its route, then replay it\n" in shown
+    assert "  to do       set another `table` in its route, then replay the delivery\n" in shown
     assert any(
         line.split()[:5] == ["main", "dead", "0", "7", "table_collision"] for line in shown.splitlines()
     )

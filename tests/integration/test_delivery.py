@@ -49,13 +49,9 @@ class DeliverySetup:
     ) -> UUID:
         about = json.dumps({"event": event, "id": id_, "created_at": created_at})
         body = f'{about[:-1]}, "payload": {payload}}}'.encode()
-        envelope = read_envelope(body)
-        names = [name for name in envelope.__slots__ if name in IncomingDelivery.__slots__]
-        envelope_fields = {name: getattr(envelope, name) for name in names}
         digest = hashlib.sha256(body).digest()
-        return self.inbox.put(
-            [IncomingDelivery(body, digest, datetime.now(UTC), "pending", **envelope_fields)]
-        )[0].delivery_id
+        [receipt] = self.inbox.put([IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))])
+        return receipt.delivery_id
 
     def deliver(self, event: str, payload: str, **about: str) -> UUID:
         delivery_id = self.put(event, payload, **about)

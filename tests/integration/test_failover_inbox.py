@@ -324,7 +324,7 @@ def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
 def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, private_redis: Redis) -> None:
     spool, inbox = Spool(private_redis), Inbox(store)
     arrivals = [
-        IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC), "pending")
+        IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC))
         for n in range(5)
     ]
     private_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})

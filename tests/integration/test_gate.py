@@ -18,7 +18,7 @@ from app.database.engine import Database, open_database
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.models import DeliveryResult, StateChange
+from app.store.models import DeliveryResult, DeliveryState, StateChange
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from app.truto.signature import sign
@@ -109,7 +109,7 @@ def settle_all(store: Database) -> None:
     with store.engine.connect() as connection:
         ids = connection.execute(text("SELECT id FROM rapidbridge_deliveries WHERE settled_at IS NULL"))
         now = datetime.now(UTC)
-        verdicts = [StateChange(UUID(str(id_)), "settled", 0, "", now) for id_ in ids.scalars()]
+        verdicts = [StateChange(UUID(str(id_)), DeliveryState.SETTLED, 0, "", now) for id_ in ids.scalars()]
     DeliveryResults(store).save([DeliveryResult(verdict) for verdict in verdicts], now=now)
 
 

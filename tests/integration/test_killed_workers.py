@@ -70,14 +70,9 @@ class WorkerSetup:
         if raw is not None:
             inner = f'{inner[:-1]}, "records": [{raw}]}}'
         body = f'{json.dumps(about)[:-1]}, "payload": {inner}}}'.encode()
-        envelope = read_envelope(body)
-        envelope_fields = {
-            slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in IncomingDelivery.__slots__
-        }
         digest = hashlib.sha256(body).digest()
-        return self.inbox.put(
-            [IncomingDelivery(body, digest, self.received_at, "pending", **envelope_fields)]
-        )[0].delivery_id
+        [receipt] = self.inbox.put([IncomingDelivery(body, digest, self.received_at, read_envelope(body))])
+        return receipt.delivery_id
 
     def put_first(self) -> None:
         """Create the table with one row and a constraint that rejects the record "bad"."""

@@ -20,9 +20,11 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
+    DeliveryState,
     IncomingDelivery,
     RunUpdate,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
     StoredRecordError,
 )
@@ -31,6 +33,7 @@ from app.store.notifications import Notification
 from app.store.results import DeliveryResults
 from app.store.runs import Runs, StoredRun
 from app.store.schema import notifications, runs
+from app.truto.events import Envelope
 from app.truto.runs import status_rank
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
@@ -90,24 +93,25 @@ class MonitorSetup:
             b"{}",
             digest,
             self.now,
-            "pending",
-            event=event,
-            event_id=name,
-            sync_job_run_id=run,
-            integrated_account_id="account",
-            resource="crm/contacts",
-            method="list",
+            Envelope(
+                event=event,
+                event_id=name,
+                sync_job_run_id=run,
+                integrated_account_id="account",
+                resource="crm/contacts",
+                method="list",
+            ),
         )
         return Inbox(self.store).put([incoming])[0].delivery_id
 
     def settle(
         self, delivery: UUID, *, records: int = 3, dead: int = 0, run: str = "run", errors: int = 0
     ) -> None:
-        outcome = SinkOutcome(delivery, "main", "done", records - dead, dead, "", "", self.now)
+        outcome = SinkOutcome(delivery, "main", SinkOutcomeState.DONE, records - dead, dead, "", "", self.now)
         rows = [
             StoredRecordError(delivery, n, run, "crm/contacts", "list", 502, "", "{}") for n in range(errors)
         ]
-        change = StateChange(delivery, "settled", records, "", due_at=self.now)
+        change = StateChange(delivery, DeliveryState.SETTLED, records, "", due_at=self.now)
         run_update = RunUpdate(run, "job", "account", "env", self.now)
         DeliveryResults(self.store).save(
             [DeliveryResult(change, run_update, [outcome], (), rows)], now=self.now
@@ -192,7 +196,7 @@ def test_a_run_is_not_reconciled_while_deliveries_are_pending_or_spooled(setup: 
     assert setup.list_notifications("run.reconciled") == []
 
     setup.settle(waiting)
-    setup.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW, "pending"))
+    setup.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW))
     setup.advance(minutes=5)
     assert setup.list_notifications("run.reconciled") == []
 
@@ -447,16 +451,18 @@ def test_an_inactive_webhook_is_notified_and_reactivated_if_the_setting_says_so(
 def test_every_long_outage_of_a_sink_is_notified_once(setup: MonitorSetup) -> None:
     for name in ("first", "second"):
         delivery = setup.receive(name=name)
-        failing = SinkOutcome(delivery, "lake", "failing", 0, 0, "sink_unavailable", "away", setup.now)
-        retried = StateChange(delivery, "pending", 0, "sink_unavailable", due_at=setup.now)
+        failing = SinkOutcome(
+            delivery, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", setup.now
+        )
+        retried = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=setup.now)
         DeliveryResults(setup.store).save([DeliveryResult(retried, outcomes=[failing])], now=setup.now)
         setup.advance(minutes=4)
         before = len(setup.list_notifications("sink.failing"))
         setup.advance(minutes=2)
         setup.advance(minutes=2)
         assert len(setup.list_notifications("sink.failing")) == before + 1
-        done = SinkOutcome(delivery, "lake", "done", 3, 0, "", "", setup.now)
-        settled = StateChange(delivery, "settled", 3, "", due_at=setup.now)
+        done = SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 3, 0, "", "", setup.now)
+        settled = StateChange(delivery, DeliveryState.SETTLED, 3, "", due_at=setup.now)
         DeliveryResults(setup.store).save([DeliveryResult(settled, outcomes=[done])], now=setup.now)
         setup.advance(minutes=1)
 

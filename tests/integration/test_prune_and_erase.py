@@ -69,7 +69,7 @@ def test_prune_deletes_nothing_if_the_archive_fails(delivered: DeliveredStore, t
     ran = rapidbridge(delivered, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
 
     assert ran.returncode == 3
-    assert "nothing of this chunk was removed" in ran.stderr
+    assert "no body of this chunk was removed" in ran.stderr
     assert all(delivered.read_bodies().values())
 
 

@@ -334,7 +334,7 @@ def test_reading_commands_create_no_database(tmp_path: Path) -> None:
         ran = RunningSimulation().rapidbridge(*words, DATABASE_URL=f"sqlite:///{tmp_path}/typo/store.db")
 
         assert ran.returncode == 3
-        assert "there is no file" in ran.stderr
+        assert "does not exist" in ran.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -51,13 +51,9 @@ class DeliveredRun:
         body = json.dumps(
             {"id": event, "event": event, "created_at": CREATED_AT, "payload": payload}
         ).encode()
-        envelope = read_envelope(body)
-        envelope_fields = {
-            name: getattr(envelope, name) for name in envelope.__slots__ if name in IncomingDelivery.__slots__
-        }
         digest = hashlib.sha256(body).digest()
         [receipt] = Inbox(self.database).put(
-            [IncomingDelivery(body, digest, datetime.now(UTC), "pending", **envelope_fields)]
+            [IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))]
         )
         routes = build_default_routes(self.url)
         sinks = SinkRegistry(routes)

@@ -1,4 +1,4 @@
-"""What PostgreSQL knows of the store's tables, and when it looks after them."""
+"""PostgreSQL's statistics and autovacuum of the store's tables."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 THEN = NOW - timedelta(hours=1)
 MANY = 2_000
 IN_A_JOB = 16
-# Each is found by its id, and the oldest by one look at an index.
+# Every delivery is read by id, and the oldest from one index entry.
 FEW = 10 * IN_A_JOB
 
 
@@ -33,7 +33,7 @@ def store(postgres_url: str) -> Iterator[Database]:
 
 def put(store: Database, state: DeliveryState) -> list[UUID]:
     arrivals = [
-        IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state)
+        IncomingDelivery(f"{state} {number}".encode(), f"{state} {number}".encode(), THEN, state=state)
         for number in range(MANY)
     ]
     return [receipt.delivery_id for receipt in Inbox(store).put(arrivals)]
@@ -51,26 +51,26 @@ def count_entries_read(store: Database) -> int:
 
 
 def settled(delivery: Delivery) -> DeliveryResult:
-    return DeliveryResult(StateChange(delivery.id, "settled", 1, "", due_at=NOW))
+    return DeliveryResult(StateChange(delivery.id, DeliveryState.SETTLED, 1, "", due_at=NOW))
 
 
-def test_a_backlog_that_just_came_is_not_read_for_the_sake_of_one_job(store: Database) -> None:
-    put(store, "quarantined")
+def test_leasing_one_job_does_not_read_a_new_backlog(store: Database) -> None:
+    put(store, DeliveryState.QUARANTINED)
     with store.engine.begin() as connection:
         connection.execute(text(f"ANALYZE {deliveries.name}"))
-    ids = put(store, "pending")[:IN_A_JOB]
-    worklist, before = PendingDeliveries(store), count_entries_read(store)
+    ids = put(store, DeliveryState.PENDING)[:IN_A_JOB]
+    pending_deliveries, before = PendingDeliveries(store), count_entries_read(store)
 
-    claimed = worklist.lease(ids, worker="worker", now=NOW, lease_s=40)
-    assert len(claimed) == worklist.release_worker("worker", now=NOW) == IN_A_JOB
-    claimed = worklist.lease(ids, worker="worker", now=NOW, lease_s=40)
+    claimed = pending_deliveries.lease(ids, worker="worker", now=NOW, lease_s=40)
+    assert len(claimed) == pending_deliveries.release_worker("worker", now=NOW) == IN_A_JOB
+    claimed = pending_deliveries.lease(ids, worker="worker", now=NOW, lease_s=40)
     assert len(DeliveryResults(store).save([settled(delivery) for delivery in claimed], now=NOW)) == IN_A_JOB
-    assert worklist.find_oldest_received_at() == THEN
+    assert pending_deliveries.find_oldest_received_at() == THEN
 
     assert count_entries_read(store) - before < FEW
 
 
-def test_what_is_settled_is_swept_up_as_soon_however_large_the_inbox(store: Database) -> None:
+def test_settled_deliveries_are_vacuumed_after_a_fixed_number(store: Database) -> None:
     with store.engine.connect() as connection:
         options = connection.execute(
             text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": deliveries.name}

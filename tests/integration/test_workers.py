@@ -32,6 +32,7 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
+from app.truto.events import Envelope
 from app.web.enqueuer import NewDelivery
 from tests.support.crashing_worker import CRASHING_RECORD_ID
 from tests.support.forbidden_jobs import FORBIDDEN_JOB_RAN_KEY
@@ -70,11 +71,7 @@ def put(inbox: Inbox, number: int | str) -> UUID:
         body,
         hashlib.sha256(body).digest(),
         datetime.now(UTC),
-        "pending",
-        event_id=str(number),
-        event="sync_job_run:record",
-        resource="crm/contacts",
-        method="list",
+        Envelope(event_id=str(number), event="sync_job_run:record", resource="crm/contacts", method="list"),
     )
     return inbox.put([incoming])[0].delivery_id
 
@@ -121,7 +118,7 @@ def test_jobs_that_redis_lost_or_refused_are_enqueued_again_at_once(
 ) -> None:
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.run_once()
-    incoming = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC), "pending")
+    incoming = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC))
     inbox.put([incoming])
     if is_wiped:
         sweeper.run_once()
@@ -162,7 +159,7 @@ def test_a_delivery_that_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inb
 def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     incoming = [
-        IncomingDelivery(b"%d" % number, b"", long_ago, "pending", event_id=str(number))
+        IncomingDelivery(b"%d" % number, b"", long_ago, Envelope(event_id=str(number)))
         for number in range((MAX_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(incoming)

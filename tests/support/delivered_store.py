@@ -1,4 +1,4 @@
-"""A store with deliveries in it that a real worker took to real sinks, and what its runs add up to."""
+"""A store whose deliveries a real worker wrote to real sinks."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 
 
 class DeliveredStore:
-    """A store, a database sink "main" in the same database, a files sink "lake", and what came."""
+    """A store, a database sink "main" in the same database, and a files sink "lake"."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.lake = url, folder / "lake"
@@ -59,12 +59,8 @@ class DeliveredStore:
         inner |= {"method": "list", **payload}
         about = {"id": name, "event": f"sync_job_run:{event}", "created_at": "2026-11-24T10:00:00Z"}
         body = json.dumps(about | {"payload": inner}).encode()
-        envelope = read_envelope(body)
-        envelope_fields = {
-            slot: getattr(envelope, slot) for slot in envelope.__slots__ if slot in IncomingDelivery.__slots__
-        }
         at = NOW - timedelta(days=days_ago)
-        return IncomingDelivery(body, hashlib.sha256(body).digest(), at, "pending", **envelope_fields)
+        return IncomingDelivery(body, hashlib.sha256(body).digest(), at, read_envelope(body))
 
     def put(self, name: str, event: str = "record", **overrides: Any) -> UUID:
         """Receive one body, as the web process does."""
@@ -80,7 +76,7 @@ class DeliveredStore:
             connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(state=state))
 
     def add_run(self, account: str, run: str, *, days_ago: float = 0) -> list[UUID]:
-        """Have a run that completes, with a dead record of each kind, a record error, and one unrouted page."""
+        """Add a completed run with two kinds of dead records, a record error and an unrouted page."""
         ids: dict[str, Any] = {"integrated_account_id": account, "sync_job_run_id": run, "days_ago": days_ago}
         run_payload = {"id": run, "args": {"email": f"{account}@example.com"}}
         return [
@@ -92,11 +88,11 @@ class DeliveredStore:
         ]
 
     def read_totals(self, runs: Sequence[str]) -> list[tuple[RunTotals, Reconciliation]]:
-        """Return what runs add up to, and what that means."""
-        figures, book = read_run_totals(self.store, runs), Runs(self.store)
+        """Return the totals and the reconciliations of runs."""
+        figures, run_store = read_run_totals(self.store, runs), Runs(self.store)
         results = []
         for run_id in runs:
-            run = book.get(run_id)
+            run = run_store.get(run_id)
             assert run, run_id
             figure = figures[run_id]
             ordered = RunTotals(sorted(figure.batches, key=str), sorted(figure.sinks, key=str), figure.errors)
@@ -104,13 +100,13 @@ class DeliveredStore:
         return results
 
     def read_bodies(self) -> dict[UUID, bytes]:
-        """Return every delivery's body as it is stored."""
+        """Return the compressed body of every delivery."""
         with self.store.engine.connect() as connection:
             rows = connection.execute(select(deliveries.c.id, deliveries.c.body))
             return {row.id: row.body for row in rows}
 
     def count_raw_records(self) -> int:
-        """Count what still holds a record as it came."""
+        """Count dead records and record errors with their original JSON."""
         with self.store.engine.connect() as connection:
             return sum(
                 connection.execute(select(func.count()).where(table.c.raw != "")).scalar_one()

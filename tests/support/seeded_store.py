@@ -1,4 +1,4 @@
-"""A store with deliveries in it as a test wants them, and the commands that look at it."""
+"""A store with the deliveries that a test needs, and commands that read it."""
 
 import hashlib
 import json
@@ -20,10 +20,12 @@ from app.store.models import (
     DeliveryState,
     IncomingDelivery,
     SinkOutcome,
+    SinkOutcomeState,
     StateChange,
 )
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 from tests.support.web_process import ROOT, make_environment
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
@@ -32,14 +34,14 @@ SECRET_NAME = "Ada Lovelace"
 
 
 def make_batch_body(number: int, records: str = f'[{{"id": "1", "name": "{SECRET_NAME}"}}]') -> bytes:
-    """The body of a batch, told apart by its number."""
+    """Return the body of a batch; another number makes another body."""
     return (
         f'{{"id": "{number}", "event": "sync_job_run:record", "payload": {{"records": {records}}}}}'.encode()
     )
 
 
 class SeededStore:
-    """Puts deliveries into a store, as they were left by workers, and runs `rapidbridge` on it."""
+    """Puts deliveries into a store in any state, and runs `rapidbridge` on it."""
 
     def __init__(self, store: Database, url: str) -> None:
         self.store = store
@@ -48,38 +50,40 @@ class SeededStore:
 
     def put(
         self,
-        state: DeliveryState = "settled",
+        state: str = "settled",
         reason: str = "",
         *,
         body: bytes = b"",
         records: int = 1,
-        **overrides: Any,
+        received_at: datetime | None = None,
+        **envelope_fields: Any,
     ) -> UUID:
-        """Put a delivery, each a minute after the one before; return its id."""
+        """Put a delivery, received a minute after the previous one; return its id."""
         self._number += 1
-        fields = {
-            "event": "sync_job_run:record",
-            "event_id": f"event-{self._number}",
-            "sync_job_run_id": RUN,
-            "integrated_account_id": "94801e49-a652-42f9-af14-dd203d7897da",
-            "resource": "crm/contacts",
-            "method": "list",
-        } | overrides
+        at = received_at or NOW + timedelta(minutes=self._number)
+        envelope = Envelope(
+            event_id=f"event-{self._number}",
+            event="sync_job_run:record",
+            created_at=at,
+            sync_job_run_id=RUN,
+            integrated_account_id="94801e49-a652-42f9-af14-dd203d7897da",
+            resource="crm/contacts",
+            method="list",
+        )
         body = body or make_batch_body(self._number)
         digest = hashlib.sha256(body).digest()
-        at = fields.pop("received_at", NOW + timedelta(minutes=self._number))
-        arrival = IncomingDelivery(body, digest, at, "pending", created_at=at, **fields)
+        incoming = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
         if state in ("quarantined", "refused"):
-            arrival = replace(arrival, state=state, reason=reason)
-        [receipt] = Inbox(self.store).put([arrival])
-        if arrival.state == "pending" != state:
+            incoming = replace(incoming, state=DeliveryState(state), reason=reason)
+        [receipt] = Inbox(self.store).put([incoming])
+        if incoming.state == DeliveryState.PENDING != state:
             self.settle(receipt.delivery_id, state, reason, records=records)
         return receipt.delivery_id
 
     def settle(
         self,
         delivery_id: UUID,
-        state: DeliveryState,
+        state: str,
         reason: str = "",
         *,
         records: int = 1,
@@ -87,8 +91,8 @@ class SeededStore:
         dead: Sequence[DeadRecord] = (),
     ) -> None:
         """Settle a delivery as a worker does."""
-        verdict = StateChange(delivery_id, state, records, reason, due_at=NOW)
-        settlement = DeliveryResult(verdict, outcomes=outcomes, dead_records=dead)
+        state_change = StateChange(delivery_id, DeliveryState(state), records, reason, due_at=NOW)
+        settlement = DeliveryResult(state_change, outcomes=outcomes, dead_records=dead)
         DeliveryResults(self.store).save([settlement], now=NOW)
 
     def put_with_dead_records(self, sink: str = "main", reason: str = "too_deep", count: int = 2) -> UUID:
@@ -99,12 +103,12 @@ class SeededStore:
             DeadRecord(delivery, sink, ordinal, reason, "nested deeper than it can be", raw, NOW)
             for ordinal in range(count)
         ]
-        outcome = SinkOutcome(delivery, "main", "done", 5, count, "", "", NOW)
+        outcome = SinkOutcome(delivery, "main", SinkOutcomeState.DONE, 5, count, "", "", NOW)
         self.settle(delivery, "settled", records=5 + count, outcomes=[outcome], dead=dead)
         return delivery
 
     def prune(self, delivery_id: UUID) -> None:
-        """Remove a body, as `prune` leaves it."""
+        """Remove a body as `prune` does."""
         with self.store.engine.begin() as connection:
             pruned = update(deliveries).where(deliveries.c.id == delivery_id)
             connection.execute(pruned.values(pruned_at=NOW, body=b""))
@@ -116,7 +120,7 @@ class SeededStore:
             return dict(rows.mappings().one())
 
     def rapidbridge(self, *words: str, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the store, and look at its exit code."""
+        """Run a command on the store and check its exit code."""
         ran = rapidbridge(*words, **({"DATABASE_URL": self.url} | settings))
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran
@@ -127,7 +131,7 @@ class SeededStore:
 
 
 def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command, as nobody at a terminal."""
+    """Run a command without a terminal."""
     return subprocess.run(
         build_command(*words),
         cwd=ROOT,
@@ -141,5 +145,5 @@ def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str
 
 
 def build_command(*words: str) -> list[str]:
-    """Return a command's words for a process."""
+    """Return the arguments of a process that runs a command."""
     return [sys.executable, "-m", "app.cli", *words]

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.store.models import Delivery, SinkOutcome
-from workers.delivery.retry_policy import decide_state, reason_category, retry
+from app.store.reasons import reason_category
+from app.truto.events import Envelope
+from workers.delivery.retry_policy import decide_state, retry
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-DELIVERY = Delivery(
-    UUID(int=1), NOW, "e", "sync_job_run:record", "", "", "", "", "", "", "", None, 0, attempts=1
-)
+DELIVERY = Delivery(UUID(int=1), NOW, Envelope("e", "sync_job_run:record"), body_bytes=0, attempts=1)
 
 
 def make_outcome(state: str, reason: str = "") -> SinkOutcome:

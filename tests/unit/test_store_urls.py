@@ -1,4 +1,4 @@
-"""Databases' URLs, as they are shown and where they are none."""
+"""Database URLs: redaction and errors."""
 
 import pytest
 
@@ -9,7 +9,7 @@ HIDDEN = "hunter2"
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         (f"postgres://u:{HIDDEN}@h/d", "postgres://u:***@h/d"),
         (f"postgres://u@h/d?password={HIDDEN}&sslmode=require", "postgres://u@h/d?sslmode=require"),
@@ -17,15 +17,15 @@ HIDDEN = "hunter2"
         ("sqlite:///var/x.db", "sqlite:///var/x.db"),
     ],
 )
-def test_an_address_is_shown_without_its_passwords(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
+def test_a_database_url_is_shown_without_its_passwords(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
 
 
 @pytest.mark.parametrize("use", [redact_url, open_database])
-def test_an_address_that_is_none_is_a_complaint_that_does_not_quote_it(use: object) -> None:
+def test_the_error_for_a_malformed_url_does_not_quote_it(use: object) -> None:
     assert callable(use)
-    with pytest.raises(ConfigError) as complaint:
+    with pytest.raises(ConfigError) as error:
         use(f"postgres://u:a@{HIDDEN}:x@h/d")
 
-    assert HIDDEN not in str(complaint.value)
-    assert complaint.value.__cause__ is None
+    assert HIDDEN not in str(error.value)
+    assert error.value.__cause__ is None

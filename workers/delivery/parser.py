@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
+from app.store.reasons import Reason
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
 from app.truto.record_errors import read_record_errors
 from app.truto.records import read_raw_records, read_records
@@ -51,16 +52,19 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
 
     now: the time of death of unreadable records.
     """
-    entity, _, action = delivery.event.partition(":")
-    resource, method = delivery.resource or entity, delivery.method or action
+    envelope = delivery.envelope
+    entity, _, action = envelope.event.partition(":")
+    resource, method = envelope.resource or entity, envelope.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
-    if delivery.event == RECORD_ERROR_EVENT:
+    if envelope.event == RECORD_ERROR_EVENT:
         return ParsedDelivery(resource, method, record_errors=_parse_record_errors(delivery, body), run=run)
-    is_batch = has_records(delivery.event)
-    payload_is_record = delivery.event != RECORD_EVENT
+    is_batch = has_records(envelope.event)
+    payload_is_record = envelope.event != RECORD_EVENT
     batch = read_records(body, payload_is_record=payload_is_record)
     if batch is None:
-        return ParsedDelivery(resource, method, is_batch, run=run, reason="no_records" if is_batch else "")
+        return ParsedDelivery(
+            resource, method, is_batch, run=run, reason=Reason.NO_RECORDS if is_batch else ""
+        )
     dead = [
         DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
         for record in batch.unreadable
@@ -72,7 +76,7 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
         records=batch.records,
         unreadable=dead,
         run=run,
-        is_deletion=delivery.event == "record:deleted",
+        is_deletion=envelope.event == "record:deleted",
         replaced_characters=batch.replaced_characters,
         body=body,
         payload_is_record=payload_is_record,
@@ -80,17 +84,18 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:
-    if not delivery.sync_job_run_id:
+    envelope = delivery.envelope
+    if not envelope.sync_job_run_id:
         return None
     update = RunUpdate(
-        sync_job_run_id=delivery.sync_job_run_id,
-        sync_job_id=delivery.sync_job_id,
-        integrated_account_id=delivery.integrated_account_id,
-        environment_id=delivery.environment_id,
+        sync_job_run_id=envelope.sync_job_run_id,
+        sync_job_id=envelope.sync_job_id,
+        integrated_account_id=envelope.integrated_account_id,
+        environment_id=envelope.environment_id,
         first_seen_at=delivery.received_at,
-        webhook_id=delivery.webhook_id,
+        webhook_id=envelope.webhook_id,
     )
-    if delivery.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
+    if envelope.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
         return update
     try:
         run = read_run(json.loads(body).get("payload"))
@@ -100,7 +105,7 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     return replace(
         update,
         status=status,
-        status_at=delivery.created_at or delivery.received_at,
+        status_at=envelope.created_at or delivery.received_at,
         status_rank=status_rank(status),
         stopped_at=delivery.received_at if status == "stopped" else None,
         run=run.model_dump_json() if run else None,
@@ -112,7 +117,7 @@ def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredReco
         StoredRecordError(
             delivery_id=delivery.id,
             ordinal=error.ordinal,
-            sync_job_run_id=delivery.sync_job_run_id,
+            sync_job_run_id=delivery.envelope.sync_job_run_id,
             resource=error.resource,
             method=error.method,
             remote_status=error.remote_status,

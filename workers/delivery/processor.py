@@ -16,8 +16,9 @@ from app.errors import BodyPruned, JobTimeout, StoreUnavailable
 from app.logs import locate_error
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
-from app.store.models import Delivery, DeliveryResult, SinkOutcome
+from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome, SinkOutcomeState
 from app.store.pending import PendingDeliveries
+from app.store.reasons import Reason, reason_category
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from workers.delivery.body_reader import BodyPrefetcher
@@ -26,7 +27,6 @@ from workers.delivery.retry_policy import (
     MAX_LOST_ATTEMPTS,
     decide_state,
     finish,
-    reason_category,
     reschedule,
     retry,
 )
@@ -123,18 +123,18 @@ class DeliveryProcessor:
         self, delivery: Delivery, bodies: BodyPrefetcher, finished: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
-            return DeliveryResult(finish(delivery, "dead", 0, "worker_lost"))
+            return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
         try:
             parsed = parse_delivery(delivery, bodies.read_body(delivery), now=utc_now())
             return self._route_delivery(delivery, parsed, finished)
         except StoreUnavailable:
             raise
         except BodyPruned as error:
-            return DeliveryResult(finish(delivery, "dead", 0, error.reason))
+            return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, error.reason))
         except JobTimeout:
             # The body takes too long to read: the job's other deliveries are rescheduled, without a retry.
             self._has_timed_out = True
-            return DeliveryResult(retry(delivery, utc_now(), 0, "out_of_time"))
+            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.OUT_OF_TIME))
         except Exception as error:  # noqa: BLE001  # a bug must not fail the job's other deliveries
             # The message may quote a record: log only the place in the code.
             log.error(
@@ -143,20 +143,20 @@ class DeliveryProcessor:
                 error=type(error).__name__,
                 location=locate_error(error),
             )
-            return DeliveryResult(retry(delivery, utc_now(), 0, "internal_error"))
+            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
 
     def _route_delivery(
         self, delivery: Delivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         route = self._routes.find_route(
-            event=delivery.event,
+            event=delivery.envelope.event,
             resource=parsed.resource,
             method=parsed.method,
-            account=delivery.integrated_account_id,
+            account=delivery.envelope.integrated_account_id,
             has_records=parsed.has_records,
         )
         result = DeliveryResult(
-            finish(delivery, "settled", parsed.record_count),
+            finish(delivery, DeliveryState.SETTLED, parsed.record_count),
             run=parsed.run,
             dead_records=parsed.unreadable,
             record_errors=parsed.record_errors,
@@ -164,13 +164,19 @@ class DeliveryProcessor:
         if self._stopped_runs and parsed.run:
             self._stopped_runs.add_run(parsed.run)
         if parsed.reason:
-            return replace(result, state_change=finish(delivery, "quarantined", 0, parsed.reason))
+            return replace(result, state_change=finish(delivery, DeliveryState.QUARANTINED, 0, parsed.reason))
         if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
-            return replace(result, state_change=finish(delivery, "late", parsed.record_count, "after_stop"))
+            return replace(
+                result,
+                state_change=finish(delivery, DeliveryState.LATE, parsed.record_count, Reason.AFTER_STOP),
+            )
         if route is None and parsed.has_records:
-            return replace(result, state_change=finish(delivery, "unrouted", parsed.record_count, "no_route"))
+            return replace(
+                result,
+                state_change=finish(delivery, DeliveryState.UNROUTED, parsed.record_count, Reason.NO_ROUTE),
+            )
         if route is None:
-            return replace(result, state_change=finish(delivery, "settled", 0))
+            return replace(result, state_change=finish(delivery, DeliveryState.SETTLED, 0))
         return self._write_to_sinks(delivery, parsed, route, finished, result)
 
     def _write_to_sinks(
@@ -196,8 +202,8 @@ class DeliveryProcessor:
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
     change = result.state_change
-    event = "rescheduled" if change.state == "pending" else change.state
-    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != "done"]
+    event = "rescheduled" if change.state == DeliveryState.PENDING else change.state
+    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != SinkOutcomeState.DONE]
     log.info(
         "delivery." + event,
         delivery=str(delivery.id),

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Literal
 
 from app.backoff import compute_backoff_s
-from app.store.models import Delivery, DeliveryState, SinkOutcome, StateChange
+from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
@@ -17,13 +16,6 @@ _MAX_ATTEMPTS = 150
 MAX_LOST_ATTEMPTS = 3
 
 
-def reason_category(reason: str) -> Literal["data", "sink", "system"]:
-    """Return the side that a reason points to: the data sent, the sink, or this service."""
-    if reason in ("worker_lost", "internal_error", "out_of_time"):
-        return "system"
-    return "sink" if reason.startswith(("sink_", "table_")) else "data"
-
-
 def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str = "") -> StateChange:
     """Return the change that gives a delivery its final state."""
     return StateChange(delivery.id, state, records, reason, due_at=delivery.received_at)
@@ -31,7 +23,7 @@ def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str =
 
 def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
     """Return the change that keeps a delivery pending, due again in `wait_s` seconds."""
-    return replace(finish(delivery, "pending", 0), due_at=now + timedelta(seconds=wait_s))
+    return replace(finish(delivery, DeliveryState.PENDING, 0), due_at=now + timedelta(seconds=wait_s))
 
 
 def retry(
@@ -42,7 +34,7 @@ def retry(
     min_wait_s: the wait that a sink asked for.
     """
     if delivery.attempts >= _MAX_ATTEMPTS:
-        return finish(delivery, "dead", records, reason)
+        return finish(delivery, DeliveryState.DEAD, records, reason)
     backoff_s = compute_backoff_s(
         delivery.attempts, base_s=_FIRST_RETRY_DELAY_S, max_s=_MAX_RETRY_DELAY_S, jitter=_JITTER
     )
@@ -57,8 +49,9 @@ def decide_state(
     One failing sink causes a retry; otherwise one dead sink makes the delivery dead.
     """
     reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
-    if "failing" in reasons_by_state:
-        return retry(delivery, now, records, reasons_by_state["failing"], min_wait_s=min_wait_s)
-    if "dead" in reasons_by_state:
-        return finish(delivery, "dead", records, reasons_by_state["dead"])
-    return finish(delivery, "settled", records)
+    if SinkOutcomeState.FAILING in reasons_by_state:
+        reason = reasons_by_state[SinkOutcomeState.FAILING]
+        return retry(delivery, now, records, reason, min_wait_s=min_wait_s)
+    if SinkOutcomeState.DEAD in reasons_by_state:
+        return finish(delivery, DeliveryState.DEAD, records, reasons_by_state[SinkOutcomeState.DEAD])
+    return finish(delivery, DeliveryState.SETTLED, records)

@@ -10,7 +10,8 @@ from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
-from app.store.models import DeadRecord, Delivery, SinkOutcome
+from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
+from app.store.reasons import Reason
 from workers.delivery.parser import ParsedDelivery
 
 # A sink that fails faster costs too little time to need a cooldown.
@@ -85,13 +86,22 @@ class SinkWriter:
         except (SinkUnavailable, JobTimeout) as error:
             self._cooldown.record_failure(name, began=began, now=time.monotonic())
             return SinkAttempt(
-                replace(outcome, state="failing", reason="sink_unavailable", message=str(error)),
+                replace(
+                    outcome,
+                    state=SinkOutcomeState.FAILING,
+                    reason=Reason.SINK_UNAVAILABLE,
+                    message=str(error),
+                ),
                 retry_after_s=error.retry_after_s or 0.0,
                 has_timed_out=isinstance(error, JobTimeout),
             )
         except SinkRefused as error:
             refused = replace(
-                outcome, state="dead", dead=parsed.record_count, reason=error.reason, message=str(error)
+                outcome,
+                state=SinkOutcomeState.DEAD,
+                dead=parsed.record_count,
+                reason=error.reason,
+                message=str(error),
             )
             return SinkAttempt(refused)
         dead = _make_dead_records(name, batch, parsed, written, now)
@@ -99,13 +109,15 @@ class SinkWriter:
 
 
 def _make_outcome(name: str, batch: Batch, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:
-    return SinkOutcome(batch.delivery_id, name, "done", 0, len(parsed.unreadable), "", "", now)
+    return SinkOutcome(batch.delivery_id, name, SinkOutcomeState.DONE, 0, len(parsed.unreadable), "", "", now)
 
 
 def _skip_sink(name: str, batch: Batch, parsed: ParsedDelivery, *, cooldown_s: float) -> SinkAttempt:
     outcome = _make_outcome(name, batch, parsed, utc_now())
     message = "not written: this sink, or another of the delivery, timed out recently"
-    failing = replace(outcome, state="failing", reason="sink_unavailable", message=message)
+    failing = replace(
+        outcome, state=SinkOutcomeState.FAILING, reason=Reason.SINK_UNAVAILABLE, message=message
+    )
     return SinkAttempt(failing, retry_after_s=cooldown_s)
 
 
@@ -123,12 +135,12 @@ def _build_batch(delivery: Delivery, parsed: ParsedDelivery) -> Batch:
     return Batch(
         delivery_id=delivery.id,
         received_at=delivery.received_at,
-        version=delivery.created_at or delivery.received_at,
+        version=delivery.envelope.created_at or delivery.received_at,
         resource=parsed.resource,
         method=parsed.method,
-        account=delivery.integrated_account_id,
-        job=delivery.sync_job_id,
-        run=delivery.sync_job_run_id,
+        account=delivery.envelope.integrated_account_id,
+        job=delivery.envelope.sync_job_id,
+        run=delivery.envelope.sync_job_run_id,
         records=[Record(ordinal, value) for ordinal, value in parsed.records],
         is_deletion=parsed.is_deletion,
     )

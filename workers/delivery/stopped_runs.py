@@ -16,7 +16,9 @@ class StoppedRuns:
 
     def load_stops(self, deliveries: Sequence[Delivery]) -> None:
         """Read the stop times of these deliveries' runs and drop all others; raises StoreUnavailable."""
-        self._stopped_at = self._runs.find_stop_times({delivery.sync_job_run_id for delivery in deliveries})
+        self._stopped_at = self._runs.find_stop_times(
+            {delivery.envelope.sync_job_run_id for delivery in deliveries}
+        )
 
     def add_run(self, run: RunUpdate) -> None:
         """Add a stop that this job has read but not saved yet."""
@@ -25,5 +27,5 @@ class StoppedRuns:
 
     def is_late(self, delivery: Delivery) -> bool:
         """Whether a delivery was received after its run was stopped."""
-        stopped_at = self._stopped_at.get(delivery.sync_job_run_id)
+        stopped_at = self._stopped_at.get(delivery.envelope.sync_job_run_id)
         return stopped_at is not None and delivery.received_at > stopped_at

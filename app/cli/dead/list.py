@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from app.cli.common.clients import open_interactive_database
-from app.cli.common.explanations import Explanation, explain_dead_records, explain_state
 from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
 from app.cli.common.options import json_option
 from app.cli.common.output import LINE_WIDTH, format_count, print_json, shorten
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
+from app.store.reasons import RECORD, explain
 
 _DISCARDED = "discarded"
 _MAX_TEXT_WIDTH = 36
@@ -49,14 +49,8 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-def _explain_group(group: FailureGroup) -> Explanation:
-    if group.state == "record":
-        return explain_dead_records(group.reason)
-    return explain_state(group.state, group.reason)
-
-
 def _group_as_json(group: FailureGroup) -> dict[str, object]:
-    explanation = _explain_group(group)
+    explanation = explain(group.state, group.reason)
     return asdict(group) | {
         "meaning": explanation.meaning,
         "advice": "" if group.discard_reason else explanation.advice,
@@ -66,13 +60,13 @@ def _group_as_json(group: FailureGroup) -> dict[str, object]:
 def _group_lines(group: FailureGroup) -> Iterator[str]:
     resource = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
     reason = shorten(group.reason, _MAX_TEXT_WIDTH)
-    if group.state == "record":
+    if group.state == RECORD:
         place = f", rejected by {shorten(group.sink, _MAX_TEXT_WIDTH)}" if group.sink else ", unreadable"
         yield _format_heading(group.number, "dead record", f"{resource}{place}: {reason}")
     else:
         yield _format_heading(group.number, f"{group.state} delivery", f"{resource}: {reason}")
     yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, e.g. {group.example}"
-    explanation = _explain_group(group)
+    explanation = explain(group.state, group.reason)
     advice = (
         f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice
     )

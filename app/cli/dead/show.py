@@ -9,7 +9,6 @@ from uuid import UUID
 import click
 
 from app.cli.common.clients import open_interactive_database
-from app.cli.common.explanations import explain_state
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
 from app.cli.common.options import json_option
 from app.cli.common.output import (
@@ -20,6 +19,7 @@ from app.cli.common.output import (
     shorten,
 )
 from app.store.delivery_detail import DeadRecordDetail, read_dead_records, read_delivery_detail
+from app.store.reasons import explain
 
 _MAX_SINK_WIDTH = 24
 
@@ -57,7 +57,7 @@ def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
         return
     state, reason = detail.delivery.state, detail.delivery.reason
     click.echo(f"{click.style(f'delivery {delivery}', bold=True)}  {state}")
-    for line in textwrap.wrap(explain_state(state, reason).meaning, LINE_WIDTH - 2):
+    for line in textwrap.wrap(explain(state, reason).meaning, LINE_WIDTH - 2):
         click.echo(f"  {line}")
     for record in records:
         for line in _record_lines(record):

@@ -12,7 +12,6 @@ from uuid import UUID
 import click
 
 from app.cli.common.clients import open_interactive_database
-from app.cli.common.explanations import explain_state
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
 from app.cli.common.options import json_option
 from app.cli.common.output import (
@@ -30,6 +29,7 @@ from app.database.engine import Database
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow, read_delivery_detail
 from app.store.inbox import Inbox
 from app.store.models import SinkOutcome
+from app.store.reasons import explain
 from app.truto.events import decode_body
 
 _LABEL_WIDTH = 14
@@ -107,7 +107,7 @@ def format_body(body: bytes) -> str:
 def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
     fields: dict[str, object] = asdict(detail)
     delivery: dict[str, object] = asdict(detail.delivery)
-    explanation = explain_state(detail.delivery.state, detail.delivery.reason)
+    explanation = explain(detail.delivery.state, detail.delivery.reason)
     del fields["delivery"]
     return delivery | fields | {"meaning": explanation.meaning, "advice": explanation.advice}
 
@@ -131,7 +131,7 @@ def _envelope_fields(delivery: DeliveryRow) -> dict[str, str]:
 
 def _state_fields(detail: DeliveryDetail) -> dict[str, str]:
     delivery = detail.delivery
-    explanation = explain_state(delivery.state, delivery.reason)
+    explanation = explain(delivery.state, delivery.reason)
     lost = f", {delivery.lost_attempts} of them lost" if delivery.lost_attempts else ""
     replayed = f"{format_time(detail.replayed_at)} UTC, by " if detail.replayed_at else ""
     return {

@@ -1,1 +1,1 @@
-"""How a database gets to `app.store.schema`, one Alembic revision after the other."""
+"""Alembic revisions that lead to `app.store.schema`."""

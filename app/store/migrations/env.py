@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs the revisions on the connection that app.store.migrate opened."""
+"""Alembic's entry point: runs the revisions on the connection of app.store.migrate."""
 
 from alembic import context
 

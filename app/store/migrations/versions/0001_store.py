@@ -101,6 +101,5 @@ def upgrade() -> None:
         sa.Column("run", sa.Text),
     )
     if op.get_context().dialect.name == "postgresql":
-        # Bodies are compressed already: keep them out of line and as they are, so that settling a delivery
-        # does not copy its body.
+        # Bodies are compressed already. Out of line, they are not copied when a delivery is settled.
         op.execute("ALTER TABLE rapidbridge_deliveries ALTER COLUMN body SET STORAGE EXTERNAL")

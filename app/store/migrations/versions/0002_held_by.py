@@ -1,4 +1,4 @@
-"""Who holds a delivery instead of whether one does; how old the oldest pending one is."""
+"""Record the worker of a delivery; index the oldest pending one."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Finds the oldest pending delivery in an index that PostgreSQL cannot take for the one on what is due."""
+"""Give the oldest unsettled delivery an index of its own."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,9 +8,9 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Replace the index by the same under another condition."""
+    """Replace the index by one with another condition."""
     if op.get_context().dialect.name == "postgresql":
-        # It reads the whole table, which may take longer than the service's own statements may.
+        # Building the index reads the whole table, which may exceed the statement timeout.
         op.execute("SET LOCAL statement_timeout = 0")
     unsettled = sa.text("settled_at IS NULL")
     op.create_index(

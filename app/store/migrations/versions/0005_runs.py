@@ -1,4 +1,4 @@
-"""What is found out about runs, and who is told."""
+"""Facts about runs, and notifications."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _TIME = sa.DateTime(timezone=True)
 def upgrade() -> None:
     """Add columns, tables and indexes; replace the index on a run's deliveries."""
     if op.get_context().dialect.name == "postgresql":
-        # It reads the whole table, which may take longer than the service's own statements may.
+        # Building the index reads the whole table, which may exceed the statement timeout.
         op.execute("SET LOCAL statement_timeout = 0")
     op.create_index(
         "rapidbridge_deliveries_of_run", "rapidbridge_deliveries", ["sync_job_run_id", "received_at"]
@@ -24,7 +24,7 @@ def upgrade() -> None:
     for name in ("stopped_at", "settled_at", "stop_asked_at"):
         op.add_column("rapidbridge_runs", sa.Column(name, _TIME))
     op.add_column("rapidbridge_runs", sa.Column("log", sa.Text))
-    # Nobody is to be told now of what ended before.
+    # Runs that ended before this release get no notification.
     op.execute(sa.text("UPDATE rapidbridge_runs SET settled_at = first_seen_at WHERE status_rank >= 2"))
     _index("runs_unsettled", "runs", "first_seen_at", where="settled_at IS NULL")
     _index("runs_seen", "runs", "first_seen_at")

@@ -1,4 +1,4 @@
-"""What operators do: replays, what they give up, what is pruned."""
+"""Replays, discarded deliveries and pruned bodies."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _TIME = sa.DateTime(timezone=True)
 def upgrade() -> None:
     """Add columns, a table and indexes."""
     if op.get_context().dialect.name == "postgresql":
-        # It reads the whole table, which may take longer than the service's own statements may.
+        # Building the index reads the whole table, which may exceed the statement timeout.
         op.execute("SET LOCAL statement_timeout = 0")
     op.add_column("rapidbridge_deliveries", sa.Column("pruned_at", _TIME))
     op.add_column("rapidbridge_deliveries", sa.Column("replay_id", sa.Uuid))

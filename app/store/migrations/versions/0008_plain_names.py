@@ -1,4 +1,4 @@
-"""Renames tables, columns and indexes to the words of docs/glossary.md."""
+"""Rename tables, columns and indexes to the words of docs/glossary.md."""
 
 import sqlalchemy as sa
 from alembic import op
