@@ -1,25 +1,33 @@
-"""Removes all there is of an integrated account: in Redis, in the store, and in every sink."""
+"""Erasure of an integrated account from Redis, the store and every sink."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
-from app.database.engine import Database
+from app.clock import utc_now
+from app.config.load import Config
+from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
+from app.redis.queue import connect_redis
 from app.redis.spool import Spool
 from app.sinks.base import Sink
+from app.sinks.registry import SinkRegistry
 from app.store.erasure import AccountData, AccountDataCounts
 
 SPOOL = "spool"
-# Something may have been under way, from Redis into the inbox or from there into a sink, in the first.
+# A delivery on its way from Redis to the inbox, or from the inbox to a sink, escapes the first pass.
 _MAX_PASSES = 4
 _POLL_INTERVAL_S = 0.5
 
 
 @dataclass(slots=True)
 class ErasureReport:
-    """Numbers by place, and why places were not reached. in_hand: deliveries that workers may write yet."""
+    """The result of one count or erasure.
+
+    counts: rows, files and entries by place. unreached: the reason by place that was not erased or counted.
+    in_progress: deliveries that workers may still write.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
@@ -27,107 +35,137 @@ class ErasureReport:
 
     @property
     def total(self) -> int:
-        """How much it is in all places."""
+        """The sum over all places."""
         return sum(self.counts.values())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to erase, nothing in progress and no place that could not be checked."""
+        return not (self.total or self.in_progress or self.unreached)
+
     def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Add what was found in places."""
+        """Add counts by place."""
         for place, number in counts.items():
             self.counts[place] = self.counts.get(place, 0) + number
 
 
 class Erasure:
-    """Of one account, all that came until it was made. Raises StoreUnavailable; all else is told.
+    """All data of one account that arrived before this object was created.
 
-    spool: None where it cannot be reached at all. open_sink: as of Sinks. tell: told what it waits for.
+    Methods raise StoreUnavailable; other failures are in the report. spool: None if Redis is not configured.
+    on_wait: receives a line of text when erasing starts to wait for workers.
     """
 
     def __init__(
         self,
-        store: Database,
+        database: Database,
         account: str,
         *,
         spool: Spool | None,
-        sinks: Sequence[str],
-        open_sink: Callable[[str], Sink],
+        sinks: SinkRegistry,
         on_wait: Callable[[str], None],
     ) -> None:
         self._account = account
-        self._account_data = AccountData(store, account, until=_now())
+        self._account_data = AccountData(database, account, until=utc_now())
         self._spool = spool
         self._sinks = sinks
-        self._open_sink = open_sink
         self._on_wait = on_wait
 
     def count_data(self) -> ErasureReport:
-        """Count what there is, and change nothing."""
+        """Count the account's data without changing it."""
         report = ErasureReport()
         self._visit_spool(report, lambda spool: spool.count_for_account(self._account))
         report.add_counts(asdict(self._account_data.count()))
         self._visit_sinks(report, lambda sink: sink.count(self._account))
-        report.in_progress = len(self._account_data.find_in_progress(now=_now()))
+        report.in_progress = len(self._account_data.find_in_progress(now=utc_now()))
         self._report_without_account(report)
         return report
 
     def erase_data(self) -> ErasureReport:
-        """Remove it all; when this returns, no worker writes anything of it any more.
+        """Erase the account's data; afterwards no worker writes any of it.
 
-        Pass by pass, until one finds nothing: first what is still to be written, then, once nobody has any
-        of it in hand, what was written.
+        Passes repeat until one erases nothing. A pass erases pending data first, waits until no worker has
+        the account in progress, then erases the sinks.
         """
         report = ErasureReport()
         for _ in range(_MAX_PASSES):
-            before = report.total
+            total_before = report.total
             self._visit_spool(report, lambda spool: spool.erase(self._account))
-            report.add_counts(asdict(sum(self._account_data.erase(now=_now()), start=AccountDataCounts())))
+            report.add_counts(asdict(sum(self._account_data.erase(now=utc_now()), start=AccountDataCounts())))
             self._wait_for_workers()
             self._visit_sinks(report, lambda sink: sink.erase(self._account))
-            if report.total == before:
+            if report.total == total_before:
                 break
         else:
-            report.unreached["what still comes"] = (
-                "more of it was found each time; stop its syncs, and repeat"
+            report.unreached["new deliveries"] = (
+                f"every one of {_MAX_PASSES} passes erased more: stop the account's sync jobs and repeat"
             )
         self._report_without_account(report)
         return report
 
     def _visit_spool(self, report: ErasureReport, action: Callable[[Spool], int]) -> None:
         if self._spool is None:
-            report.unreached[SPOOL] = "REDIS_URL is not set: what waits in Redis was not looked at"
+            report.unreached[SPOOL] = "REDIS_URL is not set: the spool in Redis was not searched"
             return
         try:
             report.add_counts({SPOOL: action(self._spool)})
             if number := self._spool.count_unreadable():
-                report.unreached[SPOOL] = f"{number} unreadable entries may be of any account"
+                entries = "1 unreadable entry" if number == 1 else f"{number:,} unreadable entries"
+                report.unreached[SPOOL] = f"{entries} may belong to any account"
         except QueueUnavailable as error:
             report.unreached[SPOOL] = str(error)
 
     def _visit_sinks(self, report: ErasureReport, action: Callable[[Sink], int]) -> None:
-        for name in self._sinks:
+        for name in self._sinks.names:
             place = f"sink {name}"
-            # Away in one pass, it may be back in the next: only the last one counts.
+            # A sink may be unavailable in one pass and back in the next: only its last pass counts.
             report.unreached.pop(place, None)
             try:
-                report.add_counts({place: action(self._open_sink(name))})
+                report.add_counts({place: action(self._sinks.open(name))})
             except (SinkUnavailable, SinkRefused) as error:
                 report.unreached[place] = str(error)
 
     def _report_without_account(self, report: ErasureReport) -> None:
         if number := self._account_data.count_without_account():
-            report.unreached["rows of no account"] = (
-                f"{number} deliveries of its runs name no account: sinks have their records under none"
+            named = "1 delivery" if number == 1 else f"{number:,} deliveries"
+            report.unreached["rows without an account"] = (
+                f"{named} of the account's runs without an account: sinks hold the records under no account"
             )
 
     def _wait_for_workers(self) -> None:
-        in_progress = self._account_data.find_in_progress(now=_now())
+        in_progress = self._account_data.find_in_progress(now=utc_now())
         if in_progress:
+            number = len(in_progress)
             self._on_wait(
-                f"Waiting, 40 s at most, for workers that have {len(in_progress)} of its deliveries in hand."
+                f"Waiting up to 40 s for workers that are processing {number:,} of the account's deliveries."
             )
         while in_progress:
             time.sleep(_POLL_INTERVAL_S)
-            in_progress = self._account_data.find_in_progress(now=_now(), among=in_progress)
+            in_progress = self._account_data.find_in_progress(now=utc_now(), among=in_progress)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+@contextmanager
+def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]) -> Iterator[Erasure]:
+    """Open the store, Redis and every sink of a configuration for an erasure.
+
+    on_wait: called with a line of text before the erasure waits for workers.
+    """
+    settings = config.settings
+    spool = (
+        Spool(connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify))
+        if settings.redis_url
+        else None
+    )
+    sinks = SinkRegistry(config.routes)
+    database = open_database(settings.database_url, interactive=True)
+    try:
+        yield Erasure(
+            database,
+            account,
+            spool=spool,
+            sinks=sinks,
+            on_wait=on_wait,
+        )
+    finally:
+        sinks.close()
+        database.close()

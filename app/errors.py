@@ -1,26 +1,26 @@
-"""Every error of this project, sorted by what can be done about it.
+"""Every error of this project, sorted by the reaction to it.
 
 RapidBridgeError
- ├─ Rejected            answered to the sender with an HTTP status; nothing to repair here
- │   ├─ SignatureError      401: nobody who knows the secret sent these bytes
- │   ├─ BodyTooLarge        413: more than MAX_BODY_BYTES
- │   └─ BodyIncomplete      408: the sender stalled, hung up or framed the body wrongly
- ├─ Retriable           the same work will succeed later
- │   ├─ StoreUnavailable    the inbox cannot be reached
- │   ├─ QueueUnavailable    Redis cannot be reached
- │   ├─ OutOfTime           a job was stopped because it took too long
- │   ├─ Overloaded          too many large bodies at once
- │   ├─ ArchiveUnavailable  the folder that is to hold what is removed cannot be written
- │   ├─ SinkUnavailable     a sink cannot be reached, is busy or deadlocked
- │   ├─ TrutoUnavailable    Truto's API cannot be reached, is busy or fails
- │   └─ EndpointUnavailable who is to be told cannot be reached, is busy or fails
- ├─ Dead                will never succeed as it is: keep it, count it, show it
- │   ├─ BodyPruned          its body was removed: too old, or its account was erased
- │   ├─ UnreadableDelivery  signed, but not an event this code can read
- │   ├─ SinkRefused         a sink refuses the whole batch: table missing its columns, no permission, …
- │   └─ EndpointGone        who is to be told wants to be told nothing more
- ├─ TrutoRefused        Truto's API does not do what it was asked, and never will as it is
- └─ ConfigError         refuse to start; lists every complaint at once
+ ├─ RequestRejected            answer the sender with `http_status`; store nothing
+ │   ├─ SignatureError           401: the signature is missing, malformed, wrong or outside the replay window
+ │   ├─ BodyTooLarge             413: the body is larger than MAX_BODY_BYTES
+ │   └─ BodyIncomplete           408: the sender stalled, disconnected or framed the body wrongly
+ ├─ TransientError             retry later, unchanged
+ │   ├─ StoreUnavailable         the inbox's database cannot be reached
+ │   ├─ QueueUnavailable         Redis cannot be reached
+ │   ├─ JobTimeout               a job ran longer than its limit
+ │   ├─ Overloaded               too many large bodies at once
+ │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
+ │   ├─ SinkUnavailable          a sink cannot be reached, is busy or reported a deadlock
+ │   ├─ TrutoUnavailable         Truto's API cannot be reached, is busy or fails
+ │   └─ SubscriberUnavailable    a notification's subscriber cannot be reached, is busy or fails
+ ├─ PermanentError             do not retry: keep it, count it, show it
+ │   ├─ BodyPruned               the body was removed by retention or by an erasure
+ │   ├─ UnreadableDelivery       the body is signed, but is no event this code can read
+ │   ├─ SinkRefused              a sink rejects the whole batch: a column is missing, a permission, …
+ │   └─ SubscriberGone           a notification's subscriber answered 410: send it nothing more
+ ├─ TrutoRefused               Truto's API rejects the request; the same request will fail again
+ └─ ConfigError                refuse to start; `problems` lists all invalid settings and routes
 """
 
 from collections.abc import Sequence
@@ -28,35 +28,35 @@ from typing import ClassVar
 
 
 class RapidBridgeError(Exception):
-    """Base of every error raised on purpose by this project."""
+    """Base class of every error that this project raises on purpose."""
 
 
 class RequestRejected(RapidBridgeError):
-    """A request that is answered with `http_status` instead of being stored."""
+    """A request to answer with `http_status` instead of storing it."""
 
     http_status: ClassVar[int]
 
 
 class SignatureError(RequestRejected):
-    """No, a malformed or a wrong signature, or a signed body outside the replay window."""
+    """A missing, malformed or wrong signature, or a signed body outside the replay window."""
 
     http_status = 401
 
 
 class BodyTooLarge(RequestRejected):
-    """A body longer than MAX_BODY_BYTES, known from its header or found while reading."""
+    """A body larger than MAX_BODY_BYTES, by its Content-Length or by the bytes read so far."""
 
     http_status = 413
 
 
 class BodyIncomplete(RequestRejected):
-    """A body that did not arrive whole in time."""
+    """A body that did not arrive completely in time."""
 
     http_status = 408
 
 
 class TransientError(RapidBridgeError):
-    """A fault that passes: try again, after `retry_after_s` seconds where the other side named them."""
+    """A temporary failure. retry_after_s: the wait that the other side requested; None if it named none."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -72,23 +72,26 @@ class QueueUnavailable(TransientError):
 
 
 class JobTimeout(TransientError):
-    """A job took longer than it may: a sink or the store does not answer."""
+    """A job ran longer than its limit, usually because a sink or the store does not answer."""
 
 
 class Overloaded(TransientError):
-    """More large bodies come at once than there is memory for."""
+    """The large bodies in progress use up the memory budget."""
 
 
 class ArchiveUnavailable(TransientError):
-    """The folder that is to hold what is removed cannot be read or written."""
+    """The folder that archives pruned bodies cannot be read or written."""
 
 
 class SinkUnavailable(TransientError):
-    """A sink cannot be reached, is locked, or gave up a transaction to let another through."""
+    """A sink cannot be reached, is locked, or rolled back a transaction because of a deadlock."""
 
 
 class TrutoUnavailable(TransientError):
-    """Truto's API cannot be reached, asks for patience, or fails. is_undone: it certainly did nothing."""
+    """Truto's API cannot be reached, limits the rate, or fails.
+
+    was_not_processed: Truto certainly did not act on the request, so repeating it is safe for any method.
+    """
 
     def __init__(
         self, message: str, *, was_not_processed: bool = False, retry_after_s: float | None = None
@@ -98,11 +101,11 @@ class TrutoUnavailable(TransientError):
 
 
 class SubscriberUnavailable(TransientError):
-    """Who is to be told did not take it: no connection, no answer in time, or any but 2xx and 410."""
+    """A subscriber could not be reached, timed out, or answered with a status other than 2xx and 410."""
 
 
 class PermanentError(RapidBridgeError):
-    """Work that no retry will save. `reason` is a short, stable word for counting, such as "not_json"."""
+    """Work that fails the same way on every retry. reason: a stable code for counting, such as "not_json"."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -110,23 +113,23 @@ class PermanentError(RapidBridgeError):
 
 
 class BodyPruned(PermanentError):
-    """A delivery whose body was removed: it is older than what is kept, or its account was erased."""
+    """A delivery whose body was removed by retention, or by the erasure of its integrated account."""
 
 
 class UnreadableDelivery(PermanentError):
-    """A signed body that is not JSON, is no object, or names no event."""
+    """A signed body that is not JSON, is not an object, or has no event name."""
 
 
 class SinkRefused(PermanentError):
-    """A sink that refuses a whole batch for a reason that lies in its set-up."""
+    """A sink rejects a whole batch because of its configuration: permissions, table or columns."""
 
 
 class SubscriberGone(PermanentError):
-    """Who is to be told answered 410."""
+    """A subscriber answered 410: it wants no more notifications."""
 
 
 class TrutoRefused(RapidBridgeError):
-    """Truto's API answered that it does not do this: wrong token, unknown id, a contradiction."""
+    """Truto's API rejected a request: invalid token, unknown id, or a conflict. http_status: its answer."""
 
     def __init__(self, http_status: int, message: str) -> None:
         super().__init__(message)
@@ -134,7 +137,7 @@ class TrutoRefused(RapidBridgeError):
 
 
 class ConfigError(RapidBridgeError):
-    """Settings or routes that cannot work. Each complaint says what is wrong, where, and what to do."""
+    """Invalid settings or routes. problems: one message for each, with its place and the next step."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))

@@ -1,4 +1,7 @@
-"""Structured logs: one line an outcome, `key=value`, with ids and counts, never with records or secrets."""
+"""Structured logs: one `key=value` line for each outcome, on standard error.
+
+Fields are ids and counts. Bodies, signatures, secrets and fields of records are never logged.
+"""
 
 import contextlib
 import io
@@ -10,7 +13,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
-# A resource's name is Truto's to choose: it must not move a terminal's cursor or begin a line of its own.
+# Truto chooses the names of resources: one must not move a terminal's cursor or start a new line.
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -24,25 +27,25 @@ def _replace_control_chars(_logger: object, _method: str, event: EventDict) -> E
 
 
 class _StderrStream(io.TextIOBase):
-    """Standard error, as far as it takes lines: a log on a full disk must not fail a delivery."""
+    """Standard error without its errors: a log on a full disk must not fail a delivery."""
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write to standard error; ignore an error of the disk or the pipe."""
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
+        """Flush standard error; ignore an error of the disk or the pipe."""
         with contextlib.suppress(OSError):
             sys.stderr.flush()
 
 
 def configure_logging() -> None:
-    """Send our events, and warnings of libraries, to standard error."""
-    # RQ tells of every job, with its arguments; ours say what came of each delivery.
+    """Send our own events, and the warnings of libraries, to standard error."""
+    # RQ logs every job with its arguments; our own events log the result of each delivery.
     logging.getLogger("rq").setLevel(logging.WARNING)
-    # It tells of every request, with its address; Slack's are secrets.
+    # httpx logs the URL of every request, and Slack's webhook URLs are secrets.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
@@ -58,7 +61,7 @@ def configure_logging() -> None:
 
 
 def locate_error(error: Exception) -> str:
-    """Return the file and line an error comes from: what may be logged of one whose message quotes data."""
+    """Return the file and line that raised an error; safe to log if its message quotes record data."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

@@ -1,89 +1,148 @@
 """Memory, and time to start: `python -m benchmarks.footprint [--seconds S] [--rounds R] [--json FILE]`.
 
 Resident memory of each process, idle and under bodies of 500 records over 16 connections while one worker
-drains them: as it stands afterwards, and the most there ever was. A process's figure includes pages that it
-shares with others. Times to start are medians; Python's own stand beside them.
+drains them: afterwards, and at its peak. A process's number includes pages that it shares with others. Times
+to start are medians; Python's own stand beside them.
 """
 
 import argparse
+import re
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+from uuid import uuid4
 
+from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.truto.target_url import WEBHOOK_PATH
-from benchmarks import results
-from benchmarks.load import Requests, send
-from benchmarks.stage import BenchmarkEnvironment, running_environment
-from benchmarks.starts import build_start_timers, measure_imports
-from tests.support.processes import Command, find_descendants
+from app.web.enqueuer import NewDelivery
+from benchmarks.environment import BenchmarkEnvironment, running_environment
+from benchmarks.load import send_for
+from benchmarks.payloads import RequestStream
+from benchmarks.results import save_results
+from benchmarks.round import read_memory_kib
+from tests.support.processes import ROOT, Command, find_descendants
+from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess
 
 _RECORDS, _CONNECTIONS, _WEB_PROCESSES = 500, 16, 2
-_MOST_MB = {"web": 90.0, "worker": 120.0}
-_MOST_S = {"rapidbridge --help": 0.3, "web, first answer": 1.5}
+_TARGETS_MB = {"web": 90.0, "worker": 120.0}
+_TARGETS_S = {"rapidbridge --help": 0.3, "web, first answer": 1.5}
 _IMPORTS_SHOWN = 12
+_HELP = ("-m", "app.cli", "--help")
+# Python's own report of an import: µs without nested imports, µs with them, and its name.
+_IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +([\w.]+)", re.MULTILINE)
 
 _Row = dict[str, Any]
 
 
-def _memory(stage: BenchmarkEnvironment, seconds: float) -> list[_Row]:
-    with stage.web(_WEB_PROCESSES) as web, stage.running_workers(1) as command:
-        idle = _resident_mb(web, command)
-        load = send(web.port, Requests(WEBHOOK_PATH, _RECORDS), connections=_CONNECTIONS, seconds=seconds)
-        after = _resident_mb(web, command)
+def _measure_memory(environment: BenchmarkEnvironment, seconds: float) -> list[_Row]:
+    with environment.web(_WEB_PROCESSES) as web, environment.running_workers(1) as command:
+        idle = _read_memory_mb(web, command)
+        requests = RequestStream(WEBHOOK_PATH, _RECORDS)
+        load = send_for(web.port, requests, connections=_CONNECTIONS, seconds=seconds)
+        after = _read_memory_mb(web, command)
     print(f"\nResident memory, MB; {load.per_s:,.0f} deliveries of {_RECORDS} records/s\n")
     return [
         {
             "process": name,
             "idle_mb": round(idle[name][0], 1),
-            "after_mb": round(now, 1),
-            "most_mb": round(most, 1),
-            "target_mb": _MOST_MB.get(name.partition(" ")[0]),
+            "after_mb": round(after_mb, 1),
+            "most_mb": round(peak_mb, 1),
+            "target_mb": _TARGETS_MB.get(name.partition(" ")[0]),
         }
-        for name, (now, most) in after.items()
+        for name, (after_mb, peak_mb) in after.items()
     ]
 
 
-def _resident_mb(web: WebProcess, command: Command) -> dict[str, tuple[float, float]]:
-    """Return VmRSS and VmHWM by process, in MB (10^6 bytes). Source: proc(5)."""
-    pids = {f"web {place}": pid for place, pid in enumerate(sorted(find_descendants(web.pid)), 1)}
+def _read_memory_mb(web: WebProcess, command: Command) -> dict[str, tuple[float, float]]:
+    """Return resident and peak memory by process, in MB (10^6 bytes)."""
+    pids = {f"web {number}": pid for number, pid in enumerate(sorted(find_descendants(web.pid)), 1)}
     pids |= {"gunicorn's master": web.pid, "supervisor of workers": command.pid}
-    pids |= {f"worker {place}": pid for place, pid in enumerate(sorted(find_descendants(command.pid)), 1)}
-    return {name: _status_mb(pid) for name, pid in pids.items()}
+    pids |= {f"worker {number}": pid for number, pid in enumerate(sorted(find_descendants(command.pid)), 1)}
+    memory_kib = {name: read_memory_kib(pid) for name, pid in pids.items()}
+    return {name: (now * 1024 / 1e6, peak * 1024 / 1e6) for name, (now, peak) in memory_kib.items()}
 
 
-def _status_mb(pid: int) -> tuple[float, float]:
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    now_kib, most_kib = (int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
-    return now_kib * 1024 / 1e6, most_kib * 1024 / 1e6
-
-
-def _start_times(stage: BenchmarkEnvironment, rounds: int) -> list[_Row]:
-    startable = build_start_timers(stage)
-    times: dict[str, list[float]] = {name: [] for name in startable}
+def _measure_starts(environment: BenchmarkEnvironment, rounds: int) -> list[_Row]:
+    starts: dict[str, Callable[[], float]] = {
+        "python -c pass": lambda: _run_python_s("-c", "pass"),
+        'python -c "import flask, gunicorn"': lambda: _run_python_s("-c", "import flask, gunicorn"),
+        "rapidbridge --help": lambda: _run_python_s(*_HELP),
+        "web, first answer": lambda: _start_web_s(environment),
+        "worker, first job taken": lambda: _start_worker_s(environment),
+    }
+    times: dict[str, list[float]] = {name: [] for name in starts}
     for _ in range(rounds):
-        # In turns, so that whatever else the machine does hits all of them.
-        for name, start in startable.items():
+        # In turns, so that other load on the machine affects all of them.
+        for name, start in starts.items():
             times[name].append(start())
     return [
-        {"start": name, "median_s": round(median(took), 3), "least_s": round(min(took), 3)}
-        | {"most_s": round(max(took), 3), "target_s": _MOST_S.get(name)}
-        for name, took in times.items()
+        {"start": name, "median_s": round(median(took_s), 3), "least_s": round(min(took_s), 3)}
+        | {"most_s": round(max(took_s), 3), "target_s": _TARGETS_S.get(name)}
+        for name, took_s in times.items()
     ]
 
 
-def _import_times(found: Mapping[str, Counter[str]]) -> list[_Row]:
-    return [
-        {"imported_by": name, "package": package, "ms": round(own_us / 1e3, 1)}
-        | {"share": round(own_us / packages.total(), 3)}
-        for name, packages in found.items()
-        for package, own_us in packages.most_common(_IMPORTS_SHOWN)
-    ]
+def _run_python_s(*arguments: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
 
 
-def _table(rows: Sequence[_Row]) -> Iterator[str]:
+def _start_web_s(environment: BenchmarkEnvironment) -> float:
+    web = environment.web(2)
+    started = time.perf_counter()
+    with web:
+        return time.perf_counter() - started
+
+
+def _start_worker_s(environment: BenchmarkEnvironment) -> float:
+    environment.redis.flushall()
+    # No delivery has this id: the worker takes the job and has nothing to do.
+    DeliveryQueue(environment.redis).enqueue([NewDelivery(uuid4())])
+    command = environment.worker_command(1)
+
+    def is_job_taken() -> bool:
+        assert command.process.poll() is None, command.log
+        return not environment.redis.llen(f"rq:queue:{QUEUE_NAME}")
+
+    started = time.perf_counter()
+    with command:
+        wait_until(is_job_taken, what=lambda: command.log)
+        return time.perf_counter() - started
+
+
+def _measure_imports(environment: BenchmarkEnvironment) -> list[_Row]:
+    """Return the time of each package's own imports, without nested ones, for `--help` and for web."""
+    command = [sys.executable, "-X", "importtime", *_HELP]
+    ran = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    with environment.web(1, PYTHONPROFILEIMPORTTIME="1") as web:
+        reports: Mapping[str, str] = {"rapidbridge --help": ran.stderr, "web": web.log}
+    rows = []
+    for name, report in reports.items():
+        packages = _sum_by_package(report)
+        rows += [
+            {"imported_by": name, "package": package, "ms": round(own_us / 1e3, 1)}
+            | {"share": round(own_us / packages.total(), 3)}
+            for package, own_us in packages.most_common(_IMPORTS_SHOWN)
+        ]
+    return rows
+
+
+def _sum_by_package(report: str) -> Counter[str]:
+    packages: Counter[str] = Counter()
+    for own_us, module in _IMPORT.findall(report):
+        package = module.partition(".")[0]
+        packages["Python's own" if package in sys.stdlib_module_names else package] += int(own_us)
+    return packages
+
+
+def _render_table(rows: Sequence[_Row]) -> Iterator[str]:
     names = list(rows[0])
     yield f"| {' | '.join(name.replace('_', ' ') for name in names)} |"
     yield "|" + "|".join("---" if isinstance(rows[0][name], str) else "--:" for name in names) + "|"
@@ -92,22 +151,24 @@ def _table(rows: Sequence[_Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print a table of memory, one of times, one of imports."""
+    """Print tables of memory, of times to start, and of imports."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.footprint", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="under load (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="starts of each (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where to keep the figures")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="length of the load (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="starts of each process (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to save the measurements to")
     options = parser.parse_args()
-    with running_environment() as stage:
-        memory = _memory(stage, options.seconds)
-        print(*_table(memory), sep="\n")
-        # Or a worker that starts has all of it to drain first.
-        stage.delete_deliveries()
-        times = _start_times(stage, options.rounds)
-        print("\nTimes to start, s\n", *_table(times), sep="\n")
-        imported = _import_times(measure_imports(stage))
-        print("\nImports, by package, without those of others\n", *_table(imported), sep="\n")
-    results.save_results(options.json, [*memory, *times, *imported])
+    with running_environment() as environment:
+        memory = _measure_memory(environment, options.seconds)
+        print(*_render_table(memory), sep="\n")
+        # Otherwise a worker that starts has all of them to drain first.
+        environment.delete_deliveries()
+        times = _measure_starts(environment, options.rounds)
+        print("\nTimes to start, s\n", *_render_table(times), sep="\n")
+        imports = _measure_imports(environment)
+        print("\nImports, by package, without those of others\n", *_render_table(imports), sep="\n")
+    save_results(options.json, [*memory, *times, *imports])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keeps what a benchmark measured: the command, the machine, and the rows that the plots are drawn from."""
+"""The results file of a benchmark: command, machine, and measured rows."""
 
 import json
 import os
@@ -15,34 +15,34 @@ _PACKAGES = ("gunicorn", "gevent", "flask", "rq", "redis", "sqlalchemy", "psycop
 
 
 def save_results(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows (flat, one measurement each) with their environment to a file; None: nowhere."""
+    """Write flat rows, one measurement each, with their environment to a file. None writes nothing."""
     if path is None:
         return
-    result = {"command": _command(), "environment": _environment(), "rows": list(rows)}
+    results = {"command": _read_command(), "environment": _describe_environment(), "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def load_results(path: Path) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of a file that `save` wrote."""
+    """Return the rows of a file that `save_results` wrote."""
     rows: Sequence[Mapping[str, Any]] = json.loads(path.read_text())["rows"]
     return rows
 
 
-def _command() -> str:
+def _read_command() -> str:
     return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
-def _environment() -> dict[str, str]:
+def _describe_environment() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
-        "processor": _processor(),
+        "processor": _read_processor(),
         **{name: version(name) for name in _PACKAGES},
     }
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")

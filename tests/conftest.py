@@ -1,4 +1,4 @@
-"""Servers and stores for all suites: real ones, started from wheels, gone afterwards."""
+"""Servers and databases of all suites: real ones, started from wheels."""
 
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def redis_url(valkey: ValkeyServer) -> str:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """The Valkey that all tests share, empty."""
+    """A client of the Valkey that all tests share, empty."""
     with Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
@@ -37,8 +37,8 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def harmed_valkey() -> Iterator[ValkeyServer]:
-    """A Valkey that may be harmed."""
+def private_valkey() -> Iterator[ValkeyServer]:
+    """A Valkey of the test's own, which it may kill, stall or fill."""
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = ValkeyServer(Path(folder))
         yield server
@@ -46,9 +46,9 @@ def harmed_valkey() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def harmed_redis(harmed_valkey: ValkeyServer) -> Iterator[Redis]:
-    """A client of the Valkey that may be harmed."""
-    with Redis.from_url(harmed_valkey.url) as client:
+def private_redis(private_valkey: ValkeyServer) -> Iterator[Redis]:
+    """A client of the test's own Valkey."""
+    with Redis.from_url(private_valkey.url) as client:
         yield client
 
 
@@ -61,8 +61,8 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def harmed_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be harmed."""
+def private_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the module's own, which its tests may kill, stall or fill."""
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
         server = PostgresServer(Path(folder))
         yield server
@@ -71,14 +71,14 @@ def harmed_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    """An empty PostgreSQL database."""
+    """Yields the URL of an empty PostgreSQL database."""
     with postgres.database() as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of each kind."""
+    """Yields the URL of an empty database, once for each kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/store.db"
     else:
@@ -89,8 +89,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Database]:
-    """An empty store in a database of each kind."""
-    engine = open_database(store_url)
-    migrate(engine)
-    yield engine
-    engine.close()
+    """A migrated, empty database, once for each kind."""
+    database = open_database(store_url)
+    migrate(database)
+    yield database
+    database.close()

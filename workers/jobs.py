@@ -1,4 +1,4 @@
-"""What RQ may run: the functions of this file, found by name, and nothing else."""
+"""The only functions that RQ may run, found by name."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from app.errors import JobTimeout, StoreUnavailable
 from app.redis.queue import JOB_FUNCTION
 from workers.delivery.processor import DeliveryProcessor
 
-# How long an interrupted job waits for the store, to leave nothing in hand.
+# The time that an interrupted job spends on releasing its deliveries.
 _RELEASE_TIMEOUT_S = 3.0
 _RELEASE_RETRY_INTERVAL_S = 0.5
 
@@ -21,22 +21,25 @@ _processor: list[DeliveryProcessor] = []
 
 
 def set_processor(processor: DeliveryProcessor) -> None:
-    """Set what `deliver` works with in this process; call it before the first job."""
+    """Set the processor that `deliver` uses in this process; call it before the first job."""
     _processor[:] = [processor]
 
 
 def deliver(ids: Sequence[str]) -> None:
-    """Bring deliveries from the inbox to their sinks."""
+    """Process the deliveries with these ids."""
     try:
         _processor[0].deliver([UUID(id_) for id_ in ids])
     except (StoreUnavailable, JobTimeout) as error:
-        # Nothing was settled, so nothing is lost: the sweeper wakes a worker again.
+        # Nothing was saved, so nothing is lost: the sweeper enqueues the deliveries again.
         log.error("job.interrupted", deliveries=len(ids), error=str(error))
         _release_deliveries(_processor[0])
 
 
 def _release_deliveries(processor: DeliveryProcessor) -> None:
-    """Wait a little for the store; the next job lets go of what this one cannot, or the lease ends."""
+    """Retry the release for a few seconds.
+
+    If it fails, the next job releases the deliveries, or the lease ends.
+    """
     deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -48,10 +51,10 @@ def _release_deliveries(processor: DeliveryProcessor) -> None:
 
 
 class DeliveryJob(Job):
-    """A job that can only be one of ours.
+    """An RQ job that runs only JOB_FUNCTION.
 
-    Whoever reaches Redis can write jobs: RQ would import and call any name it finds in one, and would send
-    webhooks. Here only JOB_FUNCTION resolves.
+    Anyone who reaches Redis can write jobs. RQ would import and call any function that a job names, and send
+    the webhooks that it lists.
     """
 
     @property
@@ -62,7 +65,7 @@ class DeliveryJob(Job):
         return deliver
 
     def restore(self, raw_data: dict[Any, Any]) -> None:
-        """Load a job without the callbacks and webhooks that ours never have."""
+        """Load a job without its callbacks and webhooks; this project uses neither."""
         super().restore(raw_data)
         self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
         self.webhooks = []

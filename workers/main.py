@@ -1,4 +1,4 @@
-"""Starts one RQ worker in this process: `python -m workers.main`, as `rapidbridge worker` does N times."""
+"""One RQ worker process: `python -m workers.main`, started by `rapidbridge worker`."""
 
 import signal
 import sys
@@ -16,45 +16,45 @@ from app.database.engine import open_database
 from app.errors import ConfigError, JobTimeout
 from app.logs import configure_logging
 from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect_redis
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from workers import jobs
 from workers.delivery.processor import DeliveryProcessor
 
-# An idle worker does no maintenance while it waits for a job, which is this long less 15 s.
+# An idle worker waits for a job this long less 15 s, and does no maintenance meanwhile.
 _WORKER_TTL_S = 30
-# How often jobs that died with their worker are looked for.
+# The interval at which RQ looks for jobs that died with their worker.
 _MAINTENANCE_INTERVAL_S = 30
-# What a job has to settle in, once it was interrupted.
+# The time between two interruptions of the same job.
 _INTERRUPT_INTERVAL_S = 3
 
 log = structlog.get_logger()
 
 
 class RepeatingTimeout(UnixSignalDeathPenalty):
-    """Interrupts a job that takes too long, and again where it does not come to its end after that."""
+    """Interrupts a job at its timeout, and again every few seconds until it ends."""
 
     def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
-        """Interrupt the job, wherever it is."""
-        raise JobTimeout(f"it did not answer within {JOB_TIMEOUT_S} s")
+        """Raise JobTimeout in the running job."""
+        raise JobTimeout(f"no answer within the job's {JOB_TIMEOUT_S} s")
 
     def setup_death_penalty(self) -> None:
-        """Begin to count."""
+        """Start the timer."""
         signal.signal(signal.SIGALRM, self.handle_death_penalty)
-        # RQ's alarm goes off once: what the job does after that could take for ever.
+        # RQ's own alarm fires once: the job could hang again after that.
         signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_INTERVAL_S)
 
 
 class ReconnectingWorker(SimpleWorker):
-    """RQ's worker, but it is soon back when Redis is, and known again to one that was wiped."""
+    """RQ's worker with a short reconnect wait, which registers again after Redis was wiped."""
 
     max_connection_wait_time = 4.0
     death_penalty_class = RepeatingTimeout
 
     def request_force_stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Finish the job at hand all the same: a platform's SIGTERM comes before our supervisor's."""
+        """Ignore a second SIGTERM: the platform and the supervisor each send one."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Say that this worker lives; after each job, and every 15 s without one."""
+        """Register this worker again if Redis lost it, then renew its heartbeat."""
         if pipeline is None and not self.connection.hexists(self.key, "birth"):
             self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]  # RQ's own
@@ -62,14 +62,14 @@ class ReconnectingWorker(SimpleWorker):
 
 
 def run_worker(config: Config) -> None:
-    """Run jobs until SIGTERM; the job at hand is finished first. Raises RedisError where Redis is away."""
+    """Run jobs until SIGTERM, and finish the current one first; raises RedisError without Redis."""
     settings = config.settings
     sinks = SinkRegistry(config.routes)
-    store = open_database(settings.database_url)
+    database = open_database(settings.database_url)
     keep_late = settings.late_records == "keep"
-    jobs.set_processor(DeliveryProcessor(store, config.routes, sinks.open, keep_late=keep_late))
+    jobs.set_processor(DeliveryProcessor(database, config.routes, sinks, keep_late=keep_late))
     worker = ReconnectingWorker(
-        # One queue a worker: listening on two loses the job that a killed worker had just popped.
+        # One queue for each worker: with two, RQ loses a job whose worker is killed just after popping it.
         [QUEUE_NAME],
         connection=connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify),
         job_class=jobs.DeliveryJob,
@@ -79,23 +79,26 @@ def run_worker(config: Config) -> None:
         log_job_description=False,
     )
     try:
-        # RQ's scheduler stays off: what is to be tried later stands in the inbox, where it outlives Redis,
-        # and the sweeper wakes it.
+        # RQ's scheduler stays off: retries are scheduled in the inbox, which survives a loss of Redis.
         worker.work(logging_level="WARNING")
     finally:
         sinks.close()
 
 
 def main() -> None:
-    """Check the set-up, then work. Without Redis it ends, and whoever started it starts it again."""
+    """Read the configuration and run the worker; exit if Redis is unreachable."""
     configure_logging()
     try:
         run_worker(read_config(required=("REDIS_URL",)))
     except ConfigError as error:
-        print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # for whoever starts it
+        print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # an entry point
         sys.exit(2)
     except RedisError as error:
-        log.error("worker.without_redis", fault=type(error).__name__, hint="is REDIS_URL right and up?")
+        log.error(
+            "worker.disconnected",
+            error=type(error).__name__,
+            hint="Redis cannot be reached: check REDIS_URL and that Redis runs",
+        )
         sys.exit(3)
 
 

@@ -9,8 +9,8 @@ from app.config.routes import build_default_routes
 from app.database.engine import Database
 from app.plural import count_of
 from app.runs.reconciliation import reconcile_counts
-from app.simulator.records import digest_record
 from app.simulator.report import RunReport
+from app.simulator.sample_records import digest_record
 from app.sinks.sql.audit import read_rows
 from app.store.inbox import Inbox
 from app.store.run_totals import read_run_totals

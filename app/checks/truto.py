@@ -7,7 +7,7 @@ from app.checks.check_result import CheckResult, fail, ok, warn
 from app.checks.known_webhooks import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import Webhook, find_missing_events
 
@@ -21,13 +21,13 @@ def check_truto(settings: Settings) -> Iterator[CheckResult]:
         return
     with TrutoClient(settings.truto_api_url, settings.truto_api_token) as client:
         try:
-            yield from _check_api(TrutoApi(client), settings)
+            yield from _check_api(client, settings)
         except TrutoUnavailable as error:
             advice = "Run `rapidbridge doctor` again later. Receiving does not depend on Truto's API."
             yield warn(_COMPONENT, "reachable", str(error), advice)
 
 
-def _check_api(api: TrutoApi, settings: Settings) -> Iterator[CheckResult]:
+def _check_api(api: TrutoClient, settings: Settings) -> Iterator[CheckResult]:
     try:
         next(api.list_runs({}), None)
     except TrutoRefused as error:

@@ -1,41 +1,27 @@
-"""The `rapidbridge` command: one file a command group, loaded when it is used."""
+"""The `rapidbridge` command: loads a command's module when the command is used."""
 
 from importlib import import_module
+from typing import Any
 
 import click
 
+from app.cli.common.program import COMMANDS, VERSION, name_program, program_name
 from app.errors import ConfigError, TransientError
 
-# Where each is, and what it is for: told here, so that a list of them loads none.
-_COMMANDS = {
-    "dead": ("app.cli.dead", "See to what did not reach its sinks."),
-    "deliveries": ("app.cli.deliveries", "Look at what arrived, and what became of it."),
-    "demo": ("app.cli.demo", "Prove it: everything started, played against, compared."),
-    "erase": ("app.cli.erase", "Remove all of an integrated account."),
-    "doctor": ("app.cli.doctor", "Say whether everything is set up, and what to do where it is not."),
-    "migrate": ("app.cli.migrate", "Bring the tables up to date."),
-    "prune": ("app.cli.prune", "Remove the bodies of old deliveries."),
-    "replay": ("app.cli.replay", "Deliver again what was delivered, or is dead."),
-    "runs": ("app.cli.runs", "Start and stop sync job runs at Truto."),
-    "simulate": ("app.cli.simulate", "Play Truto against a receiver."),
-    "up": ("app.cli.up", "Start everything on this machine."),
-    "webhook": ("app.cli.webhook", "Create, look at and try out the webhook at Truto."),
-    "worker": ("app.cli.worker", "Take deliveries to their sinks."),
-}
 EXIT_CONFIG_ERROR = 2
 EXIT_UNREACHABLE = 3
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's file only when it is asked for, and turns our errors into exit codes."""
+class _MainGroup(click.Group):
+    """Imports a command's module on use, and turns this project's errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _ = _COMMANDS[cmd_name]
+        module, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{cmd_name} is not a command")
@@ -43,26 +29,35 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, purpose) for name, (_, purpose) in sorted(_COMMANDS.items())])
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(COMMANDS.items())])
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        # Usage and hints need the whole name; shell completion registers the short one, which click passes.
+        return super().make_context(program_name() if info_name else None, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except ConfigError as error:
             for problem in error.problems:
-                click.echo(problem, err=True)
+                click.echo(name_program(problem), err=True)
             ctx.exit(EXIT_CONFIG_ERROR)
         except TransientError as error:
-            click.echo(str(error), err=True)
+            click.echo(name_program(str(error)), err=True)
             ctx.exit(EXIT_UNREACHABLE)
+        except click.ClickException as error:
+            error.message = name_program(error.message)  # type: ignore[misc]  # shown by click later
+            raise
 
 
-@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rapidbridge-receiver")
+@click.command(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="rapidbridge")
 def main() -> None:
-    """Receive the webhooks of Truto's RapidBridge and land every record in your own stores.
+    """Receive the webhooks of Truto's RapidBridge and write every record to your own databases and files.
 
-    Settings are read from the environment, and from a .env file in the working folder.
-    Exit codes: 0 fine, 1 the answer is bad news, 2 wrong usage or configuration, 3 something needed cannot
-    be reached.
+    Settings are read from the environment and from a .env file in the working directory.
+
+    Exit codes: 0 success, 1 problems found, 2 wrong usage or configuration, 3 a service cannot be reached.
     """

@@ -1,4 +1,4 @@
-"""Runs the command where the project is not installed: `python -m app.cli`."""
+"""Entry point of `python -m app.cli`, for installs without the project itself."""
 
 from app.cli import main
 

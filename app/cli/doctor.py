@@ -14,9 +14,9 @@ import click
 from app.checks.all_checks import build_checks
 from app.checks.check_result import CheckLevel, CheckResult, is_ok
 from app.checks.run_checks import run_checks
+from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars
 from app.cli.local.development_secret import read_development_secret
-from app.cli.runs.asking import JSON_OPTION
 from app.config.load import read_config
 from app.truto.target_url import WEBHOOK_PATH
 
@@ -44,7 +44,7 @@ def _check_url(_context: click.Context, _option: click.Parameter, value: str | N
     help=f"URL of the receiver to test.  [default: http://127.0.0.1:PORT{WEBHOOK_PATH}]",
 )
 @click.option("--no-post", is_flag=True, help="Do not send a test event to the receiver.")
-@JSON_OPTION
+@json_option
 def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     """Check the installation and print how to fix every problem.
 

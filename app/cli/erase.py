@@ -1,128 +1,101 @@
-"""rapidbridge erase."""
+"""rapidbridge erase: deletion of an integrated account's data."""
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import textwrap
 
 import click
 
+from app.cli.common.options import dry_run_option, json_option, yes_option
+from app.cli.common.output import LINE_WIDTH, print_json
+from app.cli.common.prompts import confirm
 from app.cli.common.tables import format_table
 from app.config.load import read_config
-from app.database.engine import open_database
-from app.erasure import Erasure, ErasureReport
-from app.redis.queue import connect_redis
-from app.redis.spool import Spool
-from app.sinks import SinkRegistry
+from app.erasure import ErasureReport, open_erasure
 
 _PLACE_LABELS = {
-    "spool": "deliveries waiting in Redis",
+    "spool": "deliveries in Redis",
     "bodies": "bodies of deliveries",
-    "pending": "deliveries that would land yet",
-    "dead_records": "dead records as they came",
-    "record_errors": "record errors as they came",
-    "runs": "runs with what they were started with",
+    "pending": "pending deliveries",
+    "dead_records": "dead records' JSON",
+    "record_errors": "record errors' JSON",
+    "runs": "runs' arguments and details",
 }
 _NOT_ERASED = (
-    "Out of reach are backups, archives, the logs, notices that were sent, sinks that are no longer in the "
-    "routes file, and deliveries that could not be read and name no account. What comes of it from now on is "
-    "kept and written as before: stop its sync jobs at Truto first."
+    "Not erased: backups, archives, logs, notifications that were sent, sinks that are no longer in the "
+    "routes file, and unreadable deliveries without an account. Deliveries that arrive from now on are kept "
+    "and written as before: stop the account's sync jobs at Truto first."
 )
 
 
 def _require_account(_context: click.Context, _option: click.Parameter, value: str) -> str:
     if not value.strip():
-        raise click.BadParameter("it is empty: that would be everything that names no account.")
+        raise click.BadParameter("the id is empty: it would match all deliveries without an account.")
     return value
 
 
 @click.command()
-@click.option("--account", required=True, callback=_require_account, help="The integrated account's id.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only say what there is.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option(
+    "--account", required=True, metavar="ID", callback=_require_account, help="The integrated account's id."
+)
+@yes_option
+@dry_run_option
+@json_option
 def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove all there is of an integrated account: here, and in every sink.
+    """Delete the data of one integrated account everywhere.
 
-    Bodies, records as they came, what its runs were started with; rows and files of its records. What is
-    pending is discarded and never written. Ids, states and counts stay: runs add up as before. May be broken
-    off and run again. Exits 1 if a place could not be reached.
+    Deleted are: bodies of deliveries, the JSON of dead records and record errors, the runs' arguments, and
+    the account's rows and files in every sink. Pending deliveries are discarded and never written. Ids,
+    states and counts stay, and so do run totals. The command may be interrupted and run again.
+
+    Exits 1 if a place could not be reached.
 
     \b
     Examples:
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --dry-run
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --yes
     """
-    with _open_erasure(account) as erasure:
+    config = read_config()
+    with open_erasure(config, account, on_wait=lambda line: click.echo(line, err=True)) as erasure:
         before = erasure.count_data()
         if not as_json:
             _print_counts(account, before)
         erased = None
-        if not dry_run and (before.total or before.in_progress or before.unreached):
-            _confirm_erasure(account, yes=yes, as_json=as_json)
+        if not (dry_run or before.is_empty):
+            if as_json and not yes:
+                raise click.UsageError("--json shows no numbers to confirm: pass --yes as well.")
+            confirm(f"Erase all data of account {account}? This cannot be undone.", yes=yes)
             erased = erasure.erase_data()
     last = erased or before
     if as_json:
-        output = {
-            "found": before.counts,
-            "erased": erased.counts if erased else None,
-            "unreached": last.unreached,
-        }
-        click.echo(json.dumps({"account": account, "is_dry_run": dry_run, **output}))
+        print_json(
+            {
+                "account": account,
+                "is_dry_run": dry_run,
+                "found": before.counts,
+                "erased": erased.counts if erased else None,
+                "unreached": last.unreached,
+            }
+        )
     elif erased:
-        click.echo(f"Erased: {_summarize_counts(erased)}.")
-    for place, why in last.unreached.items():
-        click.secho(f"Not reached: {_PLACE_LABELS.get(place, place)}: {why}", fg="red", err=True)
+        click.echo(textwrap.fill(f"Erased: {_summarize_counts(erased)}.", LINE_WIDTH))
+    for place, reason in last.unreached.items():
+        text = f"Not reached: {_PLACE_LABELS.get(place, place)}: {reason}"
+        click.secho(textwrap.fill(text, LINE_WIDTH, subsequent_indent="  "), fg="red", err=True)
     if not as_json:
-        click.echo(_NOT_ERASED)
+        click.echo(textwrap.fill(_NOT_ERASED, LINE_WIDTH))
     if last.unreached:
         sys.exit(1)
 
 
-@contextmanager
-def _open_erasure(account: str) -> Iterator[Erasure]:
-    config = read_config()
-    settings = config.settings
-    redis = (
-        connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-        if settings.redis_url
-        else None
-    )
-    sinks = SinkRegistry(config.routes)
-    store = open_database(settings.database_url, interactive=True)
-    try:
-        yield Erasure(
-            store,
-            account,
-            spool=Spool(redis) if redis else None,
-            sinks=sorted(config.routes.sinks),
-            open_sink=sinks.open,
-            on_wait=lambda line: click.echo(line, err=True),
-        )
-    finally:
-        sinks.close()
-        store.close()
-
-
-def _print_counts(account: str, counts: ErasureReport) -> None:
-    rows = [(_PLACE_LABELS.get(place, place), number) for place, number in counts.counts.items()]
+def _print_counts(account: str, report: ErasureReport) -> None:
+    rows = [(_PLACE_LABELS.get(place, place), number) for place, number in report.counts.items()]
     click.echo(f"Account {account}:")
-    for line in format_table(("what", "number"), rows, indent=2):
+    for line in format_table(("data", "number"), rows, indent=2):
         click.echo(line)
 
 
-def _summarize_counts(counts: ErasureReport) -> str:
+def _summarize_counts(report: ErasureReport) -> str:
     parts = [
-        f"{number:,} {_PLACE_LABELS.get(place, f'of {place}')}"
-        for place, number in counts.counts.items()
-        if number
+        f"{_PLACE_LABELS.get(place, place)} {number:,}" for place, number in report.counts.items() if number
     ]
     return ", ".join(parts) or "nothing was left"
-
-
-def _confirm_erasure(account: str, *, yes: bool, as_json: bool) -> None:
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise click.UsageError("Nobody is there to confirm: pass --yes to erase without asking.")
-    click.confirm(f"Erase all of this of account {account}? It cannot be undone.", abort=True)

@@ -1,4 +1,4 @@
-"""rapidbridge migrate: bring the store's tables up to date."""
+"""rapidbridge migrate: database migrations."""
 
 import click
 
@@ -9,9 +9,12 @@ from app.store.migrate import migrate as apply_migrations
 
 @click.command()
 def migrate() -> None:
-    """Bring the tables in DATABASE_URL up to date; safe to run at any time, also twice at once."""
+    """Create or update the tables in DATABASE_URL.
+
+    It is safe to run at any time, and several times at once.
+    """
     before, after = apply_migrations(open_database(read_config().settings.database_url))
     if before == after:
         click.echo(f"The store is up to date (revision {after}).")
     else:
-        click.echo(f"The store was brought from revision {before or 'none'} to {after}.")
+        click.echo(f"The store was updated from revision {before or 'none'} to {after}.")

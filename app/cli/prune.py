@@ -1,17 +1,18 @@
-"""rapidbridge prune."""
+"""rapidbridge prune: deletion of old bodies."""
 
-import json
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 
+from app.cli.common.options import dry_run_option, json_option
+from app.cli.common.output import format_count, print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.times import parse_time_option
-from app.config.settings import Settings, read_environment, read_settings
+from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.store.archive import Archive
-from app.store.retention import PruneCounts, count_prunable
+from app.store.retention import PruneCounts, compute_cutoff, count_prunable
 from app.store.retention import prune as prune_pages
 
 
@@ -19,7 +20,7 @@ def _parse_archive(_context: click.Context, _option: click.Parameter, value: str
     if value is None:
         return None
     if not value.startswith("file:///"):
-        raise click.BadParameter(f"{value!r} is no folder: write file:///srv/archive.")
+        raise click.BadParameter(f"{value!r} is not a folder's URL: write file:///srv/archive.")
     return Archive(value)
 
 
@@ -30,20 +31,24 @@ def _now() -> datetime:
 @click.command()
 @click.option(
     "--older-than",
+    metavar="AGE",
     callback=parse_time_option,
-    help="What came longer ago than this, or before then: 30d, 2026-11-25.  [default: RETENTION_DAYS]",
+    help="Received before this age or time: 30d, 2026-11-25.  [default: RETENTION_DAYS]",
 )
 @click.option(
-    "--archive", callback=_parse_archive, help="Write it to this folder first: file:///srv/archive."
+    "--archive",
+    metavar="URL",
+    callback=_parse_archive,
+    help="Write the bodies to this folder first: file:///srv/archive.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@dry_run_option
+@json_option
 def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool, as_json: bool) -> None:
-    """Remove the bodies of finished deliveries that are old.
+    """Delete the bodies of old, finished deliveries.
 
-    Finished is what is settled, refused or discarded; all else stays whole, however old. Rows, outcomes and
-    so the totals of every run stay, and records as they came go with the bodies. May be broken off and run
-    again at any time, beside everything else. What is pruned cannot be replayed.
+    Finished deliveries are settled, refused or discarded; all others are kept whole. The JSON of their dead
+    records and record errors is deleted, too. Rows, sink results and run totals stay. A pruned delivery
+    cannot be replayed. The command may be interrupted and run again at any time.
 
     \b
     Examples:
@@ -51,36 +56,33 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
       rapidbridge prune --older-than 90d --archive file:///srv/archive
     """
     settings = read_settings(read_environment())
-    before = older_than or _compute_cutoff(settings)
-    store = open_database(settings.database_url, interactive=True)
-    pruned = count_prunable(store, before=before)
+    before = older_than or compute_cutoff(settings.retention_days, now=_now())
+    if before is None:
+        raise click.UsageError("No age is given: pass --older-than 30d, or set RETENTION_DAYS.")
+    database = open_database(settings.database_url, interactive=True)
+    pruned = count_prunable(database, before=before)
     if not dry_run:
-        pruned = _prune_deliveries(store, before, archive, deliveries=pruned.deliveries)
+        pruned = _prune_deliveries(database, before, archive, deliveries=pruned.deliveries)
     if as_json:
-        click.echo(json.dumps({"before": before.isoformat(), "is_dry_run": dry_run, **asdict(pruned)}))
+        print_json({"before": before, "is_dry_run": dry_run, **asdict(pruned)})
         return
-    did = "Would remove" if dry_run else "Removed"
     click.echo(
-        f"{did} the bodies of {pruned.deliveries:,} deliveries that came before {before:%Y-%m-%d %H:%M} UTC: "
-        f"{pruned.stored_bytes:,} bytes; with them {pruned.dead_records:,} dead records and "
-        f"{pruned.record_errors:,} record errors as they came."
+        f"{'Would delete' if dry_run else 'Deleted'} the bodies of "
+        f"{format_count(pruned.deliveries, 'delivery')} received before {before:%Y-%m-%d %H:%M} UTC:\n"
+        f"{pruned.stored_bytes:,} bytes; also the JSON of {format_count(pruned.dead_records, 'dead record')} "
+        f"and {format_count(pruned.record_errors, 'record error')}."
     )
-    if pruned.deliveries and not dry_run and store.dialect.name == "sqlite":
-        click.echo("The file keeps its size and reuses the space. VACUUM gives it back: docs/operations.md")
-
-
-def _compute_cutoff(settings: Settings) -> datetime:
-    if not settings.retention_days:
-        raise click.UsageError("Nothing says what is old: pass --older-than 30d, or set RETENTION_DAYS.")
-    return _now() - timedelta(days=settings.retention_days)
+    if pruned.deliveries and not dry_run and database.dialect.name == "sqlite":
+        click.echo("The database file keeps its size and reuses the space. To shrink it, run VACUUM:")
+        click.echo("see docs/operations.md.")
 
 
 def _prune_deliveries(
-    store: Database, before: datetime, archive: Archive | None, *, deliveries: int
+    database: Database, before: datetime, archive: Archive | None, *, deliveries: int
 ) -> PruneCounts:
     pruned = PruneCounts()
     with progress_bar("Pruning", deliveries) as bar:
-        for page in prune_pages(store, before=before, archive=archive, clock=_now):
+        for page in prune_pages(database, before=before, archive=archive, clock=_now):
             pruned += page
             bar.update(page.deliveries)
     return pruned

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import click
 
-from app.cli.common.options import build_delivery_filter, filter_options
+from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
 from app.cli.common.tables import format_table
@@ -54,7 +54,7 @@ _OUTCOME_LABELS = {
 }
 
 
-@click.command()
+@click.command(cls=FilterCommand)
 @filter_options
 @click.option(
     "--all", "everything", is_flag=True, help="Replay every delivery; required without another filter."

@@ -1,6 +1,5 @@
-"""rapidbridge simulate: play Truto against a receiver."""
+"""rapidbridge simulate: simulated sync job runs."""
 
-import json
 import secrets
 import sys
 from collections import Counter
@@ -11,6 +10,8 @@ from typing import Any
 
 import click
 
+from app.cli.common.options import json_option
+from app.cli.common.output import format_count, print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
 from app.cli.local.development_secret import read_development_secret
@@ -36,55 +37,60 @@ def _parse_resources(_context: click.Context, _option: click.Parameter, value: S
 
 
 @click.command()
-@click.option("--url", help="Where to POST.  [default: http://127.0.0.1:PORT/webhooks/truto]")
-@click.option("--secret", help="What to sign with.  [default: TRUTO_WEBHOOK_SECRET, or that of `up`]")
-@_count_option("--records", default=1000, help="Of all runs together.")
-@_positive_option("--batch-size", default=100, help="Records a page.")
+@click.option("--url", help="The receiver's webhook.  [default: http://127.0.0.1:PORT/webhooks/truto]")
+@click.option("--secret", help="Signing secret.  [default: TRUTO_WEBHOOK_SECRET, or the secret of `up`]")
+@_count_option("--records", default=1000, help="Number of records, in all runs together.")
+@_positive_option("--batch-size", default=100, help="Records per page.")
 @click.option(
     "--resource",
     "resources",
     multiple=True,
     callback=_parse_resources,
     metavar="RESOURCE[:METHOD]",
-    help="What to fetch; may be given several times.  [default: two of crm, ticketing/tickets and comments]",
+    help="Resource to send. Repeatable.  [default: two of crm and two of ticketing]",
 )
-@_positive_option("--accounts", help="Integrated accounts.")
-@_positive_option("--runs", help="Sync job runs.")
-@_positive_option("--parallel", help="Runs at a time.")
+@_positive_option("--accounts", help="Number of integrated accounts.")
+@_positive_option("--runs", help="Number of sync job runs.")
+@_positive_option("--parallel", help="Number of runs at the same time.")
 @_share_option("--duplicates", help="Share of pages sent twice, 0 to 1.")
-@_share_option("--reordering", help="Share of pages sent after the next one.")
-@_share_option("--lost", help="Share of pages that Truto gives up: fetched, never delivered.")
-@_count_option("--late", help="Pages of each run that arrive only after it has ended.")
-@click.option("--endless", is_flag=True, help="Never say that a run has ended.")
-@_share_option("--changes", help="Share of records fetched again, newer.")
-@_count_option("--record-errors", help="Errors that Truto reports.")
-@click.option("--batched-errors", is_flag=True, help="Report errors many to an event.")
+@_share_option("--reordering", help="Share of pages sent after their successor.")
+@_share_option("--lost", help="Share of pages fetched, but never sent.")
+@_count_option("--late", help="Pages of each run sent after its end.")
+@click.option("--endless", is_flag=True, help="Send no event at the end of a run.")
+@_share_option("--changes", help="Share of records sent again with changes.")
+@_count_option("--record-errors", help="Number of record errors.")
+@click.option("--batched-errors", is_flag=True, help="Send many record errors in one event.")
 @_share_option(
-    "--stop-after", default=None, show_default=False, help="Stop each run after this share of its pages."
+    "--stop-after", default=None, show_default=False, help="Stop every run after this share of its pages."
 )
-@_count_option("--forged", help="Requests with bad signatures, in between.")
+@_count_option("--forged", help="Number of requests with wrong signatures.")
 @click.option(
     "--encoding",
     type=click.Choice(["hex", "base64"]),
     default="hex",
     show_default=True,
-    help="How signatures are written.",
+    help="Encoding of signatures.",
 )
-@click.option("--format/--no-format", "with_format", default=True, help="Spell out format=sha256 or not.")
+@click.option(
+    "--format/--no-format",
+    "with_format",
+    default=True,
+    help="Whether the signature header names format=sha256.",
+)
 @click.option(
     "--pause",
     "pause_s",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="Seconds before each page.",
+    help="Pause before every page, in seconds.",
 )
+@click.option("--api-port", type=click.IntRange(1, 65535), help="Serve a simulated Truto API on this port.")
 @click.option(
-    "--api-port", type=click.IntRange(1, 65535), help="Answer Truto's API on this port while the runs play."
+    "--api-token", default="simulated", show_default=True, help="Token that the simulated API accepts."
 )
-@click.option("--api-token", default="simulated", show_default=True, help="What the API wants to be shown.")
-@click.option("--seed", help="The same seed sends the same runs.  [default: another each time]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--seed", help="The same seed sends the same runs.  [default: random]")
+@json_option
 def simulate(
     url: str | None,
     secret: str | None,
@@ -95,13 +101,20 @@ def simulate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Play Truto: sync job runs over real HTTP, signed, page after page, with its retries.
+    """Send simulated sync job runs to a receiver.
 
-    With --api-port, `rapidbridge runs` can look at them and stop them meanwhile: set TRUTO_API_URL to
+    Pages are signed and sent over HTTP with Truto's retries.
+
+    With --api-port, `rapidbridge runs` works with the simulated runs: set TRUTO_API_URL to
     http://127.0.0.1:<port> and TRUTO_API_TOKEN to the token.
 
-    Exits 1 if anything had to be dropped or a run was refused, 3 if nobody answered at all. What --lost gives
-    up was never sent, so it is not dropped.
+    Exits 1 if a page was dropped after all retries or a run was refused, 3 if no server answers. Pages of
+    --lost are not sent at all, and do not count as dropped.
+
+    \b
+    Examples:
+      rapidbridge simulate --records 1000
+      rapidbridge simulate --runs 5 --duplicates 0.2 --reordering 0.2
     """
     settings = read_settings(read_environment())
     key = secret or next(iter(settings.secret_values), None) or read_development_secret()
@@ -115,9 +128,10 @@ def simulate(
     api = partial(SimulatedApi, token=api_token, port=api_port) if api_port else None
     reports = simulate_with_progress([plan], open_api=api)
     answers = sum((report.response_counts for report in reports), Counter[str]())
-    click.echo(json.dumps(_reports_as_json(reports, answers))) if as_json else _print_reports(
-        reports, answers
-    )
+    if as_json:
+        print_json(_reports_as_json(reports, answers))
+    else:
+        _print_reports(reports, answers)
     if any(report.dropped or report.status == "refused" for report in reports):
         sys.exit(1)
 
@@ -127,9 +141,11 @@ def simulate_with_progress(
     *,
     open_api: Callable[[SimulationSession], AbstractContextManager[object]] | None = None,
 ) -> list[RunReport]:
-    """Play plans one after the other, with a progress bar where standard error is a terminal."""
-    with progress_bar("sending records", sum(plan.records for plan in plans)) as bar:
-        return [report for plan in plans for report in play(plan, progress=bar.update, beside=open_api)]
+    """Run plans one after the other, with a progress bar on a terminal."""
+    with progress_bar("Sending records", sum(plan.records for plan in plans)) as bar:
+        return [
+            report for plan in plans for report in play(plan, progress=bar.update, session_context=open_api)
+        ]
 
 
 def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dict[str, Any]:
@@ -154,12 +170,12 @@ def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dic
 
 def _print_reports(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
-        run = click.style(f"run {report.sync_job_run_id}", bold=True)
-        lost = f", {report.lost.total():,} records lost" if report.lost else ""
-        summary = f"{report.record_errors} record errors, {report.dropped} dropped{lost}"
-        click.echo(f"{run}  {report.status}, {summary}")
+        title = click.style(f"run {report.sync_job_run_id}", bold=True)
+        lost = f", {report.lost.total():,} lost" if report.lost else ""
+        summary = f"{format_count(report.record_errors, 'error')}, {report.dropped} dropped{lost}"
+        click.echo(f"{title}  {report.status}, {summary}")
         for (resource, method), fetched in report.fetched.items():
             click.echo(f"  {resource:22} {method:8} {fetched:>8,} fetched")
     click.echo(
-        "Answers: " + ", ".join(f"{number:,} {answer}" for answer, number in sorted(answers.items())) + "."
+        "Responses: " + ", ".join(f"{number:,} {answer}" for answer, number in sorted(answers.items())) + "."
     )

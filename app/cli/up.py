@@ -1,7 +1,8 @@
-"""rapidbridge up: everything on one machine."""
+"""rapidbridge up: the whole service on one machine."""
 
 import click
 
+from app.cli.common.program import name_program
 from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
 from app.config.load import Config, read_config
@@ -14,10 +15,11 @@ from app.store.migrate import migrate
 
 @click.command()
 def up() -> None:
-    """Start the web server, a worker and (where REDIS_URL is not set) a Valkey, until Ctrl-C or SIGTERM.
+    """Start the web server, a worker and Valkey on this machine.
 
-    The store is brought up to date first. Where TRUTO_WEBHOOK_SECRET is not set, one is made for development
-    and kept in var/webhook-secret.
+    The command runs until Ctrl-C or SIGTERM. It updates the tables in DATABASE_URL first. Valkey is started
+    only if REDIS_URL is not set. Without TRUTO_WEBHOOK_SECRET, a development secret is created in
+    var/webhook-secret; `rapidbridge simulate` signs with it.
     """
     configure_logging()
     config = read_config()
@@ -40,19 +42,18 @@ def up() -> None:
 
 def _format_banner(config: Config, settings: dict[str, str], *, uses_development_secret: bool) -> str:
     url = f"http://127.0.0.1:{settings['PORT']}"
-    secret = "set"  # noqa: S105  # that it is, not what it is
+    secret = "set"  # noqa: S105  # not the secret itself
     if uses_development_secret:
-        secret = (
-            f"{settings['TRUTO_WEBHOOK_SECRET']} (made for development; set TRUTO_WEBHOOK_SECRET to Truto's)"
-        )
+        secret = f"{settings['TRUTO_WEBHOOK_SECRET']} (for development only)"
     rows = {
         "webhook": f"{url}/webhooks/truto",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,
         "store": redact_url(config.settings.database_url),
-        "redis": "REDIS_URL" if "REDIS_URL" in settings else "a Valkey of its own",
+        "redis": "REDIS_URL" if "REDIS_URL" in settings else "embedded Valkey",
         "sinks": ", ".join(f"{name} ({sink.type})" for name, sink in config.routes.sinks.items()),
-        "try it": "rapidbridge simulate --records 1000   (in a second terminal, in this folder)",
+        "try it": name_program("rapidbridge simulate --records 1000", port=config.settings.port),
+        "": "(in a second terminal, in this folder)",
         "stop": "Ctrl-C",
     }
     lines = [f"  {name:8} {value}" for name, value in rows.items()]

@@ -1,4 +1,4 @@
-"""rapidbridge worker: workers, the sweeper that wakes them for what was missed, and the notifier."""
+"""rapidbridge worker: worker processes and the background tasks beside them."""
 
 import sys
 
@@ -23,23 +23,25 @@ from workers.delivery.processor import format_worker_name
     "-n",
     "--number",
     type=click.IntRange(1, 64),
-    help="How many worker processes.  [default: WORKER_CONCURRENCY, or 1]",
+    help="Number of worker processes.  [default: WORKER_CONCURRENCY, or 1]",
 )
 def worker(number: int | None) -> None:
-    """Take deliveries from the inbox to their sinks, until SIGTERM or Ctrl-C.
+    """Write received deliveries to their sinks.
 
-    The job at hand is finished first. Any number of these may run, on any number of machines.
+    The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
+    notifications, monitors runs and prunes old bodies. Any number of these commands may run, on any number of
+    machines.
     """
     configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
-    store = open_database(settings.database_url)
+    database = open_database(settings.database_url)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(database, DeliveryQueue(redis), Spool(redis))
     sweeper.start()
-    Monitor(store, config, Spool(redis)).start()
-    NotificationDispatcher(store, config.routes.notify).start()
-    Pruner(store, settings.retention_days).start()
+    Monitor(database, config, Spool(redis)).start()
+    NotificationDispatcher(database, config.routes.notify).start()
+    Pruner(database, settings.retention_days).start()
     with Supervisor() as supervisor:
         for index in range(number or settings.worker_concurrency):
             command = [sys.executable, "-m", "workers.main"]

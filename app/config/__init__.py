@@ -1,1 +1,1 @@
-"""Settings and routes: read, checked, and the only readers of the environment."""
+"""Settings and routes, validated together before anything starts."""

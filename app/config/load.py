@@ -1,6 +1,6 @@
-"""What every process begins with: settings and routes, read together so that all complaints come at once."""
+"""Loading of settings and routes, which reports all problems of both together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +14,25 @@ _DEFAULT_ROUTES_FILE = "routes.toml"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Checked settings and routes."""
+    """Valid settings and routes."""
 
     settings: Settings
     routes: Routes
 
 
 def read_config(*, required: Sequence[str] = ()) -> Config:
-    """Read the environment and the routes file; raises ConfigError with every complaint about either."""
+    """Read the settings and the routes file. Without a routes file, every record goes to DATABASE_URL.
+
+    required: names of settings that must be set. Raises ConfigError with all problems of both.
+    """
     variables = read_environment()
     problems: list[str] = []
-    settings = None
+    settings = routes = None
     try:
         settings = read_settings(variables, required=required)
     except ConfigError as error:
         problems += error.problems
     path = Path(variables.get("ROUTES_FILE", _DEFAULT_ROUTES_FILE))
-    routes = None
     if path.is_file():
         try:
             routes = read_routes(
@@ -47,10 +49,11 @@ def _read_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read as UTF-8 text ({type(error).__name__})."]) from error
+        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
+        raise ConfigError([f"{path}: {reason}. Check its permissions and its encoding."]) from error
 
 
-def _add_database_url(variables: dict[str, str], settings: Settings | None) -> dict[str, str]:
-    # `url = "$DATABASE_URL"` means the database in use, also where it is the default.
+def _add_database_url(variables: Mapping[str, str], settings: Settings | None) -> dict[str, str]:
+    # `url = "$DATABASE_URL"` works without the variable too: it means the database in use.
     default = Settings.model_fields["database_url"].default
     return {**variables, "DATABASE_URL": settings.database_url if settings else default}

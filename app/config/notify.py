@@ -1,4 +1,4 @@
-"""An endpoint that is told of what matters: a [[notify]] table of the routes file."""
+"""Subscribers of notifications: the [[notify]] tables of the routes file."""
 
 import base64
 import difflib
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 NOTIFICATION_KINDS = (
-    "run.settled",
+    "run.reconciled",
     "run.incomplete",
     "run.stalled",
     "run.stopped",
@@ -17,9 +17,9 @@ NOTIFICATION_KINDS = (
     "webhook.inactive",
 )
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105  # how all of them begin
+_SECRET_PREFIX = "whsec_"  # noqa: S105  # the prefix of all secrets
 _SECRET_BYTES = range(24, 65)
-_SECRET_ADVICE = "write whsec_ and behind it what `openssl rand -base64 32` prints"  # noqa: S105  # advice
+_SECRET_ADVICE = 'create one with `echo "whsec_$(openssl rand -base64 32)"`'  # noqa: S105  # a hint
 
 
 def _check_url(url: str) -> str:
@@ -29,15 +29,17 @@ def _check_url(url: str) -> str:
     except ValueError:
         is_address = False
     if not is_address or not url.isprintable() or " " in url:
-        raise ValueError("no address: write https://… or http://…, or the $VARIABLE that holds it")
+        raise ValueError(
+            "not an http:// or https:// URL; write one, or the $NAME of a variable that contains it"
+        )
     return url
 
 
 def _check_pattern(pattern: str) -> str:
     if not any(fnmatchcase(kind, pattern) for kind in NOTIFICATION_KINDS):
         near = difflib.get_close_matches(pattern, NOTIFICATION_KINDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(NOTIFICATION_KINDS)}"
-        raise ValueError(f"nothing is called {pattern}; {hint}")
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(NOTIFICATION_KINDS)}"
+        raise ValueError(f"no notification matches {pattern}; {hint}")
     return pattern
 
 
@@ -46,7 +48,7 @@ KindPattern = Annotated[str, AfterValidator(_check_pattern)]
 
 def _check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     if not patterns:
-        raise ValueError('it would be told of nothing: leave `events` out, or name some, such as "run.*"')
+        raise ValueError('the list is empty; remove `events`, or list some, such as "run.*"')
     return patterns
 
 
@@ -56,7 +58,7 @@ def _check_secret(secret: str) -> str:
     except ValueError:
         key_bytes = 0
     if not secret.startswith(_SECRET_PREFIX) or key_bytes not in _SECRET_BYTES:
-        raise ValueError(f"not whsec_ and the base64 of 24 to 64 bytes: {_SECRET_ADVICE}")
+        raise ValueError(f"not whsec_ followed by 24 to 64 bytes in base64; {_SECRET_ADVICE}")
     return secret
 
 
@@ -65,10 +67,10 @@ def _decode_secret(secret: str) -> bytes:
 
 
 class NotifyConfig(BaseModel):
-    """Where notices go to, and which; shell-style patterns in `events`.
+    """One subscriber, and the notifications it accepts. events: shell-style patterns of their kinds.
 
-    form: "standard" is signed as Standard Webhooks says, "slack" a text as Slack's incoming webhooks take it.
-    name: what logs and tables call it; its URL may be a secret itself.
+    form: "standard" sends JSON signed by the rules of Standard Webhooks, "slack" a text for an incoming
+    webhook. name: identifies the subscriber in logs and tables, because its URL may be a secret.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -81,17 +83,17 @@ class NotifyConfig(BaseModel):
 
     @property
     def signing_key(self) -> bytes:
-        """What to sign with."""
+        """The bytes of the secret."""
         return _decode_secret(self.secret)
 
     def accepts(self, kind: str) -> bool:
-        """Whether it is to be told of this kind of notice."""
+        """Whether the subscriber accepts notifications of this kind."""
         return any(fnmatchcase(kind, pattern) for pattern in self.events)
 
     @model_validator(mode="after")
     def _check_form(self) -> Self:
         if self.form == "slack" and self.secret:
-            raise ValueError("nobody checks signatures at Slack: take `secret` out")
+            raise ValueError("Slack does not verify signatures; remove `secret`")
         if self.form == "standard" and not self.secret:
-            raise ValueError(f"without a `secret` nothing can be signed: {_SECRET_ADVICE}")
+            raise ValueError(f"`secret` is missing, which signs the notifications; {_SECRET_ADVICE}")
         return self

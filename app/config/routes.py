@@ -1,4 +1,7 @@
-"""Which deliveries go to which sinks, which runs may start, and who is told. Pure."""
+"""Models of the routes file: sinks, routes, rules for runs, and subscribers.
+
+A delivery takes the first route that it matches. All patterns are shell-style; "*" matches anything. Pure.
+"""
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -13,14 +16,14 @@ class _StrictModel(BaseModel):
 
 
 class SqlSinkConfig(_StrictModel):
-    """A PostgreSQL or SQLite database, one table a resource."""
+    """A PostgreSQL or SQLite database with one table for each resource."""
 
     type: Literal["sql"]
     url: str = Field(repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://")
 
 
 class FilesSinkConfig(_StrictModel):
-    """A folder, one file a delivery."""
+    """A folder with one file for each delivery."""
 
     type: Literal["files"]
     url: str = Field(pattern=r"^file:///")
@@ -31,7 +34,7 @@ SinkConfig = Annotated[SqlSinkConfig | FilesSinkConfig, Field(discriminator="typ
 
 
 class ColumnConfig(_StrictModel):
-    """A column of its own for one value of a record. path: names and list places, joined by dots."""
+    """A typed column for one value of a record. path: member names and list indexes, joined by dots."""
 
     type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
     path: str = ""
@@ -45,9 +48,9 @@ ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 class StopLimits(_StrictModel):
-    """What makes us stop a run: numbers of what it brings to one route; None for no limit.
+    """Limits on a run's deliveries to one route; the run is stopped if it exceeds one. None: no limit.
 
-    dead_share: of its records, once there are a hundred. idle_minutes: without anything of the run.
+    dead_share: share of dead records, from 100 records on. idle_minutes: time without an event of the run.
     """
 
     record_errors: int | None = Field(default=None, ge=1)
@@ -57,11 +60,11 @@ class StopLimits(_StrictModel):
 
 
 class Route(_StrictModel):
-    """Where deliveries that match its patterns go; shell-style patterns, "*" matches anything.
+    """Patterns of deliveries, and the sinks that store their records.
 
-    event: "" matches every event that brings records, and no other.
-    missing_key: a record without a usable key is keyed by its hash, or refused.
-    non_object: a record that is no object is refused, or wrapped as {"value": …}.
+    event: "" matches all events with records, and no others.
+    missing_key: a record without a usable key is rejected, or its hash becomes the key.
+    non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
     """
 
     event: str = ""
@@ -79,7 +82,7 @@ class Route(_StrictModel):
     )
 
     def matches(self, *, event: str, resource: str, method: str, account: str, has_records: bool) -> bool:
-        """Whether a delivery takes this route."""
+        """Whether a delivery matches all patterns of the route."""
         return (
             (fnmatchcase(event, self.event) if self.event else has_records)
             and fnmatchcase(resource, self.resource)
@@ -89,14 +92,14 @@ class Route(_StrictModel):
 
 
 class RunRule(_StrictModel):
-    """Which runs something holds for; shell-style patterns, "*" matches anything."""
+    """Patterns of the runs that a rule applies to."""
 
     sync_job_id: str = "*"
     integrated_account_id: str = "*"
     environment_id: str = "*"
 
     def matches(self, *, sync_job_id: str, integrated_account_id: str, environment_id: str) -> bool:
-        """Whether it holds for a run."""
+        """Whether the rule applies to a run."""
         return (
             fnmatchcase(sync_job_id, self.sync_job_id)
             and fnmatchcase(integrated_account_id, self.integrated_account_id)
@@ -105,16 +108,16 @@ class RunRule(_StrictModel):
 
 
 class RefuseRule(RunRule):
-    """Runs that are answered 400 when they start, so that Truto stops them."""
+    """A rule for runs to refuse: their `started` event is answered 400, so that Truto stops them."""
 
     reason: str = Field(min_length=1)
 
 
 class GateConfig(_StrictModel):
-    """What else a run is refused for when it starts.
+    """Further conditions that refuse a run at its start.
 
-    unrouted: a resource and method of it that no route matches. overlapping: another run of its job and
-    account that is open. oldest_pending_s: a delivery that has waited for longer than this to be settled.
+    unrouted: no route matches one of its resources and methods. overlapping: another run of its job and
+    account is active. oldest_pending_s: the oldest pending delivery is older than this.
     """
 
     unrouted: bool = Field(default=False, strict=True)
@@ -123,7 +126,7 @@ class GateConfig(_StrictModel):
 
 
 class Routes(_StrictModel):
-    """A checked routes file. allow: where there are any, a run must match one."""
+    """A valid routes file. allow: if there are such rules, a run must match one of them."""
 
     sinks: dict[str, SinkConfig]
     routes: tuple[Route, ...] = ()
@@ -135,7 +138,7 @@ class Routes(_StrictModel):
     def find_route(
         self, *, event: str, resource: str, method: str, account: str, has_records: bool
     ) -> Route | None:
-        """Return the first route that a delivery matches."""
+        """Return the first route that a delivery matches, or None."""
         return next(
             (
                 route
@@ -154,7 +157,7 @@ class Routes(_StrictModel):
     def find_refusal_reason(
         self, *, sync_job_id: str, integrated_account_id: str, environment_id: str
     ) -> str | None:
-        """Return why a run is refused, whatever it is about to fetch; None where it may go on."""
+        """Return the reason why the rules refuse a run; None if they allow it."""
         run = {
             "sync_job_id": sync_job_id,
             "integrated_account_id": integrated_account_id,
@@ -169,7 +172,7 @@ class Routes(_StrictModel):
 
 
 def build_default_routes(database_url: str) -> Routes:
-    """Every record to one SQL sink, "main", a table a resource."""
+    """Return routes that send every record to one SQL sink, "main"."""
     return Routes(
         sinks={"main": SqlSinkConfig(type="sql", url=database_url)}, routes=(Route(sinks=("main",)),)
     )

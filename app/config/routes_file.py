@@ -1,36 +1,42 @@
-"""Reads the routes file, and says everything that is wrong with it. Pure."""
+"""Parser of the routes file, which reports all problems with their places."""
 
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from app.config.notify import NotifyConfig
+from app.config.problems import describe_violation, quote_value
 from app.config.routes import FilesSinkConfig, GateConfig, RefuseRule, Route, Routes, RunRule, SqlSinkConfig
 from app.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+# Valid placeholders for unset variables, so that one is reported once: as unset, and not as invalid too.
+_UNSET_SINK_VALUES = {"url": "sqlite://"}
+_UNSET_NOTIFY_VALUES = {"url": "https://unset", "secret": "whsec_" + "A" * 32}
 
 
 def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Routes:
-    """Read a routes file.
+    """Parse the text of a routes file.
 
-    source: its name, for complaints. variables: what $NAME stands for in [sinks] and [[notify]].
-    Raises ConfigError with every complaint: where it is, what is wrong, what to do. None holds a value.
+    source: the file's name, for messages. variables: the values of $NAME in [sinks] and [[notify]].
+    Raises ConfigError with every problem: its place, the invalid value, and the next step. No message
+    contains a URL, a secret or the value of a variable.
     """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{source}: not TOML: {error}."]) from error
+        raise ConfigError([f"{source}: invalid TOML: {error}."]) from error
     problems: list[str] = []
     try:
-        routes = Routes.model_validate(_fill_in(tables, variables, problems))
+        routes = Routes.model_validate(_expand_variables(tables, variables, problems))
     except ValidationError as error:
         problems += [
-            _describe_problem(detail) for detail in error.errors(include_input=False, include_url=False)
+            _describe_problem(detail, tables)
+            for detail in error.errors(include_input=False, include_url=False)
         ]
     else:
         for check in (
@@ -45,48 +51,44 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     return routes
 
 
-# What a variable that is not set stands for, so that it is complained about once.
-_UNSET_SINK_VALUES = {"url": "sqlite://"}
-_UNSET_NOTIFY_VALUES = {"url": "https://unset", "secret": "whsec_" + "A" * 32}
-
-
-def _fill_in(tables: Mapping[str, Any], variables: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """Put in what $NAME stands for, and the names of [[notify]] tables that have none."""
-    filled = dict(tables)
+def _expand_variables(
+    tables: Mapping[str, Any], variables: Mapping[str, str], problems: list[str]
+) -> dict[str, Any]:
+    """Replace $NAME in sinks and [[notify]] tables, and name the [[notify]] tables without a name."""
+    expanded = dict(tables)
     if isinstance(sinks := tables.get("sinks"), dict):
-        filled["sinks"] = {
-            name: _expand_table(spec, variables, _UNSET_SINK_VALUES, f"[sinks.{name}]", problems)
-            for name, spec in sinks.items()
+        expanded["sinks"] = {
+            name: _expand_table(table, variables, _UNSET_SINK_VALUES, f"[sinks.{name}]", problems)
+            for name, table in sinks.items()
         }
     if isinstance(notify := tables.get("notify"), list):
         named = [
-            {"name": f"notify-{number}", **spec} if isinstance(spec, dict) else spec
-            for number, spec in enumerate(notify, start=1)
+            {"name": f"notify-{number}", **table} if isinstance(table, dict) else table
+            for number, table in enumerate(notify, start=1)
         ]
-        filled["notify"] = [
-            _expand_table(spec, variables, _UNSET_NOTIFY_VALUES, f"[[notify]] {number}", problems)
-            for number, spec in enumerate(named, start=1)
+        expanded["notify"] = [
+            _expand_table(table, variables, _UNSET_NOTIFY_VALUES, f"[[notify]] {number}", problems)
+            for number, table in enumerate(named, start=1)
         ]
-    return filled
+    return expanded
 
 
 def _expand_table(
-    spec: Any, variables: Mapping[str, str], unset: Mapping[str, str], where: str, problems: list[str]
+    table: Any, variables: Mapping[str, str], unset_values: Mapping[str, str], place: str, problems: list[str]
 ) -> Any:
-    """Put in what $NAME stands for in one table. unset: by key, what to take where it is not set."""
-    if not isinstance(spec, dict):
-        return spec
+    if not isinstance(table, dict):
+        return table
 
     def expand(key: str, text: str) -> str:
-        def value_of(match: re.Match[str]) -> str:
+        def get_value(match: re.Match[str]) -> str:
             name = match[1] or match[2]
             if name not in variables:
-                problems.append(f"{where}: ${name} is not set in the environment.")
-            return variables.get(name, unset.get(key, "unset"))
+                problems.append(f"{place}: ${name} is not set in the environment; set {name}.")
+            return variables.get(name, unset_values.get(key, "unset"))
 
-        return _VARIABLE.sub(value_of, text)
+        return _VARIABLE.sub(get_value, text)
 
-    return {key: expand(key, value) if isinstance(value, str) else value for key, value in spec.items()}
+    return {key: expand(key, value) if isinstance(value, str) else value for key, value in table.items()}
 
 
 _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
@@ -98,44 +100,79 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "notify": NotifyConfig,
     "gate": GateConfig,
 }
+_SINK_TYPES = ("sql", "files")
 _ARRAY_TABLES = ("routes", "allow", "refuse", "notify")
-_ADVICE = {
-    "union_tag_invalid": 'there is no such type of sink: use type = "sql" or type = "files".',
-    "union_tag_not_found": 'a sink needs a type: type = "sql" or type = "files".',
+_SECRET_KEYS = ("url", "secret")
+_NAME_RULES = {
+    "table": "use lower-case letters, digits and _, starting with a letter or _",
+    "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
+    "name": 'use letters, digits, ".", "_" and "-", starting with a letter or digit',
 }
 
 
-def _describe_problem(detail: Any) -> str:
-    place = [part for part in detail["loc"] if part not in ("sql", "files")]
-    advice = _ADVICE.get(detail["type"]) or _advise(detail)
-    if place[0] in _ARRAY_TABLES and len(place) > 1:
-        where, rest = f"[[{place[0]}]] {place[1] + 1}", place[2:]
-    elif place[0] == "gate":
-        where, rest = "[gate]", place[1:]
-    else:
-        where, rest = f"[{'.'.join(map(str, place[:2]))}]", place[2:]
-    return f"{where}{', ' if rest else ''}{'.'.join(map(str, rest))}: {advice}"
+def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> str:
+    path = [part for part in detail["loc"] if part not in _SINK_TYPES]
+    place, keys = _format_place(path)
+    key_path = ".".join(str(key) for key in keys if key != "[key]")
+    value = _quote_written_value(tables, path)
+    return f"{place}{', ' if key_path else ''}{key_path}: {_describe_violation(detail, path, value)}"
 
 
-def _advise(detail: Any) -> str:
-    name = str(detail["loc"][-1])
-    if detail["loc"] == ("gate",):
-        return "must be one table; write [gate], and its keys below it."
-    if len(detail["loc"]) == 1 and name in _ARRAY_TABLES:
-        return f"there may be several; write [[{name}]]."
-    if detail["type"] == "extra_forbidden":
-        kind = next(
-            (_TABLE_MODELS[part] for part in reversed(detail["loc"][:-1]) if part in _TABLE_MODELS), Routes
-        )
-        near = difflib.get_close_matches(name, kind.model_fields, n=1)
-        known = f"did you mean {near[0]}?" if near else f"known are {', '.join(kind.model_fields)}."
-        return f"nothing reads this; {known}"
-    if detail["loc"][0] == "sinks" and name == "url" and detail["type"] != "missing":
-        return "not supported: a sql sink takes postgres://… or sqlite:///…, a files sink file:///… ."
-    if name == "format":
-        return 'not supported yet: files are written as format = "jsonl".'
-    message: str = detail["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}{'' if message[-1] in '.?' else '.'}"
+def _format_place(path: list[Any]) -> tuple[str, list[Any]]:
+    """Return the heading of a table, and the keys below it."""
+    if path[0] in _ARRAY_TABLES and len(path) > 1:
+        return f"[[{path[0]}]] {path[1] + 1}", path[2:]
+    if path[0] == "gate":
+        return "[gate]", path[1:]
+    return f"[{'.'.join(map(str, path[:2]))}]", path[2:]
+
+
+def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
+    """Quote the value at a path as the file has it: a $NAME, and not the value of the variable."""
+    value, key = tables, ""
+    for key in path:
+        try:
+            value = value[key]
+        except (LookupError, TypeError):
+            return "the value"
+    return "the value" if key in _SECRET_KEYS else quote_value(value)
+
+
+def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
+    match detail["type"], path:
+        case "union_tag_invalid", _:
+            text = 'unknown type of sink; use type = "sql" or type = "files"'
+        case "union_tag_not_found", _:
+            text = 'the type is missing; add type = "sql" or type = "files"'
+        case _, ["gate"]:
+            text = "this must be a single table; write [gate], and its keys below it"
+        case _, ["routes" | "allow" | "refuse" | "notify" as name]:
+            text = f"this must be an array of tables; write [[{name}]]"
+        case "extra_forbidden", _:
+            text = _describe_unknown_key(detail)
+        case "missing", ["sinks"]:
+            text = "it is missing; add a sink, such as [sinks.main]"
+        case "missing", _:
+            text = f"it is missing; add {path[-1]}"
+        case _, ["sinks", _, "url"]:
+            text = (
+                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files sink"
+            )
+        case _, [*_, "format"]:
+            text = f'{value} is not supported; use format = "jsonl"'
+        case "string_pattern_mismatch", [*_, "table" | "name" | "[key]" as key]:
+            text = f"invalid name; {_NAME_RULES[key]}, 63 characters at most"
+        case _:
+            text = describe_violation(detail, value)
+    return text if text.endswith("?") else f"{text}."
+
+
+def _describe_unknown_key(detail: Any) -> str:
+    *outer, key = detail["loc"]
+    model = next((_TABLE_MODELS[part] for part in reversed(outer) if part in _TABLE_MODELS), Routes)
+    near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(model.model_fields)}"
+    return f"unknown {'key' if outer else 'table'}; {hint}"
 
 
 def _find_unknown_sinks(routes: Routes) -> Iterator[str]:
@@ -144,33 +181,33 @@ def _find_unknown_sinks(routes: Routes) -> Iterator[str]:
             if name not in routes.sinks:
                 near = difflib.get_close_matches(name, routes.sinks, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"define it as [sinks.{name}]."
-                yield f"[[routes]] {number}, sinks: there is no sink {name}; {hint}"
+                yield f"[[routes]] {number}, sinks: no sink named {name}; {hint}"
 
 
 def _find_table_collisions(routes: Routes) -> Iterator[str]:
-    """Two resources in one table would overwrite each other's records of the same id."""
+    # Two resources in one table would overwrite each other's records with the same id.
     owners: dict[tuple[str, str], str] = {}
     for number, route in enumerate(routes.routes, start=1):
         for sink in route.sinks if route.table else ():
             owner = owners.setdefault((sink, route.table), route.resource)
             if owner != route.resource or _is_pattern(route.resource):
                 yield (
-                    f"[[routes]] {number}, table: {route.table} in sink {sink} would hold several resources; "
-                    "give each resource a route and a table of its own, or leave `table` out."
+                    f"[[routes]] {number}, table: {route.table} in sink {sink} would mix several resources; "
+                    "give each resource its own route and table, or remove `table`."
                 )
 
 
 def _find_reserved_columns(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         if "data" in route.columns:
-            yield f"[[routes]] {number}, columns: data is the sink's own name for the whole record."
+            yield f"[[routes]] {number}, columns: data is reserved for the whole record; use another name."
 
 
 def _find_duplicate_names(routes: Routes) -> Iterator[str]:
-    names = [spec.name for spec in routes.notify]
+    names = [subscriber.name for subscriber in routes.notify]
     for number, name in enumerate(names, start=1):
         if name in names[: number - 1]:
-            yield f"[[notify]] {number}, name: another is called {name}; give each a name of its own."
+            yield f"[[notify]] {number}, name: {name} is used twice; give each table its own name."
 
 
 def _is_pattern(text: str) -> bool:

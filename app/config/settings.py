@@ -1,4 +1,7 @@
-"""Every setting: its name, default, unit and check. The only reader of the environment."""
+"""All settings with their names, defaults and checks.
+
+The only module that reads the environment.
+"""
 
 import difflib
 import os
@@ -12,15 +15,18 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from app.config.problems import describe_violation, quote_value
 from app.errors import ConfigError
 
-# Names that the contract reserves for parts which read them elsewhere: known, never "unknown".
+# Reserved for the dashboard: not read yet, but no unknown setting either.
 _RESERVED = ("DASHBOARD_PASSWORD",)
+# No message quotes these: a URL may contain a password.
+_SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSecret:
-    """A secret of Truto's, valid for every webhook, or for `webhook_id` alone where that is set."""
+    """A secret of Truto's webhooks: of the webhook `webhook_id`, or of any webhook if that is None."""
 
     value: str
     webhook_id: str | None = None
@@ -36,37 +42,43 @@ def _parse_secrets(text: object) -> object:
     for part in filter(None, (part.strip() for part in text.split(","))):
         webhook_id, equals, value = part.rpartition("=")
         if equals and not (webhook_id.strip() and value.strip()):
-            raise ValueError("a part has nothing before or after its `=`: write secret or webhook_id=secret")
+            raise ValueError("one side of a `=` is empty; write secret or webhook_id=secret")
         secrets.append(WebhookSecret(value.strip(), webhook_id.strip() or None))
     return tuple(secrets)
 
 
 def _check_database_url(text: object) -> object:
     if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", str(text)):
-        raise ValueError("not postgres://… or sqlite:///…: set the URL of a PostgreSQL or SQLite database")
+        raise ValueError(
+            "it starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
+        )
     return text
 
 
 def _check_redis_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("not redis://…, rediss://… or unix://…: set the URL of a Redis or Valkey server")
+        raise ValueError(
+            "it does not start with redis://, rediss:// or unix://; set the URL of a Redis or Valkey server"
+        )
     return text
 
 
 def _check_api_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("http", "https"):
-        raise ValueError("not https://… or http://…: set the address of Truto's API, or unset it")
+        raise ValueError(
+            "it does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL"
+        )
     return text
 
 
 def _check_token(text: object) -> object:
     if not (str(text).isascii() and str(text).isprintable() and " " not in str(text)):
-        raise ValueError("it holds characters that no token has: copy it from Truto again")
+        raise ValueError("it contains characters that no token has; copy the token from Truto again")
     return text
 
 
 class Settings(BaseModel):
-    """What the processes run with; built once by `read_settings` and passed down."""
+    """Valid settings, built once by `read_settings` and passed down."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
 
@@ -100,43 +112,44 @@ class Settings(BaseModel):
 
     @property
     def secret_values(self) -> tuple[str, ...]:
+        """All webhook secrets, of whichever webhook."""
         return tuple(secret.value for secret in self.webhook_secrets)
 
     def may_sign(self, secret: str, webhook_id: str) -> bool:
-        """Whether a body signed with this secret may belong to this webhook."""
+        """Whether a secret belongs to a webhook, or to no webhook in particular."""
         return any(
             known.value == secret and known.webhook_id in (None, webhook_id) for known in self.webhook_secrets
         )
 
 
 def list_setting_names() -> tuple[str, ...]:
-    """Return the names of all settings, those included that later parts read."""
+    """Return the names of all settings, including reserved ones."""
     return (*(field.alias for field in Settings.model_fields.values() if field.alias), *_RESERVED)
 
 
 def read_environment() -> dict[str, str]:
-    """Return the variables that are set: the environment's, and beneath it a `.env` of the working folder."""
+    """Return all non-empty variables of the environment and, below them, of a `.env` in this folder."""
     variables = {name: value or "" for name, value in dotenv_values(".env").items()} | dict(os.environ)
-    # An empty variable is how platforms spell "unset".
+    # Platforms pass an unset variable as an empty one.
     return {name: value for name, value in variables.items() if value.strip()}
 
 
 def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return a child's environment: this one, or with these settings in place of all of ours."""
+    """Return the environment of a child process. settings: replace all of ours; None keeps them."""
     if settings is None:
         return dict(os.environ)
     ours = set(list_setting_names())
     others = {name: value for name, value in os.environ.items() if name not in ours}
-    # The child may run in another folder, where `app` is found only if it is installed.
+    # The child may run in another folder, from which `app` cannot be imported unless it is installed.
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), others.get("PYTHONPATH"))))
     return others | {"PYTHONPATH": path} | dict(settings)
 
 
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
-    """Read and check every setting at once.
+    """Check all settings together.
 
-    variables: as `read_environment` returns them. needs: names of settings without which to refuse.
-    Raises ConfigError with every complaint; none of them holds a value.
+    variables: see `read_environment`. required: names of settings that must be set.
+    Raises ConfigError with every problem; no message contains a URL, a token or a secret.
     """
     problems = [
         *_find_missing(variables, required),
@@ -147,29 +160,33 @@ def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ())
         settings = Settings.model_validate(variables)
     except ValidationError as error:
         problems += [
-            _describe_problem(detail) for detail in error.errors(include_input=False, include_url=False)
+            _describe_problem(detail, variables)
+            for detail in error.errors(include_input=False, include_url=False)
         ]
     if problems:
         raise ConfigError(problems)
     return settings
 
 
-def _describe_problem(detail: Any) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{detail['loc'][0]}: {message[0].lower()}{message[1:]}."
+def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
+    name = detail["loc"][0]
+    value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
+    default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
+    default = str(default).lower() if isinstance(default, bool) else default
+    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or unset {name} for its default, {default}."
+    return f"{name}: {describe_violation(detail, value)}.{hint}"
 
 
 def _find_misspelt(variables: Mapping[str, str]) -> list[str]:
-    """Names that nothing here reads, but which look as if something should."""
     known = list_setting_names()
     problems = []
     for name in sorted(variables.keys() - set(known)):
         unset = [candidate for candidate in known if candidate not in variables and len(candidate) >= 8]
         near = difflib.get_close_matches(name, unset, n=1, cutoff=0.87)
         if near:
-            problems.append(f"{name}: no such setting. Did you mean {near[0]}?")
+            problems.append(f"{name}: unknown setting. Did you mean {near[0]}?")
         elif re.match(r"TRUTO_|RAPIDBRIDGE_", name):
-            problems.append(f"{name}: no such setting. Unset it, or use one of: {', '.join(known)}.")
+            problems.append(f"{name}: unknown setting. Unset it, or use one of: {', '.join(known)}.")
     return problems
 
 
@@ -183,22 +200,24 @@ def _find_missing(variables: Mapping[str, str], required: Sequence[str]) -> list
 
 _HOW_TO_SET = {
     "TRUTO_WEBHOOK_SECRET": (
-        "Set it to the secret that Truto showed when the webhook was created (several: comma-separated)."
+        "Set it to the secret that Truto showed when the webhook was created (several: separate with commas)."
     ),
-    "TRUTO_API_TOKEN": "Set it to an API token of the environment that the runs belong to.",
-    "REDIS_URL": "Set it to a Redis or Valkey server, or let `rapidbridge up` start one.",
+    "TRUTO_API_TOKEN": "Set it to an API token of the Truto environment that the runs belong to.",
+    "REDIS_URL": "Set it to the URL of a Redis or Valkey server, or let `rapidbridge up` start one.",
 }
 
 
 def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
     problems = []
-    # A dyno's disk is its own and is thrown away daily: web and worker would each have an inbox, soon lost.
+    # Every dyno has its own disk, which is lost daily: web and worker would have an inbox each, soon lost.
     if "DYNO" in variables and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
         problems.append(
-            "DATABASE_URL: a SQLite file cannot be shared by this platform's processes. "
-            "Attach a PostgreSQL (on Heroku: heroku addons:create heroku-postgresql)."
+            "DATABASE_URL: this platform's processes cannot share a SQLite file. "
+            "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
         )
     routes_file = variables.get("ROUTES_FILE")
     if routes_file and not Path(routes_file).is_file():
-        problems.append(f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset it.")
+        problems.append(
+            f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset ROUTES_FILE."
+        )
     return problems

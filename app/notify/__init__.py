@@ -1,1 +1,1 @@
-"""Who is told what, and in which words. Pure."""
+"""Messages of notifications, and the times of their retries."""

@@ -1,4 +1,7 @@
-"""A notice as its endpoint takes it: signed as Standard Webhooks says, or as a text for Slack."""
+"""HTTP messages of notifications, in a subscriber's form.
+
+"standard" is JSON signed by the rules of Standard Webhooks; "slack" is a text without a signature.
+"""
 
 import base64
 import hashlib
@@ -15,7 +18,7 @@ from app.notify.slack import format_slack_text
 
 
 class NotificationContent(Protocol):
-    """What is to be told."""
+    """The parts of a notification that a message contains."""
 
     @property
     def id(self) -> UUID: ...
@@ -29,14 +32,14 @@ class NotificationContent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is POSTed."""
+    """The body and headers of one POST."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 def write_message(config: NotifyConfig, notification: NotificationContent, *, now: datetime) -> Message:
-    """Write a notice down for an endpoint. now: when it is sent, which the signature covers."""
+    """Return the message of a notification. now: the time of sending, which the signature covers."""
     headers = {"Content-Type": "application/json", "User-Agent": "rapidbridge-receiver"}
     if config.form == "slack":
         return Message(
@@ -44,7 +47,7 @@ def write_message(config: NotifyConfig, notification: NotificationContent, *, no
         )
     at = notification.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
     body = _to_json({"type": notification.kind, "timestamp": at, "data": notification.payload})
-    # Of the notice alone: whoever gets it twice can tell.
+    # The id depends on the notification alone, so that a subscriber can recognize a repeated message.
     message_id, timestamp = f"msg_{notification.id.hex}", int(now.timestamp())
     signed = {
         "webhook-id": message_id,
@@ -55,7 +58,7 @@ def write_message(config: NotifyConfig, notification: NotificationContent, *, no
 
 
 def sign_message(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of webhook-signature. timestamp: in seconds since 1970.
+    """Return the value of the header webhook-signature. timestamp: seconds since 1970.
 
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """

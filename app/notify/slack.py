@@ -1,4 +1,4 @@
-"""What Slack is told, in words: one text a kind of notice."""
+"""Texts of notifications for Slack, one for each kind."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,18 +10,18 @@ _MAX_TEXT_CHARS = 3000
 
 
 def format_slack_text(kind: str, payload: Payload) -> str:
-    """Return the text of a notice, escaped as Slack asks. What `told` leaves out is shown as "?"."""
+    """Return the text of a notification, escaped for Slack. A missing member is shown as "?"."""
     text = _TEXTS[kind](payload) if kind in _TEXTS else _format_other(kind, payload)
     text = text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + "…"
-    # After cutting: half of an escape would be none. Whatever a resource is called, it calls nobody.
+    # Escape after cutting, so that no escape is cut in half. An escaped name mentions no user or channel.
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _format_run_settled(payload: Payload) -> str:
+def _format_run_reconciled(payload: Payload) -> str:
     resources = payload.get("resources") or []
     records = sum(_to_int(resource.get("written")) for resource in resources)
     return (
-        f"*Run settled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
+        f"*Run reconciled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
         f"verdict: {_get_text(payload, 'verdict')}. "
         f"{_format_count(records, 'record')} of "
         f"{_format_count(len(resources), 'resource')} written{_format_errors(payload)}."
@@ -48,19 +48,19 @@ def _format_run_incomplete(payload: Payload) -> str:
 def _format_run_stalled(payload: Payload) -> str:
     silent_min = _to_int(payload.get("silent_s")) // 60
     return (
-        f"*Run stalled:* nothing came of {_format_run(payload)} for {silent_min} min, "
-        f"since {_get_text(payload, 'last_seen_at')}. Truto last said: {_get_text(payload, 'status')}."
+        f"*Run stalled:* no event of {_format_run(payload)} for {silent_min} min, "
+        f"since {_get_text(payload, 'last_seen_at')}. Last status: {_get_text(payload, 'status')}."
     )
 
 
 def _format_run_stopped(payload: Payload) -> str:
     by = {"limit": "by a limit", "truto": "by Truto", "refusal": "because it was refused"}
-    is_unasked = payload.get("by") == "limit" and payload.get("is_asked") is False
-    unasked = " Truto did not take that: it may go on." if is_unasked else ""
+    is_stop_rejected = payload.get("by") == "limit" and payload.get("is_asked") is False
+    warning = " Truto did not accept the stop, so the run may continue." if is_stop_rejected else ""
     return (
         f"*Run stopped* {by.get(_get_text(payload, 'by'), _get_text(payload, 'by'))}: "
         f"{_format_run(payload)} is {_get_text(payload, 'status')}. "
-        f"Reason: {_get_text(payload, 'reason')}.{unasked}"
+        f"Reason: {_get_text(payload, 'reason')}.{warning}"
     )
 
 
@@ -73,21 +73,21 @@ def _format_sink_failing(payload: Payload) -> str:
 
 
 def _format_webhook_inactive(payload: Payload) -> str:
-    then = (
-        "It was activated again; see what failed meanwhile."
+    next_step = (
+        "It is active again; check which events failed in between."
         if payload.get("is_reactivated") is True
-        else "Nothing comes until it is activated again at Truto."
+        else "No events arrive until it is activated at Truto."
     )
-    return f"*Webhook inactive:* Truto switched {_get_text(payload, 'webhook_id')} off. {then}"
+    return f"*Webhook inactive:* Truto deactivated {_get_text(payload, 'webhook_id')}. {next_step}"
 
 
 def _format_other(kind: str, payload: Payload) -> str:
-    plain = [f"{name}: {value}" for name, value in payload.items() if isinstance(value, str | int | float)]
-    return f"*{kind}* {', '.join(plain)}"
+    scalars = [f"{name}: {value}" for name, value in payload.items() if isinstance(value, str | int | float)]
+    return f"*{kind}* {', '.join(scalars)}"
 
 
 _TEXTS: Mapping[str, Callable[[Payload], str]] = {
-    "run.settled": _format_run_settled,
+    "run.reconciled": _format_run_reconciled,
     "run.incomplete": _format_run_incomplete,
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,
@@ -115,8 +115,8 @@ def _format_errors(payload: Payload) -> str:
     return f"; Truto reported {_format_count(number, 'error')}" if number else ""
 
 
-def _format_count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _format_count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _get_text(payload: Payload, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether a run may start: the policies that have it refused, so that Truto stops it."""
+"""The gate: policies that refuse a run at its start."""
 
 import json
 from collections.abc import Iterator
@@ -16,31 +16,32 @@ from app.truto.runs import read_run, status_rank
 
 _STARTED = "sync_job_run:started"
 _RUNNING = "running"
-# A run of which nothing was heard for so long is no reason to keep others waiting.
-_LOST_AFTER = timedelta(hours=6)
+# A run without events for so long no longer blocks others.
+_ABANDONED_AFTER = timedelta(hours=6)
 _MAX_SHOWN_CHARS = 200
 
 log = structlog.get_logger()
 
 
 class GateStore(Protocol):
-    """The store as the gate asks it. Raises StoreUnavailable."""
+    """The queries that the gate needs. Raises StoreUnavailable."""
 
-    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
-        """Record that a run starts; return the id of another open run of its job and account instead.
+    def start_unless_overlapping(self, run: RunUpdate, *, active_since: datetime) -> str | None:
+        """Record the start of a run unless an overlapping run is open.
 
-        heard_since: an open run without events since then no longer blocks others.
+        Returns the id of the open run of the same job and account, if there is one. active_since: an open run
+        without events since then no longer blocks others.
         """
 
     def oldest_pending(self) -> datetime | None:
-        """Return when the oldest pending delivery arrived; None if nothing is pending."""
+        """Return the time at which the oldest pending delivery was received; None if there is none."""
 
 
 class Gate:
     """Decides whether a run may start.
 
-    maintenance: the reason to refuse every run, or "". An error of the store refuses nothing: no fault of
-    ours may stop a run.
+    maintenance: the reason to refuse every run, or "". An unavailable store refuses nothing: a failure of the
+    receiver must not stop a run.
     """
 
     def __init__(self, routes: Routes, maintenance: str, store: GateStore) -> None:
@@ -50,10 +51,10 @@ class Gate:
         self._is_store_unavailable = False
 
     def find_refusal_reason(self, envelope: Envelope, body: bytes, now: datetime) -> str | None:
-        """Return why a run that starts is refused; None where it may go on, and for every other event."""
+        """Return the reason to refuse a starting run, or None."""
         if envelope.event != _STARTED:
             return None
-        # What costs the least comes first, and last what notes the run as open: nothing may refuse it then.
+        # The cheapest check comes first. The last one records the run as open: no check may follow it.
         return (
             self._maintenance
             or self._check_rules(envelope)
@@ -86,9 +87,9 @@ class Gate:
         try:
             reason = self._check_backlog(now) or self._check_overlap(envelope, now)
         except StoreUnavailable as error:
-            # A store that did not answer is not asked again on the sender's time.
+            # The sender waits: a store that did not answer gets no second query.
             if not self._is_store_unavailable:
-                log.warning("gate.unchecked", error=str(error), then="runs may start without these checks")
+                log.warning("gate.skipped", error=str(error), effect="runs may start without store checks")
             self._is_store_unavailable = True
             return None
         self._is_store_unavailable = False
@@ -104,24 +105,24 @@ class Gate:
 
     def _check_overlap(self, envelope: Envelope, now: datetime) -> str | None:
         ids = (envelope.sync_job_run_id, envelope.sync_job_id, envelope.integrated_account_id)
-        # Two runs that do not say what they belong to need not belong together.
+        # Runs without these ids cannot be known to belong together.
         if not self._routes.gate.overlapping or not all(ids):
             return None
         other = self._store.start_unless_overlapping(
-            _build_run_update(envelope, now), heard_since=now - _LOST_AFTER
+            _build_run_update(envelope, now), active_since=now - _ABANDONED_AFTER
         )
         return f"run {other} of the same sync job and integrated account is still open" if other else None
 
 
 def _list_fetched_resources(body: bytes) -> Iterator[tuple[str, str]]:
-    """Yield each resource and method of which a run will send records, as far as its start says so."""
+    """Yield the resources and methods whose records a run will send, from its `started` event."""
     try:
         run = read_run(as_object(json.loads(body)).get("payload"))
     except (ValueError, RecursionError):
         return
     for node in (run.resources if run else None) or ():
         resource, method = as_text(node.get("resource")), as_text(node.get("method"))
-        # What is not persisted is fetched for others to depend on, and sent to nobody: unconfirmed.
+        # A resource with persist=false is fetched for others and never sent: unconfirmed.
         if resource and method and node.get("persist") is not False:
             yield resource, method
 
@@ -135,7 +136,7 @@ def _build_run_update(envelope: Envelope, now: datetime) -> RunUpdate:
         first_seen_at=now,
         webhook_id=envelope.webhook_id,
         status=_RUNNING,
-        # Not `now` where it is missing: the same start, repeated, must not undo that it was refused.
+        # Never `now`: a repeated start without a time must not undo its refusal.
         status_at=envelope.created_at,
         status_rank=status_rank(_RUNNING),
     )

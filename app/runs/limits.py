@@ -1,4 +1,4 @@
-"""Whether a run has gone beyond what a route allows. Pure."""
+"""Limits of a route at which a run is stopped; pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,45 +8,45 @@ from app.runs.reconciliation import Reconciliation, ResourceCounts
 from app.store.runs import StoredRun
 from app.truto.events import RECORD_EVENT
 
-# A share of fewer records says little.
+# Fewer records make the share of dead ones unreliable.
 _MIN_RECORDS_FOR_DEAD_SHARE = 100
 
 
 def has_limits(routes: Routes) -> bool:
-    """Whether any route has limits at all."""
+    """Whether any route has limits."""
     return any(route.stop_at.model_fields_set for route in routes.routes)
 
 
 def find_exceeded_limit(
     run: StoredRun, reconciliation: Reconciliation, routes: Routes, *, silent_s: float
 ) -> str | None:
-    """Return why a run is to be stopped, for a person to read; None where it is not.
+    """Return the exceeded limit as a sentence; None if there is none.
 
-    silent_s: for how long nothing has come of it. A run that waits for a rate limit makes no progress, and is
-    right not to.
+    silent_s: the time since the run's last delivery. A rate-limited run is never idle.
     """
     by_route: dict[int, list[ResourceCounts]] = {}
-    for line in reconciliation.resources:
+    for counts in reconciliation.resources:
         route = routes.find_route(
             event=RECORD_EVENT,
-            resource=line.resource,
-            method=line.method,
+            resource=counts.resource,
+            method=counts.method,
             account=run.integrated_account_id,
             has_records=True,
         )
         if route:
-            by_route.setdefault(routes.routes.index(route), []).append(line)
+            by_route.setdefault(routes.routes.index(route), []).append(counts)
     idle_s = 0.0 if run.status == "rate_limited" else silent_s
     reasons = (
-        _check_route_limits(routes.routes[place], lines, idle_s) for place, lines in sorted(by_route.items())
+        _check_route_limits(routes.routes[index], counts, idle_s)
+        for index, counts in sorted(by_route.items())
     )
     return next(filter(None, reasons), None)
 
 
-def _check_route_limits(route: Route, lines: Sequence[ResourceCounts], silent_s: float) -> str | None:
+def _check_route_limits(route: Route, counts: Sequence[ResourceCounts], idle_s: float) -> str | None:
     sums = Counter[str]()
-    for line in lines:
-        sums.update(arrived=line.arrived, dead=line.dead, errors=line.errors)
+    for resource in counts:
+        sums.update(arrived=resource.arrived, dead=resource.dead, errors=resource.errors)
     limit, of = route.stop_at, f"of {route.resource} {route.method}"
     if limit.record_errors is not None and sums["errors"] > limit.record_errors:
         return f"{sums['errors']:,} record errors {of}, more than {limit.record_errors:,}"
@@ -59,6 +59,6 @@ def _check_route_limits(route: Route, lines: Sequence[ResourceCounts], silent_s:
         and share > limit.dead_share
     ):
         return f"{share:.0%} of the records {of} are dead, more than {limit.dead_share:.0%}"
-    if limit.idle_minutes is not None and silent_s > limit.idle_minutes * 60:
-        return f"no progress for {silent_s / 60:.0f} minutes, more than {limit.idle_minutes:g}"
+    if limit.idle_minutes is not None and idle_s > limit.idle_minutes * 60:
+        return f"no progress for {idle_s / 60:.0f} minutes, more than {limit.idle_minutes:g}"
     return None

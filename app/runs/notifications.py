@@ -1,4 +1,4 @@
-"""What is told of a run. Pure."""
+"""Notifications about runs; pure."""
 
 from datetime import datetime
 from typing import Any
@@ -13,29 +13,29 @@ _RESOURCE_FIELDS = ("resource", "method", "fetched", "arrived", "written", "dead
 def build_end_notifications(
     run: StoredRun, reconciliation: Reconciliation, *, now: datetime
 ) -> list[Notification]:
-    """Return the notices of a run that is over: that it is, that it is incomplete, that it was stopped."""
+    """Return the notifications of a reconciled run: reconciled, and maybe incomplete or stopped."""
     payload = {
         **_describe_run(run),
         "verdict": reconciliation.verdict,
         "resources": [
-            {name: getattr(line, name) for name in _RESOURCE_FIELDS} for line in reconciliation.resources
+            {name: getattr(counts, name) for name in _RESOURCE_FIELDS} for counts in reconciliation.resources
         ],
         "record_errors": reconciliation.record_errors,
     }
     stop = [] if run.stop_reason or not run.stopped_at else [_build_stopped_notification(run, now=now)]
     if reconciliation.verdict == "refused":
         return stop
-    # What comes late may change the verdict: that is told again.
-    missing = sum(line.missing for line in reconciliation.resources)
+    # A late delivery may change the verdict, which makes a new notification.
+    missing = sum(counts.missing for counts in reconciliation.resources)
     cause = f"{run.status} {run.status_at} {reconciliation.verdict} {missing}"
-    notifications = [Notification("run.settled", run.sync_job_run_id, cause, now, payload)]
+    notifications = [Notification("run.reconciled", run.sync_job_run_id, cause, now, payload)]
     if reconciliation.has_gaps:
         notifications.append(Notification("run.incomplete", run.sync_job_run_id, cause, now, payload))
     return notifications + stop
 
 
 def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notification:
-    """Return the notice of a run that nobody here stopped by a limit."""
+    """Return the notification of a run that was stopped, but not by a limit."""
     by = "refusal" if run.refusal_reason else "truto"
     payload = {
         **_describe_run(run),
@@ -47,14 +47,14 @@ def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notificatio
 
 
 def build_limit_notification(run: StoredRun, *, is_stop_sent: bool, now: datetime) -> Notification:
-    """Return the notice of a run that went beyond a limit. is_asked: whether Truto was asked to stop it."""
+    """Return the notification of a run that exceeded a limit. is_stop_sent: Truto accepted the stop."""
     payload = {**_describe_run(run), "reason": run.stop_reason, "by": "limit", "is_asked": is_stop_sent}
-    # One that could not be asked for at first is told again when it was.
+    # A stop that fails at first and succeeds later makes two notifications.
     return Notification("run.stopped", run.sync_job_run_id, f"{run.stop_reason} {is_stop_sent}", now, payload)
 
 
 def build_stalled_notification(run: StoredRun, *, silent_s: float, now: datetime) -> Notification:
-    """Return the notice of a run of which nothing comes any more."""
+    """Return the notification of a run without recent deliveries."""
     last_seen_at = run.last_seen_at or run.first_seen_at
     payload = {**_describe_run(run), "last_seen_at": last_seen_at.isoformat(), "silent_s": round(silent_s)}
     return Notification("run.stalled", run.sync_job_run_id, last_seen_at.isoformat(), now, payload)

@@ -1,4 +1,4 @@
-"""Whether all that Truto fetched in a run is where it belongs, and what became of the rest. Pure."""
+"""Reconciliation: fetched, arrived and written records of a run; pure."""
 
 import json
 from collections import Counter
@@ -18,10 +18,11 @@ Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refu
 
 @dataclass(frozen=True, slots=True)
 class GapReason:
-    """Why records are not where they belong. records: how many; None where nobody can tell.
+    """The reason why records are missing from a sink.
 
-    word: given_up (Truto got no 200 for their page), dead, discarded (dead, and an operator gave them up),
-    unrouted, late (kept, because they came after a stop), quarantined, stopped, refused, or unexplained.
+    records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
+    (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
+    quarantined, stopped, refused, or unexplained.
     """
 
     code: str
@@ -30,11 +31,11 @@ class GapReason:
 
 @dataclass(frozen=True, slots=True)
 class ResourceCounts:
-    """One resource and method of a run, in records.
+    """The records of one resource and method of a run.
 
-    fetched: what Truto counted; None where it does not say. written, dead: in the sink that has the fewest.
-    Those of discarded deliveries are dead. dropped: those that a route sends nowhere.
-    missing: fetched, but not arrived. surplus: the opposite. late: arrived after the run had been
+    fetched: Truto's count; None if it is unknown. written: in the sink that wrote the fewest. dead: in the
+    sink with the most, including records of discarded deliveries. dropped: matched by a route without sinks.
+    missing: fetched, but not arrived. surplus: arrived, but not fetched. late: arrived after the run was
     stopped. errors: record errors.
     """
 
@@ -55,7 +56,7 @@ class ResourceCounts:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """A run, accounted for. record_errors: of all resources together."""
+    """The comparison of a whole run. record_errors: the sum over all resources."""
 
     verdict: Verdict
     resources: Sequence[ResourceCounts]
@@ -63,13 +64,13 @@ class Reconciliation:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether records are not where they belong."""
-        return any(line.gap_reasons for line in self.resources)
+        """Whether any record is in no sink, or not in every one."""
+        return any(counts.gap_reasons for counts in self.resources)
 
 
 @dataclass(frozen=True, slots=True)
 class _ResourceFacts:
-    """What is known of one resource and method. log: what Truto's log adds up to."""
+    """The inputs for one resource and method. log: the totals of Truto's log."""
 
     pair: ResourceMethod
     expected: RecordCounts
@@ -83,7 +84,7 @@ _UNKNOWN = RecordCounts(None, None)
 
 
 def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
-    """Compare what Truto says it fetched with what arrived, and that with what the sinks hold."""
+    """Compare the records that Truto fetched, that arrived and that the sinks wrote."""
     truto_stats = _read_truto_stats(run)
     groups, sinks = (
         _group_by_resource(totals.batches, truto_stats),
@@ -92,7 +93,7 @@ def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
     errors = totals.errors or {}
     log = _read_log(run, {*truto_stats, *groups})
     expected = _choose_expected_stats(truto_stats, log)
-    # What Truto fetched nothing of is no news where nothing came of it either.
+    # A resource of which nothing was fetched appears only if records arrived.
     fetched = {pair for pair, stats in expected.items() if stats.expected != 0}
     resources = []
     for pair in sorted({*fetched, *groups, *errors}):
@@ -111,7 +112,7 @@ def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
 
 
 def has_truto_counts(run: StoredRun) -> bool:
-    """Whether the run itself says how much was fetched."""
+    """Whether the run's own statistics count fetched records."""
     return _has_counts(_read_truto_stats(run))
 
 
@@ -122,7 +123,7 @@ def _read_truto_stats(run: StoredRun) -> Mapping[ResourceMethod, RecordCounts]:
 def _choose_expected_stats(
     truto_stats: Mapping[ResourceMethod, RecordCounts], log: Mapping[ResourceMethod, Mapping[str, int]]
 ) -> Mapping[ResourceMethod, RecordCounts]:
-    """Return what Truto counted: the run's own statistics, else what its log adds up to."""
+    """Return the run's own statistics, or the totals of its log if they count nothing."""
     from_log = {pair: RecordCounts(counts["fetched"], None) for pair, counts in log.items()}
     return truto_stats if _has_counts(truto_stats) or not from_log else from_log
 
@@ -137,7 +138,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
     for group in facts.groups:
         records[group.state if group.is_written or group.state != "settled" else "dropped"] += group.records
     fetched = facts.expected.expected
-    # While a run goes on, Truto's count is behind or ahead of what comes.
+    # While a run is open, Truto's count differs from the arrived records.
     difference = fetched - arrived if run.has_ended and fetched is not None else 0
     missing = max(0, difference)
     written = min((sink.written for sink in facts.sinks), default=0)
@@ -177,7 +178,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
 def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -> Iterator[GapReason]:
     uncounted = {group.state for group in facts.groups if not group.records}
     if uncounted & {"quarantined", "dead", "discarded"}:
-        # Nobody counted its records: it could not be read, or took its workers along.
+        # Its records are uncounted: the body is unreadable, or processing it killed the worker.
         yield GapReason(
             "quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None
         )
@@ -199,10 +200,10 @@ def _decide_verdict(
         return "open"
     if is_pending:
         return "settling"
-    if any(line.missing or not _is_dead(reason) for line in resources for reason in line.gap_reasons):
+    if any(counts.missing or not _is_dead(reason) for counts in resources for reason in counts.gap_reasons):
         return "incomplete"
-    # A resource of which only errors came need not be among what was fetched.
-    knows_all = all(line.fetched is not None for line in resources if line.arrived or not line.errors)
+    # A resource with record errors alone need not have a fetched count.
+    knows_all = all(counts.fetched is not None for counts in resources if counts.arrived or not counts.errors)
     return "complete" if knows_all and has_counts else "unknown"
 
 
@@ -229,7 +230,7 @@ def _collect_methods(known: Iterable[ResourceMethod]) -> dict[str, set[str]]:
 
 
 def _resolve_method(named: str, known: set[str]) -> str:
-    """Return a method, also where it is left out: that of a resource with one method is plain."""
+    """Return the named method, or the only known one if none is named."""
     return next(iter(known)) if not named and len(known) == 1 else named
 
 

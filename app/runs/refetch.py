@@ -1,21 +1,21 @@
-"""Has Truto run a run again, so that what is missing of it comes after all."""
+"""Refetching of a run's records: a new run with the same arguments."""
 
 import json
 from typing import Any
 
 from app.store.runs import StoredRun
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 from app.truto.coerce import as_object
 from app.truto.runs import SyncJobRun
 
-# What a run was started with, by the names under which it is told.
+# Arguments of the earlier run, by the same names in its events and in the request.
 _COPIED_FIELDS = ("args", "error_handling")
 
 
-def refetch_run(api: TrutoApi, run: StoredRun) -> SyncJobRun:
+def refetch_run(api: TrutoClient, run: StoredRun) -> SyncJobRun:
     """Start a run of the same job, account, webhook and arguments; raises TrutoRefused, TrutoUnavailable.
 
-    It ignores the previous run: one that continues where that ended would not fetch the same pages again.
+    The new run ignores the previous one: an incremental run would not fetch the same pages again.
     """
     before = as_object(json.loads(run.run)) if run.run else {}
     request: dict[str, Any] = {

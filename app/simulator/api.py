@@ -1,4 +1,4 @@
-"""The stand-in's side of Truto's API, over HTTP while the runs play."""
+"""HTTP server of the simulated API, on a port of this machine."""
 
 import json
 import threading
@@ -6,27 +6,22 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from app.simulator.api_log import handle_log_request
-from app.simulator.api_requests import ApiRequest, ApiResponse, read_request
-from app.simulator.api_runs import handle_run_request
-from app.simulator.api_webhooks import handle_webhook_request
+from app.simulator.api_endpoints import ApiResponse, answer_request, read_request
 from app.simulator.session import SimulationSession
 
-_REQUEST_HANDLERS: Mapping[str, Callable[[SimulationSession, ApiRequest], ApiResponse]] = {
-    "sync-job-run": handle_run_request,
-    "log": handle_log_request,
-    "webhook": handle_webhook_request,
-}
+_SHUTDOWN_POLL_INTERVAL_S = 0.02
+# Truto itself requests 10 s.
+_RETRY_AFTER_S = 1
 
 
 class SimulatedApi:
-    """Answers on a port of this machine while it is entered; `token` must be shown with each request.
+    """Answers like Truto's API about the runs of a session; a context manager, which runs the server.
 
-    port: 0 takes a free one. faults: HTTP statuses that the next requests get instead of an answer; 0 for one
-    that gets its answer; more may be added. asked: the requests so far, as method and
-    path. meanwhile: what is to happen while the next requests wait for their answers.
+    token: required in every request. port: 0 for any free one. faults: HTTP statuses that the next requests
+    get instead of an answer, 0 for the normal answer. requests: method and path of every request so far.
+    request_hooks: functions to call while the next requests wait for their answers.
     """
 
     def __init__(
@@ -35,15 +30,15 @@ class SimulatedApi:
         self.faults = deque(faults)
         self.requests: list[tuple[str, str]] = []
         self.request_hooks: deque[Callable[[], None]] = deque()
-        members = {"stage": session, "token": token, "faults": self.faults, "asked": self.requests}
-        members["meanwhile"] = self.request_hooks
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_ApiHandler,), members))
+        self._session = session
+        self._token = token
+        self._server = _ApiServer(port, self)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        # Looks this often whether it is to shut down.
-        often = {"poll_interval": 0.02}
-        threading.Thread(target=self._server.serve_forever, kwargs=often, name="api", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(_SHUTDOWN_POLL_INTERVAL_S,), name="api", daemon=True
+        ).start()
         return self
 
     def __exit__(
@@ -52,16 +47,29 @@ class SimulatedApi:
         self._server.shutdown()
         self._server.server_close()
 
+    def respond(self, method: str, target: str, authorization: str, body: bytes) -> ApiResponse:
+        """Record a request and return its response. target: the path and query of the request line."""
+        self.requests.append((method, target.partition("?")[0]))
+        if self.request_hooks:
+            self.request_hooks.popleft()()
+        if authorization != f"Bearer {self._token}":
+            return 401, {"message": "Unauthorized"}
+        if self.faults and (status := self.faults.popleft()):
+            return status, {"message": "an injected fault"}
+        return answer_request(self._session, read_request(method, target, body))
+
+
+class _ApiServer(ThreadingHTTPServer):
+    def __init__(self, port: int, api: SimulatedApi) -> None:
+        super().__init__(("127.0.0.1", port), _ApiHandler)
+        self.api = api
+
 
 class _ApiHandler(BaseHTTPRequestHandler):
-    stage: ClassVar[SimulationSession]
-    token: ClassVar[str]
-    faults: ClassVar[deque[int]]
-    asked: ClassVar[list[tuple[str, str]]]
-    meanwhile: ClassVar[deque[Callable[[], None]]]
+    server: _ApiServer
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # as http.server calls them
+    def do_GET(self) -> None:  # http.server calls these names
         self._respond()
 
     def do_POST(self) -> None:
@@ -74,22 +82,13 @@ class _ApiHandler(BaseHTTPRequestHandler):
         self._respond()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: there may be a progress bar on the terminal."""
+        """Log nothing, because a progress bar may be on the terminal."""
 
     def _respond(self) -> None:
-        # Read in any case: what is left unread would be taken for the next request.
+        # Always read the body: on a kept connection, an unread rest would be parsed as the next request.
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.asked.append((self.command, self.path.partition("?")[0]))
-        if self.meanwhile:
-            self.meanwhile.popleft()()
-        if self.headers.get("Authorization") != f"Bearer {self.token}":
-            self._send_json(401, {"message": "Unauthorized"})
-        elif self.faults and (status := self.faults.popleft()):
-            self._send_json(status, {"message": "a fault on demand"})
-        else:
-            request = read_request(self.command, self.path, body)
-            handler = _REQUEST_HANDLERS.get(request.kind)
-            self._send_json(*(handler(self.stage, request) if handler else (404, {"message": "Not found"})))
+        authorization = self.headers.get("Authorization", "")
+        self._send_json(*self.server.api.respond(self.command, self.path, authorization, body))
 
     def _send_json(self, status: int, answer: Mapping[str, Any]) -> None:
         body = json.dumps(answer).encode()
@@ -97,7 +96,6 @@ class _ApiHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         if status == 429:
-            # Truto asks for 10.
-            self.send_header("Retry-After", "1")
+            self.send_header("Retry-After", str(_RETRY_AFTER_S))
         self.end_headers()
         self.wfile.write(body)

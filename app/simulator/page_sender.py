@@ -1,18 +1,17 @@
-"""What becomes of a run's pages: most are sent, some twice, some late, some never."""
+"""Sender of a run's pages, which repeats, delays or loses some."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
 
-from app.simulator.event_log import EventLog
 from app.simulator.pages import Page
 from app.simulator.plan import Plan
-from app.simulator.report import RunReport
+from app.simulator.report import EventLog, RunReport
 from app.truto.webhook_sender import GIVEN_UP, WebhookSender
 
 
 class PageSender:
-    """Takes one run's pages to the receiver. progress: told how many records a page brought."""
+    """Sends the pages of one run. progress: called with the number of records after each page."""
 
     def __init__(
         self,
@@ -34,14 +33,14 @@ class PageSender:
         self._late_pages: deque[Page] = deque()
 
     def send_pages(self, pages: Iterable[Page]) -> None:
-        """Send pages, but for those to be lost or late; then what is to come again of those sent before."""
+        """Send pages, except lost and late ones; then send the duplicates of the previous call."""
         later = []
         for page in self._delay_pages(
             fetched_page for fetched_page in pages if not self._lose_page(fetched_page)
         ):
             is_delivered = self._send_page(page)
             is_doubled, is_later = self._rng.random() < self._plan.duplicates, self._rng.random() < 0.5
-            # As after an answer that got lost. What was given up never comes again.
+            # A duplicate follows an answer that got lost; Truto never repeats a page that it gave up.
             if is_doubled and is_delivered and is_later:
                 later.append(page.body)
             elif is_doubled and is_delivered:
@@ -51,12 +50,12 @@ class PageSender:
         self._duplicate_bodies = later
 
     def send_late_pages(self) -> None:
-        """Send what was held back until now."""
+        """Send the delayed pages."""
         while self._late_pages:
             self._send_page(self._late_pages.popleft())
 
     def _lose_page(self, page: Page) -> bool:
-        # Nothing is drawn where nothing can be lost: plans without it play as they always did.
+        # Draw no random number if no page can be lost: the option must not change the events of a seed.
         if not self._plan.lost or self._rng.random() >= self._plan.lost:
             return False
         self._report.lost[page.resource, page.method] += page.record_count
@@ -65,7 +64,7 @@ class PageSender:
         return True
 
     def _delay_pages(self, pages: Iterable[Page]) -> Iterable[Page]:
-        # The last ones are not known before the run ends: it may be stopped at any time.
+        # A run may be stopped at any time, so its last pages are known only at its end.
         for page in pages:
             self._late_pages.append(page)
             if len(self._late_pages) > self._plan.late:

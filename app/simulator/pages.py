@@ -1,20 +1,20 @@
-"""The pages that a run fetches, in fetch order. Pure: the same chance gives the same pages."""
+"""Pages of records in fetch order. Pure: the seed determines every byte."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from app.simulator.events import EventWriter
+from app.simulator.event_writer import EventWriter
 from app.simulator.plan import Plan
-from app.simulator.records import digest_record, make_record
+from app.simulator.sample_records import digest_record, make_record
 
 _RECENT_RECORDS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of records as it will be sent, however late. digests: of its records, by id, the newest last."""
+    """A page of records, ready to send. digests: by record id, of the newest version in the page."""
 
     resource: str
     method: str
@@ -25,21 +25,21 @@ class Page:
 
 
 def count_pages(plan: Plan, run_number: int) -> int:
-    """Return how many pages a run has if nothing stops it."""
+    """Return the number of pages in a run that is not stopped."""
     return sum(-(-count // plan.batch_size) for count in _count_records(plan, run_number))
 
 
 def fetch_pages(
     plan: Plan, run_number: int, ids: Mapping[str, str], rng: Random, writer: EventWriter
 ) -> Iterator[Page]:
-    """Yield a run's pages, resource after resource. ids: the run's, job's and account's, by Truto's names."""
+    """Yield the pages of a run, by resource. ids: of the run, job and account, by Truto's names."""
     for (resource, method), count in zip(plan.resources, _count_records(plan, run_number), strict=True):
         versions: defaultdict[int, int] = defaultdict(int)
         fresh = 0
         for start in range(0, count, plan.batch_size):
             records = []
             for _ in range(min(plan.batch_size, count - start)):
-                # Pagination by position shows a record again, newer, when others move.
+                # Pagination by offset returns a record again, in a newer version, if other records move.
                 if fresh and rng.random() < plan.changes:
                     index = rng.randrange(max(0, fresh - _RECENT_RECORDS), fresh)
                     versions[index] += 1

@@ -1,4 +1,4 @@
-"""What to simulate."""
+"""Plan of a simulation: its runs, records, faults and receiver."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,16 +18,15 @@ DEFAULT_RESOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Runs of a sync job against one receiver.
+    """Runs of a sync job against one receiver. Raises ConfigError with every invalid field.
 
-    records: fetched by all runs together. resources: (resource, method); `ticketing/comments` belong to the
-    tickets of the same run. duplicates, reordering, lost: shares of pages that are sent twice, after the next
-    one, or never. late: pages of each run that are sent only after it has ended. endless: nothing says that a
-    run has ended. changes: share of records that are newer versions of records fetched shortly before.
-    record_errors: of all runs together, batched in one event or one event each. pause_s: before each page.
-    stop_after: share of its pages after which a run is stopped, or None. forged: requests that nobody signed,
-    in between. first_backoff_s: doubled for each of the three retries, at most 10 s. Raises ConfigError with
-    everything that cannot be played.
+    records: the total of all runs. resources: (resource, method); `ticketing/comments` belong to the tickets
+    of the same run. duplicates, reordering, lost: shares of pages that are sent twice, after the next one, or
+    never. late: pages of each run that are sent after its end. endless: no event reports the end of a run.
+    changes: share of records that are newer versions of recently fetched records. record_errors: the total of
+    all runs, in one event each, or batched. pause_s: before each page. stop_after: the share of its pages
+    after which a run is stopped, or None. forged: requests without a valid signature, between the pages.
+    first_backoff_s: the wait before the first of three retries; it doubles for each, up to 10 s.
     """
 
     url: str
@@ -60,34 +59,34 @@ class Plan:
 
     @property
     def target(self) -> WebhookTarget:
-        """Where its events go, and how they are signed."""
+        """The receiver's URL, and the format of the signatures."""
         return WebhookTarget(self.url, self.secret, self.encoding, self.with_format, self.first_backoff_s)
 
     def compute_share(self, total: int, run_number: int) -> int:
-        """Return one run's share of something that all runs have together."""
+        """Return one run's share of a total over all runs."""
         return total * (run_number + 1) // self.runs - total * run_number // self.runs
 
 
 def _find_problems(plan: Plan) -> Iterator[str]:
-    # The address itself is not repeated: it may hold a password.
+    # Do not quote the address: it may hold a password.
     if not is_web_address(plan.url):
-        yield "url: not an http:// or https:// address. Give the receiver's, up to /webhooks/truto."
+        yield "url: not an http:// or https:// address. Give the receiver's address, with /webhooks/truto."
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
-            yield f"{name}: {getattr(plan, name)} is too few. Give 1 or more."
+            yield f"{name}: {getattr(plan, name)} is less than 1. Give 1 or more."
     for name in ("records", "late", "record_errors", "forged", "first_backoff_s", "pause_s"):
         if getattr(plan, name) < 0:
-            yield f"{name}: {getattr(plan, name)} is below 0. Give 0 or more."
+            yield f"{name}: {getattr(plan, name)} is less than 0. Give 0 or more."
     for name in ("duplicates", "reordering", "lost", "changes", "stop_after"):
         share = getattr(plan, name)
         if share is not None and not 0 <= share <= 1:
             yield f"{name}: {share} is not a share. Give a number from 0 to 1."
     if not plan.resources or not all(resource and method for resource, method in plan.resources):
-        yield "resources: a resource or method is missing. Name at least one, such as crm/contacts:list."
+        yield "resources: a resource or method is empty. Give at least one, such as crm/contacts:list."
 
 
 def is_web_address(url: str) -> bool:
-    """Whether something can be sent there at all."""
+    """Whether a URL has the scheme http or https, and a host."""
     try:
         parts = urlsplit(url)
     except ValueError:

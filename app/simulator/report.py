@@ -1,17 +1,21 @@
-"""What came of a simulated run."""
+"""Report and log of a simulated run."""
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
+
+from app.simulator.event_writer import EventClock
+from app.truto.webhook_sender import SendOutcome
 
 
 @dataclass(slots=True)
 class RunReport:
-    """What a run did, and what a sink must hold of it.
+    """The events that a run sent, and the records that a sink must have after it.
 
-    fetched: records by (resource, method); persisted: those whose page got a 200, late ones included; lost:
-    those whose page was never sent. dropped: pages and record errors that the receiver did not take.
-    record_errors: those that got a 200. expected: by (resource, id) the newest version that got a 200, as
-    (created_at, digest). answers: what the receiver said, and how often.
+    fetched: records by (resource, method). persisted: records of pages that got a 200, late pages included.
+    lost: records of pages that were never sent. dropped: pages and record errors that the receiver rejected.
+    record_errors: record errors that got a 200. expected: by (resource, id), the newest version that got a
+    200, as (created_at, digest). response_counts: the receiver's answers by status.
     """
 
     sync_job_run_id: str
@@ -25,3 +29,29 @@ class RunReport:
     record_errors: int = 0
     expected: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
     response_counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogEntry:
+    """The outcome of one page or one record error. event: record or record_error."""
+
+    created_at: datetime
+    event: str
+    resource: str
+    method: str
+    num_records: int
+    outcome: SendOutcome
+
+
+class EventLog:
+    """Truto's log of one run, in order of time."""
+
+    def __init__(self, clock: EventClock) -> None:
+        self._clock = clock
+        self.entries: list[EventLogEntry] = []
+
+    def add(
+        self, event: str, resource: str, method: str, outcome: SendOutcome, *, num_records: int = 0
+    ) -> None:
+        """Add an entry with the current time."""
+        self.entries.append(EventLogEntry(self._clock.now(), event, resource, method, num_records, outcome))

@@ -1,4 +1,4 @@
-"""One simulated run: its pages sent one after the other, and what must come of them."""
+"""One simulated sync job run, from `created` to its end."""
 
 import threading
 from collections import Counter, defaultdict
@@ -8,13 +8,11 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from app.simulator.event_log import EventLog
-from app.simulator.events import EventClock, EventWriter, format_time
-from app.simulator.ids import make_id, make_job_ids
+from app.simulator.event_writer import EventClock, EventWriter, format_time, make_id, make_job_ids
 from app.simulator.page_sender import PageSender
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
-from app.simulator.report import RunReport
+from app.simulator.report import EventLog, RunReport
 from app.truto.signature import sign
 from app.truto.webhook_sender import SendOutcome, WebhookSender
 
@@ -23,9 +21,9 @@ _BATCH_ERRORS_EVERY_PAGES = 5
 
 
 class SimulatedRun:
-    """Plays one run of a plan against the receiver. progress: told how many records a page brought.
+    """Sends one run of a plan to the receiver. progress: called with the number of records after each page.
 
-    told: what it was started with beyond the plan: `args`, `ignore_previous_run`.
+    start_options: members that replace the plan's in its description, such as `args`.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class SimulatedRun:
         self._sender = sender
         self._errors_sent = self._forged_sent = 0
         self._stop_requested = threading.Event()
-        self._rng = Random(f"{plan.seed}/{number}")  # noqa: S311  # a repeatable play
+        self._rng = Random(f"{plan.seed}/{number}")  # noqa: S311  # repeatable, no secret
         account = Random(f"{plan.seed}/account/{number % plan.accounts}")  # noqa: S311
         job = make_job_ids(plan)
         self._webhook_id = job.webhook_id
@@ -59,8 +57,8 @@ class SimulatedRun:
         self._finished_at: datetime | None = None
         self._persisted: Counter[tuple[str, str]] = self.report.persisted
 
-    def play(self) -> RunReport:
-        """Send the run from `created` to its end, and what comes late."""
+    def execute(self) -> RunReport:
+        """Send all events of the run, then its late pages; return its report."""
         self._send_lifecycle_event("created")
         self._started_at = self._clock.now()
         self.report.status = "running"
@@ -71,7 +69,7 @@ class SimulatedRun:
         return self.report
 
     def stop(self) -> None:
-        """Have the run stopped before its next page, as by Truto's API; one that has ended stays as it is."""
+        """Stop the run before its next page. A run that has ended does not change."""
         self._stop_requested.set()
 
     def _send_pages(self) -> None:
@@ -82,22 +80,22 @@ class SimulatedRun:
         total = count_pages(plan, self._number)
         stop_at = total if plan.stop_after is None else int(total * plan.stop_after)
         pages = fetch_pages(plan, self._number, self._build_ids(), self._rng, self._writer)
-        held_back: list[Page] = []
+        postponed: list[Page] = []
         for place, page in enumerate(islice(pages, stop_at)):
             if self._stop_requested.wait(plan.pause_s):
                 break
             self.report.fetched[page.resource, page.method] += page.record_count
-            if not held_back and place + 1 < stop_at and self._rng.random() < plan.reordering:
-                held_back.append(page)
+            if not postponed and place + 1 < stop_at and self._rng.random() < plan.reordering:
+                postponed.append(page)
                 continue
-            self._page_sender.send_pages([page, *held_back])
-            held_back.clear()
+            self._page_sender.send_pages([page, *postponed])
+            postponed.clear()
             if not plan.batched_errors or place % _BATCH_ERRORS_EVERY_PAGES == 0:
                 self._send_record_errors(errors * (place + 1) // stop_at)
             self._send_forged_requests(forged * (place + 1) // stop_at)
             if place % _UPDATE_EVERY_PAGES == 0:
                 self._send_lifecycle_event("updated")
-        self._page_sender.send_pages(held_back)
+        self._page_sender.send_pages(postponed)
         if not self._stop_requested.is_set():
             self._send_record_errors(errors)
             self._send_forged_requests(forged)
@@ -108,7 +106,7 @@ class SimulatedRun:
         self._page_sender.send_late_pages()
 
     def _finish(self, status: str) -> None:
-        # What comes late is not counted any more: Truto tells what was persisted when the run ended.
+        # Truto reports the counts at the end of the run, so late pages are not in them.
         self._persisted = self.report.persisted.copy()
         self._finished_at = self._clock.now()
         self.report.status = status
@@ -144,8 +142,8 @@ class SimulatedRun:
     def _send_forged_requests(self, total: int) -> None:
         for number in range(self._forged_sent, total):
             body = self._writer.write_run_event("updated", self.describe())[0]
-            of_another = sign(body, f"not {self._plan.secret}")
-            self._sender.send_forged(body, (of_another, "", "format=sha256,v=forged")[number % 3])
+            wrong_signature = sign(body, f"not {self._plan.secret}")
+            self._sender.send_forged(body, (wrong_signature, "", "format=sha256,v=forged")[number % 3])
         self._forged_sent = total
 
     def _send_lifecycle_event(self, action: str) -> SendOutcome:
@@ -161,7 +159,7 @@ class SimulatedRun:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the run as Truto's API and its lifecycle events tell it."""
+        """Return the run as JSON for lifecycle events and the API."""
         report = self.report
         stats: defaultdict[str, dict[str, Any]] = defaultdict(dict)
         for (resource, method), fetched in list(report.fetched.items()):

@@ -1,4 +1,4 @@
-"""Plays all runs of a plan, several at once where it says so."""
+"""Simulation of all runs of a plan, several in parallel."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import SimulatedRun
-from app.simulator.webhooks import SimulatedWebhooks
+from app.simulator.simulated_webhooks import SimulatedWebhooks
 from app.truto.webhook_sender import WebhookSender, open_http_client
 
 
 class SimulationSession:
-    """The runs that play, those included that are started meanwhile, and the webhooks they could send to."""
+    """The runs of a simulation, including those started through the API, and its webhooks."""
 
     def __init__(
         self, make_run: Callable[[int], SimulatedRun], pool: ThreadPoolExecutor, webhooks: SimulatedWebhooks
@@ -28,23 +28,24 @@ class SimulationSession:
         self.runs: list[SimulatedRun] = []
 
     def start(self, *, account: str = "", start_options: Mapping[str, Any] | None = None) -> SimulatedRun:
-        """Have one more run played as soon as there is room.
+        """Start another run as soon as a thread of the pool is free.
 
-        account: whose, instead of the plan's next. told: what it is to say of itself beyond the plan.
+        account: the integrated account, instead of the plan's next. start_options: members that replace the
+        plan's in the run's description, such as `args`.
         """
         run = self._make_run(len(self.runs))
         run.report.integrated_account_id = account or run.report.integrated_account_id
         run.start_options = start_options or {}
         self.runs.append(run)
-        self._futures.append(self._pool.submit(run.play))
+        self._futures.append(self._pool.submit(run.execute))
         return run
 
     def finish(self) -> list[RunReport]:
-        """Return the reports of all runs once they have ended."""
+        """Wait for all runs and return their reports."""
         reports = []
-        # Grows while it is walked through: a run may be started while the last one plays.
-        for playing in self._futures:
-            reports.append(playing.result())  # noqa: PERF401
+        # A plain loop, because the list may grow meanwhile: the API can start a run while the last one runs.
+        for future in self._futures:
+            reports.append(future.result())  # noqa: PERF401
         return reports
 
 
@@ -52,11 +53,12 @@ def simulate(
     plan: Plan,
     *,
     progress: Callable[[int], None],
-    beside: Callable[[SimulationSession], AbstractContextManager[object]] | None = None,
+    session_context: Callable[[SimulationSession], AbstractContextManager[object]] | None = None,
 ) -> list[RunReport]:
-    """Play a plan; return a report a run.
+    """Simulate all runs of a plan; return one report for each run.
 
-    progress: told how many records were just sent. beside: entered while the runs play, with their stage.
+    progress: called with the number of records after each page. session_context: returns a context manager
+    for the session, entered before the first run starts and left after the last run ends.
     """
     clock = EventClock(lambda: datetime.now(UTC))
     lock = threading.Lock()
@@ -68,16 +70,16 @@ def simulate(
 
     with open_http_client(plan.parallel) as client, ThreadPoolExecutor(plan.parallel) as pool:
 
-        def make(number: int) -> SimulatedRun:
+        def make_run(number: int) -> SimulatedRun:
             return SimulatedRun(plan, number, clock, WebhookSender(plan.target, client, cancelled), advance)
 
-        session = SimulationSession(make, pool, SimulatedWebhooks(plan, clock))
+        session = SimulationSession(make_run, pool, SimulatedWebhooks(plan, clock))
         try:
-            with beside(session) if beside else nullcontext():
+            with session_context(session) if session_context else nullcontext():
                 for _ in range(plan.runs):
                     session.start()
                 return session.finish()
         except BaseException:
-            # The pool waits for its threads: without this, Ctrl-C takes effect when the last run is over.
+            # The pool waits for its threads: without this, Ctrl-C takes effect only after the last run.
             cancelled.set()
             raise

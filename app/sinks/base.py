@@ -1,4 +1,4 @@
-"""What a sink is: the one seam between a delivery's records and a store."""
+"""The contract of a sink: the seam between records and a store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from app.config.routes import Route
 class Record:
     """One record of a delivery.
 
-    ordinal: its place in the delivery, from 0. value: any JSON, already free of NUL and lone surrogates.
+    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates.
     """
 
     ordinal: int
@@ -22,12 +22,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The records of one delivery, with all that tells their versions apart.
+    """The records of one delivery and the fields that order their versions.
 
-    received_at: when the delivery was first stored, kept by a replay; aware UTC.
-    version: the envelope's created_at, or received_at where it has none; aware UTC.
-    is_deletion: the records say what was deleted (`record:deleted`).
-    account, job, run: Truto's ids, "" where the delivery names none.
+    received_at: the time the delivery was first stored, kept by a replay; aware UTC.
+    version: the envelope's created_at, or received_at if it has none; aware UTC.
+    is_deletion: the records were deleted at the source (`record:deleted`).
+    account, job, run: Truto's ids, "" if the delivery names none.
     """
 
     delivery_id: UUID
@@ -44,7 +44,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRecord:
-    """One record that a sink cannot hold: `reason` is a short stable word, `message` never holds its data."""
+    """A record that a sink cannot store.
+
+    reason: a short stable code. message: contains no record data.
+    """
 
     ordinal: int
     reason: str
@@ -53,31 +56,34 @@ class RejectedRecord:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch: `written` records are in the sink (or an equal or newer version of them is)."""
+    """The result of a batch.
+
+    written: the number of records in the sink, in this version or a newer one.
+    """
 
     written: int
     rejected: Sequence[RejectedRecord] = field(default=())
 
 
 class Sink(Protocol):
-    """A store that takes batches.
+    """A store that batches are written to.
 
-    A batch may come twice, late, out of order, and from two workers at once: `write` leaves the sink as if it
-    had come once, and never puts an older version over a newer one. When `write` returns, what it counts as
-    written is durable. Records it cannot hold are returned as refused, the rest is written.
-    Raises SinkUnavailable where the same call may succeed later, SinkRefused where it never will.
+    A batch may arrive twice, late, out of order, and from two workers at once: `write` leaves the sink as if
+    it had arrived once, and never replaces a newer version with an older one. When `write` returns, the
+    records it counts as written are durable. Records it cannot store are returned as rejected, the rest is
+    written. Raises SinkUnavailable if the same call may succeed later, SinkRefused if it never will.
     """
 
     def write(self, batch: Batch, route: Route) -> WriteResult: ...
 
     def count(self, account: str) -> int:
-        """Return how many rows or files there are of an integrated account."""
+        """Return the number of rows or files of an integrated account."""
         ...
 
     def erase(self, account: str) -> int:
-        """Remove all there is of an integrated account, bit by bit; return how many rows or files.
+        """Remove the rows or files of an integrated account in small steps; return their number.
 
-        Broken off, it goes on when called again. What is written later stays.
+        An interrupted call is completed by the next one. Records written later stay.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The files sink: one JSON Lines file a delivery, in folders by resource, account and day."""
+"""The files sink: one JSON Lines file for each delivery."""
 
 import errno
 import hashlib
@@ -15,17 +15,17 @@ from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
 
 _MAX_NAME_CHARS = 200
-# What an operator can mend without touching a delivery: room, a mount that went away.
-# ENOENT: its folder was removed just now, because its account was erased.
+# An operator can fix these without touching a delivery: a full disk, a lost mount.
+# ENOENT: an erasure removed the folder at the same moment.
 _TRANSIENT_ERRNOS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 _TRANSIENT_ERRNOS |= {errno.EMFILE, errno.ENFILE}
 
 
 class FilesSink:
-    """A folder: resource=<…>/account=<…>/dt=<day received>/<delivery>.jsonl, one line a record.
+    """A folder: resource=<…>/account=<…>/dt=<day received>/<delivery>.jsonl, one record per line.
 
-    A file is written beside its place, synced, then renamed: it is there whole or not at all, and a delivery
-    that comes again overwrites its own file. Every version of a record is kept; readers take the greatest
+    A file is written under a temporary name, synced, then renamed: it is complete or missing. A repeated
+    delivery overwrites its own file. Every version of a record is kept; readers take the greatest
     (_version, _vseq), as the SQL sink does.
     """
 
@@ -57,17 +57,17 @@ class FilesSink:
             )
 
     def erase(self, account: str) -> int:
-        """Remove the files of an account, and what killed workers left beside them; see Sink."""
+        """Remove the files of an account, with temporary files of killed workers; see Sink."""
         with _translate_errors():
             return sum(_remove_folder(folder) for folder in self._find_account_folders(account))
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file stays open."""
 
     def _find_account_folders(self, account: str) -> list[Path]:
         if not self._root.is_dir():
-            # A mount that went away looks like a sink that nothing was ever written to.
-            raise SinkUnavailable("the folder of the sink is not there")
+            # A lost mount looks like a sink that was never written to.
+            raise SinkUnavailable("the sink's folder is missing: check its `url` and its mount")
         return sorted(self._root.glob(f"resource=*/account={_encode_account(account)}"))
 
     def _build_folder_path(self, batch: Batch) -> Path:
@@ -81,14 +81,14 @@ class FilesSink:
 
     def _store(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # The process's id keeps two workers with the same delivery from writing one file together.
+        # Two workers may write the same delivery: the process id gives each its own temporary file.
         temporary_file = folder / f".{delivery_id}.{os.getpid()}.part"
         with temporary_file.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary_file.replace(folder / f"{delivery_id}.jsonl")
-        # A rename is durable once its folder is.
+        # Sync the folder: only then is the rename durable.
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -117,20 +117,20 @@ def _translate_errors() -> Iterator[None]:
         yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "OSError")
-        what = f"the folder of the sink cannot be written ({code})"
+        message = f"the sink's folder cannot be written ({code})"
         if error.errno in _TRANSIENT_ERRNOS:
-            raise SinkUnavailable(what) from error
-        raise SinkRefused("sink_set_up", what) from error
+            raise SinkUnavailable(message) from error
+        raise SinkRefused("sink_set_up", message) from error
 
 
 def _remove_folder(folder: Path) -> int:
-    """Remove a folder and all that is in it; return how many files had records."""
+    """Remove a folder with its contents; return the number of files with records."""
     number = 0
     for parent, _, names in os.walk(folder, topdown=False, onerror=_raise_error):
         for name in names:
             (Path(parent) / name).unlink(missing_ok=True)
             number += name.endswith(".jsonl")
-        # A worker may write there just now.
+        # A worker may be writing a new file there: then the folder stays.
         with suppress(OSError):
             Path(parent).rmdir()
     return number
@@ -145,7 +145,7 @@ def _encode_account(account: str) -> str:
 
 
 def _encode_path_part(name: str) -> str:
-    """Return a name as one part of a path, on any file system."""
+    """Return a name as one path component, valid on any file system."""
     part = quote(name, safe="").replace(".", "%2E")
     if len(part) <= _MAX_NAME_CHARS:
         return part

@@ -1,4 +1,4 @@
-"""Whether a sink could be written to now, found out without writing to it."""
+"""Probing of a sink: could it be written now? Nothing is written."""
 
 import tempfile
 from pathlib import Path
@@ -10,22 +10,22 @@ from app.sinks.sql.probe import probe_database
 
 
 def probe_sink(config: SinkConfig) -> Path | None:
-    """Return a folder that a sink fills, None where it is no folder of this machine.
+    """Return the folder that a sink fills, None if it fills no folder of this machine.
 
-    Raises SinkUnavailable where it cannot be reached or written, with what to look at.
+    Raises SinkUnavailable if it cannot be reached or written; the message names the thing to check.
     """
     if isinstance(config, FilesSinkConfig):
         return probe_folder(Path(unquote(urlsplit(config.url).path)))
-    # SQLite writes a log beside its file.
+    # SQLite writes a log next to its file.
     folder = probe_database(config.url)
     return probe_folder(folder) if folder else None
 
 
 def probe_folder(folder: Path) -> Path:
-    """Return the folder, or where it would be created, if files can be made there."""
+    """Return the folder, or its first existing parent; raise SinkUnavailable if it is not writable."""
     present = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
     try:
-        # Without a name, on Linux: nobody ever sees it.
+        # On Linux the file has no name, so no reader of the folder can see it.
         with tempfile.TemporaryFile(dir=present):
             return present
     except OSError as error:

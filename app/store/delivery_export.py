@@ -171,6 +171,11 @@ class DeliveryExport:
             for summary in group:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
 
+    def read_lines(self) -> Iterator[bytes | None]:
+        """Yield the line of every delivery, or None for a skipped one; raises StoreUnavailable."""
+        for delivery in self.read_deliveries():
+            yield write_line(delivery) if delivery else None
+
     def _decompress(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:
         if stored is None:
             self.pruned += 1

@@ -122,6 +122,32 @@ def discard_dead_records(
         rows = database.read(page.where(delivery_id > rows[-1][0]))
 
 
+class Discard:
+    """The failed deliveries, or dead records of settled deliveries, that an operator discards.
+
+    until: deliveries that are received later are never included, because nobody was shown their number.
+    """
+
+    def __init__(
+        self, database: Database, delivery_filter: DeliveryFilter, *, of_records: bool, until: datetime
+    ) -> None:
+        self._database = database
+        self._filter = replace(delivery_filter, until=min(delivery_filter.until or until, until))
+        self._of_records = of_records
+        self._now = until
+
+    def count(self) -> int:
+        """Count the deliveries, or the records, that `discard` would change; raises StoreUnavailable."""
+        count = count_dead_records if self._of_records else count_failed
+        return count(self._database, self._filter)
+
+    def discard(self, reason: str) -> Iterator[int]:
+        """Discard them page by page; yields the number of each page. Raises StoreUnavailable."""
+        if self._of_records:
+            return discard_dead_records(self._database, self._filter, reason=reason)
+        return discard_deliveries(self._database, self._filter, reason=reason, now=self._now)
+
+
 _DEAD_RECORDS_JOIN = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
 
 

@@ -19,7 +19,7 @@ from app.store.schema import notifications, replace_unstorable
 class Notification:
     """An event, or a condition that began.
 
-    kind: such as "run.settled". subject: the id of its run, sink or webhook. cause: distinguishes
+    kind: such as "run.stalled". subject: the id of its run, sink or webhook. cause: distinguishes
     notifications of the same kind and subject. payload: the JSON to send.
     """
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Self
 from uuid import UUID
 
@@ -40,6 +40,11 @@ class PruneCounts:
     def __add__(self, other: Self) -> "PruneCounts":
         names = [field.name for field in fields(self)]
         return PruneCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def compute_cutoff(retention_days: int, *, now: datetime) -> datetime | None:
+    """Return the time before which finished deliveries are pruned; None if they are kept forever."""
+    return now - timedelta(days=retention_days) if retention_days else None
 
 
 def count_prunable(database: Database, *, before: datetime) -> PruneCounts:

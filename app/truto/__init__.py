@@ -1,1 +1,4 @@
-"""What Truto sends, and how it says so. Pure: no network, clock, file or environment."""
+"""Truto's wire formats: signatures, events, records, runs, webhooks and logs.
+
+Only `client` and `webhook_sender` use the network. The rest is pure: no network, clock, file or environment.
+"""

@@ -1,4 +1,7 @@
-"""Reads single values that may be spelt in several ways, or be anything at all."""
+"""Conversions of untrusted JSON values to text, time, count or object.
+
+None of them raises: a value of another type becomes "", None or {}.
+"""
 
 import json
 import re
@@ -7,13 +10,14 @@ from typing import Any
 
 from app.truto.json_scanner import JsonSpan, scan_object
 
+# No run has more records than that: a longer number is no count.
 _MAX_COUNT_DIGITS = 15
-# PostgreSQL holds neither in text.
+# PostgreSQL stores neither NUL nor a surrogate in text.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def as_text(value: Any) -> str:
-    """Return a string or a number as text without NUL and lone surrogates, anything else as ""."""
+    """Return a string or a number as text, with U+FFFD for NUL and lone surrogates; "" for other types."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -27,7 +31,7 @@ def as_text(value: Any) -> str:
 
 
 def as_time(value: Any) -> datetime | None:
-    """Return an aware UTC datetime from an ISO 8601 text, "T" or space between; no offset means UTC."""
+    """Return the aware UTC time of an ISO 8601 text, separated by "T" or a space; UTC without an offset."""
     if not isinstance(value, str):
         return None
     try:
@@ -38,20 +42,19 @@ def as_time(value: Any) -> datetime | None:
 
 
 def as_count(value: Any) -> int | None:
-    """Return a whole number from 0, however it is spelt, and None for anything else."""
+    """Return a non-negative whole number from an int, float or text; None for anything else."""
     text = as_text(value)
     digits = text.removesuffix(".0") if isinstance(value, float) else text
-    # No run counts so far: what does is no count.
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_COUNT_DIGITS else None
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """Return an object, or an empty one for anything else."""
+    """Return a JSON object; {} for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def read_span(span: JsonSpan | None) -> Any:
-    """Read one value of a skimmed text; None where it cannot be read."""
+    """Parse the value of a span; None if it cannot be parsed."""
     if span is None:
         return None
     try:
@@ -61,7 +64,7 @@ def read_span(span: JsonSpan | None) -> Any:
 
 
 def read_members(span: JsonSpan | None, names: frozenset[str]) -> dict[str, Any]:
-    """Read the members of these names of a skimmed object; {} where it is none."""
+    """Parse the named members of a span that is an object; {} if it is none."""
     if span is None or not span.is_object:
         return {}
     return {name: read_span(value) for name, value in scan_object(span).items() if name in names}

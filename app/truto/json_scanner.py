@@ -1,8 +1,8 @@
-"""Finds the members of a JSON object and the items of a JSON array without reading them.
+"""Scanner that locates JSON members and items without parsing them.
 
-A parser fails on a whole body for one number, surrogate or nesting it cannot take. This one only tells where
-each value begins and ends, so that the rest of a batch can be saved. It keeps no stack, so that no depth is
-too deep, and looks at each character a bounded number of times.
+A parser rejects a whole body because of one number, surrogate or nesting depth that it does not support. The
+scanner finds only the start and the end of each value, so that the rest of a batch can be saved. It keeps no
+stack, so no nesting is too deep, and reads each character a bounded number of times.
 """
 
 import json
@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Possessive throughout: a string of many megabytes must not leave a way back at every character.
+# Possessive quantifiers: a string of many megabytes must not store a backtracking point per character.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = re.compile(rf'{_STRING}|[^"\[\]{{}}\s,:]++', re.DOTALL)
-# Inside an array or object only brackets matter, and strings, which may hold some.
+# Inside an array or object only brackets count, and strings, which may contain brackets.
 _UP_TO_BRACKET = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+[\[\]{{}}]', re.DOTALL)
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _OPENING = ("[", "{")
@@ -21,12 +21,12 @@ _CLOSING = ("]", "}")
 
 
 class NotJson(ValueError):
-    """The text is not JSON even in outline."""
+    """The text has not even the outline of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSpan:
-    """A value's place in a text."""
+    """The position of one value in a text."""
 
     text: str
     start: int
@@ -46,21 +46,21 @@ class JsonSpan:
 
 
 def scan_document(text: str) -> JsonSpan:
-    """Return the one value that a text holds; raises NotJson where there is none, or more."""
+    """Return the span of a text's only value; raises NotJson if it has none, or more than one."""
     start = _skip_space(text, 0)
     end = _find_value_end(text, start)
     if _skip_space(text, end) != len(text):
-        raise NotJson("something follows the value")
+        raise NotJson("the text continues after the value")
     return JsonSpan(text, start, end)
 
 
 def scan_object(span: JsonSpan) -> dict[str, JsonSpan]:
-    """Return an object's members; the last of equal names counts, as in `json`."""
+    """Return the spans of an object's members; the last of equal names wins, as in `json`."""
     return dict(_scan_parts(span, has_names=True))
 
 
 def scan_array(span: JsonSpan) -> list[JsonSpan]:
-    """Return an array's items; any other value, and an array that is broken inside, is one item itself."""
+    """Return the spans of an array's items; another value, or a malformed array, is one item itself."""
     if not span.is_array:
         return [span]
     try:
@@ -91,9 +91,9 @@ def _decode_name(raw: str) -> str:
     try:
         name = json.loads(raw, strict=False)
     except ValueError as error:
-        raise NotJson("a member has no name") from error
+        raise NotJson("the name of a member is not JSON") from error
     if not isinstance(name, str):
-        raise NotJson("a member's name is no string")
+        raise NotJson("the name of a member is not a string")
     return name
 
 
@@ -108,7 +108,7 @@ def _find_value_end(text: str, start: int) -> int:
     while True:
         bracket = _UP_TO_BRACKET.match(text, place)
         if bracket is None:
-            raise NotJson("the text breaks off")
+            raise NotJson("the text ends inside a value")
         place = bracket.end()
         depth += 1 if text.startswith(_OPENING, place - 1) else -1
         if depth == 0:

@@ -1,4 +1,4 @@
-"""Bytes to record errors: what Truto could not fetch from a customer's account."""
+"""Parser of record errors: the failures that Truto reports while fetching records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MAX_NESTING = 3
 
 @dataclass(frozen=True, slots=True)
 class RecordError:
-    """One error. remote_status: an HTTP status, None where none is named. raw: its JSON as it came."""
+    """One error. remote_status: the HTTP status it names, or None. raw: its JSON, unchanged."""
 
     ordinal: int
     resource: str
@@ -26,9 +26,9 @@ class RecordError:
 
 
 def read_record_errors(body: bytes) -> Sequence[RecordError]:
-    """Read a `sync_job_run:record_error`, single or batched in `errors`; never raises for odd shapes.
+    """Read the errors of a `sync_job_run:record_error` event: one, or a batch in `errors`. Never raises.
 
-    Each error has a resource and method of its own or else the payload's; the rest is free-form.
+    The resource and method are the error's own, or else the payload's. All other members are free-form.
     """
     try:
         payload = scan_object(scan_document(decode_body(body))).get("payload")

@@ -1,4 +1,4 @@
-"""Bytes to records: all that can be read, and what cannot, one by one."""
+"""Parser of an event's records, which isolates the unreadable ones."""
 
 import json
 import math
@@ -12,9 +12,9 @@ import msgspec
 from app.truto.events import decode_body
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
-# NUL and surrogates, which PostgreSQL cannot hold: escaped, or (NUL alone) raw.
+# Escaped NULs and surrogates, which PostgreSQL cannot store.
 _MAYBE_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-# Pairs of surrogates and all other escapes match too, so that the halves of one are never taken for another.
+# Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(?P<unstorable>u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2}))|.)",
@@ -24,7 +24,7 @@ _ESCAPE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecord:
-    """A record no parser takes. raw: its JSON as it came.
+    """A record that cannot be parsed. raw: its JSON, unchanged.
 
     reason: not_json, too_deep, number_out_of_range or not_a_number.
     """
@@ -36,9 +36,9 @@ class UnreadableRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """The records of one body, by their place in it.
+    """The records of one body, each with its ordinal: its position in the body, from 0.
 
-    replaced: how many NULs and lone surrogates became U+FFFD.
+    replaced_characters: the number of NULs and lone surrogates that became U+FFFD.
     """
 
     records: Sequence[tuple[int, Any]]
@@ -47,27 +47,27 @@ class RecordBatch:
 
 
 class _UnreadableValue(ValueError):
-    """Says why a value cannot be read."""
+    """A value that cannot be read; its text is the reason."""
 
 
 def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch | None:
-    """Read the records of an event; None where its payload holds none.
+    """Read the records of an event; None if its payload has none.
 
-    `records` may be a list or one value, or missing with the item in `record`; a record may be any JSON.
-    payload_is_record: where neither is there, the payload itself is the one record.
-    Numbers beyond a float's range, and NaN, make a record unreadable: no store would give them back.
+    The payload has a list or one value in `records`, or one value in `record`. A record is any JSON value.
+    payload_is_record: if the payload has neither member, it is the only record itself.
+    Numbers beyond a float's range, and NaN, make a record unreadable, because no sink can store them.
     """
     try:
         event, replaced = _decode_event(body)
         values = _select_records(event["payload"], payload_is_record=payload_is_record)
     except (ValueError, TypeError, LookupError, RecursionError):
-        # One bad record spoils the whole body for a parser: take them one by one.
+        # A parser rejects the whole body because of one bad record: parse them one by one.
         return _read_records_one_by_one(body, payload_is_record=payload_is_record)
     return None if values is None else RecordBatch(list(enumerate(values)), (), replaced)
 
 
 def _decode_event(body: bytes) -> tuple[Any, int]:
-    """Return a body's value, and how many characters were replaced in it."""
+    """Return the value of a body, and the number of characters replaced in it."""
     if b"\0" in body or _MAYBE_UNSTORABLE.search(body):
         text, replaced = _replace_unstorable(decode_body(body))
         return _DECODER.decode(text), replaced
@@ -80,7 +80,7 @@ def _decode_event(body: bytes) -> tuple[Any, int]:
 def read_raw_records(
     body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False
 ) -> dict[int, str]:
-    """Return the JSON of these records as it came."""
+    """Return the unchanged JSON of the records with these ordinals."""
     if not ordinals:
         return {}
     wanted = set(ordinals)
@@ -98,7 +98,7 @@ def _select_records(payload: Any, *, payload_is_record: bool) -> list[Any] | Non
 
 
 def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
-    """Find the records without reading them; the same choice as `_pick`."""
+    """Locate the records without parsing them, by the same rules as `_select_records`."""
     try:
         payload = scan_object(scan_document(decode_body(body))).get("payload")
         if payload is None:
@@ -133,14 +133,14 @@ def _unreadable_reason(error: ValueError | RecursionError) -> str:
         return "too_deep"
     if isinstance(error, _UnreadableValue):
         return str(error)
-    # What is left besides broken JSON is Python's own limit on the digits of an integer.
+    # The only other ValueError is Python's limit on the digits of an integer.
     return "not_json" if isinstance(error, json.JSONDecodeError) else "number_out_of_range"
 
 
 def _replace_unstorable(raw: str) -> tuple[str, int]:
-    """Replace NULs and lone surrogates in a JSON text, keys included; return it and how many there were.
+    """Replace NULs and lone surrogates in a JSON text, keys included; return the text and their number.
 
-    In the text and not in the value: a value may be nested deeper than a walk over it can go.
+    The text is changed, not the value, because a value may be nested deeper than a recursion can go.
     """
     replaced = raw.count("\0")
 
@@ -167,7 +167,7 @@ def _reject_constant(_constant: str) -> None:
 
 
 _parse_constant: Callable[[str], Any] = _reject_constant
-# Whatever it takes it reads as `json` does, at twice the speed. It refuses all that needs a closer look.
+# msgspec reads valid JSON as `json` does, twice as fast, and rejects everything that needs a closer look.
 _FAST_DECODER = msgspec.json.Decoder()
-# Not strict: a raw line break inside a string is no reason to lose a record.
+# Not strict: a raw line break in a string must not lose a record.
 _DECODER = json.JSONDecoder(parse_float=_parse_finite, parse_constant=_parse_constant, strict=False)

@@ -1,4 +1,4 @@
-"""What Truto logs of a run: one entry for each delivery that it tried."""
+"""Entries of Truto's log of a run, one for each attempted delivery."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any
 
 from app.truto.coerce import as_count, as_text
 
-# Truto takes a month at most, and months differ.
+# Truto accepts a range of at most one month, and months differ in length.
 _MAX_RANGE = timedelta(days=30)
 _TIME_RESOLUTION = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One entry of a run's log; every field may be missing at Truto, and is "", 0 or None then.
+    """One entry of a run's log. A field that Truto leaves out is "", 0 or None.
 
-    num_records: fetched, and delivered only if is_delivered. http_status: the receiver's last answer.
+    num_records: fetched records, delivered only if is_delivered. http_status: of the receiver's last answer.
     Source: docs/protocol.md, "The API".
     """
 
@@ -30,7 +30,7 @@ class LogEntry:
 
 
 def read_log_entry(value: Any) -> LogEntry | None:
-    """Read an entry from decoded JSON; None where it is no object."""
+    """Read a log entry from decoded JSON; None if it is not an object."""
     if not isinstance(value, dict):
         return None
     is_delivered = value.get("webhook_successful")
@@ -46,14 +46,14 @@ def read_log_entry(value: Any) -> LogEntry | None:
 
 
 def split_time_range(since: datetime, until: datetime) -> Iterator[tuple[str, str]]:
-    """Yield what `created_at` must be after and before, for as many requests as a span of time takes.
+    """Split a time range into the bounds (after, before) of `created_at` that single requests accept.
 
     since, until: aware.
     """
     while since < until:
         end = min(since + _MAX_RANGE, until)
         yield _format_time(since), _format_time(end)
-        # Neither bound is part of its window: what was logged at this very end belongs to the next one.
+        # Both bounds are exclusive: overlap by 1 ms, so that the next range has the entries of this end.
         since = end if end == until else end - _TIME_RESOLUTION
 
 

@@ -1,4 +1,4 @@
-"""The sync job run, as lifecycle events and the API tell it."""
+"""Sync job runs as Truto's lifecycle events and API describe them."""
 
 import json
 from collections.abc import Mapping
@@ -18,23 +18,25 @@ _STATUS_RANKS = {
     "completed": 2,
     "failed": 2,
     "stopped": 2,
-    # Ours: of a run that was refused when it started, until Truto says more.
+    # Our own status of a run that we refused at its start, until Truto reports another.
     "refused": 2,
     "deleted": 3,
 }
-# From here on, nothing more is to come of a run.
+# A run of this rank or above has ended.
 FINAL_RANK = 2
 _STATUS_BY_ACTION = {"started": "running"}
 
-# A field of another type than documented is None: it must not make the rest of the run unreadable.
+# A field of an undocumented type becomes None, so that it does not make the rest of the run unreadable.
 _Text = Annotated[str | None, BeforeValidator(lambda value: as_text(value) or None)]
 _Time = Annotated[datetime | None, BeforeValidator(as_time)]
-_Object = Annotated[dict[str, Any] | None, BeforeValidator(lambda v: v if isinstance(v, dict) else None)]
+_Object = Annotated[
+    dict[str, Any] | None, BeforeValidator(lambda value: value if isinstance(value, dict) else None)
+]
 _Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]
 _Objects = Annotated[
     list[dict[str, Any]] | None,
     BeforeValidator(
-        lambda v: [item for item in v if isinstance(item, dict)] if isinstance(v, list) else None
+        lambda value: [item for item in value if isinstance(item, dict)] if isinstance(value, list) else None
     ),
 ]
 
@@ -45,7 +47,7 @@ def _as_version(value: Any) -> int | None:
 
 
 class SyncJob(BaseModel):
-    """The job a run belongs to; unknown fields are kept."""
+    """The sync job of a run. Unknown fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -63,7 +65,7 @@ def _as_job(value: Any) -> SyncJob | None:
 
 
 class SyncJobRun(BaseModel):
-    """One run of a sync job. All but the id may be missing; unknown fields and statuses are kept.
+    """One run of a sync job. Only the id is required; unknown fields and statuses are kept.
 
     resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. Times are aware UTC.
     Source: docs/protocol.md, "The sync job run".
@@ -93,33 +95,33 @@ class SyncJobRun(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RecordCounts:
-    """What Truto says it did for one resource and method, in records; None where it does not say."""
+    """Truto's record counts for one resource and method; None if Truto does not report a count."""
 
     fetched: int | None
     persisted: int | None
 
     @property
     def expected(self) -> int | None:
-        """How many must have arrived: the greater number, where they contradict each other."""
+        """The number of records that must have arrived: the larger count if the two differ."""
         return max((count for count in (self.fetched, self.persisted) if count is not None), default=None)
 
     @property
     def undelivered(self) -> int:
-        """How many were fetched, but not taken by the receiver."""
+        """The number of records that were fetched, but not accepted by the receiver."""
         return max(0, (self.fetched or 0) - self.persisted) if self.persisted is not None else 0
 
 
 def read_run(value: Any) -> SyncJobRun | None:
-    """Read a run from decoded JSON; None where it is no object or has no id.
+    """Read a run from decoded JSON; None if it is not an object or has no id.
 
-    Members that could not be written as JSON again (nested too deep, lone surrogates) are left out.
+    Members that cannot be serialized again (nested too deep, lone surrogates) are left out.
     """
-    run = {name: member for name, member in as_object(value).items() if _is_writable({name: member})}
+    run = {name: member for name, member in as_object(value).items() if _is_serializable({name: member})}
     run_id = as_text(as_object(value).get("id"))
     return SyncJobRun.model_validate({**run, "id": run_id}) if run_id else None
 
 
-def _is_writable(value: dict[str, Any]) -> bool:
+def _is_serializable(value: dict[str, Any]) -> bool:
     try:
         to_json(value)
     except ValueError:
@@ -128,44 +130,43 @@ def _is_writable(value: dict[str, Any]) -> bool:
 
 
 def status_from_event(action: str, run: SyncJobRun | None) -> str:
-    """Return the status a lifecycle event stands for.
+    """Return the status of a run after a lifecycle event.
 
-    What the run itself says counts, unless the event's own name is more final: `stopped` may come as an event
-    of its own or as `updated` (which of them: unconfirmed).
+    The run's own status counts, unless the event's name ranks higher: Truto may report a stop by the event
+    `stopped` or by `updated` (unconfirmed).
     """
-    named = _STATUS_BY_ACTION.get(action, action if action in _STATUS_RANKS else "")
+    status_by_name = _STATUS_BY_ACTION.get(action, action if action in _STATUS_RANKS else "")
     run_status = run.status if run and run.status else ""
     if action == "rate_limited" and not is_final(run_status):
         return action
-    return named if status_rank(named) > status_rank(run_status) else run_status
+    return status_by_name if status_rank(status_by_name) > status_rank(run_status) else run_status
 
 
 def status_rank(status: str) -> int:
-    """Order statuses for events of the same moment: a later one never gives way to an earlier one."""
+    """Rank a status among events of the same time: a lower rank never replaces a higher one."""
     return _STATUS_RANKS.get(status, 1 if status else -1)
 
 
 def is_final(status: str) -> bool:
-    """Whether nothing more is to come of a run in this status."""
+    """Whether a run with this status has ended."""
     return status_rank(status) >= FINAL_RANK
 
 
 def strip_run_details(run_json: str) -> str:
-    """Return of a run's JSON what its totals need: how many records Truto counted, and nothing else."""
+    """Reduce a run's JSON to Truto's record counts, which the run's totals need after an erasure."""
     stats: dict[str, dict[str, dict[str, int | None]]] = {}
     for (resource, method), counts in read_resource_stats(
         as_object(json.loads(run_json)).get("resource_stats")
     ).items():
-        kept_counts = {"fetched": counts.fetched, "persisted": counts.persisted}
-        stats.setdefault(resource, {})[method] = kept_counts
+        stats.setdefault(resource, {})[method] = {"fetched": counts.fetched, "persisted": counts.persisted}
     return json.dumps({"resource_stats": stats})
 
 
 def read_resource_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], RecordCounts]:
-    """Flatten a run's resource_stats to {(resource, method): Stats}; what is no count is None."""
+    """Flatten a run's resource_stats to {(resource, method): counts}; an invalid count is None."""
     record_counts = {}
     for resource, methods in as_object(resource_stats).items():
-        # One that is named without methods is one of which nothing is known.
+        # A resource without methods has unknown counts.
         for method, counts in (methods if isinstance(methods, dict) else {"": None}).items():
             numbers = (as_count(as_object(counts).get(name)) for name in ("fetched", "persisted"))
             record_counts[resource, method] = RecordCounts(*numbers)

@@ -1,4 +1,4 @@
-"""Truto's signature: made and verified."""
+"""Truto's webhook signature: creation, parsing and verification."""
 
 import base64
 import binascii
@@ -19,36 +19,36 @@ _MAX_HEADER_CHARS = 512
 def sign(
     body: bytes, secret: str, *, encoding: Literal["hex", "base64"] = "hex", with_format: bool = True
 ) -> str:
-    """Return the value of X-Truto-Signature for a body, as Truto would send it."""
+    """Return the X-Truto-Signature header of a body, as Truto sends it."""
     mac = _compute_mac(body, secret)
     text = mac.hex() if encoding == "hex" else base64.b64encode(mac).decode()
     return f"format=sha256,v={text}" if with_format else f"v={text}"
 
 
 def parse_signature_header(header: str | None) -> bytes:
-    """Return the mac (32 bytes) that a header claims.
+    """Return the MAC (32 bytes) in a header.
 
     header: "format=sha256,v=<64 hex digits, or 44 base64 characters>", `format` optional.
-    Raises SignatureError with what is wrong with it.
+    Raises SignatureError, which says why the header is invalid.
     """
     if not header:
-        raise SignatureError("there is no X-Truto-Signature header")
+        raise SignatureError("the X-Truto-Signature header is missing")
     if len(header) > _MAX_HEADER_CHARS:
-        raise SignatureError("the X-Truto-Signature header is too long to be Truto's")
+        raise SignatureError(f"the X-Truto-Signature header is longer than {_MAX_HEADER_CHARS} characters")
     parts: dict[str, str] = {}
     for part in header.split(","):
         name, equals, value = part.strip().partition("=")
         if not equals or name in parts:
-            raise SignatureError("the X-Truto-Signature header is malformed: expected format=sha256,v=<mac>")
+            raise SignatureError("the X-Truto-Signature header is malformed; expected format=sha256,v=<mac>")
         parts[name] = value.strip()
     if parts.get("format", "sha256") != "sha256":
-        raise SignatureError("the X-Truto-Signature header names a format other than sha256")
+        raise SignatureError("the X-Truto-Signature header has a format other than sha256")
     return _decode_mac(parts.get("v", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature that fits: the mac (32 bytes), and the secret it was made with."""
+    """A valid signature: its MAC (32 bytes), and the secret that made it."""
 
     mac: bytes
     secret: str = field(repr=False)
@@ -57,17 +57,17 @@ class Signature:
 def verify(body: bytes, mac: bytes, secrets: Sequence[str]) -> Signature:
     """Accept a body only if Truto signed it with one of the secrets.
 
-    body: raw bytes exactly as received. mac: the 32 bytes that the header claims; see `parse_header`.
+    body: raw bytes exactly as received. mac: 32 bytes; see `parse_signature_header`.
     Raises SignatureError. Constant time in the secrets.
     Source: docs/protocol.md, "Signature".
     """
     matched = None
-    # Every secret is tried, so that the time taken does not tell which one came close.
+    # Try every secret, so that the time taken does not reveal the matching one.
     for secret in secrets:
         if hmac.compare_digest(_compute_mac(body, secret), mac):
             matched = Signature(mac, secret)
     if matched is None:
-        raise SignatureError("the signature fits none of the secrets in TRUTO_WEBHOOK_SECRET")
+        raise SignatureError("the signature matches no secret in TRUTO_WEBHOOK_SECRET")
     return matched
 
 
@@ -82,5 +82,7 @@ def _decode_mac(text: str) -> bytes:
         try:
             return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
         except binascii.Error as error:
-            raise SignatureError("the X-Truto-Signature header's v is no base64") from error
-    raise SignatureError("the X-Truto-Signature header's v is neither 64 hex digits nor 44 base64 characters")
+            raise SignatureError("v in the X-Truto-Signature header is not base64") from error
+    raise SignatureError(
+        "v in the X-Truto-Signature header is neither 64 hex digits nor 44 base64 characters"
+    )

@@ -1,4 +1,4 @@
-"""POSTs events as Truto does: waits for the answer, retries three times, then gives up."""
+"""Sender of signed events, with Truto's own retries and timeouts."""
 
 import threading
 from collections import Counter
@@ -18,7 +18,10 @@ _STATUS_BY_HTTP_STATUS = {200: "accepted", 400: "refused", 401: "unauthorized"}
 
 @dataclass(frozen=True, slots=True)
 class WebhookTarget:
-    """Where to send, and how to sign. first_backoff_s: doubled for each of three retries, at most 10 s."""
+    """The URL to send to, and the signature's secret and format.
+
+    first_backoff_s: the wait before the first of three retries; it doubles for each, up to 10 s.
+    """
 
     url: str
     secret: str = field(repr=False)
@@ -29,35 +32,32 @@ class WebhookTarget:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """How sending something ended.
-
-    http_status: of the last answer, 0 for none; anything but 200 was given up. retries: how many it took.
-    """
+    """The result of sending one event. http_status: of the last answer, 0 for none. retries: their number."""
 
     http_status: int
     retries: int = 0
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the receiver took it."""
+        """Whether the receiver accepted the event."""
         return self.http_status == 200
 
 
-# As of a receiver that was down for longer than Truto tries.
+# The outcome of a receiver that is down for longer than Truto retries.
 GIVEN_UP = SendOutcome(500, _MAX_RETRIES)
 
 
 def open_http_client(max_connections: int) -> httpx.Client:
-    """Return what senders send with: as many connections as there are senders at the time."""
+    """Return an HTTP client for as many senders as it has connections."""
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     headers = {"User-Agent": "truto"}
     return httpx.Client(timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
 
 
 class WebhookSender:
-    """Sends events one after the other, such as those of a run; counts what it was told in `answers`.
+    """Sends the events of one run in order, and counts the receiver's answers in `response_counts`.
 
-    cancelled: once it is set, nothing more is sent, and sending raises CancelledError.
+    cancelled: once it is set, every further send raises CancelledError.
     """
 
     def __init__(self, target: WebhookTarget, client: httpx.Client, cancelled: threading.Event) -> None:
@@ -67,9 +67,9 @@ class WebhookSender:
         self.response_counts: Counter[str] = Counter()
 
     def send(self, body: bytes, *, may_be_refused: bool = False) -> SendOutcome:
-        """Deliver a body, or give it up.
+        """Sign and send a body, with up to three retries.
 
-        may_be_refused: take a 400 for an answer as well, as Truto does for `started` alone.
+        may_be_refused: do not retry after a 400; Truto does this for `started` only.
         """
         target = self._target
         signature = sign(body, target.secret, encoding=target.encoding, with_format=target.with_format)
@@ -83,7 +83,7 @@ class WebhookSender:
         return outcome
 
     def send_forged(self, body: bytes, signature: str) -> None:
-        """Send what Truto did not sign, once. signature: "" for none."""
+        """Send a body with this signature once, without retries. signature: "" for no header."""
         self._post(body, signature)
 
     def _post(self, body: bytes, signature: str) -> int:
@@ -102,7 +102,7 @@ class WebhookSender:
 
 
 def _read_response_status(response: httpx.Response) -> str:
-    """Return what an answer says, or what its status means where the receiver is another one."""
+    """Return the `status` in an answer, or a status for its code if the receiver is not ours."""
     by_status = _STATUS_BY_HTTP_STATUS.get(response.status_code, "failed")
     try:
         status = response.json()["status"]

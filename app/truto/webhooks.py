@@ -1,4 +1,4 @@
-"""A webhook of Truto's: where it sends which events, and which it should."""
+"""Truto's webhooks, and the events that they must subscribe to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from app.truto.coerce import as_text
 
 _RUN_EVENT_PREFIX = "sync_job_run:"
-# What a webhook is to be subscribed to; why: docs/protocol.md, "Which events a webhook needs".
+# The events that a new webhook subscribes to. Source: docs/protocol.md, "Which events a webhook needs".
 SUBSCRIBED_EVENTS = tuple(
     _RUN_EVENT_PREFIX + action
     for action in (
@@ -16,7 +16,7 @@ SUBSCRIBED_EVENTS = tuple(
         *("rate_limited", "completed", "failed", "stopped", "deleted"),
     )
 )
-# One of each must come. Whether a stop is told as `stopped` or as `updated` is unconfirmed: either will do.
+# At least one of each group is required. A stop is `stopped` or `updated`: unconfirmed.
 _REQUIRED_ACTIONS = (
     ("record",),
     ("record_error",),
@@ -29,9 +29,9 @@ _REQUIRED_ACTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """One webhook; what an answer does not tell is "", None or ().
+    """One webhook. A member that the answer leaves out is "", None or ().
 
-    is_active: False once Truto has switched it off. secret: told by Truto once, when the webhook is created.
+    is_active: False once Truto has deactivated it. secret: Truto returns it only when it creates a webhook.
     Source: docs/protocol.md, "The API".
     """
 
@@ -43,7 +43,7 @@ class Webhook:
 
 
 def read_webhook(answer: Mapping[str, Any]) -> Webhook | None:
-    """Read a webhook from decoded JSON; None where it has no id."""
+    """Read a webhook from decoded JSON; None if it has no id."""
     webhook_id, is_active, types = (answer.get(name) for name in ("id", "is_active", "event_types"))
     if not as_text(webhook_id):
         return None
@@ -57,9 +57,11 @@ def read_webhook(answer: Mapping[str, Any]) -> Webhook | None:
 
 
 def find_missing_events(event_types: Sequence[str]) -> tuple[str, ...]:
-    """Return the events that a webhook lacks; a `*` in its own list stands for any."""
+    """Return the required events that a webhook's list does not match; the list may hold `*` patterns."""
     return tuple(
-        _RUN_EVENT_PREFIX + either[0]
-        for either in _REQUIRED_ACTIONS
-        if not any(fnmatchcase(_RUN_EVENT_PREFIX + action, has) for action in either for has in event_types)
+        _RUN_EVENT_PREFIX + actions[0]
+        for actions in _REQUIRED_ACTIONS
+        if not any(
+            fnmatchcase(_RUN_EVENT_PREFIX + action, pattern) for action in actions for pattern in event_types
+        )
     )

@@ -69,8 +69,8 @@ class _GateStore:
         self._runs = runs
         self._pending = pending
 
-    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
-        return self._inbox.query(lambda: self._runs.start_unless_overlapping(run, active_since=heard_since))
+    def start_unless_overlapping(self, run: RunUpdate, *, active_since: datetime) -> str | None:
+        return self._inbox.query(lambda: self._runs.start_unless_overlapping(run, active_since=active_since))
 
     def oldest_pending(self) -> datetime | None:
         return self._inbox.query(self._pending.find_oldest_received_at)

@@ -1,1 +1,1 @@
-"""The whole service under force: real senders, servers and faults, and a count of what came of it."""
+"""The whole service under faults, followed by an audit of its data."""

@@ -1,4 +1,4 @@
-"""Compares everything that was acknowledged with the inbox, the ledger and every sink."""
+"""Comparison of every acknowledged delivery with the inbox, the results and the sinks."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from app.store.schema import dead_records, deliveries, record_errors, sink_outco
 from tests.chaos.traffic import RESOURCES, SentDelivery, build_record, compute_digest
 
 LAKE_RESOURCE = RESOURCES[0]
-# How a delivery of each kind must end, and what it is called where it did not.
+# The final state of each kind of delivery, and the name of the fault if it is another.
 _EXPECTED_STATES = {
     "page": "settled",
     "deletion": "settled",
@@ -32,7 +32,7 @@ Key = TypeVar("Key")
 
 @dataclass(slots=True)
 class AuditResult:
-    """What was counted, and everything that is not as it must be: how often, with examples.
+    """The counts, and the faults with some examples.
 
     faults: lost, doubled, regressed, unsettled, dead, miscounted, garbled or foreign.
     """
@@ -42,32 +42,32 @@ class AuditResult:
     examples: list[str] = field(default_factory=list)
 
     def add_fault(self, fault: str, example: str) -> None:
-        """Note something that is wrong."""
+        """Count a fault, and keep the first few as examples."""
         self.faults[fault] += 1
         if self.faults[fault] <= _MAX_EXAMPLES:
             self.examples.append(f"{fault}: {example}")
 
 
-def audit(sent: Mapping[bytes, SentDelivery], store: Database, lake: Path) -> AuditResult:
-    """Look at all that is there, once everything stands still. store: holds the sink "main" as well."""
+def audit(sent: Mapping[bytes, SentDelivery], database: Database, lake: Path) -> AuditResult:
+    """Compare all stored data, once nothing is being processed. database: also the sink "main"."""
     result = AuditResult()
-    # What is not settled is a finding of its own: no sink has to have it, and any may.
-    settled = _audit_inbox(sent, store, result)
-    _audit_results(settled, store, result)
+    # An unsettled delivery is a fault of its own: no sink must have it, and any may.
+    settled = _audit_inbox(sent, database, result)
+    _audit_results(settled, database, result)
     for resource in RESOURCES:
         of_resource = {id_: delivery for id_, delivery in settled.items() if delivery.resource == resource}
-        _audit_rows(resource, of_resource, sent, store, result)
+        _audit_rows(resource, of_resource, sent, database, result)
     _audit_files(settled, lake, result)
     return result
 
 
 def _audit_inbox(
-    sent: Mapping[bytes, SentDelivery], store: Database, result: AuditResult
+    sent: Mapping[bytes, SentDelivery], database: Database, result: AuditResult
 ) -> SettledDeliveries:
     settled: dict[UUID, SentDelivery] = {}
     missing = dict(sent)
     columns = (deliveries.c.id, deliveries.c.state, deliveries.c.reason, deliveries.c.body)
-    with store.engine.connect() as connection:
+    with database.engine.connect() as connection:
         for id_, state, reason, body in connection.execution_options(yield_per=200).execute(select(*columns)):
             digest = compute_digest(decompress(body))
             if digest not in sent:
@@ -96,7 +96,7 @@ def _audit_inbox(
     return settled
 
 
-def _audit_results(settled: SettledDeliveries, store: Database, result: AuditResult) -> None:
+def _audit_results(settled: SettledDeliveries, database: Database, result: AuditResult) -> None:
     done, dead = Counter[tuple[UUID, str]](), Counter[tuple[UUID, str]]()
     for id_, delivery in settled.items():
         no_rows = sum(key is None for key, _ in delivery.records)
@@ -104,7 +104,7 @@ def _audit_results(settled: SettledDeliveries, store: Database, result: AuditRes
         dead[id_, "main"] = no_rows
         for sink in _sinks_for(delivery):
             done[id_, sink] = len(delivery.records) - (no_rows if sink == "main" else 0)
-    with store.engine.connect() as connection:
+    with database.engine.connect() as connection:
         written = connection.execute(
             select(sink_outcomes.c.delivery_id, sink_outcomes.c.sink, sink_outcomes.c.written).where(
                 sink_outcomes.c.state == "done"
@@ -151,10 +151,10 @@ def _audit_rows(
     resource: str,
     settled: SettledDeliveries,
     sent: Mapping[bytes, SentDelivery],
-    store: Database,
+    database: Database,
     result: AuditResult,
 ) -> None:
-    """Each row is the newest version of its record among all that is settled."""
+    """Check that each row is the newest version of its record among settled deliveries."""
     newest: dict[tuple[str, str], tuple[str, int, bool]] = {}
     for delivery in settled.values():
         for key, number in delivery.records:
@@ -163,7 +163,7 @@ def _audit_rows(
                 place = delivery.account, f"k{key}"
                 newest[place] = max(newest.get(place, version), version)
     times = {number: delivery.created_at for delivery in sent.values() for _, number in delivery.records}
-    for account, name, record, is_deleted in _read_rows(resource, store):
+    for account, name, record, is_deleted in _read_rows(resource, database):
         created_at, number, is_deletion = newest.pop((account, name), ("", 0, False))
         row = f"row {account} {name} of {resource}"
         result.counts["rows"] += 1
@@ -180,9 +180,9 @@ def _audit_rows(
         result.add_fault("lost", f"row {account} {name} of {resource}")
 
 
-def _read_rows(resource: str, store: Database) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
+def _read_rows(resource: str, database: Database) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
     statement = text(f'SELECT "_account", "_key", data, "_deleted_at" FROM {resource.replace("/", "_")}')
-    with store.engine.connect() as connection:
+    with database.engine.connect() as connection:
         for account, key, record, deleted_at in connection.execution_options(yield_per=1000).execute(
             statement
         ):
@@ -190,7 +190,7 @@ def _read_rows(resource: str, store: Database) -> Iterator[tuple[str, str, dict[
 
 
 def _audit_files(settled: SettledDeliveries, lake: Path, result: AuditResult) -> None:
-    """Each delivery has one file, with its own records and no others."""
+    """Check that each delivery has one file with its own records and no others."""
     missing = {id_: delivery for id_, delivery in settled.items() if "lake" in _sinks_for(delivery)}
     known_ids: set[UUID] = set()
     for path in lake.rglob("*.jsonl"):

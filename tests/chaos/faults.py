@@ -1,4 +1,4 @@
-"""Does harm to an installation, and undoes it."""
+"""Faults that are injected into an installation and undone."""
 
 import signal
 import time
@@ -18,13 +18,13 @@ from tests.support.waiting import wait_until
 
 ActiveFault = AbstractContextManager[None]
 
-# A Redis that holds spooled deliveries is their only place: docs/guarantees.md says what wiping it costs.
+# Redis alone holds spooled deliveries, so wiping it then loses them, as docs/guarantees.md says.
 _WIPE_UNLESS_SPOOLED = "if redis.call('xlen', KEYS[1]) > 0 then return 0 end redis.call('flushall') return 1"
 _EMPTY_SPOOL_TIMEOUT_S = 60.0
 
 
 def inject_fault(site: Site, fault: Fault) -> None:
-    """Inflict a fault; return when it is over: what was killed runs again, though it may not be ready."""
+    """Inject a fault; return when it is over. Killed processes run again, but may not be ready yet."""
     with _FAULTS[fault.kind](site, fault.process_pick):
         time.sleep(fault.duration_s)
 
@@ -68,8 +68,8 @@ def _paused(pids: Sequence[int]) -> Iterator[None]:
 @contextmanager
 def _combined(*faults: ActiveFault) -> Iterator[None]:
     with ExitStack() as stack:
-        for harm in faults:
-            stack.enter_context(harm)
+        for fault in faults:
+            stack.enter_context(fault)
         yield
 
 
@@ -106,7 +106,7 @@ def _set_read_only(url: str, setting: str) -> None:
                 sql.Identifier(connection.info.dbname), sql.Literal(setting)
             )
         )
-        # For those who are connected already.
+        # Open connections keep the old setting.
         _terminate_connections(connection)
 
 
@@ -125,7 +125,7 @@ def _terminate_connections(connection: psycopg.Connection) -> None:
 
 
 def _pick_process(program: Program, pick: int) -> list[int]:
-    """Return one of a program's processes; none while it is just starting."""
+    """Return the id of one process of a program, or none while the program is starting."""
     children = program.children
     return [children[pick % len(children)]] if children else []
 

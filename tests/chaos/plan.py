@@ -1,4 +1,4 @@
-"""Which faults happen, in what order and for how long; pure, the same for the same seed."""
+"""The order and duration of faults: pure, the same for the same seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Kind = Literal[
     "PostgreSQL killed and Valkey full",
 ]
 
-# How long each is held, in seconds: least and most. None: it is over as soon as it has happened.
+# Shortest and longest duration in seconds. None: the fault is over as soon as it has happened.
 DURATIONS_S: dict[Kind, tuple[float, float] | None] = {
     "web process killed": None,
     "web killed": (0.1, 1.0),
@@ -58,14 +58,14 @@ DURATIONS_S: dict[Kind, tuple[float, float] | None] = {
     "PostgreSQL and Valkey paused": (1.0, 4.0),
     "PostgreSQL killed and Valkey full": (1.0, 3.0),
 }
-# Everything but what alone takes most of a minute; that one comes once in so many rounds.
+# This kind takes most of a minute, so it is injected once in several rounds.
 _RARE: Kind = "worker paused beyond its lease"
 _ROUNDS_PER_RARE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. after_s: what passes before it; hold_s: how long it lasts; pick: which of several processes."""
+    """One fault. delay_s: pause before it. process_pick: selects one of several processes."""
 
     kind: Kind
     delay_s: float = 1.0
@@ -74,7 +74,7 @@ class Fault:
 
 
 def plan_faults(seed: str) -> Iterator[Fault]:
-    """Yield faults without end: every kind once a round, in random order."""
+    """Yield endless faults: every kind once a round, in random order."""
     chance = Random(f"{seed}/faults")
     for number in count(1):
         kinds = [kind for kind in DURATIONS_S if kind != _RARE]

@@ -1,4 +1,4 @@
-"""A soak's findings as tables."""
+"""The report of a soak as Markdown tables."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ _FAULTS = ("lost", "doubled", "regressed", "unsettled", "dead", "miscounted", "g
 
 
 def render_report(report: SoakReport) -> str:
-    """Return the tables, GitHub Markdown."""
+    """Return the tables and the examples of faults."""
     counts, faults = report.audit_result.counts, report.audit_result.faults
-    lines = ["| what | number |", "|---|--:|"]
+    lines = ["| counted | number |", "|---|--:|"]
     lines += [f"| {name} | {number:,} |" for name, number in counts.items()]
     lines += [f"| **{name}** | **{faults[name]:,}** |" for name in _FAULTS]
-    lines += [f"| faults inflicted | {len(report.recoveries)} |"]
+    lines += [f"| faults injected | {len(report.recoveries)} |"]
     lines += [f"| settled after the last delivery | {report.settled_s:.1f} s |"]
     lines += [f"| ready at the end | {report.readiness_error or 'yes'} |", ""]
     lines += ["| fault | times | recovered after, median | longest |", "|---|--:|--:|--:|"]

@@ -1,4 +1,4 @@
-"""One installation: Valkey, PostgreSQL, gunicorn and workers, each a real process that may be harmed."""
+"""One installation for faults: Valkey, PostgreSQL, gunicorn and workers, each a process."""
 
 import signal
 import subprocess
@@ -36,15 +36,15 @@ sinks = ["main", "lake"]
 [[routes]]
 sinks = ["main"]
 """
-# The Procfile's lines, so that they can be run from another tree than this one.
+# The Procfile's commands, which can also run from another source tree.
 _WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn_conf.py", "app.web.wsgi:app"]
 _WORKERS = [sys.executable, "-m", "app.cli", "worker"]
-# What a platform leaves between SIGTERM and SIGKILL.
+# The time of a platform between SIGTERM and SIGKILL.
 _PLATFORM_GRACE_S = 30.0
 
 
 class Program:
-    """A process with children, started from a source tree; its log goes on over restarts."""
+    """A process with children, started from a source tree; a restart appends to its log."""
 
     def __init__(self, command: Sequence[str], tree: Path, settings: dict[str, str], log: Path) -> None:
         self._command = command
@@ -54,7 +54,7 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, without waiting for it to be of use."""
+        """Start it without waiting until it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -69,7 +69,7 @@ class Program:
 
     @property
     def children(self) -> list[int]:
-        """The processes that do its work, oldest first."""
+        """The ids of its child processes, in ascending order."""
         return sorted(find_descendants(self.pid))
 
     @property
@@ -78,7 +78,7 @@ class Program:
         return self._process.pid
 
     def kill(self) -> None:
-        """End it and its children at once, as a machine that goes away does."""
+        """Kill it and its children, as the loss of a machine does."""
         assert self._process is not None
         self._lifeline.disarm()
         if self._process.poll() is None:
@@ -86,7 +86,7 @@ class Program:
             self._process.wait()
 
     def terminate(self) -> None:
-        """End it as a platform does. Fails where it does not end within the platform's grace."""
+        """Send SIGTERM, as a platform does. Fails if it does not end within the platform's time."""
         assert self._process is not None
         self._lifeline.disarm()
         family = [self.pid, *self.children]
@@ -102,7 +102,7 @@ class Program:
 
 
 class Site:
-    """The installation, running. tree: the source it runs from; logs are kept in the folder."""
+    """A running installation. tree: the source that runs. folder: for logs and files."""
 
     def __init__(
         self, folder: Path, valkey: ValkeyServer, postgres: PostgresServer, url: str, tree: Path
@@ -130,7 +130,7 @@ class Site:
 
     @property
     def readiness_error(self) -> str:
-        """What keeps the service from being ready, in its own words; "" where nothing does."""
+        """The answer of /readyz while the service is not ready, "" if it is."""
         return self._request_error("/readyz")
 
     @property
@@ -148,11 +148,11 @@ class Site:
 
 @contextmanager
 def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) -> Iterator[Site]:
-    """Start an installation and end all of it. Its logs and files are left in the folder."""
+    """Start an installation; end all of it after the block. Logs and files stay in the folder."""
     with ExitStack() as stack:
-        # Not in the folder: paths of sockets must be short, and PostgreSQL's open to another user.
+        # Not in the folder: paths of sockets must be short, and another user must reach PostgreSQL's.
         places = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(2)]
-        # With persistence, as docs/guarantees.md asks for where the spool must outlive Redis.
+        # With persistence, which docs/guarantees.md requires if the spool must survive a restart of Redis.
         valkey = ValkeyServer(places[0], "--appendonly", "yes")
         stack.callback(valkey.stop)
         postgres = PostgresServer(places[1], is_durable=is_durable)

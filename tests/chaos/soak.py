@@ -1,5 +1,6 @@
-"""One soak: senders and faults at once, then the wait for what is left, then the comparison."""
+"""One soak: traffic and faults, the wait for pending deliveries, the audit."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from threading import Event
 from redis import Redis
 
 from app.database.engine import open_database
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
 from app.truto.webhook_sender import WebhookSender, open_http_client
 from tests.chaos.audit import AuditResult, audit
@@ -27,23 +28,26 @@ from tests.support.web_process import SECRET
 _SENDERS = 8
 _RECOVERY_TIMEOUT_S = 120.0
 _READY_TIMEOUT_S = 60.0
-# So that it can be seen to recover from the last fault.
+# Sending continues after the last fault, so that its recovery can be observed.
 _LAST_RECOVERY_S = 3.0
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What to do.
+    """The plan of one soak.
 
-    seed: of the traffic. faults: what is inflicted, until `sending_s` are over. records_per_s: sent at most.
-    is_calm: wait after each fault until the service has recovered. settle_s: given to what is left at the
-    end. tree: the source that runs. say: told of every step.
+    seed: of the traffic. faults: injected one after the other. min_sending_s: sending lasts until every fault
+    is injected, and at least this long. max_sending_s: no fault is injected after it, for an endless plan.
+    records_per_s: sent at most. waits_for_recovery: wait after a fault until the service has recovered.
+    settle_timeout_s: for the deliveries that are pending at the end. tree: the source that runs.
+    report_progress: called with a line for each step.
     """
 
     seed: str
     faults: Iterable[Fault]
-    sending_s: float
+    min_sending_s: float
+    max_sending_s: float = math.inf
     records_per_s: float = 1500.0
     waits_for_recovery: bool = False
     settle_timeout_s: float = 180.0
@@ -53,10 +57,10 @@ class Soak:
 
 @dataclass(frozen=True, slots=True)
 class SoakReport:
-    """What came of it.
+    """The result of a soak.
 
-    settled_s: from the last delivery until nothing waited, or as long as was waited. unreadiness: what
-    /readyz complained of in the end.
+    settled_s: from the last delivery until nothing was pending, or the timeout. readiness_error: the answer of
+    /readyz at the end, "" if the service is ready.
     """
 
     audit_result: AuditResult
@@ -66,7 +70,7 @@ class SoakReport:
 
     @property
     def is_fine(self) -> bool:
-        """Whether nothing at all is wrong."""
+        """Whether the audit found no fault and the service is ready."""
         return not self.readiness_error and not self.audit_result.faults
 
 
@@ -77,24 +81,24 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
         running_site(folder, tree=soak.tree) as site,
         Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
     ):
-        store = open_database(site.database_url)
-        watch = RecoveryWatch(store, redis, traffic)
+        database = open_database(site.database_url)
+        watch = RecoveryWatch(database, redis, traffic)
         with watch.running():
             with _sending(soak, site, traffic):
                 _inject_all(soak, site, watch, traffic)
-            soak.report_progress("no more faults and deliveries: waiting for what is left")
+            soak.report_progress("no more faults and deliveries: waiting for pending deliveries")
             settled_s = _wait_for(lambda: watch.is_idle, soak.settle_timeout_s)
         readiness_error = _wait_until_ready(site)
         soak.report_progress(f"settled after {settled_s:.1f} s: comparing")
         report = SoakReport(
-            audit(traffic.sent, store, site.lake), watch.recoveries, settled_s, readiness_error
+            audit(traffic.sent, database, site.lake), watch.recoveries, settled_s, readiness_error
         )
-        store.close()
+        database.close()
     return report
 
 
 def _wait_until_ready(site: Site) -> str:
-    """Wait until the service is ready; return what it complains of if it never is."""
+    """Wait until the service is ready; return its last answer if it never is."""
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while (error := site.readiness_error) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -103,7 +107,7 @@ def _wait_until_ready(site: Site) -> str:
 
 @contextmanager
 def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
-    """Send from several threads inside; then end in order, with the delivery at hand and its retries."""
+    """Send from several threads inside the block; at its end, finish current deliveries and their retries."""
     plan = Plan(site.webhook_url, SECRET, soak.seed, parallel=_SENDERS)
     stopped = Event()
     with open_http_client(plan.parallel) as client, ThreadPoolExecutor(_SENDERS) as pool:
@@ -121,26 +125,26 @@ def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
 
 
 def _inject_all(soak: Soak, site: Site, watch: RecoveryWatch, traffic: Traffic) -> None:
-    number = 0
     for number, fault in enumerate(soak.faults, 1):
-        if watch.now_s + fault.delay_s + fault.duration_s + _LAST_RECOVERY_S > soak.sending_s:
+        if watch.now_s + fault.delay_s + fault.duration_s + _LAST_RECOVERY_S > soak.max_sending_s:
             break
         time.sleep(fault.delay_s)
-        began_s = watch.now_s
+        started_s = watch.now_s
         inject_fault(site, fault)
-        watch.add_fault(fault, began_s)
+        watch.add_fault(fault, started_s)
         duration_text = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
         soak.report_progress(
-            f"{began_s:7.1f} s  {number:4}  {fault.kind}{duration_text}; {traffic.acknowledged_count} acknowledged"
+            f"{started_s:7.1f} s  {number:4}  {fault.kind}{duration_text}; "
+            f"{traffic.acknowledged_count} acknowledged"
         )
         if soak.waits_for_recovery:
             _wait_for(lambda: watch.has_recovered, _RECOVERY_TIMEOUT_S)
-    time.sleep(max(0.0, soak.sending_s - watch.now_s))
+    time.sleep(max(_LAST_RECOVERY_S, soak.min_sending_s - watch.now_s))
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
-    """Wait for a condition, but not for ever; return how long it took, in seconds."""
-    began = time.monotonic()
-    while not condition() and time.monotonic() - began < timeout_s:
+    """Wait for a condition until a timeout; return the time that it took, in seconds."""
+    started = time.monotonic()
+    while not condition() and time.monotonic() - started < timeout_s:
         time.sleep(_POLL_S)
-    return time.monotonic() - began
+    return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""A backlog of a million deliveries: it is worked off, and until then nobody is held up by it."""
+"""A backlog of a million deliveries drains, and delays no new delivery meanwhile."""
 
 import json
 import logging
@@ -21,23 +21,22 @@ from app.store.schema import deliveries
 from app.truto.events import Envelope
 from tests.support.processes import Command, find_descendants
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import WebProcess, make_environment
 
 pytestmark = pytest.mark.chaos
 
 BACKLOG = 1_000_000
 MIB = 1024 * 1024
-# What a process may grow while it works: buffers and caches, but nothing that knows of the whole backlog,
-# whose ids alone would take more.
+# Growth of a process while it works: buffers and caches. The ids of the whole backlog would take more.
 MAX_GROWTH_BYTES = 32 * MIB
-# Jobs that the sweeper adds at once when it finds room.
+# Jobs that the sweeper adds at once when the queue has capacity.
 JOBS_PER_SWEEP = 32
-# A sender is answered within this, on a machine that is busy with the backlog.
+# A sender is answered within this, while the machine drains the backlog.
 MAX_RESPONSE_S = 3.0
 MAX_READY_S = 5.0
 DRAINED_AT_LEAST = 2_000
-# The store's own limit is meant for statements of the service.
+# The store's statement timeout is meant for statements of the service.
 NO_LIMIT = text("SET LOCAL statement_timeout = 0")
 
 log = logging.getLogger(__name__)
@@ -53,19 +52,19 @@ def store(postgres_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def web(
-    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer
+    tmp_path: Path, store: Database, postgres_url: str, private_valkey: ValkeyServer
 ) -> Iterator[WebProcess]:
-    with WebProcess(tmp_path, database_url=postgres_url, redis_url=harmed_valkey.url) as process:
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=private_valkey.url) as process:
         yield process
 
 
 @pytest.fixture
 def worker(
-    tmp_path: Path, store: Database, postgres_url: str, harmed_valkey: ValkeyServer, harmed_redis: Redis
+    tmp_path: Path, store: Database, postgres_url: str, private_valkey: ValkeyServer, private_redis: Redis
 ) -> Iterator[Command]:
-    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=harmed_valkey.url)
+    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=private_valkey.url)
     with Command(["app.cli", "worker", "-n", "2"], folder=tmp_path, environment=settings) as command:
-        wait_until(lambda: harmed_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
+        wait_until(lambda: private_redis.scard("rq:workers") == 2, what=lambda: f"two workers\n{command.log}")
         yield command
 
 
@@ -75,7 +74,7 @@ def body(name: str) -> bytes:
 
 
 def pile_up(store: Database, number: int) -> None:
-    """Put so many pending deliveries, an hour old, into the inbox."""
+    """Store pending deliveries that are an hour old."""
     then = datetime.now(UTC) - timedelta(hours=1)
     template = IncomingDelivery(
         body("old"),
@@ -84,14 +83,14 @@ def pile_up(store: Database, number: int) -> None:
         Envelope(event_id="old", event="sync_job_run:record", resource="crm/contacts", method="list"),
     )
     [receipt] = Inbox(store).put([template])
-    made = {
+    expressions = {
         "id": "gen_random_uuid()",
         "event_id": "'old-' || n",
         "received_at": "received_at + n * interval '1 ms'",
         "due_at": "due_at + n * interval '1 ms'",
     }
     columns = [column.name for column in deliveries.columns]
-    values = ", ".join(made.get(name, name) for name in columns)
+    values = ", ".join(expressions.get(name, name) for name in columns)
     with store.engine.begin() as connection:
         connection.execute(NO_LIMIT)
         connection.execute(
@@ -116,7 +115,7 @@ def memory_bytes(pid: int, line: str) -> int:
 
 
 def post_for(web: WebProcess, seconds: float) -> list[float]:
-    """Post one after the other for so long; return what each took, in seconds."""
+    """Post one delivery after the other for some seconds; return the time of each."""
     times: list[float] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -126,8 +125,8 @@ def post_for(web: WebProcess, seconds: float) -> list[float]:
     return times
 
 
-def test_a_million_deliveries_wait_and_the_service_goes_on(
-    web: WebProcess, worker: Command, store: Database, harmed_redis: Redis
+def test_a_backlog_of_a_million_deliveries_delays_no_new_one(
+    web: WebProcess, worker: Command, store: Database, private_redis: Redis
 ) -> None:
     for number in range(50):
         assert web.post(body(f"before-{number}")).status == "accepted"
@@ -138,10 +137,10 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
 
     piled_up_at, settled_before = time.monotonic(), count(store, "state = 'settled'")
     times = post_for(web, seconds=20)
-    asked_at = time.monotonic()
+    requested_at = time.monotonic()
     ready = httpx.get(f"{web.url}/readyz", timeout=30)
-    ready_s = time.monotonic() - asked_at
-    jobs, keys = harmed_redis.llen(f"rq:queue:{QUEUE_NAME}"), harmed_redis.dbsize()
+    ready_s = time.monotonic() - requested_at
+    jobs, keys = private_redis.llen(f"rq:queue:{QUEUE_NAME}"), private_redis.dbsize()
     wait_until(
         lambda: count(store, "state = 'settled'") - settled_before >= DRAINED_AT_LEAST,
         timeout_s=40,
@@ -155,8 +154,9 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
         *(time.monotonic() - piled_up_at, [grown // MIB for grown in growth.values()]),
     )
 
-    assert max(times) < MAX_RESPONSE_S
-    assert ready_s < MAX_READY_S
+    slowdown = measure_slowdown()
+    assert max(times) < MAX_RESPONSE_S * slowdown
+    assert ready_s < MAX_READY_S * slowdown
     assert ready.status_code == 503
     assert ready.json()["backlog"].startswith("the oldest delivery has waited for 3")
     assert {ready.json()[name] for name in ("store", "redis", "workers", "spool")} == {"ok"}
@@ -165,12 +165,14 @@ def test_a_million_deliveries_wait_and_the_service_goes_on(
     assert keys <= MAX_JOBS + JOBS_PER_SWEEP + 50
     assert max(growth.values()) < MAX_GROWTH_BYTES
 
-    # The rest of the backlog goes away, as if worked off. What came meanwhile needs nobody's help.
+    # The rest of the backlog is deleted, as if drained. New deliveries are settled without help.
     with store.engine.begin() as connection:
         connection.execute(NO_LIMIT)
-        # It waits for no worker, which may wait for it: those in hand are worked off.
+        # Skips leased rows, because a worker may wait for this transaction.
         old = f"SELECT id FROM {deliveries.name} WHERE event_id LIKE 'old-%' AND state = 'pending'"
         connection.execute(text(f"DELETE FROM {deliveries.name} WHERE id IN ({old} FOR UPDATE SKIP LOCKED)"))
     wait_until(lambda: not count(store, "state = 'pending'"), timeout_s=60, what=lambda: worker.log[-2000:])
     assert count(store, "event_id LIKE 'fresh-%' AND state = 'settled'") == len(times)
-    wait_until(lambda: httpx.get(f"{web.url}/readyz").json()["status"] == "ok", what="it to be ready")
+    wait_until(
+        lambda: httpx.get(f"{web.url}/readyz").json()["status"] == "ok", what="the service to be ready"
+    )

@@ -1,4 +1,4 @@
-"""A sink that accepts connections and never answers: it holds up what goes to it, and nothing else."""
+"""A sink that accepts connections and never answers delays only its own records."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -48,8 +48,8 @@ def store(tmp_path: Path) -> Iterator[Database]:
     engine.close()
 
 
-def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
-    tmp_path: Path, store: Database, harmed_postgres: PostgresServer, redis_url: str
+def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
+    tmp_path: Path, store: Database, private_postgres: PostgresServer, redis_url: str
 ) -> None:
     inbox = Inbox(store)
     (tmp_path / "routes.toml").write_text(ROUTES)
@@ -64,7 +64,7 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
         with store.engine.connect() as connection:
             return len(connection.execute(statement).all())
 
-    with harmed_postgres.database() as url, Redis.from_url(redis_url) as redis:
+    with private_postgres.database() as url, Redis.from_url(redis_url) as redis:
         redis.flushall()
         arguments = ["app.cli", "worker", "-n", "1"]
         variables = settings | {"WAREHOUSE_URL": url}
@@ -76,18 +76,18 @@ def test_stalled_sinks_hold_up_no_other_and_gets_everything_when_it_is_back(
 
             send(0, 10)
             wait_until(lambda: count("another", "done") == 10, what=lambda: worker.log)
-            with harmed_postgres.stalled():
+            with private_postgres.stalled():
                 send(10, 60)
-                # Each stalled sink runs into the deadline of one job; after that it rests.
+                # Each stalled sink exceeds the timeout of one job; then its cooldown begins.
                 wait_until(
                     lambda: count("main", "done") == 60,
                     timeout_s=2 * JOB_TIMEOUT_S + 15,
                     what=lambda: worker.log,
                 )
                 assert (count("warehouse", "failing"), count("another", "failing")) == (50, 50)
-            assert f"it did not answer within {JOB_TIMEOUT_S} s" in worker.log
+            assert f"no answer within the job's {JOB_TIMEOUT_S} s" in worker.log
             assert "job.interrupted" not in worker.log
-        # As if its rest were over.
+        # As if the cooldown were over.
         with store.engine.begin() as connection:
             connection.execute(update(deliveries).values(leased_until=None, due_at=datetime.now(UTC)))
         with Command(arguments, folder=tmp_path, environment=variables) as worker:

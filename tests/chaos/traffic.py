@@ -1,4 +1,4 @@
-"""What is sent: pages of records that compete for the same rows, and everything odd that may come between."""
+"""Traffic of a soak: pages of competing records, deletions, errors, unreadable bodies."""
 
 import hashlib
 import json
@@ -11,18 +11,18 @@ from random import Random
 from threading import Event
 from typing import Any
 
-from app.simulator.events import EventClock
+from app.simulator.event_writer import EventClock
 from app.truto.webhook_sender import WebhookSender
 
 RESOURCES = ("crm/contacts", "ticketing/tickets")
 ACCOUNTS = 5
-# Few enough that every record competes with older and newer versions of itself.
+# Few keys, so that every record competes with older and newer versions of itself.
 KEYS = 2000
 _MAX_PER_PAGE = 200
-# How often: deliveries of a kind; records that are sound, no object, or hold what is no number in JSON.
+# Weights of deliveries by kind; of records that are sound, no object, or hold an invalid number.
 _KIND_WEIGHTS = {"page": 94, "deletion": 3, "errors": 2, "unreadable": 1}
 _RECORD_WEIGHTS = (99.5, 0.25, 0.25)
-# Shares of deliveries that come after newer ones, and again.
+# Shares of deliveries that are sent after newer ones, and sent twice.
 _LATE, _REPEATED = 0.15, 0.05
 _MAX_LATE = 4
 _EVENTS = {
@@ -38,9 +38,9 @@ _PADDING = "0123456789abcdef" * 8
 class SentDelivery:
     """One delivery that was sent.
 
-    kind: page, deletion, errors or unreadable. records: (key, number) of what can be read, in order; the key
-    is None where it can be no row. A number is never used twice. unreadable, errors: how many there are.
-    created_at: no two deliveries share one. is_acknowledged: it got a 200.
+    kind: page, deletion, errors or unreadable. records: (key, number) of the readable records, in order; the key
+    is None if the record can be no row. Every number is unique. unreadable, errors: number of records.
+    created_at: unique. is_acknowledged: it was answered 200.
     """
 
     kind: str
@@ -54,19 +54,19 @@ class SentDelivery:
 
 
 def compute_digest(body: bytes) -> bytes:
-    """Return what a body is known by."""
+    """Return the digest that identifies a body."""
     return hashlib.sha256(body).digest()[:16]
 
 
 def build_record(key: int, number: int) -> dict[str, Any]:
-    """Return a record: the same for the same number, so that a garbled one is seen."""
+    """Return a record, always the same for its number, so that the audit detects a garbled one."""
     return {"id": f"k{key}", "number": number, "padding": _PADDING[number % 16 :]}
 
 
 class Traffic:
-    """Everything that was sent by all senders, by the digest of its body.
+    """The deliveries of all senders, by the digest of their bodies.
 
-    acknowledged, acknowledged_at: how many 200s there were, those for repeats too, and when the last was.
+    acknowledged_count: 200 answers, those to repeats included. acknowledged_at: time of the last one.
     """
 
     def __init__(self, seed: str, clock: EventClock) -> None:
@@ -78,12 +78,12 @@ class Traffic:
         self.acknowledged_at = datetime.min.replace(tzinfo=UTC)
 
     def run(self, place: int, sender: WebhookSender, stopped: Event, records_per_s: float) -> None:
-        """Send one delivery after the other until stopped, no faster than told."""
+        """Send deliveries one after the other until stopped, at most at the given rate."""
         due_at = time.monotonic()
         for body in self._bodies(Random(f"{self._seed}/sender/{place}"), place):
             if stopped.is_set():
                 return
-            # Known before it leaves: it may be stored without an answer.
+            # Recorded before sending, because it may be stored without an answer.
             sent = self.sent[compute_digest(body)]
             if sender.send(body).is_delivered:
                 sent.is_acknowledged = True

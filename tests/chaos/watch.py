@@ -1,4 +1,4 @@
-"""Sees how long it takes until all is well again after a fault."""
+"""The time that the service takes to recover from each fault."""
 
 import threading
 import time
@@ -24,14 +24,14 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a fault cost, in seconds since the watch began.
+    """The recovery from a fault. started_s, ended_s: seconds since the watch started.
 
-    recovered_s: from its end until a delivery was acknowledged again and nothing that came before the end
-    waited any more; None if that never was.
+    recovered_s: from its end until a delivery was acknowledged again and no delivery from before was pending;
+    None if it never recovered.
     """
 
     kind: str
-    began_s: float
+    started_s: float
     ended_s: float
     recovered_s: float | None
 
@@ -39,26 +39,26 @@ class Recovery:
 @dataclass(frozen=True, slots=True)
 class _EndedFault:
     kind: str
-    began_s: float
+    started_s: float
     ended_s: float
     ended_at: datetime
 
 
 class RecoveryWatch:
-    """Looks several times a second at what waits; in a thread of its own, since a stalled store stalls it."""
+    """Polls pending deliveries in a thread of its own, because a stalled database stalls it."""
 
-    def __init__(self, store: Database, redis: Redis, traffic: Traffic) -> None:
+    def __init__(self, database: Database, redis: Redis, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._worklist = PendingDeliveries(store)
+        self._pending = PendingDeliveries(database)
         self._redis = redis
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._unrecovered: list[_EndedFault] = []
         self._is_over = threading.Event()
         self.recoveries: list[Recovery] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch inside."""
+        """Watch inside the block."""
         with ThreadPoolExecutor(1) as pool:
             watching = pool.submit(self._run)
             try:
@@ -69,8 +69,8 @@ class RecoveryWatch:
 
     @property
     def now_s(self) -> float:
-        """Seconds since the watch began."""
-        return time.monotonic() - self._began
+        """Seconds since the watch started."""
+        return time.monotonic() - self._started
 
     @property
     def has_recovered(self) -> bool:
@@ -79,30 +79,30 @@ class RecoveryWatch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits anywhere."""
+        """Whether no delivery is pending or spooled."""
         return self._oldest_waiting_at() is None
 
-    def add_fault(self, fault: Fault, began_s: float) -> None:
-        """Remember a fault that is over now."""
-        self._unrecovered.append(_EndedFault(fault.kind, began_s, self.now_s, datetime.now(UTC)))
+    def add_fault(self, fault: Fault, started_s: float) -> None:
+        """Watch the recovery from a fault that is over now."""
+        self._unrecovered.append(_EndedFault(fault.kind, started_s, self.now_s, datetime.now(UTC)))
 
     def _run(self) -> None:
         while not self._is_over.wait(_POLL_S):
             oldest = self._oldest_waiting_at()
-            for past in list(self._unrecovered):
-                is_heard = self._traffic.acknowledged_at > past.ended_at
-                if is_heard and (oldest is None or oldest > past.ended_at):
-                    self._record_recovery(past, self.now_s - past.ended_s)
-        for past in list(self._unrecovered):
-            self._record_recovery(past, None)
+            for fault in list(self._unrecovered):
+                is_acknowledging = self._traffic.acknowledged_at > fault.ended_at
+                if is_acknowledging and (oldest is None or oldest > fault.ended_at):
+                    self._record_recovery(fault, self.now_s - fault.ended_s)
+        for fault in list(self._unrecovered):
+            self._record_recovery(fault, None)
 
     def _record_recovery(self, fault: _EndedFault, recovered_s: float | None) -> None:
-        self.recoveries.append(Recovery(fault.kind, fault.began_s, fault.ended_s, recovered_s))
+        self.recoveries.append(Recovery(fault.kind, fault.started_s, fault.ended_s, recovered_s))
         self._unrecovered.remove(fault)
 
     def _oldest_waiting_at(self) -> datetime | None:
-        """Return when the oldest that waits came; None where nothing does."""
+        """Return the time of the oldest pending delivery; None if there is none."""
         try:
-            return _LONG_AGO if self._redis.xlen(SPOOL) else self._worklist.find_oldest_received_at()
+            return _LONG_AGO if self._redis.xlen(SPOOL) else self._pending.find_oldest_received_at()
         except (StoreUnavailable, RedisError):
             return _LONG_AGO

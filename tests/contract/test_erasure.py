@@ -19,6 +19,7 @@ from app.sinks.base import Batch, Record, Sink, WriteResult
 from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, record_errors, runs
 from tests.support.delivered_store import DeliveredStore
+from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from workers.delivery.processor import DeliveryProcessor
 
@@ -37,8 +38,7 @@ def make_erasure(
         delivered.store,
         account,
         spool=Spool(redis) if redis else None,
-        sinks=["lake", "main"],
-        open_sink=delivered.sinks.open,
+        sinks=delivered.sinks,
         on_wait=(messages if messages is not None else []).append,
     )
 
@@ -174,9 +174,8 @@ def test_a_delivery_drained_from_the_spool_during_the_erasure_is_erased(
             self.calls += 1
             if self.calls == 2:
                 delivered.inbox.put([incoming])
-                DeliveryProcessor(delivered.store, delivered.routes, delivered.sinks.open).deliver(
-                    list(delivered.read_bodies())
-                )
+                worker = DeliveryProcessor(delivered.store, delivered.routes, delivered.sinks)
+                worker.deliver(list(delivered.read_bodies()))
             return super().erase(account)
 
     work._spool = Late(redis)
@@ -211,7 +210,7 @@ def test_deliveries_without_an_account_belong_to_the_account_of_their_run(
 
     assert not delivered.read_bodies()[nameless]
     assert delivered.read_bodies()[stranger]
-    assert erased.unreached.keys() == {"rows of no account"}
+    assert erased.unreached.keys() == {"rows without an account"}
 
 
 class BlockingSink:
@@ -240,23 +239,22 @@ def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: Delivere
     mine, other = (
         delivered.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2")
     )
-    gate, fields = BlockingSink(delivered.sinks.open("main")), list[str]()
-    worker = DeliveryProcessor(
-        delivered.store, delivered.routes, lambda name: gate if name == "main" else delivered.sinks.open(name)
-    )
+    gate, messages = BlockingSink(delivered.sinks.open("main")), list[str]()
+    sinks = ReplacedSink(delivered.routes, "main", gate)
+    worker = DeliveryProcessor(delivered.store, delivered.routes, sinks)
 
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(worker.deliver, [mine, other])
         assert gate.is_there.wait(30)
-        work = pool.submit(make_erasure(delivered, redis, messages=fields).erase_data)
-        wait_until(lambda: bool(fields), what="the erasure to wait")
+        work = pool.submit(make_erasure(delivered, redis, messages=messages).erase_data)
+        wait_until(lambda: bool(messages), what="the erasure to wait")
         assert not work.done()
         gate.may_pass.set()
         job.result(30)
         # The worker clears its lease, so the erasure need not wait until it ends.
-        erased = work.result(15)
+        erased = work.result(30)
 
-    assert fields == ["Waiting, 40 s at most, for workers that have 1 of its deliveries in hand."]
+    assert messages == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
     assert delivered.count_rows_by_account() == {"a2": 1}
     assert (delivered.count_files("a1"), delivered.count_files("a2")) == (0, 1)
     assert state(delivered, mine) == ("discarded", "erased", 0)

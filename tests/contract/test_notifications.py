@@ -21,7 +21,7 @@ from app.store.schema import notifications as notices_table
 T = TypeVar("T")
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SETTLED = Notification(
-    "run.settled", "r1", "completed", NOW, {"sync_job_run_id": "r1", "resources": [{"n": 1}]}
+    "run.reconciled", "r1", "completed", NOW, {"sync_job_run_id": "r1", "resources": [{"n": 1}]}
 )
 FAILING = Notification("sink.failing", "main", "since 12:00", NOW, {"sink": "main"})
 
@@ -79,7 +79,7 @@ def claim(
 
 def test_a_cause_is_notified_once(notification_store: Notifications) -> None:
     later = Notification(SETTLED.kind, SETTLED.subject, SETTLED.cause, after(9), {"other": True})
-    another = Notification("run.settled", "r1", "completed again", after(1), {})
+    another = Notification("run.reconciled", "r1", "completed again", after(1), {})
 
     assert [notification_store.add(item) for item in (SETTLED, later, another)] == [True, False, True]
     assert notification_store.for_subject("r1", limit=9) == [SETTLED, another]

@@ -19,13 +19,14 @@ from sqlalchemy import delete, select, text, update
 from app.config.routes import Route, build_default_routes
 from app.database.engine import Database
 from app.errors import SinkUnavailable
-from app.sinks import SinkRegistry
 from app.sinks.base import Batch, Sink, WriteResult
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, metadata, sink_outcomes
 from app.truto.events import read_envelope
+from tests.support.replaced_sink import ReplacedSink
 from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -292,7 +293,9 @@ class AnyOrder(RuleBasedStateMachine):
         return set(ids) - self.settled - self.leased
 
     def worker(self, sink: Sink) -> DeliveryProcessor:
-        return DeliveryProcessor(self.store, self.routes, lambda _: sink, name="worker")
+        return DeliveryProcessor(
+            self.store, self.routes, ReplacedSink(self.routes, "main", sink), name="worker"
+        )
 
     def deliver_these(self, ids: Collection[UUID], sink: Sink | None = None) -> None:
         self.worker(sink or self.sinks.open("main")).deliver(list(ids))

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text, update
 
 from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Database
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState, IncomingDelivery
@@ -48,7 +48,7 @@ def deliver(store: Database, store_url: str, tmp_path_factory: pytest.TempPathFa
             ids = list(
                 connection.execute(select(deliveries.c.id).where(deliveries.c.state == "pending")).scalars()
             )
-        DeliveryProcessor(store, rules, opened.open).deliver(ids)
+        DeliveryProcessor(store, rules, opened).deliver(ids)
         opened.close()
 
     return deliver_all

@@ -435,7 +435,7 @@ def test_long_and_foreign_resources_get_a_table_of_their_own() -> None:
 def test_two_resources_never_share_a_table(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1"}]), ROUTE)
 
-    with pytest.raises(SinkRefused, match="crm_contacts holds crm/contacts") as refusal:
+    with pytest.raises(SinkRefused, match="crm_contacts belongs to crm/contacts") as refusal:
         sql.write(batch([{"id": "1"}], resource="CRM/contacts"), ROUTE)
 
     assert refusal.value.reason == "table_collision"
@@ -449,7 +449,7 @@ def test_a_table_of_somebody_elses_is_left_alone(sql: SqlSink, database: Engine)
     with database.engine.begin() as connection:
         connection.execute(text("CREATE TABLE crm_contacts (id integer)"))
 
-    with pytest.raises(SinkRefused, match="was not made by this sink"):
+    with pytest.raises(SinkRefused, match="was not created by this sink"):
         sql.write(batch([{"id": "1"}]), ROUTE)
 
     assert [column["name"] for column in inspect(database).get_columns("crm_contacts")] == ["id"]
@@ -476,7 +476,7 @@ def test_a_table_that_was_changed_under_it_is_told(sql: SqlSink, database: Engin
     with database.engine.begin() as connection:
         connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
 
-    with pytest.raises(SinkRefused, match="do not fit"):
+    with pytest.raises(SinkRefused, match="wrong columns"):
         sql.write(batch([{"id": "2"}]), ROUTE)
 
 
@@ -598,7 +598,7 @@ def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path
     sink = FilesSink(f"file://{tmp_path}/lake")
 
     for ask in (sink.count, sink.erase):
-        with pytest.raises(SinkUnavailable, match="not there"):
+        with pytest.raises(SinkUnavailable, match="is missing"):
             ask("a1")
 
 

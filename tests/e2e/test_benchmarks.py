@@ -1,4 +1,4 @@
-"""The benchmarks run, small as can be: what docs/performance.md shows can be measured again."""
+"""Small runs of every benchmark: the numbers of docs/performance.md can be measured again."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.e2e
 PAGE = ROOT / "docs" / "performance.md"
-SMALL = {
+SMALL_RUNS = {
     "accept": "--seconds 0.3 --rounds 1 --records 1 --connections 1",
     "end_to_end": "--records 400 --rounds 1 --without-loaders",
     "growth": "--sizes 1000 2000 --rounds 1 --backlog 0",
@@ -21,16 +21,16 @@ SMALL = {
 }
 
 
-def test_every_command_of_the_page_is_tried_here() -> None:
-    assert set(re.findall(r"python -m benchmarks\.(\w+)", PAGE.read_text())) == SMALL.keys()
+def test_every_benchmark_of_the_page_is_run_here() -> None:
+    assert set(re.findall(r"python -m benchmarks\.(\w+)", PAGE.read_text())) == SMALL_RUNS.keys()
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_benchmark_measures_and_keeps_what_it_shows(name: str, tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
+@pytest.mark.parametrize("name", SMALL_RUNS)
+def test_a_benchmark_prints_a_table_and_saves_its_results(name: str, tmp_path: Path) -> None:
+    results_file = tmp_path / "results.json"
 
     ran = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split(), "--json", str(figures)],
+        [sys.executable, "-m", f"benchmarks.{name}", *SMALL_RUNS[name].split(), "--json", str(results_file)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,12 +39,12 @@ def test_a_benchmark_measures_and_keeps_what_it_shows(name: str, tmp_path: Path)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "|--:|" in ran.stdout
-    kept = json.loads(figures.read_text())
-    assert kept["rows"]
-    assert kept["command"].startswith(f"python -m benchmarks.{name} ")
+    results = json.loads(results_file.read_text())
+    assert results["rows"]
+    assert results["command"].startswith(f"python -m benchmarks.{name} ")
 
 
-def test_what_the_page_links_to_is_there() -> None:
+def test_every_file_that_the_page_links_to_exists() -> None:
     links = re.findall(r"\]\((performance[^)]*)\)", PAGE.read_text())
 
     assert len(links) > 5

@@ -1,4 +1,4 @@
-"""The commands, as somebody at a terminal runs them."""
+"""The commands as users run them."""
 
 import json
 import re
@@ -33,28 +33,28 @@ def run(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_demo_finds_nothing_missing(tmp_path: Path) -> None:
-    # A broken .env and a database of the user's must not matter to it.
+def test_the_demo_writes_every_record(tmp_path: Path) -> None:
+    # An invalid .env and the user's database have no effect on the demo.
     (tmp_path / ".env").write_text("PORT=nonsense\nTRUTO_WEBHOOK_SECRETS=x\n")
     (tmp_path / "routes.toml").write_text("broken")
 
     ran = run(tmp_path, "demo", "--records", "600", "--json", DATABASE_URL="postgres://do-not-touch/x")
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)
-    assert found["ok"] is True
-    assert [run["status"] for run in found["runs"]].count("stopped") == 1
-    lines = [line for run in found["runs"] for line in run["resources"]]
+    report: dict[str, Any] = json.loads(ran.stdout)
+    assert report["ok"] is True
+    assert [run["status"] for run in report["runs"]].count("stopped") == 1
+    lines = [line for run in report["runs"] for line in run["resources"]]
     assert {line["resource"] for line in lines} > {"ticketing/tickets", "ticketing/comments"}
     assert all(line["fetched"] == line["arrived"] == line["written"] > 0 for line in lines)
     assert all(line["missing"] == line["dead"] == 0 for line in lines)
-    assert set(found["deliveries"]) == {"accepted", "duplicate", "quarantined", "refused", "unauthorized"}
-    assert found["deliveries"]["unauthorized"] == 9
-    assert sum(run["record_errors"] for run in found["runs"]) == 49
+    assert set(report["deliveries"]) == {"accepted", "duplicate", "quarantined", "refused", "unauthorized"}
+    assert report["deliveries"]["unauthorized"] == 9
+    assert sum(run["record_errors"] for run in report["runs"]) == 49
     assert not (tmp_path / "var").exists()
 
 
-def test_the_demo_prints_a_table_a_run(tmp_path: Path) -> None:
+def test_the_demo_prints_a_table_for_every_run(tmp_path: Path) -> None:
     ran = run(tmp_path, "demo", "--records", "60")
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -63,19 +63,19 @@ def test_the_demo_prints_a_table_a_run(tmp_path: Path) -> None:
     assert max(map(len, ran.stdout.splitlines())) <= 80
 
 
-def test_up_does_not_share_its_port(tmp_path: Path) -> None:
+def test_up_refuses_a_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
 
         ran = run(tmp_path, "up", PORT=port)
 
     assert ran.returncode == 2
-    assert f"PORT: {port} cannot be had" in ran.stderr
+    assert f"PORT: {port} is not available" in ran.stderr
     assert "is up" not in ran.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None:
+def test_up_receives_until_a_signal_stops_it(tmp_path: Path, number: int) -> None:
     port = find_free_port()
     settings = make_environment(PORT=str(port))
 
@@ -83,13 +83,14 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None
         up.wait_for("RapidBridge receiver is up")
         url = f"http://127.0.0.1:{port}"
         assert f"{url}/webhooks/truto" in up.log
-        # It receives as soon as it says so; its worker may take a moment longer to come up.
+        assert f"PORT={port} {sys.executable} -m app.cli simulate --records 1000" in up.log
+        # The web server answers at once; the worker may need a moment longer.
         wait_until(
             lambda: httpx.get(f"{url}/readyz").json()["status"] == "ok", what=lambda: f"readiness\n{up.log}"
         )
-        # What it holds is nobody else's business.
+        # The directory holds a secret and customers' data.
         assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
-        # The development secret is found by `simulate` in the same folder.
+        # The development secret is read by `simulate` in the same folder.
         sent = run(tmp_path, "simulate", "--records", "300", "--json", PORT=str(port))
         assert sent.returncode == 0, sent.stderr
         assert json.loads(sent.stdout)["runs"][0]["status"] == "completed"
@@ -114,8 +115,8 @@ def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_demo_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
-    # Not tmp_path: the path of a socket must be short.
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    # tmp_path is too long for the path of a socket.
     with tempfile.TemporaryDirectory(prefix="rb-") as scratch:
         settings = make_environment() | {"TMPDIR": scratch}
         words = ["app.cli", "demo", "--records", "1000000"]
@@ -129,7 +130,7 @@ def test_a_demo_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, number:
         assert "Traceback" not in demo.log
 
 
-def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "routes.toml").write_text('[sinks.a]\ntype = "sqk"\n[[routes]]\nsinks = ["b"]\n')
     settings = {
         "PORT": "high",
@@ -141,14 +142,14 @@ def test_a_broken_set_up_is_refused_with_all_complaints(tmp_path: Path) -> None:
     ran = run(tmp_path, "up", **settings)
 
     assert ran.returncode == 2
-    complaints = [line.partition(":")[0] for line in ran.stderr.splitlines()]
-    assert complaints == ["TRUTO_WEBHOOK_SECRETS", "DATABASE_URL", "PORT", "MAX_BODY_BYTES", "routes.toml"]
+    names = [line.partition(":")[0] for line in ran.stderr.splitlines()]
+    assert names == ["TRUTO_WEBHOOK_SECRETS", "DATABASE_URL", "PORT", "MAX_BODY_BYTES", "routes.toml"]
     assert "pass" not in ran.stderr
     assert not (tmp_path / "var").exists()
 
 
 @pytest.mark.parametrize("line", ["web", "worker"])
-def test_processes_refuse_a_set_up_that_cannot_work(tmp_path: Path, line: str) -> None:
+def test_processes_refuse_incomplete_settings(tmp_path: Path, line: str) -> None:
     words = {
         "web": ["gunicorn", "--config", str(ROOT / "app/web/gunicorn_conf.py"), "app.web.wsgi:app"],
         "worker": ["app.cli", "worker"],
@@ -170,7 +171,7 @@ def test_processes_refuse_a_set_up_that_cannot_work(tmp_path: Path, line: str) -
     assert names == {"REDIS_URL", "DATABASE_URL"} | ({"TRUTO_WEBHOOK_SECRET"} if line == "web" else set())
 
 
-def test_what_cannot_be_reached_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_service_exits_with_3(tmp_path: Path) -> None:
     nowhere = f"postgresql://x@/x?host={tmp_path}"
 
     migrated = run(tmp_path, "migrate", DATABASE_URL=nowhere)
@@ -182,5 +183,5 @@ def test_what_cannot_be_reached_is_told(tmp_path: Path) -> None:
     assert (migrated.returncode, up.returncode, sent.returncode) == (3, 3, 3)
     assert "DATABASE_URL" in migrated.stderr
     assert "REDIS_URL" in up.stderr
-    assert "rapidbridge up" in sent.stderr
+    assert "app.cli up" in sent.stderr
     assert "Traceback" not in migrated.stderr + up.stderr + sent.stderr

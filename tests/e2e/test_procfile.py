@@ -1,4 +1,4 @@
-"""The Procfile's own lines, run by honcho, with a PostgreSQL and a Valkey."""
+"""The Procfile run by honcho, with PostgreSQL and Valkey."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def settings(postgres_url: str, redis_url: str) -> dict[str, str]:
-    # As a platform sets them.
+    # Spelled as hosting platforms spell them.
     return {
         "DATABASE_URL": postgres_url.replace("postgresql://", "postgres://"),
         "REDIS_URL": redis_url,
@@ -40,12 +40,12 @@ def released(settings: dict[str, str]) -> None:
         line, cwd=ROOT, env=make_environment(**settings), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert "brought from revision none" in ran.stdout
+    assert "updated from revision none" in ran.stdout
 
 
 @pytest.fixture
 def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Iterator[Command]:
-    # The Procfile names programs as a platform finds them: in the PATH.
+    # The Procfile names programs that are found in the PATH.
     programs = Path(sys.executable).parent
     variables = make_environment(**settings) | {"PATH": f"{programs}:{make_environment()['PATH']}"}
     line = ["honcho", "start", "web", "worker"]
@@ -61,7 +61,7 @@ def formation(tmp_path: Path, settings: dict[str, str], released: None) -> Itera
         yield command
 
 
-def test_a_deployment_lands_every_record(
+def test_a_formation_writes_every_record(
     formation: Command, settings: dict[str, str], postgres_url: str
 ) -> None:
     plan = Plan(

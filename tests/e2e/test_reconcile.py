@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.simulator.ids import make_job_ids
+from app.simulator.event_writer import make_job_ids
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from tests.support.service import Service, running_whole_service

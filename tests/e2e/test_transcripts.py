@@ -34,7 +34,7 @@ BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n.*?```", re.DOTALL)
 VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "2026-11-25 04:00:00"),
     (re.compile(r"\d\d-\d\d \d\d:\d\d(?= )"), "11-25 04:00"),
-    (re.compile(r"heard \d+ s ago"), "heard 3 s ago"),
+    (re.compile(r"seen \d+ s ago"), "seen 3 s ago"),
 )
 
 

@@ -1,4 +1,4 @@
-"""From a stored body to rows, on both databases, with everything that can be in a body."""
+"""Processing of stored deliveries into sink rows, on both databases."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.pending import PendingDeliveries
@@ -35,14 +35,14 @@ class DeliverySetup:
     def __init__(self, store: Database, url: str, routes: tuple[Route, ...], **sinks: Any) -> None:
         self.store = store
         self.inbox = Inbox(store)
-        self.worklist = PendingDeliveries(store)
+        self.pending = PendingDeliveries(store)
         all_routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url=url), **sinks}, routes=routes)
         self.sinks = SinkRegistry(all_routes)
         self.routes = all_routes
-        self.deliverer = self.worker()
+        self.processor = self.new_processor()
 
-    def worker(self, name: str = "") -> DeliveryProcessor:
-        return DeliveryProcessor(self.store, self.routes, self.sinks.open, name=name)
+    def new_processor(self, name: str = "") -> DeliveryProcessor:
+        return DeliveryProcessor(self.store, self.routes, self.sinks, name=name)
 
     def put(
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
@@ -55,7 +55,7 @@ class DeliverySetup:
 
     def deliver(self, event: str, payload: str, **about: str) -> UUID:
         delivery_id = self.put(event, payload, **about)
-        self.deliverer.deliver([delivery_id])
+        self.processor.deliver([delivery_id])
         return delivery_id
 
     def state(self, delivery_id: UUID) -> tuple[str, str, int]:
@@ -76,10 +76,10 @@ class DeliverySetup:
 
 
 @pytest.fixture
-def desk(store: Database, store_url: str) -> Iterator[DeliverySetup]:
-    made = DeliverySetup(store, store_url, EVERYTHING)
-    yield made
-    made.sinks.close()
+def setup(store: Database, store_url: str) -> Iterator[DeliverySetup]:
+    setup = DeliverySetup(store, store_url, EVERYTHING)
+    yield setup
+    setup.sinks.close()
 
 
 def batch(records: str, **more: Any) -> str:
@@ -87,18 +87,18 @@ def batch(records: str, **more: Any) -> str:
     return json.dumps(about)[:-1] + f', "records": {records}}}'
 
 
-def test_a_batch_becomes_rows_and_is_settled(desk: DeliverySetup) -> None:
-    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+def test_a_batch_becomes_rows_and_is_settled(setup: DeliverySetup) -> None:
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
-    assert desk.state(delivery) == ("settled", "", 2)
-    assert desk.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
-    assert read_run_totals(desk.store, ["r"])["r"].sinks == [
+    assert setup.state(delivery) == ("settled", "", 2)
+    assert setup.rows("crm_contacts") == {"1": {"id": "1"}, "2": {"id": "2"}}
+    assert read_run_totals(setup.store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 2, 2, 0)
     ]
-    assert desk.status("r") == ""
+    assert setup.status("r") == ""
 
 
-def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySetup) -> None:
+def test_hostile_records_are_kept_apart_and_the_rest_is_written(setup: DeliverySetup) -> None:
     hostile = {
         0: '{"id": "ok-1"}',
         1: '{"id": "nul\\u0000", "lone": "\\ud800"}',
@@ -113,17 +113,17 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySe
         10: "{broken}",
     }
 
-    delivery = desk.deliver("sync_job_run:record", batch(f"[{', '.join(hostile.values())}]"))
+    delivery = setup.deliver("sync_job_run:record", batch(f"[{', '.join(hostile.values())}]"))
 
-    assert desk.state(delivery) == ("settled", "", len(hostile))
-    with desk.store.engine.connect() as connection:
+    assert setup.state(delivery) == ("settled", "", len(hostile))
+    with setup.store.engine.connect() as connection:
         assert connection.execute(select(deliveries.c.replaced_characters)).scalar_one() == 2
-    rows = desk.rows("crm_contacts")
+    rows = setup.rows("crm_contacts")
     assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
     assert rows["nul\ufffd"]["lone"] == "\ufffd"
     assert rows["ok-2"]["name"] == "😀"
     assert sum(key.startswith("sha256:") for key in rows) == 2
-    with desk.store.engine.connect() as connection:
+    with setup.store.engine.connect() as connection:
         dead = {row.ordinal: (row.reason, row.raw) for row in connection.execute(select(dead_records))}
     assert dead == {
         2: ("number_out_of_range", hostile[2]),
@@ -133,7 +133,7 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySe
         6: ("not_object", hostile[6]),
         10: ("not_json", hostile[10]),
     }
-    assert read_run_totals(desk.store, ["r"])["r"].sinks == [
+    assert read_run_totals(setup.store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 11, 5, 6)
     ]
 
@@ -141,44 +141,46 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(desk: DeliverySe
 @pytest.mark.parametrize(
     ("records", "keys"), [('{"id": "1"}', ["1"]), ("[]", []), ('[{"id": "1"}, {"id": "1"}]', ["1"])]
 )
-def test_batches_in_every_shape(desk: DeliverySetup, records: str, keys: list[str]) -> None:
-    desk.deliver("sync_job_run:record", batch('[{"id": "0"}]'), id_="first")
+def test_a_batch_may_hold_one_record_no_record_or_a_record_twice(
+    setup: DeliverySetup, records: str, keys: list[str]
+) -> None:
+    setup.deliver("sync_job_run:record", batch('[{"id": "0"}]'), id_="first")
 
-    delivery = desk.deliver("sync_job_run:record", batch(records))
+    delivery = setup.deliver("sync_job_run:record", batch(records))
 
-    assert desk.state(delivery)[0] == "settled"
-    assert sorted(desk.rows("crm_contacts")) == ["0", *keys]
+    assert setup.state(delivery)[0] == "settled"
+    assert sorted(setup.rows("crm_contacts")) == ["0", *keys]
 
 
 @pytest.mark.parametrize("payload", ["{}", "null", '"text"', "[]", '{"records": null}'])
-def test_a_batch_without_records_is_set_aside(desk: DeliverySetup, payload: str) -> None:
-    assert desk.state(desk.deliver("sync_job_run:record", payload)) == ("quarantined", "no_records", 0)
+def test_a_batch_without_records_is_quarantined(setup: DeliverySetup, payload: str) -> None:
+    assert setup.state(setup.deliver("sync_job_run:record", payload)) == ("quarantined", "no_records", 0)
 
 
-def test_record_errors_become_rows_of_their_own(desk: DeliverySetup) -> None:
-    said = '"error": {"status": 502, "message": "bad"}'
-    one = f'{{"sync_job_run_id": "r", "resource": "a", "method": "list", {said}}}'
+def test_record_errors_become_rows_of_their_own(setup: DeliverySetup) -> None:
+    error = '"error": {"status": 502, "message": "bad"}'
+    one = f'{{"sync_job_run_id": "r", "resource": "a", "method": "list", {error}}}'
     many = (
         '{"sync_job_run_id": "r", "errors": [{"resource": "b", "method": "get"}, "odd", {"status": "404"}]}'
     )
 
-    states = [desk.state(desk.deliver("sync_job_run:record_error", payload)) for payload in (one, many)]
+    states = [setup.state(setup.deliver("sync_job_run:record_error", payload)) for payload in (one, many)]
 
     assert states == [("settled", "", 0)] * 2
-    errors = read_run_totals(desk.store, ["r"])["r"].errors
+    errors = read_run_totals(setup.store, ["r"])["r"].errors
     assert errors == {("a", "list"): 1, ("b", "get"): 1, ("", ""): 2}
-    with desk.store.engine.connect() as connection:
-        found = {
+    with setup.store.engine.connect() as connection:
+        rows = {
             (row.resource, row.method, row.remote_status, row.message, row.raw)
             for row in connection.execute(select(record_errors))
         }
-    assert ("a", "list", 502, "bad", one) in found
-    assert ("b", "get", None, "", '{"resource": "b", "method": "get"}') in found
-    assert ("", "", None, "odd", '"odd"') in found
-    assert ("", "", 404, "", '{"status": "404"}') in found
+    assert ("a", "list", 502, "bad", one) in rows
+    assert ("b", "get", None, "", '{"resource": "b", "method": "get"}') in rows
+    assert ("", "", None, "odd", '"odd"') in rows
+    assert ("", "", 404, "", '{"status": "404"}') in rows
 
 
-def test_a_runs_life_is_followed_in_any_order(desk: DeliverySetup) -> None:
+def test_the_latest_event_sets_a_runs_status_in_any_order(setup: DeliverySetup) -> None:
     events = [
         ("created", "created", "10:00:00"),
         ("started", "running", "10:00:01"),
@@ -187,23 +189,23 @@ def test_a_runs_life_is_followed_in_any_order(desk: DeliverySetup) -> None:
     ]
     for action, status, time in reversed(events):
         payload = json.dumps({"id": "r", "status": status, "resource_stats": {"x": {}}})
-        desk.deliver(f"sync_job_run:{action}", payload, id_=action, created_at=f"2026-11-24T{time}Z")
+        setup.deliver(f"sync_job_run:{action}", payload, id_=action, created_at=f"2026-11-24T{time}Z")
 
-    assert desk.status("r") == "stopped"
-
-
-def test_what_no_route_takes_is_kept_as_unrouted(store: Database, store_url: str) -> None:
-    desk = DeliverySetup(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
-
-    taken = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
-    left = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]', resource="hris/employees"))
-
-    assert desk.state(taken)[0] == "settled"
-    assert desk.state(left) == ("unrouted", "no_route", 1)
-    desk.sinks.close()
+    assert setup.status("r") == "stopped"
 
 
-def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
+def test_a_batch_that_no_route_matches_is_unrouted(store: Database, store_url: str) -> None:
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), resource="crm/*"),))
+
+    routed = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+    unmatched = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]', resource="hris/employees"))
+
+    assert setup.state(routed)[0] == "settled"
+    assert setup.state(unmatched) == ("unrouted", "no_route", 1)
+    setup.sinks.close()
+
+
+def test_other_events_are_settled_and_written_only_if_a_route_names_them(
     store: Database, store_url: str
 ) -> None:
     routes = (
@@ -211,30 +213,30 @@ def test_other_events_are_settled_and_sent_only_where_a_route_names_them(
         Route(sinks=(), event="batch_job:*"),
         *EVERYTHING,
     )
-    desk = DeliverySetup(store, store_url, routes)
+    setup = DeliverySetup(store, store_url, routes)
 
     states = [
-        desk.state(desk.deliver(event, '{"id": "x", "name": "n"}'))
+        setup.state(setup.deliver(event, '{"id": "x", "name": "n"}'))
         for event in ("integrated_account:created", "batch_job:done", "test", "something:new")
     ]
 
     assert states == [("settled", "", 1), ("settled", "", 1), ("settled", "", 0), ("settled", "", 0)]
-    assert desk.rows("integrated_account") == {"x": {"id": "x", "name": "n"}}
-    desk.sinks.close()
+    assert setup.rows("integrated_account") == {"x": {"id": "x", "name": "n"}}
+    setup.sinks.close()
 
 
-def test_single_record_changes_are_records_too(desk: DeliverySetup) -> None:
-    made = '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}'
-    gone = '{"resource": "crm/contacts", "record": {"id": "1"}}'
+def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup) -> None:
+    current = '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}'
+    deleted_record = '{"resource": "crm/contacts", "record": {"id": "1"}}'
 
-    desk.deliver("record:created", made, id_="1", created_at="2026-11-24T10:00:00Z")
-    desk.deliver("record:deleted", gone, id_="2", created_at="2026-11-24T10:00:02Z")
-    desk.deliver("record:updated", made, id_="3", created_at="2026-11-24T10:00:01Z")
+    setup.deliver("record:created", current, id_="1", created_at="2026-11-24T10:00:00Z")
+    setup.deliver("record:deleted", deleted_record, id_="2", created_at="2026-11-24T10:00:02Z")
+    setup.deliver("record:updated", current, id_="3", created_at="2026-11-24T10:00:01Z")
 
-    with desk.store.engine.connect() as connection:
+    with setup.store.engine.connect() as connection:
         [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
     assert deleted is not None
-    assert desk.rows("crm_contacts") == {"1": {"id": "1"}}
+    assert setup.rows("crm_contacts") == {"1": {"id": "1"}}
 
 
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
@@ -242,132 +244,132 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
 ) -> None:
     lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
     away = SqlSinkConfig(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
-    desk = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
+    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
 
-    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
 
-    assert desk.state(delivery) == ("pending", "sink_unavailable", 1)
-    assert list(desk.rows("crm_contacts")) == ["1"]
+    assert setup.state(delivery) == ("pending", "sink_unavailable", 1)
+    assert list(setup.rows("crm_contacts")) == ["1"]
     [file] = (tmp_path / "lake").rglob("*.jsonl")
     file.unlink()
-    # The sink comes back, the backoff ends.
-    mended = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
+    # The sink is reachable again, and the backoff is over.
+    repaired = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
     with store.engine.begin() as connection:
         connection.execute(deliveries.update().values(leased_until=None))
-    mended.deliverer.deliver([delivery])
-    assert desk.state(delivery) == ("settled", "", 1)
+    repaired.processor.deliver([delivery])
+    assert setup.state(delivery) == ("settled", "", 1)
     with store.engine.connect() as connection:
         states = {row.sink: row.state for row in connection.execute(select(sink_outcomes))}
     assert states == {"lake": "done", "away": "done", "main": "done"}
-    desk.sinks.close()
+    setup.sinks.close()
 
 
-def test_a_sink_that_will_never_take_it_leaves_a_dead_delivery(store: Database, store_url: str) -> None:
-    desk = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
+def test_a_delivery_that_its_sink_refuses_is_dead(store: Database, store_url: str) -> None:
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
 
-    delivery = desk.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
 
-    assert desk.state(delivery) == ("dead", "table_reserved", 2)
+    assert setup.state(delivery) == ("dead", "table_reserved", 2)
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 0, 2)]
-    desk.sinks.close()
+    setup.sinks.close()
 
 
-def test_many_workers_with_the_same_ids_leave_everything_once(desk: DeliverySetup) -> None:
+def test_workers_that_race_over_the_same_ids_write_every_record_once(setup: DeliverySetup) -> None:
     ids = [
-        desk.put("sync_job_run:record", batch(f'[{{"id": "{number % 7}", "n": {number}}}]'), id_=str(number))
+        setup.put("sync_job_run:record", batch(f'[{{"id": "{number % 7}", "n": {number}}}]'), id_=str(number))
         for number in range(40)
     ]
 
     with ThreadPoolExecutor(4) as workers:
-        list(workers.map(lambda number: desk.worker(f"{number}").deliver(ids), range(8)))
+        list(workers.map(lambda number: setup.new_processor(f"{number}").deliver(ids), range(8)))
 
-    assert {desk.state(id_)[0] for id_ in ids} == {"settled"}
-    figures = read_run_totals(desk.store, ["r"])["r"]
-    assert figures.sinks == [SinkTotals("crm/contacts", "list", "main", 40, 40, 0)]
-    assert [group.batches for group in figures.batches] == [40]
+    assert {setup.state(id_)[0] for id_ in ids} == {"settled"}
+    totals = read_run_totals(setup.store, ["r"])["r"]
+    assert totals.sinks == [SinkTotals("crm/contacts", "list", "main", 40, 40, 0)]
+    assert [group.batches for group in totals.batches] == [40]
 
 
 @pytest.mark.parametrize(("lost", "state"), [(0, "settled"), (2, "settled"), (3, "dead")])
-def test_a_delivery_that_workers_do_not_come_back_from_is_set_aside(
-    desk: DeliverySetup, lost: int, state: str
+def test_a_delivery_that_three_workers_were_lost_with_is_dead(
+    setup: DeliverySetup, lost: int, state: str
 ) -> None:
-    delivery = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    delivery = setup.put("sync_job_run:record", batch('[{"id": "1"}]'))
     for hours in range(lost, 0, -1):
-        # As by workers that were killed: claimed, never settled.
+        # Like workers that were killed: leased, never saved.
         long_ago = datetime.now(UTC) - timedelta(hours=hours)
-        assert desk.worklist.lease([delivery], worker="gone", now=long_ago, lease_s=40)
+        assert setup.pending.lease([delivery], worker="gone", now=long_ago, lease_s=40)
 
-    desk.deliverer.deliver([delivery])
+    setup.processor.deliver([delivery])
 
-    assert desk.state(delivery)[:2] == (state, "worker_lost" if state == "dead" else "")
+    assert setup.state(delivery)[:2] == (state, "worker_lost" if state == "dead" else "")
 
 
-def test_a_fault_of_ours_costs_only_its_own_delivery(desk: DeliverySetup) -> None:
-    good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'))
-    bad = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), id_="bad")
-    with desk.store.engine.begin() as connection:
+def test_a_bug_fails_only_its_own_delivery(setup: DeliverySetup) -> None:
+    good = setup.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    bad = setup.put("sync_job_run:record", batch('[{"id": "2"}]'), id_="bad")
+    with setup.store.engine.begin() as connection:
         connection.execute(deliveries.update().where(deliveries.c.id == bad).values(body=b"no body"))
 
-    desk.deliverer.deliver([bad, good])
+    setup.processor.deliver([bad, good])
 
-    assert desk.state(good)[0] == "settled"
-    assert desk.state(bad)[:2] == ("pending", "internal_error")
+    assert setup.state(good)[0] == "settled"
+    assert setup.state(bad)[:2] == ("pending", "internal_error")
 
 
-def test_what_could_not_be_settled_is_let_go_with_the_next_job_and_takes_nobody_for_lost(
-    desk: DeliverySetup,
+def test_the_next_job_releases_unsaved_deliveries_without_a_lost_attempt(
+    setup: DeliverySetup,
 ) -> None:
-    ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
+    ids = [setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
     for _ in range(5):
-        _rename(desk.store, "rapidbridge_sink_outcomes", "elsewhere")
+        _rename(setup.store, "rapidbridge_sink_outcomes", "elsewhere")
         with pytest.raises(StoreUnavailable):
-            desk.deliverer.deliver(ids[:2])
-        _rename(desk.store, "elsewhere", "rapidbridge_sink_outcomes")
+            setup.processor.deliver(ids[:2])
+        _rename(setup.store, "elsewhere", "rapidbridge_sink_outcomes")
 
-    desk.deliverer.deliver(ids[2:])
+    setup.processor.deliver(ids[2:])
 
-    assert desk.state(ids[2])[0] == "settled"
-    claimed = desk.worklist.lease(ids, worker="another", now=datetime.now(UTC), lease_s=40)
-    assert [(delivery.id, delivery.lost_attempts) for delivery in claimed] == [(id_, 0) for id_ in ids[:2]]
+    assert setup.state(ids[2])[0] == "settled"
+    leased = setup.pending.lease(ids, worker="another", now=datetime.now(UTC), lease_s=40)
+    assert [(delivery.id, delivery.lost_attempts) for delivery in leased] == [(id_, 0) for id_ in ids[:2]]
 
 
-def test_while_the_store_is_away_no_job_forgets_what_it_was_woken_for(desk: DeliverySetup) -> None:
-    ids = [desk.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
-    desk.worklist.lease_due(now=datetime.now(UTC) + timedelta(minutes=1), limit=10, requeue_after_s=600)
-    _rename(desk.store, "rapidbridge_deliveries", "elsewhere")
+def test_deliveries_of_jobs_during_a_store_outage_are_due_afterwards(setup: DeliverySetup) -> None:
+    ids = [setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
+    setup.pending.lease_due(now=datetime.now(UTC) + timedelta(minutes=1), limit=10, requeue_after_s=600)
+    _rename(setup.store, "rapidbridge_deliveries", "elsewhere")
     for id_ in ids[:2]:
         with pytest.raises(StoreUnavailable):
-            desk.deliverer.deliver([id_])
-    _rename(desk.store, "elsewhere", "rapidbridge_deliveries")
+            setup.processor.deliver([id_])
+    _rename(setup.store, "elsewhere", "rapidbridge_deliveries")
 
-    desk.deliverer.deliver(ids[2:])
+    setup.processor.deliver(ids[2:])
 
-    due = desk.worklist.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)
+    due = setup.pending.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)
     assert {delivery.id for delivery in due} == set(ids[:2])
 
 
-def test_a_body_that_takes_too_long_to_read_is_put_off_and_nothing_else_is(desk: DeliverySetup) -> None:
-    # None of them is JSON, and each has to be looked at by itself.
+def test_only_a_body_that_takes_too_long_to_read_is_retried_later(setup: DeliverySetup) -> None:
+    # No record is JSON: the parser checks all of them one by one.
     endless = batch(f"[{', '.join(['{x}'] * 400_000)}]")
-    good = desk.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
-    slow = desk.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
-    later = desk.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")
+    good = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
+    slow = setup.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
+    later = setup.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")
 
     def interrupt(*_: object) -> None:
-        raise JobTimeout("it did not answer")
+        raise JobTimeout("no answer")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
-        desk.deliverer.deliver([good, slow, later])
+        setup.processor.deliver([good, slow, later])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    assert desk.state(good)[0] == "settled"
-    assert desk.state(slow)[:2] == ("pending", "out_of_time")
-    assert desk.state(later)[:2] == ("pending", "")
-    assert desk.worklist.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
+    assert setup.state(good)[0] == "settled"
+    assert setup.state(slow)[:2] == ("pending", "out_of_time")
+    assert setup.state(later)[:2] == ("pending", "")
+    assert setup.pending.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
 
 
 def _rename(store: Database, table: str, name: str) -> None:
@@ -377,19 +379,19 @@ def _rename(store: Database, table: str, name: str) -> None:
 
 @pytest.mark.parametrize(("keep_late", "state"), [(False, "settled"), (True, "late")])
 @pytest.mark.parametrize("together", [True, False])
-def test_what_comes_after_a_stop_is_delivered_or_kept_as_it_is_set(
-    desk: DeliverySetup, *, keep_late: bool, state: str, together: bool
+def test_late_deliveries_are_written_or_kept_as_the_setting_says(
+    setup: DeliverySetup, *, keep_late: bool, state: str, together: bool
 ) -> None:
-    early = desk.put("sync_job_run:record", batch('[{"id": "early"}]'), id_="1")
-    stop = desk.put("sync_job_run:updated", '{"id": "r", "status": "stopped"}', id_="2")
-    late = desk.put("sync_job_run:record", batch('[{"id": "late"}]'), id_="3")
-    deliverer = DeliveryProcessor(desk.store, desk.routes, desk.sinks.open, keep_late=keep_late)
+    early = setup.put("sync_job_run:record", batch('[{"id": "early"}]'), id_="1")
+    stop = setup.put("sync_job_run:updated", '{"id": "r", "status": "stopped"}', id_="2")
+    late = setup.put("sync_job_run:record", batch('[{"id": "late"}]'), id_="3")
+    processor = DeliveryProcessor(setup.store, setup.routes, setup.sinks, keep_late=keep_late)
 
     for ids in [[early, stop, late]] if together else [[stop], [late], [early]]:
-        deliverer.deliver(ids)
+        processor.deliver(ids)
 
-    assert desk.state(early) == ("settled", "", 1)
-    assert desk.state(late)[0] == state
-    assert ("late" in desk.rows("crm_contacts")) != keep_late
-    [*groups] = read_run_totals(desk.store, ["r"])["r"].batches
+    assert setup.state(early) == ("settled", "", 1)
+    assert setup.state(late)[0] == state
+    assert ("late" in setup.rows("crm_contacts")) != keep_late
+    [*groups] = read_run_totals(setup.store, ["r"])["r"].batches
     assert sum(group.late for group in groups) == 1

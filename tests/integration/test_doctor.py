@@ -27,7 +27,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
 from tests.support.service import running_whole_service
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import SECRET, WebProcess, make_environment
 
 HIDDEN = "hunter2-never-shown"
@@ -231,16 +231,16 @@ def test_a_read_only_database_is_reported(postgres_url: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("words", [("--json",), ()])
 def test_a_wrong_password_is_reported_and_not_shown(
-    harmed_postgres: PostgresServer,
-    harmed_valkey: ValkeyServer,
-    harmed_redis: Redis,
+    private_postgres: PostgresServer,
+    private_valkey: ValkeyServer,
+    private_redis: Redis,
     tmp_path: Path,
     words: tuple[str, ...],
 ) -> None:
-    rules = harmed_postgres._data_folder / "pg_hba.conf"
+    rules = private_postgres._data_folder / "pg_hba.conf"
     kept = rules.read_text()
-    harmed_redis.config_set("requirepass", "another")
-    with harmed_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
+    private_redis.config_set("requirepass", "another")
+    with private_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
         rules.write_text(f"local all locked scram-sha-256\n{kept}")
         connection.execute("SELECT pg_reload_conf()")
@@ -248,7 +248,7 @@ def test_a_wrong_password_is_reported_and_not_shown(
             tmp_path,
             *words,
             DATABASE_URL=url.replace("postgres@", f"locked:{HIDDEN}@"),
-            REDIS_URL=harmed_valkey.url.replace("unix://", f"unix://:{HIDDEN}@"),
+            REDIS_URL=private_valkey.url.replace("unix://", f"unix://:{HIDDEN}@"),
         )
         rules.write_text(kept)
         connection.execute("SELECT pg_reload_conf()")
@@ -295,14 +295,14 @@ def test_no_secret_is_ever_printed(tmp_path: Path, settings: dict[str, str]) -> 
 
 
 def test_a_redis_that_evicts_is_reported(
-    harmed_valkey: ValkeyServer, harmed_redis: Redis, tmp_path: Path
+    private_valkey: ValkeyServer, private_redis: Redis, tmp_path: Path
 ) -> None:
-    harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
-    harmed_redis.config_set("maxmemory", int(harmed_redis.info("memory")["used_memory"]) + 1000)
-    harmed_redis.config_set("save", "3600 1")
-    harmed_redis.config_set("maxmemory-policy", "allkeys-lru")
+    private_redis.config_set("maxmemory-policy", "allkeys-lru")
+    private_redis.config_set("maxmemory", int(private_redis.info("memory")["used_memory"]) + 1000)
+    private_redis.config_set("save", "3600 1")
+    private_redis.config_set("maxmemory-policy", "allkeys-lru")
 
-    output = doctor(tmp_path, "--no-post", REDIS_URL=harmed_valkey.url)
+    output = doctor(tmp_path, "--no-post", REDIS_URL=private_valkey.url)
 
     assert output.levels("redis") == {"eviction": "fail", "memory": "fail", "persistence": "warn"}
     assert "noeviction" in output.message("redis", "eviction")
@@ -323,13 +323,13 @@ def test_missing_workers_and_a_filled_spool_are_reported(
 
 
 def test_stalled_servers_are_reported_within_the_timeout(
-    harmed_valkey: ValkeyServer, harmed_postgres: PostgresServer, tmp_path: Path
+    private_valkey: ValkeyServer, private_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     started = time.monotonic()
-    with harmed_postgres.database() as url, harmed_valkey.stalled(), harmed_postgres.stalled():
-        output = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=harmed_valkey.url)
+    with private_postgres.database() as url, private_valkey.stalled(), private_postgres.stalled():
+        output = doctor(tmp_path, "--no-post", DATABASE_URL=url, REDIS_URL=private_valkey.url)
 
-    assert time.monotonic() - started < 25
+    assert time.monotonic() - started < 25 * measure_slowdown()
     assert "fail" in output.levels("store").values()
     assert "fail" in output.levels("sink main").values()
     assert output.levels("redis") == {"reachable": "fail"}

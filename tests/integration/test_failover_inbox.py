@@ -1,4 +1,4 @@
-"""What was answered 200 is kept: with the store down, stalled, full or read-only, and with Redis away."""
+"""Acknowledged deliveries are kept while the database or Redis is down, stalled or full."""
 
 import json
 import os
@@ -26,18 +26,18 @@ from app.store.models import IncomingDelivery, Receipt
 from tests.support.postgres import PostgresServer
 from tests.support.processes import find_descendants
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import ParsedResponse, WebProcess
 from workers.background.sweeper import Sweeper
 
-# What a sender waits at most, whatever is down: the store's deadline, then Redis's, and a busy machine.
+# A sender's longest wait: the timeout of the database, then that of Redis, and some time to spare.
 MAX_RESPONSE_S = 8.0
 MIB = 1024 * 1024
 
 
 @pytest.fixture
-def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
-    with harmed_postgres.database() as url:
+def store(private_postgres: PostgresServer) -> Iterator[Database]:
+    with private_postgres.database() as url:
         engine = open_database(url)
         migrate(engine)
         yield engine
@@ -45,14 +45,14 @@ def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def web(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Iterator[WebProcess]:
+def web(tmp_path: Path, store: Database, private_valkey: ValkeyServer) -> Iterator[WebProcess]:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     (tmp_path / "routes.toml").write_text(
         '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n\n[[routes]]\nsinks = ["main"]\n\n'
         '[[refuse]]\nintegrated_account_id = "sandbox-*"\nreason = "a sandbox"\n'
     )
     routes = str(tmp_path / "routes.toml")
-    with WebProcess(tmp_path, database_url=url, redis_url=harmed_valkey.url, ROUTES_FILE=routes) as process:
+    with WebProcess(tmp_path, database_url=url, redis_url=private_valkey.url, ROUTES_FILE=routes) as process:
         yield process
 
 
@@ -82,8 +82,8 @@ def cut_connections(store: Database) -> None:
         )
 
 
-def sweep(store: Database, harmed_redis: Redis) -> None:
-    Sweeper(store, DeliveryQueue(harmed_redis), Spool(harmed_redis)).run_once()
+def sweep(store: Database, private_redis: Redis) -> None:
+    Sweeper(store, DeliveryQueue(private_redis), Spool(private_redis)).run_once()
 
 
 def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: list[bytes]) -> None:
@@ -93,61 +93,61 @@ def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: li
 
 
 def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Database) -> None:
-    def finding() -> object:
+    def read_store_check() -> object:
         return httpx.get(f"{web.url}/readyz").json()["store"]
 
-    before = finding()
+    before = read_store_check()
     cut_connections(store)
 
-    assert (before, finding()) == ("ok", "ok")
+    assert (before, read_store_check()) == ("ok", "ok")
 
 
 def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
+    web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body("text", records=["é\u2028"]), b'\xff{"id": 1}', body("\ud800\0"), body("gone")]
-    harmed_postgres.kill()
+    private_postgres.kill()
     try:
         answers, took_s = post_all(web, bodies)
         ready = httpx.get(f"{web.url}/readyz")
-        sweep(store, harmed_redis)
-        waiting = harmed_redis.xlen(KEY)
+        sweep(store, private_redis)
+        waiting = private_redis.xlen(KEY)
     finally:
-        harmed_postgres.start()
+        private_postgres.start()
 
     assert [answer.http_status for answer in answers] == [200] * 4
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert waiting == 4
     assert ready.status_code == 503
     assert ready.json()["spool"] == "4 deliveries wait in Redis for the database"
 
-    sweep(store, harmed_redis)
+    sweep(store, private_redis)
 
-    assert harmed_redis.xlen(KEY) == 0
+    assert private_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     wait_until(lambda: web.post(body("new")).http_status == 200 and "store.recovered" in web.log)
-    late = harmed_redis.xlen(KEY)
+    late = private_redis.xlen(KEY)
     assert web.post(body("newest")).http_status == 200
-    assert harmed_redis.xlen(KEY) == late
+    assert private_redis.xlen(KEY) == late
 
 
 def test_a_store_that_never_answers_costs_seconds_once(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
+    web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body(f"stalled {number}") for number in range(12)]
-    with harmed_postgres.stalled():
+    with private_postgres.stalled():
         answers, took_s = post_all(web, bodies)
         later, later_s = post_all(web, [body(f"later {number}") for number in range(12)])
 
     assert {answer.status for answer in answers + later} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     # One of them tries the store again; the others go to the spool at once.
-    assert later_s < MAX_RESPONSE_S
-    sweep(store, harmed_redis)
+    assert later_s < MAX_RESPONSE_S * measure_slowdown()
+    sweep(store, private_redis)
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, harmed_redis: Redis) -> None:
+def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, private_redis: Redis) -> None:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
 
     def make_read_only(word: str) -> None:
@@ -157,34 +157,36 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, harm
             connection.execute(
                 f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = {word}"
             )
-        # For those who are connected already.
+        # Open connections keep the old setting.
         cut_connections(store)
 
     make_read_only("on")
     bodies = [body(f"read-only {number}") for number in range(8)]
     answers, took_s = post_all(web, bodies)
     make_read_only("off")
-    sweep(store, harmed_redis)
+    sweep(store, private_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer, harmed_redis: Redis) -> None:
+def test_a_full_disk_counts_as_away(
+    tmp_path: Path, private_valkey: ValkeyServer, private_redis: Redis
+) -> None:
     store = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(store)
     with WebProcess(
-        tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=harmed_valkey.url
+        tmp_path, database_url=f"sqlite:///{tmp_path}/store.db", redis_url=private_valkey.url
     ) as web:
         [server] = find_descendants(web.pid)
-        # No file of this process may grow beyond what there is: as on a disk that is full.
+        # No file of this process can grow, as on a full disk.
         resource.prlimit(server, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
         answers, _ = post_all(web, bodies)
         resource.prlimit(server, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        spooled = harmed_redis.xlen(KEY)
-        sweep(store, harmed_redis)
+        spooled = private_redis.xlen(KEY)
+        sweep(store, private_redis)
 
         assert {answer.status for answer in answers} == {"accepted"}
         assert spooled == 8
@@ -194,26 +196,26 @@ def test_a_full_disk_counts_as_away(tmp_path: Path, harmed_valkey: ValkeyServer,
 
 
 def test_a_postgresql_that_cannot_grow_counts_as_away(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
+    web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     def allow_files_of(max_bytes: int | str) -> None:
-        # Holds for connections that are made from now on.
-        harmed_postgres.run("prlimit", "--pid", str(harmed_postgres.pid), f"--fsize={max_bytes}:")
+        # Applies to new connections.
+        private_postgres.run("prlimit", "--pid", str(private_postgres.pid), f"--fsize={max_bytes}:")
 
     bodies = [body(f"large {number}", records=[os.urandom(600_000).hex()]) for number in range(30)]
-    # Its log is written in files of 16 MiB, which it has room for: the table is what cannot grow.
+    # Files of its log have 16 MiB and still fit: only the table cannot grow.
     allow_files_of(16 * MIB)
     try:
         answers, took_s = post_all(web, bodies)
-        spooled = harmed_redis.xlen(KEY)
+        spooled = private_redis.xlen(KEY)
         assert web.post(body("small")).http_status == 200
     finally:
         allow_files_of("unlimited")
     cut_connections(store)
-    sweep(store, harmed_redis)
+    sweep(store, private_redis)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     assert spooled > 0
     assert_all_stored(store, answers, bodies)
 
@@ -221,41 +223,41 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
 @pytest.mark.parametrize("way", ["dead", "stalled", "full"])
 def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
     web: WebProcess,
-    harmed_postgres: PostgresServer,
-    harmed_valkey: ValkeyServer,
-    harmed_redis: Redis,
+    private_postgres: PostgresServer,
+    private_valkey: ValkeyServer,
+    private_redis: Redis,
     way: str,
 ) -> None:
-    harmed_postgres.kill()
+    private_postgres.kill()
     try:
         if way == "dead":
-            harmed_valkey.kill()
+            private_valkey.kill()
             answers, took_s = post_all(web, [body("1"), body("2")])
         elif way == "stalled":
-            with harmed_valkey.stalled():
+            with private_valkey.stalled():
                 answers, took_s = post_all(web, [body("1"), body("2")])
         else:
-            harmed_redis.config_set("maxmemory", 1)
+            private_redis.config_set("maxmemory", 1)
             answers, took_s = post_all(web, [body("1"), body("2")])
     finally:
-        harmed_postgres.start()
+        private_postgres.start()
 
     assert {(answer.http_status, answer.status) for answer in answers} == {(503, "unavailable")}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
     wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
 
 
 def test_an_unmigrated_store_loses_nothing(
-    tmp_path: Path, harmed_valkey: ValkeyServer, harmed_redis: Redis
+    tmp_path: Path, private_valkey: ValkeyServer, private_redis: Redis
 ) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
-    with WebProcess(tmp_path, database_url=url, redis_url=harmed_valkey.url) as web:
+    with WebProcess(tmp_path, database_url=url, redis_url=private_valkey.url) as web:
         answer = web.post(body("early"))
         ready = httpx.get(f"{web.url}/readyz")
     store = open_database(url)
     migrate(store)
-    sweep(store, harmed_redis)
+    sweep(store, private_redis)
 
     assert "rapidbridge migrate" in ready.json()["store"]
     assert_all_stored(store, [answer], [body("early")])
@@ -263,15 +265,15 @@ def test_an_unmigrated_store_loses_nothing(
 
 
 def test_a_refusal_needs_no_store_to_be_kept(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
+    web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     started = body("r", "sync_job_run:started", id="run", integrated_account_id="sandbox-1")
-    harmed_postgres.kill()
+    private_postgres.kill()
     try:
         answer = web.post(started)
     finally:
-        harmed_postgres.start()
-    sweep(store, harmed_redis)
+        private_postgres.start()
+    sweep(store, private_redis)
 
     assert (answer.http_status, answer.status) == (400, "refused")
     assert_all_stored(store, [answer], [started])
@@ -279,99 +281,99 @@ def test_a_refusal_needs_no_store_to_be_kept(
 
 
 def test_draining_twice_at_once_or_half_stores_everything_once(
-    web: WebProcess, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis
+    web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body(f"spooled {number}") for number in range(60)]
-    harmed_postgres.kill()
+    private_postgres.kill()
     try:
         answers, _ = post_all(web, bodies)
     finally:
-        harmed_postgres.start()
+        private_postgres.start()
 
     def die(_moved: object) -> None:
         raise KeyboardInterrupt
 
     def half(spool: Spool) -> None:
-        # Stored, but whoever moved it dies before the spool has forgotten it.
+        # Stored, but the process dies before it deletes the deliveries from the spool.
         with pytest.raises(KeyboardInterrupt):
             spool.drain(lambda arrivals: die(Inbox(store).put(arrivals)))
 
-    half(Spool(harmed_redis))
+    half(Spool(private_redis))
     with ThreadPoolExecutor(4) as drainers:
-        list(drainers.map(lambda _: Spool(harmed_redis).drain(Inbox(store).put), range(4)))
+        list(drainers.map(lambda _: Spool(private_redis).drain(Inbox(store).put), range(4)))
 
-    assert harmed_redis.xlen(KEY) == 0
+    assert private_redis.xlen(KEY) == 0
     assert_all_stored(store, answers, bodies)
     assert Inbox(store).count_by_state()["pending"] == 60
 
 
 def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
-    store: Database, harmed_redis: Redis
+    store: Database, private_redis: Redis
 ) -> None:
     spooled = body("of before", records=[{"id": "1"}])
     header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
-    harmed_redis.xadd(KEY, {"header": json.dumps(header), "body": zlib.compress(spooled, 1)})
+    private_redis.xadd(KEY, {"header": json.dumps(header), "body": zlib.compress(spooled, 1)})
     receipts: list[Receipt] = []
 
-    moved = Spool(harmed_redis).drain(lambda group: receipts.extend(Inbox(store).put(group)))
+    moved = Spool(private_redis).drain(lambda group: receipts.extend(Inbox(store).put(group)))
 
-    assert (moved, harmed_redis.xlen(KEY), harmed_redis.xlen(UNREADABLE_KEY)) == (1, 0, 0)
+    assert (moved, private_redis.xlen(KEY), private_redis.xlen(UNREADABLE_KEY)) == (1, 0, 0)
     assert Inbox(store).read_body(receipts[0].delivery_id) == spooled
 
 
-def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, harmed_redis: Redis) -> None:
-    spool, inbox = Spool(harmed_redis), Inbox(store)
+def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, private_redis: Redis) -> None:
+    spool, inbox = Spool(private_redis), Inbox(store)
     arrivals = [
         IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC))
         for n in range(5)
     ]
-    harmed_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})
+    private_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})
     for arrival in arrivals[:3]:
         spool.put(arrival)
-    harmed_redis.xadd(KEY, {"another": "release's"})
+    private_redis.xadd(KEY, {"another": "release's"})
     for arrival in arrivals[3:]:
         spool.put(arrival)
     sizes: list[int] = []
 
     moved = spool.drain(lambda group: sizes.append(len(group)) or inbox.put(group))  # type: ignore[func-returns-value]  # counts them
 
-    assert (moved, harmed_redis.xlen(KEY), harmed_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
+    assert (moved, private_redis.xlen(KEY), private_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
     assert inbox.count_by_state()["pending"] == 5
-    # Two of 9 MB are more than a step may hold.
+    # Two bodies of 9 MB exceed the limit of a step.
     assert sizes == [2, 2, 1]
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
 def test_whatever_redis_does_deliveries_are_accepted(
-    web: WebProcess, harmed_valkey: ValkeyServer, harmed_redis: Redis, store: Database, way: str
+    web: WebProcess, private_valkey: ValkeyServer, private_redis: Redis, store: Database, way: str
 ) -> None:
     bodies = [body(f"{way} {number}") for number in range(20)]
     if way == "stalled":
-        with harmed_valkey.stalled():
+        with private_valkey.stalled():
             answers, took_s = post_all(web, bodies)
             ready = httpx.get(f"{web.url}/readyz", timeout=30)
     else:
         if way == "dead":
-            harmed_valkey.kill()
+            private_valkey.kill()
         elif way == "full":
-            harmed_redis.config_set("maxmemory", 1)
+            private_redis.config_set("maxmemory", 1)
         else:
-            harmed_redis.flushall()
+            private_redis.flushall()
         answers, took_s = post_all(web, bodies)
         ready = httpx.get(f"{web.url}/readyz", timeout=30)
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert took_s < 2
+    assert took_s < 2 * measure_slowdown()
     assert_all_stored(store, answers, bodies)
     if way in ("dead", "stalled"):
         assert "REDIS_URL" in ready.json()["redis"]
 
 
-def test_a_stalled_redis_is_known_in_seconds(harmed_valkey: ValkeyServer) -> None:
-    queue = DeliveryQueue(connect_redis(harmed_valkey.url, tls_verify=True))
+def test_a_stalled_redis_is_known_in_seconds(private_valkey: ValkeyServer) -> None:
+    queue = DeliveryQueue(connect_redis(private_valkey.url, tls_verify=True))
     queue.ping()
     started = time.monotonic()
-    with harmed_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
+    with private_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
         queue.has_capacity()
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 4 * measure_slowdown()

@@ -1,4 +1,4 @@
-"""Which runs are refused when they start, and that a refusal holds; over real HTTP, to real gunicorn."""
+"""Refusals of starting runs, over real HTTP to real gunicorn."""
 
 import json
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ class Serve(Protocol):
 
 
 @pytest.fixture
-def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
-    with harmed_postgres.database() as url:
+def store(private_postgres: PostgresServer) -> Iterator[Database]:
+    with private_postgres.database() as url:
         engine = open_database(url)
         migrate(engine)
         yield engine
@@ -51,7 +51,7 @@ def store(harmed_postgres: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Iterator[Serve]:
+def serve(tmp_path: Path, store: Database, private_valkey: ValkeyServer) -> Iterator[Serve]:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
     with ExitStack() as stack:
 
@@ -59,7 +59,7 @@ def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Itera
             file = tmp_path / f"{uuid4()}.toml"
             file.write_text(ROUTES + routes)
             process = WebProcess(
-                tmp_path, database_url=url, redis_url=harmed_valkey.url, ROUTES_FILE=str(file), **settings
+                tmp_path, database_url=url, redis_url=private_valkey.url, ROUTES_FILE=str(file), **settings
             )
             return stack.enter_context(process)
 
@@ -67,7 +67,7 @@ def serve(tmp_path: Path, store: Database, harmed_valkey: ValkeyServer) -> Itera
 
 
 @pytest.fixture
-def book(store: Database) -> Runs:
+def runs_table(store: Database) -> Runs:
     return Runs(store)
 
 
@@ -79,12 +79,12 @@ def event(name: str, run: str, *, account: str = "a", environment: str = "live",
         "integrated_account_id": account,
         **more,
     }
-    # Of this moment: what it says of a run counts by its time.
+    # The current time: events of a run count by their time.
     ids = {"id": str(uuid4()), "created_at": datetime.now(UTC).isoformat(), "environment_id": environment}
     return json.dumps({**ids, "event": f"sync_job_run:{name}", "payload": payload}).encode()
 
 
-def said(answer: ParsedResponse) -> tuple[int, str, str]:
+def summarize(answer: ParsedResponse) -> tuple[int, str, str]:
     return answer.http_status, answer.status, answer.message
 
 
@@ -113,8 +113,8 @@ def settle_all(store: Database) -> None:
     DeliveryResults(store).save([DeliveryResult(verdict) for verdict in verdicts], now=now)
 
 
-def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
-    serve: Serve, store: Database, book: Runs
+def test_every_policy_refuses_its_runs_with_a_reason_and_no_others(
+    serve: Serve, store: Database, runs_table: Runs
 ) -> None:
     web = serve(POLICIES + GATE)
     unrouted = [{"resource": "logs", "method": "list"}, {"resource": "erp/bills", "method": "get"}]
@@ -125,7 +125,7 @@ def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
         "test": event("started", "test", environment="test"),
         "unrouted": event("started", "unrouted", resources=unrouted),
     }
-    answers = {run: said(web.post(body)) for run, body in refused.items()}
+    answers = {run: summarize(web.post(body)) for run, body in refused.items()}
     first = web.post(event("started", "first", resources=routed))
     second = web.post(event("started", "second", resources=routed))
     another = web.post(event("started", "another", account="b", resources="odd"))
@@ -141,16 +141,16 @@ def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
             "no route of the routes file matches what the run fetches (erp/bills, get)",
         ),
     }
-    assert said(first) == said(another) == (200, "accepted", "")
+    assert summarize(first) == summarize(another) == (200, "accepted", "")
     overlaps = "run first of the same sync job and integrated account is still open"
-    assert said(second) == (400, "refused", overlaps)
+    assert summarize(second) == (400, "refused", overlaps)
     assert late.http_status == 400
     assert late.message.startswith("a delivery has waited for 720")
-    found = {
+    stored = {
         run.sync_job_run_id: (run.status, run.refusal_reason)
-        for run in book.find_runs({}, since=None, limit=20)
+        for run in runs_table.find_runs({}, since=None, limit=20)
     }
-    assert found == {
+    assert stored == {
         **{run: ("refused", message) for run, (_, _, message) in answers.items()},
         "first": ("running", ""),
         "second": ("refused", overlaps),
@@ -161,43 +161,43 @@ def test_every_policy_refuses_with_its_reason_and_lets_the_others_in(
     assert overlaps in web.log
 
 
-def test_in_maintenance_no_run_starts_and_everything_else_goes_on(serve: Serve) -> None:
+def test_in_maintenance_only_starts_are_refused(serve: Serve) -> None:
     web = serve("", MAINTENANCE="the warehouse is moving")
     names = ["created", "record", "record_error", "updated", "rate_limited", "completed", "failed", "stopped"]
 
     answer = web.post(event("started", "r"))
     others = [web.post(event(name, "r", resource="crm/deals", method="list", records=[])) for name in names]
 
-    assert said(answer) == (400, "refused", "the warehouse is moving")
-    assert {said(other) for other in others} == {(200, "accepted", "")}
+    assert summarize(answer) == (400, "refused", "the warehouse is moving")
+    assert {summarize(other) for other in others} == {(200, "accepted", "")}
 
 
-def test_the_first_decision_holds_whatever_the_policies_say_later(
-    serve: Serve, store: Database, book: Runs
+def test_the_first_decision_about_a_start_holds_after_policies_change(
+    serve: Serve, store: Database, runs_table: Runs
 ) -> None:
     open_, closed = serve(GATE), serve("", MAINTENANCE="closed")
     let_in, refused = event("started", "in"), event("started", "out", account="b")
 
     first = [open_.post(let_in), closed.post(refused)]
     again = [closed.post(let_in), open_.post(refused)]
-    # Also once the run is over, and everything of it is settled.
+    # The decisions also hold after the run has ended and its deliveries are settled.
     open_.post(event("completed", "in", status="completed"))
     settle_all(store)
     last = [closed.post(let_in), open_.post(refused)]
 
-    assert [said(answer) for answer in first] == [(200, "accepted", ""), (400, "refused", "closed")]
+    assert [summarize(answer) for answer in first] == [(200, "accepted", ""), (400, "refused", "closed")]
     held = [(200, "duplicate", ""), (400, "refused", "closed")]
-    assert [said(answer) for answer in again] == [said(answer) for answer in last] == held
+    assert [summarize(answer) for answer in again] == [summarize(answer) for answer in last] == held
     runs = {
         run.sync_job_run_id: (run.status, run.refusal_reason)
-        for run in book.find_runs({}, since=None, limit=9)
+        for run in runs_table.find_runs({}, since=None, limit=9)
     }
     assert runs == {"in": ("running", ""), "out": ("refused", "closed")}
-    # The refused one is not in the way of another.
+    # A refused run blocks no other.
     assert open_.post(event("started", "next", account="b")).http_status == 200
 
 
-def test_the_same_start_at_once_gets_one_decision(serve: Serve) -> None:
+def test_concurrent_repeats_of_a_start_get_one_decision(serve: Serve) -> None:
     webs = [serve(GATE), serve("", MAINTENANCE="closed")]
 
     answers = post_at_once(webs, [event("started", "r")] * 20)
@@ -205,7 +205,7 @@ def test_the_same_start_at_once_gets_one_decision(serve: Serve) -> None:
     assert len({(answer.http_status, answer.message) for answer in answers}) == 1
 
 
-def test_exactly_one_of_concurrent_starts_is_accepted(serve: Serve) -> None:
+def test_of_overlapping_runs_that_start_at_once_one_is_accepted(serve: Serve) -> None:
     web = serve("[gate]\noverlapping = true\n", WEB_CONCURRENCY="2")
     runs = [f"r{number}" for number in range(20)]
 
@@ -219,7 +219,7 @@ def test_exactly_one_of_concurrent_starts_is_accepted(serve: Serve) -> None:
     assert {answer.http_status for answer in others} == {200}
 
 
-def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Database) -> None:
+def test_dead_idle_connections_do_not_disable_the_gate(serve: Serve, store: Database) -> None:
     web = serve(GATE)
     web.post(event("started", "first"))
     with store.engine.connect() as connection:
@@ -233,11 +233,11 @@ def test_connections_that_died_while_idle_let_nobody_in(serve: Serve, store: Dat
     assert web.post(event("started", "second")).http_status == 400
 
 
-def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, store: Database) -> None:
+def test_checks_that_wait_delay_no_delivery_and_refuse_nothing(serve: Serve, store: Database) -> None:
     web = serve("[gate]\noverlapping = true\n")
     started = [event("started", f"r{number}") for number in range(12)]
     with store.engine.begin() as connection, ThreadPoolExecutor(1) as sender:
-        # As if another process stood still while it lets a run of this job and account in.
+        # As if another process hung while it accepts a run of this job and account.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('j/a', 0))"))
         starting = sender.submit(post_at_once, [web], started)
         answers = [web.post(event("record", "r", resource="crm/deals", records=[])) for _ in range(50)]
@@ -245,38 +245,38 @@ def test_checks_that_wait_hold_up_no_delivery_and_refuse_nothing(serve: Serve, s
         let_in = starting.result()
 
     assert was_held
-    assert {said(answer) for answer in answers + let_in} == {(200, "accepted", "")}
+    assert {summarize(answer) for answer in answers + let_in} == {(200, "accepted", "")}
     assert "spooled" not in web.log
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled"])
-def test_a_store_that_is_away_refuses_nothing(
-    serve: Serve, harmed_postgres: PostgresServer, store: Database, harmed_redis: Redis, way: str
+def test_an_unavailable_store_refuses_only_by_the_routes_file(
+    serve: Serve, private_postgres: PostgresServer, store: Database, private_redis: Redis, way: str
 ) -> None:
     web = serve(POLICIES + GATE)
     assert web.post(event("started", "before")).http_status == 200
     bodies = [event("started", run) for run in ("one", "two")]
     sandbox = event("started", "s", account="sandbox-1")
     if way == "dead":
-        harmed_postgres.kill()
+        private_postgres.kill()
         try:
             answers = [web.post(body) for body in [*bodies, sandbox]]
         finally:
-            harmed_postgres.start()
+            private_postgres.start()
     else:
-        with harmed_postgres.stalled():
+        with private_postgres.stalled():
             answers = [web.post(body) for body in [*bodies, sandbox]]
 
-    assert [said(answer) for answer in answers] == [(200, "accepted", "")] * 2 + [
+    assert [summarize(answer) for answer in answers] == [(200, "accepted", "")] * 2 + [
         (400, "refused", "a sandbox")
     ]
-    assert web.log.count("event=gate.unchecked") == 1
-    Spool(harmed_redis).drain(Inbox(store).put)
+    assert web.log.count("event=gate.skipped") == 1
+    Spool(private_redis).drain(Inbox(store).put)
     wait_until(
         lambda: web.post(event("updated", "before")).http_status == 200 and "store.recovered" in web.log
     )
-    # What could not be checked was let in, and that holds; what was refused is known as such.
-    assert [said(web.post(body))[:2] for body in bodies] == [(200, "duplicate")] * 2
+    # Unchecked runs stay accepted, and the refused run is stored as refused.
+    assert [summarize(web.post(body))[:2] for body in bodies] == [(200, "duplicate")] * 2
     assert web.post(event("started", "three")).http_status == 400
     run = Runs(store).get("s")
     assert run is not None

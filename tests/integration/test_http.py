@@ -1,4 +1,4 @@
-"""What the receiver answers, to whatever is sent; over real HTTP, to real gunicorn."""
+"""The HTTP contract: answers of a real gunicorn to every kind of request."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import SECRET, WebProcess
 
 MIB = 1024 * 1024
@@ -112,7 +112,7 @@ def test_every_spelling_of_the_signature_is_accepted(
         "," * 500,
     ],
 )
-def test_what_nobody_signed_is_neither_read_nor_stored(web: WebProcess, inbox: Inbox, header: str) -> None:
+def test_a_body_without_a_valid_signature_is_not_stored(web: WebProcess, inbox: Inbox, header: str) -> None:
     before = inbox.count_by_state()
 
     answer = web.post(event(id_="forged"), header)
@@ -137,12 +137,14 @@ def test_a_signature_of_another_body_is_refused(web: WebProcess) -> None:
         (b'{"id": "x", "payload": {}}', "no_event"),
         (b'{"id": "x", "event": 7}', "no_event"),
         (b'{"id": "x", "event": ""}', "no_event"),
-        # An index of the store could not hold it, and all that is committed with it would fail.
+        # No index of the database could hold it, and its whole group commit would fail.
         (b'{"event": "x", "payload": {"sync_job_run_id": "%s"}}' % (b"x" * 9000), "name_too_long"),
         (b'{"event": "sync_job_run:record", "payload": {"records": [{}', "not_json"),
     ],
 )
-def test_what_cannot_be_read_is_kept(web: WebProcess, inbox: Inbox, body: bytes, reason: str) -> None:
+def test_an_unreadable_body_is_stored_as_quarantined(
+    web: WebProcess, inbox: Inbox, body: bytes, reason: str
+) -> None:
     answer = web.post(body)
 
     assert (answer.http_status, answer.status, answer.message) == (200, "quarantined", reason)
@@ -220,7 +222,7 @@ def test_a_chunked_body_is_accepted(web: WebProcess) -> None:
 
 
 def send_raw(web: WebProcess, sent: bytes, *, then_close: bool = False) -> bytes:
-    """Send bytes as they are; return all that comes back until the other side closes."""
+    """Send raw bytes; return all that is received until the other side closes."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=40) as connection:
         connection.sendall(sent)
         if then_close:
@@ -237,14 +239,14 @@ def head(body: bytes, *lines: str) -> bytes:
     return text.encode()
 
 
-def test_too_much_is_refused_before_it_is_sent(web: WebProcess) -> None:
+def test_an_announced_length_over_the_limit_is_refused_before_the_body(web: WebProcess) -> None:
     answer = send_raw(web, head(b"", f"Content-Length: {10**12}"), then_close=True)
 
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"too_large"' in answer
 
 
-def test_who_cannot_sign_is_refused_before_the_body(web: WebProcess) -> None:
+def test_a_request_without_a_signature_is_refused_before_the_body(web: WebProcess) -> None:
     request = b"POST /webhooks/truto HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
 
     assert send_raw(web, request, then_close=True).startswith(b"HTTP/1.1 401 ")
@@ -259,7 +261,7 @@ def test_who_cannot_sign_is_refused_before_the_body(web: WebProcess) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}",
     ],
 )
-def test_a_body_that_breaks_off_is_never_stored(web: WebProcess, inbox: Inbox, framing: bytes) -> None:
+def test_an_incomplete_body_is_never_stored(web: WebProcess, inbox: Inbox, framing: bytes) -> None:
     before = inbox.count_by_state()
 
     answer = send_raw(web, head(b"{}").removesuffix(b"\r\n") + framing, then_close=True)
@@ -276,7 +278,7 @@ def test_a_content_length_that_is_too_short_does_not_verify(web: WebProcess) -> 
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-def test_requests_that_come_in_one_piece_are_answered_one_by_one(web: WebProcess, inbox: Inbox) -> None:
+def test_pipelined_requests_are_answered_one_by_one(web: WebProcess, inbox: Inbox) -> None:
     bodies = [event(id_=f"piece-{number}", filler="x" * size) for number, size in enumerate((10, 99_000, 10))]
     lines = [(), (), ("Connection: close",)]
 
@@ -289,8 +291,8 @@ def test_requests_that_come_in_one_piece_are_answered_one_by_one(web: WebProcess
     )
 
     assert answers.count(b"HTTP/1.1 200 ") == 3
-    found = [UUID(part.split(b'"')[0].decode()) for part in answers.split(b'"delivery": "')[1:]]
-    assert [inbox.read_body(id_) for id_ in found] == bodies
+    ids = [UUID(part.split(b'"')[0].decode()) for part in answers.split(b'"delivery": "')[1:]]
+    assert [inbox.read_body(id_) for id_ in ids] == bodies
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1, 2"])
@@ -301,7 +303,7 @@ def test_a_content_length_that_is_no_number_is_not_accepted(web: WebProcess, len
     assert b"Traceback" not in answer
 
 
-def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebProcess) -> None:
+def test_stalled_and_slow_senders_delay_no_other_and_are_answered_408(web: WebProcess) -> None:
     def send_slowly(number: int) -> bytes:
         with socket.create_connection(("127.0.0.1", web.port), timeout=0.5) as connection:
             connection.sendall(head(b"{}", "Content-Length: 1000"))
@@ -309,7 +311,7 @@ def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebP
                 try:
                     return connection.recv(65536)
                 except TimeoutError:
-                    # Odd ones drip: a byte now and then, so that no single read ever times out.
+                    # Odd ones send a byte now and then, so that no single read times out.
                     connection.sendall(b"x" * (number % 2))
         return b""
 
@@ -317,10 +319,10 @@ def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebP
         slow = [senders.submit(send_slowly, number) for number in range(20)]
         answers = [web.post(event(id_=f"between-{number}")) for number in range(20)]
         assert not any(future.done() for future in slow)
-        dismissed = [future.result() for future in slow]
+        slow_answers = [future.result() for future in slow]
 
     assert {answer.status for answer in answers} == {"accepted"}
-    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in dismissed)
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in slow_answers)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +337,7 @@ def test_stalled_and_dripping_senders_hold_nobody_up_and_are_sent_away(web: WebP
         ("GET", "/webhooks", 404),
     ],
 )
-def test_other_methods_and_paths_say_where_to_go(
+def test_other_methods_and_paths_name_the_webhook(
     web: WebProcess, method: str, path: str, http_status: int
 ) -> None:
     answer = web.request(method, path)
@@ -384,7 +386,7 @@ def test_a_keep_alive_connection_serves_many_deliveries(web: WebProcess) -> None
             assert client.post("/webhooks/truto", content=body, headers=headers).status_code == 200
 
 
-def test_sigterm_answers_what_is_open_and_waits_for_nobody_idle(
+def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
     body = event(id_="last")
@@ -414,10 +416,10 @@ def test_sigterm_answers_what_is_open_and_waits_for_nobody_idle(
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"accepted" in answer
-    assert took_s < 10
+    assert took_s < 10 * measure_slowdown()
 
 
-def test_nothing_that_was_sent_appears_in_the_log(web: WebProcess) -> None:
+def test_no_part_of_a_request_appears_in_the_log(web: WebProcess) -> None:
     marker = "eve@example.com"
     web.post(event(id_="logged", records=[{"id": "1", "email": marker}]))
     web.post(b'{"email": "' + marker.encode())
@@ -437,7 +439,7 @@ def test_a_name_cannot_forge_a_line_of_the_log(web: WebProcess) -> None:
     assert "\x1b" not in line
 
 
-def test_replays_and_foreign_webhooks_are_refused_where_settings_say_so(
+def test_replays_and_other_webhooks_are_refused_by_settings(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
     settings = {"REPLAY_WINDOW_S": "300", "TRUTO_WEBHOOK_SECRET": f"w1={SECRET},other"}
@@ -451,8 +453,8 @@ def test_replays_and_foreign_webhooks_are_refused_where_settings_say_so(
     with WebProcess(tmp_path, database_url=database_url, redis_url=redis_url, **settings) as web:
         fresh, old, undated = made(now, "w1", "1"), made(then, "w1", "2"), b'{"event": "test"}'
         foreign = made(now, "w2", "3")
-        said = [web.post(body).http_status for body in (fresh, old, undated, foreign)]
+        statuses = [web.post(body).http_status for body in (fresh, old, undated, foreign)]
         unpinned = web.post(foreign, sign(foreign, "other"))
 
-    assert said == [200, 401, 401, 401]
+    assert statuses == [200, 401, 401, 401]
     assert unpinned.status == "accepted"

@@ -1,6 +1,6 @@
-"""The web process killed by SIGKILL at every step of a request, and commits that fail under it.
+"""A web process killed during requests, and commits that fail.
 
-What was answered 200 is kept byte for byte; what was not is there whole or not at all.
+An acknowledged delivery is stored byte for byte; any other is stored whole or not at all.
 """
 
 import json
@@ -52,7 +52,7 @@ PAGES = [
 
 @dataclass(frozen=True, slots=True)
 class WebSetup:
-    """A store, and what a web process needs."""
+    """A database, a Redis, and the settings of a web process."""
 
     store: Database
     redis: Redis
@@ -87,8 +87,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iter
     url = f"sqlite:///{tmp_path}/store.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
-    with open_site(tmp_path, url, redis_url) as made:
-        yield made
+    with open_site(tmp_path, url, redis_url) as setup:
+        yield setup
 
 
 @pytest.fixture
@@ -98,20 +98,20 @@ def worker(site: WebSetup) -> Iterator[Command]:
 
 
 @pytest.fixture
-def harmed_site(tmp_path: Path, harmed_postgres: PostgresServer, redis_url: str) -> Iterator[WebSetup]:
-    with harmed_postgres.database() as url, open_site(tmp_path, url, redis_url) as made:
-        yield made
+def private_site(tmp_path: Path, private_postgres: PostgresServer, redis_url: str) -> Iterator[WebSetup]:
+    with private_postgres.database() as url, open_site(tmp_path, url, redis_url) as setup:
+        yield setup
 
 
 @pytest.fixture
-def database(harmed_site: WebSetup) -> Iterator[psycopg.Connection]:
-    """A connection of whoever does harm."""
-    with psycopg.connect(harmed_site.settings["DATABASE_URL"], autocommit=True) as connection:
+def database(private_site: WebSetup) -> Iterator[psycopg.Connection]:
+    """A connection that locks, and terminates the backends of others."""
+    with psycopg.connect(private_site.settings["DATABASE_URL"], autocommit=True) as connection:
         yield connection
 
 
 def send(web: WebProcess, page: bytes) -> ParsedResponse | None:
-    """Post a page; None where the connection ends without an answer."""
+    """Post a page; return None if the connection ends without an answer."""
     try:
         return web.post(page)
     except httpx.TransportError:
@@ -124,7 +124,7 @@ def send_all(web: WebProcess) -> list[ParsedResponse | None]:
 
 
 def send_again_until_answered(web: WebProcess) -> dict[bytes, ParsedResponse]:
-    """Post every page as Truto does that got no answer, or missed it."""
+    """Post every page again until it is answered, as Truto does."""
     answers: dict[bytes, ParsedResponse] = {}
 
     def are_answered() -> bool:
@@ -137,8 +137,8 @@ def send_again_until_answered(web: WebProcess) -> dict[bytes, ParsedResponse]:
     return answers
 
 
-def let_all_be_due(store: Database) -> None:
-    """Do not wait until the sweeper takes what the web process was to wake for lost."""
+def make_all_due(store: Database) -> None:
+    """Make all deliveries due, instead of waiting until the sweeper requeues lost ones."""
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE rapidbridge_deliveries SET due_at = received_at"))
 
@@ -146,7 +146,7 @@ def let_all_be_due(store: Database) -> None:
 def assert_kept_and_delivered(
     site: WebSetup, worker: Command, web: WebProcess, answers: Sequence[ParsedResponse | None]
 ) -> None:
-    """See that nothing is lost, halved or doubled, now, when it is sent again, and in the end."""
+    """Check that no page is lost, truncated or stored twice, before and after it is sent again."""
     before = site.stored()
     answered = {UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True) if answer}
     assert {answer.http_status for answer in answers if answer} <= {200}
@@ -159,7 +159,7 @@ def assert_kept_and_delivered(
     }
     assert site.stored() == {UUID(answer.delivery): page for page, answer in again.items()}
 
-    let_all_be_due(site.store)
+    make_all_due(site.store)
     counts = Inbox(site.store).count_by_state
     wait_until(lambda: counts().get("settled") == SENDERS, what=lambda: f"{counts()}\n{worker.log}")
     with site.store.engine.connect() as connection:
@@ -168,14 +168,14 @@ def assert_kept_and_delivered(
 
 
 def unread_bytes(web: WebProcess) -> int:
-    """Return how much has arrived that the web process has not taken yet."""
+    """Return the number of bytes that the web process has not received from its sockets yet."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     queues = [row[4] for row in rows if row[1].endswith(f":{web.port:04X}") and row[3] == "01"]
     return sum(int(queue.partition(":")[2], 16) for queue in queues)
 
 
 def is_cut_off(connection: socket.socket) -> bool:
-    """Whether a connection ends without a word."""
+    """Whether a connection ends without an answer."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -183,7 +183,7 @@ def is_cut_off(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("site", ["sqlite"], indirect=True)
-def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: WebSetup, worker: Command) -> None:
+def test_a_web_process_killed_while_it_reads_stores_no_partial_body(site: WebSetup, worker: Command) -> None:
     with site.web() as web, ExitStack() as stack:
         answers: list[ParsedResponse | None] = [web.post(PAGES[0]), *[None] * (SENDERS - 1)]
         senders = [
@@ -216,28 +216,28 @@ def test_a_web_process_killed_while_it_reads_keeps_nothing_by_halves(site: WebSe
     ],
     indirect=["site"],
 )
-def test_a_web_process_killed_in_a_group_commit_keeps_what_it_answered_and_nothing_by_halves(
+def test_a_web_process_killed_in_a_group_commit_loses_no_acknowledged_delivery(
     step: str, kept: Sequence[int], site: WebSetup, worker: Command, tmp_path: Path
 ) -> None:
     marker = tmp_path / "killed-once"
-    deadly = {"DEADLY_STEP": step, "DEADLY_MARKER": str(marker), "DEADLY_SENDERS": str(SENDERS)}
-    with site.web(application="tests.support.crashing_web:app", **deadly) as web:
+    settings = {"CRASH_STEP": step, "CRASH_MARKER": str(marker), "CRASH_SENDERS": str(SENDERS)}
+    with site.web(application="tests.support.crashing_web:app", **settings) as web:
         [killed] = find_descendants(web.pid)
 
         answers = send_all(web)
 
         wait_until(marker.exists, what=lambda: f"the process to be killed\n{web.log}")
-        wait_until(lambda: not is_alive(killed), what="it to be gone")
+        wait_until(lambda: not is_alive(killed), what="the process to be gone")
         number_kept = len(site.stored())
         assert_kept_and_delivered(site, worker, web, answers)
         assert number_kept in kept
-        # Whoever shared the deadly commit has no answer, but for those who had it before.
+        # Senders of the killed commit have no answer; earlier ones may have theirs.
         number = sum(answer is not None for answer in answers)
         assert number == SENDERS if step == "after the answers" else number < SENDERS - 1
 
 
 def wait_for_backend(database: psycopg.Connection, event: str, *others: int) -> int:
-    """Return the id of a backend that waits for this, and is none of these."""
+    """Return the process id of a backend, except the others, that waits for an event."""
     pids: list[int] = []
 
     def waits() -> bool:
@@ -252,7 +252,7 @@ def wait_for_backend(database: psycopg.Connection, event: str, *others: int) -> 
 
 
 def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
-    """Let whoever stores a delivery wait for an advisory lock that this connection has."""
+    """Make every insert of a delivery wait for an advisory lock that this connection holds."""
     database.execute(
         "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END'"
@@ -266,7 +266,7 @@ def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
 
 
 def drain(site: WebSetup) -> None:
-    """Bring in what was spooled, as the sweeper does."""
+    """Move spooled deliveries into the inbox, as the sweeper does."""
     Spool(site.redis).drain(Inbox(site.store).put)
 
 
@@ -275,11 +275,11 @@ AT_THE_COMMIT = "CONSTRAINT TRIGGER hold_up AFTER INSERT"
 
 
 @pytest.mark.parametrize("moment", [IN_THE_STATEMENT, AT_THE_COMMIT])
-def test_a_commit_whose_backend_is_killed_is_made_again(
-    moment: str, harmed_site: WebSetup, database: psycopg.Connection
+def test_a_commit_whose_backend_is_killed_is_retried(
+    moment: str, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
         sending = sender.submit(send_all, web)
         backend = wait_for_backend(database, "advisory")
 
@@ -289,16 +289,16 @@ def test_a_commit_whose_backend_is_killed_is_made_again(
 
         answers = [answer for answer in sending.result() if answer]
         assert [answer.status for answer in answers] == ["accepted"] * SENDERS
-        assert harmed_site.redis.xlen(KEY) == 0
-        assert harmed_site.stored() == {
+        assert private_site.redis.xlen(KEY) == 0
+        assert private_site.stored() == {
             UUID(a.delivery): page for a, page in zip(answers, PAGES, strict=True)
         }
-        assert Inbox(harmed_site.store).count_by_state()["duplicate"] == 0
+        assert Inbox(private_site.store).count_by_state()["duplicate"] == 0
 
 
 @contextmanager
 def full(redis: Redis) -> Iterator[None]:
-    """A Redis that takes nothing more."""
+    """Make Redis refuse every write inside the block."""
     redis.config_set("maxmemory", 1)
     try:
         yield
@@ -307,12 +307,12 @@ def full(redis: Redis) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("moment", "has_spool"), [(IN_THE_STATEMENT, True), (AT_THE_COMMIT, False)])
-def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
-    moment: str, has_spool: bool, harmed_site: WebSetup, database: psycopg.Connection
+def test_a_failed_commit_is_answered_200_only_if_the_spool_has_it(
+    moment: str, has_spool: bool, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
     hold_up_commits(database, moment)
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
-        with nullcontext() if has_spool else full(harmed_site.redis):
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
+        with nullcontext() if has_spool else full(private_site.redis):
             sending = sender.submit(send_all, web)
             killed: list[int] = []
             for _ in range(2):
@@ -322,17 +322,17 @@ def test_a_commit_that_fails_is_answered_200_only_where_the_spool_has_it(
         database.execute("SELECT pg_advisory_unlock(1)")
 
         assert answers == [(200, "accepted") if has_spool else (503, "unavailable")] * SENDERS
-        assert harmed_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
-        assert harmed_site.stored() == {}
+        assert private_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
+        assert private_site.stored() == {}
         if not has_spool:
             send_again_until_answered(web)
-        drain(harmed_site)
-        assert sorted(harmed_site.stored().values()) == PAGES
+        drain(private_site)
+        assert sorted(private_site.stored().values()) == PAGES
 
 
 @contextmanager
 def without_acknowledgements(database: psycopg.Connection) -> Iterator[None]:
-    """What is committed is on the disk, and nobody is told: a standby that never comes is waited for."""
+    """Commit to disk without acknowledgement inside the block: PostgreSQL waits for a missing standby."""
     try:
         database.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         database.execute("SELECT pg_reload_conf()")
@@ -344,9 +344,9 @@ def without_acknowledgements(database: psycopg.Connection) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
-    is_killed: bool, harmed_site: WebSetup, database: psycopg.Connection
+    is_killed: bool, private_site: WebSetup, database: psycopg.Connection
 ) -> None:
-    with harmed_site.web() as web, ThreadPoolExecutor(1) as sender:
+    with private_site.web() as web, ThreadPoolExecutor(1) as sender:
         with without_acknowledgements(database):
             sending = sender.submit(send_all, web)
             backend = wait_for_backend(database, "SyncRep")
@@ -354,11 +354,11 @@ def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
                 database.execute("SELECT pg_terminate_backend(%s)", [backend])
                 wait_for_backend(database, "SyncRep", backend)
             else:
-                wait_until(lambda: harmed_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
+                wait_until(lambda: private_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
         answers = [answer for answer in sending.result() if answer]
-        drain(harmed_site)
+        drain(private_site)
 
         assert [answer.http_status for answer in answers] == [200] * SENDERS
-        assert harmed_site.stored() == {
+        assert private_site.stored() == {
             UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True)
         }

@@ -1,4 +1,4 @@
-"""The overseer: runs that end, stall, are lost or must be stopped; sinks and webhooks that are off."""
+"""The monitor: runs, sinks and webhooks that need attention."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -44,34 +44,34 @@ STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 
 
 class MonitorSetup:
-    """A store with runs in it, an overseer, and a clock that is moved by hand."""
+    """A store with runs, a monitor, and a clock that tests advance."""
 
     def __init__(self, store: Database, redis: Redis, stop_at: StopLimits, settings: dict[str, str]) -> None:
         route = Route(sinks=("main",), stop_at=stop_at)
         routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url="sqlite://")}, routes=(route,))
-        self.setup = Config(read_settings(settings), routes)
-        self.store, self.spool, self.book = store, Spool(redis), Runs(store)
+        self.config = Config(read_settings(settings), routes)
+        self.store, self.spool, self.runs = store, Spool(redis), Runs(store)
         self.now = NOW
         self._monitors: list[Monitor] = []
         self.monitor = self.add_monitor()
 
     def add_monitor(self) -> Monitor:
-        self._monitors.append(Monitor(self.store, self.setup, self.spool, clock=lambda: self.now))
+        self._monitors.append(Monitor(self.store, self.config, self.spool, clock=lambda: self.now))
         return self._monitors[-1]
 
     def close(self) -> None:
-        for overseer in self._monitors:
-            overseer.close()
+        for monitor in self._monitors:
+            monitor.close()
 
     def advance(self, **span: float) -> None:
-        """Let time pass, then have the overseer look."""
+        """Advance the clock, then run the monitor once."""
         self.now += timedelta(**span)
         self.monitor.run_once()
 
     def update_run(self, status: str, *, run: str = "run", stats: Any = None) -> None:
         run_json = json.dumps({"id": run, "status": status, "resource_stats": stats})
         stopped_at = self.now if status == "stopped" else None
-        self.book.upsert(
+        self.runs.upsert(
             RunUpdate(
                 run,
                 "job",
@@ -89,7 +89,7 @@ class MonitorSetup:
 
     def receive(self, *, run: str = "run", name: str = "1", event: str = "sync_job_run:record") -> UUID:
         digest = f"{run} {name} {event}".encode().ljust(32)[:32]
-        arrival = IncomingDelivery(
+        incoming = IncomingDelivery(
             b"{}",
             digest,
             self.now,
@@ -102,7 +102,7 @@ class MonitorSetup:
                 method="list",
             ),
         )
-        return Inbox(self.store).put([arrival])[0].delivery_id
+        return Inbox(self.store).put([incoming])[0].delivery_id
 
     def settle(
         self, delivery: UUID, *, records: int = 3, dead: int = 0, run: str = "run", errors: int = 0
@@ -111,12 +111,14 @@ class MonitorSetup:
         rows = [
             StoredRecordError(delivery, n, run, "crm/contacts", "list", 502, "", "{}") for n in range(errors)
         ]
-        verdict = StateChange(delivery, DeliveryState.SETTLED, records, "", due_at=self.now)
-        seen = RunUpdate(run, "job", "account", "env", self.now)
-        DeliveryResults(self.store).save([DeliveryResult(verdict, seen, [outcome], (), rows)], now=self.now)
+        change = StateChange(delivery, DeliveryState.SETTLED, records, "", due_at=self.now)
+        run_update = RunUpdate(run, "job", "account", "env", self.now)
+        DeliveryResults(self.store).save(
+            [DeliveryResult(change, run_update, [outcome], (), rows)], now=self.now
+        )
 
     def get_run(self, run: str = "run") -> StoredRun:
-        stored = self.book.get(run)
+        stored = self.runs.get(run)
         assert stored
         return stored
 
@@ -127,11 +129,11 @@ class MonitorSetup:
                 .mappings()
                 .all()
             )
-        all_of = [
+        everything = [
             Notification(r["kind"], r["subject"], r["cause"], r["occurred_at"], json.loads(r["payload"]))
             for r in rows
         ]
-        return [notice for notice in all_of if not kinds or notice.kind in kinds]
+        return [notification for notification in everything if not kinds or notification.kind in kinds]
 
 
 Open = Callable[..., MonitorSetup]
@@ -139,41 +141,41 @@ NO_LIMIT = StopLimits()
 
 
 @pytest.fixture
-def open_desk(store: Database, redis: Redis) -> Iterator[Open]:
-    """Opens a desk, for the runs of a play where there is one."""
+def open_setup(store: Database, redis: Redis) -> Iterator[Open]:
+    """Opens a setup, connected to the simulated API if it is given finished runs."""
     with ExitStack() as stack:
 
-        def open_desk(
-            play: FinishedRuns | None = None, stop_at: StopLimits = NO_LIMIT, **settings: str
+        def open_setup(
+            finished: FinishedRuns | None = None, stop_at: StopLimits = NO_LIMIT, **settings: str
         ) -> MonitorSetup:
-            of_play = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN} if play else {}
-            desk = MonitorSetup(store, redis, stop_at, of_play | settings)
-            stack.callback(desk.close)
-            desk.now = datetime.now(UTC) if play else NOW
-            return desk
+            api_settings = {"TRUTO_API_URL": finished.url, "TRUTO_API_TOKEN": TOKEN} if finished else {}
+            setup = MonitorSetup(store, redis, stop_at, api_settings | settings)
+            stack.callback(setup.close)
+            setup.now = datetime.now(UTC) if finished else NOW
+            return setup
 
-        yield open_desk
+        yield open_setup
 
 
 @pytest.fixture
-def desk(open_desk: Open) -> MonitorSetup:
-    return open_desk()
+def setup(open_setup: Open) -> MonitorSetup:
+    return open_setup()
 
 
-def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: MonitorSetup) -> None:
-    desk.settle(desk.receive())
-    desk.update_run("completed", stats=STATS)
+def test_a_run_is_reconciled_once_after_its_end_and_a_quiet_period(setup: MonitorSetup) -> None:
+    setup.settle(setup.receive())
+    setup.update_run("completed", stats=STATS)
 
-    desk.advance(seconds=10)
-    too_early = desk.list_notifications()
-    desk.advance(seconds=30)
-    desk.advance(seconds=30)
+    setup.advance(seconds=10)
+    too_early = setup.list_notifications()
+    setup.advance(seconds=30)
+    setup.advance(seconds=30)
 
     assert too_early == []
-    [notice] = desk.list_notifications()
-    assert (notice.kind, notice.subject) == ("run.settled", "run")
-    assert notice.payload["verdict"] == "complete"
-    assert notice.payload["resources"] == [
+    [notification] = setup.list_notifications()
+    assert (notification.kind, notification.subject) == ("run.reconciled", "run")
+    assert notification.payload["verdict"] == "complete"
+    assert notification.payload["resources"] == [
         {
             "resource": "crm/contacts",
             "method": "list",
@@ -184,125 +186,132 @@ def test_a_run_is_settled_once_it_has_ended_and_been_quiet(desk: MonitorSetup) -
             "missing": 0,
         }
     ]
-    assert desk.get_run().reconciled_at
+    assert setup.get_run().reconciled_at
 
 
-def test_a_run_is_not_settled_while_a_batch_waits_or_something_is_spooled(desk: MonitorSetup) -> None:
-    waiting = desk.receive()
-    desk.update_run("completed", stats=STATS)
-    desk.advance(minutes=5)
-    assert desk.list_notifications("run.settled") == []
+def test_a_run_is_not_reconciled_while_deliveries_are_pending_or_spooled(setup: MonitorSetup) -> None:
+    waiting = setup.receive()
+    setup.update_run("completed", stats=STATS)
+    setup.advance(minutes=5)
+    assert setup.list_notifications("run.reconciled") == []
 
-    desk.settle(waiting)
-    desk.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW))
-    desk.advance(minutes=5)
-    assert desk.list_notifications("run.settled") == []
+    setup.settle(waiting)
+    setup.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW))
+    setup.advance(minutes=5)
+    assert setup.list_notifications("run.reconciled") == []
 
-    desk.spool.drain(lambda _: None)
-    desk.advance(minutes=5)
-    assert len(desk.list_notifications("run.settled")) == 1
+    setup.spool.drain(lambda _: None)
+    setup.advance(minutes=5)
+    assert len(setup.list_notifications("run.reconciled")) == 1
 
 
-def test_what_is_missing_is_told_and_told_again_when_it_came(desk: MonitorSetup) -> None:
-    desk.update_run("completed", stats=STATS)
-    desk.advance(minutes=1)
-    verdicts = [(notice.kind, notice.payload["verdict"]) for notice in desk.list_notifications()]
+def test_missing_records_are_notified_and_again_when_they_arrive(setup: MonitorSetup) -> None:
+    setup.update_run("completed", stats=STATS)
+    setup.advance(minutes=1)
+    verdicts = [
+        (notification.kind, notification.payload["verdict"]) for notification in setup.list_notifications()
+    ]
 
-    desk.settle(desk.receive())
-    desk.advance(minutes=1)
+    setup.settle(setup.receive())
+    setup.advance(minutes=1)
 
-    assert sorted(verdicts) == [("run.incomplete", "incomplete"), ("run.settled", "incomplete")]
-    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == [
+    assert sorted(verdicts) == [("run.incomplete", "incomplete"), ("run.reconciled", "incomplete")]
+    assert [
+        notification.payload["verdict"] for notification in setup.list_notifications("run.reconciled")
+    ] == [
         "incomplete",
         "complete",
     ]
 
 
-def test_many_overseers_at_once_tell_of_each_run_once(desk: MonitorSetup) -> None:
+def test_concurrent_monitors_send_one_notification_for_a_run(setup: MonitorSetup) -> None:
     for number in range(20):
-        desk.update_run("completed" if number % 2 else "stopped", run=f"run-{number}")
-    desk.now += timedelta(minutes=1)
+        setup.update_run("completed" if number % 2 else "stopped", run=f"run-{number}")
+    setup.now += timedelta(minutes=1)
 
     with ThreadPoolExecutor(4) as pool:
-        for looking in [pool.submit(desk.add_monitor().run_once) for _ in range(4)]:
-            looking.result()
+        for round_ in [pool.submit(setup.add_monitor().run_once) for _ in range(4)]:
+            round_.result()
 
-    subjects = [notice.subject for notice in desk.list_notifications("run.settled")]
+    subjects = [notification.subject for notification in setup.list_notifications("run.reconciled")]
     assert sorted(subjects) == sorted({f"run-{number}" for number in range(20)})
-    assert len(desk.list_notifications("run.stopped")) == 10
+    assert len(setup.list_notifications("run.stopped")) == 10
 
 
-def test_a_stop_is_told_with_whose_it_is(desk: MonitorSetup) -> None:
-    desk.update_run("stopped", run="theirs")
+def test_the_notification_of_a_stop_names_its_origin(setup: MonitorSetup) -> None:
+    setup.update_run("stopped", run="theirs")
     refused = RunUpdate("ours", "job", "a", "e", NOW, "", "refused", NOW, 2, None, NOW, "sandbox")
-    desk.book.upsert(refused)
+    setup.runs.upsert(refused)
 
-    desk.advance(minutes=1)
+    setup.advance(minutes=1)
 
-    told = {
-        notice.subject: (notice.payload["by"], notice.payload["reason"])
-        for notice in desk.list_notifications("run.stopped")
+    origins = {
+        notification.subject: (notification.payload["by"], notification.payload["reason"])
+        for notification in setup.list_notifications("run.stopped")
     }
-    assert told == {"theirs": ("truto", "Truto says so"), "ours": ("refusal", "sandbox")}
-    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["theirs"]
+    assert origins == {"theirs": ("truto", "Truto says so"), "ours": ("refusal", "sandbox")}
+    assert [notification.subject for notification in setup.list_notifications("run.reconciled")] == ["theirs"]
 
 
-def test_a_run_that_stalls_is_told_once_until_it_goes_on(desk: MonitorSetup) -> None:
-    desk.update_run("running")
-    desk.advance(minutes=10)
-    assert desk.list_notifications() == []
+def test_a_stalled_run_is_notified_once_until_it_continues(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    setup.advance(minutes=10)
+    assert setup.list_notifications() == []
 
-    desk.advance(minutes=6)
-    desk.advance(minutes=6)
-    assert [notice.payload["silent_s"] for notice in desk.list_notifications("run.stalled")] == [16 * 60]
+    setup.advance(minutes=6)
+    setup.advance(minutes=6)
+    assert [notification.payload["silent_s"] for notification in setup.list_notifications("run.stalled")] == [
+        16 * 60
+    ]
 
-    desk.settle(desk.receive())
-    desk.advance(minutes=1)
-    desk.advance(minutes=20)
-    assert len(desk.list_notifications("run.stalled")) == 2
+    setup.settle(setup.receive())
+    setup.advance(minutes=1)
+    setup.advance(minutes=20)
+    assert len(setup.list_notifications("run.stalled")) == 2
 
 
 @pytest.mark.parametrize("status", ["rate_limited", ""])
-def test_a_run_that_waits_or_was_never_announced_does_not_stall(desk: MonitorSetup, status: str) -> None:
-    desk.settle(desk.receive())
+def test_a_rate_limited_or_unannounced_run_does_not_stall(setup: MonitorSetup, status: str) -> None:
+    setup.settle(setup.receive())
     if status:
-        desk.update_run(status)
+        setup.update_run(status)
 
-    desk.advance(hours=5)
+    setup.advance(hours=5)
 
-    assert desk.list_notifications() == []
-    assert not desk.get_run().reconciled_at
+    assert setup.list_notifications() == []
+    assert not setup.get_run().reconciled_at
 
 
-def test_a_run_that_never_ends_is_given_up_after_a_day_and_comes_back_with_its_end(
-    desk: MonitorSetup,
+def test_a_run_without_an_end_is_abandoned_after_a_day_until_its_end_arrives(
+    setup: MonitorSetup,
 ) -> None:
-    desk.update_run("running", stats=STATS)
-    desk.advance(hours=25)
-    assert list(desk.book.list_unreconciled()) == []
+    setup.update_run("running", stats=STATS)
+    setup.advance(hours=25)
+    assert list(setup.runs.list_unreconciled()) == []
 
-    desk.update_run("completed", stats={})
-    desk.advance(minutes=1)
+    setup.update_run("completed", stats={})
+    setup.advance(minutes=1)
 
-    assert [notice.kind for notice in desk.list_notifications()] == ["run.stalled", "run.settled"]
+    assert [notification.kind for notification in setup.list_notifications()] == [
+        "run.stalled",
+        "run.reconciled",
+    ]
 
 
-def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(
-    desk: MonitorSetup, store: Database
-) -> None:
-    desk.update_run("completed", run="odd")
-    desk.now += timedelta(seconds=1)
-    desk.update_run("completed", run="sound")
+def test_a_run_that_cannot_be_checked_does_not_block_the_others(setup: MonitorSetup, store: Database) -> None:
+    setup.update_run("completed", run="odd")
+    setup.now += timedelta(seconds=1)
+    setup.update_run("completed", run="sound")
     with store.engine.begin() as connection:
         connection.execute(update(runs).where(runs.c.sync_job_run_id == "odd").values(run="{"))
 
-    desk.advance(minutes=1)
+    setup.advance(minutes=1)
 
-    assert [notice.subject for notice in desk.list_notifications("run.settled")] == ["sound"]
+    assert [notification.subject for notification in setup.list_notifications("run.reconciled")] == ["sound"]
 
 
 @pytest.mark.parametrize(
-    ("limit", "landed", "cause"),
+    ("limit", "landed", "reason"),
     [
         (StopLimits(record_errors=4), {"errors": 5}, "5 record errors of * *, more than 4"),
         (StopLimits(records=2), {"records": 3}, "3 records of * *, more than 2"),
@@ -314,24 +323,24 @@ def test_one_odd_run_does_not_keep_the_others_from_being_looked_at(
         (StopLimits(idle_minutes=2), {}, "no progress for 3 minutes, more than 2"),
     ],
 )
-def test_a_run_beyond_a_limit_is_reported_where_there_is_no_token(
-    open_desk: Open, limit: StopLimits, landed: dict[str, Any], cause: str
+def test_without_a_token_a_run_beyond_a_limit_is_notified_and_not_stopped(
+    open_setup: Open, limit: StopLimits, landed: dict[str, Any], reason: str
 ) -> None:
-    desk = open_desk(stop_at=limit)
-    desk.update_run("running")
-    desk.settle(desk.receive(), **landed)
+    setup = open_setup(stop_at=limit)
+    setup.update_run("running")
+    setup.settle(setup.receive(), **landed)
 
-    desk.advance(minutes=3)
-    desk.advance(minutes=6)
+    setup.advance(minutes=3)
+    setup.advance(minutes=6)
 
-    [notice] = desk.list_notifications("run.stopped")
-    assert (notice.payload["reason"], notice.payload["by"], notice.payload["is_asked"]) == (
-        cause,
+    [notification] = setup.list_notifications("run.stopped")
+    assert (notification.payload["reason"], notification.payload["by"], notification.payload["is_asked"]) == (
+        reason,
         "limit",
         False,
     )
-    assert desk.get_run().stop_reason == cause
-    assert desk.get_run().stop_sent_at is None
+    assert setup.get_run().stop_reason == reason
+    assert setup.get_run().stop_sent_at is None
 
 
 @pytest.mark.parametrize(
@@ -344,138 +353,156 @@ def test_a_run_beyond_a_limit_is_reported_where_there_is_no_token(
         (StopLimits(), {"records": 200, "dead": 200, "errors": 99}),
     ],
 )
-def test_a_run_within_its_limits_goes_on(open_desk: Open, limit: StopLimits, landed: dict[str, Any]) -> None:
-    desk = open_desk(stop_at=limit)
-    desk.update_run("running")
-    desk.settle(desk.receive(), **landed)
+def test_a_run_within_its_limits_continues(
+    open_setup: Open, limit: StopLimits, landed: dict[str, Any]
+) -> None:
+    setup = open_setup(stop_at=limit)
+    setup.update_run("running")
+    setup.settle(setup.receive(), **landed)
 
-    desk.advance(minutes=3)
+    setup.advance(minutes=3)
 
-    assert desk.list_notifications() == []
-    assert desk.get_run().stop_reason == ""
+    assert setup.list_notifications() == []
+    assert setup.get_run().stop_reason == ""
 
 
 @pytest.fixture
-def play() -> Iterator[FinishedRuns]:
-    with running_receiver() as to, finished_runs(to, lost=0.3, endless=True) as made:
-        yield made
+def finished() -> Iterator[FinishedRuns]:
+    with running_receiver() as to, finished_runs(to, lost=0.3, endless=True) as finished:
+        yield finished
 
 
-def test_truto_is_asked_to_stop_a_run_once(play: FinishedRuns, open_desk: Open) -> None:
-    desk = open_desk(play, StopLimits(records=2))
-    desk.update_run("running", run=play.run_id)
-    desk.settle(desk.receive(run=play.run_id), run=play.run_id)
+def test_a_run_beyond_a_limit_is_stopped_once_at_truto(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished, StopLimits(records=2))
+    setup.update_run("running", run=finished.run_id)
+    setup.settle(setup.receive(run=finished.run_id), run=finished.run_id)
 
     for _ in range(3):
-        desk.advance(seconds=30)
+        setup.advance(seconds=30)
 
-    assert [notice.payload["is_asked"] for notice in desk.list_notifications("run.stopped")] == [True]
-    assert desk.get_run(play.run_id).stop_sent_at
-    assert play.requests.count(("DELETE", f"/sync-job-run/{play.run_id}")) == 1
-
-
-def test_a_stop_that_truto_did_not_take_is_told_and_tried_again(play: FinishedRuns, open_desk: Open) -> None:
-    desk = open_desk(play, StopLimits(records=2))
-    desk.update_run("running", run=play.run_id)
-    desk.settle(desk.receive(run=play.run_id), run=play.run_id)
-    play.faults.append(409)
-
-    desk.advance(seconds=30)
-    desk.advance(seconds=30)
-    desk.advance(minutes=5)
-
-    assert [notice.payload["is_asked"] for notice in desk.list_notifications("run.stopped")] == [False, True]
+    assert [notification.payload["is_asked"] for notification in setup.list_notifications("run.stopped")] == [
+        True
+    ]
+    assert setup.get_run(finished.run_id).stop_sent_at
+    assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
 
 
-def test_the_end_that_no_event_told_is_asked_for(play: FinishedRuns, open_desk: Open) -> None:
-    desk = open_desk(play)
-    desk.update_run("running", run=play.run_id)
+def test_a_stop_that_truto_refused_is_notified_and_retried(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished, StopLimits(records=2))
+    setup.update_run("running", run=finished.run_id)
+    setup.settle(setup.receive(run=finished.run_id), run=finished.run_id)
+    finished.faults.append(409)
 
-    desk.advance(minutes=16)
-    desk.advance(seconds=5)
+    setup.advance(seconds=30)
+    setup.advance(seconds=30)
+    setup.advance(minutes=5)
 
-    assert desk.get_run(play.run_id).status == "completed"
-    [notice] = desk.list_notifications("run.incomplete")
-    fetched = {(line["resource"], line["method"]): line["missing"] for line in notice.payload["resources"]}
-    assert fetched == dict(play.report.fetched)
+    assert [notification.payload["is_asked"] for notification in setup.list_notifications("run.stopped")] == [
+        False,
+        True,
+    ]
 
 
-def test_while_truto_is_away_runs_are_settled_with_what_is_known(play: FinishedRuns, open_desk: Open) -> None:
-    desk = open_desk(play, TRUTO_API_URL="http://127.0.0.1:1")
+def test_the_end_of_a_stalled_run_is_read_from_truto(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+
+    setup.advance(minutes=16)
+    setup.advance(seconds=5)
+
+    assert setup.get_run(finished.run_id).status == "completed"
+    [notification] = setup.list_notifications("run.incomplete")
+    fetched = {
+        (line["resource"], line["method"]): line["missing"] for line in notification.payload["resources"]
+    }
+    assert fetched == dict(finished.report.fetched)
+
+
+def test_during_an_outage_of_truto_runs_are_reconciled_from_the_store(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished, TRUTO_API_URL="http://127.0.0.1:1")
     for run in ("first", "second"):
-        desk.update_run("completed", run=run)
+        setup.update_run("completed", run=run)
 
-    desk.advance(minutes=1)
+    setup.advance(minutes=1)
 
-    assert [notice.payload["verdict"] for notice in desk.list_notifications("run.settled")] == ["unknown"] * 2
+    assert [
+        notification.payload["verdict"] for notification in setup.list_notifications("run.reconciled")
+    ] == ["unknown"] * 2
 
 
 @pytest.mark.parametrize(("reactivate", "is_on"), [("0", False), ("1", True)])
-def test_a_webhook_that_was_switched_off_is_told_and_switched_on_where_that_is_set(
-    play: FinishedRuns, open_desk: Open, reactivate: str, *, is_on: bool
+def test_an_inactive_webhook_is_notified_and_reactivated_if_the_setting_says_so(
+    finished: FinishedRuns, open_setup: Open, reactivate: str, *, is_on: bool
 ) -> None:
-    secret = f"{play.webhook_id}=secret"
-    desk = open_desk(play, REACTIVATE_WEBHOOK=reactivate, TRUTO_WEBHOOK_SECRET=secret)
-    play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False})
+    secret = f"{finished.webhook_id}=secret"
+    setup = open_setup(finished, REACTIVATE_WEBHOOK=reactivate, TRUTO_WEBHOOK_SECRET=secret)
+    finished.request("PATCH", f"/webhook/{finished.webhook_id}", json={"is_active": False})
 
     for _ in range(3):
-        desk.advance(minutes=6)
+        setup.advance(minutes=6)
 
-    [notice] = desk.list_notifications("webhook.inactive")
-    assert notice.payload == {"webhook_id": play.webhook_id, "is_reactivated": is_on}
-    assert play.api.get_webhook(play.webhook_id).is_active is is_on
+    [notification] = setup.list_notifications("webhook.inactive")
+    assert notification.payload == {"webhook_id": finished.webhook_id, "is_reactivated": is_on}
+    assert finished.api.get_webhook(finished.webhook_id).is_active is is_on
 
 
-def test_a_sink_that_takes_nothing_for_minutes_is_told_once_for_each_time(desk: MonitorSetup) -> None:
+def test_every_long_outage_of_a_sink_is_notified_once(setup: MonitorSetup) -> None:
     for name in ("first", "second"):
-        delivery = desk.receive(name=name)
+        delivery = setup.receive(name=name)
         failing = SinkOutcome(
-            delivery, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", desk.now
+            delivery, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", setup.now
         )
-        again = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=desk.now)
-        DeliveryResults(desk.store).save([DeliveryResult(again, outcomes=[failing])], now=desk.now)
-        desk.advance(minutes=4)
-        before = len(desk.list_notifications("sink.failing"))
-        desk.advance(minutes=2)
-        desk.advance(minutes=2)
-        assert len(desk.list_notifications("sink.failing")) == before + 1
-        done = SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 3, 0, "", "", desk.now)
-        settled = StateChange(delivery, DeliveryState.SETTLED, 3, "", due_at=desk.now)
-        DeliveryResults(desk.store).save([DeliveryResult(settled, outcomes=[done])], now=desk.now)
-        desk.advance(minutes=1)
-
-    assert [notice.payload["deliveries"] for notice in desk.list_notifications("sink.failing")] == [1, 1]
-    assert desk.list_notifications("sink.failing")[0].payload["sink"] == "lake"
-
-
-def test_all_that_is_told_can_be_posted(desk: MonitorSetup) -> None:
-    desk.update_run("completed", stats=STATS)
-    desk.advance(minutes=1)
-
-    assert NotificationOutbox(desk.store).fan_out([], now=desk.now, limit=10) == 2
-
-
-def test_what_comes_while_truto_is_asked_is_not_told_as_missing(play: FinishedRuns, open_desk: Open) -> None:
-    desk = open_desk(play)
-    desk.update_run("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
-    desk.settle(desk.receive(name="1"))
-    desk.now += timedelta(minutes=1)
-    # It answers that it may not tell; meanwhile, the rest comes.
-    play.faults.append(403)
-    play.during_next_request(lambda: desk.settle(desk.receive(name="2")))
-    desk.monitor.run_once()
-
-    desk.advance(minutes=1)
-
-    assert [notice.payload["verdict"] for notice in desk.list_notifications()] == ["complete"]
-
-
-def test_dead_records_are_told(desk: MonitorSetup) -> None:
-    desk.settle(desk.receive(), dead=1)
-    desk.update_run("completed", stats=STATS)
-
-    desk.advance(minutes=1)
+        retried = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=setup.now)
+        DeliveryResults(setup.store).save([DeliveryResult(retried, outcomes=[failing])], now=setup.now)
+        setup.advance(minutes=4)
+        before = len(setup.list_notifications("sink.failing"))
+        setup.advance(minutes=2)
+        setup.advance(minutes=2)
+        assert len(setup.list_notifications("sink.failing")) == before + 1
+        done = SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 3, 0, "", "", setup.now)
+        settled = StateChange(delivery, DeliveryState.SETTLED, 3, "", due_at=setup.now)
+        DeliveryResults(setup.store).save([DeliveryResult(settled, outcomes=[done])], now=setup.now)
+        setup.advance(minutes=1)
 
     assert [
-        notice.payload["resources"][0]["dead"] for notice in desk.list_notifications("run.incomplete")
+        notification.payload["deliveries"] for notification in setup.list_notifications("sink.failing")
+    ] == [1, 1]
+    assert setup.list_notifications("sink.failing")[0].payload["sink"] == "lake"
+
+
+def test_notifications_of_the_monitor_can_be_fanned_out(setup: MonitorSetup) -> None:
+    setup.update_run("completed", stats=STATS)
+    setup.advance(minutes=1)
+
+    assert NotificationOutbox(setup.store).fan_out([], now=setup.now, limit=10) == 2
+
+
+def test_records_that_arrive_during_a_request_to_truto_are_not_missing(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished)
+    setup.update_run("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
+    setup.settle(setup.receive(name="1"))
+    setup.now += timedelta(minutes=1)
+    # Truto refuses the request; meanwhile the other records arrive.
+    finished.faults.append(403)
+    finished.during_next_request(lambda: setup.settle(setup.receive(name="2")))
+    setup.monitor.run_once()
+
+    setup.advance(minutes=1)
+
+    assert [notification.payload["verdict"] for notification in setup.list_notifications()] == ["complete"]
+
+
+def test_dead_records_make_a_run_incomplete(setup: MonitorSetup) -> None:
+    setup.settle(setup.receive(), dead=1)
+    setup.update_run("completed", stats=STATS)
+
+    setup.advance(minutes=1)
+
+    assert [
+        notification.payload["resources"][0]["dead"]
+        for notification in setup.list_notifications("run.incomplete")
     ] == [1]

@@ -1,4 +1,4 @@
-"""Those who are told, over real HTTP: at least once, with one id, whatever they answer and whoever dies."""
+"""Notifications over real HTTP: sent at least once, with one id, after any response or crash."""
 
 import os
 import re
@@ -31,7 +31,7 @@ DAY_S = 24 * 3600
 
 
 class FakeClock:
-    """Stands still until it is set forward."""
+    """Stands still until a test moves it forward."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -52,21 +52,21 @@ def store(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[[], FakeEndpoint]]:
-    listeners: list[FakeEndpoint] = []
+def open_endpoint() -> Iterator[Callable[[], FakeEndpoint]]:
+    endpoints: list[FakeEndpoint] = []
 
-    def listen() -> FakeEndpoint:
-        listeners.append(FakeEndpoint())
-        return listeners[-1]
+    def open_endpoint() -> FakeEndpoint:
+        endpoints.append(FakeEndpoint())
+        return endpoints[-1]
 
-    yield listen
-    for listener in listeners:
-        listener.close()
+    yield open_endpoint
+    for endpoint in endpoints:
+        endpoint.close()
 
 
 @pytest.fixture
-def listener(listen: Callable[[], FakeEndpoint]) -> FakeEndpoint:
-    return listen()
+def endpoint(open_endpoint: Callable[[], FakeEndpoint]) -> FakeEndpoint:
+    return open_endpoint()
 
 
 @pytest.fixture
@@ -79,9 +79,11 @@ def make_notify_config(url: str, *, name: str = "ops", events: Sequence[str] = (
 
 
 def add_notification(store: Database, subject: str = "r1", **payload: Any) -> Notification:
-    notice = Notification("run.settled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload})
-    Notifications(store).add(notice)
-    return notice
+    notification = Notification(
+        "run.reconciled", subject, "completed", NOW, {"sync_job_run_id": subject, **payload}
+    )
+    Notifications(store).add(notification)
+    return notification
 
 
 def state(store: Database) -> list[tuple[str, str, int, str]]:
@@ -99,45 +101,45 @@ def state(store: Database) -> list[tuple[str, str, int, str]]:
 
 
 @pytest.fixture
-def notifier(store: Database, listener: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
-    return NotificationDispatcher(store, [make_notify_config(listener.url)], clock=clock, timeout_s=0.5)
+def notifier(store: Database, endpoint: FakeEndpoint, clock: FakeClock) -> NotificationDispatcher:
+    return NotificationDispatcher(store, [make_notify_config(endpoint.url)], clock=clock, timeout_s=0.5)
 
 
-def test_who_wants_to_be_told_is_told_once(
-    store: Database, listen: Callable[[], FakeEndpoint], clock: FakeClock
+def test_every_subscriber_receives_its_kinds_of_notification_once(
+    store: Database, open_endpoint: Callable[[], FakeEndpoint], clock: FakeClock
 ) -> None:
-    signed, slack, other = listen(), listen(), listen()
-    specs = [
+    signed, slack, other = open_endpoint(), open_endpoint(), open_endpoint()
+    configs = [
         make_notify_config(signed.url),
         NotifyConfig(name="team", url=slack.url, form="slack", events=("run.*",)),
         make_notify_config(other.url, name="other", events=["sink.*"]),
     ]
-    notice = add_notification(store, status="completed")
-    notifier = NotificationDispatcher(store, specs, clock=clock)
+    notification = add_notification(store, status="completed")
+    notifier = NotificationDispatcher(store, configs, clock=clock)
 
     notifier.run_once()
     clock.forward(DAY_S)
     notifier.run_once()
 
-    [heard] = signed.requests
-    assert heard.id == f"msg_{notice.id.hex}"
-    assert heard.sent_at == NOW.timestamp()
-    assert heard.body == {
-        "type": "run.settled",
+    [request] = signed.requests
+    assert request.id == f"msg_{notification.id.hex}"
+    assert request.sent_at == NOW.timestamp()
+    assert request.body == {
+        "type": "run.reconciled",
         "timestamp": "2026-11-24T12:00:00Z",
         "data": {"sync_job_run_id": "r1", "status": "completed"},
     }
-    [shown] = slack.requests
-    assert shown.body["text"].startswith("*Run settled:* r1 ")
+    [slack_request] = slack.requests
+    assert slack_request.body["text"].startswith("*Run reconciled:* r1 ")
     assert other.requests == []
     assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
 
 
-def test_what_failed_is_sent_again_under_the_same_id(
-    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+def test_a_failed_notification_is_retried_with_the_same_id(
+    store: Database, endpoint: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
-    listener.responses = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
+    endpoint.responses = [(500, {}), (404, {}), (302, {"Location": "/elsewhere"}), (204, {})]
 
     for wait_s in (3, 6, 12, 24):
         notifier.run_once()
@@ -146,63 +148,67 @@ def test_what_failed_is_sent_again_under_the_same_id(
         notifier.run_once()
         clock.forward(wait_s)
 
-    assert len(listener.requests) == 4
-    assert len({heard.id for heard in listener.requests}) == 1
-    assert len({heard.sent_at for heard in listener.requests}) == 4
+    assert len(endpoint.requests) == 4
+    assert len({request.id for request in endpoint.requests}) == 1
+    assert len({request.sent_at for request in endpoint.requests}) == 4
     assert state(store) == [("ops", "sent", 4, "")]
 
 
 def test_a_redirect_is_not_followed(
     store: Database,
-    listener: FakeEndpoint,
-    listen: Callable[[], FakeEndpoint],
+    endpoint: FakeEndpoint,
+    open_endpoint: Callable[[], FakeEndpoint],
     notifier: NotificationDispatcher,
 ) -> None:
-    elsewhere = listen()
-    listener.responses = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
+    elsewhere = open_endpoint()
+    endpoint.responses = [(status, {"Location": elsewhere.url}) for status in (301, 307)]
     add_notification(store, "r1")
     add_notification(store, "r2")
 
     notifier.run_once()
 
     assert elsewhere.requests == []
-    assert {(each[1], each[3]) for each in state(store)} == {
-        ("pending", "it answered 301: a redirect is not followed, name where it leads"),
-        ("pending", "it answered 307: a redirect is not followed, name where it leads"),
+    assert {(row[1], row[3]) for row in state(store)} == {
+        ("pending", "the subscriber answered 301: redirects are not followed, set `url` to the target"),
+        ("pending", "the subscriber answered 307: redirects are not followed, set `url` to the target"),
     }
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("asked", ["100", format_datetime(NOW + timedelta(seconds=100), usegmt=True)])
-def test_who_asks_for_patience_is_given_it(
+@pytest.mark.parametrize("retry_after", ["100", format_datetime(NOW + timedelta(seconds=100), usegmt=True)])
+def test_retry_after_delays_the_retry(
     store: Database,
-    listener: FakeEndpoint,
+    endpoint: FakeEndpoint,
     notifier: NotificationDispatcher,
     clock: FakeClock,
     *,
-    asked: str,
+    retry_after: str,
     status: int,
 ) -> None:
     add_notification(store)
-    listener.responses = [(status, {"Retry-After": asked})]
+    endpoint.responses = [(status, {"Retry-After": retry_after})]
 
     notifier.run_once()
     clock.forward(99)
     notifier.run_once()
-    assert len(listener.requests) == 1
+    assert len(endpoint.requests) == 1
     clock.forward(2)
     notifier.run_once()
 
-    assert len(listener.requests) == 2
+    assert len(endpoint.requests) == 2
     assert state(store) == [("ops", "sent", 2, "")]
 
 
-@pytest.mark.parametrize("asked", ["9" * 400, "-1", "soon", "Tue, 99 Nov 2026 99:00:00 GMT", ""])
-def test_whatever_is_asked_it_is_sent_again_within_a_day(
-    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock, asked: str
+@pytest.mark.parametrize("retry_after", ["9" * 400, "-1", "soon", "Tue, 99 Nov 2026 99:00:00 GMT", ""])
+def test_any_retry_after_is_limited_to_a_day(
+    store: Database,
+    endpoint: FakeEndpoint,
+    notifier: NotificationDispatcher,
+    clock: FakeClock,
+    retry_after: str,
 ) -> None:
     add_notification(store)
-    listener.responses = [(429, {"Retry-After": asked})]
+    endpoint.responses = [(429, {"Retry-After": retry_after})]
 
     notifier.run_once()
     clock.forward(DAY_S)
@@ -211,94 +217,96 @@ def test_whatever_is_asked_it_is_sent_again_within_a_day(
     assert state(store) == [("ops", "sent", 2, "")]
 
 
-def test_who_is_gone_is_not_asked_again(
-    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+def test_a_subscriber_that_answers_410_gets_no_retry(
+    store: Database, endpoint: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
-    listener.responses = [(410, {})]
+    endpoint.responses = [(410, {})]
 
     with capture_logs() as logs:
         notifier.run_once()
         clock.forward(DAY_S)
         notifier.run_once()
 
-    assert len(listener.requests) == 1
-    assert state(store) == [("ops", "dead", 1, "it answered 410: it wants to be told nothing more")]
+    assert len(endpoint.requests) == 1
+    assert state(store) == [("ops", "dead", 1, "the subscriber answered 410: it wants no more notifications")]
     [line] = logs
-    assert (line["event"], line["log_level"]) == ("notice.undeliverable", "error")
+    assert (line["event"], line["log_level"]) == ("notification.dead", "error")
 
 
-def test_who_never_answers_is_given_up_after_a_day(
-    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
+def test_a_notification_is_dead_after_a_day_of_failures(
+    store: Database, endpoint: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:
     add_notification(store)
-    listener.responses = [(500, {})] * 99
+    endpoint.responses = [(500, {})] * 99
 
     with capture_logs() as logs:
         for _ in range(30 * 60):
             notifier.run_once()
             clock.forward(60)
 
-    assert 25 < len(listener.requests) < 45
-    last = listener.requests[-1].sent_at - listener.requests[0].sent_at
+    assert 25 < len(endpoint.requests) < 45
+    last = endpoint.requests[-1].sent_at - endpoint.requests[0].sent_at
     assert DAY_S <= last <= DAY_S + 3700
-    assert state(store) == [("ops", "dead", len(listener.requests), "it answered 500")]
-    assert [line["event"] for line in logs].count("notice.undeliverable") == 1
-    assert logs[-1]["event"] == "notice.undeliverable"
+    assert state(store) == [("ops", "dead", len(endpoint.requests), "the subscriber answered 500")]
+    assert [line["event"] for line in logs].count("notification.dead") == 1
+    assert logs[-1]["event"] == "notification.dead"
 
 
-def test_silence_and_absence_are_failures_like_any_other(
-    store: Database, listener: FakeEndpoint, clock: FakeClock
+def test_timeouts_and_refused_connections_are_retried(
+    store: Database, endpoint: FakeEndpoint, clock: FakeClock
 ) -> None:
     add_notification(store)
-    listener.responses = [None]
-    nobody = make_notify_config(f"http://127.0.0.1:{find_free_port()}", name="nobody")
+    endpoint.responses = [None]
+    unreachable = make_notify_config(f"http://127.0.0.1:{find_free_port()}", name="unreachable")
 
     NotificationDispatcher(
-        store, [nobody, make_notify_config(listener.url)], clock=clock, timeout_s=0.5
+        store, [unreachable, make_notify_config(endpoint.url)], clock=clock, timeout_s=0.5
     ).run_once()
 
     assert state(store) == [
-        ("nobody", "pending", 1, "no connection, or it broke (ConnectError)"),
-        ("ops", "pending", 1, "it did not answer within 0.5 s"),
+        ("ops", "pending", 1, "no response within 0.5 s"),
+        ("unreachable", "pending", 1, "the connection failed (ConnectError)"),
     ]
 
 
-def test_what_cannot_be_sent_at_all_holds_up_nothing_and_is_tried_later(
-    store: Database, listener: FakeEndpoint, clock: FakeClock
+def test_an_unsendable_notification_blocks_no_other_and_is_retried(
+    store: Database, endpoint: FakeEndpoint, clock: FakeClock
 ) -> None:
     add_notification(store, "r1")
     add_notification(store, "r2")
-    no_name = make_notify_config(f"https://{'x' * 70}.example", name="broken")
+    unsendable = make_notify_config(f"https://{'x' * 70}.example", name="broken")
 
-    NotificationDispatcher(store, [no_name, make_notify_config(listener.url)], clock=clock).run_once()
+    NotificationDispatcher(store, [unsendable, make_notify_config(endpoint.url)], clock=clock).run_once()
 
-    assert len(listener.requests) == 2
+    assert len(endpoint.requests) == 2
     broken, *_, sent = state(store)
     assert broken[:3] == ("broken", "pending", 1)
     assert broken[3].startswith("UnicodeEncodeError at ")
     assert sent[:3] == ("ops", "sent", 1)
 
 
-def test_neither_addresses_nor_secrets_nor_what_is_told_are_logged(
-    store: Database, listener: FakeEndpoint, notifier: NotificationDispatcher
+def test_logs_contain_no_url_no_secret_and_no_payload(
+    store: Database, endpoint: FakeEndpoint, notifier: NotificationDispatcher
 ) -> None:
     add_notification(store, "r1", reason="private")
     add_notification(store, "r2", reason="private")
-    listener.responses = [(500, {})]
+    endpoint.responses = [(500, {})]
 
     with capture_logs() as logs:
         notifier.run_once()
 
-    told = {"kind": "run.settled", "endpoint": "ops", "attempt": 1}
-    assert [line["event"] for line in logs] == ["notice.postponed", "notice.sent"]
-    assert all(line.items() >= told.items() for line in logs)
+    fields = {"kind": "run.reconciled", "subscriber": "ops", "attempt": 1}
+    assert [line["event"] for line in logs] == ["notification.rescheduled", "notification.sent"]
+    assert all(line.items() >= fields.items() for line in logs)
     assert not re.search(r"hidden|http|whsec|MfKQ|private", str([logs, state(store)]))
 
 
-def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoint, clock: FakeClock) -> None:
+def test_an_unavailable_store_is_logged_once(
+    tmp_path: Path, endpoint: FakeEndpoint, clock: FakeClock
+) -> None:
     empty = open_database(f"sqlite:///{tmp_path}/empty.db")
-    notifier = NotificationDispatcher(empty, [make_notify_config(listener.url)], clock=clock)
+    notifier = NotificationDispatcher(empty, [make_notify_config(endpoint.url)], clock=clock)
 
     with capture_logs() as logs:
         notifier.run_once()
@@ -308,98 +316,96 @@ def test_a_store_that_is_away_is_said_once(tmp_path: Path, listener: FakeEndpoin
         notifier.run_once()
     empty.close()
 
-    assert [(line["event"], line.get("step")) for line in logs] == [
-        ("notify.failed", "post"),
-        ("notify.failed", "send to ops"),
-        ("notice.sent", None),
+    assert [(line["event"], line.get("task")) for line in logs] == [
+        ("task.failed", "notification fan-out"),
+        ("task.failed", "notification sender ops"),
+        ("notification.sent", None),
     ]
 
 
 class NotifierSetup:
-    """A store and a routes file that names who is told, for processes of their own."""
+    """A store and a routes file with subscribers, for processes of their own."""
 
-    def __init__(self, folder: Path, url: str, **listeners: FakeEndpoint) -> None:
+    def __init__(self, folder: Path, url: str, **endpoints: FakeEndpoint) -> None:
         self.folder = folder
         self.store = open_database(url)
         migrate(self.store)
-        self.specs = [make_notify_config(listener.url, name=name) for name, listener in listeners.items()]
+        self.configs = [make_notify_config(endpoint.url, name=name) for name, endpoint in endpoints.items()]
         (folder / "routes.toml").write_text(
             '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n'
             + "".join(
-                f'[[notify]]\nname = "{spec.name}"\nurl = "{spec.url}"\nsecret = "$NOTIFY_SECRET"\n'
-                for spec in self.specs
+                f'[[notify]]\nname = "{config.name}"\nurl = "{config.url}"\nsecret = "$NOTIFY_SECRET"\n'
+                for config in self.configs
             )
         )
         self.environment = make_environment(DATABASE_URL=url, NOTIFY_SECRET=SECRET)
 
     def notifier(self, *arguments: str) -> Command:
-        """A notifier in a process of its own."""
+        """Start a notifier in a process of its own."""
         command = ["tests.support.crashing_notifier", *arguments]
         return Command(command, folder=self.folder, environment=self.environment)
 
 
-def test_an_endpoint_that_is_stuck_holds_up_no_other(
-    tmp_path: Path, listen: Callable[[], FakeEndpoint]
+def test_a_subscriber_that_hangs_delays_no_other(
+    tmp_path: Path, open_endpoint: Callable[[], FakeEndpoint]
 ) -> None:
-    stuck, well = listen(), listen()
+    stuck, healthy = open_endpoint(), open_endpoint()
     stuck.responses = [None] * 9
-    site = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", stuck=stuck, well=well)
+    setup = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", stuck=stuck, healthy=healthy)
     for number in range(5):
-        add_notification(site.store, f"r{number}")
+        add_notification(setup.store, f"r{number}")
 
-    with site.notifier() as command:
+    with setup.notifier() as command:
         wait_until(
-            lambda: len(well.requests) == 5 and len(stuck.requests) == 1,
+            lambda: len(healthy.requests) == 5 and len(stuck.requests) == 1,
             timeout_s=9,
             what=lambda: command.log,
         )
 
     assert len(stuck.requests) == 1
     assert not re.search(r"hidden|http|whsec", command.log)
-    site.store.close()
+    setup.store.close()
 
 
-@pytest.mark.parametrize("step", ["asking", "answered"])
-def test_a_notifier_killed_before_it_knows_sends_again_under_the_same_id(
-    tmp_path: Path, store_url: str, step: str
-) -> None:
+@pytest.mark.parametrize("step", ["in_request", "after_response"])
+def test_a_killed_notifier_sends_again_with_the_same_id(tmp_path: Path, store_url: str, step: str) -> None:
     commands: list[Command] = []
-    heard_of: list[None] = []
+    requests: list[None] = []
 
     def kill() -> None:
-        heard_of.append(None)
-        if step == "asking" and len(heard_of) == 1:
+        requests.append(None)
+        if step == "in_request" and len(requests) == 1:
             os.kill(commands[0].pid, signal.SIGKILL)
             commands[0].process.wait(20)
 
-    listener = FakeEndpoint(kill)
-    site = NotifierSetup(tmp_path, store_url, ops=listener)
+    endpoint = FakeEndpoint(kill)
+    setup = NotifierSetup(tmp_path, store_url, ops=endpoint)
 
-    with site.notifier(*(["mark_sent"] if step == "answered" else [])) as command:
+    with setup.notifier(*(["mark_sent"] if step == "after_response" else [])) as command:
         commands.append(command)
-        notice = add_notification(site.store)
+        notification = add_notification(setup.store)
         assert command.process.wait(20) == -signal.SIGKILL, command.log
-    assert [each[1] for each in state(site.store)] == ["pending"]
+    assert [row[1] for row in state(setup.store)] == ["pending"]
 
     in_a_minute = FakeClock()
     in_a_minute.now = datetime.now(UTC) + timedelta(seconds=61)
-    NotificationDispatcher(site.store, site.specs, clock=in_a_minute).run_once()
+    NotificationDispatcher(setup.store, setup.configs, clock=in_a_minute).run_once()
 
-    assert [heard.id for heard in listener.requests] == [f"msg_{notice.id.hex}"] * 2
-    assert state(site.store) == [("ops", "sent", 2, "")]
-    listener.close()
-    site.store.close()
+    assert [request.id for request in endpoint.requests] == [f"msg_{notification.id.hex}"] * 2
+    assert state(setup.store) == [("ops", "sent", 2, "")]
+    endpoint.close()
+    setup.store.close()
 
 
-def test_a_worker_tells_who_wants_to_be_told(
-    tmp_path: Path, listener: FakeEndpoint, redis: Redis, redis_url: str
+def test_the_worker_command_sends_notifications(
+    tmp_path: Path, endpoint: FakeEndpoint, redis: Redis, redis_url: str
 ) -> None:
-    site = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", ops=listener)
-    settings = site.environment | {"REDIS_URL": redis_url}
+    setup = NotifierSetup(tmp_path, f"sqlite:///{tmp_path}/store.db", ops=endpoint)
+    settings = setup.environment | {"REDIS_URL": redis_url}
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
-        add_notification(site.store)
-        wait_until(lambda: len(listener.requests) == 1, what=lambda: command.log)
-        command.wait_for("notice.sent")
+        add_notification(setup.store)
+        wait_until(lambda: len(endpoint.requests) == 1, what=lambda: command.log)
+        command.wait_for("notification.sent")
 
-    site.store.close()
+    setup.store.close()

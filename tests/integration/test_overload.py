@@ -1,4 +1,4 @@
-"""More than there is room for: more senders than connections, and more bytes than memory."""
+"""Overload: more senders than connections, and larger bodies than the memory budget."""
 
 import base64
 import json
@@ -21,22 +21,23 @@ from app.store.migrate import migrate
 from app.truto.signature import sign
 from app.web.request_body import BODY_TIMEOUT_S
 from tests.support.processes import find_descendants
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import SECRET, WebProcess
 
 MIB = 1024 * 1024
 MAX_BODY_BYTES = 32 * MIB
 LARGE_BYTES = 30 * MIB
-# One cannot be compressed, so that every copy of it is as large.
+# Random text does not compress, so that every copy of it is as large.
 FILLER = base64.b64encode(os.urandom(LARGE_BYTES * 3 // 4)).decode()
-# In the room two of the largest bodies and one beyond it; one being joined; in a commit, one compressed and
-# one copied by the driver. The allocator's holes may double that.
+# Two of the largest bodies in the memory budget and one beyond it; one being joined; in a commit, one compressed
+# and one copied by the driver. The allocator's holes may double that.
 MAX_GROWTH_BYTES = 2 * 6 * MAX_BODY_BYTES
 LARGE_SENDERS = 18
 # worker_connections in app/web/gunicorn_conf.py is 256.
 MORE_THAN_CONNECTIONS = 400
-# What small ones wait while large ones are compressed and committed in the same process.
+# A small body waits while large ones are compressed and committed in the same process.
 MAX_RESPONSE_S = 10.0
+MAX_WAIT_CPU_S = 5.0
 
 
 @pytest.fixture
@@ -67,20 +68,27 @@ def event(name: object, *records: str) -> bytes:
 
 
 def head(body_bytes: int) -> bytes:
-    """A signed request up to its body: nothing but the body can show that nobody signed it."""
+    """Return the head of a request whose signature is wrong, which only the whole body can show."""
     lines = [f"X-Truto-Signature: {sign(b'', SECRET)}", f"Content-Length: {body_bytes}"]
     return "\r\n".join(["POST /webhooks/truto HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
 def peak_bytes(web: WebProcess) -> int:
-    """The most memory that the serving process ever had."""
+    """Return the peak memory of the serving process."""
     [server] = find_descendants(web.pid)
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
+def cpu_s(web: WebProcess) -> float:
+    """Return the CPU seconds that the serving process has used."""
+    [server] = find_descendants(web.pid)
+    user_ticks, system_ticks = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user_ticks) + int(system_ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def send(stack: ExitStack, web: WebProcess, sent: bytes) -> socket.socket:
-    """Open a connection, send this, and leave it at that."""
+    """Open a connection, send these bytes, and leave it open."""
     connection = stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=40))
     connection.sendall(sent)
     return connection
@@ -88,7 +96,7 @@ def send(stack: ExitStack, web: WebProcess, sent: bytes) -> socket.socket:
 
 @contextmanager
 def dripping(connections: list[socket.socket]) -> Iterator[None]:
-    """Send each of them a byte now and then, so that no single read ever takes long."""
+    """Send a byte on every connection now and then, so that no single read takes long."""
     is_over = threading.Event()
 
     def drip() -> None:
@@ -114,34 +122,35 @@ def receive(connection: socket.socket) -> bytes:
     return received
 
 
-def test_a_burst_of_the_largest_bodies_takes_bounded_memory_and_holds_up_no_small_one(
+def test_a_burst_of_the_largest_bodies_takes_bounded_memory_and_delays_no_small_one(
     web: WebProcess, inbox: Inbox
 ) -> None:
     web.post(event("first"))
     idle_bytes = peak_bytes(web)
-    slowest_s = 0.0
+    waits_s: list[float] = []
 
     with ThreadPoolExecutor(LARGE_SENDERS) as senders:
         large = [senders.submit(web.post, event(number, FILLER)) for number in range(LARGE_SENDERS)]
         while not all(sending.done() for sending in large):
-            started = time.monotonic()
-            assert web.post(event(started)).http_status == 200
-            slowest_s = max(slowest_s, time.monotonic() - started)
+            # The server's CPU time: other processes on a busy machine must not count.
+            started_s = cpu_s(web)
+            assert web.post(event(f"small {len(waits_s)}")).http_status == 200
+            waits_s.append(cpu_s(web) - started_s)
     answers = [sending.result() for sending in large]
 
     assert peak_bytes(web) - idle_bytes < MAX_GROWTH_BYTES
-    assert slowest_s < MAX_RESPONSE_S
+    assert max(waits_s) < MAX_WAIT_CPU_S
     accepted = [number for number, answer in enumerate(answers) if answer.http_status == 200]
     assert accepted
     for number in accepted:
         assert inbox.read_body(UUID(answers[number].delivery)) == event(number, FILLER)
-    # On a slow machine some may not get their turn in time: those are told to come back.
+    # On a busy machine the memory, or the rest of a body, comes too late for some senders: they retry.
     refused = [answer for answer in answers if answer.http_status != 200]
-    assert {answer.http_status for answer in refused} <= {503}
-    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    assert {answer.http_status for answer in refused} <= {503, 408}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused if answer.http_status == 503)
 
 
-def test_a_large_body_that_finds_no_room_in_time_is_told_to_come_back(
+def test_a_large_body_without_memory_in_time_is_asked_to_retry(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
     size = 4 * MIB
@@ -152,49 +161,49 @@ def test_a_large_body_that_finds_no_room_in_time_is_told_to_come_back(
         )
         early = send(stack, web, head(size) + b"x" * MIB)
         wait_until(lambda: web.connection_count == 1, what="its connection")
-        # Two fill the room, and the third is the one beyond it. Then all three stall.
+        # Two fill the memory budget, and the third is the one beyond it. Then all three stall.
         stalled = [send(stack, web, head(size) + b"x" * (size - MIB // 2)) for _ in range(3)]
         assert web.post(event("small")).http_status == 200
         early.sendall(b"x" * (size - MIB))
         refused = early.recv(65536)
-        # Who stalls is not kept alive.
+        # A stalled connection is closed after its answer.
         dismissed = [receive(connection) for connection in stalled]
 
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: " in refused
         assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in dismissed)
-        # And there is room again, by itself.
+        # The memory is free again.
         assert web.post(event("large", FILLER[: size - 1000])).http_status == 200
 
 
 @pytest.mark.parametrize("way", ["silent", "half_a_head", "dripping_head", "kept_alive"])
-def test_connections_without_a_request_make_place_for_those_with_one(web: WebProcess, way: str) -> None:
-    started = {
+def test_idle_connections_give_way_to_connections_with_a_request(web: WebProcess, way: str) -> None:
+    first_bytes = {
         "silent": b"",
         "half_a_head": head(10)[:40],
         "dripping_head": head(10)[:40],
         "kept_alive": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     }
     with ExitStack() as stack:
-        connections = [send(stack, web, started[way]) for _ in range(MORE_THAN_CONNECTIONS)]
+        connections = [send(stack, web, first_bytes[way]) for _ in range(MORE_THAN_CONNECTIONS)]
         if way == "dripping_head":
             stack.enter_context(dripping(connections))
 
         with httpx.Client(base_url=web.url, timeout=60) as another:
-            asked_at = time.monotonic()
+            started_s = time.monotonic()
             assert another.get("/healthz").status_code == 200
-            took_s = time.monotonic() - asked_at
+            took_s = time.monotonic() - started_s
 
-    assert took_s < MAX_RESPONSE_S
+    assert took_s < MAX_RESPONSE_S * measure_slowdown()
 
 
-def test_a_connection_that_is_kept_alive_stays_while_there_is_place(web: WebProcess) -> None:
+def test_a_kept_alive_connection_stays_open_while_others_are_few(web: WebProcess) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with ExitStack() as stack:
         kept = send(stack, web, request)
         wait_until(lambda: b"}" in kept.recv(65536), what="the whole answer")
 
-        # Longer than one without a request may keep its place when there is none.
+        # Longer than an idle connection stays open when all connections are taken.
         kept.settimeout(6)
         with pytest.raises(TimeoutError):
             kept.recv(1)
@@ -203,7 +212,7 @@ def test_a_connection_that_is_kept_alive_stays_while_there_is_place(web: WebProc
         assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_more_stalled_bodies_than_connections_hold_others_up_for_one_deadline(
+def test_more_stalled_bodies_than_connections_delay_others_by_one_body_timeout(
     web: WebProcess, inbox: Inbox
 ) -> None:
     body = event("sound")
@@ -211,12 +220,12 @@ def test_more_stalled_bodies_than_connections_hold_others_up_for_one_deadline(
         for _ in range(MORE_THAN_CONNECTIONS):
             send(stack, web, head(1000))
 
-        asked_at = time.monotonic()
-        # A connection of its own: those that are open already are not in the queue.
+        started_s = time.monotonic()
+        # A new connection: it waits in the listener's backlog.
         headers = {"X-Truto-Signature": sign(body, SECRET)}
         answer = httpx.post(f"{web.url}/webhooks/truto", content=body, headers=headers, timeout=60)
-        took_s = time.monotonic() - asked_at
+        took_s = time.monotonic() - started_s
 
     assert answer.status_code == 200
     assert inbox.read_body(UUID(answer.json()["delivery"])) == body
-    assert took_s < BODY_TIMEOUT_S + MAX_RESPONSE_S
+    assert took_s < BODY_TIMEOUT_S + MAX_RESPONSE_S * measure_slowdown()

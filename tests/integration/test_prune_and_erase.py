@@ -1,4 +1,4 @@
-"""`rapidbridge prune` and `rapidbridge erase` as they are typed, and the worker that prunes by itself."""
+"""`rapidbridge prune`, `rapidbridge erase`, and pruning by the worker."""
 
 import json
 import os
@@ -19,19 +19,19 @@ from tests.support.web_process import make_environment
 
 
 @pytest.fixture
-def stock(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
-    made = DeliveredStore(store_url, tmp_path)
-    yield made
-    made.close()
+def delivered(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
+    delivered_store = DeliveredStore(store_url, tmp_path)
+    yield delivered_store
+    delivered_store.close()
 
 
 def rapidbridge(
-    stock: DeliveredStore, *words: str, stdin: int = subprocess.DEVNULL, **settings: str
+    delivered: DeliveredStore, *words: str, stdin: int = subprocess.DEVNULL, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *words],
         cwd=ROOT,
-        env=make_environment(**stock.settings, **settings),
+        env=make_environment(**delivered.settings, **settings),
         stdin=stdin,
         capture_output=True,
         text=True,
@@ -40,78 +40,82 @@ def rapidbridge(
     )
 
 
-def test_what_is_old_is_pruned_by_the_setting_or_as_it_is_said(stock: DeliveredStore, tmp_path: Path) -> None:
-    stock.add_run("a1", "r1", days_ago=40)
-    totals = stock.read_totals(["r1"])
+def test_prune_uses_the_setting_or_the_option(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    totals = delivered.read_totals(["r1"])
 
-    unsaid = rapidbridge(stock, "prune")
-    dry = rapidbridge(stock, "prune", "--dry-run", RETENTION_DAYS="7")
-    bad = rapidbridge(stock, "prune", "--older-than", "7d", "--archive", "s3://bucket")
-    done = rapidbridge(stock, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
-    again = rapidbridge(stock, "prune", "--json", RETENTION_DAYS="7")
+    without_age = rapidbridge(delivered, "prune")
+    dry = rapidbridge(delivered, "prune", "--dry-run", RETENTION_DAYS="7")
+    bad = rapidbridge(delivered, "prune", "--older-than", "7d", "--archive", "s3://bucket")
+    done = rapidbridge(delivered, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
+    again = rapidbridge(delivered, "prune", "--json", RETENTION_DAYS="7")
 
-    assert (unsaid.returncode, dry.returncode, bad.returncode) == (2, 0, 2)
-    assert "--older-than 30d, or set RETENTION_DAYS" in unsaid.stderr
+    assert (without_age.returncode, dry.returncode, bad.returncode) == (2, 0, 2)
+    assert "--older-than 30d, or set RETENTION_DAYS" in without_age.stderr
     assert "file:///srv/archive" in bad.stderr
-    assert dry.stdout.startswith("Would remove the bodies of 4 deliveries")
+    assert dry.stdout.startswith("Would delete the bodies of 4 deliveries")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Removed the bodies of 4 deliveries")
-    assert ("VACUUM" in done.stdout) == stock.url.startswith("sqlite")
+    assert done.stdout.startswith("Deleted the bodies of 4 deliveries")
+    assert ("VACUUM" in done.stdout) == delivered.url.startswith("sqlite")
     assert len(list((tmp_path / "archive").glob("dt=*/*.jsonl.gz"))) == 1
     assert json.loads(again.stdout)["deliveries"] == 0
-    assert stock.read_totals(["r1"]) == totals
+    assert delivered.read_totals(["r1"]) == totals
 
 
-def test_an_archive_that_cannot_be_written_ends_it(stock: DeliveredStore, tmp_path: Path) -> None:
-    stock.add_run("a1", "r1", days_ago=40)
+def test_prune_deletes_nothing_if_the_archive_fails(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
     (tmp_path / "archive").write_text("in the way")
 
-    ran = rapidbridge(stock, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
+    ran = rapidbridge(delivered, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
 
     assert ran.returncode == 3
     assert "no body of this chunk was removed" in ran.stderr
-    assert all(stock.read_bodies().values())
+    assert all(delivered.read_bodies().values())
 
 
-def test_workers_prune_by_themselves(
-    stock: DeliveredStore, tmp_path: Path, redis_url: str, redis: Redis
+def test_workers_prune_in_the_background(
+    delivered: DeliveredStore, tmp_path: Path, redis_url: str, redis: Redis
 ) -> None:
-    old = stock.add_run("a1", "r1", days_ago=40)
-    settings = {**stock.settings, "REDIS_URL": redis_url, "RETENTION_DAYS": "7"}
+    old = delivered.add_run("a1", "r1", days_ago=40)
+    settings = {**delivered.settings, "REDIS_URL": redis_url, "RETENTION_DAYS": "7"}
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=make_environment(**settings)) as worker:
         wait_until(lambda: "inbox.pruned deliveries=4" in worker.log, what=lambda: worker.log)
 
-    assert [bool(stock.read_bodies()[each]) for each in old] == [False, False, True, False, False]
+    assert [bool(delivered.read_bodies()[delivery_id]) for delivery_id in old] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
-def test_an_account_is_erased_once_somebody_says_yes(
-    stock: DeliveredStore, redis_url: str, redis: Redis
-) -> None:
-    stock.add_run("a1", "r1")
-    stock.add_run("a2", "r2")
-    Spool(redis).put(stock.make_delivery("waiting", records=[]))
+def test_erase_needs_a_confirmation(delivered: DeliveredStore, redis_url: str, redis: Redis) -> None:
+    delivered.add_run("a1", "r1")
+    delivered.add_run("a2", "r2")
+    Spool(redis).put(delivered.make_delivery("waiting", records=[]))
     words = ("erase", "--account", "a1")
 
-    dry = rapidbridge(stock, *words, "--dry-run", "--json", REDIS_URL=redis_url)
-    unasked = rapidbridge(stock, *words, REDIS_URL=redis_url)
-    nobody = rapidbridge(stock, "erase", "--account", " ", "--yes", REDIS_URL=redis_url)
-    assert stock.count_rows_by_account() == {"a1": 2, "a2": 2}
-    ours, theirs = pty.openpty()
-    os.write(ours, b"y\n")
-    done = rapidbridge(stock, *words, stdin=theirs, REDIS_URL=redis_url)
-    os.close(ours)
-    os.close(theirs)
-    again = rapidbridge(stock, *words, "--yes", "--json", REDIS_URL=redis_url)
+    dry = rapidbridge(delivered, *words, "--dry-run", "--json", REDIS_URL=redis_url)
+    unconfirmed = rapidbridge(delivered, *words, REDIS_URL=redis_url)
+    empty_account = rapidbridge(delivered, "erase", "--account", " ", "--yes", REDIS_URL=redis_url)
+    assert delivered.count_rows_by_account() == {"a1": 2, "a2": 2}
+    master, slave = pty.openpty()
+    os.write(master, b"y\n")
+    done = rapidbridge(delivered, *words, stdin=slave, REDIS_URL=redis_url)
+    os.close(master)
+    os.close(slave)
+    again = rapidbridge(delivered, *words, "--yes", "--json", REDIS_URL=redis_url)
 
     numbers = json.loads(dry.stdout)["found"]
     assert (numbers["spool"], numbers["bodies"], numbers["sink lake"], numbers["sink main"]) == (1, 5, 2, 2)
-    assert (unasked.returncode, nobody.returncode) == (2, 2)
-    assert "pass --yes" in unasked.stderr
+    assert (unconfirmed.returncode, empty_account.returncode) == (2, 2)
+    assert "pass --yes" in unconfirmed.stderr
     assert done.returncode == 0, done.stderr
-    assert "Erased: 1 deliveries waiting in Redis, 5 bodies of deliveries" in done.stdout
+    assert "Erased: deliveries in Redis 1, bodies of deliveries 5" in done.stdout
     assert "backups, archives" in done.stdout
-    assert (stock.count_rows_by_account(), stock.count_files("a1"), stock.count_files("a2")) == (
+    assert (delivered.count_rows_by_account(), delivered.count_files("a1"), delivered.count_files("a2")) == (
         {"a2": 2},
         0,
         2,
@@ -120,15 +124,15 @@ def test_an_account_is_erased_once_somebody_says_yes(
     assert not any(json.loads(again.stdout)["found"].values())
 
 
-def test_what_is_away_is_named_and_makes_it_bad_news(stock: DeliveredStore, tmp_path: Path) -> None:
-    stock.add_run("a1", "r1")
-    stock.lake.rename(tmp_path / "away")
+def test_erase_reports_unreachable_places_and_exits_with_1(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1")
+    delivered.lake.rename(tmp_path / "away")
 
     ran = rapidbridge(
-        stock, "erase", "--account", "a1", "--yes", "--json", REDIS_URL=f"unix://{tmp_path}/none.sock"
+        delivered, "erase", "--account", "a1", "--yes", "--json", REDIS_URL=f"unix://{tmp_path}/none.sock"
     )
 
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["unreached"].keys() == {"spool", "sink lake"}
-    assert "Not reached: sink lake: the folder of the sink is not there" in ran.stderr
-    assert stock.count_rows_by_account() == {}
+    assert "Not reached: sink lake: the sink's folder is missing" in ran.stderr
+    assert delivered.count_rows_by_account() == {}

@@ -414,7 +414,7 @@ def test_forwarding_to_an_unreachable_receiver_exits_3(site: ReplaySetup) -> Non
     code, out, err = site.replay("--all", "--to", "http://127.0.0.1:9/webhooks/truto")
 
     assert (code, out) == (3, "")
-    assert "http://127.0.0.1:9/webhooks/truto" in err
+    assert "No server answers" in err
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+05:00", "soon"])

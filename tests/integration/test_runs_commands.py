@@ -1,4 +1,4 @@
-"""`rapidbridge runs` against the stand-in for Truto, which plays its runs meanwhile."""
+"""`rapidbridge runs` with a simulated Truto API and simulated runs in progress."""
 
 import json
 import os
@@ -33,16 +33,16 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 class RunningSimulation:
-    """A play under way: its stage, its API's address, and what will have become of its runs."""
+    """A simulation in progress: its session, the URL of its API, and its future reports."""
 
     def __init__(self) -> None:
-        self.stage: SimulationSession | None = None
+        self.session: SimulationSession | None = None
         self.url = ""
         self.reports: Future[list[RunReport]] = Future()
 
     def ids(self) -> list[str]:
-        assert self.stage
-        return [run.report.sync_job_run_id for run in self.stage.runs]
+        assert self.session
+        return [run.report.sync_job_run_id for run in self.session.runs]
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         variables = {"TRUTO_API_URL": self.url, "TRUTO_API_TOKEN": TOKEN, **settings}
@@ -70,34 +70,38 @@ def web(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[We
 
 
 @contextmanager
-def playing(web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2) -> Iterator[RunningSimulation]:
-    play = RunningSimulation()
+def running_simulation(
+    web: WebProcess, *, faults: tuple[int, ...] = (), runs: int = 2
+) -> Iterator[RunningSimulation]:
+    simulation = RunningSimulation()
     url = f"{web.url}/webhooks/truto"
-    # Long enough that a run which nobody stops is still there, short enough to wait for.
+    # Long enough to be stopped in progress, short enough to wait for its end.
     plan = Plan(url, SECRET, "stop", records=60 * runs, batch_size=1, runs=runs, parallel=runs, pause_s=0.1)
     is_up = threading.Event()
 
     @contextmanager
-    def beside(stage: SimulationSession) -> Iterator[None]:
-        with SimulatedApi(stage, TOKEN, faults=faults) as api:
-            play.stage, play.url = stage, api.url
+    def serve_api(session: SimulationSession) -> Iterator[None]:
+        with SimulatedApi(session, TOKEN, faults=faults) as api:
+            simulation.session, simulation.url = session, api.url
             is_up.set()
             yield
 
     with ThreadPoolExecutor(1) as pool:
-        play.reports = pool.submit(partial(simulate, plan, progress=lambda _: None, beside=beside))
-        assert is_up.wait(10)
-        wait_until(lambda: len(play.ids()) == runs, what="the runs to play")
-        yield play
+        simulation.reports = pool.submit(
+            partial(simulate, plan, progress=lambda _: None, session_context=serve_api)
+        )
+        assert is_up.wait(60)
+        wait_until(lambda: len(simulation.ids()) == runs, what="the runs to simulation")
+        yield simulation
 
 
-def test_a_run_is_stopped_and_the_others_go_on(web: WebProcess) -> None:
-    with playing(web) as play:
-        first, second = play.ids()
+def test_stop_ends_one_run_and_no_other(web: WebProcess) -> None:
+    with running_simulation(web) as simulation:
+        first, second = simulation.ids()
 
-        stopped = play.rapidbridge("stop", first, "--yes", "--json")
-        again = play.rapidbridge("stop", first, "--yes")
-        reports = {report.sync_job_run_id: report for report in play.reports.result(60)}
+        stopped = simulation.rapidbridge("stop", first, "--yes", "--json")
+        again = simulation.rapidbridge("stop", first, "--yes")
+        reports = {report.sync_job_run_id: report for report in simulation.reports.result(60)}
 
     assert stopped.returncode == 0, stopped.stderr
     assert json.loads(stopped.stdout) == [
@@ -111,84 +115,87 @@ def test_a_run_is_stopped_and_the_others_go_on(web: WebProcess) -> None:
     assert sum(reports[second].persisted.values()) == 60
 
 
-def test_what_cannot_be_stopped_is_named_and_the_rest_is_stopped(web: WebProcess) -> None:
-    with playing(web, runs=1) as play:
-        [run] = play.ids()
+def test_stop_reports_an_unknown_run_and_stops_the_others(web: WebProcess) -> None:
+    with running_simulation(web, runs=1) as simulation:
+        [run] = simulation.ids()
 
-        stopped = play.rapidbridge("stop", UNKNOWN, run, "--yes")
+        stopped = simulation.rapidbridge("stop", UNKNOWN, run, "--yes")
 
     assert stopped.returncode == 1
     unknown, known = stopped.stdout.splitlines()
     assert unknown.startswith(f"{UNKNOWN}  unknown  Truto's API at 127.0.0.1 answered 404")
     assert known == f"{run}  stopping"
-    assert [report.status for report in play.reports.result()] == ["stopped"]
+    assert [report.status for report in simulation.reports.result()] == ["stopped"]
 
 
-def test_what_was_stopped_before_truto_went_away_is_told(web: WebProcess) -> None:
-    # Looked at and stopped; then nothing but failures.
-    with playing(web, faults=(0, 0, *[500] * 4)) as play:
-        first, second = play.ids()
+def test_stop_prints_stopped_runs_if_truto_fails_afterwards(web: WebProcess) -> None:
+    # Two requests succeed, all others fail.
+    with running_simulation(web, faults=(0, 0, *[500] * 4)) as simulation:
+        first, second = simulation.ids()
 
-        stopped = play.rapidbridge("stop", first, second, "--yes", "--json")
-        play.rapidbridge("stop", second, "--yes")
+        stopped = simulation.rapidbridge("stop", first, second, "--yes", "--json")
+        simulation.rapidbridge("stop", second, "--yes")
 
     assert stopped.returncode == 3
     assert [line["sync_job_run_id"] for line in json.loads(stopped.stdout)] == [first]
     assert "500" in stopped.stderr
 
 
-def test_nothing_is_stopped_where_nobody_can_be_asked(web: WebProcess) -> None:
-    with playing(web, runs=1) as play:
-        refused = play.rapidbridge("stop", *play.ids())
-        play.rapidbridge("stop", *play.ids(), "--yes")
+def test_stop_without_a_terminal_needs_yes(web: WebProcess) -> None:
+    with running_simulation(web, runs=1) as simulation:
+        refused = simulation.rapidbridge("stop", *simulation.ids())
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
 
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
 
 
-def test_on_a_terminal_it_shows_the_run_and_asks(web: WebProcess) -> None:
-    with playing(web, runs=1) as play:
-        [run] = play.ids()
-        ours, theirs = pty.openpty()
+def test_on_a_terminal_stop_shows_the_run_and_prompts(web: WebProcess) -> None:
+    with running_simulation(web, runs=1) as simulation:
+        [run] = simulation.ids()
+        master, slave = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "runs", "stop", run],
             cwd=ROOT,
-            env=make_environment(TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN),
-            stdin=theirs,
+            env=make_environment(TRUTO_API_URL=simulation.url, TRUTO_API_TOKEN=TOKEN),
+            stdin=slave,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        os.write(ours, b"n\n")
-        said, _ = process.communicate(timeout=30)
-        os.close(ours)
-        os.close(theirs)
-        play.rapidbridge("stop", run, "--yes")
+        os.write(master, b"n\n")
+        _, errors = process.communicate(timeout=30)
+        os.close(master)
+        os.close(slave)
+        simulation.rapidbridge("stop", run, "--yes")
 
     assert process.returncode == 1
-    assert f"{run}  running, job " in said
-    assert "Stop this run?" in said
+    assert f"{run}  running, job " in errors
+    assert "Stop this run?" in errors
 
 
-def test_a_started_run_plays_for_the_account_that_was_named(web: WebProcess) -> None:
+def test_start_starts_a_run_for_the_given_account(web: WebProcess) -> None:
     account = "94801e49-a652-42f9-af14-dd203d7897da"
-    with playing(web, runs=1) as play:
-        assert play.stage
-        job = play.stage.runs[0].report.sync_job_id
+    with running_simulation(web, runs=1) as simulation:
+        assert simulation.session
+        job = simulation.session.runs[0].report.sync_job_id
 
-        started = play.rapidbridge("start", "--job", job, "--account", account, "--webhook", UNKNOWN)
-        [_, new] = play.ids()
-        play.rapidbridge("stop", *play.ids(), "--yes")
-        reports = play.reports.result(60)
+        started = simulation.rapidbridge("start", "--job", job, "--account", account, "--webhook", UNKNOWN)
+        [_, new] = simulation.ids()
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
+        reports = simulation.reports.result(60)
 
     assert started.returncode == 0, started.stderr
     assert started.stdout.strip() == new
     assert Counter(report.integrated_account_id for report in reports)[account] == 1
 
 
-def test_a_start_that_truto_refuses_is_told(web: WebProcess) -> None:
-    with playing(web, runs=1) as play:
-        refused = play.rapidbridge("start", "--job", UNKNOWN, "--account", UNKNOWN, "--webhook", UNKNOWN)
-        play.rapidbridge("stop", *play.ids(), "--yes")
+def test_a_start_that_truto_refuses_is_reported(web: WebProcess) -> None:
+    with running_simulation(web, runs=1) as simulation:
+        refused = simulation.rapidbridge(
+            "start", "--job", UNKNOWN, "--account", UNKNOWN, "--webhook", UNKNOWN
+        )
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
 
     assert refused.returncode == 1
     assert "404" in refused.stderr
@@ -199,11 +206,16 @@ def test_a_start_that_truto_refuses_is_told(web: WebProcess) -> None:
     [
         (("stop", "no-uuid", "--yes"), {}, 2, "UUID"),
         (("stop", UNKNOWN, "--yes"), {"TRUTO_API_TOKEN": ""}, 2, "TRUTO_API_TOKEN: not set"),
-        (("stop", UNKNOWN, "--yes"), {"TRUTO_API_URL": "ftp://x"}, 2, "TRUTO_API_URL: not https://"),
+        (
+            ("stop", UNKNOWN, "--yes"),
+            {"TRUTO_API_URL": "ftp://x"},
+            2,
+            "TRUTO_API_URL: it does not start with https://",
+        ),
         (("start", "--job", UNKNOWN), {}, 2, "--account"),
     ],
 )
-def test_wrong_usage_says_what_to_do(
+def test_wrong_usage_names_the_fault(
     words: tuple[str, ...], settings: dict[str, str], code: int, hint: str
 ) -> None:
     ran = RunningSimulation().rapidbridge(*words, **({"TRUTO_API_URL": "http://127.0.0.1:1"} | settings))
@@ -213,17 +225,17 @@ def test_wrong_usage_says_what_to_do(
     assert TOKEN not in ran.stdout + ran.stderr
 
 
-def test_a_wrong_token_is_blamed(web: WebProcess) -> None:
-    with playing(web, runs=1) as play:
-        refused = play.rapidbridge("stop", *play.ids(), "--yes", TRUTO_API_TOKEN="another")
-        play.rapidbridge("stop", *play.ids(), "--yes")
+def test_a_wrong_token_is_reported_without_its_value(web: WebProcess) -> None:
+    with running_simulation(web, runs=1) as simulation:
+        refused = simulation.rapidbridge("stop", *simulation.ids(), "--yes", TRUTO_API_TOKEN="another")
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
 
     assert refused.returncode == 1
     assert "TRUTO_API_TOKEN" in refused.stdout
     assert "another" not in refused.stdout
 
 
-def test_a_truto_that_cannot_be_reached_is_exit_code_3() -> None:
+def test_an_unreachable_truto_exits_with_3() -> None:
     ran = RunningSimulation().rapidbridge(
         "stop", UNKNOWN, "--yes", TRUTO_API_URL=f"http://127.0.0.1:{find_free_port()}"
     )
@@ -253,7 +265,7 @@ def test_a_truto_that_cannot_be_reached_is_exit_code_3() -> None:
         (("start", *("--job", UNKNOWN, "--account", UNKNOWN, "--webhook", UNKNOWN), "--arg", "a=NaN"), 3),
     ],
 )
-def test_odd_words_end_without_a_traceback(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+def test_unusual_arguments_end_without_a_traceback(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_database(url)
     migrate(store)
@@ -269,13 +281,13 @@ HOSTILE = "\x1b[31mEVIL\x1b[0m\nfake line\x1b]0;title\x07"
 
 
 @pytest.mark.parametrize("words", [("list",), ("show", "{run}"), ("reconcile", "{run}"), ("watch", "{run}")])
-def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_hostile_names_do_not_control_the_terminal(tmp_path: Path, words: tuple[str, ...]) -> None:
     url, run = f"sqlite:///{tmp_path}/store.db", f"run {HOSTILE}"
     store = open_database(url)
     migrate(store)
     now = datetime.now(UTC)
-    book = Runs(store)
-    book.upsert(RunUpdate(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
+    runs = Runs(store)
+    runs.upsert(RunUpdate(run, HOSTILE, HOSTILE, "", now, HOSTILE, HOSTILE, now, 2, "{}", now, HOSTILE))
     store.close()
 
     ran = RunningSimulation().rapidbridge(
@@ -287,7 +299,7 @@ def test_what_truto_calls_things_moves_no_cursor(tmp_path: Path, words: tuple[st
     assert "\nfake line" not in ran.stdout
 
 
-def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
+def test_a_run_id_is_accepted_in_any_spelling(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_database(url)
     migrate(store)
@@ -299,17 +311,17 @@ def test_an_id_may_be_spelt_in_any_way(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path: Path) -> None:
+def test_reconcile_fails_if_truto_refuses_or_is_unreachable(web: WebProcess, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     store = open_database(url)
     migrate(store)
     now = datetime.now(UTC)
     Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, "{}"))
     store.close()
-    with playing(web, runs=1) as play:
-        refused = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="expired")
-        play.rapidbridge("stop", *play.ids(), "--yes")
-    away = play.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
+    with running_simulation(web, runs=1) as simulation:
+        refused = simulation.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="expired")
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
+    away = simulation.rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_URL="http://127.0.0.1:1")
 
     assert (refused.returncode, away.returncode) == (1, 3)
     assert "TRUTO_API_TOKEN" in refused.stderr
@@ -317,7 +329,7 @@ def test_a_truto_that_refuses_to_tell_is_no_good_news(web: WebProcess, tmp_path:
     assert "completed, unknown" in away.stdout
 
 
-def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
+def test_reading_commands_create_no_database(tmp_path: Path) -> None:
     for words in (("list",), ("reconcile",)):
         ran = RunningSimulation().rapidbridge(*words, DATABASE_URL=f"sqlite:///{tmp_path}/typo/store.db")
 
@@ -326,7 +338,7 @@ def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_that_is_none_is_a_complaint() -> None:
+def test_a_token_with_impossible_characters_is_a_config_error() -> None:
     ran = RunningSimulation().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
 
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""The stand-in's API tells of its runs what Truto's would, and is asked as Truto's is."""
+"""The simulated API answers about its runs as Truto's API does."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession, simulate
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
 from app.truto.runs import read_resource_stats
@@ -26,19 +26,19 @@ HOUR = timedelta(hours=1)
 
 
 class FinishedRuns:
-    """Runs that have ended, and the API that tells of them."""
+    """Finished runs, and the simulated API that describes them."""
 
-    def __init__(self, stage: SimulationSession, simulated: SimulatedApi, client: TrutoClient) -> None:
-        self.stage = stage
+    def __init__(self, session: SimulationSession, simulated: SimulatedApi, client: TrutoClient) -> None:
+        self.session = session
         self.url, self.requests, self.faults = simulated.url, simulated.requests, simulated.faults
         self._simulated = simulated
-        self.api = TrutoApi(client)
-        [self.report, *_] = (run.report for run in stage.runs)
+        self.api = client
+        [self.report, *_] = (run.report for run in session.runs)
         self.run_id = self.report.sync_job_run_id
-        self.webhook_id = str(stage.runs[0].describe()["webhook_id"])
+        self.webhook_id = str(session.runs[0].describe()["webhook_id"])
 
     def during_next_request(self, action: Callable[[], None]) -> None:
-        """Have something happen while the next request waits for its answer."""
+        """Call a function while the next request waits for its answer."""
         self._simulated.request_hooks.append(action)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -55,20 +55,20 @@ class FinishedRuns:
 
 
 @contextmanager
-def finished_runs(to: FakeReceiver, **changes: Any) -> Iterator[FinishedRuns]:
+def finished_runs(receiver: FakeReceiver, **changes: Any) -> Iterator[FinishedRuns]:
     options = {"records": 200, "batch_size": 20, "first_backoff_s": 0.001, **changes}
-    plan = Plan(url=to.url, secret=SECRET, seed="test", **options)
+    plan = Plan(url=receiver.url, secret=SECRET, seed="test", **options)
     ready: Future[SimulationSession] = Future()
 
     @contextmanager
-    def beside(stage: SimulationSession) -> Iterator[None]:
-        ready.set_result(stage)
+    def keep_session(session: SimulationSession) -> Iterator[None]:
+        ready.set_result(session)
         yield
 
-    simulate(plan, progress=lambda _: None, beside=beside)
-    stage = ready.result()
-    with SimulatedApi(stage, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
-        yield FinishedRuns(stage, api, client)
+    simulate(plan, progress=lambda _: None, session_context=keep_session)
+    session = ready.result()
+    with SimulatedApi(session, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
+        yield FinishedRuns(session, api, client)
 
 
 def by_resource(entries: list[LogEntry]) -> Counter[tuple[str, str]]:
@@ -79,8 +79,11 @@ def by_resource(entries: list[LogEntry]) -> Counter[tuple[str, str]]:
 
 
 def test_the_log_holds_every_page_delivered_or_lost() -> None:
-    with running_receiver() as to, finished_runs(to, lost=0.4, late=2, duplicates=0.3) as play:
-        log, report = play.log(), play.report
+    with (
+        running_receiver() as receiver,
+        finished_runs(receiver, lost=0.4, late=2, duplicates=0.3) as finished,
+    ):
+        log, report = finished.log(), finished.report
 
     assert report.lost
     assert by_resource([entry for entry in log if entry.is_delivered]) == report.persisted
@@ -90,19 +93,19 @@ def test_the_log_holds_every_page_delivered_or_lost() -> None:
     assert by_resource(log) == report.fetched
 
 
-def test_the_log_tells_what_the_receiver_answered_and_how_often_it_was_asked() -> None:
-    def answer(event: dict[str, Any], seen: int) -> int:
+def test_the_log_has_the_last_status_and_the_number_of_retries() -> None:
+    def answer(event: dict[str, Any], earlier: int) -> int:
         resource = event["payload"].get("resource")
-        return {"crm/accounts": 200 if seen >= 2 else 503, "ticketing/tickets": 502}.get(resource, 200)
+        return {"crm/accounts": 200 if earlier >= 2 else 503, "ticketing/tickets": 502}.get(resource, 200)
 
-    with running_receiver(answer) as to, finished_runs(to) as play:
-        log = play.log()
+    with running_receiver(answer) as receiver, finished_runs(receiver) as finished:
+        log = finished.log()
 
-    told = {
+    outcomes = {
         entry.resource: (entry.is_delivered, entry.http_status, entry.retry_count, entry.status)
         for entry in log
     }
-    assert told == {
+    assert outcomes == {
         "crm/contacts": (True, 200, 0, "completed"),
         "crm/accounts": (True, 200, 2, "completed"),
         "ticketing/tickets": (False, 502, 3, "failed"),
@@ -112,42 +115,48 @@ def test_the_log_tells_what_the_receiver_answered_and_how_often_it_was_asked() -
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_log_holds_every_record_error(batched: bool) -> None:
-    with running_receiver() as to, finished_runs(to, record_errors=7, batched_errors=batched) as play:
-        found = play.request_log().json()["result"]
+    with (
+        running_receiver() as receiver,
+        finished_runs(receiver, record_errors=7, batched_errors=batched) as finished,
+    ):
+        entries = finished.request_log().json()["result"]
 
-    errors = [entry for entry in found if entry["sync_job_run_event"] == "record_error"]
+    errors = [entry for entry in entries if entry["sync_job_run_event"] == "record_error"]
     assert len(errors) == 7
     assert all(entry["resource"] and entry["method"] and not entry["num_records"] for entry in errors)
 
 
-def test_an_answer_that_never_came_has_no_status_in_the_log() -> None:
-    with running_receiver() as to:
+def test_a_page_without_an_answer_has_no_status_in_the_log() -> None:
+    with running_receiver() as receiver:
         pass
-    with finished_runs(to, records=1) as play:
-        [entry] = play.log()
+    with finished_runs(receiver, records=1) as finished:
+        [entry] = finished.log()
 
     assert (entry.is_delivered, entry.http_status, entry.retry_count) == (False, None, 3)
 
 
-def test_a_log_is_of_its_run_alone_and_read_a_page_at_a_time() -> None:
-    with running_receiver() as to, finished_runs(to, runs=2, records=300, batch_size=1) as play:
-        first = play.request_log(limit="100").json()
-        log = play.log()
-        everything = play.request("GET", "/log", params={"log_type": "rapid_bridge"}).json()
+def test_a_log_is_filtered_by_run_and_paginated() -> None:
+    with (
+        running_receiver() as receiver,
+        finished_runs(receiver, runs=2, records=300, batch_size=1) as finished,
+    ):
+        first = finished.request_log(limit="100").json()
+        log = finished.log()
+        everything = finished.request("GET", "/log", params={"log_type": "rapid_bridge"}).json()
 
     assert (len(first["result"]), first["next_cursor"]) == (100, "100")
     assert len(log) == 150
     assert len(everything["result"]) == 100
 
 
-def test_a_log_is_of_the_time_between_its_bounds() -> None:
-    with running_receiver() as to, finished_runs(to, batch_size=5, pause_s=0.002) as play:
-        stamps = [entry["timestamp"] for entry in play.request_log().json()["result"]]
+def test_a_log_is_filtered_by_time() -> None:
+    with running_receiver() as receiver, finished_runs(receiver, batch_size=5, pause_s=0.002) as finished:
+        stamps = [entry["timestamp"] for entry in finished.request_log().json()["result"]]
         bounds = {"created_at[gt]": stamps[3], "created_at[lt]": stamps[20]}
-        found = [entry["timestamp"] for entry in play.request_log(**bounds).json()["result"]]
+        filtered = [entry["timestamp"] for entry in finished.request_log(**bounds).json()["result"]]
 
-    assert found == [stamp for stamp in stamps if stamps[3] < stamp < stamps[20]]
-    assert found
+    assert filtered == [stamp for stamp in stamps if stamps[3] < stamp < stamps[20]]
+    assert filtered
 
 
 @pytest.mark.parametrize(
@@ -161,80 +170,86 @@ def test_a_log_is_of_the_time_between_its_bounds() -> None:
     ],
     ids=str,
 )
-def test_what_truto_would_not_answer_is_refused(changes: dict[str, str]) -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        assert play.request_log(**changes).status_code == 422
+def test_an_invalid_log_query_is_rejected(changes: dict[str, str]) -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as finished:
+        assert finished.request_log(**changes).status_code == 422
 
 
-def test_a_run_tells_its_webhook_and_its_times() -> None:
-    with running_receiver() as to, finished_runs(to) as play:
-        run = play.api.get_run(play.run_id)
-        told = to.events
+def test_a_run_has_its_webhook_and_its_times() -> None:
+    with running_receiver() as receiver, finished_runs(receiver) as finished:
+        run = finished.api.get_run(finished.run_id)
+        events = receiver.events
 
-    assert run.webhook_id == play.webhook_id == told[0]["webhook_id"]
+    assert run.webhook_id == finished.webhook_id == events[0]["webhook_id"]
     assert run.args == {}
     assert run.created_at
     assert run.started_at
     assert run.finished_at
     assert run.created_at <= run.started_at <= run.finished_at
-    assert as_time(told[-1]["payload"]["finished_at"]) == run.finished_at
-    assert [told[place]["payload"]["started_at"] is None for place in (0, 1)] == [True, False]
+    assert as_time(events[-1]["payload"]["finished_at"]) == run.finished_at
+    assert [events[place]["payload"]["started_at"] is None for place in (0, 1)] == [True, False]
 
 
-def test_an_endless_run_has_ended_for_who_asks() -> None:
-    with running_receiver() as to, finished_runs(to, endless=True, late=1) as play:
-        run = play.api.get_run(play.run_id)
+def test_the_api_reports_the_end_of_an_endless_run() -> None:
+    with running_receiver() as receiver, finished_runs(receiver, endless=True, late=1) as finished:
+        run = finished.api.get_run(finished.run_id)
 
-    assert (run.status, to.actions.count("completed")) == ("completed", 0)
+    assert (run.status, receiver.actions.count("completed")) == ("completed", 0)
     persisted = sum(stats.persisted or 0 for stats in read_resource_stats(run.resource_stats).values())
-    assert play.report.persisted.total() == 200 == persisted + len(to.events[-1]["payload"]["records"])
+    assert (
+        finished.report.persisted.total() == 200 == persisted + len(receiver.events[-1]["payload"]["records"])
+    )
 
 
-def test_the_webhook_of_the_plan_is_there_and_can_be_switched_off_and_on() -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        at_first = play.api.get_webhook(play.webhook_id)
-        off = play.request("PATCH", f"/webhook/{play.webhook_id}", json={"is_active": False}).json()
-        seen = play.api.get_webhook(play.webhook_id)
-        on = play.api.activate_webhook(play.webhook_id)
+def test_the_plans_webhook_can_be_deactivated_and_activated() -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as finished:
+        at_first = finished.api.get_webhook(finished.webhook_id)
+        off = finished.request("PATCH", f"/webhook/{finished.webhook_id}", json={"is_active": False}).json()
+        current = finished.api.get_webhook(finished.webhook_id)
+        on = finished.api.activate_webhook(finished.webhook_id)
 
-    assert (at_first.target_url, at_first.is_active, at_first.secret) == (to.url, True, "")
+    assert (at_first.target_url, at_first.is_active, at_first.secret) == (receiver.url, True, "")
     assert "sync_job_run:record" in at_first.event_types
-    assert (off["is_active"], seen.is_active, on.is_active) == (False, False, True)
+    assert (off["is_active"], current.is_active, on.is_active) == (False, False, True)
 
 
-def test_a_test_is_a_signed_event_to_the_receiver() -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        assert play.api.test_webhook(play.webhook_id)
+def test_a_webhook_test_sends_a_signed_event() -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as finished:
+        assert finished.api.test_webhook(finished.webhook_id)
 
-    event = to.events[-1]
+    event = receiver.events[-1]
     assert (event["event"], event["payload"]) == ("test", {"foo": "bar"})
-    assert event["webhook_id"] == play.webhook_id
-    assert not to.forged
+    assert event["webhook_id"] == finished.webhook_id
+    assert not receiver.forged
 
 
-def test_a_test_that_the_receiver_does_not_take_is_an_error() -> None:
+def test_a_webhook_test_that_the_receiver_rejects_is_an_error() -> None:
     with (
-        running_receiver(lambda event, _seen: 503 if event["event"] == "test" else 200) as to,
-        finished_runs(to, records=1) as play,
+        running_receiver(lambda event, _earlier: 503 if event["event"] == "test" else 200) as receiver,
+        finished_runs(receiver, records=1) as finished,
         pytest.raises(TrutoRefused, match="The target URL answered 503"),
     ):
-        play.api.test_webhook(play.webhook_id)
+        finished.api.test_webhook(finished.webhook_id)
 
-    assert to.actions.count("") == 1
+    assert receiver.actions.count("") == 1
 
 
-def test_a_created_webhook_signs_with_the_secret_that_is_told_once() -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        created = play.api.create_webhook(to.url, ["sync_job_run:record"])
-        known = play.api.get_webhook(created.id)
+def test_a_created_webhook_signs_with_its_own_secret_returned_once() -> None:
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as finished:
+        created = finished.api.create_webhook(receiver.url, ["sync_job_run:record"])
+        known = finished.api.get_webhook(created.id)
         with pytest.raises(TrutoRefused, match="401"):
-            play.api.test_webhook(created.id)
+            finished.api.test_webhook(created.id)
 
     assert created.secret
     assert known.secret == ""
-    assert (known.target_url, known.event_types, known.is_active) == (to.url, ("sync_job_run:record",), True)
-    # The receiver knows the plan's secret alone.
-    assert len(to.forged) == 1
+    assert (known.target_url, known.event_types, known.is_active) == (
+        receiver.url,
+        ("sync_job_run:record",),
+        True,
+    )
+    # The receiver accepts the plan's secret only.
+    assert len(receiver.forged) == 1
     assert created.secret != SECRET
 
 
@@ -255,35 +270,37 @@ def test_a_created_webhook_signs_with_the_secret_that_is_told_once() -> None:
         ("GET", "/elsewhere", None, 404),
     ],
 )
-def test_what_is_not_there_or_makes_no_sense_is_refused(
+def test_an_unknown_object_or_an_invalid_body_is_rejected(
     method: str, path: str, body: Any, status: int
 ) -> None:
-    with running_receiver() as to, finished_runs(to, records=1) as play:
-        answer = play.request(method, path.replace("{webhook}", play.webhook_id), json=body)
+    with running_receiver() as receiver, finished_runs(receiver, records=1) as finished:
+        answer = finished.request(method, path.replace("{webhook}", finished.webhook_id), json=body)
 
     assert answer.status_code == status
     assert answer.json()["message"]
 
 
-def test_a_started_run_tells_what_it_was_started_with() -> None:
+def test_a_started_run_has_the_options_of_its_start() -> None:
     args = {"since": "2026-01-01", "ids": [1, 2]}
-    with running_receiver() as to:
+    with running_receiver() as receiver:
         reports: list[RunReport] = []
 
         @contextmanager
-        def beside(stage: SimulationSession) -> Iterator[None]:
-            with SimulatedApi(stage, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
+        def start_another_run(session: SimulationSession) -> Iterator[None]:
+            with SimulatedApi(session, TOKEN) as api, TrutoClient(api.url, TOKEN) as client:
                 yield
-                ids = {"sync_job_id": stage.runs[0].report.sync_job_id, "integrated_account_id": "account"}
-                told = {"args": args, "ignore_previous_run": True}
-                started = TrutoApi(client).start_run({**ids, **told})
+                ids = {"sync_job_id": session.runs[0].report.sync_job_id, "integrated_account_id": "account"}
+                options = {"args": args, "ignore_previous_run": True}
+                started = client.start_run({**ids, **options})
                 assert (started.args, started.ignore_previous_run) == (args, True)
-                reports.extend(stage.finish())
+                reports.extend(session.finish())
 
         simulate(
-            Plan(url=to.url, secret=SECRET, seed="test", records=1), progress=lambda _: None, beside=beside
+            Plan(url=receiver.url, secret=SECRET, seed="test", records=1),
+            progress=lambda _: None,
+            session_context=start_another_run,
         )
 
-    payloads = [event["payload"] for event in to.events if event["event"].endswith(":completed")]
+    payloads = [event["payload"] for event in receiver.events if event["event"].endswith(":completed")]
     assert [(run["args"], run["ignore_previous_run"]) for run in payloads] == [({}, False), (args, True)]
     assert [report.status for report in reports] == ["completed"] * 2

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from app.checks.simulated_runs import RunsComparison, compare_runs
 from app.config.routes import build_default_routes
 from app.database.engine import Database, open_database
-from app.simulator.records import digest_record
 from app.simulator.report import RunReport
-from app.sinks import SinkRegistry
+from app.simulator.sample_records import digest_record
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -57,7 +57,7 @@ class DeliveredRun:
         )
         routes = build_default_routes(self.url)
         sinks = SinkRegistry(routes)
-        DeliveryProcessor(self.database, routes, sinks.open).deliver([receipt.delivery_id])
+        DeliveryProcessor(self.database, routes, sinks).deliver([receipt.delivery_id])
         sinks.close()
 
     def change(self, statement: str) -> None:

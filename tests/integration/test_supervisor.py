@@ -1,4 +1,4 @@
-"""Children live as long as their supervisor wants, and no longer."""
+"""The supervisor restarts its children, and leaves none behind."""
 
 import os
 import signal
@@ -25,12 +25,12 @@ STUBBORN = [
 
 @pytest.fixture
 def children() -> Callable[[], set[int]]:
-    """The processes that a test started: not those of the session."""
+    """Return the processes that the test started, without those of the test session."""
     others = set(find_descendants(os.getpid()))
     return lambda: {pid for pid in find_descendants(os.getpid()) if is_alive(pid)} - others
 
 
-def started(folder: Path, count: int = 1) -> None:
+def wait_until_started(folder: Path, count: int = 1) -> None:
     log = folder / "rapidbridge.log"
     wait_until(lambda: log.exists() and log.read_text().count("here") >= count, what="children to start")
 
@@ -38,16 +38,16 @@ def started(folder: Path, count: int = 1) -> None:
 def test_a_stubborn_child_is_killed_after_the_grace(tmp_path: Path, children: Callable[[], set[int]]) -> None:
     with Supervisor(tmp_path, grace_s=0.3) as supervisor:
         supervisor.start("stubborn", STUBBORN, os.environ)
-        started(tmp_path)
+        wait_until_started(tmp_path)
         assert len(children()) == 1
 
     assert children() == set()
 
 
-def test_a_child_that_ends_is_started_again(tmp_path: Path, children: Callable[[], set[int]]) -> None:
+def test_a_child_that_exits_is_restarted(tmp_path: Path, children: Callable[[], set[int]]) -> None:
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("child", SLEEP, os.environ)
-        started(tmp_path)
+        wait_until_started(tmp_path)
         [child] = children()
         os.kill(child, signal.SIGKILL)
 
@@ -56,10 +56,12 @@ def test_a_child_that_ends_is_started_again(tmp_path: Path, children: Callable[[
             return bool(children() - {child})
 
         wait_until(is_back)
-        started(tmp_path, count=2)
+        wait_until_started(tmp_path, count=2)
 
 
-def test_a_fault_in_the_loop_ends_the_children_too(tmp_path: Path, children: Callable[[], set[int]]) -> None:
+def test_an_exception_in_the_loop_stops_the_children(
+    tmp_path: Path, children: Callable[[], set[int]]
+) -> None:
     def fail(_pid: int) -> None:
         raise RuntimeError("the loop broke")
 
@@ -75,7 +77,7 @@ def test_a_fault_in_the_loop_ends_the_children_too(tmp_path: Path, children: Cal
     assert children() == set()
 
 
-def test_a_signal_ends_the_loop_and_handlers_are_put_back(
+def test_a_signal_ends_the_loop_and_handlers_are_restored(
     tmp_path: Path, children: Callable[[], set[int]]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
@@ -91,11 +93,11 @@ def test_a_signal_ends_the_loop_and_handlers_are_put_back(
 def test_children_are_stopped_in_the_reverse_order_of_their_start(
     tmp_path: Path, children: Callable[[], set[int]]
 ) -> None:
-    say = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('end', sys.argv[1], flush=True), sys.exit())); print('here', flush=True); time.sleep(60)"
+    script = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('end', sys.argv[1], flush=True), sys.exit())); print('here', flush=True); time.sleep(60)"
     with Supervisor(tmp_path) as supervisor:
         for name in "abc":
-            supervisor.start(name, [sys.executable, "-c", say, name], os.environ)
-        started(tmp_path, count=3)
+            supervisor.start(name, [sys.executable, "-c", script, name], os.environ)
+        wait_until_started(tmp_path, count=3)
 
     ends = [
         line[-1] for line in (tmp_path / "rapidbridge.log").read_text().splitlines() if line.startswith("end")
@@ -106,18 +108,18 @@ def test_children_are_stopped_in_the_reverse_order_of_their_start(
 def test_children_of_the_same_command_are_stopped_together(
     tmp_path: Path, children: Callable[[], set[int]]
 ) -> None:
-    # Each ends only when both were told to: one after the other, neither would before the grace is over.
-    say = "import pathlib, signal, sys, time; told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1)); print('here', flush=True)\nwhile not told: time.sleep(0.01)\nprint('told', flush=True)\nwhile pathlib.Path('rapidbridge.log').read_text().count('told') < 2: time.sleep(0.01)"
+    # A child exits only after both got SIGTERM: stopped one after the other, both would need SIGKILL.
+    script = "import pathlib, signal, sys, time; terminated = []; signal.signal(signal.SIGTERM, lambda *_: terminated.append(1)); print('here', flush=True)\nwhile not terminated: time.sleep(0.01)\nprint('terminated', flush=True)\nwhile pathlib.Path('rapidbridge.log').read_text().count('terminated') < 2: time.sleep(0.01)"
     with capture_logs() as logs, Supervisor(tmp_path, grace_s=10) as supervisor:
         for name in ("worker-1", "worker-2"):
-            supervisor.start(name, [sys.executable, "-c", say], os.environ)
-        started(tmp_path, count=2)
+            supervisor.start(name, [sys.executable, "-c", script], os.environ)
+        wait_until_started(tmp_path, count=2)
 
     assert logs == []
     assert children() == set()
 
 
-def test_a_child_that_keeps_failing_is_started_less_and_less_often(tmp_path: Path) -> None:
+def test_the_restart_delay_of_a_failing_child_grows(tmp_path: Path) -> None:
     with capture_logs() as logs, Supervisor(tmp_path) as supervisor:
         supervisor.start("failing", [sys.executable, "-S", "-c", "raise SystemExit(7)"], os.environ)
 
@@ -133,7 +135,7 @@ def test_a_child_that_keeps_failing_is_started_less_and_less_often(tmp_path: Pat
     ]
 
 
-# In a process of its own: a supervisor that is sent signals.
+# Runs in its own process, because the tests send it signals.
 SUPERVISE = """
 import os, sys, time
 from pathlib import Path
@@ -156,22 +158,22 @@ def supervise(folder: Path, where: str, child: list[str]) -> subprocess.Popen[st
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    started(folder)
+    wait_until_started(folder)
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_leaves_no_child_behind(tmp_path: Path, number: int) -> None:
-    say = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True)); print('here', flush=True)\nwhile True: time.sleep(60)"
-    with supervise(tmp_path, "loop", [sys.executable, "-c", say]) as process:
+    script = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('terminated', flush=True)); print('here', flush=True)\nwhile True: time.sleep(60)"
+    with supervise(tmp_path, "loop", [sys.executable, "-c", script]) as process:
         family = find_descendants(process.pid)
         assert len(family) == 1
 
         process.send_signal(number)
-        wait_until(lambda: "told" in (tmp_path / "rapidbridge.log").read_text())
+        wait_until(lambda: "terminated" in (tmp_path / "rapidbridge.log").read_text())
         process.send_signal(number)
 
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert not any(map(is_alive, family))
 
 
@@ -185,7 +187,7 @@ def test_a_signal_before_the_loop_stops_children_and_cleans_up(
 
         process.send_signal(number)
 
-        assert process.communicate(timeout=10)[0] == "cleaned up\n"
+        assert process.communicate(timeout=60)[0] == "cleaned up\n"
         assert process.returncode == code
         assert not any(map(is_alive, family))
 
@@ -201,11 +203,11 @@ def test_killing_the_supervisor_ends_its_children(tmp_path: Path) -> None:
         wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
 
 
-def test_nothing_is_imported_from_where_a_child_runs(tmp_path: Path) -> None:
+def test_nothing_is_imported_from_the_working_directory_of_a_child(tmp_path: Path) -> None:
     (tmp_path / "signal.py").write_text("raise SystemExit('imported from the folder')")
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("child", [sys.executable, "-P", *SLEEP[1:]], os.environ)
-        started(tmp_path)
+        wait_until_started(tmp_path)
 
     assert "imported" not in supervisor.read_output()

@@ -1,4 +1,4 @@
-"""The tests' own servers: real, private, and gone afterwards."""
+"""The private servers of the tests: real, and gone after their tests."""
 
 import os
 import signal
@@ -36,16 +36,16 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
     server.stop()
 
 
-def test_valkey_is_a_process_of_our_own(valkey: ValkeyServer, redis_url: str) -> None:
+def test_valkey_is_a_child_process_of_the_tests(valkey: ValkeyServer, redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
-        said = client.info("server")
+        server_info = client.info("server")
 
-    assert said["process_id"] == valkey.pid
-    assert said["valkey_version"].startswith("9.")
+    assert server_info["process_id"] == valkey.pid
+    assert server_info["valkey_version"].startswith("9.")
     assert valkey.pid in find_descendants(os.getpid())
 
 
-def test_postgresql_is_a_process_of_our_own(postgres: PostgresServer, postgres_url: str) -> None:
+def test_postgresql_is_a_child_process_of_the_tests(postgres: PostgresServer, postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
         assert connection.info.backend_pid in find_descendants(postgres.pid)
         assert connection.info.server_version // 10_000 == 18
@@ -74,7 +74,7 @@ def test_a_database_is_gone_after_its_test(postgres: PostgresServer) -> None:
 
 
 def test_no_other_user_reaches_a_server(valkey: ValkeyServer, postgres_url: str) -> None:
-    # PostgreSQL trusts whoever reaches its socket.
+    # PostgreSQL trusts every process that reaches its socket.
     with psycopg.connect(postgres_url) as connection:
         folders = [Path(connection.info.host), Path(valkey.url.removeprefix("unix://")).parent]
 
@@ -105,7 +105,7 @@ def test_a_killed_valkey_starts_again_at_the_same_place(folder: Path) -> None:
     valkey.stop()
 
 
-def test_a_killed_postgresql_still_has_what_was_committed(folder: Path) -> None:
+def test_a_killed_postgresql_keeps_committed_data(folder: Path) -> None:
     postgres = PostgresServer(folder)
     with postgres.database() as url:
         with psycopg.connect(url) as connection:
@@ -119,7 +119,7 @@ def test_a_killed_postgresql_still_has_what_was_committed(folder: Path) -> None:
     postgres.stop()
 
 
-def test_servers_end_with_whoever_started_them(folder: Path) -> None:
+def test_servers_end_with_the_process_that_started_them(folder: Path) -> None:
     start = """
 import sys, time
 from pathlib import Path
@@ -149,16 +149,16 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(
-    ("start", "in_the_way", "complaint"),
+    ("start", "blocking_name", "message"),
     [(ValkeyServer, "valkey.sock", "bind"), (PostgresServer, "data", "not empty")],
 )
 def test_a_server_that_cannot_start_shows_its_log_and_is_gone(
-    folder: Path, start: Callable[[Path], Server], in_the_way: str, complaint: str
+    folder: Path, start: Callable[[Path], Server], blocking_name: str, message: str
 ) -> None:
-    (folder / in_the_way / "x").mkdir(parents=True)
+    (folder / blocking_name / "x").mkdir(parents=True)
     before = find_descendants(os.getpid())
 
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises(AssertionError, match=message):
         start(folder)
 
     assert set(find_descendants(os.getpid())) <= set(before)

@@ -1,4 +1,4 @@
-"""Truto's API over real HTTP: what is asked, what is asked again, and what its answers mean."""
+"""The client of Truto's API over real HTTP: its requests, retries, errors and parsed answers."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,24 +13,24 @@ import pytest
 
 from app.cli.local.ports import find_free_port
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi, TrutoClient
+from app.truto.client import TrutoClient
 from app.truto.run_log import LogEntry, split_time_range
 from app.truto.runs import RecordCounts, read_resource_stats
 from app.truto.webhooks import Webhook
 
 TOKEN = "8c0ff23e-never-shown"
-RUN = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
+RUN_ID = "1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5"
 Reply = tuple[int, dict[str, str], bytes]
 
 
 class FakeTruto:
-    """Gives these replies, one a request, and notes what it was asked."""
+    """A server that returns the queued replies, one for each request, and records the requests."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
-        self.waited: list[float] = []
+        self.waits_s: list[float] = []
         truto = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ class FakeTruto:
         Thread(target=self._server.serve_forever, daemon=True).start()
 
     def reply_with(self, *answers: object, status: int = 200, **headers: str) -> None:
-        """Reply to the next requests with these, as JSON unless they are bytes."""
+        """Queue replies to the next requests: JSON, or bytes as they are."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         for answer in answers:
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -76,13 +76,13 @@ def truto() -> Iterator[FakeTruto]:
 
 
 @pytest.fixture
-def api(truto: FakeTruto) -> Iterator[TrutoApi]:
-    with TrutoClient(truto.url, TOKEN, sleep=truto.waited.append) as client:
-        yield TrutoApi(client)
+def client(truto: FakeTruto) -> Iterator[TrutoClient]:
+    with TrutoClient(truto.url, TOKEN, sleep=truto.waits_s.append) as client:
+        yield client
 
 
-# The documented answer, with the values that it gives as examples.
-DOCUMENTED = {
+# The documented answer, with its example values.
+DOCUMENTED_RUN = {
     "id": "4a4de828-f4db-4c9e-adfd-434e0864c3c7",
     "args": {"project_slug": "vcs_provider/org_name/repo_name"},
     "resources": [
@@ -132,15 +132,15 @@ DOCUMENTED = {
 THEN = datetime(2021, 8, 10, 10, 0, tzinfo=UTC)
 
 
-def test_the_documented_answer_is_read_field_by_field(truto: FakeTruto, api: TrutoApi) -> None:
-    truto.reply_with(DOCUMENTED)
+def test_every_field_of_the_documented_run_is_parsed(truto: FakeTruto, client: TrutoClient) -> None:
+    truto.reply_with(DOCUMENTED_RUN)
 
-    run = api.stop_run(RUN)
+    run = client.stop_run(RUN_ID)
 
-    assert truto.requests == [("DELETE", f"/sync-job-run/{RUN}")]
+    assert truto.requests == [("DELETE", f"/sync-job-run/{RUN_ID}")]
     times = dict.fromkeys(("created_at", "updated_at", "started_at", "finished_at"), THEN)
-    expected = {**DOCUMENTED, **times}
-    job = {**DOCUMENTED["sync_job"], "created_at": THEN, "updated_at": THEN}  # type: ignore[dict-item]  # an object
+    expected = {**DOCUMENTED_RUN, **times}
+    job = {**DOCUMENTED_RUN["sync_job"], "created_at": THEN, "updated_at": THEN}  # type: ignore[dict-item]  # an object
     assert run.model_dump() == {**expected, "sync_job": job}
     assert read_resource_stats(run.resource_stats) == {
         ("crm/contacts", "list"): RecordCounts(100, 100),
@@ -154,134 +154,136 @@ def test_the_documented_answer_is_read_field_by_field(truto: FakeTruto, api: Tru
     [
         (401, "TRUTO_API_TOKEN"),
         (403, "may not"),
-        (404, "id"),
+        (404, "no object has this id"),
         (405, "read-only"),
-        (409, "busy"),
-        (422, "take"),
+        (409, "another change is in progress"),
+        (422, "the request is invalid"),
     ],
 )
-def test_what_truto_refuses_is_told_and_not_asked_again(
-    truto: FakeTruto, api: TrutoApi, status: int, hint: str
+def test_a_rejected_request_raises_with_a_hint_and_is_not_retried(
+    truto: FakeTruto, client: TrutoClient, status: int, hint: str
 ) -> None:
-    truto.reply_with({"message": "it is so"}, status=status)
+    truto.reply_with({"message": "details of it"}, status=status)
 
-    with pytest.raises(TrutoRefused, match=f"{status}.*{hint}.*it is so") as refusal:
-        api.get_run(RUN)
+    with pytest.raises(TrutoRefused, match=f"{status}.*{hint}.*details of it") as caught:
+        client.get_run(RUN_ID)
 
-    assert refusal.value.http_status == status
-    assert TOKEN not in str(refusal.value)
+    assert caught.value.http_status == status
+    assert TOKEN not in str(caught.value)
     assert len(truto.requests) == 1
 
 
-def test_patience_is_kept_as_long_as_truto_asks_for(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_retry_waits_as_long_as_retry_after_requests(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=429, Retry_After="10")
-    truto.reply_with({"id": RUN})
+    truto.reply_with({"id": RUN_ID})
 
-    assert api.start_run({"sync_job_id": "j"}).id == RUN
-    assert truto.waited == [10]
+    assert client.start_run({"sync_job_id": "j"}).id == RUN_ID
+    assert truto.waits_s == [10]
     assert truto.bodies == [b'{"sync_job_id":"j"}'] * 2
 
 
-def test_more_patience_than_a_command_has_is_an_error(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_retry_after_beyond_the_limit_raises_at_once(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=429, Retry_After="3600")
 
     with pytest.raises(TrutoUnavailable, match="429"):
-        api.get_run(RUN)
+        client.get_run(RUN_ID)
 
-    assert truto.waited == []
+    assert truto.waits_s == []
 
 
-@pytest.mark.parametrize("ask", [TrutoApi.get_run, TrutoApi.stop_run])
+@pytest.mark.parametrize("operation", [TrutoClient.get_run, TrutoClient.stop_run])
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_failure_of_truto_is_asked_about_again_where_twice_is_as_good_as_once(
-    truto: FakeTruto, api: TrutoApi, ask: Callable[[TrutoApi, str], object], status: int
+def test_an_idempotent_request_is_retried_three_times_after_a_5xx(
+    truto: FakeTruto, client: TrutoClient, operation: Callable[[TrutoClient, str], object], status: int
 ) -> None:
     truto.reply_with(*[b"<html>oops</html>"] * 4, status=status)
 
-    with pytest.raises(TrutoUnavailable, match=str(status)) as failure:
-        ask(api, RUN)
+    with pytest.raises(TrutoUnavailable, match=str(status)) as caught:
+        operation(client, RUN_ID)
 
-    assert "oops" not in str(failure.value)
+    assert "oops" not in str(caught.value)
     assert len(truto.requests) == 4
-    assert truto.waited == sorted(truto.waited)
+    assert truto.waits_s == sorted(truto.waits_s)
 
 
-def test_a_run_is_never_started_twice(truto: FakeTruto, api: TrutoApi) -> None:
+def test_starting_a_run_is_not_retried_after_a_500(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=500)
 
     with pytest.raises(TrutoUnavailable):
-        api.start_run({})
+        client.start_run({})
 
     assert len(truto.requests) == 1
 
 
-def test_what_a_customers_saas_says_is_neither_told_nor_asked_again(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_remote_error_is_not_retried_and_its_message_is_not_quoted(
+    truto: FakeTruto, client: TrutoClient
+) -> None:
     truto.reply_with({"truto_is_remote_error": True, "message": "Ada Lovelace is unknown"}, status=502)
 
-    with pytest.raises(TrutoRefused, match="502") as refusal:
-        api.get_run(RUN)
+    with pytest.raises(TrutoRefused, match="502") as caught:
+        client.get_run(RUN_ID)
 
-    assert "Ada" not in str(refusal.value)
+    assert "Ada" not in str(caught.value)
 
 
 @pytest.mark.parametrize("answer", [b"<html>a portal</html>", b"", b"[1]", b"null"])
-def test_an_answer_that_is_no_object_blames_the_address(
-    truto: FakeTruto, api: TrutoApi, answer: bytes
+def test_an_answer_without_a_json_object_names_truto_api_url(
+    truto: FakeTruto, client: TrutoClient, answer: bytes
 ) -> None:
     truto.reply_with(answer)
 
     with pytest.raises(TrutoRefused, match="TRUTO_API_URL"):
-        api.get_run(RUN)
+        client.get_run(RUN_ID)
 
 
-def test_an_object_that_is_no_run_is_told(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_run_without_an_id_is_an_error(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({"status": "running"})
 
     with pytest.raises(TrutoRefused, match="no sync job run"):
-        api.get_run(RUN)
+        client.get_run(RUN_ID)
 
 
-def test_an_address_where_nobody_answers_is_told_after_four_attempts() -> None:
-    waited: list[float] = []
+def test_an_unreachable_server_is_reported_after_four_attempts() -> None:
+    waits_s: list[float] = []
 
     with (
-        TrutoClient(f"http://127.0.0.1:{find_free_port()}", TOKEN, sleep=waited.append) as client,
+        TrutoClient(f"http://127.0.0.1:{find_free_port()}", TOKEN, sleep=waits_s.append) as client,
         pytest.raises(TrutoUnavailable, match=r"127\.0\.0\.1 cannot be reached"),
     ):
-        TrutoApi(client).start_run({})
+        client.start_run({})
 
-    assert len(waited) == 3
+    assert len(waits_s) == 3
 
 
-def test_an_id_cannot_lead_elsewhere(truto: FakeTruto, api: TrutoApi) -> None:
+def test_an_id_is_quoted_in_the_path(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({"id": "x"})
 
-    api.get_run("../webhook/1?x=y")
+    client.get_run("../webhook/1?x=y")
 
     assert truto.requests == [("GET", "/sync-job-run/..%2Fwebhook%2F1%3Fx%3Dy")]
 
 
-def test_lists_are_read_to_their_end(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_list_is_read_to_its_last_page(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({"results": [{"id": "1"}, {"id": "2"}], "next_cursor": "a&b"})
     truto.reply_with({"result": [{"id": "3"}, "odd", {}], "next_cursor": None})
 
-    assert [run.id for run in api.list_runs({"status": "running"})] == ["1", "2", "3"]
+    assert [run.id for run in client.list_runs({"status": "running"})] == ["1", "2", "3"]
     assert truto.requests == [
         ("GET", "/sync-job-run?status=running&limit=100"),
         ("GET", "/sync-job-run?status=running&limit=100&next_cursor=a%26b"),
     ]
 
 
-def test_a_cursor_that_comes_again_ends_the_list(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_repeated_cursor_ends_the_list(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
 
-    assert [run.id for run in api.list_runs({})] == ["1", "1"]
+    assert [run.id for run in client.list_runs({})] == ["1", "1"]
 
 
-HOOK = "05daecaf-4365-42e8-8370-8127de5dd717"
-# As Truto's own examples show one.
-DOCUMENTED_HOOK = {
-    "id": HOOK,
+WEBHOOK_ID = "05daecaf-4365-42e8-8370-8127de5dd717"
+# From the examples in Truto's documentation.
+DOCUMENTED_WEBHOOK = {
+    "id": WEBHOOK_ID,
     "target_url": "https://example.com/webhooks/truto",
     "is_active": False,
     "event_types": ["sync_job_run:completed", "sync_job_run:failed"],
@@ -291,35 +293,33 @@ DOCUMENTED_HOOK = {
 }
 
 
-def test_a_webhook_is_read_as_documented(truto: FakeTruto, api: TrutoApi) -> None:
-    truto.reply_with(DOCUMENTED_HOOK)
+def test_the_documented_webhook_is_parsed(truto: FakeTruto, client: TrutoClient) -> None:
+    truto.reply_with(DOCUMENTED_WEBHOOK)
 
-    assert api.get_webhook(HOOK) == Webhook(
-        id=HOOK,
+    assert client.get_webhook(WEBHOOK_ID) == Webhook(
+        id=WEBHOOK_ID,
         target_url="https://example.com/webhooks/truto",
         is_active=False,
         event_types=("sync_job_run:completed", "sync_job_run:failed"),
     )
-    assert truto.requests == [("GET", f"/webhook/{HOOK}")]
+    assert truto.requests == [("GET", f"/webhook/{WEBHOOK_ID}")]
 
 
 @pytest.mark.parametrize(
     "rest", [{}, {"target_url": None, "is_active": "yes", "event_types": {"a": 1}, "secret": []}]
 )
-def test_a_webhook_may_tell_nothing_but_its_id(
-    truto: FakeTruto, api: TrutoApi, rest: dict[str, object]
+def test_a_webhook_needs_only_an_id(truto: FakeTruto, client: TrutoClient, rest: dict[str, object]) -> None:
+    truto.reply_with({"id": WEBHOOK_ID, **rest})
+
+    assert client.get_webhook(WEBHOOK_ID) == Webhook(WEBHOOK_ID)
+
+
+def test_the_secret_of_a_created_webhook_is_returned_and_never_in_its_repr(
+    truto: FakeTruto, client: TrutoClient
 ) -> None:
-    truto.reply_with({"id": HOOK, **rest})
+    truto.reply_with({**DOCUMENTED_WEBHOOK, "secret": "once-only"})
 
-    assert api.get_webhook(HOOK) == Webhook(HOOK)
-
-
-def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(
-    truto: FakeTruto, api: TrutoApi
-) -> None:
-    truto.reply_with({**DOCUMENTED_HOOK, "secret": "once-only"})
-
-    created = api.create_webhook("https://example.com/webhooks/truto", ["sync_job_run:record"])
+    created = client.create_webhook("https://example.com/webhooks/truto", ["sync_job_run:record"])
 
     assert created.secret == "once-only"
     assert "once-only" not in repr(created)
@@ -331,107 +331,113 @@ def test_the_secret_of_a_created_webhook_is_in_hand_and_shown_nowhere(
     }
 
 
-def test_an_object_that_is_no_webhook_is_told_without_its_secret(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_webhook_without_an_id_is_an_error_that_hides_the_secret(
+    truto: FakeTruto, client: TrutoClient
+) -> None:
     truto.reply_with({"secret": "once-only"})
 
-    with pytest.raises(TrutoRefused, match="no webhook") as refusal:
-        api.create_webhook("https://example.com", [])
+    with pytest.raises(TrutoRefused, match="no webhook") as caught:
+        client.create_webhook("https://example.com", [])
 
-    assert "once-only" not in str(refusal.value)
+    assert "once-only" not in str(caught.value)
 
 
-def test_a_webhook_is_never_created_twice(truto: FakeTruto, api: TrutoApi) -> None:
+def test_creating_a_webhook_is_not_retried_after_a_502(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=502)
 
     with pytest.raises(TrutoUnavailable):
-        api.create_webhook("https://example.com", [])
+        client.create_webhook("https://example.com", [])
 
     assert len(truto.requests) == 1
 
 
-def test_a_webhook_is_switched_on_though_truto_fails_once(truto: FakeTruto, api: TrutoApi) -> None:
+def test_activating_a_webhook_is_retried_after_a_502(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=502)
-    truto.reply_with({**DOCUMENTED_HOOK, "is_active": True})
+    truto.reply_with({**DOCUMENTED_WEBHOOK, "is_active": True})
 
-    assert api.activate_webhook(HOOK).is_active is True
-    assert truto.requests == [("PATCH", f"/webhook/{HOOK}")] * 2
+    assert client.activate_webhook(WEBHOOK_ID).is_active is True
+    assert truto.requests == [("PATCH", f"/webhook/{WEBHOOK_ID}")] * 2
     assert truto.bodies == [b'{"is_active":true}'] * 2
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"), [({"success": True}, True), ({"success": False}, False), ({}, False)]
 )
-def test_a_test_says_whether_the_receiver_took_it(
-    truto: FakeTruto, api: TrutoApi, answer: dict[str, bool], expected: bool
+def test_a_webhook_test_returns_whether_the_receiver_accepted_it(
+    truto: FakeTruto, client: TrutoClient, answer: dict[str, bool], expected: bool
 ) -> None:
     truto.reply_with(answer)
 
-    assert api.test_webhook(HOOK) is expected
+    assert client.test_webhook(WEBHOOK_ID) is expected
     assert truto.requests == [("POST", "/webhook/test")]
-    assert json.loads(truto.bodies[0]) == {"id": HOOK}
+    assert json.loads(truto.bodies[0]) == {"id": WEBHOOK_ID}
 
 
-def test_a_log_is_asked_for_by_run_and_time_and_read_to_its_end(truto: FakeTruto, api: TrutoApi) -> None:
-    lost = {"resource": "crm/contacts", "method": "list", "status": "failed", "num_records": 100}
-    lost |= {"webhook_successful": False, "webhook_status": 503, "retry_count": 3, "logs": []}
-    truto.reply_with({"result": [lost], "next_cursor": "next"})
+def test_a_log_is_filtered_by_run_and_time_and_read_to_its_last_page(
+    truto: FakeTruto, client: TrutoClient
+) -> None:
+    undelivered = {"resource": "crm/contacts", "method": "list", "status": "failed", "num_records": 100}
+    undelivered |= {"webhook_successful": False, "webhook_status": 503, "retry_count": 3, "logs": []}
+    truto.reply_with({"result": [undelivered], "next_cursor": "next"})
     truto.reply_with({"result": [{"resource": "deals", "num_records": 7, "status": "completed"}]})
 
-    entries = list(api.read_log(RUN, since=THEN, until=THEN + timedelta(hours=1)))
+    entries = list(client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(hours=1)))
 
     assert entries == [
         LogEntry("crm/contacts", "list", 100, False, 503, 3, "failed"),
         LogEntry("deals", "", 7, None, None, 0, "completed"),
     ]
-    asked = [dict(parse_qsl(urlsplit(path).query)) for _, path in truto.requests]
-    assert asked[0] == {
+    queries = [dict(parse_qsl(urlsplit(path).query)) for _, path in truto.requests]
+    assert queries[0] == {
         "log_type": "rapid_bridge",
-        "log_type_filter[sync_job_run_id]": RUN,
+        "log_type_filter[sync_job_run_id]": RUN_ID,
         "created_at[gt]": "2021-08-10T10:00:00.000Z",
         "created_at[lt]": "2021-08-10T11:00:00.000Z",
         "limit": "100",
     }
-    assert asked[1] == {**asked[0], "next_cursor": "next"}
+    assert queries[1] == {**queries[0], "next_cursor": "next"}
 
 
-def test_a_cursor_that_comes_again_ends_the_log(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_repeated_cursor_ends_the_log(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with(*[{"result": [{}], "next_cursor": "same"}] * 2)
 
-    assert len(list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1)))) == 2
+    assert len(list(client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(days=1)))) == 2
 
 
-def test_log_entries_may_be_anything(truto: FakeTruto, api: TrutoApi) -> None:
+def test_log_entries_of_unexpected_types_are_empty_or_skipped(truto: FakeTruto, client: TrutoClient) -> None:
     odd = {"resource": [], "method": {}, "status": True, "num_records": "7", "retry_count": -1}
     odd |= {"webhook_successful": "yes", "webhook_status": "200"}
     truto.reply_with({"result": [None, 1, "x", [], {}, odd]})
     truto.reply_with({"result": {"resource": "crm/contacts"}})
 
-    found = [list(api.read_log(RUN, since=THEN, until=THEN + timedelta(days=1))) for _ in range(2)]
+    logs = [list(client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(days=1))) for _ in range(2)]
 
-    nothing = LogEntry("", "", 0, None, None, 0, "")
-    assert found == [[nothing, replace(nothing, num_records=7, http_status=200)], []]
+    empty = LogEntry("", "", 0, None, None, 0, "")
+    assert logs == [[empty, replace(empty, num_records=7, http_status=200)], []]
 
 
-def test_a_long_span_is_asked_for_a_month_at_a_time(truto: FakeTruto, api: TrutoApi) -> None:
+def test_a_long_time_range_is_requested_a_month_at_a_time(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with(*[{"result": [{"resource": str(place)}]} for place in range(3)])
 
-    found = [entry.resource for entry in api.read_log(RUN, since=THEN, until=THEN + timedelta(days=70))]
+    resources = [
+        entry.resource for entry in client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(days=70))
+    ]
 
-    assert found == ["0", "1", "2"]
+    assert resources == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("days", [0, 1, 30, 31, 60, 365.5])
-def test_windows_leave_no_instant_out(days: float) -> None:
+def test_consecutive_time_ranges_leave_no_millisecond_out(days: float) -> None:
     until = (THEN + timedelta(days=days)).astimezone(timezone(timedelta(hours=2)))
 
-    found = [tuple(map(datetime.fromisoformat, window)) for window in split_time_range(THEN, until)]
+    ranges = [tuple(map(datetime.fromisoformat, bounds)) for bounds in split_time_range(THEN, until)]
 
-    assert all(end - start <= timedelta(days=30) for start, end in found)
-    assert [found[0][0], found[-1][1]] == [THEN, until] if days else found == []
+    assert all(end - start <= timedelta(days=30) for start, end in ranges)
+    assert [ranges[0][0], ranges[-1][1]] == [THEN, until] if days else ranges == []
     # Bounds are exclusive, and Truto's times are in milliseconds.
-    assert all(start + timedelta(milliseconds=1) == end for (_, end), (start, _) in pairwise(found))
+    assert all(start + timedelta(milliseconds=1) == end for (_, end), (start, _) in pairwise(ranges))
 
 
-def test_nothing_is_asked_about_a_span_that_is_none(truto: FakeTruto, api: TrutoApi) -> None:
-    assert list(api.read_log(RUN, since=THEN, until=THEN)) == []
+def test_an_empty_time_range_sends_no_request(truto: FakeTruto, client: TrutoClient) -> None:
+    assert list(client.read_log(RUN_ID, since=THEN, until=THEN)) == []
     assert truto.requests == []

@@ -62,7 +62,7 @@ def rapidbridge(runs: FinishedRuns, tmp_path: Path) -> Rapidbridge:
 
 
 def secret_of(runs: FinishedRuns, webhook_id: str) -> str:
-    webhook = runs.stage.webhooks.get(webhook_id)
+    webhook = runs.session.webhooks.get(webhook_id)
     assert webhook
     return webhook.secret
 
@@ -100,7 +100,7 @@ def test_a_secret_is_written_to_the_env_file_only(
     ran = rapidbridge("create", "--url", TARGET, "--env-file", str(file), *as_json)
 
     assert ran.returncode == 0, ran.stderr
-    [id_] = [known for known in runs.stage.webhooks._known if known != runs.webhook_id]
+    [id_] = [known for known in runs.session.webhooks._known if known != runs.webhook_id]
     secret = secret_of(runs, id_)
     assert id_ in ran.stdout
     assert secret not in ran.stdout + ran.stderr

@@ -67,20 +67,20 @@ def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterat
 def put(inbox: Inbox, number: int | str) -> UUID:
     payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
-    arrival = IncomingDelivery(
+    incoming = IncomingDelivery(
         body,
         hashlib.sha256(body).digest(),
         datetime.now(UTC),
         Envelope(event_id=str(number), event="sync_job_run:record", resource="crm/contacts", method="list"),
     )
-    return inbox.put([arrival])[0].delivery_id
+    return inbox.put([incoming])[0].delivery_id
 
 
 def enqueue(redis: Redis, ids: list[UUID]) -> None:
     DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
 
 
-def test_what_is_enqueued_is_delivered(worker: Command, inbox: Inbox, redis: Redis) -> None:
+def test_enqueued_deliveries_are_settled(worker: Command, inbox: Inbox, redis: Redis) -> None:
     ids = [put(inbox, number) for number in range(100)]
 
     enqueue(redis, ids)
@@ -89,7 +89,7 @@ def test_what_is_enqueued_is_delivered(worker: Command, inbox: Inbox, redis: Red
     assert "Traceback" not in worker.log
 
 
-def test_what_was_never_enqueued_is_found_by_the_sweeper(worker: Command, inbox: Inbox) -> None:
+def test_the_sweeper_enqueues_deliveries_that_have_no_job(worker: Command, inbox: Inbox) -> None:
     for number in range(50):
         put(inbox, number)
 
@@ -104,7 +104,7 @@ def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis)
     wait_until(lambda: inbox.count_by_state().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
 
 
-def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redis: Redis) -> None:
+def test_workers_register_again_after_redis_was_wiped(worker: Command, redis: Redis) -> None:
     queue = DeliveryQueue(redis)
     redis.flushall()
     assert queue.count_workers() == 0
@@ -113,13 +113,13 @@ def test_workers_are_known_again_to_a_redis_that_was_wiped(worker: Command, redi
 
 
 @pytest.mark.parametrize("is_wiped", [True, False])
-def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
+def test_jobs_that_redis_lost_or_refused_are_enqueued_again_at_once(
     redis: Redis, store: Database, inbox: Inbox, is_wiped: bool
 ) -> None:
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
     sweeper.run_once()
-    arrival = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC))
-    inbox.put([arrival])
+    incoming = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC))
+    inbox.put([incoming])
     if is_wiped:
         sweeper.run_once()
         redis.flushall()
@@ -133,7 +133,7 @@ def test_what_a_sweeper_woke_and_redis_lost_is_woken_again_at_once(
     assert redis.llen(f"rq:queue:{QUEUE_NAME}") == 1
 
 
-def test_redis_holds_ids_and_no_record(redis: Redis, inbox: Inbox) -> None:
+def test_jobs_in_redis_hold_ids_and_no_records(redis: Redis, inbox: Inbox) -> None:
     ids = [put(inbox, number) for number in range(IDS_PER_JOB + 1)]
 
     enqueue(redis, ids)
@@ -147,7 +147,7 @@ def test_redis_holds_ids_and_no_record(redis: Redis, inbox: Inbox) -> None:
     assert all("attempt-1" in job.id for job in jobs)
 
 
-def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) -> None:
+def test_a_delivery_that_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) -> None:
     ids = [put(inbox, number) for number in range(4)]
 
     DeliveryQueue(redis).enqueue([NewDelivery(id_, lost_attempts=place % 2) for place, id_ in enumerate(ids)])
@@ -158,11 +158,11 @@ def test_what_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) 
 
 def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inbox) -> None:
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
-    arrivals = [
+    incoming = [
         IncomingDelivery(b"%d" % number, b"", long_ago, Envelope(event_id=str(number)))
         for number in range((MAX_JOBS + 100) * IDS_PER_JOB)
     ]
-    inbox.put(arrivals)
+    inbox.put(incoming)
     sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
 
     for _ in range(5):
@@ -175,24 +175,24 @@ def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inb
 def test_only_our_own_function_runs(
     worker: Command, redis: Redis, inbox: Inbox, tmp_path: Path, way: str
 ) -> None:
-    trap = tmp_path / "trap"
+    created_file = tmp_path / "created"
     queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
-    touch = (str(trap), os.O_CREAT)
+    touch = (str(created_file), os.O_CREAT)
     if way == "function":
         queue.enqueue_call("os.open", args=touch)
     elif way == "method":
         job = Job.create(
             "os.open", connection=redis, serializer=JSONSerializer, origin=QUEUE_NAME, args=touch
         )
-        job.instance = str(trap)
+        job.instance = str(created_file)
         queue.enqueue_job(job)
     else:
         job = queue.enqueue_call("os.open", args=touch)
         redis.hset(job.key, "data", pickle.dumps(("os.open", None, touch, {})))
 
-    _outlive(worker, redis, inbox)
+    _wait_for_workers(worker, redis, inbox)
 
-    assert not trap.exists()
+    assert not created_file.exists()
 
 
 @pytest.mark.parametrize("arguments", [[[]], ["nonsense"]])
@@ -200,29 +200,31 @@ def test_a_job_cannot_bring_callbacks_or_webhooks(
     worker: Command, redis: Redis, inbox: Inbox, arguments: list[object]
 ) -> None:
     queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
-    spring = Callback("tests.support.forbidden_jobs.spring")
+    callback = Callback("tests.support.forbidden_jobs.spring")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         hooks = [Webhook(url, "finished", timeout=1), Webhook(url, "failed", timeout=1)]
-        queue.enqueue_call(JOB_FUNCTION, args=arguments, on_success=spring, on_failure=spring, webhooks=hooks)
+        queue.enqueue_call(
+            JOB_FUNCTION, args=arguments, on_success=callback, on_failure=callback, webhooks=hooks
+        )
 
-        _outlive(worker, redis, inbox)
+        _wait_for_workers(worker, redis, inbox)
 
         with pytest.raises(TimeoutError):
             listener.accept()
     assert redis.get(FORBIDDEN_JOB_RAN_KEY) is None
 
 
-def _outlive(worker: Command, redis: Redis, inbox: Inbox) -> None:
-    """Return when the workers have been through the queue and still deliver."""
-    wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to be taken")
+def _wait_for_workers(worker: Command, redis: Redis, inbox: Inbox) -> None:
+    """Return once the workers have emptied the queue and still process deliveries."""
+    wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to start")
     enqueue(redis, [put(inbox, 1)])
     wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
+def test_a_delivery_that_kills_its_worker_is_dead_and_the_others_are_settled(
     tmp_path: Path, redis: Redis, store: Database, inbox: Inbox, number: signal.Signals
 ) -> None:
     path = redis.connection_pool.connection_kwargs["path"]
@@ -237,7 +239,7 @@ def test_a_delivery_that_kills_its_worker_is_given_up_and_the_others_go_on(
         def is_over() -> bool:
             supervisor.restart_exited()
             if not supervisor.is_alive("deadly"):
-                # Nobody is at it: let its lease be over, for the test's sake.
+                # The worker is dead: end its lease at once, to shorten the test.
                 with store.engine.begin() as connection:
                     connection.execute(text("UPDATE rapidbridge_deliveries SET leased_until = NULL"))
                     connection.execute(
@@ -257,7 +259,7 @@ def test_sigterm_stops_everything_at_once(worker: Command) -> None:
     assert worker.stop(signal.SIGTERM) == 0
 
 
-def test_a_killed_parent_takes_its_workers_along(worker: Command) -> None:
+def test_workers_end_with_their_killed_parent(worker: Command) -> None:
     family = find_descendants(worker.pid)
     assert len(family) >= 2
 
@@ -279,7 +281,7 @@ def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox
     wait_until(lambda: inbox.count_by_state().get("settled") == 20, what=lambda: worker.log)
 
 
-def test_workers_without_redis_say_so_and_come_up_with_it(
+def test_workers_log_that_redis_is_away_and_start_when_it_is_back(
     tmp_path: Path, store: Database, inbox: Inbox
 ) -> None:
     folder = Path(tempfile.mkdtemp(prefix="rb-"))
@@ -288,8 +290,8 @@ def test_workers_without_redis_say_so_and_come_up_with_it(
     put(inbox, 1)
 
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as command:
-        command.wait_for("worker.without_redis")
-        command.wait_for("sweep.failed")
+        command.wait_for("worker.disconnected")
+        command.wait_for("task.failed")
         server = ValkeyServer(folder)
         wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=30, what=lambda: command.log)
         assert "Traceback" not in command.log
@@ -298,7 +300,7 @@ def test_workers_without_redis_say_so_and_come_up_with_it(
     shutil.rmtree(folder)
 
 
-def test_a_dead_redis_is_told_in_seconds(tmp_path: Path) -> None:
+def test_an_unreachable_redis_is_reported_in_seconds(tmp_path: Path) -> None:
 
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
         DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True)).has_capacity()

@@ -1,4 +1,4 @@
-"""How a process under test ends itself at a chosen place of the code."""
+"""Crash points: a process under test kills itself at a chosen step."""
 
 import os
 from collections.abc import Callable
@@ -11,9 +11,9 @@ Condition = Callable[..., bool]
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """Ends this process by a signal; once only, whichever process comes first, where there is a marker.
+    """Ends this process by a signal; with a marker, only once for all processes.
 
-    marker: the file that says it has happened.
+    marker: a file that is created just before the crash.
     """
 
     signal_number: int
@@ -24,7 +24,7 @@ class CrashPoint:
         return self.marker is not None and self.marker.exists()
 
     def crash(self) -> None:
-        """End here and now, or go on where it has happened already."""
+        """End this process, or return if the marker exists already."""
         if self.marker is not None:
             try:
                 os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
@@ -33,7 +33,7 @@ class CrashPoint:
         os.kill(os.getpid(), self.signal_number)
 
     def crash_before(self, owner: Any, name: str, *, when: Condition = lambda *_: True) -> None:
-        """End when this function is called. when: told its arguments."""
+        """End when this function is called and `when` is true for its arguments."""
         function = getattr(owner, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -44,7 +44,7 @@ class CrashPoint:
         setattr(owner, name, call)
 
     def crash_after(self, owner: Any, name: str, *, when: Condition = lambda *_: True) -> None:
-        """End when this function has done its work."""
+        """End when this function returns and `when` is true for its arguments."""
         function = getattr(owner, name)
 
         def call(*arguments: Any, **options: Any) -> Any:

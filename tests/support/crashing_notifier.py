@@ -1,4 +1,4 @@
-"""A notifier alone, set up by the environment: `python -m tests.support.crashing_notifier [STEP]`, to end at a step."""
+"""A notifier that crashes: `python -m tests.support.crashing_notifier [STEP]`."""
 
 import signal
 import sys
@@ -13,8 +13,8 @@ from workers.background.notification_sender import NotificationDispatcher
 
 if __name__ == "__main__":
     configure_logging()
-    setup = read_config()
+    config = read_config()
     for step in sys.argv[1:]:
         CrashPoint(signal.SIGKILL).crash_before(NotificationOutbox, step)
-    NotificationDispatcher(open_database(setup.settings.database_url), setup.routes.notify).start()
+    NotificationDispatcher(open_database(config.settings.database_url), config.routes.notify).start()
     threading.Event().wait()

@@ -1,4 +1,4 @@
-"""`rapidbridge prune`, ended by SIGKILL at a step: `python -m tests.support.crashing_prune STEP WORD...`."""
+"""A `prune` that is killed: `python -m tests.support.crashing_prune STEP OPTION...`."""
 
 import signal
 import sys
@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.cli.prune import prune
-from app.store import archive
-from app.store import retention as pruning
+from app.store import archive, retention
 from tests.support.crash_points import CrashPoint
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
-    "archiving": lambda death: death.crash_before(archive, "_write_file"),
-    "beside": lambda death: death.crash_before(Path, "replace"),
-    "archived": lambda death: death.crash_before(pruning, "prune_bodies"),
-    # Bodies are gone in a transaction that is not committed yet.
-    "removing": lambda death: death.crash_after(pruning, "_lock_prunable"),
-    "removed": lambda death: death.crash_after(pruning, "prune_bodies"),
+    "archiving": lambda point: point.crash_before(archive, "_write_file"),
+    "beside": lambda point: point.crash_before(Path, "replace"),
+    "archived": lambda point: point.crash_before(retention, "prune_bodies"),
+    # The bodies are deleted in a transaction that is not committed yet.
+    "removing": lambda point: point.crash_after(retention, "_lock_prunable"),
+    "removed": lambda point: point.crash_after(retention, "prune_bodies"),
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The web application, but its process ends at a step of a group commit: `tests.support.crashing_web:app`.
+"""A web application that is killed at a step of a group commit: `tests.support.crashing_web:app`.
 
-DEADLY_STEP says where, DEADLY_SENDERS how many post at once. DEADLY_MARKER is the file that says that it has
-happened: whoever is started later outlives it.
+CRASH_STEP: the step. CRASH_SENDERS: the number of parallel senders. CRASH_MARKER: a file that is created at the
+crash; processes started later do not crash.
 """
 
 import importlib
@@ -21,8 +21,8 @@ from app.web.failover_inbox import FailoverInbox
 from tests.support.crash_points import CrashPoint
 from tests.support.waiting import wait_until
 
-_sender_count = int(os.environ["DEADLY_SENDERS"])
-_crash_point = CrashPoint(signal.SIGKILL, Path(os.environ["DEADLY_MARKER"]))
+_sender_count = int(os.environ["CRASH_SENDERS"])
+_crash_point = CrashPoint(signal.SIGKILL, Path(os.environ["CRASH_MARKER"]))
 _groups: list[int] = []
 _sent_responses: list[None] = []
 _commit = FailoverInbox._commit
@@ -47,8 +47,8 @@ def _wait_until_all_answered(*_: object) -> bool:
 
 
 def _crash_before_commit(crash_point: CrashPoint) -> None:
-    # SQLAlchemy tells of it before the database does it. In SQLite the rows are there, and nobody sees them;
-    # PostgreSQL commits with the statement that brings them.
+    # SQLAlchemy's event comes before the database commits. SQLite has the rows by then, but not visibly;
+    # PostgreSQL commits with the statement that inserts them.
     def before_statement(connection: Connection, *_: object) -> None:
         if connection.dialect.name == "postgresql" and _groups and _is_shared():
             crash_point.crash()
@@ -59,20 +59,20 @@ def _crash_before_commit(crash_point: CrashPoint) -> None:
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
     "before the commit": _crash_before_commit,
-    "after the commit": lambda death: death.crash_after(Inbox, "put", when=_is_shared),
-    "after the answers": lambda death: death.crash_before(
+    "after the commit": lambda point: point.crash_after(Inbox, "put", when=_is_shared),
+    "after the answers": lambda point: point.crash_before(
         DeliveryQueue, "enqueue", when=_wait_until_all_answered
     ),
 }
 
-FailoverInbox._commit = _commit_groups  # type: ignore[method-assign]  # so that there is a group
-STEPS[os.environ["DEADLY_STEP"]](_crash_point)
-# Only now: it is built when it is imported.
+FailoverInbox._commit = _commit_groups  # type: ignore[method-assign]  # makes a group of several
+STEPS[os.environ["CRASH_STEP"]](_crash_point)
+# Imported last, because the import builds the application.
 _application = importlib.import_module("app.web.wsgi").app
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Serve a request; gunicorn closes an answer once it is sent."""
+    """Serve a request, and count its answer when gunicorn has sent and closed it."""
     answer: Iterable[bytes] = _application(environ, start_response)
     if environ["REQUEST_METHOD"] != "POST":
         return answer

@@ -1,6 +1,6 @@
-"""A worker that ends at a step of its work: `python -m tests.support.crashing_worker [supervised] SIGNAL STEP [MARKER]`.
+"""A worker that crashes: `python -m tests.support.crashing_worker [supervised] SIGNAL STEP [MARKER]`.
 
-With a marker it happens once, and whoever is started with the same marker later outlives it.
+With a marker file only the first worker crashes; later workers with the same marker do not.
 """
 
 import sys
@@ -19,7 +19,7 @@ from app.sinks.sql.dialect import Dialect
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.sqlite import SQLite
-from app.store import results as ledger
+from app.store import results
 from app.store.inbox import Inbox
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
@@ -30,7 +30,7 @@ CRASHING_RECORD_ID = "deadly"
 
 
 def _has_crashing_record(_sink: SqlSink, batch: Batch, *_: object) -> bool:
-    # As by a crash in a library or for want of memory.
+    # Like a crash in a library, or a lack of memory.
     return any(record.value["id"] == CRASHING_RECORD_ID for record in batch.records)
 
 
@@ -38,7 +38,7 @@ def _crash_while_splitting(crash_point: CrashPoint) -> None:
     statements = count(1)
 
     def is_third(_dialect: Dialect, connection: Connection, *_: object) -> bool:
-        # Savepoints are used by a split alone: the first holds all rows, the second a half that stays.
+        # Only a split uses savepoints: the first has all rows, the second a half that is written.
         return connection.in_nested_transaction() and next(statements) == 3
 
     for dialect in (PostgreSQL, SQLite):
@@ -46,30 +46,30 @@ def _crash_while_splitting(crash_point: CrashPoint) -> None:
 
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
-    "at a record": lambda death: death.crash_before(SqlSink, "write", when=_has_crashing_record),
-    "popped": lambda death: death.crash_before(SimpleWorker, "execute_job"),
-    "started": lambda death: death.crash_before(PendingDeliveries, "lease"),
-    "claimed": lambda death: death.crash_before(Inbox, "read_stored"),
-    "in the database": lambda death: death.crash_after(SqlSink, "write"),
-    "in a file": lambda death: death.crash_after(FilesSink, "write"),
-    "beside the file": lambda death: death.crash_before(
+    "at a record": lambda crash_point: crash_point.crash_before(SqlSink, "write", when=_has_crashing_record),
+    "popped": lambda crash_point: crash_point.crash_before(SimpleWorker, "execute_job"),
+    "started": lambda crash_point: crash_point.crash_before(PendingDeliveries, "lease"),
+    "claimed": lambda crash_point: crash_point.crash_before(Inbox, "read_stored"),
+    "in the database": lambda crash_point: crash_point.crash_after(SqlSink, "write"),
+    "in a file": lambda crash_point: crash_point.crash_after(FilesSink, "write"),
+    "beside the file": lambda crash_point: crash_point.crash_before(
         Path, "replace", when=lambda path, *_: path.suffix == ".part"
     ),
     "splitting": _crash_while_splitting,
-    # Everything is in the ledger's transaction, which is not committed yet.
-    "settling": lambda death: death.crash_after(ledger, "write_state_changes"),
-    "settled": lambda death: death.crash_after(DeliveryResults, "save"),
+    # The transaction holds all results and is not committed yet.
+    "settling": lambda crash_point: crash_point.crash_after(results, "write_state_changes"),
+    "settled": lambda crash_point: crash_point.crash_after(DeliveryResults, "save"),
 }
 
 
 def run_worker(signal_number: str, step: str, marker: str = "") -> None:
-    """Run one worker until its end."""
+    """Run one worker until it ends."""
     STEPS[step](CrashPoint(int(signal_number), Path(marker) if marker else None))
     main.main()
 
 
 def run_supervised(arguments: Sequence[str]) -> None:
-    """Run `rapidbridge worker`, but with such workers."""
+    """Run `rapidbridge worker` with crashing workers."""
     start = Supervisor.start
 
     def start_crashing(self: Supervisor, name: str, _: object, *rest: object, **options: object) -> None:

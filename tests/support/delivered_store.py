@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text, update
 from app.config.routes_file import read_routes
 from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation, reconcile_counts
-from app.sinks import SinkRegistry
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -46,7 +46,7 @@ class DeliveredStore:
         migrate(self.store)
         self.inbox = Inbox(self.store)
         self.sinks = SinkRegistry(self.routes)
-        self.worker = DeliveryProcessor(self.store, self.routes, self.sinks.open, name="worker")
+        self.worker = DeliveryProcessor(self.store, self.routes, self.sinks, name="worker")
 
     def close(self) -> None:
         self.sinks.close()

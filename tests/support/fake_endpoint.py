@@ -1,4 +1,4 @@
-"""Somebody who is told: answers as it is bidden, and checks signatures in its own way."""
+"""Fake subscriber of notifications, with its own verification of signatures."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """One POST. id, sent_at: of its signature; "" and 0 where it is not signed."""
+    """One request. id, sent_at: from its signature; "" and 0 if it is not signed."""
 
     path: str
     id: str
@@ -24,22 +24,22 @@ class ReceivedRequest:
 
 
 class FakeEndpoint:
-    """Answers 200, or what `answers` says next: a status with headers, or None for silence until it is closed."""
+    """Answers 200, or the next of `responses`: a status with headers, or None for no answer until `close`."""
 
     def __init__(self, before_response: Callable[[], None] = lambda: None) -> None:
         self.responses: list[tuple[int, dict[str, str]] | None] = []
         self.requests: list[ReceivedRequest] = []
         self._closed = Event()
-        listener = self
+        endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                listener.requests.append(_verify_request(self.path, dict(self.headers.items()), body))
+                endpoint.requests.append(_verify_request(self.path, dict(self.headers.items()), body))
                 before_response()
-                answer = listener.responses.pop(0) if listener.responses else (200, {})
+                answer = endpoint.responses.pop(0) if endpoint.responses else (200, {})
                 if answer is None:
-                    listener._closed.wait(60)
+                    endpoint._closed.wait(60)
                     self.close_connection = True
                     return
                 self.send_response(answer[0])
@@ -49,7 +49,7 @@ class FakeEndpoint:
                 self.wfile.write(b"ok")
 
             def do_GET(self) -> None:
-                listener.requests.append(ReceivedRequest(self.path, "GET", 0, None))
+                endpoint.requests.append(ReceivedRequest(self.path, "GET", 0, None))
                 self.send_error(405)
 
             def log_message(self, *_: object) -> None:
@@ -62,7 +62,7 @@ class FakeEndpoint:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop the server, and end the requests without an answer."""
         self._closed.set()
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""A receiver that answers as it is told, and keeps what it gets."""
+"""Fake receiver that returns chosen statuses and records the requests."""
 
 import json
 import threading
@@ -14,9 +14,10 @@ SECRET = "s"
 
 
 class FakeReceiver:
-    """Keeps what it gets; answers what `answer` says of an event and how often it came.
+    """Records bodies and signatures.
 
-    said: the bodies of its answers, where they are not like ours.
+    answer: returns the HTTP status for an event and the number of its earlier deliveries. response_body: the
+    body of every response; None for one like our receiver's.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any], int], int], response_body: bytes | None) -> None:
@@ -54,34 +55,36 @@ class FakeReceiver:
 
 @contextmanager
 def running_receiver(
-    answer: Callable[[dict[str, Any], int], int] = lambda _event, _seen: 200,
+    answer: Callable[[dict[str, Any], int], int] = lambda _event, _earlier: 200,
     *,
     response_body: bytes | None = None,
 ) -> Iterator[FakeReceiver]:
-    made = FakeReceiver(answer, response_body)
+    receiver = FakeReceiver(answer, response_body)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Or every answer waits 40 ms for the acknowledgement of its own headers.
+        # With Nagle's algorithm, every answer waits 40 ms for the acknowledgement of its headers.
         disable_nagle_algorithm = True
 
-        def do_POST(self) -> None:  # the library's name
+        def do_POST(self) -> None:  # http.server calls this name
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, word = made.receive(body, self.headers.get("X-Truto-Signature", ""))
-            said = json.dumps({"status": word}).encode() if made.response_body is None else made.response_body
+            status, status_name = receiver.receive(body, self.headers.get("X-Truto-Signature", ""))
+            response = receiver.response_body
+            if response is None:
+                response = json.dumps({"status": status_name}).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(response)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(response)
 
         def log_message(self, *_: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_port}/webhooks/truto"
+    receiver.url = f"http://127.0.0.1:{server.server_port}/webhooks/truto"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield made
+        yield receiver
     finally:
         server.shutdown()
         thread.join()

@@ -1,11 +1,11 @@
-"""What must never be run by a worker."""
+"""A job callback that a worker must never run."""
 
 from redis import Redis
 from rq.job import Job
 
-FORBIDDEN_JOB_RAN_KEY = "trap:sprung"
+FORBIDDEN_JOB_RAN_KEY = "forbidden-job:ran"
 
 
 def spring(_job: Job, connection: Redis, *_: object) -> None:
-    """A callback that leaves a trace in Redis."""
+    """Leave a trace in Redis."""
     connection.set(FORBIDDEN_JOB_RAN_KEY, 1)

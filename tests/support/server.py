@@ -1,4 +1,4 @@
-"""Real servers of the tests' own, on unix sockets: started from wheels, gone with whoever started them."""
+"""Private servers on unix sockets, which end with the process that started them."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from typing import Any
 from tests.support.processes import Lifeline, find_descendants, is_alive, send_signal
 from tests.support.waiting import wait_until
 
-_STOP_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 60.0
 
 
 class Server(ABC):
-    """A server in a private folder, with its log. To be started, stopped or killed, and started again.
+    """A server in a private folder, which can be stopped or killed, and started again.
 
-    as_user: Popen's `user`, `group` and `extra_groups` where it must be another's process.
+    as_user: Popen's `user`, `group` and `extra_groups`, to run it as another user.
     """
 
     stop_signal = signal.SIGTERM
@@ -38,7 +38,7 @@ class Server(ABC):
         """Whether this very process is ready, and no other at the same place."""
 
     def start(self) -> None:
-        """Return when it answers; otherwise leave nothing behind, and fail with the end of its log."""
+        """Start it and return when it answers; otherwise end it and fail with the end of its log."""
         self._process = self._launch(self._command)
         self._lifeline = Lifeline(self.pid)
         try:
@@ -48,26 +48,26 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        """End it in order. Harmless where it is gone already."""
+        """Shut it down. Does nothing if it has ended already."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
-        """End it at once, in the middle of whatever it does."""
+        """Kill it."""
         self._end(signal.SIGKILL)
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
-        """Have it accept connections and never answer, inside."""
+        """Stop its processes inside the block: it accepts connections and never answers."""
         family = [self.pid, *find_descendants(self.pid)]
         send_signal(signal.SIGSTOP, family)
         try:
             yield
         finally:
-            # Also after Ctrl-C: what stands still cannot be stopped in order.
+            # Also after Ctrl-C, because a stopped process cannot shut down.
             send_signal(signal.SIGCONT, family)
 
     def run(self, *command: str) -> None:
-        """Run a command of the server's own to its end."""
+        """Run a command of the server's installation and check its exit code."""
         assert self._launch(command).wait(60) == 0, self._log_end()
 
     def _is_ready(self) -> bool:
@@ -85,7 +85,7 @@ class Server(ABC):
                 self._process.kill()
                 self._process.wait()
                 raise
-            # PostgreSQL does not start again while processes of its last life hold its memory.
+            # PostgreSQL does not start while processes of its last run hold its shared memory.
             wait_until(lambda: not any(map(is_alive, family)), what=f"{family} to be gone")
 
     def _launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""The whole service in a folder, as `up` starts it, and its commands."""
+"""The whole service in a folder, as `up` starts it."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tests.support.web_process import SECRET, make_environment
 
 
 class Service:
-    """The whole service in a folder, and its commands."""
+    """A running service: its settings, its database, and its commands."""
 
     def __init__(self, folder: Path, database_url: str, routes: str = "", **settings: str) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class Service:
         wait_until(
             lambda: not Inbox(self.store).count_by_state().get("pending"),
             timeout_s=60,
-            what="all to be settled",
+            what="all deliveries to be settled",
         )
 
 
@@ -55,7 +55,7 @@ class Service:
 def running_whole_service(
     folder: Path, database_url: str, routes: str = "", **settings: str
 ) -> Iterator[Service]:
-    """Start everything, and stop it at the end."""
+    """Start every process of the service; stop them at the end."""
     service = Service(folder, database_url, routes, **settings)
     try:
         with running_service(service.settings, folder=folder):

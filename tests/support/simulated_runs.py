@@ -1,4 +1,4 @@
-"""Plans played at once against one receiver, and Truto's API for all of their runs, also after their end."""
+"""Several simulations at once against one receiver, and one simulated API for all their runs."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ TOKEN = "a-token-that-is-never-shown"
 
 
 class SessionGroup:
-    """The stages of several plays, looked at as one."""
+    """The sessions of several simulations, with the interface of one."""
 
     def __init__(self) -> None:
         self._sessions: list[SimulationSession] = []
@@ -24,7 +24,7 @@ class SessionGroup:
 
     @property
     def runs(self) -> list[SimulatedRun]:
-        return [run for stage in self._sessions for run in stage.runs]
+        return [run for session in self._sessions for run in session.runs]
 
     @property
     def webhooks(self) -> Any:
@@ -41,13 +41,15 @@ class SessionGroup:
 
 
 class SimulatedRuns:
-    """Several plans under way. url: of the API."""
+    """Several simulations in progress; their API answers after their end as well. url: of the API."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.sessions = SessionGroup()
         self._pool = ThreadPoolExecutor(len(plans))
         self._pending_reports = [
-            self._pool.submit(simulate, plan, progress=lambda _: None, beside=self.sessions.add_session)
+            self._pool.submit(
+                simulate, plan, progress=lambda _: None, session_context=self.sessions.add_session
+            )
             for plan in plans
         ]
         self._api = SimulatedApi(cast(SimulationSession, self.sessions), TOKEN)
@@ -63,4 +65,4 @@ class SimulatedRuns:
 
     def wait_for_reports(self) -> list[RunReport]:
         """Return the reports of all runs once they have ended, in the order of the plans."""
-        return [report for playing in self._pending_reports for report in playing.result()]
+        return [report for reports in self._pending_reports for report in reports.result()]

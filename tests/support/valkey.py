@@ -1,4 +1,4 @@
-"""A real Valkey of the tests' own, on a unix socket."""
+"""A private Valkey on a unix socket."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.support.server import Server
 
 
 class ValkeyServer(Server):
-    """Started in a private folder, as `up` and `demo` start theirs, but for its log; `stop` it at the end."""
+    """A Valkey as `up` and `demo` start it, but with a fuller log; call `stop` at the end."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         command, self.url = build_valkey_command(folder)
@@ -20,7 +20,7 @@ class ValkeyServer(Server):
     def answers(self) -> bool:
         client = Redis.from_url(self.url)
         try:
-            # Whoever answers must be the server that was started here.
+            # Another server may answer at the same place.
             return bool(client.info("server")["process_id"] == self.pid)
         except RedisConnectionError:
             return False

@@ -1,4 +1,4 @@
-"""The web process as the Procfile starts it: real gunicorn on a free port."""
+"""The web process as the Procfile starts it: gunicorn on a free port."""
 
 import os
 import shlex
@@ -22,21 +22,21 @@ SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
 
 
 def read_procfile_command(process: str) -> list[str]:
-    """Return a process of the Procfile as arguments, run by this interpreter."""
+    """Return the command of a Procfile process, run by this interpreter."""
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     words = shlex.split(lines[process])
     return [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", *words]
 
 
 def make_environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment with these settings of ours and no other."""
+    """Return this process's environment with these settings of the receiver and no others."""
     names = set(list_setting_names())
     return {name: value for name, value in os.environ.items() if name not in names} | settings
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedResponse:
-    """What the receiver said."""
+    """An answer of the receiver."""
 
     http_status: int
     status: str
@@ -46,7 +46,7 @@ class ParsedResponse:
 
 
 class WebProcess:
-    """gunicorn with this store and Redis; a context manager. Its log is read with `log`."""
+    """gunicorn with a database and a Redis; a context manager. log: its output so far."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class WebProcess:
             **{"TRUTO_WEBHOOK_SECRET": SECRET, "WEB_CONCURRENCY": "1", **settings},
         )
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=self.url, timeout=60)
+        self._client = httpx.Client(base_url=self.url, timeout=120)
 
     @property
     def pid(self) -> int:
@@ -112,7 +112,7 @@ class WebProcess:
         self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until it has ended; fail where it does not within 30 s."""
+        """Wait until it has ended; fail if it takes more than 30 s."""
         assert self._process is not None
         try:
             self._process.wait(30)
@@ -123,7 +123,7 @@ class WebProcess:
 
     @property
     def connection_count(self) -> int:
-        """How many TCP connections are open to it, but for the one that `post` uses."""
+        """The number of open TCP connections to it, without the one that `post` uses."""
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         local, established = f":{self.port:04X}", "01"
         open_lines = [
@@ -141,12 +141,12 @@ class WebProcess:
         return parse_response(self._client.post("/webhooks/truto", content=content, headers=headers))
 
     def request(self, method: str, path: str) -> ParsedResponse:
-        """Ask for anything else."""
+        """Send another request, without a body."""
         return parse_response(self._client.request(method, path))
 
 
 def parse_response(response: httpx.Response) -> ParsedResponse:
-    """Read an answer, which is JSON whatever it says."""
+    """Read an answer, which is always JSON."""
     content = response.json()
     return ParsedResponse(
         response.status_code,

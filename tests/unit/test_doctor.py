@@ -312,7 +312,7 @@ def test_a_check_that_raises_or_hangs_does_not_affect_the_others() -> None:
         "away": is_unreachable,
         "fine": lambda: [ok("fine", "all", "well")],
     }
-    results = run_checks(checks, timeout_s=0.3)
+    results = run_checks(checks, timeout_s=2)
     forever.set()
 
     assert [(result.component, result.check, result.level) for result in results] == [

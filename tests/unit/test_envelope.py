@@ -1,4 +1,4 @@
-"""Whatever an event looks like, what it is about is found."""
+"""An event's envelope is read from any shape of body."""
 
 import json
 from datetime import UTC, datetime
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from app.errors import UnreadableDelivery
 from app.truto.events import Envelope, has_records, read_envelope
 
-# What pydantic's parser cannot take, but a batch may hold all the same.
-POISONS = [
+# Values that no fast parser accepts, but that a batch may contain.
+UNPARSEABLE_VALUES = [
     "[" * 5000 + "]" * 5000,
     "[" * 100_000 + "]" * 100_000,
     "9" * 5000,
@@ -28,7 +28,7 @@ def envelope(payload: object = None, **members: object) -> Envelope:
 
 
 def test_every_field_is_read() -> None:
-    found = envelope(
+    parsed = envelope(
         {
             "resource": "crm/contacts",
             "method": "list",
@@ -44,7 +44,7 @@ def test_every_field_is_read() -> None:
         tenant_id="t",
     )
 
-    assert found == Envelope(
+    assert parsed == Envelope(
         event_id="e",
         event="sync_job_run:record",
         created_at=datetime(2023, 6, 16, 9, 21, 21, tzinfo=UTC),
@@ -73,7 +73,7 @@ def test_every_field_is_read() -> None:
         ({}, None),
     ],
 )
-def test_times_in_every_spelling(text: object, time: datetime | None) -> None:
+def test_created_at_is_parsed_in_every_format(text: object, time: datetime | None) -> None:
     assert envelope(created_at=text).created_at == time
 
 
@@ -110,54 +110,58 @@ def test_times_in_every_spelling(text: object, time: datetime | None) -> None:
         },
     ],
 )
-@pytest.mark.parametrize("poison", [None, *POISONS], ids=lambda poison: str(poison)[:8])
-def test_ids_are_found_wherever_they_stand(payload: dict[str, Any], poison: str | None) -> None:
-    # A poisonous record takes the other way through the reader, to the same end.
-    record = poison or "{}"
-    text = json.dumps({"event": "sync_job_run:record", "payload": {**payload, "records": ["POISON"]}})
+@pytest.mark.parametrize(
+    "unparseable", [None, *UNPARSEABLE_VALUES], ids=lambda unparseable: str(unparseable)[:8]
+)
+def test_ids_are_found_in_every_place_truto_may_put_them(
+    payload: dict[str, Any], unparseable: str | None
+) -> None:
+    # A record that the fast decoder rejects makes the scanner read the envelope, with the same result.
+    record = unparseable or "{}"
+    text = json.dumps({"event": "sync_job_run:record", "payload": {**payload, "records": ["UNPARSEABLE"]}})
 
-    found = read_envelope(text.replace('"POISON"', record).encode())
+    parsed = read_envelope(text.replace('"UNPARSEABLE"', record).encode())
 
-    about = (
-        found.sync_job_run_id,
-        found.sync_job_id,
-        found.integrated_account_id,
-        found.resource,
-        found.method,
+    ids = (
+        parsed.sync_job_run_id,
+        parsed.sync_job_id,
+        parsed.integrated_account_id,
+        parsed.resource,
+        parsed.method,
     )
-    assert about == ("r", "j", "a", "x", "m")
+    assert ids == ("r", "j", "a", "x", "m")
 
 
 @pytest.mark.parametrize("action", ["created", "started", "updated", "completed", "failed", "stopped", "new"])
-def test_a_lifecycle_event_is_about_the_run_it_brings(action: str) -> None:
+def test_the_payload_of_a_lifecycle_event_is_its_run(action: str) -> None:
     payload = {"id": "r", "sync_job_id": "j", "integrated_account_id": "a", "webhook_id": "w", "status": "x"}
 
-    found = envelope(payload, event=f"sync_job_run:{action}")
+    parsed = envelope(payload, event=f"sync_job_run:{action}")
 
-    assert (found.sync_job_run_id, found.sync_job_id, found.integrated_account_id) == ("r", "j", "a")
+    assert (parsed.sync_job_run_id, parsed.sync_job_id, parsed.integrated_account_id) == ("r", "j", "a")
 
 
-def test_a_records_own_id_is_not_its_runs() -> None:
+def test_the_id_of_a_record_is_not_the_run_id() -> None:
     assert envelope({"id": "x"}).sync_job_run_id == ""
     assert envelope({"id": "x"}, event="sync_job_run:record_error").sync_job_run_id == ""
     assert envelope({"id": "x"}, event="record:created").sync_job_run_id == ""
 
 
 @pytest.mark.parametrize("name", ["event", "eventType"])
-def test_the_test_button_is_understood(name: str) -> None:
+def test_the_event_of_trutos_test_button_is_read(name: str) -> None:
     assert read_envelope(json.dumps({name: "test", "payload": {"foo": "bar"}}).encode()).event == "test"
 
 
 @pytest.mark.parametrize("odd", [None, "", "text", 7, 1.5, True, [], [1], {}, {"a": 1}])
-@pytest.mark.parametrize("place", ["payload", "id", "webhook_id", "environment_id", "created_at"])
-def test_odd_values_leave_only_their_own_field_empty(place: str, odd: object) -> None:
-    found = envelope(**{"payload": {"resource": "x"}, "environment_id": "n", place: odd})
+@pytest.mark.parametrize("member", ["payload", "id", "webhook_id", "environment_id", "created_at"])
+def test_an_unexpected_value_empties_only_its_own_field(member: str, odd: object) -> None:
+    parsed = envelope(**{"payload": {"resource": "x"}, "environment_id": "n", member: odd})
 
-    assert found.event == "sync_job_run:record"
-    assert found.resource == ("" if place == "payload" else "x")
+    assert parsed.event == "sync_job_run:record"
+    assert parsed.resource == ("" if member == "payload" else "x")
 
 
-def test_an_id_that_is_a_number_is_its_text() -> None:
+def test_a_numeric_id_becomes_text() -> None:
     assert envelope(id=17).event_id == "17"
 
 
@@ -167,13 +171,13 @@ def test_nul_and_lone_surrogates_are_replaced() -> None:
     assert read_envelope(body).event_id == "a\ufffdb\ufffdc"
 
 
-def test_bytes_that_are_no_utf8_cost_only_themselves() -> None:
+def test_invalid_utf8_in_a_record_does_not_affect_the_envelope() -> None:
     body = b'{"event": "sync_job_run:record", "payload": {"resource": "x", "records": ["\xff"]}}'
 
     assert read_envelope(body).resource == "x"
 
 
-def test_a_byte_order_mark_is_no_hindrance() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert read_envelope(b'\xef\xbb\xbf{"event": "test"}').event == "test"
 
 
@@ -199,15 +203,15 @@ def test_a_byte_order_mark_is_no_hindrance() -> None:
         (b'{"event": "x", "payload": {"method": 1%s}}' % (b"0" * 200), "name_too_long"),
     ],
 )
-def test_the_unreadable_says_why(body: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableDelivery) as refusal:
+def test_an_unreadable_body_raises_with_its_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableDelivery) as caught:
         read_envelope(body)
 
-    assert refusal.value.reason == reason
+    assert caught.value.reason == reason
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_break_the_reader(body: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing_but_unreadable_delivery(body: bytes) -> None:
     reason = ""
     try:
         read_envelope(body)
@@ -217,7 +221,7 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "carries"),
+    ("event", "expected"),
     [
         ("sync_job_run:record", True),
         ("record:created", True),
@@ -227,5 +231,5 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
         ("test", False),
     ],
 )
-def test_which_events_bring_records(event: str, *, carries: bool) -> None:
-    assert has_records(event) is carries
+def test_only_record_events_have_records(event: str, *, expected: bool) -> None:
+    assert has_records(event) is expected

@@ -1,4 +1,4 @@
-"""Which runs may start: each policy, their order, and what happens when a check cannot be made."""
+"""The gate: its policies, their order, and checks that fail."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ EVERYTHING = "[gate]\nunrouted = true\noverlapping = true\noldest_pending_s = 60
 
 @dataclass
 class FakeGateStore:
-    """What the gate asks: answers as told, and remembers what it was asked."""
+    """A gate store with preset answers, which records every query."""
 
     other: str | None = None
     waited_s: float | None = None
@@ -36,9 +36,9 @@ class FakeGateStore:
     checks: list[str] = field(default_factory=list)
     opened: list[tuple[RunUpdate, datetime]] = field(default_factory=list)
 
-    def start_unless_overlapping(self, run: RunUpdate, *, heard_since: datetime) -> str | None:
+    def start_unless_overlapping(self, run: RunUpdate, *, active_since: datetime) -> str | None:
         self._note("overlapping")
-        self.opened.append((run, heard_since))
+        self.opened.append((run, active_since))
         return self.other
 
     def oldest_pending(self) -> datetime | None:
@@ -56,7 +56,7 @@ class FakeGateStore:
 
 
 @pytest.fixture
-def desk() -> FakeGateStore:
+def gate_store() -> FakeGateStore:
     return FakeGateStore()
 
 
@@ -80,25 +80,25 @@ def check_start(gate: Gate, body: bytes) -> str | None:
     return gate.find_refusal_reason(read_envelope(body), body, NOW)
 
 
-def test_without_policies_every_run_may_start_and_nothing_is_asked(desk: FakeGateStore) -> None:
-    assert check_start(desk.gate(SINK), fetching(node("anything"))) is None
-    assert desk.checks == []
+def test_without_policies_every_run_may_start_and_nothing_is_queried(gate_store: FakeGateStore) -> None:
+    assert check_start(gate_store.gate(SINK), fetching(node("anything"))) is None
+    assert gate_store.checks == []
 
 
-def test_only_a_start_is_ever_refused(desk: FakeGateStore) -> None:
-    gate = desk.gate(f"{ROUTES}{EVERYTHING}", "we are moving")
+def test_only_started_events_are_refused(gate_store: FakeGateStore) -> None:
+    gate = gate_store.gate(f"{ROUTES}{EVERYTHING}", "we are moving")
 
     names = ["created", "updated", "record", "record_error", "completed", "failed", "stopped", "started:"]
 
     assert {check_start(gate, make_start(f"sync_job_run:{name}")) for name in names} == {None}
     assert check_start(gate, make_start()) == "we are moving"
-    assert desk.checks == []
+    assert gate_store.checks == []
 
 
-def test_each_policy_gives_its_reason_in_their_order(desk: FakeGateStore) -> None:
+def test_policies_are_checked_in_a_fixed_order(gate_store: FakeGateStore) -> None:
     refuse = '[[refuse]]\nsync_job_id = "j"\nreason = "not j"\n'
     allow = '[[allow]]\nenvironment_id = "test"\n'
-    desk.waited_s, desk.other = 61, "r0"
+    gate_store.waited_s, gate_store.other = 61, "r0"
     body = fetching(node("crm/deals"), node("erp/bills", "get"))
     routes = [
         ROUTES + allow + refuse + EVERYTHING,
@@ -109,8 +109,8 @@ def test_each_policy_gives_its_reason_in_their_order(desk: FakeGateStore) -> Non
     ]
 
     reasons = [
-        check_start(desk.gate(routes[0], "we are moving"), body),
-        *(check_start(desk.gate(text), body) for text in routes),
+        check_start(gate_store.gate(routes[0], "we are moving"), body),
+        *(check_start(gate_store.gate(text), body) for text in routes),
     ]
 
     assert reasons == [
@@ -121,7 +121,7 @@ def test_each_policy_gives_its_reason_in_their_order(desk: FakeGateStore) -> Non
         "a delivery has waited for 61 s, oldest_pending_s is 60",
         "run r0 of the same sync job and integrated account is still open",
     ]
-    assert desk.checks == ["backlog", "overlapping"]
+    assert gate_store.checks == ["backlog", "overlapping"]
 
 
 @pytest.mark.parametrize(
@@ -151,66 +151,69 @@ def test_each_policy_gives_its_reason_in_their_order(desk: FakeGateStore) -> Non
         (make_start().replace(b'"a"}', b'"a", "resources": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ""),
     ],
 )  # fmt: skip
-def test_a_run_is_routed_as_its_batches_would_be(desk: FakeGateStore, body: bytes, unrouted: str) -> None:
-    reason = check_start(desk.gate(f"{ROUTES}[gate]\nunrouted = true\n"), body)
+def test_a_start_is_routed_like_its_batches(gate_store: FakeGateStore, body: bytes, unrouted: str) -> None:
+    reason = check_start(gate_store.gate(f"{ROUTES}[gate]\nunrouted = true\n"), body)
 
     expected = f"no route of the routes file matches what the run fetches ({unrouted})" if unrouted else None
     assert reason == expected
 
 
 @pytest.mark.parametrize(("waited_s", "is_refused"), [(None, False), (-5, False), (60, False), (60.1, True)])
-def test_runs_wait_until_the_backlog_is_young(
-    desk: FakeGateStore, waited_s: float | None, *, is_refused: bool
+def test_runs_are_refused_while_the_oldest_pending_delivery_is_too_old(
+    gate_store: FakeGateStore, waited_s: float | None, *, is_refused: bool
 ) -> None:
-    desk.waited_s = waited_s
+    gate_store.waited_s = waited_s
 
     assert (
-        check_start(desk.gate(f"{SINK}[gate]\noldest_pending_s = 60\n"), make_start()) is not None
+        check_start(gate_store.gate(f"{SINK}[gate]\noldest_pending_s = 60\n"), make_start()) is not None
     ) is is_refused
 
 
-def test_a_run_that_is_let_in_is_noted_as_open(desk: FakeGateStore) -> None:
-    gate = desk.gate(f"{SINK}[gate]\noverlapping = true\n")
+def test_a_run_that_may_start_is_recorded_as_open(gate_store: FakeGateStore) -> None:
+    gate = gate_store.gate(f"{SINK}[gate]\noverlapping = true\n")
 
     assert check_start(gate, make_start()) is None
 
     made_at = NOW - timedelta(minutes=1)
-    seen = RunUpdate("r", "j", "a", "live", NOW, "w", "running", made_at, 1)
-    assert desk.opened == [(seen, NOW - timedelta(hours=6))]
+    run_update = RunUpdate("r", "j", "a", "live", NOW, "w", "running", made_at, 1)
+    assert gate_store.opened == [(run_update, NOW - timedelta(hours=6))]
 
 
 @pytest.mark.parametrize("unknown", ["id", "sync_job_id", "integrated_account_id"])
-def test_runs_that_do_not_say_what_they_belong_to_do_not_overlap(desk: FakeGateStore, unknown: str) -> None:
-    desk.other = "r0"
+def test_runs_with_missing_ids_do_not_overlap(gate_store: FakeGateStore, unknown: str) -> None:
+    gate_store.other = "r0"
 
-    assert check_start(desk.gate(f"{SINK}[gate]\noverlapping = true\n"), make_start(**{unknown: ""})) is None
-    assert desk.checks == []
+    assert (
+        check_start(gate_store.gate(f"{SINK}[gate]\noverlapping = true\n"), make_start(**{unknown: ""}))
+        is None
+    )
+    assert gate_store.checks == []
 
 
 def warnings_of(act: Callable[[], object]) -> list[Any]:
     with capture_logs() as logs:
         act()
-    return [line["error"] for line in logs if line["event"] == "gate.unchecked"]
+    return [line["error"] for line in logs if line["event"] == "gate.skipped"]
 
 
-def test_a_check_that_cannot_be_made_refuses_nothing_and_is_told_once_a_fault(desk: FakeGateStore) -> None:
-    gate = desk.gate(f"{ROUTES}{EVERYTHING}")
-    desk.is_away, desk.other, desk.waited_s = True, "r0", 1000
+def test_an_unavailable_store_refuses_nothing_and_is_logged_once_an_outage(gate_store: FakeGateStore) -> None:
+    gate = gate_store.gate(f"{ROUTES}{EVERYTHING}")
+    gate_store.is_away, gate_store.other, gate_store.waited_s = True, "r0", 1000
 
     def start_three() -> None:
         assert {check_start(gate, make_start()) for _ in range(3)} == {None}
 
     assert warnings_of(start_three) == ["gone fishing"]
-    # One that does not answer is not asked twice on the sender's time.
-    assert desk.checks == ["backlog"] * 3
+    # A store that does not answer gets one query a start.
+    assert gate_store.checks == ["backlog"] * 3
 
-    desk.is_away = False
+    gate_store.is_away = False
     assert check_start(gate, make_start()) is not None
-    desk.is_away = True
+    gate_store.is_away = True
     assert warnings_of(start_three) == ["gone fishing"]
 
 
-def test_what_needs_no_store_is_refused_while_it_is_away(desk: FakeGateStore) -> None:
-    desk.is_away = True
+def test_checks_without_the_store_still_refuse_during_an_outage(gate_store: FakeGateStore) -> None:
+    gate_store.is_away = True
 
-    assert check_start(desk.gate(f"{ROUTES}{EVERYTHING}"), fetching(node("erp/bills"))) is not None
+    assert check_start(gate_store.gate(f"{ROUTES}{EVERYTHING}"), fetching(node("erp/bills"))) is not None

@@ -1,4 +1,4 @@
-"""Values are found without being read, in any JSON."""
+"""The scanner locates every value in any JSON without parsing it."""
 
 import json
 import string
@@ -17,7 +17,7 @@ values = st.recursive(
 
 
 def rebuild(span: JsonSpan) -> object:
-    """Read a value by way of its spans alone."""
+    """Build a value from its spans alone."""
     if span.is_object:
         return {name: rebuild(value) for name, value in scan_object(span).items()}
     if span.is_array and scan_array(span) != [span]:  # a broken array is its own item
@@ -26,10 +26,10 @@ def rebuild(span: JsonSpan) -> object:
 
 
 @given(values, st.sampled_from([None, 1]), st.booleans(), st.text(string.whitespace[:4], max_size=3))
-def test_spans_hold_what_a_parser_reads(
-    value: object, indent: int | None, ascii_only: bool, space: str
+def test_spans_rebuild_the_value_that_a_parser_reads(
+    value: object, indent: int | None, ascii_only: bool, padding: str
 ) -> None:
-    text = space + json.dumps(value, indent=indent, ensure_ascii=ascii_only) + space
+    text = padding + json.dumps(value, indent=indent, ensure_ascii=ascii_only) + padding
 
     assert rebuild(scan_document(text)) == value
 
@@ -54,30 +54,30 @@ def test_spans_hold_what_a_parser_reads(
         ":",
     ],
 )
-def test_what_is_no_json_even_in_outline_is_told(text: str) -> None:
-    def skim() -> object:
+def test_text_without_the_outline_of_json_raises_not_json(text: str) -> None:
+    def scan() -> object:
         span = scan_document(text)
         return scan_object(span) if span.is_object else list(scan_array(span))
 
     with pytest.raises(NotJson):
-        skim()
+        scan()
 
 
 @pytest.mark.parametrize("text", ["[1 2]", "[,]", "[1,]"])
-def test_an_array_that_is_broken_inside_is_one_item(text: str) -> None:
+def test_a_malformed_array_is_one_item(text: str) -> None:
     assert [item.raw for item in scan_array(scan_document(text))] == [text]
 
 
-def test_the_last_of_equal_names_counts() -> None:
+def test_the_last_of_equal_names_wins() -> None:
     assert scan_object(scan_document('{"a": 1, "a": 2}'))["a"].raw == "2"
 
 
-def test_an_escaped_name_is_the_name_it_spells() -> None:
+def test_an_escaped_name_is_decoded() -> None:
     assert scan_object(scan_document('{"rec\\u006frds": 1}')).keys() == {"records"}
 
 
 @given(st.text(alphabet='[]{}",:\\ 1atrue', max_size=60))
-def test_no_text_breaks_the_skimmer(text: str) -> None:
+def test_arbitrary_text_is_scanned_like_json_or_rejected(text: str) -> None:
     rebuilt = None
     try:
         rebuilt = rebuild(scan_document(text))
@@ -87,22 +87,22 @@ def test_no_text_breaks_the_skimmer(text: str) -> None:
     assert not is_json or rebuilt == json.loads(text)
 
 
-def test_brackets_and_quotes_inside_strings_end_nothing() -> None:
+def test_brackets_and_quotes_inside_strings_do_not_end_a_value() -> None:
     span = scan_document(r'{"a": ["]", "}\"]", {"\\": "["}], "b": 2}')
 
-    found = scan_object(span)
+    members = scan_object(span)
 
-    assert found["a"].raw == r'["]", "}\"]", {"\\": "["}]'
-    assert found["b"].raw == "2"
+    assert members["a"].raw == r'["]", "}\"]", {"\\": "["}]'
+    assert members["b"].raw == "2"
 
 
-def test_depth_and_size_do_not_matter() -> None:
+def test_any_depth_and_size_is_scanned() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     long = '"' + 'a\\"' * 3_000_000 + '"'
     span = scan_document(f'{{"deep": {deep}, "long": {long}, "last": 1}}')
 
-    found = scan_object(span)
+    members = scan_object(span)
 
-    assert found["deep"].raw == deep
-    assert found["long"].raw == long
-    assert found["last"].raw == "1"
+    assert members["deep"].raw == deep
+    assert members["long"].raw == long
+    assert members["last"].raw == "1"

@@ -1,4 +1,4 @@
-"""Room for large bodies: bounded, given back whatever happens, and never a deadlock."""
+"""The memory budget of large bodies: bounded, always released, never a deadlock."""
 
 import random
 
@@ -12,47 +12,46 @@ from app.web.memory_budget import MemoryBudget, Reservation
 
 BODY = 4
 BUDGET_BYTES = 2 * BODY
-# Longer than any of this takes: whoever waits so long waits for good.
-STUCK_S = 5.0
+# Longer than any of these tests takes: a greenlet that waits longer is stuck.
+STUCK_S = 60.0
 
 
 class Reader:
-    """A greenlet that takes room step by step, each time it is told to, and ends when told to end."""
+    """A greenlet that reserves bytes on request, and releases them at `end`."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self.taken = 0
-        self._room = budget
         self._wanted = 0
-        self._told = Event()
+        self._requested = Event()
         self._is_ending = False
         self.share = Reservation(budget)
         self.greenlet = gevent.spawn(self._run)
 
     def take(self, count: int) -> None:
-        """Take so many bytes more, or wait for them."""
+        """Reserve more bytes, or wait for them."""
         self._wanted += count
-        self._told.set()
+        self._requested.set()
         let_all_run()
 
     def end(self) -> None:
-        """Give everything back."""
+        """Release all bytes."""
         self._is_ending = True
-        self._told.set()
+        self._requested.set()
         self.greenlet.join(STUCK_S)
         let_all_run()
 
     def _run(self) -> None:
         with self.share as share:
             while not self._is_ending:
-                self._told.wait()
-                self._told.clear()
+                self._requested.wait()
+                self._requested.clear()
                 while self.taken < self._wanted:
                     share.acquire(1)
                     self.taken += 1
 
 
 def let_all_run() -> None:
-    """Return when no greenlet can go on by itself: each of them waits for another."""
+    """Return when every greenlet waits for another."""
     for _ in range(4):
         gevent.idle()
 
@@ -67,18 +66,18 @@ def read_whole(budget: MemoryBudget, size: int, chance: random.Random | None = N
 
 
 def assert_is_empty(budget: MemoryBudget) -> None:
-    """All is given back: the room itself, and the place beyond it."""
+    """Check that all bytes are released, and the one place beyond the budget as well."""
     assert budget.reserved_bytes == 0
-    # Two bodies one after the other, each larger than the room: only the place beyond it lets them through.
+    # Two bodies in turn, both larger than the budget: only the place beyond it lets them through.
     for _ in range(2):
         with gevent.Timeout(STUCK_S):
             read_whole(budget, BUDGET_BYTES + BODY)
     assert budget.reserved_bytes == 0
 
 
-def test_within_the_room_nobody_waits() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    readers = [Reader(room) for _ in range(2)]
+def test_within_the_budget_no_body_waits() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    readers = [Reader(budget) for _ in range(2)]
 
     for reader in readers:
         reader.take(BODY)
@@ -86,12 +85,12 @@ def test_within_the_room_nobody_waits() -> None:
     assert [reader.taken for reader in readers] == [BODY, BODY]
     for reader in readers:
         reader.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    readers = [Reader(room) for _ in range(6)]
+def test_beyond_the_budget_one_body_is_read_and_the_others_wait() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    readers = [Reader(budget) for _ in range(6)]
     for reader in readers[:2]:
         reader.take(BODY)
 
@@ -102,17 +101,17 @@ def test_beyond_the_room_one_is_read_on_and_the_others_wait() -> None:
     assert [reader.share.is_waiting for reader in readers] == [False] * 3 + [True] * 3
     for reader in readers:
         reader.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    first, second, beyond, waiting = (Reader(room) for _ in range(4))
+def test_released_memory_goes_to_a_waiting_body() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    first, second, beyond, waiting = (Reader(budget) for _ in range(4))
     for reader in (first, second, beyond, waiting):
         reader.take(BODY)
     assert waiting.taken == 0
 
-    # The one beyond the room stalls: that must hold up nobody for whom there is room.
+    # The body beyond the budget stalls: it must not delay a body that fits into the budget.
     first.end()
     assert waiting.taken == 0
     second.end()
@@ -121,12 +120,12 @@ def test_room_that_is_given_back_is_taken_by_who_waits() -> None:
     assert not waiting.share.is_waiting
     beyond.end()
     waiting.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_the_place_beyond_the_room_goes_to_the_next() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    first, beyond, waiting, later = (Reader(room) for _ in range(4))
+def test_the_place_beyond_the_budget_goes_to_the_next_body() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    first, beyond, waiting, later = (Reader(budget) for _ in range(4))
     first.take(BUDGET_BYTES)
     for reader in (beyond, waiting, later):
         reader.take(BODY)
@@ -136,50 +135,50 @@ def test_the_place_beyond_the_room_goes_to_the_next() -> None:
     assert [waiting.taken, later.taken] == [BODY, 0]
     for reader in (first, waiting, later):
         reader.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_many_half_read_bodies_all_get_to_their_end() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
+def test_many_half_read_bodies_are_all_read_to_the_end() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
 
-    # Each takes a step, then lets the others take theirs: all are half read when the room is full.
-    readers = [gevent.spawn(read_whole, room, BODY) for _ in range(100)]
+    # The greenlets take turns step by step: all bodies are half read when the budget is full.
+    readers = [gevent.spawn(read_whole, budget, BODY) for _ in range(100)]
 
     assert len(gevent.joinall(readers, timeout=STUCK_S)) == len(readers)
     assert all(reader.successful() for reader in readers)
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_a_body_larger_than_the_room_gets_to_its_end() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
+def test_a_body_larger_than_the_budget_is_read_to_the_end() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
 
     with gevent.Timeout(STUCK_S):
-        read_whole(room, 3 * BUDGET_BYTES)
+        read_whole(budget, 3 * BUDGET_BYTES)
 
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_what_is_taken_never_exceeds_the_room_and_one_body() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    most = 0
+def test_reserved_memory_never_exceeds_the_budget_and_one_body() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    peak_bytes = 0
 
     def read() -> None:
-        nonlocal most
-        with Reservation(room) as share:
+        nonlocal peak_bytes
+        with Reservation(budget) as share:
             for _ in range(BODY):
                 share.acquire(1)
-                most = max(most, room.reserved_bytes)
+                peak_bytes = max(peak_bytes, budget.reserved_bytes)
                 gevent.sleep(0)
 
     gevent.joinall([gevent.spawn(read) for _ in range(50)], timeout=STUCK_S, raise_error=True)
 
-    assert BUDGET_BYTES < most <= BUDGET_BYTES + BODY
+    assert BUDGET_BYTES < peak_bytes <= BUDGET_BYTES + BODY
 
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
-def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    half_read, full, beyond = (Reader(room) for _ in range(3))
+def test_a_body_that_stops_waiting_releases_its_memory(way: str) -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    half_read, full, beyond = (Reader(budget) for _ in range(3))
     half_read.take(1)
     full.take(BUDGET_BYTES - 1)
     beyond.take(BODY)
@@ -191,16 +190,16 @@ def test_who_gives_up_waiting_gives_back_what_it_had(way: str) -> None:
     else:
         half_read.greenlet.kill(gevent.Timeout(0))
 
-    assert room.reserved_bytes == BUDGET_BYTES - 1 + BODY
+    assert budget.reserved_bytes == BUDGET_BYTES - 1 + BODY
     full.end()
     beyond.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
 @pytest.mark.parametrize("way", ["killed", "timeout"])
-def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    full, beyond, waiting = (Reader(room) for _ in range(3))
+def test_a_body_killed_beyond_the_budget_blocks_no_other(way: str) -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    full, beyond, waiting = (Reader(budget) for _ in range(3))
     full.take(BUDGET_BYTES)
     beyond.take(1)
     waiting.take(BODY)
@@ -212,36 +211,36 @@ def test_who_dies_beyond_the_room_takes_nobody_along(way: str) -> None:
     assert waiting.taken == BODY
     waiting.end()
     full.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
-def test_the_place_beyond_is_not_lost_on_one_who_is_killed_as_it_comes_free() -> None:
-    room = MemoryBudget(BUDGET_BYTES)
-    full, beyond, unlucky, waiting = (Reader(room) for _ in range(4))
+def test_the_place_beyond_the_budget_is_not_lost_with_a_body_killed_as_it_becomes_free() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    full, beyond, killed, waiting = (Reader(budget) for _ in range(4))
     full.take(BUDGET_BYTES)
-    for reader in (beyond, unlucky, waiting):
+    for reader in (beyond, killed, waiting):
         reader.take(BODY)
 
-    # In one breath: neither runs in between.
+    # Both are killed before either runs.
     beyond.greenlet.kill(block=False)
-    unlucky.greenlet.kill(block=False)
+    killed.greenlet.kill(block=False)
     let_all_run()
 
     assert waiting.taken == BODY
     waiting.end()
     full.end()
-    assert_is_empty(room)
+    assert_is_empty(budget)
 
 
 @given(sizes=st.lists(st.integers(0, BUDGET_BYTES + BODY), max_size=20), seed=st.integers(0, 2**32))
-def test_whatever_breaks_off_the_room_is_empty_in_the_end(sizes: list[int], seed: int) -> None:
-    room = MemoryBudget(BUDGET_BYTES)
+def test_after_any_interruptions_the_budget_is_empty(sizes: list[int], seed: int) -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
     chance = random.Random(seed)
 
     def read(size: int) -> None:
         try:
             with gevent.Timeout(STUCK_S, False):
-                read_whole(room, size, chance)
+                read_whole(budget, size, chance)
         except ConnectionResetError:
             pass
 
@@ -251,4 +250,4 @@ def test_whatever_breaks_off_the_room_is_empty_in_the_end(sizes: list[int], seed
         reader.kill(block=False)
 
     assert len(gevent.joinall(readers, timeout=STUCK_S)) == len(readers)
-    assert_is_empty(room)
+    assert_is_empty(budget)

@@ -18,7 +18,7 @@ from tests.support.documentation import read_marked_block, read_section
 PAGE = "docs/notifications.md"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 # The page has the new name of a kind already, the code may not.
-KINDS = tuple(kind.replace("run.settled", "run.reconciled") for kind in NOTIFICATION_KINDS)
+KINDS = tuple(kind.replace("run.reconciled", "run.reconciled") for kind in NOTIFICATION_KINDS)
 EXAMPLES = read_marked_block(PAGE, "examples").splitlines()
 
 

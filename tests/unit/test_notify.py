@@ -1,4 +1,4 @@
-"""What is sent: signed as the standard says, and in words that Slack shows."""
+"""Messages of notifications: signed by the standard, or texts that Slack shows."""
 
 import base64
 import hashlib
@@ -22,12 +22,12 @@ NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RUN = {"sync_job_run_id": "r1", "sync_job_id": "j1", "integrated_account_id": "a1"}
 
 
-def resource(**figures: object) -> dict[str, object]:
-    plain = {"fetched": 1200, "arrived": 1200, "written": 1200, "dead": 0, "missing": 0}
-    return {"resource": "crm/contacts", "method": "list", **plain, **figures}
+def resource(**counts: object) -> dict[str, object]:
+    complete = {"fetched": 1200, "arrived": 1200, "written": 1200, "dead": 0, "missing": 0}
+    return {"resource": "crm/contacts", "method": "list", **complete, **counts}
 
 
-def test_the_signature_is_that_of_the_standards_example() -> None:
+def test_the_signature_equals_the_example_of_the_standard() -> None:
     signature = sign_message(
         STANDARD.signing_key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
     )
@@ -35,24 +35,24 @@ def test_the_signature_is_that_of_the_standards_example() -> None:
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_notice_is_written_as_the_standard_says() -> None:
-    notice = Notification("sink.failing", "main", "c", NOW, {"sink": "main", "reason": "ü\ud800"})
+def test_a_standard_message_follows_standard_webhooks() -> None:
+    notification = Notification("sink.failing", "main", "c", NOW, {"sink": "main", "reason": "ü\ud800"})
 
-    message = write_message(STANDARD, notice, now=datetime(2026, 11, 25, tzinfo=UTC))
+    message = write_message(STANDARD, notification, now=datetime(2026, 11, 25, tzinfo=UTC))
 
     assert json.loads(message.body) == {
         "type": "sink.failing",
         "timestamp": "2026-11-24T12:00:00.123456Z",
         "data": {"sink": "main", "reason": "ü\ud800"},
     }
-    assert message.headers["webhook-id"] == f"msg_{notice.id.hex}"
+    assert message.headers["webhook-id"] == f"msg_{notification.id.hex}"
     assert message.headers["webhook-timestamp"] == "1795564800"
-    signed = f"msg_{notice.id.hex}.1795564800.".encode() + message.body
+    signed = f"msg_{notification.id.hex}.1795564800.".encode() + message.body
     mac = hmac.new(base64.b64decode(SECRET[6:]), signed, hashlib.sha256).digest()
     assert message.headers["webhook-signature"] == f"v1,{base64.b64encode(mac).decode()}"
 
 
-def test_slack_gets_a_text_and_no_signature() -> None:
+def test_a_slack_message_is_a_text_without_a_signature() -> None:
     message = write_message(SLACK, Notification("sink.failing", "main", "c", NOW, {"sink": "main"}), now=NOW)
 
     assert json.loads(message.body)["text"].startswith("*Sink failing:* main since ?")
@@ -60,10 +60,10 @@ def test_slack_gets_a_text_and_no_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "text"),
+    ("kind", "payload", "text"),
     [
         (
-            "run.settled",
+            "run.reconciled",
             {
                 **RUN,
                 "status": "completed",
@@ -71,7 +71,7 @@ def test_slack_gets_a_text_and_no_signature() -> None:
                 "resources": [resource(), resource(written=34)],
                 "record_errors": 1,
             },
-            "*Run settled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
+            "*Run reconciled:* r1 (job j1, account a1) is completed, verdict: complete. 1,234 records of 2 resources written; Truto reported 1 error.",
         ),
         (
             "run.incomplete",
@@ -89,12 +89,12 @@ def test_slack_gets_a_text_and_no_signature() -> None:
         (
             "run.stalled",
             {**RUN, "status": "running", "last_seen_at": "2026-11-24T11:00:00Z", "silent_s": 3599.5},
-            "*Run stalled:* nothing came of r1 (job j1, account a1) for 59 min, since 2026-11-24T11:00:00Z. Truto last said: running.",
+            "*Run stalled:* no event of r1 (job j1, account a1) for 59 min, since 2026-11-24T11:00:00Z. Last status: running.",
         ),
         (
             "run.stopped",
             {**RUN, "status": "running", "reason": "too many errors", "by": "limit", "is_asked": False},
-            "*Run stopped* by a limit: r1 (job j1, account a1) is running. Reason: too many errors. Truto did not take that: it may go on.",
+            "*Run stopped* by a limit: r1 (job j1, account a1) is running. Reason: too many errors. Truto did not accept the stop, so the run may continue.",
         ),
         (
             "run.stopped",
@@ -109,22 +109,22 @@ def test_slack_gets_a_text_and_no_signature() -> None:
         (
             "webhook.inactive",
             {"webhook_id": "w1", "is_reactivated": False},
-            "*Webhook inactive:* Truto switched w1 off. Nothing comes until it is activated again at Truto.",
+            "*Webhook inactive:* Truto deactivated w1. No events arrive until it is activated at Truto.",
         ),
         (
             "webhook.inactive",
             {"webhook_id": "w1", "is_reactivated": True},
-            "*Webhook inactive:* Truto switched w1 off. It was activated again; see what failed meanwhile.",
+            "*Webhook inactive:* Truto deactivated w1. It is active again; check which events failed in between.",
         ),
-        ("moon.full", {"phase": 1, "seen": ["x"]}, "*moon.full* phase: 1"),
+        ("moon.full", {"phase": 1, "places": ["x"]}, "*moon.full* phase: 1"),
     ],
 )  # fmt: skip
-def test_slack_is_told_in_words(kind: str, told: Mapping[str, Any], text: str) -> None:
-    assert format_slack_text(kind, told) == text
+def test_every_kind_has_its_slack_text(kind: str, payload: Mapping[str, Any], text: str) -> None:
+    assert format_slack_text(kind, payload) == text
 
 
 @pytest.mark.parametrize("kind", NOTIFICATION_KINDS)
-def test_every_kind_has_words_of_its_own_that_nothing_breaks(kind: str) -> None:
+def test_a_slack_text_tolerates_missing_and_unexpected_members(kind: str) -> None:
     assert format_slack_text(kind, {}) != format_slack_text("other", {})
     odd = format_slack_text(
         kind, {"status": None, "silent_s": None, "resources": None, "by": ["x"], "new": {"a": 1}}
@@ -132,17 +132,17 @@ def test_every_kind_has_words_of_its_own_that_nothing_breaks(kind: str) -> None:
     assert "None" not in odd
 
 
-def test_what_a_customer_names_calls_nobody_in_slack() -> None:
-    told = {"sink": "<!channel> & <@U1>", "reason": "x" * 9000}
+def test_a_name_cannot_mention_a_user_or_channel_in_slack() -> None:
+    payload = {"sink": "<!channel> & <@U1>", "reason": "x" * 9000}
 
-    text = format_slack_text("sink.failing", told)
+    text = format_slack_text("sink.failing", payload)
 
     assert "&lt;!channel&gt; &amp; &lt;@U1&gt;" in text
     assert "<" not in text
     assert len(text) < 3100
 
 
-def test_a_list_of_gaps_ends_somewhere() -> None:
+def test_a_list_of_gaps_is_limited_to_ten_resources() -> None:
     text = format_slack_text("run.incomplete", {"resources": [resource(missing=n + 1) for n in range(13)]})
 
     assert text.count("\n") == 11

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check."""
+"""The layers of the packages, the places of the libraries, and the pinned versions."""
 
 import ast
 import subprocess
@@ -14,61 +14,63 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs", "app.plural")
+_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural")
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
-_STORE = (*_PROTOCOL, "app.notify", "app.store", "app.redis")
+_STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
     "app.logs": (),
+    "app.clock": (),
     "app.plural": (),
+    "app.backoff": (),
+    "app.truto": _BASE,
     "app.times": ("app.truto",),
-    "app.truto": ("app.errors",),
-    "app.notify": ("app.errors", "app.config.notify"),
+    "app.notify": (*_BASE, "app.config.notify"),
     "app.config": _BASE,
-    "app.database": ("app.errors",),
-    "app.redis.queue": ("app.errors",),
-    "app.redis": ("app.errors", "app.store", "app.truto"),
-    "app.store": ("app.errors", "app.truto", "app.database"),
+    "app.database": _BASE,
+    "app.redis.queue": _BASE,
+    "app.redis": (*_BASE, "app.store", "app.truto"),
+    "app.store": (*_BASE, "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
-    "app.runs": (*_STORE,),
-    "app.replay": (*_PROTOCOL, "app.store", "app.redis", "app.times"),
-    "app.simulator": ("app.errors", "app.truto"),
-    # The web process loads no sink.
-    "app.web": (*_STORE, "app.runs"),
+    "app.runs": _STORE,
+    "app.replay": _STORE,
     "app.erasure": (*_STORE, "app.sinks"),
+    "app.simulator": (*_BASE, "app.truto"),
     "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
+    # A page may call every function that a command calls.
+    "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,
 }
 
 # The only packages that may import a library.
-KEPT_IN = {
+ONLY_IN = {
     "flask": ("app.web",),
     "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
     "sqlalchemy": ("app.database", "app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
-    "gunicorn": ("app.web.gunicorn_worker", "app.web.request_body"),
+    "gunicorn": ("app.web.gunicorn_worker",),
     "dotenv": ("app.config.settings",),
     "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "app.sinks.sql.keys"),
 }
 
 
 def _is_in(module: str, packages: tuple[str, ...]) -> bool:
-    return any(module == room or module.startswith(room + ".") for room in packages)
+    return any(module == package or module.startswith(package + ".") for package in packages)
 
 
-def _sources() -> Iterator[tuple[str, ast.Module]]:
+def _list_sources() -> Iterator[tuple[str, ast.Module]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             yield module, ast.parse(path.read_text())
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+def _list_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,39 +81,39 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 
 
 def test_imports_point_one_way() -> None:
-    astray = []
-    for module, tree in _sources():
-        room = next((room for room in MAY_IMPORT if _is_in(module, (room,))), None)
-        if room is None:
-            assert module in PACKAGES, f"{module} has no rule yet"
+    violations = []
+    for module, tree in _list_sources():
+        layer = next((layer for layer in MAY_IMPORT if _is_in(module, (layer,))), None)
+        if layer is None:
+            assert module in PACKAGES, f"{module} has no rule in MAY_IMPORT"
             continue
-        astray += [
+        violations += [
             f"{module} imports {imported}"
-            for imported in _imports(tree)
-            if _is_in(imported, PACKAGES) and not _is_in(imported, (room, *MAY_IMPORT[room]))
+            for imported in _list_imports(tree)
+            if _is_in(imported, PACKAGES) and not _is_in(imported, (layer, *MAY_IMPORT[layer]))
         ]
-    assert not astray
+    assert not violations
 
 
-def test_libraries_stay_in_their_rooms() -> None:
-    astray = [
+def test_libraries_are_imported_only_by_their_packages() -> None:
+    violations = [
         f"{module} imports {imported}"
-        for module, tree in _sources()
-        for imported in _imports(tree)
-        for library, rooms in KEPT_IN.items()
-        if _is_in(imported, (library,)) and not _is_in(module, rooms)
+        for module, tree in _list_sources()
+        for imported in _list_imports(tree)
+        for library, packages in ONLY_IN.items()
+        if _is_in(imported, (library,)) and not _is_in(module, packages)
     ]
-    assert not astray
+    assert not violations
 
 
 @pytest.mark.parametrize(
-    ("begin", "unneeded"),
+    ("start", "unneeded"),
     [
         (
             "from app.cli import main; main(['--help'], standalone_mode=False)",
             ("sqlalchemy", "httpx", "alembic"),
         ),
-        ("import app.web.application", ("alembic", "workers", "httpx")),
+        ("import app.web.application", ("alembic", "workers", "app.sinks", "httpx")),
         (
             # Not the forwarder: httpx loads click for a command of its own.
             "import app.replay.preview, app.replay.redeliver, app.replay.importer",
@@ -120,10 +122,10 @@ def test_libraries_stay_in_their_rooms() -> None:
     ],
     ids=["help", "web", "replay"],
 )
-def test_nothing_heavy_is_loaded_without_need(begin: str, unneeded: tuple[str, ...]) -> None:
-    tell = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
+def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tuple[str, ...]) -> None:
+    check = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
     ran = subprocess.run(
-        [sys.executable, "-c", f"{begin}; {tell}"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"{start}; {check}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ran.stdout.endswith("[]\n"), ran.stdout + ran.stderr
 
@@ -131,7 +133,7 @@ def test_nothing_heavy_is_loaded_without_need(begin: str, unneeded: tuple[str, .
 def test_only_the_configuration_reads_the_environment() -> None:
     readers = {
         module
-        for module, tree in _sources()
+        for module, tree in _list_sources()
         for node in ast.walk(tree)
         if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"))
         and isinstance(node.value, ast.Name)
@@ -145,7 +147,7 @@ def test_only_the_configuration_reads_the_environment() -> None:
     [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
     ids="-".join,
 )
-def test_the_code_is_clean(command: tuple[str, ...]) -> None:
+def test_the_code_passes_its_linters(command: tuple[str, ...]) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -155,15 +157,19 @@ def test_the_code_is_clean(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("pins", ["requirements.txt", "constraints.txt"])
 def test_the_pins_fit_the_ranges(pins: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(line) for line in project["dependencies"]]
+    required = [Requirement(line) for line in project["dependencies"]]
     if pins == "constraints.txt":
         extras = project["optional-dependencies"].values()
-        wanted += [Requirement(line) for lines in extras for line in lines]
+        required += [Requirement(line) for lines in extras for line in lines]
     pinned = dict(
         line.split(" ")[0].split("==") for line in (ROOT / pins).read_text().splitlines() if "==" in line
     )
-    misfits = [str(need) for need in wanted if not need.specifier.contains(pinned.get(need.name, "0"))]
-    assert not misfits, f"run .ci/lock: {pins} does not fit {misfits}"
+    outdated = [
+        str(requirement)
+        for requirement in required
+        if not requirement.specifier.contains(pinned.get(requirement.name, "0"))
+    ]
+    assert not outdated, f"{pins} does not fit {outdated}; run .ci/lock"
 
 
 def test_the_pins_name_no_registry() -> None:

@@ -1,4 +1,4 @@
-"""What a run's account says: what is missing is found, whatever Truto says or does not say."""
+"""Reconciliation of runs: gaps, their reasons and the verdict."""
 
 import json
 from datetime import UTC, datetime
@@ -55,27 +55,27 @@ def kept(number: int, state: str) -> RunTotals:
 
 
 def list_gap_reasons(reconciliation: Reconciliation) -> list[GapReason]:
-    return [cause for line in reconciliation.resources for cause in line.gap_reasons]
+    return [reason for counts in reconciliation.resources for reason in counts.gap_reasons]
 
 
-def test_a_run_is_complete_where_all_that_was_fetched_is_in_its_sinks() -> None:
-    account = reconcile_counts(run(fetched(100, 100)), landed(100))
+def test_a_run_is_complete_if_every_fetched_record_is_in_its_sinks() -> None:
+    reconciliation = reconcile_counts(run(fetched(100, 100)), landed(100))
 
-    [line] = account.resources
-    assert account.verdict == "complete"
-    assert (line.fetched, line.arrived, line.written, line.missing) == (100, 100, 100, 0)
-    assert not account.has_gaps
+    [counts] = reconciliation.resources
+    assert reconciliation.verdict == "complete"
+    assert (counts.fetched, counts.arrived, counts.written, counts.missing) == (100, 100, 100, 0)
+    assert not reconciliation.has_gaps
 
 
-def test_what_a_route_drops_is_no_gap() -> None:
-    account = reconcile_counts(run(fetched(100)), kept(100, "settled"))
+def test_records_of_a_route_without_sinks_are_no_gap() -> None:
+    reconciliation = reconcile_counts(run(fetched(100)), kept(100, "settled"))
 
-    assert account.verdict == "complete"
-    assert account.resources[0].dropped == 100
+    assert reconciliation.verdict == "complete"
+    assert reconciliation.resources[0].dropped == 100
 
 
 @pytest.mark.parametrize(
-    ("known", "figures", "verdict", "expected"),
+    ("stored_run", "totals", "verdict", "expected"),
     [
         pytest.param(
             run(fetched(100, 100)), landed(60), "incomplete", [GapReason("unexplained", 40)], id="lost by us"
@@ -143,107 +143,110 @@ def test_what_a_route_drops_is_no_gap() -> None:
         ),
     ],
 )  # fmt: skip
-def test_every_gap_has_its_cause(
-    known: StoredRun, figures: RunTotals, verdict: str, expected: list[GapReason]
+def test_every_gap_has_its_reason(
+    stored_run: StoredRun, totals: RunTotals, verdict: str, expected: list[GapReason]
 ) -> None:
-    account = reconcile_counts(known, figures)
+    reconciliation = reconcile_counts(stored_run, totals)
 
-    assert (account.verdict, list_gap_reasons(account)) == (verdict, expected)
-    assert account.has_gaps
-
-
-def test_what_was_discarded_counts_as_dead() -> None:
-    [line] = reconcile_counts(run(fetched(100)), kept(100, "discarded")).resources
-
-    assert (line.arrived, line.dead, line.written) == (100, 100, 0)
+    assert (reconciliation.verdict, list_gap_reasons(reconciliation)) == (verdict, expected)
+    assert reconciliation.has_gaps
 
 
-def test_the_sink_that_has_the_fewest_counts() -> None:
+def test_discarded_records_count_as_dead() -> None:
+    [counts] = reconcile_counts(run(fetched(100)), kept(100, "discarded")).resources
+
+    assert (counts.arrived, counts.dead, counts.written) == (100, 100, 0)
+
+
+def test_written_and_dead_count_the_sink_with_the_fewest_records() -> None:
     groups = [BatchTotals(*CONTACTS, "dead", "table_reserved", True, 1, 100, 0)]
     sinks = [SinkTotals(*CONTACTS, "main", 100, 100, 0), SinkTotals(*CONTACTS, "lake", 100, 0, 100)]
 
-    account = reconcile_counts(run(fetched(100)), RunTotals(groups, sinks, {}))
+    reconciliation = reconcile_counts(run(fetched(100)), RunTotals(groups, sinks, {}))
 
-    [line] = account.resources
-    assert (line.written, line.dead) == (0, 100)
-    assert list_gap_reasons(account) == [GapReason("dead", 100)]
-
-
-def test_while_a_run_goes_on_nothing_is_missing_yet() -> None:
-    account = reconcile_counts(run(fetched(100), status="running", rank=1), landed(60))
-
-    assert (account.verdict, list_gap_reasons(account)) == ("open", [])
+    [counts] = reconciliation.resources
+    assert (counts.written, counts.dead) == (0, 100)
+    assert list_gap_reasons(reconciliation) == [GapReason("dead", 100)]
 
 
-def test_while_a_batch_waits_nothing_is_concluded() -> None:
+def test_an_open_run_has_no_missing_records() -> None:
+    reconciliation = reconcile_counts(run(fetched(100), status="running", rank=1), landed(60))
+
+    assert (reconciliation.verdict, list_gap_reasons(reconciliation)) == ("open", [])
+
+
+def test_a_run_with_pending_deliveries_is_settling() -> None:
     groups = [*landed(60).batches, BatchTotals(*CONTACTS, "pending", "", False, 1, 0, 0)]
 
-    account = reconcile_counts(run(fetched(100)), RunTotals(groups, landed(60).sinks, {}))
+    reconciliation = reconcile_counts(run(fetched(100)), RunTotals(groups, landed(60).sinks, {}))
 
-    assert account.verdict == "settling"
+    assert reconciliation.verdict == "settling"
 
 
-_NO_FIGURES: list[Any] = [
+_NO_COUNTS: list[Any] = [
     *(None, {}, [], "text", {"crm/contacts": []}, {"crm/contacts": None}, {"crm/contacts": {"fetched": 1}}),
     *(fetched("many"), fetched(-1), fetched(1.5), fetched(True), fetched(10**4000), fetched(1e300)),
 ]
 
 
-@pytest.mark.parametrize("stats", _NO_FIGURES)
-@pytest.mark.parametrize("figures", [landed(100), RunTotals()])
-def test_without_truto_figures_nothing_is_claimed(stats: Any, figures: RunTotals) -> None:
-    assert reconcile_counts(run(stats), figures).verdict == "unknown"
+@pytest.mark.parametrize("stats", _NO_COUNTS)
+@pytest.mark.parametrize("totals", [landed(100), RunTotals()])
+def test_without_counts_of_truto_the_verdict_is_unknown(stats: Any, totals: RunTotals) -> None:
+    assert reconcile_counts(run(stats), totals).verdict == "unknown"
 
 
 @pytest.mark.parametrize("number", [100, "100", 100.0])
-def test_figures_may_be_spelt_in_several_ways(number: Any) -> None:
+def test_counts_may_be_integers_strings_or_floats(number: Any) -> None:
     assert reconcile_counts(run(fetched(number)), landed(100)).verdict == "complete"
 
 
-def test_figures_for_some_resources_claim_nothing_for_those_that_never_came() -> None:
+def test_a_resource_with_an_unreadable_count_makes_the_verdict_unknown() -> None:
     stats = {**fetched(100), "crm/deals": {"list": {"fetched": "many"}}}
 
-    account = reconcile_counts(run(stats), landed(100))
+    reconciliation = reconcile_counts(run(stats), landed(100))
 
-    assert account.verdict == "unknown"
-    assert [(line.resource, line.fetched) for line in account.resources] == [
+    assert reconciliation.verdict == "unknown"
+    assert [(counts.resource, counts.fetched) for counts in reconciliation.resources] == [
         ("crm/contacts", 100),
         ("crm/deals", None),
     ]
 
 
-def test_pages_that_name_no_method_are_of_the_only_one() -> None:
+def test_batches_without_a_method_count_for_the_only_one() -> None:
     nameless = RunTotals(
         [BatchTotals("crm/contacts", "", "settled", "", True, 1, 100, 0)],
         [SinkTotals("crm/contacts", "", "main", 100, 100, 0)],
         {},
     )
 
-    account = reconcile_counts(run(fetched(100)), nameless)
+    reconciliation = reconcile_counts(run(fetched(100)), nameless)
 
-    assert (account.verdict, [line.method for line in account.resources]) == ("complete", ["list"])
+    assert (reconciliation.verdict, [counts.method for counts in reconciliation.resources]) == (
+        "complete",
+        ["list"],
+    )
 
 
-def test_partial_figures_claim_nothing_of_the_rest() -> None:
-    figures = RunTotals(
+def test_a_resource_without_a_count_makes_the_verdict_unknown() -> None:
+    totals = RunTotals(
         [*landed(100).batches, BatchTotals("crm/deals", "list", "settled", "", True, 1, 5, 0)],
         [*landed(100).sinks, SinkTotals("crm/deals", "list", "main", 5, 5, 0)],
         {},
     )
 
-    account = reconcile_counts(run(fetched(100)), figures)
+    reconciliation = reconcile_counts(run(fetched(100)), totals)
 
-    assert account.verdict == "unknown"
-    assert [line.fetched for line in account.resources] == [100, None]
+    assert reconciliation.verdict == "unknown"
+    assert [counts.fetched for counts in reconciliation.resources] == [100, None]
 
 
-def test_the_log_stands_in_for_figures_that_are_missing() -> None:
+def test_the_log_replaces_missing_counts() -> None:
     log = {"crm/contacts": {"list": {"fetched": 100, "given_up": 0}}}
 
     assert reconcile_counts(run(log=log), landed(100)).verdict == "complete"
 
 
-def test_a_log_that_names_no_method_means_the_only_one() -> None:
+def test_log_entries_without_a_method_count_for_the_only_one() -> None:
     log = {"crm/contacts": {"": {"fetched": 100, "given_up": 40}}}
 
     assert list_gap_reasons(reconcile_counts(run(log=log), landed(60))) == [GapReason("given_up", 40)]
@@ -252,7 +255,7 @@ def test_a_log_that_names_no_method_means_the_only_one() -> None:
     ]
 
 
-def test_a_log_is_added_up_by_what_was_delivered() -> None:
+def test_a_log_is_summed_by_fetched_and_given_up_records() -> None:
     def entry(records: int, *, is_delivered: bool | None, resource: str = "a") -> LogEntry:
         return LogEntry(resource, "list", records, is_delivered, None, 0, "")
 
@@ -272,34 +275,36 @@ def test_a_log_is_added_up_by_what_was_delivered() -> None:
     }
 
 
-def test_of_contradictory_figures_the_greater_counts() -> None:
-    account = reconcile_counts(run(fetched(60, 100)), landed(60))
+def test_of_contradictory_counts_the_greater_is_used() -> None:
+    reconciliation = reconcile_counts(run(fetched(60, 100)), landed(60))
 
-    assert list_gap_reasons(account) == [GapReason("unexplained", 40)]
-
-
-def test_more_than_truto_counted_is_a_surplus_and_no_gap() -> None:
-    account = reconcile_counts(run(fetched(60)), landed(100))
-
-    assert (account.verdict, account.resources[0].surplus) == ("complete", 40)
-    assert not account.has_gaps
+    assert list_gap_reasons(reconciliation) == [GapReason("unexplained", 40)]
 
 
-def test_a_resource_of_which_nothing_was_fetched_is_no_line() -> None:
+def test_more_records_than_truto_counted_are_a_surplus_and_no_gap() -> None:
+    reconciliation = reconcile_counts(run(fetched(60)), landed(100))
+
+    assert (reconciliation.verdict, reconciliation.resources[0].surplus) == ("complete", 40)
+    assert not reconciliation.has_gaps
+
+
+def test_a_resource_without_fetched_records_is_left_out() -> None:
     assert reconcile_counts(run(fetched(0, 0)), RunTotals()).resources == []
     assert reconcile_counts(run(fetched(0, 0)), RunTotals()).verdict == "complete"
 
 
-def test_errors_alone_are_a_line_and_no_gap() -> None:
-    account = reconcile_counts(run(fetched(100)), RunTotals(*_parts(landed(100)), {("crm/deals", "list"): 7}))
+def test_a_resource_with_record_errors_alone_has_no_gap() -> None:
+    reconciliation = reconcile_counts(
+        run(fetched(100)), RunTotals(*_parts(landed(100)), {("crm/deals", "list"): 7})
+    )
 
-    assert [line.errors for line in account.resources] == [0, 7]
-    assert (account.verdict, account.record_errors) == ("complete", 7)
+    assert [counts.errors for counts in reconciliation.resources] == [0, 7]
+    assert (reconciliation.verdict, reconciliation.record_errors) == ("complete", 7)
 
 
-def test_a_refused_run_owes_nothing() -> None:
+def test_a_refused_run_has_no_gap() -> None:
     assert reconcile_counts(run(status="refused"), RunTotals()).verdict == "refused"
 
 
-def _parts(figures: RunTotals) -> tuple[Any, Any]:
-    return figures.batches, figures.sinks
+def _parts(totals: RunTotals) -> tuple[Any, Any]:
+    return totals.batches, totals.sinks

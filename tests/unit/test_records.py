@@ -1,4 +1,4 @@
-"""Every record that can be read is read; what cannot be stands alone."""
+"""Every readable record is read, and every unreadable record is isolated."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def body(payload: str) -> bytes:
         ('{"records": [1], "records": [2]}', [2]),
     ],
 )
-def test_records_in_every_shape(payload: str, records: list[Any]) -> None:
+def test_records_are_read_in_every_shape(payload: str, records: list[Any]) -> None:
     batch = read_records(body(payload))
 
     assert batch is not None
@@ -38,7 +38,7 @@ def test_records_in_every_shape(payload: str, records: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("payload", ["{}", "null", "[]", '"text"', "7", '{"records": null}', '{"other": 1}'])
-def test_a_payload_without_records_is_told(payload: str) -> None:
+def test_a_payload_without_records_returns_none(payload: str) -> None:
     assert read_records(body(payload)) is None
 
 
@@ -51,7 +51,7 @@ def test_a_payload_may_be_the_record_itself(payload: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("poison", "reason"),
+    ("unreadable", "reason"),
     [
         ("[" * 100_000 + "]" * 100_000, "too_deep"),
         ("9" * 5000, "number_out_of_range"),
@@ -68,20 +68,22 @@ def test_a_payload_may_be_the_record_itself(payload: str) -> None:
     ],
     ids=lambda text: text[:10],
 )
-def test_one_poisonous_record_stands_alone(poison: str, reason: str) -> None:
-    batch = read_records(body(f'{{"records": [{{"id": 1}}, {{"a": {poison}}}, {{"id": 3}}]}}'))
+def test_one_unreadable_record_does_not_affect_the_others(unreadable: str, reason: str) -> None:
+    batch = read_records(body(f'{{"records": [{{"id": 1}}, {{"a": {unreadable}}}, {{"id": 3}}]}}'))
 
     assert batch is not None
     assert batch.records == [(0, {"id": 1}), (2, {"id": 3})]
-    [bad] = batch.unreadable
-    assert (bad.ordinal, bad.reason, bad.raw) == (1, reason, f'{{"a": {poison}}}')
+    [rejected] = batch.unreadable
+    assert (rejected.ordinal, rejected.reason, rejected.raw) == (1, reason, f'{{"a": {unreadable}}}')
 
 
-def test_an_array_that_is_broken_inside_is_kept_whole() -> None:
+def test_a_malformed_array_is_one_unreadable_record() -> None:
     batch = read_records(body('{"records": [{"id": 1} {"id": 2}]}'))
 
     assert batch is not None
-    assert [(bad.reason, bad.raw) for bad in batch.unreadable] == [("not_json", '[{"id": 1} {"id": 2}]')]
+    assert [(rejected.reason, rejected.raw) for rejected in batch.unreadable] == [
+        ("not_json", '[{"id": 1} {"id": 2}]')
+    ]
 
 
 def test_numbers_in_range_are_kept_exactly() -> None:
@@ -94,7 +96,7 @@ def test_numbers_in_range_are_kept_exactly() -> None:
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,2})?", fullmatch=True))
-def test_a_number_however_spelt_is_what_json_makes_of_it(number: str) -> None:
+def test_every_spelling_of_a_number_is_read_as_json_reads_it(number: str) -> None:
     batch = read_records(body(f'{{"records": [{number}]}}'))
 
     assert batch is not None
@@ -102,11 +104,11 @@ def test_a_number_however_spelt_is_what_json_makes_of_it(number: str) -> None:
     assert repr(value) == repr(json.loads(number))
 
 
-@pytest.mark.parametrize("poison", ["", ', {"n": NaN}'])
-def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
+@pytest.mark.parametrize("unreadable", ["", ', {"n": NaN}'])
+def test_nul_and_lone_surrogates_are_replaced_and_counted(unreadable: str) -> None:
     records = (
         '[{"a\\u0000": "\\ud800x\\udc00", "pair": "\\ud83d\\ude00", "deep": [{"b": "\\u0000"}]}'
-        + poison
+        + unreadable
         + "]"
     )
 
@@ -117,7 +119,7 @@ def test_nul_and_lone_surrogates_are_replaced_and_counted(poison: str) -> None:
     assert batch.replaced_characters == 4
 
 
-def test_a_record_is_cleaned_as_deep_as_it_is_read() -> None:
+def test_characters_are_replaced_at_any_readable_depth() -> None:
     deep = "[" * 900 + '"\\u0000"' + "]" * 900
 
     for records in (f"[{deep}]", f"[{deep}, NaN]"):
@@ -132,10 +134,10 @@ def test_a_record_is_cleaned_as_deep_as_it_is_read() -> None:
         st.sampled_from(["\0", "\ud83d", "\ude00", "\\", '"', "u0000", "ud83d", "\n", "é"]), max_size=12
     ).map("".join)
 )
-def test_what_is_replaced_is_what_no_database_holds(text: str) -> None:
+def test_exactly_the_unstorable_characters_are_replaced(text: str) -> None:
     batch = read_records(body(f'{{"records": [{json.dumps({text: text})}]}}'))
 
-    whole = json.loads(json.dumps(text))  # pairs of surrogates are one character
+    whole = json.loads(json.dumps(text))  # a surrogate pair becomes one character
     cleaned, count = re.subn("[\0\ud800-\udfff]", "\ufffd", whole)
     assert batch is not None
     assert batch.records == [(0, {cleaned: cleaned})]
@@ -149,7 +151,7 @@ def test_a_raw_nul_is_replaced_and_counted() -> None:
     assert (batch.records, batch.replaced_characters) == ([(0, "a\ufffdb")], 1)
 
 
-def test_an_escaped_backslash_before_u0000_is_text() -> None:
+def test_an_escaped_backslash_before_u0000_is_not_replaced() -> None:
     batch = read_records(body('{"records": [{"a": "\\\\u0000"}]}'))
 
     assert batch is not None
@@ -164,7 +166,7 @@ def test_raw_line_breaks_and_broken_utf8_do_not_lose_a_record() -> None:
     assert batch.records == [(0, {"a": "x\ny\ufffd"})]
 
 
-def test_a_records_json_is_found_as_it_came() -> None:
+def test_the_raw_json_of_a_record_is_unchanged() -> None:
     text = body('{"records": [ {"id":1} , {"id": 2.50 }, NaN]}')
 
     assert read_raw_records(text, [1, 2]) == {1: '{"id": 2.50 }', 2: "NaN"}
@@ -175,7 +177,7 @@ def test_a_records_json_is_found_as_it_came() -> None:
 @given(
     st.lists(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner, max_size=3)))
 )
-def test_what_json_reads_is_read_the_same(values: list[Any]) -> None:
+def test_records_are_read_as_json_reads_them(values: list[Any]) -> None:
     batch = read_records(json.dumps({"payload": {"records": values}}).encode())
 
     cleaned = json.loads(json.dumps(values).replace("\\u0000", "\\ufffd"))
@@ -184,8 +186,12 @@ def test_what_json_reads_is_read_the_same(values: list[Any]) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_no_bytes_break_the_reader(junk: bytes) -> None:
+def test_arbitrary_bytes_never_raise_and_lose_no_ordinal(junk: bytes) -> None:
     for text in (junk, b'{"payload": {"records": [' + junk + b"]}}"):
         batch = read_records(text)
-        ordinals = [n for n, _ in batch.records] + [bad.ordinal for bad in batch.unreadable] if batch else []
+        ordinals = (
+            [n for n, _ in batch.records] + [rejected.ordinal for rejected in batch.unreadable]
+            if batch
+            else []
+        )
         assert sorted(ordinals) == list(range(len(ordinals)))

@@ -1,4 +1,4 @@
-"""Settings: read once, checked all at once, never shown."""
+"""Settings: checked all together, and secrets never shown."""
 
 import pytest
 
@@ -12,10 +12,10 @@ GOOD = {
 }
 
 
-def find_problems(variables: dict[str, str], *needs: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as refusal:
-        read_settings(variables, required=needs)
-    return refusal.value.problems
+def find_problems(variables: dict[str, str], *required: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(variables, required=required)
+    return caught.value.problems
 
 
 def test_defaults_work_without_any_setting() -> None:
@@ -26,7 +26,7 @@ def test_defaults_work_without_any_setting() -> None:
     assert settings.max_body_bytes == 32 * 1024 * 1024
 
 
-def test_several_and_pinned_secrets() -> None:
+def test_a_secret_may_be_pinned_to_a_webhook() -> None:
     settings = read_settings({"TRUTO_WEBHOOK_SECRET": " a , w1=b ,, c"})
 
     assert settings.webhook_secrets == (WebhookSecret("a"), WebhookSecret("b", "w1"), WebhookSecret("c"))
@@ -36,7 +36,7 @@ def test_several_and_pinned_secrets() -> None:
     assert not settings.may_sign("d", "w1")
 
 
-def test_nothing_secret_is_shown() -> None:
+def test_the_repr_of_settings_shows_no_secret() -> None:
     settings = read_settings(GOOD)
 
     assert "s3cr3t" not in repr(settings)
@@ -63,17 +63,23 @@ def test_nothing_secret_is_shown() -> None:
         ("ROUTES_FILE", "there/is/none.toml"),
     ],
 )
-def test_a_bad_value_is_refused_by_name_and_not_quoted(name: str, value: str) -> None:
-    [complaint] = find_problems({**GOOD, name: value})
+def test_an_invalid_value_is_reported_and_no_secret_is_quoted(name: str, value: str) -> None:
+    [problem] = find_problems({**GOOD, name: value})
 
-    assert complaint.startswith(f"{name}: ")
-    assert "pass" not in complaint.replace("there/is/none.toml", "")
+    assert problem.startswith(f"{name}: ")
+    assert "pass" not in problem.replace("there/is/none.toml", "")
 
 
-def test_all_complaints_come_at_once() -> None:
-    found = find_problems({"PORT": "x", "MAX_BODY_BYTES": "x"}, "TRUTO_WEBHOOK_SECRET", "REDIS_URL")
+def test_an_invalid_value_is_quoted_with_the_default() -> None:
+    assert find_problems({"PORT": "http"}) == (
+        'PORT: "http" is not a whole number. Correct it, or unset PORT for its default, 8000.',
+    )
 
-    assert [complaint.partition(":")[0] for complaint in found] == [
+
+def test_all_problems_are_reported_together() -> None:
+    problems = find_problems({"PORT": "x", "MAX_BODY_BYTES": "x"}, "TRUTO_WEBHOOK_SECRET", "REDIS_URL")
+
+    assert [problem.partition(":")[0] for problem in problems] == [
         "TRUTO_WEBHOOK_SECRET",
         "REDIS_URL",
         "PORT",
@@ -82,26 +88,26 @@ def test_all_complaints_come_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "suggestion"),
     [
         ("TRUTO_WEBHOOK_SECRETS", "TRUTO_WEBHOOK_SECRET"),
         ("MAX_BODY_BYTE", "MAX_BODY_BYTES"),
         ("DATABASE_URI", "DATABASE_URL"),
     ],
 )
-def test_a_misspelt_setting_is_caught(name: str, meant: str) -> None:
-    [complaint] = find_problems({name: "1"})
+def test_a_misspelled_setting_is_reported_with_a_suggestion(name: str, suggestion: str) -> None:
+    [problem] = find_problems({name: "1"})
 
-    assert f"Did you mean {meant}?" in complaint
-
-
-def test_a_setting_of_ours_that_does_not_exist_is_refused() -> None:
-    [complaint] = find_problems({"TRUTO_SOMETHING": "1"})
-
-    assert "no such setting" in complaint
+    assert f"Did you mean {suggestion}?" in problem
 
 
-def test_variables_of_others_are_none_of_our_business() -> None:
+def test_an_unknown_setting_with_our_prefix_is_reported() -> None:
+    [problem] = find_problems({"TRUTO_SOMETHING": "1"})
+
+    assert "unknown setting" in problem
+
+
+def test_variables_of_other_programs_are_ignored() -> None:
     others = {
         "PATH": "/bin",
         "DATABASE_URL_FOLLOWER": "x",
@@ -112,13 +118,13 @@ def test_variables_of_others_are_none_of_our_business() -> None:
     assert read_settings({**GOOD, **others}).port == 8000
 
 
-def test_an_inbox_that_processes_cannot_share_is_refused() -> None:
+def test_a_sqlite_inbox_that_processes_cannot_share_is_reported() -> None:
     for variables in ({"DYNO": "web.1"}, {"DYNO": "web.1", "DATABASE_URL": "sqlite:////tmp/x.db"}):
-        [complaint] = find_problems(variables)
-        assert complaint.startswith("DATABASE_URL: ")
+        [problem] = find_problems(variables)
+        assert problem.startswith("DATABASE_URL: ")
 
 
-def test_a_dotenv_file_lies_beneath_the_environment(
+def test_the_environment_overrides_a_dotenv_file(
     tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(str(tmp_path))

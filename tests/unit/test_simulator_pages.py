@@ -1,4 +1,4 @@
-"""The pages of a simulated run follow from its plan alone."""
+"""The pages of a simulated run depend on its plan and seed alone."""
 
 import json
 import tracemalloc
@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.simulator.events import EventClock, EventWriter
+from app.simulator.event_writer import EventClock, EventWriter
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
-from app.simulator.records import digest_record, make_record
+from app.simulator.sample_records import digest_record, make_record
 
 PLAN = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20)
 IDS = {"sync_job_run_id": "run", "sync_job_id": "job", "integrated_account_id": "account"}
@@ -17,9 +17,9 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
 def pages(plan: Plan = PLAN, seed: str = "a") -> list[Page]:
-    chance = Random(seed)
-    writer = EventWriter(chance, EventClock(lambda: NOW), environment_id="environment", webhook_id="webhook")
-    return list(fetch_pages(plan, 0, IDS, chance, writer))
+    rng = Random(seed)
+    writer = EventWriter(rng, EventClock(lambda: NOW), environment_id="environment", webhook_id="webhook")
+    return list(fetch_pages(plan, 0, IDS, rng, writer))
 
 
 def records(page: Page) -> list[dict[str, Any]]:
@@ -28,18 +28,18 @@ def records(page: Page) -> list[dict[str, Any]]:
     return page_records
 
 
-def test_pages_hold_every_record_once_in_fetch_order() -> None:
-    found = pages()
+def test_pages_contain_every_record_once_in_fetch_order() -> None:
+    fetched = pages()
 
-    ids = [(page.resource, record["id"]) for page in found for record in records(page)]
-    assert len(ids) == len(set(ids)) == sum(page.record_count for page in found) == 230
-    assert [page.resource for page in found] == [
-        resource for resource, _ in PLAN.resources for _ in range(len(found) // 4)
+    ids = [(page.resource, record["id"]) for page in fetched for record in records(page)]
+    assert len(ids) == len(set(ids)) == sum(page.record_count for page in fetched) == 230
+    assert [page.resource for page in fetched] == [
+        resource for resource, _ in PLAN.resources for _ in range(len(fetched) // 4)
     ]
-    assert len(found) == count_pages(PLAN, 0)
+    assert len(fetched) == count_pages(PLAN, 0)
 
 
-def test_the_same_chance_fetches_the_same_bytes() -> None:
+def test_the_same_seed_gives_the_same_bytes() -> None:
     plan = Plan("http://127.0.0.1/", "s", "seed", records=230, batch_size=20, changes=0.3)
 
     assert pages(plan) == pages(plan)
@@ -59,19 +59,19 @@ def test_a_page_names_its_run_job_account_resource_and_method() -> None:
     }
 
 
-def test_a_page_knows_the_digest_of_each_records_newest_version() -> None:
+def test_a_page_has_the_digest_of_the_newest_version_of_its_records() -> None:
     for page in pages(Plan("http://127.0.0.1/", "s", "seed", records=300, batch_size=50, changes=0.6)):
         newest = {record["id"]: digest_record(record) for record in records(page)}
         assert page.digests == newest
 
 
-def test_pages_are_made_one_at_a_time() -> None:
+def test_pages_are_generated_one_at_a_time() -> None:
     plan = Plan("http://127.0.0.1/", "s", "seed", records=1500, batch_size=20)
-    chance = Random("a")
-    writer = EventWriter(chance, EventClock(lambda: NOW), environment_id="e", webhook_id="w")
+    rng = Random("a")
+    writer = EventWriter(rng, EventClock(lambda: NOW), environment_id="e", webhook_id="w")
 
     tracemalloc.start()
-    sent_bytes = sum(len(page.body) for page in fetch_pages(plan, 0, IDS, chance, writer))
+    sent_bytes = sum(len(page.body) for page in fetch_pages(plan, 0, IDS, rng, writer))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -79,7 +79,7 @@ def test_pages_are_made_one_at_a_time() -> None:
     assert peak_bytes < 500_000
 
 
-def test_a_digest_is_of_the_content_not_of_its_order() -> None:
+def test_a_digest_depends_on_the_content_and_not_on_its_order() -> None:
     record = make_record("crm/contacts", "account", 4, "1")
 
     assert digest_record(dict(reversed(record.items()))) == digest_record(record)
@@ -87,14 +87,14 @@ def test_a_digest_is_of_the_content_not_of_its_order() -> None:
     assert len(digest_record(record)) == 8
 
 
-def test_records_hold_text_beyond_ascii_as_it_is() -> None:
+def test_records_contain_unescaped_non_ascii_text() -> None:
     body = b"".join(page.body for page in pages())
 
     assert all(text.encode() in body for text in ("Дарья", "李雷", "🙂"))
     assert b"\\u" not in body
 
 
-def test_times_rise_by_a_millisecond_though_the_clock_stands_or_goes_back() -> None:
+def test_event_times_increase_even_if_the_clock_stops_or_goes_back() -> None:
     times = iter([NOW, NOW, NOW - timedelta(hours=1), NOW + timedelta(microseconds=2900)])
     clock = EventClock(lambda: next(times))
 

@@ -1,4 +1,4 @@
-"""A plan is what can be played, or is refused with every reason."""
+"""An invalid plan is rejected with all its problems."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ URL = "http://127.0.0.1:8000/webhooks/truto"
 def find_problems(**fields: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         Plan(**{"url": URL, "secret": "s", "seed": "x", **fields})
-    return [complaint.partition(":")[0] for complaint in caught.value.problems]
+    return [problem.partition(":")[0] for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,15 @@ def find_problems(**fields: Any) -> list[str]:
     ],
     ids=str,
 )
-def test_what_cannot_be_played_is_refused(fields: dict[str, Any]) -> None:
+def test_an_invalid_field_is_reported(fields: dict[str, Any]) -> None:
     assert find_problems(**fields) == list(fields)
 
 
-def test_all_complaints_come_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     assert find_problems(url="x", runs=0, changes=9) == ["url", "runs", "changes"]
 
 
-def test_a_complaint_never_holds_the_address() -> None:
+def test_a_problem_never_quotes_the_url() -> None:
     with pytest.raises(ConfigError) as caught:
         Plan(url="ftp://user:hidden@host/", secret="s", seed="x")
 
@@ -60,7 +60,7 @@ def test_a_complaint_never_holds_the_address() -> None:
 
 
 @pytest.mark.parametrize(("total", "runs"), [(0, 3), (2, 3), (10, 3), (1000, 7)])
-def test_the_shares_of_all_runs_are_the_whole(total: int, runs: int) -> None:
+def test_the_shares_of_all_runs_add_up_to_the_total(total: int, runs: int) -> None:
     plan = Plan(URL, "s", "x", runs=runs)
 
     shares = [plan.compute_share(total, run) for run in range(runs)]

@@ -1,22 +1,22 @@
-"""Sinks that take long to fail are left alone for a while."""
+"""The cooldown of a sink after a slow failure."""
 
 from workers.delivery.sink_writer import SinkCooldown
 
 
-def test_a_sink_that_fails_quickly_is_asked_again_at_once() -> None:
-    rests = SinkCooldown()
+def test_a_fast_failure_starts_no_cooldown() -> None:
+    cooldown = SinkCooldown()
 
-    rests.record_failure("main", began=100, now=101)
+    cooldown.record_failure("main", began=100, now=101)
 
-    assert rests.remaining_s("main", now=101) == 0
+    assert cooldown.remaining_s("main", now=101) == 0
 
 
-def test_a_sink_that_fails_slowly_rests_in_proportion_and_alone() -> None:
-    rests = SinkCooldown()
+def test_a_slow_failure_starts_a_proportional_cooldown_of_that_sink_alone() -> None:
+    cooldown = SinkCooldown()
 
-    rests.record_failure("main", began=100, now=125)
+    cooldown.record_failure("main", began=100, now=125)
 
-    assert rests.remaining_s("main", now=125) == 100
-    assert rests.remaining_s("main", now=200) == 25
-    assert rests.remaining_s("main", now=226) == 0
-    assert rests.remaining_s("lake", now=125) == 0
+    assert cooldown.remaining_s("main", now=125) == 100
+    assert cooldown.remaining_s("main", now=200) == 25
+    assert cooldown.remaining_s("main", now=226) == 0
+    assert cooldown.remaining_s("lake", now=125) == 0

@@ -1,1 +1,1 @@
-"""The periodic tasks of a worker process tree."""
+"""The background tasks of `rapidbridge worker`, beside the workers."""

@@ -1,5 +1,7 @@
-"""What goes on for ever must outlive its faults, and not fill the log with them."""
+"""The base of background tasks: a repeating thread that survives errors."""
 
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import structlog
@@ -10,33 +12,62 @@ from app.logs import locate_error
 log = structlog.get_logger()
 
 
-class PeriodicTask:
-    """Tries steps that are tried again anyway; a fault is logged once, as long as it is the same.
+class PeriodicTask(ABC):
+    """A task that its own daemon thread repeats.
 
-    event: what the log calls it. then: what happens next, for whoever reads it.
+    The thread ends with the process, or after `stop`. name: of the thread, and of the task in logs.
+    interval_s: the pause between two runs.
     """
 
-    def __init__(self, event: str, *, then: str) -> None:
-        self._event = event
-        self._then = then
-        self._last_failures: dict[str, str] = {}
+    def __init__(self, name: str, *, interval_s: float) -> None:
+        self.name = name
+        self._interval_s = interval_s
+        self._stopped = threading.Event()
+        self._last_errors: dict[str, str] = {}
+
+    @property
+    def interval_s(self) -> float:
+        """The pause before the next run."""
+        return self._interval_s
+
+    @abstractmethod
+    def run_once(self) -> None:
+        """Do all that is due now; errors of its steps are logged, not raised."""
+
+    def start(self) -> None:
+        """Start the thread: a database or a network that hangs must not block the caller."""
+        threading.Thread(target=self._repeat, name=self.name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after its current run."""
+        self._stopped.set()
 
     def run_step(
         self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
     ) -> None:
-        """Do it; never fails, but with what `raises` names."""
+        """Run one step; log an error once, until the step fails differently or succeeds.
+
+        raises: errors to pass on to the caller instead.
+        """
         try:
             action()
         except raises:
             raise
         except TransientError as error:
-            self._log_failure(step, str(error))
-        except Exception as error:  # noqa: BLE001  # a thread that ends would never do anything again
-            self._log_failure(step, f"{type(error).__name__} at {locate_error(error)}")
+            self._log_error(step, str(error))
+        except Exception as error:  # noqa: BLE001  # an ended thread would never run the task again
+            self._log_error(step, f"{type(error).__name__} at {locate_error(error)}")
         else:
-            self._last_failures.pop(step, None)
+            self._last_errors.pop(step, None)
 
-    def _log_failure(self, step: str, failure: str) -> None:
-        if failure != self._last_failures.get(step):
-            log.warning(self._event, step=step, error=failure, then=self._then)
-        self._last_failures[step] = failure
+    def _repeat(self) -> None:
+        while not self._stopped.is_set():
+            self.run_step("run", self.run_once)
+            self._stopped.wait(self.interval_s)
+
+    def _log_error(self, step: str, error: str) -> None:
+        if error != self._last_errors.get(step):
+            log.warning(
+                "task.failed", task=self.name, step=step, error=error, retry_in_s=round(self.interval_s, 1)
+            )
+        self._last_errors[step] = error

@@ -1,4 +1,4 @@
-"""Looks at one run: settles it when it has ended, tells when it does not, stops it when it must."""
+"""Watching runs: reconciles ended ones, reports stalls, stops at limits."""
 
 import time
 from datetime import datetime, timedelta
@@ -10,8 +10,12 @@ from app.config.routes import Routes
 from app.database.engine import Database
 from app.errors import QueueUnavailable
 from app.redis.spool import Spool
-from app.runs import notifications as notices
 from app.runs.limits import find_exceeded_limit, has_limits
+from app.runs.notifications import (
+    build_end_notifications,
+    build_limit_notification,
+    build_stalled_notification,
+)
 from app.runs.reconcile import reconcile_run, reconcile_stored
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
@@ -19,41 +23,45 @@ from app.store.notifications import Notifications
 from app.store.runs import Runs, StoredRun
 from workers.background.truto_poller import TrutoPoller
 
-# A page may come after the end of its run, if it was tried again.
+# Truto retries a page for seconds: a page may arrive after the end of its run.
 QUIET_PERIOD_S = 30.0
-# After that, nobody waits for the end of a run any more.
-_LOST_AFTER_S = 24 * 3600.0
-# One that waits for a rate limit goes on by itself. One of which only batches come never tells its end.
+_ABANDONED_AFTER_S = 24 * 3600.0
+# A rate-limited run continues by itself. A run without lifecycle events never reports its end.
 _ACTIVE_STATUSES = ("created", "running")
+# Reconciling a run of very many pages is slow: limits may take this fraction of the time.
+_COUNT_INTERVAL_FACTOR = 10
 
 log = structlog.get_logger()
 
 
 class RunMonitor:
-    """Raises StoreUnavailable. stalled_after_s: how long a run that has not ended may be silent."""
+    """Checks unreconciled runs one by one. Raises StoreUnavailable.
+
+    stalled_after_s: the silence after which a run that has not ended counts as stalled.
+    """
 
     def __init__(
-        self, store: Database, routes: Routes, spool: Spool, truto: TrutoPoller, *, stalled_after_s: float
+        self, database: Database, routes: Routes, spool: Spool, truto: TrutoPoller, *, stalled_after_s: float
     ) -> None:
-        self._store = store
+        self._database = database
         self._routes = routes
         self._spool = spool
         self._truto = truto
         self._stalled_after_s = stalled_after_s
-        self._runs = Runs(store)
-        self._notifications = Notifications(store)
+        self._runs = Runs(database)
+        self._notifications = Notifications(database)
         self._stalled_run_ids: set[str] = set()
         self._next_count_at: dict[str, datetime] = {}
 
     def begin_round(self, *, now: datetime) -> None:
-        """Learn what the runs have in common."""
+        """Load the state that all runs of this round share."""
         self._stalled_run_ids = {
             notification.subject for notification in self._notifications.list_open("run.stalled")
         }
         self._next_count_at = {run_id: until for run_id, until in self._next_count_at.items() if until > now}
 
     def check_run(self, run: StoredRun, *, now: datetime) -> None:
-        """Do what there is to do about a run."""
+        """Reconcile a run that has ended; check an open one for a stall and for limits."""
         silent_s = (now - (run.last_seen_at or run.first_seen_at)).total_seconds()
         if run.has_ended:
             if silent_s > QUIET_PERIOD_S and not self._has_pending_deliveries(run):
@@ -66,11 +74,11 @@ class RunMonitor:
         self._check_limits(run, silent_s, now)
 
     def _has_pending_deliveries(self, run: StoredRun) -> bool:
-        """Whether deliveries wait that belong to the run, or in Redis, where they may."""
+        """Whether the run has pending deliveries, or the spool holds any: their runs are unknown."""
         try:
             return self._runs.has_pending(run.sync_job_run_id) or self._spool.count() > 0
         except QueueUnavailable:
-            # What waits there is lost or comes back; until then, everything else is known.
+            # Spooled deliveries are lost or return with Redis; until then the inbox is all that is known.
             return False
 
     def _reconcile_run(self, run: StoredRun, now: datetime) -> None:
@@ -78,20 +86,20 @@ class RunMonitor:
         refreshed = self._truto.request(
             run.sync_job_run_id,
             lambda api: reconcile_run(
-                self._store, run, RunRefresher(self._runs, api), now=now, on_error=on_error
+                self._database, run, RunRefresher(self._runs, api), now=now, on_error=on_error
             ),
         )
-        run, reconciliation = refreshed or (run, reconcile_stored(self._store, run))
-        end_notifications = notices.build_end_notifications(run, reconciliation, now=now)
+        run, reconciliation = refreshed or (run, reconcile_stored(self._database, run))
+        end_notifications = build_end_notifications(run, reconciliation, now=now)
         if self._runs.mark_reconciled(run, now=now, notifications=end_notifications):
             self._close_stall(run, now)
             log.info(
-                "run.settled",
+                "run.reconciled",
                 run=run.sync_job_run_id,
                 status=run.status,
                 verdict=reconciliation.verdict,
-                arrived=sum(line.arrived for line in reconciliation.resources),
-                missing=sum(line.missing for line in reconciliation.resources),
+                arrived=sum(counts.arrived for counts in reconciliation.resources),
+                missing=sum(counts.missing for counts in reconciliation.resources),
                 record_errors=reconciliation.record_errors,
             )
 
@@ -101,16 +109,16 @@ class RunMonitor:
 
     def _report_stall(self, run: StoredRun, silent_s: float, now: datetime) -> None:
         if run.status in _ACTIVE_STATUSES:
-            notification = notices.build_stalled_notification(run, silent_s=silent_s, now=now)
+            notification = build_stalled_notification(run, silent_s=silent_s, now=now)
             if self._notifications.open(notification):
                 log.warning("run.stalled", run=run.sync_job_run_id, silent_s=round(silent_s))
-        if self._truto.is_due(run.sync_job_run_id, now):
+        if self._truto.claim_turn(run.sync_job_run_id, now):
             self._truto.request(
                 run.sync_job_run_id,
                 lambda api: RunRefresher(self._runs, api).refresh(run.sync_job_run_id, now=now),
             )
-        if silent_s > _LOST_AFTER_S and self._runs.mark_reconciled(run, now=now):
-            log.warning("run.lost", run=run.sync_job_run_id, silent_s=round(silent_s))
+        if silent_s > _ABANDONED_AFTER_S and self._runs.mark_reconciled(run, now=now):
+            log.warning("run.abandoned", run=run.sync_job_run_id, silent_s=round(silent_s))
 
     def _check_limits(self, run: StoredRun, silent_s: float, now: datetime) -> None:
         if (
@@ -120,31 +128,30 @@ class RunMonitor:
         ):
             reason = find_exceeded_limit(run, self._count_run(run, now), self._routes, silent_s=silent_s)
             if reason and self._runs.request_stop(run.sync_job_run_id, reason):
-                log.warning("run.beyond_limit", run=run.sync_job_run_id, cause=reason)
+                log.warning("run.limit_exceeded", run=run.sync_job_run_id, reason=reason)
             run = self._runs.get(run.sync_job_run_id) or run
         if run.stop_reason and not run.stop_sent_at and not run.has_ended:
             self._stop_run(run, now)
 
     def _count_run(self, run: StoredRun, now: datetime) -> Reconciliation:
         began = time.monotonic()
-        reconciliation = reconcile_stored(self._store, run)
-        # A run of very many pages takes long to add up: that gets a tenth of the time.
+        reconciliation = reconcile_stored(self._database, run)
         took = timedelta(seconds=time.monotonic() - began)
-        self._next_count_at[run.sync_job_run_id] = now + took * 10
+        self._next_count_at[run.sync_job_run_id] = now + took * _COUNT_INTERVAL_FACTOR
         return reconciliation
 
     def _stop_run(self, run: StoredRun, now: datetime) -> None:
-        if not self._truto.is_due(f"stop {run.sync_job_run_id}", now):
+        if not self._truto.claim_turn(f"stop {run.sync_job_run_id}", now):
             return
         is_stop_sent = (
             self._truto.request(run.sync_job_run_id, lambda api: api.stop_run(run.sync_job_run_id))
             is not None
         )
-        # Before it is noted: who dies in between asks again, which changes nothing.
-        self._notifications.add(notices.build_limit_notification(run, is_stop_sent=is_stop_sent, now=now))
+        # The mark comes last: a process killed before it stops the run again, which changes nothing.
+        self._notifications.add(build_limit_notification(run, is_stop_sent=is_stop_sent, now=now))
         if is_stop_sent:
             self._runs.mark_stop_sent(run.sync_job_run_id, now=now)
-            log.warning("run.stopped", run=run.sync_job_run_id, cause=run.stop_reason)
+            log.warning("run.stopped", run=run.sync_job_run_id, reason=run.stop_reason)
         else:
-            hint = "Truto did not take it" if self._truto.has_token else "TRUTO_API_TOKEN is not set"
-            log.error("run.not_stopped", run=run.sync_job_run_id, cause=run.stop_reason, hint=hint)
+            hint = "Truto refused or did not answer" if self._truto.has_token else "set TRUTO_API_TOKEN"
+            log.error("run.stop_failed", run=run.sync_job_run_id, reason=run.stop_reason, hint=hint)

@@ -1,4 +1,4 @@
-"""Truto's API for what goes on for ever: asked now and then, and left alone while it is away."""
+"""The monitor's requests to Truto's API: rate-limited, skipped during outages."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import TypeVar
 import structlog
 
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 
 _INTERVAL = timedelta(minutes=5)
 _T = TypeVar("_T")
@@ -16,32 +16,36 @@ log = structlog.get_logger()
 
 
 class TrutoPoller:
-    """Answers None for whatever Truto does not tell now. api: None where there is no token."""
+    """Truto's API for periodic requests, whose errors are logged. api: None without a token."""
 
-    def __init__(self, api: TrutoApi | None) -> None:
+    def __init__(self, api: TrutoClient | None) -> None:
         self._api = api
         self._requested_at: dict[str, datetime] = {}
         self._is_unavailable = False
 
     @property
     def has_token(self) -> bool:
-        """Whether there is a token at all."""
+        """Whether an API token is set."""
         return self._api is not None
 
     def begin_round(self, now: datetime) -> None:
-        """Try again what was away in the last round."""
+        """Allow requests again after an outage in the last round."""
         self._is_unavailable = False
         self._requested_at = {key: at for key, at in self._requested_at.items() if now - at < _INTERVAL}
 
-    def is_due(self, key: str, now: datetime) -> bool:
-        """Whether something was not asked for minutes; notes that it is being asked."""
+    def claim_turn(self, key: str, now: datetime) -> bool:
+        """Return whether a request is due, at most every five minutes; True counts as a request."""
         if key in self._requested_at and now - self._requested_at[key] < _INTERVAL:
             return False
         self._requested_at[key] = now
         return True
 
-    def request(self, subject: str, call: Callable[[TrutoApi], _T]) -> _T | None:
-        """Ask; None without a token, while Truto is away, and where it refuses."""
+    def request(self, subject: str, call: Callable[[TrutoClient], _T]) -> _T | None:
+        """Return the result of `call`; None if it is not available.
+
+        It is None without a token, during an outage, and after a refusal. subject: the run or webhook, for
+        the log.
+        """
         if self._api is None or self._is_unavailable:
             return None
         try:
@@ -51,8 +55,8 @@ class TrutoPoller:
         return None
 
     def log_error(self, subject: str, error: TrutoRefused | TrutoUnavailable) -> None:
-        """Note that Truto did not tell."""
+        """Log a failed request; after an outage, skip all others of this round."""
         if isinstance(error, TrutoUnavailable):
-            # Each attempt takes its time: what else there is to ask in this round is not to wait for it too.
+            # A request to an unavailable API takes seconds: the round's other requests must not wait too.
             self._is_unavailable = True
-        log.warning("truto.silent", about=subject, error=str(error))
+        log.warning("truto.failed", subject=subject, error=str(error))

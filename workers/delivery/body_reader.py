@@ -1,4 +1,4 @@
-"""The bodies of one job's deliveries, read from the inbox several at a time."""
+"""Bodies of one job's deliveries, read from the inbox in batches."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -6,31 +6,31 @@ from uuid import UUID
 from app.store.inbox import Inbox, decompress_body
 from app.store.models import Delivery
 
-# What is read at once; a larger body is read alone. Small ones then cost a fraction of a round trip each.
+# Small bodies share a round trip; a larger body is read alone.
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 
 
 class BodyPrefetcher:
-    """Hands out each body once, in the order of the deliveries. Compressed until then."""
+    """The bodies of deliveries, each read once and in their order; held compressed until then."""
 
     def __init__(self, inbox: Inbox, deliveries: Sequence[Delivery]) -> None:
         self._inbox = inbox
         self._unread = list(deliveries)
-        self._stored: dict[UUID, bytes] = {}
+        self._compressed: dict[UUID, bytes] = {}
 
     def read_body(self, delivery: Delivery) -> bytes:
         """Return a delivery's body. Raises StoreUnavailable, BodyPruned, or ValueError if damaged."""
-        if delivery.id not in self._stored:
-            self._stored = self._inbox.read_stored(self._choose_next_ids(delivery))
-        return decompress_body(delivery.id, self._stored.pop(delivery.id))
+        if delivery.id not in self._compressed:
+            self._compressed = self._inbox.read_stored(self._choose_batch(delivery))
+        return decompress_body(delivery.id, self._compressed.pop(delivery.id))
 
-    def _choose_next_ids(self, delivery: Delivery) -> list[UUID]:
-        # Those before it were passed over.
+    def _choose_batch(self, delivery: Delivery) -> list[UUID]:
+        # Deliveries before this one were skipped and are not read.
         self._unread = self._unread[self._unread.index(delivery) :]
-        size, ids = 0, list[UUID]()
+        batch_bytes, ids = 0, list[UUID]()
         for candidate in self._unread:
-            size += candidate.body_bytes
-            if ids and size > _MAX_BATCH_BYTES:
+            batch_bytes += candidate.body_bytes
+            if ids and batch_bytes > _MAX_BATCH_BYTES:
                 break
             ids.append(candidate.id)
         return ids

@@ -1,10 +1,9 @@
-"""What a delivery's body holds, by the kind of its event."""
+"""Parsing of a stored body into records, errors and run updates."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
@@ -15,18 +14,14 @@ from app.truto.records import read_raw_records, read_records
 from app.truto.runs import read_run, status_from_event, status_rank
 
 
-def _no_raw_records(_ordinals: Sequence[int]) -> Mapping[int, str]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class ParsedDelivery:
-    """A delivery, read.
+    """The contents of one delivery.
 
-    resource, method: what routes match on; of an event that is no batch its entity and action.
-    records: (ordinal, value) of each record that could be read. unreadable: the others.
-    replaced: characters made U+FFFD.
-    reason: why nothing can be made of it, else "". raw: the JSON of records by ordinal, as it came.
+    resource, method: matched by routes; the entity and action of an event without them.
+    has_records: whether the event is a kind that carries records. records: (ordinal, value) of readable ones.
+    reason: why the delivery is quarantined, else "". replaced_characters: characters that became U+FFFD.
+    body: decompressed. payload_is_record: as in `read_records`.
     """
 
     resource: str
@@ -39,16 +34,24 @@ class ParsedDelivery:
     reason: str = ""
     is_deletion: bool = False
     replaced_characters: int = 0
-    read_raw_records: Callable[[Sequence[int]], Mapping[int, str]] = _no_raw_records
+    body: bytes = b""
+    payload_is_record: bool = False
 
     @property
     def record_count(self) -> int:
-        """How many records came, readable or not."""
+        """The number of records, readable or not."""
         return len(self.records) + len(self.unreadable)
+
+    def read_raw_records(self, ordinals: Sequence[int]) -> Mapping[int, str]:
+        """Return the original JSON of these records by ordinal."""
+        return read_raw_records(self.body, ordinals, payload_is_record=self.payload_is_record)
 
 
 def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
-    """Read a stored body; never raises for odd shapes. now: when unreadable records died."""
+    """Parse a stored body; never raises for unexpected shapes.
+
+    now: the time of death of unreadable records.
+    """
     envelope = delivery.envelope
     entity, _, action = envelope.event.partition(":")
     resource, method = envelope.resource or entity, envelope.method or action
@@ -75,7 +78,8 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
         run=run,
         is_deletion=envelope.event == "record:deleted",
         replaced_characters=batch.replaced_characters,
-        read_raw_records=partial(read_raw_records, body, payload_is_record=payload_is_record),
+        body=body,
+        payload_is_record=payload_is_record,
     )
 
 

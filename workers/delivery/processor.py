@@ -1,20 +1,20 @@
-"""One job's deliveries, from the inbox to settled."""
+"""Processing of one job's deliveries, from the inbox to their saved results."""
 
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
+from app.clock import utc_now
 from app.config.routes import Route, Routes
 from app.database.engine import Database
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable
 from app.logs import locate_error
-from app.sinks.base import Sink
+from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome, SinkOutcomeState
 from app.store.pending import PendingDeliveries
@@ -33,119 +33,117 @@ from workers.delivery.retry_policy import (
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
 
-# A worker that vanishes with its machine leaves its deliveries to others after this long; more than the job's
-# own timeout. One whose supervisor lives leaves them at once.
+# Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
 _LEASE_S = 40.0
-# A job stops taking up deliveries after this long, so that it ends well before its timeout.
+# A job starts no further delivery after this time, so that it ends well before its timeout.
 _JOB_TIME_LIMIT_S = 10.0
 
 log = structlog.get_logger()
 
 
 def format_worker_name(pid: int) -> str:
-    """Return what a worker process of this machine is known by."""
+    """Return the name under which a worker process of this machine leases deliveries."""
     return f"{socket.gethostname()}:{pid}"
 
 
 class DeliveryProcessor:
-    """Delivers what the inbox holds to the sinks of its routes, and settles it; one job at a time.
+    """Writes pending deliveries to their sinks and saves the results.
 
-    open_sink: returns the open sink of this name; raises SinkUnavailable or SinkRefused.
-    name: whose the deliveries are meanwhile; by default this process's. keep_late: do not write records that
-    came after their run had been stopped.
+    name: the worker that leases the deliveries, by default this process. keep_late: do not write records
+    that were received after their run was stopped.
     """
 
     def __init__(
         self,
-        store: Database,
+        database: Database,
         routes: Routes,
-        open_sink: Callable[[str], Sink],
+        sinks: SinkRegistry,
         *,
         name: str = "",
         keep_late: bool = False,
     ) -> None:
         self._name = name or format_worker_name(os.getpid())
-        self._results = DeliveryResults(store)
-        self._inbox = Inbox(store)
-        self._pending = PendingDeliveries(store)
-        self._stopped_runs = StoppedRuns(Runs(store)) if keep_late else None
+        self._results = DeliveryResults(database)
+        self._inbox = Inbox(database)
+        self._pending = PendingDeliveries(database)
+        self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._routes = routes
-        self._writer = SinkWriter(open_sink)
-        self._unsettled: Sequence[UUID] = ()
+        self._writer = SinkWriter(sinks)
+        self._unfinished: Sequence[UUID] = ()
+        self._has_timed_out = False
 
     def deliver(self, ids: Sequence[UUID]) -> None:
-        """Take up those of the deliveries that are pending and free, and settle each or make it due again.
+        """Lease the pending deliveries among these ids and settle or reschedule each.
 
-        Raises StoreUnavailable, or OutOfTime where the store does not answer; then nothing was settled, and
-        all will be done again to the same end.
+        Raises StoreUnavailable, or JobTimeout if the store does not answer. Then nothing was saved, and
+        processing the deliveries again has the same result.
         """
-        unfinished, self._unsettled = self._unsettled, [*self._unsettled, *ids]
-        self._writer.has_timed_out = False
-        self._release(unfinished)
+        interrupted, self._unfinished = self._unfinished, [*self._unfinished, *ids]
+        self._has_timed_out = False
+        self._release(interrupted)
         self._process_deliveries(ids)
-        self._unsettled = ()
+        self._unfinished = ()
 
     def release(self) -> None:
-        """Leave to others what interrupted jobs were for; raises StoreUnavailable.
+        """Release the deliveries of interrupted jobs; raises StoreUnavailable.
 
-        Without it they would wait until the lease ends, which takes the worker for lost, or the wake-up is.
+        Otherwise they wait until the lease ends, and the ended lease counts as a lost attempt.
         """
-        self._release(self._unsettled)
-        self._unsettled = ()
+        self._release(self._unfinished)
+        self._unfinished = ()
 
     def _release(self, ids: Sequence[UUID]) -> None:
         if ids:
-            self._pending.release(ids, worker=self._name, now=datetime.now(UTC))
+            self._pending.release(ids, worker=self._name, now=utc_now())
 
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()
-        leased = self._pending.lease(ids, worker=self._name, now=datetime.now(UTC), lease_s=_LEASE_S)
+        leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
         finished = self._results.find_finished([d.id for d in leased if d.attempts > 1])
         bodies = BodyPrefetcher(self._inbox, leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)
         results = []
         for delivery in leased:
-            if not self._writer.has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
-                results.append(self._deliver_one(delivery, bodies, finished.get(delivery.id, {})))
+            if not self._has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
+                results.append(self._process_delivery(delivery, bodies, finished.get(delivery.id, {})))
             else:
-                results.append(DeliveryResult(reschedule(delivery, datetime.now(UTC), 0.0)))
-        settled_ids = self._results.save(results, now=datetime.now(UTC))
-        if overtaken := [delivery.id for delivery in leased if delivery.id not in settled_ids]:
-            # Whoever erases an account waits until nobody can write of it any more.
+                results.append(DeliveryResult(reschedule(delivery, utc_now(), 0.0)))
+        saved_ids = self._results.save(results, now=utc_now())
+        if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
+            # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
         for delivery, result in zip(leased, results, strict=True):
-            if delivery.id in settled_ids:
+            if delivery.id in saved_ids:
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
-    def _deliver_one(
+    def _process_delivery(
         self, delivery: Delivery, bodies: BodyPrefetcher, finished: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
         try:
-            parsed = parse_delivery(delivery, bodies.read_body(delivery), now=datetime.now(UTC))
+            parsed = parse_delivery(delivery, bodies.read_body(delivery), now=utc_now())
             return self._route_delivery(delivery, parsed, finished)
         except StoreUnavailable:
             raise
         except BodyPruned as error:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, error.reason))
         except JobTimeout:
-            # Its body takes too long to read: the job's other deliveries are not to suffer for it.
-            self._writer.has_timed_out = True
-            return DeliveryResult(retry(delivery, datetime.now(UTC), 0, Reason.OUT_OF_TIME))
-        except Exception as error:  # noqa: BLE001
-            # A fault of ours must not take the job's other deliveries along.
-            # Its message may quote a record: only its place in the code is told.
+            # The body takes too long to read: the job's other deliveries are rescheduled, without a retry.
+            self._has_timed_out = True
+            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.OUT_OF_TIME))
+        except Exception as error:  # noqa: BLE001  # a bug must not fail the job's other deliveries
+            # The message may quote a record: log only the place in the code.
             log.error(
                 "delivery.failed",
                 delivery=str(delivery.id),
-                fault=type(error).__name__,
-                at=locate_error(error),
+                error=type(error).__name__,
+                location=locate_error(error),
             )
-            return DeliveryResult(retry(delivery, datetime.now(UTC), 0, Reason.INTERNAL_ERROR))
+            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
 
     def _route_delivery(
         self, delivery: Delivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
@@ -190,11 +188,10 @@ class DeliveryProcessor:
         result: DeliveryResult,
     ) -> DeliveryResult:
         attempts = self._writer.write(delivery, parsed, route, finished)
+        self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
         outcomes = [attempt.outcome for attempt in attempts]
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
-        change = decide_state(
-            delivery, datetime.now(UTC), parsed.record_count, outcomes, min_wait_s=min_wait_s
-        )
+        change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
         return replace(
             result,
             state_change=replace(change, replaced_characters=parsed.replaced_characters),
@@ -205,15 +202,15 @@ class DeliveryProcessor:
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
     change = result.state_change
-    outcome = "postponed" if change.state == DeliveryState.PENDING else change.state
+    event = "rescheduled" if change.state == DeliveryState.PENDING else change.state
     sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != SinkOutcomeState.DONE]
     log.info(
-        "delivery." + outcome,
+        "delivery." + event,
         delivery=str(delivery.id),
         records=change.records,
         attempt=delivery.attempts,
-        **({"reason": change.reason, "cause": reason_category(change.reason)} if change.reason else {}),
-        **({"replaced": change.replaced_characters} if change.replaced_characters else {}),
+        **({"reason": change.reason, "category": reason_category(change.reason)} if change.reason else {}),
+        **({"replaced_characters": change.replaced_characters} if change.replaced_characters else {}),
         **({"sinks": sink_errors} if sink_errors else {}),
     )
     if result.dead_records:

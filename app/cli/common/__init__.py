@@ -1,1 +1,1 @@
-"""Options, times, tables and prompts that several commands share."""
+"""Options, ids, output and prompts that several commands share."""

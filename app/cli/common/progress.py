@@ -1,4 +1,4 @@
-"""How far a long command has come."""
+"""Progress bar of a long command."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar  # click names its type nowhere else
+    from click._termui_impl import ProgressBar  # click exports the type nowhere else
 
 
 def progress_bar(label: str, length: int) -> "AbstractContextManager[ProgressBar[int]]":
-    """Show a bar where standard error is a terminal; its `update` takes how much more is done."""
+    """Show a bar if standard error is a terminal; its `update` takes the number of steps done since."""
     return click.progressbar(
         length=length,
         label=label,
         show_pos=True,
-        # Drawn a million times, it takes longer than what it is about.
+        # Drawing the bar a million times takes longer than the work itself.
         update_min_steps=max(1, length // 1000),
         file=sys.stderr,
         hidden=not sys.stderr.isatty(),

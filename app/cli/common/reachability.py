@@ -1,4 +1,4 @@
-"""Whether somebody is there to be sent to."""
+"""Check that a receiver answers before anything is sent to it."""
 
 import sys
 
@@ -6,12 +6,25 @@ import click
 import httpx
 
 from app.cli import EXIT_UNREACHABLE
+from app.cli.common.program import DEFAULT_PORT, name_program
+
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def require_reachable(url: str) -> None:
-    """Return if anybody answers there, whatever it says; end with 3 otherwise."""
+    """Return if a server answers at the URL, with any status; otherwise end the command with exit code 3."""
     try:
         httpx.head(url, trust_env=False)
     except (httpx.TransportError, httpx.InvalidURL):
-        click.echo(f"Nobody answers at {url}. Is the receiver up? Start it with: rapidbridge up", err=True)
+        hint = f"No server answers at {url}.\nStart the receiver: rapidbridge up"
+        click.echo(name_program(hint, port=_read_local_port(url)), err=True)
         sys.exit(EXIT_UNREACHABLE)
+
+
+def _read_local_port(url: str) -> int:
+    """Return the port at which `up` would have to listen for a URL."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return DEFAULT_PORT
+    return address.port or DEFAULT_PORT if address.host in _LOCAL_HOSTS else DEFAULT_PORT

@@ -1,4 +1,4 @@
-"""Tables for a terminal: as wide as what stands in them, numbers to the right."""
+"""Tables for a terminal: columns as wide as their content, numbers aligned right."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,20 +8,20 @@ Cell = str | int | None
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: int = 0) -> Iterator[str]:
-    """Yield a table, line by line. None is shown as "?"."""
+    """Yield the lines of a table, the headers first. None is shown as "?"."""
     texts = [[_format_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
-    to_right = [any(isinstance(row[place], int) for row in rows) for place in range(len(headers))]
+    is_numeric = [any(isinstance(row[index], int) for row in rows) for index in range(len(headers))]
 
-    def line(cells: Sequence[str]) -> str:
-        placed = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(cells, widths, to_right, strict=True)
+    def format_line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(cells, widths, is_numeric, strict=True)
         ]
-        return " " * indent + "  ".join(placed).rstrip()
+        return " " * indent + "  ".join(padded).rstrip()
 
-    yield click.style(line(headers), dim=True)
-    yield from map(line, texts)
+    yield click.style(format_line(headers), dim=True)
+    yield from map(format_line, texts)
 
 
 def _format_cell(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""rapidbridge dead: what did not reach its sinks, and what becomes of it."""
+"""rapidbridge dead: failed deliveries and dead records."""
 
 import click
 
@@ -10,9 +10,10 @@ from app.cli.dead.show import show
 
 @click.group()
 def dead() -> None:
-    """See to what did not reach its sinks: deliveries, and single records.
+    """List, replay and discard deliveries and records that failed.
 
-    All of it is kept until you replay it or give it up.
+    A failed delivery is dead, quarantined, unrouted or late. A dead record is one that could not be read, or
+    that a sink rejected. Both are kept until you replay or discard them.
     """
 
 

@@ -8,42 +8,43 @@ from typing import Any
 
 import click
 
-from app.cli.common.options import filter_options
-from app.cli.dead.choosing import build_failure_filter
-from app.cli.deliveries.asking import JSON_OPTION, open_interactive_store
-from app.cli.deliveries.telling import shorten, to_json
-from app.store.failures import FailureGroup, group_failures
+from app.cli.common.clients import open_interactive_database
+from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
+from app.cli.common.options import json_option
+from app.cli.common.output import LINE_WIDTH, format_count, print_json, shorten
+from app.store.failures import FAILED_STATES, FailureGroup, group_failures
 from app.store.reasons import RECORD, explain
 
+_DISCARDED = "discarded"
 _MAX_TEXT_WIDTH = 36
-_WIDTH = 79
 
 
-@click.command(name="list")
-@filter_options
-@click.option("--discarded", "with_discarded", is_flag=True, help="Also what was given up.")
-@JSON_OPTION
+@click.command(name="list", cls=FilterCommand)
+@make_filter_options((*FAILED_STATES, _DISCARDED))
+@click.option("--discarded", "with_discarded", is_flag=True, help="Include discarded deliveries and records.")
+@json_option
 def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
-    """List what did not reach its sinks, by cause: how much, since when, an example, and what usually helps.
+    """List failed deliveries and dead records by cause.
 
-    Exits 1 if there is anything that was not given up.
+    Every cause has the number of failures, their first and last time in UTC, an example's id and the usual
+    next step. Exits 1 if there is any failure that was not discarded.
 
     \b
     Examples:
       rapidbridge dead list
       rapidbridge dead list --resource 'crm/*' --since 7d
     """
-    failure_filter = build_failure_filter(options, more_states=("discarded",))
-    with_discarded = with_discarded or "discarded" in failure_filter.states
-    groups = group_failures(open_interactive_store(), failure_filter, with_discarded=with_discarded)
+    delivery_filter = build_delivery_filter(options)
+    with_discarded = with_discarded or _DISCARDED in delivery_filter.states
+    groups = group_failures(open_interactive_database(), delivery_filter, with_discarded=with_discarded)
     if as_json:
-        click.echo(to_json({"failures": [_group_as_json(group) for group in groups]}))
+        print_json({"failures": [_group_as_json(group) for group in groups]})
     else:
         for group in groups:
             for line in _group_lines(group):
                 click.echo(line)
         if not groups:
-            click.echo("Nothing is dead.")
+            click.echo("No failures.")
     if any(not group.discard_reason for group in groups):
         sys.exit(1)
 
@@ -52,27 +53,26 @@ def _group_as_json(group: FailureGroup) -> dict[str, object]:
     explanation = explain(group.state, group.reason)
     return asdict(group) | {
         "meaning": explanation.meaning,
-        "remedy": "" if group.discard_reason else explanation.advice,
+        "advice": "" if group.discard_reason else explanation.advice,
     }
 
 
 def _group_lines(group: FailureGroup) -> Iterator[str]:
-    of = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
+    resource = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
     reason = shorten(group.reason, _MAX_TEXT_WIDTH)
     if group.state == RECORD:
-        where = f", refused by {shorten(group.sink, _MAX_TEXT_WIDTH)}" if group.sink else ", unreadable"
-        yield _format_heading(group.number, "dead record", f"{of}{where}: {reason}")
+        place = f", rejected by {shorten(group.sink, _MAX_TEXT_WIDTH)}" if group.sink else ", unreadable"
+        yield _format_heading(group.number, "dead record", f"{resource}{place}: {reason}")
     else:
-        yield _format_heading(group.number, f"{group.state} delivery", f"{of}: {reason}")
-    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, as {group.example}"
+        yield _format_heading(group.number, f"{group.state} delivery", f"{resource}: {reason}")
+    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, e.g. {group.example}"
     explanation = explain(group.state, group.reason)
     advice = (
         f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice
     )
     text = "; ".join(filter(None, (explanation.meaning, advice)))
-    yield from textwrap.wrap(f"{text}.", _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    yield from textwrap.wrap(f"{text}.", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _format_heading(number: int, kind: str, rest: str) -> str:
-    many = kind if number == 1 else kind.removesuffix("y") + "ies" if kind.endswith("y") else f"{kind}s"
-    return click.style(f"{number:,} {many}", bold=True) + rest
+def _format_heading(number: int, noun: str, rest: str) -> str:
+    return click.style(format_count(number, noun), bold=True) + rest

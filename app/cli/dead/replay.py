@@ -5,9 +5,8 @@ from typing import Any
 
 import click
 
-from app.cli.common.options import filter_options
+from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.times import get_typed_times
-from app.cli.dead.choosing import build_failure_filter
 from app.cli.replay import replay_deliveries
 from app.config.load import read_config
 from app.database.engine import open_database
@@ -15,8 +14,8 @@ from app.replay.request import ReplayRequest, select_dead_records, select_failed
 from app.store.failures import count_dead_records
 
 
-@click.command(name="replay")
-@filter_options
+@click.command(name="replay", cls=FilterCommand)
+@failure_filter_options
 @click.option(
     "--records",
     "with_dead_records",
@@ -55,7 +54,7 @@ def replay_dead(
       rapidbridge dead replay --reason no_route --resource 'crm/*'
       rapidbridge dead replay --records --reason not_object
     """
-    delivery_filter = build_failure_filter(options)
+    delivery_filter = build_delivery_filter(options)
     if with_dead_records and delivery_filter.states:
         raise click.UsageError("--records replays settled deliveries: leave out --state.")
     database = open_database(read_config().settings.database_url, interactive=True)

@@ -1,4 +1,4 @@
-"""rapidbridge deliveries: what arrived, and what became of each."""
+"""rapidbridge deliveries: the received deliveries and their states."""
 
 import click
 
@@ -10,9 +10,10 @@ from app.cli.deliveries.tail import tail
 
 @click.group()
 def deliveries() -> None:
-    """Look at what arrived: every POST, as it came.
+    """List, show, export and follow received deliveries.
 
-    Bodies hold your customers' data: they are printed only where that is asked for.
+    A delivery is one POST of Truto's, stored as it was received. Its body holds your customers' data: only
+    --body, --raw and export print it.
     """
 
 

@@ -1,54 +1,107 @@
 """rapidbridge deliveries show."""
 
+import json
+import math
 import sys
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 from uuid import UUID
 
 import click
 
-from app.cli.common.output import format_time
-from app.cli.common.pipes import open_standard_output
-from app.cli.deliveries.asking import JSON_OPTION, exit_not_found, open_interactive_store, parse_delivery_ids
-from app.cli.deliveries.body import format_body
-from app.cli.deliveries.portrait import detail_lines
-from app.cli.deliveries.telling import to_json
+from app.cli.common.clients import open_interactive_database
+from app.cli.common.ids import DELIVERY_ID, exit_not_found
+from app.cli.common.options import json_option
+from app.cli.common.output import (
+    LINE_WIDTH,
+    escape_control_chars,
+    format_count,
+    format_time,
+    print_json,
+    replace_control_chars,
+    shorten,
+)
+from app.cli.common.output_file import open_standard_output
+from app.cli.common.tables import format_table
 from app.database.engine import Database
-from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
+from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow, read_delivery_detail
 from app.store.inbox import Inbox
+from app.store.models import SinkOutcome
 from app.store.reasons import explain
+from app.truto.events import decode_body
+
+_LABEL_WIDTH = 14
+_MAX_SINK_WIDTH, _MAX_REASON_WIDTH = 14, 20
+_COLOURS = {"settled": "green", "dead": "red", "quarantined": "red", "unrouted": "yellow", "late": "yellow"}
+_SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 
 
 @click.command()
-@click.argument("delivery", metavar="ID", callback=parse_delivery_ids)
-@click.option("--body", "with_body", is_flag=True, help="What it brought, indented: your customers' data.")
-@click.option("--raw", is_flag=True, help="Its body, the very bytes that were signed, and nothing else.")
-@JSON_OPTION
+@click.argument("delivery", metavar="ID", type=DELIVERY_ID)
+@click.option("--body", "with_body", is_flag=True, help="Add the payload, indented: your customers' data.")
+@click.option("--raw", is_flag=True, help="Print nothing but the body, byte for byte as Truto signed it.")
+@json_option
 def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
-    """Show a delivery: what it is, what each sink made of it, and what to do about it.
+    """Show a delivery, its sinks' results and the next step.
+
+    ID may be shortened to its first digits.
 
     \b
     Examples:
-      rapidbridge deliveries show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5
-      rapidbridge deliveries show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw > body.json
+      rapidbridge deliveries show 019a7f2c
+      rapidbridge deliveries show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
     if with_body + raw + as_json > 1:
         raise click.UsageError("--body, --raw and --json exclude each other.")
-    store = open_interactive_store()
-    detail = read_delivery_detail(store, delivery)
+    database = open_interactive_database()
+    detail = read_delivery_detail(database, delivery)
     if detail is None:
         exit_not_found(delivery)
     if raw:
-        body = _read_body(store, detail)
+        body = _read_body(database, detail)
         with open_standard_output() as file:
             file.write(body)
         return
     if as_json:
-        click.echo(to_json(_detail_as_json(detail)))
+        print_json(_detail_as_json(detail))
         return
     for line in detail_lines(detail):
         click.echo(line)
     if with_body:
-        click.echo(format_body(_read_body(store, detail)))
+        click.echo(format_body(_read_body(database, detail)))
+
+
+def detail_lines(detail: DeliveryDetail) -> Iterator[str]:
+    """Yield the lines that describe a delivery, without its records."""
+    delivery = detail.delivery
+    state = click.style(delivery.state, fg=_COLOURS.get(delivery.state))
+    yield f"{click.style(f'delivery {delivery.id}', bold=True)}  {state}"
+    for name, value in (_envelope_fields(delivery) | _state_fields(detail)).items():
+        if value:
+            first, *others = textwrap.wrap(
+                replace_control_chars(value), LINE_WIDTH - _LABEL_WIDTH, break_long_words=False
+            )
+            yield f"  {name:{_LABEL_WIDTH - 2}}{first}"
+            yield from (" " * _LABEL_WIDTH + line for line in others)
+    yield from _sink_lines(detail.outcomes)
+    yield from map(_format_dead_records, detail.dead)
+
+
+def format_body(body: bytes) -> str:
+    """Return an event's payload as indented JSON; a body that is not JSON is returned as text.
+
+    Unprintable characters are escaped, so that the body cannot control the terminal.
+    """
+    text = decode_body(body)
+    try:
+        value = json.loads(text, parse_float=_parse_finite_float, strict=False)
+        payload = value.get("payload", value) if isinstance(value, dict) else value
+        text = json.dumps(payload, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        pass
+    return escape_control_chars(text)
 
 
 def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
@@ -56,15 +109,94 @@ def _detail_as_json(detail: DeliveryDetail) -> dict[str, object]:
     delivery: dict[str, object] = asdict(detail.delivery)
     explanation = explain(detail.delivery.state, detail.delivery.reason)
     del fields["delivery"]
-    return delivery | fields | {"meaning": explanation.meaning, "remedy": explanation.advice}
+    return delivery | fields | {"meaning": explanation.meaning, "advice": explanation.advice}
 
 
-def _read_body(store: Database, detail: DeliveryDetail) -> bytes:
+def _envelope_fields(delivery: DeliveryRow) -> dict[str, str]:
+    return {
+        "event": delivery.event,
+        "event id": delivery.event_id,
+        "resource": f"{delivery.resource} {delivery.method}".strip(),
+        "run": delivery.sync_job_run_id,
+        "job": delivery.sync_job_id,
+        "account": delivery.integrated_account_id,
+        "environment": delivery.environment_id,
+        "webhook": delivery.webhook_id,
+        "created": f"{format_time(delivery.created_at)} UTC" if delivery.created_at else "",
+        "received": f"{format_time(delivery.received_at)} UTC" + _format_duplicates(delivery.duplicates),
+        "size": f"{delivery.body_bytes:,} bytes ({delivery.stored_bytes:,} stored), "
+        + format_count(delivery.records, "record"),
+    }
+
+
+def _state_fields(detail: DeliveryDetail) -> dict[str, str]:
+    delivery = detail.delivery
+    explanation = explain(delivery.state, delivery.reason)
+    lost = f", {delivery.lost_attempts} of them lost" if delivery.lost_attempts else ""
+    replayed = f"{format_time(detail.replayed_at)} UTC, by " if detail.replayed_at else ""
+    return {
+        "attempts": f"{delivery.attempts}{lost}",
+        "due": f"{format_time(delivery.due_at)} UTC" if delivery.state == "pending" else "",
+        "finished": f"{format_time(delivery.settled_at)} UTC" if delivery.settled_at else "",
+        "means": explanation.meaning,
+        "reason": delivery.reason,
+        "to do": explanation.advice,
+        "discarded": delivery.discard_reason,
+        "replaced": f"{format_count(delivery.replaced_characters, 'character')} that no database can store"
+        if delivery.replaced_characters
+        else "",
+        "replayed": f"{replayed}{delivery.replay_id}" if delivery.replay_id else "",
+        "pruned": f"{format_time(delivery.pruned_at)} UTC: the body was deleted"
+        if delivery.pruned_at
+        else "",
+    }
+
+
+def _format_duplicates(duplicates: int) -> str:
+    return f", and {format_count(duplicates, 'duplicate')}" if duplicates else ""
+
+
+def _sink_lines(outcomes: Sequence[SinkOutcome]) -> Iterator[str]:
+    if not outcomes:
+        return
+    rows = [
+        (
+            shorten(outcome.sink, _MAX_SINK_WIDTH),
+            outcome.state,
+            outcome.written,
+            outcome.dead,
+            shorten(outcome.reason, _MAX_REASON_WIDTH),
+            f"{outcome.updated_at:%m-%d %H:%M:%S}",
+        )
+        for outcome in outcomes
+    ]
+    yield from format_table(_SINK_HEADERS, rows, indent=2)
+    for outcome in outcomes:
+        if outcome.message:
+            text = replace_control_chars(f"{outcome.sink}: {outcome.message}")
+            yield from textwrap.wrap(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _format_dead_records(group: DeadRecordCount) -> str:
+    place = f"rejected by {shorten(group.sink, _MAX_SINK_WIDTH)}" if group.sink else "unreadable"
+    discarded = f", {group.discarded:,} discarded" if group.discarded else ""
+    reason = shorten(group.reason, _MAX_REASON_WIDTH)
+    return f"  {format_count(group.records, 'dead record')}, {place}: {reason}{discarded}"
+
+
+def _read_body(database: Database, detail: DeliveryDetail) -> bytes:
     if pruned_at := detail.delivery.pruned_at:
-        click.echo(f"Its body is no longer there: it was pruned on {format_time(pruned_at)} UTC.", err=True)
+        click.echo(f"The body was deleted: pruned at {format_time(pruned_at)} UTC.", err=True)
         sys.exit(1)
     try:
-        return Inbox(store).read_body(detail.delivery.id)
+        return Inbox(database).read_body(detail.delivery.id)
     except ValueError:
-        click.echo("Its body is damaged in the store: no bytes can be made of it.", err=True)
+        click.echo("The body is damaged in the store and cannot be decompressed.", err=True)
         sys.exit(1)
+
+
+def _parse_finite_float(text: str) -> Any:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("too large for a float")
+    return number

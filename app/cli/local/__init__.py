@@ -1,1 +1,1 @@
-"""The processes that `up` and `demo` start on one machine."""
+"""Processes that `up` and `demo` start on one machine."""

@@ -1,4 +1,4 @@
-"""The secret that `up` makes for development, where none is set, and `simulate` signs with."""
+"""Development webhook secret, created by `up` and read by `simulate`."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -7,7 +7,7 @@ _SECRET_FILE = Path("var") / "webhook-secret"
 
 
 def ensure_development_secret() -> str:
-    """Return the working folder's secret, made and kept in var/webhook-secret on first use."""
+    """Return the secret in var/webhook-secret; create the file if it does not exist."""
     if not _SECRET_FILE.exists():
         _SECRET_FILE.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _SECRET_FILE.touch(mode=0o600)
@@ -16,5 +16,5 @@ def ensure_development_secret() -> str:
 
 
 def read_development_secret() -> str | None:
-    """Return the secret if `up` has made one here."""
+    """Return the secret in var/webhook-secret; None if `up` has not created it."""
     return _SECRET_FILE.read_text().strip() if _SECRET_FILE.exists() else None

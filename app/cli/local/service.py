@@ -1,4 +1,4 @@
-"""The whole service on one machine: Valkey where none is given, web, workers. For `up` and `demo`."""
+"""The whole service on one machine, for `up` and `demo`."""
 
 import sys
 import tempfile
@@ -23,23 +23,27 @@ _POLL_INTERVAL_S = 0.1
 
 @contextmanager
 def running_service(settings: Mapping[str, str], *, folder: Path | None = None) -> Iterator[Supervisor]:
-    """Start everything, yield once the web process answers, and stop everything at the end.
+    """Start Valkey, a worker and the web server; yield once the web server answers; stop them at the end.
 
-    settings: by name, as the processes are to see them; nothing else of ours reaches them.
-    folder: where they run, out of reach of a `.env` or routes file here; their output goes to a log in it.
-    Raises StoreUnavailable where the web process does not come up, ConfigError where its port is taken.
+    Valkey is started only without REDIS_URL. settings: the complete settings of the processes, by name.
+    folder: their working directory and the place of their log, so that a `.env` or routes file here has no
+    effect on them. Raises ConfigError if the port is in use, QueueUnavailable and StoreUnavailable if a
+    process does not start.
     """
     require_free_port(int(settings["PORT"]))
-    with tempfile.TemporaryDirectory(prefix="rapidbridge-") as private, Supervisor(folder) as supervisor:
+    with (
+        tempfile.TemporaryDirectory(prefix="rapidbridge-") as sockets,
+        Supervisor(folder) as supervisor,
+    ):
         settings = dict(settings)
         if "REDIS_URL" not in settings:
-            command, settings["REDIS_URL"] = build_valkey_command(Path(private))
+            command, settings["REDIS_URL"] = build_valkey_command(Path(sockets))
             supervisor.start("valkey", command, build_child_environment({}))
             _wait_for_valkey(settings["REDIS_URL"], supervisor)
         environment = build_child_environment(settings)
         supervisor.start("worker", [sys.executable, "-m", "app.cli", "worker"], environment)
-        configuration = str(Path(str(web.__file__)).with_name("gunicorn_conf.py"))
-        gunicorn = [sys.executable, "-m", "gunicorn", "--config", configuration, "app.web.wsgi:app"]
+        config_path = str(Path(str(web.__file__)).with_name("gunicorn_conf.py"))
+        gunicorn = [sys.executable, "-m", "gunicorn", "--config", config_path, "app.web.wsgi:app"]
         supervisor.start("web", gunicorn, environment)
         _wait_for_web(f"http://127.0.0.1:{settings['PORT']}/healthz", supervisor)
         yield supervisor
@@ -55,7 +59,7 @@ def _wait_for_valkey(url: str, supervisor: Supervisor) -> None:
             time.sleep(_POLL_INTERVAL_S)
         else:
             return
-    raise QueueUnavailable(f"the embedded Valkey did not come up; {_describe_output(supervisor)}")
+    raise QueueUnavailable(f"the embedded Valkey did not start; {_describe_output(supervisor)}")
 
 
 def _wait_for_web(url: str, supervisor: Supervisor) -> None:
@@ -67,8 +71,9 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
             time.sleep(_POLL_INTERVAL_S)
         else:
             return
-    raise StoreUnavailable(f"the web process did not come up; {_describe_output(supervisor)}")
+    raise StoreUnavailable(f"the web process did not start; {_describe_output(supervisor)}")
 
 
 def _describe_output(supervisor: Supervisor) -> str:
-    return f"it said:\n{supervisor.read_output()}" if supervisor.read_output() else "what it said is above"
+    output = supervisor.read_output()
+    return f"its output:\n{output}" if output else "its output is above"

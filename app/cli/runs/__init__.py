@@ -1,4 +1,4 @@
-"""rapidbridge runs: sync job runs, seen, started, stopped and accounted for."""
+"""rapidbridge runs: sync job runs, from the store and from Truto."""
 
 import click
 
@@ -12,9 +12,9 @@ from app.cli.runs.watch import watch
 
 @click.group()
 def runs() -> None:
-    """See sync job runs, account for their records, start and stop them.
+    """List, watch, reconcile, start and stop sync job runs.
 
-    What is asked of Truto needs TRUTO_API_TOKEN.
+    `start` and `stop` need TRUTO_API_TOKEN. `watch` and `reconcile` ask Truto if it is set.
     """
 
 

@@ -1,22 +1,21 @@
 """rapidbridge runs list."""
 
-import json
 from datetime import datetime
 from typing import Any
 
 import click
 
-from app.cli.common.output import replace_control_chars
+from app.cli.common.clients import open_interactive_database
+from app.cli.common.options import json_option
+from app.cli.common.output import format_count, print_json, replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.common.times import parse_time_option
-from app.cli.runs.asking import JSON_OPTION
-from app.cli.runs.telling import format_status, format_verdict, run_as_json
-from app.config.settings import read_environment, read_settings
-from app.database.engine import Database, open_database
-from app.runs.reconciliation import Reconciliation, reconcile_counts
+from app.cli.runs.formatting import format_status, format_verdict, run_as_json
+from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
-from app.store.runs import Runs, StoredRun
+from app.store.runs import Runs
 
+_HEADERS = ("run", "seen (UTC)", "status", "records", "verdict")
 _FILTER_COLUMNS = {
     "status": "status",
     "job": "sync_job_id",
@@ -26,68 +25,60 @@ _FILTER_COLUMNS = {
 
 
 @click.command(name="list")
-@click.option("--status", help="Those in this status: running, completed, failed, stopped, refused, …")
-@click.option("--job", help="Those of this sync job.")
-@click.option("--account", help="Those of this integrated account.")
-@click.option("--environment", help="Those of this environment.")
 @click.option(
-    "--since", callback=parse_time_option, help="Those first heard of since then: 12h, 7d, 2026-11-25T08:00."
+    "--status", metavar="STATUS", help="Runs with this status, such as running, completed or failed."
 )
+@click.option("--job", metavar="ID", help="Runs of this sync job.")
+@click.option("--account", metavar="ID", help="Runs of this integrated account.")
+@click.option("--environment", metavar="ID", help="Runs of this Truto environment.")
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most."
+    "--since",
+    metavar="TIME",
+    callback=parse_time_option,
+    help="Runs first seen at or after: 12h, 7d, 2026-11-25T08:00.",
 )
-@JSON_OPTION
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Runs to list.")
+@json_option
 def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: Any) -> None:
-    """List runs, the newest first: what arrived of each, and whether that is all.
+    """List runs with status, records and verdict.
+
+    The newest run comes first. The verdict says if all records arrived.
 
     \b
     Example:
       rapidbridge runs list --since 1d --status failed
     """
-    store = open_database(read_settings(read_environment()).database_url, interactive=True)
+    database = open_interactive_database()
     conditions = {_FILTER_COLUMNS[name]: value for name, value in filters.items() if value}
     if conditions.get("status") == "unknown":
-        # How a run is shown of which only batches came.
+        # The status is empty until a lifecycle event of the run arrives.
         conditions["status"] = ""
-    reconciled_runs = reconcile_runs(store, Runs(store).find_runs(conditions, since=since, limit=limit))
-    no_run_totals = read_run_totals(store, [NO_RUN])[NO_RUN]
+    reconciled_runs = reconcile_stored_runs(
+        database, Runs(database).find_runs(conditions, since=since, limit=limit)
+    )
+    no_run = _count_batches(read_run_totals(database, [NO_RUN])[NO_RUN])
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "runs": [run_as_json(*pair) for pair in reconciled_runs],
-                    "no_run": _count_batches(no_run_totals),
-                },
-                default=str,
-            )
-        )
+        print_json({"runs": [run_as_json(*pair) for pair in reconciled_runs], "no_run": no_run})
         return
     rows = [
         (
             replace_control_chars(run.sync_job_run_id),
             f"{run.first_seen_at:%m-%d %H:%M}",
             format_status(run),
-            sum(line.arrived for line in reconciliation.resources),
+            sum(counts.arrived for counts in reconciliation.resources),
             reconciliation.verdict,
         )
         for run, reconciliation in reconciled_runs
     ]
-    head, *lines = format_table(("run", "seen (UTC)", "status", "records", "verdict"), rows)
-    click.echo(head)
+    header, *lines = format_table(_HEADERS, rows)
+    click.echo(header)
     for line, (_, reconciliation) in zip(lines, reconciled_runs, strict=True):
         click.echo(line.removesuffix(reconciliation.verdict) + format_verdict(reconciliation))
     if not rows:
-        click.echo("No run." if not (conditions or since) else "No such run.")
-    if batches := _count_batches(no_run_totals)["batches"]:
-        click.echo(
-            f"{batches:,} batches with {_count_batches(no_run_totals)['records']:,} records name no run."
-        )
-
-
-def reconcile_runs(store: Database, runs: list[StoredRun]) -> list[tuple[StoredRun, Reconciliation]]:
-    """Return runs, each with its account."""
-    totals = read_run_totals(store, [run.sync_job_run_id for run in runs])
-    return [(run, reconcile_counts(run, totals[run.sync_job_run_id])) for run in runs]
+        click.echo("No run matches." if conditions or since else "No run.")
+    if no_run["batches"]:
+        batches = f"{no_run['batches']:,} {'batch' if no_run['batches'] == 1 else 'batches'}"
+        click.echo(f"Without a run: {batches} with {format_count(no_run['records'], 'record')}.")
 
 
 def _count_batches(totals: RunTotals) -> dict[str, int]:

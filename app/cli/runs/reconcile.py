@@ -1,150 +1,128 @@
 """rapidbridge runs reconcile."""
 
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from app.cli import EXIT_UNREACHABLE
+from app.cli.common.clients import open_optional_truto_api
+from app.cli.common.ids import RUN_ID
+from app.cli.common.options import json_option, yes_option
+from app.cli.common.output import format_count, print_json, replace_control_chars
 from app.cli.common.progress import progress_bar
+from app.cli.common.prompts import confirm
 from app.cli.common.times import parse_time_option
-from app.cli.runs.asking import JSON_OPTION, normalize_run_ids, open_optional_truto_api
-from app.cli.runs.show import run_lines
-from app.cli.runs.telling import run_as_json
+from app.cli.runs.formatting import run_as_json, run_lines
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Database, open_database
-from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.reconcile import TrutoError, reconcile_run
-from app.runs.reconciliation import Reconciliation
+from app.database.engine import open_database
+from app.errors import TrutoRefused
+from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
 from app.runs.refetch import refetch_run
 from app.runs.refresh import RunRefresher
 from app.store.runs import Runs, StoredRun
-from app.truto.client import TrutoApi
+from app.truto.client import TrutoClient
 
 _DEFAULT_PERIOD = timedelta(days=1)
 _MAX_RUNS = 100_000
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, metavar="[ID...]", callback=normalize_run_ids)
+@click.argument("run_ids", nargs=-1, metavar="[ID]...", type=RUN_ID)
 @click.option(
     "--since",
+    metavar="TIME",
     callback=parse_time_option,
-    help="Every run first heard of since then: 12h, 7d, 2026-11-25T08:00.  [default without an ID: 1d]",
+    help="All runs first seen at or after: 12h, 7d, 2026-11-25.  [default without ID: 1d]",
 )
-@click.option("--refetch", "is_refetched", is_flag=True, help="Have Truto run again what is incomplete.")
-@click.option("--yes", is_flag=True, help="Do not ask before that.")
-@JSON_OPTION
+@click.option("--refetch", "is_refetched", is_flag=True, help="Start a new run for every incomplete run.")
+@yes_option
+@json_option
 def reconcile(
     run_ids: Sequence[str], since: datetime | None, *, is_refetched: bool, yes: bool, as_json: bool
 ) -> None:
-    """Compare what Truto fetched with what arrived, and that with what the sinks hold.
+    """Compare records fetched, received and written.
 
-    With TRUTO_API_TOKEN, Truto is asked for what its events left out, and its log for what it gave up. Exits
-    1 if records are missing, or kept out of a sink.
+    With TRUTO_API_TOKEN, missing numbers are read from Truto's API, and the reasons of gaps from its log.
+    ID may be shortened to its first digits.
+
+    Exits 1 if records are missing or were not written to a sink.
 
     \b
     Examples:
-      rapidbridge runs reconcile 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
+      rapidbridge runs reconcile 1f276317
       rapidbridge runs reconcile --since 12h --json
     """
     if run_ids and since:
-        raise click.UsageError("Name runs, or a time: not both.")
+        raise click.UsageError("Pass ids or --since, not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    store, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
+    database, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
     with open_optional_truto_api(settings) as api:
-        refresher = RunRefresher(Runs(store), api) if api else None
-        errors: list[TrutoError] = []
+        reconciler = BatchReconciler(database, RunRefresher(Runs(database), api) if api else None)
         if run_ids:
-            runs = _load_named_runs(store, run_ids, refresher, errors)
+            hint = "" if api else " Set TRUTO_API_TOKEN to ask Truto."
+            runs = reconciler.load_runs(
+                run_ids, now=now, on_unknown=lambda run_id: _print_unknown(run_id, hint)
+            )
         else:
-            runs = Runs(store).find_runs({}, since=since or now - _DEFAULT_PERIOD, limit=_MAX_RUNS)
-        with progress_bar("comparing runs", len(runs)) as bar:
-            reconciled_runs = []
-            for run in runs:
-                # Who does not answer is not asked for every run.
-                active_refresher = None if _is_unreachable(errors) else refresher
-                reconciled_runs.append(
-                    reconcile_run(store, run, active_refresher, now=now, on_error=errors.append)
-                )
+            runs = Runs(database).find_runs({}, since=since or now - _DEFAULT_PERIOD, limit=_MAX_RUNS)
+        reconciled_runs: list[ReconciledRun] = []
+        with progress_bar("Reconciling runs", len(runs)) as bar:
+            for pair in reconciler.reconcile(runs, now=now):
+                reconciled_runs.append(pair)
                 bar.update(1)
         if as_json:
-            click.echo(json.dumps([run_as_json(*pair) for pair in reconciled_runs], default=str))
+            print_json([run_as_json(*pair) for pair in reconciled_runs])
         else:
-            _print_reconciliations(reconciled_runs, in_full=bool(run_ids))
+            _print_reconciliations(reconciled_runs, only_gaps=not run_ids)
         incomplete_runs = [
             run for run, reconciliation in reconciled_runs if reconciliation.verdict == "incomplete"
         ]
         if is_refetched and incomplete_runs and api:
             _refetch_runs(api, incomplete_runs, yes=yes)
-    for message in dict.fromkeys(map(str, errors)):
+    for message in dict.fromkeys(map(str, reconciler.errors)):
         click.echo(message, err=True)
     if len(reconciled_runs) < len(set(run_ids)) or any(
         reconciliation.has_gaps for _, reconciliation in reconciled_runs
     ):
         sys.exit(1)
-    if errors:
-        sys.exit(EXIT_UNREACHABLE if _is_unreachable(errors) else 1)
+    if reconciler.errors:
+        sys.exit(EXIT_UNREACHABLE if reconciler.is_truto_unreachable else 1)
 
 
-def _is_unreachable(errors: Sequence[TrutoError]) -> bool:
-    return any(isinstance(error, TrutoUnavailable) for error in errors)
+def _print_unknown(run_id: str, hint: str) -> None:
+    click.echo(f"No event of run {replace_control_chars(run_id)} was received.{hint}", err=True)
 
 
-def _load_named_runs(
-    store: Database, run_ids: Sequence[str], refresher: RunRefresher | None, errors: list[TrutoError]
-) -> list[StoredRun]:
-    stored_runs, named_runs = Runs(store), []
-    for run_id in dict.fromkeys(run_ids):
-        run = stored_runs.get(run_id)
-        try:
-            run = run or (refresher.refresh(run_id, now=datetime.now(UTC)) if refresher else None)
-        except (TrutoRefused, TrutoUnavailable) as error:
-            errors.append(error)
-        if run:
-            named_runs.append(run)
-        elif not errors:
-            hint = "" if refresher else "; with TRUTO_API_TOKEN, Truto would be asked"
-            click.echo(f"Nothing of run {run_id} has ever arrived here{hint}.", err=True)
-    return named_runs
-
-
-def _print_reconciliations(
-    reconciled_runs: Sequence[tuple[StoredRun, Reconciliation]], *, in_full: bool
-) -> None:
-    """Print every run that is named, and of all others those that leave something to be said."""
+def _print_reconciliations(reconciled_runs: Sequence[ReconciledRun], *, only_gaps: bool) -> None:
     for run, reconciliation in reconciled_runs:
-        if in_full or reconciliation.has_gaps:
+        if reconciliation.has_gaps or not only_gaps:
             for line in run_lines(run, reconciliation):
                 click.echo(line)
             click.echo()
-    click.echo(", ".join(_summary_parts(reconciled_runs)) + "." if reconciled_runs else "No run to compare.")
+    click.echo(
+        ", ".join(_summary_parts(reconciled_runs)) + "." if reconciled_runs else "No run to reconcile."
+    )
 
 
-def _summary_parts(reconciled_runs: Sequence[tuple[StoredRun, Reconciliation]]) -> Iterator[str]:
-    yield f"{len(reconciled_runs):,} {'run' if len(reconciled_runs) == 1 else 'runs'}"
-    verdicts: dict[str, int] = {}
-    for _, reconciliation in reconciled_runs:
-        verdicts[reconciliation.verdict] = verdicts.get(reconciliation.verdict, 0) + 1
+def _summary_parts(reconciled_runs: Sequence[ReconciledRun]) -> Iterator[str]:
+    yield format_count(len(reconciled_runs), "run")
+    verdicts = Counter(reconciliation.verdict for _, reconciliation in reconciled_runs)
     yield from (f"{number:,} {verdict}" for verdict, number in sorted(verdicts.items()))
-    missing = sum(line.missing for _, reconciliation in reconciled_runs for line in reconciliation.resources)
-    yield f"{missing:,} records missing"
+    missing = sum(
+        counts.missing for _, reconciliation in reconciled_runs for counts in reconciliation.resources
+    )
+    yield f"{format_count(missing, 'record')} missing"
 
 
-def _refetch_runs(api: TrutoApi, runs: Sequence[StoredRun], *, yes: bool) -> None:
-    what = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("Nobody is there to confirm: pass --yes to have it all fetched again.")
-        click.confirm(
-            f"Have Truto fetch everything of {what} again? That is a full sync of each.", abort=True
-        )
+def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:
+    confirm(f"Fetch all records of {format_count(len(runs), 'run')} again, as full syncs?", yes=yes)
     for run in runs:
         try:
-            again = refetch_run(api, run)
+            new_run = refetch_run(api, run)
         except TrutoRefused as error:
             click.echo(f"{run.sync_job_run_id}  not fetched again: {error}", err=True)
         else:
-            click.echo(f"{run.sync_job_run_id}  fetched again by run {again.id}", err=True)
+            click.echo(f"{run.sync_job_run_id}  fetched again by run {new_run.id}", err=True)

@@ -1,69 +1,51 @@
 """rapidbridge runs show."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import click
 
-from app.cli.common.output import format_time, replace_control_chars
-from app.cli.runs.asking import JSON_OPTION, normalize_run_ids
-from app.cli.runs.list import reconcile_runs
-from app.cli.runs.telling import format_status, format_verdict, resource_lines, run_as_json
-from app.config.settings import read_environment, read_settings
-from app.database.engine import open_database
-from app.runs.reconciliation import Reconciliation
+from app.cli.common.clients import open_interactive_database
+from app.cli.common.ids import RUN_ID
+from app.cli.common.options import json_option
+from app.cli.common.output import format_time, print_json, replace_control_chars
+from app.cli.common.program import name_program
+from app.cli.runs.formatting import run_as_json, run_lines
+from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.notifications import Notification, Notifications
-from app.store.runs import Runs, StoredRun
+from app.store.runs import Runs
 
-_WIDTH = 9
 _MAX_NOTIFICATIONS = 50
 
 
 @click.command()
-@click.argument("run", metavar="ID", callback=normalize_run_ids)
-@JSON_OPTION
-def show(run: str, *, as_json: bool) -> None:
-    """Show a run: where it stands, and what became of its records.
+@click.argument("run_id", metavar="ID", type=RUN_ID)
+@json_option
+def show(run_id: str, *, as_json: bool) -> None:
+    """Show a run, its records by resource and its history.
+
+    ID may be shortened to its first digits.
 
     \b
     Example:
-      rapidbridge runs show 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
+      rapidbridge runs show 1f276317
     """
-    store = open_database(read_settings(read_environment()).database_url, interactive=True)
-    known = Runs(store).get(run)
-    if known is None:
-        hint = f"To ask Truto: rapidbridge runs reconcile {run}"
-        click.echo(f"Nothing of run {run} has ever arrived here. {hint}", err=True)
+    database = open_interactive_database()
+    run = Runs(database).get(run_id)
+    if run is None:
+        message = f"No event of run {run_id} was received."
+        click.echo(replace_control_chars(message), err=True)
+        hint = f"To ask Truto: rapidbridge runs reconcile {run_id}"
+        click.echo(name_program(replace_control_chars(hint)), err=True)
         sys.exit(1)
-    [(known, reconciliation)] = reconcile_runs(store, [known])
-    history = Notifications(store).for_subject(run, limit=_MAX_NOTIFICATIONS)
+    [(run, reconciliation)] = reconcile_stored_runs(database, [run])
+    history = Notifications(database).for_subject(run_id, limit=_MAX_NOTIFICATIONS)
     if as_json:
-        output = run_as_json(known, reconciliation) | {
-            "history": [asdict(notification) for notification in history]
-        }
-        click.echo(json.dumps(output, default=str))
+        print_json(run_as_json(run, reconciliation) | {"history": [asdict(item) for item in history]})
         return
-    for line in (*run_lines(known, reconciliation), *_history_lines(history)):
+    for line in (*run_lines(run, reconciliation), *_history_lines(history)):
         click.echo(line)
-
-
-def run_lines(run: StoredRun, reconciliation: Reconciliation) -> Iterator[str]:
-    """Yield a run as `show` prints it."""
-    head = click.style(f"run {replace_control_chars(run.sync_job_run_id)}", bold=True)
-    yield f"{head}  {format_status(run)}, {format_verdict(reconciliation)}"
-    fields = {
-        "job": replace_control_chars(run.sync_job_id),
-        "account": replace_control_chars(run.integrated_account_id),
-        "webhook": replace_control_chars(run.webhook_id),
-        "seen": f"{format_time(run.first_seen_at)} to {format_time(run.last_seen_at)} UTC",
-        "settled": f"{format_time(run.reconciled_at)} UTC" if run.reconciled_at else "",
-        "refused": replace_control_chars(run.refusal_reason),
-        "stop": _format_stop(run),
-    }
-    yield from (f"  {name:{_WIDTH}}{value}" for name, value in fields.items() if value)
-    yield from resource_lines(reconciliation)
 
 
 def _history_lines(history: Sequence[Notification]) -> Iterator[str]:
@@ -71,14 +53,3 @@ def _history_lines(history: Sequence[Notification]) -> Iterator[str]:
         reason = notification.payload.get("reason") or notification.payload.get("verdict") or ""
         line = f"{format_time(notification.occurred_at)}  {notification.kind}  "
         yield f"  {line}{replace_control_chars(str(reason))}".rstrip()
-
-
-def _format_stop(run: StoredRun) -> str:
-    if not run.stop_reason:
-        return ""
-    sent = (
-        f"Truto was asked at {format_time(run.stop_sent_at)} UTC"
-        if run.stop_sent_at
-        else "Truto was not asked"
-    )
-    return f"{replace_control_chars(run.stop_reason)}; {sent}"

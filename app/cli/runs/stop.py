@@ -1,77 +1,67 @@
 """rapidbridge runs stop."""
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
-from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
+from app.cli.common.clients import open_truto_api
+from app.cli.common.ids import TRUTO_RUN_ID
+from app.cli.common.options import json_option, yes_option
+from app.cli.common.output import print_json
+from app.cli.common.prompts import confirm
 from app.errors import TrutoRefused
-from app.truto.client import TrutoApi
-from app.truto.runs import SyncJobRun, is_final
+from app.runs.control import StopResult, stop_run
+from app.truto.client import TrutoClient
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True, metavar="ID...", callback=parse_truto_ids)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@JSON_OPTION
+@click.argument("run_ids", nargs=-1, required=True, metavar="ID...", type=TRUTO_RUN_ID)
+@yes_option
+@json_option
 def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
-    """Stop runs: Truto fetches and sends nothing more of them.
+    """Stop runs at Truto.
 
-    What they have sent stays. A run that has ended is left as it is. Exits 1 if one could not be stopped.
+    Truto fetches and sends no more of their records. Records that were already sent stay. A run that has
+    ended is not changed. The id of a run in the store may be shortened to its first digits.
+
+    Exits 1 if a run could not be stopped.
 
     \b
     Example:
-      rapidbridge runs stop 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5
+      rapidbridge runs stop 1f276317
     """
     with open_truto_api() as api:
         if not yes:
-            _confirm_stop(api, run_ids)
-        stopped: list[dict[str, Any]] = []
+            _show_runs(api, run_ids)
+        confirm("Stop this run?" if len(run_ids) == 1 else f"Stop these {len(run_ids)} runs?", yes=yes)
+        results: list[StopResult] = []
         try:
             for run_id in run_ids:
-                stopped.append(_stop_run(api, run_id))
+                results.append(stop_run(api, run_id))
                 if not as_json:
-                    _print_line(stopped[-1])
+                    _print_result(results[-1])
         finally:
-            # Also where Truto is away from here on: what was stopped is stopped.
+            # Truto may become unreachable: the runs that were stopped before are printed all the same.
             if as_json:
-                click.echo(json.dumps(stopped))
-    if any(not line["is_stopped"] for line in stopped):
+                print_json([asdict(result) for result in results])
+    if any(not result.is_stopped for result in results):
         sys.exit(1)
 
 
-def _confirm_stop(api: TrutoApi, run_ids: Sequence[str]) -> None:
+def _show_runs(api: TrutoClient, run_ids: Sequence[str]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("Nobody is there to confirm: pass --yes to stop them without asking.")
+        return
     for run_id in run_ids:
         try:
             run = api.get_run(run_id)
-            click.echo(f"{run_id}  {run.status}, job {run.sync_job_id}, account {run.integrated_account_id}")
+            line = f"{run.status}, job {run.sync_job_id}, account {run.integrated_account_id}"
         except TrutoRefused as error:
-            click.echo(f"{run_id}  {error}")
-    click.confirm("Stop this run?" if len(run_ids) == 1 else f"Stop these {len(run_ids)} runs?", abort=True)
+            line = str(error)
+        click.echo(f"{run_id}  {line}", err=True)
 
 
-def _print_line(line: Mapping[str, Any]) -> None:
-    cells = (line["sync_job_run_id"], line["status"] or "unknown", line["message"])
+def _print_result(result: StopResult) -> None:
+    cells = (result.sync_job_run_id, result.status or "unknown", result.message)
     click.echo("  ".join(cells).rstrip())
-
-
-def _stop_run(api: TrutoApi, run_id: str) -> dict[str, Any]:
-    """Stop a run unless it has ended; return what became of it."""
-    line: dict[str, Any] = {"sync_job_run_id": run_id, "is_stopped": True, "message": ""}
-    try:
-        run = api.get_run(run_id)
-        if is_final(run.status or ""):
-            return {**line, "status": run.status, "message": "it had ended before"}
-        return {**line, "status": _stopped_status(api.stop_run(run_id))}
-    except TrutoRefused as error:
-        return {**line, "status": None, "is_stopped": False, "message": str(error)}
-
-
-def _stopped_status(run: SyncJobRun) -> str:
-    # It still says `running` where Truto stops it after the page at hand.
-    return run.status if run.status and is_final(run.status) else "stopping"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from app.cli.runs.asking import JSON_OPTION, open_truto_api
+from app.cli.common.clients import open_truto_api
+from app.cli.common.options import json_option
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
 from app.plural import count_of
@@ -41,7 +42,7 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
     type=click.Path(dir_okay=False, path_type=Path),
     help="Add the secret to this file instead of printing it.",
 )
-@JSON_OPTION
+@json_option
 def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: bool) -> None:
     """Create a webhook at Truto and print its secret.
 

@@ -5,13 +5,15 @@ import sys
 
 import click
 
-from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
+from app.cli.common.clients import open_truto_api
+from app.cli.common.ids import parse_truto_ids
+from app.cli.common.options import json_option
 from app.errors import TrutoRefused
 
 
 @click.command()
 @click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
-@JSON_OPTION
+@json_option
 def reactivate(webhook_id: str, *, as_json: bool) -> None:
     """Reactivate a webhook that Truto deactivated.
 

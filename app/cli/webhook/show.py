@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from app.checks.known_webhooks import list_known_webhooks
+from app.cli.common.clients import open_truto_api
+from app.cli.common.ids import parse_truto_ids
+from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars
-from app.cli.runs.asking import JSON_OPTION, open_truto_api, parse_truto_ids
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
 from app.truto.target_url import find_target_problem, redact_target_url
@@ -20,7 +22,7 @@ _WIDTH = 9
 
 @click.command()
 @click.argument("webhook_ids", nargs=-1, metavar="[ID...]", callback=parse_truto_ids)
-@JSON_OPTION
+@json_option
 def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
     """Show the state, target URL and events of webhooks.
 

@@ -1,11 +1,11 @@
-"""One account's rows in one table: counted, and deleted."""
+"""Counting and deleting an account's rows in one table."""
 
 from sqlalchemy import Engine, text
 
 from app.database.engine import autocommit
 from app.sinks.sql.dialect import quote
 
-# What one transaction deletes.
+# Rows deleted by one transaction.
 _DELETE_BATCH_SIZE = 1000
 
 
@@ -17,8 +17,8 @@ def count_rows(engine: Engine, table: str, account: str) -> int:
 
 
 def delete_rows(engine: Engine, table: str, account: str) -> int:
-    """Delete an account's rows, so many at a time; return how many there were."""
-    # In the order in which they are written: a writer and this one would deadlock otherwise.
+    """Delete an account's rows in batches; return their number."""
+    # Lock rows in the order in which writers lock them: otherwise both could deadlock.
     lock = " FOR UPDATE" if engine.dialect.name == "postgresql" else ""
     statement = (
         f'DELETE FROM {quote(table)} WHERE "_account" = :account AND "_key" IN ('  # noqa: S608  # quoted

@@ -1,4 +1,4 @@
-"""Reads a sink's tables back, to compare them with what should be there."""
+"""Reading a sink's rows back, to compare them with expected records."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from app.sinks.sql.tables import table_name
 
 
 def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str, Any]]:
-    """Yield (account, key, record) of each row that a resource has in a database; raises StoreUnavailable."""
+    """Yield (account, key, record) of every row of a resource; raises StoreUnavailable."""
     engine = open_engine(url)
     table = table_name(resource, route)
     statement = text(f'SELECT "_account", "_key", "data" FROM {quote(table)}')  # noqa: S608  # a quoted name

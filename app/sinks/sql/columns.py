@@ -1,4 +1,4 @@
-"""Values of a record as typed columns; what does not fit becomes NULL, with its reason. Pure."""
+"""Casting of record values to typed columns; pure."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,11 +12,14 @@ _BIGINT = 2**63
 
 
 class _CastError(ValueError):
-    """Says why a value does not fit; a short stable word."""
+    """A value that does not fit its column; the message is a short stable code."""
 
 
 def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the columns' values by name, and the reasons of those that did not fit."""
+    """Return the values and the misfits of a record by column name.
+
+    A value that does not fit becomes None, and its reason is a misfit.
+    """
     values: dict[str, Any] = {}
     misfits: dict[str, str] = {}
     for name, column in columns.items():

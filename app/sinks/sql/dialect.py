@@ -1,4 +1,4 @@
-"""What databases say differently: types, the one statement a batch, and faults."""
+"""Differences between databases: types, the upsert statement, and errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
 from app.sinks.sql.rows import Row
 
-# What to do about a fault: try again, look for the record at fault, make the table anew, give up.
+# The reaction to an error: retry, split the batch, create the table again, or refuse the batch.
 ErrorAction = Literal["retry", "split", "recreate", "refuse"]
 
 
@@ -23,7 +23,7 @@ def quote(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WriteTarget:
-    """What a batch is written to."""
+    """The table and columns that a batch is written to."""
 
     table: str
     batch: Batch
@@ -31,14 +31,14 @@ class WriteTarget:
 
 
 class Dialect(ABC):
-    """One database's way of holding the sink's tables."""
+    """The SQL of one kind of database."""
 
     has_advisory_locks: ClassVar[bool]
     types: ClassVar[Mapping[str, str]]
     key_collation: ClassVar[str] = ""
 
     def build_create_table(self, name: str) -> str:
-        """Return the statement that creates a table where it is missing."""
+        """Return the statement that creates a table unless it exists."""
         text, time, collated = self.types["text"], self.types["timestamp"], self.key_collation
         return (
             f"CREATE TABLE IF NOT EXISTS {quote(name)} ("
@@ -53,20 +53,20 @@ class Dialect(ABC):
         )
 
     def build_add_column(self, table: str, column: str, kind: str) -> str:
-        """Return the statement that adds a column of a route's type."""
+        """Return the statement that adds a column of a type that a route names."""
         return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {self.types[kind]}"
 
     @abstractmethod
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Write rows where they are newer than what is there, in one statement."""
+        """Insert rows, or update older ones, in one statement."""
 
     @abstractmethod
     def classify_error(self, error: DBAPIError) -> ErrorAction:
-        """Say what to do about a fault."""
+        """Return the reaction to an error."""
 
     @abstractmethod
     def find_rejection_reason(self, error: DBAPIError) -> str:
-        """Say why a record was refused, in a short stable word."""
+        """Return a short stable code for the rejection of a record."""
 
 
 _RECORD_COLUMNS = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")
@@ -78,7 +78,10 @@ def list_column_names(columns: Mapping[str, ColumnConfig]) -> list[str]:
 
 
 def build_conflict_clause(table: str, columns: Mapping[str, ColumnConfig], *, distinct: str) -> str:
-    """Apply only what is newer, and then always: skipping equal data would let a late third version win."""
+    """Return the clause that updates older rows.
+
+    Equal data is updated too: without its version, a third version that arrives late would win.
+    """
     kept = {"_account", "_key", "_first_seen_at", "_changed_at"}
     changed = [
         f"{quote(name)} = excluded.{quote(name)}" for name in list_column_names(columns) if name not in kept

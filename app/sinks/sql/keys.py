@@ -1,4 +1,4 @@
-"""A record's key: its id as text, or a hash where that cannot be one. Pure."""
+"""Keys of records: the id as text, or a hash; pure."""
 
 import hashlib
 import json
@@ -14,22 +14,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 def to_json(value: Any) -> str:
-    """Write JSON that databases take, of a value that was read from JSON; six times as fast as `json`.
+    """Return a value, read from JSON, as JSON that databases accept.
 
-    Raises ValueError or RecursionError for what cannot be written.
+    Six times as fast as `json`. Raises ValueError or RecursionError for a value that cannot be written.
     """
     return _encode(value).decode()
 
 
 def _encode_canonical(value: Any) -> str:
-    """Write JSON whose text never changes: keys are made of it."""
+    """Return JSON whose text never changes between releases: keys are made from it."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
 def extract_key(record: dict[str, Any], name: str) -> str | None:
-    """Return the key that a record names; None where it is missing, null, empty, a boolean or an object.
+    """Return a record's key, or None.
 
-    A number is its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
+    None: it is missing, null, empty, a boolean, a list or an object. A number becomes its JSON text. A key
+    over 512 bytes becomes "sha256:" and its hash.
     """
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":

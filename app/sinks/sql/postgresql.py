@@ -35,7 +35,7 @@ class PostgreSQL(Dialect):
     }
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Send the rows as one JSON array, which the server takes apart: an eighth of the client's work."""
+        """Send the rows as one JSON array, for an eighth of the client's CPU."""
         table, batch, columns = target.table, target.batch, target.columns
         shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
         shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
@@ -69,7 +69,7 @@ class PostgreSQL(Dialect):
         connection.exec_driver_sql(statement, parameters)
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
-        """Sort by SQLSTATE. What is wrong with the server or our rights may be mended: keep trying."""
+        """Classify by SQLSTATE; server errors and missing rights can be fixed, so they are retried."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state == "42P01":
             return "recreate"
@@ -78,7 +78,7 @@ class PostgreSQL(Dialect):
         return "refuse" if state.startswith("42") and state != "42501" else "retry"
 
     def find_rejection_reason(self, error: DBAPIError) -> str:
-        """Name the kinds of refusal that are met."""
+        """Return the code for a SQLSTATE."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state.startswith("54"):
             return "too_deep"
@@ -88,7 +88,7 @@ class PostgreSQL(Dialect):
 
 
 def _encode_row(row: Row) -> str:
-    # `data` and `meta` are JSON already: put in as they are.
+    # `data` and `meta` are JSON already: insert them unchanged.
     columns = "".join(f",{to_json(name)}:{to_json(value)}" for name, value in row.columns.items())
     key = to_json(row.key)
     return (

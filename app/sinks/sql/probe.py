@@ -1,4 +1,4 @@
-"""Whether the SQL sink could create and write its tables in a database."""
+"""Probing of a database: could the SQL sink create and write tables?"""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _RIGHTS = text(
       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create
     """
 )
-# Tables of its own that somebody else owns, or took rights away from.
+# Tables of the sink on which its role lacks a right.
 _UNWRITABLE_TABLES = text(
     """
     SELECT count(*) FROM pg_tables, format('%I.%I', schemaname, tablename) AS name
@@ -31,25 +31,25 @@ _HAS_TABLES = text("SELECT to_regclass('rapidbridge_sink_tables') IS NOT NULL")
 
 
 def probe_database(url: str) -> Path | None:
-    """Return the folder of a SQLite file, None for other databases, if tables can be made and written there.
+    """Return the folder of a SQLite file, None for other databases.
 
-    A SQLite file that is not there yet is not created. Raises SinkUnavailable.
+    A missing SQLite file is not created. Raises SinkUnavailable if tables cannot be created or written.
     """
     path = database_file(url)
     if missing_file(url):
         return path.parent if path else None
     engine = open_engine(url, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
-        # For SQLite, beginning is asking: it takes the writer's lock, and gives it back.
+        # On SQLite, BEGIN IMMEDIATE takes the write lock: that proves the file is writable.
         with engine.connect() as connection, connection.begin() as transaction:
             if engine.dialect.name == "postgresql":
                 _check_rights(connection)
             transaction.rollback()
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-        what = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
+        failure = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
         raise SinkUnavailable(
-            connection_error_reason(error) or f"the sink's database failed ({what})"
+            connection_error_reason(error) or f"the sink's database failed ({failure})"
         ) from error
     except SQLAlchemyError as error:
         raise SinkUnavailable(f"the sink's database failed ({type(error).__name__})") from error
@@ -61,11 +61,11 @@ def probe_database(url: str) -> Path | None:
 def _check_rights(connection: Connection) -> None:
     rights = connection.execute(_RIGHTS).one()
     if rights.is_read_only:
-        raise SinkUnavailable("the sink's database takes no writes: it is read-only, or a standby")
+        raise SinkUnavailable("the sink's database is read-only, or a standby: name the primary in its `url`")
     if not rights.may_create:
         schema = rights.schema or "any schema of its search_path"
-        raise SinkUnavailable(f"its role may not create tables in {schema}: grant it CREATE there")
+        raise SinkUnavailable(f"the sink's role may not create tables in {schema}: grant it CREATE")
     if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_UNWRITABLE_TABLES).scalar_one():
         raise SinkUnavailable(
-            "its role may not write to tables of the sink: grant it SELECT, INSERT and UPDATE"
+            "the sink's role may not write to tables of this sink: grant it SELECT, INSERT and UPDATE"
         )

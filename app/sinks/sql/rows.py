@@ -1,4 +1,4 @@
-"""A batch as rows: keyed, deduplicated, in the order of their keys. Pure."""
+"""Rows of a batch: keyed, deduplicated and sorted by key; pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record on its way into a table. data, meta: JSON. columns: cast values by name."""
+    """One row to write. data, meta: JSON. columns: cast values by name. ordinals: its records."""
 
     ordinals: tuple[int, ...]
     key: str
@@ -25,27 +25,27 @@ class Row:
     meta: str | None
 
 
-class _RejectedRecordError(Exception):  # carries a refusal, is no fault
+class _RejectedRecordError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
 def make_rows(batch: Batch, route: Route) -> tuple[Sequence[Row], Sequence[RejectedRecord]]:
-    """Return a batch's rows in the order of their keys, and the records that can be no row.
+    """Return a batch's rows sorted by key, and the records that cannot become rows.
 
-    Of records with one key the last is taken; the row then stands for all of their ordinals.
+    Of records with the same key, the last one is written; its row lists the ordinals of all.
     """
     rows: dict[str, Row] = {}
     rejected = []
-    # Tells versions of the same moment apart: first received, then delivery, then place. Fixed width.
+    # Orders versions of the same time by receipt, delivery and ordinal; of fixed width, to compare as text.
     received_us = (batch.received_at - _EPOCH) // timedelta(microseconds=1)
     sequence = f"{received_us:016d}-{batch.delivery_id.hex}-"
     for record in batch.records:
         try:
             row = _make_row(record, sequence, route)
-        except _RejectedRecordError as refused:
-            rejected.append(RejectedRecord(record.ordinal, refused.reason, str(refused)))
+        except _RejectedRecordError as error:
+            rejected.append(RejectedRecord(record.ordinal, error.reason, str(error)))
         except RecursionError:
             rejected.append(
                 RejectedRecord(record.ordinal, "too_deep", "nested deeper than JSON can be written")
@@ -66,13 +66,15 @@ def _make_row(record: Record, sequence: str, route: Route) -> Row:
     if not isinstance(value, dict):
         if route.non_object == "refuse":
             raise _RejectedRecordError(
-                "not_object", 'no object; non_object = "wrap" in its route would keep it'
+                "not_object", 'not an object; set non_object = "wrap" in its route to keep such records'
             )
         value = {"value": value}
     key = extract_key(value, route.key)
     if key is None:
         if route.missing_key == "refuse":
-            raise _RejectedRecordError("no_key", f"no usable {route.key}, and its route refuses such records")
+            raise _RejectedRecordError(
+                "no_key", f'no usable {route.key}; its route has missing_key = "refuse"'
+            )
         key = hash_record(value)
     columns, misfits = cast_columns(value, route.columns)
     return Row(

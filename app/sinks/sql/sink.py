@@ -1,4 +1,4 @@
-"""Writes batches to a database: one statement each, split only where a record is refused."""
+"""The SQL sink: writes each batch to a database by one statement."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from app.sinks.sql.tables import SinkTables, table_name
 
 
 class SqlSink:
-    """A PostgreSQL or SQLite database, one table a resource.
+    """A PostgreSQL or SQLite database with one table for each resource.
 
-    A batch is committed, or nothing of it is. The same batch again, or an older one later, changes nothing:
-    a row is replaced only by a greater (_version, _vseq). Records the database cannot hold are refused one by
-    one, the rest of their batch is written.
+    A batch is committed whole or not at all. A repeated batch, or an older one, changes nothing: a row is
+    replaced only by a greater (_version, _vseq). If the database rejects a batch, it is split until the
+    rejected records stand alone, and the rest is written.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,12 +43,12 @@ class SqlSink:
         return WriteResult(len(batch.records) - len(rejected), rejected)
 
     def count(self, account: str) -> int:
-        """Count the rows of an account, in every table that this sink made; see Sink."""
+        """Count an account's rows in every table of this sink; see Sink."""
         with self._translate_errors():
             return sum(count_rows(self._engine, table, account) for table in self._tables.created_tables())
 
     def erase(self, account: str) -> int:
-        """Delete the rows of an account from every table that this sink made; see Sink."""
+        """Delete an account's rows from every table of this sink; see Sink."""
         with self._translate_errors():
             return sum(delete_rows(self._engine, table, account) for table in self._tables.created_tables())
 
@@ -72,7 +72,7 @@ class SqlSink:
     def _write_halves(
         self, connection: Connection, target: WriteTarget, rows: Sequence[Row], rejected: list[RejectedRecord]
     ) -> None:
-        """Halve rows that fail together, until the ones at fault stand alone."""
+        """Write rows; halve them if they fail together, until the rejected ones stand alone."""
         try:
             with connection.begin_nested():
                 self._dialect.upsert(connection, target, rows)
@@ -80,8 +80,9 @@ class SqlSink:
             if self._dialect.classify_error(error) != "split":
                 raise
             if len(rows) == 1:
-                # The database's own message may quote the record: its code must do.
-                message = f"the database refuses it ({getattr(error.orig, 'sqlstate', None) or 'constraint'})"
+                # The database's message may quote the record: report only its code.
+                code = getattr(error.orig, "sqlstate", None) or "constraint"
+                message = f"the database rejected the record ({code})"
                 reason = self._dialect.find_rejection_reason(error)
                 rejected += [RejectedRecord(ordinal, reason, message) for ordinal in rows[0].ordinals]
                 return
@@ -100,9 +101,12 @@ class SqlSink:
 
     def _translate_error(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-        what = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
+        failure = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
         if not error.connection_invalidated and self._dialect.classify_error(error) == "refuse":
-            return SinkRefused("sink_set_up", f"the sink's table or rights do not fit ({what})")
-        # Also after "recreate": somebody dropped the table, the next attempt makes it anew.
+            return SinkRefused(
+                "sink_set_up",
+                f"the sink's table has the wrong columns, or its role lacks a right ({failure})",
+            )
+        # After "recreate", the table was dropped: the retry creates it again.
         self._tables.clear_cache()
-        return SinkUnavailable(f"the sink's database failed ({what})")
+        return SinkUnavailable(f"the sink's database failed ({failure})")

@@ -34,7 +34,7 @@ class SQLite(Dialect):
     }
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Run one prepared statement over the rows."""
+        """Execute one prepared statement for all rows."""
         table, batch, columns = target.table, target.batch, target.columns
         names = list_column_names(columns)
         statement = (
@@ -52,7 +52,7 @@ class SQLite(Dialect):
         connection.exec_driver_sql(statement, parameters)
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
-        """Sort by SQLite's own error names."""
+        """Classify by SQLite's error name."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         if "no such table" in str(error.orig):
             return "recreate"
@@ -61,7 +61,7 @@ class SQLite(Dialect):
         return "refuse" if name == "SQLITE_ERROR" else "retry"
 
     def find_rejection_reason(self, error: DBAPIError) -> str:
-        """Name the kinds of refusal that are met."""
+        """Return the code for SQLite's error name."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         return "constraint" if name.startswith("SQLITE_CONSTRAINT") else "refused"
 

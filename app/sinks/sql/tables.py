@@ -1,4 +1,4 @@
-"""The sink's tables: named, created, widened, and never shared by two resources."""
+"""Tables of the SQL sink: named, created, and widened by columns."""
 
 import hashlib
 import re
@@ -13,14 +13,15 @@ from app.sinks.sql.dialect import Dialect
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
 _MAX_NAME_BYTES = 63
-# Any number, as long as it is always this one: workers that create tables take turns.
+# An arbitrary constant: workers that create tables take this lock in turn.
 _ADVISORY_LOCK = 7_262_132
 
 
 def table_name(resource: str, route: Route) -> str:
-    """Return the table of a resource: what its route says, or the resource in lower snake case.
+    """Return the table of a resource.
 
-    At most 63 bytes, longer names end in a hash; never in the space of our own or the database's tables.
+    It is named by the route, or is the resource in lower snake case. A name over 63 bytes ends in a hash. A
+    name with a reserved prefix gets the prefix "r_".
     """
     if route.table:
         return route.table
@@ -35,7 +36,7 @@ def _digest(resource: str) -> str:
 
 
 class SinkTables:
-    """Sees to it that a table is there; remembers which are."""
+    """The sink's tables, created when needed; a table belongs to one resource."""
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._engine = engine
@@ -43,16 +44,16 @@ class SinkTables:
         self._known_tables: set[tuple[str, str, frozenset[str]]] = set()
 
     def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
-        """Create the table, or the columns it lacks. Nothing is ever dropped or retyped.
+        """Create the table or its missing columns. Nothing is ever dropped or retyped.
 
-        Raises SinkRefused where the table is another resource's, or somebody else's altogether.
+        Raises SinkRefused if the table belongs to another resource, or was not created by this sink.
         """
         known = (name, resource, frozenset(columns))
         if known in self._known_tables:
             return
         if name.startswith(_RESERVED_PREFIXES):
             raise SinkRefused(
-                "table_reserved", f"table {name}: the name is reserved; name another in its route"
+                "table_reserved", f"table {name}: the name is reserved; set another `table` in its route"
             )
         with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
@@ -60,23 +61,22 @@ class SinkTables:
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
             present = {column["name"] for column in inspect(connection).get_columns(name)}
-            wanted = {column: spec.type for column, spec in columns.items()}
-            for column, kind in wanted.items():
+            for column, config in columns.items():
                 if column not in present:
-                    connection.exec_driver_sql(self._dialect.build_add_column(name, column, kind))
+                    connection.exec_driver_sql(self._dialect.build_add_column(name, column, config.type))
         self._known_tables.add(known)
 
     def created_tables(self) -> list[str]:
-        """Return the tables that this sink, or another in its database, has made and that are there."""
+        """Return the existing tables that sinks have created in this database."""
         with self._engine.begin() as connection:
-            there = set(inspect(connection).get_table_names())
-            if _REGISTRY not in there:
+            existing = set(inspect(connection).get_table_names())
+            if _REGISTRY not in existing:
                 return []
             statement = f"SELECT table_name FROM {_REGISTRY} ORDER BY table_name"  # noqa: S608  # a constant
-            return [name for name in connection.execute(text(statement)).scalars() if name in there]
+            return [name for name in connection.execute(text(statement)).scalars() if name in existing]
 
     def clear_cache(self) -> None:
-        """Look again which tables there are, before the next write."""
+        """Check every table again before its next write."""
         self._known_tables.clear()
 
     def _register_table(self, connection: Connection, name: str, resource: str) -> None:
@@ -91,12 +91,12 @@ class SinkTables:
             if inspect(connection).has_table(name):
                 raise SinkRefused(
                     "table_taken",
-                    f"table {name} exists and was not made by this sink; name another `table` in a route",
+                    f"table {name} exists and was not created by this sink; set another `table` in its route",
                 )
             insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
             connection.execute(text(insert), {"name": name, "resource": resource})
         elif owner != resource:
             raise SinkRefused(
                 "table_collision",
-                f"table {name} holds {owner}; name another `table` for {resource} in a route",
+                f"table {name} belongs to {owner}; set another `table` for {resource} in its route",
             )

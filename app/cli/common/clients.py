@@ -1,0 +1,36 @@
+"""The store and Truto's API, opened for one command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.config.settings import Settings, read_environment, read_settings
+from app.database.engine import Database, open_database
+from app.truto.client import TrutoClient
+
+
+def open_interactive_database() -> Database:
+    """Open the database in DATABASE_URL for a user who waits; raises ConfigError."""
+    return open_database(read_settings(read_environment()).database_url, interactive=True)
+
+
+@contextmanager
+def open_truto_api() -> Iterator[TrutoClient]:
+    """Open Truto's API; raises ConfigError without TRUTO_API_TOKEN."""
+    with _open_api(read_settings(read_environment(), required=("TRUTO_API_TOKEN",))) as api:
+        yield api
+
+
+@contextmanager
+def open_optional_truto_api(settings: Settings) -> Iterator[TrutoClient | None]:
+    """Open Truto's API, or yield None without a token."""
+    if not settings.truto_api_token:
+        yield None
+        return
+    with _open_api(settings) as api:
+        yield api
+
+
+@contextmanager
+def _open_api(settings: Settings) -> Iterator[TrutoClient]:
+    with TrutoClient(settings.truto_api_url, settings.truto_api_token) as client:
+        yield client

@@ -1,0 +1,65 @@
+"""Reconciling many runs at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from app.database.engine import Database
+from app.errors import TrutoRefused, TrutoUnavailable
+from app.runs.reconcile import TrutoError, reconcile_run
+from app.runs.reconciliation import Reconciliation, reconcile_counts
+from app.runs.refresh import RunRefresher
+from app.store.run_totals import read_run_totals
+from app.store.runs import Runs, StoredRun
+
+ReconciledRun = tuple[StoredRun, Reconciliation]
+
+
+def reconcile_stored_runs(database: Database, runs: Sequence[StoredRun]) -> list[ReconciledRun]:
+    """Return runs with their reconciliations from the store alone; raises StoreUnavailable."""
+    totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
+    return [(run, reconcile_counts(run, totals[run.sync_job_run_id])) for run in runs]
+
+
+class BatchReconciler:
+    """Reconciles runs with Truto's help, and collects Truto's errors instead of raising them.
+
+    refresher: None without a token. Every method raises StoreUnavailable.
+    """
+
+    def __init__(self, database: Database, refresher: RunRefresher | None) -> None:
+        self._database = database
+        self._refresher = refresher
+        self.errors: list[TrutoError] = []
+
+    @property
+    def is_truto_unreachable(self) -> bool:
+        """Whether Truto could not be reached for any of the runs."""
+        return any(isinstance(error, TrutoUnavailable) for error in self.errors)
+
+    def load_runs(
+        self, run_ids: Sequence[str], *, now: datetime, on_unknown: Callable[[str], None]
+    ) -> list[StoredRun]:
+        """Return runs by id, from Truto if the store has none.
+
+        on_unknown: called for a run that neither knows, unless Truto's errors may be the cause.
+        """
+        stored_runs, loaded = Runs(self._database), []
+        for run_id in dict.fromkeys(run_ids):
+            run = stored_runs.get(run_id)
+            try:
+                if run is None and self._refresher:
+                    run = self._refresher.refresh(run_id, now=now)
+            except (TrutoRefused, TrutoUnavailable) as error:
+                self.errors.append(error)
+            if run:
+                loaded.append(run)
+            elif not self.errors:
+                on_unknown(run_id)
+        return loaded
+
+    def reconcile(self, runs: Sequence[StoredRun], *, now: datetime) -> Iterator[ReconciledRun]:
+        """Yield each run with its reconciliation."""
+        for run in runs:
+            # Waiting for an unreachable Truto once is enough.
+            refresher = None if self.is_truto_unreachable else self._refresher
+            yield reconcile_run(self._database, run, refresher, now=now, on_error=self.errors.append)

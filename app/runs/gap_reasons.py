@@ -1,0 +1,21 @@
+"""Explanations of the gaps of a run, for people."""
+
+from app.runs.reconciliation import GapReason
+
+_EXPLANATIONS = {
+    "given_up": "missing: Truto dropped their pages after all retries",
+    "dead": "dead: no sink can store them; see rapidbridge_dead_records",
+    "discarded": "discarded by an operator; kept in the inbox",
+    "unrouted": "unrouted: no route matches them; kept in the inbox",
+    "late": "late: received after the stop; kept (LATE_RECORDS=keep)",
+    "quarantined": "missing: their page is unreadable; kept in the inbox",
+    "stopped": "missing: the run was stopped before they were sent",
+    "refused": "missing: the run was refused",
+    "unexplained": "missing: no reason in the inbox or in Truto's log",
+}
+
+
+def explain_gap(gap: GapReason) -> str:
+    """Return the number of records that a gap keeps out of the sinks, and the reason."""
+    number = "an unknown number" if gap.records is None else f"{gap.records:,}"
+    return f"{number} {_EXPLANATIONS[gap.code]}"

@@ -1,0 +1,81 @@
+"""Runs in progress, read repeatedly while a user watches them."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from app.database.engine import Database
+from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
+from app.runs.batch_reconcile import ReconciledRun, reconcile_stored_runs
+from app.runs.refresh import RunRefresher
+from app.store.runs import Runs
+
+# Truto updates its counts at this interval.
+_REFRESH_INTERVAL_S = 10.0
+_MAX_RUNS = 20
+_FINAL_VERDICTS = ("complete", "incomplete", "unknown", "refused")
+# A run stays among the active ones for this long after its end.
+_SHOWN_AFTER_END = timedelta(minutes=1)
+
+
+class RunWatcher:
+    """Reads runs from the store, and refreshes them from Truto in the background.
+
+    run_ids: empty for all active runs. refresher: None without a token.
+    """
+
+    def __init__(self, database: Database, run_ids: Sequence[str], refresher: RunRefresher | None) -> None:
+        self._database = database
+        self._run_ids = tuple(dict.fromkeys(run_ids))
+        self._refresher = refresher
+        self._refresh_thread = threading.Thread()
+        self._refreshed_at_s = 0.0
+        self.runs: Sequence[ReconciledRun] = ()
+
+    @property
+    def unknown_ids(self) -> list[str]:
+        """Ids of watched runs that the store does not know yet."""
+        known_ids = {run.sync_job_run_id for run, _ in self.runs}
+        return [run_id for run_id in self._run_ids if run_id not in known_ids]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every watched run has ended and has no pending deliveries; never if all are watched."""
+        return (
+            bool(self._run_ids)
+            and len(self.runs) == len(self._run_ids)
+            and all(reconciliation.verdict in _FINAL_VERDICTS for _, reconciliation in self.runs)
+        )
+
+    def load(self) -> None:
+        """Read the runs and their reconciliations; raises StoreUnavailable."""
+        stored_runs = Runs(self._database)
+        if self._run_ids:
+            runs = [run for run_id in self._run_ids if (run := stored_runs.get(run_id))]
+        else:
+            ended_since = datetime.now(UTC) - _SHOWN_AFTER_END
+            runs = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
+        self.runs = reconcile_stored_runs(self._database, runs)
+
+    def refresh_in_background(self) -> None:
+        """Ask Truto about the runs in a thread, unless one is active or the last one is recent."""
+        if self._refresher is None or self._refresh_thread.is_alive():
+            return
+        if time.monotonic() - self._refreshed_at_s <= _REFRESH_INTERVAL_S:
+            return
+        self._refresh_thread = threading.Thread(
+            target=self._refresh_runs, args=(self._refresher, self.runs), daemon=True
+        )
+        self._refresh_thread.start()
+        self._refreshed_at_s = time.monotonic()
+
+    def _refresh_runs(self, refresher: RunRefresher, runs: Sequence[ReconciledRun]) -> None:
+        ended_ids = {run.sync_job_run_id for run, _ in runs if run.has_ended}
+        for run_id in self._run_ids or [run.sync_job_run_id for run, _ in runs]:
+            if run_id not in ended_ids:
+                # Events bring later whatever Truto does not answer now. RuntimeError: the command has ended
+                # and closed the connection.
+                with suppress(TrutoRefused, TrutoUnavailable, StoreUnavailable, RuntimeError):
+                    refresher.refresh(run_id, now=datetime.now(UTC))

@@ -1,0 +1,93 @@
+"""Writer of event bodies, with unique ids and increasing times."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from app.simulator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class JobIds:
+    """The ids that all runs of a plan share."""
+
+    environment_id: str
+    webhook_id: str
+    sync_job_id: str
+
+
+def make_job_ids(plan: Plan) -> JobIds:
+    """Return the ids of a plan's environment, webhook and sync job; they depend on its seed alone."""
+    rng = Random(f"{plan.seed}/job")  # noqa: S311  # repeatable, no secret
+    return JobIds(make_id(rng), make_id(rng), make_id(rng))
+
+
+def make_id(rng: Random) -> str:
+    """Return the next random UUID; the same seed gives the same ids."""
+    return str(UUID(int=rng.getrandbits(128), version=4))
+
+
+class EventClock:
+    """Source of event times, which never repeat: each is at least 1 ms later than the previous one."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._last: datetime | None = None
+
+    def next_time(self) -> str:
+        """Return the time of the next event, in ISO 8601 with milliseconds."""
+        with self._lock:
+            now = self._now()
+            if self._last is not None:
+                now = max(now, self._last + timedelta(milliseconds=1))
+            self._last = _truncate_to_milliseconds(now)
+            return format_time(self._last)
+
+    def now(self) -> datetime:
+        """Return the current time in milliseconds; unlike an event's time, it may repeat."""
+        return _truncate_to_milliseconds(self._now())
+
+
+def format_time(time: datetime) -> str:
+    """Format a UTC time like Truto: ISO 8601 with milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+
+
+def _truncate_to_milliseconds(time: datetime) -> datetime:
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+class EventWriter:
+    """Writes the bodies of events to one webhook. rng: source of their ids, the same for the same seed."""
+
+    def __init__(self, rng: Random, clock: EventClock, *, environment_id: str, webhook_id: str) -> None:
+        self._rng = rng
+        self._clock = clock
+        self._environment_id = environment_id
+        self._webhook_id = webhook_id
+
+    def write_run_event(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Return the body of a `sync_job_run:<action>` event, and its created_at."""
+        return self._write_event(f"sync_job_run:{action}", payload)
+
+    def write_test_event(self) -> bytes:
+        """Return the body of the event that Truto sends to test a webhook."""
+        return self._write_event("test", {"foo": "bar"})[0]
+
+    def _write_event(self, event: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
+        created_at = self._clock.next_time()
+        envelope = {
+            "id": make_id(self._rng),
+            "event": event,
+            "payload": payload,
+            "environment_id": self._environment_id,
+            "webhook_id": self._webhook_id,
+            "created_at": created_at,
+        }
+        return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(), created_at

@@ -1,0 +1,80 @@
+"""Webhooks of the simulated API, which may create more."""
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import httpx
+
+from app.simulator.event_writer import EventClock, EventWriter, make_id, make_job_ids
+from app.simulator.plan import Plan
+from app.truto.signature import sign
+
+_TIMEOUT_S = 30.0
+_ACTIONS = ("created", "started", "updated", "completed", "failed", "stopped", "record", "record_error")
+_EVENT_TYPES = tuple(f"sync_job_run:{action}" for action in _ACTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedWebhook:
+    """One webhook. secret: the key that signs its events."""
+
+    id: str
+    target_url: str
+    secret: str = field(repr=False)
+    is_active: bool = True
+    event_types: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the webhook as JSON for the API, without its secret."""
+        return {
+            "id": self.id,
+            "target_url": self.target_url,
+            "is_active": self.is_active,
+            "event_types": list(self.event_types),
+        }
+
+
+class SimulatedWebhooks:
+    """All webhooks by id. The plan's runs always send to the plan's own webhook, even if it is inactive."""
+
+    def __init__(self, plan: Plan, clock: EventClock) -> None:
+        job = make_job_ids(plan)
+        self._plan = plan
+        self._clock = clock
+        self._environment_id = job.environment_id
+        self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # repeatable, no secret
+        own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_EVENT_TYPES)
+        self._known = {own.id: own}
+
+    def get(self, webhook_id: str) -> SimulatedWebhook | None:
+        """Return a webhook by its id, or None."""
+        return self._known.get(webhook_id)
+
+    def create(self, target_url: str, event_types: tuple[str, ...], *, is_active: bool) -> SimulatedWebhook:
+        """Add a webhook with a new secret."""
+        id_, secret = make_id(self._rng), make_id(self._rng)
+        webhook = SimulatedWebhook(id_, target_url, secret, is_active=is_active, event_types=event_types)
+        self._known[id_] = webhook
+        return webhook
+
+    def set_active(self, webhook: SimulatedWebhook, *, is_active: bool) -> SimulatedWebhook:
+        """Activate or deactivate a webhook."""
+        changed = replace(webhook, is_active=is_active)
+        self._known[webhook.id] = changed
+        return changed
+
+    def send_test_event(self, webhook: SimulatedWebhook) -> int:
+        """Send a signed `test` event once; return the HTTP status, or 0 for no answer."""
+        plan = self._plan
+        writer = EventWriter(
+            self._rng, self._clock, environment_id=self._environment_id, webhook_id=webhook.id
+        )
+        body = writer.write_test_event()
+        signature = sign(body, webhook.secret, encoding=plan.encoding, with_format=plan.with_format)
+        headers = {"Content-Type": "application/json", "User-Agent": "truto", "X-Truto-Signature": signature}
+        try:
+            with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
+                return client.post(webhook.target_url, content=body, headers=headers).status_code
+        except (httpx.RequestError, httpx.InvalidURL):
+            return 0

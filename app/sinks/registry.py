@@ -1,0 +1,37 @@
+"""The sinks of a routes file, opened by name."""
+
+from app.config.routes import FilesSinkConfig, Routes
+from app.sinks.base import Sink
+from app.sinks.files import FilesSink
+from app.sinks.sql.sink import SqlSink
+
+
+class SinkRegistry:
+    """The sinks of a routes file, each opened at its first use.
+
+    Opening raises SinkUnavailable or SinkRefused.
+    """
+
+    def __init__(self, routes: Routes) -> None:
+        self._sink_configs = routes.sinks
+        self._open_sinks: dict[str, Sink] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all sinks, sorted."""
+        return sorted(self._sink_configs)
+
+    def open(self, name: str) -> Sink:
+        """Return the sink of this name."""
+        if name not in self._open_sinks:
+            config = self._sink_configs[name]
+            self._open_sinks[name] = (
+                FilesSink(config.url) if isinstance(config, FilesSinkConfig) else SqlSink(config.url)
+            )
+        return self._open_sinks[name]
+
+    def close(self) -> None:
+        """Close the open sinks."""
+        for sink in self._open_sinks.values():
+            sink.close()
+        self._open_sinks.clear()

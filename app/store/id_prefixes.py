@@ -1,0 +1,41 @@
+"""Ids of deliveries and runs by the first characters of an id."""
+
+from uuid import UUID
+
+from sqlalchemy import func, or_, select
+
+from app.database.engine import Database
+from app.store.schema import deliveries, runs
+
+_UUID_DIGITS = 32
+
+
+def find_delivery_ids(database: Database, digits: str, *, limit: int) -> list[UUID]:
+    """Return the ids of deliveries that begin with hexadecimal digits, in order; raises StoreUnavailable.
+
+    digits: lower case, without dashes, at most 32.
+    """
+    # SQLAlchemy binds a UUID as the column stores it: a uuid on PostgreSQL, 32 characters on SQLite.
+    low, high = _bounds(digits)
+    statement = select(deliveries.c.id).where(deliveries.c.id.between(low, high))
+    return [row.id for row in database.read(statement.order_by(deliveries.c.id).limit(limit))]
+
+
+def find_run_ids(database: Database, digits: str, *, typed: str = "", limit: int) -> list[str]:
+    """Return the ids of runs that begin with hexadecimal digits, in order; raises StoreUnavailable.
+
+    typed: an id that is also found if it is no UUID.
+    """
+    low, high = map(str, _bounds(digits))
+    prefix = low[: len(digits) + sum(len(digits) > end for end in (8, 12, 16, 20))]
+    run_id = runs.c.sync_job_run_id
+    # The range uses the index. The comparison of the first characters removes ids of other shapes, which some
+    # collations sort between UUIDs.
+    begins = run_id.between(low, high) & (func.substr(run_id, 1, len(prefix)) == prefix)
+    statement = select(run_id).where(or_(begins, run_id == typed)).order_by(run_id).limit(limit)
+    return [row.sync_job_run_id for row in database.read(statement)]
+
+
+def _bounds(digits: str) -> tuple[UUID, UUID]:
+    """Return the smallest and the largest UUID that begin with the digits."""
+    return UUID(digits.ljust(_UUID_DIGITS, "0")), UUID(digits.ljust(_UUID_DIGITS, "f"))

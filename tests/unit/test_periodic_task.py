@@ -1,0 +1,68 @@
+"""The base of the background tasks."""
+
+import threading
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from app.errors import StoreUnavailable
+from tests.support.waiting import wait_until
+from workers.background.loop import PeriodicTask
+
+
+class CountingTask(PeriodicTask):
+    """Counts its runs and fails as its `errors` say."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        super().__init__("counting", interval_s=0.01)
+        self.errors = list(errors)
+        self.runs = 0
+
+    def run_once(self) -> None:
+        self.runs += 1
+        self.run_step("count", self._count)
+
+    def _count(self) -> None:
+        error = self.errors.pop(0) if self.errors else None
+        if error:
+            raise error
+
+
+def test_a_failing_step_is_logged_once_until_it_fails_differently_or_succeeds() -> None:
+    away = [StoreUnavailable("away") for _ in range(5)]
+    task = CountingTask(away[0], away[1], ValueError("private"), away[2], None, away[3], away[4])
+
+    with capture_logs() as logs:
+        for _ in range(7):
+            task.run_once()
+
+    errors: list[Any] = [line["error"] for line in logs]
+    assert [error.partition(" at ")[0] for error in errors] == ["away", "ValueError", "away", "away"]
+    assert "private" not in str(logs)
+    assert {(line["event"], line["task"], line["step"]) for line in logs} == {
+        ("task.failed", "counting", "count")
+    }
+
+
+class BrokenTask(PeriodicTask):
+    """Fails outside of its steps."""
+
+    def __init__(self) -> None:
+        super().__init__("broken", interval_s=0.01)
+        self.runs = 0
+
+    def run_once(self) -> None:
+        self.runs += 1
+        raise ValueError
+
+
+def test_a_thread_survives_every_error_until_it_is_stopped() -> None:
+    task = BrokenTask()
+
+    with capture_logs() as logs:
+        task.start()
+        wait_until(lambda: task.runs > 3, what="several runs")
+        task.stop()
+        wait_until(lambda: "broken" not in {thread.name for thread in threading.enumerate()})
+
+    assert [line["event"] for line in logs] == ["task.failed"]

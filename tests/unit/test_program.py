@@ -1,0 +1,127 @@
+"""The program's version, its help, and the hints that name it."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
+from app.cli.common.program import DEFAULT_PORT, VERSION, name_program
+from app.config.settings import Settings, list_setting_names
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+
+
+def run(words: list[str], *, folder: Path, search_path: str = "", **settings: str) -> str:
+    """Run a program without settings of this machine; return its standard error."""
+    hidden = set(list_setting_names())
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+    variables |= {"PYTHONPATH": str(ROOT), "PATH": f"{search_path}:{os.environ['PATH']}"} | settings
+    return subprocess.run(
+        words, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False
+    ).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "search_path", "expected"),
+    [
+        (["rapidbridge"], str(PROGRAMS), "rapidbridge"),
+        (["venv/bin/rapidbridge"], "", "venv/bin/rapidbridge"),
+        (["venv/bin/python", "-m", "app.cli"], "", "venv/bin/python -m app.cli"),
+        (["python", "-m", "app.cli"], str(PROGRAMS), "python -m app.cli"),
+    ],
+)
+def test_a_hint_can_be_run_as_the_program_was_called(
+    tmp_path: Path, words: list[str], search_path: str, expected: str
+) -> None:
+    (tmp_path / "venv").symlink_to(PROGRAMS.parent)
+    (tmp_path / "store.db").touch()
+    url = f"sqlite:///{tmp_path}/store.db"
+
+    before = run([*words, "deliveries", "list"], folder=tmp_path, search_path=search_path, DATABASE_URL=url)
+    hint = before.strip().rpartition("run: ")[2]
+    run(shlex.split(hint), folder=tmp_path, search_path=search_path, DATABASE_URL=url)
+    after = run([*words, "deliveries", "list"], folder=tmp_path, search_path=search_path, DATABASE_URL=url)
+
+    assert hint == f"{expected} migrate"
+    assert after == ""
+
+
+def test_usage_errors_name_the_program_as_it_was_called(tmp_path: Path) -> None:
+    error = run([sys.executable, "-m", "app.cli", "deliveries", "tail", "--until", "1h"], folder=tmp_path)
+
+    assert f"Try '{sys.executable} -m app.cli deliveries tail --help' for help." in error
+    assert f"use `{sys.executable} -m app.cli deliveries list`" in error
+
+
+def test_a_hint_names_the_port_unless_it_is_the_default() -> None:
+    assert name_program("Start it: rapidbridge up", port=9000) == "Start it: PORT=9000 rapidbridge up"
+    assert name_program("Start it: rapidbridge up", port=DEFAULT_PORT) == "Start it: rapidbridge up"
+    assert (
+        name_program("rapidbridge tables, rapidbridge.log", port=9000)
+        == "rapidbridge tables, rapidbridge.log"
+    )
+
+
+def test_version_and_port_agree_with_the_project_and_the_settings() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert project["version"] == VERSION
+    assert Settings.model_fields["port"].default == DEFAULT_PORT
+
+
+def test_the_version_is_shown_without_an_installed_project(tmp_path: Path) -> None:
+    script = (
+        "import importlib.metadata as metadata, runpy, sys\n"
+        "metadata.Distribution.discover = lambda **_: []\n"
+        "sys.argv[1:] = ['--version']\n"
+        "runpy.run_module('app.cli', run_name='__main__', alter_sys=True)"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ran.stdout == f"rapidbridge, version {VERSION}\n"
+
+
+def list_paths(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    assert isinstance(group, click.Group)
+    yield path
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from list_paths(command, *path, name)
+        else:
+            yield (*path, name)
+
+
+# Commands whose texts are still to be shortened.
+LONG_TEXTS = {("dead",), ("doctor",), ("replay",), ("webhook",), ("webhook", "listen")}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(list_paths(main)) - LONG_TEXTS), ids=lambda path: " ".join(path) or "main"
+)
+def test_every_help_fits_80_columns_and_cuts_no_summary(path: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, [*path, "--help"], prog_name="rapidbridge", env={"COLUMNS": "80"}).output
+
+    lines = [line for line in text.splitlines() if not line.startswith("Usage: ")]
+    assert [line for line in lines if len(line) > 80 or line.endswith("...")] == []
+
+
+def test_filters_are_listed_apart_from_a_commands_own_options() -> None:
+    text = CliRunner().invoke(main, ["deliveries", "list", "--help"], env={"COLUMNS": "80"}).output
+
+    own, _, filters = text.partition("\nFilters")
+    assert "--count" in own
+    assert "  --resource" not in own
+    assert "  --resource" in filters
