@@ -1,1 +1,1 @@
-"""Redis: the RQ queue, and the spool that replaces the inbox while the database is away."""
+"""Redis: the RQ queue, and the spool for times without a database."""

@@ -1,4 +1,4 @@
-"""The RQ queue of delivery ids. The inbox decides which deliveries are pending; Redis only spreads them."""
+"""The RQ queue, which spreads the ids of pending deliveries over workers."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

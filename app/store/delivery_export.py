@@ -172,7 +172,7 @@ class DeliveryExport:
                 yield self._decompress(summary.id, stored.pop(summary.id, None))
 
     def read_lines(self) -> Iterator[bytes | None]:
-        """Yield the line of each delivery, None for one that is left out; raises StoreUnavailable."""
+        """Yield the line of every delivery, or None for a skipped one; raises StoreUnavailable."""
         for delivery in self.read_deliveries():
             yield write_line(delivery) if delivery else None
 

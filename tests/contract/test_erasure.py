@@ -240,7 +240,7 @@ def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: Delivere
     mine, other = (
         delivered.put(a, integrated_account_id=a, records=[{"id": a}, "bad"]) for a in ("a1", "a2")
     )
-    gate, fields = BlockingSink(delivered.sinks.open("main")), list[str]()
+    gate, messages = BlockingSink(delivered.sinks.open("main")), list[str]()
     worker = DeliveryProcessor(
         delivered.store, delivered.routes, ReplacedSink(delivered.routes, "main", gate)
     )
@@ -248,15 +248,15 @@ def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: Delivere
     with ThreadPoolExecutor(2) as pool:
         job = pool.submit(worker.deliver, [mine, other])
         assert gate.is_there.wait(30)
-        work = pool.submit(make_erasure(delivered, redis, messages=fields).erase_data)
-        wait_until(lambda: bool(fields), what="the erasure to wait")
+        work = pool.submit(make_erasure(delivered, redis, messages=messages).erase_data)
+        wait_until(lambda: bool(messages), what="the erasure to wait")
         assert not work.done()
         gate.may_pass.set()
         job.result(30)
         # The worker clears its lease, so the erasure need not wait until it ends.
         erased = work.result(30)
 
-    assert fields == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
+    assert messages == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
     assert delivered.count_rows_by_account() == {"a2": 1}
     assert (delivered.count_files("a1"), delivered.count_files("a2")) == (0, 1)
     assert state(delivered, mine) == ("discarded", "erased", 0)

@@ -76,7 +76,7 @@ def test_failures_are_listed_by_cause(seeded: SeededStore) -> None:
     lines = listed.splitlines()
     assert lines[0] == "3 unrouted deliveries of hris/employees: no_route"
     assert lines[1].endswith(f", e.g. {newest}")
-    assert lines[2] == "  no route takes it; add a route for it, then replay it."
+    assert lines[2] == "  no route matches the delivery; add a route for it, then replay the delivery."
     assert "2 dead records of crm/contacts, rejected by main: too_deep" in lines
     assert "1 quarantined delivery of crm/contacts: not_json" in lines
     assert fits_80_columns(listed)
