@@ -1,7 +1,7 @@
 """Filters of deliveries: the same options for every command that has them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import click
 
@@ -11,7 +11,7 @@ from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
 
-DELIVERY_STATES: tuple[str, ...] = get_args(DeliveryState)
+DELIVERY_STATES = tuple(state.value for state in DeliveryState)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -70,7 +70,7 @@ def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[Co
             "--state",
             "states",
             multiple=True,
-            type=click.Choice(states),
+            type=click.Choice([str(state) for state in states]),
             metavar="STATE",
             help=f"A delivery's state. Repeatable: {', '.join(states)}.",
         ),
