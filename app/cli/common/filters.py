@@ -1,7 +1,7 @@
 """Filters of deliveries: the same options for every command that has them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import click
 
@@ -11,7 +11,6 @@ from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
 
-DELIVERY_STATES: tuple[str, ...] = get_args(DeliveryState)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -36,7 +35,7 @@ class FilterCommand(click.Command):
                     formatter.write_dl(records)
 
 
-def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[CommandT], CommandT]:
+def make_filter_options(states: Sequence[str] = tuple(DeliveryState)) -> Callable[[CommandT], CommandT]:
     """Return a decorator that adds the filters; `build_delivery_filter` takes their values.
 
     states: accepted by --state. The command's class must be FilterCommand.
@@ -70,7 +69,8 @@ def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[Co
             "--state",
             "states",
             multiple=True,
-            type=click.Choice(states),
+            # Texts, because click takes the name of an enum's member, not its value.
+            type=click.Choice([str(state) for state in states]),
             metavar="STATE",
             help=f"A delivery's state. Repeatable: {', '.join(states)}.",
         ),
