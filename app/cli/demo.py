@@ -19,7 +19,7 @@ from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
 from app.cli.simulate import simulate_with_progress
 from app.database.engine import Database, open_database
-from app.plural import count_of
+from app.plural import format_count
 from app.simulator.plan import Plan
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -125,7 +125,7 @@ def _wait_until_settled(database: Database) -> None:
 def _print_comparison(comparison: RunsComparison) -> None:
     for run in comparison.runs:
         head = click.style(f"run {run.sync_job_run_id}", bold=True)
-        click.echo(f"{head}  {run.status}, {count_of(run.record_errors, 'record error')}")
+        click.echo(f"{head}  {run.status}, {format_count(run.record_errors, 'record error')}")
         rows = [[getattr(counts, name) for name in _COLUMNS] for counts in run.resources]
         for line in format_table(_COLUMNS, rows, indent=2):
             click.echo(line)
@@ -133,7 +133,7 @@ def _print_comparison(comparison: RunsComparison) -> None:
     counts = ", ".join(f"{number:,} {status}" for status, number in comparison.deliveries.items())
     click.echo(f"Deliveries: {counts}.")
     click.echo(
-        f"{count_of(comparison.compared_rows, 'row')} compared with the records sent; "
+        f"{format_count(comparison.compared_rows, 'row')} compared with the records sent; "
         f"{comparison.records_per_second:,.0f} records/s."
     )
     if comparison.is_ok:

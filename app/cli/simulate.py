@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 from app.cli.common.options import json_option
-from app.cli.common.output import format_count, print_json
+from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
 from app.cli.local.development_secret import read_development_secret
 from app.cli.local.ports import require_free_port
 from app.config.settings import read_environment, read_settings
 from app.errors import ConfigError
+from app.plural import format_count
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.report import RunReport

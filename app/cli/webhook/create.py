@@ -11,7 +11,7 @@ from app.cli.common.clients import open_truto_api
 from app.cli.common.options import json_option
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
-from app.plural import count_of
+from app.plural import format_count
 from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
@@ -91,7 +91,7 @@ def _save_secret(file: EnvFile, webhook: Webhook) -> Path | None:
 
 def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_file: Path | None) -> None:
     click.echo(
-        f"Webhook {webhook.id} sends {count_of(len(events), 'event type')} to {redact_target_url(url)}"
+        f"Webhook {webhook.id} sends {format_count(len(events), 'event type')} to {redact_target_url(url)}"
     )
     if secret_file:
         click.echo(f"Added its secret to {_SECRET_SETTING} in {secret_file}.")

@@ -16,7 +16,7 @@ from app.cli.webhook.payload_shape import shape_lines
 from app.cli.webhook.rejections import RejectionLog
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
-from app.plural import count_of
+from app.plural import format_count
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -67,7 +67,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
             supervisor.run(printer.print_new_deliveries)
         printer.print_new_deliveries(force=True)
         database.close()
-    click.echo(f"Stopped. {count_of(printer.count, 'delivery', 'deliveries')} received.")
+    click.echo(f"Stopped. {format_count(printer.count, 'delivery')} received.")
 
 
 def _format_banner(port: int, secret: str, *, uses_development_secret: bool) -> str:
