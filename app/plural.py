@@ -1,9 +1,7 @@
 """Numbers with their noun, in the singular or the plural."""
 
 
-def count_of(number: int, singular: str, plural: str = "") -> str:
-    """Return a number with its noun: "1 record", "1,200 records".
-
-    plural: if it is not the singular with an s.
-    """
-    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 delivery" or "2,000 deliveries"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

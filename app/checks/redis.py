@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
-from app.plural import count_of
+from app.plural import format_count
 from app.redis.queue import MAX_JOBS, DeliveryQueue, connect_redis
 from app.redis.spool import KEY, UNREADABLE_KEY
 
@@ -195,11 +195,11 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
         advice = f"Inspect them with: redis-cli XRANGE {UNREADABLE_KEY} - +"
         yield warn(_COMPONENT, "unreadable", message, advice)
     if info.workers:
-        yield ok("workers", "alive", f"{count_of(info.workers, 'worker')} alive")
+        yield ok("workers", "alive", f"{format_count(info.workers, 'worker')} alive")
     else:
         message = "no worker is alive: no delivery reaches the sinks"
         yield fail("workers", "alive", message, "Run: rapidbridge worker")
-    jobs = f"{count_of(info.waiting_jobs, 'job')} waiting, {info.failed_jobs:,} failed in the last hour"
+    jobs = f"{format_count(info.waiting_jobs, 'job')} waiting, {info.failed_jobs:,} failed in the last hour"
     if info.failed_jobs:
         yield warn(
             "workers", "jobs", jobs, "Read the workers' log. The deliveries are retried automatically."
@@ -212,4 +212,4 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
 
 
 def _count_deliveries(number: int) -> str:
-    return count_of(number, "delivery", "deliveries")
+    return format_count(number, "delivery")

@@ -52,4 +52,4 @@ def _run_check(component: str, check: Check, results: list[CheckResult]) -> None
     except Exception as error:  # noqa: BLE001  # one broken check must not hide the others
         # The error's own message may contain a URL with a password.
         message = f"the check itself failed: {type(error).__name__} at {locate_error(error)}"
-        results.append(fail(component, "error", message, "Report this as a bug of rapidbridge doctor."))
+        results.append(fail(component, "error", message, "Report this as a bug of `doctor`."))

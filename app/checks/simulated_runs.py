@@ -7,7 +7,7 @@ from typing import Any
 
 from app.config.routes import build_default_routes
 from app.database.engine import Database
-from app.plural import count_of
+from app.plural import format_count
 from app.runs.reconciliation import reconcile_counts
 from app.simulator.report import RunReport
 from app.simulator.sample_records import digest_record
@@ -125,7 +125,7 @@ def _find_run_problems(run: ComparedRun, report: RunReport) -> Iterator[str]:
     if run.status != report.status:
         yield f"{name} ended as {report.status}, but the store has {run.status}"
     if run.record_errors != report.record_errors:
-        sent = count_of(report.record_errors, "record error")
+        sent = format_count(report.record_errors, "record error")
         yield f"{name} sent {sent}, but the store has {run.record_errors}"
     for counts in run.resources:
         if counts.missing or counts.arrived != counts.fetched or counts.dead:
@@ -141,13 +141,13 @@ def _find_delivery_problems(counts: Mapping[str, int], responses: Counter[str]) 
     if stored != acknowledged:
         yield f"{_count_deliveries(acknowledged)} acknowledged, but {stored} in the inbox"
     if counts["duplicate"] != responses["duplicate"]:
-        duplicates = count_of(responses["duplicate"], "duplicate")
+        duplicates = format_count(responses["duplicate"], "duplicate")
         yield f"{duplicates} acknowledged, but {counts['duplicate']} counted in the inbox"
     for state, number in counts.items():
         if number and state not in ("settled", "duplicate"):
             yield f"{_count_deliveries(number)} {state}"
     if responses["failed"]:
-        yield f"{count_of(responses['failed'], 'request')} without a valid response"
+        yield f"{format_count(responses['failed'], 'request')} without a valid response"
 
 
 def _compare_rows(database_url: str, reports: Sequence[RunReport]) -> tuple[list[str], int]:
@@ -166,7 +166,7 @@ def _compare_rows(database_url: str, reports: Sequence[RunReport]) -> tuple[list
         if records:
             problem_counts["record", resource, "without a row"] += len(records)
     problems = [
-        f"{count_of(number, noun)} of {resource} {problem}"
+        f"{format_count(number, noun)} of {resource} {problem}"
         for (noun, resource, problem), number in problem_counts.items()
     ]
     return problems, compared_rows
@@ -185,4 +185,4 @@ def _merge_expected_records(reports: Sequence[RunReport]) -> dict[str, _Expected
 
 
 def _count_deliveries(number: int) -> str:
-    return count_of(number, "delivery", "deliveries")
+    return format_count(number, "delivery")

@@ -15,7 +15,7 @@ from app.database.diagnostics import (
 )
 from app.database.engine import Database, open_database, redact_url
 from app.errors import StoreUnavailable
-from app.plural import count_of
+from app.plural import format_count
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
@@ -130,7 +130,7 @@ def evaluate_clock(ahead_s: float) -> CheckResult:
 
 def _evaluate_connections(free: int, max_connections: int) -> CheckResult:
     message = (
-        f"{count_of(free, 'connection')} available; the receiver's processes open up to {max_connections}"
+        f"{format_count(free, 'connection')} available; the receiver's processes open up to {max_connections}"
     )
     if free >= max_connections:
         return ok(_COMPONENT, "connections", message)
@@ -170,7 +170,7 @@ def evaluate_backlog(age_s: float | None) -> CheckResult:
 
 def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     """Return the result for a sink with deliveries that it has not accepted yet."""
-    deliveries = count_of(sink.deliveries, "delivery", "deliveries")
+    deliveries = format_count(sink.deliveries, "delivery")
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
     advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
     return fail(_COMPONENT, "failing", message, advice)

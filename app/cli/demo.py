@@ -1,6 +1,5 @@
 """Command `rapidbridge demo`: simulated runs, compared row by row."""
 
-import json
 import sys
 import tempfile
 import time
@@ -13,13 +12,16 @@ from uuid import uuid4
 import click
 
 from app.checks.simulated_runs import RunsComparison, compare_runs
+from app.cli.common.options import json_option
+from app.cli.common.output import print_json
+from app.cli.common.program import name_program
 from app.cli.common.progress import progress_bar
 from app.cli.common.tables import format_table
 from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
 from app.cli.simulate import simulate_with_progress
 from app.database.engine import Database, open_database
-from app.plural import count_of
+from app.plural import format_count
 from app.simulator.plan import Plan
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -38,7 +40,7 @@ _COLUMNS = ("resource", "method", "fetched", "arrived", "written", "dead", "miss
     show_default=True,
     help="Total number of records in all runs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--keep", is_flag=True, help="Keep the folder with the database and the log.")
 def demo(records: int, *, as_json: bool, keep: bool) -> None:
     """Simulate runs against a temporary receiver and compare every row.
@@ -50,11 +52,12 @@ def demo(records: int, *, as_json: bool, keep: bool) -> None:
     """
     with _open_demo_folder(keep=keep) as folder:
         comparison = _run_demo(folder, records)
-    click.echo(json.dumps(comparison.as_json())) if as_json else _print_comparison(comparison)
+    print_json(comparison.as_json()) if as_json else _print_comparison(comparison)
     if not comparison.is_ok:
         for problem in comparison.problems:
             click.secho(problem, fg="red", err=True)
-        click.echo("To inspect the database and the log, run: rapidbridge demo --keep", err=True)
+        hint = "To inspect the database and the log, run: rapidbridge demo --keep"
+        click.echo(name_program(hint), err=True)
         sys.exit(1)
 
 
@@ -125,7 +128,7 @@ def _wait_until_settled(database: Database) -> None:
 def _print_comparison(comparison: RunsComparison) -> None:
     for run in comparison.runs:
         head = click.style(f"run {run.sync_job_run_id}", bold=True)
-        click.echo(f"{head}  {run.status}, {count_of(run.record_errors, 'record error')}")
+        click.echo(f"{head}  {run.status}, {format_count(run.record_errors, 'record error')}")
         rows = [[getattr(counts, name) for name in _COLUMNS] for counts in run.resources]
         for line in format_table(_COLUMNS, rows, indent=2):
             click.echo(line)
@@ -133,7 +136,7 @@ def _print_comparison(comparison: RunsComparison) -> None:
     counts = ", ".join(f"{number:,} {status}" for status, number in comparison.deliveries.items())
     click.echo(f"Deliveries: {counts}.")
     click.echo(
-        f"{count_of(comparison.compared_rows, 'row')} compared with the records sent; "
+        f"{format_count(comparison.compared_rows, 'row')} compared with the records sent; "
         f"{comparison.records_per_second:,.0f} records/s."
     )
     if comparison.is_ok:

@@ -1,11 +1,10 @@
 """Command `rapidbridge doctor`: check the installation."""
 
-import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from urllib.parse import urlsplit
 
@@ -15,7 +14,8 @@ from app.checks.all_checks import build_checks
 from app.checks.check_result import CheckLevel, CheckResult, is_ok
 from app.checks.run_checks import run_checks
 from app.cli.common.options import json_option
-from app.cli.common.output import replace_control_chars
+from app.cli.common.output import print_json, replace_control_chars
+from app.cli.common.program import name_program
 from app.cli.local.development_secret import read_development_secret
 from app.config.load import read_config
 from app.truto.target_url import WEBHOOK_PATH
@@ -56,10 +56,10 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     routes file are invalid.
 
     \b
-    Example:
+    Examples:
       rapidbridge doctor
       rapidbridge doctor --url https://sync.example.com/webhooks/truto
-      heroku run python -m app.cli doctor --url https://<app>.herokuapp.com/webhooks/truto
+      heroku run python -m app.cli doctor --url https://…/webhooks/truto
     """
     config = read_config()
     settings = config.settings
@@ -71,9 +71,9 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     )
     results = run_checks(checks, timeout_s=_TIMEOUT_S)
     if as_json:
-        click.echo(json.dumps({"ok": is_ok(results), "checks": [asdict(result) for result in results]}))
+        print_json({"ok": is_ok(results), "checks": [asdict(result) for result in results]})
     else:
-        click.echo("\n".join(result_lines(results)))
+        click.echo("\n".join(result_lines(_name_program(results, port=settings.port))))
     if not is_ok(results):
         sys.exit(1)
 
@@ -86,6 +86,18 @@ def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
             yield from _format_result(result)
     yield ""
     yield _format_summary(results)
+
+
+def _name_program(results: Sequence[CheckResult], *, port: int) -> list[CheckResult]:
+    """Return the results with hints that run as the user called the program."""
+    return [
+        replace(
+            result,
+            message=name_program(result.message, port=port),
+            advice=name_program(result.advice, port=port),
+        )
+        for result in results
+    ]
 
 
 def _format_result(result: CheckResult) -> Iterator[str]:

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import click
 
 from app.cli.common.options import dry_run_option, json_option
-from app.cli.common.output import format_count, print_json
+from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.times import parse_time_option
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
+from app.plural import format_count
 from app.store.archive import Archive
 from app.store.retention import PruneCounts, compute_cutoff, count_prunable
 from app.store.retention import prune as prune_pages

@@ -1,6 +1,5 @@
 """rapidbridge replay: redeliver, import or forward deliveries."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,11 @@ from uuid import UUID
 import click
 
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
+from app.cli.common.options import dry_run_option, json_option, yes_option
+from app.cli.common.output import print_json
+from app.cli.common.program import name_program
 from app.cli.common.progress import progress_bar
+from app.cli.common.prompts import confirm
 from app.cli.common.reachability import require_reachable
 from app.cli.common.tables import format_table
 from app.cli.common.times import get_typed_times
@@ -23,6 +26,7 @@ from app.cli.local.development_secret import read_development_secret
 from app.config.load import Config, read_config
 from app.database.engine import Database, open_database
 from app.errors import ConfigError
+from app.plural import format_count
 from app.replay.forwarder import ForwardCounts, Forwarder
 from app.replay.importer import ImportCounts, Importer
 from app.replay.preview import ReplayPreview, preview_forward, preview_replay
@@ -32,6 +36,7 @@ from app.simulator.plan import is_web_address
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
 from app.store.replays import Replay, Replays
+from app.truto.target_url import WEBHOOK_PATH
 from app.truto.webhook_sender import WebhookTarget
 
 if TYPE_CHECKING:
@@ -66,9 +71,9 @@ _OUTCOME_LABELS = {
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="Replay at most this many deliveries a second."
 )
-@click.option("--dry-run", is_flag=True, help="Count the deliveries to replay; change nothing.")
+@dry_run_option
 @click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted replay.")
-@click.option("--yes", is_flag=True, help="Skip the confirmation of more than 1,000 deliveries.")
+@yes_option
 @click.option(
     "--from",
     "source",
@@ -79,7 +84,7 @@ _OUTCOME_LABELS = {
     "--to", "url", default="", metavar="URL", help="Send to this receiver instead; change nothing here."
 )
 @click.option("--secret", help="Sign with this secret, with --to or --from.  [default: TRUTO_WEBHOOK_SECRET]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+@json_option
 @click.pass_context
 def replay(
     context: click.Context,
@@ -103,6 +108,7 @@ def replay(
     Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
     running. Sinks end up as if every delivery had been written once. Only a few replayed deliveries are in
     progress at a time, so that new ones do not wait. After Ctrl-C, run the same command again to resume.
+    More than 1,000 deliveries need a confirmation.
 
     Exits 1 if the replay is interrupted, a delivery is dead, unrouted, quarantined or not accepted, or a line
     is skipped; 3 if the receiver of --to is unreachable.
@@ -113,7 +119,7 @@ def replay(
       rapidbridge replay --resource 'crm/*' --since 7d --dry-run
       rapidbridge replay --all --sink lake --rate 200
       rapidbridge replay --from deliveries.jsonl.gz
-      rapidbridge replay --run 1f276317-1c44-4ae8-b2e2-f7b8bc0f6aa5 --to http://localhost:8000/webhooks/truto
+      rapidbridge replay --run 1f276317 --to http://localhost:8000/webhooks/truto
     """
     delivery_filter = build_delivery_filter(options)
     _check_options(context.params, delivery_filter, everything=everything)
@@ -256,7 +262,7 @@ def _check_options(options: Mapping[str, Any], delivery_filter: DeliveryFilter, 
     if url and (options["into"] or options["restart"]):
         raise click.UsageError("--to changes nothing here: leave out --sink and --restart.")
     if url and not is_web_address(url):
-        raise click.UsageError("--to: write an http:// or https:// URL that ends in /webhooks/truto.")
+        raise click.UsageError(f"--to: write an http:// or https:// URL that ends in {WEBHOOK_PATH}.")
     if not has_filter and not everything:
         raise click.UsageError("Choose deliveries, such as --state dead or --since 7d, or pass --all.")
     if has_filter and everything:
@@ -278,13 +284,9 @@ def _confirm(preview: ReplayPreview, action: str, *, yes: bool) -> None:
     """Prompt before many deliveries. action: the verb of the question."""
     if yes or preview.total <= _CONFIRM_ABOVE:
         return
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            f"{preview.total:,} deliveries need a confirmation, and there is no terminal: pass --yes."
-        )
     for line in _preview_lines(preview):
         click.echo(line, err=True)
-    click.confirm(f"{action} these {preview.total:,} deliveries?", abort=True, err=True)
+    confirm(f"{action} {format_count(preview.total, 'delivery')}?", yes=yes)
 
 
 class _LimitedWarnings:
@@ -316,11 +318,11 @@ class _ReplayProgress:
         self._bar.update(deliveries - self._bar.pos)
 
     def on_stalled(self, pending: int, stalled_s: float) -> None:
-        click.echo(
-            f"No delivery was settled for {stalled_s:.0f} s; {pending:,} pending. Check the worker and the "
-            "sinks with: rapidbridge doctor. Still waiting.",
-            err=True,
+        text = (
+            f"No delivery was settled for {stalled_s:.0f} s; {pending:,} pending. Still waiting. "
+            "To check the worker and the sinks, run: rapidbridge doctor"
         )
+        click.echo(name_program(text), err=True)
 
 
 class _ForwardProgress(_LimitedWarnings):
@@ -353,8 +355,11 @@ class _ImportProgress(_LimitedWarnings):
 
 
 def _print_lines(lines: Iterable[str], values: Mapping[str, Any], *, as_json: bool) -> None:
-    for line in [json.dumps(values)] if as_json else lines:
-        click.echo(line)
+    if as_json:
+        print_json(values)
+    else:
+        for line in lines:
+            click.echo(name_program(line))
 
 
 def _print_preview(preview: ReplayPreview, *, as_json: bool) -> None:
@@ -369,12 +374,16 @@ def _preview_lines(preview: ReplayPreview) -> Iterator[str]:
     ]
     if rows:
         yield from format_table(("resource", "method", "state", "deliveries"), rows)
-    yield f"{_count_deliveries(preview.total)}{', the oldest of these' if preview.is_limited else ''}."
+    yield f"{format_count(preview.total, 'delivery')}{', the oldest of these' if preview.is_limited else ''}."
     yield from _left_out_lines(preview.left_out)
 
 
 def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
-    yield f"{_count_deliveries(summary.deliveries)} replayed:" if summary.replay else "Nothing to replay."
+    yield (
+        f"{format_count(summary.deliveries, 'delivery')} replayed:"
+        if summary.replay
+        else "Nothing to replay."
+    )
     for outcome in summary.outcomes:
         label = _OUTCOME_LABELS.get(outcome.state, outcome.state)
         yield f"  {outcome.deliveries:,} {'still unreadable' if outcome.is_unreadable else label}"
@@ -382,7 +391,7 @@ def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
 
 
 def _forward_lines(counts: ForwardCounts) -> Iterator[str]:
-    yield f"{_count_deliveries(counts.sent)} sent, {counts.not_accepted:,} of them not accepted."
+    yield f"{format_count(counts.sent, 'delivery')} sent, {counts.not_accepted:,} of them not accepted."
     responses = ", ".join(f"{number:,} {status}" for status, number in sorted(counts.responses.items()))
     yield f"Responses, retries included: {responses or 'none'}."
     if counts.pruned:
@@ -390,10 +399,10 @@ def _forward_lines(counts: ForwardCounts) -> Iterator[str]:
 
 
 def _format_import(counts: ImportCounts) -> str:
-    parts = [f"{counts.new:,} new {'delivery' if counts.new == 1 else 'deliveries'}"]
+    parts = [format_count(counts.new, "new delivery")]
     parts += [f"{counts.quarantined:,} of them unreadable"] if counts.quarantined else []
-    parts += [f"{counts.duplicates:,} duplicate{'' if counts.duplicates == 1 else 's'}"]
-    parts += [f"{counts.skipped:,} line{'' if counts.skipped == 1 else 's'} skipped"]
+    parts += [format_count(counts.duplicates, "duplicate")]
+    parts += [f"{format_count(counts.skipped, 'line')} skipped"]
     return f"{', '.join(parts)}."
 
 
@@ -402,12 +411,8 @@ def _left_out_lines(left_out: Mapping[str, int]) -> Iterator[str]:
         yield f"Left out: {number:,} {_LEFT_OUT_LABELS.get(reason, reason)}."
 
 
-def _count_deliveries(number: int) -> str:
-    return f"{number:,} {'delivery' if number == 1 else 'deliveries'}"
-
-
 def _format_resumed(unfinished: Replay) -> str:
     return (
         f"Resuming the replay started {unfinished.started_at:%Y-%m-%d %H:%M} UTC, after its first "
-        f"{_count_deliveries(unfinished.requeued_deliveries)}. Start over with --restart."
+        f"{format_count(unfinished.requeued_deliveries, 'delivery')}. Start over with --restart."
     )

@@ -11,18 +11,20 @@ from typing import Any
 import click
 
 from app.cli.common.options import json_option
-from app.cli.common.output import format_count, print_json
+from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
 from app.cli.local.development_secret import read_development_secret
 from app.cli.local.ports import require_free_port
 from app.config.settings import read_environment, read_settings
 from app.errors import ConfigError
+from app.plural import format_count
 from app.simulator.api import SimulatedApi
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession
 from app.simulator.session import simulate as play
+from app.truto.target_url import WEBHOOK_PATH
 
 _share_option = partial(click.option, type=click.FloatRange(0, 1), default=0.0, show_default=True)
 _count_option = partial(click.option, type=click.IntRange(0), default=0, show_default=True)
@@ -37,7 +39,7 @@ def _parse_resources(_context: click.Context, _option: click.Parameter, value: S
 
 
 @click.command()
-@click.option("--url", help="The receiver's webhook.  [default: http://127.0.0.1:PORT/webhooks/truto]")
+@click.option("--url", help=f"The receiver's webhook.  [default: http://127.0.0.1:PORT{WEBHOOK_PATH}]")
 @click.option("--secret", help="Signing secret.  [default: TRUTO_WEBHOOK_SECRET, or the secret of `up`]")
 @_count_option("--records", default=1000, help="Number of records, in all runs together.")
 @_positive_option("--batch-size", default=100, help="Records per page.")
@@ -120,7 +122,7 @@ def simulate(
     key = secret or next(iter(settings.secret_values), None) or read_development_secret()
     if not key:
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it, or pass --secret, to sign with it."])
-    target = url or f"http://127.0.0.1:{settings.port}/webhooks/truto"
+    target = url or f"http://127.0.0.1:{settings.port}{WEBHOOK_PATH}"
     plan = Plan(url=target, secret=key, seed=seed or secrets.token_hex(8), **options)
     require_reachable(target)
     if api_port:

@@ -11,6 +11,7 @@ from app.database.engine import open_database, redact_url
 from app.logs import configure_logging
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.store.migrate import migrate
+from app.truto.target_url import WEBHOOK_PATH
 
 
 @click.command()
@@ -46,7 +47,7 @@ def _format_banner(config: Config, settings: dict[str, str], *, uses_development
     if uses_development_secret:
         secret = f"{settings['TRUTO_WEBHOOK_SECRET']} (for development only)"
     rows = {
-        "webhook": f"{url}/webhooks/truto",
+        "webhook": f"{url}{WEBHOOK_PATH}",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,
         "store": redact_url(config.settings.database_url),

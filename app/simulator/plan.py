@@ -6,6 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from app.errors import ConfigError
+from app.truto.target_url import WEBHOOK_PATH
 from app.truto.webhook_sender import WebhookTarget
 
 DEFAULT_RESOURCES = (
@@ -70,7 +71,7 @@ class Plan:
 def _find_problems(plan: Plan) -> Iterator[str]:
     # Do not quote the address: it may hold a password.
     if not is_web_address(plan.url):
-        yield "url: not an http:// or https:// address. Give the receiver's address, with /webhooks/truto."
+        yield f"url: not an http:// or https:// address. Give the receiver's address, with {WEBHOOK_PATH}."
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
             yield f"{name}: {getattr(plan, name)} is less than 1. Give 1 or more."

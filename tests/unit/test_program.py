@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from app.cli import main
 from app.cli.common.program import DEFAULT_PORT, VERSION, name_program
 from app.config.settings import Settings, list_setting_names
+from app.store.failures import FAILED_STATES
+from app.store.models import DeliveryState
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -104,13 +106,7 @@ def list_paths(group: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
             yield (*path, name)
 
 
-# Commands whose texts are still to be shortened.
-LONG_TEXTS = {("dead",), ("doctor",), ("replay",), ("webhook",), ("webhook", "listen")}
-
-
-@pytest.mark.parametrize(
-    "path", sorted(set(list_paths(main)) - LONG_TEXTS), ids=lambda path: " ".join(path) or "main"
-)
+@pytest.mark.parametrize("path", sorted(list_paths(main)), ids=lambda path: " ".join(path) or "main")
 def test_every_help_fits_80_columns_and_cuts_no_summary(path: tuple[str, ...]) -> None:
     text = CliRunner().invoke(main, [*path, "--help"], prog_name="rapidbridge", env={"COLUMNS": "80"}).output
 
@@ -125,3 +121,21 @@ def test_filters_are_listed_apart_from_a_commands_own_options() -> None:
     assert "--count" in own
     assert "  --resource" not in own
     assert "  --resource" in filters
+
+
+def test_the_state_filter_accepts_the_values_of_the_states() -> None:
+    for words, states in (
+        (["deliveries", "list"], tuple(DeliveryState)),
+        (["replay"], tuple(DeliveryState)),
+        (["dead", "list"], (*FAILED_STATES, DeliveryState.DISCARDED)),
+        (["dead", "replay"], FAILED_STATES),
+    ):
+        command: click.Command | None = main
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.get_command(click.Context(command), word)
+        assert command is not None
+        option = next(parameter for parameter in command.params if parameter.name == "states")
+        values = [state.value for state in states]
+
+        assert option.type_cast_value(click.Context(command), values) == tuple(values)

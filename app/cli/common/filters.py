@@ -11,7 +11,6 @@ from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
 
-DELIVERY_STATES = tuple(state.value for state in DeliveryState)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -36,7 +35,7 @@ class FilterCommand(click.Command):
                     formatter.write_dl(records)
 
 
-def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[CommandT], CommandT]:
+def make_filter_options(states: Sequence[str] = tuple(DeliveryState)) -> Callable[[CommandT], CommandT]:
     """Return a decorator that adds the filters; `build_delivery_filter` takes their values.
 
     states: accepted by --state. The command's class must be FilterCommand.
@@ -70,6 +69,7 @@ def make_filter_options(states: Sequence[str] = DELIVERY_STATES) -> Callable[[Co
             "--state",
             "states",
             multiple=True,
+            # Texts, because click takes the name of an enum's member, not its value.
             type=click.Choice([str(state) for state in states]),
             metavar="STATE",
             help=f"A delivery's state. Repeatable: {', '.join(states)}.",

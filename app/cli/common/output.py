@@ -18,12 +18,6 @@ def format_time(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}" if time else "-"
 
 
-def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 delivery" or "2,000 deliveries"."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def replace_control_chars(text: str) -> str:
     """Return a text with U+FFFD for every character that could move the cursor."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -13,9 +13,10 @@ from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.ids import DELIVERY_ID
 from app.cli.common.options import json_option, yes_option
-from app.cli.common.output import format_count, print_json
+from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
+from app.plural import format_count
 from app.store.failures import Discard
 
 

@@ -6,10 +6,13 @@ from typing import Any
 import click
 
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
+from app.cli.common.options import dry_run_option, json_option, yes_option
+from app.cli.common.program import name_program
 from app.cli.common.times import get_typed_times
 from app.cli.replay import replay_deliveries
 from app.config.load import read_config
 from app.database.engine import open_database
+from app.plural import format_count
 from app.replay.request import ReplayRequest, select_dead_records, select_failed
 from app.store.failures import count_dead_records
 
@@ -25,9 +28,9 @@ from app.store.failures import count_dead_records
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="Replay at most this many deliveries a second."
 )
-@click.option("--dry-run", is_flag=True, help="Count the deliveries to replay; change nothing.")
-@click.option("--yes", is_flag=True, help="Skip the confirmation of more than 1,000 deliveries.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+@dry_run_option
+@yes_option
+@json_option
 @click.pass_context
 def replay_dead(
     context: click.Context,
@@ -46,7 +49,7 @@ def replay_dead(
     filters. Dead records of settled deliveries are not included. With --records, the settled deliveries
     with dead records are replayed instead, and --reason is the reason of the records.
 
-    Exits 1 if a delivery fails again.
+    More than 1,000 deliveries need a confirmation. Exits 1 if a delivery fails again.
 
     \b
     Examples:
@@ -63,16 +66,15 @@ def replay_dead(
     else:
         records = count_dead_records(database, replace(delivery_filter, states=(), reason=""))
         if records:
-            click.echo(_format_excluded(records), err=True)
+            click.echo(name_program(_format_excluded(records)), err=True)
         delivery_filter = select_failed(delivery_filter)
     request = ReplayRequest(delivery_filter, get_typed_times(context))
     replay_deliveries(database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
 
 
 def _format_excluded(records: int) -> str:
-    subject = (
-        "1 dead record of settled deliveries is"
-        if records == 1
-        else (f"{records:,} dead records of settled deliveries are")
+    verb = "is" if records == 1 else "are"
+    return (
+        f"{format_count(records, 'dead record')} of settled deliveries {verb} not included. "
+        "To replay deliveries with dead records, run: rapidbridge dead replay --records"
     )
-    return f"{subject} not included. To replay them, run: rapidbridge dead replay --records"

@@ -7,9 +7,9 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
-from app.cli.common.output import format_count
 from app.cli.common.output_file import open_output
 from app.cli.common.progress import progress_bar
+from app.plural import format_count
 from app.store.delivery_export import DeliveryExport
 from app.store.delivery_filter import count_deliveries
 

@@ -17,7 +17,6 @@ from app.cli.common.options import json_option
 from app.cli.common.output import (
     LINE_WIDTH,
     escape_control_chars,
-    format_count,
     format_time,
     print_json,
     replace_control_chars,
@@ -26,6 +25,7 @@ from app.cli.common.output import (
 from app.cli.common.output_file import open_standard_output
 from app.cli.common.tables import format_table
 from app.database.engine import Database
+from app.plural import format_count
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow, read_delivery_detail
 from app.store.inbox import Inbox
 from app.store.models import SinkOutcome

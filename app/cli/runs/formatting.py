@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from app.cli.common.output import LINE_WIDTH, format_count, format_time, replace_control_chars
+from app.cli.common.output import LINE_WIDTH, format_time, replace_control_chars
 from app.cli.common.tables import format_table
+from app.plural import format_count
 from app.runs.gap_reasons import explain_gap
 from app.runs.reconciliation import Reconciliation, ResourceCounts
 from app.store.runs import StoredRun

@@ -7,10 +7,11 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.options import json_option
-from app.cli.common.output import format_count, print_json, replace_control_chars
+from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import format_status, format_verdict, run_as_json
+from app.plural import format_count
 from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
 from app.store.runs import Runs

@@ -11,7 +11,7 @@ from app.cli import EXIT_UNREACHABLE
 from app.cli.common.clients import open_optional_truto_api
 from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option, yes_option
-from app.cli.common.output import format_count, print_json, replace_control_chars
+from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
 from app.cli.common.times import parse_time_option
@@ -19,6 +19,7 @@ from app.cli.runs.formatting import run_as_json, run_lines
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
 from app.errors import TrutoRefused
+from app.plural import format_count
 from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
 from app.runs.refetch import refetch_run
 from app.runs.refresh import RunRefresher

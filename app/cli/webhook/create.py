@@ -1,6 +1,5 @@
 """Command `rapidbridge webhook create`: create a webhook at Truto."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +8,11 @@ import click
 
 from app.cli.common.clients import open_truto_api
 from app.cli.common.options import json_option
+from app.cli.common.output import print_json
+from app.cli.common.program import name_program
 from app.cli.webhook.env_file import EnvFile
 from app.errors import TrutoRefused
-from app.plural import count_of
+from app.plural import format_count
 from app.truto.target_url import find_target_problem, redact_target_url
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
@@ -50,7 +51,7 @@ def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: b
     the receiver. Set the webhook's id as `webhook_id` in your sync jobs.
 
     \b
-    Example:
+    Examples:
       rapidbridge webhook create --url https://sync.example.com/webhooks/truto
       rapidbridge webhook create --url https://… --env-file .env
     """
@@ -91,7 +92,7 @@ def _save_secret(file: EnvFile, webhook: Webhook) -> Path | None:
 
 def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_file: Path | None) -> None:
     click.echo(
-        f"Webhook {webhook.id} sends {count_of(len(events), 'event type')} to {redact_target_url(url)}"
+        f"Webhook {webhook.id} sends {format_count(len(events), 'event type')} to {redact_target_url(url)}"
     )
     if secret_file:
         click.echo(f"Added its secret to {_SECRET_SETTING} in {secret_file}.")
@@ -100,7 +101,7 @@ def _print_webhook(webhook: Webhook, url: str, events: Sequence[str], secret_fil
             "Truto shows the secret only once. Add it to the receiver's settings, after any other secret:\n"
         )
         click.echo(f"{_SECRET_SETTING}={webhook.id}={webhook.secret}\n")
-    click.echo(f"Restart the receiver, then run: rapidbridge webhook test {webhook.id}")
+    click.echo(name_program(f"Restart the receiver, then run: rapidbridge webhook test {webhook.id}"))
 
 
 def _print_json(webhook: Webhook, events: Sequence[str], secret_file: Path | None) -> None:
@@ -110,4 +111,4 @@ def _print_json(webhook: Webhook, events: Sequence[str], secret_file: Path | Non
         "env_file": str(secret_file) if secret_file else None,
     }
     output |= {} if secret_file else {_SECRET_SETTING: f"{webhook.id}={webhook.secret}"}
-    click.echo(json.dumps(output))
+    print_json(output)

@@ -10,13 +10,14 @@ from uuid import UUID
 import click
 
 from app.cli.common.output import replace_control_chars
+from app.cli.common.program import name_program
 from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
 from app.cli.webhook.payload_shape import shape_lines
 from app.cli.webhook.rejections import RejectionLog
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
-from app.plural import count_of
+from app.plural import format_count
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -39,9 +40,9 @@ def listen(port: int | None, *, show_data: bool) -> None:
     when the command ends: for deliveries that you need, use `rapidbridge up`.
 
     \b
-    Example:
+    Examples:
       rapidbridge webhook listen
-      rapidbridge simulate --records 100      (in a second terminal, same folder)
+      rapidbridge simulate --records 100    (in a second terminal, same folder)
     """
     variables = read_environment()
     listen_port = port or read_settings(variables).port
@@ -67,20 +68,21 @@ def listen(port: int | None, *, show_data: bool) -> None:
             supervisor.run(printer.print_new_deliveries)
         printer.print_new_deliveries(force=True)
         database.close()
-    click.echo(f"Stopped. {count_of(printer.count, 'delivery', 'deliveries')} received.")
+    click.echo(f"Stopped. {format_count(printer.count, 'delivery')} received.")
 
 
 def _format_banner(port: int, secret: str, *, uses_development_secret: bool) -> str:
     local_url = f"http://127.0.0.1:{port}"
-    rows = {
-        "URL": f"{local_url}{WEBHOOK_PATH}",
-        "secret": f"{secret} (for development)" if uses_development_secret else "TRUTO_WEBHOOK_SECRET",
-        "Truto": f"open an HTTPS tunnel to {local_url}, then run",
-        "": f"rapidbridge webhook create --url https://<tunnel>{WEBHOOK_PATH}",
-        "simulator": "rapidbridge simulate --records 100   (in a second terminal, same folder)",
-        "stop": "Ctrl-C; this deletes the received deliveries",
-    }
-    return "\n".join(["", *(f"  {name:10} {value}" for name, value in rows.items()), ""])
+    rows = (
+        ("URL", f"{local_url}{WEBHOOK_PATH}"),
+        ("secret", f"{secret} (for development)" if uses_development_secret else "TRUTO_WEBHOOK_SECRET"),
+        ("Truto", f"open an HTTPS tunnel to {local_url}, then run"),
+        ("", name_program(f"rapidbridge webhook create --url https://<tunnel>{WEBHOOK_PATH}")),
+        ("simulator", "in a second terminal, in this folder, run"),
+        ("", name_program("rapidbridge simulate --records 100", port=port)),
+        ("stop", "Ctrl-C; this deletes the received deliveries"),
+    )
+    return "\n".join(["", *(f"  {name:10} {value}" for name, value in rows), ""])
 
 
 class _DeliveryPrinter:

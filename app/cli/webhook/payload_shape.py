@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.cli.common.output import replace_control_chars
-from app.plural import count_of
+from app.plural import format_count
 from app.truto.coerce import as_object
 
 _MAX_NAMES = 12
@@ -32,7 +32,7 @@ def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
     records = payload.get("records", payload.get("record"))
     items = records if isinstance(records, list) else [] if records is None else [records]
     if items:
-        yield f"{count_of(len(items), 'record')}: {_list_fields(items[:_SAMPLE_SIZE])}"
+        yield f"{format_count(len(items), 'record')}: {_list_fields(items[:_SAMPLE_SIZE])}"
 
 
 def _list_fields(records: list[Any]) -> str:

@@ -1,6 +1,5 @@
 """Command `rapidbridge webhook reactivate`: reactivate a webhook that Truto deactivated."""
 
-import json
 import sys
 
 import click
@@ -8,6 +7,7 @@ import click
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.options import json_option
+from app.cli.common.output import print_json
 from app.errors import TrutoRefused
 
 
@@ -34,7 +34,7 @@ def reactivate(webhook_id: str, *, as_json: bool) -> None:
         except TrutoRefused as error:
             is_active, message = False, str(error)
     if as_json:
-        click.echo(json.dumps({"id": webhook_id, "is_active": is_active, "message": message}))
+        print_json({"id": webhook_id, "is_active": is_active, "message": message})
     elif is_active is not False:
         click.echo(f"Webhook {webhook_id} is active.")
     else:

@@ -1,6 +1,5 @@
 """Command `rapidbridge webhook show`: state of webhooks at Truto."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,8 @@ from app.checks.known_webhooks import list_known_webhooks
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.options import json_option
-from app.cli.common.output import replace_control_chars
+from app.cli.common.output import print_json, replace_control_chars
+from app.cli.common.program import name_program
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
 from app.truto.target_url import find_target_problem, redact_target_url
@@ -45,7 +45,7 @@ def show(webhook_ids: Sequence[str], *, as_json: bool) -> None:
             except TrutoRefused as error:
                 webhooks.append({"id": webhook_id, "ok": False, "message": str(error)})
     if as_json:
-        click.echo(json.dumps(webhooks))
+        print_json(webhooks)
     else:
         click.echo("\n".join(line for fields in webhooks for line in _webhook_lines(fields)))
     if not all(fields["ok"] for fields in webhooks):
@@ -75,12 +75,13 @@ def _webhook_lines(fields: dict[str, Any]) -> Iterator[str]:
         fields["is_active"], ("unknown", "yellow")
     )
     yield f"{head}  {click.style(status, fg=colour)}"
+    hint = name_program(f"rapidbridge webhook reactivate {shown_id}")
     rows = {
         "target": fields["target_url"],
         "problem": fields["target_problem"],
         "events": _join_events(fields["event_types"]) or "none",
         "missing": _join_events(fields["missing_events"]),
-        "run": f"rapidbridge webhook reactivate {shown_id}" if fields["is_active"] is False else "",
+        "run": hint if fields["is_active"] is False else "",
     }
     yield from (f"  {name:{_WIDTH}}{value}" for name, value in rows.items() if value)
 

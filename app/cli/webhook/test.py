@@ -1,6 +1,5 @@
 """Command `rapidbridge webhook test`: have Truto send a test event."""
 
-import json
 import sys
 
 import click
@@ -8,6 +7,7 @@ import click
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.options import json_option
+from app.cli.common.output import print_json
 from app.errors import TrutoRefused
 
 
@@ -32,7 +32,7 @@ def test(webhook_id: str, *, as_json: bool) -> None:
         except TrutoRefused as error:
             is_accepted, message = False, str(error)
     if as_json:
-        click.echo(json.dumps({"id": webhook_id, "is_accepted": is_accepted, "message": message}))
+        print_json({"id": webhook_id, "is_accepted": is_accepted, "message": message})
     elif is_accepted:
         click.echo("Truto sent a test event, and the receiver accepted it.")
     else:
