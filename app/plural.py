@@ -4,6 +4,6 @@
 def count_of(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun: "1 record", "1,200 records".
 
-    plural: if it is not the singular with an s.
+    plural: needed only if it is not the singular with an s.
     """
     return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

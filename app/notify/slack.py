@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.plural import count_of
+
 Payload = Mapping[str, Any]
 
 _MAX_RESOURCES = 10
@@ -23,8 +25,8 @@ def _format_run_reconciled(payload: Payload) -> str:
     return (
         f"*Run reconciled:* {_format_run(payload)} is {_get_text(payload, 'status')}, "
         f"verdict: {_get_text(payload, 'verdict')}. "
-        f"{_format_count(records, 'record')} of "
-        f"{_format_count(len(resources), 'resource')} written{_format_errors(payload)}."
+        f"{count_of(records, 'record')} of "
+        f"{count_of(len(resources), 'resource')} written{_format_errors(payload)}."
     )
 
 
@@ -40,7 +42,7 @@ def _format_run_incomplete(payload: Payload) -> str:
         f"verdict: {_get_text(payload, 'verdict')}"
         f"{_format_errors(payload)}.",
         *gaps[:_MAX_RESOURCES],
-        *([f"• and {_format_count(more, 'more resource')}"] if more > 0 else []),
+        *([f"• and {count_of(more, 'more resource')}"] if more > 0 else []),
     ]
     return "\n".join(lines)
 
@@ -68,7 +70,7 @@ def _format_sink_failing(payload: Payload) -> str:
     return (
         f"*Sink failing:* {_get_text(payload, 'sink')} since {_get_text(payload, 'since')}: "
         f"{_get_text(payload, 'reason')}. "
-        f"{_format_count(_to_int(payload.get('deliveries')), 'delivery', 'deliveries')} waiting."
+        f"{count_of(_to_int(payload.get('deliveries')), 'delivery', 'deliveries')} waiting."
     )
 
 
@@ -112,11 +114,7 @@ def _format_gap(resource: Payload) -> str:
 
 def _format_errors(payload: Payload) -> str:
     number = _to_int(payload.get("record_errors"))
-    return f"; Truto reported {_format_count(number, 'error')}" if number else ""
-
-
-def _format_count(number: int, singular: str, plural: str = "") -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    return f"; Truto reported {count_of(number, 'error')}" if number else ""
 
 
 def _get_text(payload: Payload, name: str) -> str:

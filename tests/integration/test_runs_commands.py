@@ -210,7 +210,7 @@ def test_a_start_that_truto_refuses_is_reported(web: WebProcess) -> None:
             ("stop", UNKNOWN, "--yes"),
             {"TRUTO_API_URL": "ftp://x"},
             2,
-            "TRUTO_API_URL: it does not start with https://",
+            "TRUTO_API_URL: does not start with https://",
         ),
         (("start", "--job", UNKNOWN), {}, 2, "--account"),
     ],
