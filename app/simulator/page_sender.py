@@ -64,7 +64,7 @@ class PageSender:
         return True
 
     def _delay_pages(self, pages: Iterable[Page]) -> Iterable[Page]:
-        # A run may be stopped at any time, so its last pages are previous only at its end.
+        # A run may be stopped at any time, so its last pages are only known at its end.
         for page in pages:
             self._late_pages.append(page)
             if len(self._late_pages) > self._plan.late:

@@ -68,8 +68,8 @@ class WriteResult:
 class Sink(Protocol):
     """A database or folder that batches are written to.
 
-    A batch may arrive twice, late, out of order, and from two workers at once. Writing it again changes
-    nothing, and `write` never replaces a newer version with an older one. When `write` returns, the
+    A batch may arrive twice, late, out of order, and from two workers at once. Writing a batch again
+    changes nothing, and `write` never replaces a newer version with an older one. When `write` returns, the
     records it counts as written are durable. Records it cannot store are returned as rejected, the rest is
     written. Raises SinkUnavailable if the same call may succeed later, SinkRefused if it never will.
     """

@@ -78,9 +78,8 @@ def has_records(event: str) -> bool:
 def read_envelope(body: bytes) -> Envelope:
     """Read the envelope of a body.
 
-    A member of an unexpected type leaves its own field empty, and unparsable records are
-    skipped. Raises UnreadableDelivery with the reason empty_body, not_json, not_object, no_event or
-    name_too_long.
+    A member of an unexpected type leaves its own field empty, and unparsable records are skipped. Raises
+    UnreadableDelivery with the reason empty_body, not_json, not_object, no_event or name_too_long.
     Source: docs/protocol.md, "One delivery".
     """
     try:

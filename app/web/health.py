@@ -16,6 +16,7 @@ from app.store.pending import PendingDeliveries
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
+_BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
@@ -72,7 +73,11 @@ def _check_workers(queue: DeliveryQueue) -> str:
 def _check_backlog(pending: PendingDeliveries) -> str:
     oldest = pending.find_oldest_received_at()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
-    return _OK if age_s < _MAX_PENDING_AGE_S else f"the oldest delivery has waited for {age_s:.0f} s"
+    return (
+        _OK
+        if age_s < _MAX_PENDING_AGE_S
+        else f"the oldest delivery has waited for {age_s:.0f} s; {_BACKLOG_HINT}"
+    )
 
 
 def _check_spool(spool: Spool) -> str:
