@@ -9,8 +9,9 @@ from app.clock import utc_now
 from app.config.load import Config
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
+from app.plural import format_count
 from app.redis.queue import connect_redis
-from app.redis.spool import Spool
+from app.redis.spool import UNREADABLE_KEY, Spool
 from app.sinks.base import Sink
 from app.sinks.registry import SinkRegistry
 from app.store.erasure import AccountData, AccountDataCounts
@@ -110,8 +111,11 @@ class Erasure:
         try:
             report.add_counts({SPOOL: action(self._spool)})
             if number := self._spool.count_unreadable():
-                entries = "1 unreadable entry" if number == 1 else f"{number:,} unreadable entries"
-                report.unreached[SPOOL] = f"{entries} may belong to any account"
+                entries = format_count(number, "unreadable entry")
+                report.unreached[SPOOL] = (
+                    f"{entries} may belong to any account; "
+                    f"inspect with: redis-cli XRANGE {UNREADABLE_KEY} - +"
+                )
         except QueueUnavailable as error:
             report.unreached[SPOOL] = str(error)
 
@@ -127,18 +131,17 @@ class Erasure:
 
     def _report_without_account(self, report: ErasureReport) -> None:
         if number := self._account_data.count_without_account():
-            named = "1 delivery" if number == 1 else f"{number:,} deliveries"
+            deliveries = format_count(number, "delivery")
             report.unreached["rows without an account"] = (
-                f"{named} of the account's runs without an account: sinks hold the records under no account"
+                f"{deliveries} of the account's runs name no account; "
+                "delete their records from the sinks by the ids of these runs"
             )
 
     def _wait_for_workers(self) -> None:
         in_progress = self._account_data.find_in_progress(now=utc_now())
         if in_progress:
-            number = len(in_progress)
-            self._on_wait(
-                f"Waiting up to 40 s for workers that are processing {number:,} of the account's deliveries."
-            )
+            deliveries = format_count(len(in_progress), "delivery")
+            self._on_wait(f"Waiting up to 40 s for workers that are processing {deliveries} of the account.")
         while in_progress:
             time.sleep(_POLL_INTERVAL_S)
             in_progress = self._account_data.find_in_progress(now=utc_now(), among=in_progress)

@@ -17,14 +17,14 @@ def parse_time(text: str, *, now: datetime) -> datetime:
     text: "90m", "7d", "today", "2026-11-25" or "2026-11-25T08:00"; UTC without an offset.
     now: the time that ages and days are relative to.
     """
-    word = text.strip().lower()
-    if age := _AGE_PATTERN.fullmatch(word):
+    normalized = text.strip().lower()
+    if age := _AGE_PATTERN.fullmatch(normalized):
         with suppress(OverflowError):
             return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
         return datetime.min.replace(tzinfo=UTC)
-    if word in _DAYS_AGO:
+    if normalized in _DAYS_AGO:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        return midnight - timedelta(days=_DAYS_AGO[word])
+        return midnight - timedelta(days=_DAYS_AGO[normalized])
     if (time := as_time(text)) is None:
         raise ValueError(
             f"{text!r} is not a time; write 90m, 12h, 7d, today, 2026-11-25 or 2026-11-25T08:00 (UTC)"

@@ -22,7 +22,7 @@ from workers.delivery.processor import DeliveryProcessor
 
 # An idle worker waits for a job this long less 15 s, and does no maintenance meanwhile.
 _WORKER_TTL_S = 30
-# The interval at which RQ looks for jobs that died with their worker.
+# The interval at which RQ searches for jobs of dead workers.
 _MAINTENANCE_INTERVAL_S = 30
 # The time between two interruptions of the same job.
 _INTERRUPT_INTERVAL_S = 3
@@ -35,7 +35,7 @@ class RepeatingTimeout(UnixSignalDeathPenalty):
 
     def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
         """Raise JobTimeout in the running job."""
-        raise JobTimeout(f"no answer within the job's {JOB_TIMEOUT_S} s")
+        raise JobTimeout(f"the job timed out after {JOB_TIMEOUT_S} s")
 
     def setup_death_penalty(self) -> None:
         """Start the timer."""

@@ -7,6 +7,7 @@ from uuid import UUID
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.config.load import Config
 from app.config.settings import WebhookSecret
+from app.plural import format_count
 
 _COMPONENT = "settings"
 _CHECK = "secret"
@@ -21,7 +22,7 @@ def evaluate_config(config: Config) -> Iterator[CheckResult]:
     """Yield a summary of the routes, and a warning in maintenance mode."""
     sinks = ", ".join(f"{name} ({sink_config.type})" for name, sink_config in config.routes.sinks.items())
     number = len(config.routes.routes)
-    yield ok(_COMPONENT, "routes", f"{number} route{'' if number == 1 else 's'}, sinks: {sinks or 'none'}")
+    yield ok(_COMPONENT, "routes", f"{format_count(number, 'route')}, sinks: {sinks or 'none'}")
     if config.settings.maintenance:
         message = "MAINTENANCE is set: every new run is refused"
         yield warn(_COMPONENT, "maintenance", message, "Unset MAINTENANCE to accept runs again.")
@@ -51,7 +52,7 @@ def evaluate_secrets(
     yield from problems
     if not problems:
         pinned = sum(secret.webhook_id is not None for secret in secrets)
-        count = f"{len(secrets)} secret{'' if len(secrets) == 1 else 's'}"
+        count = format_count(len(secrets), "secret")
         yield ok(_COMPONENT, _CHECK, f"{count}, {pinned} pinned to a webhook")
 
 

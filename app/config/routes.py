@@ -1,6 +1,6 @@
 """Models of the routes file: sinks, routes, rules for runs, and subscribers.
 
-A delivery takes the first route that it matches. All patterns are shell-style; "*" matches anything. Pure.
+The first matching route applies to a delivery. All patterns are shell-style; "*" matches anything. Pure.
 """
 
 from fnmatch import fnmatchcase

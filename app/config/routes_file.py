@@ -62,13 +62,13 @@ def _expand_variables(
             for name, table in sinks.items()
         }
     if isinstance(notify := tables.get("notify"), list):
-        named = [
+        named_tables = [
             {"name": f"notify-{number}", **table} if isinstance(table, dict) else table
             for number, table in enumerate(notify, start=1)
         ]
         expanded["notify"] = [
             _expand_table(table, variables, _UNSET_NOTIFY_VALUES, f"[[notify]] {number}", problems)
-            for number, table in enumerate(named, start=1)
+            for number, table in enumerate(named_tables, start=1)
         ]
     return expanded
 
@@ -151,9 +151,9 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
         case "extra_forbidden", _:
             text = _describe_unknown_key(detail)
         case "missing", ["sinks"]:
-            text = "it is missing; add a sink, such as [sinks.main]"
+            text = "missing; add a sink, such as [sinks.main]"
         case "missing", _:
-            text = f"it is missing; add {path[-1]}"
+            text = f"missing; add {path[-1]}"
         case _, ["sinks", _, "url"]:
             text = (
                 "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files sink"

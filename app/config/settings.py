@@ -50,7 +50,7 @@ def _parse_secrets(text: object) -> object:
 def _check_database_url(text: object) -> object:
     if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", str(text)):
         raise ValueError(
-            "it starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
+            "starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
         )
     return text
 
@@ -58,22 +58,20 @@ def _check_database_url(text: object) -> object:
 def _check_redis_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
         raise ValueError(
-            "it does not start with redis://, rediss:// or unix://; set the URL of a Redis or Valkey server"
+            "does not start with redis://, rediss:// or unix://; set the URL of a Redis or Valkey server"
         )
     return text
 
 
 def _check_api_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("http", "https"):
-        raise ValueError(
-            "it does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL"
-        )
+        raise ValueError("does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL")
     return text
 
 
 def _check_token(text: object) -> object:
     if not (str(text).isascii() and str(text).isprintable() and " " not in str(text)):
-        raise ValueError("it contains characters that no token has; copy the token from Truto again")
+        raise ValueError("contains characters that no token has; copy the token from Truto again")
     return text
 
 
@@ -112,13 +110,14 @@ class Settings(BaseModel):
 
     @property
     def secret_values(self) -> tuple[str, ...]:
-        """All webhook secrets, of whichever webhook."""
+        """All webhook secrets, pinned to a webhook or not."""
         return tuple(secret.value for secret in self.webhook_secrets)
 
     def may_sign(self, secret: str, webhook_id: str) -> bool:
-        """Whether a secret belongs to a webhook, or to no webhook in particular."""
+        """Whether a secret may sign for a webhook: it is pinned to it, or to none."""
         return any(
-            known.value == secret and known.webhook_id in (None, webhook_id) for known in self.webhook_secrets
+            candidate.value == secret and candidate.webhook_id in (None, webhook_id)
+            for candidate in self.webhook_secrets
         )
 
 
@@ -178,15 +177,17 @@ def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
 
 
 def _find_misspelt(variables: Mapping[str, str]) -> list[str]:
-    known = list_setting_names()
+    setting_names = list_setting_names()
     problems = []
-    for name in sorted(variables.keys() - set(known)):
-        unset = [candidate for candidate in known if candidate not in variables and len(candidate) >= 8]
+    for name in sorted(variables.keys() - set(setting_names)):
+        unset = [
+            candidate for candidate in setting_names if candidate not in variables and len(candidate) >= 8
+        ]
         near = difflib.get_close_matches(name, unset, n=1, cutoff=0.87)
         if near:
             problems.append(f"{name}: unknown setting. Did you mean {near[0]}?")
         elif re.match(r"TRUTO_|RAPIDBRIDGE_", name):
-            problems.append(f"{name}: unknown setting. Unset it, or use one of: {', '.join(known)}.")
+            problems.append(f"{name}: unknown setting. Unset it, or use one of: {', '.join(setting_names)}.")
     return problems
 
 

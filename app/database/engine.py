@@ -115,7 +115,7 @@ def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry
 
 
 def _use_wal(cursor: DBAPICursor) -> None:
-    # The first connection to a new file switches it for good. SQLite's lock timeout does not apply here.
+    # The first connection to a new file switches it permanently. SQLite's lock timeout does not apply here.
     for _ in range(_SQLITE_BUSY_TIMEOUT_S * 10):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")

@@ -1,1 +1,1 @@
-"""Redis: the RQ queue, and the spool for times without a database."""
+"""Redis: the RQ queue, and the spool used while the database is unavailable."""

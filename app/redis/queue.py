@@ -13,10 +13,11 @@ from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
 from app.errors import QueueUnavailable
+from app.plural import format_count
 
 QUEUE_NAME = "rapidbridge"
 JOB_FUNCTION = "workers.jobs.deliver"
-# With the time to save results, shorter than the 30 s that platforms leave between SIGTERM and SIGKILL.
+# With the time to save results, it must end within the 30 s between a platform's SIGTERM and SIGKILL.
 JOB_TIMEOUT_S = 18
 # RQ spends milliseconds on a job, so a busy receiver puts several deliveries into one.
 IDS_PER_JOB = 32
@@ -84,7 +85,7 @@ class DeliveryQueue:
                 timeout=JOB_TIMEOUT_S,
                 result_ttl=0,
                 failure_ttl=_FAILED_JOB_TTL_S,
-                description=f"{len(group)} {'delivery' if len(group) == 1 else 'deliveries'}",
+                description=format_count(len(group), "delivery"),
                 job_id=_job_id(group),
             )
             for group in groups

@@ -1,4 +1,4 @@
-"""The spool: a Redis stream that keeps deliveries while the database is away."""
+"""The spool: a Redis stream that keeps deliveries while the database is unavailable."""
 
 import hashlib
 import json

@@ -15,7 +15,7 @@ from app.store.delivery_filter import DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_http_client
 
-# Truto takes 400 as the answer to this event alone: the run is not to start.
+# Truto accepts 400 for this event only: it stops the run.
 _RUN_STARTED_EVENT = "sync_job_run:started"
 
 
@@ -33,7 +33,7 @@ class ForwardObserver(Protocol):
 class ForwardCounts:
     """The results of forwarding.
 
-    pruned: deliveries left out, since their bodies are gone. responses: the receiver's responses by status,
+    pruned: deliveries without a body, which are left out. responses: the receiver's responses by status,
     retries included. last_delivery: the last one sent.
     """
 
@@ -80,9 +80,9 @@ class Forwarder:
         self.counts = ForwardCounts()
 
     def forward(self, request: ReplayRequest, *, now: datetime) -> None:
-        """Send the deliveries that a request matches; one not accepted does not hold up the next.
+        """Send the deliveries that a request matches; a rejected delivery does not delay the next.
 
-        May be interrupted by an exception: `counts` tell how far it came.
+        May be interrupted by an exception: `counts` then has the results so far.
         """
         with open_http_client(1) as client:
             sender = WebhookSender(self._target, client, threading.Event())

@@ -1,4 +1,4 @@
-"""Import of deliveries from a file of exported deliveries or bare bodies."""
+"""Import of a file with exported deliveries or bare bodies."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import read_envelope
 from app.truto.signature import parse_signature_header, sign
 
-# A batch is held in memory and committed at once; one body more may exceed the bytes.
+# A batch is held in memory and committed at once; the last body may exceed the bytes.
 _MAX_BATCH_DELIVERIES = 64
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 # An exported body is base64, or JSON text with escapes; its other members take little.
@@ -37,7 +37,7 @@ class ImportObserver(Protocol):
 class ImportCounts:
     """Deliveries and lines of an import.
 
-    quarantined: those new deliveries that cannot be read. skipped: lines without a whole delivery.
+    quarantined: the new deliveries with unreadable bodies. skipped: lines without a whole delivery.
     """
 
     new: int = 0
@@ -65,7 +65,7 @@ class UnreadableLine:
 class Importer:
     """Stores the deliveries of a file in the inbox, several per commit. Raises StoreUnavailable.
 
-    secret: the secret Truto would sign bare bodies with; "" if the file holds exported deliveries only.
+    secret: the secret that Truto would sign bare bodies with; "" if the file holds exported deliveries only.
     dry_run: read and count, store nothing.
     """
 
@@ -123,8 +123,8 @@ class Importer:
         if not self._secret:
             raise ConfigError(
                 [
-                    "TRUTO_WEBHOOK_SECRET: not set. The ids of bare bodies depend on it; "
-                    "only exported deliveries can be imported without it."
+                    "TRUTO_WEBHOOK_SECRET: not set, but the ids of bare bodies depend on it. "
+                    "Set it to the secret of their webhook, or import exported deliveries only."
                 ]
             )
         digest = parse_signature_header(sign(body, self._secret))

@@ -1,4 +1,4 @@
-"""Reconciling many runs at once."""
+"""Reconciliation of several runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -41,7 +41,7 @@ class BatchReconciler:
     ) -> list[StoredRun]:
         """Return runs by id, from Truto if the store has none.
 
-        on_unknown: called for a run that neither knows, unless Truto's errors may be the cause.
+        on_unknown: called with the id of a run that the store and Truto both lack, unless Truto failed.
         """
         stored_runs, loaded = Runs(self._database), []
         for run_id in dict.fromkeys(run_ids):
@@ -60,6 +60,6 @@ class BatchReconciler:
     def reconcile(self, runs: Sequence[StoredRun], *, now: datetime) -> Iterator[ReconciledRun]:
         """Yield each run with its reconciliation."""
         for run in runs:
-            # Waiting for an unreachable Truto once is enough.
+            # After one failure, do not wait for an unreachable Truto again.
             refresher = None if self.is_truto_unreachable else self._refresher
             yield reconcile_run(self._database, run, refresher, now=now, on_error=self.errors.append)

@@ -1,4 +1,4 @@
-"""Starting and stopping runs at Truto on an operator's request."""
+"""Starts and stops of runs at Truto on an operator's request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

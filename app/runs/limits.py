@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from app.config.routes import Route, Routes
+from app.plural import format_count
 from app.runs.reconciliation import Reconciliation, ResourceCounts
 from app.store.runs import StoredRun
 from app.truto.events import RECORD_EVENT
@@ -60,5 +61,7 @@ def _check_route_limits(route: Route, counts: Sequence[ResourceCounts], idle_s: 
     ):
         return f"{share:.0%} of the records {of} are dead, more than {limit.dead_share:.0%}"
     if limit.idle_minutes is not None and idle_s > limit.idle_minutes * 60:
-        return f"no progress for {idle_s / 60:.0f} minutes, more than {limit.idle_minutes:g}"
+        return (
+            f"no progress for {format_count(round(idle_s / 60), 'minute')}, more than {limit.idle_minutes:g}"
+        )
     return None

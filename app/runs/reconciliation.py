@@ -64,7 +64,7 @@ class Reconciliation:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether any record is in no sink, or not in every one."""
+        """Whether any record is missing from a sink."""
         return any(counts.gap_reasons for counts in self.resources)
 
 
@@ -146,8 +146,8 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
     no_sinks = sum(group.records for group in discarded if not group.is_written)
     dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
-    kept = records["unrouted"] + records["late"] + records["dropped"]
-    unexplained = arrived - written - kept - dead if is_settled else 0
+    unwritten = records["unrouted"] + records["late"] + records["dropped"]
+    unexplained = arrived - written - unwritten - dead if is_settled else 0
     given_up = min(dead, records["discarded"])
     counts_by_code = {
         "dead": dead - given_up,
@@ -178,7 +178,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
 def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -> Iterator[GapReason]:
     uncounted = {group.state for group in facts.groups if not group.records}
     if uncounted & {"quarantined", "dead", "discarded"}:
-        # Its records are uncounted: the body is unreadable, or processing it killed the worker.
+        # No record of the delivery was counted: its body is unreadable, or it killed its workers.
         yield GapReason(
             "quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None
         )
@@ -212,9 +212,9 @@ def _is_dead(reason: GapReason) -> bool:
 
 
 def _group_by_resource(
-    groups: Sequence[_Group], known: Iterable[ResourceMethod]
+    groups: Sequence[_Group], pairs: Iterable[ResourceMethod]
 ) -> dict[ResourceMethod, list[_Group]]:
-    methods = _collect_methods(known)
+    methods = _collect_methods(pairs)
     grouped: dict[ResourceMethod, list[_Group]] = {}
     for group in groups:
         method = _resolve_method(group.method, methods.get(group.resource, set()))
@@ -222,20 +222,20 @@ def _group_by_resource(
     return grouped
 
 
-def _collect_methods(known: Iterable[ResourceMethod]) -> dict[str, set[str]]:
+def _collect_methods(pairs: Iterable[ResourceMethod]) -> dict[str, set[str]]:
     methods: dict[str, set[str]] = {}
-    for resource, method in known:
+    for resource, method in pairs:
         methods.setdefault(resource, set()).add(method)
     return methods
 
 
-def _resolve_method(named: str, known: set[str]) -> str:
-    """Return the named method, or the only known one if none is named."""
-    return next(iter(known)) if not named and len(known) == 1 else named
+def _resolve_method(method: str, methods: set[str]) -> str:
+    """Return a method; if it is empty, the only method of its resource."""
+    return next(iter(methods)) if not method and len(methods) == 1 else method
 
 
-def _read_log(run: StoredRun, known: Iterable[ResourceMethod]) -> Mapping[ResourceMethod, Mapping[str, int]]:
-    methods = _collect_methods(known)
+def _read_log(run: StoredRun, pairs: Iterable[ResourceMethod]) -> Mapping[ResourceMethod, Mapping[str, int]]:
+    methods = _collect_methods(pairs)
     return {
         (resource, _resolve_method(method, methods.get(resource, set()))): counts
         for resource, lines in _parse_json_object(run.log_totals).items()

@@ -28,7 +28,7 @@ class RunRefresher:
         self._api = api
 
     def refresh(self, run_id: str, *, now: datetime) -> StoredRun | None:
-        """Store a run's current status and return the run; None if neither side knows it."""
+        """Store a run's current status and return the run; None if the store still has no such run."""
         truto_run = self._api.get_run(run_id)
         stored_run = self._runs.get(run_id)
         if status_at := _find_status_time(truto_run, stored_run, now):
@@ -44,9 +44,9 @@ class RunRefresher:
 
     def refresh_log(self, run: StoredRun, *, now: datetime) -> StoredRun:
         """Store the totals of a run's log and return the run."""
-        began = run.first_seen_at - _LOG_MARGIN
+        since = run.first_seen_at - _LOG_MARGIN
         until = min(now, run.last_seen_at or now) + _LOG_MARGIN
-        entries = self._api.read_log(run.sync_job_run_id, since=began, until=until)
+        entries = self._api.read_log(run.sync_job_run_id, since=since, until=until)
         self._runs.save_log(run.sync_job_run_id, json.dumps(sum_log(entries)))
         return self._runs.get(run.sync_job_run_id) or run
 
@@ -60,7 +60,7 @@ def sum_log(entries: Iterable[LogEntry]) -> dict[str, dict[str, dict[str, int]]]
     totals: dict[str, dict[str, dict[str, int]]] = {}
     for pair in {pair for pair, _ in records}:
         delivered, given_up = records[pair, True], records[pair, False]
-        # An entry without a delivery may describe the fetch before one: do not count its records twice.
+        # An entry without a delivery may be the fetch before one: do not count its records twice.
         fetched = delivered + given_up or records[pair, None]
         totals.setdefault(pair[0], {})[pair[1]] = {"fetched": fetched, "given_up": given_up}
     return totals

@@ -60,7 +60,7 @@ class RunWatcher:
         self.runs = reconcile_stored_runs(self._database, runs)
 
     def refresh_in_background(self) -> None:
-        """Ask Truto about the runs in a thread, unless one is active or the last one is recent."""
+        """Refresh the runs in a thread, unless a refresh is in progress or recent."""
         if self._refresher is None or self._refresh_thread.is_alive():
             return
         if time.monotonic() - self._refreshed_at_s <= _REFRESH_INTERVAL_S:
@@ -75,7 +75,7 @@ class RunWatcher:
         ended_ids = {run.sync_job_run_id for run, _ in runs if run.has_ended}
         for run_id in self._run_ids or [run.sync_job_run_id for run, _ in runs]:
             if run_id not in ended_ids:
-                # Events bring later whatever Truto does not answer now. RuntimeError: the command has ended
-                # and closed the connection.
+                # Later events bring the same facts. RuntimeError: the command has ended and closed the
+                # connection.
                 with suppress(TrutoRefused, TrutoUnavailable, StoreUnavailable, RuntimeError):
                     refresher.refresh(run_id, now=datetime.now(UTC))

@@ -40,7 +40,7 @@ class PageSender:
         ):
             is_delivered = self._send_page(page)
             is_doubled, is_later = self._rng.random() < self._plan.duplicates, self._rng.random() < 0.5
-            # A duplicate follows an answer that got lost; Truto never repeats a page that it gave up.
+            # A duplicate follows a lost response; Truto never repeats a page that it dropped.
             if is_doubled and is_delivered and is_later:
                 later.append(page.body)
             elif is_doubled and is_delivered:
@@ -64,7 +64,7 @@ class PageSender:
         return True
 
     def _delay_pages(self, pages: Iterable[Page]) -> Iterable[Page]:
-        # A run may be stopped at any time, so its last pages are known only at its end.
+        # A run may be stopped at any time, so its last pages are only known at its end.
         for page in pages:
             self._late_pages.append(page)
             if len(self._late_pages) > self._plan.late:
@@ -76,8 +76,8 @@ class PageSender:
         if outcome.is_delivered:
             report.persisted[page.resource, page.method] += page.record_count
             for id_, record_digest in page.digests.items():
-                known = report.expected.get((page.resource, id_))
-                if known is None or known[0] < page.created_at:
+                previous = report.expected.get((page.resource, id_))
+                if previous is None or previous[0] < page.created_at:
                     report.expected[page.resource, id_] = (page.created_at, record_digest)
         else:
             report.dropped += 1

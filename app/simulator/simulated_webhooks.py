@@ -1,4 +1,4 @@
-"""Webhooks of the simulated API, which may create more."""
+"""Webhooks of the simulated API: the plan's own and created ones."""
 
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -45,23 +45,23 @@ class SimulatedWebhooks:
         self._environment_id = job.environment_id
         self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # repeatable, no secret
         own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_EVENT_TYPES)
-        self._known = {own.id: own}
+        self._webhooks = {own.id: own}
 
     def get(self, webhook_id: str) -> SimulatedWebhook | None:
         """Return a webhook by its id, or None."""
-        return self._known.get(webhook_id)
+        return self._webhooks.get(webhook_id)
 
     def create(self, target_url: str, event_types: tuple[str, ...], *, is_active: bool) -> SimulatedWebhook:
         """Add a webhook with a new secret."""
         id_, secret = make_id(self._rng), make_id(self._rng)
         webhook = SimulatedWebhook(id_, target_url, secret, is_active=is_active, event_types=event_types)
-        self._known[id_] = webhook
+        self._webhooks[id_] = webhook
         return webhook
 
     def set_active(self, webhook: SimulatedWebhook, *, is_active: bool) -> SimulatedWebhook:
         """Activate or deactivate a webhook."""
         changed = replace(webhook, is_active=is_active)
-        self._known[webhook.id] = changed
+        self._webhooks[webhook.id] = changed
         return changed
 
     def send_test_event(self, webhook: SimulatedWebhook) -> int:

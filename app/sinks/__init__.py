@@ -1,1 +1,1 @@
-"""The sinks: stores that records are written to."""
+"""The sinks: databases and folders that records are written to."""

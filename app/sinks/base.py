@@ -1,4 +1,4 @@
-"""The contract of a sink: the seam between records and a store."""
+"""The contract of a sink: batches in, write results out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,10 +66,10 @@ class WriteResult:
 
 
 class Sink(Protocol):
-    """A store that batches are written to.
+    """A database or folder that batches are written to.
 
-    A batch may arrive twice, late, out of order, and from two workers at once: `write` leaves the sink as if
-    it had arrived once, and never replaces a newer version with an older one. When `write` returns, the
+    A batch may arrive twice, late, out of order, and from two workers at once. Writing a batch again
+    changes nothing, and `write` never replaces a newer version with an older one. When `write` returns, the
     records it counts as written are durable. Records it cannot store are returned as rejected, the rest is
     written. Raises SinkUnavailable if the same call may succeed later, SinkRefused if it never will.
     """

@@ -46,7 +46,7 @@ class FilesSink:
                 message = "holds a number longer than can be written"
                 rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
         with _translate_errors():
-            self._store(self._build_folder_path(batch), batch.delivery_id, "".join(lines).encode())
+            self._write_file(self._build_folder_path(batch), batch.delivery_id, "".join(lines).encode())
         return WriteResult(len(lines), rejected)
 
     def count(self, account: str) -> int:
@@ -79,7 +79,7 @@ class FilesSink:
             / f"dt={day}"
         )
 
-    def _store(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
+    def _write_file(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Two workers may write the same delivery: the process id gives each its own temporary file.
         temporary_file = folder / f".{delivery_id}.{os.getpid()}.part"

@@ -1,4 +1,4 @@
-"""Probing of a sink: could it be written now? Nothing is written."""
+"""Probe of a sink: reachable and writable; writes nothing."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ from app.sinks.sql.probe import probe_database
 
 
 def probe_sink(config: SinkConfig) -> Path | None:
-    """Return the folder that a sink fills, None if it fills no folder of this machine.
+    """Return the local folder that a sink writes to; None if there is none.
 
     Raises SinkUnavailable if it cannot be reached or written; the message names the thing to check.
     """
@@ -23,11 +23,11 @@ def probe_sink(config: SinkConfig) -> Path | None:
 
 def probe_folder(folder: Path) -> Path:
     """Return the folder, or its first existing parent; raise SinkUnavailable if it is not writable."""
-    present = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
+    existing = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
     try:
         # On Linux the file has no name, so no reader of the folder can see it.
-        with tempfile.TemporaryFile(dir=present):
-            return present
+        with tempfile.TemporaryFile(dir=existing):
+            return existing
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SinkUnavailable(f"the folder {folder} cannot be written ({reason})") from error

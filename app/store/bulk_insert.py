@@ -59,7 +59,7 @@ def _build_postgresql_insert(dialect: Dialect, columns: Sequence[str]) -> Insert
         f"INSERT INTO {table} ({', '.join(header_columns)}, body) "  # noqa: S608  # only names of this code
         f"SELECT * FROM ROWS FROM (jsonb_to_recordset(%s::jsonb) AS ({shape}), unnest(%b::bytea[])) "
         f"ON CONFLICT (id) DO UPDATE SET duplicates = {table}.duplicates + excluded.duplicates + 1 "
-        # Nearly no row is refused: state and reason of all rows would be text that nobody reads.
+        # Few rows are refused: returning the state and reason of all rows would waste time.
         "RETURNING id, duplicates, CASE WHEN state = 'refused' THEN reason END"
     )
 

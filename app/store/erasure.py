@@ -84,7 +84,7 @@ class AccountData:
         return int(self._database.read(statement)[0][0])
 
     def count_without_account(self) -> int:
-        """Count deliveries of its runs whose records name no account: sinks store those under none."""
+        """Count deliveries of the account's runs that name no account; sinks store these apart."""
         statement = select(func.count()).where(
             self._is_without_account, self._is_of_account, deliveries.c.records > 0
         )
@@ -125,7 +125,7 @@ class AccountData:
             self._is_run_of_account, runs.c.run.is_not(None)
         )
         page = page.order_by(runs.c.sync_job_run_id).limit(_PAGE_SIZE)
-        # A concurrent event must not write the run back while it is reduced.
+        # Locked, so that a concurrent event cannot restore the details.
         page = page if dry_run else page.with_for_update()
         after = ""
         while True:

@@ -125,7 +125,7 @@ def discard_dead_records(
 class Discard:
     """The failed deliveries, or dead records of settled deliveries, that an operator discards.
 
-    until: deliveries that are received later are never included, because nobody was shown their number.
+    until: deliveries received later are excluded, because the operator's count did not include them.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Discard:
         return count(self._database, self._filter)
 
     def discard(self, reason: str) -> Iterator[int]:
-        """Discard them page by page; yields the number of each page. Raises StoreUnavailable."""
+        """Discard page by page; yield the number of each page. Raises StoreUnavailable."""
         if self._of_records:
             return discard_dead_records(self._database, self._filter, reason=reason)
         return discard_deliveries(self._database, self._filter, reason=reason, now=self._now)

@@ -24,7 +24,7 @@ def find_delivery_ids(database: Database, digits: str, *, limit: int) -> list[UU
 def find_run_ids(database: Database, digits: str, *, typed: str = "", limit: int) -> list[str]:
     """Return the ids of runs that begin with hexadecimal digits, in order; raises StoreUnavailable.
 
-    typed: an id that is also found if it is no UUID.
+    typed: a whole id, which is also found if it is not a UUID.
     """
     low, high = map(str, _bounds(digits))
     prefix = low[: len(digits) + sum(len(digits) > end for end in (8, 12, 16, 20))]

@@ -155,9 +155,9 @@ class StoredRecordError:
 
 @dataclass(frozen=True, slots=True)
 class RunUpdate:
-    """The facts about a run in one delivery. Only lifecycle events have more than ids.
+    """The facts about a run in one delivery. Events other than lifecycle events have ids only.
 
-    first_seen_at: the time of the delivery. run: JSON. stopped_at: the same time, if the run was stopped.
+    first_seen_at: the time of the delivery. run: JSON. stopped_at: the time of a stop or refusal.
     refusal_reason: "" if the run was not refused.
     """
 

@@ -23,7 +23,7 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NotificationDelivery:
-    """One notification for one subscriber. attempts: including this one. fanned_out_at: it was created."""
+    """One notification for one subscriber. attempts: including this one. fanned_out_at: its creation."""
 
     notification: Notification
     subscriber: str
@@ -40,7 +40,7 @@ class NotificationOutbox:
     def fan_out(self, subscribers: Sequence[Subscriber], *, now: datetime, limit: int) -> int:
         """Create the deliveries of new notifications, oldest first; return the number of notifications.
 
-        Safe in several processes at once: a notification is fanned out by one of them.
+        Safe in several processes at once: only one of them fans out a notification.
         """
         unsent_statement = (
             select(notifications.c.id, notifications.c.kind)

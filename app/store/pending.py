@@ -173,7 +173,7 @@ class PendingDeliveries:
 
 
 def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
-    """Lock the pending ones of these deliveries until the caller's transaction ends; return their ids."""
+    """Lock the deliveries that are pending, in the caller's transaction; return their ids."""
     statement = (
         select(deliveries.c.id)
         .where(deliveries.c.id.in_(ids), _IS_PENDING)

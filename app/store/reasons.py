@@ -126,7 +126,9 @@ _STATE_EXPLANATIONS = {
     DeliveryState.QUARANTINED: Explanation(
         "the delivery has a valid signature, but its body is unreadable", _DISCARD_BODY
     ),
-    DeliveryState.REFUSED: Explanation("one of your policies refused the run, and Truto was told to stop it"),
+    DeliveryState.REFUSED: Explanation(
+        "one of your policies refused the run, and the receiver asked Truto to stop it"
+    ),
     DeliveryState.LATE: Reason.AFTER_STOP.explanation,
     DeliveryState.DISCARDED: Explanation("an operator discarded the delivery"),
 }
@@ -151,18 +153,18 @@ def explain(state: str, reason: str) -> Explanation:
 
     state: of a delivery, or RECORD for dead records. reason: any text.
     """
-    known = _REASONS.get(reason)
+    reason_code = _REASONS.get(reason)
     if state == RECORD:
-        if known is None:
+        if reason_code is None:
             return Explanation("a sink rejected the records", _DISCARD_RECORDS)
-        return _RECORD_EXPLANATIONS.get(known, known.explanation)
-    if known is None or state in _STATES_WITHOUT_REASON:
+        return _RECORD_EXPLANATIONS.get(reason_code, reason_code.explanation)
+    if reason_code is None or state in _STATES_WITHOUT_REASON:
         return _STATE_EXPLANATIONS[DeliveryState(state)]
-    return known.explanation
+    return reason_code.explanation
 
 
 def reason_category(reason: str) -> Category:
     """Return the origin of a reason: the data, a sink, or the receiver."""
-    if known := _REASONS.get(reason):
-        return known.category
+    if reason_code := _REASONS.get(reason):
+        return reason_code.category
     return "sink" if reason.startswith(("sink_", "table_")) else "data"

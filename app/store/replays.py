@@ -43,7 +43,7 @@ class PreviewGroup:
 
 @dataclass(frozen=True, slots=True)
 class ReplayCandidate:
-    """A delivery to replay. is_unreadable: no release could read its body so far."""
+    """A delivery to replay. is_unreadable: no release could read its body yet."""
 
     id: UUID
     received_at: datetime
@@ -52,7 +52,7 @@ class ReplayCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOutcome:
-    """A number of replayed deliveries in one state. is_unreadable: no release could read them so far."""
+    """A number of replayed deliveries in one state. is_unreadable: no release can read their bodies."""
 
     state: str
     is_unreadable: bool
@@ -163,8 +163,8 @@ class Replays:
                 update(deliveries).where(deliveries.c.id.in_(unreadable_ids)).values(replay_id=replay.id)
             )
             delete_outcomes(connection, due, sink)
-            done = update(replays).where(replays.c.id == replay.id)
-            connection.execute(done.values(requeued_deliveries=replays.c.requeued_deliveries + len(ids)))
+            progress = update(replays).where(replays.c.id == replay.id)
+            connection.execute(progress.values(requeued_deliveries=replays.c.requeued_deliveries + len(ids)))
         return replace(
             replay,
             cursor=(last.received_at, last.id),
@@ -172,7 +172,7 @@ class Replays:
         )
 
     def count_pending(self, replay: Replay) -> int:
-        """Return the number of its deliveries that are still pending."""
+        """Return the number of a replay's deliveries that are still pending."""
         if replay.cursor is None:
             return 0
         statement = select(func.count()).where(
@@ -184,7 +184,7 @@ class Replays:
         return int(self._database.read(statement)[0][0])
 
     def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
-        """Count its deliveries by state. delivery_filter: the filter that they were chosen with."""
+        """Count a replay's deliveries by state. delivery_filter: the filter of the replay."""
         where = [
             *where_clauses(replace(delivery_filter, states=(), reason="")),
             deliveries.c.replay_id == replay.id,
@@ -197,7 +197,7 @@ class Replays:
         ]
 
     def _read_envelope_columns(self, delivery_id: UUID) -> Mapping[str, Any] | None:
-        """Return the envelope columns of a delivery that was unreadable; None if it still is."""
+        """Return the envelope columns of an unreadable delivery; None if it is still unreadable."""
         try:
             return to_columns(read_envelope(self._inbox.read_body(delivery_id)))
         except (UnreadableDelivery, ValueError, KeyError):
@@ -233,7 +233,7 @@ HAS_BODY = deliveries.c.pruned_at.is_(None)
 
 
 def lock_finished(connection: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """Lock those that are finished and have a body until the transaction ends; return their ids."""
+    """Lock the finished deliveries that have a body until the transaction ends; return their ids."""
     statement = (
         select(deliveries.c.id)
         .where(deliveries.c.id.in_(ids), _IS_FINISHED, HAS_BODY)

@@ -98,7 +98,7 @@ def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> P
 
 
 def _lock_prunable(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Lock those that may still be pruned until the transaction ends; return their sizes by id."""
+    """Lock the deliveries that may still be pruned; return their sizes by id."""
     statement = (
         select(deliveries.c.id, _STORED_BYTES)
         .where(deliveries.c.id.in_(ids), _IS_PRUNABLE)
@@ -118,8 +118,8 @@ def prune(
 ) -> Iterator[PruneCounts]:
     """Prune finished deliveries received before a time; yield the counts of each page.
 
-    Safe in several processes at once, and to interrupt at any time. With an archive, only archived bodies are
-    removed. Raises StoreUnavailable and ArchiveUnavailable.
+    May run in several processes at once, and may be interrupted at any time. With an archive, only archived
+    bodies are removed. Raises StoreUnavailable and ArchiveUnavailable.
     """
     after: tuple[datetime, UUID] | None = None
     while True:

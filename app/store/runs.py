@@ -15,7 +15,7 @@ from app.store.schema import deliveries, runs
 from app.truto.runs import FINAL_RANK
 
 _PAGE_SIZE = 1000
-# The time of its newest delivery.
+# The time of a run's newest delivery.
 _LAST_SEEN = (
     select(func.max(deliveries.c.received_at))
     .where(deliveries.c.sync_job_run_id == runs.c.sync_job_run_id)
@@ -103,7 +103,7 @@ class Runs:
         return [row.webhook_id for row in self._database.read(statement.distinct())]
 
     def find_stop_times(self, run_ids: Iterable[str]) -> dict[str, datetime]:
-        """Return the stop times of the stopped ones of these runs."""
+        """Return the stop times by run id; runs that were not stopped are left out."""
         statement = select(runs.c.sync_job_run_id, runs.c.stopped_at).where(
             runs.c.sync_job_run_id.in_(sorted(run_ids)), runs.c.stopped_at.is_not(None)
         )

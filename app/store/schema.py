@@ -103,7 +103,7 @@ deliveries = Table(
     Column("settled_at", UtcDateTime),
     Column("body_bytes", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    # When the body was pruned; it is empty since then.
+    # When the body was pruned; `body` is then empty.
     Column("pruned_at", UtcDateTime),
     # The newest replay that requeued it.
     Column("replay_id", Uuid),
@@ -111,8 +111,8 @@ deliveries = Table(
     _text_column("discard_reason"),
 )
 # These two conditions are equivalent, but PostgreSQL uses a partial index only for a query that repeats its
-# condition. With one condition for both, it would pick either index and read all of it, because until they
-# are refreshed its statistics say that no row is pending.
+# condition. With one condition for both, it could pick the wrong index and read all of it, because its
+# statistics, until they are refreshed, show no pending row.
 Index(
     PREFIX + "deliveries_due",
     deliveries.c.due_at,
@@ -224,7 +224,7 @@ runs = Table(
     Column("first_seen_at", UtcDateTime, nullable=False),
     # The sync job run as Truto last sent it, JSON.
     Column("run", SafeText),
-    # When the first event arrived that says that the run was stopped or refused. Later deliveries are late.
+    # When the first event reported a stop or a refusal. Later deliveries are late.
     Column("stopped_at", UtcDateTime),
     # The reason why a policy refused its start.
     _text_column("refusal_reason"),

@@ -160,7 +160,7 @@ class TrutoClient:
             page_items = answer.get("results", answer.get("result"))
             yield from page_items if isinstance(page_items, list) else ()
             cursor = as_text(answer.get("next_cursor"))
-            # A repeated cursor would loop for ever.
+            # A repeated cursor would loop forever.
             if not cursor or cursor in used_cursors:
                 return
             used_cursors.add(cursor)

@@ -78,9 +78,8 @@ def has_records(event: str) -> bool:
 def read_envelope(body: bytes) -> Envelope:
     """Read the envelope of a body.
 
-    A member of an unexpected type leaves its own field empty, and a record that cannot be parsed is no
-    obstacle. Raises UnreadableDelivery with the reason empty_body, not_json, not_object, no_event or
-    name_too_long.
+    A member of an unexpected type leaves its own field empty, and unparsable records are skipped. Raises
+    UnreadableDelivery with the reason empty_body, not_json, not_object, no_event or name_too_long.
     Source: docs/protocol.md, "One delivery".
     """
     try:
@@ -140,9 +139,9 @@ def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Env
 
 
 def _find_run_id(event: str, payload: Mapping[str, Any]) -> str:
-    named = _find_text(payload, "sync_job_run_id", "sync_job_run")
+    run_id = _find_text(payload, "sync_job_run_id", "sync_job_run")
     is_lifecycle = event.startswith("sync_job_run:") and event not in (RECORD_EVENT, RECORD_ERROR_EVENT)
-    return named or (as_text(payload.get("id")) if is_lifecycle else "")
+    return run_id or (as_text(payload.get("id")) if is_lifecycle else "")
 
 
 def _find_text(payload: Mapping[str, Any], name: str, nested: str = "") -> str:

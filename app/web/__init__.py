@@ -1,1 +1,1 @@
-"""The web process: receives Truto's POSTs, stores them, answers."""
+"""The web process: it stores Truto's POSTs and answers them."""

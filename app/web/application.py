@@ -1,4 +1,4 @@
-"""The Flask application: its views, the objects behind them, and its answers to errors."""
+"""The Flask application: views, their dependencies, and error responses."""
 
 from datetime import datetime
 
@@ -31,22 +31,22 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
     app = Flask(__name__, static_folder=None)
     app.session_interface = _NoSessions()
-    store = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
-    app.extensions["store"] = store
+    database = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
+    app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)
-    inbox = FailoverInbox(Inbox(store), spool)
+    inbox = FailoverInbox(Inbox(database), spool)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
-    gate = Gate(routes, settings.maintenance, _GateStore(inbox, Runs(store), PendingDeliveries(store)))
+    gate = Gate(routes, settings.maintenance, _GateStore(inbox, Runs(database), PendingDeliveries(database)))
     webhooks = create_webhooks_blueprint(
         WebhookHandler(settings, gate, inbox, enqueuer),
         max_body_bytes=settings.max_body_bytes,
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    register_health_routes(app, store, queue, spool)
-    # For every exception, instead of Flask's own way: its log would quote the request's body.
+    register_health_routes(app, database, queue, spool)
+    # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
     return app
@@ -62,7 +62,7 @@ class _NoSessions(SessionInterface):
 
 
 class _GateStore:
-    """The gate's questions to the store, each answered within the time of a commit."""
+    """The gate's queries of the store, each within the timeout of a commit."""
 
     def __init__(self, inbox: FailoverInbox, runs: Runs, pending: PendingDeliveries) -> None:
         self._inbox = inbox
@@ -77,7 +77,7 @@ class _GateStore:
 
 
 def _http_error_response(error: HTTPException) -> Response:
-    word = error.name.lower().replace(" ", "_")
+    status = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
-    answer = WebhookResponse(error.code or 500, word, message=HINT)
-    return drain_after(answer.to_flask(**headers))
+    response = WebhookResponse(error.code or 500, status, message=HINT)
+    return drain_after(response.to_flask(**headers))

@@ -1,4 +1,4 @@
-"""Enqueues committed deliveries on RQ, in the background of the web process."""
+"""Enqueuing of committed deliveries, in a background thread of the web process."""
 
 import threading
 import time
@@ -11,10 +11,10 @@ import structlog
 from app.errors import QueueUnavailable
 from app.redis.queue import DeliveryQueue
 
-# The number of ids that wait while Redis is slow. The sweeper finds the others in the inbox.
+# Ids kept while Redis is slow. The sweeper enqueues the deliveries of dropped ids later.
 _MAX_WAITING_IDS = 10_000
 _ERROR_PAUSE_S = 1.0
-# A job costs milliseconds of its own: ids in quick succession share one. The first id never waits.
+# Every job costs milliseconds, so ids in quick succession share one. The first id never waits.
 _GATHER_S = 0.02
 
 log = structlog.get_logger()
@@ -30,9 +30,9 @@ class NewDelivery:
 
 
 class Enqueuer:
-    """A thread (a greenlet under gevent) that gathers ids and enqueues them, many to a job under load.
+    """Gathers ids in a thread (a greenlet under gevent) and enqueues several per job under load.
 
-    It never runs on the sender's time. A lost id is no loss: the sweeper enqueues its delivery later.
+    The sender never waits for Redis. If an id is lost, the sweeper enqueues its delivery later.
     """
 
     def __init__(self, queue: DeliveryQueue) -> None:
@@ -56,14 +56,14 @@ class Enqueuer:
             self._has_ids.clear()
             ids = [self._ids.popleft() for _ in range(len(self._ids))]
             try:
-                # With a backlog, more jobs would only fill Redis: the sweeper enqueues the rest later.
+                # If the queue is full, the sweeper enqueues these deliveries later.
                 if self._queue.has_capacity():
                     self._queue.enqueue([NewDelivery(id_) for id_ in ids])
             except QueueUnavailable as error:
                 if not self._is_failing:
                     log.warning("queue.unavailable", error=str(error), then="the sweeper enqueues later")
                 self._is_failing = True
-                # Do not connect to a dead Redis for every delivery.
+                # Without a pause, every delivery would try to connect to the unavailable Redis.
                 time.sleep(_ERROR_PAUSE_S)
             else:
                 self._is_failing = False

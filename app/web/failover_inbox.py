@@ -1,4 +1,4 @@
-"""Stores deliveries in the inbox, or in the spool while the database is away."""
+"""Storage of deliveries in the inbox, or in the spool while the database fails."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from app.web.group_commit import GroupCommit
 
 _MAX_DELIVERIES_PER_COMMIT = 64
 _MAX_BYTES_PER_COMMIT = 32 * 1024 * 1024
-# Truto waits for each page and gives it up within seconds: a slower database counts as away.
+# Truto drops a page within seconds: a slower database counts as unavailable.
 COMMIT_TIMEOUT_S = 3.0
-# While the database is away, one delivery per interval tries it; all others go to the spool at once.
+# While the database is unavailable, one delivery per interval tries it; all others are spooled.
 _RETRY_INTERVAL_S = 1.0
-# A query may wait for a lock: however many there are, commits must find a free connection.
+# Queries may wait for locks: the limit leaves connections of the pool free for commits.
 _MAX_CONCURRENT_QUERIES = 2
 
 Result = TypeVar("Result")
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class FailoverInbox:
-    """Commits deliveries in groups. After a commit failed, spools them until one succeeds again."""
+    """Commits deliveries in groups; after a failed commit, spools them until a commit succeeds."""
 
     def __init__(self, inbox: Inbox, spool: Spool) -> None:
         self._inbox = inbox
@@ -46,7 +46,7 @@ class FailoverInbox:
         self._retry_at = 0.0
 
     def store(self, delivery: IncomingDelivery) -> Receipt:
-        """Return once the delivery is stored. Raises StoreUnavailable if neither place can store it."""
+        """Store a delivery; raises StoreUnavailable if neither the database nor Redis can store it."""
         if self._is_failed_over and time.monotonic() < self._retry_at:
             return self._store_in_spool(delivery)
         if self._is_failed_over:
@@ -62,17 +62,17 @@ class FailoverInbox:
         return receipt
 
     def query(self, query: Callable[[], Result]) -> Result:
-        """Return the result of a query of the store, within the timeout of a commit.
+        """Return the result of a query of the store; the timeout is that of a commit.
 
-        query: may be called twice. Raises StoreUnavailable; at once while the database is away.
+        query: may be called twice; not called while the database is unavailable. Raises StoreUnavailable.
         """
         if self._is_failed_over and time.monotonic() < self._retry_at:
-            raise StoreUnavailable("the database is away")
+            raise StoreUnavailable("the database is unavailable; it is tried again within seconds")
         return _with_timeout(lambda: self._query_twice(query))
 
     def _query_twice(self, query: Callable[[], Result]) -> Result:
         with self._query_slots:
-            # A pooled connection that died while idle says nothing about the database.
+            # The first failure may come from a pooled connection that died while idle.
             with suppress(StoreUnavailable):
                 return query()
             return query()
@@ -87,7 +87,7 @@ class FailoverInbox:
         try:
             return self._spool.put(delivery)
         except QueueUnavailable as error:
-            raise StoreUnavailable(f"the database is away, and {error}") from error
+            raise StoreUnavailable(f"the database is unavailable, and {error}") from error
 
     def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
         return _with_timeout(lambda: self._inbox.put(deliveries))

@@ -1,4 +1,4 @@
-"""Shares one commit among all requests that wait for one: a leader and its followers."""
+"""Group commit: one leader commits the items of all waiting requests."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 
 
 class _Entry(Generic[Item, Result]):
-    """A caller that waits. `woken` is set once it has its result, or once it leads the next group."""
+    """A waiting caller. wakeup: set when its result is ready, or when it must lead the next group."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
-        self.woken = threading.Event()
+        self.wakeup = threading.Event()
         self.result: Result | None = None
         self.error: Exception | None = None
         self.is_done = False
@@ -27,12 +27,12 @@ class GroupCommit(Generic[Item, Result]):
     """Commits items in groups: one group at a time, bounded in number and size.
 
     The first caller commits its item and the items of all callers that have arrived meanwhile, then passes
-    leadership to the first caller that came too late for the group. A single caller waits for nobody. Works
-    with threads, and with greenlets after gevent has patched `threading`.
+    leadership to the first caller that came too late for the group. A single caller does not wait. Works with
+    threads, and with greenlets after gevent has patched `threading`.
 
     commit: takes items, returns as many results in the same order, or raises for all of them.
-    max_items: the most items in a group. size_of, max_size: the size of an item, and the largest size of a
-    group; an item that is larger forms a group alone.
+    max_items, max_size: the limits of a group; a larger item forms a group alone. size_of: returns an
+    item's size.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class GroupCommit(Generic[Item, Result]):
         max_size: int,
     ) -> None:
         self._commit = commit
-        self._most = max_items
+        self._max_items = max_items
         self._size_of = size_of
-        self._most_size = max_size
+        self._max_size = max_size
         self._lock = threading.Lock()
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._has_leader = False
@@ -61,9 +61,9 @@ class GroupCommit(Generic[Item, Result]):
         entry: _Entry[Item, Result] = _Entry(item)
         with self._lock:
             self._waiting.append(entry)
-            leads = not self._has_leader
+            is_leader = not self._has_leader
             self._has_leader = True
-        if not leads:
+        if not is_leader:
             self._wait(entry)
         if not entry.is_done:
             self._lead()
@@ -73,14 +73,14 @@ class GroupCommit(Generic[Item, Result]):
 
     def _wait(self, entry: _Entry[Item, Result]) -> None:
         try:
-            entry.woken.wait()
+            entry.wakeup.wait()
         except BaseException:
             # Killed while waiting: leave the queue, and pass leadership on.
             with self._lock:
                 if entry in self._waiting:
                     self._waiting.remove(entry)
-                was_to_lead = entry.woken.is_set() and not entry.is_done
-            if was_to_lead:
+                was_chosen = entry.wakeup.is_set() and not entry.is_done
+            if was_chosen:
                 self._pass_leadership()
             raise
 
@@ -105,16 +105,16 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             for entry in group:
                 entry.is_done = True
-                entry.woken.set()
+                entry.wakeup.set()
             self._pass_leadership()
 
     def _take_group(self) -> list[_Entry[Item, Result]]:
         group: list[_Entry[Item, Result]] = []
         size = 0
         with self._lock:
-            while self._waiting and len(group) < self._most:
+            while self._waiting and len(group) < self._max_items:
                 size += self._size_of(self._waiting[0].item)
-                if group and size > self._most_size:
+                if group and size > self._max_size:
                     break
                 group.append(self._waiting.popleft())
         return group
@@ -128,6 +128,6 @@ class GroupCommit(Generic[Item, Result]):
     def _pass_leadership(self) -> None:
         with self._lock:
             if self._waiting:
-                self._waiting[0].woken.set()
+                self._waiting[0].wakeup.set()
             else:
                 self._has_leader = False

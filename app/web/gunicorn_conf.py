@@ -14,7 +14,7 @@ except ConfigError as _error:
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
 worker_class = "app.web.gunicorn_worker.DrainingWorker"
-# A stalled sender costs little here; further connections wait in the listener's backlog.
+# A stalled sender costs little memory; further connections wait in the listener's backlog.
 worker_connections = 256
 # A platform's router keeps connections for 90 s, and must be the first to close an idle one.
 keepalive = 95
@@ -23,5 +23,5 @@ graceful_timeout = 25
 timeout = 60
 # A heartbeat file on a disk can block a worker for seconds.
 worker_tmp_dir = "/dev/shm" if sys.platform == "linux" else None  # noqa: S108
-# No other process controls this one while it runs.
+# Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True

@@ -1,4 +1,4 @@
-"""gunicorn's internals, all in one place: a worker that closes idle connections, and its body reader."""
+"""Extensions of gunicorn's internals: a draining worker and a body reader."""
 
 import socket
 import time
@@ -13,22 +13,22 @@ from gunicorn.http.body import LengthReader
 from gunicorn.workers.ggevent import GeventWorker
 
 _CHECK_INTERVAL_S = 0.2
-# The longest that a connection may take to send a request's head while other clients wait for its place.
+# While all places are taken, a connection that is idle for longer is closed.
 _IDLE_TIMEOUT_S = 5.0
 
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """A gevent worker that closes idle connections at SIGTERM, and when all its places are taken.
+    """A gevent worker that closes idle connections at SIGTERM and if all its places are taken.
 
-    gunicorn waits for an idle connection as for an open request. At SIGTERM, that takes its whole grace
-    period: behind a router that keeps connections for 90 s, every deploy would last until the platform kills
-    the process. When all places are taken, gunicorn accepts nobody else for up to 95 s (`keepalive`).
+    At SIGTERM, gunicorn itself waits for idle connections as for open requests. Behind a router that keeps
+    connections for 90 s, every deploy would last until the platform kills the process. If idle connections
+    take all places, gunicorn accepts no other connection for up to 95 s (`keepalive`).
     """
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
         self._open: set[socket.socket] = set()
-        # Connections between two requests, or within a request's head, and the time since they are.
+        # Connections between two requests, or within a request's head, by the start of that time.
         self._idle_since: dict[socket.socket, float] = {}
 
     def run(self) -> None:
@@ -37,7 +37,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         super().run()
 
     def handle(self, listener: object, client: socket.socket, address: object) -> None:
-        """Serve a connection; between its requests it is idle."""
+        """Serve a connection, and track when it is idle."""
         self._open.add(client)
         self._idle_since[client] = time.monotonic()
         try:
@@ -78,18 +78,18 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
             if now - since < idle_for_s:
                 continue
             try:
-                # A request that has arrived already is still read and answered; then the connection ends.
+                # A request that has arrived is still answered before the connection closes.
                 client.shutdown(socket.SHUT_RD)
             except OSError:
                 self._idle_since.pop(client, None)
 
 
 def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
-    """Return a function that reads a body of announced length straight from its socket; else None.
+    """Return a function that reads a body of known length from its socket, or None.
 
-    gunicorn's own way copies such a body four times, and reads up to 1 MiB ahead, for which no memory is
-    reserved. The function takes the most bytes to return, and returns b"" at the end of the body and after
-    the sender hung up.
+    gunicorn's own reader copies such a body four times, and reads up to 1 MiB ahead without a reservation of
+    memory. The function takes the maximum number of bytes to read. It returns b"" at the end of the body and
+    after the sender disconnected. None: the body is chunked.
     """
     reader: Any = getattr(environ["wsgi.input"], "reader", None)
     if not isinstance(reader, LengthReader):
@@ -105,7 +105,7 @@ def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
             unreader.unread(part[size:])
             part = part[:size]
         part = part or unreader.sock.recv(size)
-        # gunicorn discards the rest before the next request on this connection, or closes it.
+        # From this length, gunicorn knows how much to discard before the next request.
         reader.length -= len(part)
         return part
 
@@ -113,7 +113,7 @@ def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
 
 
 def hang_up(environ: WSGIEnvironment) -> None:
-    """Close the connection of a request at once, also for what its sender still sends."""
+    """Close the connection of a request in both directions, without reading the rest."""
     if connection := environ.get("gunicorn.socket"):
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

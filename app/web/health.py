@@ -1,4 +1,4 @@
-"""GET /healthz and GET /readyz: liveness, and readiness with its checks."""
+"""GET /healthz and GET /readyz: liveness and readiness."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,12 +16,13 @@ from app.store.pending import PendingDeliveries
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
+_BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
 
 def register_health_routes(app: Flask, database: Database, queue: DeliveryQueue, spool: Spool) -> None:
-    """Add the two routes to the application."""
+    """Add /healthz and /readyz to the application."""
     checks: dict[str, Callable[[], str]] = {
         "store": lambda: _check_store(database),
         "redis": lambda: _check_redis(queue),
@@ -48,7 +49,7 @@ def register_health_routes(app: Flask, database: Database, queue: DeliveryQueue,
 
 def _run_check(check: Callable[[], str]) -> str:
     try:
-        # A pooled connection that died while idle says nothing about the database: check a second time.
+        # Check twice: the first failure may come from a pooled connection that died while idle.
         with suppress(StoreUnavailable):
             return check()
         return check()
@@ -57,7 +58,7 @@ def _run_check(check: Callable[[], str]) -> str:
 
 
 def _check_store(database: Database) -> str:
-    return _OK if is_current(database) else "its tables are old or missing; run: rapidbridge migrate"
+    return _OK if is_current(database) else "its tables are missing or outdated; run: rapidbridge migrate"
 
 
 def _check_redis(queue: DeliveryQueue) -> str:
@@ -72,7 +73,11 @@ def _check_workers(queue: DeliveryQueue) -> str:
 def _check_backlog(pending: PendingDeliveries) -> str:
     oldest = pending.find_oldest_received_at()
     age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
-    return _OK if age_s < _MAX_PENDING_AGE_S else f"the oldest delivery has waited for {age_s:.0f} s"
+    return (
+        _OK
+        if age_s < _MAX_PENDING_AGE_S
+        else f"the oldest delivery has waited for {age_s:.0f} s; {_BACKLOG_HINT}"
+    )
 
 
 def _check_spool(spool: Spool) -> str:

@@ -1,4 +1,4 @@
-"""Bounds the memory that request bodies take in one process."""
+"""Limit on the memory that request bodies use in one process."""
 
 from types import TracebackType
 from typing import Self
@@ -7,11 +7,11 @@ from gevent.event import Event
 
 
 class MemoryBudget:
-    """A number of bytes that the bodies of all connections share.
+    """The bytes that the bodies of all connections may use together.
 
-    If it is used up, one body at a time is read on beyond it. That body always gets to its end, so
-    half-read bodies that wait for each other's memory cannot block for good. The total is at most `max_bytes`
-    and one body more.
+    If the budget is used up, one body at a time may exceed it. That body can always be read to its end, so
+    half-read bodies that wait for each other's memory cannot block forever. The total is at most `max_bytes`
+    plus one body.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -21,7 +21,7 @@ class MemoryBudget:
         self._released = Event()
 
     def try_reserve(self, reservation: "Reservation", count: int) -> bool:
-        """Reserve `count` bytes within the budget, or for the one body beyond it; False if neither works."""
+        """Reserve `count` bytes; return False if the budget is used up and another body exceeds it."""
         if self.reserved_bytes + count > self.max_bytes:
             if self._over_budget is None:
                 self._over_budget = reservation
@@ -35,7 +35,7 @@ class MemoryBudget:
         self._released.wait()
 
     def release(self, reservation: "Reservation", count: int) -> None:
-        """Take back the memory of a body, and wake every body that waits."""
+        """Return a body's memory to the budget, and wake all waiting bodies."""
         self.reserved_bytes -= count
         if self._over_budget is reservation:
             self._over_budget = None
@@ -46,7 +46,7 @@ class MemoryBudget:
 class Reservation:
     """The memory that one body has reserved; a context manager that releases it.
 
-    is_waiting: whether the body waits for memory right now.
+    is_waiting: whether the body is waiting for memory.
     """
 
     def __init__(self, budget: MemoryBudget) -> None:

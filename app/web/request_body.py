@@ -1,4 +1,4 @@
-"""Reads the whole body of a request, bounded in size, time and memory."""
+"""Reading of a request's body, with limits on size, time and memory."""
 
 from collections.abc import Callable
 from wsgiref.types import WSGIEnvironment
@@ -10,7 +10,7 @@ from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
 from app.web.gunicorn_worker import direct_reader, hang_up
 from app.web.memory_budget import Reservation
 
-# From the first byte to the last, however slowly they arrive. Platforms' routers give up after 30 s.
+# For the whole body. Platforms' routers time out after 30 s.
 BODY_TIMEOUT_S = 20
 _STEP_BYTES = 1024 * 1024
 # Bodies up to this size need no reservation, so small bodies never wait.
@@ -20,9 +20,9 @@ _UNRESERVED_BYTES = 64 * 1024
 def read_body(environ: WSGIEnvironment, max_bytes: int, reservation: Reservation) -> bytes:
     """Return the body as sent, chunked or not.
 
-    reservation: the memory that its bytes take; the time that a large body waits for it counts as its own.
-    Raises BodyTooLarge as soon as more than `max_bytes` are announced or read, BodyIncomplete if the sender
-    stalls, hangs up early or breaks the framing, Overloaded if no memory became free in time.
+    reservation: the memory for a large body; waiting for memory counts towards the timeout.
+    Raises BodyTooLarge once more than `max_bytes` are announced or read, BodyIncomplete if the sender stalls,
+    disconnects early or breaks the framing, Overloaded if no memory becomes free in time.
     """
     length = _announced_length(environ)
     if length is not None and length > max_bytes:
@@ -34,20 +34,20 @@ def read_body(environ: WSGIEnvironment, max_bytes: int, reservation: Reservation
     except gevent.Timeout as error:
         if reservation.is_waiting:
             raise Overloaded(f"no memory for a large body became free within {BODY_TIMEOUT_S} s") from error
-        raise BodyIncomplete(f"the body did not arrive whole within {BODY_TIMEOUT_S} s") from error
+        raise BodyIncomplete(f"the body did not arrive completely within {BODY_TIMEOUT_S} s") from error
     except BodyTooLarge:
         raise
     except Exception as error:  # gunicorn raises errors of its own for broken framing
-        raise BodyIncomplete(f"the body broke off ({type(error).__name__})") from error
+        raise BodyIncomplete(f"the body ended early ({type(error).__name__})") from error
     if length is not None and len(body) < length:
-        raise BodyIncomplete(f"the body broke off after {len(body)} of {length} bytes")
+        raise BodyIncomplete(f"the body ended after {len(body)} of {length} bytes")
     return body
 
 
 def _announced_length(environ: WSGIEnvironment) -> int | None:
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
-    # gunicorn has refused every value that is not a number.
+    # gunicorn has already rejected values that are not numbers.
     return int(environ.get("CONTENT_LENGTH") or 0)
 
 
@@ -73,10 +73,10 @@ def _read_all(
 
 
 def drain_body(environ: WSGIEnvironment, *, max_bytes: int, timeout_s: float) -> None:
-    """Read the rest of a body and discard it; beyond these bounds, close the connection.
+    """Read and discard the rest of a body; beyond the limits, close the connection.
 
-    Closing a connection on unread bytes resets it, and the sender may never see the answer. gunicorn would
-    keep the connection, and read on for as long as an idle one is kept.
+    A connection that is closed with unread bytes is reset, and the sender may never see the response.
+    gunicorn itself would read on for as long as it keeps an idle connection.
     """
     is_at_end = False
     try:
@@ -86,7 +86,7 @@ def drain_body(environ: WSGIEnvironment, *, max_bytes: int, timeout_s: float) ->
                 part = stream.read(_STEP_BYTES)
                 max_bytes -= len(part)
                 is_at_end = not part
-    except (gevent.Timeout, Exception):  # noqa: BLE001, S110  # the answer is sent: nothing is left to save
+    except (gevent.Timeout, Exception):  # noqa: BLE001, S110  # the response is already sent
         pass
     if not is_at_end:
         hang_up(environ)

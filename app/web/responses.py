@@ -1,4 +1,4 @@
-"""The JSON answers of the web process, and the answer to every error."""
+"""JSON responses of the web process, including those to errors."""
 
 import json
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from app.logs import locate_error
 from app.web.request_body import drain_body
 
 _RETRY_AFTER_S = 5
-# A refused sender may still send this much, so that it gets to read the answer.
+# Bytes to read after an error, so that the sender can finish and read the response.
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_TIMEOUT_S = 2.0
-_STATUS_WORDS = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
+_STATUS_BY_ERROR = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """An answer to a POST: HTTP status, status word, the delivery's id if there is one, and the reason."""
+    """The response to a POST. delivery: its id, or "". message: the reason, or ""."""
 
     http_status: int
     status: str
@@ -37,7 +37,7 @@ class WebhookResponse:
     message: str = ""
 
     def to_flask(self, **headers: str) -> Response:
-        """Return the answer as Flask sends it. headers: names with "_" for "-"."""
+        """Return the Flask response. headers: names with "_" for "-"."""
         content = {"status": self.status, "delivery": self.delivery or None}
         body = json.dumps(content | {"message": self.message} if self.message else content).encode() + b"\n"
         response = Response(body, self.http_status, content_type="application/json")
@@ -47,23 +47,25 @@ class WebhookResponse:
 
 
 def drain_after(response: Response) -> Response:
-    """Have the rest of the request's body read after the response: its sender may still be sending."""
+    """Discard the rest of the request's body after the response, while the sender still sends."""
     environ = request.environ
     response.call_on_close(partial(drain_body, environ, max_bytes=_DRAIN_BYTES, timeout_s=_DRAIN_TIMEOUT_S))
     return response
 
 
 def error_response(error: Exception) -> Response:
-    """Log an error and return its answer. The body of the request may be unread."""
+    """Log an error and return its response. The request's body may be unread."""
     if isinstance(error, RequestRejected):
-        word = _STATUS_WORDS[type(error)]
-        log.warning("delivery." + word, reason=str(error))
-        return drain_after(WebhookResponse(error.http_status, word, message=str(error)).to_flask())
+        status = _STATUS_BY_ERROR[type(error)]
+        log.warning("delivery." + status, reason=str(error))
+        return drain_after(WebhookResponse(error.http_status, status, message=str(error)).to_flask())
     if isinstance(error, StoreUnavailable | Overloaded):
         log.error("delivery.unavailable", error=str(error))
-        answer = WebhookResponse(503, "unavailable", message="nowhere to store it: send it again")
-        return drain_after(answer.to_flask(Retry_After=str(_RETRY_AFTER_S)))
-    # Without the error's message, which may quote the request's body.
+        response = WebhookResponse(
+            503, "unavailable", message="the delivery cannot be stored now: send it again"
+        )
+        return drain_after(response.to_flask(Retry_After=str(_RETRY_AFTER_S)))
+    # The error's message may quote the request's body, so it is not logged.
     log.error("request.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
-    answer = WebhookResponse(500, "failed", message="an error in the receiver: its log says where")
-    return drain_after(answer.to_flask())
+    response = WebhookResponse(500, "failed", message="the receiver failed: find request.failed in its log")
+    return drain_after(response.to_flask())

@@ -14,13 +14,13 @@ HINT = f"webhooks are received by POST {WEBHOOK_PATH}"
 def create_webhooks_blueprint(
     handler: WebhookHandler, *, max_body_bytes: int, memory_budget: MemoryBudget
 ) -> Blueprint:
-    """Return the blueprint with the view; its errors are answered by the application."""
+    """Return the blueprint with the view; the application handles its errors."""
     webhooks = Blueprint("webhooks", __name__)
 
-    # A slash at the end of the target URL is a typo, and a redirect would drop every page.
+    # Accept a slash at the end of the target URL: a redirect would lose every page.
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
-        # Check the header before the body is read: an unsigned sender must not make us read.
+        # Check the header first: the body of an unsigned request must not be read.
         mac = parse_signature_header(request.environ.get("HTTP_X_TRUTO_SIGNATURE"))
         with Reservation(memory_budget) as reservation:
             body = read_body(request.environ, max_body_bytes, reservation)

@@ -1,4 +1,4 @@
-"""POST /webhooks/truto: verify, read the envelope, store, answer."""
+"""Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class WebhookHandler:
-    """Takes a body from bytes to a stored delivery, and says how it was answered."""
+    """Turns signed bodies into stored deliveries and responses."""
 
     def __init__(self, settings: Settings, gate: Gate, inbox: FailoverInbox, enqueuer: Enqueuer) -> None:
         self._settings = settings
@@ -29,27 +29,27 @@ class WebhookHandler:
     def receive(self, body: bytes, mac: bytes) -> WebhookResponse:
         """Store a body that Truto signed.
 
-        mac: the signature that its header claims, 32 bytes. Raises SignatureError; StoreUnavailable if
+        mac: the 32 bytes of the signature header. Raises SignatureError; StoreUnavailable if
         neither the database nor Redis can store it.
         """
         signature = verify(body, mac, self._settings.secret_values)
-        arrival = self._read_delivery(body, signature, received_at=datetime.now(UTC))
-        receipt = self._inbox.store(arrival)
-        # A spooled delivery is not in the inbox yet: the sweeper enqueues it after it drained the spool.
-        if arrival.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
+        delivery = self._read_delivery(body, signature, received_at=datetime.now(UTC))
+        receipt = self._inbox.store(delivery)
+        # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
+        if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
             self._enqueuer.enqueue(receipt.delivery_id)
-        answer = _answer(arrival, receipt)
+        response = _build_response(delivery, receipt)
         log.info(
-            "delivery." + answer.status,
-            delivery=answer.delivery,
-            truto_event=arrival.envelope.event,
-            run=arrival.envelope.sync_job_run_id,
-            resource=arrival.envelope.resource,
+            "delivery." + response.status,
+            delivery=response.delivery,
+            truto_event=delivery.envelope.event,
+            run=delivery.envelope.sync_job_run_id,
+            resource=delivery.envelope.resource,
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
-            **({"reason": answer.message} if answer.message else {}),
+            **({"reason": response.message} if response.message else {}),
         )
-        return answer
+        return response
 
     def _read_delivery(self, body: bytes, signature: Signature, *, received_at: datetime) -> IncomingDelivery:
         try:
@@ -63,7 +63,7 @@ class WebhookHandler:
         refusal = self._gate.find_refusal_reason(envelope, body, received_at)
         return IncomingDelivery(
             body=body,
-            # Of the bytes and the secret, which Truto never changes for a webhook: hashing again is not free.
+            # The MAC serves as the digest, which saves hashing: Truto never changes a webhook's secret.
             digest=signature.mac,
             received_at=received_at,
             envelope=envelope,
@@ -81,14 +81,14 @@ class WebhookHandler:
             raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
 
 
-def _answer(arrival: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
-    delivery = str(receipt.delivery_id)
+def _build_response(delivery: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
+    delivery_id = str(receipt.delivery_id)
     if receipt.refusal_reason is not None:
-        # Truto reads a 400 to `started` as "stop this run"; nothing else here is ever answered with 400.
-        # As it was first decided: Truto repeats what it got no answer to, or got a 400 to.
-        return WebhookResponse(400, "refused", delivery, receipt.refusal_reason)
+        # Truto stops a run if `started` gets a 400, so no other case may respond with 400. A repeated event
+        # gets the first decision again.
+        return WebhookResponse(400, "refused", delivery_id, receipt.refusal_reason)
     if receipt.is_duplicate:
-        return WebhookResponse(200, "duplicate", delivery)
-    if arrival.state == DeliveryState.QUARANTINED:
-        return WebhookResponse(200, "quarantined", delivery, arrival.reason)
-    return WebhookResponse(200, "accepted", delivery)
+        return WebhookResponse(200, "duplicate", delivery_id)
+    if delivery.state == DeliveryState.QUARANTINED:
+        return WebhookResponse(200, "quarantined", delivery_id, delivery.reason)
+    return WebhookResponse(200, "accepted", delivery_id)

@@ -85,7 +85,7 @@ def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
                     what=lambda: worker.log,
                 )
                 assert (count("warehouse", "failing"), count("another", "failing")) == (50, 50)
-            assert f"no answer within the job's {JOB_TIMEOUT_S} s" in worker.log
+            assert f"the job timed out after {JOB_TIMEOUT_S} s" in worker.log
             assert "job.interrupted" not in worker.log
         # As if the cooldown were over.
         with store.engine.begin() as connection:

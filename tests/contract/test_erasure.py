@@ -256,7 +256,7 @@ def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: Delivere
         # The worker clears its lease, so the erasure need not wait until it ends.
         erased = work.result(30)
 
-    assert messages == ["Waiting up to 40 s for workers that are processing 1 of the account's deliveries."]
+    assert messages == ["Waiting up to 40 s for workers that are processing 1 delivery of the account."]
     assert delivered.count_rows_by_account() == {"a2": 1}
     assert (delivered.count_files("a1"), delivered.count_files("a2")) == (0, 1)
     assert state(delivered, mine) == ("discarded", "erased", 0)

@@ -40,7 +40,7 @@ from tests.integration.test_flask_view import BODY, PATH, SECRET, build, sign
 app = build(sys.argv[1], sys.argv[2])
 response = app.test_client().post(PATH, data=BODY, headers={"X-Truto-Signature": sign(BODY, SECRET)})
 sentry_sdk.flush()
-app.extensions["store"].close()
+app.extensions["database"].close()
 print(json.dumps([response.status_code, [item["transaction"] for item in transactions]]))
 """
 
@@ -63,7 +63,7 @@ def database_url(tmp_path: Path) -> str:
 def app(database_url: str, redis_url: str) -> Iterator[Flask]:
     application = build(database_url, redis_url)
     yield application
-    application.extensions["store"].close()
+    application.extensions["database"].close()
 
 
 def post(app: Flask, body: bytes = BODY, *, path: str = PATH, **options: Any) -> Any:

@@ -210,7 +210,7 @@ def test_a_start_that_truto_refuses_is_reported(web: WebProcess) -> None:
             ("stop", UNKNOWN, "--yes"),
             {"TRUTO_API_URL": "ftp://x"},
             2,
-            "TRUTO_API_URL: it does not start with https://",
+            "TRUTO_API_URL: does not start with https://",
         ),
         (("start", "--job", UNKNOWN), {}, 2, "--account"),
     ],
@@ -342,4 +342,4 @@ def test_a_token_with_impossible_characters_is_a_config_error() -> None:
     ran = RunningSimulation().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
 
     assert ran.returncode == 2
-    assert ran.stderr.startswith("TRUTO_API_TOKEN: it holds characters that no token has")
+    assert ran.stderr.startswith("TRUTO_API_TOKEN: contains characters that no token has")

@@ -100,7 +100,7 @@ def test_a_secret_is_written_to_the_env_file_only(
     ran = rapidbridge("create", "--url", TARGET, "--env-file", str(file), *as_json)
 
     assert ran.returncode == 0, ran.stderr
-    [id_] = [known for known in runs.session.webhooks._known if known != runs.webhook_id]
+    [id_] = [known for known in runs.session.webhooks._webhooks if known != runs.webhook_id]
     secret = secret_of(runs, id_)
     assert id_ in ran.stdout
     assert secret not in ran.stdout + ran.stderr

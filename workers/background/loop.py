@@ -32,7 +32,7 @@ class PeriodicTask(ABC):
 
     @abstractmethod
     def run_once(self) -> None:
-        """Do all that is due now; errors of its steps are logged, not raised."""
+        """Do the work that is due now; errors of its steps are logged, not raised."""
 
     def start(self) -> None:
         """Start the thread: a database or a network that hangs must not block the caller."""

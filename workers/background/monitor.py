@@ -23,7 +23,7 @@ _INTERVAL_S = 5.0
 
 
 class Monitor(PeriodicTask):
-    """The checks that look beyond single deliveries. Any number may run, on any number of machines."""
+    """Checks of runs, sinks and webhooks. Any number may run, on any number of machines."""
 
     def __init__(
         self, database: Database, config: Config, spool: Spool, *, clock: Callable[[], datetime] = utc_now

@@ -1,4 +1,4 @@
-"""The pruner: removes old bodies from the inbox, as RETENTION_DAYS says."""
+"""The pruner: removes bodies older than RETENTION_DAYS from the inbox."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

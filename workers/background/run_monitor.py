@@ -1,4 +1,4 @@
-"""Watching runs: reconciles ended ones, reports stalls, stops at limits."""
+"""Monitoring of runs: reconciliation, stalls, and stops at limits."""
 
 import time
 from datetime import datetime, timedelta
@@ -78,7 +78,7 @@ class RunMonitor:
         try:
             return self._runs.has_pending(run.sync_job_run_id) or self._spool.count() > 0
         except QueueUnavailable:
-            # Spooled deliveries are lost or return with Redis; until then the inbox is all that is known.
+            # Spooled deliveries are lost or return with Redis; until then only the inbox is known.
             return False
 
     def _reconcile_run(self, run: StoredRun, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Watching sinks: a notification while a sink fails."""
+"""Monitoring of sinks: a notification while a sink fails."""
 
 from datetime import datetime, timedelta
 

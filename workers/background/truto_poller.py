@@ -41,9 +41,9 @@ class TrutoPoller:
         return True
 
     def request(self, subject: str, call: Callable[[TrutoClient], _T]) -> _T | None:
-        """Return the result of `call`; None if it is not available.
+        """Return the result of `call`; None if there is none.
 
-        It is None without a token, during an outage, and after a refusal. subject: the run or webhook, for
+        None: without a token, during an outage, and after a refusal. subject: the run or webhook, for
         the log.
         """
         if self._api is None or self._is_unavailable:

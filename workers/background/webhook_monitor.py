@@ -1,4 +1,4 @@
-"""Watching webhooks: a notification while Truto has one deactivated."""
+"""Monitoring of webhooks: a notification while a webhook is inactive."""
 
 from datetime import datetime, timedelta
 from functools import partial

@@ -82,9 +82,11 @@ def build_conflict_clause(table: str, columns: Mapping[str, ColumnConfig], *, di
 
     Equal data is updated too: without its version, a third version that arrives late would win.
     """
-    kept = {"_account", "_key", "_first_seen_at", "_changed_at"}
+    unchanged = {"_account", "_key", "_first_seen_at", "_changed_at"}
     changed = [
-        f"{quote(name)} = excluded.{quote(name)}" for name in list_column_names(columns) if name not in kept
+        f"{quote(name)} = excluded.{quote(name)}"
+        for name in list_column_names(columns)
+        if name not in unchanged
     ]
     current = quote(table)
     return (

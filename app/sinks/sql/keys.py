@@ -29,8 +29,8 @@ def _encode_canonical(value: Any) -> str:
 def extract_key(record: dict[str, Any], name: str) -> str | None:
     """Return a record's key, or None.
 
-    None: it is missing, null, empty, a boolean, a list or an object. A number becomes its JSON text. A key
-    over 512 bytes becomes "sha256:" and its hash.
+    None: the key is missing, null, empty, a boolean, a list or an object. A number becomes its JSON text. A
+    key over 512 bytes becomes "sha256:" and its hash.
     """
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
@@ -45,5 +45,5 @@ def hash_record(record: Any) -> str:
     return _hash_bytes(_encode_canonical(record).encode())
 
 
-def _hash_bytes(text: bytes) -> str:
-    return f"sha256:{hashlib.sha256(text).hexdigest()}"
+def _hash_bytes(encoded: bytes) -> str:
+    return f"sha256:{hashlib.sha256(encoded).hexdigest()}"

@@ -39,7 +39,7 @@ class PostgreSQL(Dialect):
         table, batch, columns = target.table, target.batch, target.columns
         shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
         shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
-        given = {
+        expressions = {
             "_account": "%(account)s",
             "_version": "%(version)s",
             "_job": "%(job)s",
@@ -51,7 +51,7 @@ class PostgreSQL(Dialect):
         names = list_column_names(columns)
         statement = (
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
-            f"SELECT {', '.join(given.get(name, f'r.{quote(name)}') for name in names)} "
+            f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
             f"FROM jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)}) "
             f'ORDER BY r."_key" COLLATE "C" '
             + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM")

@@ -1,4 +1,4 @@
-"""Probing of a database: could the SQL sink create and write tables?"""
+"""Probe of a database: rights to create and write tables."""
 
 from pathlib import Path
 

@@ -20,8 +20,8 @@ _ADVISORY_LOCK = 7_262_132
 def table_name(resource: str, route: Route) -> str:
     """Return the table of a resource.
 
-    It is named by the route, or is the resource in lower snake case. A name over 63 bytes ends in a hash. A
-    name with a reserved prefix gets the prefix "r_".
+    The name is the route's `table`, or the resource in lower snake case. A name over 63 bytes ends in a hash.
+    A name with a reserved prefix gets the prefix "r_".
     """
     if route.table:
         return route.table
@@ -41,15 +41,15 @@ class SinkTables:
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._engine = engine
         self._dialect = dialect
-        self._known_tables: set[tuple[str, str, frozenset[str]]] = set()
+        self._ready_tables: set[tuple[str, str, frozenset[str]]] = set()
 
     def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
         """Create the table or its missing columns. Nothing is ever dropped or retyped.
 
         Raises SinkRefused if the table belongs to another resource, or was not created by this sink.
         """
-        known = (name, resource, frozenset(columns))
-        if known in self._known_tables:
+        table_key = (name, resource, frozenset(columns))
+        if table_key in self._ready_tables:
             return
         if name.startswith(_RESERVED_PREFIXES):
             raise SinkRefused(
@@ -60,11 +60,11 @@ class SinkTables:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
-            present = {column["name"] for column in inspect(connection).get_columns(name)}
+            existing_columns = {column["name"] for column in inspect(connection).get_columns(name)}
             for column, config in columns.items():
-                if column not in present:
+                if column not in existing_columns:
                     connection.exec_driver_sql(self._dialect.build_add_column(name, column, config.type))
-        self._known_tables.add(known)
+        self._ready_tables.add(table_key)
 
     def created_tables(self) -> list[str]:
         """Return the existing tables that sinks have created in this database."""
@@ -77,7 +77,7 @@ class SinkTables:
 
     def clear_cache(self) -> None:
         """Check every table again before its next write."""
-        self._known_tables.clear()
+        self._ready_tables.clear()
 
     def _register_table(self, connection: Connection, name: str, resource: str) -> None:
         connection.exec_driver_sql(
