@@ -1,7 +1,8 @@
 """Ids of the webhooks that send to this receiver."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from app.clock import utc_now
 from app.config.settings import Settings
 from app.database.diagnostics import missing_file
 from app.database.engine import open_database
@@ -26,7 +27,7 @@ def list_known_webhooks(settings: Settings) -> list[str]:
         return pinned
     database = open_database(settings.database_url)
     try:
-        recent = Runs(database).list_webhook_ids(since=datetime.now(UTC) - _RECENT_PERIOD)
+        recent = Runs(database).list_webhook_ids(since=utc_now() - _RECENT_PERIOD)
     except StoreUnavailable:
         if not pinned:
             raise

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
@@ -11,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 
 from app.checks.check_result import CheckResult, fail, ok, warn
+from app.clock import utc_now
 from app.config.settings import Settings, WebhookSecret
 from app.database.diagnostics import missing_file
 from app.database.engine import open_database
@@ -59,7 +59,7 @@ def _build_event(secret: WebhookSecret) -> bytes:
         "id": str(uuid4()),
         "event": "test",
         "payload": {"foo": "bar", "sent_by": "rapidbridge doctor"},
-        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "created_at": utc_now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         **({"webhook_id": secret.webhook_id} if secret.webhook_id else {}),
     }
     return json.dumps(event).encode()

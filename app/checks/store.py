@@ -1,10 +1,10 @@
 """Checks of the store: reachable, durable, migrated, and keeping up."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.checks.disk import check_disk
+from app.clock import utc_now
 from app.config.load import Config
 from app.database.diagnostics import (
     DatabaseInfo,
@@ -64,7 +64,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
         return
     yield ok(_COMPONENT, "tables", "the tables are up to date")
     oldest = PendingDeliveries(database).find_oldest_received_at()
-    yield evaluate_backlog((datetime.now(UTC) - oldest).total_seconds() if oldest else None)
+    yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
 
 

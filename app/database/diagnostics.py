@@ -3,11 +3,12 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from app.clock import utc_now
 from app.database.engine import Database, parse_url
 from app.errors import StoreUnavailable
 
@@ -109,7 +110,7 @@ def _inspect_sqlite(connection: Connection) -> DatabaseInfo:
 
 
 def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
-    before, started = datetime.now(UTC), time.monotonic()
+    before, started = utc_now(), time.monotonic()
     server_time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     latency_s = time.monotonic() - started
     # The answer was on its way for about half of the latency.

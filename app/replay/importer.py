@@ -5,9 +5,9 @@ import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Protocol
 
+from app.clock import utc_now
 from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
@@ -128,7 +128,7 @@ class Importer:
                 ]
             )
         digest = parse_signature_header(sign(body, self._secret))
-        return IncomingDelivery(body, digest, datetime.now(UTC), envelope)
+        return IncomingDelivery(body, digest, utc_now(), envelope)
 
     def _is_batch_full(self) -> bool:
         batch_bytes = sum(len(delivery.body) for delivery in self._batch)
@@ -180,7 +180,7 @@ def _skip_line(plain: io.BufferedReader | gzip.GzipFile, line: bytes) -> None:
 
 def _build_exported(exported: ImportedDelivery) -> IncomingDelivery:
     # A time in the future would be after every replay's start.
-    received_at = min(exported.received_at, datetime.now(UTC))
+    received_at = min(exported.received_at, utc_now())
     delivery = IncomingDelivery(exported.body, b"", received_at, id=exported.id)
     try:
         return replace(delivery, envelope=read_envelope(exported.body))

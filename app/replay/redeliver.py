@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from app.clock import utc_now
 from app.replay.request import ReplayRequest
 from app.replay.throttle import AdaptiveWindow, RateLimit
 from app.store.replays import Replay, ReplayOutcome, Replays
@@ -111,7 +111,7 @@ class ThrottledReplay:
                 break
             if is_exhausted or limit < _BATCH_SIZE:
                 time.sleep(_POLL_INTERVAL_S)
-        self._replays.finish(self._replay, now=datetime.now(UTC))
+        self._replays.finish(self._replay, now=utc_now())
         self._is_finished = True
 
     def summarize(self, left_out: Counter[str]) -> ReplaySummary:
@@ -141,9 +141,7 @@ class ThrottledReplay:
             # Another process running the same replay may have requeued more: wait for its deliveries too.
             self._replay = self._replays.refresh(self._replay)
             return False
-        requeued = self._replays.requeue(
-            self._replay, candidates, sink=self._request.sink, now=datetime.now(UTC)
-        )
+        requeued = self._replays.requeue(self._replay, candidates, sink=self._request.sink, now=utc_now())
         if requeued:
             self._requeued += requeued.requeued_deliveries - self._replay.requeued_deliveries
             self._replay = requeued

@@ -4,8 +4,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
 from app.runs.batch_reconcile import ReconciledRun, reconcile_stored_runs
@@ -55,7 +56,7 @@ class RunWatcher:
         if self._run_ids:
             runs = [run for run_id in self._run_ids if (run := stored_runs.get(run_id))]
         else:
-            ended_since = datetime.now(UTC) - _SHOWN_AFTER_END
+            ended_since = utc_now() - _SHOWN_AFTER_END
             runs = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
         self.runs = reconcile_stored_runs(self._database, runs)
 
@@ -78,4 +79,4 @@ class RunWatcher:
                 # Later events bring the same facts. RuntimeError: the command has ended and closed the
                 # connection.
                 with suppress(TrutoRefused, TrutoUnavailable, StoreUnavailable, RuntimeError):
-                    refresher.refresh(run_id, now=datetime.now(UTC))
+                    refresher.refresh(run_id, now=utc_now())

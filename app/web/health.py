@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import gevent
 from flask import Flask, Response, jsonify
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import StoreUnavailable, TransientError
 from app.redis.queue import DeliveryQueue
@@ -72,7 +72,7 @@ def _check_workers(queue: DeliveryQueue) -> str:
 
 def _check_backlog(pending: PendingDeliveries) -> str:
     oldest = pending.find_oldest_received_at()
-    age_s = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0
+    age_s = (utc_now() - oldest).total_seconds() if oldest else 0
     return (
         _OK
         if age_s < _MAX_PENDING_AGE_S

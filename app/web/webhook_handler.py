@@ -1,9 +1,10 @@
 """Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 
+from app.clock import utc_now
 from app.config.settings import Settings
 from app.errors import SignatureError, UnreadableDelivery
 from app.runs.gate import Gate
@@ -33,7 +34,7 @@ class WebhookHandler:
         neither the database nor Redis can store it.
         """
         signature = verify(body, mac, self._settings.secret_values)
-        delivery = self._read_delivery(body, signature, received_at=datetime.now(UTC))
+        delivery = self._read_delivery(body, signature, received_at=utc_now())
         receipt = self._inbox.store(delivery)
         # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
         if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
