@@ -10,8 +10,9 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
+from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import json_option
-from app.cli.common.output import LINE_WIDTH, print_json, shorten
+from app.cli.common.output import print_json, shorten
 from app.plural import format_count
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
 from app.store.reasons import RECORD, explain

@@ -10,9 +10,9 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
+from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import json_option
 from app.cli.common.output import (
-    LINE_WIDTH,
     escape_control_chars,
     print_json,
     replace_control_chars,
