@@ -31,11 +31,11 @@ _MAX_SINK_WIDTH = 24
 def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
     """Show a delivery's dead records and their reasons.
 
-    ID may be shortened to its first digits. With --json and --raw, every record includes its JSON.
+    ID may be shortened to its first characters. With --json and --raw, every record includes its JSON.
 
     \b
     Examples:
-      rapidbridge dead show 019a7f2c
+      rapidbridge dead show 019a7f2c-1c44-8ae8
       rapidbridge dead show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
     database = open_interactive_database()

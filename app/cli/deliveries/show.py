@@ -46,11 +46,11 @@ _SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     """Show a delivery, its sinks' results and the next step.
 
-    ID may be shortened to its first digits.
+    ID may be shortened to its first characters.
 
     \b
     Examples:
-      rapidbridge deliveries show 019a7f2c
+      rapidbridge deliveries show 019a7f2c-1c44-8ae8
       rapidbridge deliveries show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
     if with_body + raw + as_json > 1:
