@@ -14,6 +14,7 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
 from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.next_steps import delivery_command_lines
 from app.cli.common.options import json_option
 from app.cli.common.output import (
     escape_control_chars,
@@ -85,6 +86,8 @@ def detail_lines(detail: DeliveryDetail) -> Iterator[str]:
             )
             yield f"  {name:{_LABEL_WIDTH - 2}}{first}"
             yield from (" " * _LABEL_WIDTH + line for line in others)
+    for line in delivery_command_lines(delivery.state, delivery.reason, delivery.id):
+        yield f"  {line}"
     yield from _sink_lines(detail.outcomes)
     yield from map(_format_dead_records, detail.dead)
 
@@ -191,7 +194,7 @@ def _read_body(database: Database, detail: DeliveryDetail) -> bytes:
     try:
         return Inbox(database).read_body(detail.delivery.id)
     except ValueError:
-        click.echo("The body is damaged in the store and cannot be decompressed.", err=True)
+        click.echo("The body is damaged in the database and cannot be decompressed.", err=True)
         sys.exit(1)
 
 
