@@ -1,4 +1,4 @@
-"""rapidbridge replay: redeliver, import or forward deliveries."""
+"""rapidbridge replay: replay, import or forward deliveries."""
 
 import sys
 import time
@@ -104,7 +104,7 @@ def replay(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Deliver stored deliveries again, through the current routes.
+    """Replay stored deliveries, through the current routes.
 
     Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
     running. Sinks end up as if every delivery had been written once. Only a few replayed deliveries are in

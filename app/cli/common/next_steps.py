@@ -57,14 +57,14 @@ def _command_lines(state: str, reason: str, selection: str, example: UUID) -> It
 
 
 def _wrap_command(command: str) -> Iterator[str]:
-    """Yield a command, continued with backslashes before its options if it is too long for one line."""
+    """Yield a command, continued with backslashes before its options and ids if it is too long for one line."""
     line = _INDENT
-    first, *options = re.split(r" (?=--)", name_program(command))
+    first, *arguments = re.split(r" (?=--|[0-9a-f]{8}-)", name_program(command))
     line += first
-    for option in options:
-        if len(line) + len(option) + len(" ") + len(r" \ ") > LINE_WIDTH:
+    for argument in arguments:
+        if len(line) + len(argument) + len(" ") + len(r" \ ") > LINE_WIDTH:
             yield line + " \\"
-            line = _INDENT + "  " + option
+            line = _INDENT + "  " + argument
         else:
-            line += f" {option}"
+            line += f" {argument}"
     yield line

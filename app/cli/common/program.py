@@ -18,7 +18,7 @@ COMMANDS = {
     "erase": ("app.cli.erase", "Delete the data of one integrated account everywhere."),
     "migrate": ("app.cli.migrate", "Create or update the tables in DATABASE_URL."),
     "prune": ("app.cli.prune", "Delete the bodies of old, finished deliveries."),
-    "replay": ("app.cli.replay", "Deliver stored or exported deliveries again."),
+    "replay": ("app.cli.replay", "Replay stored deliveries, or import or forward them."),
     "runs": ("app.cli.runs", "List, watch, reconcile, start and stop sync job runs."),
     "simulate": ("app.cli.simulate", "Send simulated sync job runs to a receiver."),
     "up": ("app.cli.up", "Start the web server, a worker and Valkey on this machine."),

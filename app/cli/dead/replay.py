@@ -1,4 +1,4 @@
-"""rapidbridge dead replay: redeliver failed deliveries."""
+"""rapidbridge dead replay: replay of failed deliveries."""
 
 from dataclasses import replace
 from typing import Any
@@ -43,7 +43,7 @@ def replay_dead(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Deliver failed deliveries again, after their cause is fixed.
+    """Replay failed deliveries, after their cause is fixed.
 
     Like `rapidbridge replay`, for dead, quarantined, unrouted and late deliveries: all of them without
     filters. Dead records of settled deliveries are not included. With --records, the settled deliveries
