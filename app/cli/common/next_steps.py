@@ -57,7 +57,7 @@ def _command_lines(state: str, reason: str, selection: str, example: UUID) -> It
 
 
 def _wrap_command(command: str) -> Iterator[str]:
-    """Yield a command, continued with backslashes before its options and ids if it is too long for one line."""
+    """Yield a command, continued with backslashes before its arguments if it is too long."""
     line = _INDENT
     first, *arguments = re.split(r" (?=--|[0-9a-f]{8}-)", name_program(command))
     line += first
