@@ -342,4 +342,4 @@ def test_a_token_with_impossible_characters_is_a_config_error() -> None:
     ran = RunningSimulation().rapidbridge("stop", UNKNOWN, "--yes", TRUTO_API_TOKEN="tok\u20acen")
 
     assert ran.returncode == 2
-    assert ran.stderr.startswith("TRUTO_API_TOKEN: it holds characters that no token has")
+    assert ran.stderr.startswith("TRUTO_API_TOKEN: it contains characters that no token has")
