@@ -15,7 +15,7 @@ RapidBridgeError
  │   ├─ TrutoUnavailable         Truto's API cannot be reached, is busy or fails
  │   └─ SubscriberUnavailable    a notification's subscriber cannot be reached, is busy or fails
  ├─ PermanentError             do not retry: keep it, count it, show it
- │   ├─ BodyPruned               the body was removed by retention or by an erasure
+ │   ├─ BodyPruned               the body was deleted by retention or by an erasure
  │   ├─ UnreadableDelivery       the body is signed, but is no event this code can read
  │   ├─ SinkRefused              a sink rejects the whole batch: a column is missing, a permission, …
  │   └─ SubscriberGone           a notification's subscriber answered 410: send it nothing more

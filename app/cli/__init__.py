@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from app.cli.common.program import COMMANDS, VERSION, name_program, program_name
+from app.cli.common.messages import format_message, print_message
+from app.cli.common.program import COMMANDS, VERSION, program_name
 from app.errors import ConfigError, TransientError
 
 EXIT_CONFIG_ERROR = 2
@@ -42,13 +43,14 @@ class _MainGroup(click.Group):
             return super().invoke(ctx)
         except ConfigError as error:
             for problem in error.problems:
-                click.echo(name_program(problem), err=True)
+                print_message(problem)
             ctx.exit(EXIT_CONFIG_ERROR)
         except TransientError as error:
-            click.echo(name_program(str(error)), err=True)
+            print_message(str(error))
             ctx.exit(EXIT_UNREACHABLE)
         except click.ClickException as error:
-            error.message = name_program(error.message)  # type: ignore[misc]  # shown by click later
+            message = format_message(error.format_message(), prefix="Error: ")
+            error.format_message = lambda: message  # type: ignore[method-assign]  # shown by click later
             raise
 
 

@@ -48,9 +48,9 @@ def _check_url(_context: click.Context, _option: click.Parameter, value: str | N
 def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     """Check the installation and print how to fix every problem.
 
-    Checks the settings, the store, Redis, the workers and the sinks; with TRUTO_API_TOKEN, also the webhooks
-    at Truto. Sends one signed `test` event to the receiver, which stores it. Changes nothing else and prints
-    no secret.
+    Checks the settings, the database, Redis, the workers and the sinks; with TRUTO_API_TOKEN, also the
+    webhooks at Truto. Sends one signed `test` event to the receiver, which stores it. Changes nothing else
+    and prints no secret.
 
     Exit codes: 0 if no check failed (warnings are allowed), 1 if a check failed, 2 if the settings or the
     routes file are invalid.

@@ -5,8 +5,9 @@ import textwrap
 
 import click
 
+from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import dry_run_option, json_option, yes_option
-from app.cli.common.output import LINE_WIDTH, print_json
+from app.cli.common.output import print_json
 from app.cli.common.prompts import confirm
 from app.cli.common.tables import format_table
 from app.config.load import read_config

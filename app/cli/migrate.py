@@ -15,6 +15,6 @@ def migrate() -> None:
     """
     before, after = apply_migrations(open_database(read_config().settings.database_url))
     if before == after:
-        click.echo(f"The store is up to date (revision {after}).")
+        click.echo(f"The database is up to date (revision {after}).")
     else:
-        click.echo(f"The store was updated from revision {before or 'none'} to {after}.")
+        click.echo(f"The database was updated from revision {before or 'none'} to {after}.")

@@ -1,4 +1,4 @@
-"""rapidbridge replay: redeliver, import or forward deliveries."""
+"""rapidbridge replay: replay, import or forward deliveries."""
 
 import sys
 import time
@@ -14,6 +14,7 @@ from uuid import UUID
 import click
 
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
+from app.cli.common.messages import print_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.output import print_json
 from app.cli.common.program import name_program
@@ -103,7 +104,7 @@ def replay(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Deliver stored deliveries again, through the current routes.
+    """Replay stored deliveries, through the current routes.
 
     Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
     running. Sinks end up as if every delivery had been written once. Only a few replayed deliveries are in
@@ -159,7 +160,7 @@ def replay_deliveries(
         _print_preview(preview, as_json=as_json)
         return
     if preview.unfinished:
-        click.echo(_format_resumed(preview.unfinished), err=True)
+        print_message(_format_resumed(preview.unfinished))
     elif not preview.total:
         nothing = ReplaySummary(None, is_finished=True, outcomes=[], left_out=preview.left_out)
         _print_lines(_summary_lines(nothing), nothing.as_json(), as_json=as_json)
@@ -173,9 +174,8 @@ def replay_deliveries(
             throttled_replay.run()
     summary = throttled_replay.summarize(preview.left_out)
     if not summary.is_finished:
-        click.echo(
-            "Interrupted. Workers finish the requeued deliveries. Run the same command again to resume.",
-            err=True,
+        print_message(
+            "Interrupted. Workers finish the requeued deliveries. Run the same command again to resume."
         )
     _print_lines(_summary_lines(summary), summary.as_json(), as_json=as_json)
     if summary.has_problems:
@@ -209,7 +209,7 @@ def _forward_deliveries(
     _print_lines(_forward_lines(counts), {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
     if not is_finished and counts.last_delivery:
         since = counts.last_delivery.received_at.isoformat()
-        click.echo(f"Interrupted. To resume, run the same command with --since {since}", err=True)
+        print_message(f"Interrupted. To resume, run the same command with --since {since}")
     if counts.not_accepted or not is_finished:
         sys.exit(1)
 
@@ -239,9 +239,8 @@ def _import_file(
     counts = importer.counts
     _print_lines([_format_import(counts)], {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
     if not is_finished:
-        click.echo(
-            "Interrupted. Run the same command again to import the rest: known deliveries stay as they are.",
-            err=True,
+        print_message(
+            "Interrupted. Run the same command again to import the rest: known deliveries stay as they are."
         )
     if counts.has_problems or not is_finished:
         sys.exit(1)
@@ -322,7 +321,7 @@ class _ReplayProgress:
             f"No delivery was settled for {stalled_s:.0f} s; {pending:,} pending. Still waiting. "
             "To check the worker and the sinks, run: rapidbridge doctor"
         )
-        click.echo(name_program(text), err=True)
+        print_message(text)
 
 
 class _ForwardProgress(_LimitedWarnings):

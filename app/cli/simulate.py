@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
@@ -172,10 +174,11 @@ def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dic
 
 def _print_reports(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
-        title = click.style(f"run {report.sync_job_run_id}", bold=True)
+        title = f"run {report.sync_job_run_id}"
         lost = f", {report.lost.total():,} lost" if report.lost else ""
         summary = f"{format_count(report.record_errors, 'error')}, {report.dropped} dropped{lost}"
-        click.echo(f"{title}  {report.status}, {summary}")
+        text = textwrap.fill(f"{title}  {report.status}, {summary}", LINE_WIDTH, subsequent_indent="  ")
+        click.echo(click.style(title, bold=True) + text.removeprefix(title))
         for (resource, method), fetched in report.fetched.items():
             click.echo(f"  {resource:22} {method:8} {fetched:>8,} fetched")
     click.echo(

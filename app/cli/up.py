@@ -50,7 +50,7 @@ def _format_banner(config: Config, settings: dict[str, str], *, uses_development
         "webhook": f"{url}{WEBHOOK_PATH}",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,
-        "store": redact_url(config.settings.database_url),
+        "database": redact_url(config.settings.database_url),
         "redis": "REDIS_URL" if "REDIS_URL" in settings else "embedded Valkey",
         "sinks": ", ".join(f"{name} ({sink.type})" for name, sink in config.routes.sinks.items()),
         "try it": name_program("rapidbridge simulate --records 1000", port=config.settings.port),

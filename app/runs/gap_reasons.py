@@ -4,7 +4,7 @@ from app.runs.reconciliation import GapReason
 
 _EXPLANATIONS = {
     "given_up": "missing: Truto dropped their pages after all retries",
-    "dead": "dead: no sink can store them; see rapidbridge_dead_records",
+    "dead": "dead: sinks reject them; see `rapidbridge dead list`",
     "discarded": "discarded by an operator; kept in the inbox",
     "unrouted": "unrouted: no route matches them; kept in the inbox",
     "late": "late: received after the stop; kept (LATE_RECORDS=keep)",

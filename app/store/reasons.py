@@ -74,7 +74,7 @@ class Reason(StrEnum):
         "the delivery arrived after its run had been stopped",
         "replay the delivery, or discard it",
     )
-    PRUNED = "pruned", "data", "the body was removed before the delivery was written"
+    PRUNED = "pruned", "data", "the body was deleted before the delivery was written"
     ERASED = "erased", "data", "the data of its integrated account was erased"
     # Sinks that did not take a delivery.
     SINK_UNAVAILABLE = (

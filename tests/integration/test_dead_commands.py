@@ -76,7 +76,13 @@ def test_failures_are_listed_by_cause(seeded: SeededStore) -> None:
     lines = listed.splitlines()
     assert lines[0] == "3 unrouted deliveries of hris/employees: no_route"
     assert lines[1].endswith(f", e.g. {newest}")
-    assert lines[2] == "  no route matches the delivery; add a route for it, then replay the delivery."
+    assert lines[2:4] == [
+        "  no route matches the delivery; add a route for it, then replay the delivery.",
+        "  Change the route, restart the workers, then run:",
+    ]
+    commands = " ".join(listed.replace("\\\n", "").split())
+    assert "app.cli dead replay --reason no_route" in commands
+    assert f"app.cli dead show {with_records} --raw" in commands
     assert "2 dead records of crm/contacts, rejected by main: too_deep" in lines
     assert "1 quarantined delivery of crm/contacts: not_json" in lines
     assert fits_80_columns(listed)
@@ -117,7 +123,10 @@ def test_only_raw_prints_the_data_of_dead_records(seeded: SeededStore) -> None:
     as_json = seeded.run_json("dead", "show", delivery)
     as_json_raw = seeded.run_json("dead", "show", delivery, "--raw")
 
-    assert shown.splitlines()[2] == "  record 0, rejected by main: too_deep, nested deeper than it can be"
+    assert (
+        shown.splitlines()[2]
+        == "  2 records (0, 1), rejected by main: too_deep, nested deeper than it can be"
+    )
     assert fits_80_columns(shown)
     assert SECRET_NAME not in shown + json.dumps(as_json)
     assert raw == f'{{"name": "{SECRET_NAME}"}}\n' * 2
@@ -148,7 +157,7 @@ def test_discarded_deliveries_keep_the_reason_and_others_do_not_change(seeded: S
     assert seeded.rapidbridge("dead", "list").stdout == "No failures.\n"
     listed = seeded.rapidbridge("dead", "list", "--discarded").stdout
     assert listed.startswith("4 discarded deliveries of crm/contacts: why\n")
-    assert "an operator gave it up; discarded: not ours." in listed
+    assert "an operator discarded the delivery; discarded: not ours." in listed
     assert seeded.run_json("dead", "discard", "--run", RUN, *BECAUSE) == {"deliveries": 0}
 
 

@@ -1,4 +1,4 @@
-"""Ids shortened to their first digits, on both databases."""
+"""Ids shortened to their first characters, on both databases."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -93,7 +93,7 @@ def test_an_ambiguous_prefix_is_wrong_usage_and_lists_the_candidates(seeded: See
     run = seeded.rapidbridge("runs", "show", "1F27", code=2).stderr
 
     assert few.startswith(f"delivery {NEIGHBOUR}")
-    assert "'019a' is ambiguous" in many
+    assert "'019a' is ambiguous: add more characters" in many
     assert [line.strip() for line in many.splitlines()[-6:]] == [
         *(str(UUID(int=DELIVERY.int + number)) for number in range(5)),
         "…",
@@ -117,9 +117,13 @@ def test_unknown_and_too_short_prefixes_are_refused(seeded: SeededStore) -> None
     unknown = seeded.rapidbridge("deliveries", "show", "abcd1234", code=1).stderr
     too_short = seeded.rapidbridge("deliveries", "show", "019", code=2).stderr
     unknown_run = seeded.rapidbridge("runs", "show", "abcd1234", code=1).stderr
+    short_run = seeded.rapidbridge("runs", "show", "1f2", code=2).stderr
+    whole_run = seeded.rapidbridge("runs", "show", str(OTHER), code=1).stderr
     not_stopped = seeded.rapidbridge("runs", "stop", "abcd1234", "--yes", code=2, TRUTO_API_TOKEN="x").stderr
 
     assert unknown == "There is no delivery abcd1234 here.\n"
-    assert "at least its first 4 digits" in too_short
-    assert "No event of run abcd1234 was received" in unknown_run
+    assert "at least its first 4 characters" in too_short
+    assert unknown_run == "There is no run abcd1234 here.\n"
+    assert "at least its first 4 characters" in short_run
+    assert f"runs reconcile {OTHER}" in whole_run
     assert "UUID" in not_stopped

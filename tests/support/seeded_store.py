@@ -56,6 +56,7 @@ class SeededStore:
         body: bytes = b"",
         records: int = 1,
         received_at: datetime | None = None,
+        id: UUID | None = None,  # noqa: A002  # the column's name
         **envelope_fields: Any,
     ) -> UUID:
         """Put a delivery, received a minute after the previous one; return its id."""
@@ -72,7 +73,7 @@ class SeededStore:
         )
         body = body or make_batch_body(self._number)
         digest = hashlib.sha256(body).digest()
-        incoming = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields))
+        incoming = IncomingDelivery(body, digest, at, replace(envelope, **envelope_fields), id=id)
         if state in ("quarantined", "refused"):
             incoming = replace(incoming, state=DeliveryState(state), reason=reason)
         [receipt] = Inbox(self.store).put([incoming])

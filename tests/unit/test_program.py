@@ -1,6 +1,7 @@
 """The program's version, its help, and the hints that name it."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.cli.common.program import DEFAULT_PORT, VERSION, name_program
+from app.cli.common.program import COMMANDS, DEFAULT_PORT, VERSION, name_program
 from app.config.settings import Settings, list_setting_names
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
@@ -49,7 +50,7 @@ def test_a_hint_can_be_run_as_the_program_was_called(
     url = f"sqlite:///{tmp_path}/store.db"
 
     before = run([*words, "deliveries", "list"], folder=tmp_path, search_path=search_path, DATABASE_URL=url)
-    hint = before.strip().rpartition("run: ")[2]
+    hint = before.strip().rpartition("run:")[2].strip()
     run(shlex.split(hint), folder=tmp_path, search_path=search_path, DATABASE_URL=url)
     after = run([*words, "deliveries", "list"], folder=tmp_path, search_path=search_path, DATABASE_URL=url)
 
@@ -61,7 +62,7 @@ def test_usage_errors_name_the_program_as_it_was_called(tmp_path: Path) -> None:
     error = run([sys.executable, "-m", "app.cli", "deliveries", "tail", "--until", "1h"], folder=tmp_path)
 
     assert f"Try '{sys.executable} -m app.cli deliveries tail --help' for help." in error
-    assert f"use `{sys.executable} -m app.cli deliveries list`" in error
+    assert f"use `{sys.executable} -m app.cli deliveries list`" in " ".join(error.split())
 
 
 def test_a_hint_names_the_port_unless_it_is_the_default() -> None:
@@ -112,6 +113,23 @@ def test_every_help_fits_80_columns_and_cuts_no_summary(path: tuple[str, ...]) -
 
     lines = [line for line in text.splitlines() if not line.startswith("Usage: ")]
     assert [line for line in lines if len(line) > 80 or line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("path", sorted(list_paths(main))[1:], ids=" ".join)
+def test_help_and_documentation_use_the_same_sentence_for_a_command(path: tuple[str, ...]) -> None:
+    command: click.Command | None = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name)
+    assert command is not None
+    sentence = (command.help or "").partition("\n")[0]
+    rows = (ROOT / "docs" / "commands.md").read_text().splitlines()
+
+    if len(path) == 1:
+        assert COMMANDS[path[0]][1] == sentence
+    if not isinstance(command, click.Group):
+        row = next(row for row in rows if re.match(rf"\| `rapidbridge {' '.join(path)}[ `]", row))
+        assert row.split(" | ", 1)[1].startswith(sentence)
 
 
 def test_filters_are_listed_apart_from_a_commands_own_options() -> None:

@@ -1,4 +1,4 @@
-"""The store and Truto's API, opened for one command."""
+"""The database and Truto's API, opened for one command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -47,14 +47,14 @@ def make_filter_options(states: Sequence[str] = tuple(DeliveryState)) -> Callabl
             multiple=True,
             type=DELIVERY_ID,
             metavar="ID",
-            help="A delivery's id, or its first digits. Repeatable.",
+            help="A delivery's id, or its first characters. Repeatable.",
         ),
         _filter_option(
             "--run",
             "sync_job_run_id",
             type=RUN_ID,
             metavar="ID",
-            help="A sync job run's id, or its first digits.",
+            help="A sync job run's id, or its first characters.",
         ),
         _filter_option("--job", "sync_job_id", metavar="ID", help="A sync job's id."),
         _filter_option(

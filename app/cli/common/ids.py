@@ -8,15 +8,18 @@ from uuid import UUID
 import click
 
 from app.cli.common.clients import open_interactive_database
+from app.cli.common.messages import print_message
+from app.cli.common.output import replace_control_chars
 from app.store.id_prefixes import find_delivery_ids, find_run_ids
 
-_MIN_PREFIX_DIGITS = 4
+_MIN_PREFIX_LENGTH = 4
 _UUID_DIGITS = 32
 _MAX_CANDIDATES = 5
+_TOO_SHORT = f"pass a UUID, or at least its first {_MIN_PREFIX_LENGTH} characters."
 
 
 class DeliveryId(click.ParamType[UUID]):
-    """A delivery's id; a shortened id is looked up in the store.
+    """A delivery's id; a shortened id is looked up in the database.
 
     Ends the command with exit code 1 if no delivery has the prefix, and with 2 if several have it.
     """
@@ -29,8 +32,8 @@ class DeliveryId(click.ParamType[UUID]):
         digits = _read_digits(value)
         if len(digits) == _UUID_DIGITS:
             return UUID(digits)
-        if len(digits) < _MIN_PREFIX_DIGITS:
-            self.fail(f"pass a UUID, or at least its first {_MIN_PREFIX_DIGITS} digits.", param, ctx)
+        if len(digits) < _MIN_PREFIX_LENGTH:
+            self.fail(_TOO_SHORT, param, ctx)
         database = open_interactive_database()
         try:
             ids = find_delivery_ids(database, digits, limit=_MAX_CANDIDATES + 1)
@@ -44,7 +47,7 @@ class DeliveryId(click.ParamType[UUID]):
 
 
 class RunId(click.ParamType[str]):
-    """A sync job run's id; a shortened id of a run in the store is completed.
+    """A sync job run's id; a shortened id of a run in the database is completed.
 
     Any other text stays as it is, unless `is_uuid`: Truto's API knows runs by their UUID only.
     """
@@ -58,11 +61,11 @@ class RunId(click.ParamType[str]):
         digits = _read_digits(value)
         if len(digits) == _UUID_DIGITS:
             return str(UUID(digits))
-        run_ids = self._find(value, digits) if len(digits) >= _MIN_PREFIX_DIGITS else []
+        run_ids = self._find(value, digits) if len(digits) >= _MIN_PREFIX_LENGTH else []
         if len(run_ids) > 1 and value not in run_ids:
             self.fail(_describe_candidates(value, run_ids), param, ctx)
         if not run_ids and self._is_uuid:
-            self.fail("pass a UUID, or the first digits of a known run.", param, ctx)
+            self.fail("pass a UUID, or the first characters of a known run.", param, ctx)
         return run_ids[0] if len(run_ids) == 1 else str(value)
 
     def _find(self, value: str, digits: str) -> list[str]:
@@ -81,6 +84,19 @@ TRUTO_RUN_ID = RunId(is_uuid=True)
 def exit_not_found(delivery_id: object) -> NoReturn:
     """Print that there is no such delivery, and end the command with exit code 1."""
     click.echo(f"There is no delivery {delivery_id} here.", err=True)
+    raise click.exceptions.Exit(1)
+
+
+def exit_run_not_found(run_id: str, context: click.Context) -> NoReturn:
+    """Print that no event of a run was received, and end the command.
+
+    The exit code is 1, or 2 if the text is too short for an id.
+    """
+    if len(run_id) < _MIN_PREFIX_LENGTH:
+        raise click.BadParameter(_TOO_SHORT, context, param_hint="'ID'")
+    print_message(replace_control_chars(f"There is no run {run_id} here."))
+    if len(_read_digits(run_id)) == _UUID_DIGITS:
+        print_message(f"To ask Truto, run: rapidbridge runs reconcile {run_id}")
     raise click.exceptions.Exit(1)
 
 
@@ -108,7 +124,7 @@ def _read_digits(text: str) -> str:
 
 
 def _describe_candidates(prefix: str, ids: Sequence[str]) -> str:
-    lines = [f"{prefix!r} is ambiguous. Ids that begin with it:", *ids[:_MAX_CANDIDATES]]
+    lines = [f"{prefix!r} is ambiguous: add more characters. Ids that begin with it:", *ids[:_MAX_CANDIDATES]]
     if len(ids) > _MAX_CANDIDATES:
         lines.append("…")
     return "\n  ".join(lines)

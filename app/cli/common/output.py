@@ -9,9 +9,6 @@ import click
 
 from app.truto.events import RECORD_EVENT
 
-# Lines are wrapped at 79 characters, because terminals of 80 columns wrap a full line.
-LINE_WIDTH = 79
-
 
 def format_time(time: datetime | None) -> str:
     """Return a time in UTC, to the second; "-" without a time."""

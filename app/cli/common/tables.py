@@ -7,7 +7,9 @@ import click
 Cell = str | int | None
 
 
-def format_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: int = 0) -> Iterator[str]:
+def format_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, indent: int = 0, gap: int = 2
+) -> Iterator[str]:
     """Yield the lines of a table, the headers first. None is shown as "?"."""
     texts = [[_format_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
@@ -18,7 +20,7 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, inde
             cell.rjust(width) if numeric else cell.ljust(width)
             for cell, width, numeric in zip(cells, widths, is_numeric, strict=True)
         ]
-        return " " * indent + "  ".join(padded).rstrip()
+        return " " * indent + (" " * gap).join(padded).rstrip()
 
     yield click.style(format_line(headers), dim=True)
     yield from map(format_line, texts)

@@ -53,7 +53,7 @@ def discard(
 
     \b
     Examples:
-      rapidbridge dead discard 019a7f2c --because "a test"
+      rapidbridge dead discard 019a7f2c-1c44-8ae8 --because "a test"
       rapidbridge dead discard --resource 'sandbox/*' --because "not ours" --yes
       rapidbridge dead discard --records --reason too_deep --because "agreed"
     """

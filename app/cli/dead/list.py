@@ -10,8 +10,10 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
+from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.next_steps import group_command_lines
 from app.cli.common.options import json_option
-from app.cli.common.output import LINE_WIDTH, print_json, shorten
+from app.cli.common.output import print_json, shorten
 from app.plural import format_count
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
 from app.store.reasons import RECORD, explain
@@ -66,13 +68,21 @@ def _group_lines(group: FailureGroup) -> Iterator[str]:
         yield _format_heading(group.number, "dead record", f"{resource}{place}: {reason}")
     else:
         yield _format_heading(group.number, f"{group.state} delivery", f"{resource}: {reason}")
-    yield f"  {group.oldest:%m-%d %H:%M:%S} to {group.newest:%m-%d %H:%M:%S}, e.g. {group.example}"
+    yield f"  {_format_period(group)}, e.g. {group.example}"
     explanation = explain(group.state, group.reason)
     advice = (
         f"discarded: {shorten(group.discard_reason, 200)}" if group.discard_reason else explanation.advice
     )
     text = "; ".join(filter(None, (explanation.meaning, advice)))
     yield from textwrap.wrap(f"{text}.", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
+    if not group.discard_reason:
+        for line in group_command_lines(group.state, group.reason, group.example):
+            yield f"  {line}"
+
+
+def _format_period(group: FailureGroup) -> str:
+    oldest, newest = (f"{time:%m-%d %H:%M:%S}" for time in (group.oldest, group.newest))
+    return oldest if oldest == newest else f"{oldest} to {newest}"
 
 
 def _format_heading(number: int, noun: str, rest: str) -> str:

@@ -1,4 +1,4 @@
-"""rapidbridge dead replay: redeliver failed deliveries."""
+"""rapidbridge dead replay: replay of failed deliveries."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
+from app.cli.common.messages import print_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
-from app.cli.common.program import name_program
 from app.cli.common.times import get_typed_times
 from app.cli.replay import replay_deliveries
 from app.config.load import read_config
@@ -43,7 +43,7 @@ def replay_dead(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Deliver failed deliveries again, after their cause is fixed.
+    """Replay failed deliveries, after their cause is fixed.
 
     Like `rapidbridge replay`, for dead, quarantined, unrouted and late deliveries: all of them without
     filters. Dead records of settled deliveries are not included. With --records, the settled deliveries
@@ -66,7 +66,7 @@ def replay_dead(
     else:
         records = count_dead_records(database, replace(delivery_filter, states=(), reason=""))
         if records:
-            click.echo(name_program(_format_excluded(records)), err=True)
+            print_message(_format_excluded(records))
         delivery_filter = select_failed(delivery_filter)
     request = ReplayRequest(delivery_filter, get_typed_times(context))
     replay_deliveries(database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from uuid import UUID
 
@@ -10,9 +10,9 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
+from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import json_option
 from app.cli.common.output import (
-    LINE_WIDTH,
     escape_control_chars,
     print_json,
     replace_control_chars,
@@ -22,6 +22,7 @@ from app.store.delivery_detail import DeadRecordDetail, read_dead_records, read_
 from app.store.reasons import explain
 
 _MAX_SINK_WIDTH = 24
+_MAX_ORDINALS = 10
 
 
 @click.command()
@@ -31,11 +32,11 @@ _MAX_SINK_WIDTH = 24
 def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
     """Show a delivery's dead records and their reasons.
 
-    ID may be shortened to its first digits. With --json and --raw, every record includes its JSON.
+    ID may be shortened to its first characters. With --json and --raw, every record includes its JSON.
 
     \b
     Examples:
-      rapidbridge dead show 019a7f2c
+      rapidbridge dead show 019a7f2c-1c44-8ae8
       rapidbridge dead show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
     database = open_interactive_database()
@@ -59,17 +60,29 @@ def show(delivery: UUID, *, raw: bool, as_json: bool) -> None:
     click.echo(f"{click.style(f'delivery {delivery}', bold=True)}  {state}")
     for line in textwrap.wrap(explain(state, reason).meaning, LINE_WIDTH - 2):
         click.echo(f"  {line}")
-    for record in records:
-        for line in _record_lines(record):
+    for group in _group_by_reason(records):
+        for line in _group_lines(group):
             click.echo(line)
     if not records:
         click.echo("  No dead records.")
 
 
-def _record_lines(record: DeadRecordDetail) -> Iterator[str]:
-    place = f"rejected by {shorten(record.sink, _MAX_SINK_WIDTH)}" if record.sink else "unreadable"
-    discarded = f" (discarded: {record.discard_reason})" if record.discard_reason else ""
-    text = replace_control_chars(
-        f"record {record.ordinal}, {place}: {record.reason}, {record.message}{discarded}"
-    )
+def _group_by_reason(records: Sequence[DeadRecordDetail]) -> list[list[DeadRecordDetail]]:
+    """Return the records with the same sink and reason together, in the order of their first records."""
+    groups: dict[tuple[str, str, str, str], list[DeadRecordDetail]] = {}
+    for record in records:
+        key = (record.sink, record.reason, record.message, record.discard_reason)
+        groups.setdefault(key, []).append(record)
+    return list(groups.values())
+
+
+def _group_lines(records: Sequence[DeadRecordDetail]) -> Iterator[str]:
+    first = records[0]
+    place = f"rejected by {shorten(first.sink, _MAX_SINK_WIDTH)}" if first.sink else "unreadable"
+    discarded = f" (discarded: {first.discard_reason})" if first.discard_reason else ""
+    ordinals = [str(record.ordinal) for record in records[:_MAX_ORDINALS]]
+    more = f" and {len(records) - _MAX_ORDINALS:,} more" if len(records) > _MAX_ORDINALS else ""
+    numbers = f"{', '.join(ordinals)}{more}"
+    subject = f"record {numbers}" if len(records) == 1 else f"{len(records):,} records ({numbers})"
+    text = replace_control_chars(f"{subject}, {place}: {first.reason}, {first.message}{discarded}")
     yield from textwrap.wrap(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ")

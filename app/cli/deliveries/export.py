@@ -58,6 +58,6 @@ def export(target: str, *, force: bool, **options: Any) -> None:
     if exporter.pruned:
         click.echo(f"{format_count(exporter.pruned, 'delivery')} left out: the bodies were pruned.", err=True)
     for delivery_id in exporter.damaged:
-        click.echo(f"{delivery_id} left out: the body is damaged in the store.", err=True)
+        click.echo(f"{delivery_id} left out: the body is damaged in the database.", err=True)
     if exporter.damaged:
         sys.exit(1)

@@ -13,9 +13,10 @@ import click
 
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.ids import DELIVERY_ID, exit_not_found
+from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.next_steps import delivery_command_lines
 from app.cli.common.options import json_option
 from app.cli.common.output import (
-    LINE_WIDTH,
     escape_control_chars,
     format_time,
     print_json,
@@ -46,11 +47,11 @@ _SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
     """Show a delivery, its sinks' results and the next step.
 
-    ID may be shortened to its first digits.
+    ID may be shortened to its first characters.
 
     \b
     Examples:
-      rapidbridge deliveries show 019a7f2c
+      rapidbridge deliveries show 019a7f2c-1c44-8ae8
       rapidbridge deliveries show 019a7f2c-1c44-8ae8-b2e2-f7b8bc0f6aa5 --raw
     """
     if with_body + raw + as_json > 1:
@@ -85,6 +86,8 @@ def detail_lines(detail: DeliveryDetail) -> Iterator[str]:
             )
             yield f"  {name:{_LABEL_WIDTH - 2}}{first}"
             yield from (" " * _LABEL_WIDTH + line for line in others)
+    for line in delivery_command_lines(delivery.state, delivery.reason, delivery.id):
+        yield f"  {line}"
     yield from _sink_lines(detail.outcomes)
     yield from map(_format_dead_records, detail.dead)
 
@@ -191,7 +194,7 @@ def _read_body(database: Database, detail: DeliveryDetail) -> bytes:
     try:
         return Inbox(database).read_body(detail.delivery.id)
     except ValueError:
-        click.echo("The body is damaged in the store and cannot be decompressed.", err=True)
+        click.echo("The body is damaged in the database and cannot be decompressed.", err=True)
         sys.exit(1)
 
 

@@ -11,11 +11,12 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.options import json_option
-from app.cli.common.output import describe_event, format_time, print_json, replace_control_chars
+from app.cli.common.output import describe_event, print_json, shorten
 from app.store.delivery_feed import DeliveryFeed
 from app.store.delivery_filter import DeliverySummary
 
 _POLL_INTERVAL_S = 1.0
+_MAX_SUBJECT_WIDTH, _MAX_REASON_WIDTH = 32, 38
 _INITIAL_STATES = ("pending", "quarantined", "refused")
 
 
@@ -25,7 +26,7 @@ _INITIAL_STATES = ("pending", "quarantined", "refused")
 def tail(*, as_json: bool, **options: Any) -> None:
     """Print deliveries as they are received, until Ctrl-C.
 
-    Every delivery gets one line, with its state at that moment. --since starts with earlier deliveries.
+    Every delivery is printed once, with its state at that moment. --since starts with earlier deliveries.
 
     \b
     Examples:
@@ -49,17 +50,16 @@ def tail(*, as_json: bool, **options: Any) -> None:
                 if as_json:
                     print_json(asdict(delivery))
                 else:
-                    click.echo(_format_line(delivery))
+                    click.echo(_format_delivery(delivery))
             time.sleep(_POLL_INTERVAL_S)
 
 
-def _format_line(delivery: DeliverySummary) -> str:
-    cells = (
-        format_time(delivery.received_at),
-        str(delivery.id),
-        delivery.state,
-        describe_event(delivery.event, delivery.resource, delivery.method),
-        f"{delivery.body_bytes:,} bytes",
-        replace_control_chars(delivery.reason),
+def _format_delivery(delivery: DeliverySummary) -> str:
+    size = f"{delivery.body_bytes:,} bytes"
+    subject = shorten(describe_event(delivery.event, delivery.resource, delivery.method), _MAX_SUBJECT_WIDTH)
+    reason = shorten(delivery.reason, _MAX_REASON_WIDTH)
+    # The id gets its own line: the first line would be wider than 80 columns with it.
+    return (
+        f"{delivery.received_at:%m-%d %H:%M:%S}  {delivery.state}  {size}  {subject}\n"
+        + f"  {delivery.id}  {reason}".rstrip()
     )
-    return "  ".join(cells).rstrip()

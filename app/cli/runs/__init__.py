@@ -1,4 +1,4 @@
-"""rapidbridge runs: sync job runs, from the store and from Truto."""
+"""rapidbridge runs: sync job runs, from the database and from Truto."""
 
 import click
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from app.cli.common.output import LINE_WIDTH, format_time, replace_control_chars
+from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.output import format_time, replace_control_chars
 from app.cli.common.tables import format_table
 from app.plural import format_count
 from app.runs.gap_reasons import explain_gap

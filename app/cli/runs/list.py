@@ -71,7 +71,8 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
         )
         for run, reconciliation in reconciled_runs
     ]
-    header, *lines = format_table(_HEADERS, rows)
+    # Rows with wider gaps do not fit in 80 columns.
+    header, *lines = format_table(_HEADERS, rows, gap=1)
     click.echo(header)
     for line, (_, reconciliation) in zip(lines, reconciled_runs, strict=True):
         click.echo(line.removesuffix(reconciliation.verdict) + format_verdict(reconciliation))

@@ -47,7 +47,7 @@ def reconcile(
     """Compare records fetched, received and written.
 
     With TRUTO_API_TOKEN, missing numbers are read from Truto's API, and the reasons of gaps from its log.
-    ID may be shortened to its first digits.
+    ID may be shortened to its first characters.
 
     Exits 1 if records are missing or were not written to a sink.
 

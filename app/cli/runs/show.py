@@ -1,16 +1,14 @@
 """rapidbridge runs show."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import click
 
 from app.cli.common.clients import open_interactive_database
-from app.cli.common.ids import RUN_ID
+from app.cli.common.ids import RUN_ID, exit_run_not_found
 from app.cli.common.options import json_option
 from app.cli.common.output import format_time, print_json, replace_control_chars
-from app.cli.common.program import name_program
 from app.cli.runs.formatting import run_as_json, run_lines
 from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.notifications import Notification, Notifications
@@ -25,7 +23,7 @@ _MAX_NOTIFICATIONS = 50
 def show(run_id: str, *, as_json: bool) -> None:
     """Show a run, its records by resource and its history.
 
-    ID may be shortened to its first digits.
+    ID may be shortened to its first characters.
 
     \b
     Example:
@@ -34,11 +32,7 @@ def show(run_id: str, *, as_json: bool) -> None:
     database = open_interactive_database()
     run = Runs(database).get(run_id)
     if run is None:
-        message = f"No event of run {run_id} was received."
-        click.echo(replace_control_chars(message), err=True)
-        hint = f"To ask Truto: rapidbridge runs reconcile {run_id}"
-        click.echo(name_program(replace_control_chars(hint)), err=True)
-        sys.exit(1)
+        exit_run_not_found(run_id, click.get_current_context())
     [(run, reconciliation)] = reconcile_stored_runs(database, [run])
     history = Notifications(database).for_subject(run_id, limit=_MAX_NOTIFICATIONS)
     if as_json:

@@ -24,7 +24,7 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
     """Stop runs at Truto.
 
     Truto fetches and sends no more of their records. Records that were already sent stay. A run that has
-    ended is not changed. The id of a run in the store may be shortened to its first digits.
+    ended is not changed. The id of a run in the database may be shortened to its first characters.
 
     Exits 1 if a run could not be stopped.
 

@@ -47,7 +47,7 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
 
     The counts are records fetched by Truto, received here and written to sinks. Without an ID, all runs in
     progress are shown until Ctrl-C. With TRUTO_API_TOKEN, Truto is asked for its count. ID may be shortened
-    to its first digits.
+    to its first characters.
 
     Exits 1 if records are missing or were not written to a sink.
 

@@ -11,7 +11,7 @@ from app.cli.webhook.test import test as test_webhook
 
 @click.group()
 def webhook() -> None:
-    """Create, check, test and reactivate webhooks at Truto; watch their events.
+    """Create, show and test the webhook at Truto.
 
     All commands but `listen` need TRUTO_API_TOKEN.
     """

@@ -1,4 +1,4 @@
-"""Command `rapidbridge webhook reactivate`: reactivate a webhook that Truto deactivated."""
+"""Command `rapidbridge webhook reactivate`: reactivate a webhook that Truto switched off."""
 
 import sys
 
@@ -15,9 +15,9 @@ from app.errors import TrutoRefused
 @click.argument("webhook_id", metavar="ID", callback=parse_truto_ids)
 @json_option
 def reactivate(webhook_id: str, *, as_json: bool) -> None:
-    """Reactivate a webhook that Truto deactivated.
+    """Reactivate a webhook that Truto switched off.
 
-    Truto deactivates a webhook after its deliveries have failed for a long time. Fix the cause first. Truto
+    Truto switches a webhook off after its deliveries have failed for a long time. Fix the cause first. Truto
     does not send the missed events later: to fetch their records again, run `rapidbridge runs reconcile
     --refetch`.
 

@@ -1,0 +1,70 @@
+"""Commands for the next step after a failure, as lines that can be pasted."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from uuid import UUID
+
+from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.program import name_program
+from app.store.models import DeliveryState
+from app.store.reasons import RECORD, Reason, explain
+
+_CODE_PATTERN = re.compile(r"\w{1,40}")
+_INDENT = "    "
+# Their remedy is a change of the routes file, which workers read at their start.
+_ROUTE_REASONS = (
+    Reason.NO_ROUTE,
+    Reason.NO_KEY,
+    Reason.TABLE_RESERVED,
+    Reason.TABLE_TAKEN,
+    Reason.TABLE_COLLISION,
+)
+
+
+def group_command_lines(state: str, reason: str, example: UUID) -> Iterator[str]:
+    """Yield the command for a group of failures. state: of the deliveries, or RECORD. example: a delivery."""
+    if _CODE_PATTERN.fullmatch(reason):
+        selection = f"--reason {reason}"
+    else:
+        # A reason of another shape is not safe to paste.
+        selection = f"--id {example}" if state == RECORD else f"--state {state}"
+    yield from _command_lines(state, reason, selection, example)
+
+
+def delivery_command_lines(state: str, reason: str, delivery_id: UUID) -> Iterator[str]:
+    """Yield the command for one failed delivery; nothing for other deliveries."""
+    yield from _command_lines(state, reason, f"--id {delivery_id}", delivery_id)
+
+
+def _command_lines(state: str, reason: str, selection: str, example: UUID) -> Iterator[str]:
+    advice = explain(state, reason).advice
+    if not advice or state == DeliveryState.PENDING:
+        return
+    if "replay" in advice:
+        is_about_route = reason in _ROUTE_REASONS or (state, reason) == (RECORD, Reason.NOT_OBJECT)
+        yield "Change the route, restart the workers, then run:" if is_about_route else "Run:"
+        of_records = "--records " if state == RECORD else ""
+        yield from _wrap_command(f"rapidbridge dead replay {of_records}{selection}")
+    elif "inspect" in advice:
+        yield "Inspect an example:"
+        command = "dead show {} --raw" if state == RECORD else "deliveries show {} --body"
+        yield from _wrap_command(f"rapidbridge {command.format(example)}")
+    else:
+        yield "Run:"
+        because = shlex.quote(explain(state, reason).meaning)
+        yield from _wrap_command(f"rapidbridge dead discard {selection} --because {because}")
+
+
+def _wrap_command(command: str) -> Iterator[str]:
+    """Yield a command, continued with backslashes before its arguments if it is too long."""
+    line = _INDENT
+    first, *arguments = re.split(r" (?=--|[0-9a-f]{8}-)", name_program(command))
+    line += first
+    for argument in arguments:
+        if len(line) + len(argument) + len(" ") + len(r" \ ") > LINE_WIDTH:
+            yield line + " \\"
+            line = _INDENT + "  " + argument
+        else:
+            line += f" {argument}"
+    yield line
