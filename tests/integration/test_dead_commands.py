@@ -148,7 +148,7 @@ def test_discarded_deliveries_keep_the_reason_and_others_do_not_change(seeded: S
     assert seeded.rapidbridge("dead", "list").stdout == "No failures.\n"
     listed = seeded.rapidbridge("dead", "list", "--discarded").stdout
     assert listed.startswith("4 discarded deliveries of crm/contacts: why\n")
-    assert "an operator gave it up; discarded: not ours." in listed
+    assert "an operator discarded the delivery; discarded: not ours." in listed
     assert seeded.run_json("dead", "discard", "--run", RUN, *BECAUSE) == {"deliveries": 0}
 
 
