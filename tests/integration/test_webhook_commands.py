@@ -170,7 +170,7 @@ def test_an_inactive_webhook_is_reactivated(rapidbridge: Rapidbridge, runs: Fini
 
     assert off.returncode == 1
     assert "inactive" in off.stdout
-    assert f"rapidbridge webhook reactivate {runs.webhook_id}" in off.stdout
+    assert f"{sys.executable} -m app.cli webhook reactivate {runs.webhook_id}" in off.stdout
     assert (on.returncode, on.stdout.strip()) == (0, f"Webhook {runs.webhook_id} is active.")
     [output] = json.loads(shown.stdout)
     assert (shown.returncode, output["is_active"], output["missing_events"]) == (0, True, [])
