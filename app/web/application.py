@@ -1,10 +1,13 @@
 """The Flask application: views, their dependencies, and error responses."""
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from app.config.routes import Routes
 from app.config.settings import Settings
@@ -29,8 +32,9 @@ _MAX_LARGEST_BODIES = 2
 
 def create_app(settings: Settings, routes: Routes) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
-    app = Flask(__name__, static_folder=None)
-    app.session_interface = _NoSessions()
+    app = WebhookApplication(__name__, static_folder=None)
+    # A redirect would lose every page.
+    app.url_map.merge_slashes = False
     database = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
@@ -59,6 +63,24 @@ class _NoSessions(SessionInterface):
 
     def open_session(self, app: Flask, request: object) -> NullSession:  # noqa: ARG002  # Flask's signature
         return self._session
+
+
+class WebhookApplication(Flask):
+    """Flask without sessions, virtual hosts and coroutines: a third of its cost per request."""
+
+    session_interface = _NoSessions()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Route by path and method alone: a Host header that Werkzeug refuses must not become a 400."""
+        if request is None:
+            return super().create_url_adapter(None)
+        return MapAdapter(
+            self.url_map, "localhost", request.root_path, "", request.scheme, request.path, request.method
+        )
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: all views are synchronous."""
+        return func
 
 
 class _GateStore:

@@ -21,9 +21,10 @@ def create_webhooks_blueprint(
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
         # Check the header first: the body of an unsigned request must not be read.
-        mac = parse_signature_header(request.environ.get("HTTP_X_TRUTO_SIGNATURE"))
+        environ = request.environ
+        mac = parse_signature_header(environ.get("HTTP_X_TRUTO_SIGNATURE"))
         with Reservation(memory_budget) as reservation:
-            body = read_body(request.environ, max_body_bytes, reservation)
+            body = read_body(environ, max_body_bytes, reservation)
             return handler.receive(body, mac).to_flask()
 
     return webhooks

@@ -108,8 +108,20 @@ def test_the_url_map_names_the_webhook_and_takes_nothing_but_posts(app: Flask) -
     assert [(rule.endpoint, rule.methods) for rule in rules] == [("webhooks.receive", {"POST"})]
 
 
-def test_a_slash_at_the_end_is_the_same_webhook(app: Flask) -> None:
-    assert post(app, path=PATH + "/").json["status"] == "accepted"
+@pytest.mark.parametrize("path", [f"{PATH}/", f"/{PATH}"])
+def test_a_slash_too_many_is_the_same_webhook(app: Flask, path: str) -> None:
+    response = post(app, environ_overrides={"PATH_INFO": path})
+
+    assert (response.status_code, response.json["status"]) == (200, "accepted")
+
+
+def test_no_path_is_redirected(app: Flask) -> None:
+    assert post(app, path="/webhooks//truto").status_code == 404
+
+
+@pytest.mark.parametrize("host", ["", "x" * 70, "a..b", "[::1", "\xe4"])
+def test_an_unusual_host_header_is_never_answered_with_400(app: Flask, host: str) -> None:
+    assert post(app, environ_overrides={"HTTP_HOST": host}).status_code == 200
 
 
 def test_a_body_longer_than_announced_is_read_no_further(app: Flask) -> None:
