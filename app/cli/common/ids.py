@@ -1,4 +1,4 @@
-"""Ids as users type them: whole, or shortened to a prefix that only one id has."""
+"""Ids as users type them: whole, or an unambiguous prefix."""
 
 import re
 from collections.abc import Sequence
