@@ -1,4 +1,4 @@
-"""What every sink promises: whole or not at all, once, and never backwards."""
+"""The contract of every sink: whole batches, exactly once, never backwards."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ ROUTE = Route(sinks=("main",))
 def batch(
     records: Sequence[Any], *, at_s: float = 0, number: int = 1, is_deletion: bool = False, **changes: Any
 ) -> Batch:
-    """A delivery created `at_s` seconds after NOW; `number` tells deliveries apart."""
+    """A delivery created `at_s` seconds after NOW; `number` distinguishes deliveries."""
     made = Batch(
         delivery_id=UUID(int=number),
         received_at=NOW + timedelta(microseconds=number),
@@ -99,7 +99,7 @@ def sink_and_records(
     engine.dispose()
 
 
-def test_records_come_out_as_they_went_in(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
+def test_records_are_stored_unchanged(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
     sink, records = sink_and_records
     sent = [
         {"id": "1", "name": "Дарья 🙂", "quote\"'\\": "new\nline", "nested": {"a": [1, None, True, 0.1]}},
@@ -129,7 +129,7 @@ def test_an_empty_batch_is_written(sink_and_records: tuple[Sink, Callable[[], li
     assert records() == []
 
 
-def test_one_bad_record_does_not_hold_up_the_rest(
+def test_a_rejected_record_does_not_block_the_others(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, records = sink_and_records
@@ -142,7 +142,7 @@ def test_one_bad_record_does_not_hold_up_the_rest(
     assert records() == [{"id": "1"}, {"id": "2"}]
 
 
-def test_an_account_is_erased_to_the_last_record_and_others_stay(
+def test_erasing_an_account_deletes_all_its_records_and_no_others(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, records = sink_and_records
@@ -160,7 +160,7 @@ def test_an_account_is_erased_to_the_last_record_and_others_stay(
     assert sorted(records(), key=str) == [{"id": ""}, {"id": "a11"}]
 
 
-def test_an_account_that_is_erased_may_come_again(
+def test_an_erased_account_can_be_written_again(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, records = sink_and_records
@@ -171,7 +171,7 @@ def test_an_account_that_is_erased_may_come_again(
     assert records() == [{"id": "1", "n": 1}]
 
 
-def test_erasing_beside_writers_ends_and_leaves_what_comes_later(
+def test_erasing_during_writes_ends_and_keeps_later_records(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, _ = sink_and_records
@@ -214,7 +214,7 @@ def test_an_older_batch_never_overwrites_a_newer_one(sql: SqlSink, database: Eng
     assert values(database) == {"1": {"id": "1", "n": "new"}}
 
 
-def test_of_the_same_moment_the_later_received_wins(sql: SqlSink, database: Engine) -> None:
+def test_of_equal_versions_the_delivery_received_later_wins(sql: SqlSink, database: Engine) -> None:
     first, second = batch([{"id": "1", "n": 1}], number=1), batch([{"id": "1", "n": 2}], number=2)
 
     for each in (second, first):
@@ -223,7 +223,7 @@ def test_of_the_same_moment_the_later_received_wins(sql: SqlSink, database: Engi
     assert values(database) == {"1": {"id": "1", "n": 2}}
 
 
-def test_of_one_batch_the_last_record_of_a_key_wins(sql: SqlSink, database: Engine) -> None:
+def test_the_last_record_of_a_key_in_a_batch_wins(sql: SqlSink, database: Engine) -> None:
     written = sql.write(batch([{"id": "1", "n": 1}, {"id": "1", "n": 2}]), ROUTE)
 
     assert written.written == 2
@@ -290,7 +290,7 @@ def test_a_key_is_the_id_as_text(sql: SqlSink, database: Engine, record: Any, ke
         {"id": "é" * 1500},
     ],
 )
-def test_what_cannot_be_a_key_is_hashed(sql: SqlSink, database: Engine, record: Any) -> None:
+def test_an_id_that_cannot_be_a_key_is_hashed(sql: SqlSink, database: Engine, record: Any) -> None:
     for _ in range(2):
         sql.write(batch([record]), ROUTE)
 
@@ -309,7 +309,7 @@ def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine
     assert list(values(database)) == ["x@example.com"]
 
 
-def test_what_is_no_object_is_refused_or_wrapped(sql: SqlSink, database: Engine) -> None:
+def test_a_record_that_is_no_object_is_refused_or_wrapped(sql: SqlSink, database: Engine) -> None:
     odd = [None, 1, "text", [1, 2], True]
 
     refused = sql.write(batch(odd), ROUTE)
@@ -328,7 +328,7 @@ def nested(depth: int) -> Any:
     return {"id": str(depth), "deep": value}
 
 
-def test_depth_is_written_or_refused_but_never_breaks(sql: SqlSink, database: Engine) -> None:
+def test_deeply_nested_records_are_written_or_refused(sql: SqlSink, database: Engine) -> None:
     depths = (10, 100, 500, 900)
 
     written = sql.write(batch([nested(depth) for depth in depths]), ROUTE)
@@ -338,7 +338,7 @@ def test_depth_is_written_or_refused_but_never_breaks(sql: SqlSink, database: En
     assert len(values(database)) == written.written >= 2
 
 
-def test_a_record_the_database_refuses_is_found_and_left_out(sql: SqlSink, database: Engine) -> None:
+def test_a_record_that_the_database_refuses_is_rejected_alone(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}))
     with database.engine.begin() as connection:
         connection.execute(text("CREATE UNIQUE INDEX once ON crm_contacts (n)"))
@@ -353,7 +353,7 @@ def test_a_record_the_database_refuses_is_found_and_left_out(sql: SqlSink, datab
     assert "7" not in "".join(refusal.message for refusal in written.rejected).replace("23505", "")
 
 
-def test_typed_columns_hold_what_fits_and_say_what_does_not(sql: SqlSink, database: Engine) -> None:
+def test_typed_columns_hold_fitting_values_and_name_the_others(sql: SqlSink, database: Engine) -> None:
     kinds = ("text", "integer", "number", "boolean", "timestamp", "date", "json")
     columns = {
         f"a_{kind}": ColumnConfig.model_validate({"type": kind, "path": f"v.{place}"})
@@ -391,7 +391,7 @@ def test_typed_columns_hold_what_fits_and_say_what_does_not(sql: SqlSink, databa
     }
 
 
-def test_columns_are_added_to_a_table_that_is_there(sql: SqlSink, database: Engine) -> None:
+def test_columns_are_added_to_an_existing_table(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1", "n": 1}]), ROUTE)
 
     sql.write(
@@ -425,7 +425,7 @@ def test_a_table_is_named_after_its_resource(
     assert inspect(database).has_table(table)
 
 
-def test_long_and_foreign_resources_get_a_table_of_their_own() -> None:
+def test_long_and_non_ascii_resources_get_their_own_table() -> None:
     names = {table_name(resource, ROUTE) for resource in ("x" * 100, "x" * 101, "客户", "订单", "")}
 
     assert len(names) == 5
@@ -445,7 +445,7 @@ def test_two_resources_never_share_a_table(sql: SqlSink, database: Engine) -> No
     assert len(values(database)) == 1
 
 
-def test_a_table_of_somebody_elses_is_left_alone(sql: SqlSink, database: Engine) -> None:
+def test_a_table_of_another_program_is_not_written(sql: SqlSink, database: Engine) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("CREATE TABLE crm_contacts (id integer)"))
 
@@ -460,7 +460,7 @@ def test_reserved_names_are_refused(sql: SqlSink) -> None:
         sql.write(batch([{"id": "1"}]), Route(sinks=("main",), table="rapidbridge_deliveries"))
 
 
-def test_a_dropped_table_is_made_again(sql: SqlSink, database: Engine) -> None:
+def test_a_dropped_table_is_created_again(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE crm_contacts"))
@@ -471,7 +471,7 @@ def test_a_dropped_table_is_made_again(sql: SqlSink, database: Engine) -> None:
     assert sql.write(batch([{"id": "1"}]), ROUTE).written == 1
 
 
-def test_a_table_that_was_changed_under_it_is_told(sql: SqlSink, database: Engine) -> None:
+def test_a_changed_table_is_an_error_with_its_reason(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
         connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
@@ -480,7 +480,7 @@ def test_a_table_that_was_changed_under_it_is_told(sql: SqlSink, database: Engin
         sql.write(batch([{"id": "2"}]), ROUTE)
 
 
-def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+def test_a_missing_database_is_unavailable(tmp_path: Path) -> None:
     sink = SqlSink(f"postgresql://nobody@/none?host={tmp_path}")
 
     with pytest.raises(SinkUnavailable) as fault:
@@ -493,14 +493,14 @@ def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     sink.close()
 
 
-def test_more_rows_than_one_transaction_takes_are_erased(sql: SqlSink, database: Engine) -> None:
+def test_more_rows_than_fit_one_transaction_are_erased(sql: SqlSink, database: Engine) -> None:
     for account in ("a1", "a2"):
         sql.write(batch([{"id": str(n)} for n in range(2100)], account=account), ROUTE)
 
     assert (sql.erase("a1"), sql.count("a2")) == (2100, 2100)
 
 
-def test_a_table_that_is_gone_holds_nothing_of_an_account(sql: SqlSink, database: Engine) -> None:
+def test_a_missing_table_holds_no_record_of_an_account(sql: SqlSink, database: Engine) -> None:
     assert sql.erase("a1") == 0
     sql.write(batch([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
@@ -509,7 +509,7 @@ def test_a_table_that_is_gone_holds_nothing_of_an_account(sql: SqlSink, database
     assert (sql.count("a1"), sql.erase("a1")) == (0, 0)
 
 
-def test_writers_that_race_agree_and_never_deadlock(store_url: str, database: Engine) -> None:
+def test_racing_writers_agree_and_never_deadlock(store_url: str, database: Engine) -> None:
     chance = Random(7)
     keys = [str(key) for key in range(40)]
     batches = [
@@ -563,7 +563,7 @@ def two_databases(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=deliveries, order=st.randoms(use_true_random=False))
-def test_any_order_with_any_replays_ends_the_same(
+def test_any_order_and_any_replays_end_with_the_same_rows(
     two_databases: list[tuple[SqlSink, Engine]], made: list[tuple[int, list[int], bool]], order: Random
 ) -> None:
     batches = [
@@ -594,7 +594,7 @@ def test_any_order_with_any_replays_ends_the_same(
 # The files sink
 
 
-def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+def test_a_missing_folder_is_no_empty_folder(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}/lake")
 
     for ask in (sink.count, sink.erase):
@@ -602,7 +602,7 @@ def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path
             ask("a1")
 
 
-def test_erasing_leaves_neither_folders_nor_what_killed_workers_left(tmp_path: Path) -> None:
+def test_erasing_removes_folders_and_files_of_killed_workers(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}/lake")
     account = "a/../*" + "x" * 300
     sink.write(batch([{"id": "1"}], account=account), ROUTE)
@@ -614,7 +614,7 @@ def test_erasing_leaves_neither_folders_nor_what_killed_workers_left(tmp_path: P
     assert [path.name for path in (tmp_path / "lake").rglob("*")] == ["resource=crm%2Fcontacts"]
 
 
-def test_a_file_is_named_after_its_delivery_and_where_it_belongs(tmp_path: Path) -> None:
+def test_a_path_names_resource_account_day_and_delivery(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}/la%20ke")
 
     sink.write(batch([{"id": "1"}], account="../etc", resource="crm/con tacts"), ROUTE)
@@ -637,7 +637,7 @@ def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.jsonl"))) == 6
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(SinkRefused, match="ENOTDIR"):

@@ -1,4 +1,4 @@
-"""Many runs at once, with everything that goes wrong: the gaps that were made are found, and no others."""
+"""Twenty runs at once with losses, duplicates, disorder, stops and refusals."""
 
 import json
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def service(tmp_path: Path, postgres_url: str) -> Iterator[Service]:
 
 
 def reconcile(service: Service, play: SimulatedRuns, *words: str) -> tuple[int, dict[str, Any]]:
-    """Return the exit code and what was found, by run."""
+    """Return the exit code, and the reconciliations by run."""
     api = {"TRUTO_API_URL": play.url, "TRUTO_API_TOKEN": TOKEN}
     ran = service.rapidbridge("runs", "reconcile", *words, "--json", **api)
     return ran.returncode, {run["sync_job_run_id"]: run for run in json.loads(ran.stdout)}
@@ -70,7 +70,7 @@ def by_pair(report: RunReport) -> dict[tuple[str, str], int]:
     return {pair: number for pair, number in report.lost.items() if number}
 
 
-def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
+def test_reconcile_names_exactly_the_lost_records(service: Service) -> None:
     url = service.webhook_url
     plans = [
         plan("lossy", url, records=2400, runs=8, parallel=8, lost=0.15, record_errors=20),
@@ -124,7 +124,7 @@ def test_exactly_the_gaps_that_were_made_are_found(service: Service) -> None:
     assert errors == sum(report.record_errors for report in reports.values()) == 20
 
 
-def test_what_is_incomplete_is_fetched_again(service: Service) -> None:
+def test_incomplete_runs_are_fetched_again(service: Service) -> None:
     with SimulatedRuns(
         [plan("again", service.webhook_url, records=9000, runs=2, parallel=3, lost=0.2, pause_s=0.1)]
     ) as play:
@@ -156,7 +156,7 @@ def test_what_is_incomplete_is_fetched_again(service: Service) -> None:
     )
 
 
-def test_a_run_that_never_announced_itself_is_found_at_truto(service: Service) -> None:
+def test_a_run_without_events_is_found_through_the_api(service: Service) -> None:
     with SimulatedRuns([plan("silent", "http://127.0.0.1:9/nobody", records=30)]) as play:
         [report] = play.wait_for_reports()
 

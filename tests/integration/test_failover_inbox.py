@@ -61,7 +61,7 @@ def body(name: str, event: str = "sync_job_run:record", **payload: object) -> by
 
 
 def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[ParsedResponse], float]:
-    """Post all at once; return the answers and what the slowest took, in seconds."""
+    """Post all at once; return the answers and the slowest time, in seconds."""
 
     def post(one: bytes) -> tuple[ParsedResponse, float]:
         started = time.monotonic()
@@ -92,7 +92,7 @@ def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: li
     assert stored == bodies
 
 
-def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store: Database) -> None:
+def test_dead_idle_connections_leave_the_process_ready(web: WebProcess, store: Database) -> None:
     def read_store_check() -> object:
         return httpx.get(f"{web.url}/readyz").json()["store"]
 
@@ -102,7 +102,7 @@ def test_connections_that_died_while_idle_leave_it_ready(web: WebProcess, store:
     assert (before, read_store_check()) == ("ok", "ok")
 
 
-def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
+def test_deliveries_wait_in_redis_while_the_database_is_down(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body("text", records=["é\u2028"]), b'\xff{"id": 1}', body("\ud800\0"), body("gone")]
@@ -131,7 +131,7 @@ def test_with_the_store_dead_deliveries_wait_in_redis_until_it_is_back(
     assert private_redis.xlen(KEY) == late
 
 
-def test_a_store_that_never_answers_costs_seconds_once(
+def test_a_stalled_database_delays_the_first_delivery_only(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body(f"stalled {number}") for number in range(12)]
@@ -147,7 +147,7 @@ def test_a_store_that_never_answers_costs_seconds_once(
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, private_redis: Redis) -> None:
+def test_a_read_only_database_is_unavailable(web: WebProcess, store: Database, private_redis: Redis) -> None:
     url = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
 
     def make_read_only(word: str) -> None:
@@ -171,7 +171,7 @@ def test_a_read_only_store_counts_as_away(web: WebProcess, store: Database, priv
     assert_all_stored(store, answers, bodies)
 
 
-def test_a_full_disk_counts_as_away(
+def test_a_full_disk_is_unavailable(
     tmp_path: Path, private_valkey: ValkeyServer, private_redis: Redis
 ) -> None:
     store = open_database(f"sqlite:///{tmp_path}/store.db")
@@ -195,7 +195,7 @@ def test_a_full_disk_counts_as_away(
     store.close()
 
 
-def test_a_postgresql_that_cannot_grow_counts_as_away(
+def test_a_postgresql_that_cannot_grow_is_unavailable(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     def allow_files_of(max_bytes: int | str) -> None:
@@ -221,7 +221,7 @@ def test_a_postgresql_that_cannot_grow_counts_as_away(
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full"])
-def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
+def test_without_database_and_redis_the_answer_is_503(
     web: WebProcess,
     private_postgres: PostgresServer,
     private_valkey: ValkeyServer,
@@ -248,7 +248,7 @@ def test_with_nowhere_to_store_the_sender_is_told_to_come_back(
     wait_until(lambda: web.post(body("1")).http_status == 200, what=lambda: f"the store\n{web.log}")
 
 
-def test_an_unmigrated_store_loses_nothing(
+def test_an_unmigrated_database_loses_no_delivery(
     tmp_path: Path, private_valkey: ValkeyServer, private_redis: Redis
 ) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
@@ -264,7 +264,7 @@ def test_an_unmigrated_store_loses_nothing(
     store.close()
 
 
-def test_a_refusal_needs_no_store_to_be_kept(
+def test_a_refused_start_is_spooled_while_the_database_is_down(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     started = body("r", "sync_job_run:started", id="run", integrated_account_id="sandbox-1")
@@ -280,7 +280,7 @@ def test_a_refusal_needs_no_store_to_be_kept(
     assert Inbox(store).count_by_state()["refused"] == 1
 
 
-def test_draining_twice_at_once_or_half_stores_everything_once(
+def test_concurrent_and_interrupted_drains_store_every_delivery_once(
     web: WebProcess, private_postgres: PostgresServer, store: Database, private_redis: Redis
 ) -> None:
     bodies = [body(f"spooled {number}") for number in range(60)]
@@ -307,9 +307,7 @@ def test_draining_twice_at_once_or_half_stores_everything_once(
     assert Inbox(store).count_by_state()["pending"] == 60
 
 
-def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
-    store: Database, private_redis: Redis
-) -> None:
+def test_deliveries_spooled_by_an_earlier_release_are_drained(store: Database, private_redis: Redis) -> None:
     spooled = body("of before", records=[{"id": "1"}])
     header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
     private_redis.xadd(KEY, {"header": json.dumps(header), "body": zlib.compress(spooled, 1)})
@@ -321,7 +319,7 @@ def test_what_an_earlier_release_spooled_is_drained_after_an_upgrade(
     assert Inbox(store).read_body(receipts[0].delivery_id) == spooled
 
 
-def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, private_redis: Redis) -> None:
+def test_an_unreadable_spool_entry_blocks_no_other(store: Database, private_redis: Redis) -> None:
     spool, inbox = Spool(private_redis), Inbox(store)
     arrivals = [
         IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC))
@@ -344,7 +342,7 @@ def test_what_cannot_be_read_back_holds_up_nothing_else(store: Database, private
 
 
 @pytest.mark.parametrize("way", ["dead", "stalled", "full", "wiped"])
-def test_whatever_redis_does_deliveries_are_accepted(
+def test_deliveries_are_accepted_whatever_redis_does(
     web: WebProcess, private_valkey: ValkeyServer, private_redis: Redis, store: Database, way: str
 ) -> None:
     bodies = [body(f"{way} {number}") for number in range(20)]
@@ -369,7 +367,7 @@ def test_whatever_redis_does_deliveries_are_accepted(
         assert "REDIS_URL" in ready.json()["redis"]
 
 
-def test_a_stalled_redis_is_known_in_seconds(private_valkey: ValkeyServer) -> None:
+def test_a_stalled_redis_is_an_error_within_seconds(private_valkey: ValkeyServer) -> None:
     queue = DeliveryQueue(connect_redis(private_valkey.url, tls_verify=True))
     queue.ping()
     started = time.monotonic()
