@@ -1,7 +1,7 @@
 """rapidbridge prune: deletion of old bodies."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
@@ -9,6 +9,7 @@ from app.cli.common.options import dry_run_option, json_option
 from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.times import parse_time_option
+from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.plural import format_count
@@ -26,7 +27,7 @@ def _parse_archive(_context: click.Context, _option: click.Parameter, value: str
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    return utc_now()
 
 
 @click.command()

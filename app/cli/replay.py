@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from app.cli.common.reachability import require_reachable
 from app.cli.common.tables import format_table
 from app.cli.common.times import get_typed_times
 from app.cli.local.development_secret import read_development_secret
+from app.clock import utc_now
 from app.config.load import Config, read_config
 from app.database.engine import Database, open_database
 from app.errors import ConfigError
@@ -154,7 +154,7 @@ def replay_deliveries(
     """Run the replay and print its summary; exits 1 if it was interrupted or a delivery has a problem."""
     if request.includes_pending:
         raise click.UsageError("--state pending: pending deliveries are already in progress. Leave it out.")
-    replays, now = Replays(database), datetime.now(UTC)
+    replays, now = Replays(database), utc_now()
     preview = preview_replay(replays, request, now=now, restart=restart)
     if dry_run:
         _print_preview(preview, as_json=as_json)
@@ -192,7 +192,7 @@ def _forward_deliveries(
     yes: bool,
     as_json: bool,
 ) -> None:
-    now = datetime.now(UTC)
+    now = utc_now()
     preview = preview_forward(Replays(database), request, now=now)
     if dry_run:
         _print_preview(preview, as_json=as_json)

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from typing import Any
 
+from app.clock import utc_now
 from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
@@ -60,7 +60,7 @@ def simulate(
     progress: called with the number of records after each page. session_context: returns a context manager
     for the session, entered before the first run starts and left after the last run ends.
     """
-    clock = EventClock(lambda: datetime.now(UTC))
+    clock = EventClock(utc_now)
     lock = threading.Lock()
     cancelled = threading.Event()
 

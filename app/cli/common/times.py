@@ -1,9 +1,10 @@
 """Options for times, such as --since 7d."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
+from app.clock import utc_now
 from app.times import parse_time
 
 _TYPED_KEY = f"{__name__}.typed"
@@ -15,7 +16,7 @@ def parse_time_option(context: click.Context, option: click.Parameter, value: st
         return None
     context.meta.setdefault(_TYPED_KEY, {})[option.name] = value
     try:
-        return parse_time(value, now=datetime.now(UTC))
+        return parse_time(value, now=utc_now())
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from error
 

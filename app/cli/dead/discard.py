@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from app.cli.common.options import json_option, yes_option
 from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
+from app.clock import utc_now
 from app.plural import format_count
 from app.store.failures import Discard
 
@@ -64,9 +64,7 @@ def discard(
         raise click.UsageError("Choose deliveries: pass ids, or filters such as --state unrouted.")
     if of_records and delivery_filter.states:
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    plan = Discard(
-        open_interactive_database(), delivery_filter, of_records=of_records, until=datetime.now(UTC)
-    )
+    plan = Discard(open_interactive_database(), delivery_filter, of_records=of_records, until=utc_now())
     number, noun = plan.count(), "dead record" if of_records else "delivery"
     if number:
         confirm(f"Discard {format_count(number, noun)}?", yes=yes)

@@ -3,7 +3,6 @@
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.options import json_option
 from app.cli.common.output import describe_event, print_json, shorten
+from app.clock import utc_now
 from app.store.delivery_feed import DeliveryFeed
 from app.store.delivery_filter import DeliverySummary
 
@@ -42,11 +42,11 @@ def tail(*, as_json: bool, **options: Any) -> None:
             "for other states use `rapidbridge deliveries list`."
         )
     feed = DeliveryFeed(
-        open_interactive_database(), delivery_filter, since=delivery_filter.since or datetime.now(UTC)
+        open_interactive_database(), delivery_filter, since=delivery_filter.since or utc_now()
     )
     with suppress(KeyboardInterrupt):
         while True:
-            for delivery in feed.find_new_deliveries(now=datetime.now(UTC)):
+            for delivery in feed.find_new_deliveries(now=utc_now()):
                 if as_json:
                     print_json(asdict(delivery))
                 else:

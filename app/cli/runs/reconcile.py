@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 
@@ -16,6 +16,7 @@ from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
 from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import run_as_json, run_lines
+from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
 from app.errors import TrutoRefused
@@ -59,7 +60,7 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Pass ids or --since, not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    database, now = open_database(settings.database_url, interactive=True), datetime.now(UTC)
+    database, now = open_database(settings.database_url, interactive=True), utc_now()
     with open_optional_truto_api(settings) as api:
         reconciler = BatchReconciler(database, RunRefresher(Runs(database), api) if api else None)
         if run_ids:

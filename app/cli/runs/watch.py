@@ -4,7 +4,6 @@ import math
 import shutil
 import sys
 import time
-from datetime import UTC, datetime
 
 import click
 
@@ -13,6 +12,7 @@ from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars, to_json
 from app.cli.runs.formatting import format_status, format_verdict, resource_lines, run_as_json
+from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation
@@ -115,7 +115,7 @@ def _watch_lines(watcher: RunWatcher) -> list[str]:
     lines = []
     for run, reconciliation in watcher.runs:
         last_seen_at = run.last_seen_at or run.first_seen_at
-        age_s = max(0.0, (datetime.now(UTC) - last_seen_at).total_seconds())
+        age_s = max(0.0, (utc_now() - last_seen_at).total_seconds())
         title = click.style(f"run {replace_control_chars(run.sync_job_run_id)}", bold=True)
         lines.append(
             f"{title}  {format_status(run)}, {format_verdict(reconciliation)}, seen {age_s:.0f} s ago"

@@ -1,12 +1,12 @@
 """The SQL sink on PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from app.clock import utc_now
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
@@ -63,7 +63,7 @@ class PostgreSQL(Dialect):
             "run": batch.run,
             "method": batch.method,
             "deleted_at": batch.version if batch.is_deletion else None,
-            "now": datetime.now(UTC),
+            "now": utc_now(),
             "rows": f"[{','.join(map(_encode_row, rows))}]",
         }
         connection.exec_driver_sql(statement, parameters)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from app.clock import utc_now
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
@@ -42,7 +43,7 @@ class SQLite(Dialect):
             f"VALUES ({', '.join('?' * len(names))}) "
             + build_conflict_clause(table, columns, distinct="IS NOT")
         )
-        version, now = _format_time(batch.version), _format_time(datetime.now(UTC))
+        version, now = _format_time(batch.version), _format_time(utc_now())
         deleted_at = version if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
