@@ -26,10 +26,6 @@ def _parse_archive(_context: click.Context, _option: click.Parameter, value: str
     return Archive(value)
 
 
-def _now() -> datetime:
-    return utc_now()
-
-
 @click.command()
 @click.option(
     "--older-than",
@@ -58,7 +54,7 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
       rapidbridge prune --older-than 90d --archive file:///srv/archive
     """
     settings = read_settings(read_environment())
-    before = older_than or compute_cutoff(settings.retention_days, now=_now())
+    before = older_than or compute_cutoff(settings.retention_days, now=utc_now())
     if before is None:
         raise click.UsageError("No age is given: pass --older-than 30d, or set RETENTION_DAYS.")
     database = open_database(settings.database_url, interactive=True)
@@ -84,7 +80,7 @@ def _prune_deliveries(
 ) -> PruneCounts:
     pruned = PruneCounts()
     with progress_bar("Pruning", deliveries) as bar:
-        for page in prune_pages(database, before=before, archive=archive, clock=_now):
+        for page in prune_pages(database, before=before, archive=archive, clock=utc_now):
             pruned += page
             bar.update(page.deliveries)
     return pruned
