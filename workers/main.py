@@ -66,8 +66,14 @@ def run_worker(config: Config) -> None:
     settings = config.settings
     sinks = SinkRegistry(config.routes)
     database = open_database(settings.database_url)
-    keep_late = settings.late_records == "keep"
-    jobs.set_processor(DeliveryProcessor(database, config.routes, sinks, keep_late=keep_late))
+    processor = DeliveryProcessor(
+        database,
+        config.routes,
+        sinks,
+        keep_late=settings.late_records == "keep",
+        to_open_run=settings.attribute_to_open_run,
+    )
+    jobs.set_processor(processor)
     worker = ReconnectingWorker(
         # One queue for each worker: with two, RQ loses a job whose worker is killed just after popping it.
         [QUEUE_NAME],

@@ -16,6 +16,7 @@ from app.database.diagnostics import (
 from app.database.engine import Database, open_database, redact_url
 from app.errors import StoreUnavailable
 from app.plural import format_count
+from app.store.attribution import UnattributedDeliveries, find_unattributed
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
@@ -66,6 +67,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     oldest = PendingDeliveries(database).find_oldest_received_at()
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
+    yield from map(evaluate_unattributed, find_unattributed(database))
 
 
 def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
@@ -174,3 +176,14 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
     advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
     return fail(_COMPONENT, "failing", message, advice)
+
+
+def evaluate_unattributed(group: UnattributedDeliveries) -> CheckResult:
+    """Return the result for a webhook with deliveries whose account is unknown."""
+    deliveries = format_count(group.deliveries, "delivery")
+    message = (
+        f"{deliveries} of webhook {group.webhook_id or '(none)'} since {group.since:%Y-%m-%d %H:%M} UTC "
+        "name no integrated account"
+    )
+    advice = "Name the account in the routes file; for the lines to add, run: rapidbridge dead list"
+    return fail(_COMPONENT, "accounts", message, advice)

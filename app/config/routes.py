@@ -63,6 +63,8 @@ class Route(_StrictModel):
     """Patterns of deliveries, and the sinks that store their records.
 
     event: "" matches all events with records, and no others.
+    account: the path of the integrated account in a record, for batches that name none; "" writes such
+    batches without an account, None keeps them unwritten.
     missing_key: a record without a usable key is rejected, or its hash becomes the key.
     non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
     """
@@ -74,6 +76,7 @@ class Route(_StrictModel):
     sinks: tuple[str, ...]
     table: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
     key: str = Field(default="id", min_length=1)
+    account: str | None = None
     missing_key: Literal["hash", "refuse"] = "hash"
     non_object: Literal["refuse", "wrap"] = "refuse"
     stop_at: StopLimits = StopLimits()
@@ -89,6 +92,13 @@ class Route(_StrictModel):
             and fnmatchcase(method, self.method)
             and fnmatchcase(account, self.integrated_account_id)
         )
+
+
+class WebhookConfig(_StrictModel):
+    """A webhook whose events all belong to one integrated account."""
+
+    id: str = Field(min_length=1)
+    account: str = Field(min_length=1, max_length=200)
 
 
 class RunRule(_StrictModel):
@@ -130,6 +140,7 @@ class Routes(_StrictModel):
 
     sinks: dict[str, SinkConfig]
     routes: tuple[Route, ...] = ()
+    webhooks: tuple[WebhookConfig, ...] = ()
     allow: tuple[RunRule, ...] = ()
     refuse: tuple[RefuseRule, ...] = ()
     notify: tuple[NotifyConfig, ...] = ()
@@ -153,6 +164,10 @@ class Routes(_StrictModel):
             ),
             None,
         )
+
+    def find_webhook_account(self, webhook_id: str) -> str:
+        """Return the account that a webhook serves alone, or ""."""
+        return next((webhook.account for webhook in self.webhooks if webhook.id == webhook_id), "")
 
     def find_refusal_reason(
         self, *, sync_job_id: str, integrated_account_id: str, environment_id: str

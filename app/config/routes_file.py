@@ -10,7 +10,16 @@ from pydantic import BaseModel, ValidationError
 
 from app.config.notify import NotifyConfig
 from app.config.problems import describe_violation, quote_value
-from app.config.routes import FilesSinkConfig, GateConfig, RefuseRule, Route, Routes, RunRule, SqlSinkConfig
+from app.config.routes import (
+    FilesSinkConfig,
+    GateConfig,
+    RefuseRule,
+    Route,
+    Routes,
+    RunRule,
+    SqlSinkConfig,
+    WebhookConfig,
+)
 from app.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -44,6 +53,7 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
             _find_table_collisions,
             _find_reserved_columns,
             _find_duplicate_names,
+            _find_duplicate_webhooks,
         ):
             problems += check(routes)
     if problems:
@@ -95,13 +105,14 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "sql": SqlSinkConfig,
     "files": FilesSinkConfig,
     "routes": Route,
+    "webhooks": WebhookConfig,
     "allow": RunRule,
     "refuse": RefuseRule,
     "notify": NotifyConfig,
     "gate": GateConfig,
 }
 _SINK_TYPES = ("sql", "files")
-_ARRAY_TABLES = ("routes", "allow", "refuse", "notify")
+_ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
 _SECRET_KEYS = ("url", "secret")
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
@@ -146,7 +157,7 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = 'the type is missing; add type = "sql" or type = "files"'
         case _, ["gate"]:
             text = "this must be a single table; write [gate], and its keys below it"
-        case _, ["routes" | "allow" | "refuse" | "notify" as name]:
+        case _, ["routes" | "webhooks" | "allow" | "refuse" | "notify" as name]:
             text = f"this must be an array of tables; write [[{name}]]"
         case "extra_forbidden", _:
             text = _describe_unknown_key(detail)
@@ -208,6 +219,13 @@ def _find_duplicate_names(routes: Routes) -> Iterator[str]:
     for number, name in enumerate(names, start=1):
         if name in names[: number - 1]:
             yield f"[[notify]] {number}, name: {name} is used twice; give each table its own name."
+
+
+def _find_duplicate_webhooks(routes: Routes) -> Iterator[str]:
+    ids = [webhook.id for webhook in routes.webhooks]
+    for number, id_ in enumerate(ids, start=1):
+        if id_ in ids[: number - 1]:
+            yield f"[[webhooks]] {number}, id: {id_} is used twice; a webhook serves one account, or none."
 
 
 def _is_pattern(text: str) -> bool:

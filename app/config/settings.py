@@ -102,6 +102,7 @@ class Settings(BaseModel):
     worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
     late_records: Literal["deliver", "keep"] = Field(default="deliver", alias="LATE_RECORDS")
+    attribute_to_open_run: bool = Field(default=False, alias="ATTRIBUTE_TO_OPEN_RUN")
     stalled_after_minutes: float = Field(default=15, gt=0, alias="STALLED_AFTER_MINUTES")
     reactivate_webhook: bool = Field(default=False, alias="REACTIVATE_WEBHOOK")
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")

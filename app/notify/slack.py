@@ -74,6 +74,14 @@ def _format_sink_failing(payload: Payload) -> str:
     )
 
 
+def _format_account_unknown(payload: Payload) -> str:
+    return (
+        f"*Account unknown:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} of webhook "
+        f"{_get_text(payload, 'webhook_id')} since {_get_text(payload, 'since')} name no integrated account. "
+        "They are kept; name the account in the routes file, then replay them."
+    )
+
+
 def _format_webhook_inactive(payload: Payload) -> str:
     next_step = (
         "It is active again; check which events failed in between."
@@ -94,6 +102,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,
     "sink.failing": _format_sink_failing,
+    "account.unknown": _format_account_unknown,
     "webhook.inactive": _format_webhook_inactive,
 }
 

@@ -8,6 +8,7 @@ _EXPLANATIONS = {
     "discarded": "discarded by an operator; kept in the inbox",
     "unrouted": "unrouted: no route matches them; kept in the inbox",
     "late": "late: received after the stop; kept (LATE_RECORDS=keep)",
+    "no_account": "not written: their account is unknown; see `rapidbridge dead list`",
     "quarantined": "missing: their page is unreadable; kept in the inbox",
     "stopped": "missing: the run was stopped before they were sent",
     "refused": "missing: the run was refused",

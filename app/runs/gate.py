@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class Gate:
         """Return the reason to refuse a starting run, or None."""
         if envelope.event != _STARTED:
             return None
+        if not envelope.integrated_account_id:
+            account = self._routes.find_webhook_account(envelope.webhook_id)
+            envelope = replace(envelope, integrated_account_id=account)
         # The cheapest check comes first. The last one records the run as open: no check may follow it.
         return (
             self._maintenance

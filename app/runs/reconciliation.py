@@ -22,7 +22,7 @@ class GapReason:
 
     records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
     (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
-    quarantined, stopped, refused, or unexplained.
+    no_account (not written, because their account is unknown), quarantined, stopped, refused, or unexplained.
     """
 
     code: str
@@ -146,7 +146,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
     no_sinks = sum(group.records for group in discarded if not group.is_written)
     dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
-    unwritten = records["unrouted"] + records["late"] + records["dropped"]
+    unwritten = sum(records[state] for state in ("unrouted", "late", "quarantined", "dropped"))
     unexplained = arrived - written - unwritten - dead if is_settled else 0
     given_up = min(dead, records["discarded"])
     counts_by_code = {
@@ -154,6 +154,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
         "discarded": given_up,
         "unrouted": records["unrouted"],
         "late": records["late"],
+        "no_account": records["quarantined"],
     }
     gap_reasons = [GapReason(code, number) for code, number in counts_by_code.items() if number]
     if run.has_ended:

@@ -26,6 +26,8 @@ class DeliveryRow:
     sync_job_id: str
     sync_job_run_id: str
     integrated_account_id: str
+    account_source: str
+    run_source: str
     resource: str
     method: str
     created_at: datetime | None

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
-from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
+from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
 from app.store.schema import deliveries
 from app.truto.events import Envelope
 
@@ -132,6 +132,7 @@ _COLUMNS = (
     deliveries.c.id,
     deliveries.c.received_at,
     *ENVELOPE_COLUMNS,
+    *SOURCE_COLUMNS,
     deliveries.c.state,
     deliveries.c.reason,
     deliveries.c.body,

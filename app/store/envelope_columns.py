@@ -18,6 +18,8 @@ ENVELOPE_COLUMNS = (
     deliveries.c.method,
     deliveries.c.created_at,
 )
+# `to_envelope` needs these as well: they tell which ids a worker added.
+SOURCE_COLUMNS = (deliveries.c.account_source, deliveries.c.run_source)
 
 
 def to_columns(envelope: Envelope) -> dict[str, Any]:
@@ -38,16 +40,16 @@ def to_columns(envelope: Envelope) -> dict[str, Any]:
 
 
 def to_envelope(row: Mapping[Any, Any]) -> Envelope:
-    """Return the envelope of a row that holds ENVELOPE_COLUMNS."""
+    """Return the event's own ids from a row that holds ENVELOPE_COLUMNS and SOURCE_COLUMNS."""
     return Envelope(
         event_id=row["event_id"],
         event=row["event"],
         created_at=row["created_at"],
         webhook_id=row["webhook_id"],
         environment_id=row["environment_id"],
-        sync_job_run_id=row["sync_job_run_id"],
+        sync_job_run_id="" if row["run_source"] else row["sync_job_run_id"],
         sync_job_id=row["sync_job_id"],
-        integrated_account_id=row["integrated_account_id"],
+        integrated_account_id="" if row["account_source"] else row["integrated_account_id"],
         resource=row["resource"],
         method=row["method"],
     )

@@ -1,5 +1,6 @@
 """Count and erase the data of an integrated account in the store."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -9,12 +10,15 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, or_, select, tuple_, update
 
 from app.database.engine import Database
-from app.store.models import DeliveryState
+from app.store.compression import decompress
+from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.schema import dead_records, deliveries, record_errors, runs
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
+# With bodies.
+_MIXED_PAGE_SIZE = 10
 _HAS_BODY = func.length(deliveries.c.body) > 0
 _HAS_DEAD = dead_records.c.raw != ""
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
@@ -45,11 +49,14 @@ class AccountDataCounts:
 class AccountData:
     """The runs of one account, and its deliveries received until a time. Methods raise StoreUnavailable.
 
-    A delivery without an account belongs to the account of its run.
+    A delivery without an account belongs to the account of its run. A delivery with records of several
+    accounts belongs to each one that its body mentions, and is erased as a whole.
     """
 
     def __init__(self, database: Database, account: str, *, until: datetime) -> None:
         self._database = database
+        self._account = account
+        self._until = until
         self._is_run_of_account = runs.c.integrated_account_id == account
         run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
@@ -68,7 +75,7 @@ class AccountData:
             select(bodies, pending).where(self._is_of_account)
         )
         return AccountDataCounts(
-            bodies=int(body_count),
+            bodies=int(body_count) + sum(1 for _ in self._find_mixed_deliveries()),
             pending=int(pending_count),
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
@@ -96,6 +103,10 @@ class AccountData:
         Pending deliveries are discarded: no worker leases them any more. A worker that already leased one
         cannot settle it, but may write it to sinks until `find_in_progress` no longer returns it.
         """
+        for delivery_id in self._find_mixed_deliveries():
+            # From here on it is one of the account's deliveries: its whole body will be erased.
+            change = update(deliveries).where(deliveries.c.id == delivery_id)
+            self._database.execute(change.values(integrated_account_id=self._account))
         order = (deliveries.c.received_at, deliveries.c.id)
         page = select(*order).where(self._is_of_account, _HAS_DATA).order_by(*order).limit(_PAGE_SIZE)
         rows = self._database.read(page)
@@ -118,6 +129,29 @@ class AccountData:
         if among:
             statement = statement.where(deliveries.c.id.in_(among))
         return [row.id for row in self._database.read(statement)]
+
+    def _find_mixed_deliveries(self) -> Iterator[UUID]:
+        """Yield the deliveries with records of several accounts whose body mentions this one."""
+        mentions = {self._account.encode(), json.dumps(self._account)[1:-1].encode()}
+        order = (deliveries.c.received_at, deliveries.c.id)
+        page = (
+            select(*order, deliveries.c.body)
+            .where(
+                deliveries.c.account_source == AttributionSource.RECORD,
+                deliveries.c.integrated_account_id == "",
+                deliveries.c.received_at <= self._until,
+                _HAS_BODY,
+            )
+            .order_by(*order)
+            .limit(_MIXED_PAGE_SIZE)
+        )
+        rows = self._database.read(page)
+        while rows:
+            for row in rows:
+                body = decompress(row.body)
+                if any(mention in body for mention in mentions):
+                    yield row.id
+            rows = self._database.read(page.where(tuple_(*order) > (rows[-1].received_at, rows[-1].id)))
 
     def _strip_runs(self, *, dry_run: bool) -> Iterator[int]:
         """Reduce runs to what their totals need; yield the number of changed runs of each transaction."""

@@ -22,7 +22,7 @@ FAILED_STATES = (
 )
 _PAGE_SIZE = 500
 # Rendered as literals: a database uses a partial index only for a query that repeats its condition.
-_IS_FAILED = deliveries.c.state.in_(
+IS_FAILED = deliveries.c.state.in_(
     bindparam("failed_states", list(FAILED_STATES), expanding=True, literal_execute=True)
 )
 # Dead records of a failed delivery are replayed and discarded together with it.
@@ -63,9 +63,7 @@ def group_failures(
 
 def count_failed(database: Database, delivery_filter: DeliveryFilter) -> int:
     """Count the deliveries that `discard_deliveries` would discard; raises StoreUnavailable."""
-    statement = (
-        select(func.count()).select_from(deliveries).where(_IS_FAILED, *where_clauses(delivery_filter))
-    )
+    statement = select(func.count()).select_from(deliveries).where(IS_FAILED, *where_clauses(delivery_filter))
     return int(database.read(statement)[0][0])
 
 
@@ -85,14 +83,12 @@ def discard_deliveries(
     Deliveries that a replay requeued meanwhile are skipped.
     """
     position = tuple_(deliveries.c.received_at, deliveries.c.id)
-    page = select(deliveries.c.received_at, deliveries.c.id).where(
-        _IS_FAILED, *where_clauses(delivery_filter)
-    )
+    page = select(deliveries.c.received_at, deliveries.c.id).where(IS_FAILED, *where_clauses(delivery_filter))
     page = page.order_by(deliveries.c.received_at, deliveries.c.id).limit(_PAGE_SIZE)
     rows = database.read(page)
     while rows:
         ids = sorted(row.id for row in rows)
-        change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_FAILED)
+        change = update(deliveries).where(deliveries.c.id.in_(ids), IS_FAILED)
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         values = {"state": DeliveryState.DISCARDED, "discard_reason": reason, "settled_at": settled_at}
         yield database.execute(change.values(values))
@@ -159,9 +155,7 @@ def _group_deliveries(
         select(
             *group, literal("").label("sink"), *_build_aggregates(deliveries.c.received_at, deliveries.c.id)
         )
-        .where(
-            or_(_IS_FAILED, deliveries.c.state == DeliveryState.DISCARDED) if with_discarded else _IS_FAILED
-        )
+        .where(or_(IS_FAILED, deliveries.c.state == DeliveryState.DISCARDED) if with_discarded else IS_FAILED)
         .where(*where_clauses(delivery_filter))
         .group_by(*group)
     )

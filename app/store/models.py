@@ -31,6 +31,15 @@ class SinkOutcomeState(StrEnum):
     DEAD = "dead"
 
 
+class AttributionSource(StrEnum):
+    """The places where a worker finds the account or the run of a delivery that names none."""
+
+    RUN = "run"
+    WEBHOOK = "webhook"
+    RECORD = "record"
+    OPEN_RUN = "open_run"
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -86,10 +95,24 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Attribution:
+    """The account and the run of a delivery, and the places where they were found.
+
+    account, run: "" if unknown. sources: an AttributionSource, or "" if the event itself names the id.
+    """
+
+    account: str
+    run: str
+    account_source: str = ""
+    run_source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StateChange:
     """The new state of a delivery after an attempt. due_at: next attempt of a pending delivery.
 
     replaced_characters: characters of its records that no database can store; they became U+FFFD.
+    attribution: None if the event itself names its account and run.
     """
 
     delivery_id: UUID
@@ -98,6 +121,7 @@ class StateChange:
     reason: str
     due_at: datetime
     replaced_characters: int = 0
+    attribution: Attribution | None = None
 
 
 def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:

@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, Row, Text, bindparam, case, func, or_, select, update
 
 from app.database.engine import Database
-from app.store.envelope_columns import ENVELOPE_COLUMNS, to_envelope
-from app.store.models import Delivery, DeliveryState, StateChange
+from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
+from app.store.models import Attribution, Delivery, DeliveryState, StateChange
 from app.store.schema import deliveries
 
 # For queries by id. Not `state = 'pending'`: if its statistics are older than the backlog, PostgreSQL would
@@ -21,6 +21,7 @@ _DELIVERY_COLUMNS = (
     deliveries.c.id,
     deliveries.c.received_at,
     *ENVELOPE_COLUMNS,
+    *SOURCE_COLUMNS,
     deliveries.c.body_bytes,
     deliveries.c.attempts,
     deliveries.c.lost_attempts,
@@ -39,6 +40,10 @@ _STATE_CHANGE_STATEMENT = (
         due_at=bindparam("new_due_at"),
         leased_until=bindparam("new_leased_until"),
         settled_at=bindparam("new_settled_at"),
+        **{
+            name: func.coalesce(bindparam(f"new_{name}", type_=Text), deliveries.c[name])
+            for name in ("integrated_account_id", "sync_job_run_id", "account_source", "run_source")
+        },
     )
 )
 
@@ -199,11 +204,21 @@ def write_state_changes(
             # Leased until it is due: a job that is already queued must not skip the backoff.
             "new_leased_until": state_change.due_at if state_change.state == DeliveryState.PENDING else None,
             "new_settled_at": None if state_change.state == DeliveryState.PENDING else now,
+            **_attribution_parameters(state_change.attribution),
         }
         for state_change in sorted(state_changes, key=lambda state_change: state_change.delivery_id)
     ]
     if rows:
         connection.execute(_STATE_CHANGE_STATEMENT, rows)
+
+
+def _attribution_parameters(attribution: Attribution | None) -> dict[str, str | None]:
+    return {
+        "new_integrated_account_id": attribution.account if attribution else None,
+        "new_sync_job_run_id": attribution.run if attribution else None,
+        "new_account_source": attribution.account_source if attribution else None,
+        "new_run_source": attribution.run_source if attribution else None,
+    }
 
 
 def _to_delivery(row: Row[Any]) -> Delivery:

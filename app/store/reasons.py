@@ -50,6 +50,7 @@ class Reason(StrEnum):
     NOT_OBJECT = "not_object", "data", "the body is JSON, but not an object", _DISCARD_BODY
     NO_EVENT = "no_event", "data", "the body names no event", _DISCARD_BODY
     NAME_TOO_LONG = "name_too_long", "data", "a name or an id in the body is too long", _DISCARD_BODY
+    NO_RESOURCE = "no_resource", "data", "the body is a batch that names no resource", _DISCARD_BODY
     NO_RECORDS = "no_records", "data", "the body is a batch without records", _DISCARD_BODY
     # Records that no sink can store: dead records.
     TOO_DEEP = "too_deep", "data", "the records are nested too deeply", _DISCARD_RECORDS
@@ -67,6 +68,12 @@ class Reason(StrEnum):
         f'set missing_key = "hash" in their route, {_REPLAY_RECORDS}',
     )
     # Deliveries that were not written.
+    NO_ACCOUNT = (
+        "no_account",
+        "data",
+        "neither the event, its run nor the routes file names the integrated account",
+        f"name the account in the routes file, {_REPLAY}",
+    )
     NO_ROUTE = "no_route", "data", "no route matches the delivery", f"add a route for it, {_REPLAY}"
     AFTER_STOP = (
         "after_stop",
@@ -124,7 +131,7 @@ _STATE_EXPLANATIONS = {
         "the delivery cannot be written to its sinks", f"fix the cause that the reason names, {_REPLAY}"
     ),
     DeliveryState.QUARANTINED: Explanation(
-        "the delivery has a valid signature, but its body is unreadable", _DISCARD_BODY
+        "the delivery has a valid signature, but cannot be read or attributed", _DISCARD_BODY
     ),
     DeliveryState.REFUSED: Explanation(
         "one of your policies refused the run, and the receiver asked Truto to stop it"
@@ -142,6 +149,10 @@ _STATES_WITHOUT_REASON = (
 # The same codes as for a whole body.
 _RECORD_EXPLANATIONS = {
     Reason.NOT_JSON: Explanation("the records are not valid JSON", _DISCARD_RECORDS),
+    Reason.NO_ACCOUNT: Explanation(
+        "the records name no integrated account at the path of their route",
+        f"correct `account` in the route, {_REPLAY_RECORDS}",
+    ),
     Reason.NOT_OBJECT: Explanation(
         "the records are not objects", f'set non_object = "wrap" in their route, {_REPLAY_RECORDS}'
     ),

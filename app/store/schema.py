@@ -84,6 +84,9 @@ deliveries = Table(
     _text_column("resource"),
     _text_column("method"),
     Column("created_at", UtcDateTime),
+    # An AttributionSource if a worker found the account or the run elsewhere; "" if they are the event's own.
+    _text_column("account_source"),
+    _text_column("run_source"),
     # A DeliveryState. quarantined and refused are set on arrival, discarded by an operator, all others by
     # workers.
     Column("state", SafeText, nullable=False),

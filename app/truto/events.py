@@ -4,7 +4,7 @@ The web process reads every body with it, so its cost is part of each answer.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,14 +13,15 @@ import msgspec
 from msgspec.structs import asdict
 
 from app.errors import UnreadableDelivery
-from app.truto.coerce import as_object, as_text, as_time, read_members, read_span
+from app.truto.coerce import as_text, as_time, read_members, read_span
+from app.truto.id_places import find_account, find_id
 from app.truto.json_scanner import scan_document, scan_object
 
 RECORD_EVENT = "sync_job_run:record"
 RECORD_ERROR_EVENT = "sync_job_run:record_error"
 # These are columns of indexes, and PostgreSQL limits the bytes of an index row. Ids have 36 characters.
 _INDEXED_FIELDS = ("sync_job_run_id", "integrated_account_id", "resource", "method")
-_MAX_NAME_CHARS = 200
+MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class _Payload(msgspec.Struct):
     sync_job_run: Any = None
     sync_job: Any = None
     integrated_account: Any = None
+    args: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -120,6 +122,7 @@ def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Env
     name = as_text(event.get("event")) or as_text(event.get("eventType"))
     if not name or isinstance(event.get("event"), int | float):
         raise UnreadableDelivery("no_event", "the body has no event name")
+    resource = find_id(payload, "resource")
     envelope = Envelope(
         event_id=as_text(event.get("id")),
         event=name,
@@ -127,32 +130,23 @@ def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Env
         webhook_id=as_text(event.get("webhook_id")),
         environment_id=as_text(event.get("environment_id")),
         sync_job_run_id=_find_run_id(name, payload),
-        sync_job_id=_find_text(payload, "sync_job_id", "sync_job"),
-        integrated_account_id=_find_text(payload, "integrated_account_id", "integrated_account"),
-        resource=_find_text(payload, "resource"),
-        method=_find_text(payload, "method"),
+        sync_job_id=find_id(payload, "sync_job_id", "sync_job"),
+        integrated_account_id=_find_account_id(name, payload, resource),
+        resource=resource,
+        method=find_id(payload, "method"),
     )
     for field in _INDEXED_FIELDS:
-        if len(getattr(envelope, field)) > _MAX_NAME_CHARS:
-            raise UnreadableDelivery("name_too_long", f"{field} has more than {_MAX_NAME_CHARS} characters")
+        if len(getattr(envelope, field)) > MAX_NAME_CHARS:
+            raise UnreadableDelivery("name_too_long", f"{field} has more than {MAX_NAME_CHARS} characters")
     return envelope
 
 
+def _find_account_id(event: str, payload: Mapping[str, Any], resource: str) -> str:
+    account = find_account(payload, resource)
+    return account or (as_text(payload.get("id")) if event.startswith("integrated_account:") else "")
+
+
 def _find_run_id(event: str, payload: Mapping[str, Any]) -> str:
-    run_id = _find_text(payload, "sync_job_run_id", "sync_job_run")
+    run_id = find_id(payload, "sync_job_run_id", "sync_job_run")
     is_lifecycle = event.startswith("sync_job_run:") and event not in (RECORD_EVENT, RECORD_ERROR_EVENT)
     return run_id or (as_text(payload.get("id")) if is_lifecycle else "")
-
-
-def _find_text(payload: Mapping[str, Any], name: str, nested: str = "") -> str:
-    """Return a member from any place where Truto may put it; the exact places are unconfirmed."""
-    if text := as_text(payload.get(name)):
-        return text
-    return next(filter(None, _list_candidates(payload, name, nested)), "")
-
-
-def _list_candidates(payload: Mapping[str, Any], name: str, nested: str) -> Iterator[str]:
-    for place in (payload, as_object(payload.get("meta")), as_object(payload.get("sync_job_run"))):
-        yield as_text(place.get(name))
-    inner = payload.get(nested)
-    yield as_text(as_object(inner).get("id")) or as_text(inner)

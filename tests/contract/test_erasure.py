@@ -205,13 +205,54 @@ def test_deliveries_without_an_account_belong_to_the_account_of_their_run(
 ) -> None:
     delivered.deliver("0", "started", id="r")
     nameless = delivered.deliver("1", integrated_account_id="", records=[{"id": "1", "name": "Ada"}])
+    assert delivered.count_rows_by_account() == {"a1": 1}
     stranger = delivered.deliver("2", integrated_account_id="", sync_job_run_id="", records=[{"id": "2"}])
 
     erased = make_erasure(delivered, redis).erase_data()
 
     assert not delivered.read_bodies()[nameless]
     assert delivered.read_bodies()[stranger]
+    assert not erased.unreached
+    assert delivered.count_rows_by_account() == {}
+
+
+def test_rows_that_a_route_wrote_without_an_account_are_reported(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    [route] = delivered.routes.routes
+    routes = delivered.routes.model_copy(update={"routes": (route.model_copy(update={"account": ""}),)})
+    delivered.put("0", "started", id="r", integrated_account_id="")
+    nameless = delivered.put("1", integrated_account_id="", records=[{"id": "1", "name": "Ada"}])
+    DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([nameless])
+    delivered.deliver("2", "completed", id="r")
+
+    erased = make_erasure(delivered, redis).erase_data()
+
+    assert not delivered.read_bodies()[nameless]
     assert erased.unreached.keys() == {"rows without an account"}
+
+
+def test_a_delivery_with_records_of_several_accounts_is_erased_for_each(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    [route] = delivered.routes.routes
+    routes = delivered.routes.model_copy(update={"routes": (route.model_copy(update={"account": "of"}),)})
+    records = [[{"id": "1", "of": account} for account in pair] for pair in (("a1", "ä2"), ("a3", "a4"))]
+    mixed, other = (
+        delivered.put(str(number), integrated_account_id="", records=pair)
+        for number, pair in enumerate(records)
+    )
+    DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed, other])
+    assert delivered.count_rows_by_account() == {"a1": 1, "ä2": 1, "a3": 1, "a4": 1}
+    erasure = make_erasure(delivered, redis, account="ä2")
+
+    assert erasure.count_data().counts["bodies"] == 1
+    erased = erasure.erase_data()
+
+    assert not erased.unreached
+    bodies = delivered.read_bodies()
+    assert (bool(bodies[mixed]), bool(bodies[other])) == (False, True)
+    assert delivered.count_rows_by_account() == {"a1": 1, "a3": 1, "a4": 1}
 
 
 class BlockingSink:

@@ -56,7 +56,7 @@ def deliver(store: Database, store_url: str, tmp_path_factory: pytest.TempPathFa
 
 def put(store: Database, number: int, *records: str, resource: str = "crm/contacts") -> UUID:
     about = {"event": "sync_job_run:record", "id": f"e{number}", "created_at": "2026-11-24T10:00:00Z"}
-    what = {"sync_job_run_id": "r", "resource": resource, "method": "list"}
+    what = {"sync_job_run_id": "r", "integrated_account_id": "a", "resource": resource, "method": "list"}
     payload = json.dumps(what)[:-1] + f', "records": [{", ".join(records)}]}}'
     return put_body(store, number, f'{json.dumps(about)[:-1]}, "payload": {payload}}}'.encode())
 

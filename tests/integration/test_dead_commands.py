@@ -62,6 +62,20 @@ def test_without_failures_the_list_is_empty(seeded: SeededStore) -> None:
     assert seeded.run_json("dead", "list") == {"failures": []}
 
 
+def test_the_lines_that_name_an_account_are_shown_once(seeded: SeededStore) -> None:
+    for webhook, resource in (("w1", "crm/contacts"), ("w2", "crm/deals"), ("", "crm/deals")):
+        seeded.put(
+            "quarantined", "no_account", resource=resource, webhook_id=webhook, integrated_account_id=""
+        )
+
+    text = seeded.rapidbridge("dead", "list", code=1).stdout
+
+    assert fits_80_columns(text)
+    assert [text.count(f'id = "{webhook}"') for webhook in ("w1", "w2", "")] == [1, 1, 0]
+    assert text.count('account = "path.in.the.record"') == text.count('account = ""') == 1
+    assert text.count("--reason no_account") == 2
+
+
 def test_failures_are_listed_by_cause(seeded: SeededStore) -> None:
     seeded.put("settled")
     for _ in range(3):

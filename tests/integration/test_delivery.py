@@ -83,7 +83,8 @@ def setup(store: Database, store_url: str) -> Iterator[DeliverySetup]:
 
 
 def batch(records: str, **more: Any) -> str:
-    about = {"sync_job_run_id": "r", "resource": "crm/contacts", "method": "list", **more}
+    about = {"sync_job_run_id": "r", "integrated_account_id": "a", "resource": "crm/contacts"}
+    about |= {"method": "list", **more}
     return json.dumps(about)[:-1] + f', "records": {records}}}'
 
 
@@ -226,8 +227,9 @@ def test_other_events_are_settled_and_written_only_if_a_route_names_them(
 
 
 def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup) -> None:
-    current = '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}'
-    deleted_record = '{"resource": "crm/contacts", "record": {"id": "1"}}'
+    about = '"integrated_account_id": "a", "resource": "crm/contacts"'
+    current = f'{{{about}, "record": {{"id": "1", "name": "n"}}}}'
+    deleted_record = f'{{{about}, "record": {{"id": "1"}}}}'
 
     setup.deliver("record:created", current, id_="1", created_at="2026-11-24T10:00:00Z")
     setup.deliver("record:deleted", deleted_record, id_="2", created_at="2026-11-24T10:00:02Z")

@@ -24,6 +24,7 @@ from app.checks.store import (
     evaluate_clock,
     evaluate_database,
     evaluate_failing_sink,
+    evaluate_unattributed,
 )
 from app.checks.truto import evaluate_webhook
 from app.cli.doctor import result_lines
@@ -32,6 +33,7 @@ from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
 from app.database.diagnostics import DatabaseInfo
 from app.errors import QueueUnavailable
+from app.store.attribution import UnattributedDeliveries
 from app.store.failures import FailingSink
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
@@ -153,6 +155,17 @@ def test_a_clock_difference_is_reported(ahead_s: float, level: CheckLevel) -> No
 )
 def test_a_backlog_is_evaluated_by_its_age(age_s: float | None, level: CheckLevel) -> None:
     assert evaluate_backlog(age_s).level == level
+
+
+def test_deliveries_without_an_account_are_reported_by_webhook() -> None:
+    since = datetime(2026, 11, 24, 10, tzinfo=UTC)
+
+    named, unnamed = (evaluate_unattributed(UnattributedDeliveries(id_, 2, since)) for id_ in ("w", ""))
+
+    assert (named.check, named.level) == ("accounts", "fail")
+    assert "2 deliveries of webhook w since 2026-11-24 10:00 UTC" in named.message
+    assert "webhook (none)" in unnamed.message
+    assert "rapidbridge dead list" in named.advice
 
 
 def test_a_failing_sink_is_named_with_its_reason() -> None:

@@ -179,6 +179,19 @@ def test_a_run_that_may_start_is_recorded_as_open(gate_store: FakeGateStore) -> 
     assert gate_store.opened == [(run_update, NOW - timedelta(hours=6))]
 
 
+def test_the_account_of_a_webhook_counts_for_a_run_that_names_none(gate_store: FakeGateStore) -> None:
+    rules = '[[webhooks]]\nid = "w"\naccount = "A"\n[[refuse]]\nintegrated_account_id = "A"\nreason = "no"\n'
+    gate = gate_store.gate(SINK + rules)
+
+    def check(**members: str) -> str | None:
+        payload = {"id": "r", **members}
+        body = json.dumps({"event": "sync_job_run:started", "webhook_id": "w", "payload": payload}).encode()
+        return gate.find_refusal_reason(read_envelope(body), body, NOW)
+
+    assert check() == "no"
+    assert check(integrated_account_id="B") is None
+
+
 @pytest.mark.parametrize("unknown", ["id", "sync_job_id", "integrated_account_id"])
 def test_runs_with_missing_ids_do_not_overlap(gate_store: FakeGateStore, unknown: str) -> None:
     gate_store.other = "r0"

@@ -189,6 +189,10 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{NOTIFY}name = "a b"\n', "[[notify]] 1, name: invalid name; use letters"),
         (f'{NOTIFY}{NOTIFY.removeprefix(SINKS)}name = "notify-1"\n', "[[notify]] 2, name: notify-1 is used twice; give each"),
         (f"notify = [3]\n{SINKS}", "[[notify]] 1: 3 is not a table."),
+        (f'{SINKS}[[webhooks]]\nid = "w"\naccount = "a"\n[[webhooks]]\nid = "w"\naccount = "b"\n', "[[webhooks]] 2, id: w is used twice;"),
+        (f'{SINKS}[[webhooks]]\nid = "w"\n', "[[webhooks]] 1, account: missing; add account."),
+        (f'{SINKS}[[webhooks]]\nid = "w"\naccount = ""\n', "[[webhooks]] 1, account: "),
+        (f'{SINKS}[webhooks]\nid = "w"\n', "[webhooks]: this must be an array of tables; write [[webhooks]]."),
         (f"{SINKS}[notify]\n", "[notify]: this must be an array of tables; write [[notify]]."),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The monitor: watches runs, sinks and webhooks every five seconds."""
+"""The monitor: watches runs, sinks, webhooks and deliveries without an account, every five seconds."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,6 +13,7 @@ from app.errors import StoreUnavailable
 from app.redis.spool import Spool
 from app.store.runs import Runs
 from app.truto.client import TrutoClient
+from workers.background.attribution_monitor import AttributionMonitor
 from workers.background.loop import PeriodicTask
 from workers.background.run_monitor import RunMonitor
 from workers.background.sink_monitor import SinkMonitor
@@ -42,6 +43,7 @@ class Monitor(PeriodicTask):
             stalled_after_s=settings.stalled_after_minutes * 60,
         )
         self._sink_monitor = SinkMonitor(database)
+        self._attribution_monitor = AttributionMonitor(database)
         self._webhook_monitor = WebhookMonitor(database, settings, self._truto)
 
     def run_once(self) -> None:
@@ -50,6 +52,7 @@ class Monitor(PeriodicTask):
         self._truto.begin_round(now)
         self.run_step("runs", self._check_runs)
         self.run_step("sinks", lambda: self._sink_monitor.check_sinks(now=now))
+        self.run_step("attribution", lambda: self._attribution_monitor.check_deliveries(now=now))
         self.run_step("webhooks", lambda: self._webhook_monitor.check_webhooks(now=now))
 
     def close(self) -> None:

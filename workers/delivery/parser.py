@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
@@ -21,6 +22,7 @@ class ParsedDelivery:
     resource, method: matched by routes; the entity and action of an event without them.
     has_records: whether the event is a kind that carries records. records: (ordinal, value) of readable ones.
     reason: why the delivery is quarantined, else "". replaced_characters: characters that became U+FFFD.
+    accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
     body: decompressed. payload_is_record: as in `read_records`.
     """
 
@@ -34,6 +36,7 @@ class ParsedDelivery:
     reason: str = ""
     is_deletion: bool = False
     replaced_characters: int = 0
+    accounts: Mapping[int, str] = field(default_factory=dict)
     body: bytes = b""
     payload_is_record: bool = False
 
@@ -41,6 +44,24 @@ class ParsedDelivery:
     def record_count(self) -> int:
         """The number of records, readable or not."""
         return len(self.records) + len(self.unreadable)
+
+    def set_accounts(
+        self, accounts: Mapping[int, str], *, delivery_id: UUID, now: datetime
+    ) -> "ParsedDelivery":
+        """Return the delivery with the accounts of its records; a record without one is dead."""
+        without = [ordinal for ordinal, _ in self.records if ordinal not in accounts]
+        raw = self.read_raw_records(without)
+        message = "names no integrated account"
+        dead = [
+            DeadRecord(delivery_id, "", ordinal, Reason.NO_ACCOUNT, message, raw.get(ordinal, ""), now)
+            for ordinal in without
+        ]
+        return replace(
+            self,
+            accounts=accounts,
+            records=[record for record in self.records if record[0] in accounts],
+            unreadable=[*self.unreadable, *dead],
+        )
 
     def read_raw_records(self, ordinals: Sequence[int]) -> Mapping[int, str]:
         """Return the original JSON of these records by ordinal."""
@@ -65,6 +86,8 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
         return ParsedDelivery(
             resource, method, is_batch, run=run, reason=Reason.NO_RECORDS if is_batch else ""
         )
+    if is_batch and not envelope.resource:
+        return ParsedDelivery(resource, method, is_batch, run=run, reason=Reason.NO_RESOURCE)
     dead = [
         DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
         for record in batch.unreadable

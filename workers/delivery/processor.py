@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from app.clock import utc_now
 from app.config.routes import Route, Routes
 from app.database.engine import Database
-from app.errors import BodyPruned, JobTimeout, StoreUnavailable
+from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDelivery
 from app.logs import locate_error
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
@@ -21,6 +22,7 @@ from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason, reason_category
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
+from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.parser import ParsedDelivery, parse_delivery
 from workers.delivery.retry_policy import (
@@ -37,6 +39,9 @@ from workers.delivery.stopped_runs import StoppedRuns
 _LEASE_S = 40.0
 # A job starts no further delivery after this time, so that it ends well before its timeout.
 _JOB_TIME_LIMIT_S = 10.0
+# Truto sends lifecycle events by a queue of their own: the event that names the account may come later.
+_MAX_LIFECYCLE_DELAY = timedelta(minutes=5)
+_LIFECYCLE_POLL_S = 10.0
 
 log = structlog.get_logger()
 
@@ -50,7 +55,8 @@ class DeliveryProcessor:
     """Writes pending deliveries to their sinks and saves the results.
 
     name: the worker that leases the deliveries, by default this process. keep_late: do not write records
-    that were received after their run was stopped.
+    that were received after their run was stopped. to_open_run: attribute deliveries without a run to the
+    only open run of their webhook.
     """
 
     def __init__(
@@ -61,12 +67,14 @@ class DeliveryProcessor:
         *,
         name: str = "",
         keep_late: bool = False,
+        to_open_run: bool = False,
     ) -> None:
         self._name = name or format_worker_name(os.getpid())
         self._results = DeliveryResults(database)
         self._inbox = Inbox(database)
         self._pending = PendingDeliveries(database)
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
+        self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
         self._writer = SinkWriter(sinks)
         self._unfinished: Sequence[UUID] = ()
@@ -101,6 +109,7 @@ class DeliveryProcessor:
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
         finished = self._results.find_finished([d.id for d in leased if d.attempts > 1])
         bodies = BodyPrefetcher(self._inbox, leased)
+        self._attributor.load_runs(leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)
         results = []
@@ -125,10 +134,14 @@ class DeliveryProcessor:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
         try:
-            parsed = parse_delivery(delivery, bodies.read_body(delivery), now=utc_now())
-            return self._route_delivery(delivery, parsed, finished)
+            body = bodies.read_body(delivery)
+            attributed = self._attributor.attribute(delivery, body)
+            parsed = parse_delivery(attributed.delivery, body, now=utc_now())
+            return self._route_delivery(attributed, parsed, finished)
         except StoreUnavailable:
             raise
+        except UnreadableDelivery as error:
+            return DeliveryResult(finish(delivery, DeliveryState.QUARANTINED, 0, error.reason))
         except BodyPruned as error:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, error.reason))
         except JobTimeout:
@@ -146,8 +159,17 @@ class DeliveryProcessor:
             return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
 
     def _route_delivery(
-        self, delivery: Delivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
+        self, attributed: AttributedDelivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
+        delivery = attributed.delivery
+        if parsed.run:
+            self._attributor.add_run(parsed.run)
+            if self._stopped_runs:
+                self._stopped_runs.add_run(parsed.run)
+        if parsed.reason:
+            return _end(attributed, parsed, DeliveryState.QUARANTINED, parsed.reason)
+        if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
+            return _end(attributed, parsed, DeliveryState.LATE, Reason.AFTER_STOP)
         route = self._routes.find_route(
             event=delivery.envelope.event,
             resource=parsed.resource,
@@ -155,49 +177,65 @@ class DeliveryProcessor:
             account=delivery.envelope.integrated_account_id,
             has_records=parsed.has_records,
         )
-        result = DeliveryResult(
-            finish(delivery, DeliveryState.SETTLED, parsed.record_count),
-            run=parsed.run,
-            dead_records=parsed.unreadable,
-            record_errors=parsed.record_errors,
-        )
-        if self._stopped_runs and parsed.run:
-            self._stopped_runs.add_run(parsed.run)
-        if parsed.reason:
-            return replace(result, state_change=finish(delivery, DeliveryState.QUARANTINED, 0, parsed.reason))
-        if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
-            return replace(
-                result,
-                state_change=finish(delivery, DeliveryState.LATE, parsed.record_count, Reason.AFTER_STOP),
-            )
         if route is None and parsed.has_records:
-            return replace(
-                result,
-                state_change=finish(delivery, DeliveryState.UNROUTED, parsed.record_count, Reason.NO_ROUTE),
-            )
+            return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)
         if route is None:
-            return replace(result, state_change=finish(delivery, DeliveryState.SETTLED, 0))
-        return self._write_to_sinks(delivery, parsed, route, finished, result)
+            return _end(attributed, replace(parsed, records=()), DeliveryState.SETTLED)
+        if route.sinks and parsed.records and route.account != "":
+            attributed, parsed = attribute_records(attributed, parsed, route.account, now=utc_now())
+            if not (attributed.delivery.envelope.integrated_account_id or parsed.accounts):
+                return self._keep_without_account(attributed, parsed)
+        return self._write_to_sinks(attributed, parsed, route, finished)
+
+    def _keep_without_account(self, attributed: AttributedDelivery, parsed: ParsedDelivery) -> DeliveryResult:
+        now, delivery = utc_now(), attributed.delivery
+        quarantined = _end(attributed, parsed, DeliveryState.QUARANTINED, Reason.NO_ACCOUNT)
+        if not attributed.may_follow or now - delivery.received_at > _MAX_LIFECYCLE_DELAY:
+            return quarantined
+        waiting = replace(
+            reschedule(delivery, now, _LIFECYCLE_POLL_S),
+            records=parsed.record_count,
+            reason=Reason.NO_ACCOUNT,
+        )
+        return replace(quarantined, state_change=waiting)
 
     def _write_to_sinks(
         self,
-        delivery: Delivery,
+        attributed: AttributedDelivery,
         parsed: ParsedDelivery,
         route: Route,
         finished: Mapping[str, SinkOutcome],
-        result: DeliveryResult,
     ) -> DeliveryResult:
+        delivery = attributed.delivery
         attempts = self._writer.write(delivery, parsed, route, finished)
         self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
         outcomes = [attempt.outcome for attempt in attempts]
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
-        return replace(
-            result,
-            state_change=replace(change, replaced_characters=parsed.replaced_characters),
+        return DeliveryResult(
+            replace(
+                change,
+                replaced_characters=parsed.replaced_characters,
+                attribution=attributed.attribution,
+            ),
+            run=parsed.run,
             outcomes=outcomes,
             dead_records=[*parsed.unreadable, *(dead for a in attempts for dead in a.dead_records)],
+            record_errors=parsed.record_errors,
         )
+
+
+def _end(
+    attributed: AttributedDelivery, parsed: ParsedDelivery, state: DeliveryState, reason: str = ""
+) -> DeliveryResult:
+    """Return the result of a delivery that no sink receives."""
+    change = finish(attributed.delivery, state, parsed.record_count, reason)
+    return DeliveryResult(
+        replace(change, attribution=attributed.attribution),
+        run=parsed.run,
+        dead_records=parsed.unreadable,
+        record_errors=parsed.record_errors,
+    )
 
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:

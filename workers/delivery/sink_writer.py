@@ -4,11 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from app.clock import utc_now
 from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
-from app.sinks.base import Batch, Record, WriteResult
+from app.sinks.base import Batch, Record, RejectedRecord
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
@@ -64,25 +65,27 @@ class SinkWriter:
 
         The sinks after one that timed out are not written.
         """
-        batch = _build_batch(delivery, parsed)
+        batches = _build_batches(delivery, parsed)
         attempts: list[SinkAttempt] = []
         for name in route.sinks:
             if name in finished:
                 # Another sink's failure does not repeat a finished one.
                 attempts.append(SinkAttempt(finished[name]))
             elif any(attempt.has_timed_out for attempt in attempts):
-                attempts.append(_skip_sink(name, batch, parsed, cooldown_s=0.0))
+                attempts.append(_skip_sink(name, delivery.id, parsed, cooldown_s=0.0))
             else:
-                attempts.append(self._write_to_sink(name, batch, parsed, route))
+                attempts.append(self._write_to_sink(name, batches, parsed, route))
         return attempts
 
-    def _write_to_sink(self, name: str, batch: Batch, parsed: ParsedDelivery, route: Route) -> SinkAttempt:
-        now, began = utc_now(), time.monotonic()
+    def _write_to_sink(
+        self, name: str, batches: Sequence[Batch], parsed: ParsedDelivery, route: Route
+    ) -> SinkAttempt:
+        now, began, delivery_id = utc_now(), time.monotonic(), batches[0].delivery_id
         if cooldown_s := self._cooldown.remaining_s(name, now=began):
-            return _skip_sink(name, batch, parsed, cooldown_s=cooldown_s)
-        outcome = _make_outcome(name, batch, parsed, now)
+            return _skip_sink(name, delivery_id, parsed, cooldown_s=cooldown_s)
+        outcome = _make_outcome(name, delivery_id, parsed, now)
         try:
-            written = self._sinks.open(name).write(batch, route)
+            results = [self._sinks.open(name).write(batch, route) for batch in batches]
         except (SinkUnavailable, JobTimeout) as error:
             self._cooldown.record_failure(name, began=began, now=time.monotonic())
             return SinkAttempt(
@@ -104,16 +107,18 @@ class SinkWriter:
                 message=str(error),
             )
             return SinkAttempt(refused)
-        dead = _make_dead_records(name, batch, parsed, written, now)
-        return SinkAttempt(replace(outcome, written=written.written, dead=outcome.dead + len(dead)), dead)
+        rejected = [record for result in results for record in result.rejected]
+        dead = _make_dead_records(name, delivery_id, parsed, rejected, now)
+        written = sum(result.written for result in results)
+        return SinkAttempt(replace(outcome, written=written, dead=outcome.dead + len(dead)), dead)
 
 
-def _make_outcome(name: str, batch: Batch, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:
-    return SinkOutcome(batch.delivery_id, name, SinkOutcomeState.DONE, 0, len(parsed.unreadable), "", "", now)
+def _make_outcome(name: str, delivery_id: UUID, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:
+    return SinkOutcome(delivery_id, name, SinkOutcomeState.DONE, 0, len(parsed.unreadable), "", "", now)
 
 
-def _skip_sink(name: str, batch: Batch, parsed: ParsedDelivery, *, cooldown_s: float) -> SinkAttempt:
-    outcome = _make_outcome(name, batch, parsed, utc_now())
+def _skip_sink(name: str, delivery_id: UUID, parsed: ParsedDelivery, *, cooldown_s: float) -> SinkAttempt:
+    outcome = _make_outcome(name, delivery_id, parsed, utc_now())
     message = "not written: this sink, or another of the delivery, timed out recently"
     failing = replace(
         outcome, state=SinkOutcomeState.FAILING, reason=Reason.SINK_UNAVAILABLE, message=message
@@ -122,25 +127,34 @@ def _skip_sink(name: str, batch: Batch, parsed: ParsedDelivery, *, cooldown_s: f
 
 
 def _make_dead_records(
-    name: str, batch: Batch, parsed: ParsedDelivery, written: WriteResult, now: datetime
+    name: str, delivery_id: UUID, parsed: ParsedDelivery, rejected: Sequence[RejectedRecord], now: datetime
 ) -> list[DeadRecord]:
-    raw = parsed.read_raw_records([rejected.ordinal for rejected in written.rejected])
+    raw = parsed.read_raw_records([record.ordinal for record in rejected])
     return [
-        DeadRecord(batch.delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
-        for r in written.rejected
+        DeadRecord(delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
+        for r in rejected
     ]
 
 
-def _build_batch(delivery: Delivery, parsed: ParsedDelivery) -> Batch:
-    return Batch(
-        delivery_id=delivery.id,
-        received_at=delivery.received_at,
-        version=delivery.envelope.created_at or delivery.received_at,
-        resource=parsed.resource,
-        method=parsed.method,
-        account=delivery.envelope.integrated_account_id,
-        job=delivery.envelope.sync_job_id,
-        run=delivery.envelope.sync_job_run_id,
-        records=[Record(ordinal, value) for ordinal, value in parsed.records],
-        is_deletion=parsed.is_deletion,
-    )
+def _build_batches(delivery: Delivery, parsed: ParsedDelivery) -> list[Batch]:
+    """Return one batch for each account of the delivery's records."""
+    own_account = delivery.envelope.integrated_account_id
+    by_account: dict[str, list[Record]] = {} if parsed.accounts else {own_account: []}
+    for ordinal, value in parsed.records:
+        account = parsed.accounts.get(ordinal, own_account)
+        by_account.setdefault(account, []).append(Record(ordinal, value))
+    return [
+        Batch(
+            delivery_id=delivery.id,
+            received_at=delivery.received_at,
+            version=delivery.envelope.created_at or delivery.received_at,
+            resource=parsed.resource,
+            method=parsed.method,
+            account=account,
+            job=delivery.envelope.sync_job_id,
+            run=delivery.envelope.sync_job_run_id,
+            records=records,
+            is_deletion=parsed.is_deletion,
+        )
+        for account, records in by_account.items()
+    ]

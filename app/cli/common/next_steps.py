@@ -1,8 +1,9 @@
 """Commands for the next step after a failure, as lines that can be pasted."""
 
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from app.cli.common.messages import LINE_WIDTH
@@ -12,14 +13,30 @@ from app.store.reasons import RECORD, Reason, explain
 
 _CODE_PATTERN = re.compile(r"\w{1,40}")
 _INDENT = "    "
+_MAX_RULES = 5
 # Their remedy is a change of the routes file, which workers read at their start.
 _ROUTE_REASONS = (
     Reason.NO_ROUTE,
     Reason.NO_KEY,
+    Reason.NO_ACCOUNT,
     Reason.TABLE_RESERVED,
     Reason.TABLE_TAKEN,
     Reason.TABLE_COLLISION,
 )
+
+
+def account_rule_lines(webhook_ids: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of the routes file that name the accounts of these webhooks."""
+    if known_ids := [webhook_id for webhook_id in webhook_ids if webhook_id][:_MAX_RULES]:
+        yield "If a webhook serves one account, add to the routes file:"
+        for webhook_id in known_ids:
+            yield f"{_INDENT}[[webhooks]]"
+            yield f"{_INDENT}id = {json.dumps(webhook_id)}"
+            yield f'{_INDENT}account = "the integrated account"'
+    yield "If the records name their account, add its place to the route:"
+    yield f'{_INDENT}account = "path.in.the.record"'
+    yield "If you have a single customer, add an empty text:"
+    yield f'{_INDENT}account = ""'
 
 
 def group_command_lines(state: str, reason: str, example: UUID) -> Iterator[str]:

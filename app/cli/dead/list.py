@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,12 +11,14 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, make_filter_options
 from app.cli.common.messages import LINE_WIDTH
-from app.cli.common.next_steps import group_command_lines
+from app.cli.common.next_steps import account_rule_lines, group_command_lines
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, shorten
 from app.plural import format_count
+from app.store.attribution import find_unattributed
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
-from app.store.reasons import RECORD, explain
+from app.store.models import DeliveryState
+from app.store.reasons import RECORD, Reason, explain
 
 _DISCARDED = "discarded"
 _MAX_TEXT_WIDTH = 36
@@ -39,12 +41,18 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
     """
     delivery_filter = build_delivery_filter(options)
     with_discarded = with_discarded or _DISCARDED in delivery_filter.states
-    groups = group_failures(open_interactive_database(), delivery_filter, with_discarded=with_discarded)
+    database = open_interactive_database()
+    groups = group_failures(database, delivery_filter, with_discarded=with_discarded)
     if as_json:
         print_json({"failures": [_group_as_json(group) for group in groups]})
     else:
+        unattributed: Sequence[str] = [webhook.webhook_id for webhook in find_unattributed(database)]
         for group in groups:
-            for line in _group_lines(group):
+            webhook_ids: Sequence[str] = ()
+            if group.state == DeliveryState.QUARANTINED and group.reason == Reason.NO_ACCOUNT:
+                # The lines of the routes file are shown once.
+                webhook_ids, unattributed = unattributed, ()
+            for line in _group_lines(group, webhook_ids):
                 click.echo(line)
         if not groups:
             click.echo("No failures.")
@@ -60,7 +68,8 @@ def _group_as_json(group: FailureGroup) -> dict[str, object]:
     }
 
 
-def _group_lines(group: FailureGroup) -> Iterator[str]:
+def _group_lines(group: FailureGroup, webhook_ids: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of one group. webhook_ids: of the deliveries, if their account is unknown."""
     resource = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
     reason = shorten(group.reason, _MAX_TEXT_WIDTH)
     if group.state == RECORD:
@@ -76,6 +85,8 @@ def _group_lines(group: FailureGroup) -> Iterator[str]:
     text = "; ".join(filter(None, (explanation.meaning, advice)))
     yield from textwrap.wrap(f"{text}.", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
     if not group.discard_reason:
+        for line in account_rule_lines(webhook_ids) if webhook_ids else ():
+            yield f"  {line}"
         for line in group_command_lines(group.state, group.reason, group.example):
             yield f"  {line}"
 

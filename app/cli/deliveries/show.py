@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -29,12 +29,18 @@ from app.database.engine import Database
 from app.plural import format_count
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow, read_delivery_detail
 from app.store.inbox import Inbox
-from app.store.models import SinkOutcome
+from app.store.models import AttributionSource, SinkOutcome
 from app.store.reasons import explain
 from app.truto.events import decode_body
 
 _LABEL_WIDTH = 14
 _MAX_SINK_WIDTH, _MAX_REASON_WIDTH = 14, 20
+_SOURCES: Mapping[str, str] = {
+    AttributionSource.RUN: "from the run",
+    AttributionSource.WEBHOOK: "from [[webhooks]]",
+    AttributionSource.RECORD: "from the records",
+    AttributionSource.OPEN_RUN: "the only open run",
+}
 _COLOURS = {"settled": "green", "dead": "red", "quarantined": "red", "unrouted": "yellow", "late": "yellow"}
 _SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 
@@ -120,9 +126,9 @@ def _envelope_fields(delivery: DeliveryRow) -> dict[str, str]:
         "event": delivery.event,
         "event id": delivery.event_id,
         "resource": f"{delivery.resource} {delivery.method}".strip(),
-        "run": delivery.sync_job_run_id,
+        "run": _format_id(delivery.sync_job_run_id, delivery.run_source),
         "job": delivery.sync_job_id,
-        "account": delivery.integrated_account_id,
+        "account": _format_id(delivery.integrated_account_id, delivery.account_source),
         "environment": delivery.environment_id,
         "webhook": delivery.webhook_id,
         "created": f"{format_time(delivery.created_at)} UTC" if delivery.created_at else "",
@@ -130,6 +136,13 @@ def _envelope_fields(delivery: DeliveryRow) -> dict[str, str]:
         "size": f"{delivery.body_bytes:,} bytes ({delivery.stored_bytes:,} stored), "
         + format_count(delivery.records, "record"),
     }
+
+
+def _format_id(id_: str, source: str) -> str:
+    """Return an id with the place where a worker found it, unless the event itself names it."""
+    if not source:
+        return id_
+    return f"{id_ or 'several'} ({_SOURCES.get(source, source)})"
 
 
 def _state_fields(detail: DeliveryDetail) -> dict[str, str]:

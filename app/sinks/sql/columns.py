@@ -7,6 +7,7 @@ from typing import Any
 
 from app.config.routes import ColumnConfig
 from app.sinks.sql.keys import to_json
+from app.truto.record_path import find_value
 
 _BIGINT = 2**63
 
@@ -24,24 +25,13 @@ def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict
     misfits: dict[str, str] = {}
     for name, column in columns.items():
         values[name] = None
-        value = _find_value(record, (column.path or name).split("."))
+        value = find_value(record, column.path or name)
         if value is not None:
             try:
                 values[name] = _CASTS[column.type](value)
             except _CastError as misfit:
                 misfits[name] = str(misfit)
     return values, misfits
-
-
-def _find_value(value: Any, path: list[str]) -> Any:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value
 
 
 def _cast_text(value: Any) -> str:
