@@ -50,7 +50,7 @@ class Plan:
     stop_after: float | None = None
     forged: int = 0
     pause_s: float = 0.0
-    encoding: Literal["hex", "base64"] = "hex"
+    encoding: Literal["base64", "hex"] = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
 
