@@ -1,7 +1,7 @@
 """Runs and their reconciliations as lines of text and as JSON."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,16 +13,22 @@ from app.cli.common.tables import format_table
 from app.plural import format_count
 from app.runs.gap_reasons import explain_gap
 from app.runs.reconciliation import Reconciliation, ResourceCounts
+from app.runs.unsent_events import find_unsent_events
 from app.store.runs import StoredRun
 
 _LABEL_WIDTH = 12
-_COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
+_COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow", "not_sent": "yellow"}
 _HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
 def format_verdict(reconciliation: Reconciliation) -> str:
     """Return the verdict, coloured on a terminal."""
-    return click.style(reconciliation.verdict, fg=_COLOURS.get(reconciliation.verdict))
+    return click.style(name_verdict(reconciliation.verdict), fg=_COLOURS.get(reconciliation.verdict))
+
+
+def name_verdict(verdict: str) -> str:
+    """Return a verdict as text has it: "not sent" for `not_sent`."""
+    return verdict.replace("_", " ")
 
 
 def format_status(run: StoredRun) -> str:
@@ -42,6 +48,7 @@ def run_lines(run: StoredRun, reconciliation: Reconciliation) -> Iterator[str]:
         "reconciled": f"{format_time(run.reconciled_at)} UTC" if run.reconciled_at else "",
         "refused": replace_control_chars(run.refusal_reason),
         "stop": _format_stop(run),
+        "not sent": _format_unsent_events(run, reconciliation),
     }
     yield from (f"  {name:{_LABEL_WIDTH}}{value}" for name, value in fields.items() if value)
     yield from resource_lines(reconciliation)
@@ -82,6 +89,7 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
         "webhook_id": run.webhook_id,
         "status": run.status or None,
         "verdict": reconciliation.verdict,
+        "not_sent": _list_unsent_events(run, reconciliation),
         "has_gaps": reconciliation.has_gaps,
         "refused": run.refusal_reason or None,
         "stop_reason": run.stop_reason or None,
@@ -96,6 +104,8 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
 
 def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
     yield from map(explain_gap, counts.gap_reasons)
+    if counts.in_flight:
+        yield f"{counts.in_flight:,} not arrived yet; missing if they do not arrive within 2 minutes"
     if counts.surplus:
         yield f"{counts.surplus:,} more arrived than Truto counted"
     if counts.late:
@@ -105,6 +115,21 @@ def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
     if len(counts.sinks) > 1:
         sinks = sorted(counts.sinks, key=lambda sink: str(sink.sink))
         yield "written by sink: " + ", ".join(f"{sink.sink} {sink.written:,}" for sink in sinks)
+
+
+def _list_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> Sequence[str]:
+    """Return the events that the run never sends.
+
+    The lifecycle events of a run that was first seen a moment ago may still arrive.
+    """
+    is_known = run.status or reconciliation.verdict == "not_sent"
+    return find_unsent_events(run) if is_known else ()
+
+
+def _format_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> str:
+    names = ", ".join(name.replace("_", " ") for name in _list_unsent_events(run, reconciliation))
+    reason = "left out by the run's events_to_send" if run.status else "no lifecycle event arrived"
+    return f"{names} ({reason})" if names else ""
 
 
 def _format_stop(run: StoredRun) -> str:

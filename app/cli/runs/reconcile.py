@@ -15,7 +15,7 @@ from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
 from app.cli.common.times import parse_time_option
-from app.cli.runs.formatting import run_as_json, run_lines
+from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
@@ -112,7 +112,7 @@ def _print_reconciliations(reconciled_runs: Sequence[ReconciledRun], *, only_gap
 def _summary_parts(reconciled_runs: Sequence[ReconciledRun]) -> Iterator[str]:
     yield format_count(len(reconciled_runs), "run")
     verdicts = Counter(reconciliation.verdict for _, reconciliation in reconciled_runs)
-    yield from (f"{number:,} {verdict}" for verdict, number in sorted(verdicts.items()))
+    yield from (f"{number:,} {name_verdict(verdict)}" for verdict, number in sorted(verdicts.items()))
     missing = sum(
         counts.missing for _, reconciliation in reconciled_runs for counts in reconciliation.resources
     )
