@@ -128,7 +128,7 @@ def _list_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> Seque
 
 def _format_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> str:
     names = ", ".join(name.replace("_", " ") for name in _list_unsent_events(run, reconciliation))
-    reason = "left out by the run's events_to_send" if run.status else "no lifecycle event arrived"
+    reason = "left out by events_to_send" if run.status else "no lifecycle event arrived"
     return f"{names} ({reason})" if names else ""
 
 
