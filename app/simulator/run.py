@@ -148,7 +148,7 @@ class SimulatedRun:
     def _send_forged_requests(self, total: int) -> None:
         for number in range(self._forged_sent, total):
             body = self._writer.write_run_event("updated", self.describe())[0]
-            wrong_signature = sign(body, f"not {self._plan.secret}")
+            wrong_signature = sign(body, f"not {self._plan.secret}", encoding=self._plan.encoding)
             self._sender.send_forged(body, (wrong_signature, "", "format=sha256,v=forged")[number % 3])
         self._forged_sent = total
 

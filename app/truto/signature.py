@@ -17,9 +17,9 @@ _MAX_HEADER_CHARS = 512
 
 
 def sign(
-    body: bytes, secret: str, *, encoding: Literal["base64", "hex"] = "base64", with_format: bool = True
+    body: bytes, secret: str, *, encoding: Literal["hex", "base64"] = "hex", with_format: bool = True
 ) -> str:
-    """Return the X-Truto-Signature header of a body, as Truto sends it."""
+    """Return the X-Truto-Signature header of a body. Truto itself sends base64."""
     mac = _compute_mac(body, secret)
     text = mac.hex() if encoding == "hex" else base64.b64encode(mac).decode()
     return f"format=sha256,v={text}" if with_format else f"v={text}"

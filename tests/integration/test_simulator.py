@@ -601,9 +601,23 @@ def test_the_command_exits_2_for_an_invalid_plan(words: tuple[str, str]) -> None
     assert receiver.bodies == []
 
 
-def test_ctrl_c_ends_the_command_during_its_runs(tmp_path: Path) -> None:
-    with running_receiver(lambda _event, _earlier: 503) as receiver:
-        words = ["simulate", "--url", receiver.url, "--secret", SECRET, "--runs", "4", "--parallel", "2"]
+@pytest.mark.parametrize(("http_status", "pause"), [(503, ()), (200, ("--pause", "3600"))])
+def test_ctrl_c_ends_the_command_during_its_runs(
+    tmp_path: Path, http_status: int, pause: tuple[str, ...]
+) -> None:
+    with running_receiver(lambda _event, _earlier: http_status) as receiver:
+        words = [
+            "simulate",
+            "--url",
+            receiver.url,
+            "--secret",
+            SECRET,
+            "--runs",
+            "4",
+            "--parallel",
+            "2",
+            *pause,
+        ]
         with subprocess.Popen(
             [sys.executable, "-m", "app.cli", *words],
             cwd=tmp_path,

@@ -20,8 +20,8 @@ HEX, BASE64 = MAC.hex(), base64.b64encode(MAC).decode()
 
 
 def test_signing_is_hmac_sha256_with_the_secrets_ascii_bytes() -> None:
-    assert sign(BODY, SECRET) == f"format=sha256,v={BASE64}"
-    assert sign(BODY, SECRET, encoding="hex", with_format=False) == f"v={HEX}"
+    assert sign(BODY, SECRET) == f"format=sha256,v={HEX}"
+    assert sign(BODY, SECRET, encoding="base64", with_format=False) == f"v={BASE64}"
 
 
 @pytest.mark.parametrize(
