@@ -329,6 +329,22 @@ def test_events_that_a_run_does_not_send_are_named(
     assert json.loads(as_json.stdout)["verdict"] == verdict.replace(" ", "_")
 
 
+def test_records_in_flight_are_named_and_no_gap(tmp_path: Path) -> None:
+    url, now = f"sqlite:///{tmp_path}/store.db", datetime.now(UTC)
+    store = open_database(url)
+    migrate(store)
+    run_json = json.dumps({"id": UNKNOWN, "resource_stats": {"crm/contacts": {"list": {"fetched": 3}}}})
+    Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, run_json))
+    store.close()
+
+    ran = RunningSimulation().rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="")
+
+    assert ran.returncode == 0
+    assert "completed, settling" in ran.stdout
+    assert "3 not arrived yet; missing if they do not arrive" in ran.stdout
+    assert ran.stdout.endswith("1 run, 1 settling, 0 records missing, 3 in flight.\n")
+
+
 HOSTILE = "\x1b[31mEVIL\x1b[0m\nfake line\x1b]0;title\x07"
 
 

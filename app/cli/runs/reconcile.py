@@ -113,10 +113,10 @@ def _summary_parts(reconciled_runs: Sequence[ReconciledRun]) -> Iterator[str]:
     yield format_count(len(reconciled_runs), "run")
     verdicts = Counter(reconciliation.verdict for _, reconciliation in reconciled_runs)
     yield from (f"{number:,} {name_verdict(verdict)}" for verdict, number in sorted(verdicts.items()))
-    missing = sum(
-        counts.missing for _, reconciliation in reconciled_runs for counts in reconciliation.resources
-    )
-    yield f"{format_count(missing, 'record')} missing"
+    resources = [counts for _, reconciliation in reconciled_runs for counts in reconciliation.resources]
+    yield f"{format_count(sum(counts.missing for counts in resources), 'record')} missing"
+    if in_flight := sum(counts.in_flight for counts in resources):
+        yield f"{in_flight:,} in flight"
 
 
 def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:
