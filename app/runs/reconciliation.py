@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
-from app.runs.unsent_events import find_unsent_events
+from app.runs.unsent_events import UnsentEvent, find_unsent_events
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.coerce import as_object
@@ -62,11 +62,15 @@ class ResourceCounts:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """The comparison of a whole run. record_errors: the sum over all resources."""
+    """The comparison of a whole run.
+
+    record_errors: the sum over all resources. unsent_events: events that the run does not send.
+    """
 
     verdict: Verdict
     resources: Sequence[ResourceCounts]
     record_errors: int
+    unsent_events: Sequence[UnsentEvent] = ()
 
     @property
     def has_gaps(self) -> bool:
@@ -76,7 +80,10 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True)
 class _ResourceFacts:
-    """The inputs for one resource and method. log: the totals of Truto's log."""
+    """The inputs for one resource and method.
+
+    log: the totals of Truto's log. is_sent: False if the run sends no records.
+    """
 
     pair: ResourceMethod
     expected: RecordCounts
@@ -84,6 +91,7 @@ class _ResourceFacts:
     groups: Sequence[BatchTotals]
     sinks: Sequence[SinkTotals]
     errors: int
+    is_sent: bool
 
     @property
     def is_uncounted(self) -> bool:
@@ -101,7 +109,9 @@ def reconcile_counts(run: StoredRun, totals: RunTotals, *, now: datetime | None 
 
     now: records of a run that was seen recently may still be in flight; None for a run without such records.
     """
-    is_quiet = now is None or bool(run.reconciled_at) or now - _last_seen_at(run) > _MAX_TRANSIT
+    last_seen_at = run.last_seen_at or run.first_seen_at
+    is_quiet = now is None or bool(run.reconciled_at) or now - last_seen_at > _MAX_TRANSIT
+    unsent_events = _list_unsent_events(run, totals, is_quiet=is_quiet)
     truto_stats = _read_truto_stats(run)
     groups, sinks = (
         _group_by_resource(totals.batches, truto_stats),
@@ -121,14 +131,22 @@ def reconcile_counts(run: StoredRun, totals: RunTotals, *, now: datetime | None 
             groups.get(pair, ()),
             sinks.get(pair, ()),
             errors.get(pair, 0),
+            is_sent="records" not in unsent_events,
         )
         resources.append(_count_resource(run, facts, is_quiet=is_quiet))
     pending = any(group.state == "pending" for group in totals.batches)
-    if not run.has_ended and is_quiet and not pending and "end" in find_unsent_events(run):
-        verdict: Verdict = "not_sent"
-    else:
-        verdict = _decide_verdict(run, resources, is_pending=pending, has_counts=_has_counts(expected))
-    return Reconciliation(verdict, resources, sum(errors.values()))
+    verdict = _decide_verdict(run, resources, is_pending=pending, has_counts=_has_counts(expected))
+    if verdict == "open" and is_quiet and not pending and "end" in unsent_events:
+        verdict = "not_sent"
+    return Reconciliation(verdict, resources, sum(errors.values()), unsent_events)
+
+
+def _list_unsent_events(run: StoredRun, totals: RunTotals, *, is_quiet: bool) -> Sequence[UnsentEvent]:
+    """Return the events that a run does not send; received ones are left out."""
+    # The lifecycle events of a run that was first seen a moment ago may still arrive.
+    unsent_events = find_unsent_events(run) if run.status or is_quiet else ()
+    received = {"records" if totals.batches else "", "record_errors" if totals.errors else ""}
+    return [event for event in unsent_events if event not in received]
 
 
 def has_truto_counts(run: StoredRun) -> bool:
@@ -150,10 +168,6 @@ def _choose_expected_stats(
 
 def _has_counts(stats: Mapping[ResourceMethod, RecordCounts]) -> bool:
     return any(counts.expected is not None for counts in stats.values())
-
-
-def _last_seen_at(run: StoredRun) -> datetime:
-    return run.last_seen_at or run.first_seen_at
 
 
 def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) -> ResourceCounts:
@@ -215,13 +229,8 @@ def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -
     if given_up:
         yield GapReason("given_up", given_up)
     if missing > given_up:
-        yield GapReason(_missing_code(run), missing - given_up)
-
-
-def _missing_code(run: StoredRun) -> str:
-    if "records" in find_unsent_events(run):
-        return "not_sent"
-    return run.status if run.status in ("stopped", "refused") else "unexplained"
+        code = run.status if run.status in ("stopped", "refused") else "unexplained"
+        yield GapReason(code if facts.is_sent else "not_sent", missing - given_up)
 
 
 def _decide_verdict(

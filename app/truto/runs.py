@@ -169,10 +169,10 @@ def sends_event(events_to_send: Sequence[str], action: str) -> bool:
 
     The list may have names with or without `sync_job_run:`, and `*` patterns: unconfirmed.
     """
-    names = (action, f"sync_job_run:{action}", "all")
-    return not events_to_send or any(
-        fnmatchcase(name, pattern) for name in names for pattern in events_to_send
-    )
+    if not events_to_send or "all" in events_to_send:
+        return True
+    names = (action, f"sync_job_run:{action}")
+    return any(fnmatchcase(name, pattern) for name in names for pattern in events_to_send)
 
 
 def strip_run_details(run_json: str) -> str:

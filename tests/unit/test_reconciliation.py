@@ -267,6 +267,17 @@ def test_records_that_a_run_does_not_send_are_a_gap_with_that_reason() -> None:
     assert list_gap_reasons(reconciliation) == [GapReason("not_sent", 100)]
 
 
+def test_records_that_arrived_are_not_among_the_events_that_are_not_sent() -> None:
+    stored_run = run(fetched(100), events_to_send=["started", "completed"])
+    totals = RunTotals(*_parts(landed(60)), {CONTACTS: 1})
+
+    reconciliation = reconcile_counts(stored_run, totals)
+
+    assert reconcile_counts(stored_run, RunTotals()).unsent_events == ["records", "record_errors"]
+    assert reconciliation.unsent_events == []
+    assert list_gap_reasons(reconciliation) == [GapReason("unexplained", 40)]
+
+
 _NO_COUNTS: list[Any] = [
     *(None, {}, [], "text", {"crm/contacts": []}, {"crm/contacts": None}, {"crm/contacts": {"fetched": 1}}),
     *(fetched("many"), fetched(-1), fetched(1.5), fetched(True), fetched(10**4000), fetched(1e300)),

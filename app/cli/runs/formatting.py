@@ -1,7 +1,7 @@
 """Runs and their reconciliations as lines of text and as JSON."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,6 @@ from app.cli.common.tables import format_table
 from app.plural import format_count
 from app.runs.gap_reasons import explain_gap
 from app.runs.reconciliation import Reconciliation, ResourceCounts
-from app.runs.unsent_events import find_unsent_events
 from app.store.runs import StoredRun
 
 _LABEL_WIDTH = 12
@@ -89,7 +88,7 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
         "webhook_id": run.webhook_id,
         "status": run.status or None,
         "verdict": reconciliation.verdict,
-        "not_sent": _list_unsent_events(run, reconciliation),
+        "not_sent": reconciliation.unsent_events,
         "has_gaps": reconciliation.has_gaps,
         "refused": run.refusal_reason or None,
         "stop_reason": run.stop_reason or None,
@@ -117,17 +116,8 @@ def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
         yield "written by sink: " + ", ".join(f"{sink.sink} {sink.written:,}" for sink in sinks)
 
 
-def _list_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> Sequence[str]:
-    """Return the events that the run never sends.
-
-    The lifecycle events of a run that was first seen a moment ago may still arrive.
-    """
-    is_known = run.status or reconciliation.verdict == "not_sent"
-    return find_unsent_events(run) if is_known else ()
-
-
 def _format_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> str:
-    names = ", ".join(name.replace("_", " ") for name in _list_unsent_events(run, reconciliation))
+    names = ", ".join(name.replace("_", " ") for name in reconciliation.unsent_events)
     reason = "left out by events_to_send" if run.status else "no lifecycle event arrived"
     return f"{names} ({reason})" if names else ""
 
