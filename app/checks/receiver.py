@@ -38,7 +38,10 @@ def check_receiver(settings: Settings, url: str, secret: WebhookSecret | None) -
         yield warn(_COMPONENT, "responds", message, "Set TRUTO_WEBHOOK_SECRET.")
         return
     body = _build_event(secret)
-    headers = {"Content-Type": "application/json", "X-Truto-Signature": sign(body, secret.value)}
+    headers = {
+        "Content-Type": "application/json",
+        "X-Truto-Signature": sign(body, secret.value, encoding="base64"),
+    }
     shown_url = redact_target_url(url)
     try:
         response = httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False)

@@ -45,8 +45,9 @@ _COLUMNS = ("resource", "method", "fetched", "arrived", "written", "dead", "miss
 def demo(records: int, *, as_json: bool, keep: bool) -> None:
     """Simulate runs against a temporary receiver and compare every row.
 
-    The runs include child resources, a run stopped midway, duplicates, events out of order, single and
-    batched record errors, and forged signatures. The receiver runs in a temporary folder.
+    The runs include child resources, a run stopped midway, duplicates, events out of order, pages after the
+    end of their run, single and batched record errors, signatures in base64 and hex, and forged ones. The
+    receiver runs in a temporary folder.
 
     Exit codes: 0 if nothing is missing, duplicated or different; else 1.
     """
@@ -94,7 +95,7 @@ def _make_plans(records: int, url: str, secret: str) -> list[Plan]:
     crm = (("crm/contacts", "list"), ("crm/accounts", "list"))
     tickets = (("ticketing/tickets", "list"), ("ticketing/comments", "list"))
     main_records, other_records = records // 2, records // 6
-    plan = Plan(url, secret, "demo", resources=crm, duplicates=0.1, reordering=0.2, changes=0.1)
+    plan = Plan(url, secret, "demo", resources=crm, duplicates=0.1, reordering=0.2, changes=0.1, overtaken=2)
     return [
         # Two runs at a time, on two accounts: the third sends the records of the first again.
         replace(plan, records=main_records, runs=3, accounts=2, parallel=2, record_errors=6, forged=9),
@@ -106,7 +107,7 @@ def _make_plans(records: int, url: str, secret: str) -> list[Plan]:
             resources=tickets,
             record_errors=40,
             batched_errors=True,
-            encoding="base64",
+            encoding="hex",
             with_format=False,
         ),
     ]

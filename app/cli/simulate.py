@@ -1,6 +1,7 @@
 """rapidbridge simulate: simulated sync job runs."""
 
 import secrets
+import shlex
 import sys
 import textwrap
 from collections import Counter
@@ -14,6 +15,7 @@ import click
 from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json
+from app.cli.common.program import name_program
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
 from app.cli.local.development_secret import read_development_secret
@@ -22,6 +24,7 @@ from app.config.settings import read_environment, read_settings
 from app.errors import ConfigError
 from app.plural import format_count
 from app.simulator.api import SimulatedApi
+from app.simulator.event_writer import make_job_ids
 from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession
@@ -38,6 +41,10 @@ def _parse_resources(_context: click.Context, _option: click.Parameter, value: S
         (resource, method or "list") for resource, _, method in (text.partition(":") for text in value)
     )
     return pairs or DEFAULT_RESOURCES
+
+
+def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for text in value for name in text.split(","))))
 
 
 @click.command()
@@ -59,8 +66,17 @@ def _parse_resources(_context: click.Context, _option: click.Parameter, value: S
 @_share_option("--duplicates", help="Share of pages sent twice, 0 to 1.")
 @_share_option("--reordering", help="Share of pages sent after their successor.")
 @_share_option("--lost", help="Share of pages fetched, but never sent.")
-@_count_option("--late", help="Pages of each run sent after its end.")
+@_count_option("--overtaken", help="Pages of each run sent after its end, which counts them.")
+@_count_option("--late", help="Pages of each run sent after its end, which does not count them.")
 @click.option("--endless", is_flag=True, help="Send no event at the end of a run.")
+@click.option(
+    "--events-to-send",
+    multiple=True,
+    callback=_parse_events,
+    metavar="EVENTS",
+    help="Send only these events of the runs, such as started,record.  [default: all]",
+)
+@click.option("--v4", is_flag=True, help="Send batches as Truto's runtime V4: without ids and method.")
 @_share_option("--changes", help="Share of records sent again with changes.")
 @_count_option("--record-errors", help="Number of record errors.")
 @click.option("--batched-errors", is_flag=True, help="Send many record errors in one event.")
@@ -69,9 +85,11 @@ def _parse_resources(_context: click.Context, _option: click.Parameter, value: S
 )
 @_count_option("--forged", help="Number of requests with wrong signatures.")
 @click.option(
+    "--signature",
     "--encoding",
-    type=click.Choice(["hex", "base64"]),
-    default="hex",
+    "encoding",
+    type=click.Choice(["base64", "hex"]),
+    default="base64",
     show_default=True,
     help="Encoding of signatures.",
 )
@@ -136,6 +154,8 @@ def simulate(
         print_json(_reports_as_json(reports, answers))
     else:
         _print_reports(reports, answers)
+    if plan.v4:
+        _print_v4_hint(plan, reports)
     if any(report.dropped or report.status == "refused" for report in reports):
         sys.exit(1)
 
@@ -157,6 +177,7 @@ def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dic
         "runs": [
             {
                 "sync_job_run_id": report.sync_job_run_id,
+                "integrated_account_id": report.integrated_account_id,
                 "status": report.status,
                 "record_errors": report.record_errors,
                 "dropped": report.dropped,
@@ -183,4 +204,23 @@ def _print_reports(reports: Sequence[RunReport], answers: Counter[str]) -> None:
             click.echo(f"  {resource:22} {method:8} {fetched:>8,} fetched")
     click.echo(
         "Responses: " + ", ".join(f"{number:,} {answer}" for answer, number in sorted(answers.items())) + "."
+    )
+
+
+def _print_v4_hint(plan: Plan, reports: Sequence[RunReport]) -> None:
+    """Print how a receiver finds the account of V4 batches, which name none."""
+    accounts = sorted({report.integrated_account_id for report in reports})
+    if len(accounts) > 1:
+        click.echo(
+            f"V4 batches name no account, and one webhook cannot serve {len(accounts)}: the receiver may\n"
+            "quarantine them as no_account. Use --accounts 1.",
+            err=True,
+        )
+        return
+    command = name_program(f"rapidbridge simulate --v4 --seed {shlex.quote(plan.seed)}")
+    click.echo(
+        "V4 batches name no account. If the receiver quarantines them as no_account, add\n"
+        "these lines to its routes file, restart it, and repeat the same runs:\n\n"
+        f'[[webhooks]]\nid = "{make_job_ids(plan).webhook_id}"\naccount = "{accounts[0]}"\n\n{command}',
+        err=True,
     )

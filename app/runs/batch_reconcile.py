@@ -14,10 +14,12 @@ from app.store.runs import Runs, StoredRun
 ReconciledRun = tuple[StoredRun, Reconciliation]
 
 
-def reconcile_stored_runs(database: Database, runs: Sequence[StoredRun]) -> list[ReconciledRun]:
+def reconcile_stored_runs(
+    database: Database, runs: Sequence[StoredRun], *, now: datetime
+) -> list[ReconciledRun]:
     """Return runs with their reconciliations from the store alone; raises StoreUnavailable."""
     totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
-    return [(run, reconcile_counts(run, totals[run.sync_job_run_id])) for run in runs]
+    return [(run, reconcile_counts(run, totals[run.sync_job_run_id], now=now)) for run in runs]
 
 
 class BatchReconciler:

@@ -12,6 +12,7 @@ _EXPLANATIONS = {
     "quarantined": "missing: their page is unreadable; kept in the inbox",
     "stopped": "missing: the run was stopped before they were sent",
     "refused": "missing: the run was refused",
+    "not_sent": "not sent: the run's events_to_send leaves out records",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 

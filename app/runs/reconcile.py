@@ -28,24 +28,26 @@ def reconcile_run(
     try:
         if refresher and not (run.has_ended and has_truto_counts(run)):
             run = refresher.refresh(run.sync_job_run_id, now=now) or run
-        reconciliation = reconcile_stored(database, run)
-        if (
-            refresher
-            and run.has_ended
-            and (reconciliation.verdict == "unknown" or _has_unexplained_gap(reconciliation))
-        ):
+        reconciliation = reconcile_stored(database, run, now=now)
+        if refresher and run.has_ended and _needs_log(reconciliation):
             run = refresher.refresh_log(run, now=now)
     except (TrutoRefused, TrutoUnavailable) as error:
         on_error(error)
     # Read after the run: a delivery in between makes `mark_reconciled` fail instead of being missed.
-    return run, reconcile_stored(database, run)
+    return run, reconcile_stored(database, run, now=now)
 
 
-def reconcile_stored(database: Database, run: StoredRun) -> Reconciliation:
+def reconcile_stored(database: Database, run: StoredRun, *, now: datetime) -> Reconciliation:
     """Return a run's reconciliation from the store alone."""
-    return reconcile_counts(run, read_run_totals(database, [run.sync_job_run_id])[run.sync_job_run_id])
+    totals = read_run_totals(database, [run.sync_job_run_id])[run.sync_job_run_id]
+    return reconcile_counts(run, totals, now=now)
 
 
-def _has_unexplained_gap(reconciliation: Reconciliation) -> bool:
+def _needs_log(reconciliation: Reconciliation) -> bool:
+    """Whether Truto's log may have a missing count, or the reason of a gap."""
     codes = {reason.code for counts in reconciliation.resources for reason in counts.gap_reasons}
-    return bool(codes & {"unexplained", "stopped", "given_up", "quarantined"})
+    return (
+        reconciliation.verdict == "unknown"
+        or any(counts.in_flight for counts in reconciliation.resources)
+        or bool(codes & {"unexplained", "stopped", "given_up", "quarantined"})
+    )

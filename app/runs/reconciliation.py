@@ -4,8 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
+from app.runs.unsent_events import UnsentEvent, find_unsent_events
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.coerce import as_object
@@ -13,7 +15,10 @@ from app.truto.runs import RecordCounts, read_resource_stats
 
 ResourceMethod = tuple[str, str]
 _Group = TypeVar("_Group", BatchTotals, SinkTotals)
-Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused"]
+Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused", "not_sent"]
+# A page may arrive after the end of its run: Truto sends lifecycle events through a queue of their own, and
+# retries a page up to three times.
+_MAX_TRANSIT = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,8 @@ class GapReason:
 
     records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
     (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
-    no_account (not written, because their account is unknown), quarantined, stopped, refused, or unexplained.
+    no_account (not written, because their account is unknown), quarantined, stopped, refused, not_sent (the
+    run sends no records), or unexplained.
     """
 
     code: str
@@ -35,8 +41,8 @@ class ResourceCounts:
 
     fetched: Truto's count; None if it is unknown. written: in the sink that wrote the fewest. dead: in the
     sink with the most, including records of discarded deliveries. dropped: matched by a route without sinks.
-    missing: fetched, but not arrived. surplus: arrived, but not fetched. late: arrived after the run was
-    stopped. errors: record errors.
+    missing: fetched, but not arrived. in_flight: not arrived yet, so possibly on their way. surplus: arrived,
+    but not fetched. late: arrived after the run was stopped. errors: record errors.
     """
 
     resource: str
@@ -47,6 +53,7 @@ class ResourceCounts:
     dead: int
     dropped: int
     missing: int
+    in_flight: int
     surplus: int
     late: int
     errors: int
@@ -56,11 +63,15 @@ class ResourceCounts:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """The comparison of a whole run. record_errors: the sum over all resources."""
+    """The comparison of a whole run.
+
+    record_errors: the sum over all resources. unsent_events: events that the run does not send.
+    """
 
     verdict: Verdict
     resources: Sequence[ResourceCounts]
     record_errors: int
+    unsent_events: Sequence[UnsentEvent] = ()
 
     @property
     def has_gaps(self) -> bool:
@@ -70,7 +81,10 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True)
 class _ResourceFacts:
-    """The inputs for one resource and method. log: the totals of Truto's log."""
+    """The inputs for one resource and method.
+
+    log: the totals of Truto's log. is_sent: False if the run sends no records.
+    """
 
     pair: ResourceMethod
     expected: RecordCounts
@@ -78,13 +92,27 @@ class _ResourceFacts:
     groups: Sequence[BatchTotals]
     sinks: Sequence[SinkTotals]
     errors: int
+    is_sent: bool
+
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether a delivery arrived whose records are in no count."""
+        return any(
+            not group.records and group.state in ("quarantined", "dead", "discarded") for group in self.groups
+        )
 
 
 _UNKNOWN = RecordCounts(None, None)
 
 
-def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
-    """Compare the records that Truto fetched, that arrived and that the sinks wrote."""
+def reconcile_counts(run: StoredRun, totals: RunTotals, *, now: datetime | None = None) -> Reconciliation:
+    """Compare the records that Truto fetched, that arrived and that the sinks wrote.
+
+    now: records of a run that was seen recently may still be in flight; None for a run without such records.
+    """
+    last_seen_at = run.last_seen_at or run.first_seen_at
+    is_quiet = now is None or bool(run.reconciled_at) or now - last_seen_at > _MAX_TRANSIT
+    unsent_events = _list_unsent_events(run, totals, is_quiet=is_quiet)
     truto_stats = _read_truto_stats(run)
     groups, sinks = (
         _group_by_resource(totals.batches, truto_stats),
@@ -104,11 +132,22 @@ def reconcile_counts(run: StoredRun, totals: RunTotals) -> Reconciliation:
             groups.get(pair, ()),
             sinks.get(pair, ()),
             errors.get(pair, 0),
+            is_sent="records" not in unsent_events,
         )
-        resources.append(_count_resource(run, facts))
+        resources.append(_count_resource(run, facts, is_quiet=is_quiet))
     pending = any(group.state == "pending" for group in totals.batches)
     verdict = _decide_verdict(run, resources, is_pending=pending, has_counts=_has_counts(expected))
-    return Reconciliation(verdict, resources, sum(errors.values()))
+    if verdict == "open" and is_quiet and not pending and "end" in unsent_events:
+        verdict = "not_sent"
+    return Reconciliation(verdict, resources, sum(errors.values()), unsent_events)
+
+
+def _list_unsent_events(run: StoredRun, totals: RunTotals, *, is_quiet: bool) -> Sequence[UnsentEvent]:
+    """Return the events that a run does not send; received ones are left out."""
+    # The lifecycle events of a run that was first seen a moment ago may still arrive.
+    unsent_events = find_unsent_events(run) if run.status or is_quiet else ()
+    received = {"records" if totals.batches else "", "record_errors" if totals.errors else ""}
+    return [event for event in unsent_events if event not in received]
 
 
 def has_truto_counts(run: StoredRun) -> bool:
@@ -132,7 +171,7 @@ def _has_counts(stats: Mapping[ResourceMethod, RecordCounts]) -> bool:
     return any(counts.expected is not None for counts in stats.values())
 
 
-def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
+def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) -> ResourceCounts:
     arrived = sum(group.records for group in facts.groups)
     records: Counter[str] = Counter()
     for group in facts.groups:
@@ -140,7 +179,10 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
     fetched = facts.expected.expected
     # While a run is open, Truto's count differs from the arrived records.
     difference = fetched - arrived if run.has_ended and fetched is not None else 0
-    missing = max(0, difference)
+    # A page that Truto's log gives up, or that arrived unreadable, is not in flight.
+    not_arrived, given_up_pages = max(0, difference), facts.log.get("given_up", 0)
+    in_flight = 0 if is_quiet or facts.is_uncounted else max(0, not_arrived - given_up_pages)
+    missing = not_arrived - in_flight
     written = min((sink.written for sink in facts.sinks), default=0)
     discarded = [group for group in facts.groups if group.state == "discarded"]
     no_sinks = sum(group.records for group in discarded if not group.is_written)
@@ -168,6 +210,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
         dead=dead,
         dropped=records["dropped"],
         missing=missing,
+        in_flight=in_flight,
         surplus=max(0, -difference),
         late=sum(group.late for group in facts.groups),
         errors=facts.errors,
@@ -177,8 +220,8 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts) -> ResourceCounts:
 
 
 def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -> Iterator[GapReason]:
-    uncounted = {group.state for group in facts.groups if not group.records}
-    if uncounted & {"quarantined", "dead", "discarded"}:
+    if facts.is_uncounted:
+        uncounted = {group.state for group in facts.groups if not group.records}
         # No record of the delivery was counted: its body is unreadable, or it killed its workers.
         yield GapReason(
             "quarantined" if uncounted & {"quarantined", "dead"} else "discarded", missing or None
@@ -189,7 +232,7 @@ def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -
         yield GapReason("given_up", given_up)
     if missing > given_up:
         code = run.status if run.status in ("stopped", "refused") else "unexplained"
-        yield GapReason(code, missing - given_up)
+        yield GapReason(code if facts.is_sent else "not_sent", missing - given_up)
 
 
 def _decide_verdict(
@@ -199,7 +242,7 @@ def _decide_verdict(
         return "refused"
     if not run.has_ended:
         return "open"
-    if is_pending:
+    if is_pending or any(counts.in_flight for counts in resources):
         return "settling"
     if any(counts.missing or not _is_dead(reason) for counts in resources for reason in counts.gap_reasons):
         return "incomplete"

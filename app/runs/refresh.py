@@ -72,8 +72,9 @@ def _find_status_time(truto_run: SyncJobRun, stored_run: StoredRun | None, now: 
     if truto_run.status and is_final(truto_run.status):
         # A final status never changes: it may add counts that the last event left out.
         return max(truto_run.updated_at or truto_run.finished_at or stored_at or now, stored_at or _EPOCH)
-    if truto_run.updated_at is None and stored_run is None:
-        return now
+    if truto_run.updated_at is None and stored_at is None:
+        # No event has reported a status yet. One on its way is newer than the start of the run.
+        return truto_run.started_at or truto_run.created_at or now
     # An event still on its way may be newer than this response.
     return truto_run.updated_at
 

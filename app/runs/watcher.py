@@ -16,7 +16,7 @@ from app.store.runs import Runs
 # Truto updates its counts at this interval.
 _REFRESH_INTERVAL_S = 10.0
 _MAX_RUNS = 20
-_FINAL_VERDICTS = ("complete", "incomplete", "unknown", "refused")
+_FINAL_VERDICTS = ("complete", "incomplete", "unknown", "refused", "not_sent")
 # A run stays among the active ones for this long after its end.
 _SHOWN_AFTER_END = timedelta(minutes=1)
 
@@ -58,7 +58,7 @@ class RunWatcher:
         else:
             ended_since = utc_now() - _SHOWN_AFTER_END
             runs = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
-        self.runs = reconcile_stored_runs(self._database, runs)
+        self.runs = reconcile_stored_runs(self._database, runs, now=utc_now())
 
     def refresh_in_background(self) -> None:
         """Refresh the runs in a thread, unless a refresh is in progress or recent."""

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from app.simulator.event_writer import format_time
 from app.simulator.run import SimulatedRun
 from app.simulator.session import SimulationSession
-from app.simulator.simulated_webhooks import SimulatedWebhook, SimulatedWebhooks
+from app.simulator.simulated_webhooks import SimulatedWebhook, SimulatedWebhooks, find_unknown_events
 from app.truto.coerce import as_object, as_time
 
 ApiResponse = tuple[int, Mapping[str, Any]]
@@ -76,13 +76,19 @@ def _list_runs(session: SimulationSession, query: Mapping[str, str]) -> ApiRespo
 
 
 def _start_run(session: SimulationSession, body: Mapping[str, Any]) -> ApiResponse:
-    job, account = body.get("sync_job_id"), body.get("integrated_account_id")
+    job, account = body.get("sync_job_id"), body.get("integrated_account_id") or _find_account(body)
     if not (isinstance(job, str) and isinstance(account, str) and account):
         return 422, {"message": "sync_job_id and integrated_account_id are required"}
     if job not in {run.report.sync_job_id for run in session.runs}:
         return 404, {"message": "Sync job not found"}
     options = {name: body[name] for name in _RUN_OPTIONS if name in body}
     return 200, session.start(account=account, start_options=options).describe()
+
+
+def _find_account(body: Mapping[str, Any]) -> Any:
+    """Return the account among the arguments of a V4 job."""
+    args = as_object(body.get("args"))
+    return next((value for name, value in args.items() if name.endswith("integrated_account_id")), None)
 
 
 def _answer_log_request(session: SimulationSession, request: ApiRequest) -> ApiResponse:
@@ -151,6 +157,8 @@ def _create_webhook(webhooks: SimulatedWebhooks, body: Mapping[str, Any]) -> Api
     target_url, types = body.get("target_url"), body.get("event_types", [])
     if not (isinstance(target_url, str) and target_url and isinstance(types, list)):
         return 422, {"message": "target_url is required, event_types a list"}
+    if unknown := find_unknown_events(list(map(str, types))):
+        return 422, {"message": f"event_types: unknown event {', '.join(unknown)}"}
     webhook = webhooks.create(
         target_url, tuple(map(str, types)), is_active=body.get("is_active", True) is True
     )

@@ -1,12 +1,14 @@
 """Sender of a run's pages, which repeats, delays or loses some."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from random import Random
 
 from app.simulator.pages import Page
 from app.simulator.plan import Plan
 from app.simulator.report import EventLog, RunReport
+from app.truto.runs import sends_event
 from app.truto.webhook_sender import GIVEN_UP, WebhookSender
 
 
@@ -49,12 +51,27 @@ class PageSender:
             self._sender.send(body)
         self._duplicate_bodies = later
 
-    def send_late_pages(self) -> None:
-        """Send the delayed pages."""
-        while self._late_pages:
-            self._send_page(self._late_pages.popleft())
+    @property
+    def has_late_pages(self) -> bool:
+        """Whether pages are delayed."""
+        return bool(self._late_pages)
+
+    def send_late_page(self) -> None:
+        """Send the first delayed page."""
+        self._send_page(self._late_pages.popleft())
+
+    def count_overtaken(self) -> Counter[tuple[str, str]]:
+        """Return the records of delayed pages that Truto counts as persisted, by resource and method."""
+        overtaken: Counter[tuple[str, str]] = Counter()
+        for page in islice(self._late_pages, self._plan.overtaken):
+            overtaken[page.resource, page.method] += page.record_count
+        return overtaken
 
     def _lose_page(self, page: Page) -> bool:
+        if not sends_event(self._plan.events_to_send, "record"):
+            self._report.lost[page.resource, page.method] += page.record_count
+            self._progress(page.record_count)
+            return True
         # Draw no random number if no page can be lost: the option must not change the events of a seed.
         if not self._plan.lost or self._rng.random() >= self._plan.lost:
             return False
@@ -67,7 +84,7 @@ class PageSender:
         # A run may be stopped at any time, so its last pages are only known at its end.
         for page in pages:
             self._late_pages.append(page)
-            if len(self._late_pages) > self._plan.late:
+            if len(self._late_pages) > self._plan.overtaken + self._plan.late:
                 yield self._late_pages.popleft()
 
     def _send_page(self, page: Page) -> bool:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from app.simulator.event_writer import EventWriter
 from app.simulator.plan import Plan
@@ -47,8 +48,13 @@ def fetch_pages(
                     index, fresh = fresh, fresh + 1
                 revision = f"{ids['sync_job_run_id']}/{versions.get(index, 0)}"
                 records.append(make_record(resource, ids["integrated_account_id"], index, revision))
-            payload = {**ids, "resource": resource, "method": method, "records": records}
-            body, created_at = writer.write_run_event("record", {**payload, "meta": {"count": len(records)}})
+            payload: dict[str, Any] = {
+                "resource": resource,
+                "records": records,
+                "meta": {"count": len(records)},
+            }
+            payload |= {"retryAfter": None} if plan.v4 else {**ids, "method": method}
+            body, created_at = writer.write_run_event("record", payload)
             digests = {record["id"]: digest_record(record) for record in records}
             yield Page(resource, method, body, len(records), created_at, digests)
 

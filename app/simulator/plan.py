@@ -23,7 +23,9 @@ class Plan:
 
     records: the total of all runs. resources: (resource, method); `ticketing/comments` belong to the tickets
     of the same run. duplicates, reordering, lost: shares of pages that are sent twice, after the next one, or
-    never. late: pages of each run that are sent after its end. endless: no event reports the end of a run.
+    never. overtaken, late: pages of each run that are sent after its end; the end counts only overtaken ones
+    as persisted. endless: no event reports the end of a run. events_to_send: the only events of the runs that
+    are sent, () for all. v4: batches without ids and method, as Truto's runtime V4 sends them.
     changes: share of records that are newer versions of recently fetched records. record_errors: the total of
     all runs, in one event each, or batched. pause_s: before each page. stop_after: the share of its pages
     after which a run is stopped, or None. forged: requests without a valid signature, between the pages.
@@ -42,15 +44,18 @@ class Plan:
     duplicates: float = 0.0
     reordering: float = 0.0
     lost: float = 0.0
+    overtaken: int = 0
     late: int = 0
     endless: bool = False
+    events_to_send: tuple[str, ...] = ()
+    v4: bool = False
     changes: float = 0.0
     record_errors: int = 0
     batched_errors: bool = False
     stop_after: float | None = None
     forged: int = 0
     pause_s: float = 0.0
-    encoding: Literal["hex", "base64"] = "hex"
+    encoding: Literal["base64", "hex"] = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
 
@@ -75,7 +80,7 @@ def _find_problems(plan: Plan) -> Iterator[str]:
     for name in ("batch_size", "accounts", "runs", "parallel"):
         if getattr(plan, name) < 1:
             yield f"{name}: {getattr(plan, name)} is less than 1. Give 1 or more."
-    for name in ("records", "late", "record_errors", "forged", "first_backoff_s", "pause_s"):
+    for name in ("records", "overtaken", "late", "record_errors", "forged", "first_backoff_s", "pause_s"):
         if getattr(plan, name) < 0:
             yield f"{name}: {getattr(plan, name)} is less than 0. Give 0 or more."
     for name in ("duplicates", "reordering", "lost", "changes", "stop_after"):

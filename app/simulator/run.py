@@ -13,6 +13,7 @@ from app.simulator.page_sender import PageSender
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
 from app.simulator.report import EventLog, RunReport
+from app.truto.runs import sends_event
 from app.truto.signature import sign
 from app.truto.webhook_sender import SendOutcome, WebhookSender
 
@@ -102,12 +103,15 @@ class SimulatedRun:
         is_stopped = self._stop_requested.is_set() or plan.stop_after is not None
         self._finish("stopped" if is_stopped else "completed")
         if not plan.endless:
-            self._send_lifecycle_event(self.report.status)
-        self._page_sender.send_late_pages()
+            # Truto has no event `stopped`.
+            self._send_lifecycle_event("updated" if is_stopped else self.report.status)
+        while self._page_sender.has_late_pages:
+            self._stop_requested.wait(plan.pause_s)
+            self._page_sender.send_late_page()
 
     def _finish(self, status: str) -> None:
         # Truto reports the counts at the end of the run, so late pages are not in them.
-        self._persisted = self.report.persisted.copy()
+        self._persisted = self.report.persisted + self._page_sender.count_overtaken()
         self._finished_at = self._clock.now()
         self.report.status = status
 
@@ -129,6 +133,8 @@ class SimulatedRun:
                 self._send_record_error_event(error, [error])
 
     def _send_record_error_event(self, payload: Mapping[str, Any], errors: list[dict[str, Any]]) -> None:
+        if not sends_event(self._plan.events_to_send, "record_error"):
+            return
         outcome = self._sender.send(
             self._writer.write_run_event("record_error", {**self._build_ids(), **payload})[0]
         )
@@ -142,11 +148,13 @@ class SimulatedRun:
     def _send_forged_requests(self, total: int) -> None:
         for number in range(self._forged_sent, total):
             body = self._writer.write_run_event("updated", self.describe())[0]
-            wrong_signature = sign(body, f"not {self._plan.secret}")
+            wrong_signature = sign(body, f"not {self._plan.secret}", encoding=self._plan.encoding)
             self._sender.send_forged(body, (wrong_signature, "", "format=sha256,v=forged")[number % 3])
         self._forged_sent = total
 
     def _send_lifecycle_event(self, action: str) -> SendOutcome:
+        if not sends_event(self._plan.events_to_send, action):
+            return SendOutcome(0)
         body = self._writer.write_run_event(action, self.describe())[0]
         return self._sender.send(body, may_be_refused=action == "started")
 
@@ -166,20 +174,41 @@ class SimulatedRun:
             stats[resource][method] = {"fetched": fetched, "persisted": self._persisted[resource, method]}
         return {
             "id": report.sync_job_run_id,
-            "args": {},
             "sync_job_id": report.sync_job_id,
-            "integrated_account_id": report.integrated_account_id,
             "webhook_id": self._webhook_id,
             "status": report.status,
             "error_handling": "batch" if self._plan.batched_errors else "ignore",
             "ignore_previous_run": False,
+            "events_to_send": list(self._plan.events_to_send) or None,
+            **self._describe_account(),
             **self.start_options,
-            "version": 2 if self._plan.batched_errors else 1,
-            "resources": [
-                {"resource": resource, "method": method} for resource, method in self._plan.resources
-            ],
+            **self._describe_resources(),
             "resource_stats": stats,
             **self._format_times(),
+        }
+
+    def _describe_account(self) -> dict[str, Any]:
+        """Return the run's account: in V4 it is an argument, whose name the author of the job chooses."""
+        account = self.report.integrated_account_id
+        if not self._plan.v4:
+            return {"args": {}, "integrated_account_id": account}
+        unified_api, slash, _ = self._plan.resources[0][0].partition("/")
+        prefix = f"{unified_api}_" if slash and self._number % 2 else ""
+        return {"args": {f"{prefix}integrated_account_id": account}, "integrated_account_id": None}
+
+    def _describe_resources(self) -> dict[str, Any]:
+        nodes: list[dict[str, Any]] = [
+            {"resource": resource, "method": method} for resource, method in self._plan.resources
+        ]
+        if not self._plan.v4:
+            return {"version": 2 if self._plan.batched_errors else 1, "resources": nodes}
+        names = [f"fetch-{number}" for number in range(len(nodes))]
+        return {
+            "version": 4,
+            "resources": [
+                *({"name": name, "type": "request", **node} for name, node in zip(names, nodes, strict=True)),
+                {"name": "webhook", "type": "destination", "resources_to_persist": names},
+            ],
         }
 
     def _format_times(self) -> dict[str, str | None]:

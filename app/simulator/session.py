@@ -82,4 +82,7 @@ def simulate(
         except BaseException:
             # The pool waits for its threads: without this, Ctrl-C takes effect only after the last run.
             cancelled.set()
+            for run in session.runs:
+                # End the pauses between pages.
+                run.stop()
             raise

@@ -1,5 +1,6 @@
 """Webhooks of the simulated API: the plan's own and created ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -11,8 +12,22 @@ from app.simulator.plan import Plan
 from app.truto.signature import sign
 
 _TIMEOUT_S = 30.0
-_ACTIONS = ("created", "started", "updated", "completed", "failed", "stopped", "record", "record_error")
-_EVENT_TYPES = tuple(f"sync_job_run:{action}" for action in _ACTIONS)
+_RUN_EVENTS = tuple(
+    f"sync_job_run:{action}"
+    for action in (
+        *("created", "started", "updated", "completed", "failed", "deleted"),
+        *("rate_limited", "record", "record_error"),
+    )
+)
+
+
+def find_unknown_events(event_types: Sequence[str]) -> list[str]:
+    """Return the events of runs that Truto does not have, and may refuse to subscribe to: unconfirmed."""
+    return [
+        event
+        for event in event_types
+        if event.startswith("sync_job_run:") and "*" not in event and event not in _RUN_EVENTS
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +59,7 @@ class SimulatedWebhooks:
         self._clock = clock
         self._environment_id = job.environment_id
         self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # repeatable, no secret
-        own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_EVENT_TYPES)
+        own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_RUN_EVENTS)
         self._webhooks = {own.id: own}
 
     def get(self, webhook_id: str) -> SimulatedWebhook | None:

@@ -19,6 +19,10 @@ from app.truto.json_scanner import scan_document, scan_object
 
 RECORD_EVENT = "sync_job_run:record"
 RECORD_ERROR_EVENT = "sync_job_run:record_error"
+# Other events of `record:`, such as `record:meta`, are no changes of a record.
+_RECORD_CHANGE_EVENTS = ("record:created", "record:updated", "record:deleted")
+# Truto's documentation and examples spell the member in three ways.
+_EVENT_NAME_MEMBERS = ("event", "event_type", "eventType")
 # These are columns of indexes, and PostgreSQL limits the bytes of an index row. Ids have 36 characters.
 _INDEXED_FIELDS = ("sync_job_run_id", "integrated_account_id", "resource", "method")
 MAX_NAME_CHARS = 200
@@ -59,7 +63,8 @@ class _Payload(msgspec.Struct):
 class _Event(msgspec.Struct):
     id: Any = None
     event: Any = None
-    eventType: Any = None  # noqa: N815  # a spelling that Truto's test button may use: unconfirmed
+    event_type: Any = None
+    eventType: Any = None  # noqa: N815  # Truto's spelling
     created_at: Any = None
     webhook_id: Any = None
     environment_id: Any = None
@@ -74,7 +79,7 @@ _EVENT_DECODER = msgspec.json.Decoder(_Event)
 
 def has_records(event: str) -> bool:
     """Whether events of this name contain records."""
-    return event == RECORD_EVENT or event.startswith("record:")
+    return event == RECORD_EVENT or event in _RECORD_CHANGE_EVENTS
 
 
 def read_envelope(body: bytes) -> Envelope:
@@ -119,8 +124,8 @@ def _scan_event(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Envelope:
-    name = as_text(event.get("event")) or as_text(event.get("eventType"))
-    if not name or isinstance(event.get("event"), int | float):
+    name = _find_event_name(event)
+    if not name:
         raise UnreadableDelivery("no_event", "the body has no event name")
     resource = find_id(payload, "resource")
     envelope = Envelope(
@@ -144,6 +149,11 @@ def _build_envelope(event: Mapping[str, Any], payload: Mapping[str, Any]) -> Env
 def _find_account_id(event: str, payload: Mapping[str, Any], resource: str) -> str:
     account = find_account(payload, resource)
     return account or (as_text(payload.get("id")) if event.startswith("integrated_account:") else "")
+
+
+def _find_event_name(event: Mapping[str, Any]) -> str:
+    values = (event.get(member) for member in _EVENT_NAME_MEMBERS)
+    return next((as_text(value) for value in values if isinstance(value, str) and value.strip()), "")
 
 
 def _find_run_id(event: str, payload: Mapping[str, Any]) -> str:

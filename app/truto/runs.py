@@ -1,9 +1,10 @@
 """Sync job runs as Truto's lifecycle events and API describe them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -41,6 +42,10 @@ _Objects = Annotated[
 ]
 
 
+def _as_texts(value: Any) -> list[str] | None:
+    return list(filter(None, map(as_text, value))) if isinstance(value, list) else None
+
+
 def _as_version(value: Any) -> int | None:
     text = as_text(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
@@ -67,7 +72,8 @@ def _as_job(value: Any) -> SyncJob | None:
 class SyncJobRun(BaseModel):
     """One run of a sync job. Only the id is required; unknown fields and statuses are kept.
 
-    resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. Times are aware UTC.
+    resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. events_to_send: the only events that
+    the run sends; None or [] for all. Times are aware UTC.
     Source: docs/protocol.md, "The sync job run".
     """
 
@@ -84,6 +90,7 @@ class SyncJobRun(BaseModel):
     webhook_id: _Text = None
     error_handling: _Text = None
     ignore_previous_run: _Flag = None
+    events_to_send: Annotated[list[str] | None, BeforeValidator(_as_texts)] = None
     version: Annotated[int | None, BeforeValidator(_as_version)] = None
     resource_stats: _Object = None
     created_at: _Time = None
@@ -152,14 +159,31 @@ def is_final(status: str) -> bool:
     return status_rank(status) >= FINAL_RANK
 
 
+def read_events_to_send(run: Mapping[str, Any]) -> list[str]:
+    """Return the only events that a run sends, from its decoded JSON; [] for all."""
+    return _as_texts(run.get("events_to_send")) or []
+
+
+def sends_event(events_to_send: Sequence[str], action: str) -> bool:
+    """Whether a run sends `sync_job_run:<action>`; an empty list sends all.
+
+    The list may have names with or without `sync_job_run:`, and `*` patterns: unconfirmed.
+    """
+    if not events_to_send or "all" in events_to_send:
+        return True
+    names = (action, f"sync_job_run:{action}")
+    return any(fnmatchcase(name, pattern) for name in names for pattern in events_to_send)
+
+
 def strip_run_details(run_json: str) -> str:
-    """Reduce a run's JSON to Truto's record counts, which the run's totals need after an erasure."""
+    """Reduce a run's JSON to the members that its reconciliation needs after an erasure."""
+    run = as_object(json.loads(run_json))
+    events_to_send = read_events_to_send(run)
     stats: dict[str, dict[str, dict[str, int | None]]] = {}
-    for (resource, method), counts in read_resource_stats(
-        as_object(json.loads(run_json)).get("resource_stats")
-    ).items():
+    for (resource, method), counts in read_resource_stats(run.get("resource_stats")).items():
         stats.setdefault(resource, {})[method] = {"fetched": counts.fetched, "persisted": counts.persisted}
-    return json.dumps({"resource_stats": stats})
+    kept = {"resource_stats": stats} | ({"events_to_send": events_to_send} if events_to_send else {})
+    return json.dumps(kept)
 
 
 def read_resource_stats(resource_stats: Mapping[str, Any] | None) -> dict[tuple[str, str], RecordCounts]:

@@ -25,7 +25,7 @@ class WebhookTarget:
 
     url: str
     secret: str = field(repr=False)
-    encoding: Literal["hex", "base64"] = "hex"
+    encoding: Literal["base64", "hex"] = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
 

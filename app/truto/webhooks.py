@@ -13,25 +13,27 @@ SUBSCRIBED_EVENTS = tuple(
     _RUN_EVENT_PREFIX + action
     for action in (
         *("record", "record_error", "created", "started", "updated"),
-        *("rate_limited", "completed", "failed", "stopped", "deleted"),
+        *("rate_limited", "completed", "failed", "deleted"),
     )
 )
-# At least one of each group is required. A stop is `stopped` or `updated`: unconfirmed.
+# At least one of each group is required. Truto reports a stop by `updated`, and lists no event `stopped`.
 _REQUIRED_ACTIONS = (
     ("record",),
     ("record_error",),
     ("started",),
     ("completed",),
     ("failed",),
-    ("stopped", "updated"),
+    ("updated", "stopped"),
 )
+_ALL_EVENTS = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """One webhook. A member that the answer leaves out is "", None or ().
 
-    is_active: False once Truto has deactivated it. secret: Truto returns it only when it creates a webhook.
+    is_active: False once Truto has deactivated it. event_types: () for all events. secret: Truto returns it
+    only when it creates a webhook.
     Source: docs/protocol.md, "The API".
     """
 
@@ -47,17 +49,25 @@ def read_webhook(answer: Mapping[str, Any]) -> Webhook | None:
     webhook_id, is_active, types = (answer.get(name) for name in ("id", "is_active", "event_types"))
     if not as_text(webhook_id):
         return None
+    type_list = types if isinstance(types, list) else [types]
     return Webhook(
         id=as_text(webhook_id),
         target_url=as_text(answer.get("target_url")),
         is_active=is_active if isinstance(is_active, bool) else None,
-        event_types=tuple(filter(None, map(as_text, types if isinstance(types, list) else ()))),
+        event_types=tuple(filter(None, map(as_text, type_list))),
         secret=as_text(answer.get("secret")),
     )
 
 
+def sends_all_events(event_types: Sequence[str]) -> bool:
+    """Whether a webhook's list does not restrict its events: it is empty, or has `all` or `*`."""
+    return not event_types or _ALL_EVENTS in event_types or "*" in event_types
+
+
 def find_missing_events(event_types: Sequence[str]) -> tuple[str, ...]:
     """Return the required events that a webhook's list does not match; the list may hold `*` patterns."""
+    if sends_all_events(event_types):
+        return ()
     return tuple(
         _RUN_EVENT_PREFIX + actions[0]
         for actions in _REQUIRED_ACTIONS

@@ -1,5 +1,6 @@
 """Erasure removes all data of an account and nothing else."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from app.redis.spool import UNREADABLE_KEY, Spool
 from app.sinks.base import Batch, Record, Sink, WriteResult
 from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, record_errors, runs
+from app.truto.runs import strip_run_details
 from tests.support.delivered_store import DeliveredStore
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
@@ -333,3 +335,12 @@ def test_an_erased_run_keeps_the_numbers_of_its_totals(delivered: DeliveredStore
     with delivered.store.engine.connect() as connection:
         [run] = connection.execute(select(runs.c.run)).scalars()
     assert run == '{"resource_stats": {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}}'
+
+
+def test_an_erased_run_keeps_the_list_of_events_that_it_sends() -> None:
+    run = {"id": "r", "args": {"name": "n"}, "events_to_send": ["record"]}
+
+    assert json.loads(strip_run_details(json.dumps(run))) == {
+        "resource_stats": {},
+        "events_to_send": ["record"],
+    }

@@ -84,9 +84,10 @@ def test_reconcile_names_exactly_the_lost_records(service: Service) -> None:
             reordering=0.3,
             changes=0.2,
             late=2,
+            overtaken=1,
         ),
         plan("stopped", url, records=900, runs=3, parallel=3, pause_s=0.2, late=1, lost=0.1),
-        plan("endless", url, records=600, runs=2, parallel=2, endless=True, lost=0.2),
+        plan("endless", url, records=600, runs=2, parallel=2, events_to_send=("record",), lost=0.2),
         plan("refused", url, records=300, runs=2, parallel=2),
     ]
     with SimulatedRuns(plans) as play:

@@ -57,12 +57,12 @@ def make_plan(service: Service, seed: str, **changes: object) -> Plan:
 
 
 def reconcile_runs(service: Service, redis: Redis) -> None:
-    """Run the monitor once, as if a minute had passed."""
+    """Run the monitor once, as if three minutes had passed."""
     service.wait_until_settled()
     settings = read_settings(service.settings)
     config = Config(settings, build_default_routes(settings.database_url))
     monitor = Monitor(
-        service.store, config, Spool(redis), clock=lambda: datetime.now(UTC) + timedelta(minutes=1)
+        service.store, config, Spool(redis), clock=lambda: datetime.now(UTC) + timedelta(minutes=3)
     )
     monitor.run_once()
     monitor.close()

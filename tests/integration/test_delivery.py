@@ -218,10 +218,10 @@ def test_other_events_are_settled_and_written_only_if_a_route_names_them(
 
     states = [
         setup.state(setup.deliver(event, '{"id": "x", "name": "n"}'))
-        for event in ("integrated_account:created", "batch_job:done", "test", "something:new")
+        for event in ("integrated_account:created", "batch_job:done", "test", "something:new", "record:meta")
     ]
 
-    assert states == [("settled", "", 1), ("settled", "", 1), ("settled", "", 0), ("settled", "", 0)]
+    assert states == [("settled", "", 1), ("settled", "", 1), *[("settled", "", 0)] * 3]
     assert setup.rows("integrated_account") == {"x": {"id": "x", "name": "n"}}
     setup.sinks.close()
 
@@ -239,6 +239,18 @@ def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup
         [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
     assert deleted is not None
     assert setup.rows("crm_contacts") == {"1": {"id": "1"}}
+
+
+@pytest.mark.parametrize("event", ["record:meta", "record:reindexed"])
+def test_an_event_about_records_that_is_no_change_of_one_writes_no_row(
+    setup: DeliverySetup, event: str
+) -> None:
+    setup.deliver("record:created", '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}')
+
+    meta = setup.deliver(event, '{"resource": "crm/contacts", "id": "1", "fields": []}', id_="meta")
+
+    assert setup.state(meta) == ("settled", "", 0)
+    assert setup.rows("crm_contacts") == {"1": {"id": "1", "name": "n"}}
 
 
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(

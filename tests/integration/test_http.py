@@ -89,14 +89,23 @@ def test_the_same_id_with_another_body_is_another_delivery(web: WebProcess) -> N
 
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
 @pytest.mark.parametrize("with_format", [True, False])
+@pytest.mark.parametrize("is_padded", [True, False])
 def test_every_spelling_of_the_signature_is_accepted(
-    web: WebProcess, encoding: str, *, with_format: bool
+    web: WebProcess, encoding: str, *, with_format: bool, is_padded: bool
 ) -> None:
-    body = event(id_=f"{encoding}-{with_format}")
+    body = event(id_=f"{encoding}-{with_format}-{is_padded}")
 
     header = sign(body, SECRET, encoding=encoding, with_format=with_format)  # type: ignore[arg-type]
 
-    assert web.post(body, header).status == "accepted"
+    assert web.post(body, header if is_padded else header.rstrip("=")).status == "accepted"
+
+
+@pytest.mark.parametrize("name", ["event_type", "eventType"])
+def test_an_event_under_another_name_of_its_member_is_accepted(web: WebProcess, name: str) -> None:
+    body = event(id_=name).replace(b'"event":', f'"{name}":'.encode())
+    assert name.encode() in body
+
+    assert web.post(body, sign(body, SECRET, encoding="base64")).status == "accepted"
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,12 @@ class MonitorSetup:
         self.now += timedelta(**span)
         self.monitor.run_once()
 
-    def update_run(self, status: str, *, run: str = "run", stats: Any = None) -> None:
-        run_json = json.dumps({"id": run, "status": status, "resource_stats": stats})
+    def update_run(
+        self, status: str, *, run: str = "run", stats: Any = None, events_to_send: Any = None
+    ) -> None:
+        run_json = json.dumps(
+            {"id": run, "status": status, "resource_stats": stats, "events_to_send": events_to_send}
+        )
         stopped_at = self.now if status == "stopped" else None
         self.runs.upsert(
             RunUpdate(
@@ -207,7 +211,7 @@ def test_a_run_is_not_reconciled_while_deliveries_are_pending_or_spooled(setup: 
 
 def test_missing_records_are_notified_and_again_when_they_arrive(setup: MonitorSetup) -> None:
     setup.update_run("completed", stats=STATS)
-    setup.advance(minutes=1)
+    setup.advance(minutes=3)
     verdicts = [
         (notification.kind, notification.payload["verdict"]) for notification in setup.list_notifications()
     ]
@@ -222,6 +226,84 @@ def test_missing_records_are_notified_and_again_when_they_arrive(setup: MonitorS
         "incomplete",
         "complete",
     ]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "stopped"])
+@pytest.mark.parametrize("waited_s", [5, 60, 110])
+def test_pages_that_the_end_of_their_run_overtook_are_never_missing(
+    setup: MonitorSetup, status: str, waited_s: int
+) -> None:
+    setup.settle(setup.receive(name="1"))
+    setup.update_run(status, stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 3}}})
+
+    for _ in range(waited_s // 5):
+        setup.advance(seconds=5)
+    setup.settle(setup.receive(name="2"))
+    for _ in range(10):
+        setup.advance(seconds=5)
+
+    assert setup.list_notifications("run.incomplete") == []
+    [notification] = setup.list_notifications("run.reconciled")
+    assert notification.payload["verdict"] == "complete"
+
+
+def test_a_lost_page_is_missing_two_minutes_after_the_last_event(setup: MonitorSetup) -> None:
+    setup.settle(setup.receive(name="1"))
+    setup.update_run("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
+
+    setup.advance(seconds=119)
+    before = setup.list_notifications()
+    setup.advance(seconds=5)
+
+    assert before == []
+    [notification] = setup.list_notifications("run.incomplete")
+    assert notification.payload["resources"][0]["missing"] == 3
+
+
+def test_while_records_are_in_flight_truto_is_asked_once(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished)
+    setup.update_run("completed", run=finished.run_id)
+    setup.settle(setup.receive(run=finished.run_id), run=finished.run_id)
+
+    for _ in range(20):
+        setup.advance(seconds=5)
+
+    assert setup.list_notifications() == []
+    assert finished.requests.count(("GET", f"/sync-job-run/{finished.run_id}")) == 1
+
+
+def test_the_end_that_a_run_does_not_send_is_read_from_truto(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished)
+    # Only batches arrive: the receiver does not know the run's status.
+    setup.settle(setup.receive(run=finished.run_id), run=finished.run_id)
+
+    setup.advance(seconds=20)
+    before = setup.get_run(finished.run_id)
+    setup.advance(seconds=20)
+
+    assert before.status == ""
+    assert setup.get_run(finished.run_id).status == "completed"
+
+
+def test_a_run_that_does_not_send_its_end_is_neither_stalled_nor_idle(open_setup: Open) -> None:
+    setup = open_setup(stop_at=StopLimits(idle_minutes=2))
+    setup.update_run("running", events_to_send=["started", "record"])
+    setup.settle(setup.receive())
+
+    setup.advance(hours=5)
+
+    assert setup.list_notifications() == []
+    assert setup.get_run().stop_reason == ""
+
+
+def test_a_run_that_sends_its_end_stalls_without_it(setup: MonitorSetup) -> None:
+    setup.update_run("running", events_to_send=["sync_job_run:record", "sync_job_run:completed"])
+
+    setup.advance(hours=5)
+
+    assert [notification.kind for notification in setup.list_notifications()] == ["run.stalled"]
 
 
 def test_concurrent_monitors_send_one_notification_for_a_run(setup: MonitorSetup) -> None:
@@ -474,7 +556,7 @@ def test_every_long_outage_of_a_sink_is_notified_once(setup: MonitorSetup) -> No
 
 def test_notifications_of_the_monitor_can_be_fanned_out(setup: MonitorSetup) -> None:
     setup.update_run("completed", stats=STATS)
-    setup.advance(minutes=1)
+    setup.advance(minutes=3)
 
     assert NotificationOutbox(setup.store).fan_out([], now=setup.now, limit=10) == 2
 
@@ -485,7 +567,7 @@ def test_records_that_arrive_during_a_request_to_truto_are_not_missing(
     setup = open_setup(finished)
     setup.update_run("completed", stats={"crm/contacts": {"list": {"fetched": 6, "persisted": 6}}})
     setup.settle(setup.receive(name="1"))
-    setup.now += timedelta(minutes=1)
+    setup.now += timedelta(minutes=3)
     # Truto refuses the request; meanwhile the other records arrive.
     finished.faults.append(403)
     finished.during_next_request(lambda: setup.settle(setup.receive(name="2")))

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,6 +277,72 @@ def test_unusual_arguments_end_without_a_traceback(tmp_path: Path, words: tuple[
 
     assert ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("run_update", "head", "note"),
+    [
+        pytest.param({}, "unknown, not sent", "start, end (no lifecycle event arrived)", id="no event"),
+        pytest.param(
+            {"status": "running", "status_rank": 1, "events_to_send": ["started", "record"]},
+            "running, not sent",
+            "end, record errors (left out by events_to_send)",
+            id="no end",
+        ),
+        pytest.param(
+            {"status": "completed", "status_rank": 2, "events_to_send": ["completed"]},
+            "completed, unknown",
+            "start, records, record errors (left out by events_to_send)",
+            id="no records",
+        ),
+    ],
+)
+def test_events_that_a_run_does_not_send_are_named(
+    tmp_path: Path, run_update: dict[str, Any], head: str, note: str
+) -> None:
+    url, seen_at = f"sqlite:///{tmp_path}/store.db", datetime.now(UTC) - timedelta(minutes=5)
+    store = open_database(url)
+    migrate(store)
+    update = RunUpdate(UNKNOWN, "job", "account", "", seen_at)
+    if run_update:
+        run_json = json.dumps({"id": UNKNOWN, "events_to_send": run_update.pop("events_to_send")})
+        update = replace(update, status_at=seen_at, run=run_json, **run_update)
+    Runs(store).upsert(update)
+    store.close()
+    simulation = RunningSimulation()
+
+    shown = [
+        simulation.rapidbridge(*words, DATABASE_URL=url, TRUTO_API_TOKEN="")
+        for words in (("show", UNKNOWN), ("reconcile", UNKNOWN), ("list",))
+    ]
+    as_json = simulation.rapidbridge("show", UNKNOWN, "--json", DATABASE_URL=url, TRUTO_API_TOKEN="")
+
+    verdict = head.partition(", ")[2]
+    assert [ran.returncode for ran in shown] == [0, 0, 0]
+    assert all(
+        f"{head}\n  job" in ran.stdout and f"  not sent    {note}\n" in ran.stdout for ran in shown[:2]
+    )
+    assert shown[2].stdout.rstrip().endswith(verdict)
+    assert all(len(line) <= 80 for ran in shown for line in ran.stdout.splitlines())
+    names = [name.replace(" ", "_") for name in note.partition(" (")[0].split(", ")]
+    assert json.loads(as_json.stdout)["not_sent"] == names
+    assert json.loads(as_json.stdout)["verdict"] == verdict.replace(" ", "_")
+
+
+def test_records_in_flight_are_named_and_no_gap(tmp_path: Path) -> None:
+    url, now = f"sqlite:///{tmp_path}/store.db", datetime.now(UTC)
+    store = open_database(url)
+    migrate(store)
+    run_json = json.dumps({"id": UNKNOWN, "resource_stats": {"crm/contacts": {"list": {"fetched": 3}}}})
+    Runs(store).upsert(RunUpdate(UNKNOWN, "job", "account", "", now, "", "completed", now, 2, run_json))
+    store.close()
+
+    ran = RunningSimulation().rapidbridge("reconcile", UNKNOWN, DATABASE_URL=url, TRUTO_API_TOKEN="")
+
+    assert ran.returncode == 0
+    assert "completed, settling" in ran.stdout
+    assert "3 not arrived yet; missing if they do not arrive" in ran.stdout
+    assert ran.stdout.endswith("1 run, 1 settling, 0 records missing, 3 in flight.\n")
 
 
 HOSTILE = "\x1b[31mEVIL\x1b[0m\nfake line\x1b]0;title\x07"

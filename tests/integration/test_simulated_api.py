@@ -280,6 +280,19 @@ def test_an_unknown_object_or_an_invalid_body_is_rejected(
     assert answer.json()["message"]
 
 
+def test_a_run_of_a_v4_job_has_its_account_in_its_arguments() -> None:
+    with (
+        running_receiver() as receiver,
+        finished_runs(receiver, v4=True, events_to_send=("record", "started")) as finished,
+    ):
+        run = finished.api.get_run(finished.run_id)
+
+    assert (run.status, run.version, run.integrated_account_id) == ("completed", 4, None)
+    assert run.args == {"integrated_account_id": finished.report.integrated_account_id}
+    assert run.events_to_send == ["record", "started"]
+    assert [node.get("type") for node in run.resources or ()] == ["request"] * 4 + ["destination"]
+
+
 def test_a_started_run_has_the_options_of_its_start() -> None:
     args = {"since": "2026-01-01", "ids": [1, 2]}
     with running_receiver() as receiver:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,11 +206,12 @@ def test_a_refused_run_sends_no_further_event() -> None:
     assert (report.status, report.response_counts) == ("refused", Counter(accepted=1, refused=1))
 
 
-def test_a_run_stopped_midway_ends_with_stopped() -> None:
+def test_a_run_stopped_midway_ends_with_an_update_of_its_status() -> None:
     with running_receiver() as receiver:
         [report] = simulate_to(receiver, stop_after=0.3)
 
-    assert (receiver.actions[-1], report.status) == ("stopped", "stopped")
+    # Truto has no event `stopped`.
+    assert (receiver.actions[-1], report.status) == ("updated", "stopped")
     assert receiver.events[-1]["payload"]["status"] == "stopped"
     assert (
         sum(report.fetched.values()) == sum(len(page["payload"]["records"]) for page in pages(receiver)) == 50
@@ -284,7 +286,7 @@ def test_the_same_seed_loses_the_same_records() -> None:
     assert first == second != third
 
 
-@pytest.mark.parametrize(("changes", "ended"), [({}, "completed"), ({"stop_after": 0.5}, "stopped")])
+@pytest.mark.parametrize(("changes", "ended"), [({}, "completed"), ({"stop_after": 0.5}, "updated")])
 def test_late_pages_follow_the_end_and_are_not_in_the_final_stats(
     changes: dict[str, Any], ended: str
 ) -> None:
@@ -293,7 +295,7 @@ def test_late_pages_follow_the_end_and_are_not_in_the_final_stats(
 
     assert receiver.actions[-4:] == [ended, "record", "record", "record"]
     late = receiver.events[-3:]
-    final = next(event["payload"] for event in receiver.events if event["event"].endswith(ended))
+    final = receiver.events[-4]["payload"]
     reported = {
         kind: sum(stats["list"][kind] for stats in final["resource_stats"].values()) for kind in COUNTS
     }
@@ -301,6 +303,59 @@ def test_late_pages_follow_the_end_and_are_not_in_the_final_stats(
     assert reported["persisted"] == report.persisted.total() - sum(len(e["payload"]["records"]) for e in late)
     assert max(page["created_at"] for page in pages(receiver)) == late[-1]["created_at"]
     assert (report.dropped, report.fetched) == (0, report.persisted + report.lost)
+
+
+def test_the_end_of_a_run_overtakes_pages_that_it_counts() -> None:
+    with running_receiver() as receiver:
+        [report] = simulate_to(receiver, overtaken=2, late=1)
+
+    assert receiver.actions[-4:] == ["completed", "record", "record", "record"]
+    final = receiver.events[-4]
+    persisted = sum(stats["list"]["persisted"] for stats in final["payload"]["resource_stats"].values())
+    assert persisted == 200 - len(receiver.events[-1]["payload"]["records"])
+    assert all(page["created_at"] < final["created_at"] for page in receiver.events[-3:])
+    assert report.persisted.total() == 200
+
+
+@pytest.mark.parametrize("prefix", ["", "sync_job_run:"])
+def test_a_run_sends_only_its_events_to_send(prefix: str) -> None:
+    with running_receiver() as receiver:
+        [report] = simulate_to(
+            receiver, events_to_send=(f"{prefix}record", f"{prefix}updated"), record_errors=3
+        )
+
+    assert set(receiver.actions) == {"record", "updated"}
+    updated = receiver.events[receiver.actions.index("updated")]
+    assert updated["payload"]["events_to_send"] == [f"{prefix}record", f"{prefix}updated"]
+    assert (report.status, report.persisted.total(), report.record_errors) == ("completed", 200, 0)
+
+
+def test_records_that_a_run_does_not_send_are_fetched_and_lost() -> None:
+    with running_receiver() as receiver:
+        [report] = simulate_to(receiver, events_to_send=("started", "completed"))
+
+    assert receiver.actions == ["started", "completed"]
+    assert report.fetched == report.lost
+    assert report.fetched.total() == 200
+
+
+def test_v4_batches_have_no_ids_and_the_account_is_an_argument_of_the_run() -> None:
+    with running_receiver() as receiver:
+        reports = simulate_to(receiver, v4=True, runs=2, accounts=2)
+
+    assert {tuple(page["payload"]) for page in pages(receiver)} == {
+        ("resource", "records", "meta", "retryAfter")
+    }
+    assert {page["webhook_id"] for page in pages(receiver)} == {receiver.events[0]["payload"]["webhook_id"]}
+    ends = [event["payload"] for event in receiver.events if event["event"] == "sync_job_run:completed"]
+    assert [(run["integrated_account_id"], run["args"], run["version"]) for run in ends] == [
+        (None, {"integrated_account_id": reports[0].integrated_account_id}, 4),
+        (None, {"crm_integrated_account_id": reports[1].integrated_account_id}, 4),
+    ]
+    ids = {id_ for report in reports for id_ in (report.sync_job_run_id, report.integrated_account_id)}
+    for page in pages(receiver):
+        members = {name: value for name, value in page["payload"].items() if name != "records"}
+        assert not any(id_ in json.dumps({**page, "payload": members}) for id_ in ids)
 
 
 def test_late_pages_follow_an_unplanned_stop() -> None:
@@ -321,7 +376,7 @@ def test_late_pages_follow_an_unplanned_stop() -> None:
             replace(PLAN, url=receiver.url, late=2), progress=lambda _: None, session_context=keep_session
         )
 
-    assert receiver.actions[-4:] == ["record", "stopped", "record", "record"]
+    assert receiver.actions[-4:] == ["record", "updated", "record", "record"]
     assert receiver.actions.count("record") == 3
     assert report.fetched == report.persisted
     assert report.status == "stopped"
@@ -403,6 +458,13 @@ def test_forged_requests_do_not_need_pages() -> None:
         reports = simulate_to(receiver, records=2, runs=6, forged=9)
 
     assert sum(report.response_counts["unauthorized"] for report in reports) == 9
+
+
+def test_signatures_are_base64_unless_the_plan_says_otherwise() -> None:
+    with running_receiver() as receiver:
+        simulate_to(receiver)
+
+    assert {len(signature) for signature in receiver.signatures} == {len("format=sha256,v=") + 44}
 
 
 @pytest.mark.parametrize(("encoding", "with_format", "length"), [("hex", True, 80), ("base64", False, 46)])
@@ -490,6 +552,32 @@ def test_the_command_reports_lost_records_and_exits_0() -> None:
 
 
 @pytest.mark.usefixtures("in_an_empty_folder")
+def test_the_command_chooses_signatures_and_events() -> None:
+    with running_receiver() as receiver:
+        result = command(
+            receiver, "--signature", "hex", "--events-to-send", "started,record", "--overtaken", "1"
+        )
+
+    assert result.exit_code == 0, result.output
+    assert set(receiver.actions) == {"started", "record"}
+    assert {len(signature) for signature in receiver.signatures} == {80}
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
+def test_the_command_prints_the_account_of_v4_batches_for_the_routes_file() -> None:
+    with running_receiver() as receiver:
+        one = command(receiver, "--v4", "--seed", "a b", "--json")
+        two = command(receiver, "--v4", "--runs", "2", "--accounts", "2")
+
+    [run] = json.loads(one.stdout)["runs"]
+    assert tomllib.loads(one.stderr[one.stderr.index("[[webhooks]]") :].partition("\n\n")[0]) == {
+        "webhooks": [{"id": receiver.events[0]["webhook_id"], "account": run["integrated_account_id"]}]
+    }
+    assert "simulate --v4 --seed 'a b'" in one.stderr
+    assert "--accounts 1" in two.stderr
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
 def test_the_command_exits_1_if_a_run_is_refused() -> None:
     with running_receiver(
         lambda event, _earlier: 400 if event["event"].endswith("started") else 200
@@ -513,9 +601,23 @@ def test_the_command_exits_2_for_an_invalid_plan(words: tuple[str, str]) -> None
     assert receiver.bodies == []
 
 
-def test_ctrl_c_ends_the_command_during_its_runs(tmp_path: Path) -> None:
-    with running_receiver(lambda _event, _earlier: 503) as receiver:
-        words = ["simulate", "--url", receiver.url, "--secret", SECRET, "--runs", "4", "--parallel", "2"]
+@pytest.mark.parametrize(("http_status", "pause"), [(503, ()), (200, ("--pause", "3600"))])
+def test_ctrl_c_ends_the_command_during_its_runs(
+    tmp_path: Path, http_status: int, pause: tuple[str, ...]
+) -> None:
+    with running_receiver(lambda _event, _earlier: http_status) as receiver:
+        words = [
+            "simulate",
+            "--url",
+            receiver.url,
+            "--secret",
+            SECRET,
+            "--runs",
+            "4",
+            "--parallel",
+            "2",
+            *pause,
+        ]
         with subprocess.Popen(
             [sys.executable, "-m", "app.cli", *words],
             cwd=tmp_path,

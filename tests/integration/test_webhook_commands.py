@@ -158,7 +158,24 @@ def test_a_refused_creation_names_the_requested_events(rapidbridge: Rapidbridge,
     ran = rapidbridge("create", "--url", TARGET)
 
     assert ran.returncode == 1
-    assert "sync_job_run:stopped" in ran.stderr
+    assert "sync_job_run:rate_limited" in ran.stderr
+
+
+def test_a_webhook_without_a_list_of_events_has_all(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:
+    webhooks = [runs.api.create_webhook(TARGET, events) for events in ([], ["all"])]
+
+    ran = rapidbridge("show", *(webhook.id for webhook in webhooks))
+
+    assert ran.returncode == 0
+    assert ran.stdout.count("events   all\n") == 2
+    assert "missing" not in ran.stdout
+
+
+def test_truto_refuses_an_event_that_it_does_not_have(rapidbridge: Rapidbridge) -> None:
+    ran = rapidbridge("create", "--url", TARGET, "--events", "sync_job_run:record,sync_job_run:stopped")
+
+    assert ran.returncode == 1
+    assert "unknown event sync_job_run:stopped" in ran.stderr
 
 
 def test_an_inactive_webhook_is_reactivated(rapidbridge: Rapidbridge, runs: FinishedRuns) -> None:

@@ -239,7 +239,9 @@ def test_a_queue_is_evaluated_by_its_counts(changes: dict[str, Any], expected: d
         ({"target_url": "http://h.example/webhooks/truto"}, {"target": "fail"}),
         ({"target_url": "https://h.example/other"}, {"target": "fail"}),
         ({"event_types": ("sync_job_run:record",)}, {"events": "fail"}),
-        ({"event_types": (), "is_active": False}, {"events": "fail", "webhook": "fail"}),
+        ({"event_types": ("test",), "is_active": False}, {"events": "fail", "webhook": "fail"}),
+        ({"event_types": ()}, {}),
+        ({"event_types": ("all",)}, {}),
     ],
     ids=str,
 )

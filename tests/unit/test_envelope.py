@@ -147,9 +147,33 @@ def test_the_id_of_a_record_is_not_the_run_id() -> None:
     assert envelope({"id": "x"}, event="record:created").sync_job_run_id == ""
 
 
-@pytest.mark.parametrize("name", ["event", "eventType"])
-def test_the_event_of_trutos_test_button_is_read(name: str) -> None:
-    assert read_envelope(json.dumps({name: "test", "payload": {"foo": "bar"}}).encode()).event == "test"
+EVENT_NAME_MEMBERS = ["event", "event_type", "eventType"]
+
+
+@pytest.mark.parametrize("name", EVENT_NAME_MEMBERS)
+@pytest.mark.parametrize("record", ["{}", *UNPARSEABLE_VALUES], ids=lambda record: record[:8])
+def test_the_event_is_read_under_every_name_of_its_member(name: str, record: str) -> None:
+    body = f'{{"{name}": "sync_job_run:record", "payload": {{"records": [{record}], "resource": "x"}}}}'
+
+    parsed = read_envelope(body.encode())
+
+    assert (parsed.event, parsed.resource) == ("sync_job_run:record", "x")
+
+
+@pytest.mark.parametrize("odd", [None, "", "  ", 7, 1.5, True, [], ["x"], {}, {"a": 1}])
+@pytest.mark.parametrize("name", EVENT_NAME_MEMBERS)
+def test_a_member_without_a_name_does_not_hide_the_others(name: str, odd: object) -> None:
+    others = dict.fromkeys(EVENT_NAME_MEMBERS, odd)
+
+    assert read_envelope(json.dumps(others | {name: "test"}).encode()).event == "test"
+    with pytest.raises(UnreadableDelivery, match="no event name"):
+        read_envelope(json.dumps(others).encode())
+
+
+def test_of_several_names_of_the_event_the_documented_one_is_used() -> None:
+    body = {"eventType": "c", "event_type": "b", "event": "a"}
+
+    assert read_envelope(json.dumps(body).encode()).event == "a"
 
 
 @pytest.mark.parametrize("odd", [None, "", "text", 7, 1.5, True, [], [1], {}, {"a": 1}])
@@ -225,7 +249,12 @@ def test_arbitrary_bytes_raise_nothing_but_unreadable_delivery(body: bytes) -> N
     [
         ("sync_job_run:record", True),
         ("record:created", True),
+        ("record:updated", True),
         ("record:deleted", True),
+        ("record:meta", False),
+        ("record:reindexed", False),
+        ("record:", False),
+        ("record", False),
         ("sync_job_run:record_error", False),
         ("sync_job_run:started", False),
         ("test", False),

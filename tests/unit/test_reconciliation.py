@@ -1,13 +1,15 @@
 """Reconciliation of runs: gaps, their reasons and the verdict."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from app.runs.reconciliation import GapReason, Reconciliation, reconcile_counts
 from app.runs.refresh import sum_log
+from app.runs.unsent_events import find_unsent_events
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.run_log import LogEntry
@@ -22,8 +24,9 @@ def run(
     status: str = "completed",
     rank: int = 2,
     log: dict[str, dict[str, dict[str, int]]] | None = None,
+    events_to_send: Any = None,
 ) -> StoredRun:
-    run_fields = json.dumps({"id": "r", "resource_stats": stats})
+    run_fields = json.dumps({"id": "r", "resource_stats": stats, "events_to_send": events_to_send})
     nothing: dict[str, Any] = dict.fromkeys(StoredRun.__dataclass_fields__)
     return StoredRun(
         **nothing
@@ -181,6 +184,98 @@ def test_a_run_with_pending_deliveries_is_settling() -> None:
     reconciliation = reconcile_counts(run(fetched(100)), RunTotals(groups, landed(60).sinks, {}))
 
     assert reconciliation.verdict == "settling"
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "stopped"])
+def test_pages_that_the_end_overtook_are_in_flight_for_two_minutes(status: str) -> None:
+    ended = replace(run(fetched(100, 60), status=status), last_seen_at=NOW)
+
+    early = reconcile_counts(ended, landed(60), now=NOW + timedelta(seconds=119))
+    arrived = reconcile_counts(ended, landed(100), now=NOW + timedelta(seconds=119))
+    late = reconcile_counts(ended, landed(60), now=NOW + timedelta(seconds=121))
+
+    assert (early.verdict, list_gap_reasons(early), early.has_gaps) == ("settling", [], False)
+    assert [(counts.missing, counts.in_flight) for counts in early.resources] == [(0, 40)]
+    assert arrived.verdict == "complete"
+    assert late.verdict == "incomplete"
+    assert [(counts.missing, counts.in_flight) for counts in late.resources] == [(40, 0)]
+
+
+def test_a_page_that_the_log_gives_up_is_not_in_flight() -> None:
+    log = {"crm/contacts": {"list": {"fetched": 100, "given_up": 30}}}
+
+    some = reconcile_counts(run(fetched(100), log=log), landed(60), now=NOW)
+    all_ = reconcile_counts(run(fetched(100), log=log), landed(70), now=NOW)
+
+    assert [(counts.missing, counts.in_flight) for counts in some.resources] == [(30, 10)]
+    assert (some.verdict, all_.verdict) == ("settling", "incomplete")
+
+
+def test_no_record_of_a_reconciled_run_is_in_flight() -> None:
+    reconciled = replace(run(fetched(100)), reconciled_at=NOW)
+
+    assert reconcile_counts(reconciled, landed(60), now=NOW).verdict == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("events_to_send", "status", "unsent"),
+    [
+        (None, "running", ()),
+        ([], "running", ()),
+        ("text", "running", ()),
+        ([17, None], "running", ("start", "end", "records", "record_errors")),
+        (["all"], "running", ()),
+        (["sync_job_run:*"], "running", ()),
+        (["record", "record_error"], "running", ("start", "end")),
+        (["sync_job_run:record", "sync_job_run:started"], "running", ("end", "record_errors")),
+        (["record", "record_error", "started", "updated"], "running", ()),
+        (["record", "record_error", "started", "completed"], "running", ()),
+        (["record", "record_error", "started", "completed"], "completed", ()),
+        (["record", "record_error", "started", "completed"], "failed", ("end",)),
+        (["started", "completed", "record_error"], "completed", ("records",)),
+    ],
+)
+def test_the_events_that_a_run_leaves_out_are_found(
+    events_to_send: Any, status: str, unsent: tuple[str, ...]
+) -> None:
+    rank = 1 if status == "running" else 2
+
+    assert find_unsent_events(run(status=status, rank=rank, events_to_send=events_to_send)) == unsent
+
+
+@pytest.mark.parametrize(
+    "open_run",
+    [
+        pytest.param(run(status="running", rank=1, events_to_send=["record", "started"]), id="left out"),
+        pytest.param(run(status="", rank=-1), id="no lifecycle event"),
+    ],
+)
+def test_an_end_that_is_not_sent_is_the_verdict_once_nothing_arrives(open_run: StoredRun) -> None:
+    active = reconcile_counts(open_run, landed(60), now=NOW + timedelta(seconds=119))
+    quiet = reconcile_counts(open_run, landed(60), now=NOW + timedelta(seconds=121))
+    pending = reconcile_counts(open_run, kept(0, "pending"), now=NOW + timedelta(seconds=121))
+
+    assert (active.verdict, quiet.verdict, pending.verdict) == ("open", "not_sent", "open")
+    assert not quiet.has_gaps
+
+
+def test_records_that_a_run_does_not_send_are_a_gap_with_that_reason() -> None:
+    stored_run = run(fetched(100), events_to_send=["started", "completed"])
+
+    reconciliation = reconcile_counts(stored_run, RunTotals())
+
+    assert list_gap_reasons(reconciliation) == [GapReason("not_sent", 100)]
+
+
+def test_records_that_arrived_are_not_among_the_events_that_are_not_sent() -> None:
+    stored_run = run(fetched(100), events_to_send=["started", "completed"])
+    totals = RunTotals(*_parts(landed(60)), {CONTACTS: 1})
+
+    reconciliation = reconcile_counts(stored_run, totals)
+
+    assert reconcile_counts(stored_run, RunTotals()).unsent_events == ["records", "record_errors"]
+    assert reconciliation.unsent_events == []
+    assert list_gap_reasons(reconciliation) == [GapReason("unexplained", 40)]
 
 
 _NO_COUNTS: list[Any] = [

@@ -36,6 +36,9 @@ def test_signing_is_hmac_sha256_with_the_secrets_ascii_bytes() -> None:
         f"v={BASE64}",
         f"format=sha256,v={BASE64}",
         f"v={BASE64.replace('+', '-').replace('/', '_')}",
+        f"v={BASE64[:-1]}",
+        f"format=sha256,v={BASE64[:-1].replace('+', '-').replace('/', '_')}",
+        f"v={BASE64[:-1]},format=sha256",
         f"t=1,format=sha256,v={HEX}",
     ],
 )
@@ -58,8 +61,11 @@ def test_every_header_format_that_truto_may_use_is_accepted(header: str) -> None
         ("v=", "neither"),
         (f"v={HEX[:-1]}", "neither"),
         (f"v={HEX}0", "neither"),
-        (f"v={BASE64[:-1]}", "neither"),
+        (f"v={BASE64[:-2]}", "neither"),
+        (f"v={BASE64[:-2]}=", "neither"),
+        (f"v={BASE64[:-1]}A", "neither"),
         (f"v={BASE64}=", "neither"),
+        (f"v={BASE64[:-1]}.", "neither"),
         ("v=" + "é" * 64, "neither"),
         ("v=" + "٣" * 64, "neither"),
         (f"v={HEX}" + "," * 600, "longer than 512"),
@@ -98,6 +104,15 @@ def test_every_signed_body_verifies(
         ).secret
         == secret
     )
+
+
+@given(st.binary(max_size=300))
+def test_base64_verifies_in_both_alphabets_with_and_without_padding(body: bytes) -> None:
+    mac = hmac.digest(SECRET.encode(), body, hashlib.sha256)
+    texts = [encode(mac).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+
+    for text in (*texts, *(text.rstrip("=") for text in texts)):
+        assert verify(body, parse_signature_header(f"format=sha256,v={text}"), [SECRET]).mac == mac
 
 
 @given(st.binary(min_size=1, max_size=60), st.data())

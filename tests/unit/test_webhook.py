@@ -8,26 +8,39 @@ from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
 from app.truto.target_url import find_target_problem, redact_target_url
-from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events
+from app.truto.webhooks import SUBSCRIBED_EVENTS, find_missing_events, read_webhook
 from tests.support.documentation import ROOT
 
 NEW = "id=new"
 
 
-def test_a_webhook_with_all_events_misses_none() -> None:
-    assert find_missing_events(SUBSCRIBED_EVENTS) == ()
-    assert find_missing_events(["*"]) == ()
-    assert find_missing_events(["sync_job_run:*", "integrated_account:created"]) == ()
+@pytest.mark.parametrize(
+    "event_types",
+    [
+        *(None, [], [""], ["all"], ["*"], "all", "*", ["record:created", "all"]),
+        *(["sync_job_run:*", "integrated_account:created"], list(SUBSCRIBED_EVENTS)),
+    ],
+)
+def test_a_webhook_that_gets_all_events_misses_none(event_types: object) -> None:
+    webhook = read_webhook({"id": "w", "event_types": event_types})
+
+    assert webhook
+    assert find_missing_events(webhook.event_types) == ()
 
 
 def test_missing_events_are_named() -> None:
-    assert find_missing_events([]) == tuple(
+    assert find_missing_events(["test"]) == tuple(
         f"sync_job_run:{action}"
-        for action in ("record", "record_error", "started", "completed", "failed", "stopped")
+        for action in ("record", "record_error", "started", "completed", "failed", "updated")
     )
     assert find_missing_events([event for event in SUBSCRIBED_EVENTS if not event.endswith(":failed")]) == (
         "sync_job_run:failed",
     )
+
+
+def test_no_event_is_subscribed_that_truto_does_not_have() -> None:
+    assert "sync_job_run:stopped" not in SUBSCRIBED_EVENTS
+    assert "sync_job_run:updated" in SUBSCRIBED_EVENTS
 
 
 @pytest.mark.parametrize("action", ["stopped", "updated"])

@@ -19,11 +19,12 @@ from app.runs.notifications import (
 from app.runs.reconcile import reconcile_run, reconcile_stored
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
+from app.runs.unsent_events import find_unsent_events
 from app.store.notifications import Notifications
 from app.store.runs import Runs, StoredRun
 from workers.background.truto_poller import TrutoPoller
 
-# Truto retries a page for seconds: a page may arrive after the end of its run.
+# Deliveries of a run arrive in bursts. While records are in flight, its reconciliation waits longer.
 QUIET_PERIOD_S = 30.0
 _ABANDONED_AFTER_S = 24 * 3600.0
 # A rate-limited run continues by itself. A run without lifecycle events never reports its end.
@@ -61,17 +62,23 @@ class RunMonitor:
         self._next_count_at = {run_id: until for run_id, until in self._next_count_at.items() if until > now}
 
     def check_run(self, run: StoredRun, *, now: datetime) -> None:
-        """Reconcile a run that has ended; check an open one for a stall and for limits."""
+        """Reconcile a run that has ended; check an open one for its end, a stall and limits."""
         silent_s = (now - (run.last_seen_at or run.first_seen_at)).total_seconds()
         if run.has_ended:
             if silent_s > QUIET_PERIOD_S and not self._has_pending_deliveries(run):
                 self._reconcile_run(run, now)
             return
+        sends_end = "end" not in find_unsent_events(run)
         if silent_s > self._stalled_after_s:
-            self._report_stall(run, silent_s, now)
+            self._report_stall(run, silent_s, now, is_end_expected=sends_end or self._truto.has_token)
         else:
             self._close_stall(run, now)
-        self._check_limits(run, silent_s, now)
+        if silent_s > (self._stalled_after_s if sends_end else QUIET_PERIOD_S):
+            run = self._refresh_run(run, now)
+        if not run.has_ended:
+            # Without its end, a run that is idle cannot be told from one that has ended.
+            idle_s = silent_s if sends_end or self._truto.has_token else 0.0
+            self._check_limits(run, idle_s, now)
 
     def _has_pending_deliveries(self, run: StoredRun) -> bool:
         """Whether the run has pending deliveries, or the spool holds any: their runs are unknown."""
@@ -82,6 +89,11 @@ class RunMonitor:
             return False
 
     def _reconcile_run(self, run: StoredRun, now: datetime) -> None:
+        if run.sync_job_run_id in self._next_count_at:
+            return
+        counted = self._count_run(run, now)
+        if counted.verdict == "settling":
+            return
         on_error = partial(self._truto.log_error, run.sync_job_run_id)
         refreshed = self._truto.request(
             run.sync_job_run_id,
@@ -89,7 +101,9 @@ class RunMonitor:
                 self._database, run, RunRefresher(self._runs, api), now=now, on_error=on_error
             ),
         )
-        run, reconciliation = refreshed or (run, reconcile_stored(self._database, run))
+        run, reconciliation = refreshed or (run, counted)
+        if reconciliation.verdict == "settling":
+            return
         end_notifications = build_end_notifications(run, reconciliation, now=now)
         if self._runs.mark_reconciled(run, now=now, notifications=end_notifications):
             self._close_stall(run, now)
@@ -107,16 +121,21 @@ class RunMonitor:
         if run.sync_job_run_id in self._stalled_run_ids:
             self._notifications.close("run.stalled", run.sync_job_run_id, now=now)
 
-    def _report_stall(self, run: StoredRun, silent_s: float, now: datetime) -> None:
-        if run.status in _ACTIVE_STATUSES:
+    def _refresh_run(self, run: StoredRun, now: datetime) -> StoredRun:
+        """Return a run as Truto's API knows it, at most every five minutes."""
+        if not self._truto.claim_turn(run.sync_job_run_id, now):
+            return run
+        refreshed = self._truto.request(
+            run.sync_job_run_id,
+            lambda api: RunRefresher(self._runs, api).refresh(run.sync_job_run_id, now=now),
+        )
+        return refreshed or run
+
+    def _report_stall(self, run: StoredRun, silent_s: float, now: datetime, *, is_end_expected: bool) -> None:
+        if run.status in _ACTIVE_STATUSES and is_end_expected:
             notification = build_stalled_notification(run, silent_s=silent_s, now=now)
             if self._notifications.open(notification):
                 log.warning("run.stalled", run=run.sync_job_run_id, silent_s=round(silent_s))
-        if self._truto.claim_turn(run.sync_job_run_id, now):
-            self._truto.request(
-                run.sync_job_run_id,
-                lambda api: RunRefresher(self._runs, api).refresh(run.sync_job_run_id, now=now),
-            )
         if silent_s > _ABANDONED_AFTER_S and self._runs.mark_reconciled(run, now=now):
             log.warning("run.abandoned", run=run.sync_job_run_id, silent_s=round(silent_s))
 
@@ -135,7 +154,7 @@ class RunMonitor:
 
     def _count_run(self, run: StoredRun, now: datetime) -> Reconciliation:
         began = time.monotonic()
-        reconciliation = reconcile_stored(self._database, run)
+        reconciliation = reconcile_stored(self._database, run, now=now)
         took = timedelta(seconds=time.monotonic() - began)
         self._next_count_at[run.sync_job_run_id] = now + took * _COUNT_INTERVAL_FACTOR
         return reconciliation

@@ -16,13 +16,18 @@ from app.runs.reconciliation import Reconciliation, ResourceCounts
 from app.store.runs import StoredRun
 
 _LABEL_WIDTH = 12
-_COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow"}
+_COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow", "not_sent": "yellow"}
 _HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
 def format_verdict(reconciliation: Reconciliation) -> str:
     """Return the verdict, coloured on a terminal."""
-    return click.style(reconciliation.verdict, fg=_COLOURS.get(reconciliation.verdict))
+    return click.style(name_verdict(reconciliation.verdict), fg=_COLOURS.get(reconciliation.verdict))
+
+
+def name_verdict(verdict: str) -> str:
+    """Return a verdict as text has it: "not sent" for `not_sent`."""
+    return verdict.replace("_", " ")
 
 
 def format_status(run: StoredRun) -> str:
@@ -42,6 +47,7 @@ def run_lines(run: StoredRun, reconciliation: Reconciliation) -> Iterator[str]:
         "reconciled": f"{format_time(run.reconciled_at)} UTC" if run.reconciled_at else "",
         "refused": replace_control_chars(run.refusal_reason),
         "stop": _format_stop(run),
+        "not sent": _format_unsent_events(run, reconciliation),
     }
     yield from (f"  {name:{_LABEL_WIDTH}}{value}" for name, value in fields.items() if value)
     yield from resource_lines(reconciliation)
@@ -82,6 +88,7 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
         "webhook_id": run.webhook_id,
         "status": run.status or None,
         "verdict": reconciliation.verdict,
+        "not_sent": reconciliation.unsent_events,
         "has_gaps": reconciliation.has_gaps,
         "refused": run.refusal_reason or None,
         "stop_reason": run.stop_reason or None,
@@ -96,6 +103,8 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
 
 def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
     yield from map(explain_gap, counts.gap_reasons)
+    if counts.in_flight:
+        yield f"{counts.in_flight:,} not arrived yet; missing if they do not arrive within 2 minutes"
     if counts.surplus:
         yield f"{counts.surplus:,} more arrived than Truto counted"
     if counts.late:
@@ -105,6 +114,12 @@ def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
     if len(counts.sinks) > 1:
         sinks = sorted(counts.sinks, key=lambda sink: str(sink.sink))
         yield "written by sink: " + ", ".join(f"{sink.sink} {sink.written:,}" for sink in sinks)
+
+
+def _format_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> str:
+    names = ", ".join(name.replace("_", " ") for name in reconciliation.unsent_events)
+    reason = "left out by events_to_send" if run.status else "no lifecycle event arrived"
+    return f"{names} ({reason})" if names else ""
 
 
 def _format_stop(run: StoredRun) -> str:

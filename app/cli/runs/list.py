@@ -11,6 +11,7 @@ from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.tables import format_table
 from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import format_status, format_verdict, run_as_json
+from app.clock import utc_now
 from app.plural import format_count
 from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
@@ -55,7 +56,7 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
         # The status is empty until a lifecycle event of the run arrives.
         conditions["status"] = ""
     reconciled_runs = reconcile_stored_runs(
-        database, Runs(database).find_runs(conditions, since=since, limit=limit)
+        database, Runs(database).find_runs(conditions, since=since, limit=limit), now=utc_now()
     )
     no_run = _count_batches(read_run_totals(database, [NO_RUN])[NO_RUN])
     if as_json:
@@ -67,15 +68,13 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
             f"{run.first_seen_at:%m-%d %H:%M}",
             format_status(run),
             sum(counts.arrived for counts in reconciliation.resources),
-            reconciliation.verdict,
+            format_verdict(reconciliation),
         )
         for run, reconciliation in reconciled_runs
     ]
     # Rows with wider gaps do not fit in 80 columns.
-    header, *lines = format_table(_HEADERS, rows, gap=1)
-    click.echo(header)
-    for line, (_, reconciliation) in zip(lines, reconciled_runs, strict=True):
-        click.echo(line.removesuffix(reconciliation.verdict) + format_verdict(reconciliation))
+    for line in format_table(_HEADERS, rows, gap=1):
+        click.echo(line)
     if not rows:
         click.echo("No run matches." if conditions or since else "No run.")
     if no_run["batches"]:

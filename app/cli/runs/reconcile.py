@@ -15,7 +15,7 @@ from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
 from app.cli.common.times import parse_time_option
-from app.cli.runs.formatting import run_as_json, run_lines
+from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
@@ -112,11 +112,11 @@ def _print_reconciliations(reconciled_runs: Sequence[ReconciledRun], *, only_gap
 def _summary_parts(reconciled_runs: Sequence[ReconciledRun]) -> Iterator[str]:
     yield format_count(len(reconciled_runs), "run")
     verdicts = Counter(reconciliation.verdict for _, reconciliation in reconciled_runs)
-    yield from (f"{number:,} {verdict}" for verdict, number in sorted(verdicts.items()))
-    missing = sum(
-        counts.missing for _, reconciliation in reconciled_runs for counts in reconciliation.resources
-    )
-    yield f"{format_count(missing, 'record')} missing"
+    yield from (f"{number:,} {name_verdict(verdict)}" for verdict, number in sorted(verdicts.items()))
+    resources = [counts for _, reconciliation in reconciled_runs for counts in reconciliation.resources]
+    yield f"{format_count(sum(counts.missing for counts in resources), 'record')} missing"
+    if in_flight := sum(counts.in_flight for counts in resources):
+        yield f"{in_flight:,} in flight"
 
 
 def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:

@@ -10,6 +10,7 @@ from app.cli.common.ids import RUN_ID, exit_run_not_found
 from app.cli.common.options import json_option
 from app.cli.common.output import format_time, print_json, replace_control_chars
 from app.cli.runs.formatting import run_as_json, run_lines
+from app.clock import utc_now
 from app.runs.batch_reconcile import reconcile_stored_runs
 from app.store.notifications import Notification, Notifications
 from app.store.runs import Runs
@@ -33,7 +34,7 @@ def show(run_id: str, *, as_json: bool) -> None:
     run = Runs(database).get(run_id)
     if run is None:
         exit_run_not_found(run_id, click.get_current_context())
-    [(run, reconciliation)] = reconcile_stored_runs(database, [run])
+    [(run, reconciliation)] = reconcile_stored_runs(database, [run], now=utc_now())
     history = Notifications(database).for_subject(run_id, limit=_MAX_NOTIFICATIONS)
     if as_json:
         print_json(run_as_json(run, reconciliation) | {"history": [asdict(item) for item in history]})

@@ -11,7 +11,7 @@ from app.cli.common.clients import open_optional_truto_api
 from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars, to_json
-from app.cli.runs.formatting import format_status, format_verdict, resource_lines, run_as_json
+from app.cli.runs.formatting import format_status, format_verdict, name_verdict, resource_lines, run_as_json
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import open_database
@@ -129,4 +129,4 @@ def _format_line(run: StoredRun, reconciliation: Reconciliation) -> str:
     sums = {name: sum(getattr(counts, name) or 0 for counts in reconciliation.resources) for name in _COUNTS}
     text = "  ".join(f"{name} {number:,}" for name, number in sums.items())
     run_id = replace_control_chars(run.sync_job_run_id)
-    return f"{run_id}  {format_status(run)}, {reconciliation.verdict}  {text}"
+    return f"{run_id}  {format_status(run)}, {name_verdict(reconciliation.verdict)}  {text}"

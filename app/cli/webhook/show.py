@@ -15,7 +15,7 @@ from app.cli.common.program import name_program
 from app.config.settings import read_environment, read_settings
 from app.errors import TrutoRefused
 from app.truto.target_url import find_target_problem, redact_target_url
-from app.truto.webhooks import Webhook, find_missing_events
+from app.truto.webhooks import Webhook, find_missing_events, sends_all_events
 
 _WIDTH = 9
 
@@ -79,7 +79,7 @@ def _webhook_lines(fields: dict[str, Any]) -> Iterator[str]:
     rows = {
         "target": fields["target_url"],
         "problem": fields["target_problem"],
-        "events": _join_events(fields["event_types"]) or "none",
+        "events": "all" if sends_all_events(fields["event_types"]) else _join_events(fields["event_types"]),
         "missing": _join_events(fields["missing_events"]),
         "run": hint if fields["is_active"] is False else "",
     }
