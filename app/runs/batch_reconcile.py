@@ -6,20 +6,11 @@ from datetime import datetime
 from app.database.engine import Database
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.runs.reconcile import TrutoError, reconcile_run
-from app.runs.reconciliation import Reconciliation, reconcile_counts
+from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
-from app.store.run_totals import read_run_totals
 from app.store.runs import Runs, StoredRun
 
 ReconciledRun = tuple[StoredRun, Reconciliation]
-
-
-def reconcile_stored_runs(
-    database: Database, runs: Sequence[StoredRun], *, now: datetime
-) -> list[ReconciledRun]:
-    """Return runs with their reconciliations from the store alone; raises StoreUnavailable."""
-    totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
-    return [(run, reconcile_counts(run, totals[run.sync_job_run_id], now=now)) for run in runs]
 
 
 class BatchReconciler:

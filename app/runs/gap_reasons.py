@@ -13,6 +13,7 @@ _EXPLANATIONS = {
     "stopped": "missing: the run was stopped before they were sent",
     "refused": "missing: the run was refused",
     "not_sent": "not sent: the run's events_to_send leaves out records",
+    "without_run": "not in this run: as many arrived in batches that name no run",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 

@@ -1,14 +1,22 @@
 """Reconciliation of a run from its events, Truto's API and Truto's log."""
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from app.database.engine import Database
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.reconciliation import Reconciliation, has_truto_counts, reconcile_counts
+from app.runs.reconciliation import (
+    Reconciliation,
+    explain_by_batches_without_run,
+    has_truto_counts,
+    reconcile_counts,
+)
 from app.runs.refresh import RunRefresher
-from app.store.run_totals import read_run_totals
+from app.store.run_totals import RunTotals, count_records_without_run, read_run_totals
 from app.store.runs import StoredRun
+
+# A page may overtake the start of its run, and the end may overtake a page.
+_MAX_OVERTAKING = timedelta(minutes=5)
 
 TrutoError = TrutoRefused | TrutoUnavailable
 
@@ -39,8 +47,26 @@ def reconcile_run(
 
 def reconcile_stored(database: Database, run: StoredRun, *, now: datetime) -> Reconciliation:
     """Return a run's reconciliation from the store alone."""
-    totals = read_run_totals(database, [run.sync_job_run_id])[run.sync_job_run_id]
-    return reconcile_counts(run, totals, now=now)
+    [(_, reconciliation)] = reconcile_stored_runs(database, [run], now=now)
+    return reconciliation
+
+
+def reconcile_stored_runs(
+    database: Database, runs: Sequence[StoredRun], *, now: datetime
+) -> list[tuple[StoredRun, Reconciliation]]:
+    """Return runs with their reconciliations from the store alone; raises StoreUnavailable."""
+    totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
+    return [(run, _reconcile(database, run, totals[run.sync_job_run_id], now)) for run in runs]
+
+
+def _reconcile(database: Database, run: StoredRun, totals: RunTotals, now: datetime) -> Reconciliation:
+    reconciliation = reconcile_counts(run, totals, now=now)
+    if not run.integrated_account_id or not reconciliation.has_unexplained_gaps:
+        return reconciliation
+    since = run.first_seen_at - _MAX_OVERTAKING
+    until = (run.last_seen_at or now) + _MAX_OVERTAKING
+    records = count_records_without_run(database, run.integrated_account_id, since=since, until=until)
+    return explain_by_batches_without_run(reconciliation, records)
 
 
 def _needs_log(reconciliation: Reconciliation) -> bool:

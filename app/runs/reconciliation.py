@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
@@ -14,6 +14,7 @@ from app.truto.coerce import as_object
 from app.truto.runs import RecordCounts, read_resource_stats
 
 ResourceMethod = tuple[str, str]
+_UNEXPLAINED, _WITHOUT_RUN = "unexplained", "without_run"
 _Group = TypeVar("_Group", BatchTotals, SinkTotals)
 Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused", "not_sent"]
 # A page may arrive after the end of its run: Truto sends lifecycle events through a queue of their own, and
@@ -28,7 +29,8 @@ class GapReason:
     records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
     (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
     no_account (not written, because their account is unknown), quarantined, stopped, refused, not_sent (the
-    run sends no records), or unexplained.
+    run sends no records), without_run (as many records arrived in batches that name no run), or
+    unexplained.
     """
 
     code: str
@@ -76,7 +78,12 @@ class Reconciliation:
     @property
     def has_gaps(self) -> bool:
         """Whether any record is missing from a sink."""
-        return any(counts.gap_reasons for counts in self.resources)
+        return any(gap.code != _WITHOUT_RUN for counts in self.resources for gap in counts.gap_reasons)
+
+    @property
+    def has_unexplained_gaps(self) -> bool:
+        """Whether records are missing without a known reason."""
+        return any(gap.code == _UNEXPLAINED for counts in self.resources for gap in counts.gap_reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,36 @@ def _list_unsent_events(run: StoredRun, totals: RunTotals, *, is_quiet: bool) ->
     return [event for event in unsent_events if event not in received]
 
 
+def explain_by_batches_without_run(
+    reconciliation: Reconciliation, records: Mapping[str, int]
+) -> Reconciliation:
+    """Explain missing records by batches of the account that name no run.
+
+    records: in such batches that arrived during the run, by resource. The verdict is unknown if these batches
+    may hold everything that is missing.
+    """
+    left, resources = Counter(records), list[ResourceCounts]()
+    for counts in reconciliation.resources:
+        gaps = list[GapReason]()
+        for gap in counts.gap_reasons:
+            number = min(gap.records or 0, counts.missing, left[counts.resource])
+            if gap.code != _UNEXPLAINED or not number:
+                gaps.append(gap)
+                continue
+            left[counts.resource] -= number
+            gaps.append(GapReason(_WITHOUT_RUN, number))
+            if rest := (gap.records or 0) - number:
+                gaps.append(GapReason(_UNEXPLAINED, rest))
+        resources.append(replace(counts, gap_reasons=gaps))
+    is_explained = all(
+        gap.code == _WITHOUT_RUN or _is_dead(gap) for counts in resources for gap in counts.gap_reasons
+    )
+    is_unknown = reconciliation.verdict == "incomplete" and is_explained
+    return replace(
+        reconciliation, resources=resources, verdict="unknown" if is_unknown else reconciliation.verdict
+    )
+
+
 def has_truto_counts(run: StoredRun) -> bool:
     """Whether the run's own statistics count fetched records."""
     return _has_counts(_read_truto_stats(run))
@@ -201,7 +238,7 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) ->
     gap_reasons = [GapReason(code, number) for code, number in counts_by_code.items() if number]
     if run.has_ended:
         gap_reasons += _find_missing_reasons(run, missing, facts)
-        gap_reasons += [GapReason("unexplained", abs(unexplained))] if unexplained else []
+        gap_reasons += [GapReason(_UNEXPLAINED, abs(unexplained))] if unexplained else []
     return ResourceCounts(
         *facts.pair,
         fetched=fetched,
@@ -231,7 +268,7 @@ def _find_missing_reasons(run: StoredRun, missing: int, facts: _ResourceFacts) -
     if given_up:
         yield GapReason("given_up", given_up)
     if missing > given_up:
-        code = run.status if run.status in ("stopped", "refused") else "unexplained"
+        code = run.status if run.status in ("stopped", "refused") else _UNEXPLAINED
         yield GapReason(code if facts.is_sent else "not_sent", missing - given_up)
 
 

@@ -9,6 +9,7 @@ from app.runs.reconciliation import ResourceMethod
 from app.store.models import RunUpdate
 from app.store.runs import Runs, StoredRun
 from app.truto.client import TrutoClient
+from app.truto.id_places import find_account
 from app.truto.run_log import LogEntry
 from app.truto.runs import SyncJobRun, is_final, status_rank
 
@@ -85,7 +86,7 @@ def _build_run_update(
     return RunUpdate(
         truto_run.id,
         truto_run.sync_job_id or "",
-        truto_run.integrated_account_id or "",
+        find_account(truto_run.model_dump(), ""),
         "",
         first_seen_at,
         truto_run.webhook_id or "",

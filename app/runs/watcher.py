@@ -9,7 +9,8 @@ from datetime import timedelta
 from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import StoreUnavailable, TrutoRefused, TrutoUnavailable
-from app.runs.batch_reconcile import ReconciledRun, reconcile_stored_runs
+from app.runs.batch_reconcile import ReconciledRun
+from app.runs.reconcile import reconcile_stored_runs
 from app.runs.refresh import RunRefresher
 from app.store.runs import Runs
 

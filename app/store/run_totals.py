@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, and_, case, exists, func, select
 
@@ -63,6 +64,23 @@ def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, Run
         run_id: RunTotals(batches.get(run_id, ()), sinks.get(run_id, ()), errors.get(run_id, {}))
         for run_id in run_ids
     }
+
+
+def count_records_without_run(
+    database: Database, account: str, *, since: datetime, until: datetime
+) -> dict[str, int]:
+    """Count the records of an account's batches that name no run, by resource; raises StoreUnavailable."""
+    statement = (
+        select(deliveries.c.resource, func.sum(deliveries.c.records))
+        .where(
+            deliveries.c.sync_job_run_id == NO_RUN,
+            deliveries.c.received_at.between(since, until),
+            deliveries.c.integrated_account_id == account,
+            deliveries.c.event == RECORD_EVENT,
+        )
+        .group_by(deliveries.c.resource)
+    )
+    return {resource: int(records) for resource, records in database.read(statement)}
 
 
 def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[BatchTotals]]:

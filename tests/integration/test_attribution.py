@@ -12,6 +12,8 @@ from sqlalchemy import inspect, select, text, update
 
 from app.config.routes_file import read_routes
 from app.database.engine import Database
+from app.runs.reconcile import reconcile_stored
+from app.runs.reconciliation import GapReason
 from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
@@ -456,3 +458,20 @@ def test_events_of_an_account_belong_to_it(receiver: Receiver) -> None:
 
     assert receiver.row(delivery)["integrated_account_id"] == "A"
     assert receiver.state(delivery) == ("settled", "")
+
+
+def test_batches_without_a_run_do_not_make_their_run_incomplete(receiver: Receiver) -> None:
+    receiver.start_run("r", args={"integrated_account_id": "A"})
+    for number in range(2):
+        receiver.deliver(batch(str(number), args={"integrated_account_id": "A"}))
+    stats = {"crm/contacts": {"list": {"fetched": 2, "persisted": 2}}}
+    receiver.deliver({"id": "r", "status": "completed", "resource_stats": stats}, "sync_job_run:completed")
+    run = Runs(receiver.store).get("r")
+    assert run
+    assert run.integrated_account_id == "A"
+
+    reconciliation = reconcile_stored(receiver.store, run, now=datetime.now(UTC) + timedelta(hours=1))
+
+    [counts] = reconciliation.resources
+    assert (reconciliation.verdict, counts.missing) == ("unknown", 2)
+    assert counts.gap_reasons == [GapReason("without_run", 2)]

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from app.runs.reconciliation import GapReason, Reconciliation, reconcile_counts
+from app.runs.reconciliation import (
+    GapReason,
+    Reconciliation,
+    explain_by_batches_without_run,
+    reconcile_counts,
+)
 from app.runs.refresh import sum_log
 from app.runs.unsent_events import find_unsent_events
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
@@ -403,3 +408,26 @@ def test_a_refused_run_has_no_gap() -> None:
 
 def _parts(totals: RunTotals) -> tuple[Any, Any]:
     return totals.batches, totals.sinks
+
+
+def test_batches_without_a_run_may_hold_what_is_missing() -> None:
+    incomplete = reconcile_counts(run(fetched(100)), landed(60))
+    assert incomplete.has_unexplained_gaps
+
+    all_, some, other = (
+        explain_by_batches_without_run(incomplete, records)
+        for records in ({"crm/contacts": 50}, {"crm/contacts": 30}, {"crm/deals": 50})
+    )
+
+    assert (all_.verdict, all_.resources[0].gap_reasons) == ("unknown", [GapReason("without_run", 40)])
+    assert not all_.has_gaps
+    assert some.verdict == "incomplete"
+    assert some.resources[0].gap_reasons == [GapReason("without_run", 30), GapReason("unexplained", 10)]
+    assert other == incomplete
+
+
+def test_batches_without_an_account_are_a_gap_of_their_own() -> None:
+    [counts] = reconcile_counts(run(fetched(100)), kept(100, "quarantined")).resources
+
+    assert (counts.arrived, counts.missing, counts.written) == (100, 0, 0)
+    assert counts.gap_reasons == [GapReason("no_account", 100)]

@@ -13,7 +13,7 @@ from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import format_status, format_verdict, run_as_json
 from app.clock import utc_now
 from app.plural import format_count
-from app.runs.batch_reconcile import reconcile_stored_runs
+from app.runs.reconcile import reconcile_stored_runs
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
 from app.store.runs import Runs
 

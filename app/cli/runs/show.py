@@ -11,7 +11,7 @@ from app.cli.common.options import json_option
 from app.cli.common.output import format_time, print_json, replace_control_chars
 from app.cli.runs.formatting import run_as_json, run_lines
 from app.clock import utc_now
-from app.runs.batch_reconcile import reconcile_stored_runs
+from app.runs.reconcile import reconcile_stored_runs
 from app.store.notifications import Notification, Notifications
 from app.store.runs import Runs
 
