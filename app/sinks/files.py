@@ -2,13 +2,14 @@
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
+
+import msgspec
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
@@ -46,7 +47,7 @@ class FilesSink:
                 message = "holds a number longer than can be written"
                 rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
         with _translate_errors():
-            self._write_file(self._build_folder_path(batch), batch.delivery_id, "".join(lines).encode())
+            self._write_file(self._build_folder_path(batch), batch.delivery_id, b"".join(lines))
         return WriteResult(len(lines), rejected)
 
     def count(self, account: str) -> int:
@@ -96,8 +97,8 @@ class FilesSink:
             os.close(descriptor)
 
 
-def _format_line(batch: Batch, record: Record) -> str:
-    line = {
+def _format_line(batch: Batch, record: Record) -> bytes:
+    members = {
         "_delivery": str(batch.delivery_id),
         "_ordinal": record.ordinal,
         "_received_at": batch.received_at.isoformat(timespec="microseconds"),
@@ -108,7 +109,7 @@ def _format_line(batch: Batch, record: Record) -> str:
         "_is_deletion": batch.is_deletion,
         "data": record.value,
     }
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return msgspec.json.encode(members) + b"\n"
 
 
 @contextmanager

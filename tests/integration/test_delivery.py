@@ -236,7 +236,7 @@ def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup
     with setup.store.engine.connect() as connection:
         [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
     assert deleted is not None
-    assert setup.rows("crm_contacts") == {"1": {"id": "1"}}
+    assert setup.rows("crm_contacts") == {"1": {"id": "1", "name": "n"}}
 
 
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
