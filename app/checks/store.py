@@ -18,6 +18,7 @@ from app.errors import StoreUnavailable
 from app.plural import format_count
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
+from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 
 _COMPONENT = "store"
@@ -66,6 +67,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     oldest = PendingDeliveries(database).find_oldest_received_at()
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
+    yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
 
 
 def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
@@ -174,3 +176,19 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
     advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
     return fail(_COMPONENT, "failing", message, advice)
+
+
+def evaluate_missing_key(notification: Notification) -> CheckResult:
+    """Return the result for a resource with records that lack the key of their route."""
+    payload = notification.payload
+    result = (
+        "such records are rejected"
+        if payload["missing_key"] == "refuse"
+        else "each version of such a record becomes a new row"
+    )
+    message = f"no record of a delivery of {payload['resource']} has the key {payload['key']}: {result}"
+    advice = (
+        f"See the members of its records: rapidbridge deliveries show {payload['delivery']} --body. "
+        'Set `key` in the route to the member that identifies a record, or to "" if none does.'
+    )
+    return warn(_COMPONENT, "keys", message, advice)

@@ -63,6 +63,7 @@ class Route(_StrictModel):
     """Patterns of deliveries, and the sinks that store their records.
 
     event: "" matches all events with records, and no others.
+    key: a member name, or a path as in ColumnConfig; "" if nothing identifies a record.
     missing_key: a record without a usable key is rejected, or its hash becomes the key.
     non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
     """
@@ -73,7 +74,7 @@ class Route(_StrictModel):
     integrated_account_id: str = "*"
     sinks: tuple[str, ...]
     table: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
-    key: str = Field(default="id", min_length=1)
+    key: str = "id"
     missing_key: Literal["hash", "refuse"] = "hash"
     non_object: Literal["refuse", "wrap"] = "refuse"
     stop_at: StopLimits = StopLimits()

@@ -42,12 +42,14 @@ class SinkAttempt:
     """The result of one sink for one delivery, from this attempt or an earlier one.
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
+    has_key: as in WriteResult; None if nothing was written.
     """
 
     outcome: SinkOutcome
     dead_records: Sequence[DeadRecord] = ()
     retry_after_s: float = 0.0
     has_timed_out: bool = False
+    has_key: bool | None = None
 
 
 class SinkWriter:
@@ -105,7 +107,8 @@ class SinkWriter:
             )
             return SinkAttempt(refused)
         dead = _make_dead_records(name, batch, parsed, written, now)
-        return SinkAttempt(replace(outcome, written=written.written, dead=outcome.dead + len(dead)), dead)
+        done = replace(outcome, written=written.written, dead=outcome.dead + len(dead))
+        return SinkAttempt(done, dead, has_key=written.has_key)
 
 
 def _make_outcome(name: str, batch: Batch, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:

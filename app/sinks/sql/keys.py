@@ -57,10 +57,10 @@ def decimal_text(decimal: msgspec.Raw) -> str:
 def extract_key(record: dict[str, Any], path: str) -> str | None:
     """Return a record's key, or None.
 
-    None: the key is missing, null, empty, a boolean, a list or an object. A number becomes its JSON text. A
-    key over 512 bytes becomes "sha256:" and its hash.
+    None: there is no path, or the key is missing, null, empty, a boolean, a list or an object. A number
+    becomes its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
     """
-    value = find_value(record, path)
+    value = find_value(record, path) if path else None
     if isinstance(value, msgspec.Raw):
         key = decimal_text(value)
     elif isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
@@ -72,7 +72,9 @@ def extract_key(record: dict[str, Any], path: str) -> str | None:
 
 
 def has_key(records: Sequence[Record], path: str) -> bool | None:
-    """Whether a record of a batch has the key; None if no record is an object."""
+    """Whether a record of a batch has the key; None if there is no key, or no record is an object."""
+    if not path:
+        return None
     objects = [record.value for record in records if isinstance(record.value, dict)]
     return any(extract_key(value, path) is not None for value in objects) if objects else None
 
