@@ -80,6 +80,11 @@ def _decode_event(body: bytes) -> tuple[Any, int]:
         return _DECODER.decode(decode_body(body)), 0
 
 
+def decode_json(text: str) -> Any:
+    """Decode JSON, with decimals as in RecordBatch; raises ValueError or RecursionError."""
+    return _DECODER.decode(text)
+
+
 def read_raw_records(
     body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False
 ) -> dict[int, str]:
