@@ -13,8 +13,8 @@ from app.config.routes import Route
 class Record:
     """One record of a delivery.
 
-    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates; a decimal
-    is a `msgspec.Raw` with its text.
+    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates, with each
+    decimal as an ExactDecimal.
     """
 
     ordinal: int

@@ -9,11 +9,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
-import msgspec
-
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
+from app.truto.records import encode_json
 
 _MAX_NAME_CHARS = 200
 # An operator can fix these without touching a delivery: a full disk, a lost mount.
@@ -109,7 +108,7 @@ def _format_line(batch: Batch, record: Record) -> bytes:
         "_is_deletion": batch.is_deletion,
         "data": record.value,
     }
-    return msgspec.json.encode(members) + b"\n"
+    return encode_json(members) + b"\n"
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import click
-import msgspec
 
 from app.truto.events import RECORD_EVENT
 
@@ -43,11 +42,6 @@ def describe_event(event: str, resource: str, method: str) -> str:
 def to_json(value: Any) -> str:
     """Return a value as one line of ASCII JSON: times in ISO 8601, ids as text."""
     return json.dumps(value, default=_encode_value)
-
-
-def indent_json(value: Any) -> str:
-    """Return a value from `decode_json` as indented JSON; raises ValueError or RecursionError."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def print_json(value: Any) -> None:

@@ -16,7 +16,6 @@ from app.cli.common.options import json_option
 from app.cli.common.output import (
     escape_control_chars,
     format_time,
-    indent_json,
     print_json,
     replace_control_chars,
     shorten,
@@ -30,7 +29,7 @@ from app.store.inbox import Inbox
 from app.store.models import SinkOutcome
 from app.store.reasons import explain
 from app.truto.events import decode_body
-from app.truto.records import decode_json
+from app.truto.records import decode_json, indent_json
 
 _LABEL_WIDTH = 14
 _MAX_SINK_WIDTH, _MAX_REASON_WIDTH = 14, 20

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from app.cli.common.output import escape_control_chars, indent_json, replace_control_chars
+from app.cli.common.output import escape_control_chars, replace_control_chars
 from app.plural import format_count
 from app.truto.coerce import as_object
 from app.truto.events import decode_body
-from app.truto.records import decode_json
+from app.truto.records import decode_json, indent_json
 
 _MAX_NAMES = 12
 # Records of one page are alike: the first ones show the fields of all.

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import msgspec
-
 from app.config.routes import ColumnConfig
-from app.sinks.sql.keys import decimal_text, to_json
+from app.sinks.sql.keys import to_json
 from app.sinks.sql.paths import find_value
+from app.truto.records import ExactDecimal, decimal_text
 
 _BIGINT = 2**63
 _BIGINT_DIGITS = 19
@@ -91,7 +90,7 @@ def _read_number(value: Any, pattern: re.Pattern[str]) -> str | None:
     if isinstance(value, str):
         text = value.strip(_WHITESPACE)
         return text if pattern.fullmatch(text) else None
-    if isinstance(value, msgspec.Raw):
+    if isinstance(value, ExactDecimal):
         return decimal_text(value)
     return to_json(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 

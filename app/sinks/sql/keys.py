@@ -6,24 +6,17 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import msgspec
-
 from app.sinks.base import Record
 from app.sinks.sql.paths import find_value
+from app.truto.records import ExactDecimal, decimal_text, encode_json
 
 # An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
 _MAX_KEY_BYTES = 512
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 def to_json(value: Any) -> str:
-    """Return a value, read from JSON, as JSON that databases accept.
-
-    Six times as fast as `json`. Raises ValueError or RecursionError for a value that cannot be written.
-    """
-    return _encode(value).decode()
+    """Return a value of a record as JSON; raises ValueError or RecursionError."""
+    return encode_json(value).decode()
 
 
 def _encode_canonical(value: Any) -> str:
@@ -38,7 +31,7 @@ def _encode_canonical(value: Any) -> str:
     )
 
 
-def _to_canonical_number(decimal: msgspec.Raw) -> float | list[str]:
+def _to_canonical_number(decimal: ExactDecimal) -> float | list[str]:
     # Earlier releases read decimals as floats: a decimal that is the text of a float keeps its hash.
     text = decimal_text(decimal)
     number = float(text)
@@ -49,11 +42,6 @@ def _to_canonical_number(decimal: msgspec.Raw) -> float | list[str]:
     return number if is_exact else ["decimal", text]
 
 
-def decimal_text(decimal: msgspec.Raw) -> str:
-    """Return the text of a decimal as it was sent."""
-    return bytes(decimal).decode()
-
-
 def extract_key(record: dict[str, Any], path: str) -> str | None:
     """Return a record's key, or None.
 
@@ -61,7 +49,7 @@ def extract_key(record: dict[str, Any], path: str) -> str | None:
     becomes its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
     """
     value = find_value(record, path) if path else None
-    if isinstance(value, msgspec.Raw):
+    if isinstance(value, ExactDecimal):
         key = decimal_text(value)
     elif isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
         return None

@@ -1,4 +1,4 @@
-"""Paths to values in a record: member names and list positions, joined by dots; pure."""
+"""Values in a record, found by paths of names and positions; pure."""
 
 from typing import Any
 
