@@ -60,7 +60,8 @@ class WriteResult:
     """The result of a batch.
 
     written: the number of records in the sink, in this version or a newer one.
-    has_key: whether a record has the route's key; None if the sink needs none, or no record is an object.
+    has_key: whether a record has the route's key, or the route names none; None if the sink has no keys, or
+    no record is an object.
     """
 
     written: int

@@ -444,6 +444,7 @@ def test_a_key_may_be_a_path(sql: SqlSink, database: Engine, path: str, record: 
 )
 def test_a_batch_without_any_key_is_recognized(sql: SqlSink, sent: list[Any], has_key: bool | None) -> None:
     assert sql.write(batch(sent), ROUTE).has_key is has_key
+    assert sql.write(batch(sent), Route(sinks=("main",), key="")).has_key
 
 
 def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine) -> None:

@@ -261,6 +261,15 @@ def test_a_key_that_no_record_has_is_notified_until_a_delivery_has_it(
     setup.sinks.close()
 
 
+def test_a_route_without_a_key_ends_the_notification_of_its_key(store: Database, store_url: str) -> None:
+    for key, open_count in (("uid", 1), ("", 0)):
+        setup = DeliverySetup(store, store_url, (Route(sinks=("main",), key=key),))
+        setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'), id_=f"with {key}")
+        assert len(Notifications(store).list_open("key.missing")) == open_count
+        assert next(iter(setup.rows("crm_contacts"))).startswith("sha256:")
+        setup.sinks.close()
+
+
 def test_decimals_pass_a_worker_unchanged(store: Database, store_url: str, tmp_path: Path) -> None:
     lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
     columns = {"amount": ColumnConfig(type="text")}

@@ -60,9 +60,9 @@ def extract_key(record: dict[str, Any], path: str) -> str | None:
 
 
 def has_key(records: Sequence[Record], path: str) -> bool | None:
-    """Whether a record of a batch has the key; None if there is no key, or no record is an object."""
+    """Whether a record of a batch has the key, or needs none; None if no record is an object."""
     if not path:
-        return None
+        return True
     objects = [record.value for record in records if isinstance(record.value, dict)]
     return any(extract_key(value, path) is not None for value in objects) if objects else None
 
