@@ -151,6 +151,19 @@ def test_numbers_reach_a_database_exactly_as_sent(sql: SqlSink, database: Engine
     assert database.dialect.name == "postgresql" or numbers == list(DECIMALS)
 
 
+def test_a_number_with_too_many_digits_for_a_database_is_rejected_alone(
+    sql: SqlSink, database: Engine
+) -> None:
+    sent = parse_records(['{"id": "1"}', '{"id": "2", "n": 1e-20000}', '{"id": "3"}'])
+
+    written = sql.write(batch(sent), ROUTE)
+
+    if database.dialect.name == "postgresql":
+        assert [(r.ordinal, r.reason) for r in written.rejected] == [(1, "number_out_of_range")]
+    else:
+        assert read_column(database, "data")[1] == '{"id":"2","n":1e-20000}'
+
+
 def test_numbers_reach_a_file_exactly_as_sent(tmp_path: Path) -> None:
     sent = parse_records([f'{{"id": {number}}}' for number in DECIMALS])
 
