@@ -19,6 +19,7 @@ from app.plural import format_count
 from app.store.attribution import UnattributedDeliveries, find_unattributed
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
+from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 
 _COMPONENT = "store"
@@ -68,6 +69,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
     yield from map(evaluate_unattributed, find_unattributed(database))
+    yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
 
 
 def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
@@ -187,3 +189,19 @@ def evaluate_unattributed(group: UnattributedDeliveries) -> CheckResult:
     )
     advice = "Name the account in the routes file; for the lines to add, run: rapidbridge dead list"
     return fail(_COMPONENT, "accounts", message, advice)
+
+
+def evaluate_missing_key(notification: Notification) -> CheckResult:
+    """Return the result for a resource with records that lack the key of their route."""
+    payload = notification.payload
+    result = (
+        "such records are rejected"
+        if payload["missing_key"] == "refuse"
+        else "each version of such a record becomes a new row"
+    )
+    message = f"no record of a delivery of {payload['resource']} has the key {payload['key']}: {result}"
+    advice = (
+        f"See the members of its records: rapidbridge deliveries show {payload['delivery']} --body. "
+        'Set `key` in the route to the member that identifies a record, or to "" if none does.'
+    )
+    return warn(_COMPONENT, "keys", message, advice)

@@ -15,6 +15,7 @@ NOTIFICATION_KINDS = (
     "run.stopped",
     "sink.failing",
     "account.unknown",
+    "key.missing",
     "webhook.inactive",
 )
 

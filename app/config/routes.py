@@ -63,6 +63,7 @@ class Route(_StrictModel):
     """Patterns of deliveries, and the sinks that store their records.
 
     event: "" matches all events with records, and no others.
+    key: a member name, or a path as in ColumnConfig; "" if nothing identifies a record.
     account: the path of the integrated account in a record, for batches that name none; "" writes such
     batches without an account, None keeps them unwritten.
     missing_key: a record without a usable key is rejected, or its hash becomes the key.
@@ -75,7 +76,7 @@ class Route(_StrictModel):
     integrated_account_id: str = "*"
     sinks: tuple[str, ...]
     table: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
-    key: str = Field(default="id", min_length=1)
+    key: str = "id"
     account: str | None = None
     missing_key: Literal["hash", "refuse"] = "hash"
     non_object: Literal["refuse", "wrap"] = "refuse"

@@ -52,6 +52,7 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
             _find_unknown_sinks,
             _find_table_collisions,
             _find_reserved_columns,
+            _find_unusable_keys,
             _find_duplicate_names,
             _find_duplicate_webhooks,
         ):
@@ -212,6 +213,15 @@ def _find_reserved_columns(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         if "data" in route.columns:
             yield f"[[routes]] {number}, columns: data is reserved for the whole record; use another name."
+
+
+def _find_unusable_keys(routes: Routes) -> Iterator[str]:
+    for number, route in enumerate(routes.routes, start=1):
+        if not route.key and route.missing_key == "refuse":
+            yield (
+                f'[[routes]] {number}, key: "" with missing_key = "refuse" would reject every record; '
+                "name the member that identifies a record, or remove `missing_key`."
+            )
 
 
 def _find_duplicate_names(routes: Routes) -> Iterator[str]:

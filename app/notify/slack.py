@@ -82,6 +82,19 @@ def _format_account_unknown(payload: Payload) -> str:
     )
 
 
+def _format_key_missing(payload: Payload) -> str:
+    result = (
+        "These records are rejected."
+        if payload.get("missing_key") == "refuse"
+        else "Each version of such a record becomes a new row."
+    )
+    return (
+        f"*Key missing:* no record of delivery {_get_text(payload, 'delivery')} has the key "
+        f"{_get_text(payload, 'key')} (resource {_get_text(payload, 'resource')}, "
+        f"account {_get_text(payload, 'integrated_account_id')}). {result} Correct the key of the route."
+    )
+
+
 def _format_webhook_inactive(payload: Payload) -> str:
     next_step = (
         "It is active again; check which events failed in between."
@@ -103,6 +116,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "run.stopped": _format_run_stopped,
     "sink.failing": _format_sink_failing,
     "account.unknown": _format_account_unknown,
+    "key.missing": _format_key_missing,
     "webhook.inactive": _format_webhook_inactive,
 }
 

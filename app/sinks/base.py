@@ -13,7 +13,8 @@ from app.config.routes import Route
 class Record:
     """One record of a delivery.
 
-    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates.
+    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates, with each
+    decimal as an ExactDecimal.
     """
 
     ordinal: int
@@ -59,10 +60,13 @@ class WriteResult:
     """The result of a batch.
 
     written: the number of records in the sink, in this version or a newer one.
+    has_key: whether a record has the route's key, or the route names none; None if the sink has no keys, or
+    no record is an object.
     """
 
     written: int
     rejected: Sequence[RejectedRecord] = field(default=())
+    has_key: bool | None = None
 
 
 class Sink(Protocol):

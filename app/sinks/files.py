@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from uuid import UUID
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
+from app.truto.records import encode_json
 
 _MAX_NAME_CHARS = 200
 # An operator can fix these without touching a delivery: a full disk, a lost mount.
@@ -46,7 +46,7 @@ class FilesSink:
                 message = "holds a number longer than can be written"
                 rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
         with _translate_errors():
-            self._write_file(self._build_folder_path(batch), batch.delivery_id, "".join(lines).encode())
+            self._write_file(self._build_folder_path(batch), batch.delivery_id, b"".join(lines))
         return WriteResult(len(lines), rejected)
 
     def count(self, account: str) -> int:
@@ -96,8 +96,8 @@ class FilesSink:
             os.close(descriptor)
 
 
-def _format_line(batch: Batch, record: Record) -> str:
-    line = {
+def _format_line(batch: Batch, record: Record) -> bytes:
+    members = {
         "_delivery": str(batch.delivery_id),
         "_ordinal": record.ordinal,
         "_received_at": batch.received_at.isoformat(timespec="microseconds"),
@@ -108,7 +108,7 @@ def _format_line(batch: Batch, record: Record) -> str:
         "_is_deletion": batch.is_deletion,
         "data": record.value,
     }
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return encode_json(members) + b"\n"
 
 
 @contextmanager

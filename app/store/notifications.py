@@ -19,8 +19,8 @@ from app.store.schema import notifications, replace_unstorable
 class Notification:
     """An event, or a condition that began.
 
-    kind: such as "run.reconciled". subject: the id of its run, sink or webhook. cause: distinguishes
-    notifications of the same kind and subject. payload: the JSON to send.
+    kind: such as "run.reconciled". subject: the id of its run, sink or webhook, or a resource. cause:
+    distinguishes notifications of the same kind and subject. payload: the JSON to send.
     """
 
     kind: str

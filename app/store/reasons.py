@@ -57,7 +57,7 @@ class Reason(StrEnum):
     NUMBER_OUT_OF_RANGE = (
         "number_out_of_range",
         "data",
-        "a number in the records is too large for any sink",
+        "a number in the records is too large for a sink",
         _DISCARD_RECORDS,
     )
     NOT_A_NUMBER = "not_a_number", "data", "the records hold NaN or Infinity", _DISCARD_RECORDS

@@ -253,7 +253,7 @@ notifications = Table(
     # The id is made of kind, subject and cause, so that a cause is notified once.
     Column("id", Uuid, primary_key=True),
     Column("kind", SafeText, nullable=False),
-    # The id of the run, sink or webhook.
+    # The id of the run, sink or webhook, or a resource.
     Column("subject", SafeText, nullable=False),
     Column("cause", SafeText, nullable=False),
     Column("occurred_at", UtcDateTime, nullable=False),

@@ -1,16 +1,22 @@
-"""Paths in a record: member names and list positions, joined by dots."""
+"""Values in a record, found by paths of names and positions; pure."""
 
 from typing import Any
 
 
-def find_value(record: Any, path: str) -> Any:
-    """Return the value at a path; None if there is none."""
-    value = record
-    for part in path.split("."):
+def find_value(value: Any, path: str) -> Any:
+    """Return the value at a path; None if there is none.
+
+    A member whose name is the rest of the path, dots included, comes before a nested one.
+    """
+    while True:
+        if isinstance(value, dict) and path in value:
+            return value[path]
+        name, dot, path = path.partition(".")
         if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isascii() and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
+            value = value.get(name) if dot else None
+        elif isinstance(value, list) and name.isascii() and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
         else:
             return None
-    return value
+        if not dot:
+            return value

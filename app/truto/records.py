@@ -12,8 +12,13 @@ import msgspec
 from app.truto.events import decode_body
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
+# A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
+ExactDecimal = msgspec.Raw
+
 # Escaped NULs and surrogates, which PostgreSQL cannot store.
 _MAYBE_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+# A number of so many digits is below the largest float, 1.8e308.
+_MAX_FINITE_DIGITS = 300
 # Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -38,6 +43,7 @@ class UnreadableRecord:
 class RecordBatch:
     """The records of one body, each with its ordinal: its position in the body, from 0.
 
+    records: JSON values, with each decimal as an ExactDecimal.
     replaced_characters: the number of NULs and lone surrogates that became U+FFFD.
     """
 
@@ -55,7 +61,7 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
 
     The payload has a list or one value in `records`, or one value in `record`. A record is any JSON value.
     payload_is_record: if the payload has neither member, it is the only record itself.
-    Numbers beyond a float's range, and NaN, make a record unreadable, because no sink can store them.
+    Numbers beyond a float's range, and NaN, make a record unreadable: readers of a sink would get infinity.
     """
     try:
         event, replaced = _decode_event(body)
@@ -75,6 +81,26 @@ def _decode_event(body: bytes) -> tuple[Any, int]:
         return _FAST_DECODER.decode(body), 0
     except (msgspec.DecodeError, ValueError, RecursionError):
         return _DECODER.decode(decode_body(body)), 0
+
+
+def decode_json(text: str) -> Any:
+    """Decode JSON, with each decimal as an ExactDecimal; raises ValueError or RecursionError."""
+    return _DECODER.decode(text)
+
+
+def encode_json(value: Any) -> bytes:
+    """Return a value of a record as JSON; raises ValueError or RecursionError."""
+    return _ENCODER.encode(value)
+
+
+def indent_json(value: Any) -> str:
+    """Return a value of a record as indented JSON; raises ValueError or RecursionError."""
+    return msgspec.json.format(encode_json(value), indent=2).decode()
+
+
+def decimal_text(decimal: ExactDecimal) -> str:
+    """Return the text of a decimal as it was sent."""
+    return bytes(decimal).decode()
 
 
 def read_raw_records(
@@ -155,11 +181,11 @@ def _replace_unstorable(raw: str) -> tuple[str, int]:
     return cleaned, replaced
 
 
-def _parse_finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
+def _parse_decimal(text: str) -> ExactDecimal:
+    may_be_infinite = "e" in text or "E" in text or len(text) > _MAX_FINITE_DIGITS
+    if may_be_infinite and math.isinf(float(text)):
         raise _UnreadableValue("number_out_of_range")
-    return number
+    return ExactDecimal(text)
 
 
 def _reject_constant(_constant: str) -> None:
@@ -168,6 +194,8 @@ def _reject_constant(_constant: str) -> None:
 
 _parse_constant: Callable[[str], Any] = _reject_constant
 # msgspec reads valid JSON as `json` does, twice as fast, and rejects everything that needs a closer look.
-_FAST_DECODER = msgspec.json.Decoder()
+_FAST_DECODER = msgspec.json.Decoder(float_hook=_parse_decimal)
+# Six times as fast as `json`.
+_ENCODER = msgspec.json.Encoder()
 # Not strict: a raw line break in a string must not lose a record.
-_DECODER = json.JSONDecoder(parse_float=_parse_finite, parse_constant=_parse_constant, strict=False)
+_DECODER = json.JSONDecoder(parse_float=_parse_decimal, parse_constant=_parse_constant, strict=False)

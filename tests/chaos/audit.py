@@ -154,27 +154,32 @@ def _audit_rows(
     database: Database,
     result: AuditResult,
 ) -> None:
-    """Check that each row is the newest version of its record among settled deliveries."""
+    """Check that each row has the newest data and deletion of its record among settled deliveries."""
     newest: dict[tuple[str, str], tuple[str, int, bool]] = {}
+    newest_data: dict[tuple[str, str], tuple[str, int, bool]] = {}
     for delivery in settled.values():
         for key, number in delivery.records:
             if key is not None:
                 version = delivery.created_at, number, delivery.kind == "deletion"
                 place = delivery.account, f"k{key}"
-                newest[place] = max(newest.get(place, version), version)
+                for registers in (newest,) if delivery.kind == "deletion" else (newest, newest_data):
+                    registers[place] = max(registers.get(place, version), version)
     times = {number: delivery.created_at for delivery in sent.values() for _, number in delivery.records}
     for account, name, record, is_deleted in _read_rows(resource, database):
-        created_at, number, is_deletion = newest.pop((account, name), ("", 0, False))
+        last = newest.pop((account, name), ("", 0, False))
+        # The row of a deleted record keeps the last data, if there was any.
+        created_at, number, _ = newest_data.get((account, name), last)
+        is_revived = last[2] and not is_deleted
+        is_deleted_again = is_deleted and not last[2] and not result.faults["unsettled"]
         row = f"row {account} {name} of {resource}"
         result.counts["rows"] += 1
         written_at = times.get(record.get("number", 0), "")
-        if written_at < created_at:
-            result.add_fault("regressed", f"{row}: of {written_at}, not of {created_at}")
+        if written_at < created_at or is_deleted_again or (is_revived and written_at < last[0]):
+            deleted = "deleted, " if is_deleted else ""
+            result.add_fault("regressed", f"{row}: {deleted}of {written_at}, not of {created_at}, {last[0]}")
         elif written_at > created_at and not result.faults["unsettled"]:
             result.add_fault("foreign", f"{row}: of {written_at}, after the last that is settled")
-        elif written_at == created_at and (
-            record != build_record(int(name[1:]), number) or is_deleted != is_deletion
-        ):
+        elif written_at == created_at and record != build_record(int(name[1:]), number):
             result.add_fault("garbled", row)
     for account, name in newest:
         result.add_fault("lost", f"row {account} {name} of {resource}")

@@ -55,13 +55,33 @@ SETTINGS = settings(
 )
 
 
-class Version(NamedTuple):
-    """A possible content of a row. order: created_at, received_at, delivery, ordinal; the greatest wins."""
+# created_at, received_at, delivery, ordinal; the greatest wins.
+Order = tuple[datetime, datetime, UUID, int]
 
-    order: tuple[datetime, datetime, UUID, int]
+
+class Version(NamedTuple):
+    """A record that was sent, or its deletion."""
+
+    order: Order
     key: tuple[str, str]
     record: dict[str, Any]
+    is_deletion: bool
+
+
+class Row(NamedTuple):
+    """A row's two registers. data_order: None if the record is only the payload of the deletion."""
+
+    order: Order
+    data_order: Order | None
+    record: dict[str, Any]
     is_deleted: bool
+
+    def is_before(self, other: "Row") -> bool:
+        """Whether a register is older than the other row's."""
+        is_older_data = other.data_order is not None and (
+            self.data_order is None or self.data_order < other.data_order
+        )
+        return self.order < other.order or is_older_data
 
 
 class Vanished(BaseException):
@@ -119,7 +139,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.paused: list[tuple[set[UUID], Event, Future[None], set[UUID]]] = []
         self.came: dict[UUID, tuple[IncomingDelivery, int]] = {}
         self.versions: list[Version] = []
-        self.last_rows: dict[tuple[str, str], Version] = {}
+        self.last_rows: dict[tuple[str, str], Row] = {}
         self.settled: set[UUID] = set()
         self.leased: set[UUID] = set()
 
@@ -235,8 +255,8 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def what_is_settled_is_in_the_sink_and_nothing_goes_back(self) -> None:
         rows = self.rows()
-        assert all(rows[key].order >= before.order for key, before in self.last_rows.items())
-        assert all(rows[key].order >= last.order for key, last in self.newest(self.settled).items())
+        assert not any(rows[key].is_before(before) for key, before in self.last_rows.items())
+        assert not any(rows[key].is_before(last) for key, last in self.newest(self.settled).items())
         self.last_rows = rows
 
     @invariant()
@@ -301,23 +321,42 @@ class AnyOrder(RuleBasedStateMachine):
         self.worker(sink or self.sinks.open("main")).deliver(list(ids))
         self.settled |= self.free(ids)
 
-    def rows(self) -> dict[tuple[str, str], Version]:
-        """Return the versions of the rows in the sink."""
-        query = text('SELECT "_account", "_key", data, "_deleted_at" FROM crm_contacts')
+    def rows(self) -> dict[tuple[str, str], Row]:
+        """Return the rows in the sink."""
+        names = '"_account", "_key", data, "_vseq", "_data_vseq", "_deleted_at"'
         with self.store.engine.connect() as connection:
-            found = connection.execute(query).all()
+            found = connection.execute(text(f"SELECT {names} FROM crm_contacts")).all()
         rows = {}
-        for account, key, cell, deleted_at in found:
+        for account, key, cell, sequence, data_sequence, deleted_at in found:
             record = json.loads(cell) if isinstance(cell, str) else cell
-            version = self.versions[record["n"]]
-            assert version[1:] == ((account, key), record, deleted_at is not None)
-            rows[version.key] = version
+            version = self.version(sequence)
+            data = self.version(data_sequence) if data_sequence else version
+            assert (data.key, data.record) == (version.key, record) == ((account, key), record)
+            assert version.is_deletion == (deleted_at is not None)
+            assert data_sequence is None or version.is_deletion > data.is_deletion
+            has_data = not data.is_deletion
+            rows[version.key] = Row(
+                version.order, data.order if has_data else None, record, version.is_deletion
+            )
         assert len(rows) == len(found)
         return rows
 
-    def newest(self, ids: Collection[UUID]) -> dict[tuple[str, str], Version]:
-        """Return the versions of the rows that these deliveries should lead to."""
-        return {version.key: version for version in sorted(self.versions) if version.order[2] in ids}
+    def version(self, sequence: str) -> Version:
+        """Return the version with a `_vseq`."""
+        _, delivery, ordinal = sequence.split("-")
+        [version] = (v for v in self.versions if v.order[2:] == (UUID(delivery), int(ordinal)))
+        return version
+
+    def newest(self, ids: Collection[UUID]) -> dict[tuple[str, str], Row]:
+        """Return the rows that these deliveries should lead to."""
+        versions = sorted(version for version in self.versions if version.order[2] in ids)
+        data = {version.key: version for version in versions if not version.is_deletion}
+        rows = {}
+        for version in versions:
+            last = data.get(version.key)
+            record = last.record if last else version.record
+            rows[version.key] = Row(version.order, last.order if last else None, record, version.is_deletion)
+        return rows
 
 
 def test_any_order_of_pages_workers_and_crashes_ends_with_the_newest_of_each_record(store: Database) -> None:

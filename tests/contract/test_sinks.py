@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import permutations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +16,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 from sqlalchemy import Engine, inspect, text
 
 from app.config.routes import ColumnConfig, Route
@@ -21,8 +24,10 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
+from app.sinks.sql.keys import hash_record
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
+from app.truto.records import read_records
 from tests.support.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -72,6 +77,12 @@ def rows(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
     }
 
 
+def read_column(database: Engine, name: str, table: str = "crm_contacts") -> list[Any]:
+    """A column of all rows, by key."""
+    with database.engine.connect() as connection:
+        return list(connection.execute(text(f'SELECT "{name}" FROM {table} ORDER BY "_key"')).scalars())
+
+
 def values(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
     return {key: data for key, (data, _) in rows(database, table).items()}
 
@@ -110,6 +121,64 @@ def test_records_are_stored_unchanged(sink_and_records: tuple[Sink, Callable[[],
 
     assert (written.written, written.rejected) == (2, [])
     assert records() == sent
+
+
+DECIMALS = (
+    "100000000000000000.01",
+    "0.92156863212585449",
+    "-0.1000000000000000055511151231257827",
+    "1.10",
+    "1E5",
+    "1.5e-400",
+    "-0.0",
+    "1e308",
+    "123456789012345678901234567890.5",
+    "18446744073709551616",
+)
+
+
+def test_numbers_reach_a_database_exactly_as_sent(sql: SqlSink, database: Engine) -> None:
+    sent = parse_records([f'{{"id": "{n:02d}", "n": [{number}]}}' for n, number in enumerate(DECIMALS)])
+
+    assert sql.write(batch(sent), ROUTE).written == len(DECIMALS)
+
+    with database.engine.connect() as connection:
+        statement = text('SELECT CAST("data" AS text) FROM crm_contacts ORDER BY "_key"')
+        texts = connection.execute(statement).scalars().all()
+    numbers = [json.loads(data, parse_float=str, parse_int=str)["n"][0] for data in texts]
+    # jsonb writes an exponent out: it keeps the number, not its spelling.
+    assert list(map(Decimal, numbers)) == list(map(Decimal, DECIMALS))
+    assert database.dialect.name == "postgresql" or numbers == list(DECIMALS)
+
+
+def test_a_number_with_too_many_digits_for_a_database_is_rejected_alone(
+    sql: SqlSink, database: Engine
+) -> None:
+    sent = parse_records(['{"id": "1"}', '{"id": "2", "n": 1e-20000}', '{"id": "3"}'])
+
+    written = sql.write(batch(sent), ROUTE)
+
+    if database.dialect.name == "postgresql":
+        assert [(r.ordinal, r.reason) for r in written.rejected] == [(1, "number_out_of_range")]
+    else:
+        assert read_column(database, "data")[1] == '{"id":"2","n":1e-20000}'
+
+
+def test_numbers_reach_a_file_exactly_as_sent(tmp_path: Path) -> None:
+    sent = parse_records([f'{{"id": {number}}}' for number in DECIMALS])
+
+    assert FilesSink(f"file://{tmp_path}").write(batch(sent), ROUTE).written == len(DECIMALS)
+
+    [path] = tmp_path.rglob("*.jsonl")
+    lines = path.read_text().splitlines()
+    assert [line.rpartition('"data":')[2] for line in lines] == [f'{{"id":{n}}}}}' for n in DECIMALS]
+
+
+def parse_records(texts: Sequence[str]) -> list[Any]:
+    """Records as a worker reads them."""
+    parsed = read_records(f'{{"payload": {{"records": [{", ".join(texts)}]}}}}'.encode())
+    assert parsed is not None
+    return [value for _, value in parsed.records]
 
 
 def test_the_same_batch_again_changes_nothing(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
@@ -247,17 +316,55 @@ def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
         assert connection.execute(text("SELECT count(*) FROM crm_contacts")).scalar_one() == 3
 
 
-def test_a_deletion_is_a_version_like_any_other(sql: SqlSink, database: Engine) -> None:
-    kept, deleted = {"id": "1", "n": 1}, {"id": "1"}
-    upsert, deletion = batch([kept], at_s=1, number=1), batch([deleted], at_s=2, number=2, is_deletion=True)
+@pytest.mark.parametrize("order", list(permutations(range(4))), ids=lambda order: "".join(map(str, order)))
+def test_a_deletion_keeps_the_last_values(sql: SqlSink, database: Engine, order: tuple[int, ...]) -> None:
+    route = Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")})
+    steps = [
+        batch([{"id": "1", "n": 1}], at_s=1, number=1, run="r1"),
+        batch([{"id": "1", "n": 2}], at_s=2, number=2, run="r2"),
+        batch([{"id": "1"}], at_s=3, number=3, run="", is_deletion=True),
+        batch([{"id": "1", "by": "x"}], at_s=4, number=4, run="", is_deletion=True),
+    ]
 
-    for order in ((upsert, deletion), (deletion, upsert)):
-        for each in order:
-            sql.write(each, ROUTE)
-        assert rows(database) == {"1": (deleted, True)}
+    for place in (*order, *order):
+        sql.write(steps[place], route)
 
-    sql.write(batch([kept], at_s=3, number=3), ROUTE)
-    assert rows(database) == {"1": (kept, False)}
+    assert rows(database) == {"1": ({"id": "1", "n": 2}, True)}
+    assert read_column(database, "n") == [2]
+    assert read_column(database, "_run") == [""]
+
+    sql.write(batch([{"id": "1", "n": 3}], at_s=5, number=5), route)
+    assert rows(database) == {"1": ({"id": "1", "n": 3}, False)}
+    assert read_column(database, "_data_vseq") == [None]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_deletion_of_an_unknown_record_keeps_its_payload(
+    sql: SqlSink, database: Engine, order: tuple[int, ...]
+) -> None:
+    deletions = [batch([{"id": "1", "by": n}], at_s=n, number=n, is_deletion=True) for n in (1, 2)]
+
+    for place in order:
+        sql.write(deletions[place], ROUTE)
+
+    assert rows(database) == {"1": ({"id": "1", "by": 2}, True)}
+
+
+def test_rows_of_earlier_releases_get_their_last_values_from_a_replay(sql: SqlSink, database: Engine) -> None:
+    kept, newer = batch([{"id": "1", "n": 1}], at_s=1), batch([{"id": "2", "n": 1}], at_s=3, number=3)
+    deletion = batch([{"id": "1"}, {"id": "2"}], at_s=2, number=2, is_deletion=True)
+    for each in (deletion, newer):
+        sql.write(each, ROUTE)
+    with database.engine.begin() as connection:
+        for column in ("_data_version", "_data_vseq"):
+            connection.execute(text(f'ALTER TABLE crm_contacts DROP COLUMN "{column}"'))
+    upgraded = SqlSink(database.url.render_as_string(hide_password=False))
+
+    for each in (deletion, newer, kept):
+        upgraded.write(each, ROUTE)
+
+    upgraded.close()
+    assert rows(database) == {"1": ({"id": "1", "n": 1}, True), "2": ({"id": "2", "n": 1}, False)}
 
 
 @pytest.mark.parametrize(
@@ -266,6 +373,8 @@ def test_a_deletion_is_a_version_like_any_other(sql: SqlSink, database: Engine) 
         ({"id": "abc"}, "abc"),
         ({"id": 17}, "17"),
         ({"id": 1.5}, "1.5"),
+        ({"id": Raw("12.50")}, "12.50"),
+        ({"id": Raw("100000000000000000.01")}, "100000000000000000.01"),
         ({"id": 2**70}, str(2**70)),
         ({"id": " "}, " "),
         ({"id": "x" * 512}, "x" * 512),
@@ -300,10 +409,63 @@ def test_an_id_that_cannot_be_a_key_is_hashed(sql: SqlSink, database: Engine, re
     assert data == record
 
 
+def test_records_without_a_key_that_differ_in_the_last_digit_are_two_rows(
+    sql: SqlSink, database: Engine
+) -> None:
+    first, second = (f'{{"amount": 100000000000000000.{cents}}}' for cents in ("01", "02"))
+
+    for number in (1, 2):
+        sql.write(batch(parse_records([first, second, first]), number=number), ROUTE)
+
+    assert len(values(database)) == 2
+
+
+@pytest.mark.parametrize("number", ["0.1", "1.10", "12.0", "1E5", "0.92156863212585449", "-0.0"])
+def test_a_decimal_keeps_the_hash_of_its_float(number: str) -> None:
+    [record] = parse_records([f'{{"n": {number}}}'])
+
+    assert hash_record(record) == hash_record({"n": float(number)})
+
+
+@pytest.mark.parametrize(
+    ("path", "record"),
+    [
+        ("properties.hs_object_id", {"properties": {"hs_object_id": "7"}}),
+        ("properties.hs_object_id", {"properties.hs_object_id": 7, "properties": {"hs_object_id": 8}}),
+        ("properties.hs.id", {"properties": {"hs.id": 7}}),
+        ("ids.1.value", {"ids": [{"value": 6}, {"value": 7}]}),
+    ],
+)
+def test_a_key_may_be_a_path(sql: SqlSink, database: Engine, path: str, record: Any) -> None:
+    route = Route(sinks=("main",), key=path)
+
+    written = [sql.write(batch([{**record, "n": n}], number=n), route) for n in (1, 2)]
+
+    assert values(database) == {"7": {**record, "n": 2}}
+    assert [each.has_key for each in written] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("sent", "has_key"),
+    [
+        ([{"id": "1"}, {"no": 1}], True),
+        ([{"no": 1}, {"id": None}, {"id": ""}, {"id": True}, {"id": {}}], False),
+        (["text", {"no": 1}], False),
+        (["text"], None),
+        ([], None),
+    ],
+)
+def test_a_batch_without_any_key_is_recognized(sql: SqlSink, sent: list[Any], has_key: bool | None) -> None:
+    assert sql.write(batch(sent), ROUTE).has_key is has_key
+    assert sql.write(batch(sent), Route(sinks=("main",), key="")).has_key
+
+
 def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine) -> None:
     route = Route(sinks=("main",), missing_key="refuse", key="email")
 
     written = sql.write(batch([{"id": "1"}, {"email": "x@example.com"}]), route)
+
+    assert written.has_key
 
     assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(0, "no_key")]
     assert list(values(database)) == ["x@example.com"]
@@ -521,13 +683,6 @@ def test_racing_writers_agree_and_never_deadlock(store_url: str, database: Engin
         )
         for number in range(1, 80)
     ]
-    newest: dict[str, tuple[Any, ...]] = {}
-    for each in batches:
-        for record in each.records:
-            version = (each.version, each.received_at, record.value, each.is_deletion)
-            newest[record.value["id"]] = max(
-                newest.get(record.value["id"], version), version, key=lambda v: v[:2]
-            )
 
     def write_all(seed: int) -> None:
         sink = SqlSink(store_url)
@@ -538,7 +693,21 @@ def test_racing_writers_agree_and_never_deadlock(store_url: str, database: Engin
     with ThreadPoolExecutor(4) as writers:
         list(writers.map(write_all, range(4)))
 
-    assert rows(database) == {key: (version[2], version[3]) for key, version in newest.items()}
+    assert rows(database) == merge(batches)
+
+
+def merge(batches: Sequence[Batch]) -> dict[str, Any]:
+    """The rows that these batches should lead to, by key, as (data, is deleted)."""
+    rows: dict[str, Any] = {}
+    has_data: set[str] = set()
+    for each in sorted(batches, key=lambda b: (b.version, b.received_at)):
+        for record in each.records:
+            key = record.value["id"]
+            keeps_data = each.is_deletion and key in has_data
+            rows[key] = (rows[key][0] if keeps_data else record.value, each.is_deletion)
+            if not each.is_deletion:
+                has_data.add(key)
+    return rows
 
 
 deliveries = st.lists(
@@ -561,6 +730,15 @@ def two_databases(
             engine.dispose()
 
 
+TYPED = Route(
+    sinks=("main",), columns={"n": ColumnConfig(type="number"), "i": ColumnConfig(type="integer", path="n")}
+)
+# All but the times of processing.
+ORDER_INVARIANT_COLUMNS = (
+    "_key, data, _version, _vseq, _data_version, _data_vseq, _job, _run, _method, _deleted_at, _meta, n, i"
+)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=deliveries, order=st.randoms(use_true_random=False))
 def test_any_order_and_any_replays_end_with_the_same_rows(
@@ -569,26 +747,30 @@ def test_any_order_and_any_replays_end_with_the_same_rows(
     batches = [
         batch(
             [{"id": str(key), "n": f"{number}.{place}"} for place, key in enumerate(keys)],
+            run=str(number),
             at_s=at_s,
             number=number,
             is_deletion=is_deletion,
         )
         for number, (at_s, keys, is_deletion) in enumerate(made, start=1)
     ]
-    expected: dict[str, Any] = {}
-    for each in sorted(batches, key=lambda b: (b.version, b.received_at)):
-        for record in each.records:
-            expected[record.value["id"]] = (record.value, each.is_deletion)
+    by_version = sorted(batches, key=lambda b: (b.version, b.received_at))
     played = [*batches, *order.choices(batches, k=len(batches))]
     order.shuffle(played)
 
     for sink, engine in two_databases:
-        sink.write(batch([]), ROUTE)
-        with engine.begin() as connection:
-            connection.execute(text("DELETE FROM crm_contacts"))
-        for each in played:
-            sink.write(each, ROUTE)
-        assert rows(engine) == expected
+        contents = []
+        for ordered in (by_version, played):
+            sink.write(batch([]), TYPED)
+            with engine.begin() as connection:
+                connection.execute(text("DELETE FROM crm_contacts"))
+            for each in ordered:
+                sink.write(each, TYPED)
+            assert rows(engine) == merge(batches)
+            with engine.connect() as connection:
+                statement = text(f"SELECT {ORDER_INVARIANT_COLUMNS} FROM crm_contacts ORDER BY _key")
+                contents.append(connection.execute(statement).all())
+        assert contents[0] == contents[1]
 
 
 # The files sink

@@ -13,12 +13,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
+from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
+from app.store.notifications import Notifications
 from app.store.pending import PendingDeliveries
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
@@ -226,6 +227,71 @@ def test_other_events_are_settled_and_written_only_if_a_route_names_them(
     setup.sinks.close()
 
 
+def test_a_key_that_no_record_has_is_notified_until_a_delivery_has_it(
+    store: Database, store_url: str
+) -> None:
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), key="properties.hs_object_id"),))
+    with_key, without_key = '[{"properties": {"hs_object_id": 7}}]', '[{"id": "1"}, {"id": "2"}]'
+    kept = Notifications(store)
+
+    def send(records: str, account: str, id_: str) -> UUID:
+        payload = batch(records, integrated_account_id=account)
+        return setup.deliver("sync_job_run:record", payload, id_=id_)
+
+    send(with_key, "a1", "1")
+    assert kept.list_open("key.missing") == []
+
+    first = send(without_key, "a2", "2")
+    send(without_key, "a2", "3")
+    send(without_key, "a3", "4")
+    [notification] = kept.list_open("key.missing")
+    assert notification.payload == {
+        "resource": "crm/contacts",
+        "integrated_account_id": "a2",
+        "delivery": str(first),
+        "key": "properties.hs_object_id",
+        "missing_key": "hash",
+    }
+    assert len(setup.rows("crm_contacts")) == 3
+
+    setup.processor = setup.new_processor("another worker")
+    send(with_key, "a1", "5")
+    assert kept.list_open("key.missing") == [notification]
+    send(with_key, "a2", "6")
+    assert kept.list_open("key.missing") == []
+    setup.sinks.close()
+
+
+def test_a_route_without_a_key_ends_the_notification_of_its_key(store: Database, store_url: str) -> None:
+    for key, open_count in (("uid", 1), ("", 0)):
+        setup = DeliverySetup(store, store_url, (Route(sinks=("main",), key=key),))
+        setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'), id_=f"with {key}")
+        assert len(Notifications(store).list_open("key.missing")) == open_count
+        assert next(iter(setup.rows("crm_contacts"))).startswith("sha256:")
+        setup.sinks.close()
+
+
+def test_decimals_pass_a_worker_unchanged(store: Database, store_url: str, tmp_path: Path) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    columns = {"amount": ColumnConfig(type="text")}
+    routes = (Route(sinks=("main", "lake"), key="amount", columns=columns),)
+    setup = DeliverySetup(store, store_url, routes, lake=lake)
+    amounts = ["100000000000000000.01", "0.92156863212585449", "1.10"]
+
+    records = [f'{{"amount": {n}}}' for n in amounts]
+
+    setup.deliver("sync_job_run:record", batch(f"[{', '.join(records)}]"))
+
+    statement = text('SELECT "_key", "amount", CAST("data" AS text) FROM crm_contacts ORDER BY "_vseq"')
+    with store.engine.connect() as connection:
+        rows = [(key, amount, data.replace(" ", "")) for key, amount, data in connection.execute(statement)]
+    assert rows == [(n, n, f'{{"amount":{n}}}') for n in amounts]
+    [path] = (tmp_path / "lake").rglob("*.jsonl")
+    lines = path.read_text().splitlines()
+    assert [line.rpartition('"data":')[2] for line in lines] == [f'{{"amount":{n}}}}}' for n in amounts]
+    setup.sinks.close()
+
+
 def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup) -> None:
     about = '"integrated_account_id": "a", "resource": "crm/contacts"'
     current = f'{{{about}, "record": {{"id": "1", "name": "n"}}}}'
@@ -238,7 +304,7 @@ def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup
     with setup.store.engine.connect() as connection:
         [deleted] = connection.execute(text('SELECT "_deleted_at" FROM crm_contacts')).scalars()
     assert deleted is not None
-    assert setup.rows("crm_contacts") == {"1": {"id": "1"}}
+    assert setup.rows("crm_contacts") == {"1": {"id": "1", "name": "n"}}
 
 
 @pytest.mark.parametrize("event", ["record:meta", "record:reindexed"])

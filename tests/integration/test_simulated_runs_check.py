@@ -97,8 +97,9 @@ def test_a_complete_run_has_no_problem(delivered_run: DeliveredRun) -> None:
     ]
 
 
-COPY = """INSERT INTO crm_contacts SELECT _account, '3', data, _version, _vseq, _job, _run, _method, _deleted_at,
-    _first_seen_at, _changed_at, _written_at, _meta FROM crm_contacts WHERE _key = '1'"""
+COPY = """INSERT INTO crm_contacts (_account, _key, data, _version, _vseq, _job, _run, _method,
+    _first_seen_at, _changed_at, _written_at) SELECT _account, '3', data, _version, _vseq, _job, _run, _method,
+    _first_seen_at, _changed_at, _written_at FROM crm_contacts WHERE _key = '1'"""
 
 
 @pytest.mark.parametrize(

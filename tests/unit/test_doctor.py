@@ -24,6 +24,7 @@ from app.checks.store import (
     evaluate_clock,
     evaluate_database,
     evaluate_failing_sink,
+    evaluate_missing_key,
     evaluate_unattributed,
 )
 from app.checks.truto import evaluate_webhook
@@ -35,6 +36,7 @@ from app.database.diagnostics import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.store.attribution import UnattributedDeliveries
 from app.store.failures import FailingSink
+from app.store.notifications import Notification
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 MIB = 1024 * 1024
@@ -178,6 +180,19 @@ def test_a_failing_sink_is_named_with_its_reason() -> None:
     assert "1,200 deliveries" in result.message
     assert "sink_unavailable" in result.advice
     assert "1 delivery since" in evaluate_failing_sink(FailingSink("lake", since, "", 1)).message
+
+
+def test_a_missing_key_is_named_with_a_delivery_to_look_at() -> None:
+    payload = {"resource": "crm/contacts", "delivery": "d1", "key": "properties.id", "missing_key": "hash"}
+
+    result = evaluate_missing_key(
+        Notification("key.missing", "crm/contacts", "c", datetime.now(UTC), payload)
+    )
+
+    assert result.level == "warn"
+    assert "crm/contacts has the key properties.id" in result.message
+    assert "rapidbridge deliveries show d1 --body" in result.advice
+    assert "new row" in result.message
 
 
 def test_connections_of_all_processes_are_counted() -> None:

@@ -107,6 +107,24 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
             "*Sink failing:* lake since 2026-11-24T11:00:00Z: sink_unavailable. 1 delivery waiting.",
         ),
         (
+            "key.missing",
+            {
+                "resource": "crm/contacts",
+                "integrated_account_id": "a1",
+                "delivery": "d1",
+                "key": "properties.id",
+                "missing_key": "hash",
+            },
+            "*Key missing:* no record of delivery d1 has the key properties.id (resource crm/contacts, account "
+            "a1). Each version of such a record becomes a new row. Correct the key of the route.",
+        ),
+        (
+            "key.missing",
+            {"missing_key": "refuse"},
+            "*Key missing:* no record of delivery ? has the key ? (resource ?, account ?). These records are "
+            "rejected. Correct the key of the route.",
+        ),
+        (
             "webhook.inactive",
             {"webhook_id": "w1", "is_reactivated": False},
             "*Webhook inactive:* Truto deactivated w1. No events arrive until it is activated at Truto.",

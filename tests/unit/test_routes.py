@@ -150,6 +150,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{data = "text"}}\n', "[[routes]] 1, columns: data is reserved"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name: invalid name; a column"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: the value is not 'text',"),
+        (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with missing_key = \"refuse\" would reject every record;"),
         (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: \"skip\" is not 'hash' or 'refuse'."),
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would mix"),
         (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: missing; add reason."),

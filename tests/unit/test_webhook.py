@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.cli.deliveries.show import format_body
 from app.cli.webhook.env_file import merge_secret
 from app.cli.webhook.payload_shape import shape_lines
 from app.errors import ConfigError
@@ -130,6 +131,14 @@ def test_a_payload_is_shown_by_its_field_names_only() -> None:
 
     assert lines == ["payload: resource, records", "2 records: id, name, email"]
     assert "Ada" in "".join(shape_lines(body, with_values=True))
+
+
+def test_numbers_are_shown_as_they_were_sent() -> None:
+    body = b'{"payload": {"amount": 100000000000000000.01, "share": 1.10}}'
+
+    shown = "\n".join(shape_lines(body, with_values=True))
+
+    assert shown == format_body(body) == '{\n  "amount": 100000000000000000.01,\n  "share": 1.10\n}'
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
+from workers.delivery.missing_keys import MissingKeys
 from workers.delivery.parser import ParsedDelivery, parse_delivery
 from workers.delivery.retry_policy import (
     MAX_LOST_ATTEMPTS,
@@ -77,6 +78,7 @@ class DeliveryProcessor:
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
         self._writer = SinkWriter(sinks)
+        self._missing_keys = MissingKeys(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
 
@@ -209,6 +211,8 @@ class DeliveryProcessor:
         delivery = attributed.delivery
         attempts = self._writer.write(delivery, parsed, route, finished)
         self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
+        if has_key := [attempt.has_key for attempt in attempts if attempt.has_key is not None]:
+            self._missing_keys.record_delivery(delivery, parsed.resource, route, has_key=any(has_key))
         outcomes = [attempt.outcome for attempt in attempts]
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)

@@ -43,12 +43,14 @@ class SinkAttempt:
     """The result of one sink for one delivery, from this attempt or an earlier one.
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
+    has_key: as in WriteResult; None if nothing was written.
     """
 
     outcome: SinkOutcome
     dead_records: Sequence[DeadRecord] = ()
     retry_after_s: float = 0.0
     has_timed_out: bool = False
+    has_key: bool | None = None
 
 
 class SinkWriter:
@@ -110,7 +112,8 @@ class SinkWriter:
         rejected = [record for result in results for record in result.rejected]
         dead = _make_dead_records(name, delivery_id, parsed, rejected, now)
         written = sum(result.written for result in results)
-        return SinkAttempt(replace(outcome, written=written, dead=outcome.dead + len(dead)), dead)
+        done = replace(outcome, written=written, dead=outcome.dead + len(dead))
+        return SinkAttempt(done, dead, has_key=any(result.has_key for result in results))
 
 
 def _make_outcome(name: str, delivery_id: UUID, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:

@@ -1,12 +1,9 @@
 """rapidbridge deliveries show."""
 
-import json
-import math
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 from uuid import UUID
 
 import click
@@ -32,6 +29,7 @@ from app.store.inbox import Inbox
 from app.store.models import AttributionSource, SinkOutcome
 from app.store.reasons import explain
 from app.truto.events import decode_body
+from app.truto.records import decode_json, indent_json
 
 _LABEL_WIDTH = 14
 _MAX_SINK_WIDTH, _MAX_REASON_WIDTH = 14, 20
@@ -105,9 +103,8 @@ def format_body(body: bytes) -> str:
     """
     text = decode_body(body)
     try:
-        value = json.loads(text, parse_float=_parse_finite_float, strict=False)
-        payload = value.get("payload", value) if isinstance(value, dict) else value
-        text = json.dumps(payload, indent=2, ensure_ascii=False)
+        value = decode_json(text)
+        text = indent_json(value.get("payload", value) if isinstance(value, dict) else value)
     except (ValueError, RecursionError):
         pass
     return escape_control_chars(text)
@@ -209,10 +206,3 @@ def _read_body(database: Database, detail: DeliveryDetail) -> bytes:
     except ValueError:
         click.echo("The body is damaged in the database and cannot be decompressed.", err=True)
         sys.exit(1)
-
-
-def _parse_finite_float(text: str) -> Any:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("too large for a float")
-    return number

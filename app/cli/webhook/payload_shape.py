@@ -1,12 +1,13 @@
 """Field names of a payload and its records, without their values. Pure."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from app.cli.common.output import replace_control_chars
+from app.cli.common.output import escape_control_chars, replace_control_chars
 from app.plural import format_count
 from app.truto.coerce import as_object
+from app.truto.events import decode_body
+from app.truto.records import decode_json, indent_json
 
 _MAX_NAMES = 12
 # Records of one page are alike: the first ones show the fields of all.
@@ -17,13 +18,13 @@ _TYPE_NAMES = {type(None): "null", dict: "an object", list: "a list", str: "a st
 def shape_lines(body: bytes, *, with_values: bool) -> Iterator[str]:
     """Yield the field names of a body's payload and records; with_values: the whole payload."""
     try:
-        payload = as_object(json.loads(body)).get("payload")
+        payload = as_object(decode_json(decode_body(body))).get("payload")
+        text = indent_json(payload) if with_values else ""
     except (ValueError, RecursionError):
         yield "not JSON" if not with_values else ascii(body[:2000])
         return
     if with_values:
-        # json.dumps escapes control characters, so no value can move the cursor.
-        yield from json.dumps(payload, indent=2).splitlines()
+        yield from escape_control_chars(text).splitlines()
         return
     if not isinstance(payload, dict):
         yield f"payload: {_describe_type(payload)}"

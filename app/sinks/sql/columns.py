@@ -1,15 +1,28 @@
 """Casting of record values to typed columns; pure."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.config.routes import ColumnConfig
 from app.sinks.sql.keys import to_json
 from app.truto.record_path import find_value
+from app.truto.records import ExactDecimal, decimal_text
 
 _BIGINT = 2**63
+_BIGINT_DIGITS = 19
+# Python also converts underscores, the digits of other scripts, and any character between date and time.
+_WHITESPACE = " \t\r\n"
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_TIMESTAMP = re.compile(
+    r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}"
+    r"(?:[T ][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2}(?:[.,][0-9]+)?)?)?"
+    r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)?)?"
+)
 
 
 class _CastError(ValueError):
@@ -39,31 +52,47 @@ def _cast_text(value: Any) -> str:
 
 
 def _cast_integer(value: Any) -> int:
-    if isinstance(value, bool):
-        raise _CastError("not_an_integer")
-    try:
-        number = int(value) if isinstance(value, str | int) else int(value) if value == int(value) else None
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _CastError("not_an_integer") from error
-    if number is None:
-        raise _CastError("not_an_integer")
+    number = value if type(value) is int else _read_integer(value)
     if not -_BIGINT <= number < _BIGINT:
         raise _CastError("out_of_range")
     return number
 
 
-def _cast_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _CastError("not_a_number")
+def _read_integer(value: Any) -> int:
+    text = _read_number(value, _INTEGER)
+    if text is None:
+        raise _CastError("not_an_integer")
     try:
-        number = float(value)
-    except OverflowError as error:
-        raise _CastError("out_of_range") from error
-    except ValueError as error:
-        raise _CastError("not_a_number") from error
-    if not math.isfinite(number):
+        number = Decimal(text)
+    except InvalidOperation as error:  # an exponent below those of Decimal
+        raise _CastError("not_an_integer") from error
+    # Checked first: the integer of 1e999999 has a million digits.
+    if number and number.adjusted() >= _BIGINT_DIGITS:
+        raise _CastError("out_of_range")
+    if number != number.to_integral_value():
+        raise _CastError("not_an_integer")
+    return int(number) if number else 0
+
+
+def _cast_number(value: Any) -> float:
+    text = _read_number(value, _NUMBER)
+    if text is None:
+        raise _CastError("not_a_number")
+    number = float(text)
+    is_rounded_to_zero = number == 0 and re.split("[eE]", text)[0].strip("+-0.") != ""
+    if is_rounded_to_zero or not math.isfinite(number):
         raise _CastError("out_of_range")
     return number
+
+
+def _read_number(value: Any, pattern: re.Pattern[str]) -> str | None:
+    """Return the text of a number, or of a string that matches the pattern; None for anything else."""
+    if isinstance(value, str):
+        text = value.strip(_WHITESPACE)
+        return text if pattern.fullmatch(text) else None
+    if isinstance(value, ExactDecimal):
+        return decimal_text(value)
+    return to_json(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _cast_boolean(value: Any) -> bool:
@@ -75,18 +104,26 @@ def _cast_boolean(value: Any) -> bool:
 
 def _cast_timestamp(value: Any) -> str:
     try:
-        time = datetime.fromisoformat(value.strip())
+        time = _read_time(value)
         aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, AttributeError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise _CastError("not_a_timestamp") from error
     return aware.isoformat(timespec="microseconds")
 
 
 def _cast_date(value: Any) -> str:
     try:
-        return date.fromisoformat(value.strip()[:10]).isoformat()
-    except (ValueError, AttributeError) as error:
+        return _read_time(value).date().isoformat()
+    except ValueError as error:
         raise _CastError("not_a_date") from error
+
+
+def _read_time(value: Any) -> datetime:
+    """Read a date or time in ISO 8601; raises ValueError for anything else."""
+    text = value.strip(_WHITESPACE).upper() if isinstance(value, str) else ""
+    if not _TIMESTAMP.fullmatch(text):
+        raise ValueError("not in ISO 8601")
+    return datetime.fromisoformat(text)
 
 
 _CASTS: Mapping[str, Callable[[Any], Any]] = {

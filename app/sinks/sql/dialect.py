@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -52,9 +52,17 @@ class Dialect(ABC):
             'PRIMARY KEY ("_account", "_key"))'
         )
 
-    def build_add_column(self, table: str, column: str, kind: str) -> str:
-        """Return the statement that adds a column of a type that a route names."""
-        return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {self.types[kind]}"
+    def list_added_columns(self, columns: Mapping[str, ColumnConfig]) -> dict[str, str]:
+        """Return the types of the columns that a table may lack: newer ones of its own, and the route's."""
+        return {
+            "_data_version": self.types["timestamp"],
+            "_data_vseq": self.types["text"] + self.key_collation,
+            **{name: self.types[column.type] for name, column in columns.items()},
+        }
+
+    def build_add_column(self, table: str, column: str, column_type: str) -> str:
+        """Return the statement that adds a column."""
+        return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {column_type}"
 
     @abstractmethod
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
@@ -69,7 +77,8 @@ class Dialect(ABC):
         """Return a short stable code for the rejection of a record."""
 
 
-_RECORD_COLUMNS = ("_account", "_key", "data", "_version", "_vseq", "_job", "_run", "_method", "_deleted_at")
+_VERSION_COLUMNS = ("_version", "_vseq", "_job", "_run", "_method")
+_RECORD_COLUMNS = ("_account", "_key", "data", *_VERSION_COLUMNS, "_deleted_at")
 _TRACKING_COLUMNS = ("_first_seen_at", "_changed_at", "_written_at", "_meta")
 
 
@@ -77,22 +86,64 @@ def list_column_names(columns: Mapping[str, ColumnConfig]) -> list[str]:
     return [*_RECORD_COLUMNS, *_TRACKING_COLUMNS, *columns]
 
 
-def build_conflict_clause(table: str, columns: Mapping[str, ColumnConfig], *, distinct: str) -> str:
-    """Return the clause that updates older rows.
+def build_conflict_clause(
+    table: str, columns: Mapping[str, ColumnConfig], *, distinct: str, is_deletion: bool
+) -> str:
+    """Return the clause that updates rows with older data, or with an older deletion.
 
-    Equal data is updated too: without its version, a third version that arrives late would win.
+    `_version` and `_vseq` are the version of the row: of its deletion while it is deleted, else of its data.
+    A deletion older than the data has no effect, so only a deleted row needs a second version: that of its
+    data is in `_data_version` and `_data_vseq`. They are NULL if `data` is only the deletion's own payload.
     """
-    unchanged = {"_account", "_key", "_first_seen_at", "_changed_at"}
-    changed = [
-        f"{quote(name)} = excluded.{quote(name)}"
-        for name in list_column_names(columns)
-        if name not in unchanged
-    ]
-    current = quote(table)
-    return (
-        f'ON CONFLICT ("_account", "_key") DO UPDATE SET {", ".join(changed)}, '
-        f'"_changed_at" = CASE WHEN {current}."data" {distinct} excluded."data" '
-        f'OR {current}."_deleted_at" {distinct} excluded."_deleted_at" '
-        f'THEN excluded."_changed_at" ELSE {current}."_changed_at" END '
-        f'WHERE ({current}."_version", {current}."_vseq") < (excluded."_version", excluded."_vseq")'
+    merge = _merge_deletion(columns) if is_deletion else _merge_data(columns, distinct)
+    # {old} and {new} are the row, and the row to write; {column} is the assigned column.
+    names = {"old": quote(table), "new": "excluded"}
+    assignments = (
+        f"{quote(column)} = {value.format(column=quote(column), **names)}"
+        for column, value in merge.values.items()
     )
+    condition = merge.condition.format(**names)
+    return f'ON CONFLICT ("_account", "_key") DO UPDATE SET {", ".join(assignments)} WHERE {condition}'
+
+
+class _Merge(NamedTuple):
+    """The assignments and the condition of an update, as templates."""
+
+    values: dict[str, str]
+    condition: str
+
+
+_NEW = "{new}.{column}"
+_IS_DELETED = '{old}."_deleted_at" IS NOT NULL'
+_IS_NEWER = '({old}."_version", {old}."_vseq") < ({new}."_version", {new}."_vseq")'
+_HAS_NO_DATA = '{old}."_data_vseq" IS NULL'
+_IS_NEWER_DATA = '({old}."_data_version", {old}."_data_vseq") < ({new}."_version", {new}."_vseq")'
+
+
+def _merge_data(columns: Mapping[str, ColumnConfig], distinct: str) -> _Merge:
+    # The condition of the update holds: data for a row that is not deleted is newer than the row.
+    is_live = f'({{old}}."_deleted_at" IS NULL OR {_IS_NEWER})'
+    row_version = f"CASE WHEN {is_live} THEN {_NEW} ELSE {{old}}.{{column}} END"
+    values = {
+        **dict.fromkeys(("data", "_meta", *columns, "_written_at"), _NEW),
+        **dict.fromkeys(_VERSION_COLUMNS, row_version),
+        "_deleted_at": f"CASE WHEN {is_live} THEN NULL ELSE {{old}}.{{column}} END",
+        "_data_version": f'CASE WHEN {is_live} THEN NULL ELSE {{new}}."_version" END',
+        "_data_vseq": f'CASE WHEN {is_live} THEN NULL ELSE {{new}}."_vseq" END',
+        "_changed_at": f'CASE WHEN {{old}}."data" {distinct} {{new}}."data" OR ({_IS_DELETED} AND {is_live}) '
+        f"THEN {_NEW} ELSE {{old}}.{{column}} END",
+    }
+    # Equal data is updated too: without its version, a third version that arrives late would win.
+    return _Merge(values, f"{_IS_NEWER} OR ({_IS_DELETED} AND ({_HAS_NO_DATA} OR {_IS_NEWER_DATA}))")
+
+
+def _merge_deletion(columns: Mapping[str, ColumnConfig]) -> _Merge:
+    last_data = f"CASE WHEN {_IS_DELETED} AND {_HAS_NO_DATA} THEN {_NEW} ELSE {{old}}.{{column}} END"
+    data_version = f'CASE WHEN {_IS_DELETED} THEN {{old}}.{{column}} ELSE {{old}}."%s" END'
+    values = {
+        **dict.fromkeys((*_VERSION_COLUMNS, "_deleted_at", "_changed_at", "_written_at"), _NEW),
+        **dict.fromkeys(("data", "_meta", *columns), last_data),
+        "_data_version": data_version % "_version",
+        "_data_vseq": data_version % "_vseq",
+    }
+    return _Merge(values, _IS_NEWER)

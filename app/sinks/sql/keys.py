@@ -2,42 +2,69 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import msgspec
+from app.sinks.base import Record
+from app.truto.record_path import find_value
+from app.truto.records import ExactDecimal, decimal_text, encode_json
 
 # An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
 _MAX_KEY_BYTES = 512
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 def to_json(value: Any) -> str:
-    """Return a value, read from JSON, as JSON that databases accept.
-
-    Six times as fast as `json`. Raises ValueError or RecursionError for a value that cannot be written.
-    """
-    return _encode(value).decode()
+    """Return a value of a record as JSON; raises ValueError or RecursionError."""
+    return encode_json(value).decode()
 
 
 def _encode_canonical(value: Any) -> str:
     """Return JSON whose text never changes between releases: keys are made from it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    return json.dumps(
+        value,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+        sort_keys=True,
+        default=_to_canonical_number,
+    )
 
 
-def extract_key(record: dict[str, Any], name: str) -> str | None:
+def _to_canonical_number(decimal: ExactDecimal) -> float | list[str]:
+    # Earlier releases read decimals as floats: a decimal that is the text of a float keeps its hash.
+    text = decimal_text(decimal)
+    number = float(text)
+    try:
+        is_exact = Decimal(text) in (Decimal(repr(number)), Decimal(f"{number:.17g}"))
+    except InvalidOperation:  # an exponent beyond those of Decimal
+        is_exact = False
+    return number if is_exact else ["decimal", text]
+
+
+def extract_key(record: dict[str, Any], path: str) -> str | None:
     """Return a record's key, or None.
 
-    None: the key is missing, null, empty, a boolean, a list or an object. A number becomes its JSON text. A
-    key over 512 bytes becomes "sha256:" and its hash.
+    None: there is no path, or the key is missing, null, empty, a boolean, a list or an object. A number
+    becomes its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
     """
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+    value = find_value(record, path) if path else None
+    if isinstance(value, ExactDecimal):
+        key = decimal_text(value)
+    elif isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
         return None
-    key = value if isinstance(value, str) else _encode_canonical(value)
+    else:
+        key = value if isinstance(value, str) else _encode_canonical(value)
     encoded = key.encode()
     return key if len(encoded) <= _MAX_KEY_BYTES else _hash_bytes(encoded)
+
+
+def has_key(records: Sequence[Record], path: str) -> bool | None:
+    """Whether a record of a batch has the key, or needs none; None if no record is an object."""
+    if not path:
+        return True
+    objects = [record.value for record in records if isinstance(record.value, dict)]
+    return any(extract_key(value, path) is not None for value in objects) if objects else None
 
 
 def hash_record(record: Any) -> str:

@@ -54,7 +54,9 @@ class PostgreSQL(Dialect):
             f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
             f"FROM jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)}) "
             f'ORDER BY r."_key" COLLATE "C" '
-            + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM")
+            + build_conflict_clause(
+                table, columns, distinct="IS DISTINCT FROM", is_deletion=batch.is_deletion
+            )
         )
         parameters = {
             "account": batch.account,

@@ -13,6 +13,7 @@ from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
 from app.sinks.sql.dialect import Dialect, WriteTarget
+from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
 from app.sinks.sql.sqlite import SQLite
@@ -22,9 +23,9 @@ from app.sinks.sql.tables import SinkTables, table_name
 class SqlSink:
     """A PostgreSQL or SQLite database with one table for each resource.
 
-    A batch is committed whole or not at all. A repeated batch, or an older one, changes nothing: a row is
-    replaced only by a greater (_version, _vseq). If the database rejects a batch, it is split until the
-    rejected records stand alone, and the rest is written.
+    A batch is committed whole or not at all. A repeated batch, or an older one, changes nothing: only a
+    greater (_version, _vseq) replaces the data of a row, or its deletion. If the database rejects a batch, it
+    is split until the rejected records stand alone, and the rest is written.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,7 +41,8 @@ class SqlSink:
             self._tables.ensure_table(target.table, batch.resource, route.columns)
             if rows:
                 rejected = [*rejected, *self._write_rows(target, rows)]
-        return WriteResult(len(batch.records) - len(rejected), rejected)
+        written = len(batch.records) - len(rejected)
+        return WriteResult(written, rejected, has_key(batch.records, route.key))
 
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""

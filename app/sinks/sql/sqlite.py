@@ -1,6 +1,5 @@
 """The SQL sink on SQLite."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -9,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.clock import utc_now
+from app.config.routes import ColumnConfig
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
@@ -17,6 +17,7 @@ from app.sinks.sql.dialect import (
     list_column_names,
     quote,
 )
+from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
 
 
@@ -41,14 +42,14 @@ class SQLite(Dialect):
         statement = (
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"VALUES ({', '.join('?' * len(names))}) "
-            + build_conflict_clause(table, columns, distinct="IS NOT")
+            + build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=batch.is_deletion)
         )
         version, now = _format_time(batch.version), _format_time(utc_now())
         deleted_at = version if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
-            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *_encode_cells(row))
-            for row in rows
+            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *cells)
+            for row, cells in ((row, _encode_cells(row, columns)) for row in rows)
         ]
         connection.exec_driver_sql(statement, parameters)
 
@@ -71,7 +72,8 @@ def _format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _encode_cells(row: Row) -> list[Any]:
-    return [
-        json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in row.columns.values()
-    ]
+def _encode_cells(row: Row, columns: Mapping[str, ColumnConfig]) -> tuple[Any, ...]:
+    return tuple(
+        to_json(value) if columns[name].type == "json" and value is not None else value
+        for name, value in row.columns.items()
+    )

@@ -61,9 +61,9 @@ class SinkTables:
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
             existing_columns = {column["name"] for column in inspect(connection).get_columns(name)}
-            for column, config in columns.items():
+            for column, column_type in self._dialect.list_added_columns(columns).items():
                 if column not in existing_columns:
-                    connection.exec_driver_sql(self._dialect.build_add_column(name, column, config.type))
+                    connection.exec_driver_sql(self._dialect.build_add_column(name, column, column_type))
         self._ready_tables.add(table_key)
 
     def created_tables(self) -> list[str]:
