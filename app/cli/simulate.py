@@ -85,7 +85,6 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
 )
 @_count_option("--forged", help="Number of requests with wrong signatures.")
 @click.option(
-    "--signature",
     "--encoding",
     "encoding",
     type=click.Choice(["base64", "hex"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from app.simulator.event_writer import make_job_ids
 from app.simulator.plan import Plan
@@ -167,3 +168,58 @@ def test_a_run_without_events_is_found_through_the_api(service: Service) -> None
     [run] = found.values()
     assert (run["status"], run["verdict"]) == ("completed", "incomplete")
     assert missing(run) == dict(report.fetched)
+
+
+V4_ROUTES = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[[webhooks]]
+id = "{webhook}"
+account = "ruled"
+
+[[routes]]
+sinks = ["main"]
+"""
+
+
+def test_v4_runs_of_three_customers_never_share_a_row(tmp_path: Path, postgres_url: str) -> None:
+    ruled, guessed, unknown = (
+        make_job_ids(plan(seed)).webhook_id for seed in ("ruled", "guessed", "unknown")
+    )
+    routes = V4_ROUTES.format(webhook=ruled)
+    with running_whole_service(tmp_path, postgres_url, routes, ATTRIBUTE_TO_OPEN_RUN="1") as service:
+        url = service.webhook_url
+        plans = [
+            plan("ruled", url, v4=True, runs=2, parallel=2),
+            plan("guessed", url, v4=True, pause_s=0.05),
+            # Two open runs of one webhook: nothing says whose the batches are.
+            plan("unknown", url, v4=True, runs=2, parallel=2, accounts=2, pause_s=0.05),
+        ]
+        with SimulatedRuns(plans) as play:
+            reports = play.wait_for_reports()
+            service.wait_until_settled()
+        with service.store.engine.connect() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT webhook_id, state, reason, integrated_account_id, account_source, "
+                    "sum(records) AS records FROM rapidbridge_deliveries "
+                    "WHERE event = 'sync_job_run:record' GROUP BY 1, 2, 3, 4, 5"
+                )
+            ).all()
+            by_account: dict[str, int] = dict(
+                connection.execute(text('SELECT "_account", count(*) FROM crm_contacts GROUP BY 1')).all()
+            )
+
+    [account] = {
+        report.integrated_account_id for report in reports if report.sync_job_id == job_of("guessed")
+    }
+    records = {(row.webhook_id, row.state, row.reason, row.account_source): row.records for row in rows}
+    assert records[ruled, "settled", "", "webhook"] == 300
+    assert records[guessed, "settled", "", "open_run"] == 300
+    # The first pages may arrive while one run is open: they are its own.
+    of_unknown = [row for row in rows if row.webhook_id == unknown and row.state == "quarantined"]
+    assert {row.reason for row in of_unknown} == {"no_account"}
+    assert "" not in by_account
+    assert {"ruled", account} <= by_account.keys()

@@ -555,7 +555,7 @@ def test_the_command_reports_lost_records_and_exits_0() -> None:
 def test_the_command_chooses_signatures_and_events() -> None:
     with running_receiver() as receiver:
         result = command(
-            receiver, "--signature", "hex", "--events-to-send", "started,record", "--overtaken", "1"
+            receiver, "--encoding", "hex", "--events-to-send", "started,record", "--overtaken", "1"
         )
 
     assert result.exit_code == 0, result.output
