@@ -1,0 +1,68 @@
+"""The registry of workers: each one's heartbeat, and the configuration it started with.
+
+In the database, not in Redis: a command without REDIS_URL compares it too, and another receiver's workers
+are not in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+
+from app.database.engine import Database
+from app.database.upsert import insert_into
+from app.store.schema import workers
+
+# An idle worker is heard every 15 s, a busy one at least after each job.
+_LIVE_S = 60.0
+# Longer than Redis lists a dead worker: until then it must not look like another receiver's.
+_KEPT = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker process. started_at: before it read its configuration. config: as `DeliveryConfig.to_json`."""
+
+    name: str
+    started_at: datetime
+    config: str
+
+
+class WorkerRegistry:
+    """The workers of this store. Every method raises StoreUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record_heartbeat(self, worker: WorkerRecord, *, now: datetime) -> None:
+        """Add a worker, or renew its heartbeat; remove workers that were lost long ago."""
+        statement = insert_into(self._database.dialect.name, workers).on_conflict_do_update(
+            index_elements=[workers.c.name], set_={"seen_at": now}
+        )
+        row = {
+            "name": worker.name,
+            "started_at": worker.started_at,
+            "seen_at": now,
+            "config": worker.config,
+        }
+        with self._database.transaction() as connection:
+            connection.execute(statement, row)
+            connection.execute(delete(workers).where(workers.c.seen_at < now - _KEPT))
+
+    def remove(self, worker: str) -> None:
+        """Remove a worker that has ended."""
+        self._database.execute(delete(workers).where(workers.c.name == worker))
+
+    def list_names(self) -> set[str]:
+        """Return the names of all workers of the last hour, dead ones included."""
+        return {row.name for row in self._database.read(select(workers.c.name))}
+
+    def list_live(self, *, now: datetime) -> Sequence[WorkerRecord]:
+        """Return the live workers, the oldest first. A killed one counts for up to a minute."""
+        statement = (
+            select(workers)
+            .where(workers.c.seen_at > now - timedelta(seconds=_LIVE_S))
+            .order_by(workers.c.started_at, workers.c.name)
+        )
+        return [WorkerRecord(row.name, row.started_at, row.config) for row in self._database.read(statement)]
