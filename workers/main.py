@@ -125,7 +125,8 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     )
     jobs.set_processor(processor)
     delivery_config = DeliveryConfig.build(config.routes, late_records=settings.late_records)
-    publisher = Publisher(database, WorkerRecord(name, started_at, delivery_config.to_json()))
+    record = WorkerRecord(name, started_at, delivery_config.to_json(), delivery_config.digest)
+    publisher = Publisher(database, record)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     worker = ReconnectingWorker(
         # One queue for each worker: with two, RQ loses a job whose worker is killed just after popping it.

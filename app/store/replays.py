@@ -6,7 +6,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from app.database.engine import Database
 from app.errors import UnreadableDelivery
@@ -14,7 +26,8 @@ from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState, SinkOutcomeState
-from app.store.schema import dead_records, deliveries, replays, sink_outcomes
+from app.store.schema import dead_records, deliveries, replays, sink_outcomes, workers
+from app.store.worker_registry import is_live
 from app.truto.events import read_envelope
 
 _IS_UNREADABLE = and_(deliveries.c.state == DeliveryState.QUARANTINED, deliveries.c.event == "")
@@ -103,19 +116,22 @@ class Replays:
         statement = update(replays).where(replays.c.id == replay.id)
         self._database.execute(statement.values(config=config, config_at=now))
 
-    def find_outdated(self, ids: Sequence[UUID], *, config: str, started_at: datetime) -> set[UUID]:
+    def find_outdated(
+        self, ids: Sequence[UUID], *, config: str, started_at: datetime, now: datetime
+    ) -> set[UUID]:
         """Return the replayed deliveries among these ids that a worker must leave to others.
 
-        They are to be written by other routes or sinks than the worker's, which were read after the worker
-        started at `started_at`. A worker that started later has read at least as new ones.
+        They are to be written by other routes or sinks than the worker's. It takes them only if it started
+        after these were read, and no live worker has them: the configuration has then changed once more.
         """
+        has_live_worker = exists().where(workers.c.digest == replays.c.config, is_live(now))
         statement = (
             select(deliveries.c.id)
             .join(replays, replays.c.id == deliveries.c.replay_id)
             .where(
                 deliveries.c.id.in_(ids),
                 replays.c.config.not_in(("", config)),
-                replays.c.config_at > started_at,
+                or_(replays.c.config_at > started_at, has_live_worker),
             )
         )
         return {row.id for row in self._database.read(statement)} if ids else set()

@@ -8,25 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.store.schema import workers
 
 # An idle worker is heard every 15 s, a busy one at least after each job.
-_LIVE_S = 60.0
+_LIVE = timedelta(seconds=60)
 # Longer than Redis lists a dead worker: until then it must not look like another receiver's.
 _KEPT = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker process. started_at: before it read its configuration. config: as `DeliveryConfig.to_json`."""
+    """A worker process. started_at: before it read its configuration.
+
+    config, digest: `to_json` and `digest` of its `DeliveryConfig`.
+    """
 
     name: str
     started_at: datetime
     config: str
+    digest: str
 
 
 class WorkerRegistry:
@@ -45,6 +49,7 @@ class WorkerRegistry:
             "started_at": worker.started_at,
             "seen_at": now,
             "config": worker.config,
+            "digest": worker.digest,
         }
         with self._database.transaction() as connection:
             connection.execute(statement, row)
@@ -60,9 +65,11 @@ class WorkerRegistry:
 
     def list_live(self, *, now: datetime) -> Sequence[WorkerRecord]:
         """Return the live workers, the oldest first. A killed one counts for up to a minute."""
-        statement = (
-            select(workers)
-            .where(workers.c.seen_at > now - timedelta(seconds=_LIVE_S))
-            .order_by(workers.c.started_at, workers.c.name)
-        )
-        return [WorkerRecord(row.name, row.started_at, row.config) for row in self._database.read(statement)]
+        statement = select(workers).where(is_live(now)).order_by(workers.c.started_at, workers.c.name)
+        rows = self._database.read(statement)
+        return [WorkerRecord(row.name, row.started_at, row.config, row.digest) for row in rows]
+
+
+def is_live(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a row of `workers` is a live worker's."""
+    return workers.c.seen_at > now - _LIVE

@@ -113,7 +113,9 @@ class DeliveryProcessor:
         # Replayed deliveries begin with their second attempt.
         repeated = [delivery.id for delivery in leased if delivery.attempts > 1]
         finished = self._results.find_finished(repeated)
-        outdated = self._replays.find_outdated(repeated, config=self._config, started_at=self._started_at)
+        outdated = self._replays.find_outdated(
+            repeated, config=self._config, started_at=self._started_at, now=utc_now()
+        )
         bodies = BodyPrefetcher(self._inbox, leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)

@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("config", sa.Text, nullable=False, server_default=""),
+        sa.Column("digest", sa.Text, nullable=False, server_default=""),
     )
     op.add_column("rapidbridge_replays", sa.Column("config", sa.Text, nullable=False, server_default=""))
     op.add_column("rapidbridge_replays", sa.Column("config_at", sa.DateTime(timezone=True)))
