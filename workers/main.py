@@ -1,5 +1,6 @@
 """One RQ worker process: `python -m workers.main`, started by `rapidbridge worker`."""
 
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from rq.timeouts import UnixSignalDeathPenalty
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config, read_config
-from app.config.settings import read_worker_name
+from app.config.settings import read_worker_token
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, JobTimeout, StoreUnavailable
 from app.logs import configure_logging
@@ -26,7 +27,7 @@ from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue, connect_redis
 from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from workers import jobs
-from workers.delivery.processor import DeliveryProcessor, make_worker_name
+from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 
 # An idle worker waits for a job this long less 15 s, and does no maintenance meanwhile.
 _WORKER_TTL_S = 30
@@ -118,7 +119,7 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     settings = config.settings
     sinks = SinkRegistry(config.routes)
     database = open_database(settings.database_url)
-    name = read_worker_name() or make_worker_name()
+    name = format_worker_name(os.getpid(), read_worker_token() or make_worker_token())
     keep_late = settings.late_records == "keep"
     processor = DeliveryProcessor(
         database, config.routes, sinks, name=name, keep_late=keep_late, started_at=started_at

@@ -6,7 +6,7 @@ import click
 
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
-from app.config.settings import WORKER_NAME_VARIABLE, build_child_environment
+from app.config.settings import WORKER_VARIABLE, build_child_environment
 from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.queue import DeliveryQueue, connect_redis
@@ -16,7 +16,7 @@ from workers.background.notification_sender import NotificationDispatcher
 from workers.background.retention import Pruner
 from workers.background.sweeper import Sweeper
 from workers.background.unnamed_keys import UnnamedKeys
-from workers.delivery.processor import make_worker_name
+from workers.delivery.processor import format_worker_name, make_worker_token
 
 
 @click.command()
@@ -60,18 +60,18 @@ def worker(number: int | None) -> None:
 class _WorkerProcess:
     """A worker process with a new name at each start.
 
-    Its restart leases deliveries under another name before the leases of the dead process are released.
+    After a restart it leases deliveries before the leases of the dead process are released.
     """
 
     def __init__(self, sweeper: Sweeper) -> None:
         self._sweeper = sweeper
-        self._name = ""
+        self._token = ""
 
     def build_environment(self) -> dict[str, str]:
         """Return the variables for the next start."""
-        self._name = make_worker_name()
-        return build_child_environment() | {WORKER_NAME_VARIABLE: self._name}
+        self._token = make_worker_token()
+        return build_child_environment() | {WORKER_VARIABLE: self._token}
 
-    def release(self, _pid: int) -> None:
+    def release(self, pid: int) -> None:
         """Release the leases of the process that ended."""
-        self._sweeper.release_worker(self._name)
+        self._sweeper.release_worker(format_worker_name(pid, self._token))

@@ -22,7 +22,7 @@ from app.errors import ConfigError
 # Reserved for the dashboard: not read yet, but no unknown setting either.
 _RESERVED = ("DASHBOARD_PASSWORD",)
 # Set by a supervisor for each worker process that it starts; not a setting.
-WORKER_NAME_VARIABLE = "SUPERVISED_WORKER_NAME"
+WORKER_VARIABLE = "SUPERVISED_WORKER"
 # No message quotes these: a URL may contain a password.
 _SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
 
@@ -166,9 +166,9 @@ def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[s
     return others | {"PYTHONPATH": path} | dict(settings)
 
 
-def read_worker_name() -> str:
-    """Return the name that the supervisor gave this worker process; "" without a supervisor."""
-    return os.environ.get(WORKER_NAME_VARIABLE, "")
+def read_worker_token() -> str:
+    """Return the random part of this worker's name, set by its supervisor; "" without a supervisor."""
+    return os.environ.get(WORKER_VARIABLE, "")
 
 
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:

@@ -34,10 +34,9 @@ def register_health_routes(
     checks: dict[str, Callable[[], str]] = {
         "store": lambda: _check_store(database),
         "redis": lambda: _check_redis(queue),
-        "workers": lambda: _check_workers(queue),
+        "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
         "backlog": lambda: _check_backlog(PendingDeliveries(database)),
         "spool": lambda: _check_spool(spool),
-        "config": lambda: _check_config(WorkerRegistry(database), config, started_at),
     }
 
     @app.get("/healthz")
@@ -75,10 +74,12 @@ def _check_redis(queue: DeliveryQueue) -> str:
     return _OK
 
 
-def _check_workers(queue: DeliveryQueue) -> str:
-    if queue.count_workers():
-        return _OK
-    return f"no worker is running in the namespace {queue.namespace}; start: rapidbridge worker"
+def _check_workers(
+    queue: DeliveryQueue, registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime
+) -> str:
+    if not queue.count_workers():
+        return "no worker is running; start: rapidbridge worker"
+    return _check_config(registry, config, web_started_at)
 
 
 def _check_backlog(pending: PendingDeliveries) -> str:
@@ -98,7 +99,7 @@ def _check_spool(spool: Spool) -> str:
 
 
 def _check_config(registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime) -> str:
-    """Fail once a worker has had other routes than this process for a while, in parallel."""
+    """Fail once a worker with another configuration has run beside this process for a while."""
     now = utc_now()
     for worker in registry.list_live(now=now):
         mismatch_s = (now - max(worker.started_at, web_started_at)).total_seconds()

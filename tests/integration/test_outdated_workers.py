@@ -30,7 +30,7 @@ from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_queue
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess, make_environment
-from workers.delivery.processor import DeliveryProcessor, make_worker_name
+from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 
 MAIN = '[sinks.main]\ntype = "sql"\nurl = "{url}"\n[[routes]]\nsinks = ["main"]\n'
 WITH_LAKE = (
@@ -277,12 +277,18 @@ def test_readiness_fails_only_after_a_lasting_difference(
 def test_readiness_reports_the_comparison(setup: Setup) -> None:
     redis_url = setup.settings["REDIS_URL"]
     with WebProcess(setup.folder, database_url=setup.url, redis_url=redis_url) as web:
-        assert httpx.get(f"{web.url}/readyz", timeout=30).json()["config"] == "ok"
+        assert "no worker is running" in httpx.get(f"{web.url}/readyz", timeout=30).json()["workers"]
+        with setup.worker() as worker:
+            setup.wait_for_workers(worker)
+            wait_until(
+                lambda: httpx.get(f"{web.url}/readyz", timeout=30).json()["workers"] == "ok",
+                what=lambda: worker.log,
+            )
 
 
 def test_worker_names_are_unique_in_one_process_of_one_host() -> None:
     # As in containers with one host name, whose workers have the same process id.
-    names = {make_worker_name() for _ in range(100)}
+    names = {format_worker_name(7, make_worker_token()) for _ in range(100)}
 
     assert len(names) == 100
 

@@ -1,5 +1,6 @@
 """Processing of one job's deliveries, from the inbox to their saved results."""
 
+import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -43,12 +44,17 @@ _JOB_TIME_LIMIT_S = 10.0
 log = structlog.get_logger()
 
 
-def make_worker_name() -> str:
-    """Return a name for a new worker process, under which it leases deliveries.
+def format_worker_name(pid: int, token: str) -> str:
+    """Return the name under which a worker process of this machine leases deliveries.
 
-    The random part keeps it unique: containers may have one host name, and the same process ids.
+    token: random, new at each start of a process. Containers may have one host name and the same process ids.
     """
-    return f"{socket.gethostname()}:{uuid4().hex[:12]}"
+    return f"{socket.gethostname()}:{token}:{pid}"
+
+
+def make_worker_token() -> str:
+    """Return the random part of a worker's name."""
+    return uuid4().hex[:12]
 
 
 class DeliveryProcessor:
@@ -69,7 +75,7 @@ class DeliveryProcessor:
         keep_late: bool = False,
         started_at: datetime | None = None,
     ) -> None:
-        self._name = name or make_worker_name()
+        self._name = name or format_worker_name(os.getpid(), make_worker_token())
         late_records = "keep" if keep_late else "deliver"
         self._config = DeliveryConfig.build(routes, late_records=late_records).digest
         self._started_at = started_at or utc_now()
