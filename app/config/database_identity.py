@@ -8,8 +8,11 @@ from urllib.parse import parse_qs, unquote
 _DEFAULT_PORT = "5432"
 _MAX_NAME_CHARS = 24
 _SQLITE_PREFIX = re.compile(r"sqlite(\+\w+)?:///?")
+# As SQLAlchemy reads it: a password may contain "/" and "?".
 _POSTGRESQL_URL = re.compile(
-    r"postgres(?:ql)?(?:\+\w+)?://(?:(?P<login>.*)@)?(?P<hosts>[^/?]*)/?(?P<rest>.*)", re.S
+    r"postgres(?:ql)?(?:\+\w+)?://(?:(?P<user>[^:/@]*)(?::[^@]*)?@)?"
+    r"(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
 )
 _SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
 
@@ -40,18 +43,21 @@ def _split_url(url: str) -> tuple[str, list[str], str]:
     match = _POSTGRESQL_URL.fullmatch(url)
     if match is None:
         return url, [], ""
-    path, _, query_text = match["rest"].partition("?")
-    query = parse_qs(query_text)
-    user = (match["login"] or "").partition(":")[0]
-    # libpq's rules: a parameter replaces a part of the URL, and a missing name is the user's.
-    database = query.get("dbname", [""])[-1] or unquote(path) or query.get("user", [""])[-1] or unquote(user)
-    ports = ",".join(query.get("port", [])).split(",")
-    hosts = ",".join(query.get("host", query.get("hostaddr", [match["hosts"]]))).split(",")
+    query = parse_qs(match["query"] or "")
+
+    def read(parameter: str, part: str | None = "") -> str:
+        # libpq's rule: a parameter replaces a part of the URL.
+        return ",".join(query[parameter]) if parameter in query else unquote(part or "")
+
+    service = f"service={read('service')}" if "service" in query else ""
+    # Without a name of its own, a database has that of the user.
+    database = read("dbname", match["database"]) or service or read("user", match["user"])
+    ports = read("port").split(",")
+    # A password with an unescaped "@" is no part of the host.
+    hosts = read("host", read("hostaddr", match["hosts"].rpartition("@")[2]) + service).split(",")
     default_port = ports[0] or _DEFAULT_PORT
     paired = [
-        _normalize_host(
-            unquote(host), ports[place] if len(ports) == len(hosts) and ports[place] else default_port
-        )
+        _normalize_host(host, ports[place] if len(ports) == len(hosts) and ports[place] else default_port)
         for place, host in enumerate(hosts)
     ]
     search_path = _SEARCH_PATH.search(" ".join(query.get("options", [])))

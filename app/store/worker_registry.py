@@ -14,7 +14,7 @@ from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.store.schema import workers
 
-# An idle worker is heard every 15 s, a busy one at least after each job.
+# An idle worker sends a heartbeat every 15 s, a busy one at least after each job.
 _LIVE = timedelta(seconds=60)
 # Longer than Redis lists a dead worker: until then it must not look like another receiver's.
 _KEPT = timedelta(hours=1)
@@ -51,9 +51,9 @@ class WorkerRegistry:
             "config": worker.config,
             "digest": worker.digest,
         }
-        with self._database.transaction() as connection:
-            connection.execute(statement, row)
-            connection.execute(delete(workers).where(workers.c.seen_at < now - _KEPT))
+        self._database.execute(statement, row)
+        # A transaction of its own: two workers that renew themselves and delete each other would deadlock.
+        self._database.execute(delete(workers).where(workers.c.seen_at < now - _KEPT))
 
     def remove(self, worker: str) -> None:
         """Remove a worker that has ended."""

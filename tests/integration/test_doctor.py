@@ -157,7 +157,7 @@ def test_a_complete_installation_passes_every_check(
         "backlog",
     }
     assert output.ok_checks("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
-    assert output.ok_checks("workers") == {"alive", "jobs"}
+    assert output.ok_checks("workers") == {"alive", "jobs", "config"}
     assert output.ok_checks("sink main") == {"writable"}
     assert webhook.secret not in output.text
 
