@@ -12,14 +12,14 @@ from redis.exceptions import RedisError, ResponseError
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
 from app.plural import format_count
-from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, connect_redis, format_key, list_namespaces
+from app.redis.other_receivers import OtherReceiver, find_other_receivers
+from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, connect_redis, format_key
 from app.redis.spool import Spool
 
 _COMPONENT = "redis"
 _MIN_VERSION = (5,)
 _WARN_SHARE, _FAIL_SHARE = 0.75, 0.9
 _LATENCY_SAMPLES = 3
-_MAX_OTHER_RECEIVERS = 20
 # The client's own message may quote the password.
 _INVALID_URL = fail(
     _COMPONENT,
@@ -63,16 +63,6 @@ class QueueInfo:
     unreadable_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class OtherReceiver:
-    """Another receiver in the same Redis. namespace: UNNAMED for an earlier release's keys."""
-
-    namespace: str
-    workers: int
-    spooled: int
-    unreadable: int = 0
-
-
 def check_redis(settings: Settings) -> Iterator[CheckResult]:
     """Check the server, the spool, the queue and the workers.
 
@@ -106,7 +96,7 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
             return
         yield ok(_COMPONENT, "reachable", f"{info.product} {'.'.join(map(str, info.version))}")
         yield from evaluate_redis(info)
-        yield from evaluate_namespaces(settings.namespace, _read_other_receivers(client, settings.namespace))
+        yield from evaluate_namespaces(settings.namespace, find_other_receivers(client, settings.namespace))
         yield from evaluate_queue(_read_queue_info(client, settings.namespace))
     finally:
         client.close()
@@ -146,17 +136,6 @@ def _read_queue_info(client: Redis, namespace: str) -> QueueInfo:
     return QueueInfo(
         queue.count_workers(), waiting, failed, spool.count(), spool.count_unreadable(), spool.unreadable_key
     )
-
-
-def _read_other_receivers(client: Redis, namespace: str) -> list[OtherReceiver]:
-    names = [UNNAMED, *sorted(list_namespaces(client) - {namespace})[:_MAX_OTHER_RECEIVERS]]
-    others = []
-    for name in names:
-        spool = Spool(client, name)
-        workers = DeliveryQueue(client, name).count_workers()
-        others.append(OtherReceiver(name, workers, spool.count(), spool.count_unreadable()))
-    # A namespace stays listed after its receiver is gone.
-    return [other for other in others if other.workers or other.spooled or other.unreadable]
 
 
 def evaluate_redis(info: RedisInfo) -> Iterator[CheckResult]:
@@ -212,31 +191,24 @@ def _evaluate_persistence(info: RedisInfo) -> CheckResult:
 def evaluate_namespaces(namespace: str, others: Sequence[OtherReceiver]) -> Iterator[CheckResult]:
     """Yield who else uses this Redis, and a warning for each spool that no worker empties."""
     names = [
-        f"{_name_receiver(other)} ({format_count(other.workers, 'worker')}, {other.spooled:,} in its spool)"
+        f"{other.name} ({format_count(other.workers, 'worker')}, {other.spooled:,} in its spool)"
         for other in others
     ]
     shared = f"shared with {', '.join(names)}" if names else "no other receiver uses this Redis"
     yield ok(_COMPONENT, "namespace", f"{namespace}; {shared}")
     for other in others:
-        name = _name_receiver(other)
         if other.unreadable and other.namespace == UNNAMED:
             yield _warn_unreadable(other.unreadable, format_key(UNNAMED, "spool", "unreadable"))
-        if not other.spooled or other.workers:
+        if not other.is_stranded:
             continue
         verb = "waits" if other.spooled == 1 else "wait"
-        message = (
-            f"{_count_deliveries(other.spooled)} {verb} in the spool of {name}, which has no live worker"
-        )
-        option = other.namespace or "unnamed"
+        waiting = f"{_count_deliveries(other.spooled)} {verb}"
+        message = f"{waiting} in the spool of {other.name}, which has no live worker"
         advice = (
-            f"If {name} is another receiver, start its worker. If it is this one, because DATABASE_URL or "
-            f"REDIS_NAMESPACE has changed or the release is new: rapidbridge migrate --adopt-spool {option}"
+            f"If {other.name} is another receiver, start its worker. If it is this one, because DATABASE_URL "
+            f"or REDIS_NAMESPACE has changed or the release is new: {other.adopt_command}"
         )
         yield warn(_COMPONENT, "stranded", message, advice)
-
-
-def _name_receiver(other: OtherReceiver) -> str:
-    return other.namespace or "an earlier release"
 
 
 def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:

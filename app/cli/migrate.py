@@ -7,13 +7,11 @@ from app.config.load import read_config
 from app.config.settings import Settings
 from app.database.engine import Database, open_database
 from app.plural import format_count
+from app.redis.other_receivers import UNNAMED_OPTION
 from app.redis.queue import UNNAMED, DeliveryQueue, connect_redis, list_namespaces
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate as apply_migrations
-
-# Stands for the keys of an earlier release, which name no receiver.
-UNNAMED_OPTION = "unnamed"
 
 
 @click.command()

@@ -13,9 +13,9 @@ from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
+from workers.background.other_spools import OtherSpools
 from workers.background.retention import Pruner
 from workers.background.sweeper import Sweeper
-from workers.background.unnamed_keys import UnnamedKeys
 from workers.delivery.processor import format_worker_name, make_worker_token
 
 
@@ -41,7 +41,7 @@ def worker(number: int | None) -> None:
     spool = Spool(redis, settings.namespace)
     sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
     sweeper.start()
-    UnnamedKeys(database, redis, settings).start()
+    OtherSpools(database, redis, settings).start()
     Monitor(database, config, spool).start()
     NotificationDispatcher(database, config.routes.notify).start()
     Pruner(database, settings.retention_days).start()

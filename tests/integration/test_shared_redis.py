@@ -31,8 +31,8 @@ from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import namespace_of, open_queue, open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, WebProcess, make_environment
+from workers.background.other_spools import OtherSpools
 from workers.background.sweeper import Sweeper
-from workers.background.unnamed_keys import UnnamedKeys
 
 OTHER_SECRET = "5b1c9a55-0b1f-4c39-bb3f-1f0f0d6f9f0e"
 
@@ -60,7 +60,7 @@ class Receiver:
         Sweeper(self.store, queue, spool).run_once()
 
     def migrate_unnamed(self, redis: Redis) -> None:
-        UnnamedKeys(self.store, redis, read_settings(self.settings)).run_once()
+        OtherSpools(self.store, redis, read_settings(self.settings)).run_once()
 
     def run(self, *words: str, code: int = 0) -> str:
         ran = subprocess.run(
@@ -172,7 +172,9 @@ def test_a_spool_that_no_worker_empties_is_reported_with_the_command_that_moves_
     renamed = Receiver(
         tmp_path, "renamed", staging.url, staging.settings["REDIS_URL"], REDIS_NAMESPACE="mine"
     )
-    renamed.sweep(redis)
+    with renamed.worker() as worker:
+        worker.wait_for("spool.stranded")
+        assert f"--adopt-spool {staging.namespace}" in worker.log
     assert renamed.count() == 0
 
     [stranded] = renamed.check("stranded")
