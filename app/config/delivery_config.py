@@ -1,4 +1,4 @@
-"""The configuration by which a process delivers, as workers publish it and others compare it. Pure."""
+"""The release, routes and sinks of a process, as workers publish them. Pure."""
 
 import hashlib
 import json

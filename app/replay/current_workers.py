@@ -1,4 +1,4 @@
-"""Check before a replay: the running workers have the routes and sinks of this command."""
+"""Check before a replay that the running workers have this command's routes and sinks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Migration of the keys in Redis that an earlier release left, and a warning about spools left behind."""
+"""Spools without a worker: migration of an earlier release's, and a warning about others."""
 
 import hashlib
 
