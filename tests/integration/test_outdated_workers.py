@@ -16,11 +16,15 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from app.config.delivery_config import DeliveryConfig
+from app.config.routes import Route
 from app.config.routes_file import read_routes
 from app.database.engine import Database, open_database
+from app.sinks.base import Batch, WriteResult
+from app.sinks.files import FilesSink
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from app.store.pending import PendingDeliveries
 from app.store.replays import Replays, delete_outcomes, mark_pending
 from app.store.schema import deliveries, replays, sink_outcomes
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
@@ -28,6 +32,7 @@ from app.web.health import _check_config
 from tests.integration.test_shared_redis import make_delivery
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_queue
+from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess, make_environment
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
@@ -291,6 +296,32 @@ def test_worker_names_are_unique_in_one_process_of_one_host() -> None:
     names = {format_worker_name(7, make_worker_token()) for _ in range(100)}
 
     assert len(names) == 100
+
+
+def test_the_death_of_a_worker_keeps_the_lease_of_another_with_its_host_and_process_id(setup: Setup) -> None:
+    """Two processors in one process stand for two containers with one host name and one process id."""
+    names: list[str] = []
+    counts: list[int] = []
+
+    class Observer(FilesSink):
+        """Notes the lease during each write, and ends the first worker during the second write."""
+
+        def write(self, batch: Batch, route: Route) -> WriteResult:
+            statement = select(deliveries.c.leased_by).where(deliveries.c.id == batch.delivery_id)
+            [(name,)] = setup.store.read(statement)
+            names.append(name)
+            counts.append(PendingDeliveries(setup.store).release_worker(names[0], now=datetime.now(UTC)))
+            return super().write(batch, route)
+
+    routes = read_routes(setup.format(MAIN), source="routes.toml", variables={})
+    for number in range(2):
+        [receipt] = setup.inbox.put([make_delivery(number)])
+        sinks = ReplacedSink(routes, "main", Observer(f"file://{setup.folder}/lake"))
+        DeliveryProcessor(setup.store, routes, sinks).deliver([receipt.delivery_id])
+
+    assert len(set(names)) == 2
+    # The first worker's own lease was released, the second one's was not.
+    assert counts == [1, 0]
 
 
 def test_the_leases_of_a_dead_worker_are_released_and_those_of_others_are_kept(
