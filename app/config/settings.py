@@ -69,7 +69,8 @@ def _check_redis_url(text: object) -> object:
 def _check_namespace(text: object) -> object:
     if not re.fullmatch(r"(?!unnamed$)[A-Za-z0-9_.-]{1,64}", str(text)):
         raise ValueError(
-            'is "unnamed", longer than 64 characters, or has others than letters, digits, "_", "." and "-"'
+            'contains other characters than letters, digits, "_", "." and "-", is longer than 64 characters, '
+            'or is the reserved word "unnamed"'
         )
     return text
 
