@@ -1,7 +1,7 @@
 """Erasure of an integrated account from Redis, the store and every sink."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -10,8 +10,8 @@ from app.config.load import Config
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.plural import format_count
-from app.redis.queue import connect_redis
-from app.redis.spool import UNREADABLE_KEY, Spool
+from app.redis.queue import UNNAMED, connect_redis
+from app.redis.spool import Spool
 from app.sinks.base import Sink
 from app.sinks.registry import SinkRegistry
 from app.store.erasure import AccountData, AccountDataCounts
@@ -53,7 +53,7 @@ class ErasureReport:
 class Erasure:
     """All data of one account that arrived before this object was created.
 
-    Methods raise StoreUnavailable; other failures are in the report. spool: None if Redis is not configured.
+    Methods raise StoreUnavailable; other failures are in the report. spools: none if Redis is not configured.
     on_wait: receives a line of text when erasing starts to wait for workers.
     """
 
@@ -62,13 +62,13 @@ class Erasure:
         database: Database,
         account: str,
         *,
-        spool: Spool | None,
+        spools: Sequence[Spool],
         sinks: SinkRegistry,
         on_wait: Callable[[str], None],
     ) -> None:
         self._account = account
         self._account_data = AccountData(database, account, until=utc_now())
-        self._spool = spool
+        self._spools = spools
         self._sinks = sinks
         self._on_wait = on_wait
 
@@ -105,17 +105,18 @@ class Erasure:
         return report
 
     def _visit_spool(self, report: ErasureReport, action: Callable[[Spool], int]) -> None:
-        if self._spool is None:
+        if not self._spools:
             report.unreached[SPOOL] = "REDIS_URL is not set: the spool in Redis was not searched"
             return
         try:
-            report.add_counts({SPOOL: action(self._spool)})
-            if number := self._spool.count_unreadable():
-                entries = format_count(number, "unreadable entry")
-                report.unreached[SPOOL] = (
-                    f"{entries} may belong to any account; "
-                    f"inspect with: redis-cli XRANGE {UNREADABLE_KEY} - +"
-                )
+            for spool in self._spools:
+                report.add_counts({SPOOL: action(spool)})
+                if number := spool.count_unreadable():
+                    entries = format_count(number, "unreadable entry")
+                    report.unreached[SPOOL] = (
+                        f"{entries} may belong to any account; "
+                        f"inspect with: redis-cli XRANGE {spool.unreadable_key} - +"
+                    )
         except QueueUnavailable as error:
             report.unreached[SPOOL] = str(error)
 
@@ -154,18 +155,17 @@ def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]
     on_wait: called with a line of text before the erasure waits for workers.
     """
     settings = config.settings
-    spool = (
-        Spool(connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify))
-        if settings.redis_url
-        else None
-    )
+    spools = []
+    if settings.redis_url:
+        redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+        spools = [Spool(redis, namespace) for namespace in (settings.namespace, UNNAMED)]
     sinks = SinkRegistry(config.routes)
     database = open_database(settings.database_url, interactive=True)
     try:
         yield Erasure(
             database,
             account,
-            spool=spool,
+            spools=spools,
             sinks=sinks,
             on_wait=on_wait,
         )

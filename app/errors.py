@@ -8,6 +8,7 @@ RapidBridgeError
  ├─ TransientError             retry later, unchanged
  │   ├─ StoreUnavailable         the inbox's database cannot be reached
  │   ├─ QueueUnavailable         Redis cannot be reached
+ │   ├─ NamespaceShared          another receiver's workers use the same keys in Redis
  │   ├─ JobTimeout               a job ran longer than its limit
  │   ├─ Overloaded               too many large bodies at once
  │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
@@ -69,6 +70,10 @@ class StoreUnavailable(TransientError):
 
 class QueueUnavailable(TransientError):
     """Redis cannot be reached or refuses commands."""
+
+
+class NamespaceShared(TransientError):
+    """Workers of another database use this receiver's keys in Redis."""
 
 
 class JobTimeout(TransientError):

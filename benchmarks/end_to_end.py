@@ -28,7 +28,6 @@ import psycopg
 from redis import Redis
 
 from app.database.engine import open_database
-from app.redis.queue import DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.pending import PendingDeliveries
 from benchmarks.environment import migrate_database
@@ -122,10 +121,9 @@ class Receiver:
 
     def _wait_for_workers(self, count: int) -> None:
         with Redis.from_url(self.valkey.url) as redis:
-            queue = DeliveryQueue(redis)
             log = self.folder / "workers.log"
             wait_until(
-                lambda: queue.count_workers() >= count,
+                lambda: redis.scard("rq:workers") >= count,
                 timeout_s=60,
                 what=lambda: f"the workers\n{log.read_text()}",
             )

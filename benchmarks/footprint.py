@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
-from app.redis.queue import QUEUE_NAME, DeliveryQueue
 from app.truto.target_url import WEBHOOK_PATH
 from app.web.enqueuer import NewDelivery
 from benchmarks.environment import BenchmarkEnvironment, running_environment
@@ -26,6 +25,7 @@ from benchmarks.payloads import RequestStream
 from benchmarks.results import save_results
 from benchmarks.round import read_memory_kib
 from tests.support.processes import ROOT, Command, find_descendants
+from tests.support.redis_keys import open_queue
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess
 
@@ -104,12 +104,13 @@ def _start_web_s(environment: BenchmarkEnvironment) -> float:
 def _start_worker_s(environment: BenchmarkEnvironment) -> float:
     environment.redis.flushall()
     # No delivery has this id: the worker takes the job and has nothing to do.
-    DeliveryQueue(environment.redis).enqueue([NewDelivery(uuid4())])
+    queue = open_queue(environment.redis, environment.database)
+    queue.enqueue([NewDelivery(uuid4())])
     command = environment.worker_command(1)
 
     def is_job_taken() -> bool:
         assert command.process.poll() is None, command.log
-        return not environment.redis.llen(f"rq:queue:{QUEUE_NAME}")
+        return not environment.redis.llen(f"rq:queue:{queue.name}")
 
     started = time.perf_counter()
     with command:

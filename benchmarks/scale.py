@@ -21,7 +21,7 @@ from typing import Any
 import gevent
 from redis import Redis
 
-from app.redis.queue import IDS_PER_JOB, DeliveryQueue
+from app.redis.queue import IDS_PER_JOB
 from app.store.inbox import Inbox
 from app.store.pending import PendingDeliveries
 from app.truto.target_url import WEBHOOK_PATH
@@ -32,6 +32,7 @@ from benchmarks.payloads import RequestStream, make_delivery
 from benchmarks.results import save_results
 from benchmarks.round import CpuMeter, list_process_tree
 from tests.support.processes import find_descendants
+from tests.support.redis_keys import open_queue
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess
 
@@ -169,7 +170,7 @@ def _drain_deliveries(environment: BenchmarkEnvironment, stored: list[NewDeliver
     """Enqueue deliveries and wait until all are settled; return the seconds that it took."""
     pending = PendingDeliveries(environment.database)
     started = time.perf_counter()
-    DeliveryQueue(environment.redis).enqueue(stored)
+    open_queue(environment.redis, environment.database).enqueue(stored)
     wait_until(
         lambda: pending.find_oldest_received_at() is None, timeout_s=_DRAIN_TIMEOUT_S, what="an empty inbox"
     )

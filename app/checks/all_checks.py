@@ -9,6 +9,7 @@ from app.checks.settings import evaluate_config, evaluate_secrets
 from app.checks.sinks import check_sink
 from app.checks.store import check_store
 from app.checks.truto import check_truto
+from app.checks.workers import check_workers
 from app.config.load import Config
 from app.config.settings import WebhookSecret
 
@@ -31,6 +32,7 @@ def build_checks(
         ],
         "store": lambda: check_store(config),
         "redis": lambda: check_redis(settings),
+        "workers": lambda: check_workers(config),
     }
     for name, sink_config in config.routes.sinks.items():
         checks[f"sink {name}"] = partial(check_sink, name, sink_config)

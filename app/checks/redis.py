@@ -1,7 +1,7 @@
 """Checks of Redis, its spool and job queue, and the workers."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,8 +12,9 @@ from redis.exceptions import RedisError, ResponseError
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
 from app.plural import format_count
-from app.redis.queue import MAX_JOBS, DeliveryQueue, connect_redis
-from app.redis.spool import KEY, UNREADABLE_KEY
+from app.redis.other_receivers import OtherReceiver, find_other_receivers
+from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, connect_redis, format_key
+from app.redis.spool import Spool
 
 _COMPONENT = "redis"
 _MIN_VERSION = (5,)
@@ -49,13 +50,17 @@ class RedisInfo:
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """Numbers of live workers, jobs, and deliveries in the spool. failed_jobs: in the last hour."""
+    """Numbers of live workers, jobs, and deliveries in the spool. failed_jobs: in the last hour.
+
+    unreadable_key: of the entries that could not be moved from the spool.
+    """
 
     workers: int
     waiting_jobs: int
     failed_jobs: int
     spooled: int
     unreadable: int
+    unreadable_key: str
 
 
 def check_redis(settings: Settings) -> Iterator[CheckResult]:
@@ -91,7 +96,8 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
             return
         yield ok(_COMPONENT, "reachable", f"{info.product} {'.'.join(map(str, info.version))}")
         yield from evaluate_redis(info)
-        yield from evaluate_queue(_read_queue_info(client))
+        yield from evaluate_namespaces(settings.namespace, find_other_receivers(client, settings.namespace))
+        yield from evaluate_queue(_read_queue_info(client, settings.namespace))
     finally:
         client.close()
 
@@ -124,11 +130,11 @@ def _measure_ping_s(client: Redis) -> float:
     return time.monotonic() - started
 
 
-def _read_queue_info(client: Redis) -> QueueInfo:
-    queue = DeliveryQueue(client)
+def _read_queue_info(client: Redis, namespace: str) -> QueueInfo:
+    queue, spool = DeliveryQueue(client, namespace), Spool(client, namespace)
     waiting, failed = queue.count_jobs()
     return QueueInfo(
-        queue.count_workers(), waiting, failed, int(client.xlen(KEY)), int(client.xlen(UNREADABLE_KEY))
+        queue.count_workers(), waiting, failed, spool.count(), spool.count_unreadable(), spool.unreadable_key
     )
 
 
@@ -182,6 +188,29 @@ def _evaluate_persistence(info: RedisInfo) -> CheckResult:
     return warn(_COMPONENT, "persistence", "no persistence: a restart loses spooled deliveries", advice)
 
 
+def evaluate_namespaces(namespace: str, others: Sequence[OtherReceiver]) -> Iterator[CheckResult]:
+    """Yield who else uses this Redis, and a warning for each spool that no worker empties."""
+    names = [
+        f"{other.name} ({format_count(other.workers, 'worker')}, {other.spooled:,} in its spool)"
+        for other in others
+    ]
+    shared = f"shared with {', '.join(names)}" if names else "no other receiver uses this Redis"
+    yield ok(_COMPONENT, "namespace", f"{namespace}; {shared}")
+    for other in others:
+        if other.unreadable and other.namespace == UNNAMED:
+            yield _warn_unreadable(other.unreadable, format_key(UNNAMED, "spool", "unreadable"))
+        if not other.is_stranded:
+            continue
+        verb = "waits" if other.spooled == 1 else "wait"
+        waiting = f"{_count_deliveries(other.spooled)} {verb}"
+        message = f"{waiting} in the spool of {other.name}, which has no live worker"
+        advice = (
+            f"If {other.name} is another receiver, start its worker. If it is this one, because DATABASE_URL "
+            f"or REDIS_NAMESPACE has changed or the release is new: {other.adopt_command}"
+        )
+        yield warn(_COMPONENT, "stranded", message, advice)
+
+
 def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
     """Yield the results for the spool, the workers and the job queue."""
     if info.spooled:
@@ -191,9 +220,7 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
     else:
         yield ok(_COMPONENT, "spool", "the spool is empty")
     if info.unreadable:
-        message = f"{_count_deliveries(info.unreadable)} in {UNREADABLE_KEY} could not be moved to the store"
-        advice = f"Inspect them with: redis-cli XRANGE {UNREADABLE_KEY} - +"
-        yield warn(_COMPONENT, "unreadable", message, advice)
+        yield _warn_unreadable(info.unreadable, info.unreadable_key)
     if info.workers:
         yield ok("workers", "alive", f"{format_count(info.workers, 'worker')} alive")
     else:
@@ -209,6 +236,11 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
         yield warn("workers", "jobs", jobs, advice)
     else:
         yield ok("workers", "jobs", jobs)
+
+
+def _warn_unreadable(number: int, key: str) -> CheckResult:
+    message = f"{_count_deliveries(number)} in {key} could not be moved to the store"
+    return warn(_COMPONENT, "unreadable", message, f"Inspect them with: redis-cli XRANGE {key} - +")
 
 
 def _count_deliveries(number: int) -> str:

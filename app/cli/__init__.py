@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from app.cli.common.messages import format_message, print_message
-from app.cli.common.program import COMMANDS, VERSION, program_name
+from app.cli.common.program import COMMANDS, program_name
+from app.config.version import VERSION
 from app.errors import ConfigError, TransientError
 
 EXIT_CONFIG_ERROR = 2

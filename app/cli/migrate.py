@@ -2,19 +2,59 @@
 
 import click
 
+from app.cli.common.messages import print_message
 from app.config.load import read_config
-from app.database.engine import open_database
+from app.config.settings import Settings
+from app.database.engine import Database, open_database
+from app.plural import format_count
+from app.redis.other_receivers import UNNAMED_OPTION
+from app.redis.queue import UNNAMED, DeliveryQueue, connect_redis, list_namespaces
+from app.redis.spool import Spool
+from app.store.inbox import Inbox
 from app.store.migrate import migrate as apply_migrations
 
 
 @click.command()
-def migrate() -> None:
+@click.option(
+    "--adopt-spool",
+    "namespace",
+    metavar="NAMESPACE",
+    help="Also move the spool of this namespace in Redis to the inbox; `unnamed` for an earlier release's.",
+)
+def migrate(namespace: str | None) -> None:
     """Create or update the tables in DATABASE_URL.
 
-    It is safe to run at any time, and several times at once.
+    It is safe to run at any time, and several times at once. `rapidbridge doctor` names the spools that no
+    worker empties, for --adopt-spool.
     """
-    before, after = apply_migrations(open_database(read_config().settings.database_url))
+    settings = read_config(required=("REDIS_URL",) if namespace else ()).settings
+    database = open_database(settings.database_url)
+    before, after = apply_migrations(database)
     if before == after:
         click.echo(f"The database is up to date (revision {after}).")
     else:
         click.echo(f"The database was updated from revision {before or 'none'} to {after}.")
+    if namespace:
+        moved = _adopt_spool(settings, database, namespace)
+        click.echo(f"Moved {format_count(moved, 'delivery')} to the inbox.")
+
+
+def _adopt_spool(settings: Settings, database: Database, name: str) -> int:
+    """Move the deliveries of another namespace's spool to the inbox; return their number."""
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    known = list_namespaces(redis)
+    if name not in (UNNAMED_OPTION, *known):
+        shown = ", ".join(sorted((UNNAMED_OPTION, *known)))
+        raise click.UsageError(f"--adopt-spool: no namespace {name} in this Redis; known: {shown}.")
+    namespace = UNNAMED if name == UNNAMED_OPTION else name
+    if namespace != settings.namespace and DeliveryQueue(redis, namespace).count_workers():
+        raise click.ClickException(
+            f"--adopt-spool: workers of {name} are running, and move its spool to their own database. "
+            "If they use this database too, set one REDIS_NAMESPACE for all processes, and restart them."
+        )
+    spool = Spool(redis, namespace)
+    moved = spool.drain(Inbox(database).put)
+    if unreadable := spool.count_unreadable():
+        entries = format_count(unreadable, "unreadable entry")
+        print_message(f"{entries} left in Redis; inspect with: redis-cli XRANGE {spool.unreadable_key} - +")
+    return moved

@@ -24,10 +24,12 @@ from app.cli.common.tables import format_table
 from app.cli.common.times import get_typed_times
 from app.cli.local.development_secret import read_development_secret
 from app.clock import utc_now
+from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config, read_config
 from app.database.engine import Database, open_database
 from app.errors import ConfigError
 from app.plural import format_count
+from app.replay.current_workers import describe_refusal, find_outdated_workers
 from app.replay.forwarder import ForwardCounts, Forwarder
 from app.replay.importer import ImportCounts, Importer
 from app.replay.preview import ReplayPreview, preview_forward, preview_replay
@@ -37,6 +39,7 @@ from app.simulator.plan import is_web_address
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
 from app.store.replays import Replay, Replays
+from app.store.worker_registry import WorkerRegistry
 from app.truto.target_url import WEBHOOK_PATH
 from app.truto.webhook_sender import WebhookTarget
 
@@ -107,12 +110,14 @@ def replay(
     """Replay stored deliveries, through the current routes.
 
     Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
-    running. Sinks end up as if every delivery had been written once. Only a few replayed deliveries are in
-    progress at a time, so that new ones do not wait. After Ctrl-C, run the same command again to resume.
-    More than 1,000 deliveries need a confirmation.
+    running, and every running worker must have started with the routes that this command reads. Sinks end up
+    as if every delivery had been written once. Only a few replayed deliveries are in progress at a time, so
+    that new ones do not wait. After Ctrl-C, run the same command again to resume. More than 1,000 deliveries
+    need a confirmation.
 
-    Exits 1 if the replay is interrupted, a delivery is dead, unrouted, quarantined or not accepted, or a line
-    is skipped; 3 if the receiver of --to is unreachable.
+    Exits 1 if a worker has other routes, the replay is interrupted, a delivery is dead, unrouted, quarantined
+    or not accepted, none reaches the sink of --sink, or a line is skipped; 3 if the receiver of --to is
+    unreachable.
 
     \b
     Examples:
@@ -136,12 +141,15 @@ def replay(
         return
     if into and into not in config.routes.sinks:
         raise click.UsageError(f"--sink: no sink named {into}; known: {', '.join(config.routes.sinks)}.")
+    if into and not any(into in route.sinks for route in config.routes.routes):
+        raise click.UsageError(f"--sink: no route names {into}; add it to the `sinks` of a [[routes]] table.")
     replay_deliveries(
-        database, request, rate=rate, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json
+        config, database, request, rate=rate, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json
     )
 
 
 def replay_deliveries(
+    config: Config,
     database: Database,
     request: ReplayRequest,
     *,
@@ -151,7 +159,10 @@ def replay_deliveries(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Run the replay and print its summary; exits 1 if it was interrupted or a delivery has a problem."""
+    """Run the replay and print its summary.
+
+    Exits 1 if it was interrupted, a delivery has a problem, or a running worker has another configuration.
+    """
     if request.includes_pending:
         raise click.UsageError("--state pending: pending deliveries are already in progress. Leave it out.")
     replays, now = Replays(database), utc_now()
@@ -165,8 +176,17 @@ def replay_deliveries(
         nothing = ReplaySummary(None, is_finished=True, outcomes=[], left_out=preview.left_out)
         _print_lines(_summary_lines(nothing), nothing.as_json(), as_json=as_json)
         return
+    delivery_config = DeliveryConfig.build(
+        config.routes,
+        late_records=config.settings.late_records,
+        to_open_run=config.settings.attribute_to_open_run,
+    )
+    _require_current_workers(database, delivery_config)
     _confirm(preview, "Replay", yes=yes)
-    started = preview.unfinished or replays.start(request.key, now=now)
+    if started := preview.unfinished:
+        replays.set_config(started, delivery_config.digest, now=now)
+    else:
+        started = replays.start(request.key, now=now, config=delivery_config.digest)
     with progress_bar("replaying", started.requeued_deliveries + preview.total) as bar:
         progress = _ReplayProgress(bar, started.requeued_deliveries)
         throttled_replay = ThrottledReplay(replays, started, request, rate=rate, observer=progress)
@@ -180,6 +200,19 @@ def replay_deliveries(
     _print_lines(_summary_lines(summary), summary.as_json(), as_json=as_json)
     if summary.has_problems:
         sys.exit(1)
+
+
+def _require_current_workers(database: Database, expected: DeliveryConfig) -> None:
+    """End the command if a running worker has another configuration; warn if no worker runs."""
+    live = WorkerRegistry(database).list_live(now=utc_now())
+    if outdated := find_outdated_workers(live, expected):
+        print_message(describe_refusal(outdated, live=len(live)))
+        sys.exit(1)
+    if not live:
+        print_message(
+            "No worker is running: the replayed deliveries wait for one. In another terminal, run: "
+            "rapidbridge worker"
+        )
 
 
 def _forward_deliveries(
@@ -386,6 +419,10 @@ def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
     for outcome in summary.outcomes:
         label = _OUTCOME_LABELS.get(outcome.state, outcome.state)
         yield f"  {outcome.deliveries:,} {'still unreadable' if outcome.is_unreadable else label}"
+    if summary.replay and summary.written is not None:
+        yield f"Written to the sink: {format_count(summary.written, 'delivery')}."
+        if summary.written < summary.deliveries:
+            yield "The others have no records, or no route sends them to this sink."
     yield from _left_out_lines(summary.left_out)
 
 

@@ -31,9 +31,8 @@ def up() -> None:
         settings["TRUTO_WEBHOOK_SECRET"] = ensure_development_secret()
     settings["PORT"] = str(config.settings.port)
     if config.settings.redis_url:
-        DeliveryQueue(
-            connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
-        ).ping()
+        redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
+        DeliveryQueue(redis, config.settings.namespace).ping()
     migrate(open_database(config.settings.database_url))
     with running_service(settings) as supervisor:
         click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))

@@ -6,16 +6,17 @@ import click
 
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
-from app.config.settings import build_child_environment
+from app.config.settings import WORKER_VARIABLE, build_child_environment
 from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.queue import DeliveryQueue, connect_redis
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
+from workers.background.other_spools import OtherSpools
 from workers.background.retention import Pruner
 from workers.background.sweeper import Sweeper
-from workers.delivery.processor import format_worker_name
+from workers.delivery.processor import format_worker_name, make_worker_token
 
 
 @click.command()
@@ -37,18 +38,40 @@ def worker(number: int | None) -> None:
     settings = config.settings
     database = open_database(settings.database_url)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    sweeper = Sweeper(database, DeliveryQueue(redis), Spool(redis))
+    spool = Spool(redis, settings.namespace)
+    sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
     sweeper.start()
-    Monitor(database, config, Spool(redis)).start()
+    OtherSpools(database, redis, settings).start()
+    Monitor(database, config, spool).start()
     NotificationDispatcher(database, config.routes.notify).start()
     Pruner(database, settings.retention_days).start()
     with Supervisor() as supervisor:
         for index in range(number or settings.worker_concurrency):
-            command = [sys.executable, "-m", "workers.main"]
+            process = _WorkerProcess(sweeper)
             supervisor.start(
                 f"worker-{index + 1}",
-                command,
-                build_child_environment(),
-                on_exit=lambda pid: sweeper.release_worker(format_worker_name(pid)),
+                [sys.executable, "-m", "workers.main"],
+                process.build_environment,
+                on_exit=process.release,
             )
         supervisor.run()
+
+
+class _WorkerProcess:
+    """A worker process with a new name at each start.
+
+    After a restart it leases deliveries before the leases of the dead process are released.
+    """
+
+    def __init__(self, sweeper: Sweeper) -> None:
+        self._sweeper = sweeper
+        self._token = ""
+
+    def build_environment(self) -> dict[str, str]:
+        """Return the variables for the next start."""
+        self._token = make_worker_token()
+        return build_child_environment() | {WORKER_VARIABLE: self._token}
+
+    def release(self, pid: int) -> None:
+        """Release the leases of the process that ended."""
+        self._sweeper.release_worker(format_worker_name(pid, self._token))

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from app.config.database_identity import derive_namespace
 from app.config.problems import describe_violation, quote_value
 from app.errors import ConfigError
 
 # Reserved for the dashboard: not read yet, but no unknown setting either.
 _RESERVED = ("DASHBOARD_PASSWORD",)
+# Set by a supervisor for each worker process that it starts; not a setting.
+WORKER_VARIABLE = "SUPERVISED_WORKER"
 # No message quotes these: a URL may contain a password.
 _SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
 
@@ -63,6 +66,15 @@ def _check_redis_url(text: object) -> object:
     return text
 
 
+def _check_namespace(text: object) -> object:
+    if not re.fullmatch(r"(?!unnamed$)[A-Za-z0-9_.-]{1,64}", str(text)):
+        raise ValueError(
+            'contains other characters than letters, digits, "_", "." and "-", is longer than 64 characters, '
+            'or is the reserved word "unnamed"'
+        )
+    return text
+
+
 def _check_api_url(text: object) -> object:
     if urlsplit(str(text)).scheme not in ("http", "https"):
         raise ValueError("does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL")
@@ -96,6 +108,9 @@ class Settings(BaseModel):
         default="", alias="REDIS_URL", repr=False
     )
     redis_tls_verify: bool = Field(default=True, alias="REDIS_TLS_VERIFY")
+    redis_namespace: Annotated[str, BeforeValidator(_check_namespace)] = Field(
+        default="", alias="REDIS_NAMESPACE"
+    )
     routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
     port: int = Field(default=8000, ge=1, le=65535, alias="PORT")
     web_concurrency: int = Field(default=2, ge=1, le=64, alias="WEB_CONCURRENCY")
@@ -108,6 +123,14 @@ class Settings(BaseModel):
     replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
     retention_days: int = Field(default=0, ge=0, le=36500, alias="RETENTION_DAYS")
     maintenance: str = Field(default="", alias="MAINTENANCE")
+
+    @property
+    def namespace(self) -> str:
+        """The name of this receiver's keys in Redis: REDIS_NAMESPACE, or one made of DATABASE_URL.
+
+        Not an id from the database: a web process that starts while the database is down has to spool.
+        """
+        return self.redis_namespace or derive_namespace(self.database_url)
 
     @property
     def secret_values(self) -> tuple[str, ...]:
@@ -145,6 +168,11 @@ def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[s
     return others | {"PYTHONPATH": path} | dict(settings)
 
 
+def read_worker_token() -> str:
+    """Return the random part of this worker's name, set by its supervisor; "" without a supervisor."""
+    return os.environ.get(WORKER_VARIABLE, "")
+
+
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 
@@ -173,7 +201,8 @@ def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
     default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
     default = str(default).lower() if isinstance(default, bool) else default
-    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or unset {name} for its default, {default}."
+    fallback = f" for its default, {default}" if default != "" else ""
+    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or unset {name}{fallback}."
     return f"{name}: {describe_violation(detail, value)}.{hint}"
 
 

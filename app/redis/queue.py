@@ -1,7 +1,7 @@
 """The RQ queue, which spreads the ids of pending deliveries over workers."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from uuid import UUID, uuid4
 
 from redis import Redis
@@ -15,7 +15,9 @@ from rq.serializers import JSONSerializer
 from app.errors import QueueUnavailable
 from app.plural import format_count
 
-QUEUE_NAME = "rapidbridge"
+# The namespace of releases whose keys named no receiver: `rapidbridge`, `rapidbridge:spool`.
+UNNAMED = ""
+NAMESPACES_KEY = "rapidbridge:namespaces"
 JOB_FUNCTION = "workers.jobs.deliver"
 # With the time to save results, it must end within the 30 s between a platform's SIGTERM and SIGKILL.
 JOB_TIMEOUT_S = 18
@@ -24,8 +26,8 @@ IDS_PER_JOB = 32
 # A larger backlog stays in the inbox, from which the sweeper enqueues: Redis must not fill up.
 MAX_JOBS = 128
 _TIMEOUT_S = 2.0
-# Disappears with the queue if Redis loses its data.
-_MARKER_KEY = "rapidbridge:remembers"
+# RQ's, with the keys of a queue's workers.
+_WORKERS_KEY = "rq:workers:{}"
 _FAILED_JOB_TTL_S = 3600
 
 
@@ -57,11 +59,33 @@ def connect_redis(url: str, *, tls_verify: bool) -> Redis:
     )
 
 
-class DeliveryQueue:
-    """The one RQ queue. Every method raises QueueUnavailable."""
+def format_key(namespace: str, *parts: str) -> str:
+    """Return the key of a receiver in Redis. namespace: the receiver's, or UNNAMED."""
+    return ":".join(("rapidbridge", *filter(None, (namespace,)), *parts))
 
-    def __init__(self, connection: Redis) -> None:
-        self._queue = Queue(QUEUE_NAME, connection=connection, serializer=JSONSerializer)
+
+def list_namespaces(connection: Redis) -> set[str]:
+    """Return the namespaces of all receivers that have used this Redis; raises QueueUnavailable."""
+    try:
+        members = cast("set[bytes]", connection.smembers(NAMESPACES_KEY))
+    except RedisError as error:
+        raise _unavailable(error) from error
+    return {member.decode(errors="replace") for member in members}
+
+
+class DeliveryQueue:
+    """The one RQ queue of a receiver. Every method raises QueueUnavailable.
+
+    namespace: of the receiver, so that receivers can share a Redis. It is a part of the queue's name, and RQ
+    makes all keys of a queue, its workers included, of that name.
+    """
+
+    def __init__(self, connection: Redis, namespace: str) -> None:
+        self.name = format_key(namespace)
+        self.namespace = namespace
+        # Disappears with the queue if Redis loses its data.
+        self._marker_key = format_key(namespace, "remembers")
+        self._queue = Queue(self.name, connection=connection, serializer=JSONSerializer)
 
     def has_capacity(self) -> bool:
         """Whether the queue holds fewer than MAX_JOBS jobs."""
@@ -98,21 +122,48 @@ class DeliveryQueue:
     def has_marker(self) -> bool:
         """Whether Redis has kept its data since `set_marker`."""
         try:
-            return bool(self._queue.connection.exists(_MARKER_KEY))
+            return bool(self._queue.connection.exists(self._marker_key))
         except RedisError as error:
             raise _unavailable(error) from error
 
     def set_marker(self) -> None:
         """Write the marker by which `has_marker` detects that Redis lost its data."""
         try:
-            self._queue.connection.set(_MARKER_KEY, 1)
+            with self._queue.connection.pipeline() as pipeline:
+                pipeline.set(self._marker_key, 1)
+                pipeline.sadd(NAMESPACES_KEY, self.namespace)
+                pipeline.execute()
         except RedisError as error:
             raise _unavailable(error) from error
 
     def count_workers(self) -> int:
         """Return the number of live workers. A killed worker counts for up to two more minutes."""
+        return len(self.list_workers())
+
+    def list_workers(self) -> set[str]:
+        """Return the names of the live workers. A killed worker counts for up to two more minutes."""
         try:
-            return len(Worker.all(queue=self._queue))
+            return {worker.name for worker in Worker.all(queue=self._queue)}
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def remove_worker(self, worker: str) -> None:
+        """Remove a dead worker from the live ones."""
+        key = f"{Worker.redis_worker_namespace_prefix}{worker}"
+        try:
+            with self._queue.connection.pipeline() as pipeline:
+                pipeline.srem(Worker.redis_workers_keys, key)
+                pipeline.srem(_WORKERS_KEY.format(self.name), key)
+                pipeline.delete(key)
+                pipeline.execute()
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def delete(self) -> None:
+        """Delete the queue and its jobs. The sweeper enqueues their deliveries again."""
+        try:
+            self._queue.delete(delete_jobs=True)
+            self._queue.connection.delete(self._marker_key)
         except RedisError as error:
             raise _unavailable(error) from error
 

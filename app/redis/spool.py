@@ -11,13 +11,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.errors import QueueUnavailable
+from app.redis.queue import NAMESPACES_KEY, format_key
 from app.store.compression import compress, decompress
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import Envelope
 
-KEY = "rapidbridge:spool"
-# Unreadable entries are moved here, so that they do not block the entries behind them.
-UNREADABLE_KEY = "rapidbridge:spool:unreadable"
 # Limits of one commit while draining; the last body may exceed the bytes.
 _MAX_DELIVERIES_PER_STEP = 16
 _MAX_BYTES_PER_STEP = 16 * 1024 * 1024
@@ -31,17 +29,26 @@ class Spool:
     """Keeps deliveries in order until the inbox has them. Every method raises QueueUnavailable.
 
     Only as durable as Redis: without persistence, a restart of Redis loses them.
+    namespace: of the receiver, so that no other receiver takes its deliveries.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, namespace: str) -> None:
         self._redis = redis
+        self._namespace = namespace
+        self.key = format_key(namespace, "spool")
+        # Unreadable entries are moved here, so that they do not block the entries behind them.
+        self.unreadable_key = format_key(namespace, "spool", "unreadable")
 
     def put(self, delivery: IncomingDelivery) -> Receipt:
         """Store a delivery. The spool does not detect duplicates."""
         [body] = compress([delivery.body])
         entry = {"header": json.dumps(_build_header(delivery)), "body": body}
         try:
-            self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
+            with self._redis.pipeline() as pipeline:
+                # `doctor` of every receiver shows what waits here, even if this one has never had a worker.
+                pipeline.sadd(NAMESPACES_KEY, self._namespace)
+                pipeline.xadd(self.key, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
+                pipeline.execute()
         except RedisError as error:
             raise _unavailable(error) from error
         refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None
@@ -52,25 +59,32 @@ class Spool:
     def count(self) -> int:
         """Return the number of deliveries in the spool."""
         try:
-            return int(self._redis.xlen(KEY))
+            return int(self._redis.xlen(self.key))
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def drain(self, put: Callable[[Sequence[IncomingDelivery]], object]) -> int:
-        """Pass all deliveries to `put`, oldest first, delete them, and return their number.
+    def drain(
+        self,
+        put: Callable[[Sequence[IncomingDelivery]], object],
+        *,
+        accepts: Callable[[IncomingDelivery], bool] = lambda _: True,
+    ) -> int:
+        """Pass all accepted deliveries to `put`, oldest first, delete them, and return their number.
 
         Errors of `put` are passed on. Concurrent calls pass the same deliveries: `put` must be idempotent.
         """
-        moved = 0
+        moved, after = 0, b"-"
         try:
-            while deliveries := self._read_oldest():
+            while True:
+                deliveries, after = self._read_next(after, accepts)
+                if not deliveries:
+                    return moved
                 put(list(deliveries.values()))
                 # Delete after the commit: a crash in between leaves a duplicate, not a gap.
-                self._redis.xdel(KEY, *deliveries)
+                self._redis.xdel(self.key, *deliveries)
                 moved += len(deliveries)
         except RedisError as error:
             raise _unavailable(error) from error
-        return moved
 
     def count_for_account(self, account: str) -> int:
         """Return the number of deliveries of an integrated account."""
@@ -79,7 +93,7 @@ class Spool:
     def count_unreadable(self) -> int:
         """Return the number of unreadable entries that were set aside."""
         try:
-            return int(self._redis.xlen(UNREADABLE_KEY))
+            return int(self._redis.xlen(self.unreadable_key))
         except RedisError as error:
             raise _unavailable(error) from error
 
@@ -88,7 +102,7 @@ class Spool:
         removed = 0
         for entry_id in self._find_entries(account):
             try:
-                removed += int(self._redis.xdel(KEY, entry_id))
+                removed += int(self._redis.xdel(self.key, entry_id))
             except RedisError as error:
                 raise _unavailable(error) from error
         return removed
@@ -99,7 +113,7 @@ class Spool:
             try:
                 # One at a time: an entry includes its body.
                 entries = cast(
-                    "list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1)
+                    "list[tuple[bytes, _EntryFields]]", self._redis.xrange(self.key, min=after, count=1)
                 )
             except RedisError as error:
                 raise _unavailable(error) from error
@@ -110,30 +124,36 @@ class Spool:
             if _read_account_id(fields) == account:
                 yield entry_id
 
-    def _read_oldest(self) -> dict[bytes, IncomingDelivery]:
-        """Return the deliveries of one commit, oldest first, by the ids of their entries."""
+    def _read_next(
+        self, after: bytes, accepts: Callable[[IncomingDelivery], bool]
+    ) -> tuple[dict[bytes, IncomingDelivery], bytes]:
+        """Return the deliveries of one commit by the ids of their entries, and the place of the next ones."""
         deliveries: dict[bytes, IncomingDelivery] = {}
-        after, size = b"-", 0
+        size = 0
         while len(deliveries) < _MAX_DELIVERIES_PER_STEP and size < _MAX_BYTES_PER_STEP:
-            entries = cast("list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1))
+            entries = cast(
+                "list[tuple[bytes, _EntryFields]]", self._redis.xrange(self.key, min=after, count=1)
+            )
             if not entries:
                 break
             [(entry_id, fields)] = entries
             after = b"(" + entry_id
             try:
-                deliveries[entry_id] = _parse_delivery(fields)
+                delivery = _parse_delivery(fields)
             except (ValueError, TypeError, KeyError) as error:
                 self._set_aside(entry_id, fields, error)
-            else:
-                size += len(deliveries[entry_id].body)
-        return deliveries
+                continue
+            if accepts(delivery):
+                deliveries[entry_id] = delivery
+                size += len(delivery.body)
+        return deliveries, after
 
     def _set_aside(self, entry_id: bytes, fields: _EntryFields, error: Exception) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.xadd(UNREADABLE_KEY, fields or {"empty": ""})  # type: ignore[arg-type]  # redis-py's alias rejects bytes
-            pipeline.xdel(KEY, entry_id)
+            pipeline.xadd(self.unreadable_key, fields or {"empty": ""})  # type: ignore[arg-type]  # redis-py's alias rejects bytes
+            pipeline.xdel(self.key, entry_id)
             pipeline.execute()
-        log.error("spool.entry_set_aside", fault=type(error).__name__, moved_to=UNREADABLE_KEY)
+        log.error("spool.entry_set_aside", fault=type(error).__name__, moved_to=self.unreadable_key)
 
 
 def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:

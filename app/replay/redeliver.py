@@ -33,13 +33,15 @@ class ReplaySummary:
     """The result of a replay, finished or interrupted.
 
     replay: None if there was nothing to replay. outcomes: the replayed deliveries, by their state now.
-    left_out: the matching deliveries that were not replayed, "pruned" or by state.
+    left_out: the matching deliveries that were not replayed, "pruned" or by state. written: with a `sink` in
+    the request, the replayed deliveries that it has; else None.
     """
 
     replay: Replay | None
     is_finished: bool
     outcomes: Sequence[ReplayOutcome]
     left_out: Counter[str]
+    written: int | None = None
 
     @property
     def deliveries(self) -> int:
@@ -48,8 +50,9 @@ class ReplaySummary:
 
     @property
     def has_problems(self) -> bool:
-        """Whether the replay was interrupted, or a delivery is dead, unrouted or quarantined."""
-        return not self.is_finished or any(outcome.state in _PROBLEM_STATES for outcome in self.outcomes)
+        """Whether it was interrupted, a delivery has failed, or the only sink to write got none."""
+        has_failed = any(outcome.state in _PROBLEM_STATES for outcome in self.outcomes)
+        return not self.is_finished or has_failed or bool(self.deliveries and self.written == 0)
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
@@ -62,6 +65,7 @@ class ReplaySummary:
             },
             "still_unreadable": sum(outcome.deliveries for outcome in self.outcomes if outcome.is_unreadable),
             "left_out": dict(self.left_out),
+            **({} if self.written is None else {"written": self.written}),
         }
 
 
@@ -119,7 +123,9 @@ class ThrottledReplay:
         # An interruption between a commit and the assignment leaves self._replay behind the database.
         replay = self._replays.refresh(self._replay)
         outcomes = self._replays.outcomes(replay, self._filter)
-        return ReplaySummary(replay, self._is_finished, outcomes, left_out)
+        sink = self._request.sink
+        written = self._replays.count_written(replay, sink) if sink else None
+        return ReplaySummary(replay, self._is_finished, outcomes, left_out, written)
 
     def _compute_batch_limit(self, pending: int) -> int:
         now_s = time.monotonic()

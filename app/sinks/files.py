@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
@@ -81,8 +81,8 @@ class FilesSink:
 
     def _write_file(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Two workers may write the same delivery: the process id gives each its own temporary file.
-        temporary_file = folder / f".{delivery_id}.{os.getpid()}.part"
+        # Two workers may write the same delivery, in containers even with one process id.
+        temporary_file = folder / f".{delivery_id}.{uuid4().hex[:12]}.part"
         with temporary_file.open("wb") as file:
             file.write(content)
             file.flush()

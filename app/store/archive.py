@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -81,7 +81,7 @@ class Archive:
 
 def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
     written = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     with temporary.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         # Without time and name, the same deliveries make the same bytes.

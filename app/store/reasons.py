@@ -112,6 +112,12 @@ class Reason(StrEnum):
         "the receiver failed while processing the delivery",
         "find delivery.failed in the log; replay the delivery when the error is fixed",
     )
+    WORKER_OUTDATED = (
+        "worker_outdated",
+        "system",
+        "the workers do not have the routes and sinks by which it is replayed",
+        f"restart the workers, {_REPLAY}",
+    )
     OUT_OF_TIME = (
         "out_of_time",
         "system",

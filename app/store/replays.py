@@ -6,15 +6,28 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from app.database.engine import Database
 from app.errors import UnreadableDelivery
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
-from app.store.models import DeliveryState
-from app.store.schema import dead_records, deliveries, replays, sink_outcomes
+from app.store.models import DeliveryState, SinkOutcomeState
+from app.store.schema import dead_records, deliveries, replays, sink_outcomes, workers
+from app.store.worker_registry import is_live
 from app.truto.events import read_envelope
 
 _IS_UNREADABLE = and_(deliveries.c.state == DeliveryState.QUARANTINED, deliveries.c.event == "")
@@ -79,15 +92,62 @@ class Replays:
         )
         return self._read(statement)
 
-    def start(self, request: str, *, now: datetime) -> Replay:
-        """Start a replay; unfinished replays with the same request are finished."""
+    def start(self, request: str, *, now: datetime, config: str = "") -> Replay:
+        """Start a replay; unfinished replays with the same request are finished.
+
+        config: the digest of the routes and sinks that workers have to use; "" for any.
+        """
         unfinished = update(replays).where(replays.c.request == request, replays.c.finished_at.is_(None))
         replay = Replay(uuid4(), now)
-        row = {"id": replay.id, "request": request, "started_at": now}
+        row = {
+            "id": replay.id,
+            "request": request,
+            "started_at": now,
+            "config": config,
+            "config_at": now,
+        }
         with self._database.transaction() as connection:
             connection.execute(unfinished.values(finished_at=now))
             connection.execute(insert(replays), row)
         return replay
+
+    def set_config(self, replay: Replay, config: str, *, now: datetime) -> None:
+        """Change the routes and sinks that workers have to use, when a replay is resumed."""
+        statement = update(replays).where(replays.c.id == replay.id)
+        self._database.execute(statement.values(config=config, config_at=now))
+
+    def find_outdated(
+        self, ids: Sequence[UUID], *, config: str, started_at: datetime, now: datetime
+    ) -> set[UUID]:
+        """Return the replayed deliveries among these ids that a worker must leave to others.
+
+        They are to be written by other routes or sinks than the worker's. It takes them only if it started
+        after these were read, and no live worker has them: the configuration has then changed once more.
+        """
+        has_live_worker = exists().where(workers.c.digest == replays.c.config, is_live(now))
+        statement = (
+            select(deliveries.c.id)
+            .join(replays, replays.c.id == deliveries.c.replay_id)
+            .where(
+                deliveries.c.id.in_(ids),
+                replays.c.config.not_in(("", config)),
+                or_(replays.c.config_at > started_at, has_live_worker),
+            )
+        )
+        return {row.id for row in self._database.read(statement)} if ids else set()
+
+    def count_written(self, replay: Replay, sink: str) -> int:
+        """Return the number of a replay's deliveries that a sink has."""
+        statement = (
+            select(func.count())
+            .select_from(deliveries.join(sink_outcomes, sink_outcomes.c.delivery_id == deliveries.c.id))
+            .where(
+                deliveries.c.replay_id == replay.id,
+                sink_outcomes.c.sink == sink,
+                sink_outcomes.c.state == SinkOutcomeState.DONE,
+            )
+        )
+        return int(self._database.read(statement)[0][0])
 
     def refresh(self, replay: Replay) -> Replay:
         """Return a replay with its current progress."""

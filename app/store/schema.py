@@ -209,6 +209,21 @@ replays = Table(
     Column("cursor_at", UtcDateTime),
     Column("cursor_id", Uuid),
     Column("requeued_deliveries", BigInteger, nullable=False, server_default="0"),
+    # The digest of the routes and sinks that the command read, as in `workers`, and the time of that.
+    _text_column("config"),
+    Column("config_at", UtcDateTime),
+)
+
+workers = Table(
+    PREFIX + "workers",
+    metadata,
+    # A worker process with its heartbeat. The name is that in `leased_by`.
+    Column("name", SafeText, primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    # The release, and digests of the routes and sinks that it started with, as JSON; one digest of these.
+    _text_column("config"),
+    _text_column("digest"),
 )
 
 runs = Table(

@@ -9,6 +9,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
+from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_database
@@ -38,7 +39,7 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     database = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    queue, spool = DeliveryQueue(redis), Spool(redis)
+    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
     inbox = FailoverInbox(Inbox(database), spool)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
@@ -49,7 +50,10 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    register_health_routes(app, database, queue, spool)
+    config = DeliveryConfig.build(
+        routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
+    )
+    register_health_routes(app, database, queue, spool, config)
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)

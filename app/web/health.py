@@ -2,31 +2,39 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import gevent
 from flask import Flask, Response, jsonify
 
 from app.clock import utc_now
+from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
 from app.errors import StoreUnavailable, TransientError
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
+from app.store.worker_registry import WorkerRegistry
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
+# During a deployment, old and new processes run side by side.
+_MAX_MISMATCH_S = 300
 _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 
 
-def register_health_routes(app: Flask, database: Database, queue: DeliveryQueue, spool: Spool) -> None:
-    """Add /healthz and /readyz to the application."""
+def register_health_routes(
+    app: Flask, database: Database, queue: DeliveryQueue, spool: Spool, config: DeliveryConfig
+) -> None:
+    """Add /healthz and /readyz to the application. config: of this process."""
+    started_at = utc_now()
     checks: dict[str, Callable[[], str]] = {
         "store": lambda: _check_store(database),
         "redis": lambda: _check_redis(queue),
-        "workers": lambda: _check_workers(queue),
+        "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
         "backlog": lambda: _check_backlog(PendingDeliveries(database)),
         "spool": lambda: _check_spool(spool),
     }
@@ -66,8 +74,12 @@ def _check_redis(queue: DeliveryQueue) -> str:
     return _OK
 
 
-def _check_workers(queue: DeliveryQueue) -> str:
-    return _OK if queue.count_workers() else "no worker is running; start: rapidbridge worker"
+def _check_workers(
+    queue: DeliveryQueue, registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime
+) -> str:
+    if not queue.count_workers():
+        return "no worker is running; start: rapidbridge worker"
+    return _check_config(registry, config, web_started_at)
 
 
 def _check_backlog(pending: PendingDeliveries) -> str:
@@ -84,3 +96,14 @@ def _check_spool(spool: Spool) -> str:
     waiting = spool.count()
     plural = "delivery waits" if waiting == 1 else "deliveries wait"
     return f"{waiting} {plural} in Redis for the database" if waiting else _OK
+
+
+def _check_config(registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime) -> str:
+    """Fail once a worker with another configuration has run beside this process for a while."""
+    now = utc_now()
+    for worker in registry.list_live(now=now):
+        mismatch_s = (now - max(worker.started_at, web_started_at)).total_seconds()
+        if mismatch_s > _MAX_MISMATCH_S and (differences := config.find_differences(worker.config)):
+            shown = ", ".join(differences)
+            return f"worker {worker.name} {shown}; restart the workers and the web processes"
+    return _OK

@@ -9,7 +9,8 @@ import psycopg
 from psycopg import sql
 from redis import Redis
 
-from app.redis.spool import KEY as SPOOL
+from app.config.database_identity import derive_namespace
+from app.redis.spool import Spool
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.site import Program, Site
 from tests.support.processes import send_signal
@@ -76,8 +77,9 @@ def _combined(*faults: ActiveFault) -> Iterator[None]:
 @contextmanager
 def _wiped(site: Site) -> Iterator[None]:
     with Redis.from_url(site.valkey.url) as redis:
+        spool = Spool(redis, derive_namespace(site.database_url))
         wait_until(
-            lambda: redis.eval(_WIPE_UNLESS_SPOOLED, 1, SPOOL) == 1,
+            lambda: redis.eval(_WIPE_UNLESS_SPOOLED, 1, spool.key) == 1,
             timeout_s=_EMPTY_SPOOL_TIMEOUT_S,
             what="an empty spool",
         )

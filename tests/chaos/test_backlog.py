@@ -13,13 +13,14 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Database, open_database
-from app.redis.queue import MAX_JOBS, QUEUE_NAME
+from app.redis.queue import MAX_JOBS
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
 from app.store.schema import deliveries
 from app.truto.events import Envelope
 from tests.support.processes import Command, find_descendants
+from tests.support.redis_keys import open_queue
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import WebProcess, make_environment
@@ -140,7 +141,10 @@ def test_a_backlog_of_a_million_deliveries_delays_no_new_one(
     requested_at = time.monotonic()
     ready = httpx.get(f"{web.url}/readyz", timeout=30)
     ready_s = time.monotonic() - requested_at
-    jobs, keys = private_redis.llen(f"rq:queue:{QUEUE_NAME}"), private_redis.dbsize()
+    jobs, keys = (
+        private_redis.llen(f"rq:queue:{open_queue(private_redis, store).name}"),
+        private_redis.dbsize(),
+    )
     wait_until(
         lambda: count(store, "state = 'settled'") - settled_before >= DRAINED_AT_LEAST,
         timeout_s=40,

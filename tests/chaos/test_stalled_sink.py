@@ -9,7 +9,7 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from app.database.engine import Database, open_database
-from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
+from app.redis.queue import JOB_TIMEOUT_S
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries, sink_outcomes
@@ -17,6 +17,7 @@ from app.web.enqueuer import NewDelivery
 from tests.integration.test_workers import put
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command
+from tests.support.redis_keys import open_queue
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 
@@ -69,7 +70,7 @@ def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
         arguments = ["app.cli", "worker", "-n", "1"]
         variables = settings | {"WAREHOUSE_URL": url}
         with Command(arguments, folder=tmp_path, environment=variables) as worker:
-            queue = DeliveryQueue(redis)
+            queue = open_queue(redis, store)
 
             def send(first: int, last: int) -> None:
                 queue.enqueue([NewDelivery(put(inbox, number)) for number in range(first, last)])

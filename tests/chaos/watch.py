@@ -13,10 +13,10 @@ from redis.exceptions import RedisError
 
 from app.database.engine import Database
 from app.errors import StoreUnavailable
-from app.redis.spool import KEY as SPOOL
 from app.store.pending import PendingDeliveries
 from tests.chaos.plan import Fault
 from tests.chaos.traffic import Traffic
+from tests.support.redis_keys import open_spool
 
 _POLL_S = 0.2
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -50,7 +50,7 @@ class RecoveryWatch:
     def __init__(self, database: Database, redis: Redis, traffic: Traffic) -> None:
         self._traffic = traffic
         self._pending = PendingDeliveries(database)
-        self._redis = redis
+        self._spool = open_spool(redis, database)
         self._started = time.monotonic()
         self._unrecovered: list[_EndedFault] = []
         self._is_over = threading.Event()
@@ -103,6 +103,6 @@ class RecoveryWatch:
     def _oldest_waiting_at(self) -> datetime | None:
         """Return the time of the oldest pending delivery; None if there is none."""
         try:
-            return _LONG_AGO if self._redis.xlen(SPOOL) else self._pending.find_oldest_received_at()
+            return _LONG_AGO if self._spool.count() else self._pending.find_oldest_received_at()
         except (StoreUnavailable, RedisError):
             return _LONG_AGO

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from app.config.routes import Route
 from app.erasure import Erasure, ErasureReport
-from app.redis.spool import UNREADABLE_KEY, Spool
+from app.redis.spool import Spool
 from app.sinks.base import Batch, Record, Sink, WriteResult
 from app.store.pending import PendingDeliveries
 from app.store.schema import deliveries, record_errors, runs
@@ -24,6 +24,8 @@ from tests.support.delivered_store import DeliveredStore
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from workers.delivery.processor import DeliveryProcessor
+
+NAMESPACE = "test"
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def make_erasure(
     return Erasure(
         delivered.store,
         account,
-        spool=Spool(redis) if redis else None,
+        spools=[Spool(redis, NAMESPACE)] if redis else [],
         sinks=delivered.sinks,
         on_wait=(messages if messages is not None else []).append,
     )
@@ -150,7 +152,7 @@ def test_a_pruned_delivery_loses_its_remaining_data_when_erased(
 def test_spooled_deliveries_of_the_account_are_erased_and_others_stay(
     delivered: DeliveredStore, redis: Redis
 ) -> None:
-    spool = Spool(redis)
+    spool = Spool(redis, NAMESPACE)
     for name, account in (("1", "a1"), ("2", "a2"), ("3", "a1"), ("4", "a2")):
         spool.put(delivered.make_delivery(name, integrated_account_id=account, records=[]))
 
@@ -181,7 +183,7 @@ def test_a_delivery_drained_from_the_spool_during_the_erasure_is_erased(
                 )
             return super().erase(account)
 
-    work._spool = Late(redis)
+    work._spools = [Late(redis, NAMESPACE)]
     erased = work.erase_data()
 
     assert erased.unreached == {}
@@ -193,7 +195,7 @@ def test_the_report_names_unreachable_places(delivered: DeliveredStore, redis: R
     delivered.lake.rename(delivered.lake.with_name("away"))
 
     away = make_erasure(delivered, None).erase_data()
-    redis.xadd(UNREADABLE_KEY, {"empty": ""})
+    redis.xadd(Spool(redis, NAMESPACE).unreadable_key, {"empty": ""})
     delivered.lake.with_name("away").rename(delivered.lake)
     back = make_erasure(delivered, redis).erase_data()
 

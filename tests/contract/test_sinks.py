@@ -819,6 +819,21 @@ def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.jsonl"))) == 6
 
 
+def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    records = [{"id": str(number), "text": "x" * 1000} for number in range(200)]
+
+    def write(_: int) -> int:
+        # As two containers write one delivery to a shared volume.
+        return FilesSink(f"file://{tmp_path}").write(batch(records), ROUTE).written
+
+    with ThreadPoolExecutor(8) as writers:
+        written = list(writers.map(write, range(64)))
+
+    assert written == [200] * 64
+    assert read_files(tmp_path) == records
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
 def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 

@@ -16,10 +16,10 @@ from redis import Redis
 from app.config.load import Config
 from app.config.routes import build_default_routes
 from app.config.settings import read_settings
-from app.redis.spool import Spool
 from app.simulator.plan import Plan
 from app.store.runs import Runs
 from tests.support.processes import ROOT
+from tests.support.redis_keys import open_spool
 from tests.support.service import Service, running_whole_service
 from tests.support.simulated_runs import TOKEN, SimulatedRuns
 from tests.support.waiting import wait_until
@@ -62,7 +62,10 @@ def reconcile_runs(service: Service, redis: Redis) -> None:
     settings = read_settings(service.settings)
     config = Config(settings, build_default_routes(settings.database_url))
     monitor = Monitor(
-        service.store, config, Spool(redis), clock=lambda: datetime.now(UTC) + timedelta(minutes=3)
+        service.store,
+        config,
+        open_spool(redis, service.store),
+        clock=lambda: datetime.now(UTC) + timedelta(minutes=3),
     )
     monitor.run_once()
     monitor.close()

@@ -19,7 +19,6 @@ from redis import Redis
 
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
-from app.redis.spool import KEY, UNREADABLE_KEY
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, finished_runs
 from tests.support.fake_receiver import running_receiver
@@ -158,7 +157,7 @@ def test_a_complete_installation_passes_every_check(
         "backlog",
     }
     assert output.ok_checks("redis") >= {"reachable", "eviction", "memory", "persistence", "spool"}
-    assert output.ok_checks("workers") == {"alive", "jobs"}
+    assert output.ok_checks("workers") == {"alive", "jobs", "config"}
     assert output.ok_checks("sink main") == {"writable"}
     assert webhook.secret not in output.text
 
@@ -312,10 +311,10 @@ def test_a_redis_that_evicts_is_reported(
 def test_missing_workers_and_a_filled_spool_are_reported(
     redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
-    redis.xadd(KEY, {"header": "x", "body": "y"})
-    redis.xadd(UNREADABLE_KEY, {"header": "x"})
+    redis.xadd("rapidbridge:mine:spool", {"header": "x", "body": "y"})
+    redis.xadd("rapidbridge:mine:spool:unreadable", {"header": "x"})
 
-    output = doctor(tmp_path, "--no-post", REDIS_URL=redis_url)
+    output = doctor(tmp_path, "--no-post", REDIS_URL=redis_url, REDIS_NAMESPACE="mine")
 
     assert output.levels("workers") == {"alive": "fail"}
     assert "rapidbridge worker" in output.message("workers", "alive")

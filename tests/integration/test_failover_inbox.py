@@ -19,12 +19,13 @@ from sqlalchemy import text
 
 from app.database.engine import Database, open_database
 from app.redis.queue import DeliveryQueue, connect_redis
-from app.redis.spool import KEY, UNREADABLE_KEY, Spool
+from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery, Receipt
 from tests.support.postgres import PostgresServer
 from tests.support.processes import find_descendants
+from tests.support.redis_keys import open_queue, open_spool
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import ParsedResponse, WebProcess
@@ -83,7 +84,7 @@ def cut_connections(store: Database) -> None:
 
 
 def sweep(store: Database, private_redis: Redis) -> None:
-    Sweeper(store, DeliveryQueue(private_redis), Spool(private_redis)).run_once()
+    Sweeper(store, open_queue(private_redis, store), open_spool(private_redis, store)).run_once()
 
 
 def assert_all_stored(store: Database, answers: list[ParsedResponse], bodies: list[bytes]) -> None:
@@ -111,7 +112,7 @@ def test_deliveries_wait_in_redis_while_the_database_is_down(
         answers, took_s = post_all(web, bodies)
         ready = httpx.get(f"{web.url}/readyz")
         sweep(store, private_redis)
-        waiting = private_redis.xlen(KEY)
+        waiting = private_redis.xlen(open_spool(private_redis, store).key)
     finally:
         private_postgres.start()
 
@@ -123,12 +124,12 @@ def test_deliveries_wait_in_redis_while_the_database_is_down(
 
     sweep(store, private_redis)
 
-    assert private_redis.xlen(KEY) == 0
+    assert private_redis.xlen(open_spool(private_redis, store).key) == 0
     assert_all_stored(store, answers, bodies)
     wait_until(lambda: web.post(body("new")).http_status == 200 and "store.recovered" in web.log)
-    late = private_redis.xlen(KEY)
+    late = private_redis.xlen(open_spool(private_redis, store).key)
     assert web.post(body("newest")).http_status == 200
-    assert private_redis.xlen(KEY) == late
+    assert private_redis.xlen(open_spool(private_redis, store).key) == late
 
 
 def test_a_stalled_database_delays_the_first_delivery_only(
@@ -185,7 +186,7 @@ def test_a_full_disk_is_unavailable(
         bodies = [body(f"full {number}", records=["x" * 5000]) for number in range(8)]
         answers, _ = post_all(web, bodies)
         resource.prlimit(server, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        spooled = private_redis.xlen(KEY)
+        spooled = private_redis.xlen(open_spool(private_redis, store).key)
         sweep(store, private_redis)
 
         assert {answer.status for answer in answers} == {"accepted"}
@@ -207,7 +208,7 @@ def test_a_postgresql_that_cannot_grow_is_unavailable(
     allow_files_of(16 * MIB)
     try:
         answers, took_s = post_all(web, bodies)
-        spooled = private_redis.xlen(KEY)
+        spooled = private_redis.xlen(open_spool(private_redis, store).key)
         assert web.post(body("small")).http_status == 200
     finally:
         allow_files_of("unlimited")
@@ -298,11 +299,11 @@ def test_concurrent_and_interrupted_drains_store_every_delivery_once(
         with pytest.raises(KeyboardInterrupt):
             spool.drain(lambda arrivals: die(Inbox(store).put(arrivals)))
 
-    half(Spool(private_redis))
+    half(open_spool(private_redis, store))
     with ThreadPoolExecutor(4) as drainers:
-        list(drainers.map(lambda _: Spool(private_redis).drain(Inbox(store).put), range(4)))
+        list(drainers.map(lambda _: open_spool(private_redis, store).drain(Inbox(store).put), range(4)))
 
-    assert private_redis.xlen(KEY) == 0
+    assert private_redis.xlen(open_spool(private_redis, store).key) == 0
     assert_all_stored(store, answers, bodies)
     assert Inbox(store).count_by_state()["pending"] == 60
 
@@ -310,32 +311,43 @@ def test_concurrent_and_interrupted_drains_store_every_delivery_once(
 def test_deliveries_spooled_by_an_earlier_release_are_drained(store: Database, private_redis: Redis) -> None:
     spooled = body("of before", records=[{"id": "1"}])
     header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
-    private_redis.xadd(KEY, {"header": json.dumps(header), "body": zlib.compress(spooled, 1)})
+    private_redis.xadd(
+        open_spool(private_redis, store).key,
+        {"header": json.dumps(header), "body": zlib.compress(spooled, 1)},
+    )
     receipts: list[Receipt] = []
 
-    moved = Spool(private_redis).drain(lambda group: receipts.extend(Inbox(store).put(group)))
+    moved = open_spool(private_redis, store).drain(lambda group: receipts.extend(Inbox(store).put(group)))
 
-    assert (moved, private_redis.xlen(KEY), private_redis.xlen(UNREADABLE_KEY)) == (1, 0, 0)
+    assert (
+        moved,
+        private_redis.xlen(open_spool(private_redis, store).key),
+        private_redis.xlen(open_spool(private_redis, store).unreadable_key),
+    ) == (1, 0, 0)
     assert Inbox(store).read_body(receipts[0].delivery_id) == spooled
 
 
 def test_an_unreadable_spool_entry_blocks_no_other(store: Database, private_redis: Redis) -> None:
-    spool, inbox = Spool(private_redis), Inbox(store)
+    spool, inbox = open_spool(private_redis, store), Inbox(store)
     arrivals = [
         IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC))
         for n in range(5)
     ]
-    private_redis.xadd(KEY, {"header": "no JSON", "body": b"no body"})
+    private_redis.xadd(open_spool(private_redis, store).key, {"header": "no JSON", "body": b"no body"})
     for arrival in arrivals[:3]:
         spool.put(arrival)
-    private_redis.xadd(KEY, {"another": "release's"})
+    private_redis.xadd(open_spool(private_redis, store).key, {"another": "release's"})
     for arrival in arrivals[3:]:
         spool.put(arrival)
     sizes: list[int] = []
 
     moved = spool.drain(lambda group: sizes.append(len(group)) or inbox.put(group))  # type: ignore[func-returns-value]  # counts them
 
-    assert (moved, private_redis.xlen(KEY), private_redis.xlen(UNREADABLE_KEY)) == (5, 0, 2)
+    assert (
+        moved,
+        private_redis.xlen(open_spool(private_redis, store).key),
+        private_redis.xlen(open_spool(private_redis, store).unreadable_key),
+    ) == (5, 0, 2)
     assert inbox.count_by_state()["pending"] == 5
     # Two bodies of 9 MB exceed the limit of a step.
     assert sizes == [2, 2, 1]
@@ -368,7 +380,7 @@ def test_deliveries_are_accepted_whatever_redis_does(
 
 
 def test_a_stalled_redis_is_an_error_within_seconds(private_valkey: ValkeyServer) -> None:
-    queue = DeliveryQueue(connect_redis(private_valkey.url, tls_verify=True))
+    queue = DeliveryQueue(connect_redis(private_valkey.url, tls_verify=True), "test")
     queue.ping()
     started = time.monotonic()
     with private_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):

@@ -15,7 +15,6 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Database, open_database
-from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import DeliveryResult, DeliveryState, StateChange
@@ -23,6 +22,7 @@ from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from app.truto.signature import sign
 from tests.support.postgres import PostgresServer
+from tests.support.redis_keys import open_spool
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, ParsedResponse, WebProcess, parse_response
@@ -271,7 +271,7 @@ def test_an_unavailable_store_refuses_only_by_the_routes_file(
         (400, "refused", "a sandbox")
     ]
     assert web.log.count("event=gate.skipped") == 1
-    Spool(private_redis).drain(Inbox(store).put)
+    open_spool(private_redis, store).drain(Inbox(store).put)
     wait_until(
         lambda: web.post(event("updated", "before")).http_status == 200 and "store.recovered" in web.log
     )

@@ -21,13 +21,13 @@ from redis import Redis
 from sqlalchemy import select, text
 
 from app.database.engine import Database, open_database
-from app.redis.spool import KEY, Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries
 from app.truto.signature import sign
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants, is_alive
+from tests.support.redis_keys import open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, ParsedResponse, WebProcess, make_environment
 
@@ -267,7 +267,7 @@ def hold_up_commits(database: psycopg.Connection, moment: str) -> None:
 
 def drain(site: WebSetup) -> None:
     """Move spooled deliveries into the inbox, as the sweeper does."""
-    Spool(site.redis).drain(Inbox(site.store).put)
+    open_spool(site.redis, site.store).drain(Inbox(site.store).put)
 
 
 IN_THE_STATEMENT = "TRIGGER hold_up BEFORE INSERT"
@@ -289,7 +289,7 @@ def test_a_commit_whose_backend_is_killed_is_retried(
 
         answers = [answer for answer in sending.result() if answer]
         assert [answer.status for answer in answers] == ["accepted"] * SENDERS
-        assert private_site.redis.xlen(KEY) == 0
+        assert open_spool(private_site.redis, private_site.store).count() == 0
         assert private_site.stored() == {
             UUID(a.delivery): page for a, page in zip(answers, PAGES, strict=True)
         }
@@ -322,7 +322,7 @@ def test_a_failed_commit_is_answered_200_only_if_the_spool_has_it(
         database.execute("SELECT pg_advisory_unlock(1)")
 
         assert answers == [(200, "accepted") if has_spool else (503, "unavailable")] * SENDERS
-        assert private_site.redis.xlen(KEY) == (SENDERS if has_spool else 0)
+        assert open_spool(private_site.redis, private_site.store).count() == (SENDERS if has_spool else 0)
         assert private_site.stored() == {}
         if not has_spool:
             send_again_until_answered(web)
@@ -354,7 +354,10 @@ def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
                 database.execute("SELECT pg_terminate_backend(%s)", [backend])
                 wait_for_backend(database, "SyncRep", backend)
             else:
-                wait_until(lambda: private_site.redis.xlen(KEY) == SENDERS, what="the spool to have them")
+                wait_until(
+                    lambda: open_spool(private_site.redis, private_site.store).count() == SENDERS,
+                    what="the spool to have them",
+                )
         answers = [answer for answer in sending.result() if answer]
         drain(private_site)
 

@@ -18,8 +18,7 @@ from redis import Redis
 from sqlalchemy import func, select, text
 
 from app.config.routes_file import read_routes
-from app.database.engine import open_database
-from app.redis.queue import DeliveryQueue
+from app.database.engine import Database, open_database
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -29,6 +28,7 @@ from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants
+from tests.support.redis_keys import open_queue
 from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import make_environment
 from workers.delivery.processor import DeliveryProcessor
@@ -191,8 +191,8 @@ def setups(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Wor
         yield killed, undisturbed
 
 
-def enqueue(redis: Redis, ids: list[UUID]) -> None:
-    DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
+def enqueue(redis: Redis, store: Database, ids: list[UUID]) -> None:
+    open_queue(redis, store).enqueue([NewDelivery(id_) for id_ in ids])
 
 
 def settings(setup: WorkerSetup, redis_url: str, **more: str) -> dict[str, str]:
@@ -240,7 +240,7 @@ def test_a_worker_killed_at_any_step_changes_no_result(
         str(marker),
     ]
     ids = setup.put_pages()
-    enqueue(redis, ids)
+    enqueue(redis, setup.store, ids)
 
     with Command(crashing_worker, folder=setup.folder, environment=settings(setup, redis_url)) as command:
         wait_until(marker.exists, what=lambda: f"a worker to be killed\n{command.log}")
@@ -249,7 +249,7 @@ def test_a_worker_killed_at_any_step_changes_no_result(
         wait_until(setup.is_settled, timeout_s=MAX_RECOVERY_S, what=lambda: command.log)
         recovery_s = (setup.last_settled_at() - killed_at).total_seconds()
         # As RQ repeats a job that it does not know to be finished.
-        enqueue(redis, [*ids, setup.put_late()])
+        enqueue(redis, setup.store, [*ids, setup.put_late()])
         wait_until(setup.is_settled, what=lambda: command.log)
     undisturbed.deliver(undisturbed.put_pages())
     undisturbed.deliver([undisturbed.put_late()])
@@ -269,7 +269,7 @@ def test_a_worker_finishes_its_job_at_sigterm_and_starts_no_other(
     setup, _ = setups
     current, queued = setup.put_pages()[0], setup.put_late()
     for id_ in (current, queued):
-        enqueue(redis, [id_])
+        enqueue(redis, setup.store, [id_])
 
     with (
         locked(setup) as unlock,
@@ -306,7 +306,7 @@ def test_another_worker_processes_the_deliveries_of_a_killed_one(
     setups: tuple[WorkerSetup, WorkerSetup], redis: Redis, redis_url: str
 ) -> None:
     setup, undisturbed = setups
-    enqueue(redis, setup.put_pages())
+    enqueue(redis, setup.store, setup.put_pages())
     two = settings(setup, redis_url, WORKER_CONCURRENCY="2")
 
     with (

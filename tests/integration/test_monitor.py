@@ -16,7 +16,6 @@ from app.config.load import Config
 from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
 from app.database.engine import Database
-from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -37,6 +36,7 @@ from app.truto.events import Envelope
 from app.truto.runs import status_rank
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
+from tests.support.redis_keys import open_spool
 from workers.background.monitor import Monitor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
@@ -50,7 +50,7 @@ class MonitorSetup:
         route = Route(sinks=("main",), stop_at=stop_at)
         routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url="sqlite://")}, routes=(route,))
         self.config = Config(read_settings(settings), routes)
-        self.store, self.spool, self.runs = store, Spool(redis), Runs(store)
+        self.store, self.spool, self.runs = store, open_spool(redis, store), Runs(store)
         self.now = NOW
         self._monitors: list[Monitor] = []
         self.monitor = self.add_monitor()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.redis.spool import Spool
 from tests.support.delivered_store import DeliveredStore
 from tests.support.processes import ROOT, Command
+from tests.support.redis_keys import open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 
@@ -94,7 +94,7 @@ def test_workers_prune_in_the_background(
 def test_erase_needs_a_confirmation(delivered: DeliveredStore, redis_url: str, redis: Redis) -> None:
     delivered.add_run("a1", "r1")
     delivered.add_run("a2", "r2")
-    Spool(redis).put(delivered.make_delivery("waiting", records=[]))
+    open_spool(redis, delivered.store).put(delivered.make_delivery("waiting", records=[]))
     words = ("erase", "--account", "a1")
 
     dry = rapidbridge(delivered, *words, "--dry-run", "--json", REDIS_URL=redis_url)

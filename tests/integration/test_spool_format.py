@@ -7,11 +7,13 @@ from typing import cast
 
 from redis import Redis
 
-from app.redis.spool import KEY, Spool
+from app.redis.spool import Spool
 from app.store.compression import compress
 from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import Envelope
 
+NAMESPACE = "test"
+KEY = "rapidbridge:test:spool"
 AT = datetime(2026, 11, 24, 10, tzinfo=UTC)
 BODY = b'{"event": "sync_job_run:record"}'
 # The member names are fixed: an entry may outlive the release that wrote it.
@@ -55,13 +57,13 @@ def drain(redis: Redis, header: dict[str, str]) -> list[IncomingDelivery]:
     redis.delete(KEY)
     redis.xadd(KEY, {"header": json.dumps(header), "body": compress([BODY])[0]})
     drained: list[IncomingDelivery] = []
-    Spool(redis).drain(drained.extend)
+    Spool(redis, NAMESPACE).drain(drained.extend)
     return drained
 
 
 def test_a_spooled_delivery_is_written_with_fixed_member_names(redis: Redis) -> None:
     redis.delete(KEY)
-    Spool(redis).put(DELIVERY)
+    Spool(redis, NAMESPACE).put(DELIVERY)
 
     [(_, entry)] = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.xrange(KEY))
 

@@ -27,8 +27,7 @@ from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable
-from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, QUEUE_NAME, DeliveryQueue, connect_redis
-from app.redis.spool import Spool
+from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, DeliveryQueue, connect_redis
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -37,6 +36,7 @@ from app.web.enqueuer import NewDelivery
 from tests.support.crashing_worker import CRASHING_RECORD_ID
 from tests.support.forbidden_jobs import FORBIDDEN_JOB_RAN_KEY
 from tests.support.processes import ROOT, Command, find_descendants, is_alive
+from tests.support.redis_keys import open_queue, open_spool
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
@@ -76,14 +76,16 @@ def put(inbox: Inbox, number: int | str) -> UUID:
     return inbox.put([incoming])[0].delivery_id
 
 
-def enqueue(redis: Redis, ids: list[UUID]) -> None:
-    DeliveryQueue(redis).enqueue([NewDelivery(id_) for id_ in ids])
+def enqueue(redis: Redis, store: Database, ids: list[UUID]) -> None:
+    open_queue(redis, store).enqueue([NewDelivery(id_) for id_ in ids])
 
 
-def test_enqueued_deliveries_are_settled(worker: Command, inbox: Inbox, redis: Redis) -> None:
+def test_enqueued_deliveries_are_settled(
+    worker: Command, inbox: Inbox, redis: Redis, store: Database
+) -> None:
     ids = [put(inbox, number) for number in range(100)]
 
-    enqueue(redis, ids)
+    enqueue(redis, store, ids)
 
     wait_until(lambda: inbox.count_by_state().get("settled") == 100, what=lambda: worker.log)
     assert "Traceback" not in worker.log
@@ -96,16 +98,16 @@ def test_the_sweeper_enqueues_deliveries_that_have_no_job(worker: Command, inbox
     wait_until(lambda: inbox.count_by_state().get("settled") == 50, timeout_s=30, what=lambda: worker.log)
 
 
-def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis) -> None:
+def test_wiping_redis_loses_nothing(worker: Command, inbox: Inbox, redis: Redis, store: Database) -> None:
     ids = [put(inbox, number) for number in range(200)]
-    enqueue(redis, ids)
+    enqueue(redis, store, ids)
     redis.flushall()
 
     wait_until(lambda: inbox.count_by_state().get("settled") == 200, timeout_s=40, what=lambda: worker.log)
 
 
-def test_workers_register_again_after_redis_was_wiped(worker: Command, redis: Redis) -> None:
-    queue = DeliveryQueue(redis)
+def test_workers_register_again_after_redis_was_wiped(worker: Command, redis: Redis, store: Database) -> None:
+    queue = open_queue(redis, store)
     redis.flushall()
     assert queue.count_workers() == 0
 
@@ -116,7 +118,7 @@ def test_workers_register_again_after_redis_was_wiped(worker: Command, redis: Re
 def test_jobs_that_redis_lost_or_refused_are_enqueued_again_at_once(
     redis: Redis, store: Database, inbox: Inbox, is_wiped: bool
 ) -> None:
-    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
     sweeper.run_once()
     incoming = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC))
     inbox.put([incoming])
@@ -130,15 +132,15 @@ def test_jobs_that_redis_lost_or_refused_are_enqueued_again_at_once(
 
     sweeper.run_once()
 
-    assert redis.llen(f"rq:queue:{QUEUE_NAME}") == 1
+    assert redis.llen(f"rq:queue:{open_queue(redis, store).name}") == 1
 
 
-def test_jobs_in_redis_hold_ids_and_no_records(redis: Redis, inbox: Inbox) -> None:
+def test_jobs_in_redis_hold_ids_and_no_records(redis: Redis, inbox: Inbox, store: Database) -> None:
     ids = [put(inbox, number) for number in range(IDS_PER_JOB + 1)]
 
-    enqueue(redis, ids)
+    enqueue(redis, store, ids)
 
-    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    queue = Queue(open_queue(redis, store).name, connection=redis, serializer=JSONSerializer)
     jobs = queue.get_jobs()
     assert [job.args for job in jobs] == [
         [[str(id_) for id_ in ids[:IDS_PER_JOB]]],
@@ -147,12 +149,16 @@ def test_jobs_in_redis_hold_ids_and_no_records(redis: Redis, inbox: Inbox) -> No
     assert all("attempt-1" in job.id for job in jobs)
 
 
-def test_a_delivery_that_killed_a_worker_gets_a_job_of_its_own(redis: Redis, inbox: Inbox) -> None:
+def test_a_delivery_that_killed_a_worker_gets_a_job_of_its_own(
+    redis: Redis, inbox: Inbox, store: Database
+) -> None:
     ids = [put(inbox, number) for number in range(4)]
 
-    DeliveryQueue(redis).enqueue([NewDelivery(id_, lost_attempts=place % 2) for place, id_ in enumerate(ids)])
+    open_queue(redis, store).enqueue(
+        [NewDelivery(id_, lost_attempts=place % 2) for place, id_ in enumerate(ids)]
+    )
 
-    jobs = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer).get_jobs()
+    jobs = Queue(open_queue(redis, store).name, connection=redis, serializer=JSONSerializer).get_jobs()
     assert [job.args[0] for job in jobs] == [[str(ids[0]), str(ids[2])], [str(ids[1])], [str(ids[3])]]
 
 
@@ -163,26 +169,30 @@ def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inb
         for number in range((MAX_JOBS + 100) * IDS_PER_JOB)
     ]
     inbox.put(incoming)
-    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
+    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
 
     for _ in range(5):
         sweeper.run_once()
 
-    assert redis.llen(f"rq:queue:{QUEUE_NAME}") <= MAX_JOBS + 32
+    assert redis.llen(f"rq:queue:{open_queue(redis, store).name}") <= MAX_JOBS + 32
 
 
 @pytest.mark.parametrize("way", ["function", "pickle", "method"])
 def test_only_our_own_function_runs(
-    worker: Command, redis: Redis, inbox: Inbox, tmp_path: Path, way: str
+    worker: Command, redis: Redis, store: Database, tmp_path: Path, way: str
 ) -> None:
     created_file = tmp_path / "created"
-    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    queue = Queue(open_queue(redis, store).name, connection=redis, serializer=JSONSerializer)
     touch = (str(created_file), os.O_CREAT)
     if way == "function":
         queue.enqueue_call("os.open", args=touch)
     elif way == "method":
         job = Job.create(
-            "os.open", connection=redis, serializer=JSONSerializer, origin=QUEUE_NAME, args=touch
+            "os.open",
+            connection=redis,
+            serializer=JSONSerializer,
+            origin=open_queue(redis, store).name,
+            args=touch,
         )
         job.instance = str(created_file)
         queue.enqueue_job(job)
@@ -190,16 +200,16 @@ def test_only_our_own_function_runs(
         job = queue.enqueue_call("os.open", args=touch)
         redis.hset(job.key, "data", pickle.dumps(("os.open", None, touch, {})))
 
-    _wait_for_workers(worker, redis, inbox)
+    _wait_for_workers(worker, redis, store)
 
     assert not created_file.exists()
 
 
 @pytest.mark.parametrize("arguments", [[[]], ["nonsense"]])
 def test_a_job_cannot_bring_callbacks_or_webhooks(
-    worker: Command, redis: Redis, inbox: Inbox, arguments: list[object]
+    worker: Command, redis: Redis, store: Database, arguments: list[object]
 ) -> None:
-    queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    queue = Queue(open_queue(redis, store).name, connection=redis, serializer=JSONSerializer)
     callback = Callback("tests.support.forbidden_jobs.spring")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
@@ -209,17 +219,18 @@ def test_a_job_cannot_bring_callbacks_or_webhooks(
             JOB_FUNCTION, args=arguments, on_success=callback, on_failure=callback, webhooks=hooks
         )
 
-        _wait_for_workers(worker, redis, inbox)
+        _wait_for_workers(worker, redis, store)
 
         with pytest.raises(TimeoutError):
             listener.accept()
     assert redis.get(FORBIDDEN_JOB_RAN_KEY) is None
 
 
-def _wait_for_workers(worker: Command, redis: Redis, inbox: Inbox) -> None:
+def _wait_for_workers(worker: Command, redis: Redis, store: Database) -> None:
     """Return once the workers have emptied the queue and still process deliveries."""
-    wait_until(lambda: redis.llen(f"rq:queue:{QUEUE_NAME}") == 0, what="the job to start")
-    enqueue(redis, [put(inbox, 1)])
+    inbox = Inbox(store)
+    wait_until(lambda: redis.llen(f"rq:queue:{open_queue(redis, store).name}") == 0, what="the job to start")
+    enqueue(redis, store, [put(inbox, 1)])
     wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=40, what=lambda: worker.log)
 
 
@@ -230,8 +241,8 @@ def test_a_delivery_that_kills_its_worker_is_dead_and_the_others_are_settled(
     path = redis.connection_pool.connection_kwargs["path"]
     settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
     command = [sys.executable, "-m", "tests.support.crashing_worker", str(int(number)), "at a record"]
-    enqueue(redis, [put(inbox, 1), put(inbox, CRASHING_RECORD_ID), put(inbox, 2)])
-    sweeper = Sweeper(store, DeliveryQueue(redis), Spool(redis))
+    enqueue(redis, store, [put(inbox, 1), put(inbox, CRASHING_RECORD_ID), put(inbox, 2)])
+    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})
@@ -268,7 +279,7 @@ def test_workers_end_with_their_killed_parent(worker: Command) -> None:
     assert not any(map(is_alive, family))
 
 
-def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox) -> None:
+def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox, store: Database) -> None:
     before = find_descendants(worker.pid)
     os.kill(before[0], signal.SIGKILL)
 
@@ -277,7 +288,7 @@ def test_a_killed_worker_is_replaced(worker: Command, redis: Redis, inbox: Inbox
         what=lambda: f"another worker\n{worker.log}",
     )
     ids = [put(inbox, number) for number in range(20)]
-    enqueue(redis, ids)
+    enqueue(redis, store, ids)
     wait_until(lambda: inbox.count_by_state().get("settled") == 20, what=lambda: worker.log)
 
 
@@ -303,4 +314,4 @@ def test_workers_log_that_redis_is_away_and_start_when_it_is_back(
 def test_an_unreachable_redis_is_reported_in_seconds(tmp_path: Path) -> None:
 
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
-        DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True)).has_capacity()
+        DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True), "test").has_capacity()

@@ -15,7 +15,7 @@ import pytest
 from app.checks.check_result import CheckLevel, CheckResult, evaluate_latency, fail, is_ok, ok, warn
 from app.checks.disk import evaluate_file_system, evaluate_free_space, read_file_system, read_free_bytes
 from app.checks.receiver import evaluate_response, evaluate_state
-from app.checks.redis import QueueInfo, RedisInfo, evaluate_queue, evaluate_redis
+from app.checks.redis import QueueInfo, RedisInfo, evaluate_namespaces, evaluate_queue, evaluate_redis
 from app.checks.run_checks import run_checks
 from app.checks.settings import evaluate_config, evaluate_secrets
 from app.checks.store import (
@@ -34,6 +34,7 @@ from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
 from app.database.diagnostics import DatabaseInfo
 from app.errors import QueueUnavailable
+from app.redis.other_receivers import OtherReceiver
 from app.store.attribution import UnattributedDeliveries
 from app.store.failures import FailingSink
 from app.store.notifications import Notification
@@ -44,7 +45,9 @@ ONE, TWO = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1", "c23d97e0-2f15-4e93-b663-091c
 SOUND = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "transaction_read_only": "off"}
 POSTGRESQL = DatabaseInfo("PostgreSQL", (18, 1), 0.001, 0.1, SOUND, 100)
 REDIS = RedisInfo("Valkey", (9, 1), 0.001, "noeviction", 10 * MIB, 100 * MIB, True, "")
-QUEUE = QueueInfo(workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0)
+QUEUE = QueueInfo(
+    workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0, unreadable_key="unreadable"
+)
 
 
 def levels(results: Iterable[CheckResult]) -> dict[str, CheckLevel]:
@@ -243,6 +246,28 @@ def test_a_redis_is_evaluated_by_its_configuration(
 )
 def test_a_queue_is_evaluated_by_its_counts(changes: dict[str, Any], expected: dict[str, CheckLevel]) -> None:
     assert levels(evaluate_queue(replace(QUEUE, **changes))) == expected
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (OtherReceiver("staging", workers=2, spooled=0), {}),
+        (OtherReceiver("staging", workers=2, spooled=5), {}),
+        (OtherReceiver("staging", workers=0, spooled=5), {"stranded": "warn"}),
+        (OtherReceiver("", workers=1, spooled=5), {}),
+        (OtherReceiver("", workers=0, spooled=5), {"stranded": "warn"}),
+        (OtherReceiver("", workers=0, spooled=0, unreadable=1), {"unreadable": "warn"}),
+    ],
+    ids=str,
+)
+def test_another_receiver_is_named_and_its_waiting_deliveries_are_reported(
+    other: OtherReceiver, expected: dict[str, CheckLevel]
+) -> None:
+    results = list(evaluate_namespaces("production", [other]))
+
+    assert levels(results) == expected
+    assert other.name in results[0].message
+    assert "stranded" not in expected or other.adopt_command in results[-1].advice
 
 
 @pytest.mark.parametrize(

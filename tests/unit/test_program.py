@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.cli.common.program import COMMANDS, DEFAULT_PORT, VERSION, name_program
+from app.cli.common.program import COMMANDS, DEFAULT_PORT, name_program
 from app.config.settings import Settings, list_setting_names
+from app.config.version import VERSION
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
 

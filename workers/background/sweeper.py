@@ -4,11 +4,13 @@ import structlog
 
 from app.clock import utc_now
 from app.database.engine import Database
+from app.errors import NamespaceShared
 from app.redis.queue import IDS_PER_JOB, DeliveryQueue
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import Delivery
 from app.store.pending import PendingDeliveries
+from app.store.worker_registry import WorkerRegistry
 from workers.background.loop import PeriodicTask
 
 _INTERVAL_S = 1.0
@@ -30,6 +32,7 @@ class Sweeper(PeriodicTask):
         super().__init__("sweeper", interval_s=_INTERVAL_S)
         self._inbox = Inbox(database)
         self._pending = PendingDeliveries(database)
+        self._registry = WorkerRegistry(database)
         self._queue = queue
         self._spool = spool
         self._lost_workers: list[str] = []
@@ -47,12 +50,25 @@ class Sweeper(PeriodicTask):
         self.run_step("enqueue_due", self._enqueue_due)
 
     def _drain_spool(self) -> None:
+        if not self._spool.count():
+            return
+        workers = self._queue.list_workers()
+        # Their spool is this one, and their database is another: these deliveries may be theirs.
+        if workers and workers - self._registry.list_names():
+            raise NamespaceShared(
+                f"workers of another database use the namespace {self._queue.namespace} in this Redis: set "
+                "REDIS_NAMESPACE to a name of its own in the processes of each receiver, and restart them"
+            )
         if moved := self._spool.drain(self._inbox.put):
             log.info("spool.drained", deliveries=moved)
 
     def _release_workers(self) -> None:
         while self._lost_workers:
-            number = self._pending.release_worker(self._lost_workers[0], now=utc_now())
+            worker = self._lost_workers[0]
+            number = self._pending.release_worker(worker, now=utc_now())
+            # First from Redis: a worker that only Redis knows looks like another receiver's.
+            self._queue.remove_worker(worker)
+            self._registry.remove(worker)
             log.warning("worker.lost", worker=self._lost_workers.pop(0), released=number)
 
     def _requeue_after_wipe(self) -> None:

@@ -5,12 +5,13 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from uuid import UUID
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
 
 import structlog
 
 from app.clock import utc_now
+from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Route, Routes
 from app.database.engine import Database
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDelivery
@@ -20,6 +21,7 @@ from app.store.inbox import Inbox
 from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome, SinkOutcomeState
 from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason, reason_category
+from app.store.replays import Replays
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
@@ -47,17 +49,25 @@ _LIFECYCLE_POLL_S = 10.0
 log = structlog.get_logger()
 
 
-def format_worker_name(pid: int) -> str:
-    """Return the name under which a worker process of this machine leases deliveries."""
-    return f"{socket.gethostname()}:{pid}"
+def format_worker_name(pid: int, token: str) -> str:
+    """Return the name under which a worker process of this machine leases deliveries.
+
+    token: random, new at each start of a process. Containers may have one host name and the same process ids.
+    """
+    return f"{socket.gethostname()}:{token}:{pid}"
+
+
+def make_worker_token() -> str:
+    """Return the random part of a worker's name."""
+    return uuid4().hex[:12]
 
 
 class DeliveryProcessor:
     """Writes pending deliveries to their sinks and saves the results.
 
-    name: the worker that leases the deliveries, by default this process. keep_late: do not write records
-    that were received after their run was stopped. to_open_run: attribute deliveries without a run to the
-    only open run of their webhook.
+    name: the worker that leases the deliveries, unique among all workers; "" makes one. keep_late: do not
+    write records that were received after their run was stopped. to_open_run: attribute deliveries without a
+    run to the only open run of their webhook. started_at: a time before the routes were read; None for now.
     """
 
     def __init__(
@@ -69,8 +79,13 @@ class DeliveryProcessor:
         name: str = "",
         keep_late: bool = False,
         to_open_run: bool = False,
+        started_at: datetime | None = None,
     ) -> None:
-        self._name = name or format_worker_name(os.getpid())
+        self._name = name or format_worker_name(os.getpid(), make_worker_token())
+        late_records = "keep" if keep_late else "deliver"
+        self._config = DeliveryConfig.build(routes, late_records=late_records, to_open_run=to_open_run).digest
+        self._started_at = started_at or utc_now()
+        self._replays = Replays(database)
         self._results = DeliveryResults(database)
         self._inbox = Inbox(database)
         self._pending = PendingDeliveries(database)
@@ -109,14 +124,22 @@ class DeliveryProcessor:
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
         started = time.monotonic()
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
-        finished = self._results.find_finished([d.id for d in leased if d.attempts > 1])
+        # Replayed deliveries begin with their second attempt.
+        repeated = [delivery.id for delivery in leased if delivery.attempts > 1]
+        finished = self._results.find_finished(repeated)
+        outdated = self._replays.find_outdated(
+            repeated, config=self._config, started_at=self._started_at, now=utc_now()
+        )
         bodies = BodyPrefetcher(self._inbox, leased)
         self._attributor.load_runs(leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)
         results = []
         for delivery in leased:
-            if not self._has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
+            if delivery.id in outdated:
+                # By these routes it could be settled without being written to the sink it is replayed for.
+                results.append(DeliveryResult(retry(delivery, utc_now(), 0, Reason.WORKER_OUTDATED)))
+            elif not self._has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
                 results.append(self._process_delivery(delivery, bodies, finished.get(delivery.id, {})))
             else:
                 results.append(DeliveryResult(reschedule(delivery, utc_now(), 0.0)))

@@ -6,8 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-# Equal to the version in pyproject.toml: an install from requirements.txt has no metadata to read.
-VERSION = "0.1.0"
 DEFAULT_PORT = 8000
 # The module of each command and its summary. Listing the commands imports none of them.
 COMMANDS = {

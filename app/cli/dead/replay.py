@@ -49,7 +49,8 @@ def replay_dead(
     filters. Dead records of settled deliveries are not included. With --records, the settled deliveries
     with dead records are replayed instead, and --reason is the reason of the records.
 
-    More than 1,000 deliveries need a confirmation. Exits 1 if a delivery fails again.
+    More than 1,000 deliveries need a confirmation. Exits 1 if a delivery fails again, or a worker has other
+    routes than this command.
 
     \b
     Examples:
@@ -60,7 +61,8 @@ def replay_dead(
     delivery_filter = build_delivery_filter(options)
     if with_dead_records and delivery_filter.states:
         raise click.UsageError("--records replays settled deliveries: leave out --state.")
-    database = open_database(read_config().settings.database_url, interactive=True)
+    config = read_config()
+    database = open_database(config.settings.database_url, interactive=True)
     if with_dead_records:
         delivery_filter = select_dead_records(delivery_filter)
     else:
@@ -69,7 +71,9 @@ def replay_dead(
             print_message(_format_excluded(records))
         delivery_filter = select_failed(delivery_filter)
     request = ReplayRequest(delivery_filter, get_typed_times(context))
-    replay_deliveries(database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
+    replay_deliveries(
+        config, database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json
+    )
 
 
 def _format_excluded(records: int) -> str:

@@ -15,7 +15,7 @@ from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
 from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.queue import UNNAMED, DeliveryQueue, connect_redis
 
 _START_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.1
@@ -51,7 +51,7 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
 
 def _wait_for_valkey(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    queue = DeliveryQueue(connect_redis(url, tls_verify=True))
+    queue = DeliveryQueue(connect_redis(url, tls_verify=True), UNNAMED)
     while time.monotonic() < deadline and supervisor.is_alive("valkey"):
         try:
             queue.ping()

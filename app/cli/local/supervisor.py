@@ -41,7 +41,7 @@ os.execv(command[0], command)
 class _ChildProcess:
     name: str
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | Callable[[], Mapping[str, str]]
     on_exit: Callable[[int], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     started_at_s: float = 0.0
@@ -73,13 +73,14 @@ class Supervisor:
         self,
         name: str,
         command: Sequence[str],
-        environment: Mapping[str, str],
+        environment: Mapping[str, str] | Callable[[], Mapping[str, str]],
         *,
         on_exit: Callable[[int], None] | None = None,
     ) -> None:
         """Start a child. Children are stopped in the reverse order of their start.
 
-        on_exit: called with the process id if the child exits by itself; must return at once.
+        environment: its variables; a function is called for each start and restart. on_exit: called with the
+        process id if the child exits by itself; must return at once.
         """
         child = _ChildProcess(name, command, environment, on_exit)
         self._children.append(child)
@@ -167,7 +168,7 @@ class Supervisor:
             child.process = subprocess.Popen(
                 [*_build_parent_death_prefix(), *child.command],
                 cwd=self._folder,
-                env=child.environment,
+                env=child.environment() if callable(child.environment) else child.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,67 @@
+"""Check of the workers' configuration against the one here."""
+
+from collections.abc import Iterator, Sequence
+
+from app.checks.check_result import CheckResult, fail, ok
+from app.clock import utc_now
+from app.config.delivery_config import DeliveryConfig
+from app.config.load import Config
+from app.database.diagnostics import missing_file
+from app.database.engine import open_database
+from app.errors import QueueUnavailable, StoreUnavailable
+from app.plural import format_count
+from app.redis.queue import DeliveryQueue, connect_redis
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
+
+_COMPONENT = "workers"
+_LOCK_TIMEOUT_S = 3.0
+
+
+def check_workers(config: Config) -> Iterator[CheckResult]:
+    """Compare the release, the routes and the sinks of every live worker with those here.
+
+    An unreachable database or Redis yields nothing: their own checks report it.
+    """
+    settings = config.settings
+    if missing_file(settings.database_url):
+        return
+    expected = DeliveryConfig.build(
+        config.routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
+    )
+    database = open_database(settings.database_url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    try:
+        registry = WorkerRegistry(database)
+        yield from evaluate_workers(expected, registry.list_live(now=utc_now()))
+        if settings.redis_url:
+            redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+            queue = DeliveryQueue(redis, settings.namespace)
+            yield from evaluate_strangers(settings.namespace, queue.list_workers() - registry.list_names())
+    except (StoreUnavailable, QueueUnavailable, ValueError, TypeError):
+        # redis-py raises ValueError and TypeError for an invalid URL.
+        return
+    finally:
+        database.close()
+
+
+def evaluate_workers(expected: DeliveryConfig, live: Sequence[WorkerRecord]) -> Iterator[CheckResult]:
+    """Yield a failure for every worker with another configuration."""
+    differing = [(worker, expected.find_differences(worker.config)) for worker in live]
+    outdated = [(worker, differences) for worker, differences in differing if differences]
+    for worker, differences in outdated:
+        started = f"{worker.started_at:%Y-%m-%d %H:%M} UTC"
+        message = f"{worker.name}, started {started}: {', '.join(differences)}"
+        advice = "Restart the workers (`rapidbridge worker`): they keep the routes that they started with."
+        yield fail(_COMPONENT, "config", message, advice)
+    if live and not outdated:
+        verb = "has" if len(live) == 1 else "have"
+        message = f"{format_count(len(live), 'worker')} {verb} this release and these routes and sinks"
+        yield ok(_COMPONENT, "config", message)
+
+
+def evaluate_strangers(namespace: str, strangers: set[str]) -> Iterator[CheckResult]:
+    """Yield a failure if workers of another database use this namespace."""
+    if strangers:
+        names = ", ".join(sorted(strangers))
+        message = f"workers of another database use the namespace {namespace}: {names}"
+        advice = "Set another REDIS_NAMESPACE in all processes of each receiver, and restart them."
+        yield fail(_COMPONENT, "namespace", message, advice)

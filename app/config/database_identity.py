@@ -1,0 +1,74 @@
+"""The identity of the database that a URL names, without its user and passwords."""
+
+import hashlib
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+_DEFAULT_PORT = "5432"
+_MAX_NAME_CHARS = 24
+_SQLITE_PREFIX = re.compile(r"sqlite(\+\w+)?:///?")
+# As SQLAlchemy reads it: a password may contain "/" and "?".
+_POSTGRESQL_URL = re.compile(
+    r"postgres(?:ql)?(?:\+\w+)?://(?:(?P<user>[^:/@]*)(?::[^@]*)?@)?"
+    r"(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+_SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
+
+
+def identify_database(url: str) -> str:
+    """Return a text that is equal for URLs of the same database, as far as the URLs show it.
+
+    Users and passwords do not count, because they rotate; neither do options of the connection, except a
+    search path. A host has the same identity only under the same name.
+    """
+    database, hosts, search_path = _split_url(url)
+    return "|".join((database, ",".join(hosts), search_path))
+
+
+def derive_namespace(url: str) -> str:
+    """Return a name for the database of a URL: its own name, and a hash of its identity."""
+    database, _, _ = _split_url(url)
+    name = re.sub(r"[^a-z0-9]+", "-", Path(database).stem.lower()).strip("-")[:_MAX_NAME_CHARS]
+    digest = hashlib.sha256(identify_database(url).encode()).hexdigest()[:10]
+    return f"{name or 'database'}-{digest}"
+
+
+def _split_url(url: str) -> tuple[str, list[str], str]:
+    """Return the database, its hosts with ports, and its search path."""
+    if url.startswith("sqlite"):
+        path = _SQLITE_PREFIX.sub("", url, count=1).partition("?")[0]
+        return (str(Path(path).resolve()) if path and path != ":memory:" else ":memory:"), [], ""
+    match = _POSTGRESQL_URL.fullmatch(url)
+    if match is None:
+        return url, [], ""
+    query = parse_qs(match["query"] or "")
+
+    def read(parameter: str, part: str | None = "") -> str:
+        # libpq's rule: a parameter replaces a part of the URL.
+        return ",".join(query[parameter]) if parameter in query else unquote(part or "")
+
+    service = f"service={read('service')}" if "service" in query else ""
+    # Without a name of its own, a database has that of the user.
+    database = read("dbname", match["database"]) or service or read("user", match["user"])
+    ports = read("port").split(",")
+    # A password with an unescaped "@" is no part of the host.
+    hosts = read("host", read("hostaddr", match["hosts"].rpartition("@")[2]) + service).split(",")
+    default_port = ports[0] or _DEFAULT_PORT
+    paired = [
+        _normalize_host(host, ports[place] if len(ports) == len(hosts) and ports[place] else default_port)
+        for place, host in enumerate(hosts)
+    ]
+    search_path = _SEARCH_PATH.search(" ".join(query.get("options", [])))
+    return database, sorted(paired), search_path[1] if search_path else ""
+
+
+def _normalize_host(host: str, default_port: str) -> str:
+    if host.startswith("/"):
+        # The folder of a socket: its case matters.
+        return f"{host.rstrip('/')}:{default_port}"
+    name, colon, port = host.rpartition(":")
+    if not colon or "]" in port or not port.isdecimal():
+        name, port = host.rstrip(":"), default_port
+    return f"{name.lower().rstrip('.')}:{port}"

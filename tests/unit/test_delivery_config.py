@@ -1,0 +1,66 @@
+"""The published configuration of a worker, and its comparison."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from app.config.delivery_config import DeliveryConfig
+from app.config.routes_file import read_routes
+
+ROUTES = """
+[sinks.main]
+type = "sql"
+url = "postgres://writer:{password}@warehouse/app"
+
+[[routes]]
+resource = "crm/*"
+sinks = ["main"]
+"""
+WEBHOOK = '[[webhooks]]\nid = "w"\naccount = "a"\n'
+LAKE = '[sinks.lake]\ntype = "files"\nurl = "file:///srv/lake"\n'
+
+
+def build(
+    text: str = ROUTES, *, password: str = "one", late_records: str = "deliver", to_open_run: bool = False
+) -> DeliveryConfig:
+    routes = read_routes(text.replace("{password}", password), source="routes.toml", variables={})
+    return DeliveryConfig.build(routes, late_records=late_records, to_open_run=to_open_run)
+
+
+def test_equal_routes_have_no_differences_and_one_digest() -> None:
+    assert build().find_differences(build().to_json()) == []
+    assert build().digest == build("# a comment\n" + ROUTES).digest
+
+
+def test_a_rotated_password_is_no_difference_and_is_not_published() -> None:
+    rotated = build(password="two")
+
+    assert build().find_differences(rotated.to_json()) == []
+    assert "writer" not in rotated.to_json()
+    assert rotated.to_json() == build().to_json()
+
+
+@pytest.mark.parametrize(
+    ("worker", "differences"),
+    [
+        (build(ROUTES + LAKE), ["has a further sink lake"]),
+        (build(ROUTES.replace("crm/*", "hr/*")), ["has other routes or settings"]),
+        (build(late_records="keep"), ["has other routes or settings"]),
+        (build(to_open_run=True), ["has other routes or settings"]),
+        (build(ROUTES + WEBHOOK), ["has other routes or settings"]),
+        (build(ROUTES.replace("@warehouse", "@old")), ["has another place for sink main"]),
+        (replace(build(), version="0.0.9"), ["is of release 0.0.9, not 0.1.0"]),
+    ],
+)
+def test_a_difference_is_named(worker: DeliveryConfig, differences: list[str]) -> None:
+    assert build().find_differences(worker.to_json()) == differences
+
+
+def test_a_sink_that_a_worker_does_not_know_is_named() -> None:
+    assert build(ROUTES + LAKE).find_differences(build().to_json()) == ["does not know sink lake"]
+
+
+@pytest.mark.parametrize("published", ["", "{}", "[]", "null", json.dumps({"version": "1", "sinks": 3})])
+def test_a_text_of_another_release_is_a_difference(published: str) -> None:
+    assert build().find_differences(published) == ["is of an unknown release"]

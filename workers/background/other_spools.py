@@ -1,0 +1,92 @@
+"""Spools without a worker: migration of an earlier release's, and a warning about others."""
+
+import hashlib
+
+import structlog
+from redis import Redis
+
+from app.config.settings import Settings
+from app.database.engine import Database
+from app.errors import SignatureError
+from app.redis.other_receivers import find_other_receivers
+from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
+from app.redis.spool import Spool
+from app.store.inbox import Inbox
+from app.store.models import IncomingDelivery
+from app.truto.signature import verify
+from workers.background.loop import PeriodicTask
+
+_INTERVAL_S = 5.0
+
+log = structlog.get_logger()
+
+
+class OtherSpools(PeriodicTask):
+    """Empties the spool of an earlier release, deletes its queue, and reports spools that no worker empties.
+
+    Waits while workers of an earlier release are alive: its keys are theirs. Moves the deliveries that are
+    signed with one of this receiver's secrets, and none that are signed with another. The origin of others
+    cannot be checked, so they are moved only if no other receiver has used this Redis. The rest waits for
+    `rapidbridge migrate --adopt-spool`.
+    """
+
+    def __init__(self, database: Database, redis: Redis, settings: Settings) -> None:
+        super().__init__("other_spools", interval_s=_INTERVAL_S)
+        self._inbox = Inbox(database)
+        self._redis = redis
+        self._namespace = settings.namespace
+        self._secrets = settings.secret_values
+        self._spool = Spool(redis, UNNAMED)
+        self._queue = DeliveryQueue(redis, UNNAMED)
+        self._left = 0
+        self._reported: set[str] = set()
+
+    def run_once(self) -> None:
+        """Run every step once."""
+        self.run_step("spool", self._drain_spool)
+        self.run_step("queue", self._delete_queue)
+        self.run_step("stranded", self._report_stranded)
+
+    def _drain_spool(self) -> None:
+        # Deliveries that were left are not read again: they may be many.
+        if self._spool.count() == self._left or self._queue.count_workers():
+            return
+        is_alone = not list_namespaces(self._redis) - {self._namespace}
+
+        def is_ours(delivery: IncomingDelivery) -> bool:
+            # The digest of a delivery is its signature; the first release hashed the body instead.
+            has_signature = delivery.digest != hashlib.sha256(delivery.body).digest()
+            if self._secrets and has_signature:
+                return self._is_signed_for_us(delivery)
+            return is_alone
+
+        moved = self._spool.drain(self._inbox.put, accepts=is_ours)
+        if moved:
+            log.info("spool.drained", deliveries=moved, key=self._spool.key)
+        self._left = self._spool.count()
+
+    def _delete_queue(self) -> None:
+        # Its jobs hold ids only: the sweeper enqueues their deliveries in the new queue.
+        if self._queue.count_jobs()[0] and not self._queue.count_workers():
+            self._queue.delete()
+
+    def _report_stranded(self) -> None:
+        """Log once each spool that no worker empties: it may be this receiver's, under another namespace."""
+        others = find_other_receivers(self._redis, self._namespace)
+        stranded = {other.namespace: other for other in others if other.is_stranded}
+        for namespace in sorted(stranded.keys() - self._reported):
+            other = stranded[namespace]
+            log.warning(
+                "spool.stranded",
+                namespace=other.name,
+                deliveries=other.spooled,
+                hint=f"no worker empties this spool; if it is this receiver's, run: {other.adopt_command}",
+            )
+        self._reported = set(stranded)
+
+    def _is_signed_for_us(self, delivery: IncomingDelivery) -> bool:
+        try:
+            verify(delivery.body, delivery.digest, self._secrets)
+        except SignatureError:
+            return False
+        return True
