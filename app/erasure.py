@@ -160,7 +160,7 @@ def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]
         else None
     )
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url, interactive=True)
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     try:
         yield Erasure(
             database,

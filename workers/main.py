@@ -65,7 +65,7 @@ def run_worker(config: Config) -> None:
     """Run jobs until SIGTERM, and finish the current one first; raises RedisError without Redis."""
     settings = config.settings
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     keep_late = settings.late_records == "keep"
     jobs.set_processor(DeliveryProcessor(database, config.routes, sinks, keep_late=keep_late))
     worker = ReconnectingWorker(

@@ -9,11 +9,12 @@ from app.store.migrate import migrate as apply_migrations
 
 @click.command()
 def migrate() -> None:
-    """Create or update the tables in DATABASE_URL.
+    """Create or update the tables in DATABASE_URL, and the schema in DATABASE_SCHEMA.
 
     It is safe to run at any time, and several times at once.
     """
-    before, after = apply_migrations(open_database(read_config().settings.database_url))
+    settings = read_config().settings
+    before, after = apply_migrations(open_database(settings.database_url, schema=settings.database_schema))
     if before == after:
         click.echo(f"The database is up to date (revision {after}).")
     else:

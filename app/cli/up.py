@@ -34,7 +34,7 @@ def up() -> None:
         DeliveryQueue(
             connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         ).ping()
-    migrate(open_database(config.settings.database_url))
+    migrate(open_database(config.settings.database_url, schema=config.settings.database_schema))
     with running_service(settings) as supervisor:
         click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))
         supervisor.run()

@@ -35,7 +35,7 @@ def worker(number: int | None) -> None:
     configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     sweeper = Sweeper(database, DeliveryQueue(redis), Spool(redis))
     sweeper.start()

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from app.config.database_url import check_database_url, check_schema_name
 from app.config.problems import describe_violation, quote_value
 from app.errors import ConfigError
 
@@ -52,7 +53,7 @@ def _check_database_url(text: object) -> object:
         raise ValueError(
             "starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
         )
-    return text
+    return check_database_url(str(text))
 
 
 def _check_redis_url(text: object) -> object:
@@ -91,6 +92,9 @@ class Settings(BaseModel):
     )
     database_url: Annotated[str, BeforeValidator(_check_database_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
+    )
+    database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(
+        default="", alias="DATABASE_SCHEMA"
     )
     redis_url: Annotated[str, BeforeValidator(_check_redis_url)] = Field(
         default="", alias="REDIS_URL", repr=False
@@ -172,7 +176,8 @@ def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
     default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
     default = str(default).lower() if isinstance(default, bool) else default
-    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or unset {name} for its default, {default}."
+    unset = f"unset {name}{f' for its default, {default}' if default != '' else ''}"
+    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or {unset}."
     return f"{name}: {describe_violation(detail, value)}.{hint}"
 
 
@@ -216,6 +221,8 @@ def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
             "DATABASE_URL: this platform's processes cannot share a SQLite file. "
             "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
         )
+    if variables.get("DATABASE_SCHEMA") and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        problems.append("DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database.")
     routes_file = variables.get("ROUTES_FILE")
     if routes_file and not Path(routes_file).is_file():
         problems.append(

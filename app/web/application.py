@@ -35,7 +35,9 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
-    database = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
+    database = open_database(
+        settings.database_url, schema=settings.database_schema, lock_timeout_s=COMMIT_TIMEOUT_S
+    )
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis), Spool(redis)

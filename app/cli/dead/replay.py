@@ -60,7 +60,8 @@ def replay_dead(
     delivery_filter = build_delivery_filter(options)
     if with_dead_records and delivery_filter.states:
         raise click.UsageError("--records replays settled deliveries: leave out --state.")
-    database = open_database(read_config().settings.database_url, interactive=True)
+    settings = read_config().settings
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     if with_dead_records:
         delivery_filter = select_dead_records(delivery_filter)
     else:
