@@ -10,7 +10,7 @@ from app.config.load import Config
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.plural import format_count
-from app.redis.queue import connect_redis
+from app.redis.connection import connect_redis
 from app.redis.spool import UNREADABLE_KEY, Spool
 from app.sinks.base import Sink
 from app.sinks.registry import SinkRegistry

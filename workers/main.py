@@ -15,7 +15,8 @@ from app.config.load import Config, read_config
 from app.database.engine import open_database
 from app.errors import ConfigError, JobTimeout
 from app.logs import configure_logging
-from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME, connect_redis
+from app.redis.connection import connect_redis, queue_unavailable
+from app.redis.queue import JOB_TIMEOUT_S, QUEUE_NAME
 from app.sinks.registry import SinkRegistry
 from workers import jobs
 from workers.delivery.processor import DeliveryProcessor
@@ -94,11 +95,7 @@ def main() -> None:
         print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # an entry point
         sys.exit(2)
     except RedisError as error:
-        log.error(
-            "worker.disconnected",
-            error=type(error).__name__,
-            hint="Redis cannot be reached: check REDIS_URL and that Redis runs",
-        )
+        log.error("worker.disconnected", error=str(queue_unavailable(error)))
         sys.exit(3)
 
 

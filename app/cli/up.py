@@ -9,7 +9,8 @@ from app.config.load import Config, read_config
 from app.config.settings import list_setting_names, read_environment
 from app.database.engine import open_database, redact_url
 from app.logs import configure_logging
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.store.migrate import migrate
 from app.truto.target_url import WEBHOOK_PATH
 

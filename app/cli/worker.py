@@ -9,7 +9,8 @@ from app.config.load import read_config
 from app.config.settings import build_child_environment
 from app.database.engine import open_database
 from app.logs import configure_logging
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.config.database_url import check_database_url, check_schema_name
 from app.config.problems import describe_violation, quote_value
+from app.config.redis_url import check_redis_url
 from app.errors import ConfigError
 
 # Reserved for the dashboard: not read yet, but no unknown setting either.
@@ -57,11 +58,7 @@ def _check_database_url(text: object) -> object:
 
 
 def _check_redis_url(text: object) -> object:
-    if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(
-            "does not start with redis://, rediss:// or unix://; set the URL of a Redis or Valkey server"
-        )
-    return text
+    return check_redis_url(str(text))
 
 
 def _check_api_url(text: object) -> object:

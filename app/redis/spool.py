@@ -10,7 +10,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.errors import QueueUnavailable
+from app.redis.connection import queue_unavailable
 from app.store.compression import compress, decompress
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import Envelope
@@ -43,7 +43,7 @@ class Spool:
         try:
             self._redis.xadd(KEY, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
         refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None
         return Receipt(
             delivery.delivery_id, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason
@@ -54,7 +54,7 @@ class Spool:
         try:
             return int(self._redis.xlen(KEY))
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def drain(self, put: Callable[[Sequence[IncomingDelivery]], object]) -> int:
         """Pass all deliveries to `put`, oldest first, delete them, and return their number.
@@ -69,7 +69,7 @@ class Spool:
                 self._redis.xdel(KEY, *deliveries)
                 moved += len(deliveries)
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
         return moved
 
     def count_for_account(self, account: str) -> int:
@@ -81,7 +81,7 @@ class Spool:
         try:
             return int(self._redis.xlen(UNREADABLE_KEY))
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def erase(self, account: str) -> int:
         """Delete the deliveries of an integrated account; return their number."""
@@ -90,7 +90,7 @@ class Spool:
             try:
                 removed += int(self._redis.xdel(KEY, entry_id))
             except RedisError as error:
-                raise _unavailable(error) from error
+                raise queue_unavailable(error) from error
         return removed
 
     def _find_entries(self, account: str) -> Iterator[bytes]:
@@ -102,7 +102,7 @@ class Spool:
                     "list[tuple[bytes, _EntryFields]]", self._redis.xrange(KEY, min=after, count=1)
                 )
             except RedisError as error:
-                raise _unavailable(error) from error
+                raise queue_unavailable(error) from error
             if not entries:
                 return
             [(entry_id, fields)] = entries
@@ -190,10 +190,4 @@ def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
         ),
         state=DeliveryState(header["state"]),
         reason=header.get("reason", ""),
-    )
-
-
-def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(
-        f"the spool failed ({type(error).__name__}): check REDIS_URL, and that Redis is up"
     )

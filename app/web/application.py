@@ -12,7 +12,8 @@ from werkzeug.routing import MapAdapter
 from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_database
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
 from app.store.inbox import Inbox
