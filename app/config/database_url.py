@@ -9,6 +9,18 @@ from urllib.parse import parse_qsl
 _QUERY = re.compile(r"^[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?[^?]*\?(?P<query>.*)$", re.DOTALL)
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _SQLITE_PARAMETERS = ("timeout",)
+# Written out, because gunicorn reads the settings before gevent patches the modules that psycopg imports.
+_LIBPQ_NAMES = """
+application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
+gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval
+krbsrvname load_balance_hosts max_protocol_version min_protocol_version oauth_client_id
+oauth_client_secret oauth_issuer oauth_scope options passfile password port replication require_auth requirepeer scram_client_key
+scram_server_key service ssl_max_protocol_version
+ssl_min_protocol_version sslcert sslcertmode sslcompression
+sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni
+target_session_attrs tcp_user_timeout user
+"""
+LIBPQ_PARAMETERS = tuple(_LIBPQ_NAMES.split())
 _POOL = "remove it: each process has its own pool of six connections"
 _POOLER = "remove it: a pooler such as PgBouncer is recognized, and prepared statements are off behind it"
 _SCHEMA_SETTING = "remove it, and set DATABASE_SCHEMA, or `schema` of a sink"
@@ -43,7 +55,7 @@ def check_database_url(url: str) -> str:
     match = _QUERY.match(url)
     parameters = parse_qsl(match["query"], keep_blank_values=True) if match else []
     is_sqlite = url.startswith("sqlite:")
-    known = _SQLITE_PARAMETERS if is_sqlite else _list_libpq_parameters() if parameters else ()
+    known = _SQLITE_PARAMETERS if is_sqlite else LIBPQ_PARAMETERS
     for name, count in Counter(name for name, _ in parameters).items():
         if name not in known:
             raise ValueError(f"has the unknown parameter {name[:40]}; {_find_hint(name, known)}")
@@ -60,13 +72,6 @@ def check_schema_name(name: str) -> str:
     if not _SCHEMA.fullmatch(name) or name.lower().startswith("pg_"):
         raise ValueError("is no name of a schema; use letters, digits, _ and -, and no prefix pg_")
     return name
-
-
-def _list_libpq_parameters() -> tuple[str, ...]:
-    # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
-    from psycopg.pq import Conninfo  # noqa: PLC0415
-
-    return tuple(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 def _find_hint(name: str, known: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from redis import ConnectionPool, Redis
@@ -91,7 +91,7 @@ def queue_unavailable(error: RedisError) -> QueueUnavailable:
 
 def diagnose_redis(error: Exception) -> tuple[str, str]:
     """Return the problem behind an error of Redis, and the next step. Neither quotes the URL or a key."""
-    faults = list(_list_faults(error))
+    faults = _list_faults(error)
     for types, problem, advice in _BY_TYPE:
         if any(isinstance(fault, types) for fault in faults):
             return problem, advice
@@ -102,10 +102,13 @@ def diagnose_redis(error: Exception) -> tuple[str, str]:
     return f"it answered with {type(error).__name__}", "check REDIS_URL, and read the log of Redis"
 
 
-def _list_faults(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+def _list_faults(error: BaseException | None) -> list[BaseException]:
+    """Return an error and its causes. A retried error may be its own cause in the end."""
+    faults: list[BaseException] = []
+    while error is not None and error not in faults:
+        faults.append(error)
         error = error.__cause__ or error.__context__
+    return faults
 
 
 _NO_CLUSTER = "it is a Redis Cluster, which is not supported"
