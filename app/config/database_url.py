@@ -6,19 +6,18 @@ from collections import Counter
 from urllib.parse import parse_qsl
 
 # The same split as SQLAlchemy's: a password may contain "?".
-_QUERY = re.compile(r"^[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?[^?]*\?(?P<query>.*)$", re.DOTALL)
+_LOGIN = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _SQLITE_PARAMETERS = ("timeout",)
 # Written out, because gunicorn reads the settings before gevent patches the modules that psycopg imports.
 _LIBPQ_NAMES = """
 application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
-gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval
-krbsrvname load_balance_hosts max_protocol_version min_protocol_version oauth_client_id
-oauth_client_secret oauth_issuer oauth_scope options passfile password port replication require_auth requirepeer scram_client_key
-scram_server_key service ssl_max_protocol_version
-ssl_min_protocol_version sslcert sslcertmode sslcompression
-sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni
-target_session_attrs tcp_user_timeout user
+gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle
+keepalives_interval krbsrvname load_balance_hosts max_protocol_version min_protocol_version
+oauth_client_id oauth_client_secret oauth_issuer oauth_scope options passfile password port replication
+require_auth requirepeer scram_client_key scram_server_key service ssl_max_protocol_version
+ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode
+sslnegotiation sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user
 """
 LIBPQ_PARAMETERS = tuple(_LIBPQ_NAMES.split())
 _POOL = "remove it: each process has its own pool of six connections"
@@ -52,8 +51,8 @@ _HINTS = {
 
 def check_database_url(url: str) -> str:
     """Return a database URL; raise ValueError for a parameter that its driver does not know."""
-    match = _QUERY.match(url)
-    parameters = parse_qsl(match["query"], keep_blank_values=True) if match else []
+    query = _LOGIN.sub("", url, count=1).partition("?")[2]
+    parameters = parse_qsl(query, keep_blank_values=True)
     is_sqlite = url.startswith("sqlite:")
     known = _SQLITE_PARAMETERS if is_sqlite else LIBPQ_PARAMETERS
     for name, count in Counter(name for name, _ in parameters).items():

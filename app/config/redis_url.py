@@ -59,9 +59,7 @@ def _check_parameters(url: str) -> None:
             hint = f"use {near[0]}" if near else f"use one of: {', '.join(REDIS_PARAMETERS)}"
             raise ValueError(f"has the unknown parameter {name[:40]}; {hint}")
         if name.startswith("ssl_") and parts.scheme != "rediss":
-            raise ValueError(
-                f"has the parameter {name} without TLS; begin it with rediss://, or remove {name}"
-            )
+            raise ValueError(f"has the parameter {name} without TLS; use rediss://, or remove {name}")
         try:
             kind(value)
         except ValueError:
