@@ -101,11 +101,16 @@ class _Sessions:
         # pooler keeps the settings.
         is_local = "pg_backend_pid() <> %(pid)s"
         statement = f"SELECT {is_local}, {_build_calls(settings, is_local=is_local)}"
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement, {"pid": connection.info.backend_pid, **settings})
-            is_behind_pooler = cursor.fetchone()[0]
-        connection.autocommit = False
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, {"pid": connection.info.backend_pid, **settings})
+                is_behind_pooler = cursor.fetchone()[0]
+            connection.autocommit = False
+        except Exception:
+            # SQLAlchemy does not close a connection whose listener fails.
+            connection.close()
+            raise
         if is_behind_pooler:
             # The next transaction may run in a session that lacks the prepared statement.
             connection.prepare_threshold = None

@@ -3,10 +3,14 @@
 import os
 import pwd
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.support.postgres import PostgresServer
 from tests.support.server import Server
@@ -50,3 +54,19 @@ class PgBouncer(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+
+@contextmanager
+def running_pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    """Start a PgBouncer; skip the test where there is none, but fail in CI."""
+    if BINARY is None:
+        message = "no pgbouncer on this machine; on Debian: apt-get install pgbouncer"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = PgBouncer(Path(folder), postgres)
+        try:
+            yield server
+        finally:
+            server.stop()
