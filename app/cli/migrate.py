@@ -9,9 +9,10 @@ from app.store.migrate import migrate as apply_migrations
 
 @click.command()
 def migrate() -> None:
-    """Create or update the tables in DATABASE_URL, and the schema in DATABASE_SCHEMA.
+    """Create or update the tables in DATABASE_URL.
 
-    It is safe to run at any time, and several times at once.
+    The schema in DATABASE_SCHEMA is created if it is missing. The command is safe to run at any time, and
+    several times at once.
     """
     settings = read_config().settings
     before, after = apply_migrations(open_database(settings.database_url, schema=settings.database_schema))
