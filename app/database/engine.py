@@ -21,7 +21,7 @@ _POOL_TIMEOUT_S = 5
 _SQLITE_BUSY_TIMEOUT_S = 15
 # A PostgreSQL URL with several hosts, separated by commas.
 _HOST_LIST = re.compile(
-    r"^(?P<login>postgresql\+psycopg://(?:[^@/]*@)?)(?P<hosts>[^@/?,]+(?:,[^@/?,]+)+)"
+    r"^(?P<login>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/]*@)?)(?P<hosts>[^@/?,]+(?:,[^@/?,]+)+)"
     r"(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?$"
 )
 
@@ -39,6 +39,7 @@ def open_engine(
     schema: of all tables in PostgreSQL; "" for the first one of the search_path.
     lock_timeout_s: wait for another SQLite writer; the whole process waits. interactive: for commands that
     only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
+    Raises OSError if the folder cannot be created.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -71,11 +72,16 @@ def open_engine(
     return engine
 
 
+def describe_folder_error(error: OSError) -> str:
+    """Return a message for a folder of a SQLite file that cannot be created."""
+    reason = error.strerror or type(error).__name__
+    return f"the folder of the database file cannot be created ({reason}); correct the path in its URL"
+
+
 def parse_url(url: str) -> URL:
     """Return a database URL, parsed, with its driver; raises ConfigError if it is malformed."""
     # Platforms still set postgres://, which SQLAlchemy does not know.
-    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    return _make_url(_HOST_LIST.sub(_move_hosts_to_query, url))
+    return _make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 
 def _move_hosts_to_query(match: re.Match[str]) -> str:
@@ -97,7 +103,7 @@ def redact_url(url: str) -> str:
 
 def _make_url(url: str) -> URL:
     try:
-        return make_url(url)
+        return make_url(_HOST_LIST.sub(_move_hosts_to_query, url))
     except (ArgumentError, ValueError):
         problem = "a database URL is malformed: percent-encode special characters in its password."
         # SQLAlchemy's error may quote the password, so it is not chained.
@@ -224,6 +230,9 @@ def open_database(
     lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
     interactive: bool = False,
 ) -> Database:
-    """Prepare a database as `open_engine` does."""
-    engine = open_engine(url, schema=schema, lock_timeout_s=lock_timeout_s, interactive=interactive)
+    """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created."""
+    try:
+        engine = open_engine(url, schema=schema, lock_timeout_s=lock_timeout_s, interactive=interactive)
+    except OSError as error:
+        raise StoreUnavailable(describe_folder_error(error)) from error
     return Database(engine, schema=schema)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
-from app.database.engine import autocommit, diagnose_for, open_engine
+from app.database.engine import autocommit, describe_folder_error, diagnose_for, open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
@@ -28,7 +28,10 @@ class SqlSink:
 
     def __init__(self, url: str, *, schema: str = "") -> None:
         self._schema = schema
-        self._engine = open_engine(url, schema=schema)
+        try:
+            self._engine = open_engine(url, schema=schema)
+        except OSError as error:
+            raise SinkUnavailable(describe_folder_error(error)) from error
         self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
         self._tables = SinkTables(self._engine, self._dialect, schema)
 
