@@ -1,4 +1,7 @@
-"""Checks of a database URL's parameters, and of a schema's name. No message quotes a value."""
+"""Checks of the parameters of a database URL, and of a schema's name.
+
+No message quotes a value.
+"""
 
 import difflib
 import re

@@ -1,6 +1,6 @@
-"""Diagnosis of database errors: the problem and the next step, in the same words for every process.
+"""Diagnosis of database errors: the problem and the next step.
 
-SQLSTATE decides if there is one. The driver reports none for a failed connection attempt: for these, the
+Every process says the same words. SQLSTATE decides if there is one. The driver reports none for a failed connection attempt: for these, the
 English texts of libpq and of the server decide. No diagnosis quotes a message, which may contain a row.
 """
 
@@ -49,7 +49,7 @@ _BY_STATE = {
     "28": ("the server refuses the login", "check the user and the password in the URL, and pg_hba.conf"),
     "28P01": ("wrong password, or no such role", "correct the user and the password in the URL"),
     "3D000": ("no such database", "create it, or correct the name in the URL: createdb {database}"),
-    "3F000": ("no such schema", _MIGRATE),
+    "3F000": ("no such schema", "set DATABASE_SCHEMA, or correct the search_path, and " + _MIGRATE),
     "40": ("the server rolled back a transaction that collided with another", "it is tried again"),
     "42501": ("the role lacks a right", "run as the owner: " + _GRANT),
     "42703": ("tables are missing or outdated", _MIGRATE),

@@ -87,7 +87,7 @@ def _inspect_sqlite(connection: Connection) -> DatabaseInfo:
 
 
 def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
-    from app.database.session import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
+    from app.database.session_settings import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
 
     before, started = utc_now(), time.monotonic()
     server_time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()

@@ -57,7 +57,7 @@ def open_engine(
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
     # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
-    from app.database.session import connection_arguments, prepare_sessions  # noqa: PLC0415
+    from app.database.session_settings import connection_arguments, prepare_sessions  # noqa: PLC0415
 
     engine = create_engine(
         parsed,
@@ -141,7 +141,7 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
         return
-    from app.database.session import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
+    from app.database.session_settings import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
 
     with engine.connect() as connection:
         if is_pooled(connection):

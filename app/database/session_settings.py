@@ -1,6 +1,6 @@
-"""Settings of PostgreSQL sessions, which otherwise come from the role, the database and the server.
+"""Settings of PostgreSQL sessions, for a session or for a transaction.
 
-A session of our own gets them once, when it connects. Behind a pooler such as PgBouncer, every transaction
+Without them, those of the role, the database and the server apply. A session of our own gets them once, when it connects. Behind a pooler such as PgBouncer, every transaction
 may run in another session, which other clients use too: there, each transaction sets them for itself.
 """
 
