@@ -1,7 +1,8 @@
 """Diagnosis of database errors: the problem and the next step.
 
-Every process says the same words. SQLSTATE decides if there is one. The driver reports none for a failed connection attempt: for these, the
-English texts of libpq and of the server decide. No diagnosis quotes a message, which may contain a row.
+Every process says the same words. SQLSTATE decides if there is one. The driver reports none for a failed
+connection attempt: for these, the English texts of libpq and of the server decide. No diagnosis quotes a
+message, which may contain a row.
 """
 
 import re

@@ -1,7 +1,8 @@
 """Settings of PostgreSQL sessions, for a session or for a transaction.
 
-Without them, those of the role, the database and the server apply. A session of our own gets them once, when it connects. Behind a pooler such as PgBouncer, every transaction
-may run in another session, which other clients use too: there, each transaction sets them for itself.
+Without them, those of the role, the database and the server apply. A session of our own gets them once,
+when it connects. Behind a pooler such as PgBouncer, every transaction may run in another session, which
+other clients use too: there, each transaction sets them for itself.
 """
 
 import re
