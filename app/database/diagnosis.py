@@ -126,6 +126,16 @@ _BY_TEXT = (
         "`schema` of the sink",
     ),
     (
+        r"statement pooling",
+        "the connection pooler pools statements, and the receiver needs transactions",
+        "set pool_mode = transaction in the pooler's configuration",
+    ),
+    (
+        r"pgbouncer cannot connect|server_login_retry|server login (has )?fail",
+        "the connection pooler cannot reach its server",
+        "read the pooler's log, and check the server in its configuration",
+    ),
+    (
         r"server does not support ssl",
         "the URL requires TLS, and the server does not support it",
         "configure TLS on the server, or set sslmode=prefer in the URL",
@@ -241,13 +251,15 @@ def _find_cause(fault: BaseException | None, code: str) -> tuple[str, str]:
         return "no connection became free in time", _FREE_CONNECTIONS
     if isinstance(fault, sqlite3.Error):
         return _find_sqlite_cause(fault, code)
-    if code:
+    # PgBouncer reports all of its errors with this code.
+    if code and code != "08P01":
         cause = _BY_STATE.get(code) or _BY_STATE.get(code[:2])
         return cause or (f"the server reports {type(fault).__name__}", "read the server's log")
     if not any(base.__name__ == "OperationalError" for base in type(fault).__mro__):
         return f"the driver failed with {type(fault).__name__}", "read the receiver's log"
     text = re.sub(r'"[^"]*"', '""', str(fault)).lower()
-    return next(((problem, advice) for mark, problem, advice in _BY_TEXT if re.search(mark, text)), _UNKNOWN)
+    causes = ((problem, advice) for mark, problem, advice in _BY_TEXT if re.search(mark, text))
+    return next(causes, _BY_STATE.get(code, _UNKNOWN))
 
 
 def _find_sqlite_cause(fault: sqlite3.Error, code: str) -> tuple[str, str]:

@@ -101,6 +101,22 @@ def test_a_code_decides_in_every_language(error: type[psycopg.Error], problem: s
     assert diagnosis.code == error.sqlstate
 
 
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ("query_wait_timeout", "no connection is free"),
+        (
+            "transaction blocks not allowed in statement pooling mode",
+            "the connection pooler pools statements",
+        ),
+        ("pgbouncer cannot connect to server", "the connection pooler cannot reach its server"),
+        ("prepared statement did not exist", "a connection pooler mixes up prepared statements"),
+    ],
+)
+def test_the_one_code_of_pgbouncer_has_several_causes(message: str, problem: str) -> None:
+    assert diagnose(psycopg.errors.ProtocolViolation(message)).problem.startswith(problem)
+
+
 def test_commands_name_the_role_and_the_schema() -> None:
     diagnosis = diagnose(psycopg.errors.InsufficientPrivilege(), role="crm-app", schema="tenant_a")
 
