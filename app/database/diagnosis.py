@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-_GRANT = "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
+_GRANT = (
+    "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};"
+)
 _MIGRATE = "run: rapidbridge migrate"
 _WAIT = "wait until it has started, or start it"
 _FREE_CONNECTIONS = (

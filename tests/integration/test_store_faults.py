@@ -12,7 +12,9 @@ import pytest
 from redis import Redis
 
 from app.database.engine import open_database
+from app.errors import StoreUnavailable
 from app.redis.spool import KEY
+from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from tests.integration.test_doctor import run_doctor
 from tests.integration.test_failover_inbox import body
@@ -181,3 +183,21 @@ def test_every_process_names_a_fault_in_the_same_words(
     assert store["advice"].lower() in sentence.lower()
     for text in (migrated.stderr, web_log, worker_log):
         assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("has_tables", [False, True])
+def test_the_command_for_a_missing_right_is_sufficient(url: str, has_tables: bool) -> None:
+    if has_tables:
+        migrate_store(url)
+    execute(url, "CREATE ROLE guest LOGIN")
+    database = open_database(url.replace("postgres@", "guest@"))
+    try:
+        with pytest.raises(StoreUnavailable) as refused:
+            migrate(database)
+        execute(url, *str(refused.value).partition("run as the owner: ")[2].split(";")[:2])
+
+        migrate(database)
+        assert Inbox(database).count_by_state() == {"duplicate": 0}
+    finally:
+        database.close()
+        execute(url, "DROP OWNED BY guest CASCADE", "DROP ROLE guest")

@@ -120,7 +120,10 @@ def test_the_one_code_of_pgbouncer_has_several_causes(message: str, problem: str
 def test_commands_name_the_role_and_the_schema() -> None:
     diagnosis = diagnose(psycopg.errors.InsufficientPrivilege(), role="crm-app", schema="tenant_a")
 
-    assert diagnosis.advice.endswith('GRANT USAGE, CREATE ON SCHEMA tenant_a TO "crm-app";')
+    assert diagnosis.advice == (
+        'run as the owner: GRANT USAGE, CREATE ON SCHEMA tenant_a TO "crm-app"; '
+        'GRANT ALL ON ALL TABLES IN SCHEMA tenant_a TO "crm-app";'
+    )
 
 
 @pytest.mark.parametrize("state", ["25006", "26000", "42P05", "08P01", "57P01"])
