@@ -11,11 +11,14 @@ import psycopg
 import pytest
 from redis import Redis
 
+from app.config.routes import Route
 from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.redis.spool import KEY
+from app.sinks.sql.sink import SqlSink
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
+from tests.contract.test_sinks import batch
 from tests.integration.test_doctor import run_doctor
 from tests.integration.test_failover_inbox import body
 from tests.support.postgres import PostgresServer
@@ -105,6 +108,46 @@ def test_a_database_of_another_encoding_loses_no_delivery(
     assert (answer.http_status, answer.status) == (200, "accepted")
     assert private_redis.xlen(KEY) == 1
     assert "Traceback" not in log
+
+
+def test_a_run_may_start_while_the_gate_cannot_query_the_store(
+    url: str, private_valkey: ValkeyServer, private_redis: Redis, tmp_path: Path
+) -> None:
+    migrate_store(url)
+    execute(
+        url, "ALTER TABLE rapidbridge_runs ALTER sync_job_id DROP DEFAULT, ALTER sync_job_id TYPE int USING 0"
+    )
+    (tmp_path / "routes.toml").write_text(
+        '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n[gate]\noverlapping = true\noldest_pending_s = 1\n'
+    )
+    started = body("1", "sync_job_run:started", id="run", sync_job_id="job", integrated_account_id="account")
+    with WebProcess(
+        tmp_path,
+        database_url=url,
+        redis_url=private_valkey.url,
+        ROUTES_FILE=str(tmp_path / "routes.toml"),
+    ) as web:
+        answers = [web.post(started), web.post(started)]
+        log = web.log
+
+    assert {answer.http_status for answer in answers} == {200}
+    assert "gate.skipped" in log
+    assert "Traceback" not in log
+
+
+def test_one_character_that_a_sink_cannot_store_rejects_one_record(url: str) -> None:
+    execute(url, "CREATE DATABASE latin1 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    sink = SqlSink(re.sub("@/[a-z0-9_]+", "@/latin1", url))
+    records = [{"id": str(number), "name": "ä"} for number in range(8)]
+    records[3] = {"id": "3", "name": "😀"}
+    try:
+        result = sink.write(batch(records), Route(sinks=("main",)))
+    finally:
+        sink.close()
+        execute(url, "DROP DATABASE latin1 WITH (FORCE)")
+
+    assert result.written == 7
+    assert [(record.ordinal, record.reason) for record in result.rejected] == [(3, "unstorable_text")]
 
 
 def _find_sentence(text: str) -> str:
