@@ -16,6 +16,7 @@ REDIS_PARAMETERS: Mapping[str, type[str | int | float]] = {
     "password": str,
     "protocol": int,
     "socket_connect_timeout": float,
+    "socket_keepalive": str,
     "socket_timeout": float,
     "ssl_ca_certs": str,
     "ssl_ca_path": str,
@@ -60,6 +61,8 @@ def _check_parameters(url: str) -> None:
             raise ValueError(f"has the unknown parameter {name[:40]}; {hint}")
         if name.startswith("ssl_") and parts.scheme != "rediss":
             raise ValueError(f"has the parameter {name} without TLS; use rediss://, or remove {name}")
+        if name == "socket_keepalive" and parts.scheme == "unix":
+            raise ValueError("has the parameter socket_keepalive without TCP; remove it")
         try:
             kind(value)
         except ValueError:

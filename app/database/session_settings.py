@@ -108,7 +108,7 @@ class _Sessions:
                 cursor.execute(statement, {"pid": connection.info.backend_pid, **settings})
                 is_behind_pooler = cursor.fetchone()[0]
             connection.autocommit = False
-        except Exception:
+        except BaseException:
             # SQLAlchemy does not close a connection whose listener fails.
             connection.close()
             raise

@@ -18,6 +18,7 @@ from app.sinks.sql.probe import probe_database
 from app.sinks.sql.sink import SqlSink
 from app.store.migrate import is_current, migrate
 from tests.contract.test_sinks import batch
+from tests.integration.test_doctor import doctor
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgres import PostgresServer
 from tests.support.service import running_whole_service
@@ -103,6 +104,12 @@ def read_settings(database: Database, *, in_transaction: bool) -> dict[str, str]
     with connect() as connection:
         columns = ", ".join(f"current_setting('{name}') AS {name}" for name in OURS)
         return dict(connection.execute(text(f"SELECT {columns}")).mappings().one())
+
+
+def migrate_store(url: str) -> None:
+    database = open_database(url)
+    migrate(database)
+    database.close()
 
 
 def count_free(direct_url: str) -> int:
@@ -195,6 +202,17 @@ def test_a_pooler_is_recognized_and_its_other_clients_keep_their_settings(
 
     assert len(sessions) > 1
     assert set(others) == {tuple(HOSTILE[name] for name in names)}
+
+
+def test_doctor_recognizes_a_pooler(pgbouncer: PgBouncer, direct_url: str, tmp_path: Path) -> None:
+    migrate_store(direct_url)
+
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=pgbouncer.url(direct_url))
+
+    assert output.levels("store") == {"durability": "fail"}  # The server of the tests has fsync=off.
+    checks = {result["check"] for result in output.results if result["component"] == "store"}
+    assert {"pooler", "tables"} <= checks
+    assert "connections" not in checks
 
 
 def test_options_of_the_url_are_refused_by_a_pooler_in_plain_words(
@@ -293,7 +311,9 @@ def test_a_schema_that_the_role_may_not_create_is_named_with_the_command(
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_of_another_encoding_is_refused(direct_url: str, encoding: str, open_: Opener) -> None:
+def test_a_database_of_another_encoding_is_refused(
+    direct_url: str, encoding: str, tmp_path: Path, open_: Opener
+) -> None:
     name = f"encoded_{encoding.lower()}"
     create = f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     execute(direct_url, create)
@@ -303,6 +323,9 @@ def test_a_database_of_another_encoding_is_refused(direct_url: str, encoding: st
             migrate(open_(url))
         with pytest.raises(SinkUnavailable, match=encoding):
             probe_database(url)
+        output = doctor(tmp_path, "--no-post", DATABASE_URL=url)
+        assert encoding in output.message("store", "encoding")
+        assert encoding in output.message("sink main", "writable")
         # The words of the message create a database that is accepted.
         command = str(refused.value).partition("set DATABASE_URL to it: ")[2]
         execute(direct_url, command)

@@ -103,6 +103,7 @@ def test_a_parameter_without_effect_or_with_two_is_refused(url: str, words: str)
         (f"redis://:{HIDDEN}@h?decode_responses=1", "unknown parameter decode_responses"),
         ("redis://h?socket_timeout=soon", "parameter socket_timeout that is no number"),
         ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs without TLS; use rediss://"),
+        ("unix:///run/redis?socket_keepalive=1", "socket_keepalive without TCP"),
         (f"redis://:{HIDDEN}@h:port", "malformed"),
     ],
 )
