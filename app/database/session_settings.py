@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 15_000
 # A process that stalls inside a transaction must not hold its locks forever.
 _IDLE_IN_TRANSACTION_MS = 10_000
-# Of the names and values in libpq's `options`: -c name=value, or --name=value.
+# A setting in `options` of libpq: -c name=value, or --name=value.
 _OPTION_NAME = re.compile(r"(?:-c\s*|--)([\w.-]+)=")
 # Of a connection behind a pooler: the statement that starts its transactions, and its parameters.
 _TRANSACTION_START = "transaction_start"

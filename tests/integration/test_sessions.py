@@ -138,7 +138,7 @@ def test_sessions_have_our_settings_in_a_hostile_database(
     make_hostile(direct_url)
     database = open_(url)
 
-    # A second look: the first connection is not the only one that must be right.
+    # Twice: a pooled connection is used again.
     seen = [read_settings(database, in_transaction=in_transaction) for _ in range(2)]
 
     assert seen == [OURS, OURS]
@@ -326,7 +326,7 @@ def test_a_database_of_another_encoding_is_refused(
         output = doctor(tmp_path, "--no-post", DATABASE_URL=url)
         assert encoding in output.message("store", "encoding")
         assert encoding in output.message("sink main", "writable")
-        # The words of the message create a database that is accepted.
+        # The command of the message creates a database that is accepted.
         command = str(refused.value).partition("set DATABASE_URL to it: ")[2]
         execute(direct_url, command)
         migrate(open_(direct_url.replace(direct_url.partition("@/")[2].partition("?")[0], "rapidbridge")))

@@ -70,7 +70,7 @@ FATAL = 'connection failed: connection to server at "10.0.0.1", port 5432 failed
         ("FATAL:  Das ist eine Meldung, die niemand kennt", "the connection failed"),
     ],
 )
-def test_a_failed_connection_is_told_by_its_cause(message: str, problem: str) -> None:
+def test_a_failed_connection_is_diagnosed_by_its_text(message: str, problem: str) -> None:
     diagnosis = diagnose(psycopg.OperationalError(message), role="u", database="d")
 
     assert diagnosis.problem == problem

@@ -34,5 +34,5 @@ def test_a_table_of_another_shape_refuses_the_batch(state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["22003", "22P05", "23502", "54000"])
-def test_a_faulty_record_is_sought(state: str) -> None:
+def test_a_faulty_record_is_searched_for(state: str) -> None:
     assert classify(state) == "split"
