@@ -10,7 +10,8 @@ from app.config.load import Config
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
 from app.plural import format_count
-from app.redis.queue import UNNAMED, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import UNNAMED
 from app.redis.spool import Spool
 from app.sinks.base import Sink
 from app.sinks.registry import SinkRegistry
@@ -160,7 +161,7 @@ def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]
         redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
         spools = [Spool(redis, namespace) for namespace in (settings.namespace, UNNAMED)]
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url, interactive=True)
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     try:
         yield Erasure(
             database,

@@ -23,7 +23,8 @@ from app.config.settings import read_worker_token
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, JobTimeout, StoreUnavailable
 from app.logs import configure_logging
-from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis, queue_unavailable
+from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
 from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from workers import jobs
@@ -118,7 +119,7 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     """
     settings = config.settings
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     name = format_worker_name(os.getpid(), read_worker_token() or make_worker_token())
     processor = DeliveryProcessor(
         database,
@@ -166,11 +167,7 @@ def main() -> None:
         print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # an entry point
         sys.exit(2)
     except RedisError as error:
-        log.error(
-            "worker.disconnected",
-            error=type(error).__name__,
-            hint="Redis cannot be reached: check REDIS_URL and that Redis runs",
-        )
+        log.error("worker.disconnected", error=str(queue_unavailable(error)))
         sys.exit(3)
 
 

@@ -25,7 +25,7 @@ def list_known_webhooks(settings: Settings) -> list[str]:
     pinned = list_pinned_webhooks(settings)
     if missing_file(settings.database_url):
         return pinned
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     try:
         recent = Runs(database).list_webhook_ids(since=utc_now() - _RECENT_PERIOD)
     except StoreUnavailable:

@@ -96,7 +96,9 @@ def _follow_delivery(settings: Settings, delivery_id: UUID) -> Iterator[CheckRes
     if missing_file(settings.database_url):
         yield evaluate_state(None)
         return
-    database = open_database(settings.database_url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    database = open_database(
+        settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
+    )
     started = time.monotonic()
     try:
         while True:

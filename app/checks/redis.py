@@ -12,21 +12,15 @@ from redis.exceptions import RedisError, ResponseError
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
 from app.plural import format_count
+from app.redis.connection import connect_redis, diagnose_redis
 from app.redis.other_receivers import OtherReceiver, find_other_receivers
-from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, connect_redis, format_key
+from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, format_key
 from app.redis.spool import Spool
 
 _COMPONENT = "redis"
 _MIN_VERSION = (5,)
 _WARN_SHARE, _FAIL_SHARE = 0.75, 0.9
 _LATENCY_SAMPLES = 3
-# The client's own message may quote the password.
-_INVALID_URL = fail(
-    _COMPONENT,
-    "reachable",
-    "REDIS_URL is not a valid URL",
-    "Correct it: %-escape special characters in the password, and use only options that redis-py knows.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class RedisInfo:
     """Configuration and state of a Redis or Valkey server.
 
     policy: maxmemory-policy; "" if the server hides it. limit_bytes: 0 for no limit. snapshots: the setting
-    `save`; None if the server hides it.
+    `save`; None if the server hides it. is_hidden: the user may not run INFO, so only latency_s is known.
     """
 
     product: str
@@ -46,6 +40,13 @@ class RedisInfo:
     is_appending: bool
     snapshots: str | None
     is_replica: bool = False
+    is_cluster: bool = False
+    is_hidden: bool = False
+
+    @property
+    def name(self) -> str:
+        """The product and its version, if it is known."""
+        return f"{self.product} {'.'.join(map(str, self.version))}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,7 @@ class QueueInfo:
 
 
 def check_redis(settings: Settings) -> Iterator[CheckResult]:
-    """Check the server, the spool, the queue and the workers.
-
-    Raises QueueUnavailable if Redis fails after it has responded once.
-    """
+    """Check the server, the spool, the queue and the workers; raises QueueUnavailable for the queue."""
     if not settings.redis_url:
         message = "REDIS_URL is not set: only `rapidbridge up` starts a Redis of its own"
         advice = "Set REDIS_URL to a Redis or Valkey server that keeps its data on disk."
@@ -77,27 +75,16 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
         message = "REDIS_TLS_VERIFY=0: the server's certificate is not verified"
         advice = "Unset it, except on Heroku, whose Redis has a self-signed certificate."
         yield warn(_COMPONENT, "tls", message, advice)
+    client = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     try:
-        client = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    except ValueError:
-        yield _INVALID_URL
-        return
-    try:
-        try:
-            info = read_redis_info(client)
-        except (RedisError, OSError) as error:
-            message = f"Redis does not respond ({type(error).__name__})"
-            advice = "Check REDIS_URL and its password, and that the server is running."
-            yield fail(_COMPONENT, "reachable", message, advice)
-            return
-        except TypeError:
-            # redis-py raises TypeError for an unknown option in the URL.
-            yield _INVALID_URL
-            return
-        yield ok(_COMPONENT, "reachable", f"{info.product} {'.'.join(map(str, info.version))}")
+        info = read_redis_info(client)
+        yield ok(_COMPONENT, "reachable", info.name)
         yield from evaluate_redis(info)
         yield from evaluate_namespaces(settings.namespace, find_other_receivers(client, settings.namespace))
         yield from evaluate_queue(_read_queue_info(client, settings.namespace))
+    except (RedisError, OSError) as error:
+        problem, advice = diagnose_redis(error)
+        yield fail(_COMPONENT, "reachable", f"Redis failed: {problem}", f"{advice[0].upper()}{advice[1:]}")
     finally:
         client.close()
 
@@ -105,7 +92,21 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
 def read_redis_info(client: Redis) -> RedisInfo:
     """Read a server's configuration and state; raises RedisError or OSError."""
     latency_s = min(_measure_ping_s(client) for _ in range(_LATENCY_SAMPLES))
-    info = cast("Mapping[str, Any]", client.info())
+    try:
+        info = cast("Mapping[str, Any]", client.info())
+    except ResponseError:
+        # A user with few rights may not run INFO, which the receiver does not need.
+        return RedisInfo(
+            "Redis",
+            (),
+            latency_s,
+            policy="",
+            used_bytes=0,
+            limit_bytes=0,
+            is_appending=False,
+            snapshots=None,
+            is_hidden=True,
+        )
     name = "valkey_version" if "valkey_version" in info else "redis_version"
     snapshots = None
     # Hosted servers often forbid CONFIG.
@@ -121,6 +122,7 @@ def read_redis_info(client: Redis) -> RedisInfo:
         is_appending=str(info.get("aof_enabled", "0")) == "1",
         snapshots=snapshots,
         is_replica=info.get("role") == "slave",
+        is_cluster=str(info.get("cluster_enabled", "0")) == "1",
     )
 
 
@@ -140,6 +142,16 @@ def _read_queue_info(client: Redis, namespace: str) -> QueueInfo:
 
 def evaluate_redis(info: RedisInfo) -> Iterator[CheckResult]:
     """Yield the results for a Redis that responds."""
+    if info.is_hidden:
+        yield evaluate_latency(_COMPONENT, info.latency_s)
+        message = "its user may not run INFO: version, memory, eviction and persistence are not checked"
+        advice = "Allow it, with the name of the user: redis-cli ACL SETUSER USER +info '+config|get'"
+        yield warn(_COMPONENT, "details", message, advice)
+        return
+    if info.is_cluster:
+        message = "the server is part of a Redis Cluster, which is not supported"
+        advice = "Set REDIS_URL to a single server (cluster-enabled no)."
+        yield fail(_COMPONENT, "cluster", message, advice)
     if info.version < _MIN_VERSION:
         yield fail(_COMPONENT, "version", f"{info.product} is too old", "Use Redis 5 or later, or Valkey.")
     if info.is_replica:

@@ -8,12 +8,12 @@ from app.clock import utc_now
 from app.config.load import Config
 from app.database.diagnostics import (
     DatabaseInfo,
-    connection_error_reason,
     database_file,
     inspect_database,
     missing_file,
 )
-from app.database.engine import Database, open_database, redact_url
+from app.database.engine import Database, diagnose_for, open_database, redact_url
+from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import StoreUnavailable
 from app.plural import format_count
 from app.store.attribution import UnattributedDeliveries, find_unattributed
@@ -42,7 +42,8 @@ def check_store(config: Config) -> Iterator[CheckResult]:
         yield fail(_COMPONENT, "reachable", f"the file {missing} does not exist yet", _MIGRATE)
         yield from check_disk(_COMPONENT, missing.parent)
         return
-    database = open_database(url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    schema = config.settings.database_schema
+    database = open_database(url, schema=schema, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         info = inspect_database(database)
         yield ok(_COMPONENT, "reachable", redact_url(url))
@@ -51,11 +52,9 @@ def check_store(config: Config) -> Iterator[CheckResult]:
             yield from check_disk(_COMPONENT, path.parent)
         yield from _check_tables(database)
     except StoreUnavailable as error:
-        message = f"{redact_url(url)}: {connection_error_reason(error) or error}"
-        advice = (
-            "Check DATABASE_URL, and that the server is running and accepts connections from this machine."
-        )
-        yield fail(_COMPONENT, "reachable", message, advice)
+        diagnosis = diagnose_for(error.__cause__, database.engine, schema=schema)
+        message = f"{redact_url(url)}: {diagnosis.problem}{f' ({diagnosis.code})' if diagnosis.code else ''}"
+        yield fail(_COMPONENT, "reachable", message, f"{diagnosis.advice[0].upper()}{diagnosis.advice[1:]}")
     finally:
         database.close()
 
@@ -88,6 +87,13 @@ def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[C
     if info.settings.get("transaction_read_only") == "on":
         message = "the database accepts no writes: it is read-only, or a standby"
         yield fail(_COMPONENT, "writable", message, "Point DATABASE_URL to the primary server.")
+    if (encoding := info.settings.get("server_encoding", "UTF8")) != "UTF8":
+        message = f"the database has the encoding {encoding}, which cannot represent every record"
+        advice = f"Create another one, and set DATABASE_URL to it: {CREATE_UTF8_DATABASE}"
+        yield fail(_COMPONENT, "encoding", message, advice)
+    if info.is_pooled:
+        message = "behind a connection pooler: settings are set in each transaction, nothing is prepared"
+        yield ok(_COMPONENT, "pooler", message)
     yield evaluate_latency(_COMPONENT, info.latency_s)
     if info.clock_ahead_s is not None:
         yield evaluate_clock(info.clock_ahead_s)
@@ -111,7 +117,9 @@ def _evaluate_durability(info: DatabaseInfo) -> CheckResult:
             _COMPONENT, "durability", message, "Put the file on a local disk: WAL needs shared memory."
         )
     shown = ", ".join(
-        f"{name}={value}" for name, value in settings.items() if name != "transaction_read_only"
+        f"{name}={value}"
+        for name, value in settings.items()
+        if name not in ("transaction_read_only", "server_encoding")
     )
     return ok(_COMPONENT, "durability", f"commits are written to disk ({shown})")
 

@@ -10,7 +10,8 @@ from app.database.diagnostics import missing_file
 from app.database.engine import open_database
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.plural import format_count
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 
 _COMPONENT = "workers"
@@ -28,7 +29,9 @@ def check_workers(config: Config) -> Iterator[CheckResult]:
     expected = DeliveryConfig.build(
         config.routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
     )
-    database = open_database(settings.database_url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    database = open_database(
+        settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
+    )
     try:
         registry = WorkerRegistry(database)
         yield from evaluate_workers(expected, registry.list_live(now=utc_now()))

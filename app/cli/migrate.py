@@ -7,8 +7,9 @@ from app.config.load import read_config
 from app.config.settings import Settings
 from app.database.engine import Database, open_database
 from app.plural import format_count
+from app.redis.connection import connect_redis
 from app.redis.other_receivers import UNNAMED_OPTION
-from app.redis.queue import UNNAMED, DeliveryQueue, connect_redis, list_namespaces
+from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate as apply_migrations
@@ -24,11 +25,11 @@ from app.store.migrate import migrate as apply_migrations
 def migrate(namespace: str | None) -> None:
     """Create or update the tables in DATABASE_URL.
 
-    It is safe to run at any time, and several times at once. `rapidbridge doctor` names the spools that no
-    worker empties, for --adopt-spool.
+    The schema in DATABASE_SCHEMA is created if it is missing. The command is safe to run at any time, and
+    several times at once. `rapidbridge doctor` names the spools that no worker empties, for --adopt-spool.
     """
     settings = read_config(required=("REDIS_URL",) if namespace else ()).settings
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     before, after = apply_migrations(database)
     if before == after:
         click.echo(f"The database is up to date (revision {after}).")

@@ -57,7 +57,7 @@ def prune(older_than: datetime | None, archive: Archive | None, *, dry_run: bool
     before = older_than or compute_cutoff(settings.retention_days, now=utc_now())
     if before is None:
         raise click.UsageError("No age is given: pass --older-than 30d, or set RETENTION_DAYS.")
-    database = open_database(settings.database_url, interactive=True)
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     pruned = count_prunable(database, before=before)
     if not dry_run:
         pruned = _prune_deliveries(database, before, archive, deliveries=pruned.deliveries)

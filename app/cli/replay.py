@@ -130,7 +130,9 @@ def replay(
     delivery_filter = build_delivery_filter(options)
     _check_options(context.params, delivery_filter, everything=everything)
     config = read_config()
-    database = open_database(config.settings.database_url, interactive=True)
+    database = open_database(
+        config.settings.database_url, schema=config.settings.database_schema, interactive=True
+    )
     if source:
         _import_file(database, config, source, secret=secret, dry_run=dry_run, as_json=as_json)
         return

@@ -9,7 +9,8 @@ from app.config.load import Config, read_config
 from app.config.settings import list_setting_names, read_environment
 from app.database.engine import open_database, redact_url
 from app.logs import configure_logging
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.store.migrate import migrate
 from app.truto.target_url import WEBHOOK_PATH
 
@@ -33,7 +34,7 @@ def up() -> None:
     if config.settings.redis_url:
         redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         DeliveryQueue(redis, config.settings.namespace).ping()
-    migrate(open_database(config.settings.database_url))
+    migrate(open_database(config.settings.database_url, schema=config.settings.database_schema))
     with running_service(settings) as supervisor:
         click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))
         supervisor.run()

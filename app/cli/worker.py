@@ -9,7 +9,8 @@ from app.config.load import read_config
 from app.config.settings import WORKER_VARIABLE, build_child_environment
 from app.database.engine import open_database
 from app.logs import configure_logging
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
@@ -36,7 +37,7 @@ def worker(number: int | None) -> None:
     configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace)
     sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)

@@ -17,21 +17,23 @@ _POSTGRESQL_URL = re.compile(
 _SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
 
 
-def identify_database(url: str) -> str:
-    """Return a text that is equal for URLs of the same database, as far as the URLs show it.
+def identify_database(url: str, schema: str = "") -> str:
+    """Return a text that is equal for the same schema of the same database, as far as the URLs show it.
+
+    schema: "" for that of the URL's search path.
 
     Users and passwords do not count, because they rotate; neither do options of the connection, except a
     search path. A host has the same identity only under the same name.
     """
     database, hosts, search_path = _split_url(url)
-    return "|".join((database, ",".join(hosts), search_path))
+    return "|".join((database, ",".join(hosts), schema or search_path))
 
 
-def derive_namespace(url: str) -> str:
-    """Return a name for the database of a URL: its own name, and a hash of its identity."""
+def derive_namespace(url: str, schema: str = "") -> str:
+    """Return a name for a database and its schema: the database's own name, and a hash of both."""
     database, _, _ = _split_url(url)
     name = re.sub(r"[^a-z0-9]+", "-", Path(database).stem.lower()).strip("-")[:_MAX_NAME_CHARS]
-    digest = hashlib.sha256(identify_database(url).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(identify_database(url, schema).encode()).hexdigest()[:10]
     return f"{name or 'database'}-{digest}"
 
 

@@ -64,7 +64,7 @@ class DeliveryConfig:
 
 def _describe_sink(sink: SinkConfig) -> list[str]:
     if isinstance(sink, SqlSinkConfig):
-        return [sink.type, identify_database(sink.url)]
+        return [sink.type, identify_database(sink.url, sink.database_schema)]
     return [sink.type, sink.url, sink.format]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config.routes import Routes, build_default_routes
+from app.config.routes import Routes, build_default_routes, fill_in_schema
 from app.config.routes_file import read_routes
 from app.config.settings import Settings, read_environment, read_settings
 from app.errors import ConfigError
@@ -42,7 +42,10 @@ def read_config(*, required: Sequence[str] = ()) -> Config:
             problems += error.problems
     if problems or settings is None:
         raise ConfigError(problems)
-    return Config(settings, routes or build_default_routes(settings.database_url))
+    url, schema = settings.database_url, settings.database_schema
+    if routes is None:
+        return Config(settings, build_default_routes(url, schema))
+    return Config(settings, fill_in_schema(routes, url, schema))
 
 
 def _read_file(path: Path) -> str:

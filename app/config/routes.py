@@ -6,8 +6,17 @@ The first matching route applies to a delivery. All patterns are shell-style; "*
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
+from app.config.database_url import check_database_url, check_schema_name
 from app.config.notify import NotifyConfig
 
 
@@ -16,10 +25,24 @@ class _StrictModel(BaseModel):
 
 
 class SqlSinkConfig(_StrictModel):
-    """A PostgreSQL or SQLite database with one table for each resource."""
+    """A PostgreSQL or SQLite database with one table for each resource.
+
+    database_schema: of the tables, in PostgreSQL; "" for the first one of the search_path.
+    """
 
     type: Literal["sql"]
-    url: str = Field(repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://")
+    url: Annotated[str, AfterValidator(check_database_url)] = Field(
+        repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://"
+    )
+    # pydantic's models have a method `schema`.
+    database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(default="", alias="schema")
+
+    @field_validator("database_schema")
+    @classmethod
+    def _check_schema(cls, schema: str, info: ValidationInfo) -> str:
+        if info.data.get("url", "").startswith("sqlite:///"):
+            raise ValueError("SQLite has no schemas; remove it, or use a PostgreSQL database")
+        return schema
 
 
 class FilesSinkConfig(_StrictModel):
@@ -187,8 +210,18 @@ class Routes(_StrictModel):
         return None
 
 
-def build_default_routes(database_url: str) -> Routes:
-    """Return routes that send every record to one SQL sink, "main"."""
-    return Routes(
-        sinks={"main": SqlSinkConfig(type="sql", url=database_url)}, routes=(Route(sinks=("main",)),)
-    )
+def build_default_routes(database_url: str, schema: str = "") -> Routes:
+    """Return routes that send every record to one SQL sink, "main". schema: "" for the default one."""
+    sink = {"type": "sql", "url": database_url} | ({"schema": schema} if schema else {})
+    return Routes(sinks={"main": SqlSinkConfig.model_validate(sink)}, routes=(Route(sinks=("main",)),))
+
+
+def fill_in_schema(routes: Routes, database_url: str, schema: str) -> Routes:
+    """Return routes whose SQL sinks in the store's database use its schema, unless they name another one."""
+    sinks = {
+        name: sink.model_copy(update={"database_schema": schema})
+        if isinstance(sink, SqlSinkConfig) and sink.url == database_url and not sink.database_schema
+        else sink
+        for name, sink in routes.sinks.items()
+    }
+    return routes.model_copy(update={"sinks": sinks})

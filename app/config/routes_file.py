@@ -166,6 +166,8 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = "missing; add a sink, such as [sinks.main]"
         case "missing", _:
             text = f"missing; add {path[-1]}"
+        case "value_error", ["sinks", _, "url" | "schema"]:
+            text = describe_violation(detail, value)
         case _, ["sinks", _, "url"]:
             text = (
                 "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files sink"
@@ -182,8 +184,9 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
 def _describe_unknown_key(detail: Any) -> str:
     *outer, key = detail["loc"]
     model = next((_TABLE_MODELS[part] for part in reversed(outer) if part in _TABLE_MODELS), Routes)
-    near = difflib.get_close_matches(str(key), model.model_fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(model.model_fields)}"
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return f"unknown {'key' if outer else 'table'}; {hint}"
 
 

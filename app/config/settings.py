@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.config.database_identity import derive_namespace
+from app.config.database_url import check_database_url, check_schema_name
 from app.config.problems import describe_violation, quote_value
+from app.config.redis_url import check_redis_url
 from app.errors import ConfigError
 
 # Reserved for the dashboard: not read yet, but no unknown setting either.
@@ -55,15 +57,11 @@ def _check_database_url(text: object) -> object:
         raise ValueError(
             "starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
         )
-    return text
+    return check_database_url(str(text))
 
 
 def _check_redis_url(text: object) -> object:
-    if urlsplit(str(text)).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(
-            "does not start with redis://, rediss:// or unix://; set the URL of a Redis or Valkey server"
-        )
-    return text
+    return check_redis_url(str(text))
 
 
 def _check_namespace(text: object) -> object:
@@ -104,6 +102,9 @@ class Settings(BaseModel):
     database_url: Annotated[str, BeforeValidator(_check_database_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
     )
+    database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(
+        default="", alias="DATABASE_SCHEMA"
+    )
     redis_url: Annotated[str, BeforeValidator(_check_redis_url)] = Field(
         default="", alias="REDIS_URL", repr=False
     )
@@ -130,7 +131,7 @@ class Settings(BaseModel):
 
         Not an id from the database: a web process that starts while the database is down has to spool.
         """
-        return self.redis_namespace or derive_namespace(self.database_url)
+        return self.redis_namespace or derive_namespace(self.database_url, self.database_schema)
 
     @property
     def secret_values(self) -> tuple[str, ...]:
@@ -201,8 +202,8 @@ def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
     default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
     default = str(default).lower() if isinstance(default, bool) else default
-    fallback = f" for its default, {default}" if default != "" else ""
-    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or unset {name}{fallback}."
+    unset = f"unset {name}{f' for its default, {default}' if default != '' else ''}"
+    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or {unset}."
     return f"{name}: {describe_violation(detail, value)}.{hint}"
 
 
@@ -246,6 +247,8 @@ def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
             "DATABASE_URL: this platform's processes cannot share a SQLite file. "
             "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
         )
+    if variables.get("DATABASE_SCHEMA") and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        problems.append("DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database.")
     routes_file = variables.get("ROUTES_FILE")
     if routes_file and not Path(routes_file).is_file():
         problems.append(

@@ -10,20 +10,25 @@ from sqlalchemy import Connection, text
 
 from app.clock import utc_now
 from app.database.engine import Database, parse_url
-from app.errors import StoreUnavailable
 
-_POSTGRESQL_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes", "transaction_read_only")
+_POSTGRESQL_SETTINGS = (
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "transaction_read_only",
+    "server_encoding",
+)
+# Our own sessions have the same application_name, which the URL may set.
 _CONNECTIONS = text(
     """
     SELECT current_setting('max_connections')::int
          - current_setting('superuser_reserved_connections')::int AS of_server,
       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database,
       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,
-      count(*) FILTER (WHERE coalesce(application_name, '') <> 'rapidbridge') AS others,
-      count(*) FILTER (
-        WHERE coalesce(application_name, '') <> 'rapidbridge' AND datname = current_database()
-      ) AS others_here
-    FROM pg_stat_activity WHERE datname IS NOT NULL
+      count(*) AS others, count(*) FILTER (WHERE datname = current_database()) AS others_here
+    FROM pg_stat_activity
+    WHERE datname IS NOT NULL
+      AND coalesce(application_name, '') <> current_setting('application_name')
     """
 )
 
@@ -34,7 +39,7 @@ class DatabaseInfo:
 
     version: as numbers. latency_s: of one statement on an open connection. clock_ahead_s: the server's clock
     minus ours; None for SQLite. settings: by the server's own names. free_connections: available to our
-    processes together; None for SQLite.
+    processes together; None for SQLite and behind a pooler, which has limits of its own.
     """
 
     product: str
@@ -43,35 +48,7 @@ class DatabaseInfo:
     clock_ahead_s: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     free_connections: int | None = None
-
-
-# Parts of drivers' messages. The messages themselves name hosts and users, so they are not shown.
-_CONNECTION_ERROR_REASONS = {
-    "password": "wrong password",
-    "role ": "no such role",
-    "database ": "no such database",
-    "pg_hba": "pg_hba.conf does not admit this machine",
-    "ssl": "the server requires TLS, or does not support it",
-    "resolve": "no such host",
-    "translate host": "no such host",
-    "refused": "no server listens there",
-    "no such file": "no server listens there",
-    "timeout": "no answer in time",
-    "timed out": "no answer in time",
-    "too many": "no connection is free",
-    "remaining connection slots": "no connection is free",
-    "not a database": "the file is not a SQLite database",
-    "readonly": "the file is read-only",
-    "unable to open": "the file cannot be opened",
-    "locked": "another process has locked it",
-}
-
-
-def connection_error_reason(error: Exception) -> str:
-    """Return the reason of a failed connection in words, "" if unknown; never the driver's message."""
-    fault = error.__cause__ if isinstance(error, StoreUnavailable) else error
-    driver_message = str(getattr(fault, "orig", "")).lower()
-    return next((cause for mark, cause in _CONNECTION_ERROR_REASONS.items() if mark in driver_message), "")
+    is_pooled: bool = False
 
 
 def database_file(url: str) -> Path | None:
@@ -110,6 +87,8 @@ def _inspect_sqlite(connection: Connection) -> DatabaseInfo:
 
 
 def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
+    from app.database.session_settings import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
+
     before, started = utc_now(), time.monotonic()
     server_time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     latency_s = time.monotonic() - started
@@ -123,7 +102,8 @@ def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
         latency_s,
         ahead_s,
         settings,
-        _count_free_connections(connection),
+        None if is_pooled(connection) else _count_free_connections(connection),
+        is_pooled(connection),
     )
 
 

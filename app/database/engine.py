@@ -4,36 +4,42 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.database.diagnosis import Diagnosis, diagnose
 from app.errors import ConfigError, StoreUnavailable
 
-# Truto drops a page within seconds: a dead database must be detected before that.
-_CONNECT_TIMEOUT_S = 5
-_STATEMENT_TIMEOUT_MS = 15_000
+# Truto drops a page within seconds: an exhausted pool must be detected before that.
+_POOL_TIMEOUT_S = 5
 _SQLITE_BUSY_TIMEOUT_S = 15
-# The default suits spinning disks: PostgreSQL would read a whole table instead of the index on a run.
-_RANDOM_PAGE_COST = 1.1
-# A process that stalls inside a transaction must not hold its locks forever.
-_IDLE_IN_TRANSACTION_MS = 10_000
+# A PostgreSQL URL with several hosts, separated by commas.
+_HOST_LIST = re.compile(
+    r"^(?P<login>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/]*@)?)(?P<hosts>[^@/?,]+(?:,[^@/?,]+)+)"
+    r"(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?$"
+)
 
 
 def open_engine(
-    url: str, *, lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S, interactive: bool = False
+    url: str,
+    *,
+    schema: str = "",
+    lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
+    interactive: bool = False,
 ) -> Engine:
     """Prepare a connection pool; connects on first use.
 
     url: sqlite:///path, postgres://… or postgresql://…. The folder of a SQLite file is created.
+    schema: of all tables in PostgreSQL; "" for the first one of the search_path.
     lock_timeout_s: wait for another SQLite writer; the whole process waits. interactive: for commands that
     only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
+    Raises OSError if the folder cannot be created.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -45,30 +51,31 @@ def open_engine(
                 raise StoreUnavailable(f"the database file {parsed.database} does not exist: {hint}")
             # The file holds customers' data: no access for other users.
             Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": lock_timeout_s}, **options)
+        arguments = {} if "timeout" in parsed.query else {"timeout": lock_timeout_s}
+        engine = create_engine(parsed, connect_args=arguments, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         return engine
-    arguments = {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "application_name": "rapidbridge",
-        "options": f"-c statement_timeout={0 if interactive else _STATEMENT_TIMEOUT_MS} -c timezone=UTC"
-        f" -c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}"
-        # Starting a parallel worker takes longer than our statements.
-        f" -c random_page_cost={_RANDOM_PAGE_COST} -c max_parallel_workers_per_gather=0",
-        "keepalives_idle": 10,
-        "tcp_user_timeout": 10_000,
-    }
+    # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
+    from app.database.session_settings import connection_arguments, prepare_sessions  # noqa: PLC0415
+
     engine = create_engine(
         parsed,
         pool_size=2,
         max_overflow=4,
-        pool_timeout=_CONNECT_TIMEOUT_S,
-        connect_args=arguments,
+        pool_timeout=_POOL_TIMEOUT_S,
+        connect_args=connection_arguments(parsed.query),
+        use_native_hstore=False,
         **options,
     )
-    event.listen(engine, "connect", _prepare_postgresql)
+    prepare_sessions(engine, schema=schema, has_statement_timeout=not interactive)
     return engine
+
+
+def describe_folder_error(error: OSError) -> str:
+    """Return a message for a folder of a SQLite file that cannot be created."""
+    reason = error.strerror or type(error).__name__
+    return f"the folder of the database file cannot be created ({reason}); correct the path in its URL"
 
 
 def parse_url(url: str) -> URL:
@@ -77,17 +84,26 @@ def parse_url(url: str) -> URL:
     return _make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 
+def _move_hosts_to_query(match: re.Match[str]) -> str:
+    # SQLAlchemy knows several hosts only as parameters.
+    pairs = [re.fullmatch(r"\[?(.*?)\]?(?::(\d+))?", place) for place in match["hosts"].split(",")]
+    hosts = ",".join(pair[1] for pair in pairs if pair)
+    ports = ",".join(pair[2] or "5432" for pair in pairs if pair)
+    query = "&".join(filter(None, (f"host={hosts}&port={ports}", match["query"])))
+    return f"{match['login']}/{match['database'] or ''}?{query}"
+
+
 def redact_url(url: str) -> str:
     """Return a database URL without its passwords; raises ConfigError if it is malformed."""
     parsed = _make_url(url)
-    # The driver also accepts passwords as query parameters.
-    hidden = [name for name in parsed.query if "password" in name.lower()]
+    # The driver also accepts passwords and keys as query parameters. The value of sslkey is a path.
+    hidden = [name for name in parsed.query if re.search("password|secret|scram", name, re.I)]
     return parsed.difference_update_query(hidden).render_as_string(hide_password=True)
 
 
 def _make_url(url: str) -> URL:
     try:
-        return make_url(url)
+        return make_url(_HOST_LIST.sub(_move_hosts_to_query, url))
     except (ArgumentError, ValueError):
         problem = "a database URL is malformed: percent-encode special characters in its password."
         # SQLAlchemy's error may quote the password, so it is not chained.
@@ -101,17 +117,6 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
-
-
-def _prepare_postgresql(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # A 200 may only follow a commit that is on disk. A stricter setting than "on" stays.
-    cursor = connection.cursor()
-    cursor.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
-    cursor.close()
-    connection.commit()
 
 
 def _use_wal(cursor: DBAPICursor) -> None:
@@ -130,51 +135,57 @@ def _use_wal(cursor: DBAPICursor) -> None:
 def autocommit(engine: Engine) -> Iterator[Connection]:
     """Connect for a single statement that commits by itself.
 
-    PostgreSQL: saves the round trips of BEGIN and COMMIT. SQLite has no round trips.
+    PostgreSQL: saves the round trips of BEGIN and COMMIT, except behind a pooler. SQLite has no round trips.
     """
-    if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            yield connection
-    else:
+    if engine.dialect.name != "postgresql":
         with engine.begin() as connection:
             yield connection
+        return
+    from app.database.session_settings import is_pooled  # noqa: PLC0415  # loads psycopg; see open_engine
+
+    with engine.connect() as connection:
+        if is_pooled(connection):
+            with connection.begin():
+                yield connection
+        else:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for errors of the database or its driver."""
+def translate_errors(engine: Engine, *, schema: str = "") -> Iterator[None]:
+    """Raise StoreUnavailable for errors of the database or its driver. schema: see open_engine."""
     try:
         yield
-    except PoolTimeout as error:
-        raise StoreUnavailable("no connection to the database became free in time") from error
-    except DBAPIError as error:
-        raise StoreUnavailable(_explain(error)) from error
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database failed: {type(error).__name__}") from error
+    except Exception as error:
+        if not _is_database_error(error):
+            raise
+        raise StoreUnavailable(
+            f"the database failed: {diagnose_for(error, engine, schema=schema)}"
+        ) from error
 
 
-def _explain(error: DBAPIError) -> str:
-    """Return the error's type and code, without its message, which may quote a row."""
-    fault = type(error.orig).__name__
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-    # A table or a column is missing.
-    unmigrated = state in ("42P01", "42703") or "no such " in str(error.orig)
-    hint = (
-        "tables are missing or outdated; run: rapidbridge migrate"
-        if unmigrated
-        else "check DATABASE_URL, and that the database is up"
+def diagnose_for(error: BaseException | None, engine: Engine, *, schema: str = "") -> Diagnosis:
+    """Return the diagnosis of an error of an engine; see diagnose."""
+    url = engine.url
+    return diagnose(error, role=url.username or "", database=url.database or "", schema=schema)
+
+
+def _is_database_error(error: Exception) -> bool:
+    """Whether SQLAlchemy or a driver raised an error; drivers raise UnicodeError for some texts."""
+    return isinstance(error, SQLAlchemyError | sqlite3.Error | UnicodeError) or (
+        type(error).__module__.startswith("psycopg")
     )
-    return f"the database failed ({fault}{f', {state}' if state else ''}): {hint}"
 
 
 class Database:
     """A pool of connections to the store's database. Every method raises StoreUnavailable.
 
-    engine: SQLAlchemy's, for callers that need the driver's own errors.
+    engine: SQLAlchemy's, for callers that need the driver's own errors. schema: see open_engine.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, schema: str = "") -> None:
         self.engine = engine
+        self.schema = schema
 
     @property
     def dialect(self) -> Dialect:
@@ -194,14 +205,18 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """Connect for a single statement that commits by itself."""
-        with translate_errors(), autocommit(self.engine) as connection:
+        with self.translate_errors(), autocommit(self.engine) as connection:
             yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Connect for one transaction: committed at the end, rolled back by an exception."""
-        with translate_errors(), self.engine.begin() as connection:
+        with self.translate_errors(), self.engine.begin() as connection:
             yield connection
+
+    def translate_errors(self) -> AbstractContextManager[None]:
+        """Raise StoreUnavailable for errors of this database or its driver."""
+        return translate_errors(self.engine, schema=self.schema)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -209,7 +224,15 @@ class Database:
 
 
 def open_database(
-    url: str, *, lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S, interactive: bool = False
+    url: str,
+    *,
+    schema: str = "",
+    lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
+    interactive: bool = False,
 ) -> Database:
-    """Prepare a database as `open_engine` does."""
-    return Database(open_engine(url, lock_timeout_s=lock_timeout_s, interactive=interactive))
+    """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created."""
+    try:
+        engine = open_engine(url, schema=schema, lock_timeout_s=lock_timeout_s, interactive=interactive)
+    except OSError as error:
+        raise StoreUnavailable(describe_folder_error(error)) from error
+    return Database(engine, schema=schema)

@@ -1,19 +1,16 @@
 """The RQ queue, which spreads the ids of pending deliveries over workers."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 from uuid import UUID, uuid4
 
 from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
-from app.errors import QueueUnavailable
 from app.plural import format_count
+from app.redis.connection import queue_unavailable
 
 # The namespace of releases whose keys named no receiver: `rapidbridge`, `rapidbridge:spool`.
 UNNAMED = ""
@@ -25,7 +22,6 @@ JOB_TIMEOUT_S = 18
 IDS_PER_JOB = 32
 # A larger backlog stays in the inbox, from which the sweeper enqueues: Redis must not fill up.
 MAX_JOBS = 128
-_TIMEOUT_S = 2.0
 # RQ's, with the keys of a queue's workers.
 _WORKERS_KEY = "rq:workers:{}"
 _FAILED_JOB_TTL_S = 3600
@@ -42,23 +38,6 @@ class DueDelivery(Protocol):
     def lost_attempts(self) -> int: ...
 
 
-def connect_redis(url: str, *, tls_verify: bool) -> Redis:
-    """Prepare a connection pool with timeouts of 2 s.
-
-    url: redis://…, rediss://… or unix://…. tls_verify: False accepts a self-signed certificate.
-    """
-    options: dict[str, Any] = {} if tls_verify or not url.startswith("rediss:") else {"ssl_cert_reqs": "none"}
-    return Redis.from_url(
-        url,
-        socket_connect_timeout=_TIMEOUT_S,
-        socket_timeout=_TIMEOUT_S,
-        # The client's default of ten retries outlasts every request. One retry covers pooled connections that
-        # died while idle, and enqueuing an id twice is harmless. A timeout is not retried.
-        retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(RedisConnectionError,)),
-        **options,
-    )
-
-
 def format_key(namespace: str, *parts: str) -> str:
     """Return the key of a receiver in Redis. namespace: the receiver's, or UNNAMED."""
     return ":".join(("rapidbridge", *filter(None, (namespace,)), *parts))
@@ -69,7 +48,7 @@ def list_namespaces(connection: Redis) -> set[str]:
     try:
         members = cast("set[bytes]", connection.smembers(NAMESPACES_KEY))
     except RedisError as error:
-        raise _unavailable(error) from error
+        raise queue_unavailable(error) from error
     return {member.decode(errors="replace") for member in members}
 
 
@@ -92,7 +71,7 @@ class DeliveryQueue:
         try:
             return self._queue.count < MAX_JOBS
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def enqueue(self, deliveries: Sequence[DueDelivery]) -> None:
         """Enqueue deliveries in one round trip, IDS_PER_JOB in each job.
@@ -117,14 +96,14 @@ class DeliveryQueue:
         try:
             self._queue.enqueue_many(jobs)
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def has_marker(self) -> bool:
         """Whether Redis has kept its data since `set_marker`."""
         try:
             return bool(self._queue.connection.exists(self._marker_key))
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def set_marker(self) -> None:
         """Write the marker by which `has_marker` detects that Redis lost its data."""
@@ -134,7 +113,7 @@ class DeliveryQueue:
                 pipeline.sadd(NAMESPACES_KEY, self.namespace)
                 pipeline.execute()
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def count_workers(self) -> int:
         """Return the number of live workers. A killed worker counts for up to two more minutes."""
@@ -145,7 +124,7 @@ class DeliveryQueue:
         try:
             return {worker.name for worker in Worker.all(queue=self._queue)}
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def remove_worker(self, worker: str) -> None:
         """Remove a dead worker from the live ones."""
@@ -157,7 +136,7 @@ class DeliveryQueue:
                 pipeline.delete(key)
                 pipeline.execute()
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def delete(self) -> None:
         """Delete the queue and its jobs. The sweeper enqueues their deliveries again."""
@@ -165,27 +144,23 @@ class DeliveryQueue:
             self._queue.delete(delete_jobs=True)
             self._queue.connection.delete(self._marker_key)
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def count_jobs(self) -> tuple[int, int]:
         """Return the number of queued jobs, and of jobs that failed within the last hour."""
         try:
             return self._queue.count, self._queue.failed_job_registry.get_job_count(cleanup=False)
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def ping(self) -> None:
         """Return if Redis answers, raise otherwise."""
         try:
             self._queue.connection.ping()
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
 
 def _job_id(group: Sequence[DueDelivery]) -> str:
     # The attempt distinguishes retries of one delivery, the random part two jobs for the same attempt.
     return f"{group[0].id}-{len(group)}-attempt-{max(due.attempts for due in group) + 1}-{uuid4().hex[:8]}"
-
-
-def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(f"Redis failed ({type(error).__name__}): check REDIS_URL, and that Redis is up")

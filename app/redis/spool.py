@@ -10,7 +10,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.errors import QueueUnavailable
+from app.redis.connection import queue_unavailable
 from app.redis.queue import NAMESPACES_KEY, format_key
 from app.store.compression import compress, decompress
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
@@ -50,7 +50,7 @@ class Spool:
                 pipeline.xadd(self.key, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
                 pipeline.execute()
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
         refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None
         return Receipt(
             delivery.delivery_id, is_duplicate=False, is_spooled=True, refusal_reason=refusal_reason
@@ -61,7 +61,7 @@ class Spool:
         try:
             return int(self._redis.xlen(self.key))
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def drain(
         self,
@@ -84,7 +84,7 @@ class Spool:
                 self._redis.xdel(self.key, *deliveries)
                 moved += len(deliveries)
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def count_for_account(self, account: str) -> int:
         """Return the number of deliveries of an integrated account."""
@@ -95,7 +95,7 @@ class Spool:
         try:
             return int(self._redis.xlen(self.unreadable_key))
         except RedisError as error:
-            raise _unavailable(error) from error
+            raise queue_unavailable(error) from error
 
     def erase(self, account: str) -> int:
         """Delete the deliveries of an integrated account; return their number."""
@@ -104,7 +104,7 @@ class Spool:
             try:
                 removed += int(self._redis.xdel(self.key, entry_id))
             except RedisError as error:
-                raise _unavailable(error) from error
+                raise queue_unavailable(error) from error
         return removed
 
     def _find_entries(self, account: str) -> Iterator[bytes]:
@@ -116,7 +116,7 @@ class Spool:
                     "list[tuple[bytes, _EntryFields]]", self._redis.xrange(self.key, min=after, count=1)
                 )
             except RedisError as error:
-                raise _unavailable(error) from error
+                raise queue_unavailable(error) from error
             if not entries:
                 return
             [(entry_id, fields)] = entries
@@ -210,10 +210,4 @@ def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
         ),
         state=DeliveryState(header["state"]),
         reason=header.get("reason", ""),
-    )
-
-
-def _unavailable(error: RedisError) -> QueueUnavailable:
-    return QueueUnavailable(
-        f"the spool failed ({type(error).__name__}): check REDIS_URL, and that Redis is up"
     )

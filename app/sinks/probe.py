@@ -17,7 +17,7 @@ def probe_sink(config: SinkConfig) -> Path | None:
     if isinstance(config, FilesSinkConfig):
         return probe_folder(Path(unquote(urlsplit(config.url).path)))
     # SQLite writes a log next to its file.
-    folder = probe_database(config.url)
+    folder = probe_database(config.url, schema=config.database_schema)
     return probe_folder(folder) if folder else None
 
 

@@ -26,7 +26,9 @@ class SinkRegistry:
         if name not in self._open_sinks:
             config = self._sink_configs[name]
             self._open_sinks[name] = (
-                FilesSink(config.url) if isinstance(config, FilesSinkConfig) else SqlSink(config.url)
+                FilesSink(config.url)
+                if isinstance(config, FilesSinkConfig)
+                else SqlSink(config.url, schema=config.database_schema)
             )
         return self._open_sinks[name]
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from app.database.engine import Database, autocommit, translate_errors
+from app.database.engine import Database, autocommit
 from app.errors import BodyPruned
 from app.store.bulk_insert import InsertResult, build_insert
 from app.store.compression import compress, decompress
@@ -52,7 +52,7 @@ class Inbox:
         for id_, delivery, body in zip(ids, incoming, bodies, strict=True):
             # If a group has the same bytes twice, the first decision counts.
             rows.setdefault(id_, _build_row(id_, delivery, body, copies[id_]))
-        with translate_errors():
+        with self._database.translate_errors():
             results = self._write(
                 rows, [delivery for delivery in incoming if delivery.state == DeliveryState.REFUSED]
             )

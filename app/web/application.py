@@ -13,7 +13,8 @@ from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Routes
 from app.config.settings import Settings
 from app.database.engine import open_database
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
 from app.store.inbox import Inbox
@@ -36,7 +37,9 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
-    database = open_database(settings.database_url, lock_timeout_s=COMMIT_TIMEOUT_S)
+    database = open_database(
+        settings.database_url, schema=settings.database_schema, lock_timeout_s=COMMIT_TIMEOUT_S
+    )
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)

@@ -9,7 +9,8 @@ import gevent
 import structlog
 from gevent.lock import BoundedSemaphore
 
-from app.errors import QueueUnavailable, StoreUnavailable
+from app.errors import StoreUnavailable, TransientError
+from app.logs import locate_error
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, Receipt
@@ -53,8 +54,8 @@ class FailoverInbox:
             self._retry_at = time.monotonic() + COMMIT_TIMEOUT_S + _RETRY_INTERVAL_S
         try:
             receipt = self._commits.submit(delivery)
-        except StoreUnavailable as error:
-            self._fail_over(error)
+        except Exception as error:  # noqa: BLE001  # no fault of the database may lose a delivery
+            self._fail_over(as_unavailable(error))
             return self._store_in_spool(delivery)
         if self._is_failed_over:
             self._is_failed_over = False
@@ -77,7 +78,7 @@ class FailoverInbox:
                 return query()
             return query()
 
-    def _fail_over(self, error: StoreUnavailable) -> None:
+    def _fail_over(self, error: TransientError) -> None:
         self._retry_at = time.monotonic() + _RETRY_INTERVAL_S
         if not self._is_failed_over:
             self._is_failed_over = True
@@ -86,8 +87,8 @@ class FailoverInbox:
     def _store_in_spool(self, delivery: IncomingDelivery) -> Receipt:
         try:
             return self._spool.put(delivery)
-        except QueueUnavailable as error:
-            raise StoreUnavailable(f"the database is unavailable, and {error}") from error
+        except Exception as error:
+            raise StoreUnavailable(f"the database is unavailable, and {as_unavailable(error)}") from error
 
     def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
         return _with_timeout(lambda: self._inbox.put(deliveries))
@@ -99,3 +100,15 @@ def _with_timeout(operation: Callable[[], Result]) -> Result:
             return operation()
     except gevent.Timeout as error:
         raise StoreUnavailable(f"the database did not answer within {COMMIT_TIMEOUT_S:g} s") from error
+    except Exception as error:
+        raise as_unavailable(error) from error
+
+
+def as_unavailable(error: Exception) -> TransientError:
+    """Return an error of the store's unchanged, and any other one with its type and place only."""
+    if isinstance(error, TransientError):
+        return error
+    # The message may quote the delivery.
+    return StoreUnavailable(
+        f"the store failed with {type(error).__name__} at {locate_error(error)}; report this as a bug"
+    )

@@ -10,12 +10,13 @@ from flask import Flask, Response, jsonify
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
-from app.errors import StoreUnavailable, TransientError
+from app.errors import StoreUnavailable
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
+from app.web.failover_inbox import as_unavailable
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
@@ -61,8 +62,8 @@ def _run_check(check: Callable[[], str]) -> str:
         with suppress(StoreUnavailable):
             return check()
         return check()
-    except TransientError as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001  # a check that fails is unready, in whichever way it fails
+        return str(as_unavailable(error))
 
 
 def _check_store(database: Database) -> str:

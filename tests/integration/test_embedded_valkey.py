@@ -13,7 +13,7 @@ from redis import Redis
 
 from app.cli.local.valkey import build_valkey_command, find_valkey
 from app.errors import ConfigError
-from app.redis.queue import connect_redis
+from app.redis.connection import connect_redis
 from tests.support.processes import ROOT
 from tests.support.valkey import ValkeyServer
 

@@ -18,7 +18,8 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.database.engine import Database, open_database
-from app.redis.queue import DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate

@@ -27,7 +27,8 @@ from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable
-from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery

@@ -47,6 +47,11 @@ class PostgresServer(Server):
         self.run(str(binaries / "initdb"), *tables)
         self.start()
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its socket."""
+        return self._folder
+
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self._folder}"
 

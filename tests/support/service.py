@@ -28,7 +28,7 @@ class Service:
         if routes:
             (folder / "routes.toml").write_text(routes)
             self.settings["ROUTES_FILE"] = str(folder / "routes.toml")
-        self.store = open_database(database_url)
+        self.store = open_database(database_url, schema=settings.get("DATABASE_SCHEMA", ""))
         migrate(self.store)
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:

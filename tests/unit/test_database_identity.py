@@ -77,6 +77,17 @@ def test_the_setting_replaces_the_derived_namespace() -> None:
     assert read_settings({"DATABASE_URL": url, "REDIS_NAMESPACE": "prod_1"}).namespace == "prod_1"
 
 
+def test_tenants_in_schemas_of_one_database_have_different_namespaces() -> None:
+    url = "postgres://u@db/app"
+
+    first, second = (
+        read_settings({"DATABASE_URL": url, "DATABASE_SCHEMA": schema}).namespace for schema in ("one", "two")
+    )
+
+    assert len({first, second, derive_namespace(url)}) == 3
+    assert first == derive_namespace(f"{url}?options=-csearch_path%3Done")
+
+
 @pytest.mark.parametrize("name", ["a:b", "a b", "unnamed", "x" * 65, "*"])
 def test_an_invalid_namespace_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"REDIS_NAMESPACE: .*unset REDIS_NAMESPACE\."):

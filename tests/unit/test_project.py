@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "app.notify": (*_BASE, "app.config.notify"),
     "app.config": _BASE,
     "app.database": _BASE,
-    "app.redis.queue": _BASE,
+    "app.redis.connection": _BASE,
+    "app.redis.queue": (*_BASE, "app.redis.connection"),
     "app.redis": (*_BASE, "app.store", "app.truto"),
     "app.store": (*_BASE, "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
@@ -115,12 +116,17 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
         ),
         ("import app.web.application", ("alembic", "workers", "app.sinks", "httpx")),
         (
+            # gevent patches the modules that these import, after gunicorn has read the settings.
+            "from app.config.load import read_config; read_config()",
+            ("psycopg", "redis", "sqlalchemy", "ssl"),
+        ),
+        (
             # Not the forwarder: httpx loads click for a command of its own.
             "import app.replay.preview, app.replay.redeliver, app.replay.importer",
             ("click", "app.cli", "workers", "httpx"),
         ),
     ],
-    ids=["help", "web", "replay"],
+    ids=["help", "web", "settings", "replay"],
 )
 def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tuple[str, ...]) -> None:
     check = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
@@ -128,6 +134,21 @@ def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tupl
         [sys.executable, "-c", f"{start}; {check}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ran.stdout.endswith("[]\n"), ran.stdout + ran.stderr
+
+
+def test_the_store_is_opened_in_its_schema() -> None:
+    calls = [
+        (module, ast.unparse(node))
+        for module, tree in _list_sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "open_database"
+        and "settings" in ast.unparse(node)
+    ]
+    assert calls
+    assert not [
+        call for call in calls if "schema=settings.database_schema" not in call[1].replace("config.", "")
+    ]
 
 
 def test_only_the_configuration_reads_the_environment() -> None:

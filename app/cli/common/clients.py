@@ -10,7 +10,8 @@ from app.truto.client import TrutoClient
 
 def open_interactive_database() -> Database:
     """Open the database in DATABASE_URL for a user who waits; raises ConfigError."""
-    return open_database(read_settings(read_environment()).database_url, interactive=True)
+    settings = read_settings(read_environment())
+    return open_database(settings.database_url, schema=settings.database_schema, interactive=True)
 
 
 @contextmanager

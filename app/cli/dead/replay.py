@@ -62,7 +62,8 @@ def replay_dead(
     if with_dead_records and delivery_filter.states:
         raise click.UsageError("--records replays settled deliveries: leave out --state.")
     config = read_config()
-    database = open_database(config.settings.database_url, interactive=True)
+    settings = config.settings
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     if with_dead_records:
         delivery_filter = select_dead_records(delivery_filter)
     else:

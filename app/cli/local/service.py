@@ -15,7 +15,8 @@ from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
 from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.redis.queue import UNNAMED, DeliveryQueue, connect_redis
+from app.redis.connection import connect_redis
+from app.redis.queue import UNNAMED, DeliveryQueue
 
 _START_TIMEOUT_S = 30.0
 _POLL_INTERVAL_S = 0.1

@@ -60,7 +60,10 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Pass ids or --since, not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    database, now = open_database(settings.database_url, interactive=True), utc_now()
+    database, now = (
+        open_database(settings.database_url, schema=settings.database_schema, interactive=True),
+        utc_now(),
+    )
     with open_optional_truto_api(settings) as api:
         reconciler = BatchReconciler(database, RunRefresher(Runs(database), api) if api else None)
         if run_ids:

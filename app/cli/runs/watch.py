@@ -56,7 +56,7 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
       rapidbridge runs watch 1f276317
     """
     settings = read_settings(read_environment())
-    database = open_database(settings.database_url, interactive=True)
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     screen = _RunScreen(as_json=as_json)
     with open_optional_truto_api(settings) as api:
         watcher = RunWatcher(database, run_ids, RunRefresher(Runs(database), api) if api else None)

@@ -18,7 +18,7 @@ def read_rows(url: str, resource: str, route: Route) -> Iterator[tuple[str, str,
     table = table_name(resource, route)
     statement = text(f'SELECT "_account", "_key", "data" FROM {quote(table)}')  # noqa: S608  # a quoted name
     try:
-        with translate_errors(), engine.connect() as connection:
+        with translate_errors(engine), engine.connect() as connection:
             if not inspect(connection).has_table(table):
                 return
             for account, key, data in connection.execution_options(yield_per=1000).execute(statement):

@@ -18,6 +18,10 @@ from app.sinks.sql.dialect import (
 from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
 
+# States of class 42 (a faulty statement) that another attempt, or a grant, mends: a missing right, a prepared
+# statement that a pooler mixed up, and a schema, table or column that another worker created first.
+_TRANSIENT_STATES = ("42501", "42P05", "42P06", "42P07", "42701")
+
 
 class PostgreSQL(Dialect):
     """PostgreSQL 12 and later."""
@@ -71,13 +75,13 @@ class PostgreSQL(Dialect):
         connection.exec_driver_sql(statement, parameters)
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
-        """Classify by SQLSTATE; server errors and missing rights can be fixed, so they are retried."""
+        """Classify by SQLSTATE; everything that another session or an operator can mend is retried."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state == "42P01":
             return "recreate"
         if state.startswith(("22", "23", "54")):
             return "split"
-        return "refuse" if state.startswith("42") and state != "42501" else "retry"
+        return "refuse" if state.startswith("42") and state not in _TRANSIENT_STATES else "retry"
 
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return the code for a SQLSTATE."""

@@ -3,18 +3,21 @@
 from pathlib import Path
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.database.diagnostics import connection_error_reason, database_file, missing_file
-from app.database.engine import open_engine
+from app.database.diagnostics import database_file, missing_file
+from app.database.engine import diagnose_for, open_engine
+from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import SinkUnavailable
 
 _LOCK_TIMEOUT_S = 3.0
 _RIGHTS = text(
     """
     SELECT current_schema() AS schema,
+      current_setting('server_encoding') AS encoding,
       current_setting('transaction_read_only') = 'on' AS is_read_only,
-      coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create
+      coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+      has_database_privilege(current_database(), 'CREATE') AS may_create_schema
     """
 )
 # Tables of the sink on which its role lacks a right.
@@ -30,7 +33,7 @@ _UNWRITABLE_TABLES = text(
 _HAS_TABLES = text("SELECT to_regclass('rapidbridge_sink_tables') IS NOT NULL")
 
 
-def probe_database(url: str) -> Path | None:
+def probe_database(url: str, *, schema: str = "") -> Path | None:
     """Return the folder of a SQLite file, None for other databases.
 
     A missing SQLite file is not created. Raises SinkUnavailable if tables cannot be created or written.
@@ -38,33 +41,39 @@ def probe_database(url: str) -> Path | None:
     path = database_file(url)
     if missing_file(url):
         return path.parent if path else None
-    engine = open_engine(url, lock_timeout_s=_LOCK_TIMEOUT_S)
+    engine = open_engine(url, schema=schema, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         # On SQLite, BEGIN IMMEDIATE takes the write lock: that proves the file is writable.
         with engine.connect() as connection, connection.begin() as transaction:
             if engine.dialect.name == "postgresql":
-                _check_rights(connection)
+                _check_rights(connection, schema)
             transaction.rollback()
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-        failure = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
-        raise SinkUnavailable(
-            connection_error_reason(error) or f"the sink's database failed ({failure})"
-        ) from error
-    except SQLAlchemyError as error:
-        raise SinkUnavailable(f"the sink's database failed ({type(error).__name__})") from error
+    except (SQLAlchemyError, UnicodeError) as error:
+        raise SinkUnavailable(str(diagnose_for(error, engine, schema=schema))) from error
     finally:
         engine.dispose()
     return path.parent if path else None
 
 
-def _check_rights(connection: Connection) -> None:
+def _check_rights(connection: Connection, schema: str) -> None:
     rights = connection.execute(_RIGHTS).one()
+    if rights.encoding != "UTF8":
+        raise SinkUnavailable(
+            f"the sink's database has the encoding {rights.encoding}, which cannot represent every record: "
+            f"create another one with: {CREATE_UTF8_DATABASE}"
+        )
     if rights.is_read_only:
         raise SinkUnavailable("the sink's database is read-only, or a standby: name the primary in its `url`")
+    if schema and rights.schema is None:
+        if not rights.may_create_schema:
+            raise SinkUnavailable(
+                f"there is no schema {schema}, and the sink's role may not create it: "
+                f'run as a superuser: CREATE SCHEMA "{schema}" AUTHORIZATION the_role;'
+            )
+        return
     if not rights.may_create:
-        schema = rights.schema or "any schema of its search_path"
-        raise SinkUnavailable(f"the sink's role may not create tables in {schema}: grant it CREATE")
+        place = rights.schema or "any schema of its search_path"
+        raise SinkUnavailable(f"the sink's role may not create tables in {place}: grant it CREATE")
     if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_UNWRITABLE_TABLES).scalar_one():
         raise SinkUnavailable(
             "the sink's role may not write to tables of this sink: grant it SELECT, INSERT and UPDATE"

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
-from app.database.engine import autocommit, open_engine
+from app.database.engine import autocommit, describe_folder_error, diagnose_for, open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
@@ -28,10 +27,14 @@ class SqlSink:
     is split until the rejected records stand alone, and the rest is written.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = open_engine(url)
+    def __init__(self, url: str, *, schema: str = "") -> None:
+        self._schema = schema
+        try:
+            self._engine = open_engine(url, schema=schema)
+        except OSError as error:
+            raise SinkUnavailable(describe_folder_error(error)) from error
         self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
-        self._tables = SinkTables(self._engine, self._dialect)
+        self._tables = SinkTables(self._engine, self._dialect, schema)
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
@@ -96,10 +99,10 @@ class SqlSink:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except PoolTimeout as error:
-            raise SinkUnavailable("no connection to the sink became free in time") from error
         except DBAPIError as error:
             raise self._translate_error(error) from error
+        except (SQLAlchemyError, UnicodeError) as error:
+            raise self._describe_failure(error) from error
 
     def _translate_error(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
@@ -111,4 +114,8 @@ class SqlSink:
             )
         # After "recreate", the table was dropped: the retry creates it again.
         self._tables.clear_cache()
-        return SinkUnavailable(f"the sink's database failed ({failure})")
+        return self._describe_failure(error)
+
+    def _describe_failure(self, error: Exception) -> SinkUnavailable:
+        diagnosis = diagnose_for(error, self._engine, schema=self._schema)
+        return SinkUnavailable(f"the sink's database failed: {diagnosis}")

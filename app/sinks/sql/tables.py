@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, Engine, inspect, text
 
 from app.config.routes import ColumnConfig, Route
+from app.database.provision import create_schema
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
 
@@ -38,9 +39,10 @@ def _digest(resource: str) -> str:
 class SinkTables:
     """The sink's tables, created when needed; a table belongs to one resource."""
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+    def __init__(self, engine: Engine, dialect: Dialect, schema: str = "") -> None:
         self._engine = engine
         self._dialect = dialect
+        self._schema = schema
         self._ready_tables: set[tuple[str, str, frozenset[str]]] = set()
 
     def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
@@ -58,6 +60,8 @@ class SinkTables:
         with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+            if self._schema:
+                create_schema(connection, self._schema)
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
             existing_columns = {column["name"] for column in inspect(connection).get_columns(name)}

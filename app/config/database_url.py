@@ -1,0 +1,85 @@
+"""Checks of the parameters of a database URL, and of a schema's name.
+
+No message quotes a value.
+"""
+
+import difflib
+import re
+from collections import Counter
+from urllib.parse import parse_qsl
+
+# The same split as SQLAlchemy's: a password may contain "?".
+_LOGIN = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
+_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+_SQLITE_PARAMETERS = ("timeout",)
+# Written out, because gunicorn reads the settings before gevent patches the modules that psycopg imports.
+_LIBPQ_NAMES = """
+application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
+gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle
+keepalives_interval krbsrvname load_balance_hosts max_protocol_version min_protocol_version
+oauth_client_id oauth_client_secret oauth_issuer oauth_scope options passfile password port replication
+require_auth requirepeer scram_client_key scram_server_key service ssl_max_protocol_version
+ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode
+sslnegotiation sslpassword sslrootcert sslsni target_session_attrs tcp_user_timeout user
+"""
+LIBPQ_PARAMETERS = tuple(_LIBPQ_NAMES.split())
+_POOL = "remove it: each process has its own pool of six connections"
+_POOLER = "remove it: a pooler such as PgBouncer is recognized, and prepared statements are off behind it"
+_SCHEMA_SETTING = "remove it, and set DATABASE_SCHEMA, or `schema` of a sink"
+_SERVER_SETTING = "write it as options=-c%20NAME%3DVALUE"
+# Parameters of other drivers, in lower case.
+_HINTS = {
+    **dict.fromkeys(("connection_limit", "max_overflow", "pool", "pool_size", "pool_timeout"), _POOL),
+    **dict.fromkeys(
+        (
+            "pgbouncer",
+            "prepare_threshold",
+            "preparethreshold",
+            "prepared_statement_cache_size",
+            "prepared_statements",
+            "statement_cache_size",
+        ),
+        _POOLER,
+    ),
+    **dict.fromkeys(("schema", "currentschema", "search_path"), _SCHEMA_SETTING),
+    **dict.fromkeys(("statement_timeout", "lock_timeout", "timezone", "datestyle"), _SERVER_SETTING),
+    **dict.fromkeys(
+        ("ssl", "sslaccept", "sslidentity", "ssl_mode", "tls"),
+        "use sslmode=require, or sslmode=verify-full with sslrootcert",
+    ),
+    **dict.fromkeys(("socket_timeout", "timeout"), "use connect_timeout or tcp_user_timeout"),
+    "applicationname": "use application_name",
+}
+
+
+def check_database_url(url: str) -> str:
+    """Return a database URL; raise ValueError for a parameter that its driver does not know."""
+    query = _LOGIN.sub("", url, count=1).partition("?")[2]
+    parameters = parse_qsl(query, keep_blank_values=True)
+    is_sqlite = url.startswith("sqlite:")
+    known = _SQLITE_PARAMETERS if is_sqlite else LIBPQ_PARAMETERS
+    for name, count in Counter(name for name, _ in parameters).items():
+        if name not in known:
+            raise ValueError(f"has the unknown parameter {name[:40]}; {_find_hint(name, known)}")
+        if count > 1 and name != "host":
+            raise ValueError(f"has the parameter {name} {count} times; keep one of them")
+    encodings = [value for name, value in parameters if name == "client_encoding"]
+    if any(re.sub("[^a-z0-9]", "", value.lower()) not in ("utf8", "unicode") for value in encodings):
+        raise ValueError("sets client_encoding; remove it: only UTF8 can represent every record")
+    return url
+
+
+def check_schema_name(name: str) -> str:
+    """Return a schema's name; raise ValueError for one that PostgreSQL reserves or that needs escapes."""
+    if not _SCHEMA.fullmatch(name) or name.lower().startswith("pg_"):
+        raise ValueError("is no name of a schema; use letters, digits, _ and -, and no prefix pg_")
+    return name
+
+
+def _find_hint(name: str, known: tuple[str, ...]) -> str:
+    if known == _SQLITE_PARAMETERS:
+        return f"remove it: for SQLite only {', '.join(known)} is known"
+    if hint := _HINTS.get(name.lower()):
+        return hint
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"use {near[0]}" if near else "remove it, or use one that libpq knows"

@@ -1,0 +1,382 @@
+"""PostgreSQL sessions: settings of hostile databases, poolers, schemas, and servers that lose their role."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from app.config.routes import Route
+from app.database.diagnostics import inspect_database
+from app.database.engine import Database, open_database
+from app.errors import ConfigError, SinkUnavailable, StoreUnavailable
+from app.sinks.sql.probe import probe_database
+from app.sinks.sql.sink import SqlSink
+from app.store.migrate import is_current, migrate
+from tests.contract.test_sinks import batch
+from tests.integration.test_doctor import doctor
+from tests.support.pgbouncer import PgBouncer, running_pgbouncer
+from tests.support.postgres import PostgresServer
+from tests.support.service import running_whole_service
+from tests.support.waiting import wait_until
+
+Opener = Callable[..., Database]
+
+HOSTILE = {
+    "datestyle": "SQL, DMY",
+    "timezone": "Asia/Kathmandu",
+    "intervalstyle": "sql_standard",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+    "extra_float_digits": "-10",
+    "client_encoding": "LATIN1",
+    "default_transaction_isolation": "serializable",
+    "synchronous_commit": "off",
+    "lock_timeout": "1ms",
+    "random_page_cost": "40",
+}
+OURS = {
+    "datestyle": "ISO, MDY",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+    "extra_float_digits": "1",
+    "client_encoding": "UTF8",
+    "transaction_isolation": "read committed",
+    "synchronous_commit": "on",
+    "lock_timeout": "0",
+    "statement_timeout": "15s",
+    "idle_in_transaction_session_timeout": "10s",
+    "random_page_cost": "1.1",
+}
+
+
+@pytest.fixture(scope="module")
+def pgbouncer(private_postgres: PostgresServer) -> Iterator[PgBouncer]:
+    with running_pgbouncer(private_postgres) as server:
+        yield server
+
+
+@pytest.fixture
+def direct_url(private_postgres: PostgresServer) -> Iterator[str]:
+    with private_postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["direct", "pooled"])
+def url(request: pytest.FixtureRequest, direct_url: str) -> str:
+    """The URL of an empty database, directly and through PgBouncer."""
+    if request.param == "direct":
+        return direct_url
+    pooler: PgBouncer = request.getfixturevalue("pgbouncer")
+    return pooler.url(direct_url)
+
+
+@pytest.fixture
+def open_(request: pytest.FixtureRequest) -> Opener:
+    """Opens databases as the processes do, and closes them at the end."""
+
+    def open_until_the_end(url: str, **options: str) -> Database:
+        database = open_database(url, schema=options.get("schema", ""))
+        request.addfinalizer(database.close)
+        return database
+
+    return open_until_the_end
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.format(database=connection.info.dbname))
+
+
+def make_hostile(direct_url: str) -> None:
+    execute(direct_url, *(f"ALTER DATABASE {{database}} SET {name} = '{HOSTILE[name]}'" for name in HOSTILE))
+
+
+def read_settings(database: Database, *, in_transaction: bool) -> dict[str, str]:
+    connect = database.transaction if in_transaction else database.autocommit
+    with connect() as connection:
+        columns = ", ".join(f"current_setting('{name}') AS {name}" for name in OURS)
+        return dict(connection.execute(text(f"SELECT {columns}")).mappings().one())
+
+
+def migrate_store(url: str) -> None:
+    database = open_database(url)
+    migrate(database)
+    database.close()
+
+
+def count_free(direct_url: str) -> int:
+    """Return the number of connections that no session of another program uses."""
+    with psycopg.connect(direct_url) as connection:
+        [(free,)] = connection.execute(
+            "SELECT current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int - count(*) FROM pg_stat_activity"
+            " WHERE datname IS NOT NULL AND pid <> pg_backend_pid() AND datname <> current_database()"
+        )
+    return int(free)
+
+
+def list_tables(direct_url: str) -> set[str]:
+    with psycopg.connect(direct_url) as connection:
+        rows = connection.execute(
+            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)'"
+        )
+        return {name for (name,) in rows}
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_sessions_have_our_settings_in_a_hostile_database(
+    url: str, direct_url: str, in_transaction: bool, open_: Opener
+) -> None:
+    make_hostile(direct_url)
+    database = open_(url)
+
+    # Twice: a pooled connection is used again.
+    seen = [read_settings(database, in_transaction=in_transaction) for _ in range(2)]
+
+    assert seen == [OURS, OURS]
+
+
+def test_a_whole_delivery_and_the_lists_work_in_a_hostile_database(
+    url: str, direct_url: str, tmp_path: Path
+) -> None:
+    make_hostile(direct_url)
+    with running_whole_service(tmp_path, url, WORKER_CONCURRENCY="2") as service:
+        sent = service.rapidbridge(
+            "simulate", "--records", "400", "--batch-size", "10", "--record-errors", "2"
+        )
+        service.wait_until_settled()
+        lists = [
+            service.rapidbridge(*words, "--json")
+            for words in (("deliveries", "list"), ("runs", "list"), ("dead", "list"), ("doctor", "--no-post"))
+        ]
+        log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
+
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    for ran in lists:
+        assert "Traceback" not in ran.stderr, ran.stderr
+        assert json.loads(ran.stdout), ran.stdout
+    deliveries = json.loads(lists[0].stdout)
+    assert "settled" in json.dumps(deliveries)
+    assert "sink_set_up" not in json.dumps(deliveries) + log
+    with psycopg.connect(direct_url) as connection:
+        [(dead,)] = connection.execute("SELECT count(*) FROM rapidbridge_dead_records")
+        assert dead == 0
+
+
+def test_a_pooler_is_recognized_and_its_other_clients_keep_their_settings(
+    pgbouncer: PgBouncer, direct_url: str, open_: Opener
+) -> None:
+    make_hostile(direct_url)
+    pooled_url = pgbouncer.url(direct_url)
+    database = open_(pooled_url)
+    names = [name for name in HOSTILE if name not in ("client_encoding", "timezone", "datestyle")]
+
+    # More transactions at once than the pooler has server sessions, and each statement often enough to be prepared.
+    barrier = threading.Barrier(3)
+
+    def write(_: int) -> set[int]:
+        barrier.wait(timeout=20)
+        pids = set()
+        for _ in range(12):
+            with database.transaction() as connection:
+                pids.add(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+                connection.execute(text("SELECT :n + 1"), {"n": 1}).scalar_one()
+            assert database.read(text("SELECT :n + 2"), {"n": 1}) == [(3,)]
+        return pids
+
+    with ThreadPoolExecutor(3) as pool:
+        sessions = set().union(*pool.map(write, range(3)))
+    others = []
+    for _ in range(6):
+        with psycopg.connect(pooled_url) as connection:
+            columns = ", ".join(f"current_setting('{name}')" for name in names)
+            others.append(connection.execute(f"SELECT {columns}").fetchone())
+
+    assert len(sessions) > 1
+    assert set(others) == {tuple(HOSTILE[name] for name in names)}
+
+
+def test_doctor_recognizes_a_pooler(pgbouncer: PgBouncer, direct_url: str, tmp_path: Path) -> None:
+    migrate_store(direct_url)
+
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=pgbouncer.url(direct_url))
+
+    assert output.levels("store") == {"durability": "fail"}  # The server of the tests has fsync=off.
+    checks = {result["check"] for result in output.results if result["component"] == "store"}
+    assert {"pooler", "tables"} <= checks
+    assert "connections" not in checks
+
+
+def test_options_of_the_url_are_refused_by_a_pooler_in_plain_words(
+    pgbouncer: PgBouncer, direct_url: str, open_: Opener
+) -> None:
+    database = open_(pgbouncer.url(direct_url) + "&options=-csearch_path%3Dtenant")
+
+    with pytest.raises(StoreUnavailable, match="the connection pooler refuses a parameter"):
+        database.read(text("SELECT 1"))
+
+
+def test_the_url_and_the_environment_win(
+    direct_url: str, monkeypatch: pytest.MonkeyPatch, open_: Opener
+) -> None:
+    execute(direct_url, "CREATE SCHEMA tenant")
+    monkeypatch.setenv("PGAPPNAME", "from the environment")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+    options = "-csearch_path%3Dtenant%20-c%20statement_timeout%3D4s%20--lock-timeout%3D3s"
+    by_environment = open_(direct_url)
+    by_url = open_(f"{direct_url}&application_name=crm&options={options}")
+    query = text(
+        "SELECT current_setting('application_name'), current_setting('search_path'), "
+        "current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('timezone')"
+    )
+
+    assert by_environment.read(query)[0][0] == "from the environment"
+    assert tuple(by_url.read(query)[0]) == ("crm", "tenant", "4s", "3s", "UTC")
+    with by_environment.engine.connect() as connection:
+        parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert "connect_timeout" not in parameters or parameters["connect_timeout"] == "7"
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=tenant")
+    migrate(open_(direct_url))
+    assert all(name.startswith("tenant.") for name in list_tables(direct_url))
+
+
+def test_connections_count_as_ours_under_any_name(direct_url: str, open_: Opener) -> None:
+    databases = [open_(direct_url), open_(direct_url + "&application_name=crm")]
+
+    for database in databases:
+        with database.transaction(), database.transaction():
+            # Sessions of other tests end a moment after they were closed.
+            wait_until(
+                lambda database=database: (
+                    inspect_database(database).free_connections == count_free(direct_url)
+                ),  # type: ignore[misc]
+                what="two sessions of ours to count as free",
+            )
+        database.close()
+
+
+def test_tenants_in_schemas_of_one_database_share_nothing(url: str, direct_url: str, tmp_path: Path) -> None:
+    for tenant in ("tenant_a", "Tenant-B"):
+        folder = tmp_path / tenant
+        folder.mkdir()
+        with running_whole_service(folder, url, DATABASE_SCHEMA=tenant) as service:
+            sent = service.rapidbridge("simulate", "--records", "60", "--batch-size", "20")
+            service.wait_until_settled()
+            assert sent.returncode == 0, sent.stdout + sent.stderr
+
+    tables = list_tables(direct_url)
+    by_tenant = [
+        {name.partition(".")[2] for name in tables if name.startswith(f"{tenant}.")}
+        for tenant in ("tenant_a", "Tenant-B")
+    ]
+    assert by_tenant[0] == by_tenant[1]
+    assert {"rapidbridge_deliveries", "rapidbridge_sink_tables", "crm_contacts"} <= by_tenant[0]
+    assert not [name for name in tables if name.startswith("public.")]
+
+
+def test_a_sink_creates_its_schema(url: str, direct_url: str) -> None:
+    probe_database(url, schema="lake")
+    sink = SqlSink(url, schema="lake")
+
+    sink.write(batch([{"id": "1"}]), Route(sinks=("main",)))
+    sink.close()
+
+    probe_database(url, schema="lake")
+    assert list_tables(direct_url) == {"lake.crm_contacts", "lake.rapidbridge_sink_tables"}
+
+
+def test_a_schema_that_the_role_may_not_create_is_named_with_the_command(
+    direct_url: str, open_: Opener
+) -> None:
+    execute(direct_url, "CREATE ROLE guest LOGIN")
+    url = direct_url.replace("postgres@", "guest@")
+    try:
+        with pytest.raises(SinkUnavailable, match='CREATE SCHEMA "lake" AUTHORIZATION'):
+            probe_database(url, schema="lake")
+        with pytest.raises(StoreUnavailable, match="42501"):
+            migrate(open_(url, schema="lake"))
+        execute(direct_url, 'CREATE SCHEMA "lake" AUTHORIZATION guest')
+        migrate(open_(url, schema="lake"))
+        probe_database(url, schema="lake")
+    finally:
+        execute(direct_url, "DROP OWNED BY guest CASCADE", "DROP ROLE guest")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused(
+    direct_url: str, encoding: str, tmp_path: Path, open_: Opener
+) -> None:
+    name = f"encoded_{encoding.lower()}"
+    create = f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    execute(direct_url, create)
+    url = direct_url.replace(psycopg.conninfo.conninfo_to_dict(direct_url)["dbname"], name)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(ConfigError) as refused:
+            migrate(open_(url))
+        with pytest.raises(SinkUnavailable, match=encoding):
+            probe_database(url)
+        output = doctor(tmp_path, "--no-post", DATABASE_URL=url)
+        assert encoding in output.message("store", "encoding")
+        assert encoding in output.message("sink main", "writable")
+        # The command of the message creates a database that is accepted.
+        command = str(refused.value).partition("set DATABASE_URL to it: ")[2]
+        execute(direct_url, command)
+        migrate(open_(direct_url.replace(direct_url.partition("@/")[2].partition("?")[0], "rapidbridge")))
+    finally:
+        execute(
+            direct_url,
+            f"DROP DATABASE {name} WITH (FORCE)",
+            "DROP DATABASE IF EXISTS rapidbridge WITH (FORCE)",
+        )
+
+    assert encoding in str(refused.value)
+    assert "ENCODING 'UTF8'" in command
+    assert "TEMPLATE template0" in command
+
+
+def test_sessions_that_became_read_only_are_replaced(direct_url: str, open_: Opener) -> None:
+    migrate(open_(direct_url))
+    database = open_(direct_url)
+    sink = SqlSink(direct_url)
+    sink.write(batch([{"id": "1"}]), Route(sinks=("main",)))
+    # As at a demoted server: open connections stay, and refuse writes.
+    for engine in (database.engine, sink._engine):
+        with engine.connect() as first, engine.connect() as second:
+            for connection in (first, second):
+                connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+                connection.commit()
+
+    with pytest.raises(StoreUnavailable, match="25006"):
+        database.execute(text("DELETE FROM rapidbridge_deliveries"))
+    with pytest.raises(SinkUnavailable, match="25006"):
+        sink.write(batch([{"id": "2"}]), Route(sinks=("main",)))
+
+    # Every pooled connection is new, not only the one that failed.
+    with database.transaction() as first, database.transaction() as second:
+        for connection in (first, second):
+            connection.execute(text("DELETE FROM rapidbridge_deliveries"))
+    assert sink.write(batch([{"id": "2"}]), Route(sinks=("main",))).written == 1
+    sink.close()
+
+
+def test_a_table_changed_under_a_prepared_statement_fails_once(direct_url: str, open_: Opener) -> None:
+    migrate(open_(direct_url))
+    database = open_(direct_url)
+    statement = text("SELECT * FROM rapidbridge_deliveries")
+    for _ in range(8):
+        database.read(statement)
+    execute(direct_url, "ALTER TABLE rapidbridge_deliveries ADD COLUMN added int")
+
+    with pytest.raises(StoreUnavailable):
+        database.read(statement)
+
+    assert database.read(statement) == []
+    assert is_current(database)

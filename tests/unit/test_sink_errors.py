@@ -1,0 +1,38 @@
+"""The SQL sink's reaction to errors of PostgreSQL."""
+
+import psycopg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from app.sinks.sql.postgresql import PostgreSQL
+
+
+def classify(state: str) -> str:
+    return PostgreSQL().classify_error(DBAPIError(None, None, psycopg.errors.lookup(state)()))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        # Prepared statements behind a pooler, and a changed table under a prepared statement.
+        *("42P05", "26000", "08P01", "0A000"),
+        # A failover, a restart, a lost connection.
+        *("25006", "57P01", "57P02", "57P03", "57P05", "08000", "08003", "08006"),
+        # Resources, locks, collisions, timeouts.
+        *("53100", "53200", "53300", "55P03", "40001", "40P01", "57014", "25P03"),
+        # Rights that are granted, and objects that another worker created at the same time.
+        *("42501", "42P06", "42P07", "42701", "3F000"),
+    ],
+)
+def test_a_state_that_passes_is_retried(state: str) -> None:
+    assert classify(state) == "retry"
+
+
+@pytest.mark.parametrize("state", ["42703", "42804", "42P10"])
+def test_a_table_of_another_shape_refuses_the_batch(state: str) -> None:
+    assert classify(state) == "refuse"
+
+
+@pytest.mark.parametrize("state", ["22003", "22P05", "23502", "54000"])
+def test_a_faulty_record_is_searched_for(state: str) -> None:
+    assert classify(state) == "split"

@@ -1,0 +1,144 @@
+"""Parameters of DATABASE_URL, REDIS_URL and a sink's `url`: known ones pass, others are refused by name."""
+
+import pytest
+from psycopg.pq import Conninfo
+from redis import ConnectionPool
+
+from app.config.database_url import LIBPQ_PARAMETERS
+from app.config.redis_url import REDIS_PARAMETERS
+from app.config.routes_file import read_routes
+from app.config.settings import read_settings
+from app.database.engine import open_engine
+from app.errors import ConfigError
+
+HIDDEN = "hunter2"
+
+
+def find_problem(**variables: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(variables)
+    [problem] = caught.value.problems
+    assert HIDDEN not in problem
+    return problem
+
+
+def find_sink_problem(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_routes(f'[sinks.main]\ntype = "sql"\n{text}', source="routes.toml", variables={})
+    [problem] = caught.value.problems
+    return problem
+
+
+def test_every_parameter_of_libpq_is_known() -> None:
+    assert set(LIBPQ_PARAMETERS) >= {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+
+@pytest.mark.parametrize("name", REDIS_PARAMETERS)
+def test_every_known_parameter_of_redis_is_accepted_by_the_client(name: str) -> None:
+    value = "3" if REDIS_PARAMETERS[name] is not str else "none"
+    url = f"rediss://h/0?{name}={value}"
+    pool = ConnectionPool.from_url(url)
+
+    pool.connection_class(**pool.connection_kwargs)
+    assert read_settings({"REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    ("parameter", "name", "hint"),
+    [
+        ("pgbouncer=true", "pgbouncer", "pooler such as PgBouncer is recognized"),
+        ("schema=tenant", "schema", "set DATABASE_SCHEMA"),
+        ("currentSchema=tenant", "currentSchema", "set DATABASE_SCHEMA"),
+        ("connection_limit=5", "connection_limit", "its own pool"),
+        ("pool_timeout=5", "pool_timeout", "its own pool"),
+        ("sslaccept=strict", "sslaccept", "sslmode=require"),
+        ("sslmod=require", "sslmod", "use sslmode"),
+        ("statement_timeout=5", "statement_timeout", "options=-c%20"),
+        (f"{HIDDEN}=1&x=2", "", "use one that libpq knows"),
+    ],
+)
+def test_an_unknown_parameter_of_a_database_is_refused_by_name(parameter: str, name: str, hint: str) -> None:
+    url = f"postgres://u:p%3F{HIDDEN}@h/d?{parameter.replace(HIDDEN, 'x')}"
+
+    for problem in (find_problem(DATABASE_URL=url), find_sink_problem(f'url = "{url}"')):
+        assert f"unknown parameter {name}" in problem
+        assert hint in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=require&connect_timeout=1",
+        "postgres://u@h/d?options=-csearch_path%3Dtenant&application_name=crm&client_encoding=utf8",
+        "postgres://u:a?b=c@h/d",
+        "postgres://h1:1,h2:2/d?target_session_attrs=read-write",
+        "postgres://u@/d?host=h1&host=h2&port=1",
+        "sqlite:///x.db?timeout=1",
+    ],
+)
+def test_known_parameters_of_a_database_are_accepted(url: str) -> None:
+    assert read_settings({"DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:///x.db?mode=ro", "unknown parameter mode"),
+        ("postgres://h/d?connect_timeout=1&connect_timeout=2", "connect_timeout 2 times"),
+        ("postgres://h/d?client_encoding=latin1", "client_encoding"),
+    ],
+)
+def test_a_parameter_without_effect_or_with_two_is_refused(url: str, words: str) -> None:
+    assert words in find_problem(DATABASE_URL=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis+cluster://h", "Redis Cluster, which is not supported"),
+        ("rediss+sentinel://h", "Redis Sentinel, which is not supported"),
+        ("redis-sentinel://h", "Redis Sentinel, which is not supported"),
+        (f"redis://:{HIDDEN}@h1:1,h2:2/0", "several servers, which is not supported"),
+        (f"redis://:{HIDDEN}@h?sockettimeout=1", "unknown parameter sockettimeout; use socket_timeout"),
+        (f"redis://:{HIDDEN}@h?decode_responses=1", "unknown parameter decode_responses"),
+        ("redis://h?socket_timeout=soon", "parameter socket_timeout that is no number"),
+        ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs without TLS; use rediss://"),
+        ("unix:///run/redis?socket_keepalive=1", "socket_keepalive without TCP"),
+        (f"redis://:{HIDDEN}@h:port", "malformed"),
+    ],
+)
+def test_a_redis_url_that_the_client_cannot_use_is_refused(url: str, words: str) -> None:
+    assert words in find_problem(REDIS_URL=url)
+
+
+@pytest.mark.parametrize("name", ["pg_toast", 'a"b', "a b", "ä", "1a", "x" * 64])
+def test_a_schema_needs_a_plain_name(name: str) -> None:
+    assert "is no name of a schema" in find_problem(DATABASE_URL="postgres://h/d", DATABASE_SCHEMA=name)
+    problem = find_sink_problem(f"url = \"postgres://h/d\"\nschema = '{name}'")
+    assert problem.startswith("routes.toml: [sinks.main], schema: is no name of a schema")
+
+
+def test_sqlite_has_no_schema() -> None:
+    assert "SQLite has no schemas" in find_problem(DATABASE_URL="sqlite:///x.db", DATABASE_SCHEMA="tenant")
+    assert "SQLite has no schemas" in find_problem(DATABASE_SCHEMA="tenant")
+    assert "SQLite has no schemas" in find_sink_problem('url = "sqlite:///x.db"\nschema = "tenant"')
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgres://u:p%40@h1:1,h2/d", {"host": "h1,h2", "port": "1,5432", "password": "p@"}),
+        ("postgres://u@[::1]:5,h2:6/d", {"host": "::1,h2", "port": "5,6", "dbname": "d"}),
+        (
+            "postgresql+psycopg://h1,h2?target_session_attrs=read-write",
+            {"target_session_attrs": "read-write"},
+        ),
+        ("postgres://u@/d?host=h1,h2&port=1,2", {"host": "h1,h2", "port": "1,2"}),
+    ],
+)
+def test_several_hosts_reach_the_driver(url: str, expected: dict[str, str]) -> None:
+    engine = open_engine(url)
+
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+
+    assert expected.items() <= arguments.items()
