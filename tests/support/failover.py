@@ -5,7 +5,6 @@ server. Open connections stay at the demoted server, as they do with managed dat
 refuses every write.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +159,7 @@ def _switch(folder: Path, target: Path) -> None:
     """Lead new connections to the server in another folder."""
     link = folder / "next"
     link.symlink_to(target)
-    os.replace(link, folder / _NAME)
+    link.replace(folder / _NAME)
 
 
 def _connect(server: PostgresServer) -> psycopg.Connection:

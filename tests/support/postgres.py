@@ -37,7 +37,7 @@ class PostgresServer(Server):
                 # The user nobody may lack access to the folder of the installation.
                 install = _copy_installation(install, folder / "install")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        self._binaries = standby_of._binaries if standby_of else install / "pginstall" / "bin"
+        self._binaries: Path = standby_of._binaries if standby_of else install / "pginstall" / "bin"
         self._data_folder = folder / "data"
         options = {
             "fsync": "on" if is_durable else "off",
