@@ -57,6 +57,7 @@ class RecoveryWatch:
         self._started = time.monotonic()
         self._unrecovered: list[_EndedFault] = []
         self._is_over = threading.Event()
+        self._must_reconnect = threading.Event()
         self.recoveries: list[Recovery] = []
 
     @contextmanager
@@ -88,13 +89,14 @@ class RecoveryWatch:
     def add_fault(self, fault: Fault, started_s: float) -> None:
         """Watch the recovery from a fault that is over now."""
         # Open connections may lead to a server that was demoted.
-        self._redis.connection_pool.disconnect()
-        for database in self._databases:
-            database.close()
+        self._must_reconnect.set()
         self._unrecovered.append(_EndedFault(fault.kind, started_s, self.now_s, datetime.now(UTC)))
 
     def _run(self) -> None:
         while not self._is_over.wait(_POLL_S):
+            if self._must_reconnect.is_set():
+                self._must_reconnect.clear()
+                self._reconnect()
             oldest = self._oldest_waiting_at()
             for fault in list(self._unrecovered):
                 is_acknowledging = all(traffic.acknowledged_at > fault.ended_at for traffic in self._traffics)
@@ -102,6 +104,11 @@ class RecoveryWatch:
                     self._record_recovery(fault, self.now_s - fault.ended_s)
         for fault in list(self._unrecovered):
             self._record_recovery(fault, None)
+
+    def _reconnect(self) -> None:
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+        for database in self._databases:
+            database.close()
 
     def _record_recovery(self, fault: _EndedFault, recovered_s: float | None) -> None:
         self.recoveries.append(Recovery(fault.kind, fault.started_s, fault.ended_s, recovered_s))

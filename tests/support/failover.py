@@ -70,7 +70,9 @@ class PostgresPair:
         with _connect(new) as connection:
             connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
             connection.execute("SELECT pg_promote()")
-        old.rewind(new)
+            old.rewind(new)
+            # The old server waits for the last WAL of the rewind, which an idle server would not flush.
+            connection.execute("SELECT pg_logical_emit_message(false, 'rewound', '', true)")
         old.start()
         self.primary, self.standby = new, old
         yield
@@ -127,18 +129,20 @@ class ValkeyPair:
 
         Inside the block, the URL leads to the demoted server, which is a replica now.
         """
-        with Redis.from_url(self.primary.url) as redis:
-            wait_until(
-                lambda: redis.info("replication").get("slave0", {}).get("state") == "online",
-                timeout_s=_FAILOVER_TIMEOUT_S,
-                what="a replica",
-            )
-            redis.execute_command("FAILOVER", "TIMEOUT", int(_FAILOVER_TIMEOUT_S * 1000))
-            wait_until(
-                lambda: redis.info("replication")["role"] == "slave",
-                timeout_s=_FAILOVER_TIMEOUT_S,
-                what="the demotion of the primary",
-            )
+        with Redis.from_url(self.primary.url) as primary, Redis.from_url(self.replica.url) as replica:
+
+            def is_demoted() -> bool:
+                state = primary.info("replication")
+                # Repeated, because a replica that still loads its data aborts it.
+                if (
+                    state.get("master_failover_state") == "no-failover"
+                    and state["connected_slaves"]
+                    and replica.info("replication")["master_link_status"] == "up"
+                ):
+                    primary.execute_command("FAILOVER", "TIMEOUT", int(_FAILOVER_TIMEOUT_S * 1000))
+                return bool(state["role"] == "slave")
+
+            wait_until(is_demoted, timeout_s=_FAILOVER_TIMEOUT_S, what="the demotion of the primary")
         self.primary, self.replica = self.replica, self.primary
         yield
         _switch(self._folder, self.primary.folder)
