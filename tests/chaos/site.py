@@ -125,7 +125,7 @@ class Installation:
     """One installation of the service: its database, its settings and its programs.
 
     name: of the installation, the folder of its logs and files, and its accounts. tree: the source that runs.
-    machines: the number of programs for workers, each in a container of the same host name.
+    machines: the number of programs with one worker each; several run in containers of the same host name.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class Installation:
         name: str,
         folder: Path,
         tree: Path,
-        *,
         database_url: str,
         redis_url: str,
+        *,
+        web_processes: int,
         machines: int,
-        **settings: str,
     ) -> None:
         self.name = name
         self.database_url = database_url
@@ -149,12 +149,14 @@ class Installation:
         port = find_free_port()
         self._url = f"http://127.0.0.1:{port}"
         self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
-        settings |= {
+        settings = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "TRUTO_WEBHOOK_SECRET": self.secret,
             "ROUTES_FILE": str(routes),
             "PORT": str(port),
+            "WEB_CONCURRENCY": str(web_processes),
+            "WORKER_CONCURRENCY": "1",
         }
         self.web = Program(_WEB, tree, settings, folder / name / "web.log")
         host_name = _HOST_NAME if machines > 1 and can_run_containers() else ""
@@ -173,10 +175,12 @@ class Installation:
         """The answer of /readyz while the service is not ready, "" if it is."""
         return self._request_error("/readyz")
 
-    @property
-    def is_up(self) -> bool:
-        """Whether the web process answers at all."""
-        return not self._request_error("/healthz")
+    def wait_until_up(self) -> None:
+        """Wait until the web process answers at all."""
+        wait_until(
+            lambda: not self._request_error("/healthz"),
+            what=lambda: f"the web process\n{self.web.log.read_text()}",
+        )
 
     def _request_error(self, path: str) -> str:
         try:
@@ -225,32 +229,13 @@ def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) ->
         site = Site(
             valkey,
             postgres,
-            Installation(
-                "main",
-                folder,
-                tree,
-                database_url=urls[0],
-                redis_url=valkey.url,
-                machines=2,
-                WEB_CONCURRENCY="2",
-                WORKER_CONCURRENCY="1",
-            ),
-            Installation(
-                "neighbour",
-                folder,
-                tree,
-                database_url=urls[1],
-                redis_url=valkey.url,
-                machines=1,
-                WEB_CONCURRENCY="1",
-                WORKER_CONCURRENCY="1",
-            ),
+            Installation("main", folder, tree, urls[0], valkey.url, web_processes=2, machines=2),
+            Installation("neighbour", folder, tree, urls[1], valkey.url, web_processes=1, machines=1),
         )
         for installation in site.installations:
             for program in installation.programs:
                 program.start()
                 stack.callback(program.kill)
         for installation in site.installations:
-            web = installation.web
-            wait_until(lambda: installation.is_up, what=lambda: f"the web process\n{web.log.read_text()}")  # noqa: B023
+            installation.wait_until_up()
         yield site

@@ -20,6 +20,7 @@ from tests.chaos.audit import AuditResult, audit
 from tests.chaos.faults import inject_fault
 from tests.chaos.plan import KEEPS_CONNECTIONS, Fault
 from tests.chaos.site import Installation, Site, running_site
+from tests.chaos.spools import count_spooled
 from tests.chaos.traffic import Traffic
 from tests.chaos.watch import Recovery, RecoveryWatch
 from tests.support.processes import ROOT
@@ -99,6 +100,7 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
             settled_s = _wait_for(lambda: watch.is_idle, soak.settle_timeout_s)
         readiness_error = _wait_until_ready(site)
         soak.report_progress(f"settled after {settled_s:.1f} s: comparing")
+        result.counts["deliveries left in Redis"] = count_spooled(redis)
         for released in site.released_leases:
             result.add_fault("released", released)
         for number, installation in enumerate(site.installations):

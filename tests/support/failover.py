@@ -48,15 +48,15 @@ class PostgresPair:
     @contextmanager
     def database(self) -> Iterator[str]:
         """Create an empty database; yield its URL, which leads to the primary."""
-        name = sql.Identifier(f"test_{uuid4().hex[:12]}")
+        name = f"test_{uuid4().hex[:12]}"
         with _connect(self.primary) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield f"postgresql://postgres@/{name.as_string()[1:-1]}?host={self._folder / _NAME}"
+            yield f"postgresql://postgres@/{name}?host={self._folder / _NAME}"
         finally:
             # Perhaps not the server that was the primary then.
             with _connect(self.primary) as connection:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     @contextmanager
     def failed_over(self) -> Iterator[None]:
@@ -84,16 +84,18 @@ class PostgresPair:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
 
-            def is_synchronous() -> bool:
-                return bool(
-                    connection.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'").rowcount
-                )
+            def has_standby(condition: str, *parameters: object) -> bool:
+                statement = sql.SQL("SELECT FROM pg_stat_replication WHERE {}").format(sql.SQL(condition))
+                return bool(connection.execute(statement, parameters).rowcount)
 
-            wait_until(is_synchronous, timeout_s=_FAILOVER_TIMEOUT_S, what="a synchronous standby")
-            [position] = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchone() or [None]
-            has_position = "SELECT FROM pg_stat_replication WHERE flush_lsn >= %s"
             wait_until(
-                lambda: bool(connection.execute(has_position, [position]).rowcount),
+                lambda: has_standby("sync_state = 'sync'"),
+                timeout_s=_FAILOVER_TIMEOUT_S,
+                what="a synchronous standby",
+            )
+            [position] = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchall()[0]
+            wait_until(
+                lambda: has_standby("flush_lsn >= %s", position),
                 timeout_s=_FAILOVER_TIMEOUT_S,
                 what=f"the standby to reach {position}",
             )
