@@ -65,11 +65,6 @@ class PostgresServer(Server):
             self._run_program("pg_basebackup", "-D", str(self._data_folder), *source)
         self.start()
 
-    def rewind(self, primary: "PostgresServer") -> None:
-        """Make it a standby of another server, which was its standby. Call it while it is stopped."""
-        source = ["--source-server", primary._conninfo, "--write-recovery-conf", "--no-sync"]
-        self._run_program("pg_rewind", "--target-pgdata", str(self._data_folder), *source)
-
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
@@ -82,6 +77,11 @@ class PostgresServer(Server):
             yield self.url(name)
         finally:
             self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def rewind(self, primary: "PostgresServer") -> None:
+        """Make it a standby of another server, which was its standby. Call it while it is stopped."""
+        source = ["--source-server", primary._conninfo, "--write-recovery-conf", "--no-sync"]
+        self._run_program("pg_rewind", "--target-pgdata", str(self._data_folder), *source)
 
     def answers(self) -> bool:
         try:
