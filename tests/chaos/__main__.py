@@ -8,14 +8,15 @@ from pathlib import Path
 from tests.chaos.plan import plan_faults
 from tests.chaos.report import render_report
 from tests.chaos.soak import Soak, run_soak
+from tests.support.container import can_run_containers
 
 
 def main() -> int:
     """Run a soak and print its report; return 1 if the audit found a fault."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
-        description="Runs the whole service, sends it deliveries, kills, pauses, restarts and wipes its parts "
-        "at random, and compares every acknowledged delivery with the inbox and the sinks at the end.",
+        description="Runs two installations, sends them deliveries, kills, pauses, restarts, fails over and "
+        "wipes their parts at random, and compares every acknowledged delivery with the inbox and the sinks at the end.",
     )
     parser.add_argument("--minutes", type=float, default=5.0, help="time to send (default: %(default)s)")
     parser.add_argument(
@@ -28,9 +29,13 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rapidbridge-chaos-"))
     print(f"seed {options.seed}, {options.minutes:g} minutes; logs are in {folder}", flush=True)
+    if not can_run_containers():
+        print(
+            "this user cannot create namespaces: no two workers share a host name and process id", flush=True
+        )
     soak = Soak(
         options.seed,
-        plan_faults(options.seed),
+        plan_faults(options.seed, with_containers=can_run_containers()),
         min_sending_s=options.minutes * 60,
         max_sending_s=options.minutes * 60,
         records_per_s=options.rate,

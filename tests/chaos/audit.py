@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
-from tests.chaos.traffic import RESOURCES, SentDelivery, build_record, compute_digest
+from tests.chaos.traffic import RESOURCES, SentDelivery, Traffic, build_record, compute_digest
 
 LAKE_RESOURCE = RESOURCES[0]
 # The final state of each kind of delivery, and the name of the fault if it is another.
@@ -34,7 +34,8 @@ Key = TypeVar("Key")
 class AuditResult:
     """The counts, and the faults with some examples.
 
-    faults: lost, doubled, regressed, unsettled, dead, miscounted, garbled or foreign.
+    faults: lost, doubled, regressed, astray (data of the other installation), unsettled, dead, miscounted,
+    garbled, foreign, released (the lease of a living worker) or stuck (no recovery without help).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -48,21 +49,25 @@ class AuditResult:
             self.examples.append(f"{fault}: {example}")
 
 
-def audit(sent: Mapping[bytes, SentDelivery], database: Database, lake: Path) -> AuditResult:
-    """Compare all stored data, once nothing is being processed. database: also the sink "main"."""
-    result = AuditResult()
+def audit(traffic: Traffic, other: Traffic, database: Database, lake: Path, result: AuditResult) -> None:
+    """Compare all stored data of an installation, once nothing is being processed.
+
+    other: the traffic of the other installation. database: also the sink "main".
+    """
     # An unsettled delivery is a fault of its own: no sink must have it, and any may.
-    settled = _audit_inbox(sent, database, result)
+    settled = _audit_inbox(traffic.sent, other.sent, database, result)
     _audit_results(settled, database, result)
     for resource in RESOURCES:
         of_resource = {id_: delivery for id_, delivery in settled.items() if delivery.resource == resource}
-        _audit_rows(resource, of_resource, sent, database, result)
+        _audit_rows(resource, of_resource, traffic, database, result)
     _audit_files(settled, lake, result)
-    return result
 
 
 def _audit_inbox(
-    sent: Mapping[bytes, SentDelivery], database: Database, result: AuditResult
+    sent: Mapping[bytes, SentDelivery],
+    sent_to_other: Mapping[bytes, SentDelivery],
+    database: Database,
+    result: AuditResult,
 ) -> SettledDeliveries:
     settled: dict[UUID, SentDelivery] = {}
     missing = dict(sent)
@@ -71,7 +76,7 @@ def _audit_inbox(
         for id_, state, reason, body in connection.execution_options(yield_per=200).execute(select(*columns)):
             digest = compute_digest(decompress(body))
             if digest not in sent:
-                result.add_fault("foreign", f"delivery {id_}")
+                result.add_fault("astray" if digest in sent_to_other else "foreign", f"delivery {id_}")
                 continue
             if missing.pop(digest, None) is None:
                 result.add_fault("doubled", f"delivery {id_} is in the inbox twice")
@@ -87,10 +92,10 @@ def _audit_inbox(
         if delivery.is_acknowledged:
             result.add_fault("lost", f"{delivery.kind} of {delivery.created_at} is not in the inbox")
     acknowledged = [delivery for delivery in sent.values() if delivery.is_acknowledged]
-    result.counts["deliveries sent"] = len(sent)
-    result.counts["deliveries acknowledged"] = len(acknowledged)
-    result.counts["deliveries stored"] = len(sent) - len(missing)
-    result.counts["records acknowledged"] = sum(
+    result.counts["deliveries sent"] += len(sent)
+    result.counts["deliveries acknowledged"] += len(acknowledged)
+    result.counts["deliveries stored"] += len(sent) - len(missing)
+    result.counts["records acknowledged"] += sum(
         len(delivery.records) + delivery.unreadable for delivery in acknowledged
     )
     return settled
@@ -133,7 +138,7 @@ def _audit_results(settled: SettledDeliveries, database: Database, result: Audit
 def _compare(
     counted: str, expected: Mapping[Key, int], actual: Mapping[Key, int], result: AuditResult
 ) -> None:
-    result.counts[counted] = sum(actual.values())
+    result.counts[counted] += sum(actual.values())
     for key in expected.keys() | actual.keys():
         if expected.get(key) != actual.get(key):
             result.add_fault(
@@ -150,7 +155,7 @@ def _sinks_for(delivery: SentDelivery) -> tuple[str, ...]:
 def _audit_rows(
     resource: str,
     settled: SettledDeliveries,
-    sent: Mapping[bytes, SentDelivery],
+    traffic: Traffic,
     database: Database,
     result: AuditResult,
 ) -> None:
@@ -164,14 +169,19 @@ def _audit_rows(
                 place = delivery.account, f"k{key}"
                 for registers in (newest,) if delivery.kind == "deletion" else (newest, newest_data):
                     registers[place] = max(registers.get(place, version), version)
-    times = {number: delivery.created_at for delivery in sent.values() for _, number in delivery.records}
+    times = {
+        number: delivery.created_at for delivery in traffic.sent.values() for _, number in delivery.records
+    }
     for account, name, record, is_deleted in _read_rows(resource, database):
+        row = f"row {account} {name} of {resource}"
+        if not account.startswith(traffic.name):
+            result.add_fault("astray", row)
+            continue
         last = newest.pop((account, name), ("", 0, False))
         # The row of a deleted record keeps the last data, if there was any.
         created_at, number, _ = newest_data.get((account, name), last)
         is_revived = last[2] and not is_deleted
         is_deleted_again = is_deleted and not last[2] and not result.faults["unsettled"]
-        row = f"row {account} {name} of {resource}"
         result.counts["rows"] += 1
         written_at = times.get(record.get("number", 0), "")
         if written_at < created_at or is_deleted_again or (is_revived and written_at < last[0]):

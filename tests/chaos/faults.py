@@ -9,18 +9,17 @@ import psycopg
 from psycopg import sql
 from redis import Redis
 
-from app.config.database_identity import derive_namespace
-from app.redis.spool import Spool
+from tests.chaos.namesakes import kill_beside_namesake
 from tests.chaos.plan import Fault, Kind
-from tests.chaos.site import Program, Site
+from tests.chaos.site import Installation, Program, Site
+from tests.chaos.spools import wipe_unless_spooled
+from tests.support.failover import PostgresPair
 from tests.support.processes import send_signal
 from tests.support.server import Server
 from tests.support.waiting import wait_until
 
 ActiveFault = AbstractContextManager[None]
 
-# Redis alone holds spooled deliveries, so wiping it then loses them, as docs/guarantees.md says.
-_WIPE_UNLESS_SPOOLED = "if redis.call('xlen', KEYS[1]) > 0 then return 0 end redis.call('flushall') return 1"
 _EMPTY_SPOOL_TIMEOUT_S = 60.0
 
 
@@ -31,10 +30,12 @@ def inject_fault(site: Site, fault: Fault) -> None:
 
 
 @contextmanager
-def _killed(process: Server | Program) -> Iterator[None]:
-    process.kill()
+def _killed(*processes: Server | Program) -> Iterator[None]:
+    for process in processes:
+        process.kill()
     yield
-    process.start()
+    for process in processes:
+        process.start()
 
 
 @contextmanager
@@ -45,9 +46,10 @@ def _restarted(server: Server) -> Iterator[None]:
 
 
 @contextmanager
-def _deployed(program: Program) -> Iterator[None]:
-    program.terminate()
-    program.start()
+def _deployed(*programs: Program) -> Iterator[None]:
+    for program in programs:
+        program.terminate()
+        program.start()
     yield
 
 
@@ -76,12 +78,10 @@ def _combined(*faults: ActiveFault) -> Iterator[None]:
 
 @contextmanager
 def _wiped(site: Site) -> Iterator[None]:
+    # Redis alone holds spooled deliveries, so wiping it then loses them, as docs/guarantees.md says.
     with Redis.from_url(site.valkey.url) as redis:
-        spool = Spool(redis, derive_namespace(site.database_url))
         wait_until(
-            lambda: redis.eval(_WIPE_UNLESS_SPOOLED, 1, spool.key) == 1,
-            timeout_s=_EMPTY_SPOOL_TIMEOUT_S,
-            what="an empty spool",
+            lambda: wipe_unless_spooled(redis), timeout_s=_EMPTY_SPOOL_TIMEOUT_S, what="an empty spool"
         )
     yield
 
@@ -96,66 +96,110 @@ def _out_of_memory(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _read_only(site: Site) -> Iterator[None]:
-    _set_read_only(site.database_url, "on")
-    yield
-    _set_read_only(site.database_url, "off")
-
-
-def _set_read_only(url: str, setting: str) -> None:
-    with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as connection:
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(
-                sql.Identifier(connection.info.dbname), sql.Literal(setting)
-            )
-        )
+    with _connect(site.main.database_url) as connection:
+        _set_read_only(connection, "on")
         # Open connections keep the old setting.
-        _terminate_connections(connection)
+        _terminate_connections(connection, connection.info.dbname)
+    yield
+    # The connections of this time stay read-only, as they do when a provider ends its own protection.
+    with _connect(site.main.database_url) as connection:
+        _set_read_only(connection, "off")
+
+
+def _set_read_only(connection: psycopg.Connection, setting: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(
+            sql.Identifier(connection.info.dbname), sql.Literal(setting)
+        )
+    )
 
 
 @contextmanager
 def _disconnected(site: Site) -> Iterator[None]:
-    with psycopg.connect(site.database_url, autocommit=True) as connection:
-        _terminate_connections(connection)
+    with _connect(site.main.database_url) as connection:
+        _terminate_connections(connection, connection.info.dbname)
     yield
 
 
-def _terminate_connections(connection: psycopg.Connection) -> None:
+@contextmanager
+def _closed(postgres: PostgresPair, installation: Installation) -> Iterator[None]:
+    """Close the database of one installation; the other's on the same server stays open."""
+    with _connect(installation.database_url) as connection:
+        database = connection.info.dbname
+    with _connect(postgres.primary.url("postgres")) as connection:
+        _allow_connections(connection, database, "false")
+        _terminate_connections(connection, database)
+        yield
+        _allow_connections(connection, database, "true")
+
+
+def _allow_connections(connection: psycopg.Connection, database: str, value: str) -> None:
     connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(sql.Identifier(database), sql.SQL(value))
     )
 
 
-def _pick_process(program: Program, pick: int) -> list[int]:
-    """Return the id of one process of a program, or none while the program is starting."""
-    children = program.children
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off")
+
+
+def _terminate_connections(connection: psycopg.Connection, database: str) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = %s AND pid <> pg_backend_pid()",
+        [database],
+    )
+
+
+@contextmanager
+def _killed_beside_namesake(site: Site) -> Iterator[None]:
+    site.released_leases.extend(kill_beside_namesake(site.main))
+    yield
+
+
+def _pick_process(programs: Sequence[Program], pick: int) -> list[int]:
+    """Return the id of one process of some programs, or none while they are starting."""
+    children = [pid for program in programs for pid in program.children]
     return [children[pick % len(children)]] if children else []
 
 
 _FAULTS: Mapping[Kind, Callable[[Site, int], ActiveFault]] = {
-    "web process killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process(site.web, pick)),
-    "web killed": lambda site, _: _killed(site.web),
-    "web deployed": lambda site, _: _deployed(site.web),
-    "web paused": lambda site, _: _paused(site.web.children),
-    "worker killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process(site.workers, pick)),
-    "workers killed": lambda site, _: _killed(site.workers),
-    "workers deployed": lambda site, _: _deployed(site.workers),
-    "worker paused": lambda site, pick: _paused(_pick_process(site.workers, pick)),
-    "worker paused beyond its lease": lambda site, pick: _paused(_pick_process(site.workers, pick)),
-    "Valkey killed": lambda site, _: _killed(site.valkey),
+    "web process killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process([site.main.web], pick)),
+    "web killed": lambda site, _: _killed(site.main.web),
+    "web deployed": lambda site, _: _deployed(site.main.web),
+    "web paused": lambda site, _: _paused(site.main.web.children),
+    "worker killed": lambda site, pick: _signalled(signal.SIGKILL, _pick_process(site.main.workers, pick)),
+    "worker killed beside its namesake": lambda site, _: _killed_beside_namesake(site),
+    "workers killed": lambda site, _: _killed(*site.main.workers),
+    "workers deployed": lambda site, _: _deployed(*site.main.workers),
+    "worker paused": lambda site, pick: _paused(_pick_process(site.main.workers, pick)),
+    "worker paused beyond its lease": lambda site, pick: _paused(_pick_process(site.main.workers, pick)),
+    "Valkey killed": lambda site, _: _killed(site.valkey.primary),
     "Valkey wiped": lambda site, _: _wiped(site),
-    "Valkey paused": lambda site, _: site.valkey.stalled(),
+    "Valkey paused": lambda site, _: site.valkey.primary.stalled(),
     "Valkey full": lambda site, _: _out_of_memory(site),
-    "PostgreSQL killed": lambda site, _: _killed(site.postgres),
-    "PostgreSQL restarted": lambda site, _: _restarted(site.postgres),
-    "PostgreSQL paused": lambda site, _: site.postgres.stalled(),
+    "Valkey failed over": lambda site, _: site.valkey.failed_over(),
+    "PostgreSQL killed": lambda site, _: _killed(site.postgres.primary),
+    "PostgreSQL restarted": lambda site, _: _restarted(site.postgres.primary),
+    "PostgreSQL paused": lambda site, _: site.postgres.primary.stalled(),
     "PostgreSQL read-only": lambda site, _: _read_only(site),
     "PostgreSQL connections cut": lambda site, _: _disconnected(site),
-    "PostgreSQL and web killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.web)),
-    "PostgreSQL and workers killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.workers)),
-    "PostgreSQL and Valkey killed": lambda site, _: _combined(_killed(site.postgres), _killed(site.valkey)),
-    "PostgreSQL killed and Valkey full": lambda site, _: _combined(
-        _killed(site.postgres), _out_of_memory(site)
+    "PostgreSQL failed over": lambda site, _: site.postgres.failed_over(),
+    "main database closed": lambda site, _: _closed(site.postgres, site.main),
+    "neighbour database closed": lambda site, _: _closed(site.postgres, site.neighbour),
+    "PostgreSQL and web killed": lambda site, _: _combined(
+        _killed(site.postgres.primary), _killed(site.main.web)
     ),
-    "PostgreSQL and Valkey paused": lambda site, _: _combined(site.postgres.stalled(), site.valkey.stalled()),
+    "PostgreSQL and workers killed": lambda site, _: _combined(
+        _killed(site.postgres.primary), _killed(*site.main.workers)
+    ),
+    "PostgreSQL and Valkey killed": lambda site, _: _combined(
+        _killed(site.postgres.primary), _killed(site.valkey.primary)
+    ),
+    "PostgreSQL killed and Valkey full": lambda site, _: _combined(
+        _killed(site.postgres.primary), _out_of_memory(site)
+    ),
+    "PostgreSQL and Valkey paused": lambda site, _: _combined(
+        site.postgres.primary.stalled(), site.valkey.primary.stalled()
+    ),
 }

@@ -30,6 +30,11 @@ Kind = Literal[
     "PostgreSQL and Valkey killed",
     "PostgreSQL and Valkey paused",
     "PostgreSQL killed and Valkey full",
+    "PostgreSQL failed over",
+    "Valkey failed over",
+    "main database closed",
+    "neighbour database closed",
+    "worker killed beside its namesake",
 ]
 
 # Shortest and longest duration in seconds. None: the fault is over as soon as it has happened.
@@ -57,7 +62,18 @@ DURATIONS_S: dict[Kind, tuple[float, float] | None] = {
     "PostgreSQL and Valkey killed": (0.5, 2.0),
     "PostgreSQL and Valkey paused": (1.0, 4.0),
     "PostgreSQL killed and Valkey full": (1.0, 3.0),
+    "PostgreSQL failed over": (2.0, 4.0),
+    "Valkey failed over": (0.5, 2.0),
+    "main database closed": (2.0, 4.0),
+    "neighbour database closed": (2.0, 4.0),
+    "worker killed beside its namesake": None,
 }
+# Connections from the time of these faults stay open and refuse writes. Without a recovery before the next
+# fault, a later restart would hide that they are kept.
+KEEPS_CONNECTIONS: frozenset[Kind] = frozenset(
+    ("PostgreSQL failed over", "Valkey failed over", "PostgreSQL read-only")
+)
+NEEDS_CONTAINERS: frozenset[Kind] = frozenset(("worker killed beside its namesake",))
 # This kind takes most of a minute, so it is injected once in several rounds.
 _RARE: Kind = "worker paused beyond its lease"
 _ROUNDS_PER_RARE = 4
@@ -73,11 +89,18 @@ class Fault:
     process_pick: int = 0
 
 
-def plan_faults(seed: str) -> Iterator[Fault]:
+def list_kinds(*, with_containers: bool) -> list[Kind]:
+    """Return the kinds of one round."""
+    return [
+        kind for kind in DURATIONS_S if kind != _RARE and (with_containers or kind not in NEEDS_CONTAINERS)
+    ]
+
+
+def plan_faults(seed: str, *, with_containers: bool) -> Iterator[Fault]:
     """Yield endless faults: every kind once a round, in random order."""
     chance = Random(f"{seed}/faults")
     for number in count(1):
-        kinds = [kind for kind in DURATIONS_S if kind != _RARE]
+        kinds = list_kinds(with_containers=with_containers)
         chance.shuffle(kinds)
         if number % _ROUNDS_PER_RARE == 2:
             kinds.append(_RARE)

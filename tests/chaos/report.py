@@ -7,7 +7,19 @@ from statistics import median
 from tests.chaos.soak import SoakReport
 from tests.chaos.watch import Recovery
 
-_FAULTS = ("lost", "doubled", "regressed", "unsettled", "dead", "miscounted", "garbled", "foreign")
+_FAULTS = (
+    "lost",
+    "doubled",
+    "regressed",
+    "astray",
+    "unsettled",
+    "dead",
+    "miscounted",
+    "garbled",
+    "foreign",
+    "released",
+    "stuck",
+)
 
 
 def render_report(report: SoakReport) -> str:

@@ -1,4 +1,4 @@
-"""One installation for faults: Valkey, PostgreSQL, gunicorn and workers, each a process."""
+"""Two installations for faults, on the same Valkey and PostgreSQL, and each server with its standby."""
 
 import signal
 import subprocess
@@ -6,7 +6,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 
@@ -14,11 +16,11 @@ from app.cli.local.ports import find_free_port
 from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.truto.target_url import WEBHOOK_PATH
-from tests.support.postgres import PostgresServer
+from tests.support.container import build_container_command, can_run_containers
+from tests.support.failover import PostgresPair, ValkeyPair
 from tests.support.processes import ROOT, Lifeline, find_descendants, send_signal
-from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from tests.support.web_process import SECRET, make_environment
+from tests.support.web_process import make_environment
 
 ROUTES = """
 [sinks.main]
@@ -39,15 +41,23 @@ sinks = ["main"]
 # The Procfile's commands, which can also run from another source tree.
 _WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn_conf.py", "app.web.wsgi:app"]
 _WORKERS = [sys.executable, "-m", "app.cli", "worker"]
+# Containers of one image may share a host name, and then their workers share their process ids, too.
+_HOST_NAME = "worker"
 # The time of a platform between SIGTERM and SIGKILL.
 _PLATFORM_GRACE_S = 30.0
 
 
 class Program:
-    """A process with children, started from a source tree; a restart appends to its log."""
+    """A process with children, started from a source tree; a restart appends to its log.
 
-    def __init__(self, command: Sequence[str], tree: Path, settings: dict[str, str], log: Path) -> None:
-        self._command = command
+    host_name: it runs in a container with this name; "" for none.
+    """
+
+    def __init__(
+        self, command: Sequence[str], tree: Path, settings: dict[str, str], log: Path, *, host_name: str = ""
+    ) -> None:
+        self._command = build_container_command(command, host_name) if host_name else command
+        self._is_container = bool(host_name)
         self._tree = tree
         self._environment = make_environment(**settings) | {"PYTHONPATH": str(tree)}
         self.log = log
@@ -65,7 +75,7 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
-        self._lifeline = Lifeline(self.pid)
+        self._lifeline = Lifeline(self._process.pid)
 
     @property
     def children(self) -> list[int]:
@@ -74,23 +84,28 @@ class Program:
 
     @property
     def pid(self) -> int:
+        """The id of the process, inside of its container if it has one."""
         assert self._process is not None
-        return self._process.pid
+        if not self._is_container:
+            return self._process.pid
+        # The container's first process comes before the command.
+        wait_until(lambda: len(self._family) > 2, what=lambda: f"a container\n{self.log.read_text()[-2000:]}")
+        return self._family[2]
 
     def kill(self) -> None:
         """Kill it and its children, as the loss of a machine does."""
         assert self._process is not None
         self._lifeline.disarm()
         if self._process.poll() is None:
-            send_signal(signal.SIGKILL, [self.pid, *self.children])
+            send_signal(signal.SIGKILL, self._family)
             self._process.wait()
 
     def terminate(self) -> None:
         """Send SIGTERM, as a platform does. Fails if it does not end within the platform's time."""
         assert self._process is not None
         self._lifeline.disarm()
-        family = [self.pid, *self.children]
-        self._process.terminate()
+        family = self._family
+        send_signal(signal.SIGTERM, [self.pid])
         try:
             self._process.wait(_PLATFORM_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -100,43 +115,72 @@ class Program:
                 f"{self._command} took more than {_PLATFORM_GRACE_S} s to end; its log: {self.log}"
             ) from None
 
+    @property
+    def _family(self) -> list[int]:
+        assert self._process is not None
+        return [self._process.pid, *find_descendants(self._process.pid)]
 
-class Site:
-    """A running installation. tree: the source that runs. folder: for logs and files."""
+
+class Installation:
+    """One installation of the service: its database, its settings and its programs.
+
+    name: of the installation, the folder of its logs and files, and its accounts. tree: the source that runs.
+    machines: the number of programs with one worker each; several run in containers of the same host name.
+    """
 
     def __init__(
-        self, folder: Path, valkey: ValkeyServer, postgres: PostgresServer, url: str, tree: Path
+        self,
+        name: str,
+        folder: Path,
+        tree: Path,
+        database_url: str,
+        redis_url: str,
+        *,
+        web_processes: int,
+        machines: int,
     ) -> None:
-        self.valkey = valkey
-        self.postgres = postgres
-        self.database_url = url
-        self.lake = folder / "lake"
-        self.lake.mkdir()
-        (folder / "routes.toml").write_text(ROUTES.format(lake=self.lake))
+        self.name = name
+        self.database_url = database_url
+        self.secret = str(uuid4())
+        self.lake = folder / name / "lake"
+        self.lake.mkdir(parents=True)
+        routes = folder / name / "routes.toml"
+        routes.write_text(ROUTES.format(lake=self.lake))
         port = find_free_port()
         self._url = f"http://127.0.0.1:{port}"
         self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
         settings = {
-            "DATABASE_URL": url,
-            "REDIS_URL": valkey.url,
-            "TRUTO_WEBHOOK_SECRET": SECRET,
-            "ROUTES_FILE": str(folder / "routes.toml"),
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "TRUTO_WEBHOOK_SECRET": self.secret,
+            "ROUTES_FILE": str(routes),
             "PORT": str(port),
-            "WEB_CONCURRENCY": "2",
-            "WORKER_CONCURRENCY": "2",
+            "WEB_CONCURRENCY": str(web_processes),
+            "WORKER_CONCURRENCY": "1",
         }
-        self.web = Program(_WEB, tree, settings, folder / "web.log")
-        self.workers = Program(_WORKERS, tree, settings, folder / "workers.log")
+        self.web = Program(_WEB, tree, settings, folder / name / "web.log")
+        host_name = _HOST_NAME if machines > 1 and can_run_containers() else ""
+        self.workers = [
+            Program(_WORKERS, tree, settings, folder / name / f"workers-{number}.log", host_name=host_name)
+            for number in range(1, machines + 1)
+        ]
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """The web program, and those of the workers."""
+        return [self.web, *self.workers]
 
     @property
     def readiness_error(self) -> str:
         """The answer of /readyz while the service is not ready, "" if it is."""
         return self._request_error("/readyz")
 
-    @property
-    def is_up(self) -> bool:
-        """Whether the web process answers at all."""
-        return not self._request_error("/healthz")
+    def wait_until_up(self) -> None:
+        """Wait until the web process answers at all."""
+        wait_until(
+            lambda: not self._request_error("/healthz"),
+            what=lambda: f"the web process\n{self.web.log.read_text()}",
+        )
 
     def _request_error(self, path: str) -> str:
         try:
@@ -146,24 +190,52 @@ class Site:
         return "" if answer.status_code == 200 else answer.text.strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The servers and installations.
+
+    main: has the faults. neighbour: a smaller one, with a database of its own on the same servers.
+    released_leases: descriptions of leases that a living worker lost.
+    """
+
+    valkey: ValkeyPair
+    postgres: PostgresPair
+    main: Installation
+    neighbour: Installation
+    released_leases: list[str] = field(default_factory=list)
+
+    @property
+    def installations(self) -> Sequence[Installation]:
+        """Both installations."""
+        return [self.main, self.neighbour]
+
+
 @contextmanager
 def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) -> Iterator[Site]:
-    """Start an installation; end all of it after the block. Logs and files stay in the folder."""
+    """Start the installations; end all of it after the block. Logs and files stay in the folder."""
     with ExitStack() as stack:
         # Not in the folder: paths of sockets must be short, and another user must reach PostgreSQL's.
         places = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb-"))) for _ in range(2)]
         # With persistence, which docs/guarantees.md requires if the spool must survive a restart of Redis.
-        valkey = ValkeyServer(places[0], "--appendonly", "yes")
+        valkey = ValkeyPair(places[0], "--appendonly", "yes")
         stack.callback(valkey.stop)
-        postgres = PostgresServer(places[1], is_durable=is_durable)
+        postgres = PostgresPair(places[1], is_durable=is_durable)
         stack.callback(postgres.stop)
-        url = stack.enter_context(postgres.database())
-        store = open_database(url)
-        migrate(store)
-        store.close()
-        site = Site(folder, valkey, postgres, url, tree)
-        for program in (site.web, site.workers):
-            program.start()
-            stack.callback(program.kill)
-        wait_until(lambda: site.is_up, what=lambda: f"the web process\n{site.web.log.read_text()}")
+        urls = [stack.enter_context(postgres.database()) for _ in range(2)]
+        for url in urls:
+            store = open_database(url)
+            migrate(store)
+            store.close()
+        site = Site(
+            valkey,
+            postgres,
+            Installation("main", folder, tree, urls[0], valkey.url, web_processes=2, machines=2),
+            Installation("neighbour", folder, tree, urls[1], valkey.url, web_processes=1, machines=1),
+        )
+        for installation in site.installations:
+            for program in installation.programs:
+                program.start()
+                stack.callback(program.kill)
+        for installation in site.installations:
+            installation.wait_until_up()
         yield site

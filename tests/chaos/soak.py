@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +18,15 @@ from app.simulator.plan import Plan
 from app.truto.webhook_sender import WebhookSender, open_http_client
 from tests.chaos.audit import AuditResult, audit
 from tests.chaos.faults import inject_fault
-from tests.chaos.plan import Fault
-from tests.chaos.site import Site, running_site
+from tests.chaos.plan import KEEPS_CONNECTIONS, Fault
+from tests.chaos.site import Installation, Site, running_site
+from tests.chaos.spools import count_spooled
 from tests.chaos.traffic import Traffic
 from tests.chaos.watch import Recovery, RecoveryWatch
 from tests.support.processes import ROOT
-from tests.support.web_process import SECRET
 
-_SENDERS = 8
+# By installation.
+_SENDERS = {"main": 8, "neighbour": 2}
 _RECOVERY_TIMEOUT_S = 120.0
 _READY_TIMEOUT_S = 60.0
 # Sending continues after the last fault, so that its recovery can be observed.
@@ -76,55 +77,70 @@ class SoakReport:
 
 def run_soak(soak: Soak, folder: Path) -> SoakReport:
     """Soak an installation; its logs are left in the folder."""
-    traffic = Traffic(soak.seed, EventClock(lambda: datetime.now(UTC)))
+    result = AuditResult()
     with (
         running_site(folder, tree=soak.tree) as site,
         Redis.from_url(site.valkey.url, socket_timeout=2) as redis,
+        ExitStack() as stack,
     ):
-        database = open_database(site.database_url)
-        watch = RecoveryWatch(database, redis, traffic)
+        traffics = [
+            Traffic(installation.name, soak.seed, EventClock(lambda: datetime.now(UTC)))
+            for installation in site.installations
+        ]
+        databases = [open_database(installation.database_url) for installation in site.installations]
+        for database in databases:
+            stack.callback(database.close)
+        watch = RecoveryWatch(databases, redis, traffics)
         with watch.running():
-            with _sending(soak, site, traffic):
-                _inject_all(soak, site, watch, traffic)
+            with ExitStack() as senders:
+                for installation, traffic in zip(site.installations, traffics, strict=True):
+                    senders.enter_context(_sending(soak, installation, traffic))
+                _inject_all(soak, site, watch, traffics, result)
             soak.report_progress("no more faults and deliveries: waiting for pending deliveries")
             settled_s = _wait_for(lambda: watch.is_idle, soak.settle_timeout_s)
         readiness_error = _wait_until_ready(site)
         soak.report_progress(f"settled after {settled_s:.1f} s: comparing")
-        report = SoakReport(
-            audit(traffic.sent, database, site.lake), watch.recoveries, settled_s, readiness_error
-        )
-        database.close()
-    return report
+        result.counts["deliveries left in Redis"] = count_spooled(redis)
+        for released in site.released_leases:
+            result.add_fault("released", released)
+        for number, installation in enumerate(site.installations):
+            audit(traffics[number], traffics[1 - number], databases[number], installation.lake, result)
+    return SoakReport(result, watch.recoveries, settled_s, readiness_error)
 
 
 def _wait_until_ready(site: Site) -> str:
-    """Wait until the service is ready; return its last answer if it never is."""
+    """Wait until both installations are ready; return the last answer of one that never is."""
     deadline = time.monotonic() + _READY_TIMEOUT_S
-    while (error := site.readiness_error) and time.monotonic() < deadline:
+    while True:
+        errors = [installation.readiness_error for installation in site.installations]
+        if not any(errors) or time.monotonic() > deadline:
+            return " ".join(filter(None, errors))
         time.sleep(_POLL_S)
-    return error
 
 
 @contextmanager
-def _sending(soak: Soak, site: Site, traffic: Traffic) -> Iterator[None]:
+def _sending(soak: Soak, installation: Installation, traffic: Traffic) -> Iterator[None]:
     """Send from several threads inside the block; at its end, finish current deliveries and their retries."""
-    plan = Plan(site.webhook_url, SECRET, soak.seed, parallel=_SENDERS)
+    senders = _SENDERS[installation.name]
+    plan = Plan(installation.webhook_url, installation.secret, soak.seed, parallel=senders)
     stopped = Event()
-    with open_http_client(plan.parallel) as client, ThreadPoolExecutor(_SENDERS) as pool:
-        rate = soak.records_per_s / _SENDERS
-        senders = [
+    with open_http_client(senders) as client, ThreadPoolExecutor(senders) as pool:
+        rate = soak.records_per_s / sum(_SENDERS.values())
+        sending = [
             pool.submit(traffic.run, place, WebhookSender(plan.target, client, Event()), stopped, rate)
-            for place in range(_SENDERS)
+            for place in range(senders)
         ]
         try:
             yield
         finally:
             stopped.set()
-        for sender in senders:
+        for sender in sending:
             sender.result()
 
 
-def _inject_all(soak: Soak, site: Site, watch: RecoveryWatch, traffic: Traffic) -> None:
+def _inject_all(
+    soak: Soak, site: Site, watch: RecoveryWatch, traffics: Sequence[Traffic], result: AuditResult
+) -> None:
     for number, fault in enumerate(soak.faults, 1):
         if watch.now_s + fault.delay_s + fault.duration_s + _LAST_RECOVERY_S > soak.max_sending_s:
             break
@@ -133,12 +149,14 @@ def _inject_all(soak: Soak, site: Site, watch: RecoveryWatch, traffic: Traffic) 
         inject_fault(site, fault)
         watch.add_fault(fault, started_s)
         duration_text = f" for {fault.duration_s:.1f} s" if fault.duration_s else ""
+        acknowledged = ", ".join(f"{traffic.acknowledged_count} by {traffic.name}" for traffic in traffics)
         soak.report_progress(
-            f"{started_s:7.1f} s  {number:4}  {fault.kind}{duration_text}; "
-            f"{traffic.acknowledged_count} acknowledged"
+            f"{started_s:7.1f} s  {number:4}  {fault.kind}{duration_text}; acknowledged: {acknowledged}"
         )
-        if soak.waits_for_recovery:
-            _wait_for(lambda: watch.has_recovered, _RECOVERY_TIMEOUT_S)
+        if soak.waits_for_recovery or fault.kind in KEEPS_CONNECTIONS:
+            waited_s = _wait_for(lambda: watch.has_recovered, _RECOVERY_TIMEOUT_S)
+            if not watch.has_recovered:
+                result.add_fault("stuck", f"{waited_s:.0f} s after {fault.kind!r} at {started_s:.1f} s")
     time.sleep(max(_LAST_RECOVERY_S, soak.min_sending_s - watch.now_s))
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.plan import DURATIONS_S, Fault, Kind, plan_faults
+from tests.chaos.plan import Fault, Kind, list_kinds, plan_faults
 from tests.chaos.report import render_report
 from tests.chaos.soak import Soak, SoakReport, run_soak
+from tests.support.container import can_run_containers
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.chaos
+
+# In its order, no fault whose recovery is awaited comes after the death of workers, whose leases last for 40 s.
+SEED = "ci-221"
 
 CopySource = Callable[[], Path]
 
@@ -59,14 +63,13 @@ def make_faults(*kinds: Kind) -> list[Fault]:
 
 def test_under_every_kind_of_fault_nothing_is_lost_doubled_or_set_back(tmp_path: Path) -> None:
     # One round of every kind except the one that takes most of a minute.
-    faults = list(islice(plan_faults("ci"), len(DURATIONS_S) - 1))
+    kinds = list_kinds(with_containers=can_run_containers())
+    faults = list(islice(plan_faults(SEED, with_containers=can_run_containers()), len(kinds)))
 
-    report = run_soak(Soak("ci", faults, min_sending_s=75), tmp_path)
+    report = run_soak(Soak(SEED, faults, min_sending_s=75), tmp_path)
 
     assert report.is_fine, render_report(report)
-    assert len({recovery.kind for recovery in report.recoveries}) == len(DURATIONS_S) - 1, render_report(
-        report
-    )
+    assert {recovery.kind for recovery in report.recoveries} == set(kinds), render_report(report)
     assert report.audit_result.counts["records acknowledged"] > 10_000
     assert report.audit_result.counts["dead records"] > 0
 

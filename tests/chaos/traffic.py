@@ -64,12 +64,13 @@ def build_record(key: int, number: int) -> dict[str, Any]:
 
 
 class Traffic:
-    """The deliveries of all senders, by the digest of their bodies.
+    """The deliveries of all senders to an installation, by the digest of their bodies.
 
-    acknowledged_count: 200 answers, those to repeats included. acknowledged_at: time of the last one.
+    name: of the installation; its accounts begin with it. acknowledged_count: 200 answers, those to repeats included. acknowledged_at: time of the last one.
     """
 
-    def __init__(self, seed: str, clock: EventClock) -> None:
+    def __init__(self, name: str, seed: str, clock: EventClock) -> None:
+        self.name = name
         self.sent: dict[bytes, SentDelivery] = {}
         self._seed = seed
         self._clock = clock
@@ -80,7 +81,7 @@ class Traffic:
     def run(self, place: int, sender: WebhookSender, stopped: Event, records_per_s: float) -> None:
         """Send deliveries one after the other until stopped, at most at the given rate."""
         due_at = time.monotonic()
-        for body in self._bodies(Random(f"{self._seed}/sender/{place}"), place):
+        for body in self._bodies(Random(f"{self._seed}/{self.name}/sender/{place}"), place):
             if stopped.is_set():
                 return
             # Recorded before sending, because it may be stored without an answer.
@@ -107,7 +108,8 @@ class Traffic:
                 late.clear()
 
     def _make_body(self, chance: Random, run: str) -> bytes:
-        resource, account = chance.choice(RESOURCES), f"account-{chance.randrange(ACCOUNTS)}"
+        resource = chance.choice(RESOURCES)
+        account = f"{self.name}-{chance.randrange(ACCOUNTS)}"
         [kind] = chance.choices(list(_KIND_WEIGHTS), list(_KIND_WEIGHTS.values()))
         sent = SentDelivery(kind, self._clock.next_time(), resource, account)
         payload: dict[str, Any] = {"resource": resource, "method": "list", "integrated_account_id": account}

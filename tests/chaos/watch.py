@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.store.pending import PendingDeliveries
 from tests.chaos.plan import Fault
+from tests.chaos.spools import count_spooled
 from tests.chaos.traffic import Traffic
-from tests.support.redis_keys import open_spool
 
 _POLL_S = 0.2
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -45,15 +45,19 @@ class _EndedFault:
 
 
 class RecoveryWatch:
-    """Polls pending deliveries in a thread of its own, because a stalled database stalls it."""
+    """Polls pending deliveries in a thread of its own, because a stalled database stalls it.
 
-    def __init__(self, database: Database, redis: Redis, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._pending = PendingDeliveries(database)
-        self._spool = open_spool(redis, database)
+    databases, traffics: of all installations.
+    """
+
+    def __init__(self, databases: Sequence[Database], redis: Redis, traffics: Sequence[Traffic]) -> None:
+        self._traffics = traffics
+        self._databases = databases
+        self._redis = redis
         self._started = time.monotonic()
         self._unrecovered: list[_EndedFault] = []
         self._is_over = threading.Event()
+        self._must_reconnect = threading.Event()
         self.recoveries: list[Recovery] = []
 
     @contextmanager
@@ -84,17 +88,27 @@ class RecoveryWatch:
 
     def add_fault(self, fault: Fault, started_s: float) -> None:
         """Watch the recovery from a fault that is over now."""
+        # Open connections may lead to a server that was demoted.
+        self._must_reconnect.set()
         self._unrecovered.append(_EndedFault(fault.kind, started_s, self.now_s, datetime.now(UTC)))
 
     def _run(self) -> None:
         while not self._is_over.wait(_POLL_S):
+            if self._must_reconnect.is_set():
+                self._must_reconnect.clear()
+                self._reconnect()
             oldest = self._oldest_waiting_at()
             for fault in list(self._unrecovered):
-                is_acknowledging = self._traffic.acknowledged_at > fault.ended_at
+                is_acknowledging = all(traffic.acknowledged_at > fault.ended_at for traffic in self._traffics)
                 if is_acknowledging and (oldest is None or oldest > fault.ended_at):
                     self._record_recovery(fault, self.now_s - fault.ended_s)
         for fault in list(self._unrecovered):
             self._record_recovery(fault, None)
+
+    def _reconnect(self) -> None:
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+        for database in self._databases:
+            database.close()
 
     def _record_recovery(self, fault: _EndedFault, recovered_s: float | None) -> None:
         self.recoveries.append(Recovery(fault.kind, fault.started_s, fault.ended_s, recovered_s))
@@ -103,6 +117,9 @@ class RecoveryWatch:
     def _oldest_waiting_at(self) -> datetime | None:
         """Return the time of the oldest pending delivery; None if there is none."""
         try:
-            return _LONG_AGO if self._spool.count() else self._pending.find_oldest_received_at()
+            if count_spooled(self._redis):
+                return _LONG_AGO
+            times = [PendingDeliveries(database).find_oldest_received_at() for database in self._databases]
+            return min((time for time in times if time), default=None)
         except (StoreUnavailable, RedisError):
             return _LONG_AGO

@@ -20,31 +20,49 @@ from tests.support.server import Server
 class PostgresServer(Server):
     """A PostgreSQL in a private folder; call `stop` at the end. Under root it runs as nobody.
 
-    is_durable: commits reach the disk, as in production; slower.
+    is_durable: commits reach the disk, as in production; slower. standby_of: a running server, to copy and follow.
     """
 
     # PostgreSQL's fast shutdown: it does not wait for clients.
     stop_signal = signal.SIGINT
 
-    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, is_durable: bool = False, standby_of: "PostgresServer | None" = None
+    ) -> None:
         install, as_user = _find_installation(), dict[str, Any]()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            # The user nobody may lack access to the folder of the installation.
-            install = _copy_installation(install, folder / "install")
+            if standby_of is None:
+                # The user nobody may lack access to the folder of the installation.
+                install = _copy_installation(install, folder / "install")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        binaries, self._data_folder = install / "pginstall" / "bin", folder / "data"
+        self._binaries: Path = standby_of._binaries if standby_of else install / "pginstall" / "bin"
+        self._data_folder = folder / "data"
         options = {
             "fsync": "on" if is_durable else "off",
             "max_connections": "80",
             "shared_buffers": "64MB",
         }
-        command = [str(binaries / "postgres"), "-D", str(self._data_folder), "-k", str(folder), "-h", ""]
+        command = [
+            str(self._binaries / "postgres"),
+            "-D",
+            str(self._data_folder),
+            "-k",
+            str(folder),
+            "-h",
+            "",
+        ]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         super().__init__(folder, command, as_user)
-        tables = ["-D", str(self._data_folder), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        self.run(str(binaries / "initdb"), *tables)
+        if standby_of is None:
+            options_of_initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+            # In the configuration file, because pg_rewind must know it.
+            replication = ["--set", "wal_keep_size=512MB", "--set", "wal_retrieve_retry_interval=200ms"]
+            self._run_program("initdb", "-D", str(self._data_folder), *options_of_initdb, *replication)
+        else:
+            source = ["-d", standby_of._conninfo, "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
+            self._run_program("pg_basebackup", "-D", str(self._data_folder), *source)
         self.start()
 
     @property
@@ -65,6 +83,11 @@ class PostgresServer(Server):
         finally:
             self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def rewind(self, primary: "PostgresServer") -> None:
+        """Make it a standby of another server, which was its standby. Call it while it is stopped."""
+        source = ["--source-server", primary._conninfo, "--write-recovery-conf", "--no-sync"]
+        self._run_program("pg_rewind", "--target-pgdata", str(self._data_folder), *source)
+
     def answers(self) -> bool:
         try:
             psycopg.connect(self.url("postgres"), connect_timeout=2).close()
@@ -72,6 +95,13 @@ class PostgresServer(Server):
             return False
         # Another server may answer at the same place.
         return int((self._data_folder / "postmaster.pid").read_text().split()[0]) == self.pid
+
+    @property
+    def _conninfo(self) -> str:
+        return f"host={self._folder} user=postgres dbname=postgres"
+
+    def _run_program(self, name: str, *arguments: str) -> None:
+        self.run(str(self._binaries / name), *arguments)
 
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:

@@ -33,6 +33,11 @@ class Server(ABC):
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its data and socket."""
+        return self._folder
+
     @abstractmethod
     def answers(self) -> bool:
         """Whether this very process is ready, and no other at the same place."""
