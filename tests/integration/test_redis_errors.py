@@ -136,9 +136,10 @@ def test_a_full_redis_and_a_user_without_rights(private_valkey: ValkeyServer, pr
 
 
 def test_a_cluster_is_not_supported(tmp_path: Path) -> None:
-    port = find_free_port()
+    # Without a port of its own, the bus takes one that may not exist: 10,000 higher.
+    ports = ["--port", str(find_free_port()), "--cluster-port", str(find_free_port())]
     with tempfile.TemporaryDirectory(prefix="rb-") as folder:
-        server = ValkeyServer(Path(folder), "--port", str(port), "--cluster-enabled", "yes")
+        server = ValkeyServer(Path(folder), *ports, "--cluster-enabled", "yes")
         try:
             assert "it is a Redis Cluster, which is not supported" in find_error(server.url)
             output = doctor(tmp_path, "--no-post", REDIS_URL=server.url)
