@@ -160,7 +160,7 @@ def translate_errors(engine: Engine, *, schema: str = "") -> Iterator[None]:
         if not _is_database_error(error):
             raise
         raise StoreUnavailable(
-            f"the database failed: {diagnose_for(error, engine, schema=schema)}"
+            f"the database in DATABASE_URL failed: {diagnose_for(error, engine, schema=schema)}"
         ) from error
 
 

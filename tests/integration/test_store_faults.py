@@ -153,7 +153,9 @@ def test_one_character_that_a_sink_cannot_store_rejects_one_record(url: str) -> 
 
 def _find_sentence(text: str) -> str:
     """Return the diagnosis in a log, or in an output that is wrapped."""
-    match = re.search(r"the database failed: ([^\"\n]+(?:\n  [^\n]+)*)", text.replace('\\"', "'"))
+    match = re.search(
+        r"the database in DATABASE_URL failed: ([^\"\n]+(?:\n  [^\n]+)*)", text.replace('\\"', "'")
+    )
     assert match, text
     return re.sub(r"\s+", " ", match[1]).replace('"', "'").strip().rstrip("'")
 
