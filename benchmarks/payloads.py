@@ -28,6 +28,9 @@ _RUN = "0d7f4f1b-6f0e-4a0f-9a52-3b9d2e6f4c22"
 _DUE_AFTER = timedelta(hours=1)
 
 
+_IDS = {"sync_job_run_id": "r", "integrated_account_id": "account"}
+
+
 class RequestStream:
     """Endless signed requests, each with another id, of a number of records of about 1 KB.
 
@@ -38,7 +41,7 @@ class RequestStream:
 
     def __init__(self, path: str, records: int) -> None:
         page = [make_record(RESOURCE, "account", index, "1") for index in range(records)]
-        payload = {"resource": RESOURCE, "method": "list", "sync_job_run_id": "r", "records": page}
+        payload = {**_IDS, "resource": RESOURCE, "method": "list", "records": page}
         text = json.dumps({"event": RECORD_EVENT, "payload": payload}, ensure_ascii=False)
         self._beginning = text[:-1].encode()
         self._mac = hmac.new(SECRET.encode(), self._beginning, hashlib.sha256)
@@ -81,7 +84,7 @@ def make_delivery(number: int, records: int) -> IncomingDelivery:
     """Return a verified delivery that is not due yet; another number means other records."""
     first = number * records
     page = [make_record(RESOURCE, "account", first + index, "1") for index in range(records)]
-    payload = {"resource": RESOURCE, "method": "list", "sync_job_run_id": "r", "records": page}
+    payload = {**_IDS, "resource": RESOURCE, "method": "list", "records": page}
     event = {"id": str(number), "event": RECORD_EVENT, "payload": payload}
     return IncomingDelivery(
         json.dumps(event, ensure_ascii=False).encode(),

@@ -19,6 +19,7 @@ BODY = json.dumps(
         "id": "6f0d7c52-6f1e-4c0f-9f59-1c8f6c0f0f4e",
         "event": "sync_job_run:record",
         "payload": {
+            "integrated_account_id": "account",
             "resource": "crm/contacts",
             "method": "list",
             "records": [{"id": "c-1", "name": "Ada Lovelace", "email": "ada@example.com", "city": "London"}],

@@ -42,10 +42,6 @@ _Objects = Annotated[
 ]
 
 
-def _as_texts(value: Any) -> list[str] | None:
-    return list(filter(None, map(as_text, value))) if isinstance(value, list) else None
-
-
 def _as_version(value: Any) -> int | None:
     text = as_text(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
@@ -72,8 +68,7 @@ def _as_job(value: Any) -> SyncJob | None:
 class SyncJobRun(BaseModel):
     """One run of a sync job. Only the id is required; unknown fields and statuses are kept.
 
-    resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. events_to_send: the only events that
-    the run sends; None or [] for all. Times are aware UTC.
+    resource_stats: {resource: {method: {"fetched": n, "persisted": n}}}. Times are aware UTC.
     Source: docs/protocol.md, "The sync job run".
     """
 
@@ -90,7 +85,6 @@ class SyncJobRun(BaseModel):
     webhook_id: _Text = None
     error_handling: _Text = None
     ignore_previous_run: _Flag = None
-    events_to_send: Annotated[list[str] | None, BeforeValidator(_as_texts)] = None
     version: Annotated[int | None, BeforeValidator(_as_version)] = None
     resource_stats: _Object = None
     created_at: _Time = None
@@ -161,7 +155,8 @@ def is_final(status: str) -> bool:
 
 def read_events_to_send(run: Mapping[str, Any]) -> list[str]:
     """Return the only events that a run sends, from its decoded JSON; [] for all."""
-    return _as_texts(run.get("events_to_send")) or []
+    names = run.get("events_to_send")
+    return list(filter(None, map(as_text, names))) if isinstance(names, list) else []
 
 
 def sends_event(events_to_send: Sequence[str], action: str) -> bool:

@@ -70,7 +70,8 @@ def worker(
 
 
 def body(name: str) -> bytes:
-    payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": name, "name": "Ada"}]}
+    payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload |= {"records": [{"id": name, "name": "Ada"}]}
     return json.dumps({"id": name, "event": "sync_job_run:record", "payload": payload}).encode()
 
 

@@ -311,9 +311,10 @@ def test_single_record_events_create_update_and_delete_rows(setup: DeliverySetup
 def test_an_event_about_records_that_is_no_change_of_one_writes_no_row(
     setup: DeliverySetup, event: str
 ) -> None:
-    setup.deliver("record:created", '{"resource": "crm/contacts", "record": {"id": "1", "name": "n"}}')
+    about = '"integrated_account_id": "a", "resource": "crm/contacts"'
+    setup.deliver("record:created", f'{{{about}, "record": {{"id": "1", "name": "n"}}}}')
 
-    meta = setup.deliver(event, '{"resource": "crm/contacts", "id": "1", "fields": []}', id_="meta")
+    meta = setup.deliver(event, f'{{{about}, "id": "1", "fields": []}}', id_="meta")
 
     assert setup.state(meta) == ("settled", "", 0)
     assert setup.rows("crm_contacts") == {"1": {"id": "1", "name": "n"}}

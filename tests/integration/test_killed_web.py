@@ -40,6 +40,7 @@ PAGES = [
             "event": "sync_job_run:record",
             "created_at": "2026-11-24T10:00:00.000Z",
             "payload": {
+                "integrated_account_id": "a",
                 "resource": "crm/contacts",
                 "method": "list",
                 "records": [{"id": f"{page}-{number}", "text": "é" * 300} for number in range(RECORDS)],

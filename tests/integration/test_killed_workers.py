@@ -66,7 +66,8 @@ class WorkerSetup:
         """Receive one body, as the web process does."""
         about = {"id": name, "event": f"sync_job_run:{event}", "created_at": f"2026-11-24T10:00:0{name[0]}Z"}
         raw = payload.pop("records", None)
-        inner = json.dumps({"sync_job_run_id": "r", "resource": "crm/contacts", "method": "list"} | payload)
+        ids = {"sync_job_run_id": "r", "integrated_account_id": "a"}
+        inner = json.dumps(ids | {"resource": "crm/contacts", "method": "list"} | payload)
         if raw is not None:
             inner = f'{inner[:-1]}, "records": [{raw}]}}'
         body = f'{json.dumps(about)[:-1]}, "payload": {inner}}}'.encode()

@@ -63,7 +63,7 @@ def web(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[WebProces
 
 
 def event(name: object, *records: str) -> bytes:
-    payload = {"resource": "crm/contacts", "method": "list", "records": records}
+    payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list", "records": records}
     return json.dumps({"id": f"{name}", "event": "sync_job_run:record", "payload": payload}).encode()
 
 

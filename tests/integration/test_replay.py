@@ -115,6 +115,7 @@ class ReplaySetup:
 def body_of(number: int, resource: str = "crm/contacts") -> bytes:
     payload = {
         "sync_job_run_id": "r",
+        "integrated_account_id": "a",
         "resource": resource,
         "method": "list",
         "records": [{"id": str(number)}],
@@ -194,6 +195,7 @@ def test_dead_replay_replays_all_failed_deliveries_and_no_others(site: ReplaySet
 def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: ReplaySetup) -> None:
     payload = {
         "sync_job_run_id": "r",
+        "integrated_account_id": "a",
         "resource": "crm/contacts",
         "method": "list",
         "records": ["odd", {"id": "1"}],

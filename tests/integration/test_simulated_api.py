@@ -18,7 +18,7 @@ from app.simulator.session import SimulationSession, simulate
 from app.truto.client import TrutoClient
 from app.truto.coerce import as_time
 from app.truto.run_log import LogEntry
-from app.truto.runs import read_resource_stats
+from app.truto.runs import read_events_to_send, read_resource_stats
 from tests.support.fake_receiver import SECRET, FakeReceiver, running_receiver
 
 TOKEN = "a-token-that-is-never-shown"
@@ -289,7 +289,7 @@ def test_a_run_of_a_v4_job_has_its_account_in_its_arguments() -> None:
 
     assert (run.status, run.version, run.integrated_account_id) == ("completed", 4, None)
     assert run.args == {"integrated_account_id": finished.report.integrated_account_id}
-    assert run.events_to_send == ["record", "started"]
+    assert read_events_to_send(run.model_dump()) == ["record", "started"]
     assert [node.get("type") for node in run.resources or ()] == ["request"] * 4 + ["destination"]
 
 

@@ -66,7 +66,8 @@ def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterat
 
 
 def put(inbox: Inbox, number: int | str) -> UUID:
-    payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
+    payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload["records"] = [{"id": str(number)}]
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
     incoming = IncomingDelivery(
         body,
