@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -70,7 +71,7 @@ def worker(
 
 
 def body(name: str) -> bytes:
-    payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload: dict[str, Any] = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
     payload |= {"records": [{"id": name, "name": "Ada"}]}
     return json.dumps({"id": name, "event": "sync_job_run:record", "payload": payload}).encode()
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -66,7 +67,7 @@ def worker(tmp_path: Path, redis_url: str, redis: Redis, inbox: Inbox) -> Iterat
 
 
 def put(inbox: Inbox, number: int | str) -> UUID:
-    payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload: dict[str, Any] = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
     payload["records"] = [{"id": str(number)}]
     body = json.dumps({"event": "sync_job_run:record", "payload": payload}).encode()
     incoming = IncomingDelivery(
