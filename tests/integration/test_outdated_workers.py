@@ -55,6 +55,7 @@ class Setup:
         migrate(self.store)
         self.inbox = Inbox(self.store)
         self.registry = WorkerRegistry(self.store)
+        self.opened: list[SinkRegistry] = []
         (folder / "lake").mkdir()
         self.route(MAIN)
 
@@ -66,7 +67,8 @@ class Setup:
 
     def make_processor(self, text: str, *, started_at: datetime) -> DeliveryProcessor:
         routes = read_routes(self.format(text), source="routes.toml", variables={})
-        return DeliveryProcessor(self.store, routes, SinkRegistry(routes), started_at=started_at)
+        self.opened.append(SinkRegistry(routes))
+        return DeliveryProcessor(self.store, routes, self.opened[-1], started_at=started_at)
 
     def make_config(self, text: str) -> DeliveryConfig:
         routes = read_routes(self.format(text), source="routes.toml", variables={})
@@ -120,6 +122,8 @@ class Setup:
 def setup(tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[Setup]:
     made = Setup(tmp_path, redis_url)
     yield made
+    for sinks in made.opened:
+        sinks.close()
     made.store.close()
 
 

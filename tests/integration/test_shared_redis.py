@@ -86,7 +86,8 @@ class Receiver:
 
 
 def make_delivery(number: int, secret: str = SECRET) -> IncomingDelivery:
-    payload = {"resource": "crm/contacts", "method": "list", "records": [{"id": str(number)}]}
+    ids = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload = {**ids, "records": [{"id": str(number)}]}
     body = json.dumps({"id": f"e{number}", "event": "sync_job_run:record", "payload": payload}).encode()
     digest = parse_signature_header(sign(body, secret)) if secret else hashlib.sha256(body).digest()
     return IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))
