@@ -145,11 +145,11 @@ def test_web_and_worker_follow_the_primary_without_a_restart(pair: RedisPair, tm
     ):
         put(inbox, 1)
         wait_until(lambda: inbox.count_by_state().get("settled") == 1, what=lambda: worker.log)
-        web.post(body("2", resource="a/b", records=[{"id": "2"}]))
+        web.post(body("2", integrated_account_id="a", resource="a/b", records=[{"id": "2"}]))
         wait_until(lambda: inbox.count_by_state().get("settled") == 2, what=lambda: worker.log)
         pair.fail_over()
 
-        web.post(body("3", resource="a/b", records=[{"id": "3"}]))
+        web.post(body("3", integrated_account_id="a", resource="a/b", records=[{"id": "3"}]))
         put(inbox, 4)
         wait_until(
             lambda: inbox.count_by_state().get("settled") == 4,
