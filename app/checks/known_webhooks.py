@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from app.clock import utc_now
 from app.config.settings import Settings
-from app.database.diagnostics import missing_file
 from app.database.engine import open_database
+from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
 from app.store.runs import Runs
 

@@ -12,8 +12,8 @@ import httpx
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.clock import utc_now
 from app.config.settings import Settings, WebhookSecret
-from app.database.diagnostics import missing_file
 from app.database.engine import open_database
+from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.truto.coerce import as_object, as_text

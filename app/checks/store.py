@@ -6,21 +6,21 @@ from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, war
 from app.checks.disk import check_disk
 from app.clock import utc_now
 from app.config.load import Config
-from app.database.diagnostics import (
+from app.database.engine import Database, diagnose_for, open_database, redact_url
+from app.database.inspection import (
     DatabaseInfo,
     database_file,
     inspect_database,
     missing_file,
 )
-from app.database.engine import Database, diagnose_for, open_database, redact_url
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import StoreUnavailable
 from app.plural import format_count
-from app.store.attribution import UnattributedDeliveries, find_unattributed
 from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
+from app.store.unattributed import UnattributedDeliveries, find_unattributed
 
 _COMPONENT = "store"
 _MIGRATE = "Run: rapidbridge migrate"

@@ -6,8 +6,8 @@ from app.checks.check_result import CheckResult, fail, ok
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config
-from app.database.diagnostics import missing_file
 from app.database.engine import open_database
+from app.database.inspection import missing_file
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.plural import format_count
 from app.redis.connection import connect_redis

@@ -1,1 +1,1 @@
-"""Database connections for the store and the SQL sinks: engines, errors, diagnostics."""
+"""Database connections for the store and the SQL sinks: engines, sessions, diagnoses, facts."""

@@ -1,4 +1,4 @@
-"""Search for the ids of an event in all places of its payload where Truto may put them.
+"""Search for the ids of an event in every possible place of its payload.
 
 Source: docs/protocol.md, "A batch may name no account". The exact places are unconfirmed.
 """

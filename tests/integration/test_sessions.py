@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from app.config.routes import Route
-from app.database.diagnostics import inspect_database
 from app.database.engine import Database, open_database
+from app.database.inspection import inspect_database
 from app.errors import ConfigError, SinkUnavailable, StoreUnavailable
 from app.sinks.sql.probe import probe_database
 from app.sinks.sql.sink import SqlSink

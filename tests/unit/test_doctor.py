@@ -32,12 +32,12 @@ from app.cli.doctor import result_lines
 from app.config.load import Config
 from app.config.routes import Routes, build_default_routes
 from app.config.settings import read_settings
-from app.database.diagnostics import DatabaseInfo
+from app.database.inspection import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.redis.other_receivers import OtherReceiver
-from app.store.attribution import UnattributedDeliveries
 from app.store.failures import FailingSink
 from app.store.notifications import Notification
+from app.store.unattributed import UnattributedDeliveries
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
 MIB = 1024 * 1024

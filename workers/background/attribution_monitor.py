@@ -1,12 +1,12 @@
-"""Monitoring of deliveries that name no account: requeue, and a notification while there are any."""
+"""Monitoring of deliveries without an account: requeue and notification."""
 
 from datetime import datetime, timedelta
 
 import structlog
 
 from app.database.engine import Database
-from app.store.attribution import find_unattributed, requeue_attributable
 from app.store.notifications import Notification, Notifications
+from app.store.unattributed import find_unattributed, requeue_attributable
 
 _KIND = "account.unknown"
 # The event that names the account of a run may come later than its first pages.

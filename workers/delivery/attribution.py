@@ -12,8 +12,8 @@ from typing import Any
 
 from app.config.routes import Routes
 from app.database.engine import Database
-from app.store.attribution import AttributionRuns, OpenRun
 from app.store.models import Attribution, AttributionSource, Delivery, RunUpdate
+from app.store.unattributed import AttributionRuns, OpenRun
 from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, Envelope, read_envelope
 from app.truto.id_places import find_account, read_id
 from app.truto.record_path import find_value

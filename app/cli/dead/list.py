@@ -15,10 +15,10 @@ from app.cli.common.next_steps import account_rule_lines, group_command_lines
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, shorten
 from app.plural import format_count
-from app.store.attribution import find_unattributed
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
 from app.store.models import DeliveryState
 from app.store.reasons import RECORD, Reason, explain
+from app.store.unattributed import find_unattributed
 
 _DISCARDED = "discarded"
 _MAX_TEXT_WIDTH = 36

@@ -5,8 +5,8 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.database.diagnostics import database_file, missing_file
 from app.database.engine import diagnose_for, open_engine
+from app.database.inspection import database_file, missing_file
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import SinkUnavailable
 

@@ -1,4 +1,4 @@
-"""Deliveries that name no account or no run, and the runs by which they can be attributed."""
+"""Deliveries without an account or a run, and the runs that may attribute them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
