@@ -66,7 +66,9 @@ def _paused_with_leases(program: Program, database: Database) -> Iterator[Mappin
     def pause_with_leases() -> bool:
         paused[:] = program.children
         send_signal(signal.SIGSTOP, paused)
-        leases.update(_read_unlocked_leases(database))
+        # A worker that has just ended may still have leases.
+        if len(paused) == 1:
+            leases.update(_read_unlocked_leases(database))
         if not leases:
             send_signal(signal.SIGCONT, paused)
         return bool(leases)
