@@ -32,8 +32,7 @@ def read_config(*, required: Sequence[str] = ()) -> Config:
         settings = read_settings(variables, required=required)
     except ConfigError as error:
         problems += error.problems
-    path = Path(variables.get("ROUTES_FILE", _DEFAULT_ROUTES_FILE))
-    if path.is_file():
+    if path := find_routes_file(variables):
         try:
             routes = read_routes(
                 _read_file(path), source=str(path), variables=_add_database_url(variables, settings)
@@ -46,6 +45,12 @@ def read_config(*, required: Sequence[str] = ()) -> Config:
     if routes is None:
         return Config(settings, build_default_routes(url, schema))
     return Config(settings, fill_in_schema(routes, url, schema))
+
+
+def find_routes_file(variables: Mapping[str, str]) -> Path | None:
+    """Return the path of the routes file; None if there is none. variables: see `read_environment`."""
+    path = Path(variables.get("ROUTES_FILE", _DEFAULT_ROUTES_FILE))
+    return path if path.is_file() else None
 
 
 def _read_file(path: Path) -> str:

@@ -74,6 +74,18 @@ def test_the_lines_that_name_an_account_are_shown_once(seeded: SeededStore) -> N
     assert [text.count(f'id = "{webhook}"') for webhook in ("w1", "w2", "")] == [1, 1, 0]
     assert text.count('account = "path.in.the.record"') == text.count('account = ""') == 1
     assert text.count("--reason no_account") == 2
+    # Without a routes file, the default routes must be written as well.
+    assert text.count('url = "$DATABASE_URL"') == 1
+
+
+def test_with_a_routes_file_only_the_rules_are_shown(on_sqlite: SeededStore, tmp_path: Path) -> None:
+    on_sqlite.put("quarantined", "no_account", webhook_id="w1", integrated_account_id="")
+    (tmp_path / "routes.toml").write_text('[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n')
+
+    text = on_sqlite.rapidbridge("dead", "list", code=1, ROUTES_FILE=str(tmp_path / "routes.toml")).stdout
+
+    assert 'id = "w1"' in text
+    assert "$DATABASE_URL" not in text
 
 
 def test_failures_are_listed_by_cause(seeded: SeededStore) -> None:

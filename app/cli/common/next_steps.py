@@ -14,6 +14,14 @@ from app.store.reasons import RECORD, Reason, explain
 _CODE_PATTERN = re.compile(r"\w{1,40}")
 _INDENT = "    "
 _MAX_RULES = 5
+# The same as `build_default_routes`.
+_DEFAULT_ROUTES = (
+    "[sinks.main]",
+    'type = "sql"',
+    'url = "$DATABASE_URL"',
+    "[[routes]]",
+    'sinks = ["main"]',
+)
 # Their remedy is a change of the routes file, which workers read at their start.
 _ROUTE_REASONS = (
     Reason.NO_ROUTE,
@@ -25,8 +33,11 @@ _ROUTE_REASONS = (
 )
 
 
-def account_rule_lines(webhook_ids: Sequence[str]) -> Iterator[str]:
+def account_rule_lines(webhook_ids: Sequence[str], *, has_routes_file: bool) -> Iterator[str]:
     """Yield the lines of the routes file that name the accounts of these webhooks."""
+    if not has_routes_file:
+        yield "There is no routes file. Create routes.toml with the default routes:"
+        yield from (f"{_INDENT}{line}" for line in _DEFAULT_ROUTES)
     if known_ids := [webhook_id for webhook_id in webhook_ids if webhook_id][:_MAX_RULES]:
         yield "If a webhook serves one account, add to the routes file:"
         for webhook_id in known_ids:

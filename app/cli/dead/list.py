@@ -14,6 +14,9 @@ from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.next_steps import account_rule_lines, group_command_lines
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, shorten
+from app.config.load import find_routes_file
+from app.config.settings import read_environment
+from app.database.engine import Database
 from app.plural import format_count
 from app.store.failures import FAILED_STATES, FailureGroup, group_failures
 from app.store.models import DeliveryState
@@ -46,18 +49,23 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json({"failures": [_group_as_json(group) for group in groups]})
     else:
-        unattributed: Sequence[str] = [webhook.webhook_id for webhook in find_unattributed(database)]
+        rule_lines: Sequence[str] = _account_rules(database)
         for group in groups:
-            webhook_ids: Sequence[str] = ()
-            if group.state == DeliveryState.QUARANTINED and group.reason == Reason.NO_ACCOUNT:
-                # The lines of the routes file are shown once.
-                webhook_ids, unattributed = unattributed, ()
-            for line in _group_lines(group, webhook_ids):
+            is_unattributed = (group.state, group.reason) == (DeliveryState.QUARANTINED, Reason.NO_ACCOUNT)
+            for line in _group_lines(group, rule_lines if is_unattributed else ()):
                 click.echo(line)
+            # The lines are the same for all groups.
+            rule_lines = () if is_unattributed else rule_lines
         if not groups:
             click.echo("No failures.")
     if any(not group.discard_reason for group in groups):
         sys.exit(1)
+
+
+def _account_rules(database: Database) -> list[str]:
+    webhook_ids = [webhook.webhook_id for webhook in find_unattributed(database)]
+    has_routes_file = find_routes_file(read_environment()) is not None
+    return list(account_rule_lines(webhook_ids, has_routes_file=has_routes_file))
 
 
 def _group_as_json(group: FailureGroup) -> dict[str, object]:
@@ -68,8 +76,8 @@ def _group_as_json(group: FailureGroup) -> dict[str, object]:
     }
 
 
-def _group_lines(group: FailureGroup, webhook_ids: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of one group. webhook_ids: of the deliveries, if their account is unknown."""
+def _group_lines(group: FailureGroup, rule_lines: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of one group. rule_lines: the lines of the routes file that are its remedy."""
     resource = f" of {shorten(group.resource, _MAX_TEXT_WIDTH)}" if group.resource else ""
     reason = shorten(group.reason, _MAX_TEXT_WIDTH)
     if group.state == RECORD:
@@ -85,7 +93,7 @@ def _group_lines(group: FailureGroup, webhook_ids: Sequence[str]) -> Iterator[st
     text = "; ".join(filter(None, (explanation.meaning, advice)))
     yield from textwrap.wrap(f"{text}.", LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
     if not group.discard_reason:
-        for line in account_rule_lines(webhook_ids) if webhook_ids else ():
+        for line in rule_lines:
             yield f"  {line}"
         for line in group_command_lines(group.state, group.reason, group.example):
             yield f"  {line}"
