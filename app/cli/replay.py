@@ -58,7 +58,7 @@ _LEFT_OUT_LABELS = {
 _OUTCOME_LABELS = {
     "dead": "dead: see the reasons with `rapidbridge dead list`",
     "unrouted": "unrouted: no route matches",
-    "quarantined": "quarantined: they hold no records",
+    "quarantined": "quarantined: unreadable, or without a known account",
     "pending": "pending: workers finish them",
 }
 
