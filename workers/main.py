@@ -102,8 +102,9 @@ class Publisher:
             if not self._is_failing:
                 log.warning("worker.unpublished", worker=self._worker.name, error=str(error))
             self._is_failing = True
-        else:
-            self._is_failing = False
+            # Until the next heartbeat, only Redis knows this worker: it looks like another receiver's.
+            return
+        self._is_failing = False
         self._due_at_s = time.monotonic() + _PUBLISH_INTERVAL_S
 
     def remove(self) -> None:

@@ -1,6 +1,7 @@
 """The RQ queue, which spreads the ids of pending deliveries over workers."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol, cast
 from uuid import UUID, uuid4
 
@@ -9,6 +10,7 @@ from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
+from app.clock import utc_now
 from app.plural import format_count
 from app.redis.connection import queue_unavailable
 
@@ -25,6 +27,8 @@ MAX_JOBS = 128
 # RQ's, with the keys of a queue's workers.
 _WORKERS_KEY = "rq:workers:{}"
 _FAILED_JOB_TTL_S = 3600
+# An idle worker sends a heartbeat every 15 s, a busy one with each job. RQ forgets a dead one after minutes.
+_WORKER_LIVES = timedelta(seconds=45)
 
 
 class DueDelivery(Protocol):
@@ -116,13 +120,18 @@ class DeliveryQueue:
             raise queue_unavailable(error) from error
 
     def count_workers(self) -> int:
-        """Return the number of live workers. A killed worker counts for up to two more minutes."""
+        """Return the number of live workers. A killed worker counts for up to 45 more seconds."""
         return len(self.list_workers())
 
     def list_workers(self) -> set[str]:
-        """Return the names of the live workers. A killed worker counts for up to two more minutes."""
+        """Return the names of the live workers. A killed worker counts for up to 45 more seconds."""
+        live_since = utc_now() - _WORKER_LIVES
         try:
-            return {worker.name for worker in Worker.all(queue=self._queue)}
+            return {
+                worker.name
+                for worker in Worker.all(queue=self._queue)
+                if worker.last_heartbeat is None or worker.last_heartbeat > live_since
+            }
         except RedisError as error:
             raise queue_unavailable(error) from error
 

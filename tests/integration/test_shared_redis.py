@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
+from rq.utils import utcformat
 
 from app.config.settings import read_settings
 from app.database.engine import Database, open_database
@@ -291,6 +292,25 @@ def test_unnamed_deliveries_with_another_secret_are_left_to_their_owner(
     mine.run("migrate", "--adopt-spool", "unnamed")
     assert (mine.count(), old_spool.count()) == (3, 0)
     mine.store.close()
+
+
+def test_a_worker_that_died_before_its_database_returned_blocks_the_spool_for_seconds_only(
+    staging: Receiver, redis: Redis
+) -> None:
+    queue, spool = open_queue(redis, staging.store), open_spool(redis, staging.store)
+    rq_queue = Queue(queue.name, connection=redis, serializer=JSONSerializer)
+    worker = SimpleWorker([rq_queue], "host:aa", connection=redis)
+    worker.register_birth()  # type: ignore[no-untyped-call]  # RQ's own
+    spool.put(make_delivery(1))
+    sweeper = Sweeper(staging.store, queue, spool)
+    sweeper.run_once()
+    assert spool.count() == 1
+
+    redis.hset(worker.key, "last_heartbeat", utcformat(datetime.now(UTC) - timedelta(seconds=46)))
+    sweeper.run_once()
+
+    assert queue.count_workers() == 0
+    assert (spool.count(), staging.count()) == (0, 1)
 
 
 def test_a_dead_worker_does_not_look_like_another_receivers(staging: Receiver, redis: Redis) -> None:

@@ -19,6 +19,8 @@ from workers.delivery.parser import ParsedDelivery
 _SLOW_FAILURE_S = 2.0
 # An unresponsive sink takes at most a fifth of a worker's time.
 _COOLDOWN_FACTOR = 4.0
+# No job, so no failure, takes longer: the rest is a pause of this process, and not the sink's fault.
+_MAX_FAILURE_S = 25.0
 
 
 class SinkCooldown:
@@ -33,7 +35,7 @@ class SinkCooldown:
 
     def record_failure(self, sink: str, *, began: float, now: float) -> None:
         """Start a cooldown if the failure was slow."""
-        took_s = now - began
+        took_s = min(now - began, _MAX_FAILURE_S)
         if took_s > _SLOW_FAILURE_S:
             self._until_s[sink] = now + took_s * _COOLDOWN_FACTOR
 
