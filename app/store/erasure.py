@@ -1,7 +1,7 @@
 """Count and erase the data of an integrated account in the store."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -148,8 +148,7 @@ class AccountData:
         rows = self._database.read(page)
         while rows:
             for row in rows:
-                body = decompress(row.body)
-                if any(mention in body for mention in mentions):
+                if _mentions(row.body, mentions):
                     yield row.id
             rows = self._database.read(page.where(tuple_(*order) > (rows[-1].received_at, rows[-1].id)))
 
@@ -174,6 +173,15 @@ class AccountData:
             if len(rows) < _PAGE_SIZE:
                 return
             after = rows[-1].sync_job_run_id
+
+
+def _mentions(compressed: bytes, texts: Iterable[bytes]) -> bool:
+    """Whether a body contains one of these texts. A damaged body may, and no replay can use it."""
+    try:
+        body = decompress(compressed)
+    except ValueError:
+        return True
+    return any(text in body for text in texts)
 
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from redis import Redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.config.routes import Route
 from app.erasure import Erasure, ErasureReport
@@ -257,6 +257,23 @@ def test_a_delivery_with_records_of_several_accounts_is_erased_for_each(
     bodies = delivered.read_bodies()
     assert (bool(bodies[mixed]), bool(bodies[other])) == (False, True)
     assert delivered.count_rows_by_account() == {"a1": 1, "a3": 1, "a4": 1}
+
+
+def test_a_damaged_body_with_records_of_several_accounts_is_erased(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    [route] = delivered.routes.routes
+    routes = delivered.routes.model_copy(update={"routes": (route.model_copy(update={"account": "of"}),)})
+    records = [{"id": "1", "of": account} for account in ("a1", "a2")]
+    mixed = delivered.put("0", integrated_account_id="", records=records)
+    DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed])
+    with delivered.store.engine.begin() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.id == mixed).values(body=b"damaged"))
+
+    erased = make_erasure(delivered, redis).erase_data()
+
+    assert not erased.unreached
+    assert not delivered.read_bodies()[mixed]
 
 
 class BlockingSink:
