@@ -49,17 +49,19 @@ def list_dead(*, with_discarded: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json({"failures": [_group_as_json(group) for group in groups]})
     else:
-        rule_lines: Sequence[str] = _account_rules(database)
+        # The lines of the routes file are the same for all groups without an account: they are shown once.
+        first = next(filter(_is_unattributed, groups), None)
         for group in groups:
-            is_unattributed = (group.state, group.reason) == (DeliveryState.QUARANTINED, Reason.NO_ACCOUNT)
-            for line in _group_lines(group, rule_lines if is_unattributed else ()):
+            for line in _group_lines(group, _account_rules(database) if group is first else ()):
                 click.echo(line)
-            # The lines are the same for all groups.
-            rule_lines = () if is_unattributed else rule_lines
         if not groups:
             click.echo("No failures.")
     if any(not group.discard_reason for group in groups):
         sys.exit(1)
+
+
+def _is_unattributed(group: FailureGroup) -> bool:
+    return group.state == DeliveryState.QUARANTINED and group.reason == Reason.NO_ACCOUNT
 
 
 def _account_rules(database: Database) -> list[str]:
