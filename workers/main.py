@@ -17,7 +17,6 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import UnixSignalDeathPenalty
 
 from app.clock import utc_now
-from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config, read_config
 from app.config.settings import read_worker_token
 from app.database.engine import Database, open_database
@@ -132,9 +131,7 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         started_at=started_at,
     )
     jobs.set_processor(processor)
-    delivery_config = DeliveryConfig.build(
-        config.routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
-    )
+    delivery_config = config.delivery_config
     record = WorkerRecord(name, started_at, delivery_config.to_json(), delivery_config.digest)
     publisher = Publisher(database, record)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)

@@ -26,9 +26,7 @@ def check_workers(config: Config) -> Iterator[CheckResult]:
     settings = config.settings
     if missing_file(settings.database_url):
         return
-    expected = DeliveryConfig.build(
-        config.routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
-    )
+    expected = config.delivery_config
     database = open_database(
         settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
     )

@@ -178,11 +178,7 @@ def replay_deliveries(
         nothing = ReplaySummary(None, is_finished=True, outcomes=[], left_out=preview.left_out)
         _print_lines(_summary_lines(nothing), nothing.as_json(), as_json=as_json)
         return
-    delivery_config = DeliveryConfig.build(
-        config.routes,
-        late_records=config.settings.late_records,
-        to_open_run=config.settings.attribute_to_open_run,
-    )
+    delivery_config = config.delivery_config
     _require_current_workers(database, delivery_config)
     _confirm(preview, "Replay", yes=yes)
     if started := preview.unfinished:

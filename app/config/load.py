@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Routes, build_default_routes, fill_in_schema
 from app.config.routes_file import read_routes
 from app.config.settings import Settings, read_environment, read_settings
@@ -18,6 +19,14 @@ class Config:
 
     settings: Settings
     routes: Routes
+
+    @property
+    def delivery_config(self) -> DeliveryConfig:
+        """The part that decides how workers write deliveries."""
+        settings = self.settings
+        return DeliveryConfig.build(
+            self.routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
+        )
 
 
 def read_config(*, required: Sequence[str] = ()) -> Config:

@@ -9,9 +9,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from app.config.delivery_config import DeliveryConfig
-from app.config.routes import Routes
-from app.config.settings import Settings
+from app.config.load import Config
 from app.database.engine import open_database
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
@@ -32,8 +30,9 @@ from app.web.webhook_handler import WebhookHandler
 _MAX_LARGEST_BODIES = 2
 
 
-def create_app(settings: Settings, routes: Routes) -> Flask:
+def create_app(config: Config) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
+    settings, routes = config.settings, config.routes
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
@@ -53,10 +52,7 @@ def create_app(settings: Settings, routes: Routes) -> Flask:
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    config = DeliveryConfig.build(
-        routes, late_records=settings.late_records, to_open_run=settings.attribute_to_open_run
-    )
-    register_health_routes(app, database, queue, spool, config)
+    register_health_routes(app, database, queue, spool, config.delivery_config)
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)

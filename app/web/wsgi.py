@@ -5,5 +5,4 @@ from app.logs import configure_logging
 from app.web.application import create_app
 
 configure_logging()
-_config = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL"))
-app = create_app(_config.settings, _config.routes)
+app = create_app(read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask, request
 
+from app.config.load import Config
 from app.config.routes import build_default_routes
 from app.config.settings import read_settings
 from app.database.engine import open_database
@@ -47,7 +48,7 @@ print(json.dumps([response.status_code, [item["transaction"] for item in transac
 
 def build(database_url: str, redis_url: str) -> Flask:
     variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "TRUTO_WEBHOOK_SECRET": SECRET}
-    return create_app(read_settings(variables), build_default_routes(database_url))
+    return create_app(Config(read_settings(variables), build_default_routes(database_url)))
 
 
 @pytest.fixture
