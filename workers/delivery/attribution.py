@@ -48,8 +48,8 @@ class Attributor:
         """Read the runs by which these deliveries can be attributed; raises StoreUnavailable."""
         incomplete = [delivery for delivery in deliveries if _is_incomplete(delivery.envelope)]
         run_ids = {delivery.envelope.sync_job_run_id for delivery in incomplete} - {""}
-        found = self._runs.find_details(run_ids) if run_ids else {}
-        self._details = {run_id: json.loads(details) for run_id, details in found.items()}
+        run_texts = self._runs.find_details(run_ids) if run_ids else {}
+        self._details = {run_id: json.loads(run_text) for run_id, run_text in run_texts.items()}
         webhook_ids = {
             delivery.envelope.webhook_id
             for delivery in incomplete
