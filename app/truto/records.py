@@ -15,8 +15,13 @@ from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document,
 # A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
 ExactDecimal = msgspec.Raw
 
-# A NUL, raw or escaped, or an escaped surrogate: PostgreSQL cannot store them.
-_MAYBE_UNSTORABLE = re.compile(rb"\0|\\u(?:0000|[dD][89a-fA-F])")
+# Escaped NULs and surrogates, which PostgreSQL cannot store.
+_MAYBE_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+# The slower, exact test: a text whose escaped surrogates are all in pairs, as in an escaped emoji.
+_STORABLE = re.compile(
+    rb"[^\\\0]*+(?:\\(?:[^u\0]|u(?!0000|[dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F])[^\\\0]*+)*+",
+    re.DOTALL,
+)
 # A number of so many digits is below the largest float, 1.8e308.
 _MAX_FINITE_DIGITS = 300
 # Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
@@ -77,7 +82,7 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
 
 def _decode_event(body: bytes) -> Any:
     """Return the value of a body in which no character must be replaced; else raise ValueError."""
-    if _MAYBE_UNSTORABLE.search(body):
+    if b"\0" in body or (_MAYBE_UNSTORABLE.search(body) and not _STORABLE.fullmatch(body)):
         raise _UnreadableValue("unstorable")
     try:
         return _FAST_DECODER.decode(body)
