@@ -1,6 +1,5 @@
 """The gate: policies that refuse a run at its start."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,8 +10,9 @@ import structlog
 from app.config.routes import Routes
 from app.errors import StoreUnavailable
 from app.store.models import RunUpdate
-from app.truto.coerce import as_object, as_text
-from app.truto.events import RECORD_EVENT, Envelope
+from app.truto.coerce import as_text
+from app.truto.events import RECORD_EVENT, Envelope, read_payload
+from app.truto.json_scanner import Pause, no_pause
 from app.truto.runs import read_run, status_rank
 
 _STARTED = "sync_job_run:started"
@@ -20,6 +20,8 @@ _RUNNING = "running"
 # A run without events for so long no longer blocks others.
 _ABANDONED_AFTER = timedelta(hours=6)
 _MAX_SHOWN_CHARS = 200
+# The web process reads a run: its time and memory are bounded.
+_MAX_RUN_BYTES = 256 * 1024
 
 log = structlog.get_logger()
 
@@ -51,8 +53,10 @@ class Gate:
         self._store = store
         self._is_store_unavailable = False
 
-    def find_refusal_reason(self, envelope: Envelope, body: bytes, now: datetime) -> str | None:
-        """Return the reason to refuse a starting run, or None."""
+    def find_refusal_reason(
+        self, envelope: Envelope, body: bytes, now: datetime, pause: Pause = no_pause
+    ) -> str | None:
+        """Return the reason to refuse a starting run, or None. pause: as in `read_envelope`."""
         if envelope.event != _STARTED:
             return None
         if not envelope.integrated_account_id:
@@ -62,7 +66,7 @@ class Gate:
         return (
             self._maintenance
             or self._check_rules(envelope)
-            or (self._check_routes(envelope, body) if self._routes.gate.unrouted else None)
+            or (self._check_routes(envelope, body, pause) if self._routes.gate.unrouted else None)
             or self._check_store(envelope, now)
         )
 
@@ -73,8 +77,8 @@ class Gate:
             environment_id=envelope.environment_id,
         )
 
-    def _check_routes(self, envelope: Envelope, body: bytes) -> str | None:
-        for resource, method in _list_fetched_resources(body):
+    def _check_routes(self, envelope: Envelope, body: bytes, pause: Pause) -> str | None:
+        for resource, method in _list_fetched_resources(body, pause):
             route = self._routes.find_route(
                 event=RECORD_EVENT,
                 resource=resource,
@@ -118,12 +122,9 @@ class Gate:
         return f"run {other} of the same sync job and integrated account is still open" if other else None
 
 
-def _list_fetched_resources(body: bytes) -> Iterator[tuple[str, str]]:
+def _list_fetched_resources(body: bytes, pause: Pause) -> Iterator[tuple[str, str]]:
     """Yield the resources and methods whose records a run will send, from its `started` event."""
-    try:
-        run = read_run(as_object(json.loads(body)).get("payload"))
-    except (ValueError, RecursionError):
-        return
+    run = read_run(read_payload(body, _MAX_RUN_BYTES, pause))
     for node in (run.resources if run else None) or ():
         resource, method = as_text(node.get("resource")), as_text(node.get("method"))
         # A resource with persist=false is fetched for others and never sent: unconfirmed.

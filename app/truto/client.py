@@ -13,6 +13,7 @@ from app.backoff import compute_backoff_s, parse_retry_after_s
 from app.clock import utc_now
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.truto.coerce import as_text
+from app.truto.json_reader import read_object
 from app.truto.run_log import LogEntry, read_log_entry, split_time_range
 from app.truto.runs import SyncJobRun, read_run
 from app.truto.webhooks import Webhook, read_webhook
@@ -146,7 +147,7 @@ class TrutoClient:
         except httpx.HTTPError as error:
             message = f"the connection to {self._api_name} broke ({type(error).__name__})"
             raise TrutoUnavailable(message) from error
-        answer = _decode_object(response)
+        answer = read_object(response.content)
         if response.is_success and answer is not None:
             return answer
         raise self._build_error(response, answer)
@@ -187,14 +188,6 @@ class TrutoClient:
         if status >= 500 and not is_remote:
             return TrutoUnavailable(message, retry_after_s=retry_after_s)
         return TrutoRefused(status, message)
-
-
-def _decode_object(response: httpx.Response) -> dict[str, Any] | None:
-    try:
-        answer = response.json()
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None
 
 
 def _read_error_message(answer: dict[str, Any] | None) -> str:

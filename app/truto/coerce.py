@@ -3,12 +3,9 @@
 None of them raises: a value of another type becomes "", None or {}.
 """
 
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any
-
-from app.truto.json_scanner import JsonSpan, scan_object
 
 # No run has more records than that: a longer number is no count.
 _MAX_COUNT_DIGITS = 15
@@ -51,20 +48,3 @@ def as_count(value: Any) -> int | None:
 def as_object(value: Any) -> dict[str, Any]:
     """Return a JSON object; {} for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def read_span(span: JsonSpan | None) -> Any:
-    """Parse the value of a span; None if it cannot be parsed."""
-    if span is None:
-        return None
-    try:
-        return json.loads(span.raw, strict=False)
-    except (ValueError, RecursionError):
-        return None
-
-
-def read_members(span: JsonSpan | None, names: frozenset[str]) -> dict[str, Any]:
-    """Parse the named members of a span that is an object; {} if it is none."""
-    if span is None or not span.is_object:
-        return {}
-    return {name: read_span(value) for name, value in scan_object(span).items() if name in names}

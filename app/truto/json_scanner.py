@@ -2,126 +2,235 @@
 
 A parser rejects a whole body because of one number, surrogate or nesting depth that it does not support. The
 scanner finds only the start and the end of each value, so that the rest of a batch can be saved. It keeps no
-stack, so no nesting is too deep, and reads each character a bounded number of times.
+stack, so no nesting is too deep, and its time and memory do not depend on the shape of the JSON.
 """
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import NamedTuple
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Possessive quantifiers: a string of many megabytes must not store a backtracking point per character.
-_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_SCALAR = re.compile(rf'{_STRING}|[^"\[\]{{}}\s,:]++', re.DOTALL)
+_STRING_CHARS = rb'(?:[^"\\]++|\\.)*+'
+_STRING = rb'"' + _STRING_CHARS + rb'"'
+_IN_STRING = re.compile(_STRING_CHARS, re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_SCALAR = re.compile(rb'[^"\[\]{}\s,:]++')
 # Inside an array or object only brackets count, and strings, which may contain brackets.
-_UP_TO_BRACKET = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+[\[\]{{}}]', re.DOTALL)
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
-_OPENING = ("[", "{")
-_CLOSING = ("]", "}")
+_UP_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]", re.DOTALL)
+_WHOLE_TOKENS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
+_SPACE = rb"[ \t\n\r]*+"
+_WHITESPACE = re.compile(_SPACE)
+_COMMA = re.compile(_SPACE + rb"," + _SPACE)
+_COLON = re.compile(_SPACE + rb":" + _SPACE)
+_NAME = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE, re.DOTALL)
+_OPENING = (b"[", b"{")
+_CLOSING = (b"]", b"}")
+# Each bracket as the change of the depth: a signed byte.
+_DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+# Most values end within a few brackets.
+_MAX_SINGLE_BRACKETS = 16
+_MIN_STEP_BYTES = 512
+_MAX_STEP_BYTES = 64 * 1024
+_TOKEN_STEP_BYTES = 1024 * 1024
+# No name of a member that matters is longer.
+_MAX_NAME_BYTES = 4096
+
+# Called between steps of a few milliseconds.
+Pause = Callable[[], None]
 
 
 class NotJson(ValueError):
     """The text has not even the outline of JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonSpan:
-    """The position of one value in a text."""
+def no_pause() -> None:
+    """Return at once, for a process that serves nobody else."""
 
-    text: str
+
+class JsonSpan(NamedTuple):
+    """The position of one value in a body."""
+
+    body: bytes
     start: int
     end: int
 
     @property
     def raw(self) -> str:
-        return self.text[self.start : self.end]
+        """The value's JSON, with U+FFFD for invalid UTF-8."""
+        return self.raw_bytes.decode(errors="replace")
+
+    @property
+    def raw_bytes(self) -> bytes:
+        return self.body[self.start : self.end]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.end - self.start
 
     @property
     def is_object(self) -> bool:
-        return self.text.startswith("{", self.start)
+        return self.body.startswith(b"{", self.start)
 
     @property
     def is_array(self) -> bool:
-        return self.text.startswith("[", self.start)
+        return self.body.startswith(b"[", self.start)
 
 
-def scan_document(text: str) -> JsonSpan:
-    """Return the span of a text's only value; raises NotJson if it has none, or more than one."""
-    start = _skip_space(text, 0)
-    end = _find_value_end(text, start)
-    if _skip_space(text, end) != len(text):
+def is_blank(body: bytes) -> bool:
+    """Whether a body has nothing but whitespace."""
+    return _skip_space(body, _first_place(body)) == len(body)
+
+
+def scan_document(body: bytes, pause: Pause = no_pause) -> JsonSpan:
+    """Return the span of a body's only value; raises NotJson if it has none, or more than one."""
+    start = _skip_space(body, _first_place(body))
+    end = _find_value_end(body, start, pause)
+    if _skip_space(body, end) != len(body):
         raise NotJson("the text continues after the value")
-    return JsonSpan(text, start, end)
+    return JsonSpan(body, start, end)
 
 
-def scan_object(span: JsonSpan) -> dict[str, JsonSpan]:
-    """Return the spans of an object's members; the last of equal names wins, as in `json`."""
-    return dict(_scan_parts(span, has_names=True))
+def scan_object(
+    span: JsonSpan, names: frozenset[str] | None = None, pause: Pause = no_pause
+) -> dict[str, JsonSpan]:
+    """Return the spans of an object's members; the last of equal names wins, as in `json`.
+
+    names: of the members to return; None for all.
+    """
+    parts = _scan_parts(span, has_names=True, pause=pause)
+    return {name: value for name, value in parts if names is None or name in names}
 
 
-def scan_array(span: JsonSpan) -> list[JsonSpan]:
+def scan_array(span: JsonSpan, pause: Pause = no_pause) -> list[JsonSpan]:
     """Return the spans of an array's items; another value, or a malformed array, is one item itself."""
     if not span.is_array:
         return [span]
     try:
-        return [value for _, value in _scan_parts(span, has_names=False)]
+        return [value for _, value in _scan_parts(span, has_names=False, pause=pause)]
     except NotJson:
         return [span]
 
 
-def _scan_parts(span: JsonSpan, *, has_names: bool) -> Iterator[tuple[str, JsonSpan]]:
-    text, place = span.text, _skip_space(span.text, span.start + 1)
-    if text.startswith(_CLOSING, place):
+def _scan_parts(span: JsonSpan, *, has_names: bool, pause: Pause) -> Iterator[tuple[str, JsonSpan]]:
+    body, place = span.body, _skip_space(span.body, span.start + 1)
+    if body.startswith(_CLOSING, place):
         return
+    name = ""
     while True:
-        name = ""
         if has_names:
-            end = _find_value_end(text, place)
-            name = _decode_name(text[place:end])
-            place = _skip_mark(text, end, ":")
-        end = _find_value_end(text, place)
-        yield name, JsonSpan(text, place, end)
-        place = _skip_space(text, end)
-        if text.startswith(_CLOSING, place):
-            return
-        place = _skip_mark(text, place, ",")
+            name, place = _read_name(body, place, pause)
+        end = _find_value_end(body, place, pause)
+        yield name, JsonSpan(body, place, end)
+        pause()
+        comma = _COMMA.match(body, end)
+        if comma is None:
+            if body.startswith(_CLOSING, _skip_space(body, end)):
+                return
+            raise NotJson("expected ,")
+        place = comma.end()
 
 
-def _decode_name(raw: str) -> str:
+def _read_name(body: bytes, place: int, pause: Pause) -> tuple[str, int]:
+    """Return the name of the member at a place, and the place of its value; "" for an overlong name."""
+    member = _NAME.match(body, place, place + _MAX_NAME_BYTES)
+    if member is None:
+        if not body.startswith(b'"', place):
+            raise NotJson("the name of a member is not a string")
+        colon = _COLON.match(body, _find_string_end(body, place, pause))
+        if colon is None:
+            raise NotJson("expected :")
+        return "", colon.end()
+    raw = member[1].decode(errors="replace")
+    if "\\" not in raw:
+        return raw[1:-1], member.end()
     try:
-        name = json.loads(raw, strict=False)
+        return str(json.loads(raw, strict=False)), member.end()
     except ValueError as error:
         raise NotJson("the name of a member is not JSON") from error
-    if not isinstance(name, str):
-        raise NotJson("the name of a member is not a string")
-    return name
 
 
-def _find_value_end(text: str, start: int) -> int:
-    if not text.startswith(_OPENING, start):
-        scalar = _SCALAR.match(text, start)
-        if scalar is None:
-            raise NotJson("a value is missing")
-        return scalar.end()
+def _find_value_end(body: bytes, start: int, pause: Pause) -> int:
+    if body.startswith(b'"', start):
+        return _find_string_end(body, start, pause)
+    if not body.startswith(_OPENING, start):
+        return _find_scalar_end(body, start, pause)
     depth = 0
     place = start
-    while True:
-        bracket = _UP_TO_BRACKET.match(text, place)
+    for _ in range(_MAX_SINGLE_BRACKETS):
+        bracket = _UP_TO_BRACKET.match(body, place, place + _MAX_STEP_BYTES)
+        if bracket is None:
+            break
+        place = bracket.end()
+        depth += 1 if body.startswith(_OPENING, place - 1) else -1
+        if depth == 0:
+            return place
+    return _find_closing_bracket(body, place, depth, pause)
+
+
+def _find_scalar_end(body: bytes, start: int, pause: Pause) -> int:
+    place = start
+    while scalar := _SCALAR.match(body, place, place + _TOKEN_STEP_BYTES):
+        place = scalar.end()
+        if place - scalar.start() < _TOKEN_STEP_BYTES:
+            return place
+        pause()
+    if place == start:
+        raise NotJson("a value is missing")
+    return place
+
+
+def _find_closing_bracket(body: bytes, place: int, depth: int, pause: Pause) -> int:
+    """Return the end of a value that is open at a place, `depth` levels deep."""
+    step_bytes = _MIN_STEP_BYTES
+    while place < len(body):
+        tokens = _WHOLE_TOKENS.match(body, place, place + step_bytes)
+        end = tokens.end() if tokens else place
+        if end == place:
+            # A string that is longer than the step.
+            place = _find_string_end(body, place, pause)
+            continue
+        # No loop in Python over the brackets: a body may have 32 million.
+        brackets = _STRINGS.sub(b"", body[place:end]).translate(_DEPTH_STEPS, _NO_BRACKETS)
+        depths = list(accumulate(memoryview(brackets).cast("b"), initial=depth))
+        if min(depths) <= 0:
+            return _skip_brackets(body, place, depths.index(0))
+        place, depth = end, depths[-1]
+        step_bytes = min(2 * step_bytes, _MAX_STEP_BYTES)
+        pause()
+    raise NotJson("the text ends inside a value")
+
+
+def _skip_brackets(body: bytes, place: int, count: int) -> int:
+    for _ in range(count):
+        bracket = _UP_TO_BRACKET.match(body, place)
         if bracket is None:
             raise NotJson("the text ends inside a value")
         place = bracket.end()
-        depth += 1 if text.startswith(_OPENING, place - 1) else -1
-        if depth == 0:
-            return place
+    return place
 
 
-def _skip_space(text: str, place: int) -> int:
-    space = _WHITESPACE.match(text, place)
+def _find_string_end(body: bytes, start: int, pause: Pause) -> int:
+    place = start + 1
+    while chars := _IN_STRING.match(body, place, place + _TOKEN_STEP_BYTES):
+        if body.startswith(b'"', chars.end()):
+            return chars.end() + 1
+        if chars.end() == place:
+            break
+        place = chars.end()
+        pause()
+    raise NotJson("the text ends inside a string")
+
+
+def _first_place(body: bytes) -> int:
+    return len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
+
+
+def _skip_space(body: bytes, place: int) -> int:
+    space = _WHITESPACE.match(body, place)
     return space.end() if space else place
-
-
-def _skip_mark(text: str, place: int, mark: str) -> int:
-    place = _skip_space(text, place)
-    if not text.startswith(mark, place):
-        raise NotJson(f"expected {mark}")
-    return _skip_space(text, place + 1)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.truto.coerce import as_object, as_text, read_span
-from app.truto.events import decode_body
+from app.truto.coerce import as_object, as_text
+from app.truto.json_reader import JsonReader
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
 _STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
@@ -31,13 +31,13 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
     The resource and method are the error's own, or else the payload's. All other members are free-form.
     """
     try:
-        payload = scan_object(scan_document(decode_body(body))).get("payload")
+        payload = scan_object(scan_document(body)).get("payload")
         if payload is None:
             return ()
         outer = scan_object(payload) if payload.is_object else {}
     except NotJson:
         return ()
-    shared = {name: as_text(read_span(outer.get(name))) for name in ("resource", "method")}
+    shared = {name: as_text(JsonReader().read_value(outer.get(name))) for name in ("resource", "method")}
     return [
         _build_error(ordinal, span, shared) for ordinal, span in enumerate(_find_error_spans(payload, outer))
     ]
@@ -49,7 +49,7 @@ def _find_error_spans(payload: JsonSpan, outer: Mapping[str, JsonSpan]) -> Seque
 
 
 def _build_error(ordinal: int, span: JsonSpan, shared: Mapping[str, str]) -> RecordError:
-    value = read_span(span)
+    value = JsonReader().read_value(span)
     error = as_object(value)
     return RecordError(
         ordinal=ordinal,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from app.truto.events import decode_body
+from app.truto.json_reader import replace_unstorable
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
 # A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
@@ -24,12 +24,6 @@ _STORABLE = re.compile(
 )
 # A number of so many digits is below the largest float, 1.8e308.
 _MAX_FINITE_DIGITS = 300
-# Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    r"|(?P<unstorable>u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2}))|.)",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +111,7 @@ def read_raw_records(
     if not ordinals:
         return {}
     wanted = set(ordinals)
-    spans = _scan_records(decode_body(body), payload_is_record=payload_is_record) or ()
+    spans = _scan_records(body, payload_is_record=payload_is_record) or ()
     return {ordinal: span.raw for ordinal, span in enumerate(spans) if ordinal in wanted}
 
 
@@ -130,10 +124,10 @@ def _select_records(payload: Any, *, payload_is_record: bool) -> list[Any] | Non
     return [payload] if payload_is_record else None
 
 
-def _scan_records(text: str, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
+def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
     """Locate the records without parsing them, by the same rules as `_select_records`."""
     try:
-        payload = scan_object(scan_document(text)).get("payload")
+        payload = scan_object(scan_document(body)).get("payload")
         if payload is None:
             return None
         payload_members = scan_object(payload) if payload.is_object else {}
@@ -147,22 +141,22 @@ def _scan_records(text: str, *, payload_is_record: bool) -> Sequence[JsonSpan] |
 
 
 def _read_records_one_by_one(body: bytes, *, payload_is_record: bool) -> RecordBatch | None:
-    text = body.decode("utf-8-sig", errors="surrogateescape")
-    spans = _scan_records(text, payload_is_record=payload_is_record)
+    spans = _scan_records(body, payload_is_record=payload_is_record)
     if spans is None:
         return None
     records, unreadable, originals, replaced = [], [], {}, 0
     for ordinal, span in enumerate(spans):
-        original = span.raw
-        raw, invalid = _replace_invalid_bytes(original)
+        raw = span.raw
         try:
-            text, unstorable = _replace_unstorable(raw)
+            text, unstorable = replace_unstorable(raw)
             records.append((ordinal, _DECODER.decode(text)))
         except (ValueError, RecursionError) as error:
             unreadable.append(UnreadableRecord(ordinal, _unreadable_reason(error), raw))
             continue
+        original = span.raw_bytes
+        invalid = raw.count("\ufffd") - original.count(b"\xef\xbf\xbd")
         if count := invalid + unstorable:
-            originals[ordinal] = original
+            originals[ordinal] = original.decode(errors="surrogateescape")
             replaced += count
     return RecordBatch(records, unreadable, replaced, originals)
 
@@ -174,32 +168,6 @@ def _unreadable_reason(error: ValueError | RecursionError) -> str:
         return str(error)
     # The only other ValueError is Python's limit on the digits of an integer.
     return "not_json" if isinstance(error, json.JSONDecodeError) else "number_out_of_range"
-
-
-def _replace_invalid_bytes(raw: str) -> tuple[str, int]:
-    """Replace invalid UTF-8 in a text that was decoded with "surrogateescape"; return it and their number."""
-    if raw.isascii():
-        return raw, 0
-    text = raw.encode(errors="surrogateescape").decode(errors="replace")
-    return text, text.count("\ufffd") - raw.count("\ufffd")
-
-
-def _replace_unstorable(raw: str) -> tuple[str, int]:
-    """Replace NULs and lone surrogates in a JSON text, keys included; return the text and their number.
-
-    The text is changed, not the value, because a value may be nested deeper than a recursion can go.
-    """
-    replaced = raw.count("\0")
-
-    def replace(escape: re.Match[str]) -> str:
-        nonlocal replaced
-        if escape["unstorable"] is None:
-            return escape[0]
-        replaced += 1
-        return "\ufffd"
-
-    cleaned = _ESCAPE.sub(replace, raw.replace("\0", "\ufffd"))
-    return cleaned, replaced
 
 
 def _parse_decimal(text: str) -> ExactDecimal:

@@ -142,7 +142,7 @@ def test_policies_are_checked_in_a_fixed_order(gate_store: FakeGateStore) -> Non
         (make_start(resources="x"), ""),
         (make_start(resources=None, id=None, sync_job_run={"id": "r"}), ""),
         (fetching(node("x\0")), "x\ufffd, list"),
-        (fetching(node("x\ud800"), node("y")), ""),
+        (fetching(node("x\ud800"), node("y")), "x\ufffd, list"),
         (fetching(node("x" * 5000, "y" * 5000)), f"{'x' * 200}, {'y' * 200}"),
         (b'{"event": "sync_job_run:started", "payload": []}', ""),
         (b'{"event": "sync_job_run:started"}', ""),

@@ -1,6 +1,5 @@
 """Parsing of a stored body into records, errors and run updates."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -9,7 +8,7 @@ from uuid import UUID
 
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
-from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
+from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records, read_payload
 from app.truto.record_errors import read_record_errors
 from app.truto.records import read_raw_records, read_records
 from app.truto.runs import read_run, status_from_event, status_rank
@@ -120,10 +119,7 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     )
     if envelope.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
         return update
-    try:
-        run = read_run(json.loads(body).get("payload"))
-    except (ValueError, RecursionError, AttributeError):
-        run = None
+    run = read_run(read_payload(body))
     status = status_from_event(action, run)
     return replace(
         update,

@@ -1,0 +1,54 @@
+"""Signed bodies in shapes that are expensive to read."""
+
+_RECORDS = b'{"event": "sync_job_run:record", "payload": {"resource": "x", "records": ['
+_META = b'{"event": "test", "payload": {"resource": "x", "meta": [0'
+# Head, repeated part, tail.
+_SHAPES = {
+    "arrays without an end": (b"", b"[", b""),
+    "objects without an end": (b"", b"{", b""),
+    "nested members without an end": (b"", b'{"":', b""),
+    "arrays that end wrongly": (_RECORDS, b"[", b"}"),
+    "brackets in pairs": (b"", b"[]", b""),
+    "quotes": (b"", b'"', b""),
+    "commas": (b"[", b",", b"]"),
+    "colons": (b'{"event": "test"', b":", b"}"),
+    "digits": (b"", b"1", b""),
+    "spaces": (b"", b" ", b""),
+    "a string without an end": (_RECORDS + b'"', b"\\\\", b""),
+    "strings without an end": (_RECORDS, b'"",', b""),
+    "empty objects": (_RECORDS + b"{}", b",{}", b"]}}"),
+    "empty objects and NaN": (_RECORDS + b"{}", b",{}", b",NaN]}}"),
+    "empty arrays and NaN": (_RECORDS + b"[]", b",[]", b",NaN]}}"),
+    "empty strings and NaN": (_RECORDS + b'""', b',""', b",NaN]}}"),
+    "spaces and NaN": (_RECORDS + b"{}", b" \n, {}", b",NaN]}}"),
+    "records and NaN": (_RECORDS + b"{}", b',{"id": "abc", "n": 1.5, "tags": ["a", "b"]}', b",NaN]}}"),
+    "nested records and NaN": (_RECORDS + b"0", b',[[[[[["]"]]]]]]', b",NaN]}}"),
+    "one payload after the other": (b'{"event": "test"', b',"payload":{}', b"}"),
+    "one payload after the other and NaN": (b'{"event": "test"', b',"payload":{}', b',"a":NaN}'),
+    "a long name of a member": (b'{"event": "test", "', b"\\u0041", b'": NaN}'),
+    "a long event name": (b'{"event": "', b"x", b'"}'),
+    "a long event name of escapes": (b'{"event": "', b"\\ud800", b'"}'),
+    "a long id": (b'{"event": "test", "id": "', b"x", b'"}'),
+    "a long number as id": (b'{"event": "test", "id": ', b"1", b"}"),
+    "a long time": (b'{"event": "test", "created_at": "', b"2", b'"}'),
+    "a long resource": (b'{"event": "test", "payload": {"resource": "', b"a/", b'"}}'),
+    "numbers in meta": (_META, b"," + b"7" * 4300, b"]}}"),
+    "objects in meta": (_META, b",{}", b"]}}"),
+    "objects and NaN in meta": (_META, b",{}", b",NaN]}}"),
+    "arrays in meta": (_META, b",[]", b"]}}"),
+    "members in meta": (b'{"event": "test", "payload": {"meta": {"a": 0', b',"sync_job_run":[]', b"}}}"),
+    "objects in a run": (b'{"event": "test", "payload": {"sync_job_run": {"args": [0', b',{"a":1}', b"]}}}"),
+    "resources of a run": (
+        b'{"event": "sync_job_run:started", "payload": {"id": "r", "resources": [{}',
+        b',{"resource": "a", "method": "b"}',
+        b"]}}",
+    ),
+    "invalid UTF-8": (_RECORDS + b'"', b"\xff", b'"]}}'),
+}
+SHAPES = tuple(_SHAPES)
+
+
+def build_body(shape: str, size: int) -> bytes:
+    """Return a body of a shape, of at most `size` bytes."""
+    head, part, tail = _SHAPES[shape]
+    return head + part * ((size - len(head) - len(tail)) // len(part)) + tail
