@@ -139,9 +139,12 @@ class Settings(BaseModel):
         return tuple(secret.value for secret in self.webhook_secrets)
 
     def may_sign(self, secret: str, webhook_id: str) -> bool:
-        """Whether a secret may sign for a webhook: it is pinned to it, or to none."""
+        """Whether a secret may sign for a webhook: it is pinned to it, or to none.
+
+        webhook_id: "" if the body names no webhook; no such body may be lost.
+        """
         return any(
-            candidate.value == secret and candidate.webhook_id in (None, webhook_id)
+            candidate.value == secret and (not webhook_id or candidate.webhook_id in (None, webhook_id))
             for candidate in self.webhook_secrets
         )
 
