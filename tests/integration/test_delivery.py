@@ -25,6 +25,7 @@ from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto.events import read_envelope
+from app.truto.runs import RecordCounts, read_resource_stats
 from workers.delivery.processor import DeliveryProcessor
 
 EVERYTHING = (Route(sinks=("main",)),)
@@ -49,7 +50,8 @@ class DeliverySetup:
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
     ) -> UUID:
         about = json.dumps({"event": event, "id": id_, "created_at": created_at})
-        body = f'{about[:-1]}, "payload": {payload}}}'.encode()
+        # "\udcff" is the byte 0xff, which is no UTF-8.
+        body = f'{about[:-1]}, "payload": {payload}}}'.encode(errors="surrogateescape")
         digest = hashlib.sha256(body).digest()
         [receipt] = self.inbox.put([IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))])
         return receipt.delivery_id
@@ -138,6 +140,46 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(setup: DeliveryS
     assert read_run_totals(setup.store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 11, 5, 6)
     ]
+
+
+@pytest.mark.parametrize(
+    ("args", "read"),
+    [
+        ('{"a": "x\ty", "b": 1}', {"a": "x\ty", "b": 1}),
+        ('{"a": "x\n\x01y", "b": 1}', {"a": "x\n\x01y", "b": 1}),
+        ('{"a": "x\0y", "b": 1}', {"a": "x\ufffdy", "b": 1}),
+        ('{"a": "x\udcffy", "b": 1}', {"a": "x\ufffdy", "b": 1}),
+        ('{"a": "x\\ud800y", "b": 1}', {"a": "x\ufffdy", "b": 1}),
+        ('{"a": "x\\u0000y", "b": 1}', {"a": "x\ufffdy", "b": 1}),
+        (f'{{"a": {"9" * 5000}, "b": 1}}', {"a": None, "b": 1}),
+        (f'{{"a": [1, {{"c": {"9" * 5000}, "d": 2}}], "b": 1}}', {"a": [1, {"c": None, "d": 2}], "b": 1}),
+        ('{"a": NaN, "b": 1}', {"a": None, "b": 1}),
+        ('{"a": 1e400, "b": 1}', {"a": None, "b": 1}),
+        ('{"a": 01, "b": 1}', {"a": None, "b": 1}),
+        ('{"a": ' + "[" * 5000 + "]" * 5000 + ', "b": 1}', {"b": 1}),
+        ('{"a": 1, "a": 2, "b": 1}', {"a": 2, "b": 1}),
+        ('{"a": {"c": 1,}, "b": 1}', {"a": None, "b": 1}),
+        ('{"a": 1,}', None),
+    ],
+    ids=lambda value: ascii(value)[:24],
+)
+def test_an_odd_argument_loses_neither_the_end_nor_the_statistics_of_a_run(
+    setup: DeliverySetup, args: str, read: dict[str, Any] | None
+) -> None:
+    stats = '"resource_stats": {"crm/contacts": {"list": {"fetched": 7, "persisted": 7}}}'
+
+    setup.deliver("sync_job_run:completed", f'{{"id": "r", "args": {args}, "status": "completed", {stats}}}')
+
+    run = Runs(setup.store).get("r")
+    assert run
+    assert run.run
+    details = json.loads(run.run)
+    assert run.status == "completed"
+    assert read_resource_stats(details["resource_stats"]) == {("crm/contacts", "list"): RecordCounts(7, 7)}
+    if isinstance(details["args"], dict):
+        # Values that are nested too deeply are left out in parts.
+        details["args"] = {name: details["args"].get(name) for name in read or ()}
+    assert details["args"] == read
 
 
 @pytest.mark.parametrize(

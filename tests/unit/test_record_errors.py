@@ -72,6 +72,20 @@ def test_unstorable_characters_in_a_message_are_replaced() -> None:
     assert (plain.message, nested.message) == ("a\ufffdb", "c\ufffd")
 
 
+@pytest.mark.parametrize(
+    "odd", [b'"x\ty"', b'"\xff"', b'"\\ud800"', b"9" * 5000, b"NaN", b"[" * 5000 + b"]" * 5000, b"01"]
+)
+def test_an_odd_member_does_not_hide_the_others(odd: bytes) -> None:
+    error = (
+        b'{"status": 429, "query": {"a": [' + odd + b']}, "error": {"odd": ' + odd + b', "message": "slow"}}'
+    )
+
+    [plain, alone] = read_record_errors(b'{"payload": {"resource": "x", "errors": [' + error + b", 1]}}")
+
+    assert (plain.resource, plain.remote_status, plain.message) == ("x", 429, "slow")
+    assert alone.message == "1"
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b'{"payload"', b'{"payload": {"errors": []}}'])
 def test_a_body_without_errors_has_none(body: bytes) -> None:
     assert list(read_record_errors(body)) == []
