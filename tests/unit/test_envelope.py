@@ -21,6 +21,8 @@ UNPARSEABLE_VALUES = [
     '{"a": 1,}',
     "nonsense",
 ]
+# A body over 256 KiB is not parsed whole.
+LARGE_TEXT = f'"{"x" * 300_000}"'
 
 
 def envelope(payload: object = None, **members: object) -> Envelope:
@@ -111,7 +113,9 @@ def test_created_at_is_parsed_in_every_format(text: object, time: datetime | Non
     ],
 )
 @pytest.mark.parametrize(
-    "unparseable", [None, *UNPARSEABLE_VALUES], ids=lambda unparseable: str(unparseable)[:8]
+    "unparseable",
+    [None, *UNPARSEABLE_VALUES, LARGE_TEXT, f"NaN, {LARGE_TEXT}"],
+    ids=lambda unparseable: str(unparseable)[:8],
 )
 def test_ids_are_found_in_every_place_truto_may_put_them(
     payload: dict[str, Any], unparseable: str | None
@@ -151,7 +155,7 @@ EVENT_NAME_MEMBERS = ["event", "event_type", "eventType"]
 
 
 @pytest.mark.parametrize("name", EVENT_NAME_MEMBERS)
-@pytest.mark.parametrize("record", ["{}", *UNPARSEABLE_VALUES], ids=lambda record: record[:8])
+@pytest.mark.parametrize("record", ["{}", *UNPARSEABLE_VALUES, LARGE_TEXT], ids=lambda record: record[:8])
 def test_the_event_is_read_under_every_name_of_its_member(name: str, record: str) -> None:
     body = f'{{"{name}": "sync_job_run:record", "payload": {{"records": [{record}], "resource": "x"}}}}'
 
@@ -183,6 +187,29 @@ def test_an_unexpected_value_empties_only_its_own_field(member: str, odd: object
 
     assert parsed.event == "sync_job_run:record"
     assert parsed.resource == ("" if member == "payload" else "x")
+
+
+@pytest.mark.parametrize("odd", [None, "", "text", 7, 1.5, True, [], [1], {}, {"a": 1}])
+def test_the_payload_of_a_large_event_may_be_anything(odd: object) -> None:
+    assert envelope(odd, more="x" * 300_000).event == "sync_job_run:record"
+
+
+@pytest.mark.parametrize("other", ["1", "NaN"])
+@pytest.mark.parametrize("place", ["meta", "sync_job_run", "args"])
+def test_ids_are_found_beside_large_values(place: str, other: str) -> None:
+    ids = f'"sync_job_run_id": "r", "id": "r", "integrated_account_id": "a", "other": {other}'
+    text = f'{{"event": "x", "payload": {{"{place}": {{"large": {LARGE_TEXT}, {ids}}}, "resource": "x"}}}}'
+
+    parsed = read_envelope(text.encode())
+
+    assert (parsed.resource, parsed.integrated_account_id) == ("x", "a")
+    assert parsed.sync_job_run_id == ("" if place == "args" else "r")
+
+
+def test_a_member_that_cannot_be_parsed_does_not_hide_the_ids_beside_it() -> None:
+    text = f'{{"event": "x", "payload": {{"args": {{"n": {"9" * 5000}, "integrated_account_id": "a"}}}}}}'
+
+    assert read_envelope(text.encode()).integrated_account_id == "a"
 
 
 def test_a_numeric_id_becomes_text() -> None:
@@ -225,6 +252,13 @@ def test_a_byte_order_mark_is_ignored() -> None:
         (b'{"EVENT": "x"}', "no_event"),
         (b'{"event": "x", "payload": {"resource": "%s"}}' % ("\u00e9" * 201).encode(), "name_too_long"),
         (b'{"event": "x", "payload": {"method": 1%s}}' % (b"0" * 200), "name_too_long"),
+        (b'{"event": "%s"}' % (b"x" * 201), "name_too_long"),
+        (b'{"event": "x", "id": "%s"}' % (b"x" * 4001), "name_too_long"),
+        (b'{"event": "x", "webhook_id": "%s"}' % (b"x" * 300_000), "name_too_long"),
+        (b'{"event": "x", "payload": {"meta": {"resource": "%s"}}}' % (b"x" * 300_000), "name_too_long"),
+        (b" " * 300_000, "empty_body"),
+        (b"[" + b"1," * 200_000 + b"1]", "not_object"),
+        (b"1" * 300_000, "not_json"),
     ],
 )
 def test_an_unreadable_body_raises_with_its_reason(body: bytes, reason: str) -> None:

@@ -106,3 +106,30 @@ def test_any_depth_and_size_is_scanned() -> None:
     assert members["deep"].raw == deep
     assert members["long"].raw == long
     assert members["last"].raw == "1"
+
+
+FRAGMENTS = [
+    "1",
+    "{}",
+    '{"a]": "}\\"{"}',
+    "[[[]]]",
+    '"\\\\"',
+    '"' + "]" * 700 + '"',
+    '{"' + "[" * 90_000 + '": "' + '\\"' * 90_000 + '"}',
+    '{"' + "é\\u0041" * 90 + '": [' + '"\\\\",' * 90 + "0]}",
+    "[" * 40 + "]" * 40,
+    "[" + "{}," * 900 + "{}]",
+    " " * 70_000 + "[ ]",
+]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=60))
+def test_values_of_any_length_end_at_their_own_bracket(fragments: list[str]) -> None:
+    array = f"[{','.join(fragments)}]".encode()
+
+    span = scan_document(b'{"a": ' + array + b', "b": [' + array + b"]}")
+
+    members = scan_object(span)
+    assert members["a"].raw_bytes == array
+    assert [item.raw for item in scan_array(members["a"])] == [text.strip() for text in fragments]
+    assert [item.raw_bytes for item in scan_array(members["b"])] == [array]
