@@ -13,17 +13,22 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
-# Truto chooses the names of resources: one must not move a terminal's cursor or start a new line.
-_CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Truto chooses the names of resources: one must not move a terminal's cursor, start or fill a line.
+_CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_MAX_VALUE_CHARS = 1000
 
 
-def _replace_control_chars(_logger: object, _method: str, event: EventDict) -> EventDict:
-    return {
-        name: value
-        if not isinstance(value, str) or value.isprintable()
-        else _CONTROL_CHARS.sub("\ufffd", value)
-        for name, value in event.items()
-    }
+def _clean_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    return {name: _clean_value(value) for name, value in event.items()}
+
+
+def _clean_value(value: object) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    text = str(value)
+    if len(text) > _MAX_VALUE_CHARS:
+        text = text[:_MAX_VALUE_CHARS] + "…"
+    return text if text.isprintable() else _CONTROL_CHARS.sub("\ufffd", text)
 
 
 class _StderrStream(io.TextIOBase):
@@ -51,7 +56,7 @@ def configure_logging() -> None:
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.add_log_level,
-            _replace_control_chars,
+            _clean_values,
             structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

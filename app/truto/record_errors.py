@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.truto.coerce import as_object, as_text
+from app.truto.events import MAX_NAME_CHARS
 from app.truto.json_reader import JsonReader
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
 _STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
 _MESSAGE_MEMBERS = ("message", "error_message", "remote_error", "error", "detail")
 _MAX_NESTING = 3
+# Lists and pages show the message; `raw` has all of it.
+_MAX_MESSAGE_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,10 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
         outer = scan_object(payload) if payload.is_object else {}
     except NotJson:
         return ()
-    shared = {name: as_text(JsonReader().read_value(outer.get(name))) for name in ("resource", "method")}
+    shared = {
+        name: as_text(JsonReader().read_value(outer.get(name)))[:MAX_NAME_CHARS]
+        for name in ("resource", "method")
+    }
     return [
         _build_error(ordinal, span, shared) for ordinal, span in enumerate(_find_error_spans(payload, outer))
     ]
@@ -53,10 +59,10 @@ def _build_error(ordinal: int, span: JsonSpan, shared: Mapping[str, str]) -> Rec
     error = as_object(value)
     return RecordError(
         ordinal=ordinal,
-        resource=as_text(error.get("resource")) or shared["resource"],
-        method=as_text(error.get("method")) or shared["method"],
+        resource=as_text(error.get("resource"))[:MAX_NAME_CHARS] or shared["resource"],
+        method=as_text(error.get("method"))[:MAX_NAME_CHARS] or shared["method"],
         remote_status=_find_status(error, _MAX_NESTING),
-        message=as_text(value) or _find_message(error, _MAX_NESTING),
+        message=(as_text(value) or _find_message(error, _MAX_NESTING))[:_MAX_MESSAGE_CHARS],
         raw=span.raw,
     )
 

@@ -25,6 +25,8 @@ _STATUS_RANKS = {
 }
 # A run of this rank or above has ended.
 FINAL_RANK = 2
+# A new status is kept as it came, but lists and log lines show it.
+_MAX_STATUS_CHARS = 200
 _STATUS_BY_ACTION = {"started": "running"}
 
 # A field of an undocumented type becomes None, so that it does not make the rest of the run unreadable.
@@ -137,7 +139,7 @@ def status_from_event(action: str, run: SyncJobRun | None) -> str:
     `stopped` or by `updated` (unconfirmed).
     """
     status_by_name = _STATUS_BY_ACTION.get(action, action if action in _STATUS_RANKS else "")
-    run_status = run.status if run and run.status else ""
+    run_status = (run.status or "")[:_MAX_STATUS_CHARS] if run else ""
     if action == "rate_limited" and not is_final(run_status):
         return action
     return status_by_name if status_rank(status_by_name) > status_rank(run_status) else run_status

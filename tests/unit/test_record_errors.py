@@ -86,6 +86,16 @@ def test_an_odd_member_does_not_hide_the_others(odd: bytes) -> None:
     assert alone.message == "1"
 
 
+def test_long_names_and_messages_are_cut_and_kept_in_the_raw_json() -> None:
+    long = "x" * 1_000_000
+
+    [error] = read({"resource": long, "method": long, "message": long})
+
+    assert (error.resource, error.method) == ("x" * 200, "x" * 200)
+    assert 1000 < len(error.message) < 10_000
+    assert long in error.raw
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b'{"payload"', b'{"payload": {"errors": []}}'])
 def test_a_body_without_errors_has_none(body: bytes) -> None:
     assert list(read_record_errors(body)) == []

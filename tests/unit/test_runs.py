@@ -101,6 +101,10 @@ def test_a_run_can_always_be_written_again() -> None:
     assert "new" not in written
 
 
+def test_a_long_status_is_cut() -> None:
+    assert status_from_event("updated", read_run({**RUN, "status": "x" * 3_000_000})) == "x" * 200
+
+
 @pytest.mark.parametrize("value", [None, [], "text", {}, {"id": None}, {"id": []}, {"id": ""}])
 def test_what_has_no_id_is_no_run(value: object) -> None:
     assert read_run(value) is None
