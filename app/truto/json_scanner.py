@@ -19,7 +19,13 @@ _IN_STRING = re.compile(_STRING_CHARS, re.DOTALL)
 _STRINGS = re.compile(_STRING, re.DOTALL)
 _SCALAR = re.compile(rb'[^"\[\]{}\s,:]++')
 # Inside an array or object only brackets count, and strings, which may contain brackets.
-_UP_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]", re.DOTALL)
+_CONTENT = rb'[^"\[\]{}]++|' + _STRING
+_UP_TO_BRACKET = re.compile(rb"(?:" + _CONTENT + rb")*+[\[\]{}]", re.DOTALL)
+# A value of few levels is one match.
+_FEW_LEVELS = rb"[\[{](?:" + _CONTENT + rb")*+[\]}]"
+for _ in range(3):
+    _FEW_LEVELS = rb"[\[{](?:" + _CONTENT + rb"|" + _FEW_LEVELS + rb")*+[\]}]"
+_SHALLOW = re.compile(_FEW_LEVELS, re.DOTALL)
 _WHOLE_TOKENS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
 _SPACE = rb"[ \t\n\r]*+"
 _WHITESPACE = re.compile(_SPACE)
@@ -32,9 +38,7 @@ _CLOSING = (b"]", b"}")
 _DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
-# Most values end within a few brackets.
-_MAX_SINGLE_BRACKETS = 16
-_MIN_STEP_BYTES = 512
+_MIN_STEP_BYTES = 64
 _MAX_STEP_BYTES = 64 * 1024
 _TOKEN_STEP_BYTES = 1024 * 1024
 # No name of a member that matters is longer.
@@ -160,17 +164,9 @@ def _find_value_end(body: bytes, start: int, pause: Pause) -> int:
         return _find_string_end(body, start, pause)
     if not body.startswith(_OPENING, start):
         return _find_scalar_end(body, start, pause)
-    depth = 0
-    place = start
-    for _ in range(_MAX_SINGLE_BRACKETS):
-        bracket = _UP_TO_BRACKET.match(body, place, place + _MAX_STEP_BYTES)
-        if bracket is None:
-            break
-        place = bracket.end()
-        depth += 1 if body.startswith(_OPENING, place - 1) else -1
-        if depth == 0:
-            return place
-    return _find_closing_bracket(body, place, depth, pause)
+    if shallow := _SHALLOW.match(body, start, start + _MAX_STEP_BYTES):
+        return shallow.end()
+    return _find_closing_bracket(body, start, pause)
 
 
 def _find_scalar_end(body: bytes, start: int, pause: Pause) -> int:
@@ -185,9 +181,8 @@ def _find_scalar_end(body: bytes, start: int, pause: Pause) -> int:
     return place
 
 
-def _find_closing_bracket(body: bytes, place: int, depth: int, pause: Pause) -> int:
-    """Return the end of a value that is open at a place, `depth` levels deep."""
-    step_bytes = _MIN_STEP_BYTES
+def _find_closing_bracket(body: bytes, start: int, pause: Pause) -> int:
+    place, depth, step_bytes = start + 1, 1, _MIN_STEP_BYTES
     while place < len(body):
         tokens = _WHOLE_TOKENS.match(body, place, place + step_bytes)
         end = tokens.end() if tokens else place
