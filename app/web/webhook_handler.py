@@ -14,7 +14,7 @@ from app.truto.json_scanner import Pause
 from app.truto.signature import Signature, verify
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import FailoverInbox
-from app.web.pauses import make_pause
+from app.web.pauses import Pauses
 from app.web.responses import WebhookResponse
 
 log = structlog.get_logger()
@@ -35,9 +35,9 @@ class WebhookHandler:
         mac: the 32 bytes of the signature header. Raises SignatureError; StoreUnavailable if
         neither the database nor Redis can store it.
         """
-        pause = make_pause()
-        signature = verify(body, mac, self._settings.secret_values, pause)
-        delivery = self._read_delivery(body, signature, pause, received_at=utc_now())
+        with Pauses() as pause:
+            signature = verify(body, mac, self._settings.secret_values, pause)
+            delivery = self._read_delivery(body, signature, pause, received_at=utc_now())
         receipt = self._inbox.store(delivery)
         # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
         if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
