@@ -8,7 +8,7 @@ stack, so no nesting is too deep, and its time and memory do not depend on the s
 import json
 import re
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -32,6 +32,12 @@ _WHITESPACE = re.compile(_SPACE)
 _COMMA = re.compile(_SPACE + rb"," + _SPACE)
 _COLON = re.compile(_SPACE + rb":" + _SPACE)
 _NAME = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE, re.DOTALL)
+_ITEMS_PER_MATCH = 1000
+_MANY_ITEMS = re.compile(
+    rb"(?:(?:%b|%b|%b)%b,%b){%d}+"
+    % (_FEW_LEVELS, _STRING, _SCALAR.pattern, _SPACE, _SPACE, _ITEMS_PER_MATCH),
+    re.DOTALL,
+)
 _OPENING = (b"[", b"{")
 _CLOSING = (b"]", b"}")
 # Each bracket as the change of the depth: a signed byte.
@@ -121,10 +127,37 @@ def scan_array(span: JsonSpan, pause: Pause = no_pause) -> list[JsonSpan]:
         return [span]
 
 
-def _scan_parts(span: JsonSpan, *, has_names: bool, pause: Pause) -> Iterator[tuple[str, JsonSpan]]:
+def count_items(span: JsonSpan) -> int:
+    """Return the number of an array's items; raises NotJson for another value, or a malformed array."""
+    if not span.is_array:
+        raise NotJson("the value is no array")
+    body, place, count = span.body, _skip_space(span.body, span.start + 1), 0
+    if body.startswith(_CLOSING, place):
+        return 0
+    while many := _MANY_ITEMS.match(body, place):
+        place, count = many.end(), count + _ITEMS_PER_MATCH
+    return count + sum(1 for _ in _scan_from(body, place, has_names=False, pause=no_pause))
+
+
+def scan_items(span: JsonSpan, *, first: int = 0) -> Iterator[JsonSpan]:
+    """Yield the spans of an array's items from the number `first` on; raises NotJson at a malformed one."""
     body, place = span.body, _skip_space(span.body, span.start + 1)
     if body.startswith(_CLOSING, place):
         return
+    while first >= _ITEMS_PER_MATCH and (many := _MANY_ITEMS.match(body, place)):
+        place, first = many.end(), first - _ITEMS_PER_MATCH
+    for _, item in islice(_scan_from(body, place, has_names=False, pause=no_pause), first, None):
+        yield item
+
+
+def _scan_parts(span: JsonSpan, *, has_names: bool, pause: Pause) -> Iterator[tuple[str, JsonSpan]]:
+    place = _skip_space(span.body, span.start + 1)
+    if not span.body.startswith(_CLOSING, place):
+        yield from _scan_from(span.body, place, has_names=has_names, pause=pause)
+
+
+def _scan_from(body: bytes, place: int, *, has_names: bool, pause: Pause) -> Iterator[tuple[str, JsonSpan]]:
+    """Yield the parts of an array or object from the start of one of them on."""
     name = ""
     while True:
         if has_names:

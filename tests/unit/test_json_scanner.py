@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
+from app.truto.json_scanner import (
+    JsonSpan,
+    NotJson,
+    count_items,
+    scan_array,
+    scan_document,
+    scan_items,
+    scan_object,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -123,8 +131,9 @@ FRAGMENTS = [
 ]
 
 
-@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=60))
-def test_values_of_any_length_end_at_their_own_bracket(fragments: list[str]) -> None:
+@given(st.lists(st.integers(0, len(FRAGMENTS) - 1), min_size=1, max_size=60))
+def test_values_of_any_length_end_at_their_own_bracket(numbers: list[int]) -> None:
+    fragments = [FRAGMENTS[number] for number in numbers]
     array = f"[{','.join(fragments)}]".encode()
 
     span = scan_document(b'{"a": ' + array + b', "b": [' + array + b"]}")
@@ -133,3 +142,20 @@ def test_values_of_any_length_end_at_their_own_bracket(fragments: list[str]) -> 
     assert members["a"].raw_bytes == array
     assert [item.raw for item in scan_array(members["a"])] == [text.strip() for text in fragments]
     assert [item.raw_bytes for item in scan_array(members["b"])] == [array]
+
+
+@pytest.mark.parametrize("item", ["{}", "1", '"a,]"', '{"a": [{"b": [1]}]}', "[[[[[[1]]]]]]"])
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
+def test_items_are_counted_and_read_from_any_place(item: str, count: int) -> None:
+    array = scan_document(f"[ {' , '.join([item] * count)} ]".encode())
+
+    assert count_items(array) == count
+    for first in (0, 1, 999, 1000, 1001, 2000, 2500):
+        items = [span.raw for span in scan_items(array, first=first)]
+        assert items == [item] * max(0, count - first)
+
+
+@pytest.mark.parametrize("text", ["{}", "1", "[1 2]", f"[{'1,' * 1000}]", f"[{'1,' * 1000}1 1]"])
+def test_a_malformed_array_is_not_counted(text: str) -> None:
+    with pytest.raises(NotJson):
+        count_items(scan_document(text.encode()))
