@@ -39,16 +39,14 @@ class DeliveryResults:
             write_state_changes(connection, [result.state_change for result in results], now=now)
         return pending
 
-    def find_finished(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
-        """Return the final outcomes (done or dead) by delivery and sink."""
-        statement = select(sink_outcomes).where(
-            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != SinkOutcomeState.FAILING
-        )
-        finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
+    def find_outcomes(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
+        """Return the outcomes of earlier attempts by delivery and sink."""
+        statement = select(sink_outcomes).where(sink_outcomes.c.delivery_id.in_(ids))
+        outcomes: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
             for row in self._database.read(statement):
-                finished[row.delivery_id][row.sink] = to_sink_outcome(row)
-        return finished
+                outcomes[row.delivery_id][row.sink] = to_sink_outcome(row)
+        return outcomes
 
 
 def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
@@ -62,6 +60,7 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         reason=row.reason,
         message=row.message,
         updated_at=row.updated_at,
+        progress=row.progress,
     )
 
 

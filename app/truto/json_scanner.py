@@ -12,10 +12,23 @@ from dataclasses import dataclass
 
 # Possessive quantifiers: a string of many megabytes must not store a backtracking point per character.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_SCALAR = re.compile(rf'{_STRING}|[^"\[\]{{}}\s,:]++', re.DOTALL)
+_SCALAR_VALUE = rf'(?:{_STRING}|[^"\[\]{{}}\s,:]++)'
+# ASCII: a text may be bytes decoded as latin-1, in which 0x85 and 0xA0 are no whitespace.
+_SCALAR = re.compile(_SCALAR_VALUE, re.DOTALL | re.ASCII)
 # Inside an array or object only brackets count, and strings, which may contain brackets.
-_UP_TO_BRACKET = re.compile(rf'(?:[^"\[\]{{}}]++|{_STRING})*+[\[\]{{}}]', re.DOTALL)
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
+_CONTENT = rf'[^"\[\]{{}}]++|{_STRING}'
+# An array or object of few levels is one match: a step of Python for each bracket takes ten times as long.
+_FEW_LEVELS = rf"[\[{{](?:{_CONTENT})*+[\]}}]"
+for _ in range(3):
+    _FEW_LEVELS = rf"[\[{{](?:{_CONTENT}|{_FEW_LEVELS})*+[\]}}]"
+_SHALLOW = re.compile(_FEW_LEVELS, re.DOTALL)
+_UP_TO_BRACKET = re.compile(rf"(?:{_CONTENT}|{_FEW_LEVELS})*+[\[\]{{}}]", re.DOTALL)
+_SPACE = r"[ \t\n\r]*+"
+_WHITESPACE = re.compile(_SPACE)
+_ITEMS_PER_MATCH = 1000
+_MANY_ITEMS = re.compile(
+    rf"(?:(?:{_FEW_LEVELS}|{_SCALAR_VALUE}){_SPACE},{_SPACE}){{{_ITEMS_PER_MATCH}}}+", re.DOTALL | re.ASCII
+)
 _OPENING = ("[", "{")
 _CLOSING = ("]", "}")
 
@@ -69,10 +82,37 @@ def scan_array(span: JsonSpan) -> list[JsonSpan]:
         return [span]
 
 
+def count_items(span: JsonSpan) -> int:
+    """Return the number of an array's items; raises NotJson for another value, or a malformed array."""
+    if not span.is_array:
+        raise NotJson("the value is no array")
+    text, place, count = span.text, _skip_space(span.text, span.start + 1), 0
+    if text.startswith(_CLOSING, place):
+        return 0
+    while many := _MANY_ITEMS.match(text, place):
+        place, count = many.end(), count + _ITEMS_PER_MATCH
+    return count + sum(1 for _ in _scan_from(text, place, has_names=False))
+
+
+def scan_items(span: JsonSpan, *, after: int = 0) -> Iterator[JsonSpan]:
+    """Yield the spans of an array's items. after: the end of an item, to begin behind it; 0 for all items."""
+    if not after:
+        return (item for _, item in _scan_parts(span, has_names=False))
+    place = _skip_space(span.text, after)
+    if span.text.startswith(_CLOSING, place):
+        return iter(())
+    place = _skip_mark(span.text, place, ",")
+    return (item for _, item in _scan_from(span.text, place, has_names=False))
+
+
 def _scan_parts(span: JsonSpan, *, has_names: bool) -> Iterator[tuple[str, JsonSpan]]:
     text, place = span.text, _skip_space(span.text, span.start + 1)
-    if text.startswith(_CLOSING, place):
-        return
+    if not text.startswith(_CLOSING, place):
+        yield from _scan_from(text, place, has_names=has_names)
+
+
+def _scan_from(text: str, place: int, *, has_names: bool) -> Iterator[tuple[str, JsonSpan]]:
+    """Yield the parts of an array or object from the start of one of them on."""
     while True:
         name = ""
         if has_names:
@@ -103,8 +143,9 @@ def _find_value_end(text: str, start: int) -> int:
         if scalar is None:
             raise NotJson("a value is missing")
         return scalar.end()
-    depth = 0
-    place = start
+    if shallow := _SHALLOW.match(text, start):
+        return shallow.end()
+    depth, place = 1, start + 1
     while True:
         bracket = _UP_TO_BRACKET.match(text, place)
         if bracket is None:

@@ -1,56 +1,41 @@
 """Parsing of a stored body into records, errors and run updates."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.clock import utc_now
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
-from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records
+from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, has_records
+from app.truto.id_places import read_id
 from app.truto.record_errors import read_record_errors
-from app.truto.records import read_raw_records, read_records
+from app.truto.record_path import find_value
+from app.truto.record_slices import RecordSlice, RecordSlices, find_slices
 from app.truto.runs import read_run, status_from_event, status_rank
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedDelivery:
-    """The contents of one delivery.
+class ParsedSlice:
+    """Consecutive records of a delivery.
 
-    resource, method: matched by routes; the entity and action of an event without them.
-    has_records: whether the event is a kind that carries records. records: (ordinal, value) of readable ones.
-    reason: why the delivery is quarantined, else "". replaced_characters: characters that became U+FFFD.
-    accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
-    body: decompressed. payload_is_record: as in `read_records`.
+    records: (ordinal, value) of the readable ones. accounts: by ordinal, if the records name their accounts;
+    else all records belong to the delivery's.
     """
 
-    resource: str
-    method: str
-    has_records: bool = False
-    records: Sequence[tuple[int, Any]] = ()
+    source: RecordSlice
+    records: Sequence[tuple[int, Any]]
     unreadable: Sequence[DeadRecord] = ()
-    record_errors: Sequence[StoredRecordError] = ()
-    run: RunUpdate | None = None
-    reason: str = ""
-    is_deletion: bool = False
-    replaced_characters: int = 0
     accounts: Mapping[int, str] = field(default_factory=dict)
-    body: bytes = b""
-    payload_is_record: bool = False
 
-    @property
-    def record_count(self) -> int:
-        """The number of records, readable or not."""
-        return len(self.records) + len(self.unreadable)
-
-    def set_accounts(
-        self, accounts: Mapping[int, str], *, delivery_id: UUID, now: datetime
-    ) -> "ParsedDelivery":
-        """Return the delivery with the accounts of its records; a record without one is dead."""
+    def set_accounts(self, path: str, *, delivery_id: UUID, now: datetime) -> "ParsedSlice":
+        """Return the slice with the accounts of its records; a record without one is dead."""
+        accounts = find_accounts(self.records, path)
         without = [ordinal for ordinal, _ in self.records if ordinal not in accounts]
-        raw = self.read_raw_records(without)
+        raw = self.source.read_raw_records(without)
         message = "names no integrated account"
         dead = [
             DeadRecord(delivery_id, "", ordinal, Reason.NO_ACCOUNT, message, raw.get(ordinal, ""), now)
@@ -63,47 +48,74 @@ class ParsedDelivery:
             unreadable=[*self.unreadable, *dead],
         )
 
-    def read_raw_records(self, ordinals: Sequence[int]) -> Mapping[int, str]:
-        """Return the original JSON of these records by ordinal."""
-        return read_raw_records(self.body, ordinals, payload_is_record=self.payload_is_record)
 
+@dataclass(frozen=True, slots=True)
+class ParsedDelivery:
+    """The contents of one delivery.
 
-def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
-    """Parse a stored body; never raises for unexpected shapes.
-
-    now: the time of death of unreadable records.
+    resource, method: matched by routes; the entity and action of an event without them.
+    has_records: whether the event is a kind that carries records. record_count: readable or not.
+    reason: why the delivery is quarantined, else "". account_path: of the account in each record; "" if all
+    records belong to the delivery's. slices: None if the delivery has no records.
     """
+
+    delivery_id: UUID
+    resource: str
+    method: str
+    has_records: bool = False
+    record_count: int = 0
+    record_errors: Sequence[StoredRecordError] = ()
+    run: RunUpdate | None = None
+    reason: str = ""
+    is_deletion: bool = False
+    account_path: str = ""
+    slices: RecordSlices | None = None
+
+    def read_slices(self, *, after: int = 0, ordinal: int = 0) -> Iterator[ParsedSlice]:
+        """Parse the records slice by slice; see `RecordSlices.read`."""
+        now = utc_now()
+        for source in self.slices.read(after=after, ordinal=ordinal) if self.slices else ():
+            unreadable = [
+                DeadRecord(self.delivery_id, "", r.ordinal, r.reason, "cannot be read as JSON", r.raw, now)
+                for r in source.batch.unreadable
+            ]
+            parsed = ParsedSlice(source, source.batch.records, unreadable)
+            if self.account_path:
+                parsed = parsed.set_accounts(self.account_path, delivery_id=self.delivery_id, now=now)
+            yield parsed
+
+    def read_first_unreadable(self) -> Sequence[DeadRecord]:
+        """Return the unreadable records of the first slice: enough for a delivery that no sink receives."""
+        return next((parsed.unreadable for parsed in self.read_slices()), ())
+
+
+def find_accounts(records: Sequence[tuple[int, Any]], path: str) -> Mapping[int, str]:
+    """Return the accounts that records name at a path, by ordinal."""
+    return {
+        ordinal: account
+        for ordinal, value in records
+        if (account := read_id(find_value(value, path))) and len(account) <= MAX_NAME_CHARS
+    }
+
+
+def parse_delivery(delivery: Delivery, body: bytes) -> ParsedDelivery:
+    """Parse a stored body; never raises for unexpected shapes."""
     envelope = delivery.envelope
     entity, _, action = envelope.event.partition(":")
     resource, method = envelope.resource or entity, envelope.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
+    parsed = ParsedDelivery(delivery.id, resource, method, run=run)
     if envelope.event == RECORD_ERROR_EVENT:
-        return ParsedDelivery(resource, method, record_errors=_parse_record_errors(delivery, body), run=run)
+        return replace(parsed, record_errors=_parse_record_errors(delivery, body))
     is_batch = has_records(envelope.event)
-    payload_is_record = envelope.event != RECORD_EVENT
-    batch = read_records(body, payload_is_record=payload_is_record)
-    if batch is None:
-        return ParsedDelivery(
-            resource, method, is_batch, run=run, reason=Reason.NO_RECORDS if is_batch else ""
-        )
+    parsed = replace(parsed, has_records=is_batch)
+    slices = find_slices(body, payload_is_record=envelope.event != RECORD_EVENT)
+    if slices is None:
+        return replace(parsed, reason=Reason.NO_RECORDS if is_batch else "")
     if is_batch and not envelope.resource:
-        return ParsedDelivery(resource, method, is_batch, run=run, reason=Reason.NO_RESOURCE)
-    dead = [
-        DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
-        for record in batch.unreadable
-    ]
-    return ParsedDelivery(
-        resource,
-        method,
-        is_batch,
-        records=batch.records,
-        unreadable=dead,
-        run=run,
-        is_deletion=envelope.event == "record:deleted",
-        replaced_characters=batch.replaced_characters,
-        body=body,
-        payload_is_record=payload_is_record,
-    )
+        return replace(parsed, reason=Reason.NO_RESOURCE)
+    is_deletion = envelope.event == "record:deleted"
+    return replace(parsed, record_count=slices.count, is_deletion=is_deletion, slices=slices)
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:

@@ -42,6 +42,8 @@ from workers.delivery.stopped_runs import StoppedRuns
 _LEASE_S = 40.0
 # A job starts no further delivery after this time, so that it ends well before its timeout.
 _JOB_TIME_LIMIT_S = 10.0
+# A large delivery continues in a later job, so that others need not wait for all of it.
+_DELIVERY_TIME_LIMIT_S = 4.0
 # Truto sends lifecycle events by a queue of their own: the event that names the account may come later.
 _MAX_LIFECYCLE_DELAY = timedelta(minutes=5)
 _LIFECYCLE_POLL_S = 10.0
@@ -84,6 +86,7 @@ class DeliveryProcessor:
         self._name = name or format_worker_name(os.getpid(), make_worker_token())
         late_records = "keep" if keep_late else "deliver"
         self._config = DeliveryConfig.build(routes, late_records=late_records, to_open_run=to_open_run).digest
+        self._job_deadline_s = 0.0
         self._started_at = started_at or utc_now()
         self._replays = Replays(database)
         self._results = DeliveryResults(database)
@@ -92,7 +95,7 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks)
+        self._writer = SinkWriter(sinks, self._config)
         self._missing_keys = MissingKeys(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
@@ -122,11 +125,15 @@ class DeliveryProcessor:
             self._pending.release(ids, worker=self._name, now=utc_now())
 
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
-        started = time.monotonic()
+        self._job_deadline_s = time.monotonic() + _JOB_TIME_LIMIT_S
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
         # Replayed deliveries begin with their second attempt.
-        repeated = [delivery.id for delivery in leased if delivery.attempts > 1]
-        finished = self._results.find_finished(repeated)
+        repeated = [
+            delivery.id
+            for delivery in leased
+            if delivery.attempts > 1 or delivery.reason == Reason.IN_PROGRESS
+        ]
+        earlier = self._results.find_outcomes(repeated)
         outdated = self._replays.find_outdated(
             repeated, config=self._config, started_at=self._started_at, now=utc_now()
         )
@@ -134,35 +141,39 @@ class DeliveryProcessor:
         self._attributor.load_runs(leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)
-        results = []
+        results: list[DeliveryResult] = []
+        processed: list[Delivery] = []
         for delivery in leased:
+            if self._has_timed_out or time.monotonic() >= self._job_deadline_s:
+                break
+            processed.append(delivery)
             if delivery.id in outdated:
                 # By these routes it could be settled without being written to the sink it is replayed for.
                 results.append(DeliveryResult(retry(delivery, utc_now(), 0, Reason.WORKER_OUTDATED)))
-            elif not self._has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
-                results.append(self._process_delivery(delivery, bodies, finished.get(delivery.id, {})))
             else:
-                results.append(DeliveryResult(reschedule(delivery, utc_now(), 0.0)))
+                results.append(self._process_delivery(delivery, bodies, earlier.get(delivery.id, {})))
         saved_ids = self._results.save(results, now=utc_now())
+        # Not attempts: large deliveries before them must not use up theirs.
+        self._release([delivery.id for delivery in leased[len(processed) :]])
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
-        for delivery, result in zip(leased, results, strict=True):
+        for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
     def _process_delivery(
-        self, delivery: Delivery, bodies: BodyPrefetcher, finished: Mapping[str, SinkOutcome]
+        self, delivery: Delivery, bodies: BodyPrefetcher, earlier: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
         try:
             body = bodies.read_body(delivery)
             attributed = self._attributor.attribute(delivery, body)
-            parsed = parse_delivery(attributed.delivery, body, now=utc_now())
-            return self._route_delivery(attributed, parsed, finished)
+            parsed = parse_delivery(attributed.delivery, body)
+            return self._route_delivery(attributed, parsed, earlier)
         except StoreUnavailable:
             raise
         except UnreadableDelivery as error:
@@ -184,7 +195,7 @@ class DeliveryProcessor:
             return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
 
     def _route_delivery(
-        self, attributed: AttributedDelivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
+        self, attributed: AttributedDelivery, parsed: ParsedDelivery, earlier: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         delivery = attributed.delivery
         if parsed.run:
@@ -205,12 +216,13 @@ class DeliveryProcessor:
         if route is None and parsed.has_records:
             return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)
         if route is None:
-            return _end(attributed, replace(parsed, records=()), DeliveryState.SETTLED)
-        if route.sinks and parsed.records and route.account != "":
-            attributed, parsed = attribute_records(attributed, parsed, route.account, now=utc_now())
-            if not (attributed.delivery.envelope.integrated_account_id or parsed.accounts):
+            unreadable = parsed.read_first_unreadable()
+            return _end(attributed, replace(parsed, record_count=len(unreadable)), DeliveryState.SETTLED)
+        if route.sinks and parsed.record_count and route.account != "":
+            attributed, parsed = attribute_records(attributed, parsed, route.account)
+            if not (attributed.delivery.envelope.integrated_account_id or parsed.account_path):
                 return self._keep_without_account(attributed, parsed)
-        return self._write_to_sinks(attributed, parsed, route, finished)
+        return self._write_to_sinks(attributed, parsed, route, earlier)
 
     def _keep_without_account(self, attributed: AttributedDelivery, parsed: ParsedDelivery) -> DeliveryResult:
         now, delivery = utc_now(), attributed.delivery
@@ -229,25 +241,30 @@ class DeliveryProcessor:
         attributed: AttributedDelivery,
         parsed: ParsedDelivery,
         route: Route,
-        finished: Mapping[str, SinkOutcome],
+        earlier: Mapping[str, SinkOutcome],
     ) -> DeliveryResult:
         delivery = attributed.delivery
-        attempts = self._writer.write(delivery, parsed, route, finished)
+        deadline_s = min(time.monotonic() + _DELIVERY_TIME_LIMIT_S, self._job_deadline_s)
+        attempts = self._writer.write(delivery, parsed, route, earlier, deadline_s=deadline_s)
         self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
         if has_key := [attempt.has_key for attempt in attempts if attempt.has_key is not None]:
             self._missing_keys.record_delivery(delivery, parsed.resource, route, has_key=any(has_key))
         outcomes = [attempt.outcome for attempt in attempts]
+        unreadable = () if attempts else parsed.read_first_unreadable()
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
         return DeliveryResult(
             replace(
                 change,
-                replaced_characters=parsed.replaced_characters,
+                replaced_characters=max(
+                    (attempt.replaced_characters for attempt in attempts),
+                    default=parsed.slices.replaced_characters if parsed.slices else 0,
+                ),
                 attribution=attributed.attribution,
             ),
             run=parsed.run,
             outcomes=outcomes,
-            dead_records=[*parsed.unreadable, *(dead for a in attempts for dead in a.dead_records)],
+            dead_records=[*unreadable, *(dead for a in attempts for dead in a.dead_records)],
             record_errors=parsed.record_errors,
         )
 
@@ -260,7 +277,7 @@ def _end(
     return DeliveryResult(
         replace(change, attribution=attributed.attribution),
         run=parsed.run,
-        dead_records=parsed.unreadable,
+        dead_records=parsed.read_first_unreadable(),
         record_errors=parsed.record_errors,
     )
 

@@ -1,0 +1,33 @@
+"""Progress of one delivery in one sink, which a later job continues."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class WriteProgress:
+    """The part of a delivery that one sink has.
+
+    target: the routes, sinks and account by which it was written. end: of the last written slice in the body.
+    ordinal: of the next record. has_key: as in WriteResult, of all records so far.
+    """
+
+    target: str
+    end: int = 0
+    ordinal: int = 0
+    replaced_characters: int = 0
+    has_key: bool | None = None
+
+    def to_json(self) -> str:
+        """Return the text to store; "" before the first slice."""
+        return json.dumps(asdict(self)) if self.end else ""
+
+    @classmethod
+    def from_json(cls, text: str, *, target: str) -> Self:
+        """Return stored progress; an empty one if the text is empty, or of another target or release."""
+        try:
+            progress = cls(**json.loads(text)) if text else cls(target)
+        except (ValueError, TypeError):
+            return cls(target)
+        return progress if progress.target == target else cls(target)
