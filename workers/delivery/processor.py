@@ -285,7 +285,7 @@ def _end(
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
     change = result.state_change
     event = "rescheduled" if change.state == DeliveryState.PENDING else change.state
-    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != SinkOutcomeState.DONE]
+    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.message]
     log.info(
         "delivery." + event,
         delivery=str(delivery.id),
