@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
@@ -47,6 +47,11 @@ class DeliveryResults:
             for row in self._database.read(statement):
                 outcomes[row.delivery_id][row.sink] = to_sink_outcome(row)
         return outcomes
+
+    def count_record_errors(self, delivery_id: UUID) -> int:
+        """Return the number of a delivery's record errors that are stored."""
+        statement = select(func.count()).where(record_errors.c.delivery_id == delivery_id)
+        return int(self._database.read(statement)[0][0])
 
 
 def to_sink_outcome(row: Row[Any]) -> SinkOutcome:

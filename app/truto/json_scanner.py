@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 # Possessive quantifiers: a string of many megabytes must not store a backtracking point per character.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -94,15 +95,15 @@ def count_items(span: JsonSpan) -> int:
     return count + sum(1 for _ in _scan_from(text, place, has_names=False))
 
 
-def scan_items(span: JsonSpan, *, after: int = 0) -> Iterator[JsonSpan]:
-    """Yield the spans of an array's items. after: the end of an item, to begin behind it; 0 for all items."""
-    if not after:
-        return (item for _, item in _scan_parts(span, has_names=False))
-    place = _skip_space(span.text, after)
-    if span.text.startswith(_CLOSING, place):
-        return iter(())
-    place = _skip_mark(span.text, place, ",")
-    return (item for _, item in _scan_from(span.text, place, has_names=False))
+def scan_items(span: JsonSpan, *, first: int = 0) -> Iterator[JsonSpan]:
+    """Yield the spans of an array's items from the number `first` on; raises NotJson at a malformed one."""
+    text, place = span.text, _skip_space(span.text, span.start + 1)
+    if text.startswith(_CLOSING, place):
+        return
+    while first >= _ITEMS_PER_MATCH and (many := _MANY_ITEMS.match(text, place)):
+        place, first = many.end(), first - _ITEMS_PER_MATCH
+    for _, item in islice(_scan_from(text, place, has_names=False), first, None):
+        yield item
 
 
 def _scan_parts(span: JsonSpan, *, has_names: bool) -> Iterator[tuple[str, JsonSpan]]:

@@ -21,14 +21,13 @@ MAX_SLICE_BYTES = 1024 * 1024
 class RecordSlice:
     """Consecutive records of a body.
 
-    body: an event with these records alone. first_ordinal: of its first record. end: its end in the whole
-    body, to continue from; 0 if it is the only slice. payload_is_record: as in `read_records`.
+    body: an event with these records alone. first_ordinal: of its first record. payload_is_record: as in
+    `read_records`.
     """
 
     batch: RecordBatch
     body: bytes
     first_ordinal: int = 0
-    end: int = 0
     is_last: bool = True
     payload_is_record: bool = False
 
@@ -65,26 +64,23 @@ class RecordSlices:
         """As in RecordBatch, if one slice has all records; else 0."""
         return self._only.batch.replaced_characters if self._only else 0
 
-    def read(self, *, after: int = 0, ordinal: int = 0) -> Iterator[RecordSlice]:
-        """Read the slices one by one.
-
-        after: the end of the slice before the first one, or 0. ordinal: of the record after that end.
-        """
+    def read(self, *, first_ordinal: int = 0) -> Iterator[RecordSlice]:
+        """Read the slices one by one, beginning with the one that starts at a record."""
         if self._only:
             yield self._only
-        if self._array:
-            for spans in _group_spans(scan_items(self._array, after=after)):
-                record_slice = self._read_slice(spans, ordinal)
+        elif self._array:
+            for spans in _group_spans(scan_items(self._array, first=first_ordinal)):
+                record_slice = self._read_slice(spans, first_ordinal)
                 yield record_slice
-                ordinal = record_slice.next_ordinal
+                first_ordinal = record_slice.next_ordinal
 
-    def _read_slice(self, spans: Sequence[JsonSpan], ordinal: int) -> RecordSlice:
-        end = spans[-1].end
+    def _read_slice(self, spans: Sequence[JsonSpan], first_ordinal: int) -> RecordSlice:
         # The text is latin-1: each character is one byte of the body.
-        records = spans[0].text[spans[0].start : end].encode("latin-1")
+        records = spans[0].text[spans[0].start : spans[-1].end].encode("latin-1")
         body = b'{"payload":{"records":[%b]}}' % records
-        batch = read_records(body, first_ordinal=ordinal) or RecordBatch(())
-        return RecordSlice(batch, body, ordinal, end, is_last=ordinal + len(spans) == self.count)
+        batch = read_records(body, first_ordinal=first_ordinal) or RecordBatch(())
+        is_last = first_ordinal + len(spans) == self.count
+        return RecordSlice(batch, body, first_ordinal, is_last=is_last)
 
 
 def find_slices(body: bytes, *, payload_is_record: bool = False) -> RecordSlices | None:

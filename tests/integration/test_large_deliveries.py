@@ -4,26 +4,40 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
+from app.config.routes import FilesSinkConfig, Route
 from app.database.engine import Database, open_database
+from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
+from app.sinks.base import Batch, WriteResult
+from app.sinks.files import FilesSink
+from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
+from app.store.notifications import Notifications
+from app.store.replays import delete_outcomes, mark_pending
+from app.store.run_totals import SinkTotals, read_run_totals
+from app.store.schema import dead_records, deliveries, record_errors
+from app.truto import record_slices
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
+from tests.integration.test_delivery import EVERYTHING, DeliverySetup, batch
 from tests.support.processes import Command, find_descendants
 from tests.support.redis_keys import open_queue
+from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
+from workers.delivery import parser, processor, sink_writer
 
 LARGE_PAGE = 300_000
 # Four times the page, and what Python and the libraries take.
@@ -106,3 +120,254 @@ def test_a_large_page_delays_no_other_and_survives_a_killed_worker(
     assert query("SELECT max(records) FROM rapidbridge_deliveries") == LARGE_PAGE
     assert peak_mib < MAX_WORKER_MIB
     assert f"timed out after {JOB_TIMEOUT_S} s" not in command.log
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of three records, and one slice for each job."""
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    monkeypatch.setattr(processor, "_DELIVERY_TIME_LIMIT_S", 0.0)
+
+
+OpenSetup = Callable[..., DeliverySetup]
+
+
+@pytest.fixture
+def open_setup(store: Database, postgres_url: str) -> Iterator[OpenSetup]:
+    """Open a store with the sink "main" in the same database, by other routes or another URL if given."""
+    with ExitStack() as stack:
+
+        def open_one(*routes: Route, url: str = postgres_url) -> DeliverySetup:
+            setup = DeliverySetup(store, url, routes or EVERYTHING)
+            stack.callback(setup.sinks.close)
+            return setup
+
+        yield open_one
+
+
+def read_states(store: Database) -> list[tuple[str, str, int, int]]:
+    columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records, deliveries.c.attempts)
+    return [tuple(row) for row in store.read(select(*columns).order_by(deliveries.c.event_id))]
+
+
+def deliver_until_settled(setup: DeliverySetup, delivery: UUID) -> int:
+    """Process a delivery by jobs of new workers; return the number of jobs."""
+    for number in range(1, 20):
+        setup.new_processor().deliver([delivery])
+        if setup.state(delivery)[0] != "pending":
+            return number
+    raise AssertionError(setup.state(delivery))
+
+
+def read_lake(folder: Path) -> dict[str, list[int]]:
+    """Return the ordinals in each file by its name, without the id of the delivery."""
+    return {
+        path.name.partition(".")[2]: [json.loads(line)["_ordinal"] for line in path.read_text().splitlines()]
+        for path in folder.rglob("*.jsonl")
+    }
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"])
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_is_written_exactly_once_by_several_jobs(
+    request: pytest.FixtureRequest, tmp_path: Path, store_kind: str
+) -> None:
+    url = request.getfixturevalue("postgres_url") if store_kind == "postgresql" else f"sqlite:///{tmp_path}/s"
+    database = open_database(url)
+    migrate(database)
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = DeliverySetup(database, url, (Route(sinks=("main", "lake")),), lake=lake)
+    records = [f'{{"id": "{n % 9}", "n": {n}}}' for n in range(11)]
+    records[4], records[7] = "NaN", '"no object"'
+    delivery = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"))
+
+    setup.new_processor().deliver([delivery])
+
+    assert read_states(database) == [("pending", "in_progress", 11, 0)]
+    totals = {
+        total.sink: (total.records, total.written) for total in read_run_totals(database, ["r"])["r"].sinks
+    }
+    assert totals == {"main": (11, 3), "lake": (11, 3)}
+    for _ in range(2):
+        # Both sinks get a slice in each job.
+        assert deliver_until_settled(setup, delivery) in (3, 4)
+        assert read_states(database)[0][:3] == ("settled", "", 11)
+        assert {key: row["n"] for key, row in setup.rows("crm_contacts").items()} == {
+            "0": 9, "1": 10, "2": 2, "3": 3, "5": 5, "6": 6, "8": 8
+        }  # fmt: skip
+        assert read_lake(tmp_path / "lake") == {
+            "jsonl": [0, 1, 2],
+            "00000003.jsonl": [3, 5],
+            "00000006.jsonl": [6, 7, 8],
+            "00000009.jsonl": [9, 10],
+        }
+        dead = database.read(select(dead_records).order_by(dead_records.c.ordinal, dead_records.c.sink))
+        assert [(row.sink, row.ordinal, row.reason, row.raw) for row in dead] == [
+            ("", 4, "not_a_number", "NaN"),
+            ("main", 7, "not_object", '"no object"'),
+        ]
+        assert sorted(read_run_totals(database, ["r"])["r"].sinks, key=lambda total: total.sink) == [
+            SinkTotals("crm/contacts", "list", "lake", 11, 10, 1),
+            SinkTotals("crm/contacts", "list", "main", 11, 9, 2),
+        ]
+        # As a replay does.
+        with database.transaction() as connection:
+            delete_outcomes(connection, [delivery], "")
+            mark_pending(connection, [delivery], replay_id=UUID(int=1), now=datetime.now(UTC))
+    setup.sinks.close()
+    database.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, store: Database) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+
+    renamed = open_setup(Route(sinks=("main",), table="people"))
+    deliver_until_settled(renamed, delivery)
+
+    assert len(renamed.rows("people")) == 7
+    assert [total.written for total in read_run_totals(store, ["r"])["r"].sinks] == [7]
+
+
+class InterruptedSink(FilesSink):
+    """A files sink that is unavailable once, for the slice with this first ordinal."""
+
+    def __init__(self, folder: Path, first_ordinal: int) -> None:
+        super().__init__(f"file://{folder}")
+        self._unavailable = {first_ordinal}
+        self.written: list[int] = []
+
+    def write(self, batch: Batch, route: Route) -> WriteResult:
+        if batch.first_ordinal in self._unavailable:
+            self._unavailable.clear()
+            raise SinkUnavailable("the disk is full")
+        self.written.append(batch.first_ordinal)
+        return super().write(batch, route)
+
+
+def test_a_retry_continues_where_the_sink_failed(
+    open_setup: OpenSetup, store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    setup = open_setup()
+    sink = InterruptedSink(tmp_path / "lake", first_ordinal=6)
+    setup.sinks = ReplacedSink(setup.routes, "main", sink)
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+
+    setup.new_processor().deliver([delivery])
+
+    assert read_states(store) == [("pending", "sink_unavailable", 11, 1)]
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(leased_until=None))
+    assert deliver_until_settled(setup, delivery) == 1
+    assert sink.written == [0, 3, 6, 9]
+
+
+def test_a_dead_large_delivery_counts_only_its_unwritten_records_as_dead(
+    open_setup: OpenSetup, store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    setup = open_setup()
+    setup.sinks = ReplacedSink(setup.routes, "main", InterruptedSink(tmp_path / "lake", first_ordinal=6))
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(attempts=149))
+
+    setup.new_processor().deliver([delivery])
+
+    assert setup.state(delivery) == ("dead", "sink_unavailable", 11)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 6, 5)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_the_records_of_a_large_delivery_may_name_their_accounts(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup(Route(sinks=("main",), account="account"))
+    records = [{"id": str(n), **({"account": f"a{n % 2}"} if n > 3 else {})} for n in range(8)]
+    page = batch(json.dumps(records), integrated_account_id=None)
+
+    deliver_until_settled(setup, setup.put("sync_job_run:record", page))
+
+    with store.engine.connect() as connection:
+        rows = connection.execute(text('SELECT "_account", "_key" FROM crm_contacts ORDER BY "_key"')).all()
+    assert [tuple(row) for row in rows] == [("a0", "4"), ("a1", "5"), ("a0", "6"), ("a1", "7")]
+    dead = store.read(select(dead_records.c.ordinal, dead_records.c.reason).order_by(dead_records.c.ordinal))
+    assert [tuple(row) for row in dead] == [(n, "no_account") for n in range(4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(("last_has_key", "notified"), [(True, 0), (False, 1)])
+def test_a_key_is_missing_only_if_no_slice_has_it(
+    open_setup: OpenSetup, store: Database, *, last_has_key: bool, notified: int
+) -> None:
+    setup = open_setup()
+    records: list[dict[str, object]] = [{"name": n} for n in range(7)]
+    if last_has_key:
+        records[6]["id"] = "1"
+
+    deliver_until_settled(setup, setup.put("sync_job_run:record", batch(json.dumps(records))))
+
+    assert len(Notifications(store).list_open("key.missing")) == notified
+
+
+def test_millions_of_record_errors_are_stored_by_several_jobs(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parser, "MAX_RECORD_ERRORS", 3)
+    setup = open_setup()
+    errors = [{"status": 400 + number} for number in range(7)]
+    payload = json.dumps({"sync_job_run_id": "r", "integrated_account_id": "a", "errors": errors})
+    delivery = setup.put("sync_job_run:record_error", payload)
+
+    setup.new_processor().deliver([delivery])
+    assert read_states(store) == [("pending", "in_progress", 0, 0)]
+    assert deliver_until_settled(setup, delivery) == 2
+
+    stored = store.read(select(record_errors.c.ordinal, record_errors.c.remote_status).order_by("ordinal"))
+    assert [tuple(row) for row in stored] == [(number, 400 + number) for number in range(7)]
+
+
+def test_a_job_saves_a_bounded_number_of_dead_records(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    monkeypatch.setattr(sink_writer, "MAX_DEAD_RECORDS", 3)
+    monkeypatch.setattr(processor, "_MAX_ROWS", 3)
+    setup = open_setup()
+    bad = setup.put("sync_job_run:record", batch("[NaN, NaN, NaN, NaN]"), id_="1")
+    later = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_="2")
+
+    setup.new_processor().deliver([bad, later])
+
+    # Nothing counts as an attempt.
+    assert read_states(store) == [("pending", "in_progress", 4, 0), ("pending", "", 0, 0)]
+    assert deliver_until_settled(setup, bad) == deliver_until_settled(setup, later) == 1
+    assert len(store.read(select(dead_records.c.ordinal))) == 4
+
+
+def test_a_batch_that_waits_for_a_lock_delays_no_other(
+    open_setup: OpenSetup, store: Database, postgres_url: str
+) -> None:
+    setup = open_setup(url=f"{postgres_url}&options=-c%20statement_timeout%3D2500")
+    setup.deliver("sync_job_run:record", batch('[{"id": "locked"}, {"id": "too"}]'), id_="0")
+    pages = {"1": "locked", "2": "free", "3": "too"}
+    [locked, free, too] = [
+        setup.put("sync_job_run:record", batch(f'[{{"id": "{key}"}}]'), id_=id_) for id_, key in pages.items()
+    ]
+    with store.engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT * FROM crm_contacts FOR UPDATE"))
+        for delivery in (locked, free, too):
+            setup.processor.deliver([delivery])
+
+        assert setup.state(locked)[:2] == ("pending", "batch_timeout")
+        assert setup.state(free)[0] == "settled"
+        assert setup.state(too)[:2] == ("pending", "batch_timeout")
+        assert find_failing_sinks(store) == []
+        # Two deliveries in a row: now it is the sink.
+        another = setup.deliver("sync_job_run:record", batch('[{"id": "locked"}]'), id_="4")
+        assert setup.state(another)[:2] == ("pending", "sink_unavailable")
+        assert [sink.sink for sink in find_failing_sinks(store)] == ["main"]
+        skipped = setup.deliver("sync_job_run:record", batch('[{"id": "free"}]'), id_="5")
+        assert setup.state(skipped)[:2] == ("pending", "sink_unavailable")

@@ -130,8 +130,7 @@ def attribute_records(
     if not accounts:
         return attributed, parsed
     # A delivery with records of several accounts has none itself. Several slices are not searched for others.
-    is_of_one = len(accounts) == 1 and parsed.slices is not None and parsed.slices.is_single
-    account = next(iter(accounts)) if is_of_one else ""
+    account = next(iter(accounts)) if len(accounts) == 1 and not parsed.is_large else ""
     envelope = replace(attributed.delivery.envelope, integrated_account_id=account)
     run = attribution.run if attribution else envelope.sync_job_run_id
     attribution = replace(

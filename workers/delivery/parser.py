@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,9 @@ from app.truto.record_errors import read_record_errors
 from app.truto.record_path import find_value
 from app.truto.record_slices import RecordSlice, RecordSlices, find_slices
 from app.truto.runs import read_run, status_from_event, status_rank
+
+# A job saves them in one transaction.
+MAX_RECORD_ERRORS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class ParsedDelivery:
     resource, method: matched by routes; the entity and action of an event without them.
     has_records: whether the event is a kind that carries records. record_count: readable or not.
     reason: why the delivery is quarantined, else "". account_path: of the account in each record; "" if all
-    records belong to the delivery's. slices: None if the delivery has no records.
+    records belong to the delivery's. slices: None if the delivery has no records. has_more_errors: a later
+    job reads further record errors.
     """
 
     delivery_id: UUID
@@ -70,11 +75,22 @@ class ParsedDelivery:
     is_deletion: bool = False
     account_path: str = ""
     slices: RecordSlices | None = None
+    has_more_errors: bool = False
 
-    def read_slices(self, *, after: int = 0, ordinal: int = 0) -> Iterator[ParsedSlice]:
+    @property
+    def is_large(self) -> bool:
+        """Whether the records are written in several slices."""
+        return self.slices is not None and not self.slices.is_single
+
+    @property
+    def replaced_characters(self) -> int:
+        """As in RecordBatch; 0 for a large delivery, whose records are not all read yet."""
+        return self.slices.replaced_characters if self.slices else 0
+
+    def read_slices(self, *, first_ordinal: int = 0) -> Iterator[ParsedSlice]:
         """Parse the records slice by slice; see `RecordSlices.read`."""
         now = utc_now()
-        for source in self.slices.read(after=after, ordinal=ordinal) if self.slices else ():
+        for source in self.slices.read(first_ordinal=first_ordinal) if self.slices else ():
             unreadable = [
                 DeadRecord(self.delivery_id, "", r.ordinal, r.reason, "cannot be read as JSON", r.raw, now)
                 for r in source.batch.unreadable
@@ -98,15 +114,20 @@ def find_accounts(records: Sequence[tuple[int, Any]], path: str) -> Mapping[int,
     }
 
 
-def parse_delivery(delivery: Delivery, body: bytes) -> ParsedDelivery:
-    """Parse a stored body; never raises for unexpected shapes."""
+def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> ParsedDelivery:
+    """Parse a stored body; never raises for unexpected shapes.
+
+    first_error: the ordinal of the first record error to read.
+    """
     envelope = delivery.envelope
     entity, _, action = envelope.event.partition(":")
     resource, method = envelope.resource or entity, envelope.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
     parsed = ParsedDelivery(delivery.id, resource, method, run=run)
     if envelope.event == RECORD_ERROR_EVENT:
-        return replace(parsed, record_errors=_parse_record_errors(delivery, body))
+        errors = list(islice(_parse_record_errors(delivery, body, first_error), MAX_RECORD_ERRORS + 1))
+        has_more = len(errors) > MAX_RECORD_ERRORS
+        return replace(parsed, record_errors=errors[:MAX_RECORD_ERRORS], has_more_errors=has_more)
     is_batch = has_records(envelope.event)
     parsed = replace(parsed, has_records=is_batch)
     slices = find_slices(body, payload_is_record=envelope.event != RECORD_EVENT)
@@ -147,8 +168,8 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     )
 
 
-def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredRecordError]:
-    return [
+def _parse_record_errors(delivery: Delivery, body: bytes, first_ordinal: int) -> Iterator[StoredRecordError]:
+    return (
         StoredRecordError(
             delivery_id=delivery.id,
             ordinal=error.ordinal,
@@ -159,5 +180,5 @@ def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredReco
             message=error.message,
             raw=error.raw,
         )
-        for error in read_record_errors(body)
-    ]
+        for error in read_record_errors(body, first_ordinal=first_ordinal)
+    )

@@ -18,12 +18,13 @@ from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDeliv
 from app.logs import locate_error
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
-from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome, SinkOutcomeState
+from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome
 from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason, reason_category
 from app.store.replays import Replays
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
+from app.truto.events import RECORD_ERROR_EVENT
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
@@ -33,6 +34,7 @@ from workers.delivery.retry_policy import (
     decide_state,
     finish,
     reschedule,
+    resume,
     retry,
 )
 from workers.delivery.sink_writer import SinkWriter
@@ -44,6 +46,8 @@ _LEASE_S = 40.0
 _JOB_TIME_LIMIT_S = 10.0
 # A large delivery continues in a later job, so that others need not wait for all of it.
 _DELIVERY_TIME_LIMIT_S = 4.0
+# The dead records and record errors of a job are saved in one transaction, at several thousand a second.
+_MAX_ROWS = 5000
 # Truto sends lifecycle events by a queue of their own: the event that names the account may come later.
 _MAX_LIFECYCLE_DELAY = timedelta(minutes=5)
 _LIFECYCLE_POLL_S = 10.0
@@ -144,7 +148,8 @@ class DeliveryProcessor:
         results: list[DeliveryResult] = []
         processed: list[Delivery] = []
         for delivery in leased:
-            if self._has_timed_out or time.monotonic() >= self._job_deadline_s:
+            is_over = self._has_timed_out or time.monotonic() >= self._job_deadline_s
+            if is_over or sum(map(_count_rows, results)) >= _MAX_ROWS:
                 break
             processed.append(delivery)
             if delivery.id in outdated:
@@ -172,8 +177,12 @@ class DeliveryProcessor:
         try:
             body = bodies.read_body(delivery)
             attributed = self._attributor.attribute(delivery, body)
-            parsed = parse_delivery(attributed.delivery, body)
-            return self._route_delivery(attributed, parsed, earlier)
+            parsed = parse_delivery(attributed.delivery, body, first_error=self._find_next_error(delivery))
+            result = self._route_delivery(attributed, parsed, earlier)
+            if parsed.has_more_errors:
+                change = replace(resume(delivery, utc_now(), 0), attribution=attributed.attribution)
+                result = replace(result, state_change=change)
+            return result
         except StoreUnavailable:
             raise
         except UnreadableDelivery as error:
@@ -193,6 +202,11 @@ class DeliveryProcessor:
                 location=locate_error(error),
             )
             return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
+
+    def _find_next_error(self, delivery: Delivery) -> int:
+        """Return the ordinal of the first record error that an earlier job has not stored."""
+        is_continued = delivery.envelope.event == RECORD_ERROR_EVENT and delivery.reason == Reason.IN_PROGRESS
+        return self._results.count_record_errors(delivery.id) if is_continued else 0
 
     def _route_delivery(
         self, attributed: AttributedDelivery, parsed: ParsedDelivery, earlier: Mapping[str, SinkOutcome]
@@ -257,8 +271,7 @@ class DeliveryProcessor:
             replace(
                 change,
                 replaced_characters=max(
-                    (attempt.replaced_characters for attempt in attempts),
-                    default=parsed.slices.replaced_characters if parsed.slices else 0,
+                    [parsed.replaced_characters, *(attempt.replaced_characters for attempt in attempts)]
                 ),
                 attribution=attributed.attribution,
             ),
@@ -280,6 +293,10 @@ def _end(
         dead_records=parsed.read_first_unreadable(),
         record_errors=parsed.record_errors,
     )
+
+
+def _count_rows(result: DeliveryResult) -> int:
+    return len(result.dead_records) + len(result.record_errors)
 
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:

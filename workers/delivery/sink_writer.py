@@ -24,7 +24,7 @@ _MAX_FAILURE_S = 25.0
 # The timeout of a statement: a sink that answers at all answers by then.
 _SINK_TIMEOUT_S = 15.0
 # Their text is kept in memory until the job saves it in one transaction.
-_MAX_DEAD_RECORDS = 5000
+MAX_DEAD_RECORDS = 5000
 
 
 class SinkCooldown:
@@ -131,7 +131,7 @@ class SinkWriter:
                 return write.refuse(error)
             self._cooldown.record_success(name)
             write.add_slice(parsed_slice, results)
-            is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= _MAX_DEAD_RECORDS
+            is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
             if is_over and not parsed_slice.source.is_last:
                 return write.pause()
         return write.finish()
@@ -164,14 +164,14 @@ class _SinkWrite:
         # By other routes, or under another account, the sink must get all records again.
         target = f"{config} {delivery.envelope.integrated_account_id}"
         self._progress = WriteProgress.from_json(earlier.progress, target=target)
-        counts = (earlier.written, earlier.dead) if self._progress.end else (0, 0)
+        counts = (earlier.written, earlier.dead) if self._progress.next_ordinal else (0, 0)
         self.outcome = SinkOutcome(
             delivery.id, earlier.sink, SinkOutcomeState.WRITING, *counts, "", "", utc_now()
         )
 
     def read_rest(self) -> Iterator[ParsedSlice]:
         """Parse the slices that the sink does not have."""
-        return self._parsed.read_slices(after=self._progress.end, ordinal=self._progress.ordinal)
+        return self._parsed.read_slices(first_ordinal=self._progress.next_ordinal)
 
     def build_batches(self, parsed_slice: ParsedSlice) -> Sequence[Batch]:
         """Return one batch for each account of a slice's records."""
@@ -203,8 +203,7 @@ class _SinkWrite:
         has_key = {progress.has_key, *(result.has_key for result in results)}
         self._progress = replace(
             progress,
-            end=source.end,
-            ordinal=source.next_ordinal,
+            next_ordinal=source.next_ordinal,
             replaced_characters=progress.replaced_characters + source.batch.replaced_characters,
             has_key=True if True in has_key else False if False in has_key else None,
         )
@@ -243,7 +242,7 @@ class _SinkWrite:
         return replace(attempt, retry_after_s=cooldown_s)
 
     def _end(self, state: SinkOutcomeState, reason: str = "", message: str = "") -> SinkAttempt:
-        progress = self._progress.to_json()
+        progress = self._progress.to_json() if self._parsed.is_large else ""
         outcome = replace(self.outcome, state=state, reason=reason, message=message, progress=progress)
         return SinkAttempt(
             outcome,

@@ -9,19 +9,18 @@ from typing import Self
 class WriteProgress:
     """The part of a delivery that one sink has.
 
-    target: the routes, sinks and account by which it was written. end: of the last written slice in the body.
-    ordinal: of the next record. has_key: as in WriteResult, of all records so far.
+    target: the routes, sinks and account by which it was written. next_ordinal: of the first record that
+    it does not have. has_key: as in WriteResult, of all records so far.
     """
 
     target: str
-    end: int = 0
-    ordinal: int = 0
+    next_ordinal: int = 0
     replaced_characters: int = 0
     has_key: bool | None = None
 
     def to_json(self) -> str:
-        """Return the text to store; "" before the first slice."""
-        return json.dumps(asdict(self)) if self.end else ""
+        """Return the text to store."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str, *, target: str) -> Self:
