@@ -91,7 +91,8 @@ class ArchiveUnavailable(TransientError):
 class SinkUnavailable(TransientError):
     """A sink cannot be reached, is locked, or rolled back a transaction because of a deadlock.
 
-    is_batch_timeout: the sink answered that this batch took too long; it may accept others.
+    is_batch_timeout: the sink answered that this batch took too long. It may accept others, and this one in
+    smaller batches.
     """
 
     def __init__(

@@ -371,3 +371,34 @@ def test_a_batch_that_waits_for_a_lock_delays_no_other(
         assert [sink.sink for sink in find_failing_sinks(store)] == ["main"]
         skipped = setup.deliver("sync_job_run:record", batch('[{"id": "free"}]'), id_="5")
         assert setup.state(skipped)[:2] == ("pending", "sink_unavailable")
+
+
+def test_a_page_that_takes_too_long_is_written_in_smaller_batches(
+    open_setup: OpenSetup, store: Database, postgres_url: str
+) -> None:
+    setup = open_setup(url=f"{postgres_url}&options=-c%20statement_timeout%3D1000")
+    setup.deliver("sync_job_run:record", batch('[{"id": "first"}]'), id_="0")
+    with store.transaction() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text("CREATE TRIGGER slow BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION slow()")
+        )
+    records = [f'{{"id": "{number}"}}' for number in range(120)]
+    records[30] = "NaN"
+    page = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"), id_="1")
+
+    setup.processor.deliver([page])
+
+    assert setup.state(page) == ("pending", "batch_timeout", 120)
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(leased_until=None))
+    assert deliver_until_settled(setup, page) == 1
+    assert len(setup.rows("crm_contacts")) == 120
+    assert read_run_totals(store, ["r"])["r"].sinks == [
+        SinkTotals("crm/contacts", "list", "main", 121, 120, 1)
+    ]

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
+from app.truto.json_scanner import (
+    JsonSpan,
+    NotJson,
+    count_items,
+    scan_array,
+    scan_document,
+    scan_items,
+    scan_object,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -106,3 +114,20 @@ def test_any_depth_and_size_is_scanned() -> None:
     assert members["deep"].raw == deep
     assert members["long"].raw == long
     assert members["last"].raw == "1"
+
+
+@pytest.mark.parametrize("item", ["{}", "1", '"a,]"', '{"a": [{"b": [1]}]}', "[[[[[[1]]]]]]"])
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
+def test_items_are_counted_and_read_from_any_place(item: str, count: int) -> None:
+    array = scan_document(f"[ {' , '.join([item] * count)} ]")
+
+    assert count_items(array) == count
+    for first in (0, 1, 999, 1000, 1001, 2000, 2500):
+        items = [span.raw for span in scan_items(array, first=first)]
+        assert items == [item] * max(0, count - first)
+
+
+@pytest.mark.parametrize("text", ["{}", "1", "[1 2]", f"[{'1,' * 1000}]", f"[{'1,' * 1000}1 1]"])
+def test_a_malformed_array_is_not_counted(text: str) -> None:
+    with pytest.raises(NotJson):
+        count_items(scan_document(text))

@@ -26,13 +26,16 @@ MAX_RECORD_ERRORS = 5000
 class ParsedSlice:
     """Consecutive records of a delivery.
 
-    records: (ordinal, value) of the readable ones. accounts: by ordinal, if the records name their accounts;
-    else all records belong to the delivery's.
+    records: (ordinal, value) of the readable ones. next_ordinal: of the record after these. is_last: there is
+    none. accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
     """
 
     source: RecordSlice
     records: Sequence[tuple[int, Any]]
-    unreadable: Sequence[DeadRecord] = ()
+    unreadable: Sequence[DeadRecord]
+    next_ordinal: int
+    is_last: bool
+    replaced_characters: int = 0
     accounts: Mapping[int, str] = field(default_factory=dict)
 
     def set_accounts(self, path: str, *, delivery_id: UUID, now: datetime) -> "ParsedSlice":
@@ -51,6 +54,23 @@ class ParsedSlice:
             records=[record for record in self.records if record[0] in accounts],
             unreadable=[*self.unreadable, *dead],
         )
+
+    def split(self, max_records: int) -> "Iterator[ParsedSlice]":
+        """Yield the slice in parts with so many readable records at most."""
+        unreadable = self.unreadable
+        for start in range(0, len(self.records) or 1, max_records):
+            records = self.records[start : start + max_records]
+            is_end = start + max_records >= len(self.records)
+            next_ordinal = self.next_ordinal if is_end else records[-1][0] + 1
+            yield replace(
+                self,
+                records=records,
+                unreadable=[dead for dead in unreadable if dead.ordinal < next_ordinal],
+                next_ordinal=next_ordinal,
+                is_last=self.is_last and is_end,
+                replaced_characters=self.replaced_characters if is_end else 0,
+            )
+            unreadable = [dead for dead in unreadable if dead.ordinal >= next_ordinal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +108,26 @@ class ParsedDelivery:
         return self.slices.replaced_characters if self.slices else 0
 
     def read_slices(self, *, first_ordinal: int = 0) -> Iterator[ParsedSlice]:
-        """Parse the records slice by slice; see `RecordSlices.read`."""
+        """Parse the records from an ordinal on, slice by slice."""
         now = utc_now()
         for source in self.slices.read(first_ordinal=first_ordinal) if self.slices else ():
+            batch = source.batch
             unreadable = [
                 DeadRecord(self.delivery_id, "", r.ordinal, r.reason, "cannot be read as JSON", r.raw, now)
-                for r in source.batch.unreadable
+                for r in batch.unreadable
+                if r.ordinal >= first_ordinal
             ]
-            parsed = ParsedSlice(source, source.batch.records, unreadable)
+            # The only slice is read from its start.
+            has_others = source.first_ordinal < first_ordinal
+            records = [r for r in batch.records if r[0] >= first_ordinal] if has_others else batch.records
+            parsed = ParsedSlice(
+                source,
+                records,
+                unreadable,
+                next_ordinal=source.next_ordinal,
+                is_last=source.is_last,
+                replaced_characters=batch.replaced_characters,
+            )
             if self.account_path:
                 parsed = parsed.set_accounts(self.account_path, delivery_id=self.delivery_id, now=now)
             yield parsed

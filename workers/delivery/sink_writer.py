@@ -23,6 +23,8 @@ _COOLDOWN_FACTOR = 4.0
 _MAX_FAILURE_S = 25.0
 # The timeout of a statement: a sink that answers at all answers by then.
 _SINK_TIMEOUT_S = 15.0
+# Each attempt costs 15 s and a backoff: few must be enough.
+_SHRINK_FACTOR = 4
 # Their text is kept in memory until the job saves it in one transaction.
 MAX_DEAD_RECORDS = 5000
 
@@ -126,13 +128,15 @@ class SinkWriter:
                 sink = self._sinks.open(name)
                 results = [sink.write(batch, route) for batch in write.build_batches(parsed_slice)]
             except (SinkUnavailable, JobTimeout) as error:
+                if isinstance(error, SinkUnavailable) and error.is_batch_timeout:
+                    write.shrink_batches(len(parsed_slice.records))
                 return write.fail(error, is_sink_failing=self._record_failure(write, error, began=began))
             except SinkRefused as error:
                 return write.refuse(error)
             self._cooldown.record_success(name)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
-            if is_over and not parsed_slice.source.is_last:
+            if is_over and not parsed_slice.is_last:
                 return write.pause()
         return write.finish()
 
@@ -170,8 +174,15 @@ class _SinkWrite:
         )
 
     def read_rest(self) -> Iterator[ParsedSlice]:
-        """Parse the slices that the sink does not have."""
-        return self._parsed.read_slices(first_ordinal=self._progress.next_ordinal)
+        """Parse the slices that the sink does not have, in parts if larger batches took too long."""
+        max_records = self._progress.max_records
+        for parsed_slice in self._parsed.read_slices(first_ordinal=self._progress.next_ordinal):
+            yield from parsed_slice.split(max_records) if max_records else (parsed_slice,)
+
+    def shrink_batches(self, records: int) -> None:
+        """Write smaller batches from the next attempt on. records: in the batch that took too long."""
+        max_records = max(1, records // _SHRINK_FACTOR)
+        self._progress = replace(self._progress, max_records=max_records)
 
     def build_batches(self, parsed_slice: ParsedSlice) -> Sequence[Batch]:
         """Return one batch for each account of a slice's records."""
@@ -179,9 +190,9 @@ class _SinkWrite:
 
     def add_slice(self, parsed_slice: ParsedSlice, results: Sequence[WriteResult]) -> None:
         """Add the results of a slice, one for each batch."""
-        source, progress = parsed_slice.source, self._progress
+        progress = self._progress
         rejected = [record for result in results for record in result.rejected]
-        raw = source.read_raw_records([record.ordinal for record in rejected])
+        raw = parsed_slice.source.read_raw_records([record.ordinal for record in rejected])
         dead = [
             DeadRecord(
                 self.delivery.id,
@@ -203,8 +214,8 @@ class _SinkWrite:
         has_key = {progress.has_key, *(result.has_key for result in results)}
         self._progress = replace(
             progress,
-            next_ordinal=source.next_ordinal,
-            replaced_characters=progress.replaced_characters + source.batch.replaced_characters,
+            next_ordinal=parsed_slice.next_ordinal,
+            replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
             has_key=True if True in has_key else False if False in has_key else None,
         )
 
@@ -242,7 +253,8 @@ class _SinkWrite:
         return replace(attempt, retry_after_s=cooldown_s)
 
     def _end(self, state: SinkOutcomeState, reason: str = "", message: str = "") -> SinkAttempt:
-        progress = self._progress.to_json() if self._parsed.is_large else ""
+        is_partial = self._parsed.is_large or self._progress.max_records
+        progress = self._progress.to_json() if is_partial else ""
         outcome = replace(self.outcome, state=state, reason=reason, message=message, progress=progress)
         return SinkAttempt(
             outcome,

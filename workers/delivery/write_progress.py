@@ -10,11 +10,13 @@ class WriteProgress:
     """The part of a delivery that one sink has.
 
     target: the routes, sinks and account by which it was written. next_ordinal: of the first record that
-    it does not have. has_key: as in WriteResult, of all records so far.
+    the sink does not have. max_records: in a batch, after a larger one took too long; 0 for no limit.
+    has_key: as in WriteResult, of all records so far.
     """
 
     target: str
     next_ordinal: int = 0
+    max_records: int = 0
     replaced_characters: int = 0
     has_key: bool | None = None
 
