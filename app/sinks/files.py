@@ -1,4 +1,4 @@
-"""The files sink: one JSON Lines file for each delivery, or for each slice of a large one."""
+"""The files sink: JSON Lines files, named after deliveries and slices."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Slices of a body's records, so that a large body is read and written in steps.
+"""Slices of a body's records, for reading and writing in steps.
 
 A slice is as large as an ordinary page. As Python objects, all records of a body of 32 MiB at once would take
 gigabytes, and a single statement for all of them minutes.

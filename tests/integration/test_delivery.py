@@ -348,10 +348,11 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
 def test_a_delivery_that_its_sink_refuses_is_dead(store: Database, store_url: str) -> None:
     setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
 
-    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, NaN, {"id": "2"}]'))
 
-    assert setup.state(delivery) == ("dead", "table_reserved", 2)
-    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 0, 2)]
+    assert setup.state(delivery) == ("dead", "table_reserved", 3)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 3, 0, 3)]
+    assert [row.ordinal for row in store.read(select(dead_records))] == [1]
     setup.sinks.close()
 
 

@@ -20,6 +20,7 @@ from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
+from app.store.erasure import AccountData
 from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -347,6 +348,24 @@ def test_a_job_saves_a_bounded_number_of_dead_records(
     assert len(store.read(select(dead_records.c.ordinal))) == 4
 
 
+def test_large_deliveries_are_the_last_of_their_job(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "MAX_SLICE_BYTES", 1000)
+    monkeypatch.setattr(processor, "_JOB_TIME_LIMIT_S", 0.5)
+    setup = open_setup()
+    large = [
+        setup.put("sync_job_run:record", batch(f"[{','.join(['[]'] * 300_000)}]"), id_=str(number))
+        for number in range(3)
+    ]
+    small = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_="3")
+
+    setup.processor.deliver([*large, small])
+
+    assert setup.state(small)[0] == "settled"
+    assert setup.state(large[2])[0] == "pending"
+
+
 def test_a_batch_that_waits_for_a_lock_delays_no_other(
     open_setup: OpenSetup, store: Database, postgres_url: str
 ) -> None:
@@ -402,3 +421,19 @@ def test_a_page_that_takes_too_long_is_written_in_smaller_batches(
     assert read_run_totals(store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 121, 120, 1)
     ]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_an_erasure_between_two_jobs_removes_the_slices_written_so_far(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    assert len(setup.rows("crm_contacts")) == 3
+
+    for _ in AccountData(store, "a", until=datetime.now(UTC)).erase(now=datetime.now(UTC)):
+        setup.sinks.open("main").erase("a")
+    setup.new_processor().deliver([delivery])
+
+    assert setup.state(delivery)[:2] == ("discarded", "erased")
+    assert setup.rows("crm_contacts") == {}

@@ -25,6 +25,7 @@ from app.store.replays import Replays
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from app.truto.events import RECORD_ERROR_EVENT
+from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
@@ -131,6 +132,8 @@ class DeliveryProcessor:
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
         self._job_deadline_s = time.monotonic() + _JOB_TIME_LIMIT_S
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
+        # Large deliveries come last: several of them use up the time of a job.
+        leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES)
         # Replayed deliveries begin with their second attempt.
         repeated = [
             delivery.id
@@ -264,7 +267,9 @@ class DeliveryProcessor:
         if has_key := [attempt.has_key for attempt in attempts if attempt.has_key is not None]:
             self._missing_keys.record_delivery(delivery, parsed.resource, route, has_key=any(has_key))
         outcomes = [attempt.outcome for attempt in attempts]
-        unreadable = () if attempts else parsed.read_first_unreadable()
+        # Every sink of a large delivery finds its unreadable records while it is written.
+        dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
+        dead += (record for attempt in attempts for record in attempt.dead_records)
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
         return DeliveryResult(
@@ -277,7 +282,7 @@ class DeliveryProcessor:
             ),
             run=parsed.run,
             outcomes=outcomes,
-            dead_records=[*unreadable, *(dead for a in attempts for dead in a.dead_records)],
+            dead_records=list({(record.sink, record.ordinal): record for record in dead}.values()),
             record_errors=parsed.record_errors,
         )
 

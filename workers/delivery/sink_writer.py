@@ -211,12 +211,12 @@ class _SinkWrite:
             written=self.outcome.written + sum(result.written for result in results),
             dead=self.outcome.dead + len(parsed_slice.unreadable) + len(dead),
         )
-        has_key = {progress.has_key, *(result.has_key for result in results)}
+        has_key = [k for k in (progress.has_key, *(result.has_key for result in results)) if k is not None]
         self._progress = replace(
             progress,
             next_ordinal=parsed_slice.next_ordinal,
             replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
-            has_key=True if True in has_key else False if False in has_key else None,
+            has_key=any(has_key) if has_key else None,
         )
 
     def pause(self) -> SinkAttempt:
