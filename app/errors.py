@@ -89,7 +89,17 @@ class ArchiveUnavailable(TransientError):
 
 
 class SinkUnavailable(TransientError):
-    """A sink cannot be reached, is locked, or rolled back a transaction because of a deadlock."""
+    """A sink cannot be reached, is locked, or rolled back a transaction because of a deadlock.
+
+    is_batch_timeout: the sink answered that this batch took too long. It may accept others, and this one in
+    smaller batches.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, is_batch_timeout: bool = False
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.is_batch_timeout = is_batch_timeout
 
 
 class TrutoUnavailable(TransientError):

@@ -23,12 +23,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The records of one delivery and the fields that order their versions.
+    """Records of one delivery and the fields that order their versions.
 
     received_at: the time the delivery was first stored, kept by a replay; aware UTC.
     version: the envelope's created_at, or received_at if it has none; aware UTC.
     is_deletion: the records were deleted at the source (`record:deleted`).
-    account, job, run: Truto's ids, "" if the delivery names none.
+    account, job, run: Truto's ids, "" if the delivery names none. first_ordinal: of the slice of a large
+    delivery that the records are from, and 0 for its first slice; the same in every attempt.
     """
 
     delivery_id: UUID
@@ -41,6 +42,7 @@ class Batch:
     run: str
     records: Sequence[Record]
     is_deletion: bool = False
+    first_ordinal: int = 0
 
 
 @dataclass(frozen=True, slots=True)

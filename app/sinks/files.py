@@ -1,4 +1,4 @@
-"""The files sink: one JSON Lines file for each delivery."""
+"""The files sink: JSON Lines files, named after deliveries and slices."""
 
 import errno
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
@@ -24,6 +24,7 @@ _TRANSIENT_ERRNOS |= {errno.EMFILE, errno.ENFILE}
 class FilesSink:
     """A folder: resource=<…>/account=<…>/dt=<day received>/<delivery>.jsonl, one record per line.
 
+    The further slices of a large delivery are in <delivery>.<ordinal of its first record>.jsonl.
     A file is written under a temporary name, synced, then renamed: it is complete or missing. A repeated
     delivery overwrites its own file. Every version of a record is kept; readers take the greatest
     (_version, _vseq), as the SQL sink does.
@@ -46,7 +47,7 @@ class FilesSink:
                 message = "holds a number longer than can be written"
                 rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
         with _translate_errors():
-            self._write_file(self._build_folder_path(batch), batch.delivery_id, b"".join(lines))
+            self._write_file(self._build_folder_path(batch), _build_file_name(batch), b"".join(lines))
         return WriteResult(len(lines), rejected)
 
     def count(self, account: str) -> int:
@@ -79,21 +80,26 @@ class FilesSink:
             / f"dt={day}"
         )
 
-    def _write_file(self, folder: Path, delivery_id: UUID, content: bytes) -> None:
+    def _write_file(self, folder: Path, name: str, content: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Two workers may write the same delivery, in containers even with one process id.
-        temporary_file = folder / f".{delivery_id}.{uuid4().hex[:12]}.part"
+        temporary_file = folder / f".{name}.{uuid4().hex[:12]}.part"
         with temporary_file.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary_file.replace(folder / f"{delivery_id}.jsonl")
+        temporary_file.replace(folder / f"{name}.jsonl")
         # Sync the folder: only then is the rename durable.
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _build_file_name(batch: Batch) -> str:
+    # Of fixed width: names sort in the order of the records.
+    return f"{batch.delivery_id}.{batch.first_ordinal:08d}" if batch.first_ordinal else f"{batch.delivery_id}"
 
 
 def _format_line(batch: Batch, record: Record) -> bytes:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_,
 from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.models import DeliveryState, SinkOutcomeState
-from app.store.reasons import RECORD
+from app.store.reasons import RECORD, Reason
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 FAILED_STATES = (
@@ -232,7 +232,11 @@ def find_failing_sinks(database: Database) -> list[FailingSink]:
         )
         .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
         # A delivery that became dead keeps its last outcome, and is not retried.
-        .where(sink_outcomes.c.state == SinkOutcomeState.FAILING, deliveries.c.settled_at.is_(None))
+        .where(
+            sink_outcomes.c.state == SinkOutcomeState.FAILING,
+            sink_outcomes.c.reason != Reason.BATCH_TIMEOUT,
+            deliveries.c.settled_at.is_(None),
+        )
         .group_by(sink_outcomes.c.sink)
         .order_by(sink_outcomes.c.sink)
     )

@@ -24,9 +24,10 @@ class DeliveryState(StrEnum):
 
 
 class SinkOutcomeState(StrEnum):
-    """The states of a delivery in one sink. Only `failing` is tried again."""
+    """The states of a delivery in one sink. `failing` is tried again, and `writing` is continued."""
 
     DONE = "done"
+    WRITING = "writing"
     FAILING = "failing"
     DEAD = "dead"
 
@@ -83,7 +84,7 @@ class Delivery:
     """One stored delivery, without its body.
 
     body_bytes: uncompressed. attempts: including this one. lost_attempts: consecutive workers that died
-    while processing it.
+    while processing it. reason: of its last attempt.
     """
 
     id: UUID
@@ -92,6 +93,7 @@ class Delivery:
     body_bytes: int
     attempts: int
     lost_attempts: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class StateChange:
     """The new state of a delivery after an attempt. due_at: next attempt of a pending delivery.
 
     replaced_characters: characters of its records that no database can store; they became U+FFFD.
-    attribution: None if the event itself names its account and run.
+    attribution: None if the event itself names its account and run. is_attempt: False if it does not count as
+    an attempt.
     """
 
     delivery_id: UUID
@@ -122,6 +125,7 @@ class StateChange:
     due_at: datetime
     replaced_characters: int = 0
     attribution: Attribution | None = None
+    is_attempt: bool = True
 
 
 def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -> UUID:
@@ -138,7 +142,11 @@ def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -
 
 @dataclass(frozen=True, slots=True)
 class SinkOutcome:
-    """The result of one delivery in one sink. written, dead: numbers of records; dead includes unreadable."""
+    """The result of one delivery in one sink.
+
+    written, dead: numbers of records; dead includes unreadable. progress: where a worker continues a large
+    delivery; "" for all others.
+    """
 
     delivery_id: UUID
     sink: str
@@ -148,6 +156,7 @@ class SinkOutcome:
     reason: str
     message: str
     updated_at: datetime
+    progress: str = ""
 
 
 @dataclass(frozen=True, slots=True)

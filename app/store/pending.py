@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Text, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, Integer, Row, Text, bindparam, case, func, or_, select, update
 
 from app.database.engine import Database
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
@@ -25,6 +25,7 @@ _DELIVERY_COLUMNS = (
     deliveries.c.body_bytes,
     deliveries.c.attempts,
     deliveries.c.lost_attempts,
+    deliveries.c.reason,
 )
 _STATE_CHANGE_STATEMENT = (
     update(deliveries)
@@ -34,6 +35,7 @@ _STATE_CHANGE_STATEMENT = (
         leased_by="",
         # The worker survived this delivery.
         lost_attempts=0,
+        attempts=deliveries.c.attempts - bindparam("uncounted_attempts", type_=Integer),
         reason=bindparam("new_reason"),
         records=bindparam("new_records"),
         replaced_characters=bindparam("new_replaced_characters"),
@@ -201,6 +203,7 @@ def write_state_changes(
             "new_records": state_change.records,
             "new_replaced_characters": state_change.replaced_characters,
             "new_due_at": state_change.due_at,
+            "uncounted_attempts": 0 if state_change.is_attempt else 1,
             # Leased until it is due: a job that is already queued must not skip the backoff.
             "new_leased_until": state_change.due_at if state_change.state == DeliveryState.PENDING else None,
             "new_settled_at": None if state_change.state == DeliveryState.PENDING else now,
@@ -229,4 +232,5 @@ def _to_delivery(row: Row[Any]) -> Delivery:
         body_bytes=row.body_bytes,
         attempts=row.attempts,
         lost_attempts=row.lost_attempts,
+        reason=row.reason,
     )

@@ -90,6 +90,12 @@ class Reason(StrEnum):
         "a sink did not accept the delivery",
         "check the sink; if the delivery is dead, replay it afterwards",
     )
+    BATCH_TIMEOUT = (
+        "batch_timeout",
+        "sink",
+        "a sink took too long for the delivery, and accepts others",
+        f"check the sink for locks, {_REPLAY}",
+    )
     SINK_SET_UP = (
         "sink_set_up",
         "sink",
@@ -117,6 +123,11 @@ class Reason(StrEnum):
         "system",
         "the workers do not have the routes and sinks by which it is replayed",
         f"restart the workers, {_REPLAY}",
+    )
+    IN_PROGRESS = (
+        "in_progress",
+        "system",
+        "a part of the delivery is written, and workers continue with the rest",
     )
     OUT_OF_TIME = (
         "out_of_time",

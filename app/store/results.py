@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
@@ -39,16 +39,19 @@ class DeliveryResults:
             write_state_changes(connection, [result.state_change for result in results], now=now)
         return pending
 
-    def find_finished(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
-        """Return the final outcomes (done or dead) by delivery and sink."""
-        statement = select(sink_outcomes).where(
-            sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.state != SinkOutcomeState.FAILING
-        )
-        finished: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
+    def find_outcomes(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
+        """Return the outcomes of earlier attempts by delivery and sink."""
+        statement = select(sink_outcomes).where(sink_outcomes.c.delivery_id.in_(ids))
+        outcomes: dict[UUID, dict[str, SinkOutcome]] = {id_: {} for id_ in ids}
         if ids:
             for row in self._database.read(statement):
-                finished[row.delivery_id][row.sink] = to_sink_outcome(row)
-        return finished
+                outcomes[row.delivery_id][row.sink] = to_sink_outcome(row)
+        return outcomes
+
+    def count_record_errors(self, delivery_id: UUID) -> int:
+        """Return the number of a delivery's record errors that are stored."""
+        statement = select(func.count()).where(record_errors.c.delivery_id == delivery_id)
+        return int(self._database.read(statement)[0][0])
 
 
 def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
@@ -62,6 +65,7 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         reason=row.reason,
         message=row.message,
         updated_at=row.updated_at,
+        progress=row.progress,
     )
 
 

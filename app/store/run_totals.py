@@ -112,9 +112,14 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
 
 def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[SinkTotals]]:
     columns = (deliveries.c.resource, deliveries.c.method, sink_outcomes.c.sink)
-    # A delivery that became dead after its last retry keeps the outcome "failing".
+    # A delivery that became dead after its last retry keeps the outcome "failing" or "writing".
     is_given_up = and_(
-        sink_outcomes.c.state == SinkOutcomeState.FAILING, deliveries.c.settled_at.is_not(None)
+        sink_outcomes.c.state.in_((SinkOutcomeState.FAILING, SinkOutcomeState.WRITING)),
+        deliveries.c.settled_at.is_not(None),
+    )
+    unwritten = case(
+        (deliveries.c.records > sink_outcomes.c.written, deliveries.c.records - sink_outcomes.c.written),
+        else_=0,
     )
     statement = (
         select(
@@ -122,7 +127,7 @@ def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[st
             *columns,
             func.sum(deliveries.c.records),
             func.sum(sink_outcomes.c.written),
-            func.sum(case((is_given_up, deliveries.c.records), else_=sink_outcomes.c.dead)),
+            func.sum(case((is_given_up, unwritten), else_=sink_outcomes.c.dead)),
         )
         .select_from(deliveries.join(sink_outcomes, sink_outcomes.c.delivery_id == deliveries.c.id))
         .where(deliveries.c.sync_job_run_id.in_(run_ids), deliveries.c.event == RECORD_EVENT)

@@ -160,6 +160,8 @@ sink_outcomes = Table(
     _text_column("reason"),
     _text_column("message"),
     Column("updated_at", UtcDateTime, nullable=False),
+    # Where a worker continues a large delivery, as JSON; "" for all others.
+    _text_column("progress"),
 )
 Index(
     PREFIX + "sink_outcomes_failing",

@@ -1,13 +1,14 @@
 """Parser of record errors: the failures that Truto reports while fetching records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from app.truto.coerce import as_object, as_text
 from app.truto.events import MAX_NAME_CHARS
 from app.truto.json_reader import JsonReader
-from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
+from app.truto.json_scanner import JsonSpan, NotJson, count_items, scan_document, scan_items, scan_object
 
 _STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
 _MESSAGE_MEMBERS = ("message", "error_message", "remote_error", "error", "detail")
@@ -28,30 +29,38 @@ class RecordError:
     raw: str
 
 
-def read_record_errors(body: bytes) -> Sequence[RecordError]:
+def read_record_errors(body: bytes, *, first_ordinal: int = 0) -> Iterator[RecordError]:
     """Read the errors of a `sync_job_run:record_error` event: one, or a batch in `errors`. Never raises.
 
-    The resource and method are the error's own, or else the payload's. All other members are free-form.
+    first_ordinal: of the first error to read. Errors are read one by one, because there may be millions. The
+    resource and method are the error's own, or else the payload's. All other members are free-form.
     """
     try:
         payload = scan_object(scan_document(body)).get("payload")
         if payload is None:
-            return ()
+            return
         outer = scan_object(payload) if payload.is_object else {}
     except NotJson:
-        return ()
+        return
     shared = {
         name: as_text(JsonReader().read_value(outer.get(name)))[:MAX_NAME_CHARS]
         for name in ("resource", "method")
     }
-    return [
-        _build_error(ordinal, span, shared) for ordinal, span in enumerate(_find_error_spans(payload, outer))
-    ]
+    for ordinal, span in enumerate(_find_error_spans(payload, outer, first_ordinal), first_ordinal):
+        yield _build_error(ordinal, span, shared)
 
 
-def _find_error_spans(payload: JsonSpan, outer: Mapping[str, JsonSpan]) -> Sequence[JsonSpan]:
+def _find_error_spans(
+    payload: JsonSpan, outer: Mapping[str, JsonSpan], first_ordinal: int
+) -> Iterator[JsonSpan]:
     errors = outer.get("errors")
-    return [payload] if errors is None or errors.raw == "null" else scan_array(errors)
+    if errors is None or errors.raw == "null":
+        return islice([payload], first_ordinal, None)
+    try:
+        count_items(errors)
+    except NotJson:
+        return islice([errors], first_ordinal, None)
+    return scan_items(errors, first=first_ordinal)
 
 
 def _build_error(ordinal: int, span: JsonSpan, shared: Mapping[str, str]) -> RecordError:

@@ -58,11 +58,14 @@ class _UnreadableValue(ValueError):
     """A value that cannot be read; its text is the reason."""
 
 
-def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch | None:
+def read_records(
+    body: bytes, *, payload_is_record: bool = False, first_ordinal: int = 0
+) -> RecordBatch | None:
     """Read the records of an event; None if its payload has none.
 
     The payload has a list or one value in `records`, or one value in `record`. A record is any JSON value.
     payload_is_record: if the payload has neither member, it is the only record itself.
+    first_ordinal: of the first record, if the body is a slice of a larger one.
     Numbers beyond a float's range, and NaN, make a record unreadable: readers of a sink would get infinity.
     """
     try:
@@ -70,8 +73,10 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
         values = _select_records(event["payload"], payload_is_record=payload_is_record)
     except (ValueError, TypeError, LookupError, RecursionError):
         # A parser rejects the whole body because of one bad record: parse them one by one.
-        return _read_records_one_by_one(body, payload_is_record=payload_is_record)
-    return None if values is None else RecordBatch(list(enumerate(values)))
+        return _read_records_one_by_one(
+            body, payload_is_record=payload_is_record, first_ordinal=first_ordinal
+        )
+    return None if values is None else RecordBatch(list(enumerate(values, first_ordinal)))
 
 
 def _decode_event(body: bytes) -> Any:
@@ -105,14 +110,14 @@ def decimal_text(decimal: ExactDecimal) -> str:
 
 
 def read_raw_records(
-    body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False
+    body: bytes, ordinals: Sequence[int], *, payload_is_record: bool = False, first_ordinal: int = 0
 ) -> dict[int, str]:
-    """Return the unchanged JSON of the records with these ordinals."""
+    """Return the unchanged JSON of the records with these ordinals. first_ordinal: see `read_records`."""
     if not ordinals:
         return {}
     wanted = set(ordinals)
     spans = _scan_records(body, payload_is_record=payload_is_record) or ()
-    return {ordinal: span.raw for ordinal, span in enumerate(spans) if ordinal in wanted}
+    return {ordinal: span.raw for ordinal, span in enumerate(spans, first_ordinal) if ordinal in wanted}
 
 
 def _select_records(payload: Any, *, payload_is_record: bool) -> list[Any] | None:
@@ -125,7 +130,15 @@ def _select_records(payload: Any, *, payload_is_record: bool) -> list[Any] | Non
 
 
 def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
-    """Locate the records without parsing them, by the same rules as `_select_records`."""
+    span = find_records(body, payload_is_record=payload_is_record)
+    return None if span is None else scan_array(span)
+
+
+def find_records(body: bytes, *, payload_is_record: bool) -> JsonSpan | None:
+    """Locate the records of a body without parsing them; None if its payload has none.
+
+    Return the span of their array, or of the only record. payload_is_record: see `read_records`.
+    """
     try:
         payload = scan_object(scan_document(body)).get("payload")
         if payload is None:
@@ -136,16 +149,18 @@ def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan]
     for name in ("records", "record"):
         span = payload_members.get(name)
         if span is not None and span.raw != "null":
-            return scan_array(span)
-    return [payload] if payload_is_record else None
+            return span
+    return payload if payload_is_record else None
 
 
-def _read_records_one_by_one(body: bytes, *, payload_is_record: bool) -> RecordBatch | None:
+def _read_records_one_by_one(
+    body: bytes, *, payload_is_record: bool, first_ordinal: int
+) -> RecordBatch | None:
     spans = _scan_records(body, payload_is_record=payload_is_record)
     if spans is None:
         return None
     records, unreadable, originals, replaced = [], [], {}, 0
-    for ordinal, span in enumerate(spans):
+    for ordinal, span in enumerate(spans, first_ordinal):
         raw = span.raw
         try:
             text, unstorable = replace_unstorable(raw)

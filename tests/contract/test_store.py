@@ -365,7 +365,7 @@ def test_saving_the_same_results_twice_changes_nothing(
     with store.engine.connect() as connection:
         assert [row.raw for row in connection.execute(select(dead_records))] == ["[[\ufffd]]"]
         assert [row.remote_status for row in connection.execute(select(record_errors))] == [502]
-    assert delivery_results.find_finished([id_])[id_]["main"].written == 2
+    assert delivery_results.find_outcomes([id_])[id_]["main"].written == 2
 
 
 def test_a_late_worker_does_not_change_a_settled_delivery(
@@ -385,7 +385,7 @@ def test_a_late_worker_does_not_change_a_settled_delivery(
     concluded = [delivery_results.save([item], now=NOW) for item in (in_time, late)]
 
     assert concluded == [{id_}, set()]
-    assert delivery_results.find_finished([id_]) == {id_: {"main": done}}
+    assert delivery_results.find_outcomes([id_]) == {id_: {"main": done}}
 
 
 def test_run_totals_separate_sinks_and_pending_batches(
@@ -413,7 +413,7 @@ def test_run_totals_separate_sinks_and_pending_batches(
         SinkTotals("tickets", "list", "lake", records=5, written=0, dead=0),
         SinkTotals("tickets", "list", "main", records=5, written=5, dead=0),
     ]
-    assert delivery_results.find_finished([first, second])[first].keys() == {"main"}
+    assert delivery_results.find_outcomes([first, second])[first] == {"main": done, "lake": failing}
 
 
 def test_failed_deliveries_are_part_of_their_run(

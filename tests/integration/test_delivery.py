@@ -390,10 +390,11 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
 def test_a_delivery_that_its_sink_refuses_is_dead(store: Database, store_url: str) -> None:
     setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
 
-    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, NaN, {"id": "2"}]'))
 
-    assert setup.state(delivery) == ("dead", "table_reserved", 2)
-    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 0, 2)]
+    assert setup.state(delivery) == ("dead", "table_reserved", 3)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 3, 0, 3)]
+    assert [row.ordinal for row in store.read(select(dead_records))] == [1]
     setup.sinks.close()
 
 
@@ -472,8 +473,8 @@ def test_deliveries_of_jobs_during_a_store_outage_are_due_afterwards(setup: Deli
 
 
 def test_only_a_body_that_takes_too_long_to_read_is_retried_later(setup: DeliverySetup) -> None:
-    # No record is JSON: the parser checks all of them one by one.
-    endless = batch(f"[{', '.join(['{x}'] * 400_000)}]")
+    # One record is never read in steps, and no parser reads this one.
+    endless = batch(f"[[{'{},' * 3_000_000}NaN]]")
     good = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
     slow = setup.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
     later = setup.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")

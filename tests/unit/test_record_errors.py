@@ -105,3 +105,12 @@ def test_a_body_without_errors_has_none(body: bytes) -> None:
 def test_arbitrary_bytes_never_raise(junk: bytes) -> None:
     for body in (junk, b'{"payload": ' + junk + b"}", b'{"payload": {"errors": [' + junk + b"]}}"):
         assert isinstance(list(read_record_errors(body)), list)
+
+
+def test_errors_are_read_from_any_of_them_on() -> None:
+    def read_from(payload: object, first: int) -> list[int]:
+        body = json.dumps({"payload": payload}).encode()
+        return [error.ordinal for error in read_record_errors(body, first_ordinal=first)]
+
+    assert read_from({"errors": [{}] * 5}, 3) == [3, 4]
+    assert read_from({"errors": [{}] * 5}, 5) == read_from({"status": 500}, 1) == []

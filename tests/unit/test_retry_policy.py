@@ -55,6 +55,15 @@ def test_one_failing_sink_causes_a_retry_and_otherwise_one_dead_sink_a_dead_deli
     assert decide(done, dead) == ("dead", "no")
 
 
+def test_a_delivery_that_is_being_written_continues_at_once_and_uses_up_no_attempt() -> None:
+    writing, failing, dead = make_outcome("writing"), make_outcome("failing", "away"), make_outcome("dead")
+
+    change = decide_state(DELIVERY, NOW, 7, [failing, writing, dead], min_wait_s=90)
+
+    assert (change.state, change.reason, change.records) == ("pending", "in_progress", 7)
+    assert (change.due_at, change.is_attempt) == (NOW, False)
+
+
 def test_reasons_are_sorted_into_data_sink_and_system() -> None:
     reasons = ("not_object", "no_records", "sink_unavailable", "sink_set_up", "table_taken", "worker_lost")
 

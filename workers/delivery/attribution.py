@@ -7,17 +7,15 @@ is a guess, used only if ATTRIBUTE_TO_OPEN_RUN allows it.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from app.config.routes import Routes
 from app.database.engine import Database
 from app.store.models import Attribution, AttributionSource, Delivery, RunUpdate
 from app.store.unattributed import AttributionRuns, OpenRun
-from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, Envelope, read_envelope
-from app.truto.id_places import find_account, read_id
-from app.truto.record_path import find_value
-from workers.delivery.parser import ParsedDelivery
+from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, Envelope, read_envelope
+from app.truto.id_places import find_account
+from workers.delivery.parser import ParsedDelivery, find_accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,35 +114,31 @@ class Attributor:
 
 
 def attribute_records(
-    attributed: AttributedDelivery, parsed: ParsedDelivery, path: str | None, *, now: datetime
+    attributed: AttributedDelivery, parsed: ParsedDelivery, path: str | None
 ) -> tuple[AttributedDelivery, ParsedDelivery]:
     """Attribute a delivery without a certain account by the accounts that its records name.
 
     path: of the account in a record; None if the route has none. Records without an account are dead, unless
-    all are without one: then nothing changes. now: their time of death.
+    all are without one: then nothing changes.
     """
     attribution = attributed.attribution
     is_guess = attribution is not None and attribution.account_source == AttributionSource.OPEN_RUN
     if not path or (attributed.delivery.envelope.integrated_account_id and not is_guess):
         return attributed, parsed
-    accounts = {
-        ordinal: account
-        for ordinal, value in parsed.records
-        if (account := read_id(find_value(value, path))) and len(account) <= MAX_NAME_CHARS
-    }
+    named = (find_accounts(record_slice.records, path) for record_slice in parsed.read_slices())
+    accounts = set(next(filter(None, named), {}).values())
     if not accounts:
         return attributed, parsed
-    parsed = parsed.set_accounts(accounts, delivery_id=attributed.delivery.id, now=now)
-    # A delivery with records of several accounts has none itself.
-    account = next(iter(accounts.values())) if len(set(accounts.values())) == 1 else ""
+    # A delivery with records of several accounts has none itself. Several slices are not searched for others.
+    account = next(iter(accounts)) if len(accounts) == 1 and not parsed.is_large else ""
     envelope = replace(attributed.delivery.envelope, integrated_account_id=account)
     run = attribution.run if attribution else envelope.sync_job_run_id
     attribution = replace(
         attribution or Attribution("", run), account=account, account_source=AttributionSource.RECORD
     )
-    return replace(
-        attributed, delivery=replace(attributed.delivery, envelope=envelope), attribution=attribution
-    ), parsed
+    delivery = replace(attributed.delivery, envelope=envelope)
+    attributed = replace(attributed, delivery=delivery, attribution=attribution)
+    return attributed, replace(parsed, account_path=path)
 
 
 def _is_incomplete(envelope: Envelope) -> bool:

@@ -1,55 +1,47 @@
 """Parsing of a stored body into records, errors and run updates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from app.clock import utc_now
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
-from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, has_records, read_payload
+from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, has_records, read_payload
+from app.truto.id_places import read_id
 from app.truto.record_errors import read_record_errors
-from app.truto.records import read_raw_records, read_records
+from app.truto.record_path import find_value
+from app.truto.record_slices import RecordSlice, RecordSlices, find_slices
 from app.truto.runs import read_run, status_from_event, status_rank
+
+# A job saves them in one transaction.
+MAX_RECORD_ERRORS = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedDelivery:
-    """The contents of one delivery.
+class ParsedSlice:
+    """Consecutive records of a delivery.
 
-    resource, method: matched by routes; the entity and action of an event without them.
-    has_records: whether the event is a kind that carries records. records: (ordinal, value) of readable ones.
-    reason: why the delivery is quarantined, else "". replaced_characters: characters that became U+FFFD.
-    accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
-    body: decompressed. payload_is_record: as in `read_records`.
+    records: (ordinal, value) of the readable ones. next_ordinal: of the record after these. is_last: there is
+    none. accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
     """
 
-    resource: str
-    method: str
-    has_records: bool = False
-    records: Sequence[tuple[int, Any]] = ()
-    unreadable: Sequence[DeadRecord] = ()
-    record_errors: Sequence[StoredRecordError] = ()
-    run: RunUpdate | None = None
-    reason: str = ""
-    is_deletion: bool = False
+    source: RecordSlice
+    records: Sequence[tuple[int, Any]]
+    unreadable: Sequence[DeadRecord]
+    next_ordinal: int
+    is_last: bool
     replaced_characters: int = 0
     accounts: Mapping[int, str] = field(default_factory=dict)
-    body: bytes = b""
-    payload_is_record: bool = False
 
-    @property
-    def record_count(self) -> int:
-        """The number of records, readable or not."""
-        return len(self.records) + len(self.unreadable)
-
-    def set_accounts(
-        self, accounts: Mapping[int, str], *, delivery_id: UUID, now: datetime
-    ) -> "ParsedDelivery":
-        """Return the delivery with the accounts of its records; a record without one is dead."""
+    def set_accounts(self, path: str, *, delivery_id: UUID, now: datetime) -> "ParsedSlice":
+        """Return the slice with the accounts of its records; a record without one is dead."""
+        accounts = find_accounts(self.records, path)
         without = [ordinal for ordinal, _ in self.records if ordinal not in accounts]
-        raw = self.read_raw_records(without)
+        raw = self.source.read_raw_records(without)
         message = "names no integrated account"
         dead = [
             DeadRecord(delivery_id, "", ordinal, Reason.NO_ACCOUNT, message, raw.get(ordinal, ""), now)
@@ -62,47 +54,120 @@ class ParsedDelivery:
             unreadable=[*self.unreadable, *dead],
         )
 
-    def read_raw_records(self, ordinals: Sequence[int]) -> Mapping[int, str]:
-        """Return the original JSON of these records by ordinal."""
-        return read_raw_records(self.body, ordinals, payload_is_record=self.payload_is_record)
+    def split(self, max_records: int) -> "Iterator[ParsedSlice]":
+        """Yield the slice in parts with so many readable records at most."""
+        unreadable = self.unreadable
+        for start in range(0, len(self.records) or 1, max_records):
+            records = self.records[start : start + max_records]
+            is_end = start + max_records >= len(self.records)
+            next_ordinal = self.next_ordinal if is_end else records[-1][0] + 1
+            yield replace(
+                self,
+                records=records,
+                unreadable=[dead for dead in unreadable if dead.ordinal < next_ordinal],
+                next_ordinal=next_ordinal,
+                is_last=self.is_last and is_end,
+                replaced_characters=self.replaced_characters if is_end else 0,
+            )
+            unreadable = [dead for dead in unreadable if dead.ordinal >= next_ordinal]
 
 
-def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedDelivery:
+@dataclass(frozen=True, slots=True)
+class ParsedDelivery:
+    """The contents of one delivery.
+
+    resource, method: matched by routes; the entity and action of an event without them.
+    has_records: whether the event is a kind that carries records. record_count: readable or not.
+    reason: why the delivery is quarantined, else "". account_path: of the account in each record; "" if all
+    records belong to the delivery's. slices: None if the delivery has no records. has_more_errors: a later
+    job reads further record errors.
+    """
+
+    delivery_id: UUID
+    resource: str
+    method: str
+    has_records: bool = False
+    record_count: int = 0
+    record_errors: Sequence[StoredRecordError] = ()
+    run: RunUpdate | None = None
+    reason: str = ""
+    is_deletion: bool = False
+    account_path: str = ""
+    slices: RecordSlices | None = None
+    has_more_errors: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the records are written in several slices."""
+        return self.slices is not None and not self.slices.is_single
+
+    @property
+    def replaced_characters(self) -> int:
+        """As in RecordBatch; 0 for a large delivery, whose records are not all read yet."""
+        return self.slices.replaced_characters if self.slices else 0
+
+    def read_slices(self, *, first_ordinal: int = 0) -> Iterator[ParsedSlice]:
+        """Parse the records from an ordinal on, slice by slice."""
+        now = utc_now()
+        for source in self.slices.read(first_ordinal=first_ordinal) if self.slices else ():
+            batch = source.batch
+            unreadable = [
+                DeadRecord(self.delivery_id, "", r.ordinal, r.reason, "cannot be read as JSON", r.raw, now)
+                for r in batch.unreadable
+                if r.ordinal >= first_ordinal
+            ]
+            # The only slice is read from its start.
+            has_others = source.first_ordinal < first_ordinal
+            records = [r for r in batch.records if r[0] >= first_ordinal] if has_others else batch.records
+            parsed = ParsedSlice(
+                source,
+                records,
+                unreadable,
+                next_ordinal=source.next_ordinal,
+                is_last=source.is_last,
+                replaced_characters=batch.replaced_characters,
+            )
+            if self.account_path:
+                parsed = parsed.set_accounts(self.account_path, delivery_id=self.delivery_id, now=now)
+            yield parsed
+
+    def read_first_unreadable(self) -> Sequence[DeadRecord]:
+        """Return the unreadable records of the first slice: enough for a delivery that no sink receives."""
+        return next((parsed.unreadable for parsed in self.read_slices()), ())
+
+
+def find_accounts(records: Sequence[tuple[int, Any]], path: str) -> Mapping[int, str]:
+    """Return the accounts that records name at a path, by ordinal."""
+    return {
+        ordinal: account
+        for ordinal, value in records
+        if (account := read_id(find_value(value, path))) and len(account) <= MAX_NAME_CHARS
+    }
+
+
+def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> ParsedDelivery:
     """Parse a stored body; never raises for unexpected shapes.
 
-    now: the time of death of unreadable records.
+    first_error: the ordinal of the first record error to read.
     """
     envelope = delivery.envelope
     entity, _, action = envelope.event.partition(":")
     resource, method = envelope.resource or entity, envelope.method or action
     run = _build_run_update(delivery, body, action) if entity == "sync_job_run" else None
+    parsed = ParsedDelivery(delivery.id, resource, method, run=run)
     if envelope.event == RECORD_ERROR_EVENT:
-        return ParsedDelivery(resource, method, record_errors=_parse_record_errors(delivery, body), run=run)
+        errors = list(islice(_parse_record_errors(delivery, body, first_error), MAX_RECORD_ERRORS + 1))
+        has_more = len(errors) > MAX_RECORD_ERRORS
+        return replace(parsed, record_errors=errors[:MAX_RECORD_ERRORS], has_more_errors=has_more)
     is_batch = has_records(envelope.event)
-    payload_is_record = envelope.event != RECORD_EVENT
-    batch = read_records(body, payload_is_record=payload_is_record)
-    if batch is None:
-        return ParsedDelivery(
-            resource, method, is_batch, run=run, reason=Reason.NO_RECORDS if is_batch else ""
-        )
+    parsed = replace(parsed, has_records=is_batch)
+    slices = find_slices(body, payload_is_record=envelope.event != RECORD_EVENT)
+    if slices is None:
+        return replace(parsed, reason=Reason.NO_RECORDS if is_batch else "")
     if is_batch and not envelope.resource:
-        return ParsedDelivery(resource, method, is_batch, run=run, reason=Reason.NO_RESOURCE)
-    dead = [
-        DeadRecord(delivery.id, "", record.ordinal, record.reason, "cannot be read as JSON", record.raw, now)
-        for record in batch.unreadable
-    ]
-    return ParsedDelivery(
-        resource,
-        method,
-        is_batch,
-        records=batch.records,
-        unreadable=dead,
-        run=run,
-        is_deletion=envelope.event == "record:deleted",
-        replaced_characters=batch.replaced_characters,
-        body=body,
-        payload_is_record=payload_is_record,
-    )
+        return replace(parsed, reason=Reason.NO_RESOURCE)
+    is_deletion = envelope.event == "record:deleted"
+    return replace(parsed, record_count=slices.count, is_deletion=is_deletion, slices=slices)
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:
@@ -131,8 +196,8 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     )
 
 
-def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredRecordError]:
-    return [
+def _parse_record_errors(delivery: Delivery, body: bytes, first_ordinal: int) -> Iterator[StoredRecordError]:
+    return (
         StoredRecordError(
             delivery_id=delivery.id,
             ordinal=error.ordinal,
@@ -143,5 +208,5 @@ def _parse_record_errors(delivery: Delivery, body: bytes) -> Sequence[StoredReco
             message=error.message,
             raw=error.raw,
         )
-        for error in read_record_errors(body)
-    ]
+        for error in read_record_errors(body, first_ordinal=first_ordinal)
+    )

@@ -18,12 +18,14 @@ from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDeliv
 from app.logs import locate_error
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
-from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome, SinkOutcomeState
+from app.store.models import Delivery, DeliveryResult, DeliveryState, SinkOutcome
 from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason, reason_category
 from app.store.replays import Replays
 from app.store.results import DeliveryResults
 from app.store.runs import Runs
+from app.truto.events import RECORD_ERROR_EVENT
+from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
@@ -33,6 +35,7 @@ from workers.delivery.retry_policy import (
     decide_state,
     finish,
     reschedule,
+    resume,
     retry,
 )
 from workers.delivery.sink_writer import SinkWriter
@@ -42,6 +45,10 @@ from workers.delivery.stopped_runs import StoppedRuns
 _LEASE_S = 40.0
 # A job starts no further delivery after this time, so that it ends well before its timeout.
 _JOB_TIME_LIMIT_S = 10.0
+# A large delivery continues in a later job, so that others need not wait for all of it.
+_DELIVERY_TIME_LIMIT_S = 4.0
+# The dead records and record errors of a job are saved in one transaction, at several thousand a second.
+_MAX_ROWS = 5000
 # Truto sends lifecycle events by a queue of their own: the event that names the account may come later.
 _MAX_LIFECYCLE_DELAY = timedelta(minutes=5)
 _LIFECYCLE_POLL_S = 10.0
@@ -84,6 +91,7 @@ class DeliveryProcessor:
         self._name = name or format_worker_name(os.getpid(), make_worker_token())
         late_records = "keep" if keep_late else "deliver"
         self._config = DeliveryConfig.build(routes, late_records=late_records, to_open_run=to_open_run).digest
+        self._job_deadline_s = 0.0
         self._started_at = started_at or utc_now()
         self._replays = Replays(database)
         self._results = DeliveryResults(database)
@@ -92,7 +100,7 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks)
+        self._writer = SinkWriter(sinks, self._config)
         self._missing_keys = MissingKeys(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
@@ -122,11 +130,17 @@ class DeliveryProcessor:
             self._pending.release(ids, worker=self._name, now=utc_now())
 
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
-        started = time.monotonic()
+        self._job_deadline_s = time.monotonic() + _JOB_TIME_LIMIT_S
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
+        # Large deliveries come last: several of them use up the time of a job.
+        leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES)
         # Replayed deliveries begin with their second attempt.
-        repeated = [delivery.id for delivery in leased if delivery.attempts > 1]
-        finished = self._results.find_finished(repeated)
+        repeated = [
+            delivery.id
+            for delivery in leased
+            if delivery.attempts > 1 or delivery.reason == Reason.IN_PROGRESS
+        ]
+        earlier = self._results.find_outcomes(repeated)
         outdated = self._replays.find_outdated(
             repeated, config=self._config, started_at=self._started_at, now=utc_now()
         )
@@ -134,35 +148,44 @@ class DeliveryProcessor:
         self._attributor.load_runs(leased)
         if self._stopped_runs:
             self._stopped_runs.load_stops(leased)
-        results = []
+        results: list[DeliveryResult] = []
+        processed: list[Delivery] = []
         for delivery in leased:
+            is_over = self._has_timed_out or time.monotonic() >= self._job_deadline_s
+            if is_over or sum(map(_count_rows, results)) >= _MAX_ROWS:
+                break
+            processed.append(delivery)
             if delivery.id in outdated:
                 # By these routes it could be settled without being written to the sink it is replayed for.
                 results.append(DeliveryResult(retry(delivery, utc_now(), 0, Reason.WORKER_OUTDATED)))
-            elif not self._has_timed_out and time.monotonic() - started < _JOB_TIME_LIMIT_S:
-                results.append(self._process_delivery(delivery, bodies, finished.get(delivery.id, {})))
             else:
-                results.append(DeliveryResult(reschedule(delivery, utc_now(), 0.0)))
+                results.append(self._process_delivery(delivery, bodies, earlier.get(delivery.id, {})))
         saved_ids = self._results.save(results, now=utc_now())
+        # Not attempts: large deliveries before them must not use up theirs.
+        self._release([delivery.id for delivery in leased[len(processed) :]])
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
-        for delivery, result in zip(leased, results, strict=True):
+        for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
     def _process_delivery(
-        self, delivery: Delivery, bodies: BodyPrefetcher, finished: Mapping[str, SinkOutcome]
+        self, delivery: Delivery, bodies: BodyPrefetcher, earlier: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
         try:
             body = bodies.read_body(delivery)
             attributed = self._attributor.attribute(delivery, body)
-            parsed = parse_delivery(attributed.delivery, body, now=utc_now())
-            return self._route_delivery(attributed, parsed, finished)
+            parsed = parse_delivery(attributed.delivery, body, first_error=self._find_next_error(delivery))
+            result = self._route_delivery(attributed, parsed, earlier)
+            if parsed.has_more_errors:
+                change = replace(resume(delivery, utc_now(), 0), attribution=attributed.attribution)
+                result = replace(result, state_change=change)
+            return result
         except StoreUnavailable:
             raise
         except UnreadableDelivery as error:
@@ -183,8 +206,13 @@ class DeliveryProcessor:
             )
             return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
 
+    def _find_next_error(self, delivery: Delivery) -> int:
+        """Return the ordinal of the first record error that an earlier job has not stored."""
+        is_continued = delivery.envelope.event == RECORD_ERROR_EVENT and delivery.reason == Reason.IN_PROGRESS
+        return self._results.count_record_errors(delivery.id) if is_continued else 0
+
     def _route_delivery(
-        self, attributed: AttributedDelivery, parsed: ParsedDelivery, finished: Mapping[str, SinkOutcome]
+        self, attributed: AttributedDelivery, parsed: ParsedDelivery, earlier: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         delivery = attributed.delivery
         if parsed.run:
@@ -205,12 +233,13 @@ class DeliveryProcessor:
         if route is None and parsed.has_records:
             return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)
         if route is None:
-            return _end(attributed, replace(parsed, records=()), DeliveryState.SETTLED)
-        if route.sinks and parsed.records and route.account != "":
-            attributed, parsed = attribute_records(attributed, parsed, route.account, now=utc_now())
-            if not (attributed.delivery.envelope.integrated_account_id or parsed.accounts):
+            unreadable = parsed.read_first_unreadable()
+            return _end(attributed, replace(parsed, record_count=len(unreadable)), DeliveryState.SETTLED)
+        if route.sinks and parsed.record_count and route.account != "":
+            attributed, parsed = attribute_records(attributed, parsed, route.account)
+            if not (attributed.delivery.envelope.integrated_account_id or parsed.account_path):
                 return self._keep_without_account(attributed, parsed)
-        return self._write_to_sinks(attributed, parsed, route, finished)
+        return self._write_to_sinks(attributed, parsed, route, earlier)
 
     def _keep_without_account(self, attributed: AttributedDelivery, parsed: ParsedDelivery) -> DeliveryResult:
         now, delivery = utc_now(), attributed.delivery
@@ -229,25 +258,31 @@ class DeliveryProcessor:
         attributed: AttributedDelivery,
         parsed: ParsedDelivery,
         route: Route,
-        finished: Mapping[str, SinkOutcome],
+        earlier: Mapping[str, SinkOutcome],
     ) -> DeliveryResult:
         delivery = attributed.delivery
-        attempts = self._writer.write(delivery, parsed, route, finished)
+        deadline_s = min(time.monotonic() + _DELIVERY_TIME_LIMIT_S, self._job_deadline_s)
+        attempts = self._writer.write(delivery, parsed, route, earlier, deadline_s=deadline_s)
         self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
         if has_key := [attempt.has_key for attempt in attempts if attempt.has_key is not None]:
             self._missing_keys.record_delivery(delivery, parsed.resource, route, has_key=any(has_key))
         outcomes = [attempt.outcome for attempt in attempts]
+        # Every sink of a large delivery finds its unreadable records while it is written.
+        dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
+        dead += (record for attempt in attempts for record in attempt.dead_records)
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
         change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
         return DeliveryResult(
             replace(
                 change,
-                replaced_characters=parsed.replaced_characters,
+                replaced_characters=max(
+                    [parsed.replaced_characters, *(attempt.replaced_characters for attempt in attempts)]
+                ),
                 attribution=attributed.attribution,
             ),
             run=parsed.run,
             outcomes=outcomes,
-            dead_records=[*parsed.unreadable, *(dead for a in attempts for dead in a.dead_records)],
+            dead_records=list({(record.sink, record.ordinal): record for record in dead}.values()),
             record_errors=parsed.record_errors,
         )
 
@@ -260,15 +295,19 @@ def _end(
     return DeliveryResult(
         replace(change, attribution=attributed.attribution),
         run=parsed.run,
-        dead_records=parsed.unreadable,
+        dead_records=parsed.read_first_unreadable(),
         record_errors=parsed.record_errors,
     )
+
+
+def _count_rows(result: DeliveryResult) -> int:
+    return len(result.dead_records) + len(result.record_errors)
 
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
     change = result.state_change
     event = "rescheduled" if change.state == DeliveryState.PENDING else change.state
-    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.state != SinkOutcomeState.DONE]
+    sink_errors = [f"{o.sink}: {o.message}" for o in result.outcomes if o.message]
     log.info(
         "delivery." + event,
         delivery=str(delivery.id),

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from app.backoff import compute_backoff_s
 from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
+from app.store.reasons import Reason
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
@@ -19,6 +20,12 @@ MAX_LOST_ATTEMPTS = 3
 def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str = "") -> StateChange:
     """Return the change that gives a delivery its final state."""
     return StateChange(delivery.id, state, records, reason, due_at=delivery.received_at)
+
+
+def resume(delivery: Delivery, now: datetime, records: int) -> StateChange:
+    """Return the change that keeps a delivery pending, due at once; it does not count as an attempt."""
+    change = reschedule(delivery, now, 0.0)
+    return replace(change, records=records, reason=Reason.IN_PROGRESS, is_attempt=False)
 
 
 def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
@@ -46,9 +53,12 @@ def decide_state(
 ) -> StateChange:
     """Decide a delivery's state from its sink outcomes.
 
-    One failing sink causes a retry; otherwise one dead sink makes the delivery dead.
+    A sink that is being written is continued at once. Otherwise one failing sink causes a retry, or else one
+    dead sink makes the delivery dead.
     """
     reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
+    if SinkOutcomeState.WRITING in reasons_by_state:
+        return resume(delivery, now, records)
     if SinkOutcomeState.FAILING in reasons_by_state:
         reason = reasons_by_state[SinkOutcomeState.FAILING]
         return retry(delivery, now, records, reason, min_wait_s=min_wait_s)

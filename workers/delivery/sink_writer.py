@@ -1,19 +1,19 @@
 """Writing of one delivery's records to the sinks of its route."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from uuid import UUID
 
 from app.clock import utc_now
 from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
-from app.sinks.base import Batch, Record, RejectedRecord
+from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
-from workers.delivery.parser import ParsedDelivery
+from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.write_progress import WriteProgress
 
 # A sink that fails faster costs too little time to need a cooldown.
 _SLOW_FAILURE_S = 2.0
@@ -21,13 +21,24 @@ _SLOW_FAILURE_S = 2.0
 _COOLDOWN_FACTOR = 4.0
 # No job, so no failure, takes longer: the rest is a pause of this process, and not the sink's fault.
 _MAX_FAILURE_S = 25.0
+# The timeout of a statement: a sink that answers at all answers by then.
+_SINK_TIMEOUT_S = 15.0
+# Each attempt costs 15 s and a backoff: few must be enough.
+_SHRINK_FACTOR = 4
+# Their text is kept in memory until the job saves it in one transaction.
+MAX_DEAD_RECORDS = 5000
 
 
 class SinkCooldown:
-    """Sinks that one worker skips after slow failures. Times are seconds of one monotonic clock."""
+    """Sinks that one worker skips after slow failures. Times are seconds of one monotonic clock.
+
+    A sink that answers and takes too long for one batch, because of a lock for example, gets no cooldown:
+    only for two deliveries in a row, without a write that succeeded.
+    """
 
     def __init__(self) -> None:
         self._until_s: dict[str, float] = {}
+        self._timed_out: dict[str, UUID] = {}
 
     def remaining_s(self, sink: str, *, now: float) -> float:
         """Return the rest of a sink's cooldown; 0 if it may be written."""
@@ -39,13 +50,24 @@ class SinkCooldown:
         if took_s > _SLOW_FAILURE_S:
             self._until_s[sink] = now + took_s * _COOLDOWN_FACTOR
 
+    def record_batch_timeout(self, sink: str, delivery_id: UUID, *, began: float, now: float) -> bool:
+        """Start a cooldown if another delivery timed out before; return whether it did."""
+        is_second = self._timed_out.setdefault(sink, delivery_id) != delivery_id
+        if is_second:
+            self.record_failure(sink, began=began, now=now)
+        return is_second
+
+    def record_success(self, sink: str) -> None:
+        """Forget the timeout of a batch: the sink accepts others."""
+        self._timed_out.pop(sink, None)
+
 
 @dataclass(frozen=True, slots=True)
 class SinkAttempt:
     """The result of one sink for one delivery, from this attempt or an earlier one.
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
-    has_key: as in WriteResult; None if nothing was written.
+    has_key: as in WriteResult; None if it is not known. replaced_characters: of the records written so far.
     """
 
     outcome: SinkOutcome
@@ -53,100 +75,201 @@ class SinkAttempt:
     retry_after_s: float = 0.0
     has_timed_out: bool = False
     has_key: bool | None = None
+    replaced_characters: int = 0
 
 
 class SinkWriter:
-    """Writes deliveries to sinks and skips a sink during its cooldown."""
+    """Writes deliveries to sinks slice by slice, and skips a sink during its cooldown.
 
-    def __init__(self, sinks: SinkRegistry) -> None:
+    config: the digest of the routes and sinks.
+    """
+
+    def __init__(self, sinks: SinkRegistry, config: str) -> None:
         self._sinks = sinks
+        self._config = config
         self._cooldown = SinkCooldown()
 
     def write(
-        self, delivery: Delivery, parsed: ParsedDelivery, route: Route, finished: Mapping[str, SinkOutcome]
+        self,
+        delivery: Delivery,
+        parsed: ParsedDelivery,
+        route: Route,
+        earlier: Mapping[str, SinkOutcome],
+        *,
+        deadline_s: float,
     ) -> Sequence[SinkAttempt]:
-        """Write to every sink of the route except those in `finished`.
+        """Write to every sink of the route except those that are done.
 
-        The sinks after one that timed out are not written.
+        earlier: the outcomes of earlier attempts, by sink. deadline_s: on the monotonic clock; after it, each
+        sink still gets one slice. The sinks after one that timed out are not written.
         """
-        batches = _build_batches(delivery, parsed)
         attempts: list[SinkAttempt] = []
         for name in route.sinks:
-            if name in finished:
+            outcome = earlier.get(name) or SinkOutcome(
+                delivery.id, name, SinkOutcomeState.WRITING, 0, 0, "", "", utc_now()
+            )
+            write = _SinkWrite(delivery, parsed, outcome, self._config)
+            if outcome.state in (SinkOutcomeState.DONE, SinkOutcomeState.DEAD):
                 # Another sink's failure does not repeat a finished one.
-                attempts.append(SinkAttempt(finished[name]))
+                attempts.append(write.skip())
             elif any(attempt.has_timed_out for attempt in attempts):
-                attempts.append(_skip_sink(name, delivery.id, parsed, cooldown_s=0.0))
+                attempts.append(write.postpone(cooldown_s=0.0))
+            elif cooldown_s := self._cooldown.remaining_s(name, now=time.monotonic()):
+                attempts.append(write.postpone(cooldown_s=cooldown_s))
             else:
-                attempts.append(self._write_to_sink(name, batches, parsed, route))
+                attempts.append(self._write_to_sink(write, route, deadline_s=deadline_s))
         return attempts
 
-    def _write_to_sink(
-        self, name: str, batches: Sequence[Batch], parsed: ParsedDelivery, route: Route
-    ) -> SinkAttempt:
-        now, began, delivery_id = utc_now(), time.monotonic(), batches[0].delivery_id
-        if cooldown_s := self._cooldown.remaining_s(name, now=began):
-            return _skip_sink(name, delivery_id, parsed, cooldown_s=cooldown_s)
-        outcome = _make_outcome(name, delivery_id, parsed, now)
-        try:
-            results = [self._sinks.open(name).write(batch, route) for batch in batches]
-        except (SinkUnavailable, JobTimeout) as error:
-            self._cooldown.record_failure(name, began=began, now=time.monotonic())
-            return SinkAttempt(
-                replace(
-                    outcome,
-                    state=SinkOutcomeState.FAILING,
-                    reason=Reason.SINK_UNAVAILABLE,
-                    message=str(error),
-                ),
-                retry_after_s=error.retry_after_s or 0.0,
-                has_timed_out=isinstance(error, JobTimeout),
-            )
-        except SinkRefused as error:
-            refused = replace(
-                outcome,
-                state=SinkOutcomeState.DEAD,
-                dead=parsed.record_count,
-                reason=error.reason,
-                message=str(error),
-            )
-            return SinkAttempt(refused)
+    def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
+        name = write.outcome.sink
+        for parsed_slice in write.read_rest():
+            began = time.monotonic()
+            try:
+                sink = self._sinks.open(name)
+                results = [sink.write(batch, route) for batch in write.build_batches(parsed_slice)]
+            except (SinkUnavailable, JobTimeout) as error:
+                if isinstance(error, SinkUnavailable) and error.is_batch_timeout:
+                    write.shrink_batches(len(parsed_slice.records))
+                return write.fail(error, is_sink_failing=self._record_failure(write, error, began=began))
+            except SinkRefused as error:
+                return write.refuse(error)
+            self._cooldown.record_success(name)
+            write.add_slice(parsed_slice, results)
+            is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
+            if is_over and not parsed_slice.is_last:
+                return write.pause()
+        return write.finish()
+
+    def _record_failure(
+        self, write: "_SinkWrite", error: SinkUnavailable | JobTimeout, *, began: float
+    ) -> bool:
+        """Return whether a failure is the sink's, and not only the batch's."""
+        name, now = write.outcome.sink, time.monotonic()
+        is_batch_timeout = (
+            error.is_batch_timeout
+            if isinstance(error, SinkUnavailable)
+            # The job may have ended before the sink's own timeout.
+            else now - began < _SINK_TIMEOUT_S
+        )
+        if is_batch_timeout:
+            return self._cooldown.record_batch_timeout(name, write.delivery.id, began=began, now=now)
+        self._cooldown.record_failure(name, began=began, now=now)
+        return True
+
+
+class _SinkWrite:
+    """The writing of one delivery to one sink in one job."""
+
+    def __init__(self, delivery: Delivery, parsed: ParsedDelivery, earlier: SinkOutcome, config: str) -> None:
+        self.delivery = delivery
+        self.dead_records: list[DeadRecord] = []
+        self._parsed = parsed
+        self._earlier = earlier
+        # By other routes, or under another account, the sink must get all records again.
+        target = f"{config} {delivery.envelope.integrated_account_id}"
+        self._progress = WriteProgress.from_json(earlier.progress, target=target)
+        counts = (earlier.written, earlier.dead) if self._progress.next_ordinal else (0, 0)
+        self.outcome = SinkOutcome(
+            delivery.id, earlier.sink, SinkOutcomeState.WRITING, *counts, "", "", utc_now()
+        )
+
+    def read_rest(self) -> Iterator[ParsedSlice]:
+        """Parse the slices that the sink does not have, in parts if larger batches took too long."""
+        max_records = self._progress.max_records
+        for parsed_slice in self._parsed.read_slices(first_ordinal=self._progress.next_ordinal):
+            yield from parsed_slice.split(max_records) if max_records else (parsed_slice,)
+
+    def shrink_batches(self, records: int) -> None:
+        """Write smaller batches from the next attempt on. records: in the batch that took too long."""
+        max_records = max(1, records // _SHRINK_FACTOR)
+        self._progress = replace(self._progress, max_records=max_records)
+
+    def build_batches(self, parsed_slice: ParsedSlice) -> Sequence[Batch]:
+        """Return one batch for each account of a slice's records."""
+        return _build_batches(self.delivery, self._parsed, parsed_slice)
+
+    def add_slice(self, parsed_slice: ParsedSlice, results: Sequence[WriteResult]) -> None:
+        """Add the results of a slice, one for each batch."""
+        progress = self._progress
         rejected = [record for result in results for record in result.rejected]
-        dead = _make_dead_records(name, delivery_id, parsed, rejected, now)
-        written = sum(result.written for result in results)
-        done = replace(outcome, written=written, dead=outcome.dead + len(dead))
-        return SinkAttempt(done, dead, has_key=any(result.has_key for result in results))
+        raw = parsed_slice.source.read_raw_records([record.ordinal for record in rejected])
+        dead = [
+            DeadRecord(
+                self.delivery.id,
+                self.outcome.sink,
+                record.ordinal,
+                record.reason,
+                record.message,
+                raw.get(record.ordinal, ""),
+                self.outcome.updated_at,
+            )
+            for record in rejected
+        ]
+        self.dead_records += [*parsed_slice.unreadable, *dead]
+        self.outcome = replace(
+            self.outcome,
+            written=self.outcome.written + sum(result.written for result in results),
+            dead=self.outcome.dead + len(parsed_slice.unreadable) + len(dead),
+        )
+        has_key = [k for k in (progress.has_key, *(result.has_key for result in results)) if k is not None]
+        self._progress = replace(
+            progress,
+            next_ordinal=parsed_slice.next_ordinal,
+            replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
+            has_key=any(has_key) if has_key else None,
+        )
+
+    def pause(self) -> SinkAttempt:
+        """Return the attempt of a delivery that a later job continues."""
+        return self._end(SinkOutcomeState.WRITING, Reason.IN_PROGRESS)
+
+    def finish(self) -> SinkAttempt:
+        """Return the attempt of a delivery that the sink has completely."""
+        return replace(self._end(SinkOutcomeState.DONE), has_key=self._progress.has_key)
+
+    def fail(self, error: SinkUnavailable | JobTimeout, *, is_sink_failing: bool) -> SinkAttempt:
+        """Return the attempt of a delivery that is retried."""
+        reason = Reason.SINK_UNAVAILABLE if is_sink_failing else Reason.BATCH_TIMEOUT
+        return replace(
+            self._end(SinkOutcomeState.FAILING, reason, str(error)),
+            retry_after_s=error.retry_after_s or 0.0,
+            has_timed_out=isinstance(error, JobTimeout),
+        )
+
+    def refuse(self, error: SinkRefused) -> SinkAttempt:
+        """Return the attempt of a delivery whose other records the sink never accepts."""
+        attempt = self._end(SinkOutcomeState.DEAD, error.reason, str(error))
+        dead = self._parsed.record_count - attempt.outcome.written
+        return replace(attempt, outcome=replace(attempt.outcome, dead=dead))
+
+    def skip(self) -> SinkAttempt:
+        """Return the attempt of a delivery that the sink already has, or never accepts."""
+        return SinkAttempt(self._earlier, replaced_characters=self._progress.replaced_characters)
+
+    def postpone(self, *, cooldown_s: float) -> SinkAttempt:
+        """Return the attempt of a delivery that is not written now."""
+        message = "not written: this sink, or another of the delivery, timed out recently"
+        attempt = self._end(SinkOutcomeState.FAILING, Reason.SINK_UNAVAILABLE, message)
+        return replace(attempt, retry_after_s=cooldown_s)
+
+    def _end(self, state: SinkOutcomeState, reason: str = "", message: str = "") -> SinkAttempt:
+        is_partial = self._parsed.is_large or self._progress.max_records
+        progress = self._progress.to_json() if is_partial else ""
+        outcome = replace(self.outcome, state=state, reason=reason, message=message, progress=progress)
+        return SinkAttempt(
+            outcome,
+            self.dead_records,
+            # A later slice may have the key.
+            has_key=self._progress.has_key or None,
+            replaced_characters=self._progress.replaced_characters,
+        )
 
 
-def _make_outcome(name: str, delivery_id: UUID, parsed: ParsedDelivery, now: datetime) -> SinkOutcome:
-    return SinkOutcome(delivery_id, name, SinkOutcomeState.DONE, 0, len(parsed.unreadable), "", "", now)
-
-
-def _skip_sink(name: str, delivery_id: UUID, parsed: ParsedDelivery, *, cooldown_s: float) -> SinkAttempt:
-    outcome = _make_outcome(name, delivery_id, parsed, utc_now())
-    message = "not written: this sink, or another of the delivery, timed out recently"
-    failing = replace(
-        outcome, state=SinkOutcomeState.FAILING, reason=Reason.SINK_UNAVAILABLE, message=message
-    )
-    return SinkAttempt(failing, retry_after_s=cooldown_s)
-
-
-def _make_dead_records(
-    name: str, delivery_id: UUID, parsed: ParsedDelivery, rejected: Sequence[RejectedRecord], now: datetime
-) -> list[DeadRecord]:
-    raw = parsed.read_raw_records([record.ordinal for record in rejected])
-    return [
-        DeadRecord(delivery_id, name, r.ordinal, r.reason, r.message, raw.get(r.ordinal, ""), now)
-        for r in rejected
-    ]
-
-
-def _build_batches(delivery: Delivery, parsed: ParsedDelivery) -> list[Batch]:
-    """Return one batch for each account of the delivery's records."""
+def _build_batches(delivery: Delivery, parsed: ParsedDelivery, parsed_slice: ParsedSlice) -> list[Batch]:
     own_account = delivery.envelope.integrated_account_id
-    by_account: dict[str, list[Record]] = {} if parsed.accounts else {own_account: []}
-    for ordinal, value in parsed.records:
-        account = parsed.accounts.get(ordinal, own_account)
+    by_account: dict[str, list[Record]] = {} if parsed.account_path else {own_account: []}
+    for ordinal, value in parsed_slice.records:
+        account = parsed_slice.accounts.get(ordinal, own_account)
         by_account.setdefault(account, []).append(Record(ordinal, value))
     return [
         Batch(
@@ -160,6 +283,7 @@ def _build_batches(delivery: Delivery, parsed: ParsedDelivery) -> list[Batch]:
             run=delivery.envelope.sync_job_run_id,
             records=records,
             is_deletion=parsed.is_deletion,
+            first_ordinal=parsed_slice.source.first_ordinal,
         )
         for account, records in by_account.items()
     ]

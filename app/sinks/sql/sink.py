@@ -18,6 +18,9 @@ from app.sinks.sql.rows import Row, make_rows
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
+# A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
+_BATCH_TIMEOUTS = ("57014", "55P03")
+
 
 class SqlSink:
     """A PostgreSQL or SQLite database with one table for each resource.
@@ -118,4 +121,6 @@ class SqlSink:
 
     def _describe_failure(self, error: Exception) -> SinkUnavailable:
         diagnosis = diagnose_for(error, self._engine, schema=self._schema)
-        return SinkUnavailable(f"the sink's database failed: {diagnosis}")
+        return SinkUnavailable(
+            f"the sink's database failed: {diagnosis}", is_batch_timeout=diagnosis.code in _BATCH_TIMEOUTS
+        )

@@ -1,0 +1,439 @@
+"""Large deliveries are written in slices, over several jobs, while other deliveries go on."""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from redis import Redis
+from sqlalchemy import select, text, update
+
+from app.config.routes import FilesSinkConfig, Route
+from app.database.engine import Database, open_database
+from app.errors import SinkUnavailable
+from app.redis.queue import JOB_TIMEOUT_S
+from app.sinks.base import Batch, WriteResult
+from app.sinks.files import FilesSink
+from app.store.erasure import AccountData
+from app.store.failures import find_failing_sinks
+from app.store.inbox import Inbox
+from app.store.migrate import migrate
+from app.store.models import IncomingDelivery
+from app.store.notifications import Notifications
+from app.store.replays import delete_outcomes, mark_pending
+from app.store.run_totals import SinkTotals, read_run_totals
+from app.store.schema import dead_records, deliveries, record_errors
+from app.truto import record_slices
+from app.truto.events import read_envelope
+from app.web.enqueuer import NewDelivery
+from tests.integration.test_delivery import EVERYTHING, DeliverySetup, batch
+from tests.support.processes import Command, find_descendants
+from tests.support.redis_keys import open_queue
+from tests.support.replaced_sink import ReplacedSink
+from tests.support.waiting import wait_until
+from tests.support.web_process import make_environment
+from workers.delivery import parser, processor, sink_writer
+
+LARGE_PAGE = 300_000
+# Four times the page, and what Python and the libraries take.
+MAX_WORKER_MIB = 200
+
+
+def put(inbox: Inbox, records: str, *, event_id: str) -> UUID:
+    """Receive one page, as the web process does."""
+    envelope = json.dumps(
+        {"id": event_id, "event": "sync_job_run:record", "created_at": "2026-11-24T10:00:00Z"}
+    )
+    ids = {"sync_job_run_id": "r", "integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+    payload = f'{json.dumps(ids)[:-1]}, "records": [{records}]}}'
+    body = f'{envelope[:-1]}, "payload": {payload}}}'.encode()
+    digest = hashlib.sha256(body).digest()
+    [receipt] = inbox.put([IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))])
+    return receipt.delivery_id
+
+
+def find_worker(command: Command) -> int:
+    """Return the process id of the only worker."""
+    commands = {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in find_descendants(command.pid)
+    }
+    [worker] = [pid for pid, arguments in commands.items() if b"workers.main" in arguments]
+    return worker
+
+
+def read_peak_mib(pid: int) -> int:
+    """Return the largest resident memory of a process so far."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "VmHWM:"]
+    return int(line.split()[1]) // 1024
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Database]:
+    database = open_database(postgres_url)
+    migrate(database)
+    yield database
+    database.close()
+
+
+def test_a_large_page_delays_no_other_and_survives_a_killed_worker(
+    tmp_path: Path, store: Database, postgres_url: str, redis_url: str, redis: Redis
+) -> None:
+    inbox = Inbox(store)
+
+    def query(statement: str) -> int:
+        with store.engine.connect() as connection:
+            return int(connection.execute(text(statement)).scalar_one())
+
+    def count_states() -> dict[str, int]:
+        return {state: number for state, number in inbox.count_by_state().items() if number}
+
+    settings = make_environment(DATABASE_URL=postgres_url, REDIS_URL=redis_url)
+    records = ",".join(f'{{"id":"{number:07d}","n":{number}}}' for number in range(LARGE_PAGE))
+    large = put(inbox, records, event_id="large")
+    small = [put(inbox, f'{{"id":"small-{number}"}}', event_id=f"{number}") for number in range(40)]
+    with Command(["app.cli", "worker", "-n", "1"], folder=tmp_path, environment=settings) as command:
+        open_queue(redis, store).enqueue([NewDelivery(id_) for id_ in (large, *small)])
+
+        # The small ones are behind the large one in the same queue.
+        wait_until(lambda: count_states().get("settled", 0) == 40, timeout_s=60, what=lambda: command.log)
+        assert count_states()["pending"] == 1
+        written = "SELECT coalesce(max(written), 0) FROM rapidbridge_sink_outcomes WHERE state = 'writing'"
+        wait_until(lambda: query(written) > LARGE_PAGE / 4, timeout_s=120, what=lambda: command.log)
+        worker = find_worker(command)
+        peak_mib = read_peak_mib(worker)
+        os.kill(worker, signal.SIGKILL)
+        wait_until(
+            lambda: count_states() == {"settled": 41, "duplicate": 0} or count_states() == {"settled": 41},
+            timeout_s=300,
+            what=lambda: command.log,
+        )
+
+        peak_mib = max(peak_mib, read_peak_mib(find_worker(command)))
+    assert query("SELECT count(*) FROM crm_contacts") == LARGE_PAGE + 40
+    assert query("SELECT sum((data->>'n')::bigint) FROM crm_contacts") == sum(range(LARGE_PAGE))
+    assert query("SELECT sum(written) FROM rapidbridge_sink_outcomes WHERE state = 'done'") == LARGE_PAGE + 40
+    assert query("SELECT max(records) FROM rapidbridge_deliveries") == LARGE_PAGE
+    assert peak_mib < MAX_WORKER_MIB
+    assert f"timed out after {JOB_TIMEOUT_S} s" not in command.log
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of three records, and one slice for each job."""
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    monkeypatch.setattr(processor, "_DELIVERY_TIME_LIMIT_S", 0.0)
+
+
+OpenSetup = Callable[..., DeliverySetup]
+
+
+@pytest.fixture
+def open_setup(store: Database, postgres_url: str) -> Iterator[OpenSetup]:
+    """Open a store with the sink "main" in the same database, by other routes or another URL if given."""
+    with ExitStack() as stack:
+
+        def open_one(*routes: Route, url: str = postgres_url) -> DeliverySetup:
+            setup = DeliverySetup(store, url, routes or EVERYTHING)
+            stack.callback(setup.sinks.close)
+            return setup
+
+        yield open_one
+
+
+def read_states(store: Database) -> list[tuple[str, str, int, int]]:
+    columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records, deliveries.c.attempts)
+    return [tuple(row) for row in store.read(select(*columns).order_by(deliveries.c.event_id))]
+
+
+def deliver_until_settled(setup: DeliverySetup, delivery: UUID) -> int:
+    """Process a delivery by jobs of new workers; return the number of jobs."""
+    for number in range(1, 20):
+        setup.new_processor().deliver([delivery])
+        if setup.state(delivery)[0] != "pending":
+            return number
+    raise AssertionError(setup.state(delivery))
+
+
+def read_lake(folder: Path) -> dict[str, list[int]]:
+    """Return the ordinals in each file by its name, without the id of the delivery."""
+    return {
+        path.name.partition(".")[2]: [json.loads(line)["_ordinal"] for line in path.read_text().splitlines()]
+        for path in folder.rglob("*.jsonl")
+    }
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"])
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_is_written_exactly_once_by_several_jobs(
+    request: pytest.FixtureRequest, tmp_path: Path, store_kind: str
+) -> None:
+    url = request.getfixturevalue("postgres_url") if store_kind == "postgresql" else f"sqlite:///{tmp_path}/s"
+    database = open_database(url)
+    migrate(database)
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = DeliverySetup(database, url, (Route(sinks=("main", "lake")),), lake=lake)
+    records = [f'{{"id": "{n % 9}", "n": {n}}}' for n in range(11)]
+    records[4], records[7] = "NaN", '"no object"'
+    delivery = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"))
+
+    setup.new_processor().deliver([delivery])
+
+    assert read_states(database) == [("pending", "in_progress", 11, 0)]
+    totals = {
+        total.sink: (total.records, total.written) for total in read_run_totals(database, ["r"])["r"].sinks
+    }
+    assert totals == {"main": (11, 3), "lake": (11, 3)}
+    for _ in range(2):
+        # Both sinks get a slice in each job.
+        assert deliver_until_settled(setup, delivery) in (3, 4)
+        assert read_states(database)[0][:3] == ("settled", "", 11)
+        assert {key: row["n"] for key, row in setup.rows("crm_contacts").items()} == {
+            "0": 9, "1": 10, "2": 2, "3": 3, "5": 5, "6": 6, "8": 8
+        }  # fmt: skip
+        assert read_lake(tmp_path / "lake") == {
+            "jsonl": [0, 1, 2],
+            "00000003.jsonl": [3, 5],
+            "00000006.jsonl": [6, 7, 8],
+            "00000009.jsonl": [9, 10],
+        }
+        dead = database.read(select(dead_records).order_by(dead_records.c.ordinal, dead_records.c.sink))
+        assert [(row.sink, row.ordinal, row.reason, row.raw) for row in dead] == [
+            ("", 4, "not_a_number", "NaN"),
+            ("main", 7, "not_object", '"no object"'),
+        ]
+        assert sorted(read_run_totals(database, ["r"])["r"].sinks, key=lambda total: total.sink) == [
+            SinkTotals("crm/contacts", "list", "lake", 11, 10, 1),
+            SinkTotals("crm/contacts", "list", "main", 11, 9, 2),
+        ]
+        # As a replay does.
+        with database.transaction() as connection:
+            delete_outcomes(connection, [delivery], "")
+            mark_pending(connection, [delivery], replay_id=UUID(int=1), now=datetime.now(UTC))
+    setup.sinks.close()
+    database.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, store: Database) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+
+    renamed = open_setup(Route(sinks=("main",), table="people"))
+    deliver_until_settled(renamed, delivery)
+
+    assert len(renamed.rows("people")) == 7
+    assert [total.written for total in read_run_totals(store, ["r"])["r"].sinks] == [7]
+
+
+class InterruptedSink(FilesSink):
+    """A files sink that is unavailable once, for the slice with this first ordinal."""
+
+    def __init__(self, folder: Path, first_ordinal: int) -> None:
+        super().__init__(f"file://{folder}")
+        self._unavailable = {first_ordinal}
+        self.written: list[int] = []
+
+    def write(self, batch: Batch, route: Route) -> WriteResult:
+        if batch.first_ordinal in self._unavailable:
+            self._unavailable.clear()
+            raise SinkUnavailable("the disk is full")
+        self.written.append(batch.first_ordinal)
+        return super().write(batch, route)
+
+
+def test_a_retry_continues_where_the_sink_failed(
+    open_setup: OpenSetup, store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    setup = open_setup()
+    sink = InterruptedSink(tmp_path / "lake", first_ordinal=6)
+    setup.sinks = ReplacedSink(setup.routes, "main", sink)
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+
+    setup.new_processor().deliver([delivery])
+
+    assert read_states(store) == [("pending", "sink_unavailable", 11, 1)]
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(leased_until=None))
+    assert deliver_until_settled(setup, delivery) == 1
+    assert sink.written == [0, 3, 6, 9]
+
+
+def test_a_dead_large_delivery_counts_only_its_unwritten_records_as_dead(
+    open_setup: OpenSetup, store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    setup = open_setup()
+    setup.sinks = ReplacedSink(setup.routes, "main", InterruptedSink(tmp_path / "lake", first_ordinal=6))
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(attempts=149))
+
+    setup.new_processor().deliver([delivery])
+
+    assert setup.state(delivery) == ("dead", "sink_unavailable", 11)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 6, 5)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_the_records_of_a_large_delivery_may_name_their_accounts(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup(Route(sinks=("main",), account="account"))
+    records = [{"id": str(n), **({"account": f"a{n % 2}"} if n > 3 else {})} for n in range(8)]
+    page = batch(json.dumps(records), integrated_account_id=None)
+
+    deliver_until_settled(setup, setup.put("sync_job_run:record", page))
+
+    with store.engine.connect() as connection:
+        rows = connection.execute(text('SELECT "_account", "_key" FROM crm_contacts ORDER BY "_key"')).all()
+    assert [tuple(row) for row in rows] == [("a0", "4"), ("a1", "5"), ("a0", "6"), ("a1", "7")]
+    dead = store.read(select(dead_records.c.ordinal, dead_records.c.reason).order_by(dead_records.c.ordinal))
+    assert [tuple(row) for row in dead] == [(n, "no_account") for n in range(4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(("last_has_key", "notified"), [(True, 0), (False, 1)])
+def test_a_key_is_missing_only_if_no_slice_has_it(
+    open_setup: OpenSetup, store: Database, *, last_has_key: bool, notified: int
+) -> None:
+    setup = open_setup()
+    records: list[dict[str, object]] = [{"name": n} for n in range(7)]
+    if last_has_key:
+        records[6]["id"] = "1"
+
+    deliver_until_settled(setup, setup.put("sync_job_run:record", batch(json.dumps(records))))
+
+    assert len(Notifications(store).list_open("key.missing")) == notified
+
+
+def test_millions_of_record_errors_are_stored_by_several_jobs(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parser, "MAX_RECORD_ERRORS", 3)
+    setup = open_setup()
+    errors = [{"status": 400 + number} for number in range(7)]
+    payload = json.dumps({"sync_job_run_id": "r", "integrated_account_id": "a", "errors": errors})
+    delivery = setup.put("sync_job_run:record_error", payload)
+
+    setup.new_processor().deliver([delivery])
+    assert read_states(store) == [("pending", "in_progress", 0, 0)]
+    assert deliver_until_settled(setup, delivery) == 2
+
+    stored = store.read(select(record_errors.c.ordinal, record_errors.c.remote_status).order_by("ordinal"))
+    assert [tuple(row) for row in stored] == [(number, 400 + number) for number in range(7)]
+
+
+def test_a_job_saves_a_bounded_number_of_dead_records(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_slices, "MAX_SLICE_RECORDS", 3)
+    monkeypatch.setattr(sink_writer, "MAX_DEAD_RECORDS", 3)
+    monkeypatch.setattr(processor, "_MAX_ROWS", 3)
+    setup = open_setup()
+    bad = setup.put("sync_job_run:record", batch("[NaN, NaN, NaN, NaN]"), id_="1")
+    later = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_="2")
+
+    setup.new_processor().deliver([bad, later])
+
+    # Nothing counts as an attempt.
+    assert read_states(store) == [("pending", "in_progress", 4, 0), ("pending", "", 0, 0)]
+    assert deliver_until_settled(setup, bad) == deliver_until_settled(setup, later) == 1
+    assert len(store.read(select(dead_records.c.ordinal))) == 4
+
+
+def test_large_deliveries_are_the_last_of_their_job(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "MAX_SLICE_BYTES", 1000)
+    monkeypatch.setattr(processor, "_JOB_TIME_LIMIT_S", 0.5)
+    setup = open_setup()
+    large = [
+        setup.put("sync_job_run:record", batch(f"[{','.join(['[]'] * 300_000)}]"), id_=str(number))
+        for number in range(3)
+    ]
+    small = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_="3")
+
+    setup.processor.deliver([*large, small])
+
+    assert setup.state(small)[0] == "settled"
+    assert setup.state(large[2])[0] == "pending"
+
+
+def test_a_batch_that_waits_for_a_lock_delays_no_other(
+    open_setup: OpenSetup, store: Database, postgres_url: str
+) -> None:
+    setup = open_setup(url=f"{postgres_url}&options=-c%20statement_timeout%3D2500")
+    setup.deliver("sync_job_run:record", batch('[{"id": "locked"}, {"id": "too"}]'), id_="0")
+    pages = {"1": "locked", "2": "free", "3": "too"}
+    [locked, free, too] = [
+        setup.put("sync_job_run:record", batch(f'[{{"id": "{key}"}}]'), id_=id_) for id_, key in pages.items()
+    ]
+    with store.engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT * FROM crm_contacts FOR UPDATE"))
+        for delivery in (locked, free, too):
+            setup.processor.deliver([delivery])
+
+        assert setup.state(locked)[:2] == ("pending", "batch_timeout")
+        assert setup.state(free)[0] == "settled"
+        assert setup.state(too)[:2] == ("pending", "batch_timeout")
+        assert find_failing_sinks(store) == []
+        # Two deliveries in a row: now it is the sink.
+        another = setup.deliver("sync_job_run:record", batch('[{"id": "locked"}]'), id_="4")
+        assert setup.state(another)[:2] == ("pending", "sink_unavailable")
+        assert [sink.sink for sink in find_failing_sinks(store)] == ["main"]
+        skipped = setup.deliver("sync_job_run:record", batch('[{"id": "free"}]'), id_="5")
+        assert setup.state(skipped)[:2] == ("pending", "sink_unavailable")
+
+
+def test_a_page_that_takes_too_long_is_written_in_smaller_batches(
+    open_setup: OpenSetup, store: Database, postgres_url: str
+) -> None:
+    setup = open_setup(url=f"{postgres_url}&options=-c%20statement_timeout%3D1000")
+    setup.deliver("sync_job_run:record", batch('[{"id": "first"}]'), id_="0")
+    with store.transaction() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text("CREATE TRIGGER slow BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION slow()")
+        )
+    records = [f'{{"id": "{number}"}}' for number in range(120)]
+    records[30] = "NaN"
+    page = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"), id_="1")
+
+    setup.processor.deliver([page])
+
+    assert setup.state(page) == ("pending", "batch_timeout", 120)
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(leased_until=None))
+    assert deliver_until_settled(setup, page) == 1
+    assert len(setup.rows("crm_contacts")) == 120
+    assert read_run_totals(store, ["r"])["r"].sinks == [
+        SinkTotals("crm/contacts", "list", "main", 121, 120, 1)
+    ]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_an_erasure_between_two_jobs_removes_the_slices_written_so_far(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    assert len(setup.rows("crm_contacts")) == 3
+
+    for _ in AccountData(store, "a", until=datetime.now(UTC)).erase(now=datetime.now(UTC)):
+        setup.sinks.open("main").erase("a")
+    setup.new_processor().deliver([delivery])
+
+    assert setup.state(delivery)[:2] == ("discarded", "erased")
+    assert setup.rows("crm_contacts") == {}
