@@ -1,7 +1,11 @@
 """The contract of every sink: whole batches, exactly once, never backwards."""
 
 import contextlib
+import errno
 import json
+import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -642,6 +646,72 @@ def test_a_changed_table_is_an_error_with_its_reason(sql: SqlSink, database: Eng
         sql.write(batch([{"id": "2"}]), ROUTE)
 
 
+WIDE = Route(
+    sinks=("main",),
+    columns={
+        "name": ColumnConfig(type="text"),
+        "n": ColumnConfig(type="number"),
+        "j": ColumnConfig(type="json"),
+    },
+)
+WIDE_RECORD = {"id": "2", "name": "twelve characters", "n": 70000.5, "j": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "correction"),
+    [
+        ("ALTER COLUMN name TYPE integer USING 0", ("name", "integer", "text"), ""),
+        ("ALTER COLUMN name TYPE varchar(5) USING ''", ("name", "character varying(5)", "text"), ""),
+        ("ALTER COLUMN name TYPE uuid USING NULL", ("name", "uuid", "text"), ""),
+        ("ALTER COLUMN n TYPE smallint USING 0", ("n", "smallint", "double precision"), ""),
+        ("ALTER COLUMN n TYPE numeric(4,2) USING 0", ("n", "numeric(4,2)", "double precision"), ""),
+        ("ALTER COLUMN n TYPE boolean USING true", ("n", "boolean", "double precision"), "DROP COLUMN n"),
+        ("ALTER COLUMN j TYPE integer USING 0", ("j", "integer", "jsonb"), ""),
+        ("ALTER COLUMN j TYPE text[] USING NULL", ("j", "text[]", "jsonb"), ""),
+        ('ALTER COLUMN "data" TYPE json', ("data", "json", "jsonb"), ""),
+        ("ADD COLUMN extra integer NOT NULL", ("extra", "NOT NULL"), ""),
+        ('DROP COLUMN "_job"', ("_job", "missing"), ""),
+        ("DROP CONSTRAINT crm_contacts_pkey", ("primary key",), ""),
+        ("ADD COLUMN name text GENERATED ALWAYS AS ('x') STORED", ("name", "generated"), "DROP COLUMN name"),
+    ],
+)
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
+    postgres_url: str, change: str, named: Sequence[str], correction: str, *, restarted: bool
+) -> None:
+    sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
+    sink.write(batch([{"id": "1"}]), WIDE)
+    if change.startswith("ADD"):
+        execute(engine, "ALTER TABLE crm_contacts DROP COLUMN name", "DELETE FROM crm_contacts")
+    execute(engine, f"ALTER TABLE crm_contacts {change}")
+    if restarted:
+        sink.close()
+        sink = SqlSink(postgres_url)
+
+    for _ in range(2):
+        with pytest.raises(SinkRefused) as refusal:
+            sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE)
+        assert refusal.value.reason == "sink_set_up"
+        assert all(name in str(refusal.value) for name in ("table crm_contacts", *named))
+        assert set(values(engine)) <= {"1"}
+
+    if correction:
+        execute(engine, f"ALTER TABLE crm_contacts {correction}")
+    else:
+        # The statement of the message.
+        execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    assert sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE).rejected == []
+    assert values(engine)["2"] == WIDE_RECORD
+    sink.close()
+    engine.dispose()
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
 def test_a_missing_database_is_unavailable(tmp_path: Path) -> None:
     sink = SqlSink(f"postgresql://nobody@/none?host={tmp_path}")
 
@@ -837,5 +907,55 @@ def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Pat
 def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(SinkRefused, match="ENOTDIR"):
+    with pytest.raises(SinkRefused, match="ENOTDIR") as refusal:
         FilesSink(f"file://{tmp_path}/file/lake").write(batch([{"id": "1"}]), ROUTE)
+
+    assert refusal.value.reason == "sink_set_up"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_a_folder_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # As CIFS and some FUSE file systems answer.
+    fail_fsync(monkeypatch, code, of_folders=True)
+
+    assert FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE).written == 1
+
+    assert read_files(tmp_path) == [{"id": "1"}]
+
+
+@pytest.mark.parametrize("of_folders", [True, False])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (errno.EIO, SinkUnavailable),
+        (errno.ESTALE, SinkUnavailable),
+        *[(code, SinkRefused) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)],
+    ],
+)
+def test_a_failing_disk_never_counts_as_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    error: type[SinkUnavailable],
+    *,
+    of_folders: bool,
+) -> None:
+    fail_fsync(monkeypatch, code, of_folders=of_folders)
+
+    with pytest.raises(error, match=errno.errorcode[code]) as failure:
+        FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE)
+
+    assert type(failure.value) is error
+
+
+def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)

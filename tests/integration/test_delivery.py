@@ -17,6 +17,7 @@ from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlS
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.registry import SinkRegistry
+from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
@@ -58,6 +59,11 @@ class DeliverySetup:
         delivery_id = self.put(event, payload, **about)
         self.processor.deliver([delivery_id])
         return delivery_id
+
+    def release(self) -> None:
+        """End all leases, as after the backoff."""
+        with self.store.engine.begin() as connection:
+            connection.execute(deliveries.update().values(leased_until=None))
 
     def state(self, delivery_id: UUID) -> tuple[str, str, int]:
         statement = select(deliveries.c.state, deliveries.c.reason, deliveries.c.records)
@@ -335,8 +341,7 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     file.unlink()
     # The sink is reachable again, and the backoff is over.
     repaired = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
-    with store.engine.begin() as connection:
-        connection.execute(deliveries.update().values(leased_until=None))
+    repaired.release()
     repaired.processor.deliver([delivery])
     assert setup.state(delivery) == ("settled", "", 1)
     with store.engine.connect() as connection:
@@ -345,13 +350,36 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     setup.sinks.close()
 
 
-def test_a_delivery_that_its_sink_refuses_is_dead(store: Database, store_url: str) -> None:
+def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Database, store_url: str) -> None:
     setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
-
     delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+    assert setup.state(delivery) == ("pending", "table_reserved", 2)
+    [failing] = find_failing_sinks(store)
+    assert (failing.sink, failing.reason, failing.deliveries) == ("main", "table_reserved", 1)
+    assert "set another `table`" in failing.message
 
-    assert setup.state(delivery) == ("dead", "table_reserved", 2)
-    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 0, 2)]
+    corrected = DeliverySetup(store, store_url, EVERYTHING)
+    corrected.release()
+    corrected.processor.deliver([delivery])
+
+    assert corrected.state(delivery) == ("settled", "", 2)
+    assert find_failing_sinks(store) == []
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 2, 0)]
+    for opened in (setup, corrected):
+        opened.sinks.close()
+
+
+def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:
+    lake = FilesSinkConfig(type="files", url="file:///%00")
+    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "main")),), lake=lake)
+
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+
+    assert setup.state(delivery) == ("pending", "internal_error", 1)
+    assert list(setup.rows("crm_contacts")) == ["1"]
+    [failing] = find_failing_sinks(store)
+    assert (failing.sink, failing.reason) == ("lake", "internal_error")
+    assert "ValueError at " in failing.message
     setup.sinks.close()
 
 

@@ -7,9 +7,10 @@ import structlog
 from app.database.engine import Database
 from app.store.failures import find_failing_sinks
 from app.store.notifications import Notification, Notifications
+from app.store.reasons import SET_UP_REASONS
 
 _KIND = "sink.failing"
-# A shorter outage is not worth a notification.
+# A shorter outage is not worth a notification; a set-up does not correct itself.
 _FAILING_AFTER = timedelta(minutes=5)
 
 log = structlog.get_logger()
@@ -27,9 +28,15 @@ class SinkMonitor:
         failing = find_failing_sinks(self._database)
         for failure in failing:
             since = failure.since.isoformat()
-            payload = {"reason": failure.reason, "since": since, "deliveries": failure.deliveries}
+            payload = {
+                "reason": failure.reason,
+                "message": failure.message,
+                "since": since,
+                "deliveries": failure.deliveries,
+            }
             notification = Notification(_KIND, failure.sink, since, now, {"sink": failure.sink, **payload})
-            if now - failure.since > _FAILING_AFTER and self._notifications.open(notification):
+            is_due = failure.reason in SET_UP_REASONS or now - failure.since > _FAILING_AFTER
+            if is_due and self._notifications.open(notification):
                 log.error("sink.failing", sink=failure.sink, **payload)
         failing_names = {failure.sink for failure in failing}
         for notification in self._notifications.list_open(_KIND):

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
+import structlog
+
 from app.clock import utc_now
 from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
+from app.logs import locate_error
 from app.sinks.base import Batch, Record, RejectedRecord
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
@@ -21,6 +24,8 @@ _SLOW_FAILURE_S = 2.0
 _COOLDOWN_FACTOR = 4.0
 # No job, so no failure, takes longer: the rest is a pause of this process, and not the sink's fault.
 _MAX_FAILURE_S = 25.0
+
+log = structlog.get_logger()
 
 
 class SinkCooldown:
@@ -92,25 +97,17 @@ class SinkWriter:
             results = [self._sinks.open(name).write(batch, route) for batch in batches]
         except (SinkUnavailable, JobTimeout) as error:
             self._cooldown.record_failure(name, began=began, now=time.monotonic())
+            reason = error.reason if isinstance(error, SinkRefused) else Reason.SINK_UNAVAILABLE
             return SinkAttempt(
-                replace(
-                    outcome,
-                    state=SinkOutcomeState.FAILING,
-                    reason=Reason.SINK_UNAVAILABLE,
-                    message=str(error),
-                ),
+                _fail(outcome, reason, str(error)),
                 retry_after_s=error.retry_after_s or 0.0,
                 has_timed_out=isinstance(error, JobTimeout),
             )
-        except SinkRefused as error:
-            refused = replace(
-                outcome,
-                state=SinkOutcomeState.DEAD,
-                dead=parsed.record_count,
-                reason=error.reason,
-                message=str(error),
-            )
-            return SinkAttempt(refused)
+        except Exception as error:  # noqa: BLE001  # a bug in one sink must not fail the others
+            # The message may quote a record: store only the place in the code.
+            failure = f"{type(error).__name__} at {locate_error(error)}"
+            log.error("sink.failed", sink=name, delivery=str(delivery_id), error=failure)
+            return SinkAttempt(_fail(outcome, Reason.INTERNAL_ERROR, f"the receiver failed: {failure}"))
         rejected = [record for result in results for record in result.rejected]
         dead = _make_dead_records(name, delivery_id, parsed, rejected, now)
         written = sum(result.written for result in results)
@@ -125,10 +122,11 @@ def _make_outcome(name: str, delivery_id: UUID, parsed: ParsedDelivery, now: dat
 def _skip_sink(name: str, delivery_id: UUID, parsed: ParsedDelivery, *, cooldown_s: float) -> SinkAttempt:
     outcome = _make_outcome(name, delivery_id, parsed, utc_now())
     message = "not written: this sink, or another of the delivery, timed out recently"
-    failing = replace(
-        outcome, state=SinkOutcomeState.FAILING, reason=Reason.SINK_UNAVAILABLE, message=message
-    )
-    return SinkAttempt(failing, retry_after_s=cooldown_s)
+    return SinkAttempt(_fail(outcome, Reason.SINK_UNAVAILABLE, message), retry_after_s=cooldown_s)
+
+
+def _fail(outcome: SinkOutcome, reason: str, message: str) -> SinkOutcome:
+    return replace(outcome, state=SinkOutcomeState.FAILING, reason=reason, message=message)
 
 
 def _make_dead_records(

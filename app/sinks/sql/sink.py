@@ -1,7 +1,7 @@
 """The SQL sink: writes each batch to a database by one statement."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -15,6 +15,7 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
+from app.sinks.sql.set_up import TableProblems, describe_table_problems, find_table_problems
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
@@ -40,7 +41,7 @@ class SqlSink:
         """Write a batch; see Sink."""
         rows, rejected = make_rows(batch, route)
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
-        with self._translate_errors():
+        with self._translate_errors(target):
             self._tables.ensure_table(target.table, batch.resource, route.columns)
             if rows:
                 rejected = [*rejected, *self._write_rows(target, rows)]
@@ -86,6 +87,10 @@ class SqlSink:
                 raise
             if len(rows) == 1:
                 # The database's message may quote the record: report only its code.
+                if problems := self._find_cause(connection, target, rows[0], error):
+                    raise SinkRefused(
+                        "sink_set_up", describe_table_problems(target.table, problems)
+                    ) from error
                 code = getattr(error.orig, "sqlstate", None) or "constraint"
                 message = f"the database rejected the record ({code})"
                 reason = self._dialect.find_rejection_reason(error)
@@ -95,27 +100,45 @@ class SqlSink:
             for half in (rows[:middle], rows[middle:]):
                 self._write_halves(connection, target, half, rejected)
 
+    def _find_cause(
+        self, connection: Connection, target: WriteTarget, row: Row, error: DBAPIError
+    ) -> Sequence[str]:
+        """Return the problems of the table that reject a row; none if the row itself is the cause."""
+        problems = find_table_problems(connection, self._dialect, target.table, target.columns)
+        if problems.blocking or not problems.types or not self._dialect.is_value_error(error):
+            return problems.blocking
+        # If the database reads the row without the table, the types of the table are the cause.
+        return problems.types if self._dialect.can_read(connection, target.columns, row) else ()
+
     @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
+    def _translate_errors(self, target: WriteTarget | None = None) -> Iterator[None]:
         try:
             yield
+        except SinkRefused:
+            # After the correction, a column may be missing again.
+            self._tables.clear_cache()
+            raise
         except DBAPIError as error:
-            raise self._translate_error(error) from error
+            # After "recreate", the table was dropped: the retry creates it again.
+            self._tables.clear_cache()
+            raise self._translate_error(error, target) from error
         except (SQLAlchemyError, UnicodeError) as error:
-            raise self._describe_failure(error) from error
+            raise SinkUnavailable(self._describe_failure(error)) from error
 
-    def _translate_error(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-        failure = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
-        if not error.connection_invalidated and self._dialect.classify_error(error) == "refuse":
-            return SinkRefused(
-                "sink_set_up",
-                f"the sink's table has the wrong columns, or its role lacks a right ({failure})",
-            )
-        # After "recreate", the table was dropped: the retry creates it again.
-        self._tables.clear_cache()
-        return self._describe_failure(error)
+    def _translate_error(self, error: DBAPIError, target: WriteTarget | None) -> SinkUnavailable:
+        failure = self._describe_failure(error)
+        if error.connection_invalidated or self._dialect.classify_error(error) != "refuse":
+            return SinkUnavailable(failure)
+        problems = self._inspect_table(target) if target else TableProblems()
+        if target and problems.blocking:
+            return SinkRefused("sink_set_up", describe_table_problems(target.table, problems.blocking))
+        # A column was dropped: the retry adds it again.
+        return SinkUnavailable(failure) if problems.addable else SinkRefused("sink_set_up", failure)
 
-    def _describe_failure(self, error: Exception) -> SinkUnavailable:
-        diagnosis = diagnose_for(error, self._engine, schema=self._schema)
-        return SinkUnavailable(f"the sink's database failed: {diagnosis}")
+    def _inspect_table(self, target: WriteTarget) -> TableProblems:
+        with suppress(SQLAlchemyError), self._engine.connect() as connection:
+            return find_table_problems(connection, self._dialect, target.table, target.columns)
+        return TableProblems()
+
+    def _describe_failure(self, error: Exception) -> str:
+        return f"the sink's database failed: {diagnose_for(error, self._engine, schema=self._schema)}"

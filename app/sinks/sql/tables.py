@@ -10,6 +10,7 @@ from app.config.routes import ColumnConfig, Route
 from app.database.provision import create_schema
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.set_up import describe_table_problems, find_table_problems
 
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
@@ -64,10 +65,12 @@ class SinkTables:
                 create_schema(connection, self._schema)
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
-            existing_columns = {column["name"] for column in inspect(connection).get_columns(name)}
+            existing_columns = self._dialect.read_columns(connection, name)
             for column, column_type in self._dialect.list_added_columns(columns).items():
                 if column not in existing_columns:
                     connection.exec_driver_sql(self._dialect.build_add_column(name, column, column_type))
+            if problems := find_table_problems(connection, self._dialect, name, columns).blocking:
+                raise SinkRefused("sink_set_up", describe_table_problems(name, problems))
         self._ready_tables.add(table_key)
 
     def created_tables(self) -> list[str]:
@@ -91,8 +94,15 @@ class SinkTables:
             text(f"SELECT resource FROM {_REGISTRY} WHERE table_name = :name"),  # noqa: S608  # a constant
             {"name": name},
         ).scalar_one_or_none()
+        kind = self._dialect.find_relation_kind(connection, name)
+        if kind not in ("", "table"):
+            raise SinkRefused(
+                "table_taken",
+                f"table {name} cannot be created: the database has a {kind} with this name; "
+                f"set another `table` for {resource} in its route",
+            )
         if owner is None:
-            if inspect(connection).has_table(name):
+            if kind:
                 raise SinkRefused(
                     "table_taken",
                     f"table {name} exists and was not created by this sink; set another `table` in its route",

@@ -1,0 +1,92 @@
+"""Set-up of a table: its differences from the columns of the sink, each with its correction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from app.config.routes import ColumnConfig
+from app.database.diagnosis import diagnose, read_error_code
+from app.sinks.sql.dialect import Dialect, quote
+
+
+@dataclass(frozen=True, slots=True)
+class TableProblems:
+    """Problems of one table, as sentences without its name.
+
+    blocking: no row can be written, or its values would change. types: columns of a type that the database
+    converts to, and that may round, cut or reject single values. addable: missing columns that the sink adds.
+    """
+
+    blocking: Sequence[str] = ()
+    types: Sequence[str] = ()
+    addable: Sequence[str] = ()
+
+
+def find_table_problems(
+    connection: Connection, dialect: Dialect, table: str, columns: Mapping[str, ColumnConfig]
+) -> TableProblems:
+    """Compare a table with the columns of a route; writes nothing. A missing table has no problems."""
+    existing = dialect.read_columns(connection, table)
+    if not existing:
+        return TableProblems()
+    created, added = dialect.list_created_columns(), dialect.list_added_columns(columns)
+    wanted = {**created, **added}
+    missing = [name for name in wanted if name not in existing]
+    addable = [name for name in missing if name in added] if dialect.may_alter(connection, table) else []
+    blocking = [
+        f"column {name} is missing; run as the owner of the table: "
+        f"{dialect.build_add_column(table, name, wanted[name])};"
+        for name in missing
+        if name not in addable
+    ]
+    types, changes_values = [], False
+    for name, column in existing.items():
+        if name not in wanted:
+            if column.needs_value:
+                blocking.append(
+                    f"column {name} is NOT NULL without a default, and the sink does not fill it; "
+                    f"run: {dialect.build_fill_advice(table, name)}"
+                )
+        elif column.is_generated:
+            blocking.append(f"column {name} is generated; make it an ordinary column")
+        elif column.type.lower() != wanted[name].lower():
+            correct = "correct `columns` in its route, or run" if name in columns else "run"
+            advice = dialect.build_retype_advice(table, name, wanted[name])
+            types.append(
+                f"column {name} has the type {column.type} instead of {wanted[name]}; {correct}: {advice}"
+            )
+            changes_values |= dialect.changes_values(column.type, wanted[name])
+    if blocking or changes_values:
+        return TableProblems([*blocking, *types], addable=addable)
+    present = {name: column for name, column in columns.items() if name in existing}
+    try:
+        with connection.begin_nested():
+            dialect.check_upsert(connection, table, present)
+    except DBAPIError as error:
+        if dialect.classify_error(error) != "refuse":
+            raise
+        role = connection.engine.url.username
+        return TableProblems(types or [_describe_error(error, table, role)], addable=addable)
+    return TableProblems(types=types, addable=addable)
+
+
+def describe_table_problems(table: str, problems: Sequence[str]) -> str:
+    """Return the problems of a table in one line."""
+    return f"table {table} has the wrong columns or rights: {' '.join(problems)}"
+
+
+def _describe_error(error: DBAPIError, table: str, role: str | None) -> str:
+    """Return the problem behind an error that no column explains, and its correction."""
+    code = read_error_code(error)
+    if code == "42501":
+        grantee = quote(role) if role else "the_role"
+        statement = f"GRANT SELECT, INSERT, UPDATE ON {quote(table)} TO {grantee}"
+        return f"the role lacks a right on it; run as the owner of the table: {statement};"
+    if code == "42P10" or "ON CONFLICT clause does not match" in str(error.orig):
+        statement = f'ALTER TABLE {quote(table)} ADD PRIMARY KEY ("_account", "_key")'
+        return f"its primary key is missing; run: {statement};"
+    if code in ("42809", "55000", "0A000") or "cannot modify" in str(error.orig):
+        return "it is no ordinary table; rename it, or set another `table` in its route"
+    return str(diagnose(error))
