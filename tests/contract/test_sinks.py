@@ -706,6 +706,169 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("change", "correction", "named"),
+    [
+        ("REVOKE UPDATE ON crm_contacts FROM writer", "", "the role lacks a right"),
+        ("REVOKE ALL ON crm_contacts FROM writer", "", "the role lacks a right"),
+        ("ALTER TABLE crm_contacts DROP COLUMN name", "", "column name is missing"),
+        (
+            "ALTER TABLE crm_contacts ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE crm_contacts DISABLE ROW LEVEL SECURITY",
+            "the role lacks a right",
+        ),
+        (
+            "REVOKE CREATE ON SCHEMA public FROM writer",
+            "GRANT CREATE ON SCHEMA public TO writer",
+            "the role lacks a right",
+        ),
+    ],
+)
+def test_a_missing_right_waits_for_its_grant(
+    postgres_url: str, change: str, correction: str, named: str
+) -> None:
+    engine = open_engine(postgres_url)
+    execute(engine, "DROP ROLE IF EXISTS writer", "CREATE ROLE writer LOGIN")
+    try:
+        execute(engine, "GRANT ALL ON SCHEMA public TO writer")
+        owner, sink = SqlSink(postgres_url), SqlSink(postgres_url.replace("postgres@", "writer@"))
+        owner.write(batch([{"id": "1"}]), WIDE)
+        execute(engine, "GRANT ALL ON ALL TABLES IN SCHEMA public TO writer", change)
+
+        with pytest.raises(SinkRefused, match=named) as refusal:
+            sink.write(batch([WIDE_RECORD], number=2), WIDE)
+
+        assert refusal.value.reason == "sink_set_up"
+        execute(
+            engine,
+            *([correction] if correction else re.findall(r": ((?:ALTER|GRANT) .*?;)", str(refusal.value))),
+        )
+        assert sink.write(batch([WIDE_RECORD], number=2), WIDE).rejected == []
+        owner.close()
+        sink.close()
+    finally:
+        execute(engine, "DROP OWNED BY writer", "DROP ROLE writer")
+        engine.dispose()
+
+
+def test_a_dropped_column_is_added_again(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), WIDE)
+    execute(database, "ALTER TABLE crm_contacts DROP COLUMN name")
+
+    with pytest.raises(SinkUnavailable) as failure:
+        sql.write(batch([WIDE_RECORD], number=2), WIDE)
+
+    assert not isinstance(failure.value, SinkRefused)
+    assert sql.write(batch([WIDE_RECORD], number=2), WIDE).written == 1
+    assert read_column(database, "name") == [None, "twelve characters"]
+
+
+def test_a_view_in_place_of_the_table_is_written_or_named(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), WIDE)
+    execute(
+        database,
+        "ALTER TABLE crm_contacts RENAME TO real_contacts",
+        "CREATE VIEW crm_contacts AS SELECT * FROM real_contacts",
+    )
+
+    for number in (2, 3):
+        if database.dialect.name == "postgresql":
+            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+            continue
+        with pytest.raises(SinkRefused, match=r"table crm_contacts .* it is no ordinary table"):
+            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+
+
+def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
+    postgres_url: str,
+) -> None:
+    sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
+    sink.write(batch([{"id": "1"}]), WIDE)
+    # Types of the owner's choice do not make a record's own fault one of the table.
+    execute(
+        engine,
+        "ALTER TABLE crm_contacts ADD CHECK (n < 10), ALTER COLUMN name TYPE varchar(99)",
+        "CREATE FUNCTION check_name() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.name = 'bad' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER check_name BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION check_name()",
+    )
+    tiny = parse_records(['{"id": "4", "x": 1e-20000}'])
+
+    sent = [{"id": "1", "n": 1}, {"id": "2", "n": 11}, {"id": "3", "name": "bad"}, *tiny, {"id": "5", "n": 5}]
+    written = sink.write(batch(sent, number=2), WIDE)
+
+    assert [(r.ordinal, r.reason) for r in written.rejected] == [
+        (1, "constraint"),
+        (2, "constraint"),
+        (3, "number_out_of_range"),
+    ]
+    assert sorted(values(engine)) == ["1", "5"]
+    sink.close()
+    engine.dispose()
+
+
+def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sink.db"
+    sink, engine = SqlSink(url), open_engine(url)
+    sink.write(
+        batch([{"id": "1", "zip": 12}]), Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")})
+    )
+    as_text = Route(sinks=("main",), columns={"zip": ColumnConfig(type="text")})
+
+    with pytest.raises(SinkRefused, match="column zip has the type INTEGER instead of TEXT") as refusal:
+        sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+
+    execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+    assert read_column(engine, "zip") == [None, "00501"]
+    sink.close()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("relation", "kind"),
+    [
+        ("INDEX theirs ON base (id)", "index"),
+        ("VIEW theirs AS SELECT * FROM base", "view"),
+        ("SEQUENCE theirs", "sequence"),
+        ("MATERIALIZED VIEW theirs AS SELECT * FROM base", "view"),
+        ("TYPE theirs AS (id integer)", "type"),
+        ("TYPE theirs AS ENUM ('a')", "type"),
+        ("DOMAIN theirs AS integer", "type"),
+        ("FOREIGN DATA WRAPPER none", ""),
+    ],
+)
+def test_a_name_that_something_else_has_is_refused_with_its_kind(
+    sql: SqlSink, database: Engine, relation: str, kind: str
+) -> None:
+    if database.dialect.name == "sqlite" and kind not in ("index", "view"):
+        pytest.skip("SQLite has no such things")
+    if "MATERIALIZED" in relation and database.dialect.name == "sqlite":
+        pytest.skip("SQLite has no such things")
+    execute(database, "CREATE TABLE base (id integer)", f"CREATE {relation}")
+
+    def write(route: Route) -> int:
+        return sql.write(batch([{"id": "1"}], resource="theirs"), route).written
+
+    for _ in range(2) if kind else ():
+        with pytest.raises(SinkRefused, match=f"the database has an? {kind} of this name") as refusal:
+            write(ROUTE)
+        assert refusal.value.reason == "table_taken"
+    assert write(Route(sinks=("main",), table="ours")) == 1
+
+
+def test_a_resource_named_like_the_index_of_another_is_refused_by_name(
+    sql: SqlSink, database: Engine
+) -> None:
+    sql.write(batch([{"id": "1"}]), ROUTE)
+
+    if database.dialect.name == "postgresql":
+        with pytest.raises(SinkRefused, match="set another `table` for crm/contacts_pkey"):
+            sql.write(batch([{"id": "1"}], resource="crm/contacts_pkey"), ROUTE)
+    for resource in ("sqlite_autoindex_crm_contacts_1", "pg_catalog"):
+        assert sql.write(batch([{"id": "1"}], resource=resource), ROUTE).written == 1
+
+
 def execute(engine: Engine, *statements: str) -> None:
     with engine.begin() as connection:
         for statement in statements:

@@ -28,7 +28,15 @@ _TRANSIENT_STATES = ("42P05", "42P06", "42P07", "42701")
 _SET_UP_STATES = ("0A000", "428C9", "55000", "54011")
 # Raised by a person's trigger, or by the condition of a person's view.
 _CHECK_STATES = ("P0001", "44000")
-_RELATION_KINDS = {"i": "index", "I": "index", "S": "sequence", "v": "view", "m": "view", "c": "type"}
+_RELATION_KINDS = {
+    "i": "index",
+    "I": "index",
+    "S": "sequence",
+    "v": "view",
+    "m": "view",
+    "c": "type",
+    "t": "type",
+}
 _READ_COLUMNS = text(
     """
     SELECT attname AS name, format_type(atttypid, atttypmod) AS type,
@@ -40,7 +48,15 @@ _READ_COLUMNS = text(
 _OWNS_TABLE = text(
     "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(quote_ident(:name))"
 )
-_READ_KIND = text("SELECT relkind FROM pg_class WHERE oid = to_regclass(quote_ident(:name))")
+# A table also needs the name of a type: "t" is a type without a relation.
+_READ_KIND = text(
+    """
+    SELECT coalesce(
+      (SELECT relkind::text FROM pg_class WHERE oid = to_regclass(quote_ident(:name))),
+      (SELECT 't' FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace
+       WHERE typname = :name AND nspname = current_schema() AND typrelid = 0 AND typelem = 0))
+    """
+)
 
 
 class PostgreSQL(Dialect):

@@ -1,5 +1,6 @@
 """Set-up of a table: its differences from the columns of the sink, each with its correction."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,6 @@ def _describe_error(error: DBAPIError, table: str, role: str | None) -> str:
     if code == "42P10" or "ON CONFLICT clause does not match" in str(error.orig):
         statement = f'ALTER TABLE {quote(table)} ADD PRIMARY KEY ("_account", "_key")'
         return f"its primary key is missing; run: {statement};"
-    if code in ("42809", "55000", "0A000") or "cannot modify" in str(error.orig):
+    if code in ("42809", "55000", "0A000") or re.search("cannot (modify|UPSERT)", str(error.orig)):
         return "it is no ordinary table; rename it, or set another `table` in its route"
     return str(diagnose(error))

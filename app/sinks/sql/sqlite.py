@@ -50,7 +50,8 @@ class SQLite(Dialect):
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Execute one prepared statement for all rows."""
         table, batch, columns = target.table, target.batch, target.columns
-        statement = _build_upsert(table, columns, is_deletion=batch.is_deletion)
+        one_row = f"VALUES ({', '.join('?' * len(list_column_names(columns)))})"
+        statement = _build_upsert(table, columns, source=one_row, is_deletion=batch.is_deletion)
         version, now = _format_time(batch.version), _format_time(utc_now())
         deleted_at = version if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
@@ -61,13 +62,19 @@ class SQLite(Dialect):
         connection.exec_driver_sql(statement, parameters)
 
     def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:
-        """Compile the statement."""
-        statement = f"EXPLAIN {_build_upsert(table, columns, is_deletion=False)}"
-        connection.exec_driver_sql(statement, (None,) * len(list_column_names(columns))).close()
+        """Execute the statement with no rows."""
+        # EXPLAIN would do, but a prepared one does not notice that the table has changed.
+        no_rows = f"SELECT {', '.join(['NULL'] * len(list_column_names(columns)))} WHERE false"
+        connection.exec_driver_sql(_build_upsert(table, columns, source=no_rows, is_deletion=False))
 
     def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
         """Read the schema; names in lower case, because SQLite ignores the case."""
-        rows = connection.exec_driver_sql("SELECT * FROM pragma_table_xinfo(?)", (table,))
+        # A pragma alone reads the schema that this connection remembers.
+        statement = (
+            "SELECT x.* FROM sqlite_master, pragma_table_xinfo(sqlite_master.name) AS x "
+            "WHERE sqlite_master.name = ? COLLATE NOCASE AND sqlite_master.type IN ('table', 'view')"
+        )
+        rows = connection.exec_driver_sql(statement, (table,))
         return {
             row.name.lower(): TableColumn(
                 row.type,
@@ -127,13 +134,10 @@ class SQLite(Dialect):
         return "constraint" if name.startswith("SQLITE_CONSTRAINT") else "refused"
 
 
-def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, is_deletion: bool) -> str:
-    names = list_column_names(columns)
-    return (
-        f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
-        f"VALUES ({', '.join('?' * len(names))}) "
-        + build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
-    )
+def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, source: str, is_deletion: bool) -> str:
+    names = ", ".join(map(quote, list_column_names(columns)))
+    conflict = build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
+    return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"  # quoted names only
 
 
 def _find_affinity(column_type: str) -> str:

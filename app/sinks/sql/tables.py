@@ -44,14 +44,14 @@ class SinkTables:
         self._engine = engine
         self._dialect = dialect
         self._schema = schema
-        self._ready_tables: set[tuple[str, str, frozenset[str]]] = set()
+        self._ready_tables: set[tuple[str, str, frozenset[tuple[str, str]]]] = set()
 
     def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
         """Create the table or its missing columns. Nothing is ever dropped or retyped.
 
         Raises SinkRefused if the table belongs to another resource, or was not created by this sink.
         """
-        table_key = (name, resource, frozenset(columns))
+        table_key = (name, resource, frozenset((name, column.type) for name, column in columns.items()))
         if table_key in self._ready_tables:
             return
         if name.startswith(_RESERVED_PREFIXES):
@@ -95,10 +95,12 @@ class SinkTables:
             {"name": name},
         ).scalar_one_or_none()
         kind = self._dialect.find_relation_kind(connection, name)
-        if kind not in ("", "table"):
+        # A table may have been replaced by a view that can be written.
+        if kind not in ("", "table") and (owner is None or kind != "view"):
+            article = "an" if kind == "index" else "a"
             raise SinkRefused(
                 "table_taken",
-                f"table {name} cannot be created: the database has a {kind} with this name; "
+                f"table {name} cannot be created, because the database has {article} {kind} of this name; "
                 f"set another `table` for {resource} in its route",
             )
         if owner is None:
