@@ -19,6 +19,7 @@ from app.config.routes import (
     RunRule,
     SqlSinkConfig,
     WebhookConfig,
+    has_wildcard,
 )
 from app.errors import ConfigError
 
@@ -205,7 +206,7 @@ def _find_table_collisions(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         for sink in route.sinks if route.table else ():
             owner = owners.setdefault((sink, route.table), route.resource)
-            if owner != route.resource or _is_pattern(route.resource):
+            if owner != route.resource or has_wildcard(route.resource):
                 yield (
                     f"[[routes]] {number}, table: {route.table} in sink {sink} would mix several resources; "
                     "give each resource its own route and table, or remove `table`."
@@ -239,7 +240,3 @@ def _find_duplicate_webhooks(routes: Routes) -> Iterator[str]:
     for number, id_ in enumerate(ids, start=1):
         if id_ in ids[: number - 1]:
             yield f"[[webhooks]] {number}, id: {id_} is used twice; a webhook serves one account, or none."
-
-
-def _is_pattern(text: str) -> bool:
-    return any(mark in text for mark in "*?[")

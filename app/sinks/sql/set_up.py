@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -12,16 +13,26 @@ from app.database.diagnosis import diagnose, read_error_code
 from app.sinks.sql.dialect import Dialect, quote
 
 
+class TableProblem(NamedTuple):
+    """A problem of a table, without its name, and the correction."""
+
+    problem: str
+    correction: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.correction}"
+
+
 @dataclass(frozen=True, slots=True)
 class TableProblems:
-    """Problems of one table, as sentences without its name.
+    """Problems of one table.
 
     blocking: no row can be written, or its values would change. types: columns of a type that the database
     converts to, and that may round, cut or reject single values. addable: missing columns that the sink adds.
     """
 
-    blocking: Sequence[str] = ()
-    types: Sequence[str] = ()
+    blocking: Sequence[TableProblem] = ()
+    types: Sequence[TableProblem] = ()
     addable: Sequence[str] = ()
 
 
@@ -37,8 +48,10 @@ def find_table_problems(
     missing = [name for name in wanted if name not in existing]
     addable = [name for name in missing if name in added] if dialect.may_alter(connection, table) else []
     blocking = [
-        f"column {name} is missing; run as the owner of the table: "
-        f"{dialect.build_add_column(table, name, wanted[name])};"
+        TableProblem(
+            f"column {name} is missing",
+            f"run as the owner of the table: {dialect.build_add_column(table, name, wanted[name])};",
+        )
         for name in missing
         if name not in addable
     ]
@@ -47,16 +60,21 @@ def find_table_problems(
         if name not in wanted:
             if column.needs_value:
                 blocking.append(
-                    f"column {name} is NOT NULL without a default, and the sink does not fill it; "
-                    f"run: {dialect.build_fill_advice(table, name)}"
+                    TableProblem(
+                        f"column {name} is NOT NULL without a default, and the sink does not fill it",
+                        f"run: {dialect.build_fill_advice(table, name)}",
+                    )
                 )
         elif column.is_generated:
-            blocking.append(f"column {name} is generated; make it an ordinary column")
+            blocking.append(TableProblem(f"column {name} is generated", "make it an ordinary column"))
         elif column.type.lower() != wanted[name].lower():
             correct = "correct `columns` in its route, or run" if name in columns else "run"
             advice = dialect.build_retype_advice(table, name, wanted[name])
             types.append(
-                f"column {name} has the type {column.type} instead of {wanted[name]}; {correct}: {advice}"
+                TableProblem(
+                    f"column {name} has the type {column.type} instead of {wanted[name]}",
+                    f"{correct}: {advice}",
+                )
             )
             changes_values |= dialect.changes_values(column.type, wanted[name])
     if blocking or changes_values:
@@ -73,21 +91,22 @@ def find_table_problems(
     return TableProblems(types=types, addable=addable)
 
 
-def describe_table_problems(table: str, problems: Sequence[str]) -> str:
+def describe_table_problems(table: str, problems: Sequence[TableProblem]) -> str:
     """Return the problems of a table in one line."""
-    return f"table {table} has the wrong columns or rights: {' '.join(problems)}"
+    return f"table {table} has the wrong columns or rights: {' '.join(map(str, problems))}"
 
 
-def _describe_error(error: DBAPIError, table: str, role: str | None) -> str:
-    """Return the problem behind an error that no column explains, and its correction."""
+def _describe_error(error: DBAPIError, table: str, role: str | None) -> TableProblem:
+    """Return the problem behind an error that no column explains."""
     code = read_error_code(error)
     if code == "42501":
         grantee = quote(role) if role else "the_role"
         statement = f"GRANT SELECT, INSERT, UPDATE ON {quote(table)} TO {grantee}"
-        return f"the role lacks a right on it; run as the owner of the table: {statement};"
+        return TableProblem("the role lacks a right on it", f"run as the owner of the table: {statement};")
     if code == "42P10" or "ON CONFLICT clause does not match" in str(error.orig):
         statement = f'ALTER TABLE {quote(table)} ADD PRIMARY KEY ("_account", "_key")'
-        return f"its primary key is missing; run: {statement};"
+        return TableProblem("its primary key is missing", f"run: {statement};")
     if code in ("42809", "55000", "0A000") or re.search("cannot (modify|UPSERT)", str(error.orig)):
-        return "it is no ordinary table; rename it, or set another `table` in its route"
-    return str(diagnose(error))
+        return TableProblem("it is no ordinary table", "rename it, or set another `table` in its route")
+    diagnosis = diagnose(error)
+    return TableProblem(f"{diagnosis.problem} ({diagnosis.code})", diagnosis.advice)

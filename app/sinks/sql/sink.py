@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
@@ -15,9 +15,14 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
-from app.sinks.sql.set_up import TableProblems, describe_table_problems, find_table_problems
+from app.sinks.sql.set_up import TableProblem, TableProblems, describe_table_problems, find_table_problems
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
+
+
+def choose_dialect(engine: Engine) -> Dialect:
+    """Return the SQL of an engine's database."""
+    return PostgreSQL() if engine.dialect.name == "postgresql" else SQLite()
 
 
 class SqlSink:
@@ -34,7 +39,7 @@ class SqlSink:
             self._engine = open_engine(url, schema=schema)
         except OSError as error:
             raise SinkUnavailable(describe_folder_error(error)) from error
-        self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
+        self._dialect = choose_dialect(self._engine)
         self._tables = SinkTables(self._engine, self._dialect, schema)
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
@@ -51,12 +56,12 @@ class SqlSink:
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""
         with self._translate_errors():
-            return sum(count_rows(self._engine, table, account) for table in self._tables.created_tables())
+            return sum(count_rows(self._engine, table, account) for table in self._tables.list_tables())
 
     def erase(self, account: str) -> int:
         """Delete an account's rows from every table of this sink; see Sink."""
         with self._translate_errors():
-            return sum(delete_rows(self._engine, table, account) for table in self._tables.created_tables())
+            return sum(delete_rows(self._engine, table, account) for table in self._tables.list_tables())
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,7 +107,7 @@ class SqlSink:
 
     def _find_cause(
         self, connection: Connection, target: WriteTarget, row: Row, error: DBAPIError
-    ) -> Sequence[str]:
+    ) -> Sequence[TableProblem]:
         """Return the problems of the table that reject a row; none if the row itself is the cause."""
         problems = find_table_problems(connection, self._dialect, target.table, target.columns)
         if problems.blocking or not problems.types or not self._dialect.is_value_error(error):

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, text
 
 from app.config.routes import ColumnConfig, Route
 from app.database.provision import create_schema
@@ -14,6 +14,7 @@ from app.sinks.sql.set_up import describe_table_problems, find_table_problems
 
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
+_TABLE_KINDS = ("table", "view")
 _MAX_NAME_BYTES = 63
 # An arbitrary constant: workers that create tables take this lock in turn.
 _ADVISORY_LOCK = 7_262_132
@@ -54,10 +55,6 @@ class SinkTables:
         table_key = (name, resource, frozenset((name, column.type) for name, column in columns.items()))
         if table_key in self._ready_tables:
             return
-        if name.startswith(_RESERVED_PREFIXES):
-            raise SinkRefused(
-                "table_reserved", f"table {name}: the name is reserved; set another `table` in its route"
-            )
         with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
@@ -73,14 +70,36 @@ class SinkTables:
                 raise SinkRefused("sink_set_up", describe_table_problems(name, problems))
         self._ready_tables.add(table_key)
 
-    def created_tables(self) -> list[str]:
-        """Return the existing tables that sinks have created in this database."""
+    def list_tables(self) -> dict[str, str]:
+        """Return the existing tables that sinks have created in this database, with their resources."""
         with self._engine.begin() as connection:
-            existing = set(inspect(connection).get_table_names())
-            if _REGISTRY not in existing:
-                return []
-            statement = f"SELECT table_name FROM {_REGISTRY} ORDER BY table_name"  # noqa: S608  # a constant
-            return [name for name in connection.execute(text(statement)).scalars() if name in existing]
+            return {
+                name: resource
+                for name, resource in self._read_registry(connection).items()
+                if self._dialect.find_relation_kind(connection, name) in _TABLE_KINDS
+            }
+
+    def check_name(self, connection: Connection, name: str, resource: str) -> None:
+        """Raise SinkRefused if a table's name is not free for a resource."""
+        correction = f"set another `table` for {resource} in its route"
+        if name.startswith(_RESERVED_PREFIXES):
+            raise SinkRefused("table_reserved", f"table {name}: the name is reserved; {correction}")
+        owner = self._read_registry(connection).get(name)
+        kind = self._dialect.find_relation_kind(connection, name)
+        # A person may have replaced a table by a view.
+        if kind and kind not in (_TABLE_KINDS if owner else _TABLE_KINDS[:1]):
+            article = "an" if kind == "index" else "a"
+            raise SinkRefused(
+                "table_taken",
+                f"table {name} cannot be created, because the database has {article} {kind} of this name; "
+                f"{correction}",
+            )
+        if kind and owner is None:
+            raise SinkRefused(
+                "table_taken", f"table {name} exists and was not created by this sink; {correction}"
+            )
+        if owner not in (None, resource):
+            raise SinkRefused("table_collision", f"table {name} belongs to {owner}; {correction}")
 
     def clear_cache(self) -> None:
         """Check every table again before its next write."""
@@ -90,29 +109,15 @@ class SinkTables:
         connection.exec_driver_sql(
             f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
         )
-        owner = connection.execute(
-            text(f"SELECT resource FROM {_REGISTRY} WHERE table_name = :name"),  # noqa: S608  # a constant
-            {"name": name},
-        ).scalar_one_or_none()
-        kind = self._dialect.find_relation_kind(connection, name)
-        # A table may have been replaced by a view that can be written.
-        if kind not in ("", "table") and (owner is None or kind != "view"):
-            article = "an" if kind == "index" else "a"
-            raise SinkRefused(
-                "table_taken",
-                f"table {name} cannot be created, because the database has {article} {kind} of this name; "
-                f"set another `table` for {resource} in its route",
-            )
-        if owner is None:
-            if kind:
-                raise SinkRefused(
-                    "table_taken",
-                    f"table {name} exists and was not created by this sink; set another `table` in its route",
-                )
-            insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
-            connection.execute(text(insert), {"name": name, "resource": resource})
-        elif owner != resource:
-            raise SinkRefused(
-                "table_collision",
-                f"table {name} belongs to {owner}; set another `table` for {resource} in its route",
-            )
+        self.check_name(connection, name, resource)
+        insert = (
+            f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource) "  # noqa: S608
+            "ON CONFLICT DO NOTHING"
+        )
+        connection.execute(text(insert), {"name": name, "resource": resource})
+
+    def _read_registry(self, connection: Connection) -> dict[str, str]:
+        if not self._dialect.find_relation_kind(connection, _REGISTRY):
+            return {}
+        rows = connection.execute(text(f"SELECT * FROM {_REGISTRY} ORDER BY table_name"))  # noqa: S608  # a constant
+        return {row["table_name"]: row.get("resource", "") for row in rows.mappings()}
