@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,8 @@ from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document,
 # A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
 ExactDecimal = msgspec.Raw
 
-# Escaped NULs and surrogates, which PostgreSQL cannot store.
-_MAYBE_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+# A NUL, raw or escaped, or an escaped surrogate: PostgreSQL cannot store them.
+_MAYBE_UNSTORABLE = re.compile(rb"\0|\\u(?:0000|[dD][89a-fA-F])")
 # A number of so many digits is below the largest float, 1.8e308.
 _MAX_FINITE_DIGITS = 300
 # Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
@@ -44,12 +44,15 @@ class RecordBatch:
     """The records of one body, each with its ordinal: its position in the body, from 0.
 
     records: JSON values, with each decimal as an ExactDecimal.
-    replaced_characters: the number of NULs and lone surrogates that became U+FFFD.
+    replaced_characters: the number of NULs, lone surrogates and invalid UTF-8 sequences that became U+FFFD.
+    originals: by ordinal, the JSON of the readable records in which characters were replaced, before that.
+    Escapes are unchanged in it, and each invalid byte is a raw surrogate (Python's "surrogateescape").
     """
 
     records: Sequence[tuple[int, Any]]
     unreadable: Sequence[UnreadableRecord] = field(default=())
     replaced_characters: int = 0
+    originals: Mapping[int, str] = field(default_factory=dict)
 
 
 class _UnreadableValue(ValueError):
@@ -64,23 +67,22 @@ def read_records(body: bytes, *, payload_is_record: bool = False) -> RecordBatch
     Numbers beyond a float's range, and NaN, make a record unreadable: readers of a sink would get infinity.
     """
     try:
-        event, replaced = _decode_event(body)
+        event = _decode_event(body)
         values = _select_records(event["payload"], payload_is_record=payload_is_record)
     except (ValueError, TypeError, LookupError, RecursionError):
         # A parser rejects the whole body because of one bad record: parse them one by one.
         return _read_records_one_by_one(body, payload_is_record=payload_is_record)
-    return None if values is None else RecordBatch(list(enumerate(values)), (), replaced)
+    return None if values is None else RecordBatch(list(enumerate(values)))
 
 
-def _decode_event(body: bytes) -> tuple[Any, int]:
-    """Return the value of a body, and the number of characters replaced in it."""
-    if b"\0" in body or _MAYBE_UNSTORABLE.search(body):
-        text, replaced = _replace_unstorable(decode_body(body))
-        return _DECODER.decode(text), replaced
+def _decode_event(body: bytes) -> Any:
+    """Return the value of a body in which no character must be replaced; else raise ValueError."""
+    if _MAYBE_UNSTORABLE.search(body):
+        raise _UnreadableValue("unstorable")
     try:
-        return _FAST_DECODER.decode(body), 0
+        return _FAST_DECODER.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return _DECODER.decode(decode_body(body)), 0
+        return _DECODER.decode(body.decode("utf-8-sig"))
 
 
 def decode_json(text: str) -> Any:
@@ -110,7 +112,7 @@ def read_raw_records(
     if not ordinals:
         return {}
     wanted = set(ordinals)
-    spans = _scan_records(body, payload_is_record=payload_is_record) or ()
+    spans = _scan_records(decode_body(body), payload_is_record=payload_is_record) or ()
     return {ordinal: span.raw for ordinal, span in enumerate(spans) if ordinal in wanted}
 
 
@@ -123,10 +125,10 @@ def _select_records(payload: Any, *, payload_is_record: bool) -> list[Any] | Non
     return [payload] if payload_is_record else None
 
 
-def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
+def _scan_records(text: str, *, payload_is_record: bool) -> Sequence[JsonSpan] | None:
     """Locate the records without parsing them, by the same rules as `_select_records`."""
     try:
-        payload = scan_object(scan_document(decode_body(body))).get("payload")
+        payload = scan_object(scan_document(text)).get("payload")
         if payload is None:
             return None
         payload_members = scan_object(payload) if payload.is_object else {}
@@ -140,18 +142,24 @@ def _scan_records(body: bytes, *, payload_is_record: bool) -> Sequence[JsonSpan]
 
 
 def _read_records_one_by_one(body: bytes, *, payload_is_record: bool) -> RecordBatch | None:
-    spans = _scan_records(body, payload_is_record=payload_is_record)
+    text = body.decode("utf-8-sig", errors="surrogateescape")
+    spans = _scan_records(text, payload_is_record=payload_is_record)
     if spans is None:
         return None
-    records, unreadable, replaced = [], [], 0
+    records, unreadable, originals, replaced = [], [], {}, 0
     for ordinal, span in enumerate(spans):
+        original = span.raw
+        raw, invalid = _replace_invalid_bytes(original)
         try:
-            text, count = _replace_unstorable(span.raw)
+            text, unstorable = _replace_unstorable(raw)
             records.append((ordinal, _DECODER.decode(text)))
-            replaced += count
         except (ValueError, RecursionError) as error:
-            unreadable.append(UnreadableRecord(ordinal, _unreadable_reason(error), span.raw))
-    return RecordBatch(records, unreadable, replaced)
+            unreadable.append(UnreadableRecord(ordinal, _unreadable_reason(error), raw))
+            continue
+        if count := invalid + unstorable:
+            originals[ordinal] = original
+            replaced += count
+    return RecordBatch(records, unreadable, replaced, originals)
 
 
 def _unreadable_reason(error: ValueError | RecursionError) -> str:
@@ -161,6 +169,14 @@ def _unreadable_reason(error: ValueError | RecursionError) -> str:
         return str(error)
     # The only other ValueError is Python's limit on the digits of an integer.
     return "not_json" if isinstance(error, json.JSONDecodeError) else "number_out_of_range"
+
+
+def _replace_invalid_bytes(raw: str) -> tuple[str, int]:
+    """Replace invalid UTF-8 in a text that was decoded with "surrogateescape"; return it and their number."""
+    if raw.isascii():
+        return raw, 0
+    text = raw.encode(errors="surrogateescape").decode(errors="replace")
+    return text, text.count("\ufffd") - raw.count("\ufffd")
 
 
 def _replace_unstorable(raw: str) -> tuple[str, int]:

@@ -172,6 +172,46 @@ def test_raw_line_breaks_and_broken_utf8_do_not_lose_a_record() -> None:
 
     assert batch is not None
     assert batch.records == [(0, {"a": "x\ny\ufffd"})]
+    assert batch.replaced_characters == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "replaced"),
+    [
+        (b"a\\u0000", 1),
+        (b"a\0", 1),
+        (b"a\\ud800", 1),
+        (b"a\xff", 1),
+        (b"a\xfe", 1),
+        (b"a\xed\xa0\x80", 3),
+        (b"a\xe2\x82\xff", 2),
+        (b"a\\ud83d\\ude00", 0),
+        ("a\ufffd\U0001f600é".encode(), 0),
+    ],
+)
+@pytest.mark.parametrize("other", [b"1", b"NaN"])
+def test_the_original_of_a_record_with_replaced_characters_is_kept(
+    key: bytes, replaced: int, other: bytes
+) -> None:
+    record = b'{"id": "' + key + b'"}'
+
+    batch = read_records(b'{"payload": {"records": [' + other + b", " + record + b"]}}")
+
+    assert batch is not None
+    originals = {
+        ordinal: original.encode(errors="surrogateescape") for ordinal, original in batch.originals.items()
+    }
+    assert originals == ({1: record} if replaced else {})
+    assert batch.replaced_characters == replaced
+    [value] = [value for ordinal, value in batch.records if ordinal == 1]
+    assert value["id"].encode().count(b"\xef\xbf\xbd") == replaced + key.count("\ufffd".encode())
+
+
+def test_characters_outside_the_records_are_not_counted() -> None:
+    batch = read_records(b'{"id": "\\u0000", "a": "\xff", "payload": {"records": [{"id": 1}], "b": "\0"}}')
+
+    assert batch is not None
+    assert (batch.records, batch.replaced_characters, batch.originals) == ([(0, {"id": 1})], 0, {})
 
 
 def test_the_raw_json_of_a_record_is_unchanged() -> None:
