@@ -116,6 +116,8 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
 _SINK_TYPES = ("sql", "files")
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
 _SECRET_KEYS = ("url", "secret")
+# Source: https://www.postgresql.org/docs/current/ddl-system-columns.html
+_SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"}
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
     "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
@@ -217,6 +219,15 @@ def _find_reserved_columns(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         if "data" in route.columns:
             yield f"[[routes]] {number}, columns: data is reserved for the whole record; use another name."
+        sinks = [routes.sinks[name] for name in route.sinks if name in routes.sinks]
+        if any(isinstance(sink, SqlSinkConfig) and sink.url.startswith("postgres") for sink in sinks):
+            for column in sorted(_SYSTEM_COLUMNS & set(route.columns)):
+                config = route.columns[column]
+                renamed = f'{column}_ = {{ type = "{config.type}", path = "{config.path or column}" }}'
+                yield (
+                    f"[[routes]] {number}, columns: {column} is a system column in PostgreSQL; "
+                    f"use another name: {renamed}"
+                )
 
 
 def _find_unusable_keys(routes: Routes) -> Iterator[str]:

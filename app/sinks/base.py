@@ -14,11 +14,13 @@ class Record:
     """One record of a delivery.
 
     ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates, with each
-    decimal as an ExactDecimal.
+    decimal as an ExactDecimal. original: its JSON if characters were replaced in `value`, else "", as in
+    RecordBatch.originals.
     """
 
     ordinal: int
     value: Any
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)

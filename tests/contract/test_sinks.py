@@ -28,7 +28,8 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
-from app.sinks.sql.keys import hash_record
+from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.keys import hash_record, to_json
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
 from app.truto.records import read_records
@@ -424,6 +425,46 @@ def test_records_without_a_key_that_differ_in_the_last_digit_are_two_rows(
     assert len(values(database)) == 2
 
 
+UNSTORABLE_IDS = [
+    *(r'"a\u0000"', r'"a\ud800"', r'"a\udfff"', r'"a\uDFFF\ud800"', '"a\ufffd"', '"a\ufffd\ufffd"', '"a"'),
+    # Invalid UTF-8, and the escape of the surrogate by which Python spells it.
+    *('"a\udcff"', '"a\udcfe"', r'"a\udcff"', '"a\udcff\udcff"', r'"a\udcff\udcfe"', '"\udcff"'),
+    # Over the length of a key.
+    *(f'"{"x" * 600}{end}"' for end in (r"\u0000", r"\ud800", "\ufffd", "\udcff")),
+    *("12345678901234567.1", "12345678901234567.2", "12345678901234567", '"12345678901234567.3"'),
+]
+
+
+@pytest.mark.parametrize(
+    "template", ['{"id": ID}', '{"value": ID}', "ID", '{"id": {"id": ID}}', '{"ids": [ID]}']
+)
+@pytest.mark.parametrize("path", ["id", "value", "id.id", "ids.0", ""])
+def test_ids_that_differ_in_an_unstorable_character_are_different_rows(
+    sql: SqlSink, database: Engine, template: str, path: str
+) -> None:
+    route = Route(sinks=("main",), key=path, non_object="wrap")
+    items = ", ".join(template.replace("ID", id_) for id_ in UNSTORABLE_IDS)
+    body = f'{{"event": "e", "payload": {{"records": [{items}]}}}}'.encode(errors="surrogateescape")
+    read = read_records(body)
+    assert read
+    records = [Record(ordinal, value, read.originals.get(ordinal, "")) for ordinal, value in read.records]
+
+    for _ in range(2):
+        written = sql.write(replace(batch([]), records=records), route)
+
+    assert (written.written, written.rejected) == (len(UNSTORABLE_IDS), [])
+    assert len(values(database)) == len(UNSTORABLE_IDS)
+    assert max(len(key.encode()) for key in values(database)) <= 512
+
+
+def test_an_unstorable_character_outside_the_key_leaves_the_key(sql: SqlSink, database: Engine) -> None:
+    record = parse_records([r'{"id": "1", "name": "a\u0000"}'])[0]
+
+    sql.write(replace(batch([]), records=[Record(0, record, r'{"id": "1", "name": "a\u0000"}')]), ROUTE)
+
+    assert values(database) == {"1": {"id": "1", "name": "a\ufffd"}}
+
+
 @pytest.mark.parametrize("number", ["0.1", "1.10", "12.0", "1E5", "0.92156863212585449", "-0.0"])
 def test_a_decimal_keeps_the_hash_of_its_float(number: str) -> None:
     [record] = parse_records([f'{{"n": {number}}}'])
@@ -555,6 +596,74 @@ def test_typed_columns_hold_fitting_values_and_name_the_others(sql: SqlSink, dat
         "a_timestamp": "not_a_timestamp",
         "a_date": "not_a_date",
     }
+
+
+ANY_JSON = [
+    '"1"',
+    '"007"',
+    '"1e5"',
+    '"true"',
+    '"null"',
+    '""',
+    "1",
+    "0",
+    "-0.0",
+    "1.10",
+    "1e5",
+    "true",
+    "false",
+]
+ANY_JSON += [
+    "null",
+    "[]",
+    "{}",
+    '["1", 1, true]',
+    '{"a": "1"}',
+    "12345678901234567.1",
+    "18446744073709551616",
+]
+ANY_JSON += ['"2026-11-24"', '"2026-11-24T12:00:00Z"', "9007199254740993", '"\\ud83d\\ude42"']
+
+
+@pytest.mark.parametrize("type_", ["text", "integer", "number", "boolean", "timestamp", "date", "json"])
+def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine, type_: Any) -> None:
+    config = {"v": ColumnConfig(type=type_)}
+    sent = parse_records([f'{{"id": "{n:02d}", "v": {value}}}' for n, value in enumerate(ANY_JSON)])
+
+    sql.write(batch(sent), Route(sinks=("main",), columns=config))
+    # A deletion and newer data pass through the conflict clause.
+    sql.write(batch(sent, number=2, at_s=1), Route(sinks=("main",), columns=config))
+    sql.write(batch(sent, number=3, at_s=2, is_deletion=True), Route(sinks=("main",), columns=config))
+
+    expected = [cast_columns(record, config)[0]["v"] for record in sent]
+    found = read_column(database, "v")
+    if type_ == "json":
+        with database.connect() as connection:
+            statement = text('SELECT CAST(v AS text) FROM crm_contacts ORDER BY "_key"')
+            texts = connection.execute(statement).scalars().all()
+        expected = [None if value is None else to_json(value) for value in expected]
+        if database.dialect.name == "sqlite":
+            assert texts == expected
+        # jsonb keeps the type and every digit, and not the spelling.
+        assert [repr(parse_exactly(value)) for value in texts] == [repr(parse_exactly(v)) for v in expected]
+    elif type_ in ("timestamp", "date"):
+        days = [value if isinstance(value, str) else value and value.isoformat() for value in found]
+        assert [day and day[:10] for day in days] == [value and value[:10] for value in expected]
+    else:
+        assert found == expected
+        kinds = {int, bool} if type_ == "boolean" else {type(value) for value in expected}
+        assert {type(value) for value in found} <= kinds | {type(None)}
+
+
+def parse_exactly(document: str | None) -> Any:
+    """JSON with numbers as normalized decimals, so that 1 and "1" and true differ."""
+    if document is None:
+        return None
+    return json.loads(document, parse_float=normalize, parse_int=normalize)
+
+
+def normalize(number: str) -> Decimal:
+    return Decimal(number) + 0 if Decimal(number) == 0 else Decimal(number).normalize()
 
 
 def test_columns_are_added_to_an_existing_table(sql: SqlSink, database: Engine) -> None:

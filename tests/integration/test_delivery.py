@@ -50,7 +50,7 @@ class DeliverySetup:
         self, event: str, payload: str, *, id_: str = "e", created_at: str = "2026-11-24T10:00:00Z"
     ) -> UUID:
         about = json.dumps({"event": event, "id": id_, "created_at": created_at})
-        body = f'{about[:-1]}, "payload": {payload}}}'.encode()
+        body = f'{about[:-1]}, "payload": {payload}}}'.encode(errors="surrogateescape")
         digest = hashlib.sha256(body).digest()
         [receipt] = self.inbox.put([IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body))])
         return receipt.delivery_id
@@ -127,10 +127,11 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(setup: DeliveryS
     with setup.store.engine.connect() as connection:
         assert connection.execute(select(deliveries.c.replaced_characters)).scalar_one() == 2
     rows = setup.rows("crm_contacts")
-    assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
-    assert rows["nul\ufffd"]["lone"] == "\ufffd"
+    assert {"ok-1", "ok-2"} < set(rows)
+    [replaced] = [record for record in rows.values() if record.get("id") == "nul\ufffd"]
+    assert replaced["lone"] == "\ufffd"
     assert rows["ok-2"]["name"] == "😀"
-    assert sum(key.startswith("sha256:") for key in rows) == 2
+    assert sum(key.startswith("sha256:") for key in rows) == 3
     with setup.store.engine.connect() as connection:
         dead = {row.ordinal: (row.reason, row.raw) for row in connection.execute(select(dead_records))}
     assert dead == {
@@ -367,6 +368,39 @@ def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Databa
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 2, 0)]
     for opened in (setup, corrected):
         opened.sinks.close()
+
+
+def test_ids_keep_the_difference_of_their_replaced_characters(setup: DeliverySetup) -> None:
+    ids = (r"a\u0000", r"a\ud800", "a\ufffd", "a\udcff", "a")
+    records = ", ".join(f'{{"id": "{id_}"}}' for id_ in ids)
+
+    first = setup.deliver("sync_job_run:record", batch(f"[{records}]"))
+    second = setup.deliver("sync_job_run:record", batch(f"[{records}]"), id_="again")
+
+    assert setup.state(first) == setup.state(second) == ("settled", "", 5)
+    assert len(setup.rows("crm_contacts")) == 5
+    assert {"a", "a\ufffd"} < set(setup.rows("crm_contacts"))
+
+
+def test_an_account_with_a_replaced_character_is_not_taken_for_another(
+    store: Database, store_url: str
+) -> None:
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), account="tenant"),))
+    records = ", ".join(
+        f'{{"id": "1", "tenant": "{tenant}"}}' for tenant in ("t\ufffd", r"t\u0000", "t\udcff")
+    )
+
+    delivery = setup.deliver(
+        "sync_job_run:record",
+        f'{{"resource": "crm/contacts", "method": "list", "sync_job_run_id": "r", "records": [{records}]}}',
+    )
+
+    assert setup.state(delivery) == ("settled", "", 3)
+    with store.engine.connect() as connection:
+        assert connection.execute(text('SELECT "_account" FROM crm_contacts')).scalars().all() == ["t\ufffd"]
+        dead = connection.execute(select(dead_records.c.ordinal, dead_records.c.reason)).all()
+    assert sorted(map(tuple, dead)) == [(1, "no_account"), (2, "no_account")]
+    setup.sinks.close()
 
 
 def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:

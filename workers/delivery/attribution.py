@@ -130,7 +130,10 @@ def attribute_records(
     accounts = {
         ordinal: account
         for ordinal, value in parsed.records
-        if (account := read_id(find_value(value, path))) and len(account) <= MAX_NAME_CHARS
+        if (account := read_id(find_value(value, path)))
+        and len(account) <= MAX_NAME_CHARS
+        # Two accounts that differ only in a replaced character must not become one.
+        and not ("\ufffd" in account and ordinal in parsed.originals)
     }
     if not accounts:
         return attributed, parsed

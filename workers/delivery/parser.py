@@ -22,6 +22,7 @@ class ParsedDelivery:
     resource, method: matched by routes; the entity and action of an event without them.
     has_records: whether the event is a kind that carries records. records: (ordinal, value) of readable ones.
     reason: why the delivery is quarantined, else "". replaced_characters: characters that became U+FFFD.
+    originals: as in RecordBatch.
     accounts: by ordinal, if the records name their accounts; else all records belong to the delivery's.
     body: decompressed. payload_is_record: as in `read_records`.
     """
@@ -36,6 +37,7 @@ class ParsedDelivery:
     reason: str = ""
     is_deletion: bool = False
     replaced_characters: int = 0
+    originals: Mapping[int, str] = field(default_factory=dict)
     accounts: Mapping[int, str] = field(default_factory=dict)
     body: bytes = b""
     payload_is_record: bool = False
@@ -101,6 +103,7 @@ def parse_delivery(delivery: Delivery, body: bytes, *, now: datetime) -> ParsedD
         run=run,
         is_deletion=envelope.event == "record:deleted",
         replaced_characters=batch.replaced_characters,
+        originals=batch.originals,
         body=body,
         payload_is_record=payload_is_record,
     )

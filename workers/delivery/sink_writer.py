@@ -145,7 +145,7 @@ def _build_batches(delivery: Delivery, parsed: ParsedDelivery) -> list[Batch]:
     by_account: dict[str, list[Record]] = {} if parsed.accounts else {own_account: []}
     for ordinal, value in parsed.records:
         account = parsed.accounts.get(ordinal, own_account)
-        by_account.setdefault(account, []).append(Record(ordinal, value))
+        by_account.setdefault(account, []).append(Record(ordinal, value, parsed.originals.get(ordinal, "")))
     return [
         Batch(
             delivery_id=delivery.id,
