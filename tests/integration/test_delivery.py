@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto.events import read_envelope
+from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
 
 EVERYTHING = (Route(sinks=("main",)),)
@@ -401,6 +403,43 @@ def test_an_account_with_a_replaced_character_is_not_taken_for_another(
         dead = connection.execute(select(dead_records.c.ordinal, dead_records.c.reason)).all()
     assert sorted(map(tuple, dead)) == [(1, "no_account"), (2, "no_account")]
     setup.sinks.close()
+
+
+def test_a_retyped_column_is_notified_and_its_delivery_is_written_after_the_correction(
+    store: Database, store_url: str
+) -> None:
+    retyped = Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")})
+    before = DeliverySetup(store, store_url, (retyped,))
+    before.deliver("sync_job_run:record", batch('[{"id": "1", "zip": 1}]'))
+    setup = DeliverySetup(
+        store, store_url, (Route(sinks=("main",), columns={"zip": ColumnConfig(type="text")}),)
+    )
+    monitor, now = SinkMonitor(store), datetime.now(UTC)
+
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "2", "zip": "00501"}]'), id_="2")
+    monitor.check_sinks(now=now)
+
+    assert setup.state(delivery) == ("pending", "sink_set_up", 1)
+    [notification] = Notifications(store).list_open("sink.failing")
+    assert notification.payload["reason"] == "sink_set_up"
+    message = notification.payload["message"].lower()
+    is_sqlite = store.dialect.name == "sqlite"
+    assert f"column zip has the type {'integer' if is_sqlite else 'bigint'} instead of text" in message
+    [statement] = re.findall(r"run: (ALTER TABLE .*?;)", notification.payload["message"])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    setup.release()
+    setup.processor.deliver([delivery])
+    monitor.check_sinks(now=now)
+    assert setup.state(delivery) == ("settled", "", 1)
+    assert Notifications(store).list_open("sink.failing") == []
+    with store.engine.connect() as connection:
+        assert (
+            connection.execute(text("SELECT zip FROM crm_contacts WHERE \"_key\" = '2'")).scalar_one()
+            == "00501"
+        )
+    for opened in (before, setup):
+        opened.sinks.close()
 
 
 def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:
