@@ -106,8 +106,8 @@ class Dialect(ABC):
         """Whether the session may add a column to a table."""
 
     @abstractmethod
-    def can_read(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> bool:
-        """Whether the database reads a row that is not written to a table."""
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Read a row as the sink's own types, without a table; raises the database's error."""
 
     @abstractmethod
     def classify_error(self, error: DBAPIError) -> ErrorAction:

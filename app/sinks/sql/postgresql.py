@@ -96,15 +96,10 @@ class PostgreSQL(Dialect):
         parameters = {**dict.fromkeys(names), "rows": "[]"}
         connection.exec_driver_sql(self._build_upsert(table, columns, is_deletion=False), parameters)
 
-    def can_read(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> bool:
-        """Read a row as the types of the sink, in a savepoint."""
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Read the row from its JSON."""
         statement = f"SELECT count(*) FROM {self._build_recordset(columns)}"  # noqa: S608  # quoted names only
-        try:
-            with connection.begin_nested():
-                connection.exec_driver_sql(statement, {"rows": _encode_rows([row])})
-        except DBAPIError:
-            return False
-        return True
+        connection.exec_driver_sql(statement, {"rows": _encode_rows([row])})
 
     def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
         """Read the catalog."""

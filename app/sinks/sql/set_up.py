@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.config.routes import ColumnConfig
 from app.database.diagnosis import diagnose, read_error_code
+from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect, quote
 
 
@@ -91,9 +92,9 @@ def find_table_problems(
     return TableProblems(types=types, addable=addable)
 
 
-def describe_table_problems(table: str, problems: Sequence[TableProblem]) -> str:
-    """Return the problems of a table in one line."""
-    return f"table {table} has the wrong columns or rights: {' '.join(map(str, problems))}"
+def refuse_table(table: str, problems: Sequence[TableProblem]) -> SinkRefused:
+    """Return the error of a table with these problems."""
+    return SinkRefused("sink_set_up", f"table {table} does not fit: {' '.join(map(str, problems))}")
 
 
 def _describe_error(error: DBAPIError, table: str, role: str | None) -> TableProblem:

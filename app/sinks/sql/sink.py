@@ -15,7 +15,7 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
-from app.sinks.sql.set_up import TableProblem, TableProblems, describe_table_problems, find_table_problems
+from app.sinks.sql.set_up import TableProblem, TableProblems, find_table_problems, refuse_table
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
@@ -77,13 +77,24 @@ class SqlSink:
                 raise
         rejected: list[RejectedRecord] = []
         with self._engine.begin() as connection:
-            self._write_halves(connection, target, rows, rejected)
+            problems = find_table_problems(connection, self._dialect, target.table, target.columns)
+            if problems.blocking:
+                raise refuse_table(target.table, problems.blocking)
+            self._write_halves(connection, target, rows, problems.types, rejected)
         return rejected
 
     def _write_halves(
-        self, connection: Connection, target: WriteTarget, rows: Sequence[Row], rejected: list[RejectedRecord]
+        self,
+        connection: Connection,
+        target: WriteTarget,
+        rows: Sequence[Row],
+        types: Sequence[TableProblem],
+        rejected: list[RejectedRecord],
     ) -> None:
-        """Write rows; halve them if they fail together, until the rejected ones stand alone."""
+        """Write rows; halve them if they fail together, until the rejected ones stand alone.
+
+        types: the columns of the table that have another type than the sink's.
+        """
         try:
             with connection.begin_nested():
                 self._dialect.upsert(connection, target, rows)
@@ -91,11 +102,14 @@ class SqlSink:
             if self._dialect.classify_error(error) != "split":
                 raise
             if len(rows) == 1:
+                # If the database reads the row without the table, the types of the table are the cause.
+                if (
+                    types
+                    and self._dialect.is_value_error(error)
+                    and self._can_read(connection, target, rows[0])
+                ):
+                    raise refuse_table(target.table, types) from error
                 # The database's message may quote the record: report only its code.
-                if problems := self._find_cause(connection, target, rows[0], error):
-                    raise SinkRefused(
-                        "sink_set_up", describe_table_problems(target.table, problems)
-                    ) from error
                 code = getattr(error.orig, "sqlstate", None) or "constraint"
                 message = f"the database rejected the record ({code})"
                 reason = self._dialect.find_rejection_reason(error)
@@ -103,17 +117,15 @@ class SqlSink:
                 return
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                self._write_halves(connection, target, half, rejected)
+                self._write_halves(connection, target, half, types, rejected)
 
-    def _find_cause(
-        self, connection: Connection, target: WriteTarget, row: Row, error: DBAPIError
-    ) -> Sequence[TableProblem]:
-        """Return the problems of the table that reject a row; none if the row itself is the cause."""
-        problems = find_table_problems(connection, self._dialect, target.table, target.columns)
-        if problems.blocking or not problems.types or not self._dialect.is_value_error(error):
-            return problems.blocking
-        # If the database reads the row without the table, the types of the table are the cause.
-        return problems.types if self._dialect.can_read(connection, target.columns, row) else ()
+    def _can_read(self, connection: Connection, target: WriteTarget, row: Row) -> bool:
+        try:
+            with connection.begin_nested():
+                self._dialect.read_row(connection, target.columns, row)
+        except DBAPIError:
+            return False
+        return True
 
     @contextmanager
     def _translate_errors(self, target: WriteTarget | None = None) -> Iterator[None]:
@@ -128,22 +140,23 @@ class SqlSink:
             self._tables.clear_cache()
             raise self._translate_error(error, target) from error
         except (SQLAlchemyError, UnicodeError) as error:
-            raise SinkUnavailable(self._describe_failure(error)) from error
+            raise self._describe_failure(error) from error
 
     def _translate_error(self, error: DBAPIError, target: WriteTarget | None) -> SinkUnavailable:
         failure = self._describe_failure(error)
         if error.connection_invalidated or self._dialect.classify_error(error) != "refuse":
-            return SinkUnavailable(failure)
+            return failure
         problems = self._inspect_table(target) if target else TableProblems()
         if target and problems.blocking:
-            return SinkRefused("sink_set_up", describe_table_problems(target.table, problems.blocking))
+            return refuse_table(target.table, problems.blocking)
         # A column was dropped: the retry adds it again.
-        return SinkUnavailable(failure) if problems.addable else SinkRefused("sink_set_up", failure)
+        return failure if problems.addable else SinkRefused("sink_set_up", str(failure))
 
     def _inspect_table(self, target: WriteTarget) -> TableProblems:
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
             return find_table_problems(connection, self._dialect, target.table, target.columns)
         return TableProblems()
 
-    def _describe_failure(self, error: Exception) -> str:
-        return f"the sink's database failed: {diagnose_for(error, self._engine, schema=self._schema)}"
+    def _describe_failure(self, error: Exception) -> SinkUnavailable:
+        diagnosis = diagnose_for(error, self._engine, schema=self._schema)
+        return SinkUnavailable(f"the sink's database failed: {diagnosis}")

@@ -106,14 +106,8 @@ class SQLite(Dialect):
         """Return True: SQLite has no owners."""
         return True
 
-    def can_read(
-        self,
-        connection: Connection,  # noqa: ARG002  # see Dialect
-        columns: Mapping[str, ColumnConfig],  # noqa: ARG002
-        row: Row,  # noqa: ARG002
-    ) -> bool:
-        """Return True: SQLite takes every value of a row."""
-        return True
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Do nothing: SQLite reads every value."""
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Classify by SQLite's error name."""

@@ -10,7 +10,7 @@ from app.config.routes import ColumnConfig, Route
 from app.database.provision import create_schema
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
-from app.sinks.sql.set_up import describe_table_problems, find_table_problems
+from app.sinks.sql.set_up import find_table_problems, refuse_table
 
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
@@ -67,7 +67,7 @@ class SinkTables:
                 if column not in existing_columns:
                     connection.exec_driver_sql(self._dialect.build_add_column(name, column, column_type))
             if problems := find_table_problems(connection, self._dialect, name, columns).blocking:
-                raise SinkRefused("sink_set_up", describe_table_problems(name, problems))
+                raise refuse_table(name, problems)
         self._ready_tables.add(table_key)
 
     def list_tables(self) -> dict[str, str]:
