@@ -790,8 +790,10 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
 ) -> None:
     sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
     sink.write(batch([{"id": "1"}]), WIDE)
+    if change.startswith("ADD COLUMN name"):
+        execute(engine, "ALTER TABLE crm_contacts DROP COLUMN name")
     if change.startswith("ADD"):
-        execute(engine, "ALTER TABLE crm_contacts DROP COLUMN name", "DELETE FROM crm_contacts")
+        execute(engine, "DELETE FROM crm_contacts")
     execute(engine, f"ALTER TABLE crm_contacts {change}")
     if restarted:
         sink.close()
@@ -901,15 +903,32 @@ def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
         "$$ BEGIN IF NEW.name = 'bad' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$",
         "CREATE TRIGGER check_name BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION check_name()",
     )
-    tiny = parse_records(['{"id": "4", "x": 1e-20000}'])
+    # The owner's trigger fills a column.
+    execute(
+        engine,
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.filled = 1; IF NEW.name = 'null' THEN NEW.j = NULL; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER fill BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION fill()",
+        "DELETE FROM crm_contacts",
+        "ALTER TABLE crm_contacts ADD COLUMN filled integer NOT NULL, ALTER COLUMN j SET NOT NULL",
+    )
+    tiny = parse_records(['{"id": "4", "x": 1e-20000, "j": 1}'])
 
-    sent = [{"id": "1", "n": 1}, {"id": "2", "n": 11}, {"id": "3", "name": "bad"}, *tiny, {"id": "5", "n": 5}]
+    sent = [
+        {"id": "1", "n": 1, "j": 1},
+        {"id": "2", "n": 11, "j": 1},
+        {"id": "3", "name": "bad", "j": 1},
+        *tiny,
+        {"id": "5", "n": 5, "j": 1},
+        {"id": "6", "name": "null", "j": 1},
+    ]
     written = sink.write(batch(sent, number=2), WIDE)
 
     assert [(r.ordinal, r.reason) for r in written.rejected] == [
         (1, "constraint"),
         (2, "constraint"),
         (3, "number_out_of_range"),
+        (5, "constraint"),
     ]
     assert sorted(values(engine)) == ["1", "5"]
     sink.close()
@@ -932,6 +951,32 @@ def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_
     assert read_column(engine, "zip") == [None, "00501"]
     sink.close()
     engine.dispose()
+
+
+def test_a_column_of_sqlite_that_needs_a_value_waits_for_its_correction(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sink.db"
+    sink, engine = SqlSink(url), open_engine(url)
+    sink.write(batch([]), ROUTE)
+    [(created,)] = read_all(engine, "SELECT sql FROM sqlite_master WHERE name = 'crm_contacts'")
+    execute(
+        engine,
+        "DROP TABLE crm_contacts",
+        created.replace('"_account" TEXT', '"Extra" INTEGER NOT NULL, "_account" TEXT'),
+    )
+
+    for _ in range(2):
+        with pytest.raises(SinkRefused, match="column extra is NOT NULL without a default") as refusal:
+            sink.write(batch([{"id": "1"}]), ROUTE)
+
+    execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    assert sink.write(batch([{"id": "1"}]), ROUTE).written == 1
+    sink.close()
+    engine.dispose()
+
+
+def read_all(engine: Engine, statement: str) -> Sequence[Any]:
+    with engine.begin() as connection:
+        return connection.execute(text(statement)).all()
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,10 @@ class Dialect(ABC):
         """Whether a value does not fit the type of its column."""
 
     @abstractmethod
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Return the column whose NOT NULL rejects a row; "" for another error."""
+
+    @abstractmethod
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return a short stable code for the rejection of a record."""
 

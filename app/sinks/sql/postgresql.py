@@ -168,6 +168,12 @@ class PostgreSQL(Dialect):
         """Whether the SQLSTATE is of class 22."""
         return (getattr(error.orig, "sqlstate", None) or "").startswith("22")
 
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Read the name that the server reports beside its message."""
+        if getattr(error.orig, "sqlstate", None) != "23502":
+            return ""
+        return getattr(getattr(error.orig, "diag", None), "column_name", None) or ""
+
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return the code for a SQLSTATE."""
         state = getattr(error.orig, "sqlstate", None) or ""

@@ -135,6 +135,7 @@ def _inspect_table(
         yield SetUpProblem(table, problem, correction, is_blocking=True)
         return
     found = find_table_problems(connection, dialect, table, route.columns)
-    for is_blocking, problems in ((True, found.blocking), (False, found.types)):
-        for problem, correction in problems:
-            yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking)
+    for problem, correction in found.blocking:
+        yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
+    for problem, correction in (*found.types, *found.unfilled.values()):
+        yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=False)

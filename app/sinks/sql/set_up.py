@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -29,11 +29,13 @@ class TableProblems:
     """Problems of one table.
 
     blocking: no row can be written, or its values would change. types: columns of a type that the database
-    converts to, and that may round, cut or reject single values. addable: missing columns that the sink adds.
+    converts to, and that may round, cut or reject single values. unfilled: by name, columns that need a value
+    from a trigger, because the sink writes none. addable: missing columns that the sink adds.
     """
 
     blocking: Sequence[TableProblem] = ()
     types: Sequence[TableProblem] = ()
+    unfilled: Mapping[str, TableProblem] = field(default_factory=dict)
     addable: Sequence[str] = ()
 
 
@@ -56,17 +58,19 @@ def find_table_problems(
         for name in missing
         if name not in addable
     ]
+    unfilled = {
+        name: TableProblem(
+            f"column {name} is NOT NULL without a default, and the sink does not fill it",
+            f"run: {dialect.build_fill_advice(table, name)}",
+        )
+        for name, column in existing.items()
+        if name not in wanted and column.needs_value
+    }
     types, changes_values = [], False
     for name, column in existing.items():
         if name not in wanted:
-            if column.needs_value:
-                blocking.append(
-                    TableProblem(
-                        f"column {name} is NOT NULL without a default, and the sink does not fill it",
-                        f"run: {dialect.build_fill_advice(table, name)}",
-                    )
-                )
-        elif column.is_generated:
+            continue
+        if column.is_generated:
             blocking.append(TableProblem(f"column {name} is generated", "make it an ordinary column"))
         elif column.type.lower() != wanted[name].lower():
             correct = "correct `columns` in its route, or run" if name in columns else "run"
@@ -79,7 +83,7 @@ def find_table_problems(
             )
             changes_values |= dialect.changes_values(column.type, wanted[name])
     if blocking or changes_values:
-        return TableProblems([*blocking, *types], addable=addable)
+        return TableProblems([*blocking, *types], [], unfilled, addable)
     present = {name: column for name, column in columns.items() if name in existing}
     try:
         with connection.begin_nested():
@@ -88,8 +92,8 @@ def find_table_problems(
         if dialect.classify_error(error) != "refuse":
             raise
         role = connection.engine.url.username
-        return TableProblems(types or [_describe_error(error, table, role)], addable=addable)
-    return TableProblems(types=types, addable=addable)
+        return TableProblems(types or [_describe_error(error, table, role)], [], unfilled, addable)
+    return TableProblems([], types, unfilled, addable)
 
 
 def refuse_table(table: str, problems: Sequence[TableProblem]) -> SinkRefused:

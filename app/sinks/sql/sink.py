@@ -80,7 +80,7 @@ class SqlSink:
             problems = find_table_problems(connection, self._dialect, target.table, target.columns)
             if problems.blocking:
                 raise refuse_table(target.table, problems.blocking)
-            self._write_halves(connection, target, rows, problems.types, rejected)
+            self._write_halves(connection, target, rows, problems, rejected)
         return rejected
 
     def _write_halves(
@@ -88,13 +88,10 @@ class SqlSink:
         connection: Connection,
         target: WriteTarget,
         rows: Sequence[Row],
-        types: Sequence[TableProblem],
+        problems: TableProblems,
         rejected: list[RejectedRecord],
     ) -> None:
-        """Write rows; halve them if they fail together, until the rejected ones stand alone.
-
-        types: the columns of the table that have another type than the sink's.
-        """
+        """Write rows; halve them if they fail together, until the rejected ones stand alone."""
         try:
             with connection.begin_nested():
                 self._dialect.upsert(connection, target, rows)
@@ -102,13 +99,8 @@ class SqlSink:
             if self._dialect.classify_error(error) != "split":
                 raise
             if len(rows) == 1:
-                # If the database reads the row without the table, the types of the table are the cause.
-                if (
-                    types
-                    and self._dialect.is_value_error(error)
-                    and self._can_read(connection, target, rows[0])
-                ):
-                    raise refuse_table(target.table, types) from error
+                if causes := self._find_causes(connection, target, rows[0], error, problems):
+                    raise refuse_table(target.table, causes) from error
                 # The database's message may quote the record: report only its code.
                 code = getattr(error.orig, "sqlstate", None) or "constraint"
                 message = f"the database rejected the record ({code})"
@@ -117,7 +109,22 @@ class SqlSink:
                 return
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                self._write_halves(connection, target, half, types, rejected)
+                self._write_halves(connection, target, half, problems, rejected)
+
+    def _find_causes(
+        self,
+        connection: Connection,
+        target: WriteTarget,
+        row: Row,
+        error: DBAPIError,
+        problems: TableProblems,
+    ) -> Sequence[TableProblem]:
+        """Return the problems of the table that reject a row; none if the row itself is the cause."""
+        if column := self._dialect.find_null_column(error):
+            return [problems.unfilled[column]] if column in problems.unfilled else ()
+        # If the database reads the row without the table, the types of the table are the cause.
+        is_type_error = problems.types and self._dialect.is_value_error(error)
+        return problems.types if is_type_error and self._can_read(connection, target, row) else ()
 
     def _can_read(self, connection: Connection, target: WriteTarget, row: Row) -> bool:
         try:
@@ -144,13 +151,18 @@ class SqlSink:
 
     def _translate_error(self, error: DBAPIError, target: WriteTarget | None) -> SinkUnavailable:
         failure = self._describe_failure(error)
-        if error.connection_invalidated or self._dialect.classify_error(error) != "refuse":
+        action = "retry" if error.connection_invalidated else self._dialect.classify_error(error)
+        if target and action == "recreate":
+            return SinkUnavailable(f"table {target.table} was dropped; the next attempt creates it again")
+        if action != "refuse":
             return failure
         problems = self._inspect_table(target) if target else TableProblems()
         if target and problems.blocking:
             return refuse_table(target.table, problems.blocking)
-        # A column was dropped: the retry adds it again.
-        return failure if problems.addable else SinkRefused("sink_set_up", str(failure))
+        if target and problems.addable:
+            names = ", ".join(problems.addable)
+            return SinkUnavailable(f"table {target.table} lacks {names}; the next attempt adds the columns")
+        return SinkRefused("sink_set_up", str(failure))
 
     def _inspect_table(self, target: WriteTarget) -> TableProblems:
         with suppress(SQLAlchemyError), self._engine.connect() as connection:

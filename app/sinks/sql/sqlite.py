@@ -122,6 +122,11 @@ class SQLite(Dialect):
         """Whether the table is STRICT and the value has another type."""
         return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_DATATYPE"
 
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Read the name at the end of the message, such as "NOT NULL constraint failed: contacts.name"."""
+        is_null = getattr(error.orig, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_NOTNULL"
+        return str(error.orig).rpartition(".")[2].lower() if is_null else ""
+
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return the code for SQLite's error name."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
@@ -131,7 +136,7 @@ class SQLite(Dialect):
 def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, source: str, is_deletion: bool) -> str:
     names = ", ".join(map(quote, list_column_names(columns)))
     conflict = build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
-    return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"  # quoted names only
+    return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"
 
 
 def _find_affinity(column_type: str) -> str:

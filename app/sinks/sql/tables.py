@@ -79,8 +79,8 @@ class SinkTables:
                 if self._dialect.find_relation_kind(connection, name) in _TABLE_KINDS
             }
 
-    def check_name(self, connection: Connection, name: str, resource: str) -> None:
-        """Raise SinkRefused if a table's name is not free for a resource."""
+    def check_name(self, connection: Connection, name: str, resource: str) -> bool:
+        """Return whether a table's name is a resource's already; raise SinkRefused if it is not free."""
         correction = f"set another `table` for {resource} in its route"
         if name.startswith(_RESERVED_PREFIXES):
             raise SinkRefused("table_reserved", f"table {name}: the name is reserved; {correction}")
@@ -100,6 +100,7 @@ class SinkTables:
             )
         if owner not in (None, resource):
             raise SinkRefused("table_collision", f"table {name} belongs to {owner}; {correction}")
+        return owner is not None
 
     def clear_cache(self) -> None:
         """Check every table again before its next write."""
@@ -109,12 +110,9 @@ class SinkTables:
         connection.exec_driver_sql(
             f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
         )
-        self.check_name(connection, name, resource)
-        insert = (
-            f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource) "  # noqa: S608
-            "ON CONFLICT DO NOTHING"
-        )
-        connection.execute(text(insert), {"name": name, "resource": resource})
+        if not self.check_name(connection, name, resource):
+            insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
+            connection.execute(text(insert), {"name": name, "resource": resource})
 
     def _read_registry(self, connection: Connection) -> dict[str, str]:
         if not self._dialect.find_relation_kind(connection, _REGISTRY):
