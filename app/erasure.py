@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from app.clock import utc_now
 from app.config.load import Config
 from app.database.engine import Database, open_database
-from app.errors import QueueUnavailable, SinkRefused, SinkUnavailable
+from app.errors import QueueUnavailable, SinkUnavailable
 from app.plural import format_count
 from app.redis.connection import connect_redis
 from app.redis.queue import UNNAMED
@@ -128,7 +128,7 @@ class Erasure:
             report.unreached.pop(place, None)
             try:
                 report.add_counts({place: action(self._sinks.open(name))})
-            except (SinkUnavailable, SinkRefused) as error:
+            except SinkUnavailable as error:
                 report.unreached[place] = str(error)
 
     def _report_without_account(self, report: ErasureReport) -> None:

@@ -13,12 +13,12 @@ RapidBridgeError
  │   ├─ Overloaded               too many large bodies at once
  │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
  │   ├─ SinkUnavailable          a sink cannot be reached, is busy or reported a deadlock
+ │   │   └─ SinkRefused            a sink rejects every batch until a person corrects it: a column, a right, …
  │   ├─ TrutoUnavailable         Truto's API cannot be reached, is busy or fails
  │   └─ SubscriberUnavailable    a notification's subscriber cannot be reached, is busy or fails
  ├─ PermanentError             do not retry: keep it, count it, show it
  │   ├─ BodyPruned               the body was deleted by retention or by an erasure
  │   ├─ UnreadableDelivery       the body is signed, but is no event this code can read
- │   ├─ SinkRefused              a sink rejects the whole batch: a column is missing, a permission, …
  │   └─ SubscriberGone           a notification's subscriber answered 410: send it nothing more
  ├─ TrutoRefused               Truto's API rejects the request; the same request will fail again
  └─ ConfigError                refuse to start; `problems` lists all invalid settings and routes
@@ -102,6 +102,17 @@ class SinkUnavailable(TransientError):
         self.is_batch_timeout = is_batch_timeout
 
 
+class SinkRefused(SinkUnavailable):
+    """A sink that rejects every batch until a person corrects its table, its rights, its disk or its route.
+
+    reason: a stable code for counting.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class TrutoUnavailable(TransientError):
     """Truto's API cannot be reached, limits the rate, or fails.
 
@@ -133,10 +144,6 @@ class BodyPruned(PermanentError):
 
 class UnreadableDelivery(PermanentError):
     """A signed body that is not JSON, is not an object, or has no event name."""
-
-
-class SinkRefused(PermanentError):
-    """A sink rejects a whole batch because of its configuration: permissions, table or columns."""
 
 
 class SubscriberGone(PermanentError):

@@ -34,8 +34,8 @@ def build_checks(
         "redis": lambda: check_redis(settings),
         "workers": lambda: check_workers(config),
     }
-    for name, sink_config in config.routes.sinks.items():
-        checks[f"sink {name}"] = partial(check_sink, name, sink_config)
+    for name in config.routes.sinks:
+        checks[f"sink {name}"] = partial(check_sink, name, config.routes)
     checks["truto"] = lambda: check_truto(settings)
     if receiver_url is not None:
         generated_secret = WebhookSecret(development_secret) if development_secret else None

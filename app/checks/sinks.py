@@ -1,17 +1,19 @@
-"""Check of a sink's reachability and permissions; writes nothing."""
+"""Check of a sink's reachability, permissions and tables; writes nothing."""
 
 from collections.abc import Iterator
 
-from app.checks.check_result import CheckResult, fail, ok
+from app.checks.check_result import CheckResult, fail, ok, warn
 from app.checks.disk import evaluate_free_space, read_free_bytes
-from app.config.routes import FilesSinkConfig, SinkConfig
+from app.config.routes import FilesSinkConfig, Routes
 from app.database.engine import redact_url
 from app.errors import SinkUnavailable
-from app.sinks.probe import probe_sink
+from app.sinks.probe import find_set_up_problems, probe_sink
+from app.sinks.sql.probe import SetUpProblem
 
 
-def check_sink(name: str, sink_config: SinkConfig) -> Iterator[CheckResult]:
-    """Check whether a sink could be written to now."""
+def check_sink(name: str, routes: Routes) -> Iterator[CheckResult]:
+    """Check whether a sink could be written to now, and whether its tables fit the routes."""
+    sink_config = routes.sinks[name]
     component = f"sink {name}"
     shown_url = sink_config.url if isinstance(sink_config, FilesSinkConfig) else redact_url(sink_config.url)
     try:
@@ -19,10 +21,20 @@ def check_sink(name: str, sink_config: SinkConfig) -> Iterator[CheckResult]:
     except SinkUnavailable as error:
         advice = (
             f"Repair the sink, or correct [sinks.{name}] in the routes file. "
-            "Its deliveries are retried for about a day."
+            "Its deliveries are retried for about three days."
         )
         yield fail(component, "writable", f"{shown_url}: {error}", advice)
         return
     yield ok(component, "writable", shown_url)
     if folder is not None:
         yield evaluate_free_space(component, read_free_bytes(folder))
+    for problem in find_set_up_problems(name, routes):
+        yield evaluate_set_up_problem(component, problem)
+
+
+def evaluate_set_up_problem(component: str, problem: SetUpProblem) -> CheckResult:
+    """Return the result for a table that does not fit its route."""
+    advice = f"{problem.correction[:1].upper()}{problem.correction[1:]}"
+    if problem.is_blocking:
+        return fail(component, "table", f"{problem.problem}: its deliveries wait", advice)
+    return warn(component, "table", f"{problem.problem}: values may be rejected or rounded", advice)

@@ -184,7 +184,8 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     """Return the result for a sink with deliveries that it has not accepted yet."""
     deliveries = format_count(sink.deliveries, "delivery")
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
-    advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
+    reason = f"{sink.reason}: {sink.message}" if sink.message else sink.reason or "the log has the reason"
+    advice = f"Repair the sink; its deliveries are then retried. Reason: {reason}"
     return fail(_COMPONENT, "failing", message, advice)
 
 

@@ -16,6 +16,7 @@ from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.other_spools import OtherSpools
 from workers.background.retention import Pruner
+from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
 from workers.delivery.processor import format_worker_name, make_worker_token
 
@@ -44,6 +45,7 @@ def worker(number: int | None) -> None:
     sweeper.start()
     OtherSpools(database, redis, settings).start()
     Monitor(database, config, spool).start()
+    SetUpMonitor(config.routes).start()
     NotificationDispatcher(database, config.routes.notify).start()
     Pruner(database, settings.retention_days).start()
     with Supervisor() as supervisor:

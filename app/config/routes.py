@@ -118,6 +118,11 @@ class Route(_StrictModel):
         )
 
 
+def has_wildcard(pattern: str) -> bool:
+    """Whether a pattern of a route may match several names."""
+    return any(mark in pattern for mark in "*?[")
+
+
 class WebhookConfig(_StrictModel):
     """A webhook whose events all belong to one integrated account."""
 

@@ -19,6 +19,7 @@ from app.config.routes import (
     RunRule,
     SqlSinkConfig,
     WebhookConfig,
+    has_wildcard,
 )
 from app.errors import ConfigError
 
@@ -115,6 +116,8 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
 _SINK_TYPES = ("sql", "files")
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
 _SECRET_KEYS = ("url", "secret")
+# Source: https://www.postgresql.org/docs/current/ddl-system-columns.html
+_SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"}
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
     "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
@@ -205,7 +208,7 @@ def _find_table_collisions(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         for sink in route.sinks if route.table else ():
             owner = owners.setdefault((sink, route.table), route.resource)
-            if owner != route.resource or _is_pattern(route.resource):
+            if owner != route.resource or has_wildcard(route.resource):
                 yield (
                     f"[[routes]] {number}, table: {route.table} in sink {sink} would mix several resources; "
                     "give each resource its own route and table, or remove `table`."
@@ -216,6 +219,15 @@ def _find_reserved_columns(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
         if "data" in route.columns:
             yield f"[[routes]] {number}, columns: data is reserved for the whole record; use another name."
+        sinks = [routes.sinks[name] for name in route.sinks if name in routes.sinks]
+        if any(isinstance(sink, SqlSinkConfig) and sink.url.startswith("postgres") for sink in sinks):
+            for column in sorted(_SYSTEM_COLUMNS & set(route.columns)):
+                config = route.columns[column]
+                renamed = f'{column}_ = {{ type = "{config.type}", path = "{config.path or column}" }}'
+                yield (
+                    f"[[routes]] {number}, columns: {column} is a system column in PostgreSQL; "
+                    f"use another name: {renamed}"
+                )
 
 
 def _find_unusable_keys(routes: Routes) -> Iterator[str]:
@@ -239,7 +251,3 @@ def _find_duplicate_webhooks(routes: Routes) -> Iterator[str]:
     for number, id_ in enumerate(ids, start=1):
         if id_ in ids[: number - 1]:
             yield f"[[webhooks]] {number}, id: {id_} is used twice; a webhook serves one account, or none."
-
-
-def _is_pattern(text: str) -> bool:
-    return any(mark in text for mark in "*?[")

@@ -67,10 +67,12 @@ def _format_run_stopped(payload: Payload) -> str:
 
 
 def _format_sink_failing(payload: Payload) -> str:
+    message = f" {payload['message']}" if payload.get("message") else ""
     return (
         f"*Sink failing:* {_get_text(payload, 'sink')} since {_get_text(payload, 'since')}: "
         f"{_get_text(payload, 'reason')}. "
         f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waiting."
+        f"{message}"
     )
 
 

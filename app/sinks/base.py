@@ -14,11 +14,13 @@ class Record:
     """One record of a delivery.
 
     ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates, with each
-    decimal as an ExactDecimal.
+    decimal as an ExactDecimal. original: its JSON if characters were replaced in `value`, else "", as in
+    RecordBatch.originals.
     """
 
     ordinal: int
     value: Any
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Sink(Protocol):
     A batch may arrive twice, late, out of order, and from two workers at once. Writing a batch again
     changes nothing, and `write` never replaces a newer version with an older one. When `write` returns, the
     records it counts as written are durable. Records it cannot store are returned as rejected, the rest is
-    written. Raises SinkUnavailable if the same call may succeed later, SinkRefused if it never will.
+    written. Raises SinkUnavailable if the same call may succeed later, SinkRefused if a person has to correct
+    the sink or its route before.
     """
 
     def write(self, batch: Batch, route: Route) -> WriteResult: ...

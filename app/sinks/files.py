@@ -11,14 +11,24 @@ from uuid import uuid4
 
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
+from app.folder_sync import sync_folder
 from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
 from app.truto.records import encode_json
 
 _MAX_NAME_CHARS = 200
-# An operator can fix these without touching a delivery: a full disk, a lost mount.
+# Every other error lasts until a person corrects the folder or its disk.
 # ENOENT: an erasure removed the folder at the same moment.
-_TRANSIENT_ERRNOS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
-_TRANSIENT_ERRNOS |= {errno.EMFILE, errno.ENFILE}
+_TRANSIENT_ERRNOS = {errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_TRANSIENT_ERRNOS |= {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT}
+_ADVICE = {
+    errno.EACCES: "give the worker's user the right to write it",
+    errno.EPERM: "give the worker's user the right to write it",
+    errno.EROFS: "mount it writable",
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "raise its quota, or free space",
+    errno.ENOTDIR: "a part of its path is a file: correct `url` of the sink",
+    errno.ENAMETOOLONG: "its path is too long: set a shorter `url` of the sink",
+}
 
 
 class FilesSink:
@@ -89,12 +99,7 @@ class FilesSink:
             file.flush()
             os.fsync(file.fileno())
         temporary_file.replace(folder / f"{name}.jsonl")
-        # Sync the folder: only then is the rename durable.
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
 
 
 def _build_file_name(batch: Batch) -> str:
@@ -123,7 +128,8 @@ def _translate_errors() -> Iterator[None]:
         yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "OSError")
-        message = f"the sink's folder cannot be written ({code})"
+        advice = _ADVICE.get(error.errno or 0, "check `url` of the sink, its disk and its mount")
+        message = f"the sink's folder cannot be written ({code}); {advice}"
         if error.errno in _TRANSIENT_ERRNOS:
             raise SinkUnavailable(message) from error
         raise SinkRefused("sink_set_up", message) from error

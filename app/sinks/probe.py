@@ -4,9 +4,10 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from app.config.routes import FilesSinkConfig, SinkConfig
+from app.config.routes import FilesSinkConfig, Routes, SinkConfig
 from app.errors import SinkUnavailable
-from app.sinks.sql.probe import probe_database
+from app.sinks.sql import probe as sql_probe
+from app.sinks.sql.probe import SetUpProblem
 
 
 def probe_sink(config: SinkConfig) -> Path | None:
@@ -17,8 +18,17 @@ def probe_sink(config: SinkConfig) -> Path | None:
     if isinstance(config, FilesSinkConfig):
         return probe_folder(Path(unquote(urlsplit(config.url).path)))
     # SQLite writes a log next to its file.
-    folder = probe_database(config.url, schema=config.database_schema)
+    folder = sql_probe.probe_database(config.url, schema=config.database_schema)
     return probe_folder(folder) if folder else None
+
+
+def find_set_up_problems(name: str, routes: Routes) -> list[SetUpProblem]:
+    """Compare the tables of a SQL sink with the routes that write to it; raises SinkUnavailable."""
+    config = routes.sinks[name]
+    if isinstance(config, FilesSinkConfig):
+        return []
+    writing = [route for route in routes.routes if name in route.sinks]
+    return sql_probe.find_set_up_problems(config.url, writing, schema=config.database_schema)
 
 
 def probe_folder(folder: Path) -> Path:

@@ -18,6 +18,7 @@ import structlog
 
 from app.database.engine import Database
 from app.errors import ArchiveUnavailable
+from app.folder_sync import sync_folder
 from app.store.compression import decompress
 from app.store.delivery_export import ExportedDelivery, read_stored_deliveries, write_line
 from app.store.models import PrunableDelivery
@@ -71,7 +72,7 @@ class Archive:
             missing_ids = [delivery.id for delivery in chunk if delivery.id not in archived_before]
             if new := read_stored_deliveries(database, missing_ids):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                _fsync(self._root)
+                sync_folder(self._root)
                 written = _write_file(
                     folder / _build_file_name(first, last, [delivery.id for delivery in new]), new
                 )
@@ -100,16 +101,8 @@ def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
         os.fsync(file.fileno())
     temporary.replace(path)
     # A rename is durable once its folder is synced.
-    _fsync(path.parent)
+    sync_folder(path.parent)
     return written
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _build_file_name(first: datetime, last: datetime, ids: Sequence[UUID]) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_,
 from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.models import DeliveryState, SinkOutcomeState
-from app.store.reasons import RECORD, Reason
+from app.store.reasons import RECORD, SET_UP_REASONS, Reason
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 FAILED_STATES = (
@@ -213,23 +213,23 @@ def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]
 
 @dataclass(frozen=True, slots=True)
 class FailingSink:
-    """A sink with deliveries to retry. since: the oldest was received. reason: of one of them."""
+    """A sink with deliveries to retry. since: the oldest was received.
+
+    reason, message: of most of them; a reason that a person has to correct comes first.
+    """
 
     sink: str
     since: datetime
     reason: str
     deliveries: int
+    message: str = ""
 
 
 def find_failing_sinks(database: Database) -> list[FailingSink]:
     """Return the sinks that have deliveries to retry; raises StoreUnavailable."""
+    cause = (sink_outcomes.c.sink, sink_outcomes.c.reason, sink_outcomes.c.message)
     statement = (
-        select(
-            sink_outcomes.c.sink,
-            func.min(deliveries.c.received_at),
-            func.max(sink_outcomes.c.reason),
-            func.count(),
-        )
+        select(*cause, func.min(deliveries.c.received_at).label("since"), func.count().label("number"))
         .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
         # A delivery that became dead keeps its last outcome, and is not retried.
         .where(
@@ -237,7 +237,18 @@ def find_failing_sinks(database: Database) -> list[FailingSink]:
             sink_outcomes.c.reason != Reason.BATCH_TIMEOUT,
             deliveries.c.settled_at.is_(None),
         )
-        .group_by(sink_outcomes.c.sink)
-        .order_by(sink_outcomes.c.sink)
+        .group_by(*cause)
+        .order_by(
+            sink_outcomes.c.sink,
+            sink_outcomes.c.reason.in_(SET_UP_REASONS).desc(),
+            func.count().desc(),
+            sink_outcomes.c.message,
+        )
     )
-    return [FailingSink(*row) for row in database.read(statement)]
+    failing: dict[str, FailingSink] = {}
+    for row in database.read(statement):
+        first = failing.setdefault(row.sink, FailingSink(row.sink, row.since, row.reason, 0, row.message))
+        failing[row.sink] = replace(
+            first, since=min(first.since, row.since), deliveries=first.deliveries + row.number
+        )
+    return list(failing.values())

@@ -18,7 +18,7 @@ RECORD = "record"
 
 _REPLAY = "then replay the delivery"
 _REPLAY_RECORDS = "then replay the dead records"
-_FIX_TABLE = f"set another `table` in its route, {_REPLAY}"
+_FIX_TABLE = "set another `table` in its route; if the delivery is dead, replay it afterwards"
 _DISCARD_BODY = "inspect the body, then discard the delivery"
 _DISCARD_RECORDS = "inspect the records, then discard them"
 
@@ -99,8 +99,8 @@ class Reason(StrEnum):
     SINK_SET_UP = (
         "sink_set_up",
         "sink",
-        "the tables or the rights of a sink do not fit",
-        f"correct the sink, {_REPLAY}",
+        "a sink rejects every delivery until its tables, its rights or its disk are corrected",
+        "correct the sink; if the delivery is dead, replay it afterwards",
     )
     TABLE_RESERVED = "table_reserved", "sink", "the table belongs to the receiver itself", _FIX_TABLE
     TABLE_TAKEN = "table_taken", "sink", "the table was created by another program", _FIX_TABLE
@@ -137,6 +137,8 @@ class Reason(StrEnum):
     )
 
 
+# A sink rejects every delivery until a person corrects the sink or the routes file.
+SET_UP_REASONS = (Reason.SINK_SET_UP, Reason.TABLE_RESERVED, Reason.TABLE_TAKEN, Reason.TABLE_COLLISION)
 _REASONS: dict[str, Reason] = {reason.value: reason for reason in Reason}
 _STATE_EXPLANATIONS = {
     DeliveryState.PENDING: Explanation(
@@ -186,6 +188,8 @@ def explain(state: str, reason: str) -> Explanation:
         if reason_code is None:
             return Explanation("a sink rejected the records", _DISCARD_RECORDS)
         return _RECORD_EXPLANATIONS.get(reason_code, reason_code.explanation)
+    if reason_code in SET_UP_REASONS and state == DeliveryState.PENDING:
+        return reason_code.explanation
     if reason_code is None or state in _STATES_WITHOUT_REASON:
         return _STATE_EXPLANATIONS[DeliveryState(state)]
     return reason_code.explanation

@@ -1,7 +1,11 @@
 """The contract of every sink: whole batches, exactly once, never backwards."""
 
 import contextlib
+import errno
 import json
+import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +28,8 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
-from app.sinks.sql.keys import hash_record
+from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.keys import hash_record, to_json
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
 from app.truto.records import read_records
@@ -420,6 +425,46 @@ def test_records_without_a_key_that_differ_in_the_last_digit_are_two_rows(
     assert len(values(database)) == 2
 
 
+UNSTORABLE_IDS = [
+    *(r'"a\u0000"', r'"a\ud800"', r'"a\udfff"', r'"a\uDFFF\ud800"', '"a\ufffd"', '"a\ufffd\ufffd"', '"a"'),
+    # Invalid UTF-8, and the escape of the surrogate by which Python spells it.
+    *('"a\udcff"', '"a\udcfe"', r'"a\udcff"', '"a\udcff\udcff"', r'"a\udcff\udcfe"', '"\udcff"'),
+    # Over the length of a key.
+    *(f'"{"x" * 600}{end}"' for end in (r"\u0000", r"\ud800", "\ufffd", "\udcff")),
+    *("12345678901234567.1", "12345678901234567.2", "12345678901234567", '"12345678901234567.3"'),
+]
+
+
+@pytest.mark.parametrize(
+    "template", ['{"id": ID}', '{"value": ID}', "ID", '{"id": {"id": ID}}', '{"ids": [ID]}']
+)
+@pytest.mark.parametrize("path", ["id", "value", "id.id", "ids.0", ""])
+def test_ids_that_differ_in_an_unstorable_character_are_different_rows(
+    sql: SqlSink, database: Engine, template: str, path: str
+) -> None:
+    route = Route(sinks=("main",), key=path, non_object="wrap")
+    items = ", ".join(template.replace("ID", id_) for id_ in UNSTORABLE_IDS)
+    body = f'{{"event": "e", "payload": {{"records": [{items}]}}}}'.encode(errors="surrogateescape")
+    read = read_records(body)
+    assert read
+    records = [Record(ordinal, value, read.originals.get(ordinal, "")) for ordinal, value in read.records]
+
+    for _ in range(2):
+        written = sql.write(replace(batch([]), records=records), route)
+
+    assert (written.written, written.rejected) == (len(UNSTORABLE_IDS), [])
+    assert len(values(database)) == len(UNSTORABLE_IDS)
+    assert max(len(key.encode()) for key in values(database)) <= 512
+
+
+def test_an_unstorable_character_outside_the_key_leaves_the_key(sql: SqlSink, database: Engine) -> None:
+    record = parse_records([r'{"id": "1", "name": "a\u0000"}'])[0]
+
+    sql.write(replace(batch([]), records=[Record(0, record, r'{"id": "1", "name": "a\u0000"}')]), ROUTE)
+
+    assert values(database) == {"1": {"id": "1", "name": "a\ufffd"}}
+
+
 @pytest.mark.parametrize("number", ["0.1", "1.10", "12.0", "1E5", "0.92156863212585449", "-0.0"])
 def test_a_decimal_keeps_the_hash_of_its_float(number: str) -> None:
     [record] = parse_records([f'{{"n": {number}}}'])
@@ -553,6 +598,74 @@ def test_typed_columns_hold_fitting_values_and_name_the_others(sql: SqlSink, dat
     }
 
 
+ANY_JSON = [
+    '"1"',
+    '"007"',
+    '"1e5"',
+    '"true"',
+    '"null"',
+    '""',
+    "1",
+    "0",
+    "-0.0",
+    "1.10",
+    "1e5",
+    "true",
+    "false",
+]
+ANY_JSON += [
+    "null",
+    "[]",
+    "{}",
+    '["1", 1, true]',
+    '{"a": "1"}',
+    "12345678901234567.1",
+    "18446744073709551616",
+]
+ANY_JSON += ['"2026-11-24"', '"2026-11-24T12:00:00Z"', "9007199254740993", '"\\ud83d\\ude42"']
+
+
+@pytest.mark.parametrize("type_", ["text", "integer", "number", "boolean", "timestamp", "date", "json"])
+def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine, type_: Any) -> None:
+    config = {"v": ColumnConfig(type=type_)}
+    sent = parse_records([f'{{"id": "{n:02d}", "v": {value}}}' for n, value in enumerate(ANY_JSON)])
+
+    sql.write(batch(sent), Route(sinks=("main",), columns=config))
+    # A deletion and newer data pass through the conflict clause.
+    sql.write(batch(sent, number=2, at_s=1), Route(sinks=("main",), columns=config))
+    sql.write(batch(sent, number=3, at_s=2, is_deletion=True), Route(sinks=("main",), columns=config))
+
+    expected = [cast_columns(record, config)[0]["v"] for record in sent]
+    found = read_column(database, "v")
+    if type_ == "json":
+        with database.connect() as connection:
+            statement = text('SELECT CAST(v AS text) FROM crm_contacts ORDER BY "_key"')
+            texts = connection.execute(statement).scalars().all()
+        expected = [None if value is None else to_json(value) for value in expected]
+        if database.dialect.name == "sqlite":
+            assert texts == expected
+        # jsonb keeps the type and every digit, and not the spelling.
+        assert [repr(parse_exactly(value)) for value in texts] == [repr(parse_exactly(v)) for v in expected]
+    elif type_ in ("timestamp", "date"):
+        days = [value if isinstance(value, str) else value and value.isoformat() for value in found]
+        assert [day and day[:10] for day in days] == [value and value[:10] for value in expected]
+    else:
+        assert found == expected
+        kinds = {int, bool} if type_ == "boolean" else {type(value) for value in expected}
+        assert {type(value) for value in found} <= kinds | {type(None)}
+
+
+def parse_exactly(document: str | None) -> Any:
+    """JSON with numbers as normalized decimals, so that 1 and "1" and true differ."""
+    if document is None:
+        return None
+    return json.loads(document, parse_float=normalize, parse_int=normalize)
+
+
+def normalize(number: str) -> Decimal:
+    return Decimal(number) + 0 if Decimal(number) == 0 else Decimal(number).normalize()
+
+
 def test_columns_are_added_to_an_existing_table(sql: SqlSink, database: Engine) -> None:
     sql.write(batch([{"id": "1", "n": 1}]), ROUTE)
 
@@ -638,8 +751,282 @@ def test_a_changed_table_is_an_error_with_its_reason(sql: SqlSink, database: Eng
     with database.engine.begin() as connection:
         connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
 
-    with pytest.raises(SinkRefused, match="wrong columns"):
+    with pytest.raises(SinkRefused, match="table crm_contacts does not fit: column _job is missing"):
         sql.write(batch([{"id": "2"}]), ROUTE)
+
+
+WIDE = Route(
+    sinks=("main",),
+    columns={
+        "name": ColumnConfig(type="text"),
+        "n": ColumnConfig(type="number"),
+        "j": ColumnConfig(type="json"),
+    },
+)
+WIDE_RECORD = {"id": "2", "name": "twelve characters", "n": 70000.5, "j": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "correction"),
+    [
+        ("ALTER COLUMN name TYPE integer USING 0", ("name", "integer", "text"), ""),
+        ("ALTER COLUMN name TYPE varchar(5) USING ''", ("name", "character varying(5)", "text"), ""),
+        ("ALTER COLUMN name TYPE uuid USING NULL", ("name", "uuid", "text"), ""),
+        ("ALTER COLUMN n TYPE smallint USING 0", ("n", "smallint", "double precision"), ""),
+        ("ALTER COLUMN n TYPE numeric(4,2) USING 0", ("n", "numeric(4,2)", "double precision"), ""),
+        ("ALTER COLUMN n TYPE boolean USING true", ("n", "boolean", "double precision"), "DROP COLUMN n"),
+        ("ALTER COLUMN j TYPE integer USING 0", ("j", "integer", "jsonb"), ""),
+        ("ALTER COLUMN j TYPE text[] USING NULL", ("j", "text[]", "jsonb"), ""),
+        ('ALTER COLUMN "data" TYPE json', ("data", "json", "jsonb"), ""),
+        ("ADD COLUMN extra integer NOT NULL", ("extra", "NOT NULL"), ""),
+        ('DROP COLUMN "_job"', ("_job", "missing"), ""),
+        ("DROP CONSTRAINT crm_contacts_pkey", ("primary key",), ""),
+        ("ADD COLUMN name text GENERATED ALWAYS AS ('x') STORED", ("name", "generated"), "DROP COLUMN name"),
+    ],
+)
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
+    postgres_url: str, change: str, named: Sequence[str], correction: str, *, restarted: bool
+) -> None:
+    sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
+    sink.write(batch([{"id": "1"}]), WIDE)
+    if change.startswith("ADD COLUMN name"):
+        execute(engine, "ALTER TABLE crm_contacts DROP COLUMN name")
+    if change.startswith("ADD"):
+        execute(engine, "DELETE FROM crm_contacts")
+    execute(engine, f"ALTER TABLE crm_contacts {change}")
+    if restarted:
+        sink.close()
+        sink = SqlSink(postgres_url)
+
+    for _ in range(2):
+        with pytest.raises(SinkRefused) as refusal:
+            sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE)
+        assert refusal.value.reason == "sink_set_up"
+        assert all(name in str(refusal.value) for name in ("table crm_contacts", *named))
+        assert set(values(engine)) <= {"1"}
+
+    if correction:
+        execute(engine, f"ALTER TABLE crm_contacts {correction}")
+    else:
+        # The statement of the message.
+        execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    assert sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE).rejected == []
+    assert values(engine)["2"] == WIDE_RECORD
+    sink.close()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("change", "correction", "named"),
+    [
+        ("REVOKE UPDATE ON crm_contacts FROM writer", "", "the role lacks a right"),
+        ("REVOKE ALL ON crm_contacts FROM writer", "", "the role lacks a right"),
+        ("ALTER TABLE crm_contacts DROP COLUMN name", "", "column name is missing"),
+        (
+            "ALTER TABLE crm_contacts ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE crm_contacts DISABLE ROW LEVEL SECURITY",
+            "the role lacks a right",
+        ),
+        (
+            "REVOKE CREATE ON SCHEMA public FROM writer",
+            "GRANT CREATE ON SCHEMA public TO writer",
+            "the role lacks a right",
+        ),
+    ],
+)
+def test_a_missing_right_waits_for_its_grant(
+    postgres_url: str, change: str, correction: str, named: str
+) -> None:
+    engine = open_engine(postgres_url)
+    execute(engine, "DROP ROLE IF EXISTS writer", "CREATE ROLE writer LOGIN")
+    try:
+        execute(engine, "GRANT ALL ON SCHEMA public TO writer")
+        owner, sink = SqlSink(postgres_url), SqlSink(postgres_url.replace("postgres@", "writer@"))
+        owner.write(batch([{"id": "1"}]), WIDE)
+        execute(engine, "GRANT ALL ON ALL TABLES IN SCHEMA public TO writer", change)
+
+        with pytest.raises(SinkRefused, match=named) as refusal:
+            sink.write(batch([WIDE_RECORD], number=2), WIDE)
+
+        assert refusal.value.reason == "sink_set_up"
+        execute(
+            engine,
+            *([correction] if correction else re.findall(r": ((?:ALTER|GRANT) .*?;)", str(refusal.value))),
+        )
+        assert sink.write(batch([WIDE_RECORD], number=2), WIDE).rejected == []
+        owner.close()
+        sink.close()
+    finally:
+        execute(engine, "DROP OWNED BY writer", "DROP ROLE writer")
+        engine.dispose()
+
+
+def test_a_dropped_column_is_added_again(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), WIDE)
+    execute(database, "ALTER TABLE crm_contacts DROP COLUMN name")
+
+    with pytest.raises(SinkUnavailable) as failure:
+        sql.write(batch([WIDE_RECORD], number=2), WIDE)
+
+    assert not isinstance(failure.value, SinkRefused)
+    assert sql.write(batch([WIDE_RECORD], number=2), WIDE).written == 1
+    assert read_column(database, "name") == [None, "twelve characters"]
+
+
+def test_a_view_in_place_of_the_table_is_written_or_named(sql: SqlSink, database: Engine) -> None:
+    sql.write(batch([{"id": "1"}]), WIDE)
+    execute(
+        database,
+        "ALTER TABLE crm_contacts RENAME TO real_contacts",
+        "CREATE VIEW crm_contacts AS SELECT * FROM real_contacts",
+    )
+
+    for number in (2, 3):
+        if database.dialect.name == "postgresql":
+            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+            continue
+        with pytest.raises(SinkRefused, match=r"table crm_contacts .* it is no ordinary table"):
+            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+
+
+def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
+    postgres_url: str,
+) -> None:
+    sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
+    sink.write(batch([{"id": "1"}]), WIDE)
+    # Types of the owner's choice do not make a record's own fault one of the table.
+    execute(
+        engine,
+        "ALTER TABLE crm_contacts ADD CHECK (n < 10), ALTER COLUMN name TYPE varchar(99)",
+        "CREATE FUNCTION check_name() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.name = 'bad' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER check_name BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION check_name()",
+    )
+    # The owner's trigger fills a column.
+    execute(
+        engine,
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.filled = 1; IF NEW.name = 'null' THEN NEW.j = NULL; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER fill BEFORE INSERT ON crm_contacts FOR EACH ROW EXECUTE FUNCTION fill()",
+        "DELETE FROM crm_contacts",
+        "ALTER TABLE crm_contacts ADD COLUMN filled integer NOT NULL, ALTER COLUMN j SET NOT NULL",
+    )
+    tiny = parse_records(['{"id": "4", "x": 1e-20000, "j": 1}'])
+
+    sent = [
+        {"id": "1", "n": 1, "j": 1},
+        {"id": "2", "n": 11, "j": 1},
+        {"id": "3", "name": "bad", "j": 1},
+        *tiny,
+        {"id": "5", "n": 5, "j": 1},
+        {"id": "6", "name": "null", "j": 1},
+    ]
+    written = sink.write(batch(sent, number=2), WIDE)
+
+    assert [(r.ordinal, r.reason) for r in written.rejected] == [
+        (1, "constraint"),
+        (2, "constraint"),
+        (3, "number_out_of_range"),
+        (5, "constraint"),
+    ]
+    assert sorted(values(engine)) == ["1", "5"]
+    sink.close()
+    engine.dispose()
+
+
+def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sink.db"
+    sink, engine = SqlSink(url), open_engine(url)
+    sink.write(
+        batch([{"id": "1", "zip": 12}]), Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")})
+    )
+    as_text = Route(sinks=("main",), columns={"zip": ColumnConfig(type="text")})
+
+    with pytest.raises(SinkRefused, match="column zip has the type INTEGER instead of TEXT") as refusal:
+        sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+
+    execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+    assert read_column(engine, "zip") == [None, "00501"]
+    sink.close()
+    engine.dispose()
+
+
+def test_a_column_of_sqlite_that_needs_a_value_waits_for_its_correction(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sink.db"
+    sink, engine = SqlSink(url), open_engine(url)
+    sink.write(batch([]), ROUTE)
+    [(created,)] = read_all(engine, "SELECT sql FROM sqlite_master WHERE name = 'crm_contacts'")
+    execute(
+        engine,
+        "DROP TABLE crm_contacts",
+        created.replace('"_account" TEXT', '"Extra" INTEGER NOT NULL, "_account" TEXT'),
+    )
+
+    for _ in range(2):
+        with pytest.raises(SinkRefused, match="column extra is NOT NULL without a default") as refusal:
+            sink.write(batch([{"id": "1"}]), ROUTE)
+
+    execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
+    assert sink.write(batch([{"id": "1"}]), ROUTE).written == 1
+    sink.close()
+    engine.dispose()
+
+
+def read_all(engine: Engine, statement: str) -> Sequence[Any]:
+    with engine.begin() as connection:
+        return connection.execute(text(statement)).all()
+
+
+@pytest.mark.parametrize(
+    ("relation", "kind"),
+    [
+        ("INDEX theirs ON base (id)", "index"),
+        ("VIEW theirs AS SELECT * FROM base", "view"),
+        ("SEQUENCE theirs", "sequence"),
+        ("MATERIALIZED VIEW theirs AS SELECT * FROM base", "view"),
+        ("TYPE theirs AS (id integer)", "type"),
+        ("TYPE theirs AS ENUM ('a')", "type"),
+        ("DOMAIN theirs AS integer", "type"),
+        ("FOREIGN DATA WRAPPER none", ""),
+    ],
+)
+def test_a_name_that_something_else_has_is_refused_with_its_kind(
+    sql: SqlSink, database: Engine, relation: str, kind: str
+) -> None:
+    if database.dialect.name == "sqlite" and kind not in ("index", "view"):
+        pytest.skip("SQLite has no such things")
+    if "MATERIALIZED" in relation and database.dialect.name == "sqlite":
+        pytest.skip("SQLite has no such things")
+    execute(database, "CREATE TABLE base (id integer)", f"CREATE {relation}")
+
+    def write(route: Route) -> int:
+        return sql.write(batch([{"id": "1"}], resource="theirs"), route).written
+
+    for _ in range(2) if kind else ():
+        with pytest.raises(SinkRefused, match=f"the database has an? {kind} of this name") as refusal:
+            write(ROUTE)
+        assert refusal.value.reason == "table_taken"
+    assert write(Route(sinks=("main",), table="ours")) == 1
+
+
+def test_a_resource_named_like_the_index_of_another_is_refused_by_name(
+    sql: SqlSink, database: Engine
+) -> None:
+    sql.write(batch([{"id": "1"}]), ROUTE)
+
+    if database.dialect.name == "postgresql":
+        with pytest.raises(SinkRefused, match="set another `table` for crm/contacts_pkey"):
+            sql.write(batch([{"id": "1"}], resource="crm/contacts_pkey"), ROUTE)
+    for resource in ("sqlite_autoindex_crm_contacts_1", "pg_catalog"):
+        assert sql.write(batch([{"id": "1"}], resource=resource), ROUTE).written == 1
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 def test_a_missing_database_is_unavailable(tmp_path: Path) -> None:
@@ -837,5 +1224,55 @@ def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Pat
 def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(SinkRefused, match="ENOTDIR"):
+    with pytest.raises(SinkRefused, match="ENOTDIR") as refusal:
         FilesSink(f"file://{tmp_path}/file/lake").write(batch([{"id": "1"}]), ROUTE)
+
+    assert refusal.value.reason == "sink_set_up"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_a_folder_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # As CIFS and some FUSE file systems answer.
+    fail_fsync(monkeypatch, code, of_folders=True)
+
+    assert FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE).written == 1
+
+    assert read_files(tmp_path) == [{"id": "1"}]
+
+
+@pytest.mark.parametrize("of_folders", [True, False])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (errno.EIO, SinkUnavailable),
+        (errno.ESTALE, SinkUnavailable),
+        *[(code, SinkRefused) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)],
+    ],
+)
+def test_a_failing_disk_never_counts_as_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    error: type[SinkUnavailable],
+    *,
+    of_folders: bool,
+) -> None:
+    fail_fsync(monkeypatch, code, of_folders=of_folders)
+
+    with pytest.raises(error, match=errno.errorcode[code]) as failure:
+        FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE)
+
+    assert type(failure.value) is error
+
+
+def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlS
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.registry import SinkRegistry
+from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
@@ -26,6 +28,7 @@ from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto.events import read_envelope
 from app.truto.runs import RecordCounts, read_resource_stats
+from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
 
 EVERYTHING = (Route(sinks=("main",)),)
@@ -60,6 +63,11 @@ class DeliverySetup:
         delivery_id = self.put(event, payload, **about)
         self.processor.deliver([delivery_id])
         return delivery_id
+
+    def release(self) -> None:
+        """End all leases, as after the backoff."""
+        with self.store.engine.begin() as connection:
+            connection.execute(deliveries.update().values(leased_until=None))
 
     def state(self, delivery_id: UUID) -> tuple[str, str, int]:
         statement = select(deliveries.c.state, deliveries.c.reason, deliveries.c.records)
@@ -123,10 +131,11 @@ def test_hostile_records_are_kept_apart_and_the_rest_is_written(setup: DeliveryS
     with setup.store.engine.connect() as connection:
         assert connection.execute(select(deliveries.c.replaced_characters)).scalar_one() == 2
     rows = setup.rows("crm_contacts")
-    assert {"ok-1", "nul\ufffd", "ok-2"} < set(rows)
-    assert rows["nul\ufffd"]["lone"] == "\ufffd"
+    assert {"ok-1", "ok-2"} < set(rows)
+    [replaced] = [record for record in rows.values() if record.get("id") == "nul\ufffd"]
+    assert replaced["lone"] == "\ufffd"
     assert rows["ok-2"]["name"] == "😀"
-    assert sum(key.startswith("sha256:") for key in rows) == 2
+    assert sum(key.startswith("sha256:") for key in rows) == 3
     with setup.store.engine.connect() as connection:
         dead = {row.ordinal: (row.reason, row.raw) for row in connection.execute(select(dead_records))}
     assert dead == {
@@ -377,8 +386,7 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     file.unlink()
     # The sink is reachable again, and the backoff is over.
     repaired = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
-    with store.engine.begin() as connection:
-        connection.execute(deliveries.update().values(leased_until=None))
+    repaired.release()
     repaired.processor.deliver([delivery])
     assert setup.state(delivery) == ("settled", "", 1)
     with store.engine.connect() as connection:
@@ -387,14 +395,106 @@ def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     setup.sinks.close()
 
 
-def test_a_delivery_that_its_sink_refuses_is_dead(store: Database, store_url: str) -> None:
+def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Database, store_url: str) -> None:
     setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
+    assert setup.state(delivery) == ("pending", "table_reserved", 2)
+    [failing] = find_failing_sinks(store)
+    assert (failing.sink, failing.reason, failing.deliveries) == ("main", "table_reserved", 1)
+    assert "set another `table`" in failing.message
 
-    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, NaN, {"id": "2"}]'))
+    corrected = DeliverySetup(store, store_url, EVERYTHING)
+    corrected.release()
+    corrected.processor.deliver([delivery])
 
-    assert setup.state(delivery) == ("dead", "table_reserved", 3)
-    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 3, 0, 3)]
-    assert [row.ordinal for row in store.read(select(dead_records))] == [1]
+    assert corrected.state(delivery) == ("settled", "", 2)
+    assert find_failing_sinks(store) == []
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 2, 0)]
+    for opened in (setup, corrected):
+        opened.sinks.close()
+
+
+def test_ids_keep_the_difference_of_their_replaced_characters(setup: DeliverySetup) -> None:
+    ids = (r"a\u0000", r"a\ud800", "a\ufffd", "a\udcff", "a")
+    records = ", ".join(f'{{"id": "{id_}"}}' for id_ in ids)
+
+    first = setup.deliver("sync_job_run:record", batch(f"[{records}]"))
+    second = setup.deliver("sync_job_run:record", batch(f"[{records}]"), id_="again")
+
+    assert setup.state(first) == setup.state(second) == ("settled", "", 5)
+    assert len(setup.rows("crm_contacts")) == 5
+    assert {"a", "a\ufffd"} < set(setup.rows("crm_contacts"))
+
+
+def test_an_account_with_a_replaced_character_is_not_taken_for_another(
+    store: Database, store_url: str
+) -> None:
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), account="tenant"),))
+    records = ", ".join(
+        f'{{"id": "1", "tenant": "{tenant}"}}' for tenant in ("t\ufffd", r"t\u0000", "t\udcff")
+    )
+
+    delivery = setup.deliver(
+        "sync_job_run:record",
+        f'{{"resource": "crm/contacts", "method": "list", "sync_job_run_id": "r", "records": [{records}]}}',
+    )
+
+    assert setup.state(delivery) == ("settled", "", 3)
+    with store.engine.connect() as connection:
+        assert connection.execute(text('SELECT "_account" FROM crm_contacts')).scalars().all() == ["t\ufffd"]
+        dead = connection.execute(select(dead_records.c.ordinal, dead_records.c.reason)).all()
+    assert sorted(map(tuple, dead)) == [(1, "no_account"), (2, "no_account")]
+    setup.sinks.close()
+
+
+def test_a_retyped_column_is_notified_and_its_delivery_is_written_after_the_correction(
+    store: Database, store_url: str
+) -> None:
+    retyped = Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")})
+    before = DeliverySetup(store, store_url, (retyped,))
+    before.deliver("sync_job_run:record", batch('[{"id": "1", "zip": 1}]'))
+    setup = DeliverySetup(
+        store, store_url, (Route(sinks=("main",), columns={"zip": ColumnConfig(type="text")}),)
+    )
+    monitor, now = SinkMonitor(store), datetime.now(UTC)
+
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "2", "zip": "00501"}]'), id_="2")
+    monitor.check_sinks(now=now)
+
+    assert setup.state(delivery) == ("pending", "sink_set_up", 1)
+    [notification] = Notifications(store).list_open("sink.failing")
+    assert notification.payload["reason"] == "sink_set_up"
+    message = notification.payload["message"].lower()
+    is_sqlite = store.dialect.name == "sqlite"
+    assert f"column zip has the type {'integer' if is_sqlite else 'bigint'} instead of text" in message
+    [statement] = re.findall(r"run: (ALTER TABLE .*?;)", notification.payload["message"])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    setup.release()
+    setup.processor.deliver([delivery])
+    monitor.check_sinks(now=now)
+    assert setup.state(delivery) == ("settled", "", 1)
+    assert Notifications(store).list_open("sink.failing") == []
+    with store.engine.connect() as connection:
+        assert (
+            connection.execute(text("SELECT zip FROM crm_contacts WHERE \"_key\" = '2'")).scalar_one()
+            == "00501"
+        )
+    for opened in (before, setup):
+        opened.sinks.close()
+
+
+def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:
+    lake = FilesSinkConfig(type="files", url="file:///%00")
+    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "main")),), lake=lake)
+
+    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+
+    assert setup.state(delivery) == ("pending", "internal_error", 1)
+    assert list(setup.rows("crm_contacts")) == ["1"]
+    [failing] = find_failing_sinks(store)
+    assert (failing.sink, failing.reason) == ("lake", "internal_error")
+    assert "ValueError at " in failing.message
     setup.sinks.close()
 
 

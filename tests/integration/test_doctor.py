@@ -10,15 +10,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from redis import Redis
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_database
+from app.config.routes import ColumnConfig, Route
+from app.database.engine import open_database, open_engine
+from app.sinks.base import Batch, Record
+from app.sinks.sql.sink import SqlSink
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, finished_runs
 from tests.support.fake_receiver import running_receiver
@@ -214,6 +219,64 @@ def test_a_role_without_privileges_is_reported(postgres: PostgresServer, tmp_pat
     assert "5 connections available" in output.message("store", "connections")
     assert "may not write to tables" in closed.message("sink main", "writable")
     assert opened.levels("sink main") == {}
+
+
+def test_columns_that_differ_from_the_routes_are_reported(store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "routes.toml").write_text(
+        """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+[[routes]]
+resource = "crm/*"
+sinks = ["main"]
+columns = { zip = "text", n = "number" }
+[[routes]]
+resource = "theirs"
+sinks = ["main"]
+"""
+    )
+    sink = SqlSink(migrated(store_url))
+    old = Route(
+        sinks=("main",), columns={"zip": ColumnConfig(type="integer"), "n": ColumnConfig(type="integer")}
+    )
+    sink.write(make_batch("crm/contacts", {"id": "1", "zip": 1}), old)
+    sink.close()
+    engine = open_engine(store_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE theirs (id integer)")
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("CREATE INDEX indexed ON theirs (id)")
+    engine.dispose()
+
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=store_url)
+
+    found = {
+        r["message"]: r for r in output.results if (r["component"], r["check"]) == ("sink main", "table")
+    }
+    wrong = next(message for message in found if "column zip" in message)
+    assert "table crm_contacts: column zip has the type" in wrong
+    assert " instead of text" in wrong.lower()
+    assert "ALTER TABLE" in found[wrong]["advice"]
+    assert any("column n has the type" in message for message in found)
+    taken = next(message for message in found if "theirs" in message)
+    assert "was not created by this sink" in taken
+    assert {found[wrong]["level"], found[taken]["level"]} == {"fail"}
+    assert output.code == 1
+
+
+def make_batch(resource: str, *records: Any) -> Batch:
+    return Batch(
+        delivery_id=UUID(int=1),
+        received_at=datetime.now(UTC),
+        version=datetime.now(UTC),
+        resource=resource,
+        method="list",
+        account="a",
+        job="j",
+        run="r",
+        records=[Record(ordinal, value) for ordinal, value in enumerate(records)],
+    )
 
 
 def test_a_read_only_database_is_reported(postgres_url: str, tmp_path: Path) -> None:

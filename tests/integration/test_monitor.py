@@ -11,11 +11,12 @@ from uuid import UUID
 import pytest
 from redis import Redis
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from app.config.load import Config
 from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
-from app.database.engine import Database
+from app.database.engine import Database, open_engine
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -38,6 +39,7 @@ from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_r
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
 from workers.background.monitor import Monitor
+from workers.background.sink_monitor import SetUpMonitor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
@@ -552,6 +554,48 @@ def test_every_long_outage_of_a_sink_is_notified_once(setup: MonitorSetup) -> No
         notification.payload["deliveries"] for notification in setup.list_notifications("sink.failing")
     ] == [1, 1]
     assert setup.list_notifications("sink.failing")[0].payload["sink"] == "lake"
+
+
+def test_a_wrong_set_up_of_a_sink_is_notified_at_once_with_its_message(setup: MonitorSetup) -> None:
+    message = "table crm_contacts: column zip has the type integer instead of text"
+    for number, (reason, text) in enumerate(
+        [("sink_unavailable", "away"), ("sink_unavailable", "away"), ("sink_set_up", message)]
+    ):
+        delivery = setup.receive(name=str(number))
+        failing = SinkOutcome(delivery, "main", SinkOutcomeState.FAILING, 0, 0, reason, text, setup.now)
+        retried = StateChange(delivery, DeliveryState.PENDING, 0, reason, due_at=setup.now)
+        DeliveryResults(setup.store).save([DeliveryResult(retried, outcomes=[failing])], now=setup.now)
+
+    setup.monitor.run_once()
+
+    [notification] = setup.list_notifications("sink.failing")
+    assert notification.payload == {
+        "sink": "main",
+        "reason": "sink_set_up",
+        "message": message,
+        "since": notification.payload["since"],
+        "deliveries": 3,
+    }
+
+
+def test_a_worker_logs_the_tables_that_do_not_fit_once(store_url: str) -> None:
+    sink = SqlSinkConfig(type="sql", url=store_url)
+    route = Route(resource="theirs", sinks=("main",))
+    engine = open_engine(store_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE theirs (id integer)")
+    engine.dispose()
+    monitor = SetUpMonitor(Routes(sinks={"main": sink}, routes=(route,)))
+
+    with capture_logs() as logs:
+        monitor.run_once()
+        monitor.run_once()
+
+    assert [(log["event"], log["sink"], log["log_level"]) for log in logs] == [
+        ("sink.misconfigured", "main", "warning")
+    ]
+    assert logs[0]["problem"] == "table theirs exists and was not created by this sink"
+    assert "set another `table`" in logs[0]["correction"]
 
 
 def test_notifications_of_the_monitor_can_be_fanned_out(setup: MonitorSetup) -> None:

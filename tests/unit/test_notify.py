@@ -107,6 +107,11 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
             "*Sink failing:* lake since 2026-11-24T11:00:00Z: sink_unavailable. 1 delivery waiting.",
         ),
         (
+            "sink.failing",
+            {"sink": "main", "reason": "sink_set_up", "message": "table x", "since": "now", "deliveries": 2},
+            "*Sink failing:* main since now: sink_set_up. 2 deliveries waiting. table x",
+        ),
+        (
             "key.missing",
             {
                 "resource": "crm/contacts",

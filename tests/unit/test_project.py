@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural")
+_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural", "app.folder_sync")
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "app.clock": (),
     "app.plural": (),
     "app.backoff": (),
+    "app.folder_sync": (),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
+
 from app.store.models import Delivery, SinkOutcome
 from app.store.reasons import reason_category
 from app.truto.events import Envelope
@@ -24,7 +26,7 @@ def retry_wait_s(attempts: int, min_wait_s: float = 0.0) -> float:
 
 
 def test_the_backoff_doubles_up_to_ten_minutes() -> None:
-    for attempts in range(1, 150):
+    for attempts in range(1, 600):
         max_wait_s = min(600.0, 2.0**attempts)
         assert all(max_wait_s / 2 <= retry_wait_s(attempts) <= max_wait_s for _ in range(20))
 
@@ -37,10 +39,27 @@ def test_a_retry_waits_as_long_as_the_sink_asks() -> None:
     assert retry_wait_s(1, min_wait_s=90) == 90
 
 
-def test_after_about_a_day_of_retries_a_delivery_is_dead() -> None:
-    change = retry(replace(DELIVERY, attempts=150), NOW, 7, "sink_unavailable")
+@pytest.mark.parametrize(
+    ("reason", "attempts", "days"),
+    [
+        ("internal_error", 150, 0.4),
+        ("out_of_time", 150, 0.4),
+        # Also the shortest waits survive a weekend.
+        ("sink_unavailable", 600, 2),
+        ("sink_set_up", 600, 2),
+        ("table_taken", 600, 2),
+    ],
+)
+def test_a_delivery_is_dead_after_a_day_or_three_days_of_a_failing_sink(
+    reason: str, attempts: int, days: float
+) -> None:
+    change = retry(replace(DELIVERY, attempts=attempts), NOW, 7, reason)
+    last = retry(replace(DELIVERY, attempts=attempts - 1), NOW, 7, reason)
 
-    assert (change.state, change.reason, change.records) == ("dead", "sink_unavailable", 7)
+    assert (change.state, change.reason, change.records) == ("dead", reason, 7)
+    assert last.state == "pending"
+    shortest_s = sum(min(600.0, 2.0**number) / 2 for number in range(1, attempts))
+    assert shortest_s > days * 86_400
 
 
 def test_one_failing_sink_causes_a_retry_and_otherwise_one_dead_sink_a_dead_delivery() -> None:

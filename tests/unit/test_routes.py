@@ -148,6 +148,12 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[routes]]\nsinks = []\nresourc = "x"\n', "[[routes]] 1, resourc: unknown key; did you mean resource?"),
         (f'{SINKS}[[routes]]\nsinks = []\ntable = "T able"\n', "[[routes]] 1, table: invalid name; use lower-case"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{data = "text"}}\n', "[[routes]] 1, columns: data is reserved"),
+        *(
+            ('[sinks.a]\ntype = "sql"\nurl = "postgres://h/d"\n[[routes]]\nsinks = ["a"]\n'
+            f'columns = {{{name} = "text"}}\n', f'[[routes]] 1, columns: {name} is a system column in PostgreSQL; '
+            f'use another name: {name}_ = {{ type = "text", path = "{name}" }}')
+            for name in ("xmin", "xmax", "cmin", "cmax", "ctid", "tableoid")
+        ),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name: invalid name; a column"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: the value is not 'text',"),
         (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with missing_key = \"refuse\" would reject every record;"),

@@ -15,7 +15,7 @@ from app.store.models import Attribution, AttributionSource, Delivery, RunUpdate
 from app.store.unattributed import AttributionRuns, OpenRun
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT, Envelope, read_envelope
 from app.truto.id_places import find_account
-from workers.delivery.parser import ParsedDelivery, find_accounts
+from workers.delivery.parser import ParsedDelivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def attribute_records(
     is_guess = attribution is not None and attribution.account_source == AttributionSource.OPEN_RUN
     if not path or (attributed.delivery.envelope.integrated_account_id and not is_guess):
         return attributed, parsed
-    named = (find_accounts(record_slice.records, path) for record_slice in parsed.read_slices())
+    named = (record_slice.find_accounts(path) for record_slice in parsed.read_slices())
     accounts = set(next(filter(None, named), {}).values())
     if not accounts:
         return attributed, parsed

@@ -37,9 +37,21 @@ class ParsedSlice:
     replaced_characters: int = 0
     accounts: Mapping[int, str] = field(default_factory=dict)
 
+    def find_accounts(self, path: str) -> Mapping[int, str]:
+        """Return the accounts that records name at a path, by ordinal."""
+        originals = self.source.batch.originals
+        return {
+            ordinal: account
+            for ordinal, value in self.records
+            if (account := read_id(find_value(value, path)))
+            and len(account) <= MAX_NAME_CHARS
+            # Two accounts that differ only in a replaced character must not become one.
+            and not ("\ufffd" in account and ordinal in originals)
+        }
+
     def set_accounts(self, path: str, *, delivery_id: UUID, now: datetime) -> "ParsedSlice":
         """Return the slice with the accounts of its records; a record without one is dead."""
-        accounts = find_accounts(self.records, path)
+        accounts = self.find_accounts(path)
         without = [ordinal for ordinal, _ in self.records if ordinal not in accounts]
         raw = self.source.read_raw_records(without)
         message = "names no integrated account"
@@ -134,15 +146,6 @@ class ParsedDelivery:
     def read_first_unreadable(self) -> Sequence[DeadRecord]:
         """Return the unreadable records of the first slice: enough for a delivery that no sink receives."""
         return next((parsed.unreadable for parsed in self.read_slices()), ())
-
-
-def find_accounts(records: Sequence[tuple[int, Any]], path: str) -> Mapping[int, str]:
-    """Return the accounts that records name at a path, by ordinal."""
-    return {
-        ordinal: account
-        for ordinal, value in records
-        if (account := read_id(find_value(value, path))) and len(account) <= MAX_NAME_CHARS
-    }
 
 
 def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> ParsedDelivery:

@@ -6,13 +6,15 @@ from datetime import datetime, timedelta
 
 from app.backoff import compute_backoff_s
 from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
-from app.store.reasons import Reason
+from app.store.reasons import Reason, reason_category
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
 _JITTER = (0.5, 1.0)
 # About a day of retries.
 _MAX_ATTEMPTS = 150
+# About three days: a person has to correct most sinks, and may be away over a weekend.
+_MAX_SINK_ATTEMPTS = 600
 # A delivery that kills its worker each time (out of memory, a crash in a library) is dead soon.
 MAX_LOST_ATTEMPTS = 3
 
@@ -36,11 +38,12 @@ def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
 def retry(
     delivery: Delivery, now: datetime, records: int, reason: str, *, min_wait_s: float = 0.0
 ) -> StateChange:
-    """Reschedule a delivery with backoff; it is dead after about a day.
+    """Reschedule a delivery with backoff; it is dead after about a day, or three days of a failing sink.
 
     min_wait_s: the wait that a sink asked for.
     """
-    if delivery.attempts >= _MAX_ATTEMPTS:
+    max_attempts = _MAX_SINK_ATTEMPTS if reason_category(reason) == "sink" else _MAX_ATTEMPTS
+    if delivery.attempts >= max_attempts:
         return finish(delivery, DeliveryState.DEAD, records, reason)
     backoff_s = compute_backoff_s(
         delivery.attempts, base_s=_FIRST_RETRY_DELAY_S, max_s=_MAX_RETRY_DELAY_S, jitter=_JITTER

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+import structlog
+
 from app.clock import utc_now
 from app.config.routes import Route
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
+from app.logs import locate_error
 from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
@@ -27,6 +30,8 @@ _SINK_TIMEOUT_S = 15.0
 _SHRINK_FACTOR = 4
 # Their text is kept in memory until the job saves it in one transaction.
 MAX_DEAD_RECORDS = 5000
+
+log = structlog.get_logger()
 
 
 class SinkCooldown:
@@ -131,8 +136,8 @@ class SinkWriter:
                 if isinstance(error, SinkUnavailable) and error.is_batch_timeout:
                     write.shrink_batches(len(parsed_slice.records))
                 return write.fail(error, is_sink_failing=self._record_failure(write, error, began=began))
-            except SinkRefused as error:
-                return write.refuse(error)
+            except Exception as error:  # noqa: BLE001  # a bug in one sink must not fail the others
+                return write.fail_internally(error)
             self._cooldown.record_success(name)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
@@ -229,18 +234,22 @@ class _SinkWrite:
 
     def fail(self, error: SinkUnavailable | JobTimeout, *, is_sink_failing: bool) -> SinkAttempt:
         """Return the attempt of a delivery that is retried."""
-        reason = Reason.SINK_UNAVAILABLE if is_sink_failing else Reason.BATCH_TIMEOUT
+        if isinstance(error, SinkRefused):
+            reason = error.reason
+        else:
+            reason = Reason.SINK_UNAVAILABLE if is_sink_failing else Reason.BATCH_TIMEOUT
         return replace(
             self._end(SinkOutcomeState.FAILING, reason, str(error)),
             retry_after_s=error.retry_after_s or 0.0,
             has_timed_out=isinstance(error, JobTimeout),
         )
 
-    def refuse(self, error: SinkRefused) -> SinkAttempt:
-        """Return the attempt of a delivery whose other records the sink never accepts."""
-        attempt = self._end(SinkOutcomeState.DEAD, error.reason, str(error))
-        dead = self._parsed.record_count - attempt.outcome.written
-        return replace(attempt, outcome=replace(attempt.outcome, dead=dead))
+    def fail_internally(self, error: Exception) -> SinkAttempt:
+        """Log an error of this project's code; return the attempt of a delivery that is retried."""
+        # The message may quote a record: store only the place in the code.
+        failure = f"{type(error).__name__} at {locate_error(error)}"
+        log.error("sink.failed", sink=self.outcome.sink, delivery=str(self.delivery.id), error=failure)
+        return self._end(SinkOutcomeState.FAILING, Reason.INTERNAL_ERROR, f"the receiver failed: {failure}")
 
     def skip(self) -> SinkAttempt:
         """Return the attempt of a delivery that the sink already has, or never accepts."""
@@ -266,11 +275,11 @@ class _SinkWrite:
 
 
 def _build_batches(delivery: Delivery, parsed: ParsedDelivery, parsed_slice: ParsedSlice) -> list[Batch]:
-    own_account = delivery.envelope.integrated_account_id
+    own_account, originals = delivery.envelope.integrated_account_id, parsed_slice.source.batch.originals
     by_account: dict[str, list[Record]] = {} if parsed.account_path else {own_account: []}
     for ordinal, value in parsed_slice.records:
         account = parsed_slice.accounts.get(ordinal, own_account)
-        by_account.setdefault(account, []).append(Record(ordinal, value))
+        by_account.setdefault(account, []).append(Record(ordinal, value, originals.get(ordinal, "")))
     return [
         Batch(
             delivery_id=delivery.id,

@@ -12,7 +12,7 @@ from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
 from app.sinks.sql.rows import Row
 
-# The reaction to an error: retry, split the batch, create the table again, or refuse the batch.
+# The reaction to an error: retry, split the batch, create the table again, or wait for a correction.
 ErrorAction = Literal["retry", "split", "recreate", "refuse"]
 
 
@@ -30,6 +30,15 @@ class WriteTarget:
     columns: Mapping[str, ColumnConfig]
 
 
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column of an existing table. needs_value: it is NOT NULL and has no default."""
+
+    type: str
+    needs_value: bool = False
+    is_generated: bool = False
+
+
 class Dialect(ABC):
     """The SQL of one kind of database."""
 
@@ -39,44 +48,102 @@ class Dialect(ABC):
 
     def build_create_table(self, name: str) -> str:
         """Return the statement that creates a table unless it exists."""
-        text, time, collated = self.types["text"], self.types["timestamp"], self.key_collation
-        return (
-            f"CREATE TABLE IF NOT EXISTS {quote(name)} ("
-            f'"_account" {text}{collated} NOT NULL, "_key" {text}{collated} NOT NULL, '
-            f'"data" {self.types["json"]} NOT NULL, '
-            f'"_version" {time} NOT NULL, "_vseq" {text}{collated} NOT NULL, '
-            f'"_job" {text} NOT NULL, "_run" {text} NOT NULL, "_method" {text} NOT NULL, '
-            f'"_deleted_at" {time}, "_first_seen_at" {time} NOT NULL, '
-            f'"_changed_at" {time} NOT NULL, "_written_at" {time} NOT NULL, '
-            f'"_meta" {self.types["json"]}, '
-            'PRIMARY KEY ("_account", "_key"))'
+        columns = ", ".join(
+            f"{self._define_column(column, type_)}{'' if column in _NULLABLE_COLUMNS else ' NOT NULL'}"
+            for column, type_ in self.list_created_columns().items()
         )
+        return f'CREATE TABLE IF NOT EXISTS {quote(name)} ({columns}, PRIMARY KEY ("_account", "_key"))'
+
+    def list_created_columns(self) -> dict[str, str]:
+        """Return the types of the columns that every table is created with."""
+        return {name: self.types[kind] for name, kind in _CREATED_COLUMNS.items()}
 
     def list_added_columns(self, columns: Mapping[str, ColumnConfig]) -> dict[str, str]:
         """Return the types of the columns that a table may lack: newer ones of its own, and the route's."""
         return {
             "_data_version": self.types["timestamp"],
-            "_data_vseq": self.types["text"] + self.key_collation,
+            "_data_vseq": self.types["text"],
             **{name: self.types[column.type] for name, column in columns.items()},
         }
 
     def build_add_column(self, table: str, column: str, column_type: str) -> str:
         """Return the statement that adds a column."""
-        return f"ALTER TABLE {quote(table)} ADD COLUMN {quote(column)} {column_type}"
+        return f"ALTER TABLE {quote(table)} ADD COLUMN {self._define_column(column, column_type)}"
+
+    def _define_column(self, name: str, column_type: str) -> str:
+        return f"{quote(name)} {column_type}{self.key_collation if name in _COLLATED_COLUMNS else ''}"
 
     @abstractmethod
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Insert rows, or update older ones, in one statement."""
 
     @abstractmethod
+    def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:
+        """Prepare the statement of `upsert` without writing a row; raises the database's error."""
+
+    @abstractmethod
+    def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
+        """Return the columns of a table; none if it does not exist."""
+
+    @abstractmethod
+    def find_relation_kind(self, connection: Connection, name: str) -> str:
+        """Return the kind of the table, view, index, … with a name; "" if the name is free."""
+
+    @abstractmethod
+    def changes_values(self, found_type: str, wanted_type: str) -> bool:
+        """Whether a column of one type silently changes the values of another."""
+
+    @abstractmethod
+    def build_retype_advice(self, table: str, column: str, column_type: str) -> str:
+        """Return the advice for a column of the wrong type, with a statement to run."""
+
+    @abstractmethod
+    def build_fill_advice(self, table: str, column: str) -> str:
+        """Return the statement for a column that the sink does not fill and that takes no NULL."""
+
+    @abstractmethod
+    def may_alter(self, connection: Connection, table: str) -> bool:
+        """Whether the session may add a column to a table."""
+
+    @abstractmethod
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Read a row as the sink's own types, without a table; raises the database's error."""
+
+    @abstractmethod
     def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Return the reaction to an error."""
+
+    @abstractmethod
+    def is_value_error(self, error: DBAPIError) -> bool:
+        """Whether a value does not fit the type of its column."""
+
+    @abstractmethod
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Return the column whose NOT NULL rejects a row; "" for another error."""
 
     @abstractmethod
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return a short stable code for the rejection of a record."""
 
 
+_CREATED_COLUMNS = {
+    "_account": "text",
+    "_key": "text",
+    "data": "json",
+    "_version": "timestamp",
+    "_vseq": "text",
+    "_job": "text",
+    "_run": "text",
+    "_method": "text",
+    "_deleted_at": "timestamp",
+    "_first_seen_at": "timestamp",
+    "_changed_at": "timestamp",
+    "_written_at": "timestamp",
+    "_meta": "json",
+}
+_NULLABLE_COLUMNS = ("_deleted_at", "_meta")
+# Compared by bytes, in every locale.
+_COLLATED_COLUMNS = ("_account", "_key", "_vseq", "_data_vseq")
 _VERSION_COLUMNS = ("_version", "_vseq", "_job", "_run", "_method")
 _RECORD_COLUMNS = ("_account", "_key", "data", *_VERSION_COLUMNS, "_deleted_at")
 _TRACKING_COLUMNS = ("_first_seen_at", "_changed_at", "_written_at", "_meta")

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.sinks.base import Record
 from app.truto.record_path import find_value
-from app.truto.records import ExactDecimal, decimal_text, encode_json
+from app.truto.records import ExactDecimal, decimal_text, decode_json, encode_json
 
 # An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
 _MAX_KEY_BYTES = 512
+# Invalid bytes of a text that was decoded with "surrogateescape".
+_INVALID_BYTE = re.compile("[\udc80-\udcff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def to_json(value: Any) -> str:
@@ -70,6 +74,24 @@ def has_key(records: Sequence[Record], path: str) -> bool | None:
 def hash_record(record: Any) -> str:
     """Return "sha256:" and the hash of a record's canonical JSON: equal records have equal keys."""
     return _hash_bytes(_encode_canonical(record).encode())
+
+
+def hash_original(original: str, path: str, *, is_wrapped: bool) -> str | None:
+    """Return a hash of the value at a path as it was sent; None if none of its characters was replaced.
+
+    original: the JSON of a record, as in Record. path: "" for the whole record. is_wrapped: the record is the
+    member `value` of an object.
+    """
+    # Twice: an invalid byte is read as the same surrogate as its escape, and differs in the second text.
+    values = []
+    for text in (original, _INVALID_BYTE.sub("\ufffd", original)):
+        record = {"value": decode_json(text)} if is_wrapped else decode_json(text)
+        values.append(find_value(record, path) if path else record)
+    if path and not (isinstance(values[0], str) and _UNSTORABLE.search(values[0])):
+        return None
+    encoded = [_encode_canonical(value).encode(errors="surrogatepass") for value in values]
+    # The byte is no UTF-8, so that no text and no other record has this hash.
+    return _hash_bytes(b"\xff".join([b"", *encoded]))
 
 
 def _hash_bytes(encoded: bytes) -> str:

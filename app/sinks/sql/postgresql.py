@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from app.clock import utc_now
+from app.config.routes import ColumnConfig
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
+    TableColumn,
     WriteTarget,
     build_conflict_clause,
     list_column_names,
@@ -18,9 +20,43 @@ from app.sinks.sql.dialect import (
 from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
 
-# States of class 42 (a faulty statement) that another attempt, or a grant, mends: a missing right, a prepared
-# statement that a pooler mixed up, and a schema, table or column that another worker created first.
-_TRANSIENT_STATES = ("42501", "42P05", "42P06", "42P07", "42701")
+# States of class 42 (a faulty statement) that another attempt mends: a prepared statement that a pooler mixed
+# up, and a schema, table or column that another worker created first.
+_TRANSIENT_STATES = ("42P05", "42P06", "42P07", "42701")
+# Errors of the table that another attempt repeats: a feature or an object of another kind than a table, such
+# as a view; a generated column; an unknown type.
+_SET_UP_STATES = ("0A000", "428C9", "55000", "54011")
+# Raised by a person's trigger, or by the condition of a person's view.
+_CHECK_STATES = ("P0001", "44000")
+_RELATION_KINDS = {
+    "i": "index",
+    "I": "index",
+    "S": "sequence",
+    "v": "view",
+    "m": "view",
+    "c": "type",
+    "t": "type",
+}
+_READ_COLUMNS = text(
+    """
+    SELECT attname AS name, format_type(atttypid, atttypmod) AS type,
+      attnotnull AND NOT atthasdef AND attidentity = '' AS needs_value, attgenerated <> '' AS is_generated
+    FROM pg_attribute
+    WHERE attrelid = to_regclass(quote_ident(:table)) AND attnum > 0 AND NOT attisdropped
+    """
+)
+_OWNS_TABLE = text(
+    "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(quote_ident(:name))"
+)
+# A table also needs the name of a type: "t" is a type without a relation.
+_READ_KIND = text(
+    """
+    SELECT coalesce(
+      (SELECT relkind::text FROM pg_class WHERE oid = to_regclass(quote_ident(:name))),
+      (SELECT 't' FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace
+       WHERE typname = :name AND nspname = current_schema() AND typrelid = 0 AND typelem = 0))
+    """
+)
 
 
 class PostgreSQL(Dialect):
@@ -33,16 +69,74 @@ class PostgreSQL(Dialect):
         "integer": "bigint",
         "number": "double precision",
         "boolean": "boolean",
-        "timestamp": "timestamptz",
+        "timestamp": "timestamp with time zone",
         "date": "date",
         "json": "jsonb",
     }
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send the rows as one JSON array, for an eighth of the client's CPU."""
-        table, batch, columns = target.table, target.batch, target.columns
+        batch = target.batch
+        statement = self._build_upsert(target.table, target.columns, is_deletion=batch.is_deletion)
+        parameters = {
+            "account": batch.account,
+            "version": batch.version,
+            "job": batch.job,
+            "run": batch.run,
+            "method": batch.method,
+            "deleted_at": batch.version if batch.is_deletion else None,
+            "now": utc_now(),
+            "rows": _encode_rows(rows),
+        }
+        connection.exec_driver_sql(statement, parameters)
+
+    def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:
+        """Execute the statement with no rows: the server checks names, types and rights before."""
+        names = ("account", "version", "job", "run", "method", "deleted_at", "now")
+        parameters = {**dict.fromkeys(names), "rows": "[]"}
+        connection.exec_driver_sql(self._build_upsert(table, columns, is_deletion=False), parameters)
+
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Read the row from its JSON."""
+        statement = f"SELECT count(*) FROM {self._build_recordset(columns)}"  # noqa: S608  # quoted names only
+        connection.exec_driver_sql(statement, {"rows": _encode_rows([row])})
+
+    def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
+        """Read the catalog."""
+        return {
+            row.name: TableColumn(row.type, needs_value=row.needs_value, is_generated=row.is_generated)
+            for row in connection.execute(_READ_COLUMNS, {"table": table})
+        }
+
+    def find_relation_kind(self, connection: Connection, name: str) -> str:
+        """Read the catalog: tables, views, indexes and sequences share their names."""
+        kind = connection.execute(_READ_KIND, {"name": name}).scalar_one_or_none()
+        return _RELATION_KINDS.get(kind, "table") if kind else ""
+
+    def changes_values(self, found_type: str, wanted_type: str) -> bool:  # noqa: ARG002  # see Dialect
+        """Return False: the server rejects the values, or the person chose the precision."""
+        return False
+
+    def build_retype_advice(self, table: str, column: str, column_type: str) -> str:
+        """Return the statement that changes the type."""
+        value = f"to_jsonb({quote(column)})" if column_type == "jsonb" else f"{quote(column)}::{column_type}"
+        change = f"ALTER COLUMN {quote(column)} TYPE {column_type} USING {value}"
+        return f"ALTER TABLE {quote(table)} {change};"
+
+    def build_fill_advice(self, table: str, column: str) -> str:
+        """Return the statement that permits NULL."""
+        return f"ALTER TABLE {quote(table)} ALTER COLUMN {quote(column)} DROP NOT NULL;"
+
+    def may_alter(self, connection: Connection, table: str) -> bool:
+        """Whether the role owns the table."""
+        return bool(connection.execute(_OWNS_TABLE, {"name": table}).scalar_one_or_none())
+
+    def _build_recordset(self, columns: Mapping[str, ColumnConfig]) -> str:
         shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
         shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
+        return f"jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)})"
+
+    def _build_upsert(self, table: str, columns: Mapping[str, ColumnConfig], *, is_deletion: bool) -> str:
         expressions = {
             "_account": "%(account)s",
             "_version": "%(version)s",
@@ -53,44 +147,45 @@ class PostgreSQL(Dialect):
             **dict.fromkeys(("_first_seen_at", "_changed_at", "_written_at"), "%(now)s"),
         }
         names = list_column_names(columns)
-        statement = (
+        return (
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
-            f"FROM jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)}) "
+            f"FROM {self._build_recordset(columns)} "
             f'ORDER BY r."_key" COLLATE "C" '
-            + build_conflict_clause(
-                table, columns, distinct="IS DISTINCT FROM", is_deletion=batch.is_deletion
-            )
+            + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM", is_deletion=is_deletion)
         )
-        parameters = {
-            "account": batch.account,
-            "version": batch.version,
-            "job": batch.job,
-            "run": batch.run,
-            "method": batch.method,
-            "deleted_at": batch.version if batch.is_deletion else None,
-            "now": utc_now(),
-            "rows": f"[{','.join(map(_encode_row, rows))}]",
-        }
-        connection.exec_driver_sql(statement, parameters)
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
-        """Classify by SQLSTATE; everything that another session or an operator can mend is retried."""
+        """Classify by SQLSTATE: the records or a person's constraint, the table or its rights, or neither."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state == "42P01":
             return "recreate"
-        if state.startswith(("22", "23", "54")):
-            return "split"
-        return "refuse" if state.startswith("42") and state not in _TRANSIENT_STATES else "retry"
+        if state in _SET_UP_STATES or (state.startswith("42") and state not in _TRANSIENT_STATES):
+            return "refuse"
+        return "split" if state.startswith(("22", "23", "54")) or state in _CHECK_STATES else "retry"
+
+    def is_value_error(self, error: DBAPIError) -> bool:
+        """Whether the SQLSTATE is of class 22."""
+        return (getattr(error.orig, "sqlstate", None) or "").startswith("22")
+
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Read the name that the server reports beside its message."""
+        if getattr(error.orig, "sqlstate", None) != "23502":
+            return ""
+        return getattr(getattr(error.orig, "diag", None), "column_name", None) or ""
 
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return the code for a SQLSTATE."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state.startswith("54"):
             return "too_deep"
-        if state.startswith("23"):
+        if state.startswith("23") or state in _CHECK_STATES:
             return "constraint"
         return {"22003": "number_out_of_range", "22P05": "unstorable_text"}.get(state, "refused")
+
+
+def _encode_rows(rows: Sequence[Row]) -> str:
+    return f"[{','.join(map(_encode_row, rows))}]"
 
 
 def _encode_row(row: Row) -> str:

@@ -1,14 +1,22 @@
-"""Probe of a database: rights to create and write tables."""
+"""Probe of a database: rights to create and write tables, and the set-up of its tables."""
 
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.config.routes import Route, has_wildcard
 from app.database.engine import diagnose_for, open_engine
 from app.database.inspection import database_file, missing_file
 from app.database.provision import CREATE_UTF8_DATABASE
-from app.errors import SinkUnavailable
+from app.errors import SinkRefused, SinkUnavailable
+from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.set_up import find_table_problems
+from app.sinks.sql.sink import choose_dialect
+from app.sinks.sql.tables import SinkTables, table_name
 
 _LOCK_TIMEOUT_S = 3.0
 _RIGHTS = text(
@@ -78,3 +86,56 @@ def _check_rights(connection: Connection, schema: str) -> None:
         raise SinkUnavailable(
             "the sink's role may not write to tables of this sink: grant it SELECT, INSERT and UPDATE"
         )
+
+
+class SetUpProblem(NamedTuple):
+    """A table that does not fit its route. is_blocking: no record can be written to it."""
+
+    table: str
+    problem: str
+    correction: str
+    is_blocking: bool
+
+
+def find_set_up_problems(url: str, routes: Sequence[Route], *, schema: str = "") -> list[SetUpProblem]:
+    """Compare the tables of a database with the routes that write to it.
+
+    A missing SQLite file is not created. Raises SinkUnavailable if the database cannot be read.
+    """
+    if missing_file(url):
+        return []
+    engine = open_engine(url, schema=schema, lock_timeout_s=_LOCK_TIMEOUT_S)
+    dialect = choose_dialect(engine)
+    tables = SinkTables(engine, dialect, schema)
+    problems: list[SetUpProblem] = []
+    try:
+        resources = tables.list_tables()
+        # A route without a wildcard names its resource; the others write to tables that exist.
+        exact = {route.resource for route in routes if not has_wildcard(route.resource)}
+        with engine.connect() as connection:
+            for resource in sorted(exact | set(resources.values())):
+                for route in routes:
+                    if fnmatchcase(resource, route.resource):
+                        problems += _inspect_table(connection, tables, dialect, resource, route)
+    except (SQLAlchemyError, UnicodeError) as error:
+        raise SinkUnavailable(str(diagnose_for(error, engine, schema=schema))) from error
+    finally:
+        engine.dispose()
+    return list(dict.fromkeys(problems))
+
+
+def _inspect_table(
+    connection: Connection, tables: SinkTables, dialect: Dialect, resource: str, route: Route
+) -> Iterator[SetUpProblem]:
+    table = table_name(resource, route)
+    try:
+        tables.check_name(connection, table, resource)
+    except SinkRefused as refusal:
+        problem, _, correction = str(refusal).partition("; ")
+        yield SetUpProblem(table, problem, correction, is_blocking=True)
+        return
+    found = find_table_problems(connection, dialect, table, route.columns)
+    for problem, correction in found.blocking:
+        yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
+    for problem, correction in (*found.types, *found.unfilled.values()):
+        yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=False)

@@ -8,7 +8,7 @@ from typing import Any
 from app.config.routes import Route
 from app.sinks.base import Batch, Record, RejectedRecord
 from app.sinks.sql.columns import cast_columns
-from app.sinks.sql.keys import extract_key, hash_record, to_json
+from app.sinks.sql.keys import extract_key, hash_original, hash_record, to_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,19 +63,20 @@ def make_rows(batch: Batch, route: Route) -> tuple[Sequence[Row], Sequence[Rejec
 
 def _make_row(record: Record, sequence: str, route: Route) -> Row:
     value = record.value
-    if not isinstance(value, dict):
+    is_wrapped = not isinstance(value, dict)
+    if is_wrapped:
         if route.non_object == "refuse":
             raise _RejectedRecordError(
                 "not_object", 'not an object; set non_object = "wrap" in its route to keep such records'
             )
         value = {"value": value}
     key = extract_key(value, route.key)
-    if key is None:
-        if route.missing_key == "refuse":
-            raise _RejectedRecordError(
-                "no_key", f'no usable {route.key}; its route has missing_key = "refuse"'
-            )
-        key = hash_record(value)
+    if key is None and route.missing_key == "refuse":
+        raise _RejectedRecordError("no_key", f'no usable {route.key}; its route has missing_key = "refuse"')
+    if record.original:
+        # Records that differ only in replaced characters have different keys.
+        key = hash_original(record.original, route.key if key else "", is_wrapped=is_wrapped) or key
+    key = key or hash_record(value)
     columns, misfits = cast_columns(value, route.columns)
     return Row(
         ordinals=(record.ordinal,),

@@ -1,9 +1,9 @@
 """The SQL sink: writes each batch to a database by one statement."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
@@ -15,11 +15,17 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
+from app.sinks.sql.set_up import TableProblem, TableProblems, find_table_problems, refuse_table
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
 # A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
 _BATCH_TIMEOUTS = ("57014", "55P03")
+
+
+def choose_dialect(engine: Engine) -> Dialect:
+    """Return the SQL of an engine's database."""
+    return PostgreSQL() if engine.dialect.name == "postgresql" else SQLite()
 
 
 class SqlSink:
@@ -36,14 +42,14 @@ class SqlSink:
             self._engine = open_engine(url, schema=schema)
         except OSError as error:
             raise SinkUnavailable(describe_folder_error(error)) from error
-        self._dialect: Dialect = PostgreSQL() if self._engine.dialect.name == "postgresql" else SQLite()
+        self._dialect = choose_dialect(self._engine)
         self._tables = SinkTables(self._engine, self._dialect, schema)
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
         rows, rejected = make_rows(batch, route)
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
-        with self._translate_errors():
+        with self._translate_errors(target):
             self._tables.ensure_table(target.table, batch.resource, route.columns)
             if rows:
                 rejected = [*rejected, *self._write_rows(target, rows)]
@@ -53,12 +59,12 @@ class SqlSink:
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""
         with self._translate_errors():
-            return sum(count_rows(self._engine, table, account) for table in self._tables.created_tables())
+            return sum(count_rows(self._engine, table, account) for table in self._tables.list_tables())
 
     def erase(self, account: str) -> int:
         """Delete an account's rows from every table of this sink; see Sink."""
         with self._translate_errors():
-            return sum(delete_rows(self._engine, table, account) for table in self._tables.created_tables())
+            return sum(delete_rows(self._engine, table, account) for table in self._tables.list_tables())
 
     def close(self) -> None:
         """Close the connections."""
@@ -74,11 +80,19 @@ class SqlSink:
                 raise
         rejected: list[RejectedRecord] = []
         with self._engine.begin() as connection:
-            self._write_halves(connection, target, rows, rejected)
+            problems = find_table_problems(connection, self._dialect, target.table, target.columns)
+            if problems.blocking:
+                raise refuse_table(target.table, problems.blocking)
+            self._write_halves(connection, target, rows, problems, rejected)
         return rejected
 
     def _write_halves(
-        self, connection: Connection, target: WriteTarget, rows: Sequence[Row], rejected: list[RejectedRecord]
+        self,
+        connection: Connection,
+        target: WriteTarget,
+        rows: Sequence[Row],
+        problems: TableProblems,
+        rejected: list[RejectedRecord],
     ) -> None:
         """Write rows; halve them if they fail together, until the rejected ones stand alone."""
         try:
@@ -88,6 +102,8 @@ class SqlSink:
             if self._dialect.classify_error(error) != "split":
                 raise
             if len(rows) == 1:
+                if causes := self._find_causes(connection, target, rows[0], error, problems):
+                    raise refuse_table(target.table, causes) from error
                 # The database's message may quote the record: report only its code.
                 code = getattr(error.orig, "sqlstate", None) or "constraint"
                 message = f"the database rejected the record ({code})"
@@ -96,28 +112,65 @@ class SqlSink:
                 return
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                self._write_halves(connection, target, half, rejected)
+                self._write_halves(connection, target, half, problems, rejected)
+
+    def _find_causes(
+        self,
+        connection: Connection,
+        target: WriteTarget,
+        row: Row,
+        error: DBAPIError,
+        problems: TableProblems,
+    ) -> Sequence[TableProblem]:
+        """Return the problems of the table that reject a row; none if the row itself is the cause."""
+        if column := self._dialect.find_null_column(error):
+            return [problems.unfilled[column]] if column in problems.unfilled else ()
+        # If the database reads the row without the table, the types of the table are the cause.
+        is_type_error = problems.types and self._dialect.is_value_error(error)
+        return problems.types if is_type_error and self._can_read(connection, target, row) else ()
+
+    def _can_read(self, connection: Connection, target: WriteTarget, row: Row) -> bool:
+        try:
+            with connection.begin_nested():
+                self._dialect.read_row(connection, target.columns, row)
+        except DBAPIError:
+            return False
+        return True
 
     @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
+    def _translate_errors(self, target: WriteTarget | None = None) -> Iterator[None]:
         try:
             yield
+        except SinkRefused:
+            # After the correction, a column may be missing again.
+            self._tables.clear_cache()
+            raise
         except DBAPIError as error:
-            raise self._translate_error(error) from error
+            # After "recreate", the table was dropped: the retry creates it again.
+            self._tables.clear_cache()
+            raise self._translate_error(error, target) from error
         except (SQLAlchemyError, UnicodeError) as error:
             raise self._describe_failure(error) from error
 
-    def _translate_error(self, error: DBAPIError) -> SinkUnavailable | SinkRefused:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
-        failure = f"{type(error.orig).__name__}{f', {state}' if state else ''}"
-        if not error.connection_invalidated and self._dialect.classify_error(error) == "refuse":
-            return SinkRefused(
-                "sink_set_up",
-                f"the sink's table has the wrong columns, or its role lacks a right ({failure})",
-            )
-        # After "recreate", the table was dropped: the retry creates it again.
-        self._tables.clear_cache()
-        return self._describe_failure(error)
+    def _translate_error(self, error: DBAPIError, target: WriteTarget | None) -> SinkUnavailable:
+        failure = self._describe_failure(error)
+        action = "retry" if error.connection_invalidated else self._dialect.classify_error(error)
+        if target and action == "recreate":
+            return SinkUnavailable(f"table {target.table} was dropped; the next attempt creates it again")
+        if action != "refuse":
+            return failure
+        problems = self._inspect_table(target) if target else TableProblems()
+        if target and problems.blocking:
+            return refuse_table(target.table, problems.blocking)
+        if target and problems.addable:
+            names = ", ".join(problems.addable)
+            return SinkUnavailable(f"table {target.table} lacks {names}; the next attempt adds the columns")
+        return SinkRefused("sink_set_up", str(failure))
+
+    def _inspect_table(self, target: WriteTarget) -> TableProblems:
+        with suppress(SQLAlchemyError), self._engine.connect() as connection:
+            return find_table_problems(connection, self._dialect, target.table, target.columns)
+        return TableProblems()
 
     def _describe_failure(self, error: Exception) -> SinkUnavailable:
         diagnosis = diagnose_for(error, self._engine, schema=self._schema)

@@ -12,6 +12,7 @@ from app.config.routes import ColumnConfig
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
+    TableColumn,
     WriteTarget,
     build_conflict_clause,
     list_column_names,
@@ -19,6 +20,17 @@ from app.sinks.sql.dialect import (
 )
 from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
+
+# Errors of the file and its folder that another attempt repeats.
+_SET_UP_ERRORS = (
+    "SQLITE_AUTH",
+    "SQLITE_CANTOPEN",
+    "SQLITE_CORRUPT",
+    "SQLITE_FULL",
+    "SQLITE_NOTADB",
+    "SQLITE_PERM",
+    "SQLITE_READONLY",
+)
 
 
 class SQLite(Dialect):
@@ -38,12 +50,8 @@ class SQLite(Dialect):
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Execute one prepared statement for all rows."""
         table, batch, columns = target.table, target.batch, target.columns
-        names = list_column_names(columns)
-        statement = (
-            f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
-            f"VALUES ({', '.join('?' * len(names))}) "
-            + build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=batch.is_deletion)
-        )
+        one_row = f"VALUES ({', '.join('?' * len(list_column_names(columns)))})"
+        statement = _build_upsert(table, columns, source=one_row, is_deletion=batch.is_deletion)
         version, now = _format_time(batch.version), _format_time(utc_now())
         deleted_at = version if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
@@ -53,6 +61,54 @@ class SQLite(Dialect):
         ]
         connection.exec_driver_sql(statement, parameters)
 
+    def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:
+        """Execute the statement with no rows."""
+        # EXPLAIN would do, but a prepared one does not notice that the table has changed.
+        no_rows = f"SELECT {', '.join(['NULL'] * len(list_column_names(columns)))} WHERE false"
+        connection.exec_driver_sql(_build_upsert(table, columns, source=no_rows, is_deletion=False))
+
+    def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
+        """Read the schema; names in lower case, because SQLite ignores the case."""
+        # A pragma alone reads the schema that this connection remembers.
+        statement = (
+            "SELECT x.* FROM sqlite_master, pragma_table_xinfo(sqlite_master.name) AS x "
+            "WHERE sqlite_master.name = ? COLLATE NOCASE AND sqlite_master.type IN ('table', 'view')"
+        )
+        rows = connection.exec_driver_sql(statement, (table,))
+        return {
+            row.name.lower(): TableColumn(
+                row.type,
+                needs_value=bool(row.notnull) and row.dflt_value is None and not row.pk,
+                is_generated=row.hidden > 1,
+            )
+            for row in rows
+        }
+
+    def find_relation_kind(self, connection: Connection, name: str) -> str:
+        """Read the schema: tables, views and indexes share their names."""
+        statement = "SELECT type FROM sqlite_master WHERE type <> 'trigger' AND name = ? COLLATE NOCASE"
+        return connection.exec_driver_sql(statement, (name,)).scalar_one_or_none() or ""
+
+    def changes_values(self, found_type: str, wanted_type: str) -> bool:
+        """Whether a column for text converts text that looks like a number, such as "007"."""
+        return _find_affinity(wanted_type) == "TEXT" and _find_affinity(found_type) == "NUMERIC"
+
+    def build_retype_advice(self, table: str, column: str, column_type: str) -> str:  # noqa: ARG002
+        """Return the statement that moves the column away: SQLite changes no type."""
+        renamed = f"ALTER TABLE {quote(table)} RENAME COLUMN {quote(column)} TO {quote(f'{column}_old')};"
+        return f"{renamed} The sink then adds the column."
+
+    def build_fill_advice(self, table: str, column: str) -> str:
+        """Return the statement that removes the column: SQLite changes no constraint."""
+        return f"ALTER TABLE {quote(table)} DROP COLUMN {quote(column)};"
+
+    def may_alter(self, connection: Connection, table: str) -> bool:  # noqa: ARG002  # see Dialect
+        """Return True: SQLite has no owners."""
+        return True
+
+    def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
+        """Do nothing: SQLite reads every value."""
+
     def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Classify by SQLite's error name."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
@@ -60,12 +116,41 @@ class SQLite(Dialect):
             return "recreate"
         if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
             return "split"
-        return "refuse" if name == "SQLITE_ERROR" else "retry"
+        return "refuse" if name == "SQLITE_ERROR" or name.startswith(_SET_UP_ERRORS) else "retry"
+
+    def is_value_error(self, error: DBAPIError) -> bool:
+        """Whether the table is STRICT and the value has another type."""
+        return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_DATATYPE"
+
+    def find_null_column(self, error: DBAPIError) -> str:
+        """Read the name at the end of the message, such as "NOT NULL constraint failed: contacts.name"."""
+        is_null = getattr(error.orig, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_NOTNULL"
+        return str(error.orig).rpartition(".")[2].lower() if is_null else ""
 
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return the code for SQLite's error name."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         return "constraint" if name.startswith("SQLITE_CONSTRAINT") else "refused"
+
+
+def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, source: str, is_deletion: bool) -> str:
+    names = ", ".join(map(quote, list_column_names(columns)))
+    conflict = build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
+    return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"
+
+
+def _find_affinity(column_type: str) -> str:
+    """Return TEXT, NUMERIC for any type of numbers, or BLOB for one that keeps every value.
+
+    Source: https://www.sqlite.org/datatype3.html, "Determination Of Column Affinity".
+    """
+    name = column_type.upper()
+    if "INT" not in name:
+        if any(part in name for part in ("CHAR", "CLOB", "TEXT")):
+            return "TEXT"
+        if not name or "BLOB" in name or name == "ANY":
+            return "BLOB"
+    return "NUMERIC"
 
 
 def _format_time(time: datetime) -> str:

@@ -4,15 +4,17 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, text
 
 from app.config.routes import ColumnConfig, Route
 from app.database.provision import create_schema
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.set_up import find_table_problems, refuse_table
 
 _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
+_TABLE_KINDS = ("table", "view")
 _MAX_NAME_BYTES = 63
 # An arbitrary constant: workers that create tables take this lock in turn.
 _ADVISORY_LOCK = 7_262_132
@@ -43,20 +45,16 @@ class SinkTables:
         self._engine = engine
         self._dialect = dialect
         self._schema = schema
-        self._ready_tables: set[tuple[str, str, frozenset[str]]] = set()
+        self._ready_tables: set[tuple[str, str, frozenset[tuple[str, str]]]] = set()
 
     def ensure_table(self, name: str, resource: str, columns: Mapping[str, ColumnConfig]) -> None:
         """Create the table or its missing columns. Nothing is ever dropped or retyped.
 
         Raises SinkRefused if the table belongs to another resource, or was not created by this sink.
         """
-        table_key = (name, resource, frozenset(columns))
+        table_key = (name, resource, frozenset((name, column.type) for name, column in columns.items()))
         if table_key in self._ready_tables:
             return
-        if name.startswith(_RESERVED_PREFIXES):
-            raise SinkRefused(
-                "table_reserved", f"table {name}: the name is reserved; set another `table` in its route"
-            )
         with self._engine.begin() as connection:
             if self._dialect.has_advisory_locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
@@ -64,20 +62,45 @@ class SinkTables:
                 create_schema(connection, self._schema)
             self._register_table(connection, name, resource)
             connection.exec_driver_sql(self._dialect.build_create_table(name))
-            existing_columns = {column["name"] for column in inspect(connection).get_columns(name)}
+            existing_columns = self._dialect.read_columns(connection, name)
             for column, column_type in self._dialect.list_added_columns(columns).items():
                 if column not in existing_columns:
                     connection.exec_driver_sql(self._dialect.build_add_column(name, column, column_type))
+            if problems := find_table_problems(connection, self._dialect, name, columns).blocking:
+                raise refuse_table(name, problems)
         self._ready_tables.add(table_key)
 
-    def created_tables(self) -> list[str]:
-        """Return the existing tables that sinks have created in this database."""
+    def list_tables(self) -> dict[str, str]:
+        """Return the existing tables that sinks have created in this database, with their resources."""
         with self._engine.begin() as connection:
-            existing = set(inspect(connection).get_table_names())
-            if _REGISTRY not in existing:
-                return []
-            statement = f"SELECT table_name FROM {_REGISTRY} ORDER BY table_name"  # noqa: S608  # a constant
-            return [name for name in connection.execute(text(statement)).scalars() if name in existing]
+            return {
+                name: resource
+                for name, resource in self._read_registry(connection).items()
+                if self._dialect.find_relation_kind(connection, name) in _TABLE_KINDS
+            }
+
+    def check_name(self, connection: Connection, name: str, resource: str) -> bool:
+        """Return whether a table's name is a resource's already; raise SinkRefused if it is not free."""
+        correction = f"set another `table` for {resource} in its route"
+        if name.startswith(_RESERVED_PREFIXES):
+            raise SinkRefused("table_reserved", f"table {name}: the name is reserved; {correction}")
+        owner = self._read_registry(connection).get(name)
+        kind = self._dialect.find_relation_kind(connection, name)
+        # A person may have replaced a table by a view.
+        if kind and kind not in (_TABLE_KINDS if owner else _TABLE_KINDS[:1]):
+            article = "an" if kind == "index" else "a"
+            raise SinkRefused(
+                "table_taken",
+                f"table {name} cannot be created, because the database has {article} {kind} of this name; "
+                f"{correction}",
+            )
+        if kind and owner is None:
+            raise SinkRefused(
+                "table_taken", f"table {name} exists and was not created by this sink; {correction}"
+            )
+        if owner not in (None, resource):
+            raise SinkRefused("table_collision", f"table {name} belongs to {owner}; {correction}")
+        return owner is not None
 
     def clear_cache(self) -> None:
         """Check every table again before its next write."""
@@ -87,20 +110,12 @@ class SinkTables:
         connection.exec_driver_sql(
             f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
         )
-        owner = connection.execute(
-            text(f"SELECT resource FROM {_REGISTRY} WHERE table_name = :name"),  # noqa: S608  # a constant
-            {"name": name},
-        ).scalar_one_or_none()
-        if owner is None:
-            if inspect(connection).has_table(name):
-                raise SinkRefused(
-                    "table_taken",
-                    f"table {name} exists and was not created by this sink; set another `table` in its route",
-                )
+        if not self.check_name(connection, name, resource):
             insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
             connection.execute(text(insert), {"name": name, "resource": resource})
-        elif owner != resource:
-            raise SinkRefused(
-                "table_collision",
-                f"table {name} belongs to {owner}; set another `table` for {resource} in its route",
-            )
+
+    def _read_registry(self, connection: Connection) -> dict[str, str]:
+        if not self._dialect.find_relation_kind(connection, _REGISTRY):
+            return {}
+        rows = connection.execute(text(f"SELECT * FROM {_REGISTRY} ORDER BY table_name"))  # noqa: S608  # a constant
+        return {row["table_name"]: row.get("resource", "") for row in rows.mappings()}
