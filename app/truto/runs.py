@@ -119,9 +119,20 @@ def read_run(value: Any) -> SyncJobRun | None:
 
     Members that cannot be serialized again (nested too deep, lone surrogates) are left out.
     """
-    run = {name: member for name, member in as_object(value).items() if _is_serializable({name: member})}
+    run = _keep_serializable(as_object(value), levels=2)
     run_id = as_text(as_object(value).get("id"))
     return SyncJobRun.model_validate({**run, "id": run_id}) if run_id else None
+
+
+def _keep_serializable(members: dict[str, Any], *, levels: int) -> dict[str, Any]:
+    """Return the members that can be serialized, and those of the objects among the others. levels: depth."""
+    kept = {}
+    for name, member in members.items():
+        if _is_serializable({name: member}):
+            kept[name] = member
+        elif levels > 1 and isinstance(member, dict):
+            kept[name] = _keep_serializable(member, levels=levels - 1)
+    return kept
 
 
 def _is_serializable(value: dict[str, Any]) -> bool:

@@ -273,7 +273,7 @@ def test_a_dead_large_delivery_counts_only_its_unwritten_records_as_dead(
     setup.sinks = ReplacedSink(setup.routes, "main", InterruptedSink(tmp_path / "lake", first_ordinal=6))
     delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
     with store.transaction() as connection:
-        connection.execute(update(deliveries).values(attempts=149))
+        connection.execute(update(deliveries).values(attempts=599))
 
     setup.new_processor().deliver([delivery])
 
