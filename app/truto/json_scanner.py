@@ -84,6 +84,10 @@ class JsonSpan(NamedTuple):
         return self.end - self.start
 
     @property
+    def is_null(self) -> bool:
+        return self.size == len(b"null") and self.body.startswith(b"null", self.start)
+
+    @property
     def is_object(self) -> bool:
         return self.body.startswith(b"{", self.start)
 

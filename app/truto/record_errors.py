@@ -9,6 +9,7 @@ from app.truto.events import MAX_NAME_CHARS
 from app.truto.json_reader import JsonReader
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
+_SHARED_MEMBERS = frozenset({"errors", "resource", "method"})
 _STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
 _MESSAGE_MEMBERS = ("message", "error_message", "remote_error", "error", "detail")
 _MAX_NESTING = 3
@@ -34,10 +35,10 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
     The resource and method are the error's own, or else the payload's. All other members are free-form.
     """
     try:
-        payload = scan_object(scan_document(body)).get("payload")
+        payload = scan_object(scan_document(body), frozenset({"payload"})).get("payload")
         if payload is None:
             return ()
-        outer = scan_object(payload) if payload.is_object else {}
+        outer = scan_object(payload, _SHARED_MEMBERS) if payload.is_object else {}
     except NotJson:
         return ()
     shared = {
@@ -51,7 +52,7 @@ def read_record_errors(body: bytes) -> Sequence[RecordError]:
 
 def _find_error_spans(payload: JsonSpan, outer: Mapping[str, JsonSpan]) -> Sequence[JsonSpan]:
     errors = outer.get("errors")
-    return [payload] if errors is None or errors.raw == "null" else scan_array(errors)
+    return [payload] if errors is None or errors.is_null else scan_array(errors)
 
 
 def _build_error(ordinal: int, span: JsonSpan, shared: Mapping[str, str]) -> RecordError:
