@@ -45,7 +45,7 @@ _DEPTH_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 _MIN_STEP_BYTES = 64
-_MAX_STEP_BYTES = 64 * 1024
+_MAX_STEP_BYTES = 16 * 1024
 _TOKEN_STEP_BYTES = 1024 * 1024
 # No name of a member that matters is longer.
 _MAX_NAME_BYTES = 4096
@@ -82,6 +82,10 @@ class JsonSpan(NamedTuple):
     def size(self) -> int:
         """The number of bytes."""
         return self.end - self.start
+
+    @property
+    def is_null(self) -> bool:
+        return self.size == len(b"null") and self.body.startswith(b"null", self.start)
 
     @property
     def is_object(self) -> bool:

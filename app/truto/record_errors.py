@@ -10,6 +10,7 @@ from app.truto.events import MAX_NAME_CHARS
 from app.truto.json_reader import JsonReader
 from app.truto.json_scanner import JsonSpan, NotJson, count_items, scan_document, scan_items, scan_object
 
+_SHARED_MEMBERS = frozenset({"errors", "resource", "method"})
 _STATUS_MEMBERS = ("status", "status_code", "statusCode", "remote_status", "code")
 _MESSAGE_MEMBERS = ("message", "error_message", "remote_error", "error", "detail")
 _MAX_NESTING = 3
@@ -36,10 +37,10 @@ def read_record_errors(body: bytes, *, first_ordinal: int = 0) -> Iterator[Recor
     resource and method are the error's own, or else the payload's. All other members are free-form.
     """
     try:
-        payload = scan_object(scan_document(body)).get("payload")
+        payload = scan_object(scan_document(body), frozenset({"payload"})).get("payload")
         if payload is None:
             return
-        outer = scan_object(payload) if payload.is_object else {}
+        outer = scan_object(payload, _SHARED_MEMBERS) if payload.is_object else {}
     except NotJson:
         return
     shared = {
@@ -54,7 +55,7 @@ def _find_error_spans(
     payload: JsonSpan, outer: Mapping[str, JsonSpan], first_ordinal: int
 ) -> Iterator[JsonSpan]:
     errors = outer.get("errors")
-    if errors is None or errors.raw == "null":
+    if errors is None or errors.is_null:
         return islice([payload], first_ordinal, None)
     try:
         count_items(errors)

@@ -15,6 +15,8 @@ from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document,
 # A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
 ExactDecimal = msgspec.Raw
 
+_PAYLOAD = frozenset({"payload"})
+_RECORD_MEMBERS = frozenset({"records", "record"})
 # Escaped NULs and surrogates, which PostgreSQL cannot store.
 _MAYBE_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 # The slower, exact test: a text whose escaped surrogates are all in pairs, as in an escaped emoji.
@@ -140,15 +142,15 @@ def find_records(body: bytes, *, payload_is_record: bool) -> JsonSpan | None:
     Return the span of their array, or of the only record. payload_is_record: see `read_records`.
     """
     try:
-        payload = scan_object(scan_document(body)).get("payload")
+        payload = scan_object(scan_document(body), _PAYLOAD).get("payload")
         if payload is None:
             return None
-        payload_members = scan_object(payload) if payload.is_object else {}
+        payload_members = scan_object(payload, _RECORD_MEMBERS) if payload.is_object else {}
     except NotJson:
         return None
     for name in ("records", "record"):
         span = payload_members.get(name)
-        if span is not None and span.raw != "null":
+        if span is not None and not span.is_null:
             return span
     return payload if payload_is_record else None
 

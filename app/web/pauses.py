@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import gevent
 
 # All long computations together take no longer than this between two rounds of the other requests.
-_MAX_STEP_S = 0.01
+_MAX_STEP_S = 0.003
 _PAUSE_S = 0.0001
 
 

@@ -24,6 +24,20 @@ def test_signing_is_hmac_sha256_with_the_secrets_ascii_bytes() -> None:
     assert sign(BODY, SECRET, encoding="base64", with_format=False) == f"v={BASE64}"
 
 
+@pytest.mark.parametrize("length", [1024 * 1024, 1024 * 1024 + 1, 3 * 1024 * 1024 + 7])
+def test_a_large_body_is_verified_in_steps(length: int) -> None:
+    body = bytes(range(251)) * (length // 251 + 1)
+    mac = hmac.new(SECRET.encode(), body, hashlib.sha256).digest()
+    pauses: list[None] = []
+
+    signature = verify(body, mac, [SECRET], lambda: pauses.append(None))
+
+    assert signature == Signature(mac, SECRET)
+    assert len(pauses) == -(-len(body) // (1024 * 1024))
+    with pytest.raises(SignatureError):
+        verify(body[:-1] + b"\0", mac, [SECRET])
+
+
 @pytest.mark.parametrize(
     "header",
     [
