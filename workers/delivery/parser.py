@@ -11,13 +11,17 @@ from uuid import UUID
 from app.clock import utc_now
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
-from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, has_records
+from app.truto.coerce import read_span
+from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, decode_body, has_records
 from app.truto.id_places import read_id
+from app.truto.json_scanner import scan_document, scan_object
 from app.truto.record_errors import read_record_errors
 from app.truto.record_path import find_value
 from app.truto.record_slices import RecordSlice, RecordSlices, find_slices
-from app.truto.runs import read_run, status_from_event, status_rank
+from app.truto.runs import SyncJobRun, read_run, status_from_event, status_rank
 
+# As Python objects, a larger one could take a hundred times as much memory.
+_MAX_RUN_BYTES = 1024 * 1024
 # A job saves them in one transaction.
 MAX_RECORD_ERRORS = 5000
 
@@ -80,8 +84,9 @@ class ParsedDelivery:
     resource, method: matched by routes; the entity and action of an event without them.
     has_records: whether the event is a kind that carries records. record_count: readable or not.
     reason: why the delivery is quarantined, else "". account_path: of the account in each record; "" if all
-    records belong to the delivery's. slices: None if the delivery has no records. has_more_errors: a later
-    job reads further record errors.
+    records belong to the delivery's. slices: None if the delivery has no records. event_body: of an event
+    that carries none; a route may write its payload as a record. has_more_errors: a later job reads further
+    record errors.
     """
 
     delivery_id: UUID
@@ -95,6 +100,7 @@ class ParsedDelivery:
     is_deletion: bool = False
     account_path: str = ""
     slices: RecordSlices | None = None
+    event_body: bytes = b""
     has_more_errors: bool = False
 
     @property
@@ -160,15 +166,23 @@ def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> 
         errors = list(islice(_parse_record_errors(delivery, body, first_error), MAX_RECORD_ERRORS + 1))
         has_more = len(errors) > MAX_RECORD_ERRORS
         return replace(parsed, record_errors=errors[:MAX_RECORD_ERRORS], has_more_errors=has_more)
-    is_batch = has_records(envelope.event)
-    parsed = replace(parsed, has_records=is_batch)
+    if not has_records(envelope.event):
+        # Few routes name such an event: its payload is read only for one that does.
+        return replace(parsed, event_body=body)
+    parsed = replace(parsed, has_records=True)
     slices = find_slices(body, payload_is_record=envelope.event != RECORD_EVENT)
     if slices is None:
-        return replace(parsed, reason=Reason.NO_RECORDS if is_batch else "")
-    if is_batch and not envelope.resource:
+        return replace(parsed, reason=Reason.NO_RECORDS)
+    if not envelope.resource:
         return replace(parsed, reason=Reason.NO_RESOURCE)
     is_deletion = envelope.event == "record:deleted"
     return replace(parsed, record_count=slices.count, is_deletion=is_deletion, slices=slices)
+
+
+def read_payload_as_record(parsed: ParsedDelivery) -> ParsedDelivery:
+    """Return an event that carries no records with its payload as the only one."""
+    slices = find_slices(parsed.event_body, payload_is_record=True) if parsed.event_body else None
+    return replace(parsed, record_count=slices.count, slices=slices) if slices else parsed
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:
@@ -185,10 +199,7 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
     )
     if envelope.event in (RECORD_EVENT, RECORD_ERROR_EVENT):
         return update
-    try:
-        run = read_run(json.loads(body).get("payload"))
-    except (ValueError, RecursionError, AttributeError):
-        run = None
+    run = _read_run(body)
     status = status_from_event(action, run)
     return replace(
         update,
@@ -198,6 +209,20 @@ def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate
         stopped_at=delivery.received_at if status == "stopped" else None,
         run=run.model_dump_json() if run else None,
     )
+
+
+def _read_run(body: bytes) -> SyncJobRun | None:
+    """Read the run of a lifecycle event. Members of a size that no run has are left out."""
+    try:
+        if len(body) <= _MAX_RUN_BYTES:
+            return read_run(json.loads(body).get("payload"))
+        payload = scan_object(scan_document(decode_body(body)))["payload"]
+        members = scan_object(payload).items()
+        return read_run(
+            {name: read_span(span) for name, span in members if span.end - span.start <= _MAX_RUN_BYTES}
+        )
+    except (ValueError, LookupError, RecursionError, AttributeError):
+        return None
 
 
 def _parse_record_errors(delivery: Delivery, body: bytes, first_ordinal: int) -> Iterator[StoredRecordError]:
