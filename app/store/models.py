@@ -210,13 +210,17 @@ class RunUpdate:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """Everything that one attempt at a delivery writes to the store."""
+    """Everything that one attempt at a delivery writes to the store.
+
+    restarted_sinks: sinks that get all records again, so that dead records of earlier attempts are obsolete.
+    """
 
     state_change: StateChange
     run: RunUpdate | None = None
     outcomes: Sequence[SinkOutcome] = ()
     dead_records: Sequence[DeadRecord] = ()
     record_errors: Sequence[StoredRecordError] = ()
+    restarted_sinks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
@@ -33,6 +33,8 @@ class DeliveryResults:
             pending = lock_pending(connection, [result.state_change.delivery_id for result in results])
             results = [result for result in results if result.state_change.delivery_id in pending]
             _upsert(connection, sink_outcomes, [row for result in results for row in result.outcomes])
+            for result in results:
+                _delete_dead_records(connection, result)
             _upsert(connection, dead_records, [row for result in results for row in result.dead_records])
             _upsert(connection, record_errors, [row for result in results for row in result.record_errors])
             upsert_runs(connection, [result.run for result in results if result.run])
@@ -67,6 +69,16 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         updated_at=row.updated_at,
         progress=row.progress,
     )
+
+
+def _delete_dead_records(connection: Connection, result: DeliveryResult) -> None:
+    if result.restarted_sinks:
+        # Unreadable records have sink "": a sink that gets all records finds them again.
+        statement = delete(dead_records).where(
+            dead_records.c.delivery_id == result.state_change.delivery_id,
+            dead_records.c.sink.in_(("", *result.restarted_sinks)),
+        )
+        connection.execute(statement)
 
 
 def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) -> None:

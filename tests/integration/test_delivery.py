@@ -577,7 +577,9 @@ def test_only_a_body_that_takes_too_long_to_read_is_retried_later(setup: Deliver
     endless = batch(f"[[{'{},' * 3_000_000}NaN]]")
     good = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
     slow = setup.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
-    later = setup.put("sync_job_run:record", batch('[{"id": "2"}]'), created_at="2026-11-24T11:00:00Z")
+    # Large deliveries come last in a job.
+    large = batch(f'[{{"id": "2", "text": "{" " * 2_000_000}"}}]')
+    later = setup.put("sync_job_run:record", large, created_at="2026-11-24T11:00:00Z")
 
     def interrupt(*_: object) -> None:
         raise JobTimeout("no answer")

@@ -28,6 +28,7 @@ from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
 from app.store.replays import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
+from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto import record_slices
 from app.truto.events import read_envelope
@@ -222,13 +223,16 @@ def test_a_large_delivery_is_written_exactly_once_by_several_jobs(
 @pytest.mark.usefixtures("small_slices")
 def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, store: Database) -> None:
     setup = open_setup()
-    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    records = ["no object", *({"id": str(n)} for n in range(7))]
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps(records)))
+    assert len(store.read(select(dead_records))) == 1
 
-    renamed = open_setup(Route(sinks=("main",), table="people"))
-    deliver_until_settled(renamed, delivery)
+    changed = open_setup(Route(sinks=("main",), table="people", non_object="wrap"))
+    deliver_until_settled(changed, delivery)
 
-    assert len(renamed.rows("people")) == 7
-    assert [total.written for total in read_run_totals(store, ["r"])["r"].sinks] == [7]
+    assert len(changed.rows("people")) == 8
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 8, 8, 0)]
+    assert store.read(select(dead_records)) == []
 
 
 class InterruptedSink(FilesSink):
@@ -437,3 +441,15 @@ def test_an_erasure_between_two_jobs_removes_the_slices_written_so_far(
 
     assert setup.state(delivery)[:2] == ("discarded", "erased")
     assert setup.rows("crm_contacts") == {}
+
+
+def test_a_lifecycle_event_of_any_size_changes_its_run(open_setup: OpenSetup) -> None:
+    setup = open_setup()
+    run = {"id": "r", "status": "completed", "junk": [{}] * 2_000_000, "version": 7}
+
+    delivery = setup.deliver("sync_job_run:updated", json.dumps(run))
+
+    assert setup.state(delivery) == ("settled", "", 0)
+    stored = Runs(setup.store).get("r")
+    assert stored
+    assert (stored.status, json.loads(stored.run or "")["version"]) == ("completed", 7)

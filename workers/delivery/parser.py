@@ -91,8 +91,9 @@ class ParsedDelivery:
     resource, method: matched by routes; the entity and action of an event without them.
     has_records: whether the event is a kind that carries records. record_count: readable or not.
     reason: why the delivery is quarantined, else "". account_path: of the account in each record; "" if all
-    records belong to the delivery's. slices: None if the delivery has no records. has_more_errors: a later
-    job reads further record errors.
+    records belong to the delivery's. slices: None if the delivery has no records. event_body: of an event
+    that carries none; a route may write its payload as a record. has_more_errors: a later job reads further
+    record errors.
     """
 
     delivery_id: UUID
@@ -106,6 +107,7 @@ class ParsedDelivery:
     is_deletion: bool = False
     account_path: str = ""
     slices: RecordSlices | None = None
+    event_body: bytes = b""
     has_more_errors: bool = False
 
     @property
@@ -162,15 +164,23 @@ def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> 
         errors = list(islice(_parse_record_errors(delivery, body, first_error), MAX_RECORD_ERRORS + 1))
         has_more = len(errors) > MAX_RECORD_ERRORS
         return replace(parsed, record_errors=errors[:MAX_RECORD_ERRORS], has_more_errors=has_more)
-    is_batch = has_records(envelope.event)
-    parsed = replace(parsed, has_records=is_batch)
+    if not has_records(envelope.event):
+        # Few routes name such an event: its payload is read only for one that does.
+        return replace(parsed, event_body=body)
+    parsed = replace(parsed, has_records=True)
     slices = find_slices(body, payload_is_record=envelope.event != RECORD_EVENT)
     if slices is None:
-        return replace(parsed, reason=Reason.NO_RECORDS if is_batch else "")
-    if is_batch and not envelope.resource:
+        return replace(parsed, reason=Reason.NO_RECORDS)
+    if not envelope.resource:
         return replace(parsed, reason=Reason.NO_RESOURCE)
     is_deletion = envelope.event == "record:deleted"
     return replace(parsed, record_count=slices.count, is_deletion=is_deletion, slices=slices)
+
+
+def read_payload_as_record(parsed: ParsedDelivery) -> ParsedDelivery:
+    """Return an event that carries no records with its payload as the only one."""
+    slices = find_slices(parsed.event_body, payload_is_record=True) if parsed.event_body else None
+    return replace(parsed, record_count=slices.count, slices=slices) if slices else parsed
 
 
 def _build_run_update(delivery: Delivery, body: bytes, action: str) -> RunUpdate | None:

@@ -29,7 +29,7 @@ from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
-from workers.delivery.parser import ParsedDelivery, parse_delivery
+from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
 from workers.delivery.retry_policy import (
     MAX_LOST_ATTEMPTS,
     decide_state,
@@ -233,8 +233,8 @@ class DeliveryProcessor:
         if route is None and parsed.has_records:
             return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)
         if route is None:
-            unreadable = parsed.read_first_unreadable()
-            return _end(attributed, replace(parsed, record_count=len(unreadable)), DeliveryState.SETTLED)
+            return _end(attributed, parsed, DeliveryState.SETTLED)
+        parsed = read_payload_as_record(parsed)
         if route.sinks and parsed.record_count and route.account != "":
             attributed, parsed = attribute_records(attributed, parsed, route.account)
             if not (attributed.delivery.envelope.integrated_account_id or parsed.account_path):
@@ -284,6 +284,7 @@ class DeliveryProcessor:
             outcomes=outcomes,
             dead_records=list({(record.sink, record.ordinal): record for record in dead}.values()),
             record_errors=parsed.record_errors,
+            restarted_sinks=[attempt.outcome.sink for attempt in attempts if attempt.is_restarted],
         )
 
 

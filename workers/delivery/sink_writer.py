@@ -73,6 +73,7 @@ class SinkAttempt:
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
     has_key: as in WriteResult; None if it is not known. replaced_characters: of the records written so far.
+    is_restarted: the sink gets records again that an earlier attempt wrote.
     """
 
     outcome: SinkOutcome
@@ -81,6 +82,7 @@ class SinkAttempt:
     has_timed_out: bool = False
     has_key: bool | None = None
     replaced_characters: int = 0
+    is_restarted: bool = False
 
 
 class SinkWriter:
@@ -173,6 +175,7 @@ class _SinkWrite:
         # By other routes, or under another account, the sink must get all records again.
         target = f"{config} {delivery.envelope.integrated_account_id}"
         self._progress = WriteProgress.from_json(earlier.progress, target=target)
+        self._is_restarted = earlier.progress != "" and self._progress == WriteProgress(target)
         counts = (earlier.written, earlier.dead) if self._progress.next_ordinal else (0, 0)
         self.outcome = SinkOutcome(
             delivery.id, earlier.sink, SinkOutcomeState.WRITING, *counts, "", "", utc_now()
@@ -271,6 +274,7 @@ class _SinkWrite:
             # A later slice may have the key.
             has_key=self._progress.has_key or None,
             replaced_characters=self._progress.replaced_characters,
+            is_restarted=self._is_restarted,
         )
 
 
