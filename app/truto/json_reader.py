@@ -7,8 +7,8 @@ from typing import Any
 
 from app.truto.json_scanner import JsonSpan, NotJson, Pause, no_pause, scan_array, scan_document, scan_object
 
-# Run details, error reports and answers of Truto's API are much smaller.
-MAX_READ_BYTES = 4 * 1024 * 1024
+# Run details and error reports are much smaller. As Python objects, JSON takes up to a hundred times as much.
+MAX_READ_BYTES = 1024 * 1024
 # Enough of a longer text to show that it is too long for a name.
 _MAX_CUT_BYTES = 4096
 # A value that cannot be parsed is read part by part, down to this depth.
