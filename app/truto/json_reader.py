@@ -7,8 +7,8 @@ from typing import Any
 
 from app.truto.json_scanner import JsonSpan, NotJson, Pause, no_pause, scan_array, scan_document, scan_object
 
-# Run details, error reports and answers of Truto's API are much smaller.
-MAX_READ_BYTES = 4 * 1024 * 1024
+# Run details and error reports are much smaller. As Python objects, JSON takes up to a hundred times as much.
+MAX_READ_BYTES = 1024 * 1024
 # Enough of a longer text to show that it is too long for a name.
 _MAX_CUT_BYTES = 4096
 # A value that cannot be parsed is read part by part, down to this depth.
@@ -25,7 +25,8 @@ class JsonReader:
     """Reads values of one body, and parses at most `max_bytes` of it: this bounds the time and the memory.
 
     A value that cannot be parsed becomes None, but the readable members and items around it are kept. Beyond
-    max_bytes, a text is cut, an array is None, and an object has only its smaller members.
+    max_bytes, short texts and numbers are still read, a long text is cut, an array is None, and an object has
+    only such members.
     """
 
     def __init__(self, max_bytes: int = MAX_READ_BYTES, pause: Pause = no_pause) -> None:
@@ -47,7 +48,8 @@ class JsonReader:
 
     def _read(self, span: JsonSpan, names: frozenset[str] | None, depth: int) -> Any:
         self._pause()
-        is_small = span.size <= self._left_bytes
+        is_scalar = not span.is_object and not span.is_array
+        is_small = span.size <= self._left_bytes or (is_scalar and span.size <= _MAX_CUT_BYTES)
         if is_small:
             try:
                 value = json.loads(replace_unstorable(span.raw)[0], strict=False)

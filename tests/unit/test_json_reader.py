@@ -42,7 +42,7 @@ def test_only_the_unreadable_parts_are_left_out(body: bytes, read: object) -> No
 
 def test_beyond_the_limit_the_smallest_members_are_read() -> None:
     body = (
-        b'{"text": "' + b"x" * 9000 + b'", "array": [' + b"1," * 900 + b'1], "number": ' + b"1" * 1500
+        b'{"text": "' + b"x" * 9000 + b'", "array": [' + b"1," * 900 + b'1], "number": ' + b"1" * 5000
         + b', "object": {"id": 7, "text": "' + b"y" * 9000 + b'"}, "small": [1]}'
     )  # fmt: skip
 
@@ -53,6 +53,24 @@ def test_beyond_the_limit_the_smallest_members_are_read() -> None:
     assert set(text) == {"x"}
     assert set(object_text) == {"y"}
     assert 4000 < len(text) < 4100
+
+
+def test_beyond_the_limit_short_texts_and_numbers_are_whole() -> None:
+    body = (
+        b'{"a": "'
+        + b"x" * 200
+        + b'", "b": "'
+        + b"y" * 3000
+        + b'", "c": 1'
+        + b"0" * 300
+        + b', "d": ['
+        + b"1," * 99
+        + b"1]}"
+    )
+
+    read = JsonReader(100).read_value(scan_document(body))
+
+    assert read == {"a": "x" * 200, "b": "y" * 3000, "c": 10**300, "d": None}
 
 
 def test_of_an_object_beyond_the_limit_only_named_members_are_read() -> None:

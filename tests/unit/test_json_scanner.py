@@ -116,6 +116,18 @@ def test_any_depth_and_size_is_scanned() -> None:
     assert members["last"].raw == "1"
 
 
+def test_whitespace_of_any_length_is_skipped() -> None:
+    space = b" \n" * 100_000
+    text = space.join(
+        [b"", b"{", b'"a"', b":", b"[", b"1", b",", b"2", b"]", b",", b'"b"', b":", b"3", b"}", b""]
+    )
+
+    members = scan_object(scan_document(text))
+
+    assert [item.raw for item in scan_array(members["a"])] == ["1", "2"]
+    assert members["b"].raw == "3"
+
+
 FRAGMENTS = [
     "1",
     "{}",

@@ -32,6 +32,8 @@ def test_a_secret_may_be_pinned_to_a_webhook() -> None:
     assert settings.webhook_secrets == (WebhookSecret("a"), WebhookSecret("b", "w1"), WebhookSecret("c"))
     assert settings.may_sign("a", "any")
     assert settings.may_sign("b", "w1")
+    assert settings.may_sign("b", "")
+    assert not settings.may_sign("d", "")
     assert not settings.may_sign("b", "w2")
     assert not settings.may_sign("d", "w1")
 
