@@ -16,6 +16,8 @@ from workers.background.loop import PeriodicTask
 _INTERVAL_S = 1.0
 # An enqueued delivery that no worker leased for so long is enqueued again.
 _REQUEUE_AFTER_S = 60.0
+# A long spool must not delay the other steps.
+_DRAIN_TIMEOUT_S = 5.0
 _ENQUEUE_LIMIT = 16 * IDS_PER_JOB
 
 log = structlog.get_logger()
@@ -59,7 +61,7 @@ class Sweeper(PeriodicTask):
                 f"workers of another database use the namespace {self._queue.namespace} in this Redis: set "
                 "REDIS_NAMESPACE to a name of its own in the processes of each receiver, and restart them"
             )
-        if moved := self._spool.drain(self._inbox.put):
+        if moved := self._spool.drain(self._inbox.put, timeout_s=_DRAIN_TIMEOUT_S):
             log.info("spool.drained", deliveries=moved)
 
     def _release_workers(self) -> None:
