@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-import msgspec
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
@@ -27,7 +26,7 @@ from app.redis.queue import NAMESPACES_KEY, format_key
 from app.store.compression import compress, decompress
 from app.store.incoming import OriginRules, read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
-from app.truto.coerce import as_text, as_time
+from app.truto.coerce import as_object, as_text, as_time
 from app.truto.events import read_envelope
 
 # Limits of one commit while draining; the last body may exceed the bytes.
@@ -43,15 +42,6 @@ _SEAL_CONTEXT = b"rapidbridge spool entry\0"
 _EntryFields = Mapping[bytes, bytes]
 
 log = structlog.get_logger()
-
-
-class _Header(msgspec.Struct):
-    """The members of an entry's header that the body does not have."""
-
-    digest: Any = None
-    received_at: Any = None
-    state: Any = None
-    reason: Any = None
 
 
 class Spool:
@@ -217,16 +207,15 @@ class Spool:
         """
         header = _parse_header(fields[b"header"])
         body = decompress(fields[b"body"], max_bytes=origin.max_body_bytes)
-        # The first release wrote no digest: it hashed the body, which verifies nothing.
-        digest = bytes.fromhex(as_text(header.digest)) or hashlib.sha256(body).digest()
+        digest = bytes.fromhex(as_text(header.get("digest")))
         now = utc_now()
-        received_at = min(now, as_time(header.received_at) or now)
+        received_at = min(now, as_time(header.get("received_at")) or now)
         delivery = read_incoming(body, digest, received_at, origin=origin)
         seals = list(self._compute_seals(fields[b"header"]))
         if not any(hmac.compare_digest(seal, fields.get(b"seal", b"")) for seal in seals):
             return replace(delivery, received_at=_limit_time(received_at, delivery.envelope.created_at, now))
-        if header.state == DeliveryState.REFUSED:
-            return replace(delivery, state=DeliveryState.REFUSED, reason=as_text(header.reason))
+        if header.get("state") == DeliveryState.REFUSED:
+            return replace(delivery, state=DeliveryState.REFUSED, reason=as_text(header.get("reason")))
         return delivery
 
     def _compute_seals(self, header: bytes) -> Iterator[bytes]:
@@ -265,14 +254,14 @@ def _explain_missing_secret(waiting: int) -> str:
     )
 
 
-def _parse_header(text: bytes) -> _Header:
-    """Return the header of an entry. Unknown members are ignored, missing members are None."""
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """Return the members of a header; raises ValueError."""
     if len(text) > _MAX_HEADER_BYTES:
         raise ValueError("the header is too long")
     try:
-        return msgspec.json.decode(text, type=_Header)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError("the header is damaged") from error
+        return as_object(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("the header is nested too deeply") from error
 
 
 def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
