@@ -49,7 +49,7 @@ MAY_IMPORT = {
 # The only packages that may import a library.
 ONLY_IN = {
     "flask": ("app.web",),
-    "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
+    "rq": ("app.redis.queue", "workers.main", "workers.jobs", "workers.rq_worker"),
     "sqlalchemy": ("app.database", "app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
     "click": ("app.cli",),

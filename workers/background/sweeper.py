@@ -46,10 +46,15 @@ class Sweeper(PeriodicTask):
 
     def run_once(self) -> None:
         """Run every step once."""
+        self.run_step("repair_queue", self._repair_queue)
         self.run_step("drain_spool", self._drain_spool)
         self.run_step("release_workers", self._release_workers)
         self.run_step("requeue_after_wipe", self._requeue_after_wipe)
         self.run_step("enqueue_due", self._enqueue_due)
+
+    def _repair_queue(self) -> None:
+        for key in self._queue.repair():
+            log.warning("queue.repaired", deleted=key)
 
     def _drain_spool(self) -> None:
         if not self._spool.count():
