@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, SimpleWorker
-from rq.exceptions import DequeueTimeout
+from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
 from rq.timeouts import UnixSignalDeathPenalty
 from rq.utils import now
@@ -32,8 +32,8 @@ from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 _INTERRUPT_INTERVAL_S = 3
 _LOG_INTERVAL_S = 60.0
 _MAX_MESSAGE_CHARS = 300
-# Errors of the connection or of the caller, and no garbage in Redis.
-_PASSED_ON = (DequeueTimeout, RedisConnectionError, RedisTimeoutError, JobTimeout)
+# Errors of the connection, and exceptions of signals: none is caused by a value in Redis.
+_PASSED_ON = (DequeueTimeout, StopRequested, RedisConnectionError, RedisTimeoutError, JobTimeout)
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural")
+_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural", "app.http_client")
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "app.clock": (),
     "app.plural": (),
     "app.backoff": (),
+    "app.http_client": (),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),
@@ -56,7 +57,13 @@ ONLY_IN = {
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker",),
     "dotenv": ("app.config.settings",),
-    "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "app.sinks.sql.keys"),
+    "msgspec": (
+        "app.store.bulk_insert",
+        "app.store.delivery_export",
+        "app.truto.events",
+        "app.truto.records",
+        "app.sinks.sql.keys",
+    ),
 }
 
 
