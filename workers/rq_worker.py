@@ -26,6 +26,7 @@ from rq.worker_registration import clean_worker_registry
 
 from app.errors import JobTimeout
 from app.logs import locate_error
+from app.redis.connection import queue_unavailable
 from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 
 # The time between two interruptions of the same job.
@@ -38,8 +39,11 @@ _PASSED_ON = (DequeueTimeout, StopRequested, RedisConnectionError, RedisTimeoutE
 log = structlog.get_logger()
 
 
-class DamagedKey(RedisConnectionError):
-    """A key of the queue has another type. RQ waits and tries again, and the sweeper deletes the key."""
+class QueueDamaged(RedisConnectionError):
+    """Redis refuses to read the queue, for example a key of another type, which the sweeper deletes.
+
+    As an error of the connection, it makes RQ wait and try again.
+    """
 
 
 class LimitedLog(logging.Handler):
@@ -103,7 +107,7 @@ class JobQueue(Queue):
             except _PASSED_ON:
                 raise
             except ResponseError as error:
-                raise DamagedKey("a key of the queue cannot be read") from error
+                raise QueueDamaged(str(queue_unavailable(error))) from error
             except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
                 _limited_log.warn("job.unreadable", fault=type(error).__name__)
 

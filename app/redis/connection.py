@@ -204,6 +204,11 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "check the host and the port in REDIS_URL, and the firewall between both",
     ),
     (
+        ("wrongtype",),
+        "a key of the receiver has a value of another type",
+        "keep `rapidbridge worker` running, which deletes the key; find the program that wrote it",
+    ),
+    (
         ("max number of clients",),
         "no connection is free",
         "raise maxclients, or end other clients",

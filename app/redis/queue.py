@@ -40,6 +40,7 @@ _LENGTH = {"list": Pipeline.llen, "set": Pipeline.scard, "zset": Pipeline.zcard,
 FAILED_JOB_TTL_S = 3600
 # An idle worker sends a heartbeat every 15 s, a busy one with each job. RQ forgets a dead one after minutes.
 _WORKER_LIVES = timedelta(seconds=45)
+_MAX_CLOCK_DIFFERENCE = timedelta(hours=1)
 
 
 class DueDelivery(Protocol):
@@ -244,4 +245,4 @@ def _is_recent(heartbeat: object, now: datetime) -> bool:
         at = utcparse(heartbeat.decode()) if isinstance(heartbeat, bytes) else None
     except ValueError:
         return False
-    return at is not None and abs(now - at) < _WORKER_LIVES
+    return at is not None and now - _WORKER_LIVES < at < now + _MAX_CLOCK_DIFFERENCE
