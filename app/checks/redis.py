@@ -227,7 +227,10 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
     """Yield the results for the spool, the workers and the job queue."""
     if info.spooled:
         message = f"{_count_deliveries(info.spooled)} in the spool, not yet in the store"
-        advice = "Repair the store and keep `rapidbridge worker` running: it moves the spool to the store."
+        advice = (
+            "Repair the store and keep `rapidbridge worker` running, with TRUTO_WEBHOOK_SECRET: it verifies "
+            "the spool and moves it to the store."
+        )
         yield warn(_COMPONENT, "spool", message, advice)
     else:
         yield ok(_COMPONENT, "spool", "the spool is empty")
