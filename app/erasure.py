@@ -159,7 +159,7 @@ def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]
     spools = []
     if settings.redis_url:
         redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-        spools = [Spool(redis, namespace) for namespace in (settings.namespace, UNNAMED)]
+        spools = [Spool(redis, namespace, settings) for namespace in (settings.namespace, UNNAMED)]
     sinks = SinkRegistry(config.routes)
     database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
     try:

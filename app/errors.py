@@ -9,6 +9,7 @@ RapidBridgeError
  │   ├─ StoreUnavailable         the inbox's database cannot be reached
  │   ├─ QueueUnavailable         Redis cannot be reached
  │   ├─ NamespaceShared          another receiver's workers use the same keys in Redis
+ │   ├─ SecretMissing            the spool cannot be verified without TRUTO_WEBHOOK_SECRET
  │   ├─ JobTimeout               a job ran longer than its limit
  │   ├─ Overloaded               too many large bodies at once
  │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
@@ -74,6 +75,10 @@ class QueueUnavailable(TransientError):
 
 class NamespaceShared(TransientError):
     """Workers of another database use this receiver's keys in Redis."""
+
+
+class SecretMissing(TransientError):
+    """This process has no secret to verify spooled deliveries with."""
 
 
 class JobTimeout(TransientError):

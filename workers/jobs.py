@@ -1,20 +1,25 @@
 """The only functions that RQ may run, found by name."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 import structlog
-from rq.job import Job
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
 
 from app.errors import JobTimeout, StoreUnavailable
-from app.redis.queue import JOB_FUNCTION
+from app.redis.queue import FAILED_JOB_TTL_S, IDS_PER_JOB, JOB_FUNCTION, JOB_TIMEOUT_S
 from workers.delivery.processor import DeliveryProcessor
 
 # The time that an interrupted job spends on releasing its deliveries.
 _RELEASE_TIMEOUT_S = 3.0
 _RELEASE_RETRY_INTERVAL_S = 0.5
+# The field of a job's hash with its function and arguments: 32 ids have 1,300 bytes.
+_DATA = "data"
+_MAX_DATA_BYTES = 65536
 
 log = structlog.get_logger()
 _processor: list[DeliveryProcessor] = []
@@ -25,14 +30,22 @@ def set_processor(processor: DeliveryProcessor) -> None:
     _processor[:] = [processor]
 
 
-def deliver(ids: Sequence[str]) -> None:
-    """Process the deliveries with these ids."""
+def deliver(ids: object) -> None:
+    """Process the deliveries with these ids; raises ValueError if they are no list of ids."""
+    parsed_ids = _parse_ids(ids)
     try:
-        _processor[0].deliver([UUID(id_) for id_ in ids])
+        _processor[0].deliver(parsed_ids)
     except (StoreUnavailable, JobTimeout) as error:
         # Nothing was saved, so nothing is lost: the sweeper enqueues the deliveries again.
-        log.error("job.interrupted", deliveries=len(ids), error=str(error))
+        log.error("job.interrupted", deliveries=len(parsed_ids), error=str(error))
         _release_deliveries(_processor[0])
+
+
+def _parse_ids(ids: object) -> list[UUID]:
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+        raise ValueError("the job's argument is no list of ids")
+    # The sweeper enqueues the deliveries of any others: a job must end before its timeout.
+    return [UUID(id_) for id_ in ids[:IDS_PER_JOB]]
 
 
 def _release_deliveries(processor: DeliveryProcessor) -> None:
@@ -53,9 +66,12 @@ def _release_deliveries(processor: DeliveryProcessor) -> None:
 class DeliveryJob(Job):
     """An RQ job that runs only JOB_FUNCTION.
 
-    Anyone who reaches Redis can write jobs. RQ would import and call any function that a job names, and send
-    the webhooks that it lists.
+    Anyone who reaches Redis can write jobs. RQ would import and call any function that a job names, send the
+    webhooks that it lists, and repeat it as often as it says. Of a job's hash, only the ids are read.
     """
+
+    # The only queue of this process; set before the first job.
+    queue_name: ClassVar[str] = ""
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -64,8 +80,37 @@ class DeliveryJob(Job):
             raise ValueError("this job names a function that workers do not run")
         return deliver
 
-    def restore(self, raw_data: dict[Any, Any]) -> None:
-        """Load a job without its callbacks and webhooks; this project uses neither."""
-        super().restore(raw_data)
-        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
-        self.webhooks = []
+    def refresh(self) -> None:
+        """Load the job from Redis; raises NoSuchJobError, or ValueError for too much data."""
+        if int(self.connection.hstrlen(self.key, _DATA)) > _MAX_DATA_BYTES:
+            raise ValueError("the job has too much data")
+        self.restore({_DATA: self.connection.hget(self.key, _DATA) or b""})
+
+    def restore(self, raw_data: Mapping[Any, Any]) -> None:
+        """Load a job from its hash: its data, and our own values for everything else."""
+        data = raw_data.get(_DATA.encode(), raw_data.get(_DATA))
+        if not data:
+            raise NoSuchJobError("the job has no data")
+        super().restore(
+            {
+                _DATA: _inflate(data),
+                "origin": self.queue_name,
+                "status": JobStatus.QUEUED,
+                "timeout": JOB_TIMEOUT_S,
+                # As text: RQ takes the number 0 for a missing value.
+                "result_ttl": "0",
+                "failure_ttl": str(FAILED_JOB_TTL_S),
+            }
+        )
+
+
+def _inflate(data: bytes) -> bytes:
+    """Return the data of a job, uncompressed; raises ValueError if it is too long or damaged."""
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(data, _MAX_DATA_BYTES)
+    except zlib.error as error:
+        raise ValueError("the job's data is damaged") from error
+    if not inflater.eof:
+        raise ValueError("the job has too much data")
+    return plain

@@ -1,85 +1,36 @@
 """One RQ worker process: `python -m workers.main`, started by `rapidbridge worker`."""
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from types import FrameType
 
 import structlog
-from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import SimpleWorker
 from rq.serializers import JSONSerializer
-from rq.timeouts import UnixSignalDeathPenalty
 
 from app.clock import utc_now
 from app.config.load import Config, read_config
 from app.config.settings import read_worker_token
 from app.database.engine import Database, open_database
-from app.errors import ConfigError, JobTimeout, StoreUnavailable
+from app.errors import ConfigError, StoreUnavailable
 from app.logs import configure_logging
 from app.redis.connection import connect_redis, queue_unavailable
-from app.redis.queue import JOB_TIMEOUT_S, DeliveryQueue
+from app.redis.queue import DeliveryQueue
 from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from workers import jobs
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
+from workers.rq_worker import Worker
 
 # An idle worker waits for a job this long less 15 s, and does no maintenance meanwhile.
 _WORKER_TTL_S = 30
 # The interval at which RQ searches for jobs of dead workers.
 _MAINTENANCE_INTERVAL_S = 30
 _PUBLISH_INTERVAL_S = 10.0
-# The time between two interruptions of the same job.
-_INTERRUPT_INTERVAL_S = 3
 
 log = structlog.get_logger()
-
-
-class RepeatingTimeout(UnixSignalDeathPenalty):
-    """Interrupts a job at its timeout, and again every few seconds until it ends."""
-
-    def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
-        """Raise JobTimeout in the running job."""
-        raise JobTimeout(f"the job timed out after {JOB_TIMEOUT_S} s")
-
-    def setup_death_penalty(self) -> None:
-        """Start the timer."""
-        signal.signal(signal.SIGALRM, self.handle_death_penalty)
-        # RQ's own alarm fires once: the job could hang again after that.
-        signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_INTERVAL_S)
-
-
-class ReconnectingWorker(SimpleWorker):
-    """RQ's worker with a short reconnect wait, which registers again after Redis was wiped."""
-
-    max_connection_wait_time = 4.0
-    death_penalty_class = RepeatingTimeout
-
-    def request_force_stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Ignore a second SIGTERM: the platform and the supervisor each send one."""
-
-    # Set before `work`.
-    publish: Callable[[], None]
-
-    def register_birth(self) -> None:
-        """Register this worker in the database, then in Redis."""
-        # In this order: a worker that only Redis knows looks like another receiver's.
-        self.publish()
-        super().register_birth()  # type: ignore[no-untyped-call]  # RQ's own
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Register this worker again if Redis lost it, then renew its heartbeats."""
-        if pipeline is None and not self.connection.hexists(self.key, "birth"):
-            self.connection.delete(self.key)
-            self.register_birth()
-        super().heartbeat(timeout, pipeline)
-        if pipeline is None:
-            self.publish()
 
 
 class Publisher:
@@ -135,9 +86,10 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     record = WorkerRecord(name, started_at, delivery_config.to_json(), delivery_config.digest)
     publisher = Publisher(database, record)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    worker = ReconnectingWorker(
+    jobs.DeliveryJob.queue_name = DeliveryQueue(redis, settings.namespace).name
+    worker = Worker(
         # One queue for each worker: with two, RQ loses a job whose worker is killed just after popping it.
-        [DeliveryQueue(redis, settings.namespace).name],
+        [jobs.DeliveryJob.queue_name],
         name,
         connection=redis,
         job_class=jobs.DeliveryJob,

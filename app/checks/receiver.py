@@ -15,6 +15,7 @@ from app.config.settings import Settings, WebhookSecret
 from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
+from app.http_client import open_http_client, send
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
@@ -22,6 +23,7 @@ from app.truto.target_url import WEBHOOK_PATH, redact_target_url
 
 _COMPONENT = "receiver"
 _TIMEOUT_S = 6.0
+_MAX_RESPONSE_BYTES = 65536
 _STORED_TIMEOUT_S = 2.0
 _SETTLED_TIMEOUT_S = 6.0
 _POLL_INTERVAL_S = 0.1
@@ -44,7 +46,7 @@ def check_receiver(settings: Settings, url: str, secret: WebhookSecret | None) -
     }
     shown_url = redact_target_url(url)
     try:
-        response = httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        response = _send("POST", url, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         message = f"no response from {shown_url} ({type(error).__name__})"
         advice = "Start it: rapidbridge up. If it runs elsewhere, add --url; to skip this check, --no-post."
@@ -140,7 +142,7 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
     parts = urlsplit(url)
     readyz = urlunsplit((parts.scheme, parts.netloc, "/readyz", "", ""))
     try:
-        response = httpx.get(readyz, timeout=_TIMEOUT_S, trust_env=False)
+        response = _send("GET", readyz)
     except httpx.HTTPError:
         return
     response_json = _parse_json(response)
@@ -157,10 +159,15 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
         yield fail(_COMPONENT, "ready", message, advice)
 
 
+def _send(method: str, url: str, **options: Any) -> httpx.Response:
+    with open_http_client(trust_env=False) as client:
+        return send(client, method, url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_RESPONSE_BYTES, **options)
+
+
 def _parse_json(response: httpx.Response) -> dict[str, Any]:
     try:
         return as_object(response.json())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 

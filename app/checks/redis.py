@@ -14,7 +14,7 @@ from app.config.settings import Settings
 from app.plural import format_count
 from app.redis.connection import connect_redis, diagnose_redis
 from app.redis.other_receivers import OtherReceiver, find_other_receivers
-from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue, format_key
+from app.redis.queue import MAX_JOBS, UNNAMED, DeliveryQueue
 from app.redis.spool import Spool
 
 _COMPONENT = "redis"
@@ -53,7 +53,7 @@ class RedisInfo:
 class QueueInfo:
     """Numbers of live workers, jobs, and deliveries in the spool. failed_jobs: in the last hour.
 
-    unreadable_key: of the entries that could not be moved from the spool.
+    unreadable: entries that could not be moved from the spool.
     """
 
     workers: int
@@ -61,7 +61,7 @@ class QueueInfo:
     failed_jobs: int
     spooled: int
     unreadable: int
-    unreadable_key: str
+    namespace: str
 
 
 def check_redis(settings: Settings) -> Iterator[CheckResult]:
@@ -136,7 +136,7 @@ def _read_queue_info(client: Redis, namespace: str) -> QueueInfo:
     queue, spool = DeliveryQueue(client, namespace), Spool(client, namespace)
     waiting, failed = queue.count_jobs()
     return QueueInfo(
-        queue.count_workers(), waiting, failed, spool.count(), spool.count_unreadable(), spool.unreadable_key
+        queue.count_workers(), waiting, failed, spool.count(), spool.count_unreadable(), namespace
     )
 
 
@@ -210,7 +210,7 @@ def evaluate_namespaces(namespace: str, others: Sequence[OtherReceiver]) -> Iter
     yield ok(_COMPONENT, "namespace", f"{namespace}; {shared}")
     for other in others:
         if other.unreadable and other.namespace == UNNAMED:
-            yield _warn_unreadable(other.unreadable, format_key(UNNAMED, "spool", "unreadable"))
+            yield _warn_unreadable(other.unreadable, other.adopt_command)
         if not other.is_stranded:
             continue
         verb = "waits" if other.spooled == 1 else "wait"
@@ -227,12 +227,15 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
     """Yield the results for the spool, the workers and the job queue."""
     if info.spooled:
         message = f"{_count_deliveries(info.spooled)} in the spool, not yet in the store"
-        advice = "Repair the store and keep `rapidbridge worker` running: it moves the spool to the store."
+        advice = (
+            "Repair the store and keep `rapidbridge worker` running, with TRUTO_WEBHOOK_SECRET: it verifies "
+            "the spool and moves it to the store."
+        )
         yield warn(_COMPONENT, "spool", message, advice)
     else:
         yield ok(_COMPONENT, "spool", "the spool is empty")
     if info.unreadable:
-        yield _warn_unreadable(info.unreadable, info.unreadable_key)
+        yield _warn_unreadable(info.unreadable, f"rapidbridge migrate --adopt-spool {info.namespace}")
     if info.workers:
         yield ok("workers", "alive", f"{format_count(info.workers, 'worker')} alive")
     else:
@@ -250,9 +253,13 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
         yield ok("workers", "jobs", jobs)
 
 
-def _warn_unreadable(number: int, key: str) -> CheckResult:
-    message = f"{_count_deliveries(number)} in {key} could not be moved to the store"
-    return warn(_COMPONENT, "unreadable", message, f"Inspect them with: redis-cli XRANGE {key} - +")
+def _warn_unreadable(number: int, adopt_command: str) -> CheckResult:
+    message = f"{_count_deliveries(number)} set aside: unreadable, or not signed with TRUTO_WEBHOOK_SECRET"
+    advice = (
+        "If a secret was removed from TRUTO_WEBHOOK_SECRET, add it again for the workers too. "
+        f"Then move them to the store: {adopt_command}"
+    )
+    return warn(_COMPONENT, "unreadable", message, advice)
 
 
 def _count_deliveries(number: int) -> str:

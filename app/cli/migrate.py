@@ -28,7 +28,7 @@ def migrate(namespace: str | None) -> None:
     The schema in DATABASE_SCHEMA is created if it is missing. The command is safe to run at any time, and
     several times at once. `rapidbridge doctor` names the spools that no worker empties, for --adopt-spool.
     """
-    settings = read_config(required=("REDIS_URL",) if namespace else ()).settings
+    settings = read_config(required=("REDIS_URL", "TRUTO_WEBHOOK_SECRET") if namespace else ()).settings
     database = open_database(settings.database_url, schema=settings.database_schema)
     before, after = apply_migrations(database)
     if before == after:
@@ -53,9 +53,20 @@ def _adopt_spool(settings: Settings, database: Database, name: str) -> int:
             f"--adopt-spool: workers of {name} are running, and move its spool to their own database. "
             "If they use this database too, set one REDIS_NAMESPACE for all processes, and restart them."
         )
-    spool = Spool(redis, namespace)
-    moved = spool.drain(Inbox(database).put)
-    if unreadable := spool.count_unreadable():
-        entries = format_count(unreadable, "unreadable entry")
-        print_message(f"{entries} left in Redis; inspect with: redis-cli XRANGE {spool.unreadable_key} - +")
+    spool = Spool(redis, namespace, settings)
+    # They may be signed with a secret that has been set again since.
+    spool.restore_set_aside()
+    moved = spool.drain(Inbox(database).put, sets_aside=namespace == settings.namespace)
+    if left := spool.count():
+        print_message(
+            f"{format_count(left, 'delivery')} left in the spool of {name}: not signed with a secret in "
+            "TRUTO_WEBHOOK_SECRET. If the secret was removed, add it again, and repeat this command."
+        )
+    if set_aside := spool.count_unreadable():
+        entries = format_count(set_aside, "entry")
+        print_message(
+            f"{entries} left in Redis: unreadable, or not signed with a secret in TRUTO_WEBHOOK_SECRET. "
+            "If the secret was removed, add it again, and repeat this command. "
+            f"Inspect with: redis-cli XRANGE {spool.unreadable_key} - +"
+        )
     return moved

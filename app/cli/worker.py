@@ -40,7 +40,7 @@ def worker(number: int | None) -> None:
     settings = config.settings
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    spool = Spool(redis, settings.namespace)
+    spool = Spool(redis, settings.namespace, settings)
     sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
     sweeper.start()
     OtherSpools(database, redis, settings).start()

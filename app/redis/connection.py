@@ -67,6 +67,11 @@ def _is_demoted(error: ResponseError) -> bool:
     return isinstance(error, ReadOnlyError | MasterDownError) or str(error).startswith("UNBLOCKED")
 
 
+def is_wrong_type(error: object) -> bool:
+    """Whether Redis refused a command because the key has another type."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
 def connect_redis(url: str, *, tls_verify: bool) -> Redis:
     """Prepare a connection pool with timeouts of 2 s, unless the URL sets others.
 
@@ -197,6 +202,11 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], str, str], ...] = (
         ("timed out", "timeout", "no route to host", "unreachable"),
         "no answer in time",
         "check the host and the port in REDIS_URL, and the firewall between both",
+    ),
+    (
+        ("wrongtype",),
+        "a key of the receiver has a value of another type",
+        "keep `rapidbridge worker` running, which deletes the key; find the program that wrote it",
     ),
     (
         ("max number of clients",),

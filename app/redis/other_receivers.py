@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from app.errors import QueueUnavailable
+from app.redis.connection import is_wrong_type
 from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
 from app.redis.spool import Spool
 
@@ -48,7 +50,12 @@ def find_other_receivers(redis: Redis, namespace: str) -> list[OtherReceiver]:
     others = []
     for other in [UNNAMED, *sorted(list_namespaces(redis) - {namespace})[:_MAX_OTHER_RECEIVERS]]:
         spool = Spool(redis, other)
-        workers = DeliveryQueue(redis, other).count_workers()
-        others.append(OtherReceiver(other, workers, spool.count(), spool.count_unreadable()))
+        try:
+            workers = DeliveryQueue(redis, other).count_workers()
+            others.append(OtherReceiver(other, workers, spool.count(), spool.count_unreadable()))
+        except QueueUnavailable as error:
+            # A key of another type is no receiver's.
+            if not is_wrong_type(error.__cause__):
+                raise
     # A namespace stays listed after its receiver is gone.
     return [other for other in others if other.workers or other.spooled or other.unreadable]

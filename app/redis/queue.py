@@ -1,18 +1,22 @@
 """The RQ queue, which spreads the ids of pending deliveries over workers."""
 
+import re
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Protocol, cast
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
+from rq.utils import utcparse
 
 from app.clock import utc_now
 from app.plural import format_count
-from app.redis.connection import queue_unavailable
+from app.redis.connection import is_wrong_type, queue_unavailable
 
 # The namespace of releases whose keys named no receiver: `rapidbridge`, `rapidbridge:spool`.
 UNNAMED = ""
@@ -25,10 +29,18 @@ IDS_PER_JOB = 32
 # A larger backlog stays in the inbox, from which the sweeper enqueues: Redis must not fill up.
 MAX_JOBS = 128
 # RQ's, with the keys of a queue's workers.
-_WORKERS_KEY = "rq:workers:{}"
-_FAILED_JOB_TTL_S = 3600
+WORKERS_KEY = "rq:workers:{}"
+# No receiver has more; others were written by somebody else.
+_MAX_WORKERS = 1000
+_MAX_NAMESPACES = 1000
+# The characters of REDIS_NAMESPACE: messages quote a namespace in commands to paste.
+_NAMESPACE = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+# The command that returns the length of a key, by its type.
+_LENGTH = {"list": Pipeline.llen, "set": Pipeline.scard, "zset": Pipeline.zcard, "stream": Pipeline.xlen}
+FAILED_JOB_TTL_S = 3600
 # An idle worker sends a heartbeat every 15 s, a busy one with each job. RQ forgets a dead one after minutes.
 _WORKER_LIVES = timedelta(seconds=45)
+_MAX_CLOCK_DIFFERENCE = timedelta(hours=1)
 
 
 class DueDelivery(Protocol):
@@ -48,12 +60,12 @@ def format_key(namespace: str, *parts: str) -> str:
 
 
 def list_namespaces(connection: Redis) -> set[str]:
-    """Return the namespaces of all receivers that have used this Redis; raises QueueUnavailable."""
+    """Return the namespaces of at most 1,000 receivers that have used this Redis; raises QueueUnavailable."""
     try:
-        members = cast("set[bytes]", connection.smembers(NAMESPACES_KEY))
+        members = list(islice(connection.sscan_iter(NAMESPACES_KEY), _MAX_NAMESPACES))
     except RedisError as error:
         raise queue_unavailable(error) from error
-    return {member.decode(errors="replace") for member in members}
+    return {member.decode() for member in members if _NAMESPACE.fullmatch(member)}
 
 
 class DeliveryQueue:
@@ -91,7 +103,7 @@ class DeliveryQueue:
                 args=([str(delivery.id) for delivery in group],),
                 timeout=JOB_TIMEOUT_S,
                 result_ttl=0,
-                failure_ttl=_FAILED_JOB_TTL_S,
+                failure_ttl=FAILED_JOB_TTL_S,
                 description=format_count(len(group), "delivery"),
                 job_id=_job_id(group),
             )
@@ -125,15 +137,67 @@ class DeliveryQueue:
 
     def list_workers(self) -> set[str]:
         """Return the names of the live workers. A killed worker counts for up to 45 more seconds."""
-        live_since = utc_now() - _WORKER_LIVES
+        prefix = Worker.redis_worker_namespace_prefix.encode()
         try:
-            return {
-                worker.name
-                for worker in Worker.all(queue=self._queue)
-                if worker.last_heartbeat is None or worker.last_heartbeat > live_since
-            }
+            keys = list(
+                islice(self._queue.connection.sscan_iter(WORKERS_KEY.format(self.name)), _MAX_WORKERS)
+            )
+            with self._queue.connection.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.hget(key, "last_heartbeat")
+                heartbeats = pipeline.execute(raise_on_error=False)
         except RedisError as error:
             raise queue_unavailable(error) from error
+        now = utc_now()
+        return {
+            key.removeprefix(prefix).decode(errors="replace")
+            for key, heartbeat in zip(keys, heartbeats, strict=True)
+            if key.startswith(prefix) and _is_recent(heartbeat, now)
+        }
+
+    def repair(self) -> list[str]:
+        """Delete keys of another type or of an impossible length; return their names.
+
+        They hold ids only. After the loss of the queue, `has_marker` is false.
+        """
+        connection, limits = self._queue.connection, self._list_key_limits()
+        try:
+            with connection.pipeline(transaction=False) as pipeline:
+                for key, (type_, _) in limits.items():
+                    _LENGTH[type_](pipeline, key)
+                lengths = pipeline.execute(raise_on_error=False)
+                lock_ttl_s = connection.ttl(self._queue.registry_cleaning_key)
+            damaged = [
+                key
+                for (key, (_, limit)), length in zip(limits.items(), lengths, strict=True)
+                if is_wrong_type(length) or (isinstance(length, int) and length > limit)
+            ]
+            # RQ's lock always expires. Without an end, nobody would clean up after dead workers.
+            damaged += [self._queue.registry_cleaning_key] if lock_ttl_s == -1 else []
+            if damaged:
+                connection.unlink(*damaged)
+            if self._queue.key in damaged:
+                connection.unlink(self._marker_key)
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+        return damaged
+
+    def _list_key_limits(self) -> dict[str, tuple[str, int]]:
+        """Return the type and the largest length of every key that the receiver uses, except for spools."""
+        queue = self._queue
+        unlimited = 2**63
+        return {
+            queue.key: ("list", 100 * MAX_JOBS),
+            queue.intermediate_queue_key: ("list", 100 * MAX_JOBS),
+            queue.started_job_registry.key: ("zset", 100 * MAX_JOBS),
+            queue.failed_job_registry.key: ("zset", 1000 * MAX_JOBS),
+            WORKERS_KEY.format(self.name): ("set", _MAX_WORKERS),
+            Worker.redis_workers_keys: ("set", unlimited),
+            Queue.redis_queues_keys: ("set", unlimited),
+            NAMESPACES_KEY: ("set", unlimited),
+            format_key(self.namespace, "spool"): ("stream", unlimited),
+            format_key(self.namespace, "spool", "unreadable"): ("stream", unlimited),
+        }
 
     def remove_worker(self, worker: str) -> None:
         """Remove a dead worker from the live ones."""
@@ -141,7 +205,7 @@ class DeliveryQueue:
         try:
             with self._queue.connection.pipeline() as pipeline:
                 pipeline.srem(Worker.redis_workers_keys, key)
-                pipeline.srem(_WORKERS_KEY.format(self.name), key)
+                pipeline.srem(WORKERS_KEY.format(self.name), key)
                 pipeline.delete(key)
                 pipeline.execute()
         except RedisError as error:
@@ -173,3 +237,12 @@ class DeliveryQueue:
 def _job_id(group: Sequence[DueDelivery]) -> str:
     # The attempt distinguishes retries of one delivery, the random part two jobs for the same attempt.
     return f"{group[0].id}-{len(group)}-attempt-{max(due.attempts for due in group) + 1}-{uuid4().hex[:8]}"
+
+
+def _is_recent(heartbeat: object, now: datetime) -> bool:
+    """Whether a worker with this heartbeat, as Redis returns it, is alive."""
+    try:
+        at = utcparse(heartbeat.decode()) if isinstance(heartbeat, bytes) else None
+    except ValueError:
+        return False
+    return at is not None and now - _WORKER_LIVES < at < now + _MAX_CLOCK_DIFFERENCE

@@ -1,26 +1,45 @@
-"""The spool: a Redis stream that keeps deliveries while the database is unavailable."""
+"""The spool: a Redis stream that keeps deliveries while the database is unavailable.
+
+Redis is not trusted: a delivery leaves the spool only if Truto signed its body.
+"""
 
 import hashlib
+import hmac
 import json
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.clock import utc_now
+from app.errors import SecretMissing, SignatureError, UnreadableDelivery
+from app.plural import format_count
 from app.redis.connection import queue_unavailable
 from app.redis.queue import NAMESPACES_KEY, format_key
 from app.store.compression import compress, decompress
+from app.store.incoming import OriginRules, read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
-from app.truto.events import Envelope
+from app.truto.coerce import as_object, as_text, as_time
+from app.truto.events import read_envelope
 
 # Limits of one commit while draining; the last body may exceed the bytes.
 _MAX_DELIVERIES_PER_STEP = 16
 _MAX_BYTES_PER_STEP = 16 * 1024 * 1024
+# A header has about 700 bytes, and a refusal's reason at most a few hundred more.
+_MAX_HEADER_BYTES = 64 * 1024
+# The difference of Truto's clock and ours that is tolerated in an entry without a seal.
+_CLOCK_DIFFERENCE = timedelta(hours=1)
+# Keeps a seal apart from a webhook's signature, which is a MAC with the same key.
+_SEAL_CONTEXT = b"rapidbridge spool entry\0"
 
-_EntryFields = dict[bytes, bytes]
+_EntryFields = Mapping[bytes, bytes]
 
 log = structlog.get_logger()
 
@@ -29,20 +48,23 @@ class Spool:
     """Keeps deliveries in order until the inbox has them. Every method raises QueueUnavailable.
 
     Only as durable as Redis: without persistence, a restart of Redis loses them.
-    namespace: of the receiver, so that no other receiver takes its deliveries.
+    namespace: of the receiver, so that no other receiver takes its deliveries. origin: the settings to verify
+    and seal deliveries with; None for a spool that is only counted.
     """
 
-    def __init__(self, redis: Redis, namespace: str) -> None:
+    def __init__(self, redis: Redis, namespace: str, origin: OriginRules | None = None) -> None:
         self._redis = redis
         self._namespace = namespace
+        self._origin = origin
         self.key = format_key(namespace, "spool")
-        # Unreadable entries are moved here, so that they do not block the entries behind them.
+        # Entries that cannot be moved to the inbox, so that they do not block the entries behind them.
         self.unreadable_key = format_key(namespace, "spool", "unreadable")
 
     def put(self, delivery: IncomingDelivery) -> Receipt:
         """Store a delivery. The spool does not detect duplicates."""
         [body] = compress([delivery.body])
-        entry = {"header": json.dumps(_build_header(delivery)), "body": body}
+        header = json.dumps(_build_header(delivery)).encode()
+        entry = {"header": header, "body": body, "seal": next(self._compute_seals(header), "")}
         try:
             with self._redis.pipeline() as pipeline:
                 # `doctor` of every receiver shows what waits here, even if this one has never had a worker.
@@ -58,31 +80,65 @@ class Spool:
 
     def count(self) -> int:
         """Return the number of deliveries in the spool."""
-        try:
-            return int(self._redis.xlen(self.key))
-        except RedisError as error:
-            raise queue_unavailable(error) from error
+        return self._count(self.key)
+
+    def count_unreadable(self) -> int:
+        """Return the number of entries that were set aside."""
+        return self._count(self.unreadable_key)
 
     def drain(
         self,
         put: Callable[[Sequence[IncomingDelivery]], object],
         *,
-        accepts: Callable[[IncomingDelivery], bool] = lambda _: True,
+        sets_aside: bool = True,
+        timeout_s: float = math.inf,
     ) -> int:
-        """Pass all accepted deliveries to `put`, oldest first, delete them, and return their number.
+        """Pass all verified deliveries to `put`, oldest first, delete them, and return their number.
 
-        Errors of `put` are passed on. Concurrent calls pass the same deliveries: `put` must be idempotent.
+        sets_aside: also set aside the entries that no secret verifies; False leaves them to their owner.
+        timeout_s: start no further commit after that. Errors of `put` are passed on. Concurrent calls pass
+        the same deliveries: `put` must be idempotent. Raises SecretMissing if deliveries wait.
         """
-        moved, after = 0, b"-"
+        origin = self._origin
+        if origin is None or not origin.secret_values:
+            if waiting := self.count():
+                raise SecretMissing(_explain_missing_secret(waiting))
+            return 0
+        moved, deadline = 0, time.monotonic() + timeout_s
+        batch: dict[bytes, IncomingDelivery] = {}
+        faults: Counter[str] = Counter()
         try:
-            while True:
-                deliveries, after = self._read_next(after, accepts)
-                if not deliveries:
-                    return moved
-                put(list(deliveries.values()))
-                # Delete after the commit: a crash in between leaves a duplicate, not a gap.
-                self._redis.xdel(self.key, *deliveries)
-                moved += len(deliveries)
+            for entry_id, fields in self._read_entries(self.key):
+                try:
+                    batch[entry_id] = self._read_delivery(fields, origin)
+                except SignatureError:
+                    if sets_aside:
+                        faults["not_signed"] += self._move(entry_id, fields, self.unreadable_key)
+                except (ValueError, KeyError):
+                    faults["unreadable"] += self._move(entry_id, fields, self.unreadable_key)
+                if _is_full(batch):
+                    moved += self._commit(batch, put)
+                if time.monotonic() > deadline:
+                    break
+            return moved + self._commit(batch, put)
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+        finally:
+            if faults:
+                # One line for all: anyone who reaches Redis can add entries.
+                log.error("spool.entries_set_aside", **faults, moved_to=self.unreadable_key)
+
+    def restore_set_aside(self) -> int:
+        """Move the entries that were set aside back to the spool; return their number."""
+        try:
+            # The number is limited: `drain` may set entries aside meanwhile.
+            waiting = self.count_unreadable()
+            return sum(
+                self._move(entry_id, fields, self.key, source=self.unreadable_key)
+                for (entry_id, fields), _ in zip(
+                    self._read_entries(self.unreadable_key), range(waiting), strict=False
+                )
+            )
         except RedisError as error:
             raise queue_unavailable(error) from error
 
@@ -90,70 +146,122 @@ class Spool:
         """Return the number of deliveries of an integrated account."""
         return sum(1 for _ in self._find_entries(account))
 
-    def count_unreadable(self) -> int:
-        """Return the number of unreadable entries that were set aside."""
+    def erase(self, account: str) -> int:
+        """Delete the deliveries of an integrated account; return their number."""
         try:
-            return int(self._redis.xlen(self.unreadable_key))
+            return sum(int(self._redis.xdel(self.key, entry_id)) for entry_id in self._find_entries(account))
         except RedisError as error:
             raise queue_unavailable(error) from error
 
-    def erase(self, account: str) -> int:
-        """Delete the deliveries of an integrated account; return their number."""
-        removed = 0
-        for entry_id in self._find_entries(account):
-            try:
-                removed += int(self._redis.xdel(self.key, entry_id))
-            except RedisError as error:
-                raise queue_unavailable(error) from error
-        return removed
+    def _count(self, key: str) -> int:
+        try:
+            return int(self._redis.xlen(key))
+        except RedisError as error:
+            raise queue_unavailable(error) from error
 
     def _find_entries(self, account: str) -> Iterator[bytes]:
+        try:
+            for entry_id, fields in self._read_entries(self.key):
+                if self._read_account_id(fields) == account:
+                    yield entry_id
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+
+    def _read_entries(self, key: str) -> Iterator[tuple[bytes, _EntryFields]]:
         after = b"-"
-        while True:
-            try:
-                # One at a time: an entry includes its body.
-                entries = cast(
-                    "list[tuple[bytes, _EntryFields]]", self._redis.xrange(self.key, min=after, count=1)
-                )
-            except RedisError as error:
-                raise queue_unavailable(error) from error
-            if not entries:
-                return
+        # One at a time: an entry includes its body.
+        while entries := cast(
+            "list[tuple[bytes, _EntryFields]]", self._redis.xrange(key, min=after, count=1)
+        ):
             [(entry_id, fields)] = entries
             after = b"(" + entry_id
-            if _read_account_id(fields) == account:
-                yield entry_id
+            yield entry_id, fields
 
-    def _read_next(
-        self, after: bytes, accepts: Callable[[IncomingDelivery], bool]
-    ) -> tuple[dict[bytes, IncomingDelivery], bytes]:
-        """Return the deliveries of one commit by the ids of their entries, and the place of the next ones."""
-        deliveries: dict[bytes, IncomingDelivery] = {}
-        size = 0
-        while len(deliveries) < _MAX_DELIVERIES_PER_STEP and size < _MAX_BYTES_PER_STEP:
-            entries = cast(
-                "list[tuple[bytes, _EntryFields]]", self._redis.xrange(self.key, min=after, count=1)
-            )
-            if not entries:
-                break
-            [(entry_id, fields)] = entries
-            after = b"(" + entry_id
-            try:
-                delivery = _parse_delivery(fields)
-            except (ValueError, TypeError, KeyError) as error:
-                self._set_aside(entry_id, fields, error)
-                continue
-            if accepts(delivery):
-                deliveries[entry_id] = delivery
-                size += len(delivery.body)
-        return deliveries, after
+    def _commit(
+        self,
+        batch: dict[bytes, IncomingDelivery],
+        put: Callable[[Sequence[IncomingDelivery]], object],
+    ) -> int:
+        """Move the deliveries of a batch to the inbox, empty the batch, and return their number."""
+        if not batch:
+            return 0
+        put(list(batch.values()))
+        # Delete after the commit: a crash in between leaves a duplicate, not a gap.
+        self._redis.xdel(self.key, *batch)
+        moved = len(batch)
+        batch.clear()
+        return moved
 
-    def _set_aside(self, entry_id: bytes, fields: _EntryFields, error: Exception) -> None:
+    def _move(self, entry_id: bytes, fields: _EntryFields, target: str, *, source: str = "") -> int:
         with self._redis.pipeline() as pipeline:
-            pipeline.xadd(self.unreadable_key, fields or {"empty": ""})  # type: ignore[arg-type]  # redis-py's alias rejects bytes
-            pipeline.xdel(self.key, entry_id)
+            pipeline.xadd(target, fields or {"empty": ""})  # type: ignore[arg-type]  # redis-py's alias rejects bytes
+            pipeline.xdel(source or self.key, entry_id)
             pipeline.execute()
-        log.error("spool.entry_set_aside", fault=type(error).__name__, moved_to=self.unreadable_key)
+        return 1
+
+    def _read_delivery(self, fields: _EntryFields, origin: OriginRules) -> IncomingDelivery:
+        """Return the delivery of an entry, read anew from its body.
+
+        Only the seal makes the header trustworthy: without it, a refusal is ignored, and the time is limited.
+        Raises SignatureError, or ValueError or KeyError for an unreadable entry.
+        """
+        header = _parse_header(fields[b"header"])
+        body = decompress(fields[b"body"], max_bytes=origin.max_body_bytes)
+        digest = bytes.fromhex(as_text(header.get("digest")))
+        now = utc_now()
+        received_at = min(now, as_time(header.get("received_at")) or now)
+        delivery = read_incoming(body, digest, received_at, origin=origin)
+        seals = list(self._compute_seals(fields[b"header"]))
+        if not any(hmac.compare_digest(seal, fields.get(b"seal", b"")) for seal in seals):
+            return replace(delivery, received_at=_limit_time(received_at, delivery.envelope.created_at, now))
+        if header.get("state") == DeliveryState.REFUSED:
+            return replace(delivery, state=DeliveryState.REFUSED, reason=as_text(header.get("reason")))
+        return delivery
+
+    def _compute_seals(self, header: bytes) -> Iterator[bytes]:
+        """Yield the seal of a header with each secret. The header includes the signature of the body."""
+        message = _SEAL_CONTEXT + self._namespace.encode() + b"\0" + header
+        for secret in self._origin.secret_values if self._origin else ():
+            yield hmac.digest(secret.encode(), message, hashlib.sha256).hex().encode()
+
+    def _read_account_id(self, fields: _EntryFields) -> str | None:
+        max_bytes = self._origin.max_body_bytes if self._origin else None
+        try:
+            # Not from the header, which anyone who reaches Redis can change.
+            return read_envelope(decompress(fields[b"body"], max_bytes=max_bytes)).integrated_account_id
+        except (ValueError, KeyError, UnreadableDelivery):
+            return None
+
+
+def _is_full(batch: Mapping[bytes, IncomingDelivery]) -> bool:
+    return (
+        len(batch) >= _MAX_DELIVERIES_PER_STEP
+        or sum(len(delivery.body) for delivery in batch.values()) >= _MAX_BYTES_PER_STEP
+    )
+
+
+def _limit_time(received_at: datetime, created_at: datetime | None, now: datetime) -> datetime:
+    """Return the time of an entry without a seal, but none before the signed creation of its event."""
+    if created_at and created_at - received_at > _CLOCK_DIFFERENCE:
+        return min(now, created_at)
+    return received_at
+
+
+def _explain_missing_secret(waiting: int) -> str:
+    return (
+        f"{format_count(waiting, 'delivery')} in the spool cannot be verified: set TRUTO_WEBHOOK_SECRET for "
+        "the workers to the same value as for the web processes, and restart the workers"
+    )
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """Return the members of a header; raises ValueError."""
+    if len(text) > _MAX_HEADER_BYTES:
+        raise ValueError("the header is too long")
+    try:
+        return as_object(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("the header is nested too deeply") from error
 
 
 def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
@@ -175,39 +283,3 @@ def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
         "method": envelope.method,
         "created_at": envelope.created_at.isoformat() if envelope.created_at else None,
     }
-
-
-def _read_account_id(fields: _EntryFields) -> str | None:
-    try:
-        return str(json.loads(fields[b"header"])["integrated_account_id"])
-    except (ValueError, TypeError, KeyError):
-        # `drain` sets unreadable entries aside.
-        return None
-
-
-def _parse_delivery(fields: _EntryFields) -> IncomingDelivery:
-    """Return the delivery of an entry. Unknown members are ignored, missing members are empty."""
-    header: dict[str, Any] = json.loads(fields[b"header"])
-    received_at = datetime.fromisoformat(header["received_at"])
-    body = decompress(fields[b"body"])
-    created_at = header.get("created_at")
-    return IncomingDelivery(
-        body=body,
-        # The first release wrote no digest: it hashed the body.
-        digest=bytes.fromhex(header["digest"]) if "digest" in header else hashlib.sha256(body).digest(),
-        received_at=received_at,
-        envelope=Envelope(
-            event_id=header.get("event_id", ""),
-            event=header.get("event", ""),
-            created_at=datetime.fromisoformat(created_at) if created_at else None,
-            webhook_id=header.get("webhook_id", ""),
-            environment_id=header.get("environment_id", ""),
-            sync_job_run_id=header.get("sync_job_run_id", ""),
-            sync_job_id=header.get("sync_job_id", ""),
-            integrated_account_id=header.get("integrated_account_id", ""),
-            resource=header.get("resource", ""),
-            method=header.get("method", ""),
-        ),
-        state=DeliveryState(header["state"]),
-        reason=header.get("reason", ""),
-    )

@@ -13,7 +13,7 @@ from app.replay.request import ReplayRequest
 from app.replay.throttle import RateLimit
 from app.store.delivery_filter import DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
-from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_http_client
+from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_sender_client
 
 # Truto accepts 400 for this event only: it stops the run.
 _RUN_STARTED_EVENT = "sync_job_run:started"
@@ -84,7 +84,7 @@ class Forwarder:
 
         May be interrupted by an exception: `counts` then has the results so far.
         """
-        with open_http_client(1) as client:
+        with open_sender_client(1) as client:
             sender = WebhookSender(self._target, client, threading.Event())
             self.counts.responses = sender.response_counts
             for delivery in find_deliveries(self._database, request.resolve(now)):

@@ -5,10 +5,13 @@ from datetime import datetime
 
 from app.database.engine import Database
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.runs.reconcile import TrutoError, reconcile_run
+from app.runs.reconcile import TrutoError, needs_truto, reconcile_run, reconcile_stored_runs
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
 from app.store.runs import Runs, StoredRun
+
+# A few queries for all of them: a query takes longer than the sums of a run.
+_RUNS_PER_READ = 500
 
 ReconciledRun = tuple[StoredRun, Reconciliation]
 
@@ -52,7 +55,12 @@ class BatchReconciler:
 
     def reconcile(self, runs: Sequence[StoredRun], *, now: datetime) -> Iterator[ReconciledRun]:
         """Yield each run with its reconciliation."""
-        for run in runs:
-            # After one failure, do not wait for an unreachable Truto again.
-            refresher = None if self.is_truto_unreachable else self._refresher
-            yield reconcile_run(self._database, run, refresher, now=now, on_error=self.errors.append)
+        for start in range(0, len(runs), _RUNS_PER_READ):
+            batch = runs[start : start + _RUNS_PER_READ]
+            for run, reconciliation in reconcile_stored_runs(self._database, batch, now=now):
+                # After one failure, do not wait for an unreachable Truto again.
+                refresher = None if self.is_truto_unreachable else self._refresher
+                if refresher and needs_truto(run, reconciliation):
+                    yield reconcile_run(self._database, run, refresher, now=now, on_error=self.errors.append)
+                else:
+                    yield run, reconciliation

@@ -12,7 +12,7 @@ from app.runs.reconciliation import (
     reconcile_counts,
 )
 from app.runs.refresh import RunRefresher
-from app.store.run_totals import RunTotals, count_records_without_run, read_run_totals
+from app.store.run_totals import count_records_without_run, find_accounts_without_run, read_run_totals
 from app.store.runs import StoredRun
 
 # A page may overtake the start of its run, and the end may overtake a page.
@@ -34,7 +34,7 @@ def reconcile_run(
     on_error: receives a failed request to Truto; the counts then stay unknown. Raises StoreUnavailable.
     """
     try:
-        if refresher and not (run.has_ended and has_truto_counts(run)):
+        if refresher and not _has_final_counts(run):
             run = refresher.refresh(run.sync_job_run_id, now=now) or run
         reconciliation = reconcile_stored(database, run, now=now)
         if refresher and run.has_ended and _needs_log(reconciliation):
@@ -56,17 +56,48 @@ def reconcile_stored_runs(
 ) -> list[tuple[StoredRun, Reconciliation]]:
     """Return runs with their reconciliations from the store alone; raises StoreUnavailable."""
     totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
-    return [(run, _reconcile(database, run, totals[run.sync_job_run_id], now)) for run in runs]
+    reconciled = [(run, reconcile_counts(run, totals[run.sync_job_run_id], now=now)) for run in runs]
+    unexplained = [run for run, reconciliation in reconciled if reconciliation.has_unexplained_gaps]
+    accounts = _find_accounts_without_run(database, unexplained, now)
+    return [
+        (run, _explain(database, run, reconciliation, now))
+        if run.integrated_account_id in accounts and reconciliation.has_unexplained_gaps
+        else (run, reconciliation)
+        for run, reconciliation in reconciled
+    ]
 
 
-def _reconcile(database: Database, run: StoredRun, totals: RunTotals, now: datetime) -> Reconciliation:
-    reconciliation = reconcile_counts(run, totals, now=now)
-    if not run.integrated_account_id or not reconciliation.has_unexplained_gaps:
-        return reconciliation
-    since = run.first_seen_at - _MAX_OVERTAKING
-    until = (run.last_seen_at or now) + _MAX_OVERTAKING
+def _find_accounts_without_run(database: Database, runs: Sequence[StoredRun], now: datetime) -> set[str]:
+    """Return the accounts of runs that have batches without a run, at any time of these runs."""
+    named = [run for run in runs if run.integrated_account_id]
+    if not named:
+        return set()
+    windows = [_get_window(run, now) for run in named]
+    return find_accounts_without_run(
+        database, since=min(since for since, _ in windows), until=max(until for _, until in windows)
+    )
+
+
+def _explain(
+    database: Database, run: StoredRun, reconciliation: Reconciliation, now: datetime
+) -> Reconciliation:
+    since, until = _get_window(run, now)
     records = count_records_without_run(database, run.integrated_account_id, since=since, until=until)
     return explain_by_batches_without_run(reconciliation, records)
+
+
+def _get_window(run: StoredRun, now: datetime) -> tuple[datetime, datetime]:
+    """Return the time in which batches of a run may have arrived."""
+    return run.first_seen_at - _MAX_OVERTAKING, (run.last_seen_at or now) + _MAX_OVERTAKING
+
+
+def needs_truto(run: StoredRun, reconciliation: Reconciliation) -> bool:
+    """Whether Truto may know more about a run than the store."""
+    return not _has_final_counts(run) or _needs_log(reconciliation)
+
+
+def _has_final_counts(run: StoredRun) -> bool:
+    return run.has_ended and has_truto_counts(run)
 
 
 def _needs_log(reconciliation: Reconciliation) -> bool:

@@ -12,7 +12,7 @@ from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import SimulatedRun
 from app.simulator.simulated_webhooks import SimulatedWebhooks
-from app.truto.webhook_sender import WebhookSender, open_http_client
+from app.truto.webhook_sender import WebhookSender, open_sender_client
 
 
 class SimulationSession:
@@ -68,7 +68,7 @@ def simulate(
         with lock:
             progress(records)
 
-    with open_http_client(plan.parallel) as client, ThreadPoolExecutor(plan.parallel) as pool:
+    with open_sender_client(plan.parallel) as client, ThreadPoolExecutor(plan.parallel) as pool:
 
         def make_run(number: int) -> SimulatedRun:
             return SimulatedRun(plan, number, clock, WebhookSender(plan.target, client, cancelled), advance)

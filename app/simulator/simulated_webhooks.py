@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from app.http_client import open_http_client, send
 from app.simulator.event_writer import EventClock, EventWriter, make_id, make_job_ids
 from app.simulator.plan import Plan
 from app.truto.signature import sign
@@ -89,7 +90,16 @@ class SimulatedWebhooks:
         signature = sign(body, webhook.secret, encoding=plan.encoding, with_format=plan.with_format)
         headers = {"Content-Type": "application/json", "User-Agent": "truto", "X-Truto-Signature": signature}
         try:
-            with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
-                return client.post(webhook.target_url, content=body, headers=headers).status_code
+            with open_http_client(trust_env=False) as client:
+                response = send(
+                    client,
+                    "POST",
+                    webhook.target_url,
+                    timeout_s=_TIMEOUT_S,
+                    max_bytes=None,
+                    content=body,
+                    headers=headers,
+                )
+                return response.status_code
         except (httpx.RequestError, httpx.InvalidURL):
             return 0

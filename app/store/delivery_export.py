@@ -1,14 +1,14 @@
 """Export and import format of deliveries: JSON lines that include the bodies."""
 
 import base64
-import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import select
 
 from app.database.engine import Database
@@ -16,11 +16,14 @@ from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
 from app.store.schema import deliveries
-from app.truto.events import Envelope
+from app.truto.coerce import as_text, read_span
+from app.truto.events import Envelope, decode_body
+from app.truto.json_scanner import scan_document, scan_object
 
 FORMAT = "rapidbridge.delivery/1"
 # Checked before a line is parsed: parsing a large body takes long.
 _MARK = b'"rapidbridge.delivery/'
+_MISSING = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,45 +85,75 @@ def read_line(line: bytes) -> ImportedDelivery | None:
     if _MARK not in line:
         return None
     try:
-        members = json.loads(line)
+        members = _LINE_DECODER.decode(line)
+        name = _parse_text(members.format)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        if _has_format(line):
+            raise ValueError("it is damaged") from error
+        return None
+    if not name.startswith("rapidbridge.delivery/"):
+        return None
+    if name != FORMAT:
+        raise ValueError(f"this release does not know its format {name[:40]}")
+    return ImportedDelivery(_parse_id(members.id), _parse_time(members.received_at), _parse_body(members))
+
+
+def _has_format(line: bytes) -> bool:
+    """Whether a line that is no valid JSON is from an export, and not a Truto event that quotes one."""
+    try:
+        members = scan_object(scan_document(decode_body(line)))
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(members, dict) or not str(members.get("format")).startswith("rapidbridge.delivery/"):
-        return None
-    if members["format"] != FORMAT:
-        raise ValueError(f"this release does not know its format {members['format'][:40]}")
-    return ImportedDelivery(
-        _parse_id(members.get("id")), _parse_time(members.get("received_at")), _parse_body(members)
-    )
+        return False
+    return as_text(read_span(members.get("format"))).startswith("rapidbridge.delivery/")
+
+
+class _Line(msgspec.Struct):
+    """The needed members of a line, unparsed: a line may hold millions of objects."""
+
+    format: msgspec.Raw = _MISSING
+    id: msgspec.Raw = _MISSING
+    received_at: msgspec.Raw = _MISSING
+    body: msgspec.Raw = _MISSING
+    body_base64: msgspec.Raw = _MISSING
+
+
+_LINE_DECODER = msgspec.json.Decoder(_Line)
+
+
+def _parse_text(value: msgspec.Raw) -> str:
+    """Return a member that is a string; raises ValueError for any other."""
+    try:
+        return msgspec.json.decode(value, type=str)
+    except msgspec.DecodeError as error:
+        raise ValueError("it is no string") from error
 
 
 def _format_value(value: datetime | UUID) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _parse_id(value: object) -> UUID:
+def _parse_id(value: msgspec.Raw) -> UUID:
     try:
-        return UUID(str(value))
+        return UUID(_parse_text(value))
     except ValueError as error:
         raise ValueError("its id is not a UUID") from error
 
 
-def _parse_time(value: object) -> datetime:
+def _parse_time(value: msgspec.Raw) -> datetime:
     try:
-        time = datetime.fromisoformat(str(value))
+        time = datetime.fromisoformat(_parse_text(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise ValueError("its received_at is not a time") from error
 
 
-def _parse_body(members: Mapping[str, Any]) -> bytes:
-    text, encoded = members.get("body"), members.get("body_base64")
+def _parse_body(members: _Line) -> bytes:
     try:
-        if isinstance(text, str):
-            return text.encode()
-        if isinstance(encoded, str):
-            return base64.b64decode(encoded, validate=True)
-    except (UnicodeEncodeError, binascii.Error, ValueError) as error:
+        if bytes(members.body).startswith(b'"'):
+            return _parse_text(members.body).encode()
+        if bytes(members.body_base64).startswith(b'"'):
+            return base64.b64decode(_parse_text(members.body_base64), validate=True)
+    except ValueError as error:
         raise ValueError("its body is damaged") from error
     raise ValueError("it has no body")
 

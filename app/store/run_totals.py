@@ -83,6 +83,20 @@ def count_records_without_run(
     return {resource: int(records) for resource, records in database.read(statement)}
 
 
+def find_accounts_without_run(database: Database, *, since: datetime, until: datetime) -> set[str]:
+    """Return the accounts of batches that name no run; raises StoreUnavailable."""
+    statement = (
+        select(deliveries.c.integrated_account_id)
+        .where(
+            deliveries.c.sync_job_run_id == NO_RUN,
+            deliveries.c.received_at.between(since, until),
+            deliveries.c.event == RECORD_EVENT,
+        )
+        .distinct()
+    )
+    return {account for (account,) in database.read(statement)}
+
+
 def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[BatchTotals]]:
     is_late = and_(runs.c.stopped_at.is_not(None), deliveries.c.received_at > runs.c.stopped_at)
     columns = (

@@ -12,6 +12,7 @@ import httpx
 from app.backoff import compute_backoff_s, parse_retry_after_s
 from app.clock import utc_now
 from app.errors import TrutoRefused, TrutoUnavailable
+from app.http_client import ResponseTooLarge, open_http_client, send
 from app.truto.coerce import as_text
 from app.truto.json_reader import read_object
 from app.truto.run_log import LogEntry, read_log_entry, split_time_range
@@ -23,7 +24,14 @@ _WEBHOOKS_PATH = "/webhook"
 _LOG_PATH = "/log"
 _PAGE_SIZE = 100
 
+# Of one request, its response included.
 _TIMEOUT_S = 20.0
+# A page of 100 runs or log entries has a few hundred kilobytes.
+_MAX_RESPONSE_BYTES = 8 * 1024 * 1024
+# A list that never ends must not keep a command or the monitor.
+_MAX_PAGES = 10_000
+_MAX_LIST_S = 600.0
+_MAX_CURSOR_CHARS = 4096
 _MAX_RETRIES = 3
 _FIRST_BACKOFF_S = 0.5
 _JITTER = (1.0, 1.5)
@@ -53,11 +61,19 @@ class TrutoClient:
     Source: docs/protocol.md, "The API".
     """
 
-    def __init__(self, url: str, token: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
         self._sleep = sleep
+        self._timeout_s = timeout_s
         self._token = token
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "rapidbridge-receiver"}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+        self._http = open_http_client(base_url=url, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -138,12 +154,22 @@ class TrutoClient:
 
     def _request_once(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
-            response = self._http.request(method, path, **options)
+            response = send(
+                self._http,
+                method,
+                path,
+                timeout_s=self._timeout_s,
+                max_bytes=_MAX_RESPONSE_BYTES,
+                **options,
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = f"{self._api_name} cannot be reached; check TRUTO_API_URL and the network"
             raise TrutoUnavailable(message, was_not_processed=True) from error
         except httpx.TimeoutException as error:
-            raise TrutoUnavailable(f"{self._api_name} did not answer within {_TIMEOUT_S:g} s") from error
+            raise TrutoUnavailable(f"{self._api_name} did not answer within {self._timeout_s:g} s") from error
+        except ResponseTooLarge as error:
+            message = f"{self._api_name} cannot be read: {error}; check TRUTO_API_URL"
+            raise TrutoRefused(error.http_status, message) from error
         except httpx.HTTPError as error:
             message = f"the connection to {self._api_name} broke ({type(error).__name__})"
             raise TrutoUnavailable(message) from error
@@ -154,6 +180,7 @@ class TrutoClient:
 
     def _list_items(self, path: str, filters: Mapping[str, str]) -> Iterator[Any]:
         cursor, used_cursors = "", set[str]()
+        deadline = time.monotonic() + _MAX_LIST_S
         while True:
             params = {**filters, "limit": str(_PAGE_SIZE), **({"next_cursor": cursor} if cursor else {})}
             answer = self.request("GET", path, params=params)
@@ -161,10 +188,17 @@ class TrutoClient:
             page_items = answer.get("results", answer.get("result"))
             yield from page_items if isinstance(page_items, list) else ()
             cursor = as_text(answer.get("next_cursor"))
-            # A repeated cursor would loop forever.
-            if not cursor or cursor in used_cursors:
+            if not cursor:
                 return
+            # An incomplete list must not look complete.
+            if cursor in used_cursors or len(cursor) > _MAX_CURSOR_CHARS:
+                raise TrutoUnavailable(f"{self._api_name} repeated a page of {path}; try again later")
             used_cursors.add(cursor)
+            if len(used_cursors) >= _MAX_PAGES or time.monotonic() > deadline:
+                raise TrutoUnavailable(
+                    f"{self._api_name} has too many pages of {path}: stopped after {len(used_cursors):,}; "
+                    "name single runs instead"
+                )
 
     @property
     def _api_name(self) -> str:

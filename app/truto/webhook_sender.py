@@ -8,11 +8,13 @@ from typing import Literal
 
 import httpx
 
+from app.http_client import ResponseTooLarge, open_http_client, send
 from app.truto.signature import sign
 
 _MAX_RETRIES = 3
 _MAX_BACKOFF_S = 10.0
 _TIMEOUT_S = 30.0
+_MAX_RESPONSE_BYTES = 65536
 _STATUS_BY_HTTP_STATUS = {200: "accepted", 400: "refused", 401: "unauthorized"}
 
 
@@ -47,11 +49,11 @@ class SendOutcome:
 GIVEN_UP = SendOutcome(500, _MAX_RETRIES)
 
 
-def open_http_client(max_connections: int) -> httpx.Client:
+def open_sender_client(max_connections: int) -> httpx.Client:
     """Return an HTTP client for as many senders as it has connections."""
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     headers = {"User-Agent": "truto"}
-    return httpx.Client(timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
+    return open_http_client(limits=limits, headers=headers, trust_env=False)
 
 
 class WebhookSender:
@@ -93,7 +95,19 @@ class WebhookSender:
             {"X-Truto-Signature": signature} if signature else {}
         )
         try:
-            response = self._client.post(self._target.url, content=body, headers=headers)
+            response = send(
+                self._client,
+                "POST",
+                self._target.url,
+                timeout_s=_TIMEOUT_S,
+                max_bytes=_MAX_RESPONSE_BYTES,
+                content=body,
+                headers=headers,
+            )
+        except ResponseTooLarge as error:
+            # The status alone decides: another receiver may answer with a page.
+            self.response_counts[_STATUS_BY_HTTP_STATUS.get(error.http_status, "failed")] += 1
+            return error.http_status
         except httpx.RequestError:
             self.response_counts["failed"] += 1
             return 0
@@ -106,6 +120,6 @@ def _read_response_status(response: httpx.Response) -> str:
     by_status = _STATUS_BY_HTTP_STATUS.get(response.status_code, "failed")
     try:
         status = response.json()["status"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return by_status
     return status if isinstance(status, str) and by_status != "failed" else by_status

@@ -41,7 +41,8 @@ def create_app(config: Config) -> Flask:
     )
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+    queue = DeliveryQueue(redis, settings.namespace)
+    spool = Spool(redis, settings.namespace, settings)
     inbox = FailoverInbox(Inbox(database), spool)
     enqueuer = Enqueuer(queue)
     enqueuer.start()

@@ -15,7 +15,7 @@ from redis import Redis
 from app.database.engine import open_database
 from app.simulator.event_writer import EventClock
 from app.simulator.plan import Plan
-from app.truto.webhook_sender import WebhookSender, open_http_client
+from app.truto.webhook_sender import WebhookSender, open_sender_client
 from tests.chaos.audit import AuditResult, audit
 from tests.chaos.faults import inject_fault
 from tests.chaos.plan import KEEPS_CONNECTIONS, Fault
@@ -124,7 +124,7 @@ def _sending(soak: Soak, installation: Installation, traffic: Traffic) -> Iterat
     senders = _SENDERS[installation.name]
     plan = Plan(installation.webhook_url, installation.secret, soak.seed, parallel=senders)
     stopped = Event()
-    with open_http_client(senders) as client, ThreadPoolExecutor(senders) as pool:
+    with open_sender_client(senders) as client, ThreadPoolExecutor(senders) as pool:
         rate = soak.records_per_s / sum(_SENDERS.values())
         sending = [
             pool.submit(traffic.run, place, WebhookSender(plan.target, client, Event()), stopped, rate)

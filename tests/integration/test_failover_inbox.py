@@ -24,12 +24,13 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery, Receipt
+from app.truto.signature import parse_signature_header, sign
 from tests.support.postgres import PostgresServer
 from tests.support.processes import find_descendants
 from tests.support.redis_keys import open_queue, open_spool
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import measure_slowdown, wait_until
-from tests.support.web_process import ParsedResponse, WebProcess
+from tests.support.web_process import SECRET, ParsedResponse, WebProcess
 from workers.background.sweeper import Sweeper
 
 # A sender's longest wait: the timeout of the database, then that of Redis, and some time to spare.
@@ -311,7 +312,8 @@ def test_concurrent_and_interrupted_drains_store_every_delivery_once(
 
 def test_deliveries_spooled_by_an_earlier_release_are_drained(store: Database, private_redis: Redis) -> None:
     spooled = body("of before", records=[{"id": "1"}])
-    header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "created_at": None}
+    mac = parse_signature_header(sign(spooled, SECRET))
+    header = {"received_at": "2026-11-24T10:00:00+00:00", "state": "pending", "digest": mac.hex()}
     private_redis.xadd(
         open_spool(private_redis, store).key,
         {"header": json.dumps(header), "body": zlib.compress(spooled, 1)},
@@ -331,8 +333,8 @@ def test_deliveries_spooled_by_an_earlier_release_are_drained(store: Database, p
 def test_an_unreadable_spool_entry_blocks_no_other(store: Database, private_redis: Redis) -> None:
     spool, inbox = open_spool(private_redis, store), Inbox(store)
     arrivals = [
-        IncomingDelivery(body(f"{n}", records=["x" * 9_000_000]), b"%d" % n, datetime.now(UTC))
-        for n in range(5)
+        IncomingDelivery(page, parse_signature_header(sign(page, SECRET)), datetime.now(UTC))
+        for page in (body(f"{n}", records=["x" * 9_000_000]) for n in range(5))
     ]
     private_redis.xadd(open_spool(private_redis, store).key, {"header": "no JSON", "body": b"no body"})
     for arrival in arrivals[:3]:

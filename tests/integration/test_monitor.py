@@ -35,9 +35,11 @@ from app.store.runs import Runs, StoredRun
 from app.store.schema import notifications, runs
 from app.truto.events import Envelope
 from app.truto.runs import status_rank
+from app.truto.signature import parse_signature_header, sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
+from tests.support.web_process import SECRET
 from workers.background.monitor import Monitor
 from workers.background.sink_monitor import SetUpMonitor
 
@@ -202,7 +204,7 @@ def test_a_run_is_not_reconciled_while_deliveries_are_pending_or_spooled(setup: 
     assert setup.list_notifications("run.reconciled") == []
 
     setup.settle(waiting)
-    setup.spool.put(IncomingDelivery(b"{}", b"x" * 32, NOW))
+    setup.spool.put(IncomingDelivery(b"{}", parse_signature_header(sign(b"{}", SECRET)), NOW))
     setup.advance(minutes=5)
     assert setup.list_notifications("run.reconciled") == []
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -20,6 +21,7 @@ from app.database.engine import Database, open_database
 from app.store.migrate import migrate
 from app.store.notifications import Notification, Notifications
 from app.store.schema import notification_deliveries
+from tests.support import hostile_server
 from tests.support.fake_endpoint import SECRET, FakeEndpoint
 from tests.support.processes import Command
 from tests.support.waiting import wait_until
@@ -268,6 +270,18 @@ def test_timeouts_and_refused_connections_are_retried(
         ("ops", "pending", 1, "no response within 0.5 s"),
         ("unreachable", "pending", 1, "the connection failed (ConnectError)"),
     ]
+
+
+@pytest.mark.parametrize("respond", [hostile_server.drip_headers, hostile_server.drip_nothing])
+def test_a_response_that_drips_is_retried_at_the_deadline(
+    store: Database, clock: FakeClock, respond: Callable[[socket.socket], None]
+) -> None:
+    add_notification(store)
+
+    with hostile_server.serving(respond) as url:
+        NotificationDispatcher(store, [make_notify_config(url)], clock=clock, timeout_s=0.5).run_once()
+
+    assert state(store) == [("ops", "pending", 1, "no response within 0.5 s")]
 
 
 def test_an_unsendable_notification_blocks_no_other_and_is_retried(

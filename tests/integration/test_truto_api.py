@@ -274,10 +274,13 @@ def test_a_list_is_read_to_its_last_page(truto: FakeTruto, client: TrutoClient) 
     ]
 
 
-def test_a_repeated_cursor_ends_the_list(truto: FakeTruto, client: TrutoClient) -> None:
-    truto.reply_with(*[{"results": [{"id": "1"}], "next_cursor": "same"}] * 2)
+@pytest.mark.parametrize("cursor", ["same", "x" * 5000])
+def test_a_repeated_or_long_cursor_is_an_error(truto: FakeTruto, client: TrutoClient, cursor: str) -> None:
+    truto.reply_with(*[{"results": [{"id": "1"}], "next_cursor": cursor}] * 2)
 
-    assert [run.id for run in client.list_runs({})] == ["1", "1"]
+    # The list is incomplete, and must not look complete.
+    with pytest.raises(TrutoUnavailable, match="repeated a page"):
+        list(client.list_runs({}))
 
 
 WEBHOOK_ID = "05daecaf-4365-42e8-8370-8127de5dd717"
@@ -398,10 +401,11 @@ def test_a_log_is_filtered_by_run_and_time_and_read_to_its_last_page(
     assert queries[1] == {**queries[0], "next_cursor": "next"}
 
 
-def test_a_repeated_cursor_ends_the_log(truto: FakeTruto, client: TrutoClient) -> None:
+def test_a_repeated_cursor_of_the_log_is_an_error(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with(*[{"result": [{}], "next_cursor": "same"}] * 2)
 
-    assert len(list(client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(days=1)))) == 2
+    with pytest.raises(TrutoUnavailable, match="repeated a page"):
+        list(client.read_log(RUN_ID, since=THEN, until=THEN + timedelta(days=1)))
 
 
 def test_log_entries_of_unexpected_types_are_empty_or_skipped(truto: FakeTruto, client: TrutoClient) -> None:

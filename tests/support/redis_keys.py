@@ -3,9 +3,11 @@
 from redis import Redis
 
 from app.config.database_identity import derive_namespace
+from app.config.settings import read_settings
 from app.database.engine import Database
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
+from tests.support.web_process import SECRET
 
 
 def namespace_of(store: Database) -> str:
@@ -18,4 +20,4 @@ def open_queue(redis: Redis, store: Database) -> DeliveryQueue:
 
 
 def open_spool(redis: Redis, store: Database) -> Spool:
-    return Spool(redis, namespace_of(store))
+    return Spool(redis, namespace_of(store), read_settings({"TRUTO_WEBHOOK_SECRET": SECRET}))

@@ -45,9 +45,7 @@ ONE, TWO = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1", "c23d97e0-2f15-4e93-b663-091c
 SOUND = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "transaction_read_only": "off"}
 POSTGRESQL = DatabaseInfo("PostgreSQL", (18, 1), 0.001, 0.1, SOUND, 100)
 REDIS = RedisInfo("Valkey", (9, 1), 0.001, "noeviction", 10 * MIB, 100 * MIB, True, "")
-QUEUE = QueueInfo(
-    workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0, unreadable_key="unreadable"
-)
+QUEUE = QueueInfo(workers=2, waiting_jobs=3, failed_jobs=0, spooled=0, unreadable=0, namespace="db-1")
 
 
 def levels(results: Iterable[CheckResult]) -> dict[str, CheckLevel]:

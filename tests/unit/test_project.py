@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "workers")
 
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
-_BASE = ("app.errors", "app.logs", "app.clock", "app.backoff", "app.plural", "app.folder_sync")
+_BASE = (
+    "app.errors",
+    "app.logs",
+    "app.clock",
+    "app.backoff",
+    "app.plural",
+    "app.folder_sync",
+    "app.http_client",
+)
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
@@ -25,6 +33,7 @@ MAY_IMPORT = {
     "app.plural": (),
     "app.backoff": (),
     "app.folder_sync": (),
+    "app.http_client": (),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),
@@ -50,14 +59,20 @@ MAY_IMPORT = {
 # The only packages that may import a library.
 ONLY_IN = {
     "flask": ("app.web",),
-    "rq": ("app.redis.queue", "workers.main", "workers.jobs"),
+    "rq": ("app.redis.queue", "workers.main", "workers.jobs", "workers.rq_worker"),
     "sqlalchemy": ("app.database", "app.store", "app.sinks.sql"),
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker",),
     "dotenv": ("app.config.settings",),
-    "msgspec": ("app.store.bulk_insert", "app.truto.events", "app.truto.records", "app.sinks.sql.keys"),
+    "msgspec": (
+        "app.store.bulk_insert",
+        "app.store.delivery_export",
+        "app.truto.events",
+        "app.truto.records",
+        "app.sinks.sql.keys",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from app.clock import utc_now
 from app.config.notify import NotifyConfig
 from app.database.engine import Database
 from app.errors import SubscriberGone, SubscriberUnavailable
+from app.http_client import open_http_client, send
 from app.logs import locate_error
 from app.notify.message import write_message
 from app.store.notification_outbox import NotificationDelivery, NotificationOutbox
@@ -77,7 +78,7 @@ class NotificationSender(PeriodicTask):
         delivery = self._lease_next()
         if delivery is None:
             return
-        with httpx.Client(timeout=self._timeout_s, follow_redirects=False) as http:
+        with open_http_client() as http:
             while delivery is not None:
                 self._deliver(http, delivery)
                 delivery = self._lease_next()
@@ -102,14 +103,20 @@ class NotificationSender(PeriodicTask):
         message = write_message(self._config, delivery.notification, now=self._clock())
         try:
             # Only the headers are read: a response body of any length is ignored.
-            with http.stream(
-                "POST", self._config.url, content=message.body, headers=dict(message.headers)
-            ) as response:
-                status, retry_after = response.status_code, response.headers.get("Retry-After", "")
+            response = send(
+                http,
+                "POST",
+                self._config.url,
+                timeout_s=self._timeout_s,
+                max_bytes=None,
+                content=message.body,
+                headers=dict(message.headers),
+            )
         except httpx.TimeoutException as error:
             raise SubscriberUnavailable(f"no response within {self._timeout_s:g} s") from error
         except httpx.HTTPError as error:
             raise SubscriberUnavailable(f"the connection failed ({type(error).__name__})") from error
+        status, retry_after = response.status_code, response.headers.get("Retry-After", "")
         if status == httpx.codes.GONE:
             raise SubscriberGone("gone", "the subscriber answered 410: it wants no more notifications")
         if not 200 <= status < 300:

@@ -1,19 +1,14 @@
 """Spools without a worker: migration of an earlier release's, and a warning about others."""
 
-import hashlib
-
 import structlog
 from redis import Redis
 
 from app.config.settings import Settings
 from app.database.engine import Database
-from app.errors import SignatureError
 from app.redis.other_receivers import find_other_receivers
-from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
+from app.redis.queue import UNNAMED, DeliveryQueue
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
-from app.store.models import IncomingDelivery
-from app.truto.signature import verify
 from workers.background.loop import PeriodicTask
 
 _INTERVAL_S = 5.0
@@ -25,8 +20,7 @@ class OtherSpools(PeriodicTask):
     """Empties the spool of an earlier release, deletes its queue, and reports spools that no worker empties.
 
     Waits while workers of an earlier release are alive: its keys are theirs. Moves the deliveries that are
-    signed with one of this receiver's secrets, and none that are signed with another. The origin of others
-    cannot be checked, so they are moved only if no other receiver has used this Redis. The rest waits for
+    signed with one of this receiver's secrets. The rest may belong to another receiver, and waits for
     `rapidbridge migrate --adopt-spool`.
     """
 
@@ -35,8 +29,7 @@ class OtherSpools(PeriodicTask):
         self._inbox = Inbox(database)
         self._redis = redis
         self._namespace = settings.namespace
-        self._secrets = settings.secret_values
-        self._spool = Spool(redis, UNNAMED)
+        self._spool = Spool(redis, UNNAMED, settings)
         self._queue = DeliveryQueue(redis, UNNAMED)
         self._left = 0
         self._reported: set[str] = set()
@@ -51,16 +44,7 @@ class OtherSpools(PeriodicTask):
         # Deliveries that were left are not read again: they may be many.
         if self._spool.count() == self._left or self._queue.count_workers():
             return
-        is_alone = not list_namespaces(self._redis) - {self._namespace}
-
-        def is_ours(delivery: IncomingDelivery) -> bool:
-            # The digest of a delivery is its signature; the first release hashed the body instead.
-            has_signature = delivery.digest != hashlib.sha256(delivery.body).digest()
-            if self._secrets and has_signature:
-                return self._is_signed_for_us(delivery)
-            return is_alone
-
-        moved = self._spool.drain(self._inbox.put, accepts=is_ours)
+        moved = self._spool.drain(self._inbox.put, sets_aside=False)
         if moved:
             log.info("spool.drained", deliveries=moved, key=self._spool.key)
         self._left = self._spool.count()
@@ -83,10 +67,3 @@ class OtherSpools(PeriodicTask):
                 hint=f"no worker empties this spool; if it is this receiver's, run: {other.adopt_command}",
             )
         self._reported = set(stranded)
-
-    def _is_signed_for_us(self, delivery: IncomingDelivery) -> bool:
-        try:
-            verify(delivery.body, delivery.digest, self._secrets)
-        except SignatureError:
-            return False
-        return True

@@ -16,6 +16,8 @@ from workers.background.loop import PeriodicTask
 _INTERVAL_S = 1.0
 # An enqueued delivery that no worker leased for so long is enqueued again.
 _REQUEUE_AFTER_S = 60.0
+# A long spool must not delay the other steps.
+_DRAIN_TIMEOUT_S = 5.0
 _ENQUEUE_LIMIT = 16 * IDS_PER_JOB
 
 log = structlog.get_logger()
@@ -44,10 +46,15 @@ class Sweeper(PeriodicTask):
 
     def run_once(self) -> None:
         """Run every step once."""
+        self.run_step("repair_queue", self._repair_queue)
         self.run_step("drain_spool", self._drain_spool)
         self.run_step("release_workers", self._release_workers)
         self.run_step("requeue_after_wipe", self._requeue_after_wipe)
         self.run_step("enqueue_due", self._enqueue_due)
+
+    def _repair_queue(self) -> None:
+        for key in self._queue.repair():
+            log.warning("queue.repaired", deleted=key)
 
     def _drain_spool(self) -> None:
         if not self._spool.count():
@@ -59,7 +66,7 @@ class Sweeper(PeriodicTask):
                 f"workers of another database use the namespace {self._queue.namespace} in this Redis: set "
                 "REDIS_NAMESPACE to a name of its own in the processes of each receiver, and restart them"
             )
-        if moved := self._spool.drain(self._inbox.put):
+        if moved := self._spool.drain(self._inbox.put, timeout_s=_DRAIN_TIMEOUT_S):
             log.info("spool.drained", deliveries=moved)
 
     def _release_workers(self) -> None:

@@ -7,14 +7,17 @@ import httpx
 
 from app.cli import EXIT_UNREACHABLE
 from app.cli.common.program import DEFAULT_PORT, name_program
+from app.http_client import open_http_client, send
 
+_TIMEOUT_S = 5.0
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def require_reachable(url: str) -> None:
     """Return if a server answers at the URL, with any status; otherwise end the command with exit code 3."""
     try:
-        httpx.head(url, trust_env=False)
+        with open_http_client(trust_env=False) as client:
+            send(client, "HEAD", url, timeout_s=_TIMEOUT_S, max_bytes=None)
     except (httpx.TransportError, httpx.InvalidURL):
         hint = f"No server answers at {url}.\nStart the receiver: rapidbridge up"
         click.echo(name_program(hint, port=_read_local_port(url)), err=True)

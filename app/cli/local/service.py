@@ -15,6 +15,7 @@ from app.cli.local.supervisor import Supervisor
 from app.cli.local.valkey import build_valkey_command
 from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
+from app.http_client import open_http_client, send
 from app.redis.connection import connect_redis
 from app.redis.queue import UNNAMED, DeliveryQueue
 
@@ -67,7 +68,8 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and supervisor.is_alive("web"):
         try:
-            httpx.get(url, trust_env=False).raise_for_status()
+            with open_http_client(trust_env=False) as client:
+                send(client, "GET", url, timeout_s=_START_TIMEOUT_S, max_bytes=None).raise_for_status()
         except httpx.HTTPError:
             time.sleep(_POLL_INTERVAL_S)
         else:

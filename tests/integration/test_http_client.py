@@ -1,0 +1,185 @@
+"""Requests to other servers: bounded in time and memory, whatever the server sends."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from itertools import count
+
+import httpx
+import pytest
+
+from app.checks.receiver import check_receiver
+from app.cli.common.reachability import require_reachable
+from app.config.settings import WebhookSecret, read_settings
+from app.errors import TrutoRefused, TrutoUnavailable
+from app.http_client import ResponseTooLarge, open_http_client, send
+from app.truto import client as truto_client
+from app.truto.client import TrutoClient
+from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_sender_client
+from tests.support import hostile_server
+from tests.support.hostile_server import serving
+from tests.support.waiting import measure_slowdown
+
+Respond = Callable[[socket.socket], None]
+DRIPS = (hostile_server.drip_headers, hostile_server.drip_body, hostile_server.drip_nothing)
+FLOODS = (hostile_server.endless_headers, hostile_server.endless_chunks, hostile_server.large_body)
+TIMEOUT_S = 1.0
+
+
+def request(url: str, *, max_bytes: int | None = 100_000, **options: object) -> httpx.Response:
+    with open_http_client(trust_env=False) as client:
+        return send(client, "POST", url, timeout_s=TIMEOUT_S, max_bytes=max_bytes, **options)
+
+
+@pytest.mark.parametrize("respond", DRIPS)
+def test_a_response_that_drips_ends_at_the_deadline(respond: Respond) -> None:
+    started = time.monotonic()
+
+    with serving(respond) as url, pytest.raises(httpx.ReadTimeout):
+        request(url)
+
+    assert TIMEOUT_S <= time.monotonic() - started < 3 * TIMEOUT_S * measure_slowdown()
+
+
+def test_a_server_that_reads_slowly_ends_at_the_deadline() -> None:
+    started = time.monotonic()
+
+    with serving(hostile_server.read_slowly) as url, pytest.raises(httpx.TimeoutException):
+        request(url, content=b"x" * 50_000_000)
+
+    assert time.monotonic() - started < 5 * TIMEOUT_S * measure_slowdown()
+
+
+@pytest.mark.parametrize("respond", [*FLOODS, hostile_server.gzip_bomb])
+def test_a_large_response_takes_little_memory(respond: Respond) -> None:
+    tracemalloc.start()
+    try:
+        with serving(respond) as url, pytest.raises((ResponseTooLarge, httpx.RemoteProtocolError)):
+            request(url)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 10_000_000
+
+
+@pytest.mark.parametrize("respond", [hostile_server.endless_chunks, hostile_server.gzip_bomb])
+def test_a_body_that_is_not_needed_is_not_read(respond: Respond) -> None:
+    with serving(respond) as url:
+        assert request(url, max_bytes=None).status_code == 200
+
+
+def test_a_connection_is_used_again_with_a_new_deadline() -> None:
+    connections = []
+
+    def respond(connection: socket.socket) -> None:
+        connections.append(connection)
+        for _ in range(2):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            connection.recv(65536)
+
+    with serving(respond) as url, open_http_client(trust_env=False) as client:
+        first = send(client, "GET", url, timeout_s=0.5, max_bytes=10)
+        # Later than the deadline of the first request.
+        threading.Event().wait(0.6)
+        second = send(client, "GET", url, timeout_s=20, max_bytes=10)
+
+    assert (first.content, second.content, len(connections)) == (b"ok", b"ok", 1)
+
+
+@pytest.mark.parametrize("respond", [*DRIPS, *FLOODS, hostile_server.gzip_bomb, hostile_server.deep_json])
+def test_truto_cannot_keep_a_client(respond: Respond) -> None:
+    started = time.monotonic()
+
+    with (
+        serving(respond) as url,
+        TrutoClient(url, "token", sleep=lambda _: None, timeout_s=TIMEOUT_S) as client,
+        pytest.raises((TrutoUnavailable, TrutoRefused)) as caught,
+    ):
+        client.get_run("x")
+
+    # Four attempts.
+    assert time.monotonic() - started < 8 * TIMEOUT_S * measure_slowdown()
+    assert "127.0.0.1" in str(caught.value)
+
+
+def test_the_token_follows_no_redirect() -> None:
+    with (
+        serving(hostile_server.redirect) as url,
+        TrutoClient(url, "token", sleep=lambda _: None) as client,
+        pytest.raises(TrutoRefused, match="answered 302"),
+    ):
+        client.get_run("x")
+
+
+def test_a_list_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truto_client, "_MAX_PAGES", 20)
+    numbers = count()
+
+    def respond(connection: socket.socket) -> None:
+        while True:
+            body = b'{"results": [{"id": "1"}], "next_cursor": "%d"}' % next(numbers)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            if not connection.recv(65536):
+                return
+
+    with (
+        serving(respond) as url,
+        TrutoClient(url, "token") as client,
+        pytest.raises(TrutoUnavailable, match="stopped after 20"),
+    ):
+        list(client.list_runs({}))
+
+
+@pytest.mark.parametrize("respond", [hostile_server.drip_body, hostile_server.large_body])
+def test_doctor_and_the_commands_end(respond: Respond, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.checks.receiver._TIMEOUT_S", TIMEOUT_S)
+    started = time.monotonic()
+
+    with serving(respond) as url:
+        results = list(check_receiver(read_settings({}), url, WebhookSecret("s" * 36)))
+        require_reachable(url)
+
+    assert [result.level for result in results] == ["warn"]
+    assert time.monotonic() - started < 8 * TIMEOUT_S * measure_slowdown()
+
+
+def test_a_sender_gives_up_a_receiver_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.truto.webhook_sender._TIMEOUT_S", TIMEOUT_S)
+    with serving(hostile_server.drip_body) as url, open_sender_client(1) as client:
+        sender = WebhookSender(WebhookTarget(url, "s" * 36, first_backoff_s=0.0), client, threading.Event())
+
+        outcome = sender.send(b"{}")
+
+    assert (outcome.http_status, outcome.retries, sender.response_counts) == (0, 3, {"failed": 4})
+
+
+def test_a_sender_believes_the_status_of_a_long_response() -> None:
+    with serving(hostile_server.large_body) as url, open_sender_client(1) as client:
+        sender = WebhookSender(WebhookTarget(url, "s" * 36), client, threading.Event())
+
+        assert sender.send(b"{}").is_delivered
+
+
+def test_requests_through_a_proxy_have_the_same_limits() -> None:
+    # In a process of its own: httpx reads the proxy from the environment.
+    script = (
+        "import sys, httpx; from app.http_client import open_http_client, send\n"
+        "try: send(open_http_client(), 'GET', 'http://truto.invalid/', timeout_s=1, max_bytes=10)\n"
+        "except httpx.ReadTimeout: print('timeout')"
+    )
+    with serving(hostile_server.drip_body) as url:
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env={"http_proxy": url, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert ran.stdout.strip() == "timeout", ran.stderr
