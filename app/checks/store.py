@@ -28,6 +28,8 @@ _LOCK_TIMEOUT_S = 3.0
 _MIN_VERSIONS = {"PostgreSQL": (12,), "SQLite": (3, 35)}
 # The size of the store's connection pool; see app/database/engine.py.
 _MAX_CONNECTIONS_PER_PROCESS = 6
+# A web process has one more, for /readyz.
+_MAX_CONNECTIONS_PER_WEB_PROCESS = _MAX_CONNECTIONS_PER_PROCESS + 1
 _WARN_CLOCK_S, _FAIL_CLOCK_S = 2.0, 30.0
 _WARN_BACKLOG_S, _FAIL_BACKLOG_S = 60.0, 900.0
 
@@ -158,10 +160,11 @@ def count_max_connections(config: Config) -> int:
         for sink_config in config.routes.sinks.values()
         if sink_config.url == settings.database_url
     ]
-    # The web processes and the background process use a whole pool. A worker runs one job at a time, with one
-    # connection to the store and one to each sink.
-    pools = settings.web_concurrency + 1
-    return pools * _MAX_CONNECTIONS_PER_PROCESS + settings.worker_concurrency * (1 + len(sinks_in_store))
+    web = settings.web_concurrency * _MAX_CONNECTIONS_PER_WEB_PROCESS
+    # A worker runs one job at a time, with one connection to the store and one to each sink.
+    workers = settings.worker_concurrency * (1 + len(sinks_in_store))
+    # The background process uses a whole pool.
+    return web + _MAX_CONNECTIONS_PER_PROCESS + workers
 
 
 def evaluate_backlog(age_s: float | None) -> CheckResult:

@@ -52,11 +52,25 @@ def create_app(config: Config) -> Flask:
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    register_health_routes(app, database, queue, spool, config.delivery_config)
+    _register_health(app, config)
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
     return app
+
+
+def _register_health(app: Flask, config: Config) -> None:
+    """Add the health checks, with connections of their own: unsigned requests must not delay commits."""
+    settings = config.settings
+    database = open_database(
+        settings.database_url,
+        schema=settings.database_schema,
+        lock_timeout_s=COMMIT_TIMEOUT_S,
+        max_connections=1,
+    )
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+    register_health_routes(app, database, queue, spool, config.delivery_config)
 
 
 class _NoSessions(SessionInterface):

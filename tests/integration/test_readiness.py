@@ -1,0 +1,127 @@
+"""GET /readyz under load: one check at a time, beside signed deliveries."""
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+from redis import Redis
+
+from app.database.engine import open_database
+from tests.integration.test_http import event
+from tests.integration.test_store_faults import migrate_store
+from tests.support.postgres import PostgresServer
+from tests.support.redis_keys import open_spool
+from tests.support.waiting import measure_slowdown, wait_until
+from tests.support.web_process import WebProcess
+
+CONNECTIONS = 200
+REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class ReadinessFlood:
+    """Connections that request /readyz again after each answer. answers: their number so far."""
+
+    def __init__(self, port: int, connections: int) -> None:
+        self.answers = 0
+        self._stopped = threading.Event()
+        self._address = ("127.0.0.1", port)
+        self._connections = connections
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            selector = stack.enter_context(selectors.DefaultSelector())
+            connections: dict[int, socket.socket] = {}
+            for _ in range(self._connections):
+                connection = stack.enter_context(socket.create_connection(self._address, timeout=20))
+                connection.sendall(REQUEST)
+                selector.register(connection, selectors.EVENT_READ)
+                connections[connection.fileno()] = connection
+            while not self._stopped.is_set():
+                for key, _ in selector.select(timeout=0.1):
+                    connection = connections[key.fd]
+                    if connection.recv(65536):
+                        self.answers += 1
+                        connection.sendall(REQUEST)
+                    else:
+                        selector.unregister(connection)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+@contextmanager
+def readiness_flood(port: int) -> Iterator[ReadinessFlood]:
+    flood = ReadinessFlood(port, CONNECTIONS)
+    thread = threading.Thread(target=flood.run)
+    thread.start()
+    try:
+        yield flood
+    finally:
+        flood.stop()
+        thread.join()
+
+
+def count_sessions(connection: psycopg.Connection) -> int:
+    """Return the number of other sessions in the connection's database."""
+    [(number,)] = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchall()
+    return int(number)
+
+
+def test_readiness_requests_take_no_connection_from_signed_deliveries(
+    postgres_url: str, redis_url: str, redis: Redis, tmp_path: Path
+) -> None:
+    migrate_store(postgres_url)
+    store = open_database(postgres_url)
+    sessions = set()
+    with (
+        WebProcess(tmp_path, database_url=postgres_url, redis_url=redis_url) as web,
+        psycopg.connect(postgres_url, autocommit=True) as connection,
+        readiness_flood(web.port) as flood,
+    ):
+        wait_until(lambda: flood.answers >= CONNECTIONS, what="a first answer on every connection")
+        before = flood.answers
+        statuses: list[str] = []
+        while len(statuses) < 30 or flood.answers < before + CONNECTIONS:
+            statuses.append(web.post(event(id_=f"flooded-{len(statuses)}")).status)
+            sessions.add(count_sessions(connection))
+        spooled = open_spool(redis, store).count()
+        log = web.log
+    store.close()
+
+    assert set(statuses) == {"accepted"}
+    assert spooled == 0
+    assert "spooled=True" not in log
+    assert "store.unavailable" not in log
+    # Two or three commit, one checks.
+    assert max(sessions) <= 4
+
+
+def test_checks_that_hang_are_answered_in_time_and_leave_nothing_behind(
+    private_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    with private_postgres.database() as url:
+        migrate_store(url)
+        with WebProcess(tmp_path, database_url=url, redis_url=redis_url) as web:
+            assert web.request("GET", "/readyz").http_status == 503
+            assert httpx.get(f"{web.url}/readyz").json()["store"] == "ok"
+            with private_postgres.stalled(), ThreadPoolExecutor(20) as pool:
+                wait_until(lambda: httpx.get(f"{web.url}/readyz", timeout=60).json()["store"] != "ok")
+                started = time.monotonic()
+                answers = list(pool.map(lambda _: httpx.get(f"{web.url}/readyz", timeout=60), range(40)))
+                took_s = time.monotonic() - started
+            wait_until(lambda: httpx.get(f"{web.url}/readyz").json()["store"] == "ok", what="a ready store")
+            with psycopg.connect(url, autocommit=True) as connection:
+                wait_until(lambda: count_sessions(connection) <= 2, what="few sessions")
+
+    assert {answer.json()["store"] for answer in answers} == {"no answer within 4 s"}
+    # Two rounds, not 40.
+    assert took_s < 15 * measure_slowdown()
