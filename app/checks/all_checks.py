@@ -4,6 +4,7 @@ from functools import partial
 
 from app.checks.receiver import check_receiver
 from app.checks.redis import check_redis
+from app.checks.requests import check_requests
 from app.checks.run_checks import Check
 from app.checks.settings import evaluate_config, evaluate_secrets
 from app.checks.sinks import check_sink
@@ -31,6 +32,7 @@ def build_checks(
             ),
         ],
         "store": lambda: check_store(config),
+        "requests": lambda: check_requests(config),
         "redis": lambda: check_redis(settings),
         "workers": lambda: check_workers(config),
     }

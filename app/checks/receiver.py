@@ -150,7 +150,7 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
         reasons = "; ".join(
             f"{name}: {reason}"
             for name, reason in response_json.items()
-            if name != "status" and reason != "ok"
+            if name not in ("status", "warnings") and reason != "ok"
         )
         message = f"/readyz reports that the receiver is not ready: {reasons}"
         advice = "Repair the named parts on the receiver's machine."

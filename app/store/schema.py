@@ -226,6 +226,18 @@ workers = Table(
     _text_column("digest"),
 )
 
+response_counts = Table(
+    PREFIX + "response_counts",
+    metadata,
+    # The responses of all web processes to POSTs in ten minutes, by status and, for some, by cause.
+    Column("period_start", UtcDateTime, primary_key=True),
+    Column("status", SafeText, primary_key=True),
+    Column("cause", SafeText, primary_key=True, server_default=""),
+    Column("number", BigInteger, nullable=False),
+    # When the newest of them was counted.
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
 runs = Table(
     PREFIX + "runs",
     metadata,

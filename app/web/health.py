@@ -19,6 +19,8 @@ from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
 from app.web.failover_inbox import as_unavailable
+from app.web.readiness_warnings import find_warnings
+from app.web.response_counter import ResponseCounter
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
@@ -33,7 +35,13 @@ _MAX_SHARED = 20
 
 
 def register_health_routes(
-    app: Flask, database: Database, queue: DeliveryQueue, spool: Spool, config: DeliveryConfig
+    app: Flask,
+    database: Database,
+    queue: DeliveryQueue,
+    spool: Spool,
+    counter: ResponseCounter,
+    *,
+    config: DeliveryConfig,
 ) -> None:
     """Add /healthz and /readyz to the application.
 
@@ -48,7 +56,8 @@ def register_health_routes(
             "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
             "backlog": lambda: _check_backlog(PendingDeliveries(database)),
             "spool": lambda: _check_spool(spool),
-        }
+        },
+        lambda: find_warnings(database, spool, counter),
     )
 
     @app.get("/healthz")
@@ -68,8 +77,11 @@ class Readiness:
     connections, and little more processor time.
     """
 
-    def __init__(self, checks: Mapping[str, Callable[[], str]]) -> None:
+    def __init__(
+        self, checks: Mapping[str, Callable[[], str]], find_warnings: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._checks = checks
+        self._find_warnings = find_warnings
         self._round: gevent.Greenlet[[float], None] | None = None
         self._answer = (503, "")
         self._expires_at_s = 0.0
@@ -90,11 +102,14 @@ class Readiness:
     def _run(self, delay_s: float) -> None:
         gevent.sleep(delay_s)
         running = {name: gevent.spawn(_run_check, check) for name, check in self._checks.items()}
-        gevent.joinall(list(running.values()), timeout=_CHECK_TIMEOUT_S)
+        warnings = gevent.spawn(_run_warnings, self._find_warnings)
+        greenlets = [*running.values(), warnings]
+        gevent.joinall(greenlets, timeout=_CHECK_TIMEOUT_S)
         results = {name: check.value or _NO_ANSWER for name, check in running.items()}
-        gevent.killall(list(running.values()), block=False)
+        shown_warnings = {"warnings": warnings.value} if warnings.value else {}
+        gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
-        body = json.dumps({"status": _OK if is_ready else "unready", **results})
+        body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
         self._answer = (200 if is_ready else 503, body + "\n")
         self._expires_at_s, self._shared = time.monotonic() + _SHARED_FOR_S, 0
 
@@ -107,6 +122,13 @@ def _run_check(check: Callable[[], str]) -> str:
         return check()
     except Exception as error:  # noqa: BLE001  # a check that fails is unready, in whichever way it fails
         return str(as_unavailable(error))
+
+
+def _run_warnings(find: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+    try:
+        return find()
+    except Exception as error:  # noqa: BLE001  # the checks report an unavailable server
+        return {"warnings": f"not read: {as_unavailable(error)}"}
 
 
 def _check_store(database: Database) -> str:

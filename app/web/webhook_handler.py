@@ -6,7 +6,7 @@ import structlog
 
 from app.clock import utc_now
 from app.config.settings import Settings
-from app.errors import SignatureError, UnreadableDelivery
+from app.errors import SignatureError, SignatureFault, UnreadableDelivery
 from app.runs.gate import Gate
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.truto.events import read_envelope
@@ -76,10 +76,12 @@ class WebhookHandler:
         self, secret: str, webhook_id: str, created_at: datetime | None, received_at: datetime
     ) -> None:
         if not self._settings.may_sign(secret, webhook_id):
-            raise SignatureError("signed with a secret that TRUTO_WEBHOOK_SECRET pins to another webhook")
+            message = "signed with a secret that TRUTO_WEBHOOK_SECRET pins to another webhook"
+            raise SignatureError(message, SignatureFault.OTHER_WEBHOOK)
         window_s = self._settings.replay_window_s
         if window_s and (created_at is None or abs((received_at - created_at).total_seconds()) > window_s):
-            raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
+            message = f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)"
+            raise SignatureError(message, SignatureFault.OUTSIDE_WINDOW)
 
 
 def _build_response(delivery: IncomingDelivery, receipt: Receipt) -> WebhookResponse:

@@ -1,12 +1,14 @@
 """GET /readyz under load: one check at a time, beside signed deliveries."""
 
+import json
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -14,10 +16,14 @@ import psycopg
 from redis import Redis
 
 from app.database.engine import open_database
+from app.errors import StoreUnavailable
+from app.store.response_counts import ResponseCounts
+from app.truto.signature import sign
 from tests.integration.test_http import event
 from tests.integration.test_store_faults import migrate_store
 from tests.support.postgres import PostgresServer
 from tests.support.redis_keys import open_spool
+from tests.support.service import running_whole_service
 from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import WebProcess
 
@@ -125,3 +131,55 @@ def test_checks_that_hang_are_answered_in_time_and_leave_nothing_behind(
     assert {answer.json()["store"] for answer in answers} == {"no answer within 4 s"}
     # Two rounds, not 40.
     assert took_s < 15 * measure_slowdown()
+
+
+def test_wrong_signatures_are_shown_and_leave_the_receiver_ready_and_its_answer_public(
+    postgres_url: str, redis_url: str, redis: Redis, tmp_path: Path
+) -> None:
+    with running_whole_service(tmp_path, postgres_url, REDIS_URL=redis_url) as service:
+        url = service.webhook_url
+        readyz = url.replace("/webhooks/truto", "/readyz")
+        wait_until(lambda: httpx.get(readyz).status_code == 200, what="a ready service")
+        for number in range(36):
+            body = event(id_=f"wrong-{number}", resource="crm/secret-name")
+            headers = {"X-Truto-Signature": sign(body, "another secret")}
+            assert httpx.post(url, content=body, headers=headers).status_code == 401
+        for _ in range(5):
+            assert httpx.post(url, content=b"{}").status_code == 401
+        wait_until(lambda: "36 requests" in httpx.get(readyz).text, what=lambda: httpx.get(readyz).text)
+        ready = httpx.get(readyz)
+        ran = service.rapidbridge("doctor", "--no-post", "--json")
+
+    assert ready.status_code == 200
+    assert ready.json()["status"] == "ok"
+    # Requests without a signature header, such as a scanner's, are no warning.
+    assert list(ready.json()["warnings"]) == ["signatures"]
+    assert "rapidbridge doctor" in ready.json()["warnings"]["signatures"]
+    assert "crm" not in ready.text
+    [result] = [check for check in json.loads(ran.stdout)["checks"] if check["check"] == "signatures"]
+    assert (ran.returncode, result["level"]) == (1, "fail")
+    assert "36 requests" in result["message"]
+    assert "rapidbridge webhook create" in result["advice"]
+
+
+def test_counts_wait_in_memory_while_the_database_is_away(
+    private_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    with private_postgres.database() as url:
+        migrate_store(url)
+        store = open_database(url)
+        with WebProcess(tmp_path, database_url=url, redis_url=redis_url) as web:
+            private_postgres.kill()
+            for number in range(4):
+                assert web.post(event(id_=f"away-{number}"), "v=" + "0" * 64).http_status == 401
+            wait_until(lambda: "responses.uncounted" in web.log, what=lambda: web.log)
+            private_postgres.start()
+
+            def count_wrong() -> int:
+                with suppress(StoreUnavailable):
+                    counts = ResponseCounts(store).list_since(datetime.now(UTC) - timedelta(hours=1))
+                    return sum(count.number for count in counts if count.cause == "wrong")
+                return 0
+
+            wait_until(lambda: count_wrong() == 4, what="the counts in the store")
+        store.close()
