@@ -6,10 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-import structlog
-
 from app.config.routes import Routes
 from app.errors import StoreUnavailable
+from app.logs import FaultLog
 from app.store.models import RunUpdate
 from app.truto.coerce import as_object, as_text
 from app.truto.events import RECORD_EVENT, Envelope
@@ -20,8 +19,6 @@ _RUNNING = "running"
 # A run without events for so long no longer blocks others.
 _ABANDONED_AFTER = timedelta(hours=6)
 _MAX_SHOWN_CHARS = 200
-
-log = structlog.get_logger()
 
 
 class GateStore(Protocol):
@@ -49,7 +46,7 @@ class Gate:
         self._routes = routes
         self._maintenance = maintenance
         self._store = store
-        self._is_store_unavailable = False
+        self._fault = FaultLog("gate.skipped", "gate.recovered")
 
     def find_refusal_reason(self, envelope: Envelope, body: bytes, now: datetime) -> str | None:
         """Return the reason to refuse a starting run, or None."""
@@ -92,11 +89,9 @@ class Gate:
             reason = self._check_backlog(now) or self._check_overlap(envelope, now)
         except StoreUnavailable as error:
             # The sender waits: a store that did not answer gets no second query.
-            if not self._is_store_unavailable:
-                log.warning("gate.skipped", error=str(error), effect="runs may start without store checks")
-            self._is_store_unavailable = True
+            self._fault.add(str(error), effect="runs may start without store checks")
             return None
-        self._is_store_unavailable = False
+        self._fault.end()
         return reason
 
     def _check_backlog(self, now: datetime) -> str | None:

@@ -5,16 +5,14 @@ import time
 from collections import Counter
 
 import gevent
-import structlog
 
 from app.clock import utc_now
 from app.errors import StoreUnavailable
+from app.logs import FaultLog
 from app.store.response_counts import ResponseCounts
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, as_unavailable
 
 _INTERVAL_S = 2.0
-
-log = structlog.get_logger()
 
 
 class ResponseCounter:
@@ -29,6 +27,7 @@ class ResponseCounter:
         self._counts = counts
         self._written: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
+        self._fault = FaultLog("responses.uncounted", "responses.counted")
 
     def start(self) -> None:
         """Start the thread; call this in the process that serves, after the fork."""
@@ -55,4 +54,6 @@ class ResponseCounter:
             try:
                 self.write()
             except Exception as error:  # noqa: BLE001  # an ended thread would never write again
-                log.warning("responses.uncounted", error=str(as_unavailable(error)))
+                self._fault.add(str(as_unavailable(error)))
+            else:
+                self._fault.end()

@@ -28,7 +28,7 @@ class CountingTask(PeriodicTask):
             raise error
 
 
-def test_a_failing_step_is_logged_once_until_it_fails_differently_or_succeeds() -> None:
+def test_a_failing_step_is_logged_at_once_if_it_fails_differently_or_again_after_a_success() -> None:
     away = [StoreUnavailable("away") for _ in range(5)]
     task = CountingTask(away[0], away[1], ValueError("private"), away[2], None, away[3], away[4])
 
@@ -36,11 +36,18 @@ def test_a_failing_step_is_logged_once_until_it_fails_differently_or_succeeds() 
         for _ in range(7):
             task.run_once()
 
-    errors: list[Any] = [line["error"] for line in logs]
-    assert [error.partition(" at ")[0] for error in errors] == ["away", "ValueError", "away", "away"]
+    errors: list[Any] = [line.get("error", line["event"]) for line in logs]
+    assert [error.partition(" at ")[0] for error in errors] == [
+        "away",
+        "ValueError",
+        "away",
+        "task.recovered",
+        "away",
+    ]
     assert "private" not in str(logs)
     assert {(line["event"], line["task"], line["step"]) for line in logs} == {
-        ("task.failed", "counting", "count")
+        ("task.failed", "counting", "count"),
+        ("task.recovered", "counting", "count"),
     }
 
 

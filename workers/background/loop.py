@@ -4,12 +4,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import structlog
-
 from app.errors import TransientError
-from app.logs import locate_error
-
-log = structlog.get_logger()
+from app.logs import FaultLog, locate_error
 
 
 class PeriodicTask(ABC):
@@ -23,7 +19,7 @@ class PeriodicTask(ABC):
         self.name = name
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._last_errors: dict[str, str] = {}
+        self._faults: dict[str, FaultLog] = {}
 
     @property
     def interval_s(self) -> float:
@@ -45,7 +41,7 @@ class PeriodicTask(ABC):
     def run_step(
         self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
     ) -> None:
-        """Run one step; log an error once, until the step fails differently or succeeds.
+        """Run one step; log its errors, repeated ones at growing intervals, and its recovery.
 
         raises: errors to pass on to the caller instead.
         """
@@ -58,7 +54,8 @@ class PeriodicTask(ABC):
         except Exception as error:  # noqa: BLE001  # an ended thread would never run the task again
             self._log_error(step, f"{type(error).__name__} at {locate_error(error)}")
         else:
-            self._last_errors.pop(step, None)
+            if fault := self._faults.pop(step, None):
+                fault.end()
 
     def _repeat(self) -> None:
         while not self._stopped.is_set():
@@ -66,8 +63,6 @@ class PeriodicTask(ABC):
             self._stopped.wait(self.interval_s)
 
     def _log_error(self, step: str, error: str) -> None:
-        if error != self._last_errors.get(step):
-            log.warning(
-                "task.failed", task=self.name, step=step, error=error, retry_in_s=round(self.interval_s, 1)
-            )
-        self._last_errors[step] = error
+        if step not in self._faults:
+            self._faults[step] = FaultLog("task.failed", "task.recovered", task=self.name, step=step)
+        self._faults[step].add(error, retry_in_s=round(self.interval_s, 1))
