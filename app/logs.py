@@ -83,14 +83,22 @@ class _Episode:
 class FaultLog:
     """Log entries of a fault that may last.
 
-    The first one at once, the next after 1, 2, 4, … minutes up to an hour, or as soon as the error changes;
-    then one for its end. failed, recovered: the names of the events. fields: of both. clock: in seconds.
+    The first one at once, the next after 1, 2, 4, … minutes up to an hour, and one for its end.
+    failed, recovered: the names of the events. fields: of both. logs_changes: log another error at once.
+    clock: in seconds.
     """
 
     def __init__(
-        self, failed: str, recovered: str, *, clock: Callable[[], float] = time.monotonic, **fields: object
+        self,
+        failed: str,
+        recovered: str,
+        *,
+        logs_changes: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        **fields: object,
     ) -> None:
         self._failed, self._recovered = failed, recovered
+        self._logs_changes = logs_changes
         self._clock = clock
         self._fields = fields
         self._episode: _Episode | None = None
@@ -116,14 +124,15 @@ class FaultLog:
             self._episode = _Episode(error, now_s, now_s)
         episode = self._episode
         episode.times += 1
-        if now_s < episode.due_at_s and error == episode.error:
+        is_changed = self._logs_changes and error != episode.error
+        episode.error = error
+        if now_s < episode.due_at_s and not is_changed:
             return
         if now_s >= episode.due_at_s:
             episode.entries += 1
             episode.due_at_s = now_s + compute_backoff_s(
                 episode.entries, base_s=_FIRST_REPEAT_S, max_s=_MAX_REPEAT_S, jitter=(1.0, 1.0)
             )
-        episode.error = error
         _log.log(level, self._failed, **self._fields, error=error, **fields, **self._describe(episode))
 
     def end(self) -> None:

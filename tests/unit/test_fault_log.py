@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from app.logs import FaultLog
@@ -49,9 +50,10 @@ def test_the_end_of_a_fault_is_logged_once_and_the_next_fault_at_once() -> None:
     assert events == [("task.failed", None, None), ("task.recovered", 30, 2), ("task.failed", None, None)]
 
 
-def test_another_error_is_logged_at_once_and_does_not_hide_the_repeats() -> None:
+@pytest.mark.parametrize("logs_changes", [True, False])
+def test_another_error_is_logged_at_once_if_the_caller_says_so(*, logs_changes: bool) -> None:
     clock = Clock()
-    fault = FaultLog("task.failed", "task.recovered", clock=clock)
+    fault = FaultLog("task.failed", "task.recovered", logs_changes=logs_changes, clock=clock)
 
     with capture_logs() as logs:
         for second, error in ((0, "away"), (10, "full"), (20, "full"), (60, "full")):
@@ -60,6 +62,6 @@ def test_another_error_is_logged_at_once_and_does_not_hide_the_repeats() -> None
 
     assert [(line["error"], line.get("failing_for_s")) for line in logs] == [
         ("away", None),
-        ("full", 10),
+        *([("full", 10)] if logs_changes else []),
         ("full", 60),
     ]

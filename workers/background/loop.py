@@ -64,5 +64,7 @@ class PeriodicTask(ABC):
 
     def _log_error(self, step: str, error: str) -> None:
         if step not in self._faults:
-            self._faults[step] = FaultLog("task.failed", "task.recovered", task=self.name, step=step)
+            self._faults[step] = FaultLog(
+                "task.failed", "task.recovered", logs_changes=True, task=self.name, step=step
+            )
         self._faults[step].add(error, retry_in_s=round(self.interval_s, 1))
