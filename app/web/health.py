@@ -9,6 +9,7 @@ from datetime import datetime
 import gevent
 from flask import Flask, Response, jsonify
 
+from app.checks.workers import find_mismatched_workers
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
@@ -24,8 +25,6 @@ from app.web.response_counter import ResponseCounter
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
-# During a deployment, old and new processes run side by side.
-_MAX_MISMATCH_S = 300
 _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
@@ -166,10 +165,7 @@ def _check_spool(spool: Spool) -> str:
 
 def _check_config(registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime) -> str:
     """Fail once a worker with another configuration has run beside this process for a while."""
-    now = utc_now()
-    for worker in registry.list_live(now=now):
-        mismatch_s = (now - max(worker.started_at, web_started_at)).total_seconds()
-        if mismatch_s > _MAX_MISMATCH_S and (differences := config.find_differences(worker.config)):
-            shown = ", ".join(differences)
-            return f"worker {worker.name} {shown}; restart the workers and the web processes"
+    for worker, differences in find_mismatched_workers(registry, config, since=web_started_at, now=utc_now()):
+        shown = ", ".join(differences)
+        return f"worker {worker.name} {shown}; restart the workers and the web processes"
     return _OK

@@ -3,7 +3,7 @@
 Anyone may read them: they contain counts and no name from a delivery.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -11,12 +11,27 @@ from app.checks.requests import evaluate_requests
 from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import StoreUnavailable
+from app.plural import format_count
 from app.redis.spool import Spool
+from app.store.failures import FailureReason, find_failure_reasons
+from app.store.notifications import Notifications
 from app.store.response_counts import ResponseCounts
 from app.web.response_counter import ResponseCounter
 
 _HINT = "run: rapidbridge doctor"
 _HOURS = 1
+# More are not counted: that would take long.
+_MAX_FAILURES = 1000
+# By the kind of their open notifications: a name, a noun and the problem. Other kinds are read directly.
+CONDITIONS = {
+    "sink.failing": ("sinks", "sink", "failing for minutes"),
+    "account.unknown": ("accounts", "webhook", "with deliveries that name no account"),
+    "key.missing": ("keys", "resource", "with records that lack the key of its route"),
+    "webhook.inactive": ("webhooks", "webhook", "deactivated by Truto"),
+    "run.stalled": ("runs", "run", "stalled"),
+    "task.failing": ("tasks", "step", "of background tasks failing for minutes"),
+    "disk.low": ("disks", "disk", "almost full"),
+}
 
 
 def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) -> Mapping[str, str]:
@@ -33,8 +48,24 @@ def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) ->
         for result in evaluate_requests(counts, hours=_HOURS)
         if result.level != "ok"
     }
+    warnings |= _describe_conditions(Notifications(database).count_open())
+    if failures := find_failure_reasons(database, limit=_MAX_FAILURES):
+        warnings["failed_deliveries"] = _describe_failures(failures)
     if unreadable := spool.count_unreadable():
-        warnings["unreadable"] = (
-            f"{unreadable:,} entries of the spool could not be moved to the store; {_HINT}"
-        )
+        warnings["unreadable"] = f"{unreadable:,} unreadable in the spool; {_HINT}"
     return warnings
+
+
+def _describe_conditions(numbers: Mapping[str, int]) -> Mapping[str, str]:
+    return {
+        name: f"{format_count(numbers[kind], noun)} {problem}; {_HINT}"
+        for kind, (name, noun, problem) in CONDITIONS.items()
+        if kind in numbers
+    }
+
+
+def _describe_failures(failures: Sequence[FailureReason]) -> str:
+    total = sum(failure.deliveries for failure in failures)
+    at_least = "at least " if total == _MAX_FAILURES else ""
+    shown = ", ".join(f"{failure.deliveries:,} {failure.reason}" for failure in failures)
+    return f"{at_least}{format_count(total, 'failed delivery')}: {shown}; run: rapidbridge dead list"

@@ -26,6 +26,10 @@ class PeriodicTask(ABC):
         """The pause before the next run."""
         return self._interval_s
 
+    def list_faults(self) -> list[tuple[str, FaultLog]]:
+        """Return the steps that fail now; safe in other threads."""
+        return list(self._faults.copy().items())
+
     @abstractmethod
     def run_once(self) -> None:
         """Do the work that is due now; errors of its steps are logged, not raised."""
