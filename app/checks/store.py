@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
+from app.checks.conditions import check_conditions
 from app.checks.disk import check_disk
 from app.clock import utc_now
 from app.config.load import Config
@@ -71,6 +72,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
     yield from map(evaluate_unattributed, find_unattributed(database))
     yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
+    yield from check_conditions(database, now=utc_now())
 
 
 def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:

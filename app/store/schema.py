@@ -306,6 +306,7 @@ Index(
     sqlite_where=text("fanned_out_at IS NULL"),
     postgresql_where=text("fanned_out_at IS NULL"),
 )
+Index(PREFIX + "notifications_of_kind", notifications.c.kind, notifications.c.occurred_at)
 Index(PREFIX + "notifications_of_subject", notifications.c.subject, notifications.c.occurred_at)
 
 notification_deliveries = Table(
@@ -325,4 +326,10 @@ Index(
     notification_deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
+)
+Index(
+    PREFIX + "notification_deliveries_dead",
+    notification_deliveries.c.notification_id,
+    sqlite_where=text("state = 'dead'"),
+    postgresql_where=text("state = 'dead'"),
 )

@@ -10,11 +10,17 @@ from typing import Any
 from uuid import uuid4
 
 import click
+import httpx
 import pytest
 
 from app.checks.check_result import CheckLevel, CheckResult, evaluate_latency, fail, is_ok, ok, warn
 from app.checks.disk import evaluate_file_system, evaluate_free_space, read_file_system, read_free_bytes
-from app.checks.receiver import evaluate_response, evaluate_state
+from app.checks.receiver import (
+    evaluate_connection_error,
+    evaluate_response,
+    evaluate_state,
+    summarize_receiver,
+)
 from app.checks.redis import QueueInfo, RedisInfo, evaluate_namespaces, evaluate_queue, evaluate_redis
 from app.checks.run_checks import run_checks
 from app.checks.settings import evaluate_config, evaluate_secrets
@@ -320,10 +326,54 @@ def test_only_a_200_that_names_a_stored_delivery_is_ok(
 
 
 @pytest.mark.parametrize(
-    ("state", "level"), [("settled", "ok"), ("unrouted", "ok"), ("pending", "warn"), (None, "fail")]
+    ("state", "level"),
+    [("settled", "ok"), ("unrouted", "ok"), ("dead", "warn"), ("pending", "warn"), (None, "fail")],
 )
 def test_the_test_event_is_evaluated_by_its_state(state: str | None, level: CheckLevel) -> None:
     assert evaluate_state(state).level == level
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+@pytest.mark.parametrize(
+    ("error", "levels_by_expectation"),
+    [
+        (httpx.ConnectError(""), {True: "fail", False: "warn"}),
+        (httpx.ConnectTimeout(""), {True: "fail", False: "warn"}),
+        (httpx.ReadTimeout(""), {True: "fail", False: "fail"}),
+        (httpx.RemoteProtocolError(""), {True: "fail", False: "fail"}),
+    ],
+    ids=repr,
+)
+def test_a_request_without_a_response_is_evaluated(
+    error: Exception, levels_by_expectation: dict[bool, CheckLevel], *, is_expected: bool
+) -> None:
+    result = evaluate_connection_error(error, "http://h/p", is_expected=is_expected)
+
+    assert result.level == levels_by_expectation[is_expected]
+    assert "http://h/p" in result.message
+    assert ("not checked" in result.message) == (result.level == "warn")
+
+
+@pytest.mark.parametrize(
+    ("results", "sentence"),
+    [
+        ([], ""),
+        ([ok("store", "settled", "")], ""),
+        ([ok("receiver", "responds", ""), ok("receiver", "settled", "")], "a worker settled it"),
+        ([ok("receiver", "responds", ""), warn("receiver", "settled", "", "x")], "but no worker"),
+        ([ok("receiver", "responds", ""), fail("receiver", "stored", "", "x")], "not in this store"),
+        ([ok("receiver", "responds", ""), warn("receiver", "stored", "", "x")], "not checked"),
+        ([ok("receiver", "responds", ""), fail("receiver", "timeout", "", "x")], "not checked"),
+        ([fail("receiver", "responds", "", "x")], "not accepted"),
+        ([warn("receiver", "responds", "", "x")], "Not checked"),
+        ([fail("receiver", "timeout", "", "x")], "Not checked"),
+    ],
+)
+def test_the_summary_claims_only_what_was_checked(results: list[CheckResult], sentence: str) -> None:
+    summary = summarize_receiver(results)
+
+    assert sentence in summary
+    assert bool(summary) == bool(sentence)
 
 
 @pytest.mark.parametrize(("mib", "level"), [(255, "fail"), (2047, "warn"), (2048, "ok")])
