@@ -17,6 +17,7 @@ from redis import Redis
 
 from app.database.engine import open_database
 from app.errors import StoreUnavailable
+from app.store.notifications import Notification, Notifications
 from app.store.response_counts import ResponseCounts
 from app.truto.signature import sign
 from tests.integration.test_http import event
@@ -183,3 +184,55 @@ def test_counts_wait_in_memory_while_the_database_is_away(
 
             wait_until(lambda: count_wrong() == 4, what="the counts in the store")
         store.close()
+
+
+def test_conditions_are_warnings_of_a_public_answer(
+    postgres_url: str, redis_url: str, redis: Redis, tmp_path: Path
+) -> None:
+    migrate_store(postgres_url)
+    store = open_database(postgres_url)
+    now = datetime.now(UTC)
+    names = ("private-resource", "private-webhook", "private-sink", "private-run")
+    conditions = [
+        Notification("key.missing", "private-resource", "c", now, {}),
+        Notification("account.unknown", "private-webhook", "c", now, {}),
+        Notification("sink.failing", "private-sink", "c", now, {}),
+        Notification("run.stalled", "private-run", "c", now, {}),
+    ]
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=redis_url) as web:
+        before = httpx.get(f"{web.url}/readyz").json()
+        notifications = Notifications(store)
+        for condition in conditions:
+            notifications.open(condition)
+        notifications.add(Notification("run.incomplete", "private-run", "c", now, {}))
+        assert web.post(b"not json").status == "quarantined"
+        redis.xadd(open_spool(redis, store).unreadable_key, {"header": "x"})
+        wait_until(lambda: "warnings" in httpx.get(f"{web.url}/readyz").json(), what="warnings")
+        ready = httpx.get(f"{web.url}/readyz")
+        for condition in conditions:
+            notifications.close(condition.kind, condition.subject, now=now)
+        wait_until(lambda: "sinks" not in httpx.get(f"{web.url}/readyz").json()["warnings"])
+    store.close()
+
+    assert "warnings" not in before
+    warnings = ready.json()["warnings"]
+    assert warnings.keys() == {
+        "keys", "accounts", "sinks", "stalled_runs", "incomplete_runs", "failed_deliveries", "unreadable"
+    }  # fmt: skip
+    assert "1 failed delivery: 1 not_json" in warnings["failed_deliveries"]
+    assert all("run: rapidbridge " in warning for warning in warnings.values())
+    assert not [name for name in names if name in ready.text]
+
+
+def test_warnings_that_cannot_be_read_fail_no_check(
+    postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    migrate_store(postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP TABLE rapidbridge_response_counts")
+    with WebProcess(tmp_path, database_url=postgres_url, redis_url=redis_url) as web:
+        accepted = web.post(event(id_="uncounted"))
+        ready = httpx.get(f"{web.url}/readyz").json()
+
+    assert accepted.status == "accepted"
+    assert (ready["store"], list(ready["warnings"])) == ("ok", ["warnings"])
