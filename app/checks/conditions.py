@@ -1,4 +1,4 @@
-"""Checks of the store for conditions that need an operator: failures, runs, tasks and notifications."""
+"""Checks of failures, runs, tasks and notifications in the store."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta

@@ -50,7 +50,10 @@ def check_receiver(
     """
     if secret is None:
         message = "not checked: there is no secret to sign the test event with"
-        yield warn(_COMPONENT, "responds", message, "Set TRUTO_WEBHOOK_SECRET.")
+        advice = (
+            "Set TRUTO_WEBHOOK_SECRET, or run: rapidbridge webhook create --url https://HOST/webhooks/truto"
+        )
+        yield warn(_COMPONENT, "responds", message, advice)
         return
     body = _build_event(secret)
     headers = {

@@ -1,4 +1,4 @@
-"""Checks of the requests that were not stored: wrong signatures, and bodies that were lost."""
+"""Checks of the requests that were not stored."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta

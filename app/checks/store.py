@@ -113,7 +113,8 @@ def _evaluate_durability(info: DatabaseInfo) -> CheckResult:
     if off:
         values = " and ".join(f"{name}=off" for name in off)
         message = f"{values}: a crash may lose acknowledged deliveries"
-        advice = f"Set {', '.join(off)} to on in the server's configuration."
+        commands = " ".join(f"ALTER SYSTEM SET {name} = on;" for name in off)
+        advice = f"As the server's administrator, run in psql: {commands} SELECT pg_reload_conf();"
         return fail(_COMPONENT, "durability", message, advice)
     if "journal_mode" in settings and settings["journal_mode"].lower() != "wal":
         message = f"SQLite uses the journal mode {settings['journal_mode']} instead of WAL"
@@ -136,7 +137,7 @@ def evaluate_clock(ahead_s: float) -> CheckResult:
     message = (
         f"the server's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
     )
-    advice = "Synchronize both clocks with NTP: leases and the order of events compare them."
+    advice = "Leases and the order of events compare the clocks. On both machines: timedatectl set-ntp true"
     if abs(ahead_s) > _FAIL_CLOCK_S:
         return fail(_COMPONENT, "clock", message, advice)
     if abs(ahead_s) > _WARN_CLOCK_S:
@@ -189,7 +190,10 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     """Return the result for a sink with deliveries that it has not accepted yet."""
     deliveries = format_count(sink.deliveries, "delivery")
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
-    advice = f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried."
+    advice = (
+        f"Repair the sink ({sink.reason or 'the log has the reason'}); its deliveries are then retried. To "
+        "see them, run: rapidbridge deliveries list --state pending"
+    )
     return fail(_COMPONENT, "failing", message, advice)
 
 

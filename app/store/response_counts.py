@@ -1,4 +1,4 @@
-"""Counts of the web processes' responses, by status and cause, in periods of ten minutes.
+"""Counts of responses by status and cause, in periods of ten minutes.
 
 They show requests that are not stored, such as those with a wrong signature, and nothing of their contents.
 """

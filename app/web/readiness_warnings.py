@@ -1,6 +1,6 @@
-"""Warnings of /readyz: conditions that need an operator, and do not make the receiver unready.
+"""Warnings of /readyz about conditions that need an operator.
 
-Anyone may read them: they contain counts and no name from a delivery.
+They do not make the receiver unready. Anyone may read them: they contain counts and no name from a delivery.
 """
 
 from collections.abc import Mapping, Sequence

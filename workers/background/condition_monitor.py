@@ -1,4 +1,4 @@
-"""Monitoring of conditions that need an operator: one open notification for each until it ends."""
+"""Monitoring of conditions that need an operator."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
