@@ -87,6 +87,8 @@ def _build_event(secret: WebhookSecret) -> bytes:
 def evaluate_connection_error(error: Exception, shown_url: str, *, is_expected: bool) -> CheckResult:
     """Return the result for a request without a response. shown_url, is_expected: see check_receiver."""
     name = type(error).__name__
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return fail(_COMPONENT, "responds", f"{shown_url} is not a valid URL", "Correct --url.")
     if not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         message = f"a program listens at {shown_url}, and does not answer as this receiver does ({name})"
         advice = "Check which program it is, and read the log of the web process. Another URL: --url"

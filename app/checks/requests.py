@@ -15,6 +15,8 @@ from app.store.response_counts import STORED, ResponseCount, ResponseCounts, fin
 _COMPONENT = "requests"
 _PERIOD_H = 24
 _LOCK_TIMEOUT_S = 3.0
+# Truto repeats a page three times.
+_MIN_UNSIGNED = 4
 _FIND_GAPS = "Truto drops a page after three retries; to find missing records, run: rapidbridge runs list"
 _SIGNATURE_ADVICE = {
     SignatureFault.WRONG: (
@@ -73,6 +75,7 @@ def check_requests(config: Config) -> Iterator[CheckResult]:
     finally:
         database.close()
     yield from evaluate_requests(counts, hours=_PERIOD_H)
+    yield from evaluate_unsigned(counts)
 
 
 def evaluate_requests(counts: Sequence[ResponseCount], *, hours: int) -> Iterator[CheckResult]:
@@ -87,6 +90,21 @@ def evaluate_requests(counts: Sequence[ResponseCount], *, hours: int) -> Iterato
     stored = sum(count.number for count in counts if count.status in STORED)
     if not losses:
         yield ok(_COMPONENT, "stored", f"{format_count(stored, 'request')} stored {period}")
+
+
+def evaluate_unsigned(counts: Sequence[ResponseCount]) -> Iterator[CheckResult]:
+    """Yield a warning if all requests of the last day lacked a well-formed signature."""
+    unsigned = sum(count.number for count in counts if count.status == "unauthorized")
+    if unsigned < _MIN_UNSIGNED or any(
+        count.status in STORED or count.is_alarming_refusal for count in counts
+    ):
+        return
+    message = f"none of {format_count(unsigned, 'request')} in the last {_PERIOD_H} hours had a signature"
+    advice = (
+        "If Truto sent them, a proxy removes or changes the header X-Truto-Signature. Find "
+        "delivery.unauthorized in the web process's log, or run in its place: rapidbridge webhook listen"
+    )
+    yield warn(_COMPONENT, "unsigned", message, advice)
 
 
 def _evaluate_signatures(counts: Sequence[ResponseCount], period: str) -> Iterator[CheckResult]:

@@ -105,7 +105,8 @@ class Readiness:
         greenlets = [*running.values(), warnings]
         gevent.joinall(greenlets, timeout=_CHECK_TIMEOUT_S)
         results = {name: check.value or _NO_ANSWER for name, check in running.items()}
-        shown_warnings = {"warnings": warnings.value} if warnings.value else {}
+        found = {"not_read": _NO_ANSWER} if warnings.value is None else warnings.value
+        shown_warnings = {"warnings": found} if found else {}
         gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
         body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
@@ -127,7 +128,7 @@ def _run_warnings(find: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
     try:
         return find()
     except Exception as error:  # noqa: BLE001  # the checks report an unavailable server
-        return {"warnings": f"not read: {as_unavailable(error)}"}
+        return {"not_read": str(as_unavailable(error))}
 
 
 def _check_store(database: Database) -> str:

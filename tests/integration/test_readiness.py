@@ -235,4 +235,4 @@ def test_warnings_that_cannot_be_read_fail_no_check(
         ready = httpx.get(f"{web.url}/readyz").json()
 
     assert accepted.status == "accepted"
-    assert (ready["store"], list(ready["warnings"])) == ("ok", ["warnings"])
+    assert (ready["store"], list(ready["warnings"])) == ("ok", ["not_read"])

@@ -23,7 +23,7 @@ from app.checks.receiver import (
     summarize_receiver,
 )
 from app.checks.redis import QueueInfo, RedisInfo, evaluate_namespaces, evaluate_queue, evaluate_redis
-from app.checks.requests import evaluate_requests
+from app.checks.requests import evaluate_requests, evaluate_unsigned
 from app.checks.run_checks import run_checks
 from app.checks.settings import evaluate_config, evaluate_secrets
 from app.checks.store import (
@@ -368,6 +368,18 @@ def test_requests_that_were_not_stored_are_reported(
 
     assert levels(results) == expected
     assert all("24 hours" in result.message for result in results)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"), [([], {"unsigned": "warn"}), ([ACCEPTED], {})], ids=["alone", "others"]
+)
+def test_requests_without_a_signature_are_reported_if_there_are_no_others(
+    others: list[ResponseCount], expected: dict[str, str]
+) -> None:
+    missing = ResponseCount("unauthorized", "missing", 4, NOW)
+
+    assert levels(list(evaluate_unsigned([missing, *others]))) == expected
+    assert levels(list(evaluate_unsigned([replace(missing, number=3)]))) == {}
 
 
 def test_conditions_of_the_store_are_reported() -> None:

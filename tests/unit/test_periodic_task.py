@@ -51,6 +51,34 @@ def test_a_failing_step_is_logged_at_once_if_it_fails_differently_or_again_after
     }
 
 
+class VanishingStep(PeriodicTask):
+    """Runs a step that fails once, as that of a run that ends."""
+
+    def __init__(self) -> None:
+        super().__init__("vanishing", interval_s=0.01)
+        self.runs = 0
+
+    def run_once(self) -> None:
+        self.runs += 1
+        if self.runs == 1:
+            self.run_step("run 1", self._fail)
+
+    def _fail(self) -> None:
+        raise StoreUnavailable("away")
+
+
+def test_a_step_that_is_no_longer_run_does_not_fail_for_ever() -> None:
+    task = VanishingStep()
+
+    with capture_logs() as logs:
+        task.start()
+        wait_until(lambda: task.runs > 3, what="several runs")
+        task.stop()
+
+    assert task.list_faults() == []
+    assert [line["event"] for line in logs] == ["task.failed", "task.recovered"]
+
+
 class BrokenTask(PeriodicTask):
     """Fails outside of its steps."""
 

@@ -1,9 +1,9 @@
 """Monitoring of conditions that need an operator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -62,75 +62,27 @@ class ConditionMonitor:
 
     def check_requests(self, *, now: datetime) -> None:
         """Check for refused signatures, and for requests that could not be stored."""
-        self._update(UNAUTHORIZED, [*self._find_unauthorized(now)], now)
-        recent = self._counts.list_since(now - _RECENT)
-        rejected = {
-            status: [count for count in recent if count.status == status] for status in _REJECTED_STATUSES
-        }
-        self._update(
-            "webhook.rejected",
-            [
-                _build("webhook.rejected", status, now, status=status, requests=sum(c.number for c in counts))
-                for status, counts in rejected.items()
-                if sum(count.number for count in counts) >= _MIN_REFUSALS
-            ],
-            now,
-        )
+        self._update(UNAUTHORIZED, self._find_unauthorized, now)
+        self._update("webhook.rejected", self._find_rejected, now)
 
     def check_failures(self, *, now: datetime) -> None:
         """Check for failed deliveries, by reason; at most once a minute."""
-        if now < self._failures_due_at:
-            return
-        self._failures_due_at = now + _SLOW_INTERVAL
-        # Deliveries without an account have a notification of their own.
-        failures = [
-            failure for failure in find_failure_reasons(self._database) if failure.reason != Reason.NO_ACCOUNT
-        ]
-        self._update(
-            "delivery.failed",
-            [
-                _build(
-                    "delivery.failed",
-                    failure.reason,
-                    now,
-                    cause=failure.since.isoformat(),
-                    reason=failure.reason,
-                    deliveries=failure.deliveries,
-                    since=failure.since.isoformat(),
-                )
-                for failure in failures
-            ],
-            now,
-        )
+        if now >= self._failures_due_at:
+            self._update("delivery.failed", self._find_failures, now)
+            # Last: a failed check must be repeated.
+            self._failures_due_at = now + _SLOW_INTERVAL
 
     def check_spool(self, *, now: datetime) -> None:
         """Check for unreadable entries of the spool; raises QueueUnavailable."""
-        unreadable = self._spool.count_unreadable()
-        key = self._spool.unreadable_key
-        kind = "spool.unreadable"
-        self._update(kind, [_build(kind, key, now, key=key, entries=unreadable)] if unreadable else [], now)
+        self._update("spool.unreadable", self._find_unreadable, now)
 
     def check_workers(self, *, now: datetime) -> None:
         """Check for workers that have had another configuration than this process for minutes."""
-        mismatched = find_mismatched_workers(
-            WorkerRegistry(self._database), self._config.delivery_config, since=self._started_at, now=now
-        )
-        kind = "worker.outdated"
-        conditions = [
-            _build(kind, worker.name, now, worker=worker.name, differences=list(differences))
-            for worker, differences in mismatched
-        ]
-        self._update(kind, conditions, now)
+        self._update("worker.outdated", self._find_outdated_workers, now)
 
     def check_disks(self, *, now: datetime) -> None:
         """Check the free space of a SQLite store and of files sinks on this machine."""
-        kind = "disk.low"
-        conditions = []
-        for place, folder in self._list_folders():
-            free_bytes = read_free_bytes(folder)
-            if evaluate_free_space(place, free_bytes).level != "ok":
-                conditions.append(_build(kind, place, now, place=place, free_bytes=free_bytes))
-        self._update(kind, conditions, now)
+        self._update("disk.low", self._find_low_disks, now)
 
     def check_tasks(self, *, now: datetime) -> None:
         """Check for background tasks that have failed for minutes, in this process.
@@ -181,21 +133,62 @@ class ConditionMonitor:
                 last_accepted_at=stored_at.isoformat() if stored_at else None,
             )
 
+    def _find_rejected(self, now: datetime) -> Iterator[Notification]:
+        recent = self._counts.list_since(now - _RECENT)
+        for status in _REJECTED_STATUSES:
+            number = sum(count.number for count in recent if count.status == status)
+            if number >= _MIN_REFUSALS:
+                yield _build("webhook.rejected", status, now, status=status, requests=number)
+
+    def _find_failures(self, now: datetime) -> Iterator[Notification]:
+        for failure in find_failure_reasons(self._database):
+            # Deliveries without an account have a notification of their own.
+            if failure.reason != Reason.NO_ACCOUNT:
+                since = failure.since.isoformat()
+                payload = {"reason": failure.reason, "deliveries": failure.deliveries, "since": since}
+                yield _build("delivery.failed", failure.reason, now, cause=since, **payload)
+
+    def _find_unreadable(self, now: datetime) -> Iterator[Notification]:
+        if unreadable := self._spool.count_unreadable():
+            key = self._spool.unreadable_key
+            yield _build("spool.unreadable", key, now, key=key, entries=unreadable)
+
+    def _find_outdated_workers(self, now: datetime) -> Iterator[Notification]:
+        registry, expected = WorkerRegistry(self._database), self._config.delivery_config
+        for worker, differences in find_mismatched_workers(
+            registry, expected, since=self._started_at, now=now
+        ):
+            # Once for each worker: the monitors of both configurations find the workers of the other one.
+            cause = worker.started_at.isoformat()
+            payload = {"worker": worker.name, "differences": list(differences)}
+            yield _build("worker.outdated", worker.name, now, cause=cause, **payload)
+
+    def _find_low_disks(self, now: datetime) -> Iterator[Notification]:
+        for place, folder in self._list_folders():
+            free_bytes = read_free_bytes(folder)
+            if evaluate_free_space(place, free_bytes).level != "ok":
+                # Once a day: another machine may have a disk of its own in this place.
+                cause = now.date().isoformat()
+                yield _build("disk.low", place, now, cause=cause, place=place, free_bytes=free_bytes)
+
     def _list_folders(self) -> Iterator[tuple[str, Path]]:
         if path := database_file(self._config.settings.database_url):
             yield "store", path.parent
         for name, sink in self._config.routes.sinks.items():
-            if isinstance(sink, FilesSinkConfig) and sink.url.startswith("file:"):
-                yield f"sink {name}", Path(urlsplit(sink.url).path)
+            if isinstance(sink, FilesSinkConfig):
+                yield f"sink {name}", Path(unquote(urlsplit(sink.url).path))
 
-    def _update(self, kind: str, conditions: Sequence[Notification], now: datetime) -> None:
-        """Open the notifications of conditions, and close those of conditions that have ended."""
+    def _update(self, kind: str, find: Callable[[datetime], Iterable[Notification]], now: datetime) -> None:
+        """Open the notifications of existing conditions, and close those of ended ones."""
+        # Before the conditions: another monitor may open the notification of a newer one meanwhile.
+        was_open = [notification.subject for notification in self._notifications.list_open(kind)]
+        conditions = list(find(now))
         for condition in conditions:
             self._open(condition)
         subjects = {condition.subject for condition in conditions}
-        for notification in self._notifications.list_open(kind):
-            if notification.subject not in subjects:
-                self._close(kind, notification.subject, now)
+        for subject in was_open:
+            if subject not in subjects:
+                self._close(kind, subject, now)
 
     def _open(self, notification: Notification) -> None:
         if self._notifications.open(notification):

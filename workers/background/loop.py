@@ -20,6 +20,7 @@ class PeriodicTask(ABC):
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._faults: dict[str, FaultLog] = {}
+        self._steps: set[str] = set()
 
     @property
     def interval_s(self) -> float:
@@ -49,6 +50,7 @@ class PeriodicTask(ABC):
 
         raises: errors to pass on to the caller instead.
         """
+        self._steps.add(step)
         try:
             action()
         except raises:
@@ -63,8 +65,15 @@ class PeriodicTask(ABC):
 
     def _repeat(self) -> None:
         while not self._stopped.is_set():
-            self.run_step("run", self.run_once)
+            self.run_step("run", self._run_round)
             self._stopped.wait(self.interval_s)
+
+    def _run_round(self) -> None:
+        self._steps.clear()
+        self.run_once()
+        # Steps that are no longer run, such as those of an ended run, do not fail any more.
+        for step in self._faults.keys() - self._steps - {"run"}:
+            self._faults.pop(step).end()
 
     def _log_error(self, step: str, error: str) -> None:
         if step not in self._faults:
