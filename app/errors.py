@@ -26,6 +26,7 @@ RapidBridgeError
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -39,10 +40,24 @@ class RequestRejected(RapidBridgeError):
     http_status: ClassVar[int]
 
 
+class SignatureFault(StrEnum):
+    """The kind of a SignatureError. Values are stored."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    WRONG = "wrong"
+    OTHER_WEBHOOK = "other_webhook"
+    OUTSIDE_WINDOW = "outside_window"
+
+
 class SignatureError(RequestRejected):
     """A missing, malformed or wrong signature, or a signed body outside the replay window."""
 
     http_status = 401
+
+    def __init__(self, message: str, fault: SignatureFault = SignatureFault.MALFORMED) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class BodyTooLarge(RequestRejected):

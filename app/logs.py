@@ -8,14 +8,23 @@ import io
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict
 
+from app.backoff import compute_backoff_s
+
+# The pauses between two entries of the same fault.
+_FIRST_REPEAT_S, _MAX_REPEAT_S = 60.0, 3600.0
 # Truto chooses the names of resources: one must not move a terminal's cursor, start or fill a line.
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MAX_VALUE_CHARS = 1000
+
+_log = structlog.get_logger()
 
 
 def _clean_values(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -63,6 +72,84 @@ def configure_logging() -> None:
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StderrStream())),
         cache_logger_on_first_use=True,
     )
+
+
+@dataclass(slots=True)
+class _Episode:
+    """A fault since its beginning. due_at_s: of the next entry."""
+
+    error: str
+    since_s: float
+    due_at_s: float
+    times: int = 0
+    entries: int = 0
+
+
+class FaultLog:
+    """Log entries of a fault that may last.
+
+    The first one at once, the next after 1, 2, 4, … minutes up to an hour, and one for its end.
+    failed, recovered: the names of the events. fields: of both. logs_changes: log another error at once.
+    clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        failed: str,
+        recovered: str,
+        *,
+        logs_changes: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        **fields: object,
+    ) -> None:
+        self._failed, self._recovered = failed, recovered
+        self._logs_changes = logs_changes
+        self._clock = clock
+        self._fields = fields
+        self._episode: _Episode | None = None
+
+    def __bool__(self) -> bool:
+        """Whether the fault lasts."""
+        return self._episode is not None
+
+    @property
+    def error(self) -> str:
+        """The newest error; "" if the fault has ended."""
+        return self._episode.error if self._episode else ""
+
+    @property
+    def lasts_s(self) -> float:
+        """The time since its first occurrence; 0 if the fault has ended."""
+        return self._clock() - self._episode.since_s if self._episode else 0.0
+
+    def add(self, error: str, *, level: int = logging.WARNING, **fields: object) -> None:
+        """Count an occurrence, and log it if an entry is due."""
+        now_s = self._clock()
+        if self._episode is None:
+            self._episode = _Episode(error, now_s, now_s)
+        episode = self._episode
+        episode.times += 1
+        is_changed = self._logs_changes and error != episode.error
+        episode.error = error
+        if now_s < episode.due_at_s and not is_changed:
+            return
+        if now_s >= episode.due_at_s:
+            episode.entries += 1
+            episode.due_at_s = now_s + compute_backoff_s(
+                episode.entries, base_s=_FIRST_REPEAT_S, max_s=_MAX_REPEAT_S, jitter=(1.0, 1.0)
+            )
+        _log.log(level, self._failed, **self._fields, error=error, **fields, **self._describe(episode))
+
+    def end(self) -> None:
+        """Log the end of the fault, if there was one."""
+        if self._episode is not None:
+            _log.info(self._recovered, **self._fields, **self._describe(self._episode))
+            self._episode = None
+
+    def _describe(self, episode: _Episode) -> dict[str, object]:
+        if episode.times == 1:
+            return {}
+        return {"failing_for_s": round(self._clock() - episode.since_s), "times": episode.times}
 
 
 def locate_error(error: Exception) -> str:

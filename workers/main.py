@@ -15,7 +15,7 @@ from app.config.load import Config, read_config
 from app.config.settings import read_worker_token
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, StoreUnavailable
-from app.logs import configure_logging
+from app.logs import FaultLog, configure_logging
 from app.redis.connection import connect_redis, queue_unavailable
 from app.redis.queue import DeliveryQueue
 from app.sinks.registry import SinkRegistry
@@ -40,21 +40,19 @@ class Publisher:
         self._registry = WorkerRegistry(database)
         self._worker = worker
         self._due_at_s = 0.0
-        self._is_failing = False
+        self._fault = FaultLog("worker.unpublished", "worker.published", worker=worker.name)
 
     def publish(self) -> None:
-        """Renew the heartbeat if it is due; an unavailable database is logged once."""
+        """Renew the heartbeat if it is due; an unavailable database is logged."""
         if time.monotonic() < self._due_at_s:
             return
         try:
             self._registry.record_heartbeat(self._worker, now=utc_now())
         except StoreUnavailable as error:
-            if not self._is_failing:
-                log.warning("worker.unpublished", worker=self._worker.name, error=str(error))
-            self._is_failing = True
+            self._fault.add(str(error))
             # Until the next heartbeat, only Redis knows this worker: it looks like another receiver's.
             return
-        self._is_failing = False
+        self._fault.end()
         self._due_at_s = time.monotonic() + _PUBLISH_INTERVAL_S
 
     def remove(self) -> None:

@@ -9,6 +9,7 @@ from app.checks.check_result import CheckResult, fail, ok, warn
 _MIB = 1024 * 1024
 _FAIL_BYTES = 256 * _MIB
 _WARN_BYTES = 2048 * _MIB
+_COUNT_OLD = "To count the bodies that may go, run: rapidbridge prune --older-than 30d --dry-run"
 
 
 def check_disk(component: str, folder: Path) -> Iterator[CheckResult]:
@@ -48,10 +49,10 @@ def evaluate_free_space(component: str, free_bytes: int) -> CheckResult:
     """Return whether a disk has enough free space."""
     message = f"{free_bytes // _MIB:,} MiB free"
     if free_bytes < _FAIL_BYTES:
-        advice = "Free some space, or use a larger disk: a full disk cannot store deliveries."
+        advice = f"A full disk cannot store deliveries. Free some space, or use a larger disk. {_COUNT_OLD}"
         return fail(component, "space", message, advice)
     if free_bytes < _WARN_BYTES:
-        return warn(component, "space", message, "Plan for a larger disk: deliveries keep their bodies.")
+        return warn(component, "space", message, f"Plan for a larger disk. {_COUNT_OLD}")
     return ok(component, "space", message)
 
 

@@ -166,7 +166,10 @@ def evaluate_redis(info: RedisInfo) -> Iterator[CheckResult]:
 def _evaluate_policy(policy: str) -> CheckResult:
     if policy == "noeviction":
         return ok(_COMPONENT, "eviction", "maxmemory-policy noeviction")
-    advice = "Set maxmemory-policy to noeviction (on Heroku: heroku redis:maxmemory --policy noeviction)."
+    advice = (
+        "Run: redis-cli CONFIG SET maxmemory-policy noeviction (on Heroku: heroku redis:maxmemory --policy "
+        "noeviction)."
+    )
     message = f"maxmemory-policy {policy or 'unknown'}"
     if policy.startswith("allkeys"):
         return fail(_COMPONENT, "eviction", f"{message}: a full Redis deletes deliveries", advice)
@@ -179,7 +182,10 @@ def _evaluate_memory(info: RedisInfo) -> CheckResult:
         return ok(_COMPONENT, "memory", f"{used} used, no limit")
     share = info.used_bytes / info.limit_bytes
     message = f"{used} of {info.limit_bytes / 2**20:,.0f} MiB used ({share:.0%})"
-    advice = "Give Redis more memory: a full Redis can neither spool deliveries nor queue jobs."
+    advice = (
+        "A full Redis can neither spool deliveries nor queue jobs. If its machine has more memory, run: "
+        f"redis-cli CONFIG SET maxmemory {2 * info.limit_bytes}"
+    )
     if share >= _FAIL_SHARE:
         return fail(_COMPONENT, "memory", message, advice)
     if share >= _WARN_SHARE:
@@ -190,7 +196,9 @@ def _evaluate_memory(info: RedisInfo) -> CheckResult:
 def _evaluate_persistence(info: RedisInfo) -> CheckResult:
     if info.is_appending:
         return ok(_COMPONENT, "persistence", "appendonly yes")
-    advice = "Set appendonly to yes: Redis holds deliveries while the database is unreachable."
+    advice = (
+        "Redis holds deliveries while the database is unreachable. Run: redis-cli CONFIG SET appendonly yes"
+    )
     if info.snapshots:
         message = "only snapshots: a restart loses deliveries spooled since the last one"
         return warn(_COMPONENT, "persistence", message, advice)
@@ -243,9 +251,11 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
         yield fail("workers", "alive", message, "Run: rapidbridge worker")
     jobs = f"{format_count(info.waiting_jobs, 'job')} waiting, {info.failed_jobs:,} failed in the last hour"
     if info.failed_jobs:
-        yield warn(
-            "workers", "jobs", jobs, "Read the workers' log. The deliveries are retried automatically."
+        advice = (
+            "The deliveries are retried automatically. Read the workers' log; to see them, run: rapidbridge "
+            "deliveries list --state pending"
         )
+        yield warn("workers", "jobs", jobs, advice)
     elif info.waiting_jobs >= MAX_JOBS:
         advice = "Start more workers, or wait: further deliveries stay in the store until the queue drains."
         yield warn("workers", "jobs", jobs, advice)

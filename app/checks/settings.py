@@ -25,7 +25,8 @@ def evaluate_config(config: Config) -> Iterator[CheckResult]:
     yield ok(_COMPONENT, "routes", f"{format_count(number, 'route')}, sinks: {sinks or 'none'}")
     if config.settings.maintenance:
         message = "MAINTENANCE is set: every new run is refused"
-        yield warn(_COMPONENT, "maintenance", message, "Unset MAINTENANCE to accept runs again.")
+        advice = "To accept runs again, restart the web process without it: unset MAINTENANCE"
+        yield warn(_COMPONENT, "maintenance", message, advice)
 
 
 def evaluate_secrets(

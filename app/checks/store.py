@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
+from app.checks.conditions import check_conditions
 from app.checks.disk import check_disk
 from app.clock import utc_now
 from app.config.load import Config
@@ -28,6 +29,8 @@ _LOCK_TIMEOUT_S = 3.0
 _MIN_VERSIONS = {"PostgreSQL": (12,), "SQLite": (3, 35)}
 # The size of the store's connection pool; see app/database/engine.py.
 _MAX_CONNECTIONS_PER_PROCESS = 6
+# A web process has one more, for /readyz.
+_MAX_CONNECTIONS_PER_WEB_PROCESS = _MAX_CONNECTIONS_PER_PROCESS + 1
 _WARN_CLOCK_S, _FAIL_CLOCK_S = 2.0, 30.0
 _WARN_BACKLOG_S, _FAIL_BACKLOG_S = 60.0, 900.0
 
@@ -69,6 +72,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield from map(evaluate_failing_sink, find_failing_sinks(database))
     yield from map(evaluate_unattributed, find_unattributed(database))
     yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
+    yield from check_conditions(database, now=utc_now())
 
 
 def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
@@ -109,7 +113,8 @@ def _evaluate_durability(info: DatabaseInfo) -> CheckResult:
     if off:
         values = " and ".join(f"{name}=off" for name in off)
         message = f"{values}: a crash may lose acknowledged deliveries"
-        advice = f"Set {', '.join(off)} to on in the server's configuration."
+        commands = " ".join(f"ALTER SYSTEM SET {name} = on;" for name in off)
+        advice = f"As the server's administrator, run in psql: {commands} SELECT pg_reload_conf();"
         return fail(_COMPONENT, "durability", message, advice)
     if "journal_mode" in settings and settings["journal_mode"].lower() != "wal":
         message = f"SQLite uses the journal mode {settings['journal_mode']} instead of WAL"
@@ -132,7 +137,7 @@ def evaluate_clock(ahead_s: float) -> CheckResult:
     message = (
         f"the server's clock is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
     )
-    advice = "Synchronize both clocks with NTP: leases and the order of events compare them."
+    advice = "Leases and the order of events compare the clocks. On both machines: timedatectl set-ntp true"
     if abs(ahead_s) > _FAIL_CLOCK_S:
         return fail(_COMPONENT, "clock", message, advice)
     if abs(ahead_s) > _WARN_CLOCK_S:
@@ -158,10 +163,11 @@ def count_max_connections(config: Config) -> int:
         for sink_config in config.routes.sinks.values()
         if sink_config.url == settings.database_url
     ]
-    # The web processes and the background process use a whole pool. A worker runs one job at a time, with one
-    # connection to the store and one to each sink.
-    pools = settings.web_concurrency + 1
-    return pools * _MAX_CONNECTIONS_PER_PROCESS + settings.worker_concurrency * (1 + len(sinks_in_store))
+    web = settings.web_concurrency * _MAX_CONNECTIONS_PER_WEB_PROCESS
+    # A worker runs one job at a time, with one connection to the store and one to each sink.
+    workers = settings.worker_concurrency * (1 + len(sinks_in_store))
+    # The background process uses a whole pool.
+    return web + _MAX_CONNECTIONS_PER_PROCESS + workers
 
 
 def evaluate_backlog(age_s: float | None) -> CheckResult:
@@ -185,7 +191,10 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     deliveries = format_count(sink.deliveries, "delivery")
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
     reason = f"{sink.reason}: {sink.message}" if sink.message else sink.reason or "the log has the reason"
-    advice = f"Repair the sink; its deliveries are then retried. Reason: {reason}"
+    advice = (
+        f"Repair the sink; its deliveries are then retried. Reason: {reason}. To see them, run: "
+        "rapidbridge deliveries list --state pending"
+    )
     return fail(_COMPONENT, "failing", message, advice)
 
 

@@ -70,5 +70,6 @@ def evaluate_webhook(webhook: Webhook) -> Iterator[CheckResult]:
         problems.append(fail(_COMPONENT, "target", message, f"Correct the target URL at Truto: {problem}"))
     if missing := find_missing_events(webhook.event_types):
         message = f"{webhook.id} does not send {', '.join(missing)}"
-        problems.append(fail(_COMPONENT, "events", message, "Subscribe it to these events at Truto."))
+        advice = f"Subscribe it to these events at Truto, then run: rapidbridge webhook show {webhook.id}"
+        problems.append(fail(_COMPONENT, "events", message, advice))
     yield from problems or [ok(_COMPONENT, "webhook", f"{webhook.id} is active and sends to {target_url}")]

@@ -1,6 +1,7 @@
 """Check of the workers' configuration against the one here."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 
 from app.checks.check_result import CheckResult, fail, ok
 from app.clock import utc_now
@@ -16,6 +17,8 @@ from app.store.worker_registry import WorkerRecord, WorkerRegistry
 
 _COMPONENT = "workers"
 _LOCK_TIMEOUT_S = 3.0
+# During a deployment, old and new processes run side by side.
+_MAX_MISMATCH = timedelta(minutes=5)
 
 
 def check_workers(config: Config) -> Iterator[CheckResult]:
@@ -66,3 +69,18 @@ def evaluate_strangers(namespace: str, strangers: set[str]) -> Iterator[CheckRes
         message = f"workers of another database use the namespace {namespace}: {names}"
         advice = "Set another REDIS_NAMESPACE in all processes of each receiver, and restart them."
         yield fail(_COMPONENT, "namespace", message, advice)
+
+
+def find_mismatched_workers(
+    registry: WorkerRegistry, expected: DeliveryConfig, *, since: datetime, now: datetime
+) -> list[tuple[WorkerRecord, Sequence[str]]]:
+    """Return the workers that have run for minutes beside a process of another configuration.
+
+    expected, since: the configuration and the start of that process. Raises StoreUnavailable.
+    """
+    return [
+        (worker, differences)
+        for worker in registry.list_live(now=now)
+        if now - max(worker.started_at, since) > _MAX_MISMATCH
+        and (differences := expected.find_differences(worker.config))
+    ]

@@ -12,6 +12,7 @@ import click
 
 from app.checks.all_checks import build_checks
 from app.checks.check_result import CheckLevel, CheckResult, is_ok
+from app.checks.receiver import summarize_receiver
 from app.checks.run_checks import run_checks
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, replace_control_chars
@@ -52,6 +53,9 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     webhooks at Truto. Sends one signed `test` event to the receiver, which stores it. Changes nothing else
     and prints no secret.
 
+    On a platform where the web process runs on another machine, name its public address with --url: without
+    it, a receiver that does not listen on this machine is not checked, and is no failure.
+
     Exit codes: 0 if no check failed (warnings are allowed), 1 if a check failed, 2 if the settings or the
     routes file are invalid.
 
@@ -67,6 +71,7 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
     checks = build_checks(
         config,
         receiver_url=None if no_post else receiver_url,
+        is_receiver_expected=url is not None,
         development_secret=None if settings.webhook_secrets else read_development_secret(),
     )
     results = run_checks(checks, timeout_s=_TIMEOUT_S)
@@ -85,6 +90,8 @@ def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
         for result in component_results:
             yield from _format_result(result)
     yield ""
+    if sentence := summarize_receiver(results):
+        yield sentence
     yield _format_summary(results)
 
 

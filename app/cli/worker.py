@@ -42,12 +42,16 @@ def worker(number: int | None) -> None:
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
     sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
-    sweeper.start()
-    OtherSpools(database, redis, settings).start()
-    Monitor(database, config, spool).start()
-    SetUpMonitor(config.routes).start()
-    NotificationDispatcher(database, config.routes.notify).start()
-    Pruner(database, settings.retention_days).start()
+    dispatcher = NotificationDispatcher(database, config.routes.notify)
+    tasks = [
+        sweeper,
+        OtherSpools(database, redis, settings),
+        SetUpMonitor(config.routes),
+        *dispatcher.tasks,
+        Pruner(database, settings.retention_days),
+    ]
+    for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
+        task.start()
     with Supervisor() as supervisor:
         for index in range(number or settings.worker_concurrency):
             process = _WorkerProcess(sweeper)

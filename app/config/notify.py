@@ -17,6 +17,13 @@ NOTIFICATION_KINDS = (
     "account.unknown",
     "key.missing",
     "webhook.inactive",
+    "webhook.unauthorized",
+    "webhook.rejected",
+    "delivery.failed",
+    "worker.outdated",
+    "task.failing",
+    "spool.unreadable",
+    "disk.low",
 )
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  # the prefix of all secrets

@@ -18,6 +18,7 @@ from app.errors import ConfigError, StoreUnavailable
 
 # Truto drops a page within seconds: an exhausted pool must be detected before that.
 _POOL_TIMEOUT_S = 5
+_MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 6, 2
 _SQLITE_BUSY_TIMEOUT_S = 15
 # A PostgreSQL URL with several hosts, separated by commas.
 _HOST_LIST = re.compile(
@@ -32,6 +33,7 @@ def open_engine(
     schema: str = "",
     lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
     interactive: bool = False,
+    max_connections: int = _MAX_CONNECTIONS,
 ) -> Engine:
     """Prepare a connection pool; connects on first use.
 
@@ -39,6 +41,7 @@ def open_engine(
     schema: of all tables in PostgreSQL; "" for the first one of the search_path.
     lock_timeout_s: wait for another SQLite writer; the whole process waits. interactive: for commands that
     only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
+    max_connections: of the pool, in PostgreSQL.
     Raises OSError if the folder cannot be created.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
@@ -59,10 +62,11 @@ def open_engine(
     # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
     from app.database.session_settings import connection_arguments, prepare_sessions  # noqa: PLC0415
 
+    idle_connections = min(_MAX_IDLE_CONNECTIONS, max_connections)
     engine = create_engine(
         parsed,
-        pool_size=2,
-        max_overflow=4,
+        pool_size=idle_connections,
+        max_overflow=max_connections - idle_connections,
         pool_timeout=_POOL_TIMEOUT_S,
         connect_args=connection_arguments(parsed.query),
         use_native_hstore=False,
@@ -229,10 +233,17 @@ def open_database(
     schema: str = "",
     lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
     interactive: bool = False,
+    max_connections: int = _MAX_CONNECTIONS,
 ) -> Database:
     """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created."""
     try:
-        engine = open_engine(url, schema=schema, lock_timeout_s=lock_timeout_s, interactive=interactive)
+        engine = open_engine(
+            url,
+            schema=schema,
+            lock_timeout_s=lock_timeout_s,
+            interactive=interactive,
+            max_connections=max_connections,
+        )
     except OSError as error:
         raise StoreUnavailable(describe_folder_error(error)) from error
     return Database(engine, schema=schema)

@@ -106,6 +106,65 @@ def _format_webhook_inactive(payload: Payload) -> str:
     return f"*Webhook inactive:* Truto deactivated {_get_text(payload, 'webhook_id')}. {next_step}"
 
 
+def _format_webhook_unauthorized(payload: Payload) -> str:
+    causes = payload.get("causes") or {}
+    shown = ", ".join(f"{_to_int(number)} {cause}" for cause, number in causes.items())
+    accepted_at = payload.get("last_accepted_at")
+    accepted = (
+        f"the last accepted one arrived at {accepted_at}" if accepted_at else "none was accepted this week"
+    )
+    return (
+        f"*Wrong signatures:* {format_count(_to_int(payload.get('requests')), 'request')} refused with 401 "
+        f"({shown or '?'}); {accepted}. If Truto sent them, its pages are lost: compare "
+        "TRUTO_WEBHOOK_SECRET with the secret that Truto showed. Run: rapidbridge doctor"
+    )
+
+
+def _format_webhook_rejected(payload: Payload) -> str:
+    return (
+        f"*Requests not stored:* {format_count(_to_int(payload.get('requests')), 'request')} in the last "
+        f"minutes, answered `{_get_text(payload, 'status')}`. Run: rapidbridge doctor"
+    )
+
+
+def _format_delivery_failed(payload: Payload) -> str:
+    return (
+        f"*Deliveries failed:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} since "
+        f"{_get_text(payload, 'since')}, reason: {_get_text(payload, 'reason')}. They are kept. For the "
+        "remedy, run: rapidbridge dead list"
+    )
+
+
+def _format_worker_outdated(payload: Payload) -> str:
+    differences = ", ".join(map(str, payload.get("differences") or ["?"]))
+    return (
+        f"*Worker outdated:* {_get_text(payload, 'worker')}: {differences}. Restart the workers and the web "
+        "processes."
+    )
+
+
+def _format_task_failing(payload: Payload) -> str:
+    return (
+        f"*Background task failing:* {_get_text(payload, 'task')}: {_get_text(payload, 'error')}. Read the "
+        "log of `rapidbridge worker`."
+    )
+
+
+def _format_spool_unreadable(payload: Payload) -> str:
+    return (
+        f"*Spool unreadable:* {_to_int(payload.get('entries')):,} entries could not be moved to the store. "
+        f"Inspect them with: redis-cli XRANGE {_get_text(payload, 'key')} - +"
+    )
+
+
+def _format_disk_low(payload: Payload) -> str:
+    free_mib = _to_int(payload.get("free_bytes")) // 1024**2
+    return (
+        f"*Disk almost full:* {free_mib:,} MiB free for {_get_text(payload, 'place')}. Free some space, or "
+        "use a larger disk: a full disk cannot store deliveries."
+    )
+
+
 def _format_other(kind: str, payload: Payload) -> str:
     scalars = [f"{name}: {value}" for name, value in payload.items() if isinstance(value, str | int | float)]
     return f"*{kind}* {', '.join(scalars)}"
@@ -120,6 +179,13 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "account.unknown": _format_account_unknown,
     "key.missing": _format_key_missing,
     "webhook.inactive": _format_webhook_inactive,
+    "webhook.unauthorized": _format_webhook_unauthorized,
+    "webhook.rejected": _format_webhook_rejected,
+    "delivery.failed": _format_delivery_failed,
+    "worker.outdated": _format_worker_outdated,
+    "task.failing": _format_task_failing,
+    "spool.unreadable": _format_spool_unreadable,
+    "disk.low": _format_disk_low,
 }
 
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-import structlog
-
 from app.config.routes import Routes
 from app.errors import StoreUnavailable
+from app.logs import FaultLog
 from app.store.models import RunUpdate
 from app.truto.coerce import as_text
 from app.truto.events import RECORD_EVENT, Envelope, read_payload
@@ -22,8 +21,6 @@ _ABANDONED_AFTER = timedelta(hours=6)
 _MAX_SHOWN_CHARS = 200
 # The web process reads a run: its time and memory are bounded.
 _MAX_RUN_BYTES = 256 * 1024
-
-log = structlog.get_logger()
 
 
 class GateStore(Protocol):
@@ -51,7 +48,7 @@ class Gate:
         self._routes = routes
         self._maintenance = maintenance
         self._store = store
-        self._is_store_unavailable = False
+        self._fault = FaultLog("gate.skipped", "gate.recovered")
 
     def find_refusal_reason(
         self, envelope: Envelope, body: bytes, now: datetime, pause: Pause = no_pause
@@ -96,11 +93,9 @@ class Gate:
             reason = self._check_backlog(now) or self._check_overlap(envelope, now)
         except StoreUnavailable as error:
             # The sender waits: a store that did not answer gets no second query.
-            if not self._is_store_unavailable:
-                log.warning("gate.skipped", error=str(error), effect="runs may start without store checks")
-            self._is_store_unavailable = True
+            self._fault.add(str(error), effect="runs may start without store checks")
             return None
-        self._is_store_unavailable = False
+        self._fault.end()
         return reason
 
     def _check_backlog(self, now: datetime) -> str | None:

@@ -16,9 +16,10 @@ from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
 from app.store.schema import deliveries
-from app.truto.coerce import as_text, read_span
-from app.truto.events import Envelope, decode_body
-from app.truto.json_scanner import scan_document, scan_object
+from app.truto.coerce import as_text
+from app.truto.events import Envelope
+from app.truto.json_reader import JsonReader
+from app.truto.json_scanner import NotJson, scan_document, scan_object
 
 FORMAT = "rapidbridge.delivery/1"
 # Checked before a line is parsed: parsing a large body takes long.
@@ -101,10 +102,10 @@ def read_line(line: bytes) -> ImportedDelivery | None:
 def _has_format(line: bytes) -> bool:
     """Whether a line that is no valid JSON is from an export, and not a Truto event that quotes one."""
     try:
-        members = scan_object(scan_document(decode_body(line)))
-    except (ValueError, RecursionError):
+        members = scan_object(scan_document(line), frozenset({"format"}))
+    except NotJson:
         return False
-    return as_text(read_span(members.get("format"))).startswith("rapidbridge.delivery/")
+    return as_text(JsonReader().read_value(members.get("format"))).startswith("rapidbridge.delivery/")
 
 
 class _Line(msgspec.Struct):

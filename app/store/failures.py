@@ -212,6 +212,29 @@ def _reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]
 
 
 @dataclass(frozen=True, slots=True)
+class FailureReason:
+    """Failed deliveries with the same reason. since: the oldest was received."""
+
+    reason: str
+    deliveries: int
+    since: datetime
+
+
+def find_failure_reasons(database: Database, *, limit: int | None = None) -> list[FailureReason]:
+    """Return the failed deliveries by reason, largest group first; raises StoreUnavailable.
+
+    limit: the number of deliveries to read at most; None reads all.
+    """
+    failed = select(deliveries.c.reason, deliveries.c.received_at).where(IS_FAILED).limit(limit).subquery()
+    statement = (
+        select(failed.c.reason, func.count(), func.min(failed.c.received_at))
+        .group_by(failed.c.reason)
+        .order_by(func.count().desc(), failed.c.reason)
+    )
+    return [FailureReason(*row) for row in database.read(statement)]
+
+
+@dataclass(frozen=True, slots=True)
 class FailingSink:
     """A sink with deliveries to retry. since: the oldest was received.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from app.errors import SignatureError, UnreadableDelivery
+from app.errors import SignatureError, SignatureFault, UnreadableDelivery
 from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import Envelope, read_envelope
 from app.truto.json_scanner import Pause, no_pause
@@ -44,7 +44,9 @@ def read_incoming(
 def _check_origin(origin: OriginRules, secret: str, envelope: Envelope, received_at: datetime) -> None:
     """Refuse a body that names another webhook or another time; keep one that names none."""
     if not origin.may_sign(secret, envelope.webhook_id):
-        raise SignatureError("signed with a secret that TRUTO_WEBHOOK_SECRET pins to another webhook")
+        message = "signed with a secret that TRUTO_WEBHOOK_SECRET pins to another webhook"
+        raise SignatureError(message, SignatureFault.OTHER_WEBHOOK)
     window_s, created_at = origin.replay_window_s, envelope.created_at
     if window_s and created_at and abs((received_at - created_at).total_seconds()) > window_s:
-        raise SignatureError(f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)")
+        message = f"signed, but not within the last {window_s} s (REPLAY_WINDOW_S)"
+        raise SignatureError(message, SignatureFault.OUTSIDE_WINDOW)

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import select, update
+from sqlalchemy import func, literal_column, select, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.store.notifications import Notification, to_notification
 from app.store.schema import notification_deliveries, notifications
+
+_LATE_AFTER = timedelta(minutes=5)
+_DEAD_SHOWN = timedelta(days=7)
 
 
 class Subscriber(Protocol):
@@ -29,6 +32,15 @@ class NotificationDelivery:
     subscriber: str
     attempts: int
     fanned_out_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnsentNotifications:
+    """Notifications that a subscriber has not accepted. message: the error of one of them, "" for none."""
+
+    subscriber: str
+    notifications: int
+    message: str
 
 
 class NotificationOutbox:
@@ -99,6 +111,33 @@ class NotificationOutbox:
             until = now + timedelta(seconds=lease_s)
             connection.execute(_build_update(delivery).values(due_at=until, attempts=delivery.attempts))
         return delivery
+
+    def find_unsent(self, *, now: datetime) -> list[UnsentNotifications]:
+        """Return by subscriber the dead deliveries of a week, and those pending for minutes.
+
+        A subscriber that was removed from the routes file accepts nothing.
+        """
+        table = notification_deliveries
+        # Two statements, each of which uses a partial index.
+        is_dead = (table.c.state == literal_column("'dead'"), notifications.c.occurred_at > now - _DEAD_SHOWN)
+        is_late = (
+            table.c.state == literal_column("'pending'"),
+            notifications.c.fanned_out_at < now - _LATE_AFTER,
+        )
+        unsent: dict[str, UnsentNotifications] = {}
+        for conditions in (is_dead, is_late):
+            statement = (
+                select(table.c.subscriber, func.count(), func.max(table.c.message))
+                .join(notifications, notifications.c.id == table.c.notification_id)
+                .where(*conditions)
+                .group_by(table.c.subscriber)
+            )
+            for subscriber, number, message in self._database.read(statement):
+                known = unsent.get(subscriber, UnsentNotifications(subscriber, 0, ""))
+                unsent[subscriber] = UnsentNotifications(
+                    subscriber, known.notifications + number, message or known.message
+                )
+        return sorted(unsent.values(), key=lambda group: group.subscriber)
 
     def mark_sent(self, delivery: NotificationDelivery) -> None:
         """Mark a delivery as sent, even if another attempt has failed meanwhile."""

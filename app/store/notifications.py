@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, func, select, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
@@ -67,6 +67,22 @@ class Notifications:
     def list_open(self, kind: str) -> list[Notification]:
         """Return the open notifications of a kind, oldest first."""
         return self._read(notifications.c.kind == kind, notifications.c.closed_at.is_(None))
+
+    def count_open(self) -> dict[str, int]:
+        """Return the numbers of open notifications by kind."""
+        statement = (
+            select(notifications.c.kind, func.count())
+            .where(notifications.c.closed_at.is_(None))
+            .group_by(notifications.c.kind)
+        )
+        return {kind: int(number) for kind, number in self._database.read(statement)}
+
+    def count_since(self, kind: str, since: datetime) -> int:
+        """Return the number of notifications of a kind that occurred since a time."""
+        statement = select(func.count()).where(
+            notifications.c.kind == kind, notifications.c.occurred_at >= since
+        )
+        return int(self._database.read(statement)[0][0])
 
     def for_subject(self, subject: str, *, limit: int) -> list[Notification]:
         """Return the first notifications about a run, sink or webhook, oldest first."""

@@ -228,6 +228,18 @@ workers = Table(
     _text_column("digest"),
 )
 
+response_counts = Table(
+    PREFIX + "response_counts",
+    metadata,
+    # The responses of all web processes to POSTs in ten minutes, by status and, for some, by cause.
+    Column("period_start", UtcDateTime, primary_key=True),
+    Column("status", SafeText, primary_key=True),
+    Column("cause", SafeText, primary_key=True, server_default=""),
+    Column("number", BigInteger, nullable=False),
+    # When the newest of them was counted.
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
 runs = Table(
     PREFIX + "runs",
     metadata,
@@ -296,6 +308,7 @@ Index(
     sqlite_where=text("fanned_out_at IS NULL"),
     postgresql_where=text("fanned_out_at IS NULL"),
 )
+Index(PREFIX + "notifications_of_kind", notifications.c.kind, notifications.c.occurred_at)
 Index(PREFIX + "notifications_of_subject", notifications.c.subject, notifications.c.occurred_at)
 
 notification_deliveries = Table(
@@ -315,4 +328,10 @@ Index(
     notification_deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
+)
+Index(
+    PREFIX + "notification_deliveries_dead",
+    notification_deliveries.c.notification_id,
+    sqlite_where=text("state = 'dead'"),
+    postgresql_where=text("state = 'dead'"),
 )

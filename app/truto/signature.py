@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.errors import SignatureError
+from app.errors import SignatureError, SignatureFault
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
@@ -34,7 +34,7 @@ def parse_signature_header(header: str | None) -> bytes:
     Raises SignatureError, which says why the header is invalid.
     """
     if not header:
-        raise SignatureError("the X-Truto-Signature header is missing")
+        raise SignatureError("the X-Truto-Signature header is missing", SignatureFault.MISSING)
     if len(header) > _MAX_HEADER_CHARS:
         raise SignatureError(f"the X-Truto-Signature header is longer than {_MAX_HEADER_CHARS} characters")
     parts: dict[str, str] = {}
@@ -71,7 +71,8 @@ def verify(
         if hmac.compare_digest(_compute_mac(body, secret, pause), mac):
             matched = Signature(mac, secret)
     if matched is None:
-        raise SignatureError("the signature matches no secret in TRUTO_WEBHOOK_SECRET")
+        message = "the signature matches no secret in TRUTO_WEBHOOK_SECRET"
+        raise SignatureError(message, SignatureFault.WRONG)
     return matched
 
 

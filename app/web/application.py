@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response, request
@@ -18,12 +19,14 @@ from app.runs.gate import Gate
 from app.store.inbox import Inbox
 from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
+from app.store.response_counts import ResponseCounts
 from app.store.runs import Runs
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
-from app.web.responses import WebhookResponse, drain_after, error_response
+from app.web.response_counter import ResponseCounter
+from app.web.responses import JsonResponse, WebhookResponse, drain_after, error_response
 from app.web.webhook import HINT, create_webhooks_blueprint
 from app.web.webhook_handler import WebhookHandler
 
@@ -53,11 +56,35 @@ def create_app(config: Config) -> Flask:
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    register_health_routes(app, database, queue, spool, config.delivery_config)
+    _register_monitoring(app, config)
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
     return app
+
+
+def _register_monitoring(app: Flask, config: Config) -> None:
+    """Add health checks and counts, with connections of their own, so that they delay no commit."""
+    settings = config.settings
+    database = open_database(
+        settings.database_url,
+        schema=settings.database_schema,
+        lock_timeout_s=COMMIT_TIMEOUT_S,
+        max_connections=1,
+    )
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+    counter = ResponseCounter(ResponseCounts(database))
+    counter.start()
+    app.extensions["response_counter"] = counter
+    app.after_request(partial(_count_response, counter))
+    register_health_routes(app, database, queue, spool, counter, config=config.delivery_config)
+
+
+def _count_response(counter: ResponseCounter, response: Response) -> Response:
+    if isinstance(response, JsonResponse):
+        counter.count(*response.counted_as)
+    return response
 
 
 class _NoSessions(SessionInterface):

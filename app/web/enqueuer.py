@@ -6,9 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from app.errors import QueueUnavailable
+from app.logs import FaultLog
 from app.redis.queue import DeliveryQueue
 
 # Ids kept while Redis is slow. The sweeper enqueues the deliveries of dropped ids later.
@@ -16,8 +15,6 @@ _MAX_WAITING_IDS = 10_000
 _ERROR_PAUSE_S = 1.0
 # Every job costs milliseconds, so ids in quick succession share one. The first id never waits.
 _GATHER_S = 0.02
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Enqueuer:
         self._queue = queue
         self._ids: deque[UUID] = deque(maxlen=_MAX_WAITING_IDS)
         self._has_ids = threading.Event()
-        self._is_failing = False
+        self._fault = FaultLog("queue.unavailable", "queue.recovered")
 
     def start(self) -> None:
         """Start the thread; call this in the process that serves, after the fork."""
@@ -60,11 +57,9 @@ class Enqueuer:
                 if self._queue.has_capacity():
                     self._queue.enqueue([NewDelivery(id_) for id_ in ids])
             except QueueUnavailable as error:
-                if not self._is_failing:
-                    log.warning("queue.unavailable", error=str(error), then="the sweeper enqueues later")
-                self._is_failing = True
+                self._fault.add(str(error), then="the sweeper enqueues later")
                 # Without a pause, every delivery would try to connect to the unavailable Redis.
                 time.sleep(_ERROR_PAUSE_S)
             else:
-                self._is_failing = False
+                self._fault.end()
                 time.sleep(_GATHER_S)

@@ -1,16 +1,16 @@
 """Storage of deliveries in the inbox, or in the spool while the database fails."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import gevent
-import structlog
 from gevent.lock import BoundedSemaphore
 
 from app.errors import StoreUnavailable, TransientError
-from app.logs import locate_error
+from app.logs import FaultLog, locate_error
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, Receipt
@@ -27,8 +27,6 @@ _MAX_CONCURRENT_QUERIES = 2
 
 Result = TypeVar("Result")
 
-log = structlog.get_logger()
-
 
 class FailoverInbox:
     """Commits deliveries in groups; after a failed commit, spools them until a commit succeeds."""
@@ -43,23 +41,21 @@ class FailoverInbox:
             max_size=_MAX_BYTES_PER_COMMIT,
         )
         self._query_slots = BoundedSemaphore(_MAX_CONCURRENT_QUERIES)
-        self._is_failed_over = False
+        self._fault = FaultLog("store.unavailable", "store.recovered")
         self._retry_at = 0.0
 
     def store(self, delivery: IncomingDelivery) -> Receipt:
         """Store a delivery; raises StoreUnavailable if neither the database nor Redis can store it."""
-        if self._is_failed_over and time.monotonic() < self._retry_at:
+        if self._fault and time.monotonic() < self._retry_at:
             return self._store_in_spool(delivery)
-        if self._is_failed_over:
+        if self._fault:
             self._retry_at = time.monotonic() + COMMIT_TIMEOUT_S + _RETRY_INTERVAL_S
         try:
             receipt = self._commits.submit(delivery)
         except Exception as error:  # noqa: BLE001  # no fault of the database may lose a delivery
             self._fail_over(as_unavailable(error))
             return self._store_in_spool(delivery)
-        if self._is_failed_over:
-            self._is_failed_over = False
-            log.info("store.recovered")
+        self._fault.end()
         return receipt
 
     def query(self, query: Callable[[], Result]) -> Result:
@@ -67,7 +63,7 @@ class FailoverInbox:
 
         query: may be called twice; not called while the database is unavailable. Raises StoreUnavailable.
         """
-        if self._is_failed_over and time.monotonic() < self._retry_at:
+        if self._fault and time.monotonic() < self._retry_at:
             raise StoreUnavailable("the database is unavailable; it is tried again within seconds")
         return _with_timeout(lambda: self._query_twice(query))
 
@@ -80,9 +76,7 @@ class FailoverInbox:
 
     def _fail_over(self, error: TransientError) -> None:
         self._retry_at = time.monotonic() + _RETRY_INTERVAL_S
-        if not self._is_failed_over:
-            self._is_failed_over = True
-            log.error("store.unavailable", error=str(error), then="deliveries go to the spool in Redis")
+        self._fault.add(str(error), level=logging.ERROR, then="deliveries go to the spool in Redis")
 
     def _store_in_spool(self, delivery: IncomingDelivery) -> Receipt:
         try:

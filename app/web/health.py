@@ -1,12 +1,15 @@
 """GET /healthz and GET /readyz: liveness and readiness."""
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 
 import gevent
 from flask import Flask, Response, jsonify
 
+from app.checks.workers import find_mismatched_workers
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
@@ -17,28 +20,44 @@ from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
 from app.web.failover_inbox import as_unavailable
+from app.web.readiness_warnings import find_warnings
+from app.web.response_counter import ResponseCounter
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
-# During a deployment, old and new processes run side by side.
-_MAX_MISMATCH_S = 300
 _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
+_SHARED_FOR_S = 1.0
+# Further requests within the second wait for the next answer: a flood of them must not use up the processor.
+_MAX_SHARED = 20
 
 
 def register_health_routes(
-    app: Flask, database: Database, queue: DeliveryQueue, spool: Spool, config: DeliveryConfig
+    app: Flask,
+    database: Database,
+    queue: DeliveryQueue,
+    spool: Spool,
+    counter: ResponseCounter,
+    *,
+    config: DeliveryConfig,
 ) -> None:
-    """Add /healthz and /readyz to the application. config: of this process."""
+    """Add /healthz and /readyz to the application.
+
+    database, queue, spool: with connections of their own, because anyone may request /readyz. config: of this
+    process.
+    """
     started_at = utc_now()
-    checks: dict[str, Callable[[], str]] = {
-        "store": lambda: _check_store(database),
-        "redis": lambda: _check_redis(queue),
-        "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
-        "backlog": lambda: _check_backlog(PendingDeliveries(database)),
-        "spool": lambda: _check_spool(spool),
-    }
+    readiness = Readiness(
+        {
+            "store": lambda: _check_store(database),
+            "redis": lambda: _check_redis(queue),
+            "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
+            "backlog": lambda: _check_backlog(PendingDeliveries(database)),
+            "spool": lambda: _check_spool(spool),
+        },
+        lambda: find_warnings(database, spool, counter),
+    )
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -46,14 +65,53 @@ def register_health_routes(
 
     @app.get("/readyz")
     def readyz() -> Response:
-        running = {name: gevent.spawn(_run_check, check) for name, check in checks.items()}
-        gevent.joinall(list(running.values()), timeout=_CHECK_TIMEOUT_S)
+        http_status, body = readiness.read()
+        return Response(body, http_status, content_type="application/json")
+
+
+class Readiness:
+    """The answer of /readyz: one round of checks at a time, whose answer is shared for a second.
+
+    Requests beyond a few per second wait for the next round, so that a flood of them needs no more
+    connections, and little more processor time.
+    """
+
+    def __init__(
+        self, checks: Mapping[str, Callable[[], str]], find_warnings: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._checks = checks
+        self._find_warnings = find_warnings
+        self._round: gevent.Greenlet[[float], None] | None = None
+        self._answer = (503, "")
+        self._expires_at_s = 0.0
+        self._shared = _MAX_SHARED
+
+    def read(self) -> tuple[int, str]:
+        """Return the HTTP status and the JSON of the newest round, or of the next one."""
+        remaining_s = self._expires_at_s - time.monotonic()
+        if remaining_s > 0 and self._shared < _MAX_SHARED:
+            self._shared += 1
+            return self._answer
+        if self._round is None or self._round.dead:
+            # A greenlet of its own: a request that ends must not end the round for the others.
+            self._round = gevent.spawn(self._run, max(0.0, remaining_s))
+        self._round.join()
+        return self._answer
+
+    def _run(self, delay_s: float) -> None:
+        gevent.sleep(delay_s)
+        running = {name: gevent.spawn(_run_check, check) for name, check in self._checks.items()}
+        warnings = gevent.spawn(_run_warnings, self._find_warnings)
+        greenlets = [*running.values(), warnings]
+        gevent.joinall(greenlets, timeout=_CHECK_TIMEOUT_S)
         results = {name: check.value or _NO_ANSWER for name, check in running.items()}
-        gevent.killall(list(running.values()), block=False)
+        found = {"not_read": _NO_ANSWER} if warnings.value is None else warnings.value
+        shown_warnings = {"warnings": found} if found else {}
+        gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
-        response = jsonify({"status": _OK if is_ready else "unready", **results})
-        response.status_code = 200 if is_ready else 503
-        return response
+        body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
+        self._answer = (200 if is_ready else 503, body + "\n")
+        self._expires_at_s, self._shared = time.monotonic() + _SHARED_FOR_S, 0
 
 
 def _run_check(check: Callable[[], str]) -> str:
@@ -64,6 +122,13 @@ def _run_check(check: Callable[[], str]) -> str:
         return check()
     except Exception as error:  # noqa: BLE001  # a check that fails is unready, in whichever way it fails
         return str(as_unavailable(error))
+
+
+def _run_warnings(find: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+    try:
+        return find()
+    except Exception as error:  # noqa: BLE001  # the checks report an unavailable server
+        return {"not_read": str(as_unavailable(error))}
 
 
 def _check_store(database: Database) -> str:
@@ -101,10 +166,7 @@ def _check_spool(spool: Spool) -> str:
 
 def _check_config(registry: WorkerRegistry, config: DeliveryConfig, web_started_at: datetime) -> str:
     """Fail once a worker with another configuration has run beside this process for a while."""
-    now = utc_now()
-    for worker in registry.list_live(now=now):
-        mismatch_s = (now - max(worker.started_at, web_started_at)).total_seconds()
-        if mismatch_s > _MAX_MISMATCH_S and (differences := config.find_differences(worker.config)):
-            shown = ", ".join(differences)
-            return f"worker {worker.name} {shown}; restart the workers and the web processes"
+    for worker, differences in find_mismatched_workers(registry, config, since=web_started_at, now=utc_now()):
+        shown = ", ".join(differences)
+        return f"worker {worker.name} {shown}; restart the workers and the web processes"
     return _OK

@@ -34,17 +34,22 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
-    """The response to a POST. delivery: its id, or "". message: the reason, or ""."""
+    """The response to a POST. delivery: its id, or "". message: the reason, or "".
+
+    cause: a code that distinguishes the causes of a status in the counts of responses, or "".
+    """
 
     http_status: int
     status: str
     delivery: str = ""
     message: str = ""
+    cause: str = ""
 
     def to_flask(self, **headers: str) -> Response:
         """Return the Flask response. headers: names with "_" for "-"."""
         body = _BODY % (self.status, self.delivery) if self.delivery and not self.message else self._to_json()
-        response = _JsonResponse(body + "\n", self.http_status, [("Content-Type", "application/json")])
+        response = JsonResponse(body + "\n", self.http_status, [("Content-Type", "application/json")])
+        response.counted_as = (self.status, self.cause)
         for name, value in headers.items():
             response.headers[name.replace("_", "-")] = value
         return response
@@ -54,8 +59,13 @@ class WebhookResponse:
         return json.dumps(content | {"message": self.message} if self.message else content)
 
 
-class _JsonResponse(Response):
-    """A response with complete headers, which Werkzeug need not work out for each request."""
+class JsonResponse(Response):
+    """A response with complete headers, which Werkzeug need not work out for each request.
+
+    counted_as: status and cause, for the counts of responses.
+    """
+
+    counted_as: tuple[str, str]
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002  # Werkzeug's signature
         return self.headers
@@ -73,11 +83,16 @@ def error_response(error: Exception) -> Response:
     if isinstance(error, RequestRejected):
         status = _STATUS_BY_ERROR[type(error)]
         log.warning("delivery." + status, reason=str(error))
-        return drain_after(WebhookResponse(error.http_status, status, message=str(error)).to_flask())
+        cause = error.fault if isinstance(error, SignatureError) else ""
+        response = WebhookResponse(error.http_status, status, message=str(error), cause=cause)
+        return drain_after(response.to_flask())
     if isinstance(error, StoreUnavailable | Overloaded):
         log.error("delivery.unavailable", error=str(error))
         response = WebhookResponse(
-            503, "unavailable", message="the delivery cannot be stored now: send it again"
+            503,
+            "unavailable",
+            message="the delivery cannot be stored now: send it again",
+            cause="overloaded" if isinstance(error, Overloaded) else "",
         )
         return drain_after(response.to_flask(Retry_After=str(_RETRY_AFTER_S)))
     # The error's message may quote the request's body, so it is not logged.

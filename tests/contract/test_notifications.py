@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from app.database.engine import Database
 from app.errors import StoreUnavailable
-from app.store.notification_outbox import NotificationDelivery, NotificationOutbox
+from app.store.notification_outbox import NotificationDelivery, NotificationOutbox, UnsentNotifications
 from app.store.notifications import Notification, Notifications
 from app.store.schema import notification_deliveries
 from app.store.schema import notifications as notices_table
@@ -290,6 +290,39 @@ def test_a_late_attempt_does_not_overwrite_a_newer_result(
     outbox.reschedule(late, due_at=NOW, message="too late")
 
     assert states(store) == {("completed", "a"): "sent"}
+
+
+def test_notifications_that_no_subscriber_accepts_are_counted_by_subscriber(
+    outbox: NotificationOutbox, notification_store: Notifications
+) -> None:
+    for number in range(3):
+        notification_store.add(Notification("run.stopped", f"r{number}", "c", NOW, {}))
+    subscribers = [FakeSubscriber("gone"), FakeSubscriber("removed"), FakeSubscriber("works")]
+    outbox.fan_out(subscribers, now=NOW, limit=9)
+    for _ in range(3):
+        if dead := outbox.lease_next("gone", now=NOW, lease_s=9):
+            outbox.mark_dead(dead, "the subscriber answered 410")
+        if sent := outbox.lease_next("works", now=NOW, lease_s=9):
+            outbox.mark_sent(sent)
+
+    at_once = outbox.find_unsent(now=after(60))
+    later = outbox.find_unsent(now=after(600))
+    in_a_month = outbox.find_unsent(now=after(30 * 86400))
+
+    gone = UnsentNotifications("gone", 3, "the subscriber answered 410")
+    removed = UnsentNotifications("removed", 3, "")
+    assert (at_once, later, in_a_month) == ([gone], [gone, removed], [removed])
+
+
+def test_open_and_recent_notifications_are_counted(notification_store: Notifications) -> None:
+    for subject in ("a", "b"):
+        notification_store.open(Notification("sink.failing", subject, "c", NOW, {}))
+        notification_store.add(Notification("run.incomplete", subject, "c", NOW, {}))
+    notification_store.close("sink.failing", "b", now=NOW)
+
+    assert notification_store.count_open() == {"sink.failing": 1}
+    assert notification_store.count_since("run.incomplete", NOW) == 2
+    assert notification_store.count_since("run.incomplete", after(1)) == 0
 
 
 def test_an_unreachable_database_raises_store_unavailable(

@@ -4,11 +4,13 @@ import json
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -462,10 +464,35 @@ def test_an_unknown_token_and_an_unknown_webhook_are_reported(tmp_path: Path) ->
 
 
 def test_a_receiver_that_is_not_running_gets_advice(tmp_path: Path) -> None:
-    output = doctor(tmp_path, PORT=str(find_free_port()))
+    port = str(find_free_port())
+    output = doctor(tmp_path, PORT=port)
+    ran = run_doctor(tmp_path, PORT=port)
+    named = doctor(tmp_path, "--url", f"http://127.0.0.1:{port}/webhooks/truto")
 
     assert output.levels("receiver") == {"responds": "warn"}
     assert "rapidbridge up" in output.message("receiver", "responds")
+    assert "--url" in output.message("receiver", "responds")
+    # It may run on another machine.
+    assert "Not checked: whether a receiver accepts deliveries." in ran.stdout
+    assert named.levels("receiver") == {"responds": "fail"}
+
+
+def test_another_program_at_the_port_is_no_receiver(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        port = str(server.getsockname()[1])
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+        greeting = pool.submit(greet)
+        output = doctor(tmp_path, PORT=port)
+        greeting.result()
+
+    assert output.levels("receiver") == {"responds": "fail"}
+    assert "does not answer as this receiver does" in output.message("receiver", "responds")
 
 
 def test_a_receiver_with_another_secret_or_store_is_reported(
@@ -477,10 +504,12 @@ def test_a_receiver_with_another_secret_or_store_is_reported(
         target = f"{web.url}/webhooks/truto"
         settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "PORT": str(web.port)}
         without_worker = doctor(tmp_path, **settings)
+        without_worker_text = run_doctor(tmp_path, **settings).stdout
         other_secret = doctor(tmp_path, "--url", target, **settings | {"TRUTO_WEBHOOK_SECRET": f"w={HIDDEN}"})
         other_store = doctor(tmp_path, "--url", target, **settings | {"DATABASE_URL": other})
         wrong_path = doctor(tmp_path, "--url", f"{web.url}/healthz", **settings)
 
+    assert "The receiver accepted a test event, but no worker delivered it." in without_worker_text
     # Without a worker, the event is stored but not settled.
     assert without_worker.levels("receiver") == {"settled": "warn", "ready": "fail"}
     assert "workers" in without_worker.message("receiver", "ready")

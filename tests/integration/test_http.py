@@ -388,7 +388,10 @@ def test_health_and_readiness(web: WebProcess) -> None:
     assert httpx.get(f"{web.url}/healthz").json() == {"status": "ok"}
     ready = httpx.get(f"{web.url}/readyz")
     assert ready.status_code == 503
-    assert ready.json() == {
+    answer = ready.json()
+    # The other tests of this module send wrong signatures, among others.
+    assert "failed_deliveries" in answer.pop("warnings")
+    assert answer == {
         "status": "unready",
         "store": "ok",
         "redis": "ok",

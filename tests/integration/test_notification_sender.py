@@ -316,7 +316,7 @@ def test_logs_contain_no_url_no_secret_and_no_payload(
     assert not re.search(r"hidden|http|whsec|MfKQ|private", str([logs, state(store)]))
 
 
-def test_an_unavailable_store_is_logged_once(
+def test_an_unavailable_store_and_its_return_are_logged_once(
     tmp_path: Path, endpoint: FakeEndpoint, clock: FakeClock
 ) -> None:
     empty = open_database(f"sqlite:///{tmp_path}/empty.db")
@@ -333,7 +333,9 @@ def test_an_unavailable_store_is_logged_once(
     assert [(line["event"], line.get("task")) for line in logs] == [
         ("task.failed", "notification fan-out"),
         ("task.failed", "notification sender ops"),
+        ("task.recovered", "notification fan-out"),
         ("notification.sent", None),
+        ("task.recovered", "notification sender ops"),
     ]
 
 

@@ -1,7 +1,9 @@
 """`rapidbridge webhook` against the simulated API, and `listen` against simulated deliveries."""
 
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from dotenv import dotenv_values
 
@@ -18,6 +21,7 @@ from app.database.engine import open_database
 from app.store.migrate import migrate
 from app.store.models import RunUpdate
 from app.store.runs import Runs
+from app.truto.signature import sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import FakeReceiver, running_receiver
 from tests.support.processes import ROOT, Command
@@ -301,3 +305,58 @@ def test_listen_prints_deliveries_until_it_is_stopped(
     assert "Traceback" not in listen.log
     assert sorted(path.name for path in tmp_path.iterdir()) == ["command.log", "var"]
     assert [path.name for path in (tmp_path / "var").iterdir()] == ["webhook-secret"]
+
+
+def test_listen_prints_every_rejected_request_with_its_cause(tmp_path: Path) -> None:
+    port = find_free_port()
+    settings = make_environment(TRUTO_WEBHOOK_SECRET=f"w1={OLD}")
+    url = f"http://127.0.0.1:{port}"
+
+    def post(body: bytes, header: str | None, path: str = "/webhooks/truto") -> int:
+        headers = {} if header is None else {"X-Truto-Signature": header}
+        return httpx.post(url + path, content=body, headers=headers).status_code
+
+    def send_incomplete(length: int) -> bytes:
+        body = b"{}"
+        head = (
+            f"POST /webhooks/truto HTTP/1.1\r\nHost: localhost\r\nX-Truto-Signature: {sign(body, OLD)}\r\n"
+            f"Content-Length: {length}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=40) as connection:
+            connection.sendall(head.encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+            return connection.recv(65536)[:13]
+
+    command = ["app.cli", "webhook", "listen", "--port", str(port)]
+    with Command(command, folder=tmp_path, environment=settings) as listen:
+        listen.wait_for("Ctrl-C")
+        foreign = b'{"event": "test", "webhook_id": "w2"}'
+        codes = [
+            *(post(b"{}", sign(b"{}", "another")) for _ in range(3)),
+            post(b"{}", None),
+            post(b"{}", "v=1"),
+            post(foreign, sign(foreign, OLD)),
+            post(b"{}", sign(b"{}", OLD), "/webhook"),
+        ]
+        incomplete, too_large = send_incomplete(100), send_incomplete(10**9)
+        causes = [
+            "unauthorized: the signature matches no secret in TRUTO_WEBHOOK_SECRET",
+            "unauthorized: the X-Truto-Signature header is missing",
+            "unauthorized: the X-Truto-Signature header is malformed",
+            "unauthorized: signed with a secret that TRUTO_WEBHOOK_SECRET pins to another webhook",
+            "too_large: the body is larger than MAX_BODY_BYTES",
+            "not_found: webhooks are received by POST /webhooks/truto",
+            "incomplete: the body stalled or ended too early",
+        ]
+        for cause in causes:
+            listen.wait_for(f"rejected, {cause}")
+        listen.stop()
+        log = listen.log
+
+    assert codes == [401] * 6 + [404]
+    assert (incomplete, too_large) == (b"HTTP/1.1 408 ", b"HTTP/1.1 413 ")
+    # Requests that are counted together share a line.
+    lines = [line for line in log.splitlines() if "matches no secret" in line]
+    numbers = [re.search(r"\((\d) requests\)$", line) for line in lines]
+    assert sum(int(number[1]) if number else 1 for number in numbers) == 3
+    assert "0 deliveries received." in log

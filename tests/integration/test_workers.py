@@ -307,6 +307,7 @@ def test_workers_log_that_redis_is_away_and_start_when_it_is_back(
         command.wait_for("task.failed")
         server = ValkeyServer(folder)
         wait_until(lambda: inbox.count_by_state().get("settled") == 1, timeout_s=30, what=lambda: command.log)
+        command.wait_for("task.recovered")
         assert "Traceback" not in command.log
 
     server.stop()

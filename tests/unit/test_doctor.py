@@ -4,18 +4,26 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import click
+import httpx
 import pytest
 
 from app.checks.check_result import CheckLevel, CheckResult, evaluate_latency, fail, is_ok, ok, warn
+from app.checks.conditions import evaluate_failures, evaluate_runs, evaluate_task, evaluate_unsent
 from app.checks.disk import evaluate_file_system, evaluate_free_space, read_file_system, read_free_bytes
-from app.checks.receiver import evaluate_response, evaluate_state
+from app.checks.receiver import (
+    evaluate_connection_error,
+    evaluate_response,
+    evaluate_state,
+    summarize_receiver,
+)
 from app.checks.redis import QueueInfo, RedisInfo, evaluate_namespaces, evaluate_queue, evaluate_redis
+from app.checks.requests import evaluate_requests, evaluate_unsigned
 from app.checks.run_checks import run_checks
 from app.checks.settings import evaluate_config, evaluate_secrets
 from app.checks.store import (
@@ -35,8 +43,10 @@ from app.config.settings import read_settings
 from app.database.inspection import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.redis.other_receivers import OtherReceiver
-from app.store.failures import FailingSink
+from app.store.failures import FailingSink, FailureReason
+from app.store.notification_outbox import UnsentNotifications
 from app.store.notifications import Notification
+from app.store.response_counts import ResponseCount
 from app.store.unattributed import UnattributedDeliveries
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
@@ -200,9 +210,11 @@ def test_connections_of_all_processes_are_counted() -> None:
     url = "postgresql://h/d"
     settings = read_settings({"DATABASE_URL": url, "WEB_CONCURRENCY": "3", "WORKER_CONCURRENCY": "4"})
 
-    assert count_max_connections(Config(settings, build_default_routes(url))) == 4 * 6 + 4 * 2
-    assert count_max_connections(Config(settings, build_default_routes("postgresql://h/other"))) == 4 * 6 + 4
-    assert count_max_connections(Config(settings, Routes(sinks={}))) == 4 * 6 + 4
+    assert count_max_connections(Config(settings, build_default_routes(url))) == 3 * 7 + 6 + 4 * 2
+    assert (
+        count_max_connections(Config(settings, build_default_routes("postgresql://h/other"))) == 3 * 7 + 6 + 4
+    )
+    assert count_max_connections(Config(settings, Routes(sinks={}))) == 3 * 7 + 6 + 4
 
 
 @pytest.mark.parametrize(
@@ -316,10 +328,111 @@ def test_only_a_200_that_names_a_stored_delivery_is_ok(
 
 
 @pytest.mark.parametrize(
-    ("state", "level"), [("settled", "ok"), ("unrouted", "ok"), ("pending", "warn"), (None, "fail")]
+    ("state", "level"),
+    [("settled", "ok"), ("unrouted", "ok"), ("dead", "warn"), ("pending", "warn"), (None, "fail")],
 )
 def test_the_test_event_is_evaluated_by_its_state(state: str | None, level: CheckLevel) -> None:
     assert evaluate_state(state).level == level
+
+
+NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
+ACCEPTED = ResponseCount("accepted", "", 9, NOW)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([], {}),
+        ([ACCEPTED, ResponseCount("unauthorized", "missing", 500, NOW)], {}),
+        ([ACCEPTED, ResponseCount("not_found", "", 500, NOW)], {}),
+        ([ACCEPTED, ResponseCount("unauthorized", "wrong", 36, NOW)], {"signatures": "warn"}),
+        ([ResponseCount("unauthorized", "wrong", 36, NOW)], {"signatures": "fail"}),
+        (
+            [ACCEPTED, ResponseCount("unauthorized", "other_webhook", 1, NOW + timedelta(seconds=1))],
+            {"signatures": "fail"},
+        ),
+        ([ResponseCount("unauthorized", "outside_window", 1, NOW)], {"signatures": "fail"}),
+        ([ACCEPTED, ResponseCount("too_large", "", 1, NOW)], {"too_large": "warn"}),
+        ([ACCEPTED, ResponseCount("incomplete", "", 1, NOW)], {"incomplete": "warn"}),
+        ([ACCEPTED, ResponseCount("unavailable", "", 1, NOW)], {"unavailable": "warn"}),
+        ([ACCEPTED, ResponseCount("unavailable", "overloaded", 1, NOW)], {"unavailable": "warn"}),
+        ([ACCEPTED, ResponseCount("failed", "", 1, NOW)], {"failed": "warn"}),
+    ],
+)
+def test_requests_that_were_not_stored_are_reported(
+    counts: list[ResponseCount], expected: dict[str, str]
+) -> None:
+    results = list(evaluate_requests(counts, hours=24))
+
+    assert levels(results) == expected
+    assert all("24 hours" in result.message for result in results)
+
+
+def test_requests_without_a_signature_are_reported_if_there_are_no_others() -> None:
+    missing = ResponseCount("unauthorized", "missing", 4, NOW)
+    few = replace(missing, number=3)
+
+    assert levels(evaluate_unsigned([missing])) == {"unsigned": "warn"}
+    assert list(evaluate_unsigned([missing, ACCEPTED])) == list(evaluate_unsigned([few])) == []
+
+
+def test_conditions_of_the_store_are_reported() -> None:
+    no_account = FailureReason("no_account", 3, NOW)
+    no_route = FailureReason("no_route", 2_000, NOW)
+    task = Notification("task.failing", "sweeper x", "c", NOW, {"task": "sweeper x", "error": "away"})
+    unsent = evaluate_unsent(UnsentNotifications("ops", 1, "the subscriber answered 500"))
+
+    assert evaluate_failures([]).level == evaluate_failures([no_account]).level == "ok"
+    assert "2,000 failed deliveries: 2,000 no_route" in evaluate_failures([no_route, no_account]).message
+    assert "rapidbridge dead list" in evaluate_failures([no_route]).advice
+    assert evaluate_runs(incomplete=0, stalled=0).level == "ok"
+    assert levels([evaluate_runs(incomplete=1, stalled=0)]) == {"runs": "warn"}
+    assert levels([evaluate_runs(incomplete=0, stalled=1)]) == {"runs": "warn"}
+    assert levels([evaluate_task(task)]) == {"tasks": "fail"}
+    assert "1 notification not accepted by ops: the subscriber answered 500" in unsent.message
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+@pytest.mark.parametrize(
+    ("error", "levels_by_expectation"),
+    [
+        (httpx.ConnectError(""), {True: "fail", False: "warn"}),
+        (httpx.ConnectTimeout(""), {True: "fail", False: "warn"}),
+        (httpx.ReadTimeout(""), {True: "fail", False: "fail"}),
+        (httpx.RemoteProtocolError(""), {True: "fail", False: "fail"}),
+    ],
+    ids=repr,
+)
+def test_a_request_without_a_response_is_evaluated(
+    error: Exception, levels_by_expectation: dict[bool, CheckLevel], *, is_expected: bool
+) -> None:
+    result = evaluate_connection_error(error, "http://h/p", is_expected=is_expected)
+
+    assert result.level == levels_by_expectation[is_expected]
+    assert "http://h/p" in result.message
+    assert ("not checked" in result.message) == (result.level == "warn")
+
+
+@pytest.mark.parametrize(
+    ("results", "sentence"),
+    [
+        ([], ""),
+        ([ok("store", "settled", "")], ""),
+        ([ok("receiver", "responds", ""), ok("receiver", "settled", "")], "a worker settled it"),
+        ([ok("receiver", "responds", ""), warn("receiver", "settled", "", "x")], "but no worker"),
+        ([ok("receiver", "responds", ""), fail("receiver", "stored", "", "x")], "not in this store"),
+        ([ok("receiver", "responds", ""), warn("receiver", "stored", "", "x")], "not checked"),
+        ([ok("receiver", "responds", ""), fail("receiver", "timeout", "", "x")], "not checked"),
+        ([fail("receiver", "responds", "", "x")], "not accepted"),
+        ([warn("receiver", "responds", "", "x")], "Not checked"),
+        ([fail("receiver", "timeout", "", "x")], "Not checked"),
+    ],
+)
+def test_the_summary_claims_only_what_was_checked(results: list[CheckResult], sentence: str) -> None:
+    summary = summarize_receiver(results)
+
+    assert sentence in summary
+    assert bool(summary) == bool(sentence)
 
 
 @pytest.mark.parametrize(("mib", "level"), [(255, "fail"), (2047, "warn"), (2048, "ok")])

@@ -28,7 +28,7 @@ class CountingTask(PeriodicTask):
             raise error
 
 
-def test_a_failing_step_is_logged_once_until_it_fails_differently_or_succeeds() -> None:
+def test_a_failing_step_is_logged_at_once_if_it_fails_differently_or_again_after_a_success() -> None:
     away = [StoreUnavailable("away") for _ in range(5)]
     task = CountingTask(away[0], away[1], ValueError("private"), away[2], None, away[3], away[4])
 
@@ -36,12 +36,47 @@ def test_a_failing_step_is_logged_once_until_it_fails_differently_or_succeeds() 
         for _ in range(7):
             task.run_once()
 
-    errors: list[Any] = [line["error"] for line in logs]
-    assert [error.partition(" at ")[0] for error in errors] == ["away", "ValueError", "away", "away"]
+    errors: list[Any] = [line.get("error", line["event"]) for line in logs]
+    assert [error.partition(" at ")[0] for error in errors] == [
+        "away",
+        "ValueError",
+        "away",
+        "task.recovered",
+        "away",
+    ]
     assert "private" not in str(logs)
     assert {(line["event"], line["task"], line["step"]) for line in logs} == {
-        ("task.failed", "counting", "count")
+        ("task.failed", "counting", "count"),
+        ("task.recovered", "counting", "count"),
     }
+
+
+class VanishingStep(PeriodicTask):
+    """Runs a step that fails once, as that of a run that ends."""
+
+    def __init__(self) -> None:
+        super().__init__("vanishing", interval_s=0.01)
+        self.runs = 0
+
+    def run_once(self) -> None:
+        self.runs += 1
+        if self.runs == 1:
+            self.run_step("run 1", self._fail)
+
+    def _fail(self) -> None:
+        raise StoreUnavailable("away")
+
+
+def test_a_step_that_is_no_longer_run_does_not_fail_for_ever() -> None:
+    task = VanishingStep()
+
+    with capture_logs() as logs:
+        task.start()
+        wait_until(lambda: task.runs > 3, what="several runs")
+        task.stop()
+
+    assert task.list_faults() == []
+    assert [line["event"] for line in logs] == ["task.failed", "task.recovered"]
 
 
 class BrokenTask(PeriodicTask):

@@ -28,7 +28,7 @@ _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
-    "app.logs": (),
+    "app.logs": ("app.backoff",),
     "app.clock": (),
     "app.plural": (),
     "app.backoff": (),

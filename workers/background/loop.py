@@ -4,12 +4,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import structlog
-
 from app.errors import TransientError
-from app.logs import locate_error
-
-log = structlog.get_logger()
+from app.logs import FaultLog, locate_error
 
 
 class PeriodicTask(ABC):
@@ -23,12 +19,17 @@ class PeriodicTask(ABC):
         self.name = name
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._last_errors: dict[str, str] = {}
+        self._faults: dict[str, FaultLog] = {}
+        self._steps: set[str] = set()
 
     @property
     def interval_s(self) -> float:
         """The pause before the next run."""
         return self._interval_s
+
+    def list_faults(self) -> list[tuple[str, FaultLog]]:
+        """Return the steps that fail now; safe in other threads."""
+        return list(self._faults.copy().items())
 
     @abstractmethod
     def run_once(self) -> None:
@@ -45,10 +46,11 @@ class PeriodicTask(ABC):
     def run_step(
         self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
     ) -> None:
-        """Run one step; log an error once, until the step fails differently or succeeds.
+        """Run one step; log its errors, repeated ones at growing intervals, and its recovery.
 
         raises: errors to pass on to the caller instead.
         """
+        self._steps.add(step)
         try:
             action()
         except raises:
@@ -58,16 +60,24 @@ class PeriodicTask(ABC):
         except Exception as error:  # noqa: BLE001  # an ended thread would never run the task again
             self._log_error(step, f"{type(error).__name__} at {locate_error(error)}")
         else:
-            self._last_errors.pop(step, None)
+            if fault := self._faults.pop(step, None):
+                fault.end()
 
     def _repeat(self) -> None:
         while not self._stopped.is_set():
-            self.run_step("run", self.run_once)
+            self.run_step("run", self._run_round)
             self._stopped.wait(self.interval_s)
 
+    def _run_round(self) -> None:
+        self._steps.clear()
+        self.run_once()
+        # Steps that are no longer run, such as those of an ended run, do not fail any more.
+        for step in self._faults.keys() - self._steps - {"run"}:
+            self._faults.pop(step).end()
+
     def _log_error(self, step: str, error: str) -> None:
-        if error != self._last_errors.get(step):
-            log.warning(
-                "task.failed", task=self.name, step=step, error=error, retry_in_s=round(self.interval_s, 1)
+        if step not in self._faults:
+            self._faults[step] = FaultLog(
+                "task.failed", "task.recovered", logs_changes=True, task=self.name, step=step
             )
-        self._last_errors[step] = error
+        self._faults[step].add(error, retry_in_s=round(self.interval_s, 1))

@@ -1,6 +1,6 @@
-"""The monitor: watches runs, sinks, webhooks and deliveries without an account, every five seconds."""
+"""The monitor: watches runs, sinks, webhooks, deliveries and this machine, every five seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -14,6 +14,7 @@ from app.redis.spool import Spool
 from app.store.runs import Runs
 from app.truto.client import TrutoClient
 from workers.background.attribution_monitor import AttributionMonitor
+from workers.background.condition_monitor import ConditionMonitor
 from workers.background.loop import PeriodicTask
 from workers.background.run_monitor import RunMonitor
 from workers.background.sink_monitor import SinkMonitor
@@ -24,10 +25,19 @@ _INTERVAL_S = 5.0
 
 
 class Monitor(PeriodicTask):
-    """Checks of runs, sinks and webhooks. Any number may run, on any number of machines."""
+    """Checks of runs, sinks, webhooks and other conditions. Any number may run, on any number of machines.
+
+    tasks: the other background tasks of this process, to notify of their failures.
+    """
 
     def __init__(
-        self, database: Database, config: Config, spool: Spool, *, clock: Callable[[], datetime] = utc_now
+        self,
+        database: Database,
+        config: Config,
+        spool: Spool,
+        *,
+        tasks: Sequence[PeriodicTask] = (),
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         super().__init__("monitor", interval_s=_INTERVAL_S)
         settings = config.settings
@@ -44,6 +54,9 @@ class Monitor(PeriodicTask):
         )
         self._sink_monitor = SinkMonitor(database)
         self._attribution_monitor = AttributionMonitor(database)
+        self._condition_monitor = ConditionMonitor(
+            database, config, spool, [*tasks, self], started_at=clock()
+        )
         self._webhook_monitor = WebhookMonitor(database, settings, self._truto)
 
     def run_once(self) -> None:
@@ -54,6 +67,14 @@ class Monitor(PeriodicTask):
         self.run_step("sinks", lambda: self._sink_monitor.check_sinks(now=now))
         self.run_step("attribution", lambda: self._attribution_monitor.check_deliveries(now=now))
         self.run_step("webhooks", lambda: self._webhook_monitor.check_webhooks(now=now))
+        conditions = self._condition_monitor
+        self.run_step("requests", lambda: conditions.check_requests(now=now))
+        self.run_step("failures", lambda: conditions.check_failures(now=now))
+        self.run_step("spool", lambda: conditions.check_spool(now=now))
+        self.run_step("workers", lambda: conditions.check_workers(now=now))
+        self.run_step("disks", lambda: conditions.check_disks(now=now))
+        self.run_step("tasks", lambda: conditions.check_tasks(now=now))
+        self.run_step("conditions", conditions.log_open)
 
     def close(self) -> None:
         """Close the connection to Truto."""

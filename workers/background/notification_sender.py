@@ -152,7 +152,7 @@ class NotificationDispatcher:
     """The fan-out and one sender for every subscriber, each with a thread of its own.
 
     A subscriber that does not answer delays no other. Any number may run, on any number of machines.
-    timeout_s: the time that a subscriber has to respond.
+    timeout_s: the time that a subscriber has to respond. tasks: all of them.
     """
 
     def __init__(
@@ -164,19 +164,19 @@ class NotificationDispatcher:
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         outbox = NotificationOutbox(database)
-        self._tasks: list[PeriodicTask] = [
+        self.tasks: list[PeriodicTask] = [
             NotificationFanOut(outbox, configs, clock=clock),
             *(NotificationSender(outbox, config, clock=clock, timeout_s=timeout_s) for config in configs),
         ]
 
     def start(self) -> None:
         """Start all threads."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.start()
 
     def run_once(self) -> None:
         """Run the fan-out and then every sender once."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.run_once()
 
 

@@ -5,6 +5,7 @@ from redis import Redis
 
 from app.config.settings import Settings
 from app.database.engine import Database
+from app.logs import FaultLog
 from app.redis.other_receivers import find_other_receivers
 from app.redis.queue import UNNAMED, DeliveryQueue
 from app.redis.spool import Spool
@@ -32,7 +33,7 @@ class OtherSpools(PeriodicTask):
         self._spool = Spool(redis, UNNAMED, settings)
         self._queue = DeliveryQueue(redis, UNNAMED)
         self._left = 0
-        self._reported: set[str] = set()
+        self._stranded: dict[str, FaultLog] = {}
 
     def run_once(self) -> None:
         """Run every step once."""
@@ -55,15 +56,15 @@ class OtherSpools(PeriodicTask):
             self._queue.delete()
 
     def _report_stranded(self) -> None:
-        """Log once each spool that no worker empties: it may be this receiver's, under another namespace."""
+        """Log each spool that no worker empties: it may be this receiver's, under another namespace."""
         others = find_other_receivers(self._redis, self._namespace)
         stranded = {other.namespace: other for other in others if other.is_stranded}
-        for namespace in sorted(stranded.keys() - self._reported):
-            other = stranded[namespace]
-            log.warning(
-                "spool.stranded",
-                namespace=other.name,
+        for namespace, other in sorted(stranded.items()):
+            fault = FaultLog("spool.stranded", "spool.emptied", namespace=other.name)
+            self._stranded.setdefault(namespace, fault).add(
+                "no worker empties this spool",
                 deliveries=other.spooled,
-                hint=f"no worker empties this spool; if it is this receiver's, run: {other.adopt_command}",
+                hint=f"if it is this receiver's, run: {other.adopt_command}",
             )
-        self._reported = set(stranded)
+        for namespace in self._stranded.keys() - stranded.keys():
+            self._stranded.pop(namespace).end()

@@ -14,7 +14,7 @@ from app.cli.common.program import name_program
 from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
 from app.cli.webhook.payload_shape import shape_lines
-from app.cli.webhook.rejections import RejectionLog
+from app.cli.webhook.rejections import RejectionCounts
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.plural import format_count
@@ -58,7 +58,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
         }
         database = open_database(url)
         migrate(database)
-        printer = _DeliveryPrinter(database, folder, show_data=show_data)
+        printer = _DeliveryPrinter(database, show_data=show_data)
         with running_service(settings, folder=folder) as supervisor:
             click.echo(
                 _format_banner(
@@ -88,10 +88,10 @@ def _format_banner(port: int, secret: str, *, uses_development_secret: bool) -> 
 class _DeliveryPrinter:
     """Printer of new deliveries and rejected requests."""
 
-    def __init__(self, database: Database, folder: Path, *, show_data: bool) -> None:
+    def __init__(self, database: Database, *, show_data: bool) -> None:
         self._database = database
         self._inbox = Inbox(database)
-        self._rejections = RejectionLog(folder)
+        self._rejections = RejectionCounts(database)
         self._show_data = show_data
         self._printed_ids: set[UUID] = set()
         self._filter = DeliveryFilter()

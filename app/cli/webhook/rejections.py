@@ -1,31 +1,27 @@
-"""Rejected requests, read from the web process's log."""
+"""Rejected requests, read from the counts of responses."""
 
-import re
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-# Rejected requests are not stored: the log is the only place that shows a wrong secret.
-_REJECTED_EVENT = re.compile(
-    r'event=delivery\.(unauthorized|too_large|incomplete|unavailable)\b.*?reason="([^"]*)"'
-)
+from app.clock import utc_now
+from app.database.engine import Database
+from app.plural import format_count
+from app.store.response_counts import STORED, ResponseCounts
 
 
-class RejectionLog:
-    """Reader of the growing log of a service that runs in a folder."""
+class RejectionCounts:
+    """Reader of the growing counts of a receiver; rejected requests are stored nowhere else."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "rapidbridge.log"
-        self._read_bytes = 0
+    def __init__(self, database: Database) -> None:
+        self._counts = ResponseCounts(database)
+        self._printed: Counter[tuple[str, str]] = Counter()
+        self._started_at = utc_now()
 
     def read_new_lines(self) -> Iterator[str]:
-        """Yield a line for every request rejected since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            text = file.read()
-        # Leave an unfinished last line for the next call.
-        complete = text[: text.rfind(b"\n") + 1]
-        self._read_bytes += len(complete)
-        for match in _REJECTED_EVENT.finditer(complete.decode(errors="replace")):
-            yield f"          rejected, {match[1]}: {match[2]}"
+        """Yield a line for the requests rejected since the last call, by cause; raises StoreUnavailable."""
+        for count in self._counts.list_since(self._started_at):
+            new = count.number - self._printed[count.status, count.cause]
+            if new > 0 and count.status not in STORED:
+                self._printed[count.status, count.cause] = count.number
+                number = f" ({format_count(new, 'request')})" if new > 1 else ""
+                yield f"          rejected, {count.status}: {count.meaning}{number}"

@@ -1,0 +1,68 @@
+"""Checks of failures, runs, tasks and notifications in the store."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from app.checks.check_result import CheckResult, fail, ok, warn
+from app.database.engine import Database
+from app.plural import format_count
+from app.store.failures import FailureReason, find_failure_reasons
+from app.store.notification_outbox import NotificationOutbox, UnsentNotifications
+from app.store.notifications import Notification, Notifications
+from app.store.reasons import Reason
+
+_COMPONENT = "store"
+_MAX_FAILURES = 10_000
+
+
+def check_conditions(database: Database, *, now: datetime) -> Iterator[CheckResult]:
+    """Yield the results for a store with its tables; raises StoreUnavailable."""
+    yield evaluate_failures(find_failure_reasons(database, limit=_MAX_FAILURES))
+    notifications = Notifications(database)
+    yield evaluate_runs(
+        incomplete=notifications.count_since("run.incomplete", now - timedelta(days=1)),
+        stalled=len(notifications.list_open("run.stalled")),
+    )
+    yield from map(evaluate_task, notifications.list_open("task.failing"))
+    yield from map(evaluate_unsent, NotificationOutbox(database).find_unsent(now=now))
+
+
+def evaluate_failures(failures: Sequence[FailureReason]) -> CheckResult:
+    """Return the result for the failed deliveries, other than those without an account."""
+    # These have a check of their own.
+    others = [failure for failure in failures if failure.reason != Reason.NO_ACCOUNT]
+    if not others:
+        other = "other " if failures else ""
+        return ok(_COMPONENT, "failed", f"no {other}delivery has failed")
+    total = sum(failure.deliveries for failure in others)
+    at_least = "at least " if sum(failure.deliveries for failure in failures) >= _MAX_FAILURES else ""
+    reasons = ", ".join(f"{failure.deliveries:,} {failure.reason}" for failure in others)
+    message = f"{at_least}{format_count(total, 'failed delivery')}: {reasons}"
+    return warn(_COMPONENT, "failed", message, "They are kept. For the remedies, run: rapidbridge dead list")
+
+
+def evaluate_runs(*, incomplete: int, stalled: int) -> CheckResult:
+    """Return the result for the runs of the last day that are incomplete, and for stalled runs."""
+    message = f"{format_count(incomplete, 'incomplete run')} in the last day, {stalled:,} stalled"
+    if not incomplete and not stalled:
+        return ok(_COMPONENT, "runs", message)
+    return warn(_COMPONENT, "runs", message, "For the gaps and their causes, run: rapidbridge runs list")
+
+
+def evaluate_task(notification: Notification) -> CheckResult:
+    """Return the result for a step of a background task that fails."""
+    payload = notification.payload
+    message = f"{payload.get('task')} has failed for minutes: {payload.get('error')}"
+    advice = "Repair the cause; for the newest error, read the log of: rapidbridge worker"
+    return fail(_COMPONENT, "tasks", message, advice)
+
+
+def evaluate_unsent(unsent: UnsentNotifications) -> CheckResult:
+    """Return the result for a subscriber that has not accepted notifications."""
+    number = format_count(unsent.notifications, "notification")
+    message = f"{number} not accepted by {unsent.subscriber}: {unsent.message or 'no attempt was made'}"
+    advice = (
+        "Correct its [[notify]] table in the routes file and restart the workers: rapidbridge worker. "
+        "Notifications for a subscriber that was removed stay pending."
+    )
+    return warn(_COMPONENT, "notifications", message, advice)
