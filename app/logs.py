@@ -8,6 +8,8 @@ import io
 import logging
 import re
 import sys
+import time
+from collections import Counter
 from typing import TextIO, cast
 
 import structlog
@@ -15,6 +17,8 @@ from structlog.typing import EventDict
 
 # Truto chooses the names of resources: one must not move a terminal's cursor or start a new line.
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_log = structlog.get_logger()
 
 
 def _replace_control_chars(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -58,6 +62,30 @@ def configure_logging() -> None:
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StderrStream())),
         cache_logger_on_first_use=True,
     )
+
+
+class _LimitedLog:
+    """Logs one line a second of each event, because unsigned clients can cause any number of them."""
+
+    def __init__(self) -> None:
+        self._next_at: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Log a warning; `left_out` counts the lines of this event that were left out before it.
+
+        event: one of a few names. fields: no bytes of a request.
+        """
+        now = time.monotonic()
+        if now < self._next_at.get(event, 0.0):
+            self._left_out[event] += 1
+            return
+        self._next_at[event] = now + 1
+        left_out = self._left_out.pop(event, 0)
+        _log.warning(event, **fields, **({"left_out": left_out} if left_out else {}))
+
+
+log_limited = _LimitedLog()
 
 
 def locate_error(error: Exception) -> str:

@@ -23,7 +23,7 @@ from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
-from app.web.responses import WebhookResponse, drain_after, error_response
+from app.web.responses import WebhookResponse, error_response
 from app.web.webhook import HINT, create_webhooks_blueprint
 from app.web.webhook_handler import WebhookHandler
 
@@ -105,4 +105,4 @@ def _http_error_response(error: HTTPException) -> Response:
     status = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
     response = WebhookResponse(error.code or 500, status, message=HINT)
-    return drain_after(response.to_flask(**headers))
+    return response.to_flask(**headers)

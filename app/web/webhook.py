@@ -4,6 +4,7 @@ from flask import Blueprint, Response, request
 
 from app.truto.signature import parse_signature_header
 from app.truto.target_url import WEBHOOK_PATH
+from app.web.connection import mark_verified
 from app.web.memory_budget import MemoryBudget, Reservation
 from app.web.request_body import read_body
 from app.web.webhook_handler import WebhookHandler
@@ -25,6 +26,8 @@ def create_webhooks_blueprint(
         mac = parse_signature_header(environ.get("HTTP_X_TRUTO_SIGNATURE"))
         with Reservation(memory_budget) as reservation:
             body = read_body(environ, max_body_bytes, reservation)
-            return handler.receive(body, mac).to_flask()
+            response = handler.receive(body, mac)
+        mark_verified(environ)
+        return response.to_flask()
 
     return webhooks
