@@ -50,6 +50,7 @@ def create_app(config: Config) -> Flask:
         WebhookHandler(settings, gate, inbox, enqueuer),
         max_body_bytes=settings.max_body_bytes,
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
+        verified_memory_budget=MemoryBudget(settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
     register_health_routes(app, database, queue, spool, config.delivery_config)

@@ -26,9 +26,9 @@ _UNVERIFIED_TIMEOUT_S = 1.0
 _IDLE_TIMEOUT_S = 5.0
 # Of a body that is still being sent after its response.
 _DISCARD_BYTES = 64 * 1024 * 1024
-# Chunks of any size at the start of a body, and the least mean size of all of them afterwards.
+# Chunks of a body that may be of any size, and the least mean size of further ones.
 _FREE_CHUNKS = 256
-_MIN_CHUNK_BYTES = 512
+_MIN_CHUNK_BYTES = 256
 _STATUS_BY_ERROR = {
     errors.LimitRequestLine: (414, "URI Too Long"),
     errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
@@ -181,11 +181,13 @@ def _read_chunks(parts: Iterator[bytes], request: Any, *, must_close: bool) -> I
     must_close: whether the connection closes after the response; without the end of the body, it does.
     """
     total = 0
-    for count, part in enumerate(parts):
+    for count, part in enumerate(parts, 1):
         total += len(part)
         # Each chunk takes CPU time, however small it is.
-        if count > _FREE_CHUNKS and total < count * _MIN_CHUNK_BYTES:
-            raise BodyTooLarge(f"the {count} chunks have less than {_MIN_CHUNK_BYTES} bytes on average")
+        if total < (count - _FREE_CHUNKS) * _MIN_CHUNK_BYTES:
+            raise BodyTooLarge(
+                f"{count} chunks with {total} bytes: a chunk needs {_MIN_CHUNK_BYTES} on average"
+            )
         yield part
     request.must_close = must_close
 

@@ -4,12 +4,16 @@ Each attack keeps its number of connections open, and opens a new one for each t
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Self
 
 import gevent
 from gevent import socket
+
+from tests.support.processes import ROOT
 
 # Well-formed, but of no body: only the whole body can show that it is wrong.
 _SIGNATURE = "X-Truto-Signature: format=sha256,v=" + "0" * 64
@@ -152,6 +156,24 @@ def _repeat(attack: Callable[[socket.socket], None], port: int) -> None:
         except OSError:
             pass
         gevent.sleep(_PAUSE_S)
+
+
+class Attackers:
+    """Two attackers that take more connections than there are places; a context manager."""
+
+    def __init__(self, name: str, port: int, *, connections: int = 320) -> None:
+        command = [sys.executable, "-m", "tests.support.attacker", name, str(port), str(connections // 2)]
+        self._command = command
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._processes = [subprocess.Popen(self._command, cwd=ROOT) for _ in range(2)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
 
 def main() -> None:
