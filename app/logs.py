@@ -71,8 +71,8 @@ class _LimitedLog:
         self._next_at: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
-    def __call__(self, event: str, **fields: object) -> None:
-        """Log a warning; `left_out` counts the lines of this event that were left out before it.
+    def __call__(self, event: str, *, level: int = logging.WARNING, **fields: object) -> None:
+        """Log an event; `left_out` counts its lines that were left out before.
 
         event: one of a few names. fields: no bytes of a request.
         """
@@ -82,7 +82,7 @@ class _LimitedLog:
             return
         self._next_at[event] = now + 1
         left_out = self._left_out.pop(event, 0)
-        _log.warning(event, **fields, **({"left_out": left_out} if left_out else {}))
+        _log.log(level, event, **fields, **({"left_out": left_out} if left_out else {}))
 
 
 log_limited = _LimitedLog()

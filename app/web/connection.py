@@ -10,6 +10,7 @@ from wsgiref.types import WSGIEnvironment
 import gevent
 from gevent import socket
 
+from app.web.memory_budget import Reservation
 from app.web.unverified_rate import UnverifiedRate
 
 # For a whole head, from its first byte.
@@ -43,6 +44,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     is_evicted: whether the connection ends with the current request.
     progress_at: by time.monotonic(), the time of the last progress. Progress is a new connection, 64 KiB of a
     body, and a verified body. Other requests and responses are none.
+    reservation: of memory for the current request's body.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         "is_serving",
         "is_verified",
         "progress_at",
+        "reservation",
     )
 
     discarding_count = 0
@@ -76,6 +79,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         self._is_writing = self._is_scheduled = False
         self._unverified_rate = unverified_rate
         self._request_to_close: Any = None
+        self.reservation: Reservation | None = None
         self._write_left_s = WRITE_TIMEOUT_S
 
     def begin_request(self, request: Any) -> None:
@@ -96,6 +100,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     def end_request(self) -> None:
         """Wait for the next head."""
         self.is_serving = self._is_scheduled = False
+        self.reservation = None
         self._head_bytes = 0
         if not self.is_request_verified:
             self._unverified_rate.record()
@@ -111,6 +116,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         """End the connection soon. A request that has arrived completely is still answered."""
         self.is_evicted = True
         self._head_deadline = 0.0
+        if self.reservation:
+            self.reservation.cancel()
         with suppress(OSError):
             self.shutdown(socket.SHUT_RDWR if self._is_writing else socket.SHUT_RD)
 

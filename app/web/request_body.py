@@ -35,7 +35,7 @@ def read_body(environ: WSGIEnvironment, max_bytes: int, reservation: Reservation
         if reservation.is_waiting:
             raise Overloaded(f"no memory for a large body became free within {BODY_TIMEOUT_S} s") from error
         raise BodyIncomplete(f"the body did not arrive completely within {BODY_TIMEOUT_S} s") from error
-    except BodyTooLarge:
+    except (BodyTooLarge, Overloaded):
         raise
     except Exception as error:  # gunicorn raises errors of its own for broken framing
         raise BodyIncomplete(f"the body ended early ({type(error).__name__})") from error

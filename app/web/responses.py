@@ -1,6 +1,7 @@
 """JSON responses of the web process, including those to errors."""
 
 import json
+import logging
 from dataclasses import dataclass
 from wsgiref.types import WSGIEnvironment
 
@@ -63,7 +64,7 @@ def error_response(error: Exception) -> Response:
         log_limited("delivery." + status, reason=str(error))
         return WebhookResponse(error.http_status, status, message=str(error)).to_flask()
     if isinstance(error, StoreUnavailable | Overloaded):
-        log.error("delivery.unavailable", error=str(error))
+        log_limited("delivery.unavailable", level=logging.ERROR, error=str(error))
         response = WebhookResponse(
             503, "unavailable", message="the delivery cannot be stored now: send it again"
         )

@@ -36,6 +36,8 @@ def create_webhooks_blueprint(
         is_verified = connection is not None and connection.is_verified
         budget = verified_memory_budget if is_verified else memory_budget
         with Reservation(budget) as reservation:
+            if connection:
+                connection.reservation = reservation
             body = read_body(environ, max_body_bytes, reservation)
             response = handler.receive(body, mac)
         if connection:
