@@ -42,8 +42,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     is_serving: whether a request is being served; otherwise the connection is idle or within a head.
     is_verified: whether a body with a valid signature has arrived; is_request_verified: in the last request.
     is_evicted: whether the connection ends with the current request.
-    progress_at: by time.monotonic(), the time of the last progress. Progress is a new connection, 64 KiB of a
-    body, and a verified body. Other requests and responses are none.
+    progress_at: by time.monotonic(), the time of the last progress: a new connection, 64 KiB of a body, a
+    verified body, or the start of a request that had to wait for it. Other requests are no progress.
     reservation: of memory for the current request's body.
     """
 
@@ -214,6 +214,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
             return
         self._is_scheduled = True
         if not self.is_request_verified and (delay_s := self._unverified_rate.reserve_start()):
+            # The client is not to blame for this time.
+            self.progress_at = time.monotonic() + delay_s
             gevent.sleep(delay_s)
 
     def _take_turn(self) -> None:

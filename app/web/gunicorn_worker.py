@@ -27,7 +27,7 @@ _IDLE_TIMEOUT_S = 5.0
 # Of a body that is still being sent after its response.
 _DISCARD_BYTES = 64 * 1024 * 1024
 # Chunks of a body that may be of any size, and the least mean size of further ones.
-_FREE_CHUNKS = 256
+_FREE_CHUNKS = 64
 _MIN_CHUNK_BYTES = 256
 _STATUS_BY_ERROR = {
     errors.LimitRequestLine: (414, "URI Too Long"),
