@@ -1,5 +1,6 @@
 """Extensions of gunicorn's internals: a worker that limits its clients, and a body reader."""
 
+import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from app.web.connection import Connection
 from app.web.unverified_rate import UnverifiedRate
 
 _CHECK_INTERVAL_S = 0.1
+_EVICTION_PAUSE_S = 0.003
 # While places are short, a connection without progress for longer is closed, the oldest first.
 _UNVERIFIED_TIMEOUT_S = 1.0
 _IDLE_TIMEOUT_S = 5.0
@@ -55,6 +57,9 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     def run(self) -> None:
         """Serve requests until the process is stopped."""
         gevent.spawn(self._keep_places_free)
+        # Otherwise each full collection searches the modules too, and stops all requests for up to 100 ms.
+        gc.collect()
+        gc.freeze()
         # Otherwise a single process accepts up to 100 connections before it serves any.
         StreamServer.max_accept = 1
         super().run()
@@ -132,12 +137,13 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
             > (_IDLE_TIMEOUT_S if connection.is_verified else _UNVERIFIED_TIMEOUT_S)
         ]
         candidates.sort(key=lambda connection: (connection.is_verified, connection.progress_at))
+        if candidates:
+            count = min(count, len(candidates))
+            log_limited("connections.closed", count=count, reason="all places are taken")
         for connection in candidates[:count]:
             connection.evict()
-        if candidates:
-            log_limited(
-                "connections.closed", count=min(count, len(candidates)), reason="all places are taken"
-            )
+            # The kernel takes a while to free bytes that nobody has read.
+            gevent.sleep(_EVICTION_PAUSE_S)
 
     def _keep_idle_closed(self) -> None:
         while True:
