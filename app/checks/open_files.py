@@ -1,4 +1,4 @@
-"""Check of the limit on open files, which bounds the connections of a web process."""
+"""Check of the limit on open files."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Resources that the operating system gives a web process: open files, a folder in memory, and IPv6."""
+"""Open files, a heartbeat folder and addresses for a web process."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""A client's connection: turns between connections, and deadlines for all that a client sends and reads."""
+"""Connections of clients, with turns and deadlines."""
 
 import errno
 import struct

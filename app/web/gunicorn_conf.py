@@ -1,14 +1,9 @@
 """gunicorn's settings: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
-import socket
 import sys
-from typing import Any
-
-from gunicorn.sock import TCP6Socket
 
 from app.config.load import read_config
 from app.config.operating_system import (
-    bind_address,
     compute_max_connections,
     find_heartbeat_folder,
     list_wildcard_addresses,
@@ -25,13 +20,6 @@ except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
-
-def _bind(listener: Any, listening: socket.socket) -> None:
-    bind_address(listening, *listener.cfg_addr[:2])
-
-
-# gunicorn's own IPv6 socket takes the IPv4 addresses too, on most systems.
-TCP6Socket.bind = _bind
 
 _addresses = list_wildcard_addresses()
 bind = [

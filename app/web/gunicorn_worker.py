@@ -14,8 +14,10 @@ from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.sock import TCP6Socket
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.config.operating_system import bind_address
 from app.errors import BodyTooLarge
 from app.logs import log_limited
 from app.web.connection import Connection
@@ -151,6 +153,14 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
                 if not connection.is_serving:
                     connection.evict()
             gevent.sleep(_CHECK_INTERVAL_S)
+
+
+def _bind(listener: Any, listening: socket.socket) -> None:
+    bind_address(listening, *listener.cfg_addr[:2])
+
+
+# gunicorn's own IPv6 socket takes the IPv4 addresses too, on most systems.
+TCP6Socket.bind = _bind
 
 
 def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
