@@ -88,7 +88,7 @@ class _LimitedLog:
 log_limited = _LimitedLog()
 
 
-def locate_error(error: Exception) -> str:
+def locate_error(error: BaseException) -> str:
     """Return the file and line that raised an error; safe to log if its message quotes record data."""
     trace = error.__traceback__
     while trace and trace.tb_next:

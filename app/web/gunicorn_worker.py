@@ -1,6 +1,7 @@
 """Extensions of gunicorn's internals: a worker that limits its clients, and a body reader."""
 
 import gc
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.config.operating_system import bind_address
 from app.errors import BodyTooLarge
-from app.logs import log_limited
+from app.logs import locate_error, log_limited
 from app.web.connection import Connection
 from app.web.unverified_rate import UnverifiedRate
 
@@ -33,6 +34,7 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 # Chunks of a body that may be of any size, and the least mean size of further ones.
 _FREE_CHUNKS = 64
 _MIN_CHUNK_BYTES = 256
+_MAX_TRAILER_BYTES = 8 * 1024
 _STATUS_BY_ERROR = {
     errors.LimitRequestLine: (414, "URI Too Long"),
     errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
@@ -83,6 +85,8 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         if isinstance(reader := request.body.reader, ChunkedReader):
             reader.parser = _read_chunks(reader.parser, request, must_close=request.must_close)
             request.must_close = True
+            # gunicorn searches all trailers again after each part.
+            reader.limit_trailer_section = _MAX_TRAILER_BYTES
         is_open = True
         try:
             try:
@@ -104,10 +108,12 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     ) -> None:
         """Answer a request that gunicorn refuses. gunicorn itself logs bytes of it."""
         client.end_request()
+        kind, peer = type(error).__name__, address[0] if isinstance(address, tuple) else ""
         is_invalid = isinstance(error, errors.ParseException)
-        kind = type(error).__name__
-        peer = address[0] if isinstance(address, tuple) else ""
-        log_limited("request.invalid" if is_invalid else "request.failed", kind=kind, peer=peer)
+        if is_invalid:
+            log_limited("request.invalid", kind=kind, peer=peer)
+        else:
+            log_limited("request.failed", level=logging.ERROR, fault=kind, at=locate_error(error))
         status, reason = _STATUS_BY_ERROR.get(
             type(error), (400, "Bad Request") if is_invalid else (500, "Internal Server Error")
         )

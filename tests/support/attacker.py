@@ -65,6 +65,27 @@ def pipeline(connection: socket.socket) -> None:
         reading.kill()
 
 
+def poll_readiness(connection: socket.socket) -> None:
+    """Ask for the readiness in a loop."""
+    while True:
+        connection.sendall(head(method="GET", path="/readyz"))
+        if not connection.recv(65536):
+            return
+
+
+def expect_continue(connection: socket.socket) -> None:
+    """Ask for permission to send thousands of bodies, and read no answer."""
+    connection.sendall(head(_SIGNATURE, "Expect: 100-continue", "Content-Length: 0") * 3000)
+    _wait_for_close(connection)
+
+
+def drip_trailers(connection: socket.socket) -> None:
+    """Send a chunked body whose trailers never end."""
+    connection.sendall(head(_SIGNATURE, "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\nX-Padding: ")
+    connection.sendall(b"x" * 500_000)
+    _drip(connection)
+
+
 def drip_heads(connection: socket.socket) -> None:
     """Send a head that never ends."""
     connection.sendall(b"GET /healthz HTTP/1.1\r\nX-Padding: ")
@@ -111,7 +132,10 @@ ATTACKS: dict[str, Callable[[socket.socket], None]] = {
         send_tiny_chunks,
         send_tiny_chunks_elsewhere,
         pipeline,
+        poll_readiness,
+        expect_continue,
         drip_heads,
+        drip_trailers,
         drip_bodies,
         stall_large_bodies,
         send_wrong_signatures,
@@ -148,7 +172,7 @@ def _repeat(attack: Callable[[socket.socket], None], port: int) -> None:
         try:
             with socket.socket() as connection:
                 # As small as the kernel allows, and before the handshake: the window is announced there.
-                if attack in (never_read, never_read_errors):
+                if attack in (never_read, never_read_errors, expect_continue):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
                 connection.settimeout(_HOLD_S)
                 connection.connect(("127.0.0.1", port))
