@@ -61,7 +61,7 @@ class SignatureError(RequestRejected):
 
 
 class BodyTooLarge(RequestRejected):
-    """A body larger than MAX_BODY_BYTES, by its Content-Length or by the bytes read so far."""
+    """A body larger than MAX_BODY_BYTES, announced or read, or with more chunks than its bytes justify."""
 
     http_status = 413
 

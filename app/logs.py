@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO, cast
@@ -152,7 +153,31 @@ class FaultLog:
         return {"failing_for_s": round(self._clock() - episode.since_s), "times": episode.times}
 
 
-def locate_error(error: Exception) -> str:
+class _LimitedLog:
+    """Logs one line a second of each event, because unsigned clients can cause any number of them."""
+
+    def __init__(self) -> None:
+        self._next_at: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def __call__(self, event: str, *, level: int = logging.WARNING, **fields: object) -> None:
+        """Log an event; `left_out` counts its lines that were left out before.
+
+        event: one of a few names. fields: no bytes of a request.
+        """
+        now = time.monotonic()
+        if now < self._next_at.get(event, 0.0):
+            self._left_out[event] += 1
+            return
+        self._next_at[event] = now + 1
+        left_out = self._left_out.pop(event, 0)
+        _log.log(level, event, **fields, **({"left_out": left_out} if left_out else {}))
+
+
+log_limited = _LimitedLog()
+
+
+def locate_error(error: BaseException) -> str:
     """Return the file and line that raised an error; safe to log if its message quotes record data."""
     trace = error.__traceback__
     while trace and trace.tb_next:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from app.checks.open_files import check_open_files
 from app.checks.receiver import check_receiver
 from app.checks.redis import check_redis
 from app.checks.requests import check_requests
@@ -36,6 +37,7 @@ def build_checks(
                 settings.webhook_secrets, has_development_secret=development_secret is not None
             ),
         ],
+        "web": check_open_files,
         "store": lambda: check_store(config),
         "requests": lambda: check_requests(config),
         "redis": lambda: check_redis(settings),

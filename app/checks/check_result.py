@@ -13,7 +13,7 @@ _SLOW_S = 0.05
 class CheckResult:
     """Result of one check of one component.
 
-    component: settings, store, redis, workers, "sink <name>", truto or receiver. check: a stable name.
+    component: settings, web, store, redis, workers, "sink <name>", truto or receiver. check: a stable name.
     level: "warn" works now but risks trouble later; "fail" does not work, or loses deliveries.
     message, advice: may quote names that another system sent: escape them for the output in use.
     advice: the next step; "" if the level is "ok".

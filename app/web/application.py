@@ -26,7 +26,7 @@ from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
 from app.web.response_counter import ResponseCounter
-from app.web.responses import JsonResponse, WebhookResponse, drain_after, error_response
+from app.web.responses import JsonResponse, WebhookResponse, error_response
 from app.web.webhook import HINT, create_webhooks_blueprint
 from app.web.webhook_handler import WebhookHandler
 
@@ -54,6 +54,7 @@ def create_app(config: Config) -> Flask:
         WebhookHandler(settings, gate, inbox, enqueuer),
         max_body_bytes=settings.max_body_bytes,
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
+        verified_memory_budget=MemoryBudget(settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
     _register_monitoring(app, config)
@@ -133,4 +134,4 @@ def _http_error_response(error: HTTPException) -> Response:
     status = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
     response = WebhookResponse(error.code or 500, status, message=HINT)
-    return drain_after(response.to_flask(**headers))
+    return response.to_flask(**headers)

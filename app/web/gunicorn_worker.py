@@ -1,60 +1,124 @@
-"""Extensions of gunicorn's internals: a draining worker and a body reader."""
+"""Extensions of gunicorn's internals: a worker that limits its clients, and a body reader."""
 
+import gc
+import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 from wsgiref.types import WSGIEnvironment
 
 import gevent
-from gunicorn.http.body import LengthReader
+from gevent.server import StreamServer
+from gunicorn import util
+from gunicorn.http import errors
+from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.sock import TCP6Socket
 from gunicorn.workers.ggevent import GeventWorker
 
-_CHECK_INTERVAL_S = 0.2
-# While all places are taken, a connection that is idle for longer is closed.
+from app.config.operating_system import bind_address
+from app.errors import BodyTooLarge
+from app.logs import locate_error, log_limited
+from app.web.connection import Connection
+from app.web.unverified_rate import UnverifiedRate
+
+_CHECK_INTERVAL_S = 0.1
+_EVICTION_PAUSE_S = 0.003
+# While places are short, a connection without progress for longer is closed, the oldest first.
+_UNVERIFIED_TIMEOUT_S = 1.0
 _IDLE_TIMEOUT_S = 5.0
+# Of a body that is still being sent after its response.
+_DISCARD_BYTES = 64 * 1024 * 1024
+# Chunks of a body that may be of any size, and the least mean size of further ones.
+_FREE_CHUNKS = 64
+_MIN_CHUNK_BYTES = 256
+_MAX_TRAILER_BYTES = 8 * 1024
+_STATUS_BY_ERROR = {
+    errors.LimitRequestLine: (414, "URI Too Long"),
+    errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
+    errors.ExpectationFailed: (417, "Expectation Failed"),
+    errors.UnsupportedTransferCoding: (501, "Not Implemented"),
+}
 
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typed
-    """A gevent worker that closes idle connections at SIGTERM and if all its places are taken.
+    """A gevent worker whose clients cannot hold its places, and that closes idle connections at SIGTERM.
 
     At SIGTERM, gunicorn itself waits for idle connections as for open requests. Behind a router that keeps
-    connections for 90 s, every deploy would last until the platform kills the process. If idle connections
-    take all places, gunicorn accepts no other connection for up to 95 s (`keepalive`).
+    connections for 90 s, every deploy would last until the platform kills the process.
+
+    Each connection takes a place. If places are short, connections that never brought a verified body are
+    closed once they make no progress, and idle connections after 5 s.
     """
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        self._open: set[socket.socket] = set()
-        # Connections between two requests, or within a request's head, by the start of that time.
-        self._idle_since: dict[socket.socket, float] = {}
+        self._open: set[Connection] = set()
+        self._unverified_rate = UnverifiedRate()
 
     def run(self) -> None:
         """Serve requests until the process is stopped."""
         gevent.spawn(self._keep_places_free)
+        # Otherwise each full collection searches the modules too, and stops all requests for up to 100 ms.
+        gc.collect()
+        gc.freeze()
+        # Otherwise a single process accepts up to 100 connections before it serves any.
+        StreamServer.max_accept = 1
         super().run()
 
     def handle(self, listener: object, client: socket.socket, address: object) -> None:
-        """Serve a connection, and track when it is idle."""
-        self._open.add(client)
-        self._idle_since[client] = time.monotonic()
+        """Serve a connection."""
+        connection = Connection(client, self._unverified_rate)
+        self._open.add(connection)
         try:
-            super().handle(listener, client, address)
+            super().handle(listener, connection, address)
         finally:
-            self._open.discard(client)
-            self._idle_since.pop(client, None)
+            self._open.discard(connection)
 
     def handle_request(
-        self, listener_name: object, request: object, client: socket.socket, address: object
+        self, listener_name: object, request: Any, client: Connection, address: object
     ) -> None:
-        """Serve one request."""
-        self._idle_since.pop(client, None)
+        """Serve one request; raises StopIteration if the connection must not serve another one."""
+        client.begin_request(request)
+        if isinstance(reader := request.body.reader, ChunkedReader):
+            reader.parser = _read_chunks(reader.parser, request, must_close=request.must_close)
+            request.must_close = True
+            # gunicorn searches all trailers again after each part.
+            reader.limit_trailer_section = _MAX_TRAILER_BYTES
+        is_open = True
         try:
-            super().handle_request(listener_name, request, client, address)
+            try:
+                super().handle_request(listener_name, request, client, address)
+            except StopIteration:
+                is_open = False
+            is_open &= _discard_body(request, client)
         finally:
-            self._idle_since[client] = time.monotonic()
+            client.end_request()
+        if not is_open or client.is_evicted:
+            raise StopIteration
+
+    def handle_error(
+        self,
+        request: object,  # noqa: ARG002  # gunicorn's signature
+        client: Connection,
+        address: object,
+        error: BaseException,
+    ) -> None:
+        """Answer a request that gunicorn refuses. gunicorn itself logs bytes of it."""
+        client.end_request()
+        kind, peer = type(error).__name__, address[0] if isinstance(address, tuple) else ""
+        is_invalid = isinstance(error, errors.ParseException)
+        if is_invalid:
+            log_limited("request.invalid", kind=kind, peer=peer)
+        else:
+            log_limited("request.failed", level=logging.ERROR, fault=kind, at=locate_error(error))
+        status, reason = _STATUS_BY_ERROR.get(
+            type(error), (400, "Bad Request") if is_invalid else (500, "Internal Server Error")
+        )
+        with suppress(OSError):
+            util.write_error(client, status, reason, "")
 
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
         """Start a graceful shutdown, on SIGTERM."""
@@ -62,26 +126,47 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         gevent.spawn(self._keep_idle_closed)
 
     def _keep_places_free(self) -> None:
+        # A few places stay free, so that new connections need not wait for the next check.
+        limit = self.worker_connections - self.worker_connections // 8
         while True:
             gevent.sleep(_CHECK_INTERVAL_S)
-            if len(self._open) >= self.worker_connections:
-                self._close_idle(idle_for_s=_IDLE_TIMEOUT_S)
+            excess = sum(not connection.is_evicted for connection in self._open) - limit
+            if excess > 0:
+                self._evict(excess)
+
+    def _evict(self, count: int) -> None:
+        now = time.monotonic()
+        candidates = [
+            connection
+            for connection in self._open
+            if not connection.is_evicted
+            and not (connection.is_verified and connection.is_serving)
+            and now - connection.progress_at
+            > (_IDLE_TIMEOUT_S if connection.is_verified else _UNVERIFIED_TIMEOUT_S)
+        ]
+        candidates.sort(key=lambda connection: (connection.is_verified, connection.progress_at))
+        if candidates:
+            count = min(count, len(candidates))
+            log_limited("connections.closed", count=count, reason="all places are taken")
+        for connection in candidates[:count]:
+            connection.evict()
+            # The kernel takes a while to free bytes that nobody has read.
+            gevent.sleep(_EVICTION_PAUSE_S)
 
     def _keep_idle_closed(self) -> None:
         while True:
-            self._close_idle(idle_for_s=0)
+            for connection in list(self._open):
+                if not connection.is_serving:
+                    connection.evict()
             gevent.sleep(_CHECK_INTERVAL_S)
 
-    def _close_idle(self, *, idle_for_s: float) -> None:
-        now = time.monotonic()
-        for client, since in list(self._idle_since.items()):
-            if now - since < idle_for_s:
-                continue
-            try:
-                # A request that has arrived is still answered before the connection closes.
-                client.shutdown(socket.SHUT_RD)
-            except OSError:
-                self._idle_since.pop(client, None)
+
+def _bind(listener: Any, listening: socket.socket) -> None:
+    bind_address(listening, *listener.cfg_addr[:2])
+
+
+# gunicorn's own IPv6 socket takes the IPv4 addresses too, on most systems.
+TCP6Socket.bind = _bind
 
 
 def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
@@ -112,8 +197,39 @@ def direct_reader(environ: WSGIEnvironment) -> Callable[[int], bytes] | None:
     return read
 
 
-def hang_up(environ: WSGIEnvironment) -> None:
-    """Close the connection of a request in both directions, without reading the rest."""
-    if connection := environ.get("gunicorn.socket"):
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+def _read_chunks(parts: Iterator[bytes], request: Any, *, must_close: bool) -> Iterator[bytes]:
+    """Yield the parts of a chunked body; raise BodyTooLarge if its chunks are too many for its bytes.
+
+    must_close: whether the connection closes after the response; without the end of the body, it does.
+    """
+    total = 0
+    for count, part in enumerate(parts, 1):
+        total += len(part)
+        # Each chunk takes CPU time, however small it is.
+        if total < (count - _FREE_CHUNKS) * _MIN_CHUNK_BYTES:
+            raise BodyTooLarge(
+                f"{count} chunks with {total} bytes: a chunk needs {_MIN_CHUNK_BYTES} on average"
+            )
+        yield part
+    request.must_close = must_close
+
+
+def _discard_body(request: Any, client: Connection) -> bool:
+    """Read and discard the rest of a body after the response; return whether another request can follow.
+
+    A connection that is closed with unread bytes is reset, and the sender may never see the response.
+    """
+    reader = request.body.reader
+    if not isinstance(reader, LengthReader):
+        if reader.parser is None:
+            return True
+        # The end of a chunked body is not searched: the connection closes.
+        if not request.body.failed:
+            client.discard(_DISCARD_BYTES)
+        return False
+    buffered = reader.unreader.take_buffered()
+    reader.unreader.unread(buffered[reader.length :])
+    remaining = max(0, reader.length - len(buffered))
+    # Otherwise gunicorn discards as many bytes of the next request.
+    reader.length = 0
+    return remaining <= _DISCARD_BYTES and client.discard(remaining)

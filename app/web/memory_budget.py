@@ -5,6 +5,8 @@ from typing import Self
 
 from gevent.event import Event
 
+from app.errors import Overloaded
+
 
 class MemoryBudget:
     """The bytes that the bodies of all connections may use together.
@@ -39,6 +41,10 @@ class MemoryBudget:
         self.reserved_bytes -= count
         if self._over_budget is reservation:
             self._over_budget = None
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all waiting bodies try again."""
         released, self._released = self._released, Event()
         released.set()
 
@@ -52,15 +58,23 @@ class Reservation:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self.is_waiting = False
+        self._is_cancelled = False
         self._bytes = 0
 
     def acquire(self, count: int) -> None:
-        """Reserve `count` bytes more; wait while the budget is used up."""
+        """Reserve `count` bytes more; wait while the budget is used up. Raises Overloaded if cancelled."""
         while not self._budget.try_reserve(self, count):
+            if self._is_cancelled:
+                raise Overloaded("neither memory for a large body nor a place for its connection is free")
             self.is_waiting = True
             self._budget.wait_for_release()
         self.is_waiting = False
         self._bytes += count
+
+    def cancel(self) -> None:
+        """End the waiting for memory."""
+        self._is_cancelled = True
+        self._budget.wake()
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ import gevent
 from werkzeug.wsgi import get_input_stream
 
 from app.errors import BodyIncomplete, BodyTooLarge, Overloaded
-from app.web.gunicorn_worker import direct_reader, hang_up
+from app.web.gunicorn_worker import direct_reader
 from app.web.memory_budget import Reservation
 
 # For the whole body. Platforms' routers time out after 30 s.
@@ -35,7 +35,7 @@ def read_body(environ: WSGIEnvironment, max_bytes: int, reservation: Reservation
         if reservation.is_waiting:
             raise Overloaded(f"no memory for a large body became free within {BODY_TIMEOUT_S} s") from error
         raise BodyIncomplete(f"the body did not arrive completely within {BODY_TIMEOUT_S} s") from error
-    except BodyTooLarge:
+    except (BodyTooLarge, Overloaded):
         raise
     except Exception as error:  # gunicorn raises errors of its own for broken framing
         raise BodyIncomplete(f"the body ended early ({type(error).__name__})") from error
@@ -70,23 +70,3 @@ def _read_all(
             step = _STEP_BYTES
             reservation.acquire(step)
     return b"".join(parts)
-
-
-def drain_body(environ: WSGIEnvironment, *, max_bytes: int, timeout_s: float) -> None:
-    """Read and discard the rest of a body; beyond the limits, close the connection.
-
-    A connection that is closed with unread bytes is reset, and the sender may never see the response.
-    gunicorn itself would read on for as long as it keeps an idle connection.
-    """
-    is_at_end = False
-    try:
-        with gevent.Timeout(timeout_s):
-            stream = get_input_stream(environ)
-            while max_bytes > 0 and not is_at_end:
-                part = stream.read(_STEP_BYTES)
-                max_bytes -= len(part)
-                is_at_end = not part
-    except (gevent.Timeout, Exception):  # noqa: BLE001, S110  # the response is already sent
-        pass
-    if not is_at_end:
-        hang_up(environ)

@@ -1,8 +1,8 @@
 """JSON responses of the web process, including those to errors."""
 
 import json
+import logging
 from dataclasses import dataclass
-from functools import partial
 from wsgiref.types import WSGIEnvironment
 
 import structlog
@@ -17,13 +17,9 @@ from app.errors import (
     SignatureError,
     StoreUnavailable,
 )
-from app.logs import locate_error
-from app.web.request_body import drain_body
+from app.logs import locate_error, log_limited
 
 _RETRY_AFTER_S = 5
-# Bytes to read after an error, so that the sender can finish and read the response.
-_DRAIN_BYTES = 64 * 1024 * 1024
-_DRAIN_TIMEOUT_S = 2.0
 _STATUS_BY_ERROR = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
 
 # For nearly all responses: a status word and a UUID need no escaping.
@@ -71,31 +67,23 @@ class JsonResponse(Response):
         return self.headers
 
 
-def drain_after(response: Response) -> Response:
-    """Discard the rest of the request's body after the response, while the sender still sends."""
-    environ = request.environ
-    response.call_on_close(partial(drain_body, environ, max_bytes=_DRAIN_BYTES, timeout_s=_DRAIN_TIMEOUT_S))
-    return response
-
-
 def error_response(error: Exception) -> Response:
     """Log an error and return its response. The request's body may be unread."""
     if isinstance(error, RequestRejected):
         status = _STATUS_BY_ERROR[type(error)]
-        log.warning("delivery." + status, reason=str(error))
+        log_limited("delivery." + status, reason=str(error))
         cause = error.fault if isinstance(error, SignatureError) else ""
-        response = WebhookResponse(error.http_status, status, message=str(error), cause=cause)
-        return drain_after(response.to_flask())
+        return WebhookResponse(error.http_status, status, message=str(error), cause=cause).to_flask()
     if isinstance(error, StoreUnavailable | Overloaded):
-        log.error("delivery.unavailable", error=str(error))
+        log_limited("delivery.unavailable", level=logging.ERROR, error=str(error))
         response = WebhookResponse(
             503,
             "unavailable",
             message="the delivery cannot be stored now: send it again",
             cause="overloaded" if isinstance(error, Overloaded) else "",
         )
-        return drain_after(response.to_flask(Retry_After=str(_RETRY_AFTER_S)))
+        return response.to_flask(Retry_After=str(_RETRY_AFTER_S))
     # The error's message may quote the request's body, so it is not logged.
     log.error("request.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
-    response = WebhookResponse(500, "failed", message="the receiver failed: find request.failed in its log")
-    return drain_after(response.to_flask())
+    message = "the receiver failed: find request.failed in its log"
+    return WebhookResponse(500, "failed", message=message).to_flask()

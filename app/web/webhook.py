@@ -4,6 +4,7 @@ from flask import Blueprint, Response, request
 
 from app.truto.signature import parse_signature_header
 from app.truto.target_url import WEBHOOK_PATH
+from app.web.connection import find_connection
 from app.web.memory_budget import MemoryBudget, Reservation
 from app.web.request_body import read_body
 from app.web.webhook_handler import WebhookHandler
@@ -12,9 +13,17 @@ HINT = f"webhooks are received by POST {WEBHOOK_PATH}"
 
 
 def create_webhooks_blueprint(
-    handler: WebhookHandler, *, max_body_bytes: int, memory_budget: MemoryBudget
+    handler: WebhookHandler,
+    *,
+    max_body_bytes: int,
+    memory_budget: MemoryBudget,
+    verified_memory_budget: MemoryBudget,
 ) -> Blueprint:
-    """Return the blueprint with the view; the application handles its errors."""
+    """Return the blueprint with the view; the application handles its errors.
+
+    verified_memory_budget: for connections that have sent a verified body. Unsigned clients can use up the
+    memory_budget of all others, with large bodies that stall.
+    """
     webhooks = Blueprint("webhooks", __name__)
 
     # Accept a slash at the end of the target URL: a redirect would lose every page.
@@ -23,8 +32,16 @@ def create_webhooks_blueprint(
         # Check the header first: the body of an unsigned request must not be read.
         environ = request.environ
         mac = parse_signature_header(environ.get("HTTP_X_TRUTO_SIGNATURE"))
-        with Reservation(memory_budget) as reservation:
+        connection = find_connection(environ)
+        is_verified = connection is not None and connection.is_verified
+        budget = verified_memory_budget if is_verified else memory_budget
+        with Reservation(budget) as reservation:
+            if connection:
+                connection.reservation = reservation
             body = read_body(environ, max_body_bytes, reservation)
-            return handler.receive(body, mac).to_flask()
+            response = handler.receive(body, mac)
+        if connection:
+            connection.mark_verified()
+        return response.to_flask()
 
     return webhooks

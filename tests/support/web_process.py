@@ -46,7 +46,10 @@ class ParsedResponse:
 
 
 class WebProcess:
-    """gunicorn with a database and a Redis; a context manager. log: its output so far."""
+    """gunicorn with a database and a Redis; a context manager. log: its output so far.
+
+    prefix: a program that starts gunicorn, such as `prlimit`.
+    """
 
     def __init__(
         self,
@@ -56,10 +59,11 @@ class WebProcess:
         redis_url: str,
         application: str = "",
         options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
         **settings: str,
     ) -> None:
         line = read_procfile_command("web")
-        self._line = [*line[:-1], *options, application or line[-1]]
+        self._line = [*prefix, *line[:-1], *options, application or line[-1]]
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"

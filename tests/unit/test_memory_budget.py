@@ -8,6 +8,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import Overloaded
 from app.web.memory_budget import MemoryBudget, Reservation
 
 BODY = 4
@@ -251,3 +252,16 @@ def test_after_any_interruptions_the_budget_is_empty(sizes: list[int], seed: int
 
     assert len(gevent.joinall(readers, timeout=STUCK_S)) == len(readers)
     assert_is_empty(budget)
+
+
+def test_a_cancelled_body_stops_waiting_and_leaves_its_memory() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    with Reservation(budget) as first, Reservation(budget) as second:
+        first.acquire(BUDGET_BYTES)
+        second.acquire(1)
+        with Reservation(budget) as waiting:
+            gevent.spawn_later(0, waiting.cancel)
+            with pytest.raises(Overloaded):
+                waiting.acquire(1)
+
+    assert budget.reserved_bytes == 0

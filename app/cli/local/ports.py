@@ -2,6 +2,7 @@
 
 import socket
 
+from app.config.operating_system import bind_address, list_wildcard_addresses
 from app.errors import ConfigError
 
 
@@ -17,10 +18,14 @@ def require_free_port(port: int, *, setting: str = "PORT") -> None:
 
     setting: the setting or option that the port comes from.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104  # as the web server does
-        except OSError as error:
-            problem = f"{setting}: {port} is not available ({error.strerror})."
-            raise ConfigError([f"{problem} Stop the process that uses it, or set another port."]) from error
+    for address in list_wildcard_addresses():
+        # As the web server does.
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                bind_address(probe, address, port)
+            except OSError as error:
+                problem = f"{setting}: {port} is not available ({error.strerror})."
+                raise ConfigError(
+                    [f"{problem} Stop the process that uses it, or set another port."]
+                ) from error
