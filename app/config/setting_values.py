@@ -1,0 +1,52 @@
+"""Checks of single settings; each raises ValueError with a clause about the value."""
+
+import re
+from urllib.parse import urlsplit
+
+from app.config.problems import escape_unprintable
+
+# A century: the upper bound of durations, so that every sum of times fits its type.
+MAX_DAYS = 36500
+# Many set MAINTENANCE like a flag: Truto must not receive the word "true" as a reason.
+_OFF_WORDS = ("0", "false", "off", "no", "n", "f", "none", "null", "disabled")
+_ON_WORDS = ("1", "true", "on", "yes", "y", "t", "enabled")
+DEFAULT_MAINTENANCE = "the receiver is in maintenance"
+
+
+def check_token(token: str) -> str:
+    """Return a token of Truto's API. No message quotes it."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError("contains characters that no token has; copy the token from Truto again")
+    return token
+
+
+def check_api_url(url: str) -> str:
+    """Return the address of Truto's API."""
+    # A login or a parameter may be a secret.
+    shown = "" if re.search("[@?#]", url) else f'"{escape_unprintable(url[:80])}" '
+    try:
+        parts = urlsplit(url)
+        is_address = bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:
+        is_address = False
+    if not is_address or parts.scheme not in ("http", "https"):
+        raise ValueError(f"{shown}is not an https:// URL; set the URL of Truto's API, or unset TRUTO_API_URL")
+    return url
+
+
+def check_namespace(name: str) -> str:
+    """Return a namespace of keys in Redis."""
+    if not re.fullmatch(r"(?!unnamed$)[A-Za-z0-9_.-]{1,64}", name):
+        raise ValueError(
+            'contains other characters than letters, digits, "_", "." and "-", '
+            'is longer than 64 characters, or is the reserved word "unnamed"'
+        )
+    return name
+
+
+def parse_maintenance(text: str) -> str:
+    """Return the reason to refuse every run; "" for a word that means no."""
+    word = text.lower()
+    if word in _OFF_WORDS:
+        return ""
+    return DEFAULT_MAINTENANCE if word in _ON_WORDS else text
