@@ -3,9 +3,12 @@
 import os
 import pty
 import re
+import select
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from app.cli import main
 from app.database.engine import open_database
 from app.store.migrate import migrate
+from app.store.models import RunUpdate
+from app.store.runs import Runs
 from tests.support.processes import ROOT
 from tests.support.seeded_store import SeededStore, build_command
 from tests.support.web_process import make_environment
@@ -153,6 +158,30 @@ def test_a_terminal_gets_colors_unless_they_are_refused(
         assert (b"\x1b[" in shown) is has_colors
 
 
+def test_a_watched_run_is_redrawn_without_colors(seeded: SeededStore) -> None:
+    Runs(seeded.store).upsert(RunUpdate("run-1", "job", "account", "environment", datetime.now(UTC)))
+    reading, writing = pty.openpty()
+    settings = {"DATABASE_URL": seeded.url, "NO_COLOR": "1", "TERM": "xterm"}
+
+    with subprocess.Popen(
+        build_command("runs", "watch", "--interval", "0.5"),
+        cwd=ROOT,
+        env=make_environment(**settings),
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+    ) as watch:
+        shown = b""
+        while b"A\x1b[J" not in shown:
+            assert select.select([reading], [], [], 30)[0], shown
+            shown += os.read(reading, 65536)
+        watch.send_signal(signal.SIGINT)
+    os.close(reading)
+    os.close(writing)
+
+    assert b"run run-1" in shown
+    assert re.findall(rb"\x1b\[[\d;]*m", shown) == []
+
+
 @pytest.mark.parametrize("words", [("up",), ("webhook", "listen")], ids=" ".join)
 def test_a_folder_that_cannot_be_written_is_reported_with_the_next_step(
     words: tuple[str, ...], tmp_path: Path
@@ -249,3 +278,54 @@ def test_an_export_to_a_full_disk_leaves_no_file(seeded: SeededStore, tmp_path: 
     assert b"Traceback" not in ran.stderr
     assert b"Exception ignored" not in ran.stderr
     assert not list(folder.iterdir())
+
+
+def read_bytes_settings(name: str, value: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program with a setting that need not be UTF-8."""
+    valid = {
+        "TRUTO_WEBHOOK_SECRET": "s3cr3t",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "DATABASE_URL": "postgres://127.0.0.1:1/d",
+    }
+    environment = {name.encode(): text.encode() for name, text in make_environment(**valid).items()}
+    return subprocess.run(
+        words,
+        cwd=ROOT,
+        env=environment | {name.encode(): value},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRUTO_WEBHOOK_SECRET", b"hunter2\xff"),
+        ("TRUTO_WEBHOOK_SECRET", "hunter2é".encode()),
+        ("TRUTO_WEBHOOK_SECRET", b"hunter2,,b"),
+        ("TRUTO_API_TOKEN", b"hunter2\xff"),
+        ("REDIS_URL", b"redis://:a/hunter2@host"),
+        ("REDIS_URL", b"redis://:1/hunter2@host"),
+        ("REDIS_URL", b"redis://:hunter2\xff@host"),
+        ("DATABASE_URL", b"postgres://u:a@hunter2@host/d"),
+        ("DATABASE_URL", b"postgres://u:hunter2\nx@host/d"),
+        ("DATABASE_URL", b"postgres://u:hunter2@host:port/d"),
+    ],
+)
+def test_every_process_refuses_an_unusable_secret_by_name(name: str, value: bytes) -> None:
+    python = build_command()[0]
+    for words in (
+        (python, "-c", "import app.web.gunicorn_conf"),
+        (python, "-m", "workers.main"),
+        (python, "-m", "app.cli", "worker"),
+        (python, "-m", "app.cli", "up"),
+        (python, "-m", "app.cli", "deliveries", "list"),
+    ):
+        ran = read_bytes_settings(name, value, *words)
+
+        assert ran.returncode == 2, ran.stderr
+        assert ran.stdout == b""
+        assert ran.stderr.startswith(f"{name}: ".encode())
+        assert b"hunter2" not in ran.stderr
+        assert b"Traceback" not in ran.stderr
