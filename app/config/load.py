@@ -1,6 +1,7 @@
 """Loading of settings and routes, which reports all problems of both together."""
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ def find_routes_file(variables: Mapping[str, str]) -> Path | None:
 
 def _read_file(path: Path) -> str:
     try:
+        # Reading a pipe could wait forever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError([f"{path}: is not a file. Correct the path, or replace it with a file."])
         # Editors on Windows begin a file with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -290,8 +290,10 @@ def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
             "DATABASE_URL: this platform's processes cannot share a SQLite file. "
             "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
         )
-    if variables.get("DATABASE_SCHEMA") and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
-        problems.append("DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database.")
+    schema = variables.get("DATABASE_SCHEMA")
+    if schema and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        text = "DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database."
+        problems.append(text + name_value(text, quote_value(schema)))
     routes_file = variables.get("ROUTES_FILE")
     if routes_file and routes_file.isprintable() and not os.path.lexists(routes_file):
         problems.append(

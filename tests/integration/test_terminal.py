@@ -329,3 +329,17 @@ def test_every_process_refuses_an_unusable_secret_by_name(name: str, value: byte
         assert ran.stderr.startswith(f"{name}: ".encode())
         assert b"hunter2" not in ran.stderr
         assert b"Traceback" not in ran.stderr
+
+
+def test_a_log_line_without_a_standard_error_is_dropped() -> None:
+    script = "import app.logs, structlog; app.logs.configure_logging(); structlog.get_logger().info('x'); print('done')"
+
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", build_command()[0], "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stdout) == (0, b"done\n")

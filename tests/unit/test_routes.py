@@ -1,5 +1,6 @@
 """Routes: the first match wins, and every problem of a file is reported with its place."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -352,7 +353,8 @@ def test_an_invisible_character_in_a_variable_is_reported_by_the_variables_name(
         (lambda path: path.write_bytes(SINKS.encode("utf-16")), "is not UTF-8 text. Save it"),
         (lambda path: path.write_bytes(b"\xff"), "is not UTF-8 text. Save it"),
         # Containers mount a file that does not exist as a folder.
-        (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+        (lambda path: path.mkdir(), "is not a file. Correct the path"),
+        (os.mkfifo, "is not a file. Correct the path"),
         (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)"),
     ],
 )
