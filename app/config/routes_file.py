@@ -75,7 +75,7 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message, place = str(error).removesuffix(")").split(" (at ")
+        message, _, place = str(error).removesuffix(")").rpartition(" (at ")
         if line := re.match(r"line (\d+)", place):
             # Not more of the line: it may contain a password.
             key = _KEY.match(text.split("\n")[int(line[1]) - 1])

@@ -26,6 +26,7 @@ from app.config.database_url import check_schema_name, check_store_url
 from app.config.problems import (
     describe_violation,
     escape_all,
+    escape_unprintable,
     find_unusable_character,
     name_value,
     quote_value,
@@ -47,8 +48,9 @@ _RESERVED = ("DASHBOARD_PASSWORD",)
 WORKER_VARIABLE = "SUPERVISED_WORKER"
 # Spaces, line breaks and invisible characters that surround a value copied from a page or a file.
 _SURROUNDING = " \t\r\n\v\f\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
-# No message quotes these: a URL may contain a password.
+# No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
 _SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
+_MAX_URL_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,14 +250,21 @@ def _find_unusable(variables: Mapping[str, str]) -> dict[str, str]:
         # A reason may contain the spaces of its language.
         allowed = "\xa0\u202f\u200d" if name == "MAINTENANCE" else ""
         if clause := find_unusable_character(variables.get(name, ""), allowed=allowed):
-            value = "the value" if name in _SECRET_SETTINGS else quote_value(variables[name])
+            value = _quote_setting(name, variables[name])
             problems[name] = f"{name}: {value} {clause}. Remove it."
     return problems
 
 
+def _quote_setting(name: str, text: str) -> str:
+    """Return a value in quotation marks, shortened; "the value" for one that may contain a secret."""
+    if name == "TRUTO_API_URL" and not any(mark in text for mark in "@?#"):
+        return f'"{escape_unprintable(text[:_MAX_URL_CHARS])}"'
+    return "the value" if name in _SECRET_SETTINGS else quote_value(text)
+
+
 def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     name = detail["loc"][0]
-    value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
+    value = _quote_setting(name, variables[name])
     default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
     default = str(default).lower() if isinstance(default, bool) else default
     unset = f"unset {name}{f' for its default, {default}' if default != '' else ''}"

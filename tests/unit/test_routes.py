@@ -150,6 +150,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ("[x", "invalid TOML"),
         ("\n\nurl = postgres://u:hidden@h/d", "invalid TOML at line 3, column 7, url: Invalid value. Write texts in quotes"),
         ("[sinks]\n[sinks]\n", "invalid TOML at line 2, column 7: Cannot declare ('sinks',) twice. Remove one"),
+        ('["a (at b"]\n["a (at b"]\n', "invalid TOML at line 2, column 11: Cannot declare ('a (at b',) twice. Remove one"),
         (f"port = {'9' * 5000}", "invalid TOML: a number has too many digits."),
         (f"x = {'[' * 3000}", "invalid TOML: it is nested too deeply."),
         ('notify = ["https://hooks/hidden"]\n' + SINKS, "[[notify]] 1: \"https://…\" is not a table."),
