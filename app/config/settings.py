@@ -37,6 +37,7 @@ from app.config.setting_values import (
     check_api_url,
     check_namespace,
     check_token,
+    clean_values,
     parse_maintenance,
 )
 from app.config.unknown_settings import find_unknown_settings
@@ -46,10 +47,11 @@ from app.errors import ConfigError
 _RESERVED = ("DASHBOARD_PASSWORD",)
 # Set by a supervisor for each worker process that it starts; not a setting.
 WORKER_VARIABLE = "SUPERVISED_WORKER"
-# Spaces, line breaks and invisible characters that surround a value copied from a page or a file.
-_SURROUNDING = " \t\r\n\v\f\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
 # No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
-_SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
+_SECRET_SETTINGS = (
+    *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
+    *_RESERVED,
+)
 _MAX_URL_CHARS = 80
 
 
@@ -166,7 +168,7 @@ def list_setting_names() -> tuple[str, ...]:
 def read_environment() -> dict[str, str]:
     """Return all non-empty variables of the environment and, below them, of a `.env` in this folder.
 
-    See `_clean` for their values. Raises ConfigError if `.env` cannot be read.
+    See `clean_values`. Raises ConfigError if `.env` cannot be read.
     """
     try:
         # Editors on Windows begin a file with a byte order mark.
@@ -175,24 +177,8 @@ def read_environment() -> dict[str, str]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         problem = f".env: cannot be read ({reason}). Save it as UTF-8, readable by this user, or remove it."
         raise ConfigError([problem]) from error
-    return _clean({name: value or "" for name, value in from_file.items()} | dict(os.environ))
-
-
-def _clean(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are not empty, without the spaces and line breaks around them.
-
-    A setting loses its quotation marks too: `docker run --env-file` passes them on.
-    """
-    setting_names = set(list_setting_names())
-    cleaned = {}
-    for name, text in variables.items():
-        value = text.strip(_SURROUNDING)
-        if name in setting_names and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1].strip(_SURROUNDING)
-        # Platforms pass an unset variable as an empty one.
-        if value:
-            cleaned[name] = value
-    return cleaned
+    variables = {name: value or "" for name, value in from_file.items()} | dict(os.environ)
+    return clean_values(variables, list_setting_names())
 
 
 def is_color_refused() -> bool:
@@ -219,10 +205,10 @@ def read_worker_token() -> str:
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 
-    variables: from the environment; see `_clean`. required: names of settings that must be set.
+    variables: from the environment; see `clean_values`. required: names of settings that must be set.
     Raises ConfigError with every problem; no message contains a URL, a token or a secret.
     """
-    variables = _clean(variables)
+    variables = clean_values(variables, list_setting_names())
     unusable = _find_unusable(variables)
     problems = [
         *unusable.values(),

@@ -235,6 +235,7 @@ VALID = GOOD | {
     "REPLAY_WINDOW_S": "60",
     "RETENTION_DAYS": "30",
     "MAINTENANCE": "we move",
+    "DASHBOARD_PASSWORD": "pass",
 }
 
 
@@ -259,7 +260,7 @@ def test_an_unprintable_character_in_a_value_is_refused_by_name(name: str, chara
     assert problem.startswith(f"{name}: ")
     assert "at character 2. Remove it." in problem
     assert problem.isprintable()
-    assert not any(secret in problem for secret in ("s3cr3t", "3cr3t", "pass", "0ken"))
+    assert not any(secret in problem for secret in ("3cr3t", "pass", "ass", "0ken"))
 
 
 @pytest.mark.parametrize(
