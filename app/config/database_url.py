@@ -5,6 +5,8 @@ import re
 from collections import Counter
 from urllib.parse import parse_qsl
 
+from app.config.problems import shorten_to_scheme
+
 # The same split as SQLAlchemy's: a password may contain "?".
 _LOGIN = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]\s]*)(:(?P<port>[0-9]{0,5}))?")
@@ -54,9 +56,9 @@ _HINTS = {
 def check_store_url(url: str) -> str:
     """Return a URL of the inbox's database; raise ValueError as check_database_url does, or for no file."""
     if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", url):
-        scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://", url)
+        scheme = shorten_to_scheme(url)
         raise ValueError(
-            f"{f'{scheme[0]}…, ' if scheme else ''}starts with neither postgres:// nor sqlite://; "
+            f"{scheme}{' ' if scheme else ''}starts with neither postgres:// nor sqlite://; "
             "set the URL of a PostgreSQL or SQLite database"
         )
     if is_in_memory(url):

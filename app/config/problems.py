@@ -1,5 +1,6 @@
 """Plain descriptions of invalid values in settings and routes."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from typing import Any
@@ -34,7 +35,7 @@ def quote_value(value: object) -> str:
     """Return a value as a routes file spells it, shortened; of a table only its kind, of a URL its scheme."""
     if isinstance(value, str) and ("://" in value or "whsec_" in value):
         # Probably a secret at the wrong place: a login, or the path of an incoming webhook.
-        return f'"{escape_unprintable(value.partition(":")[0])}://…"' if "://" in value else "the value"
+        return f'"{scheme}"' if (scheme := shorten_to_scheme(value)) else "the value"
     if isinstance(value, str):
         return f'"{_shorten(escape_unprintable(value))}"'
     if isinstance(value, list):
@@ -46,6 +47,12 @@ def quote_value(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**_MAX_VALUE_CHARS:
         return "a number of many digits"
     return str(value).lower() if isinstance(value, int | float | date | time) else "the value"
+
+
+def shorten_to_scheme(url: str) -> str:
+    """Return the scheme of a URL, such as mysql://…; "" for a text without one."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://", url)
+    return f"{scheme[0]}…" if scheme else ""
 
 
 def escape_unprintable(text: str) -> str:

@@ -154,6 +154,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f"port = {'9' * 5000}", "invalid TOML: a number has too many digits."),
         (f"x = {'[' * 3000}", "invalid TOML: it is nested too deeply."),
         ('notify = ["https://hooks/hidden"]\n' + SINKS, "[[notify]] 1: \"https://…\" is not a table."),
+        ('sinks = "hidden postgres://u:hidden@h/d"', "[sinks]: the value is not a table."),
         ('sinks = "postgres://u:hidden@h/d"', "[sinks]: \"postgres://…\" is not a table."),
         ('[sinks.a]\ntype = "sql"\nurl = "$DATABASE_URL"\npasword = "hidden"\n', "[sinks.a], pasword: unknown key; known: type, url, schema."),
         ('[sinks.a]\ntype = "sql"\nurl = "postgres://u:p@h:$HOME_X/d"\n', "[sinks.a]: $HOME_X is not set"),
