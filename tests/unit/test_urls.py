@@ -205,6 +205,7 @@ def suppress_problems() -> Iterator[list[str]]:
         problems += error.problems
 
 
+@settings(deadline=None)
 @given(
     password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "postgres", "postgresql", "http"])
 )

@@ -1,4 +1,4 @@
-"""Standard output and standard error: their encoding, their colors, and failures to write to them."""
+"""Encoding and colors of standard output and error, and failures to write to them."""
 
 import errno
 import io
