@@ -45,15 +45,17 @@ class _StderrStream(io.TextIOBase):
     """Standard error without its errors: a log on a full disk must not fail a delivery."""
 
     def write(self, text: str) -> int:
-        """Write to standard error; ignore an error of the disk or the pipe."""
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+        """Write to standard error unless it is closed; ignore an error of the disk or the pipe."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush standard error; ignore an error of the disk or the pipe."""
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+        """Flush standard error unless it is closed; ignore an error of the disk or the pipe."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
 
 
 def configure_logging() -> None:

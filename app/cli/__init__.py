@@ -7,6 +7,12 @@ import click
 
 from app.cli.common.messages import format_message, print_message
 from app.cli.common.program import COMMANDS, program_name
+from app.cli.common.streams import (
+    describe_os_error,
+    escape_unencodable,
+    exit_with_error,
+    is_color_refused,
+)
 from app.config.version import VERSION
 from app.errors import ConfigError, TransientError
 
@@ -36,8 +42,20 @@ class _MainGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        if parent is None and is_color_refused():
+            extra["color"] = False
         # Usage and hints need the whole name; shell completion registers the short one, which click passes.
         return super().make_context(program_name() if info_name else None, args, parent, **extra)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        escape_unencodable()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            message = describe_os_error(error)
+            if message is None:
+                raise
+            exit_with_error(format_message(message))
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -1,10 +1,7 @@
 """Command `rapidbridge demo`: simulated runs, compared row by row."""
 
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +16,7 @@ from app.cli.common.progress import progress_bar
 from app.cli.common.tables import format_table
 from app.cli.local.ports import find_free_port
 from app.cli.local.service import running_service
+from app.cli.local.temporary_folder import temporary_folder
 from app.cli.simulate import simulate_with_progress
 from app.database.engine import Database, open_database
 from app.plural import format_count
@@ -51,7 +49,9 @@ def demo(records: int, *, as_json: bool, keep: bool) -> None:
 
     Exit codes: 0 if nothing is missing, duplicated or different; else 1.
     """
-    with _open_demo_folder(keep=keep) as folder:
+    with temporary_folder("rapidbridge-demo-", keep=keep) as folder:
+        if keep:
+            click.echo(f"The database and the log are kept in {folder}", err=True)
         comparison = _run_demo(folder, records)
     print_json(comparison.as_json()) if as_json else _print_comparison(comparison)
     if not comparison.is_ok:
@@ -60,17 +60,6 @@ def demo(records: int, *, as_json: bool, keep: bool) -> None:
         hint = "To inspect the database and the log, run: rapidbridge demo --keep"
         click.echo(name_program(hint), err=True)
         sys.exit(1)
-
-
-@contextmanager
-def _open_demo_folder(*, keep: bool) -> Iterator[Path]:
-    if keep:
-        folder = Path(tempfile.mkdtemp(prefix="rapidbridge-demo-"))
-        click.echo(f"The database and the log are kept in {folder}", err=True)
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory(prefix="rapidbridge-demo-") as name:
-            yield Path(name)
 
 
 def _run_demo(folder: Path, records: int) -> RunsComparison:

@@ -1,15 +1,16 @@
-"""Checks of the parameters of a database URL, and of a schema's name.
-
-No message quotes a value.
-"""
+"""Checks of a database URL, which no message quotes, and of a schema's name."""
 
 import difflib
 import re
 from collections import Counter
 from urllib.parse import parse_qsl
 
+from app.config.problems import shorten_to_scheme
+
 # The same split as SQLAlchemy's: a password may contain "?".
 _LOGIN = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]\s]*)(:(?P<port>[0-9]{0,5}))?")
+_SQLITE = re.compile(r"sqlite://(/|\?|$)")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _SQLITE_PARAMETERS = ("timeout",)
 # Written out, because gunicorn reads the settings before gevent patches the modules that psycopg imports.
@@ -52,9 +53,28 @@ _HINTS = {
 }
 
 
+def check_store_url(url: str) -> str:
+    """Return a URL of the inbox's database; raise ValueError as check_database_url does, or for no file."""
+    if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", url):
+        scheme = shorten_to_scheme(url)
+        raise ValueError(
+            f"{scheme}{' ' if scheme else ''}starts with neither postgres:// nor sqlite://; "
+            "set the URL of a PostgreSQL or SQLite database"
+        )
+    if is_in_memory(url):
+        raise ValueError("names no file; write sqlite:///FILE, because all processes share the database")
+    return check_database_url(url)
+
+
 def check_database_url(url: str) -> str:
-    """Return a database URL; raise ValueError for a parameter that its driver does not know."""
-    query = _LOGIN.sub("", url, count=1).partition("?")[2]
+    """Return a database URL; raise ValueError if its driver would refuse it or read it otherwise."""
+    rest = _LOGIN.sub("", url, count=1)
+    query = rest.partition("?")[2]
+    if url.startswith("sqlite:"):
+        if not _SQLITE.match(url):
+            raise ValueError("is malformed; write sqlite:///FILE, or sqlite:////FILE for an absolute path")
+    else:
+        _check_hosts(rest)
     parameters = parse_qsl(query, keep_blank_values=True)
     is_sqlite = url.startswith("sqlite:")
     known = _SQLITE_PARAMETERS if is_sqlite else LIBPQ_PARAMETERS
@@ -67,6 +87,24 @@ def check_database_url(url: str) -> str:
     if any(re.sub("[^a-z0-9]", "", value.lower()) not in ("utf8", "unicode") for value in encodings):
         raise ValueError("sets client_encoding; remove it: only UTF8 can represent every record")
     return url
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether a SQLite URL names no file: every connection would have a database of its own, soon lost."""
+    return re.fullmatch(r"sqlite://(/(:memory:)?)?(\?.*)?", url) is not None
+
+
+def _check_hosts(rest: str) -> None:
+    """Check the hosts of a PostgreSQL URL. rest: the URL after its login."""
+    # A rest of the password, which an error of the driver would quote as its host or its database.
+    if "@" in rest:
+        raise ValueError("is malformed; percent-encode special characters in its password: %40 for @")
+    for host in re.split("[/?]", rest)[0].split(","):
+        match = _HOST.fullmatch(host)
+        if match is None or not 0 < int(match["port"] or 5432) <= 65535:
+            raise ValueError(
+                "has a malformed host or port; write postgres://USER:PASSWORD@HOST:5432/DATABASE"
+            )
 
 
 def check_schema_name(name: str) -> str:

@@ -1,5 +1,7 @@
 """Loading of settings and routes, which reports all problems of both together."""
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,15 +61,24 @@ def read_config(*, required: Sequence[str] = ()) -> Config:
 def find_routes_file(variables: Mapping[str, str]) -> Path | None:
     """Return the path of the routes file; None if there is none. variables: see `read_environment`."""
     path = Path(variables.get("ROUTES_FILE", _DEFAULT_ROUTES_FILE))
-    return path if path.is_file() else None
+    # Not only a file: containers mount a missing file as a folder, which must not mean the default routes.
+    return path if os.path.lexists(path) else None
 
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
-        raise ConfigError([f"{path}: {reason}. Check its permissions and its encoding."]) from error
+        # Reading a pipe could wait forever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError([f"{path}: is not a file. Correct the path, or replace it with a file."])
+        # Editors on Windows begin a file with a byte order mark.
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text. Save it with the encoding UTF-8."]) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            [f"{path}: cannot be read ({reason}). Check its path and its permissions."]
+        ) from error
 
 
 def _add_database_url(variables: Mapping[str, str], settings: Settings | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from app.config.database_url import check_database_url, check_schema_name
 from app.config.notify import NotifyConfig
+from app.config.setting_values import MAX_DAYS
 
 
 class _StrictModel(BaseModel):
@@ -76,10 +77,12 @@ class StopLimits(_StrictModel):
     dead_share: share of dead records, from 100 records on. idle_minutes: time without an event of the run.
     """
 
-    record_errors: int | None = Field(default=None, ge=1)
-    dead_share: float | None = Field(default=None, gt=0, le=1)
-    records: int | None = Field(default=None, ge=1)
-    idle_minutes: float | None = Field(default=None, gt=0)
+    record_errors: int | None = Field(default=None, ge=1, strict=True)
+    dead_share: float | None = Field(default=None, gt=0, le=1, strict=True)
+    records: int | None = Field(default=None, ge=1, strict=True)
+    idle_minutes: float | None = Field(
+        default=None, gt=0, le=MAX_DAYS * 1440, allow_inf_nan=False, strict=True
+    )
 
 
 class Route(_StrictModel):
@@ -161,7 +164,7 @@ class GateConfig(_StrictModel):
 
     unrouted: bool = Field(default=False, strict=True)
     overlapping: bool = Field(default=False, strict=True)
-    oldest_pending_s: int | None = Field(default=None, ge=1, strict=True)
+    oldest_pending_s: int | None = Field(default=None, ge=1, le=MAX_DAYS * 86400, strict=True)
 
 
 class Routes(_StrictModel):

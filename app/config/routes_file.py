@@ -8,9 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from app.config.database_url import is_in_memory
 from app.config.notify import NotifyConfig
-from app.config.problems import describe_violation, quote_value
+from app.config.problems import (
+    describe_violation,
+    escape_all,
+    find_unusable_character,
+    name_value,
+    quote_value,
+)
 from app.config.routes import (
+    ColumnConfig,
     FilesSinkConfig,
     GateConfig,
     RefuseRule,
@@ -18,14 +26,17 @@ from app.config.routes import (
     Routes,
     RunRule,
     SqlSinkConfig,
+    StopLimits,
     WebhookConfig,
     has_wildcard,
 )
 from app.errors import ConfigError
 
+_KEY = re.compile(r"\s*([\w.-]{1,60})\s*=")
+_DUPLICATE = "Remove one of the two definitions."
+_UNREADABLE = "Write texts in quotes, and close every quotation mark and bracket."
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 # Valid placeholders for unset variables, so that one is reported once: as unset, and not as invalid too.
-_UNSET_SINK_VALUES = {"url": "sqlite://"}
 _UNSET_NOTIFY_VALUES = {"url": "https://unset", "secret": "whsec_" + "A" * 32}
 
 
@@ -36,10 +47,7 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     Raises ConfigError with every problem: its place, the invalid value, and the next step. No message
     contains a URL, a secret or the value of a variable.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{source}: invalid TOML: {error}."]) from error
+    tables = _parse_toml(text, source)
     problems: list[str] = []
     try:
         routes = Routes.model_validate(_expand_variables(tables, variables, problems))
@@ -51,6 +59,7 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     else:
         for check in (
             _find_unknown_sinks,
+            _find_databases_in_memory,
             _find_table_collisions,
             _find_reserved_columns,
             _find_unusable_keys,
@@ -59,8 +68,27 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
         ):
             problems += check(routes)
     if problems:
-        raise ConfigError([f"{source}: {problem}" for problem in problems])
+        raise ConfigError(escape_all(f"{source}: {problem}" for problem in problems))
     return routes
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).removesuffix(")").rpartition(" (at ")
+        if line := re.match(r"line (\d+)", place):
+            # Not more of the line: it may contain a password.
+            key = _KEY.match(text.split("\n")[int(line[1]) - 1])
+            place += f", {key[1]}" if key else ""
+        advice = _DUPLICATE if re.search("overwrite|twice|mutate", message) else _UNREADABLE
+        raise ConfigError(escape_all([f"{source}: invalid TOML at {place}: {message}. {advice}"])) from error
+    except (ValueError, RecursionError) as error:
+        # Not translated by the parser.
+        reason = (
+            "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        )
+        raise ConfigError([f"{source}: invalid TOML: {reason}. Correct it."]) from error
 
 
 def _expand_variables(
@@ -70,7 +98,7 @@ def _expand_variables(
     expanded = dict(tables)
     if isinstance(sinks := tables.get("sinks"), dict):
         expanded["sinks"] = {
-            name: _expand_table(table, variables, _UNSET_SINK_VALUES, f"[sinks.{name}]", problems)
+            name: _expand_table(table, variables, _get_unset_values(table), f"[sinks.{name}]", problems)
             for name, table in sinks.items()
         }
     if isinstance(notify := tables.get("notify"), list):
@@ -85,6 +113,11 @@ def _expand_variables(
     return expanded
 
 
+def _get_unset_values(sink: Any) -> Mapping[str, str]:
+    is_files = isinstance(sink, dict) and sink.get("type") == "files"
+    return {"url": "file:///unset" if is_files else "sqlite:///unset"}
+
+
 def _expand_table(
     table: Any, variables: Mapping[str, str], unset_values: Mapping[str, str], place: str, problems: list[str]
 ) -> Any:
@@ -92,15 +125,23 @@ def _expand_table(
         return table
 
     def expand(key: str, text: str) -> str:
-        def get_value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
-            if name not in variables:
-                problems.append(f"{place}: ${name} is not set in the environment; set {name}.")
-            return variables.get(name, unset_values.get(key, "unset"))
-
-        return _VARIABLE.sub(get_value, text)
+        names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
+        variable_problems = [
+            problem for name in names if (problem := _find_variable_problem(name, variables))
+        ]
+        problems.extend(f"{place}: {problem}" for problem in variable_problems)
+        if variable_problems:
+            return unset_values.get(key, "unset")
+        return _VARIABLE.sub(lambda match: variables[match[1] or match[2]], text)
 
     return {key: expand(key, value) if isinstance(value, str) else value for key, value in table.items()}
+
+
+def _find_variable_problem(name: str, variables: Mapping[str, str]) -> str | None:
+    if name not in variables:
+        return f"${name} is not set in the environment; set {name}."
+    clause = find_unusable_character(variables[name])
+    return f"the value of ${name} {clause}; correct {name}." if clause else None
 
 
 _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
@@ -112,6 +153,8 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "refuse": RefuseRule,
     "notify": NotifyConfig,
     "gate": GateConfig,
+    "stop_at": StopLimits,
+    "columns": ColumnConfig,
 }
 _SINK_TYPES = ("sql", "files")
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
@@ -129,7 +172,8 @@ def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> str:
     path = [part for part in detail["loc"] if part not in _SINK_TYPES]
     place, keys = _format_place(path)
     key_path = ".".join(str(key) for key in keys if key != "[key]")
-    value = _quote_written_value(tables, path)
+    # The error of a sink's type is one of the sink.
+    value = _quote_written_value(tables, [*path, "type"] if detail["type"] == "union_tag_invalid" else path)
     return f"{place}{', ' if key_path else ''}{key_path}: {_describe_violation(detail, path, value)}"
 
 
@@ -146,6 +190,9 @@ def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
     """Quote the value at a path as the file has it: a $NAME, and not the value of the variable."""
     value, key = tables, ""
     for key in path:
+        if isinstance(value, str):
+            # The short form of a column, which is its type.
+            break
         try:
             value = value[key]
         except (LookupError, TypeError):
@@ -164,7 +211,8 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
         case _, ["routes" | "webhooks" | "allow" | "refuse" | "notify" as name]:
             text = f"this must be an array of tables; write [[{name}]]"
         case "extra_forbidden", _:
-            text = _describe_unknown_key(detail)
+            # Not the value: a misspelled key may hold a secret.
+            text, value = _describe_unknown_key(detail), "the value"
         case "missing", ["sinks"]:
             text = "missing; add a sink, such as [sinks.main]"
         case "missing", _:
@@ -181,7 +229,8 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = f"invalid name; {_NAME_RULES[key]}, 63 characters at most"
         case _:
             text = describe_violation(detail, value)
-    return text if text.endswith("?") else f"{text}."
+    end = "" if text.endswith("?") else "."
+    return f"{text}{end}{name_value(text, value)}"
 
 
 def _describe_unknown_key(detail: Any) -> str:
@@ -200,6 +249,12 @@ def _find_unknown_sinks(routes: Routes) -> Iterator[str]:
                 near = difflib.get_close_matches(name, routes.sinks, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"define it as [sinks.{name}]."
                 yield f"[[routes]] {number}, sinks: no sink named {name}; {hint}"
+
+
+def _find_databases_in_memory(routes: Routes) -> Iterator[str]:
+    for name, sink in routes.sinks.items():
+        if isinstance(sink, SqlSinkConfig) and is_in_memory(sink.url):
+            yield f"[sinks.{name}], url: names no file, so every record would be lost; write sqlite:///FILE."
 
 
 def _find_table_collisions(routes: Routes) -> Iterator[str]:

@@ -3,30 +3,56 @@
 The only module that reads the environment.
 """
 
-import difflib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from app.config.database_identity import derive_namespace
-from app.config.database_url import check_database_url, check_schema_name
-from app.config.problems import describe_violation, quote_value
+from app.config.database_url import check_schema_name, check_store_url
+from app.config.problems import (
+    describe_violation,
+    escape_all,
+    escape_unprintable,
+    find_unusable_character,
+    name_value,
+    quote_value,
+)
 from app.config.redis_url import check_redis_url
+from app.config.setting_values import (
+    MAX_DAYS,
+    check_api_url,
+    check_namespace,
+    check_token,
+    clean_values,
+    parse_maintenance,
+)
+from app.config.unknown_settings import find_unknown_settings
 from app.errors import ConfigError
 
 # Reserved for the dashboard: not read yet, but no unknown setting either.
 _RESERVED = ("DASHBOARD_PASSWORD",)
 # Set by a supervisor for each worker process that it starts; not a setting.
 WORKER_VARIABLE = "SUPERVISED_WORKER"
-# No message quotes these: a URL may contain a password.
-_SECRET_SETTINGS = ("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL")
+# No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
+_SECRET_SETTINGS = (
+    *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
+    *_RESERVED,
+)
+_MAX_URL_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +69,23 @@ class WebhookSecret:
 def _parse_secrets(text: object) -> object:
     if not isinstance(text, str):
         return text
-    secrets = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        webhook_id, equals, value = part.rpartition("=")
-        if equals and not (webhook_id.strip() and value.strip()):
-            raise ValueError("one side of a `=` is empty; write secret or webhook_id=secret")
-        secrets.append(WebhookSecret(value.strip(), webhook_id.strip() or None))
-    return tuple(secrets)
+    # A comma at the end is harmless; an entry that is empty between two others is a lost secret.
+    parts = text.rstrip(", ").split(",") if text.strip(", ") else []
+    return tuple(_parse_secret(part.strip(), number) for number, part in enumerate(parts, start=1))
 
 
-def _check_database_url(text: object) -> object:
-    if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", str(text)):
+def _parse_secret(text: str, number: int) -> WebhookSecret:
+    if not text:
+        raise ValueError(f"entry {number} is empty; write the missing secret, or remove the extra comma")
+    if not text.isascii() or "'" in text or '"' in text:
         raise ValueError(
-            "starts with neither postgres:// nor sqlite://; set the URL of a PostgreSQL or SQLite database"
+            f"entry {number} contains a character that no secret has, such as a quotation mark; "
+            "separate secrets with commas, and copy them from Truto again"
         )
-    return check_database_url(str(text))
-
-
-def _check_redis_url(text: object) -> object:
-    return check_redis_url(str(text))
-
-
-def _check_namespace(text: object) -> object:
-    if not re.fullmatch(r"(?!unnamed$)[A-Za-z0-9_.-]{1,64}", str(text)):
-        raise ValueError(
-            'contains other characters than letters, digits, "_", "." and "-", is longer than 64 characters, '
-            'or is the reserved word "unnamed"'
-        )
-    return text
-
-
-def _check_api_url(text: object) -> object:
-    if urlsplit(str(text)).scheme not in ("http", "https"):
-        raise ValueError("does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL")
-    return text
-
-
-def _check_token(text: object) -> object:
-    if not (str(text).isascii() and str(text).isprintable() and " " not in str(text)):
-        raise ValueError("contains characters that no token has; copy the token from Truto again")
-    return text
+    webhook_id, equals, value = text.rpartition("=")
+    if equals and not (webhook_id.strip() and value.strip()):
+        raise ValueError("one side of a `=` is empty; write secret or webhook_id=secret")
+    return WebhookSecret(value.strip(), webhook_id.strip() or None)
 
 
 class Settings(BaseModel):
@@ -93,23 +96,23 @@ class Settings(BaseModel):
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_parse_secrets)] = Field(
         default=(), alias="TRUTO_WEBHOOK_SECRET"
     )
-    truto_api_token: Annotated[str, BeforeValidator(_check_token)] = Field(
+    truto_api_token: Annotated[str, AfterValidator(check_token)] = Field(
         default="", alias="TRUTO_API_TOKEN", repr=False
     )
-    truto_api_url: Annotated[str, BeforeValidator(_check_api_url)] = Field(
+    truto_api_url: Annotated[str, AfterValidator(check_api_url)] = Field(
         default="https://api.truto.one", alias="TRUTO_API_URL"
     )
-    database_url: Annotated[str, BeforeValidator(_check_database_url)] = Field(
+    database_url: Annotated[str, AfterValidator(check_store_url)] = Field(
         default="sqlite:///var/rapidbridge.db", alias="DATABASE_URL", repr=False
     )
     database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(
         default="", alias="DATABASE_SCHEMA"
     )
-    redis_url: Annotated[str, BeforeValidator(_check_redis_url)] = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
         default="", alias="REDIS_URL", repr=False
     )
     redis_tls_verify: bool = Field(default=True, alias="REDIS_TLS_VERIFY")
-    redis_namespace: Annotated[str, BeforeValidator(_check_namespace)] = Field(
+    redis_namespace: Annotated[str, AfterValidator(check_namespace)] = Field(
         default="", alias="REDIS_NAMESPACE"
     )
     routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
@@ -117,13 +120,24 @@ class Settings(BaseModel):
     web_concurrency: int = Field(default=2, ge=1, le=64, alias="WEB_CONCURRENCY")
     worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
-    late_records: Literal["deliver", "keep"] = Field(default="deliver", alias="LATE_RECORDS")
+    late_records: Annotated[Literal["deliver", "keep"], BeforeValidator(str.lower)] = Field(
+        default="deliver", alias="LATE_RECORDS"
+    )
     attribute_to_open_run: bool = Field(default=False, alias="ATTRIBUTE_TO_OPEN_RUN")
-    stalled_after_minutes: float = Field(default=15, gt=0, alias="STALLED_AFTER_MINUTES")
+    stalled_after_minutes: float = Field(
+        default=15, gt=0, le=MAX_DAYS * 1440, allow_inf_nan=False, alias="STALLED_AFTER_MINUTES"
+    )
     reactivate_webhook: bool = Field(default=False, alias="REACTIVATE_WEBHOOK")
-    replay_window_s: int = Field(default=0, ge=0, alias="REPLAY_WINDOW_S")
-    retention_days: int = Field(default=0, ge=0, le=36500, alias="RETENTION_DAYS")
-    maintenance: str = Field(default="", alias="MAINTENANCE")
+    replay_window_s: int = Field(default=0, ge=0, le=MAX_DAYS * 86400, alias="REPLAY_WINDOW_S")
+    retention_days: int = Field(default=0, ge=0, le=MAX_DAYS, alias="RETENTION_DAYS")
+    maintenance: Annotated[str, AfterValidator(parse_maintenance)] = Field(default="", alias="MAINTENANCE")
+
+    @field_validator("reactivate_webhook")
+    @classmethod
+    def _check_reactivation(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("truto_api_token") == "":
+            raise ValueError("needs TRUTO_API_TOKEN, which is not set; set it, or unset REACTIVATE_WEBHOOK")
+        return value
 
     @property
     def namespace(self) -> str:
@@ -155,10 +169,24 @@ def list_setting_names() -> tuple[str, ...]:
 
 
 def read_environment() -> dict[str, str]:
-    """Return all non-empty variables of the environment and, below them, of a `.env` in this folder."""
-    variables = {name: value or "" for name, value in dotenv_values(".env").items()} | dict(os.environ)
-    # Platforms pass an unset variable as an empty one.
-    return {name: value for name, value in variables.items() if value.strip()}
+    """Return all non-empty variables of the environment and, below them, of a `.env` in this folder.
+
+    See `clean_values`. Raises ConfigError if `.env` cannot be read.
+    """
+    try:
+        # Editors on Windows begin a file with a byte order mark.
+        from_file = dotenv_values(".env", encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        problem = f".env: cannot be read ({reason}). Save it as UTF-8, readable by this user, or remove it."
+        raise ConfigError([problem]) from error
+    variables = {name: value or "" for name, value in from_file.items()} | dict(os.environ)
+    return clean_values(variables, list_setting_names())
+
+
+def is_color_refused() -> bool:
+    """Whether the terminal must not get colors: NO_COLOR is set (https://no-color.org), or TERM is dumb."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -180,12 +208,15 @@ def read_worker_token() -> str:
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 
-    variables: see `read_environment`. required: names of settings that must be set.
+    variables: from the environment; see `clean_values`. required: names of settings that must be set.
     Raises ConfigError with every problem; no message contains a URL, a token or a secret.
     """
+    variables = clean_values(variables, list_setting_names())
+    unusable = _find_unusable(variables)
     problems = [
+        *unusable.values(),
         *_find_missing(variables, required),
-        *_find_misspelt(variables),
+        *find_unknown_settings(variables, list_setting_names()),
         *_find_contradictions(variables),
     ]
     try:
@@ -194,35 +225,42 @@ def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ())
         problems += [
             _describe_problem(detail, variables)
             for detail in error.errors(include_input=False, include_url=False)
+            if detail["loc"][0] not in unusable
         ]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(escape_all(problems))
     return settings
+
+
+def _find_unusable(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems of settings with unprintable characters, by name."""
+    problems = {}
+    for name in list_setting_names():
+        # A reason may contain the spaces of its language.
+        allowed = "\xa0\u202f\u200d" if name == "MAINTENANCE" else ""
+        if clause := find_unusable_character(variables.get(name, ""), allowed=allowed):
+            value = _quote_setting(name, variables[name])
+            problems[name] = f"{name}: {value} {clause}. Remove it."
+    return problems
+
+
+def _quote_setting(name: str, text: str) -> str:
+    """Return a value in quotation marks, shortened; "the value" for one that may contain a secret."""
+    if name == "TRUTO_API_URL" and not any(mark in text for mark in "@?#"):
+        return f'"{escape_unprintable(text[:_MAX_URL_CHARS])}"'
+    return "the value" if name in _SECRET_SETTINGS else quote_value(text)
 
 
 def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     name = detail["loc"][0]
-    value = "the value" if name in _SECRET_SETTINGS else quote_value(variables.get(name))
+    value = _quote_setting(name, variables[name])
     default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
     default = str(default).lower() if isinstance(default, bool) else default
     unset = f"unset {name}{f' for its default, {default}' if default != '' else ''}"
-    hint = "" if name in _SECRET_SETTINGS else f" Correct it, or {unset}."
-    return f"{name}: {describe_violation(detail, value)}.{hint}"
-
-
-def _find_misspelt(variables: Mapping[str, str]) -> list[str]:
-    setting_names = list_setting_names()
-    problems = []
-    for name in sorted(variables.keys() - set(setting_names)):
-        unset = [
-            candidate for candidate in setting_names if candidate not in variables and len(candidate) >= 8
-        ]
-        near = difflib.get_close_matches(name, unset, n=1, cutoff=0.87)
-        if near:
-            problems.append(f"{name}: unknown setting. Did you mean {near[0]}?")
-        elif re.match(r"TRUTO_|RAPIDBRIDGE_", name):
-            problems.append(f"{name}: unknown setting. Unset it, or use one of: {', '.join(setting_names)}.")
-    return problems
+    has_advice = name in _SECRET_SETTINGS or ";" in detail["msg"]
+    hint = "" if has_advice else f" Correct it, or {unset}."
+    text = describe_violation(detail, value)
+    return f"{name}: {text}.{name_value(text, value)}{hint}"
 
 
 def _find_missing(variables: Mapping[str, str], required: Sequence[str]) -> list[str]:
@@ -250,11 +288,14 @@ def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
             "DATABASE_URL: this platform's processes cannot share a SQLite file. "
             "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
         )
-    if variables.get("DATABASE_SCHEMA") and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
-        problems.append("DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database.")
+    schema = variables.get("DATABASE_SCHEMA")
+    if schema and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
+        text = "DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database."
+        problems.append(text + name_value(text, quote_value(schema)))
     routes_file = variables.get("ROUTES_FILE")
-    if routes_file and not Path(routes_file).is_file():
+    if routes_file and routes_file.isprintable() and not os.path.lexists(routes_file):
         problems.append(
-            f"ROUTES_FILE: there is no file {routes_file}. Correct the path, or unset ROUTES_FILE."
+            f"ROUTES_FILE: there is no file {quote_value(routes_file)}. "
+            "Correct the path, or unset ROUTES_FILE."
         )
     return problems

@@ -94,7 +94,7 @@ class FilesSink:
         folder.mkdir(parents=True, exist_ok=True)
         # Two workers may write the same delivery, in containers even with one process id.
         temporary_file = folder / f".{name}.{uuid4().hex[:12]}.part"
-        with temporary_file.open("wb") as file:
+        with temporary_file.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

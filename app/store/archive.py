@@ -45,7 +45,7 @@ class Archive:
         """Wait for other processes that prune into this folder: two must not write the same deliveries."""
         with _translate_archive_errors(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             with _translate_archive_errors(self._root):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -83,7 +83,8 @@ class Archive:
 def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
     written = []
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
-    with temporary.open("wb") as file:
+    # "x": never through a link that another user placed there.
+    with temporary.open("xb") as file:
         os.fchmod(file.fileno(), 0o600)
         # Without time and name, the same deliveries make the same bytes.
         with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:

@@ -1,9 +1,25 @@
 """Routes: the first match wins, and every problem of a file is reported with its place."""
 
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from app.config.routes import ColumnConfig, GateConfig, Route, Routes, build_default_routes
+from app.config.load import read_config
+from app.config.notify import NotifyConfig
+from app.config.routes import (
+    ColumnConfig,
+    GateConfig,
+    RefuseRule,
+    Route,
+    Routes,
+    StopLimits,
+    build_default_routes,
+)
 from app.config.routes_file import read_routes
+from app.config.settings import list_setting_names
 from app.errors import ConfigError
 
 SINKS = (
@@ -132,6 +148,21 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
     ("text", "problem"),
     [
         ("[x", "invalid TOML"),
+        ("\n\nurl = postgres://u:hidden@h/d", "invalid TOML at line 3, column 7, url: Invalid value. Write texts in quotes"),
+        ("[sinks]\n[sinks]\n", "invalid TOML at line 2, column 7: Cannot declare ('sinks',) twice. Remove one"),
+        ('["a (at b"]\n["a (at b"]\n', "invalid TOML at line 2, column 11: Cannot declare ('a (at b',) twice. Remove one"),
+        (f"port = {'9' * 5000}", "invalid TOML: a number has too many digits."),
+        (f"x = {'[' * 3000}", "invalid TOML: it is nested too deeply."),
+        ('notify = ["https://hooks/hidden"]\n' + SINKS, "[[notify]] 1: \"https://…\" is not a table."),
+        ('sinks = "hidden postgres://u:hidden@h/d"', "[sinks]: the value is not a table."),
+        ('sinks = "postgres://u:hidden@h/d"', "[sinks]: \"postgres://…\" is not a table."),
+        ('[sinks.a]\ntype = "sql"\nurl = "$DATABASE_URL"\npasword = "hidden"\n', "[sinks.a], pasword: unknown key; known: type, url, schema."),
+        ('[sinks.a]\ntype = "sql"\nurl = "postgres://u:p@h:$HOME_X/d"\n', "[sinks.a]: $HOME_X is not set"),
+        (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nx = 1\n', "[[routes]] 1, stop_at.x: unknown key; known: record_errors,"),
+        (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nrecords = true\n', "[[routes]] 1, stop_at.records: true is not a whole number."),
+        (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nidle_minutes = inf\n', "[[routes]] 1, stop_at.idle_minutes: inf is not a finite number."),
+        (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\ndead_share = 7\n', "[[routes]] 1, stop_at.dead_share: 7 is greater than the maximum, 1."),
+        (f'{SINKS}[[routes]]\nsinks = "main"\n', "[[routes]] 1, sinks: \"main\" is not a list."),
         ("", "[sinks]: missing; add a sink, such as [sinks.main]."),
         ("sinks = 3", "[sinks]: 3 is not a table."),
         ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: unknown type of sink; use type = "sql" or type = "files".'),
@@ -141,6 +172,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ('[sinks.a]\ntype = "files"\nurl = "file://relative"\n', "[sinks.a], url: unsupported URL; use"),
         ('[sinks.a]\ntype = "files"\nurl = "file:///a"\nformat = "parquet"\n', '[sinks.a], format: "parquet" is not supported; use format = "jsonl".'),
         ('[sinks.a]\ntype = "sql"\nurl = "$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
+        ('[sinks.a]\ntype = "files"\nurl = "file:///$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
+        ('[sinks.a]\ntype = "files"\nurl = "$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
         ('[sinks.a]\ntype = "sql"\nurl = "sqlite:///x"\nurk = 1\n', "[sinks.a], urk: unknown key; did you mean url?"),
         (f"{SINKS}[[routes]]\n", "[[routes]] 1, sinks: missing; add sinks."),
         (f'{SINKS}[[routes]]\nsinks = ["mian"]\n', "[[routes]] 1, sinks: no sink named mian; did you mean main?"),
@@ -155,7 +188,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
             for name in ("xmin", "xmax", "cmin", "cmax", "ctid", "tableoid")
         ),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name: invalid name; a column"),
-        (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: the value is not 'text',"),
+        (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: \"txt\" is not 'text',"),
         (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with missing_key = \"refuse\" would reject every record;"),
         (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: \"skip\" is not 'hash' or 'refuse'."),
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would mix"),
@@ -240,3 +273,109 @@ def test_two_resources_in_one_table_are_a_problem() -> None:
 
 def test_all_problems_are_reported_together() -> None:
     assert len(find_problems('[sinks.a]\ntype = "sqk"\n[[routes]]\n[[refuse]]\n[other]\n')) == 4
+
+
+VALUES = {
+    "text": '"zz"', "empty": '""', "control": '"a\\u001bb"', "long": f'"{"x" * 300}"', "whole": "7", "negative": "-3",
+    "huge": "9" * 60, "fraction": "1.5", "nan": "nan", "infinite": "inf", "true": "true",
+    "time": "2026-01-01T00:00:00Z", "date": "2026-01-01", "clock": "07:00:00", "list": '[1, "a"]', "no items": "[]",
+    "lists": "[[1]]", "tables": "[{a = 1}]", "table": "{a = 1}",
+}  # fmt: skip
+ROUTE = f'{SINKS}[[routes]]\nsinks = ["main"]\n'
+# The text before a table's keys, its required keys, and all of its keys.
+TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
+    "sql": ("[sinks.main]\n", {"type": '"sql"', "url": '"sqlite:///x"'}, ("type", "url", "schema", "other")),
+    "files": ("[sinks.main]\n", {"type": '"files"', "url": '"file:///x"'}, ("type", "url", "format")),
+    "routes": (f"{SINKS}[[routes]]\n", {"sinks": '["main"]'}, tuple(Route.model_fields)),
+    "stop_at": (f"{ROUTE}[routes.stop_at]\n", {}, (*StopLimits.model_fields, "other")),
+    "columns": (f"{ROUTE}[routes.columns]\n", {}, ("name", '"A b"')),
+    "column": (f"{ROUTE}[routes.columns.name]\n", {"type": '"text"'}, ("type", "path", "other")),
+    "gate": (f"{SINKS}[gate]\n", {}, (*GateConfig.model_fields, "other")),
+    "webhooks": (f"{SINKS}[[webhooks]]\n", {"id": '"i"', "account": '"a"'}, ("id", "account", "other")),
+    "refuse": (f"{SINKS}[[refuse]]\n", {"reason": '"r"'}, tuple(RefuseRule.model_fields)),
+    "notify": (
+        f"{SINKS}[[notify]]\n",
+        {"url": '"https://x"', "secret": f'"{VARIABLES["NOTIFY_SECRET"]}"'},
+        (*NotifyConfig.model_fields, "other"),
+    ),
+}
+PYDANTIC = (
+    "input should",
+    "valid ",
+    "unable to parse",
+    "not permitted",
+    "validation",
+    "pydantic",
+    "not allowed here",
+)
+
+
+def find_all_problems(text: str) -> tuple[str, ...]:
+    try:
+        read_routes(text, source="routes.toml", variables=VARIABLES)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("table", TABLES)
+def test_a_value_of_any_type_at_any_key_is_accepted_or_refused_in_plain_words(table: str, value: str) -> None:
+    head, required, keys = TABLES[table]
+    for key in keys:
+        members = required | {key: VALUES[value]}
+        problems = find_all_problems(head + "".join(f"{name} = {text}\n" for name, text in members.items()))
+
+        for problem in problems:
+            assert problem.isprintable()
+            assert len(problem) < 400
+            assert re.search(r"[.?]$", problem), problem
+            assert not [words for words in PYDANTIC if words in problem.replace("invalid ", "").lower()], (
+                problem
+            )
+        assert not problems or any(
+            key.strip('"') in problem or "sinks.main" in problem for problem in problems
+        )
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("name", [*Routes.model_fields, "other"])
+def test_a_top_level_value_of_any_type_is_refused_in_plain_words(name: str, value: str) -> None:
+    problems = find_all_problems(f"{name} = {VALUES[value]}\n{SINKS if name != 'sinks' else ''}")
+
+    assert all(problem.isprintable() for problem in problems)
+    assert not [problem for problem in problems for words in PYDANTIC if words in problem.lower()]
+
+
+def test_an_invisible_character_in_a_variable_is_reported_by_the_variables_name() -> None:
+    for name, text in (("KEY", "sqlite:///a\nb"), ("KEY", "sqlite:///\udcff")):
+        with pytest.raises(ConfigError) as caught:
+            read_routes('[sinks.main]\ntype = "sql"\nurl = "$KEY"\n', source="f", variables={name: text})
+        assert "f: [sinks.main]: the value of $KEY contains a " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (lambda path: path.write_bytes(b"\xef\xbb\xbf" + SINKS.replace("\n", "\r\n").encode()), None),
+        (lambda path: path.write_bytes(SINKS.encode("utf-16")), "is not UTF-8 text. Save it"),
+        (lambda path: path.write_bytes(b"\xff"), "is not UTF-8 text. Save it"),
+        # Containers mount a file that does not exist as a folder.
+        (lambda path: path.mkdir(), "is not a file. Correct the path"),
+        (os.mkfifo, "is not a file. Correct the path"),
+        (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_routes_file_is_read_or_refused_and_never_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], problem: str | None
+) -> None:
+    for name in list_setting_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    write(Path("routes.toml"))
+
+    if problem is None:
+        assert set(read_config().routes.sinks) == {"main", "lake"}
+    else:
+        with pytest.raises(ConfigError, match=rf"routes\.toml: {re.escape(problem)}"):
+            read_config()

@@ -1,6 +1,12 @@
 """Parameters of DATABASE_URL, REDIS_URL and a sink's `url`: known ones pass, others are refused by name."""
 
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from psycopg.pq import Conninfo
 from redis import ConnectionPool
 
@@ -86,6 +92,18 @@ def test_known_parameters_of_a_database_are_accepted(url: str) -> None:
         ("sqlite:///x.db?mode=ro", "unknown parameter mode"),
         ("postgres://h/d?connect_timeout=1&connect_timeout=2", "connect_timeout 2 times"),
         ("postgres://h/d?client_encoding=latin1", "client_encoding"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///:memory:?timeout=1", "names no file"),
+        ("sqlite://x.db", "malformed; write sqlite:///FILE"),
+        (f"postgres://u:{HIDDEN}@h:port/d", "malformed host or port"),
+        (f"postgres://u:{HIDDEN}@h:99999/d", "malformed host or port"),
+        (f"postgres://u:{HIDDEN}@h1:1,h2:0/d", "malformed host or port"),
+        (f"postgres://u:p@{HIDDEN}@h/d", "malformed; percent-encode"),
+        (f"postgres://u:p@x/{HIDDEN}@h/d", "malformed; percent-encode"),
+        (f"postgres://u:p@x?{HIDDEN}=@h/d", "malformed; percent-encode"),
+        (f"mysql://u:{HIDDEN}@h/d", "mysql://… starts with neither"),
     ],
 )
 def test_a_parameter_without_effect_or_with_two_is_refused(url: str, words: str) -> None:
@@ -105,6 +123,21 @@ def test_a_parameter_without_effect_or_with_two_is_refused(url: str, words: str)
         ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs without TLS; use rediss://"),
         ("unix:///run/redis?socket_keepalive=1", "socket_keepalive without TCP"),
         (f"redis://:{HIDDEN}@h:port", "malformed"),
+        (f"redis://:{HIDDEN}@h:99999/0", "malformed"),
+        (f"redis://:{HIDDEN}@h:0/0", "has the port 0"),
+        (f"redis://:{HIDDEN}@h/abc", "a database that is no number"),
+        (f"redis://:{HIDDEN}@h/1/2", "a database that is no number"),
+        (f"redis://:{HIDDEN}@/0", "names no host"),
+        ("redis://", "names no host"),
+        ("unix://", "names no socket"),
+        ("unix://run/redis.sock", "names no socket"),
+        ("redis://h?socket_timeout=nan", "parameter socket_timeout that is no number"),
+        ("redis://h?socket_timeout=-1", "parameter socket_timeout that is no number"),
+        # The parser ends the login at "/", "?" and "#".
+        ("redis://:a/b@host", "malformed"),
+        (f"redis://:1/{HIDDEN}@host", "malformed"),
+        (f"redis://:1?{HIDDEN}=1@host", "malformed"),
+        (f"redis://:1#{HIDDEN}@host", "malformed"),
     ],
 )
 def test_a_redis_url_that_the_client_cannot_use_is_refused(url: str, words: str) -> None:
@@ -142,3 +175,58 @@ def test_several_hosts_reach_the_driver(url: str, expected: dict[str, str]) -> N
     _, arguments = engine.dialect.create_connect_args(engine.url)
 
     assert expected.items() <= arguments.items()
+
+
+PASSWORDS = st.text(string.punctuation + "aZ09 é", min_size=1, max_size=12).map(
+    lambda text: f"{HIDDEN}{text}{HIDDEN}"
+)
+
+
+def read_all(url: str) -> Iterator[str]:
+    """Yield the problems of a URL as each setting and at each place of the routes file."""
+    for name in ("REDIS_URL", "DATABASE_URL", "TRUTO_API_URL"):
+        with suppress_problems() as problems:
+            read_settings({name: url})
+        assert all(problem.startswith(f"{name}: ") for problem in problems)
+        yield from problems
+    quoted = url.replace("\\", "\\\\").replace('"', '\\"').replace("$", "")
+    for table in ("sinks.main", "[notify]"):
+        with suppress_problems() as problems:
+            read_routes(f'[{table}]\ntype = "sql"\nurl = "{quoted}"\n', source="routes.toml", variables={})
+        yield from problems
+
+
+@contextmanager
+def suppress_problems() -> Iterator[list[str]]:
+    problems: list[str] = []
+    try:
+        yield problems
+    except ConfigError as error:
+        problems += error.problems
+
+
+@settings(deadline=None)
+@given(
+    password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "postgres", "postgresql", "http"])
+)
+def test_a_password_of_any_characters_is_never_shown(password: str, scheme: str) -> None:
+    assert not [problem for problem in read_all(f"{scheme}://user:{password}@host/0") if HIDDEN in problem]
+
+
+def test_a_password_with_special_characters_is_accepted_if_it_is_percent_encoded() -> None:
+    for url in (
+        "redis://:a%2Fb%3Fc%23d%40e@host:6379/1",
+        "rediss://user:p@ss@host",
+        "unix://:p%40@/run/redis.sock?db=1",
+    ):
+        assert read_settings({"REDIS_URL": url}).redis_url == url
+    for url in (
+        "postgres://u:a%40b@h:5432/d",
+        "postgres://u:a/b?c#d@h/d",
+        "postgres:///d?host=/run/pg&user=a%40b",
+    ):
+        assert read_settings({"DATABASE_URL": url}).database_url == url
+
+
+def test_a_sink_in_memory_is_refused() -> None:
+    assert "names no file" in find_sink_problem('url = "sqlite://"')

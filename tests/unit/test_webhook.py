@@ -110,6 +110,7 @@ def test_a_redacted_url_has_no_user_password_or_query() -> None:
         ),
         ("# TRUTO_WEBHOOK_SECRET=c\n", "# TRUTO_WEBHOOK_SECRET=c\nTRUTO_WEBHOOK_SECRET=id=new\n"),
         ("TRUTO_WEBHOOK_SECRETS=c\n", "TRUTO_WEBHOOK_SECRETS=c\nTRUTO_WEBHOOK_SECRET=id=new\n"),
+        ("\ufeffTRUTO_WEBHOOK_SECRET=old\n", "\ufeffTRUTO_WEBHOOK_SECRET=old,id=new\n"),
         ("A=1\r\nTRUTO_WEBHOOK_SECRET=a\r\n", "A=1\r\nTRUTO_WEBHOOK_SECRET=a,id=new\r\n"),
     ],
 )

@@ -1,7 +1,6 @@
 """The whole service on one machine, for `up` and `demo`."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import httpx
 from app import web
 from app.cli.local.ports import require_free_port
 from app.cli.local.supervisor import Supervisor
+from app.cli.local.temporary_folder import temporary_folder
 from app.cli.local.valkey import build_valkey_command
 from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
@@ -34,12 +34,12 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     """
     require_free_port(int(settings["PORT"]))
     with (
-        tempfile.TemporaryDirectory(prefix="rapidbridge-") as sockets,
+        temporary_folder("rapidbridge-") as sockets,
         Supervisor(folder) as supervisor,
     ):
         settings = dict(settings)
         if "REDIS_URL" not in settings:
-            command, settings["REDIS_URL"] = build_valkey_command(Path(sockets))
+            command, settings["REDIS_URL"] = build_valkey_command(sockets)
             supervisor.start("valkey", command, build_child_environment({}))
             _wait_for_valkey(settings["REDIS_URL"], supervisor)
         environment = build_child_environment(settings)

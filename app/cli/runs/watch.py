@@ -107,7 +107,11 @@ class _RunScreen:
             heights.pop()
         lines = lines if len(heights) == len(lines) else [*lines[: len(heights)], "…"]
         cursor_up = f"\x1b[{self._drawn_lines}A\x1b[J" if self._drawn_lines else ""
-        click.echo(cursor_up + "\n".join(lines))
+        text = "\n".join(lines)
+        if click.get_current_context().color is False:
+            # Here, because click would remove the movement of the cursor too.
+            text = click.unstyle(text)
+        click.echo(cursor_up + text, color=True)
         self._drawn_lines = sum(heights) + len(lines) - len(heights)
 
 

@@ -14,12 +14,12 @@ from app.errors import ConfigError
 _SETTING_NAME = "TRUTO_WEBHOOK_SECRET"
 # The forms in use in env files: exported, quoted, with a comment at the end.
 _SETTING_LINE = re.compile(
-    rf"""^(?P<head>[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=[ \t]*)
+    rf"""^(?P<head>\ufeff?[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=[ \t]*)
     (?: '(?P<single>[^'\n]*)' | "(?P<double>[^"\n]*)" | (?P<plain>(?!['"])[^\r\n]*?) )
     (?P<tail>[ \t]*(?:[ \t]\#[^\r\n]*)?)(?=\r?$)""",
     re.MULTILINE | re.VERBOSE,
 )
-_SETTING_START = re.compile(rf"^[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=", re.MULTILINE)
+_SETTING_START = re.compile(rf"^\ufeff?[ \t]*(?:export[ \t]+)?{_SETTING_NAME}[ \t]*=", re.MULTILINE)
 
 
 def merge_secret(text: str, secret: str) -> str:

@@ -1,6 +1,5 @@
 """Command `rapidbridge webhook listen`: print incoming deliveries."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,6 +12,7 @@ from app.cli.common.output import replace_control_chars
 from app.cli.common.program import name_program
 from app.cli.local.development_secret import ensure_development_secret
 from app.cli.local.service import running_service
+from app.cli.local.temporary_folder import temporary_folder
 from app.cli.webhook.payload_shape import shape_lines
 from app.cli.webhook.rejections import RejectionCounts
 from app.config.settings import read_environment, read_settings
@@ -47,8 +47,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
     variables = read_environment()
     listen_port = port or read_settings(variables).port
     own_secret = variables.get("TRUTO_WEBHOOK_SECRET")
-    with tempfile.TemporaryDirectory(prefix="rapidbridge-listen-") as name:
-        folder = Path(name)
+    with temporary_folder("rapidbridge-listen-") as folder:
         url = f"sqlite:///{folder}/rapidbridge.db"
         settings = {
             "DATABASE_URL": url,

@@ -1,0 +1,72 @@
+"""Values of settings: removal of their surroundings, and checks of single ones. Pure.
+
+A check raises ValueError with a clause about the value.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+# A century: the upper bound of durations, so that every sum of times fits its type.
+MAX_DAYS = 36500
+# Spaces, line breaks and invisible characters that surround a value copied from a page or a file.
+_SURROUNDING = " \t\r\n\v\f\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
+# Many set MAINTENANCE like a flag: Truto must not receive the word "true" as a reason.
+_OFF_WORDS = ("0", "false", "off", "no", "n", "f", "none", "null", "disabled")
+_ON_WORDS = ("1", "true", "on", "yes", "y", "t", "enabled")
+DEFAULT_MAINTENANCE = "the receiver is in maintenance"
+
+
+def clean_values(variables: Mapping[str, str], setting_names: Collection[str]) -> dict[str, str]:
+    """Return the variables that are not empty, without the spaces and line breaks around them.
+
+    A setting loses its quotation marks too: `docker run --env-file` passes them on.
+    """
+    cleaned = {}
+    for name, text in variables.items():
+        value = text.strip(_SURROUNDING)
+        if name in setting_names and len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1].strip(_SURROUNDING)
+        # Platforms pass an unset variable as an empty one.
+        if value:
+            cleaned[name] = value
+    return cleaned
+
+
+def check_token(token: str) -> str:
+    """Return a token of Truto's API. No message quotes it."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError("contains characters that no token has; copy the token from Truto again")
+    return token
+
+
+def check_api_url(url: str) -> str:
+    """Return the address of Truto's API."""
+    try:
+        parts = urlsplit(url)
+        is_address = bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:
+        is_address = False
+    if not re.match("https?://", url):
+        raise ValueError("does not start with https://; set the URL of Truto's API, or unset TRUTO_API_URL")
+    if not is_address:
+        raise ValueError("has no valid host or port; set the URL of Truto's API, or unset TRUTO_API_URL")
+    return url
+
+
+def check_namespace(name: str) -> str:
+    """Return a namespace of keys in Redis."""
+    if not re.fullmatch(r"(?!unnamed$)[A-Za-z0-9_.-]{1,64}", name):
+        raise ValueError(
+            'contains other characters than letters, digits, "_", "." and "-", '
+            'is longer than 64 characters, or is the reserved word "unnamed"'
+        )
+    return name
+
+
+def parse_maintenance(text: str) -> str:
+    """Return the reason to refuse every run; "" for a word that means no."""
+    word = text.lower()
+    if word in _OFF_WORDS:
+        return ""
+    return DEFAULT_MAINTENANCE if word in _ON_WORDS else text
