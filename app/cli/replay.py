@@ -38,6 +38,7 @@ from app.replay.request import ReplayRequest
 from app.simulator.plan import is_web_address
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
+from app.store.models import DeliveryState
 from app.store.replays import Replay, Replays
 from app.store.worker_registry import WorkerRegistry
 from app.truto.target_url import WEBHOOK_PATH
@@ -416,12 +417,23 @@ def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
     )
     for outcome in summary.outcomes:
         label = _OUTCOME_LABELS.get(outcome.state, outcome.state)
+        if outcome.state == DeliveryState.SETTLED:
+            label += f", {_format_dead_records(summary)}"
         yield f"  {outcome.deliveries:,} {'still unreadable' if outcome.is_unreadable else label}"
     if summary.replay and summary.written is not None:
         yield f"Written to the sink: {format_count(summary.written, 'delivery')}."
         if summary.written < summary.deliveries:
             yield "The others have no records, or no route sends them to this sink."
     yield from _left_out_lines(summary.left_out)
+
+
+def _format_dead_records(summary: ReplaySummary) -> str:
+    if not summary.dead.records:
+        return "without dead records"
+    return (
+        f"{summary.dead.deliveries:,} of them with {format_count(summary.dead.records, 'dead record')}: "
+        "see the reasons with `rapidbridge dead list`"
+    )
 
 
 def _forward_lines(counts: ForwardCounts) -> Iterator[str]:
