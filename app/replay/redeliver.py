@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class ReplaySummary:
     is_finished: bool
     outcomes: Sequence[ReplayOutcome]
     left_out: Counter[str]
-    dead: DeadRecordCounts = DeadRecordCounts()
+    dead: DeadRecordCounts = field(default_factory=DeadRecordCounts)
     written: int | None = None
 
     @property

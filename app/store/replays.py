@@ -10,7 +10,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
-    delete,
     exists,
     func,
     insert,
@@ -26,6 +25,7 @@ from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState, SinkOutcomeState
+from app.store.requeue import HAS_BODY, delete_outcomes, lock_finished, mark_pending
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes, workers
 from app.store.worker_registry import is_live
 from app.truto.events import read_envelope
@@ -330,59 +330,3 @@ def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) 
         .values(cursor_at=last.received_at, cursor_id=last.id)
     )
     return connection.execute(statement).rowcount == 1
-
-
-# For queries by id: see _IS_PENDING in `app.store.pending`.
-_IS_FINISHED = deliveries.c.state.concat("") != DeliveryState.PENDING
-HAS_BODY = deliveries.c.pruned_at.is_(None)
-
-
-def lock_finished(connection: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """Lock the finished deliveries that have a body until the transaction ends; return their ids."""
-    statement = (
-        select(deliveries.c.id)
-        .where(deliveries.c.id.in_(ids), _IS_FINISHED, HAS_BODY)
-        # Locked in one order, so that two replays cannot deadlock.
-        .order_by(deliveries.c.id)
-        .with_for_update()
-    )
-    return list(connection.execute(statement).scalars())
-
-
-def mark_pending(
-    connection: Connection,
-    ids: Sequence[UUID],
-    *,
-    replay_id: UUID,
-    now: datetime,
-    envelope_columns: Mapping[str, Any] | None = None,
-) -> None:
-    """Make deliveries pending and due. envelope_columns: new values, if they were unreadable before."""
-    statement = update(deliveries).where(deliveries.c.id.in_(ids))
-    requeued = statement.values(
-        state=DeliveryState.PENDING,
-        settled_at=None,
-        due_at=now,
-        leased_until=None,
-        leased_by="",
-        lost_attempts=0,
-        # Not 0: on a first attempt, workers do not check which sinks already have the delivery.
-        attempts=1,
-        reason="",
-        discard_reason="",
-        replay_id=replay_id,
-        **(envelope_columns or {}),
-    )
-    connection.execute(requeued)
-
-
-def delete_outcomes(connection: Connection, ids: Sequence[UUID], sink: str) -> None:
-    """Delete the outcomes and dead records of deliveries. sink: only of this sink; "" for all."""
-    outcomes = delete(sink_outcomes).where(sink_outcomes.c.delivery_id.in_(ids))
-    dead = delete(dead_records).where(dead_records.c.delivery_id.in_(ids))
-    if sink:
-        outcomes = outcomes.where(sink_outcomes.c.sink == sink)
-        # Unreadable records have sink "": every attempt finds them again.
-        dead = dead.where(dead_records.c.sink.in_((sink, "")))
-    connection.execute(outcomes)
-    connection.execute(dead)
