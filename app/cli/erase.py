@@ -16,6 +16,7 @@ from app.erasure import ErasureReport, open_erasure
 _PLACE_LABELS = {
     "spool": "deliveries in Redis",
     "bodies": "bodies of deliveries",
+    "pruned": "pruned deliveries, barred from a restore",
     "pending": "pending deliveries",
     "dead_records": "dead records' JSON",
     "record_errors": "record errors' JSON",

@@ -1,7 +1,7 @@
 """Count and erase the data of an integrated account in the store."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -20,12 +20,16 @@ _PAGE_SIZE = 500
 # With bodies.
 _MIXED_PAGE_SIZE = 10
 _HAS_BODY = func.length(deliveries.c.body) > 0
+# Erasure sets `body_bytes` to 0, also of a pruned delivery: its body must not come back from an archive.
+IS_ERASED = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes == 0)
+_IS_RESTORABLE = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes > 0)
 _HAS_DEAD = dead_records.c.raw != ""
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
 _IS_PENDING = deliveries.c.state == DeliveryState.PENDING
 _HAS_DATA = or_(
     _IS_PENDING,
     _HAS_BODY,
+    _IS_RESTORABLE,
     exists().where(dead_records.c.delivery_id == deliveries.c.id, _HAS_DEAD),
     exists().where(record_errors.c.delivery_id == deliveries.c.id, _HAS_ERROR),
 )
@@ -33,9 +37,14 @@ _HAS_DATA = or_(
 
 @dataclass(frozen=True, slots=True)
 class AccountDataCounts:
-    """Numbers of rows with data of an account. pending: deliveries that a worker would still write."""
+    """Numbers of rows with data of an account.
+
+    pruned: deliveries without bodies, which an archive may hold. pending: deliveries that a worker would
+    still write.
+    """
 
     bodies: int = 0
+    pruned: int = 0
     pending: int = 0
     dead_records: int = 0
     record_errors: int = 0
@@ -69,14 +78,15 @@ class AccountData:
 
     def count(self) -> AccountDataCounts:
         """Count the rows that `erase` would change."""
-        bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
-        pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        [(body_count, pending_count)] = self._database.read(
-            select(bodies, pending).where(self._is_of_account)
-        )
+        numbers = [
+            func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+            for condition in (_HAS_BODY, _IS_RESTORABLE, _IS_PENDING)
+        ]
+        [(bodies, pruned, pending)] = self._database.read(select(*numbers).where(self._is_of_account))
         return AccountDataCounts(
-            bodies=int(body_count) + sum(1 for _ in self._find_mixed_deliveries()),
-            pending=int(pending_count),
+            bodies=int(bodies) + sum(1 for _ in self._find_mixed_deliveries()),
+            pruned=int(pruned),
+            pending=int(pending),
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
             runs=sum(self._strip_runs(dry_run=True)),
@@ -132,7 +142,6 @@ class AccountData:
 
     def _find_mixed_deliveries(self) -> Iterator[UUID]:
         """Yield the deliveries with records of several accounts whose body mentions this one."""
-        mentions = {self._account.encode(), json.dumps(self._account)[1:-1].encode()}
         order = (deliveries.c.received_at, deliveries.c.id)
         page = (
             select(*order, deliveries.c.body)
@@ -148,7 +157,7 @@ class AccountData:
         rows = self._database.read(page)
         while rows:
             for row in rows:
-                if _mentions(row.body, mentions):
+                if _may_mention(row.body, self._account):
                     yield row.id
             rows = self._database.read(page.where(tuple_(*order) > (rows[-1].received_at, rows[-1].id)))
 
@@ -175,13 +184,18 @@ class AccountData:
             after = rows[-1].sync_job_run_id
 
 
-def _mentions(compressed: bytes, texts: Iterable[bytes]) -> bool:
-    """Whether a body contains one of these texts. A damaged body may, and no replay can use it."""
+def mentions_account(body: bytes, account: str) -> bool:
+    """Whether a body contains an account's id, as text or escaped as in JSON."""
+    return account.encode() in body or json.dumps(account)[1:-1].encode() in body
+
+
+def _may_mention(compressed: bytes, account: str) -> bool:
+    """Whether a body contains an account's id. A damaged body may, and no replay can use it."""
     try:
         body = decompress(compressed)
     except ValueError:
         return True
-    return any(text in body for text in texts)
+    return mentions_account(body, account)
 
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:
@@ -199,10 +213,11 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
         "discard_reason": Reason.ERASED,
         "settled_at": now,
     }
-    pruned_at = func.coalesce(deliveries.c.pruned_at, now)
     return AccountDataCounts(
         pending=change(deliveries, is_selected, _IS_PENDING, **discarded),
-        bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", pruned_at=pruned_at),
+        # Before the bodies: they become pruned, too.
+        pruned=change(deliveries, is_selected, _IS_RESTORABLE, body_bytes=0),
+        bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", body_bytes=0, pruned_at=now),
         dead_records=change(dead_records, dead_records.c.delivery_id.in_(ids), _HAS_DEAD, raw=""),
         record_errors=change(
             record_errors, record_errors.c.delivery_id.in_(ids), _HAS_ERROR, raw="", message=""

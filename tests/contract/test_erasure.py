@@ -86,6 +86,7 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
     assert before.counts == {
         "spool": 0,
         "bodies": 5,
+        "pruned": 0,
         "pending": 0,
         "dead_records": 1,
         "record_errors": 1,

@@ -44,7 +44,8 @@ _EXCLUDED_BY_FROM = ("url", "into", "limit", "rate", "restart")
     "--from",
     "source",
     type=click.File("rb"),
-    help="Import this file: one exported delivery or bare body a line, plain or gzip; - is standard input.",
+    help="Import this file: one exported delivery or bare body a line, plain or gzip; - is standard input. "
+    "Pruned deliveries get their bodies back.",
 )
 @click.option(
     "--to", "url", default="", metavar="URL", help="Send to this receiver instead; change nothing here."
@@ -97,7 +98,13 @@ def replay(
     )
     if source:
         import_file(
-            database, config, source, secret=_find_secret(config, secret), dry_run=dry_run, as_json=as_json
+            database,
+            config,
+            source,
+            secret=_find_secret(config, secret),
+            other_secrets=config.settings.secret_values,
+            dry_run=dry_run,
+            as_json=as_json,
         )
         return
     request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit)

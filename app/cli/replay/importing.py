@@ -1,6 +1,7 @@
 """Import of a file of exported deliveries or bare bodies."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -25,12 +26,13 @@ def import_file(
     source: BufferedReader,
     *,
     secret: str,
+    other_secrets: Sequence[str],
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Import the lines of a file and print the counts; exits 1 after skipped lines.
 
-    secret: signs bare bodies; "" without one.
+    secret: signs bare bodies; "" without one. other_secrets: more that may have signed pruned bodies.
     """
     path = Path(source.name)
     is_finished = False
@@ -38,6 +40,7 @@ def import_file(
         importer = Importer(
             Inbox(database),
             secret=secret,
+            other_secrets=other_secrets,
             max_body_bytes=config.settings.max_body_bytes,
             dry_run=dry_run,
             observer=_ImportProgress(bar, source if path.is_file() else None),
@@ -46,11 +49,17 @@ def import_file(
             importer.import_lines(source)
             is_finished = True
     counts = importer.counts
-    print_lines([_format_import(counts)], {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
+    print_lines(
+        [_format_import(counts, dry_run=dry_run)],
+        {"is_finished": is_finished, **counts.as_json()},
+        as_json=as_json,
+    )
     if not is_finished:
         print_message(
             "Interrupted. Run the same command again to import the rest: known deliveries stay as they are."
         )
+    if counts.restored and not dry_run:
+        print_message(_format_restored(config))
     if counts.has_problems or not is_finished:
         sys.exit(1)
 
@@ -70,9 +79,20 @@ class _ImportProgress(LimitedWarnings):
         self.print(f"line {line_number:,}: {reason}")
 
 
-def _format_import(counts: ImportCounts) -> str:
+def _format_import(counts: ImportCounts, *, dry_run: bool) -> str:
     parts = [format_count(counts.new, "new delivery")]
     parts += [f"{counts.quarantined:,} of them unreadable"] if counts.quarantined else []
+    parts += [f"{format_count(counts.restored, 'pruned body')} restored"] if counts.restored else []
     parts += [format_count(counts.duplicates, "duplicate")]
+    parts += [f"{counts.erased:,} erased (stays erased)"] if counts.erased else []
     parts += [f"{format_count(counts.skipped, 'line')} skipped"]
-    return f"{', '.join(parts)}."
+    return f"{'Dry run: ' if dry_run else ''}{', '.join(parts)}."
+
+
+def _format_restored(config: Config) -> str:
+    days = config.settings.retention_days
+    again = f"RETENTION_DAYS={days} prunes the old ones again within an hour. " if days else ""
+    return (
+        f"The restored deliveries keep their states. {again}To write them to the sinks again, replay them "
+        "with filters, such as: rapidbridge replay --since 90d --state settled"
+    )
