@@ -105,6 +105,36 @@ def test_up_receives_until_a_signal_stops_it(tmp_path: Path, number: int) -> Non
         again.wait_for("RapidBridge receiver is up")
 
 
+def test_an_account_is_erased_while_up_runs_in_the_same_folder(tmp_path: Path) -> None:
+    port = find_free_port()
+    settings = {"PORT": str(port)}
+    with Command(["app.cli", "up"], folder=tmp_path, environment=make_environment(**settings)) as up:
+        up.wait_for("RapidBridge receiver is up")
+        sent = run(tmp_path, "simulate", "--records", "200", "--json", **settings)
+        account = json.loads(sent.stdout)["runs"][0]["integrated_account_id"]
+        wait_until(lambda: up.log.count("delivery.settled") == up.log.count("delivery.accepted"))
+
+        erased = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+        other_url = f"sqlite:///{tmp_path}/other.db"
+        run(tmp_path, "migrate", DATABASE_URL=other_url)
+        other = run(tmp_path, "erase", "--account", account, "--yes", "--json", DATABASE_URL=other_url)
+        url_file = tmp_path / "var" / "valkey-url"
+        assert url_file.stat().st_mode & 0o777 == 0o600
+        assert up.stop() == 0
+    stopped = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+    url_file.write_text(f"unix://{tmp_path}/gone.sock")
+    after_a_kill = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+
+    assert erased.returncode == 0, erased.stdout + erased.stderr
+    report = json.loads(erased.stdout)
+    assert (report["unreached"], report["erased"]["spool"]) == ({}, 0)
+    assert report["erased"]["sink main"] == 200
+    for ran in (other, stopped, after_a_kill):
+        assert ran.returncode == 1
+        assert json.loads(ran.stdout)["unreached"].keys() == {"spool"}
+        assert "app.cli up` runs in this folder" in " ".join(ran.stderr.split())
+
+
 def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
     with Command(
         ["app.cli", "up"], folder=tmp_path, environment=make_environment(PORT=str(find_free_port()))
