@@ -135,6 +135,37 @@ def test_an_account_is_erased_while_up_runs_in_the_same_folder(tmp_path: Path) -
         assert "app.cli up` runs in this folder" in " ".join(ran.stderr.split())
 
 
+def test_refetch_can_be_tried_while_the_simulated_api_is_kept(tmp_path: Path) -> None:
+    settings = {"PORT": str(find_free_port())}
+    environment = make_environment(**settings)
+    simulation_folder = tmp_path / "simulation"
+    simulation_folder.mkdir()
+    words = ["app.cli", "simulate", "--records", "400", "--batch-size", "20", "--lost", "0.5", "--keep-api"]
+    with Command(["app.cli", "up"], folder=tmp_path, environment=environment) as up:
+        up.wait_for("RapidBridge receiver is up")
+        with Command(words, folder=simulation_folder, environment=environment, cwd=tmp_path) as simulation:
+            simulation.wait_for("runs until Ctrl-C")
+            exported = re.search(r"^export (.+)$", simulation.log, re.MULTILINE)
+            assert exported, simulation.log
+            api = dict(pair.split("=") for pair in exported[1].split()) | settings
+            refetched = run(tmp_path, "runs", "reconcile", "--refetch", "--yes", **api)
+            watched = run(tmp_path, "runs", "watch", **api)
+            runs = json.loads(run(tmp_path, "runs", "list", "--json", **settings).stdout)["runs"]
+            assert simulation.stop(signal.SIGINT) == 0
+        assert up.stop() == 0
+
+    assert refetched.returncode == 1
+    assert "fetched again by run" in refetched.stderr
+    assert [run["verdict"] for run in runs] == ["complete", "incomplete"]
+    # Both runs were watched to their end.
+    assert watched.returncode == 1, watched.stderr
+    assert {line.partition(" ")[0] for line in watched.stdout.splitlines()} == {
+        run["sync_job_run_id"] for run in runs
+    }
+    assert f"\n{sys.executable} -m app.cli runs reconcile --refetch\n" in simulation.log
+    assert simulation.log.endswith("Stopped.\n")
+
+
 def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
     with Command(
         ["app.cli", "up"], folder=tmp_path, environment=make_environment(PORT=str(find_free_port()))

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.cli.common.messages import format_message
 from app.cli.common.program import COMMANDS, DEFAULT_PORT, name_program
 from app.config.settings import Settings, list_setting_names
 from app.config.version import VERSION
@@ -73,6 +74,38 @@ def test_a_hint_names_the_port_unless_it_is_the_default() -> None:
         name_program("rapidbridge tables, rapidbridge.log", port=9000)
         == "rapidbridge tables, rapidbridge.log"
     )
+
+
+def test_a_hint_names_the_port_in_force(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "app.cli"]
+    away = ("--url", "http://127.0.0.1:9/webhooks/truto", "--secret", "x")
+
+    error = run([*words, "replay", "--all"], folder=tmp_path, PORT="9000", DATABASE_URL="sqlite:///none.db")
+    simulated = run([*words, "simulate", "--secret", "x"], folder=tmp_path, PORT="9")
+    elsewhere = run([*words, "simulate", *away], folder=tmp_path, PORT="9000")
+
+    # Only the commands that use the port name it.
+    assert f"create it with: {sys.executable} -m app.cli migrate" in " ".join(error.split())
+    assert f"Start the receiver: PORT=9 {sys.executable} -m app.cli up" in simulated
+    assert f"Start the receiver: PORT=9 {sys.executable} -m app.cli up" in elsewhere
+
+
+def test_a_message_names_the_port_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rapidbridge"])
+    monkeypatch.delenv("PORT", raising=False)
+    hint = "Start `rapidbridge up`, then run: rapidbridge dead list"
+
+    default = format_message(hint)
+    monkeypatch.setenv("PORT", "9000")
+    exported = format_message(hint)
+    monkeypatch.delenv("PORT")
+    (tmp_path / ".env").write_text("PORT=9001\n")
+    in_file = format_message(hint)
+
+    assert default == hint
+    assert exported == "Start `PORT=9000 rapidbridge up`, then run: rapidbridge dead list"
+    assert in_file == exported.replace("9000", "9001")
 
 
 def test_version_and_port_agree_with_the_project_and_the_settings() -> None:

@@ -8,8 +8,8 @@ import click
 
 from app.cli.common.filters import FilterCommand, build_delivery_filter, filter_options
 from app.cli.common.options import dry_run_option, json_option, yes_option
+from app.cli.common.signing_secret import SigningSecret, find_signing_secret
 from app.cli.common.times import get_typed_times
-from app.cli.local.development_secret import read_development_secret
 from app.cli.replay.forwarding import forward_deliveries
 from app.cli.replay.importing import import_file
 from app.cli.replay.redelivery import replay_deliveries
@@ -97,11 +97,12 @@ def replay(
         config.settings.database_url, schema=config.settings.database_schema, interactive=True
     )
     if source:
+        signing_secret = find_signing_secret(config.settings, secret)
         import_file(
             database,
             config,
             source,
-            secret=_find_secret(config, secret),
+            secret=signing_secret.value if signing_secret else "",
             other_secrets=config.settings.secret_values,
             dry_run=dry_run,
             as_json=as_json,
@@ -109,8 +110,17 @@ def replay(
         return
     request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit)
     if url:
-        target = WebhookTarget(url, _require_secret(config, secret))
-        forward_deliveries(database, request, target, rate=rate, dry_run=dry_run, yes=yes, as_json=as_json)
+        signing_secret = _require_secret(config, secret)
+        forward_deliveries(
+            database,
+            request,
+            WebhookTarget(url, signing_secret.value),
+            secret_source=signing_secret.source,
+            rate=rate,
+            dry_run=dry_run,
+            yes=yes,
+            as_json=as_json,
+        )
         return
     if into and into not in config.routes.sinks:
         raise click.UsageError(f"--sink: no sink named {into}; known: {', '.join(config.routes.sinks)}.")
@@ -143,12 +153,8 @@ def _check_options(options: Mapping[str, Any], delivery_filter: DeliveryFilter, 
         raise click.UsageError("--all replays every delivery: leave out --all, or the other filters.")
 
 
-def _find_secret(config: Config, secret_option: str | None) -> str:
-    return secret_option or next(iter(config.settings.secret_values), "") or read_development_secret() or ""
-
-
-def _require_secret(config: Config, secret_option: str | None) -> str:
-    secret = _find_secret(config, secret_option)
+def _require_secret(config: Config, secret_option: str | None) -> SigningSecret:
+    secret = find_signing_secret(config.settings, secret_option)
     if not secret:
         raise ConfigError(["TRUTO_WEBHOOK_SECRET: not set. Set it or pass --secret, to sign the deliveries."])
     return secret

@@ -3,13 +3,15 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
+
+import click
 
 from app.cli.common.messages import print_message
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
+from app.cli.common.rejected_events import RejectionObserver
 from app.cli.replay.formatting import (
     LimitedWarnings,
     confirm_preview,
@@ -35,12 +37,16 @@ def forward_deliveries(
     request: ReplayRequest,
     target: WebhookTarget,
     *,
+    secret_source: str,
     rate: float | None,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Send deliveries to another receiver and print the counts; exits 1 if one was not accepted."""
+    """Send deliveries to another receiver and print the counts; exits 1 if one was not accepted.
+
+    secret_source: the place of the target's secret, for a message.
+    """
     now = utc_now()
     preview = preview_forward(Replays(database), request, now=now)
     if dry_run:
@@ -48,17 +54,30 @@ def forward_deliveries(
         return
     require_reachable(target.url)
     confirm_preview(preview, "Send", yes=yes)
-    is_finished = False
+    is_finished, refusal = False, None
+    rejections = RejectionObserver(target.url, secret_source)
     with progress_bar("sending", preview.total) as bar:
-        forwarder = Forwarder(database, target, rate=rate, observer=_ForwardProgress(bar))
-        with suppress(KeyboardInterrupt):
+        forwarder = Forwarder(
+            database,
+            target,
+            rate=rate,
+            observer=_ForwardProgress(bar),
+            on_rejected=rejections.observe,
+        )
+        try:
             forwarder.forward(request, now=now)
             is_finished = True
+        except KeyboardInterrupt:
+            pass
+        except click.ClickException as error:
+            refusal = error
     counts = forwarder.counts
     print_lines(_forward_lines(counts), {"is_finished": is_finished, **counts.as_json()}, as_json=as_json)
     if not is_finished and counts.last_delivery:
         since = counts.last_delivery.received_at.isoformat()
         print_message(f"Interrupted. To resume, run the same command with --since {since}")
+    if refusal:
+        raise refusal
     if counts.not_accepted or not is_finished:
         sys.exit(1)
 
