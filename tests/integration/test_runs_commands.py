@@ -262,7 +262,9 @@ def test_watching_ends_if_there_is_no_run(tmp_path: Path, web: WebProcess) -> No
         simulation.rapidbridge("stop", *simulation.ids(), "--yes")
 
     assert (nothing.returncode, nothing.stdout, as_json.returncode, as_json.stdout) == (0, "", 0, "")
-    assert nothing.stderr.startswith("No run in progress. To list the runs that have ended, run: ")
+    assert " ".join(nothing.stderr.split()).startswith(
+        "No run in progress. To list the runs that have ended, run: "
+    )
     for ran in (no_uuid, unknown, unknown_to_truto):
         assert ran.returncode == 1, ran.stderr
         assert "There is no run" in ran.stderr
