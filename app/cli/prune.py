@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -69,7 +70,7 @@ def prune(
     cannot be replayed until `rapidbridge replay --from` restores its body from an archive. The command may be
     interrupted and run again at any time. It asks first, unless --yes; an age of less than a day needs --yes.
 
-    Exits 1 if a damaged body was neither archived nor deleted.
+    Exits 1 if it is interrupted, or a damaged body was neither archived nor deleted.
 
     \b
     Examples:
@@ -83,11 +84,11 @@ def prune(
     if before > now - _MIN_AGE and not (yes or dry_run):
         raise click.UsageError(_describe_short_age(get_typed_times(context)["older_than"], before))
     database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
-    counts = count_prunable(database, before=before)
+    counts, is_finished = count_prunable(database, before=before), True
     if not dry_run and counts.deliveries:
         effect = "The archive gets a copy first." if archive else "This cannot be undone."
         confirm(f"{_describe('Delete', counts, before)}\n{effect} Continue?", yes=yes)
-        counts = _prune_deliveries(database, before, archive, deliveries=counts.deliveries)
+        counts, is_finished = _prune_deliveries(database, before, archive, deliveries=counts.deliveries)
     if as_json:
         print_json({"before": before, "is_dry_run": dry_run, **asdict(counts)})
     else:
@@ -95,8 +96,11 @@ def prune(
         if counts.deliveries and not dry_run and database.dialect.name == "sqlite":
             click.echo("The database file keeps its size and reuses the space. To shrink it, run VACUUM:")
             click.echo("see docs/operations.md.")
+    if not is_finished:
+        print_message("Interrupted. Run the same command again to delete the rest.")
     if archive and archive.damaged:
         print_message(_describe_damaged(archive.damaged))
+    if not is_finished or (archive and archive.damaged):
         sys.exit(1)
 
 
@@ -127,10 +131,12 @@ def _describe_damaged(ids: Sequence[UUID]) -> str:
 
 def _prune_deliveries(
     database: Database, before: datetime, archive: Archive | None, *, deliveries: int
-) -> PruneCounts:
+) -> tuple[PruneCounts, bool]:
+    """Return the counts of the pruned deliveries, and whether no interruption left some."""
     pruned = PruneCounts()
-    with progress_bar("Pruning", deliveries) as bar:
+    with progress_bar("Pruning", deliveries) as bar, suppress(KeyboardInterrupt):
         for page in prune_pages(database, before=before, archive=archive, clock=utc_now):
             pruned += page
             bar.update(page.deliveries)
-    return pruned
+        return pruned, True
+    return pruned, False
