@@ -184,7 +184,7 @@ class Importer:
     def _store_known(self, line_number: int, delivery: IncomingDelivery, known: KnownDelivery) -> None:
         if not known.is_pruned:
             self.counts.duplicates += 1
-        elif self._pruned_bodies.is_erased(known, delivery.body):
+        elif known.is_erased:
             self.counts.erased += 1
         elif not self._is_signed_body(delivery):
             self._skip(line_number, _NOT_VERIFIED)

@@ -59,13 +59,13 @@ class AccountData:
     """The runs of one account, and its deliveries received until a time. Methods raise StoreUnavailable.
 
     A delivery without an account belongs to the account of its run. A delivery with records of several
-    accounts belongs to each one that its body mentions, and is erased as a whole.
+    accounts belongs to each one that its body mentions, and is erased as a whole; without its body, it
+    belongs to every account.
     """
 
     def __init__(self, database: Database, account: str, *, until: datetime) -> None:
         self._database = database
         self._account = account
-        self._until = until
         self._is_run_of_account = runs.c.integrated_account_id == account
         run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
@@ -75,6 +75,11 @@ class AccountData:
         )
         is_of_account = or_(deliveries.c.integrated_account_id == account, self._is_without_account)
         self._is_of_account = and_(is_of_account, deliveries.c.received_at <= until)
+        self._is_mixed = (
+            deliveries.c.account_source == AttributionSource.RECORD,
+            deliveries.c.integrated_account_id == "",
+            deliveries.c.received_at <= until,
+        )
 
     def count(self) -> AccountDataCounts:
         """Count the rows that `erase` would change."""
@@ -83,9 +88,13 @@ class AccountData:
             for condition in (_HAS_BODY, _IS_RESTORABLE, _IS_PENDING)
         ]
         [(bodies, pruned, pending)] = self._database.read(select(*numbers).where(self._is_of_account))
+        is_barred = (*self._is_mixed, _IS_RESTORABLE)
+        [(mixed_pruned,)] = self._database.read(
+            select(func.count()).select_from(deliveries).where(*is_barred)
+        )
         return AccountDataCounts(
             bodies=int(bodies) + sum(1 for _ in self._find_mixed_deliveries()),
-            pruned=int(pruned),
+            pruned=int(pruned) + mixed_pruned,
             pending=int(pending),
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
@@ -113,6 +122,7 @@ class AccountData:
         Pending deliveries are discarded: no worker leases them any more. A worker that already leased one
         cannot settle it, but may write it to sinks until `find_in_progress` no longer returns it.
         """
+        yield from self._bar_mixed_deliveries()
         for delivery_id in self._find_mixed_deliveries():
             # From here on it is one of the account's deliveries: its whole body will be erased.
             change = update(deliveries).where(deliveries.c.id == delivery_id)
@@ -140,17 +150,23 @@ class AccountData:
             statement = statement.where(deliveries.c.id.in_(among))
         return [row.id for row in self._database.read(statement)]
 
+    def _bar_mixed_deliveries(self) -> Iterator[AccountDataCounts]:
+        """Bar the pruned deliveries with records of several accounts from a restore.
+
+        Without their bodies, it is unknown whether they mention this account.
+        """
+        page = select(deliveries.c.id).where(*self._is_mixed, _IS_RESTORABLE)
+        page = page.order_by(deliveries.c.id).limit(_PAGE_SIZE)
+        while ids := [row.id for row in self._database.read(page)]:
+            change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_RESTORABLE)
+            yield AccountDataCounts(pruned=self._database.execute(change.values(body_bytes=0)))
+
     def _find_mixed_deliveries(self) -> Iterator[UUID]:
         """Yield the deliveries with records of several accounts whose body mentions this one."""
         order = (deliveries.c.received_at, deliveries.c.id)
         page = (
             select(*order, deliveries.c.body)
-            .where(
-                deliveries.c.account_source == AttributionSource.RECORD,
-                deliveries.c.integrated_account_id == "",
-                deliveries.c.received_at <= self._until,
-                _HAS_BODY,
-            )
+            .where(*self._is_mixed, _HAS_BODY)
             .order_by(*order)
             .limit(_MIXED_PAGE_SIZE)
         )
@@ -184,18 +200,13 @@ class AccountData:
             after = rows[-1].sync_job_run_id
 
 
-def mentions_account(body: bytes, account: str) -> bool:
-    """Whether a body contains an account's id, as text or escaped as in JSON."""
-    return account.encode() in body or json.dumps(account)[1:-1].encode() in body
-
-
 def _may_mention(compressed: bytes, account: str) -> bool:
     """Whether a body contains an account's id. A damaged body may, and no replay can use it."""
     try:
         body = decompress(compressed)
     except ValueError:
         return True
-    return mentions_account(body, account)
+    return account.encode() in body or json.dumps(account)[1:-1].encode() in body
 
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:

@@ -1,12 +1,15 @@
 """`rapidbridge prune`, `rapidbridge erase`, and pruning by the worker."""
 
+import fcntl
 import gzip
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,32 @@ def test_an_age_under_a_day_needs_yes(delivered: DeliveredStore, age: str) -> No
     assert all(delivered.read_bodies().values())
     assert rapidbridge(delivered, "prune", "--older-than", "2999-01-01", "--yes").returncode == 0
     assert list(delivered.read_bodies().values()).count(b"") == 4
+
+
+def test_an_interrupted_prune_reports_what_it_deleted(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    (tmp_path / "archive").mkdir()
+    words = ["prune", "--older-than", "1d", "--yes", "--archive", f"file://{tmp_path}/archive"]
+    with (tmp_path / "archive" / ".lock").open("w") as lock:
+        # Another process writes to the archive.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Command(
+            ["app.cli", *words], folder=tmp_path, environment=make_environment(**delivered.settings)
+        ) as prune:
+            wait_until(lambda: count_open_files(prune.pid, tmp_path / "archive" / ".lock") == 1)
+            assert prune.stop(signal.SIGINT) == 1
+
+    assert prune.log.startswith("Deleted the bodies of 0 deliveries")
+    assert "Interrupted. Run the same command again to delete the rest." in prune.log
+    assert all(delivered.read_bodies().values())
+
+
+def count_open_files(pid: int, path: Path) -> int:
+    targets = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            targets.append(link.readlink())
+    return targets.count(path)
 
 
 def test_prune_names_the_damaged_bodies_that_it_keeps(delivered: DeliveredStore, tmp_path: Path) -> None:
