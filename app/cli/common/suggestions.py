@@ -8,10 +8,12 @@ import click
 
 from app.store.reasons import Reason
 
+_SIMILARITY = 0.7
+
 
 def suggest(value: str, known: Iterable[str]) -> str:
     """Return a question that names the known value most like this one; "" if none is."""
-    matches = difflib.get_close_matches(value.lower(), known, n=1)
+    matches = difflib.get_close_matches(value.lower(), known, n=1, cutoff=_SIMILARITY)
     return f" Did you mean {matches[0]}?" if matches else ""
 
 

@@ -17,7 +17,7 @@ _CONFIRM_ABOVE = 1000
 # Warnings about single lines and deliveries; the summary counts the others.
 _MAX_WARNINGS = 50
 _LEFT_OUT_LABELS = {
-    "pruned": "pruned: their bodies are gone",
+    "pruned": "pruned: restore archived bodies with `rapidbridge replay --from`",
     "pending": "pending: already in progress",
     "refused": "refused: include them with --state refused",
 }
