@@ -107,7 +107,10 @@ class Erasure:
 
     def _visit_spool(self, report: ErasureReport, action: Callable[[Spool], int]) -> None:
         if not self._spools:
-            report.unreached[SPOOL] = "REDIS_URL is not set: the spool in Redis was not searched"
+            report.unreached[SPOOL] = (
+                "REDIS_URL is not set, and no `rapidbridge up` runs in this folder: the spool in Redis was "
+                "not searched. Set REDIS_URL, or start `rapidbridge up`, and run the command again"
+            )
             return
         try:
             for spool in self._spools:

@@ -1,5 +1,6 @@
 """The `rapidbridge` command: loads a command's module when the command is used."""
 
+import difflib
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,8 @@ from app.cli.common.streams import (
 from app.config.version import VERSION
 from app.errors import ConfigError, TransientError
 
+# Below it, `route` would be taken for `prune`.
+_SIMILARITY = 0.7
 EXIT_CONFIG_ERROR = 2
 EXIT_UNREACHABLE = 3
 
@@ -34,6 +37,16 @@ class _MainGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{cmd_name} is not a command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            # click suggests a command only among those that are loaded.
+            similar = _find_similar(error.command_name)
+            raise click.NoSuchCommand(error.command_name, possibilities=similar, ctx=ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -71,6 +84,12 @@ class _MainGroup(click.Group):
             message = format_message(error.format_message(), prefix="Error: ")
             error.format_message = lambda: message  # type: ignore[method-assign]  # shown by click later
             raise
+
+
+def _find_similar(name: str) -> list[str]:
+    """Return the commands that a misspelt one may mean: a singular, a plural, or a close match."""
+    by_prefix = [command for command in COMMANDS if command.startswith(name) or name.startswith(command)]
+    return by_prefix or difflib.get_close_matches(name, COMMANDS, cutoff=_SIMILARITY)
 
 
 @click.command(cls=_MainGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,20 +2,23 @@
 
 import sys
 import textwrap
+from dataclasses import replace
 
 import click
 
-from app.cli.common.messages import LINE_WIDTH
+from app.cli.common.messages import LINE_WIDTH, format_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.output import print_json
 from app.cli.common.prompts import confirm
 from app.cli.common.tables import format_table
-from app.config.load import read_config
+from app.cli.local.valkey import find_running_valkey
+from app.config.load import Config, read_config
 from app.erasure import ErasureReport, open_erasure
 
 _PLACE_LABELS = {
     "spool": "deliveries in Redis",
     "bodies": "bodies of deliveries",
+    "pruned": "pruned deliveries, barred from a restore",
     "pending": "pending deliveries",
     "dead_records": "dead records' JSON",
     "record_errors": "record errors' JSON",
@@ -55,7 +58,7 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --dry-run
       rapidbridge erase --account 5f3c2d61-8e14-4a0e-9d27-3f0b7c9a1e55 --yes
     """
-    config = read_config()
+    config = _find_redis(read_config())
     with open_erasure(config, account, on_wait=lambda line: click.echo(line, err=True)) as erasure:
         before = erasure.count_data()
         if not as_json:
@@ -80,12 +83,19 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
     elif erased:
         click.echo(textwrap.fill(f"Erased: {_summarize_counts(erased)}.", LINE_WIDTH))
     for place, reason in last.unreached.items():
-        text = f"Not reached: {_PLACE_LABELS.get(place, place)}: {reason}"
-        click.secho(textwrap.fill(text, LINE_WIDTH, subsequent_indent="  "), fg="red", err=True)
+        text = format_message(f"Not reached: {_PLACE_LABELS.get(place, place)}: {reason}")
+        click.secho(text, fg="red", err=True)
     if not as_json:
         click.echo(textwrap.fill(_NOT_ERASED, LINE_WIDTH))
     if last.unreached:
         sys.exit(1)
+
+
+def _find_redis(config: Config) -> Config:
+    """Return a configuration with the Valkey of a running `rapidbridge up`, if REDIS_URL is not set."""
+    settings = config.settings
+    url = settings.redis_url or find_running_valkey(settings.namespace)
+    return replace(config, settings=settings.model_copy(update={"redis_url": url})) if url else config
 
 
 def _print_counts(account: str, report: ErasureReport) -> None:

@@ -13,6 +13,7 @@ from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import migrate as apply_migrations
+from app.store.models import Receipt
 
 
 @click.command()
@@ -36,12 +37,16 @@ def migrate(namespace: str | None) -> None:
     else:
         click.echo(f"The database was updated from revision {before or 'none'} to {after}.")
     if namespace:
-        moved = _adopt_spool(settings, database, namespace)
-        click.echo(f"Moved {format_count(moved, 'delivery')} to the inbox.")
+        moved, known = _adopt_spool(settings, database, namespace)
+        in_inbox = f"; the inbox already had {known:,} of them" if known else ""
+        click.echo(f"Moved {format_count(moved, 'delivery')} to the inbox{in_inbox}.")
 
 
-def _adopt_spool(settings: Settings, database: Database, name: str) -> int:
-    """Move the deliveries of another namespace's spool to the inbox; return their number."""
+def _adopt_spool(settings: Settings, database: Database, name: str) -> tuple[int, int]:
+    """Move the deliveries of another namespace's spool to the inbox.
+
+    Returns the number of deliveries, and of those that the inbox already had.
+    """
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     known = list_namespaces(redis)
     if name not in (UNNAMED_OPTION, *known):
@@ -53,10 +58,13 @@ def _adopt_spool(settings: Settings, database: Database, name: str) -> int:
             f"--adopt-spool: workers of {name} are running, and move its spool to their own database. "
             "If they use this database too, set one REDIS_NAMESPACE for all processes, and restart them."
         )
-    spool = Spool(redis, namespace, settings)
+    spool, inbox, receipts = Spool(redis, namespace, settings), Inbox(database), list[Receipt]()
     # They may be signed with a secret that has been set again since.
     spool.restore_set_aside()
-    moved = spool.drain(Inbox(database).put, sets_aside=namespace == settings.namespace)
+    moved = spool.drain(
+        lambda deliveries: receipts.extend(inbox.put(deliveries)),
+        sets_aside=namespace == settings.namespace,
+    )
     if left := spool.count():
         print_message(
             f"{format_count(left, 'delivery')} left in the spool of {name}: not signed with a secret in "
@@ -69,4 +77,4 @@ def _adopt_spool(settings: Settings, database: Database, name: str) -> int:
             "If the secret was removed, add it again, and repeat this command. "
             f"Inspect with: redis-cli XRANGE {spool.unreadable_key} - +"
         )
-    return moved
+    return moved, sum(receipt.is_duplicate for receipt in receipts)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from app.replay.request import ReplayRequest
 from app.replay.throttle import RateLimit
 from app.store.delivery_filter import DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
-from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_sender_client
+from app.truto.webhook_sender import SendOutcome, WebhookSender, WebhookTarget, open_sender_client
 
 # Truto accepts 400 for this event only: it stops the run.
 _RUN_STARTED_EVENT = "sync_job_run:started"
@@ -61,7 +62,8 @@ class ForwardCounts:
 class Forwarder:
     """Sends deliveries, oldest first, to another receiver. Changes nothing here; raises StoreUnavailable.
 
-    rate: the largest number of deliveries to send a second, None for no limit.
+    rate: the largest number of deliveries to send a second, None for no limit. on_rejected: see
+    `WebhookSender`.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Forwarder:
         *,
         rate: float | None = None,
         observer: ForwardObserver,
+        on_rejected: Callable[[SendOutcome], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._inbox = Inbox(database)
         self._target = target
         self._rate_limit = RateLimit(rate, time.monotonic())
         self._observer = observer
+        self._on_rejected = on_rejected
         self.counts = ForwardCounts()
 
     def forward(self, request: ReplayRequest, *, now: datetime) -> None:
@@ -85,7 +89,7 @@ class Forwarder:
         May be interrupted by an exception: `counts` then has the results so far.
         """
         with open_sender_client(1) as client:
-            sender = WebhookSender(self._target, client, threading.Event())
+            sender = WebhookSender(self._target, client, threading.Event(), on_rejected=self._on_rejected)
             self.counts.responses = sender.response_counts
             for delivery in find_deliveries(self._database, request.resolve(now)):
                 if self.counts.sent == request.limit:

@@ -1,17 +1,19 @@
 """Import of a file with exported deliveries or bare bodies."""
 
 import gzip
+import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.clock import utc_now
 from app.errors import ConfigError, UnreadableDelivery
 from app.store.delivery_export import ImportedDelivery, read_line
 from app.store.inbox import Inbox
-from app.store.models import DeliveryState, IncomingDelivery
+from app.store.models import DeliveryState, IncomingDelivery, delivery_id_for
+from app.store.restore import KnownDelivery, PrunedBodies
 from app.truto.events import read_envelope
 from app.truto.signature import parse_signature_header, sign
 
@@ -20,6 +22,10 @@ _MAX_BATCH_DELIVERIES = 64
 _MAX_BATCH_BYTES = 16 * 1024 * 1024
 # An exported body is base64, or JSON text with escapes; its other members take little.
 _MAX_LINE_BYTES_PER_BODY_BYTE, _MAX_OTHER_LINE_BYTES = 4, 65536
+_NOT_VERIFIED = (
+    "no known secret signed this body, so the pruned delivery stays without it; if the webhook's secret was "
+    "another one then, pass it with --secret"
+)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -37,12 +43,16 @@ class ImportObserver(Protocol):
 class ImportCounts:
     """Deliveries and lines of an import.
 
-    quarantined: the new deliveries with unreadable bodies. skipped: lines without a whole delivery.
+    quarantined: the new deliveries with unreadable bodies. restored: pruned deliveries that have their bodies
+    again. erased: known deliveries of erased accounts, which stay erased. skipped: lines without a whole
+    delivery, or whose body is not the one that was pruned.
     """
 
     new: int = 0
     quarantined: int = 0
+    restored: int = 0
     duplicates: int = 0
+    erased: int = 0
     skipped: int = 0
 
     @property
@@ -62,11 +72,19 @@ class UnreadableLine:
     reason: str
 
 
+class _NumberedDelivery(NamedTuple):
+    """A delivery and the number of its line."""
+
+    line_number: int
+    delivery: IncomingDelivery
+
+
 class Importer:
     """Stores the deliveries of a file in the inbox, several per commit. Raises StoreUnavailable.
 
+    A pruned delivery of the inbox gets its body back, if a known secret signed that body.
     secret: the secret that Truto would sign bare bodies with; "" if the file holds exported deliveries only.
-    dry_run: read and count, store nothing.
+    other_secrets: more secrets that may have signed pruned bodies. dry_run: read and count, store nothing.
     """
 
     def __init__(
@@ -74,16 +92,19 @@ class Importer:
         inbox: Inbox,
         *,
         secret: str,
+        other_secrets: Sequence[str] = (),
         max_body_bytes: int,
         dry_run: bool = False,
         observer: ImportObserver,
     ) -> None:
         self._inbox = inbox
+        self._pruned_bodies = PrunedBodies(inbox.database)
         self._secret = secret
+        self._secrets = tuple(dict.fromkeys(filter(None, (secret, *other_secrets))))
         self._max_body_bytes = max_body_bytes
         self._dry_run = dry_run
         self._observer = observer
-        self._batch: list[IncomingDelivery] = []
+        self._batch: list[_NumberedDelivery] = []
         self.counts = ImportCounts()
 
     def import_lines(self, source: io.BufferedReader) -> None:
@@ -96,10 +117,9 @@ class Importer:
             for number, line in read_numbered_lines(source, max_line_bytes=max_line_bytes):
                 delivery = line if isinstance(line, UnreadableLine) else self._parse_line(line)
                 if isinstance(delivery, UnreadableLine):
-                    self.counts.skipped += 1
-                    self._observer.on_skipped(number, delivery.reason)
+                    self._skip(number, delivery.reason)
                     continue
-                self._batch.append(delivery)
+                self._batch.append(_NumberedDelivery(number, delivery))
                 if self._is_batch_full():
                     self._store_batch()
         finally:
@@ -131,18 +151,60 @@ class Importer:
         return IncomingDelivery(body, digest, utc_now(), envelope)
 
     def _is_batch_full(self) -> bool:
-        batch_bytes = sum(len(delivery.body) for delivery in self._batch)
+        batch_bytes = sum(len(delivery.body) for _, delivery in self._batch)
         return len(self._batch) >= _MAX_BATCH_DELIVERIES or batch_bytes >= _MAX_BATCH_BYTES
+
+    def _skip(self, line_number: int, reason: str) -> None:
+        self.counts.skipped += 1
+        self._observer.on_skipped(line_number, reason)
 
     def _store_batch(self) -> None:
         batch, self._batch = self._batch, []
-        receipts = [] if self._dry_run or not batch else self._inbox.put(batch)
-        duplicates = [receipt.is_duplicate for receipt in receipts] or [False] * len(batch)
-        for delivery, is_duplicate in zip(batch, duplicates, strict=True):
-            self.counts.duplicates += is_duplicate
-            self.counts.new += not is_duplicate
-            self.counts.quarantined += not is_duplicate and delivery.state == DeliveryState.QUARANTINED
+        known = self._pruned_bodies.find_known([delivery.delivery_id for _, delivery in batch])
+        self._store_new([delivery for _, delivery in batch if delivery.delivery_id not in known])
+        for line_number, delivery in batch:
+            if known_delivery := known.get(delivery.delivery_id):
+                self._store_known(line_number, delivery, known_delivery)
+                # A second copy in the same batch is a duplicate.
+                known[delivery.delivery_id] = replace(known_delivery, is_pruned=False)
         self._observer.on_stored()
+
+    def _store_new(self, deliveries: Sequence[IncomingDelivery]) -> None:
+        if self._dry_run:
+            first_copies = {delivery.delivery_id: delivery for delivery in reversed(deliveries)}
+            is_duplicate = [delivery is not first_copies[delivery.delivery_id] for delivery in deliveries]
+        else:
+            receipts = self._inbox.put(deliveries) if deliveries else []
+            is_duplicate = [receipt.is_duplicate for receipt in receipts]
+        for delivery, is_copy in zip(deliveries, is_duplicate, strict=True):
+            self.counts.duplicates += is_copy
+            self.counts.new += not is_copy
+            self.counts.quarantined += not is_copy and delivery.state == DeliveryState.QUARANTINED
+
+    def _store_known(self, line_number: int, delivery: IncomingDelivery, known: KnownDelivery) -> None:
+        if not known.is_pruned:
+            self.counts.duplicates += 1
+        elif known.is_erased:
+            self.counts.erased += 1
+        elif not self._is_signed_body(delivery):
+            self._skip(line_number, _NOT_VERIFIED)
+        elif self._dry_run or self._pruned_bodies.restore(known.id, delivery.body):
+            self.counts.restored += 1
+        else:
+            # Another process has restored or erased it meanwhile.
+            self.counts.duplicates += 1
+
+    def _is_signed_body(self, delivery: IncomingDelivery) -> bool:
+        """Whether a delivery's id results from its body, signed with a known secret.
+
+        The first release made ids from a hash of the body.
+        """
+        digests = [parse_signature_header(sign(delivery.body, secret)) for secret in self._secrets]
+        digests.append(hashlib.sha256(delivery.body).digest())
+        envelope = delivery.envelope
+        return delivery.delivery_id in (
+            delivery_id_for(envelope.event_id, envelope.created_at, digest) for digest in digests
+        )
 
 
 def read_numbered_lines(

@@ -3,13 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from app.clock import utc_now
 from app.replay.request import ReplayRequest
 from app.replay.throttle import AdaptiveWindow, RateLimit
-from app.store.replays import Replay, ReplayOutcome, Replays
+from app.store.replays import DeadRecordCounts, Replay, ReplayOutcome, Replays
 
 _BATCH_SIZE = 200
 _MIN_IN_PROGRESS, _MAX_IN_PROGRESS = 400, 2000
@@ -33,14 +34,16 @@ class ReplaySummary:
     """The result of a replay, finished or interrupted.
 
     replay: None if there was nothing to replay. outcomes: the replayed deliveries, by their state now.
-    left_out: the matching deliveries that were not replayed, "pruned" or by state. written: with a `sink` in
-    the request, the replayed deliveries that it has; else None.
+    dead: the dead records of the settled ones, of the request's `sink` only if it has one. left_out: the
+    matching deliveries that were not replayed, "pruned" or by state. written: with a `sink` in the request,
+    the replayed deliveries that it has; else None.
     """
 
     replay: Replay | None
     is_finished: bool
     outcomes: Sequence[ReplayOutcome]
     left_out: Counter[str]
+    dead: DeadRecordCounts = field(default_factory=DeadRecordCounts)
     written: int | None = None
 
     @property
@@ -50,9 +53,9 @@ class ReplaySummary:
 
     @property
     def has_problems(self) -> bool:
-        """Whether it was interrupted, a delivery has failed, or the only sink to write got none."""
-        has_failed = any(outcome.state in _PROBLEM_STATES for outcome in self.outcomes)
-        return not self.is_finished or has_failed or bool(self.deliveries and self.written == 0)
+        """Whether it was interrupted, a delivery or record has failed, or the only sink to write got none."""
+        has_failed = any(outcome.state in _PROBLEM_STATES for outcome in self.outcomes) or self.dead.records
+        return not self.is_finished or bool(has_failed or (self.deliveries and self.written == 0))
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
@@ -64,6 +67,8 @@ class ReplaySummary:
                 outcome.state: outcome.deliveries for outcome in self.outcomes if not outcome.is_unreadable
             },
             "still_unreadable": sum(outcome.deliveries for outcome in self.outcomes if outcome.is_unreadable),
+            "dead_records": self.dead.records,
+            "with_dead_records": self.dead.deliveries,
             "left_out": dict(self.left_out),
             **({} if self.written is None else {"written": self.written}),
         }
@@ -94,6 +99,7 @@ class ThrottledReplay:
         self._rate_limit = RateLimit(rate, time.monotonic())
         self._window = AdaptiveWindow(_MIN_IN_PROGRESS, _MAX_IN_PROGRESS)
         self._requeued = 0
+        self._first_received_at: datetime | None = None
         self._is_finished = False
         self._last_settled = -1
         self._unchanged_since_s = time.monotonic()
@@ -122,10 +128,11 @@ class ThrottledReplay:
         """Return the result so far. left_out: as the preview counted it."""
         # An interruption between a commit and the assignment leaves self._replay behind the database.
         replay = self._replays.refresh(self._replay)
-        outcomes = self._replays.outcomes(replay, self._filter)
-        sink = self._request.sink
+        ids, since, sink = self._filter.ids, self._first_received_at, self._request.sink
+        outcomes = self._replays.outcomes(replay, ids=ids, since=since)
+        dead = self._replays.count_dead_records(replay, sink=sink, ids=ids, since=since)
         written = self._replays.count_written(replay, sink) if sink else None
-        return ReplaySummary(replay, self._is_finished, outcomes, left_out, written)
+        return ReplaySummary(replay, self._is_finished, outcomes, left_out, dead, written)
 
     def _compute_batch_limit(self, pending: int) -> int:
         now_s = time.monotonic()
@@ -147,6 +154,8 @@ class ThrottledReplay:
             # Another process running the same replay may have requeued more: wait for its deliveries too.
             self._replay = self._replays.refresh(self._replay)
             return False
+        if self._replay.cursor is None:
+            self._first_received_at = candidates[0].received_at
         requeued = self._replays.requeue(self._replay, candidates, sink=self._request.sink, now=utc_now())
         if requeued:
             self._requeued += requeued.requeued_deliveries - self._replay.requeued_deliveries

@@ -41,15 +41,16 @@ class BatchReconciler:
         """
         stored_runs, loaded = Runs(self._database), []
         for run_id in dict.fromkeys(run_ids):
-            run = stored_runs.get(run_id)
+            run, has_failed = stored_runs.get(run_id), False
             try:
                 if run is None and self._refresher:
                     run = self._refresher.refresh(run_id, now=now)
             except (TrutoRefused, TrutoUnavailable) as error:
                 self.errors.append(error)
+                has_failed = True
             if run:
                 loaded.append(run)
-            elif not self.errors:
+            elif not has_failed:
                 on_unknown(run_id)
         return loaded
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from http import HTTPStatus
 
 from app.clock import utc_now
 from app.database.engine import Database
@@ -25,16 +26,19 @@ _SHOWN_AFTER_END = timedelta(minutes=1)
 class RunWatcher:
     """Reads runs from the store, and refreshes them from Truto in the background.
 
-    run_ids: empty for all active runs. refresher: None without a token.
+    run_ids: empty for all active runs, also those that become active later. refresher: None without a token.
+    missing_ids: runs that Truto does not know.
     """
 
     def __init__(self, database: Database, run_ids: Sequence[str], refresher: RunRefresher | None) -> None:
         self._database = database
+        self._watches_all = not run_ids
         self._run_ids = tuple(dict.fromkeys(run_ids))
         self._refresher = refresher
         self._refresh_thread = threading.Thread()
         self._refreshed_at_s = 0.0
         self.runs: Sequence[ReconciledRun] = ()
+        self.missing_ids: set[str] = set()
 
     @property
     def unknown_ids(self) -> list[str]:
@@ -44,21 +48,20 @@ class RunWatcher:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every watched run has ended and has no pending deliveries; never if all are watched."""
-        return (
-            bool(self._run_ids)
-            and len(self.runs) == len(self._run_ids)
-            and all(reconciliation.verdict in _FINAL_VERDICTS for _, reconciliation in self.runs)
+        """Whether every watched run has ended and has no pending deliveries."""
+        return len(self.runs) == len(self._run_ids) and all(
+            reconciliation.verdict in _FINAL_VERDICTS for _, reconciliation in self.runs
         )
 
     def load(self) -> None:
         """Read the runs and their reconciliations; raises StoreUnavailable."""
         stored_runs = Runs(self._database)
-        if self._run_ids:
-            runs = [run for run_id in self._run_ids if (run := stored_runs.get(run_id))]
-        else:
+        if self._watches_all:
             ended_since = utc_now() - _SHOWN_AFTER_END
-            runs = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
+            active = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
+            # A run that was watched stays to its end, although a worker may reconcile it meanwhile.
+            self._run_ids = tuple(dict.fromkeys((*self._run_ids, *(run.sync_job_run_id for run in active))))
+        runs = [run for run_id in self._run_ids if (run := stored_runs.get(run_id))]
         self.runs = reconcile_stored_runs(self._database, runs, now=utc_now())
 
     def refresh_in_background(self) -> None:
@@ -75,9 +78,16 @@ class RunWatcher:
 
     def _refresh_runs(self, refresher: RunRefresher, runs: Sequence[ReconciledRun]) -> None:
         ended_ids = {run.sync_job_run_id for run, _ in runs if run.has_ended}
-        for run_id in self._run_ids or [run.sync_job_run_id for run, _ in runs]:
+        for run_id in self._run_ids:
             if run_id not in ended_ids:
                 # Later events bring the same facts. RuntimeError: the command has ended and closed the
                 # connection.
-                with suppress(TrutoRefused, TrutoUnavailable, StoreUnavailable, RuntimeError):
-                    refresher.refresh(run_id, now=utc_now())
+                with suppress(TrutoUnavailable, StoreUnavailable, RuntimeError):
+                    self._refresh_run(refresher, run_id)
+
+    def _refresh_run(self, refresher: RunRefresher, run_id: str) -> None:
+        try:
+            refresher.refresh(run_id, now=utc_now())
+        except TrutoRefused as error:
+            if error.http_status == HTTPStatus.NOT_FOUND:
+                self.missing_ids.add(run_id)

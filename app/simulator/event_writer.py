@@ -22,9 +22,10 @@ class JobIds:
 
 
 def make_job_ids(plan: Plan) -> JobIds:
-    """Return the ids of a plan's environment, webhook and sync job; they depend on its seed alone."""
+    """Return the ids of a plan's environment, webhook and sync job; they depend on its seed."""
     rng = Random(f"{plan.seed}/job")  # noqa: S311  # repeatable, no secret
-    return JobIds(make_id(rng), make_id(rng), make_id(rng))
+    environment_id, webhook_id, sync_job_id = (make_id(rng) for _ in range(3))
+    return JobIds(environment_id, plan.webhook_id or webhook_id, sync_job_id)
 
 
 def make_id(rng: Random) -> str:

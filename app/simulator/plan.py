@@ -30,6 +30,7 @@ class Plan:
     all runs, in one event each, or batched. pause_s: before each page. stop_after: the share of its pages
     after which a run is stopped, or None. forged: requests without a valid signature, between the pages.
     first_backoff_s: the wait before the first of three retries; it doubles for each, up to 10 s.
+    webhook_id: of the runs' webhook; "" for one that depends on the seed.
     """
 
     url: str
@@ -58,6 +59,7 @@ class Plan:
     encoding: Literal["base64", "hex"] = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
+    webhook_id: str = ""
 
     def __post_init__(self) -> None:
         if problems := list(_find_problems(self)):

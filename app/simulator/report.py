@@ -12,16 +12,18 @@ from app.truto.webhook_sender import SendOutcome
 class RunReport:
     """The events that a run sent, and the records that a sink must have after it.
 
-    fetched: records by (resource, method). persisted: records of pages that got a 200, late pages included.
-    lost: records of pages that were never sent. dropped: pages and record errors that the receiver rejected.
-    record_errors: record errors that got a 200. expected: by (resource, id), the newest version that got a
-    200, as (created_at, digest). response_counts: the receiver's answers by status.
+    refusal_reason: the receiver's, of a run with the status "refused". fetched: records by (resource,
+    method). persisted: records of pages that got a 200, late pages included. lost: records of pages that were
+    never sent. dropped: pages and record errors that the receiver rejected. record_errors: record errors that
+    got a 200. expected: by (resource, id), the newest version that got a 200, as (created_at, digest).
+    response_counts: the receiver's answers by status.
     """
 
     sync_job_run_id: str
     sync_job_id: str
     integrated_account_id: str
     status: str = "created"
+    refusal_reason: str = ""
     fetched: Counter[tuple[str, str]] = field(default_factory=Counter)
     persisted: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -63,7 +63,9 @@ class SimulatedRun:
         self._send_lifecycle_event("created")
         self._started_at = self._clock.now()
         self.report.status = "running"
-        if self._send_lifecycle_event("started").http_status == 400:
+        started = self._send_lifecycle_event("started")
+        if started.http_status == 400:
+            self.report.refusal_reason = started.message
             self._finish("refused")
         else:
             self._send_pages()

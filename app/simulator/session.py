@@ -1,9 +1,10 @@
 """Simulation of all runs of a plan, several in parallel."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from app.clock import utc_now
@@ -12,7 +13,7 @@ from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.run import SimulatedRun
 from app.simulator.simulated_webhooks import SimulatedWebhooks
-from app.truto.webhook_sender import WebhookSender, open_sender_client
+from app.truto.webhook_sender import SendOutcome, WebhookSender, open_sender_client
 
 
 class SimulationSession:
@@ -49,16 +50,17 @@ class SimulationSession:
         return reports
 
 
-def simulate(
+@contextmanager
+def running_session(
     plan: Plan,
     *,
     progress: Callable[[int], None],
     session_context: Callable[[SimulationSession], AbstractContextManager[object]] | None = None,
-) -> list[RunReport]:
-    """Simulate all runs of a plan; return one report for each run.
+    on_rejected: Callable[[SendOutcome], None] = lambda _: None,
+) -> Iterator[SimulationSession]:
+    """Start all runs of a plan, and keep their session until the body ends; an exception cancels the runs.
 
-    progress: called with the number of records after each page. session_context: returns a context manager
-    for the session, entered before the first run starts and left after the last run ends.
+    progress, session_context: see `simulate`. on_rejected: see `WebhookSender`; called in the runs' threads.
     """
     clock = EventClock(utc_now)
     lock = threading.Lock()
@@ -71,14 +73,17 @@ def simulate(
     with open_sender_client(plan.parallel) as client, ThreadPoolExecutor(plan.parallel) as pool:
 
         def make_run(number: int) -> SimulatedRun:
-            return SimulatedRun(plan, number, clock, WebhookSender(plan.target, client, cancelled), advance)
+            sender = WebhookSender(plan.target, client, cancelled, on_rejected=on_rejected)
+            # A run that is started again, through the API, sends everything.
+            run_plan = plan if number < plan.runs else replace(plan, lost=0.0, stop_after=None)
+            return SimulatedRun(run_plan, number, clock, sender, advance)
 
         session = SimulationSession(make_run, pool, SimulatedWebhooks(plan, clock))
         try:
             with session_context(session) if session_context else nullcontext():
                 for _ in range(plan.runs):
                     session.start()
-                return session.finish()
+                yield session
         except BaseException:
             # The pool waits for its threads: without this, Ctrl-C takes effect only after the last run.
             cancelled.set()
@@ -86,3 +91,18 @@ def simulate(
                 # End the pauses between pages.
                 run.stop()
             raise
+
+
+def simulate(
+    plan: Plan,
+    *,
+    progress: Callable[[int], None],
+    session_context: Callable[[SimulationSession], AbstractContextManager[object]] | None = None,
+) -> list[RunReport]:
+    """Simulate all runs of a plan; return one report for each run.
+
+    progress: called with the number of records after each page. session_context: returns a context manager
+    for the session, entered before the first run starts and left after the last run ends.
+    """
+    with running_session(plan, progress=progress, session_context=session_context) as session:
+        return session.finish()

@@ -14,8 +14,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
-import structlog
-
 from app.database.engine import Database
 from app.errors import ArchiveUnavailable
 from app.folder_sync import sync_folder
@@ -26,19 +24,19 @@ from app.store.models import PrunableDelivery
 _SUFFIX = ".jsonl.gz"
 _LEVEL = 6
 
-log = structlog.get_logger()
-
 
 class Archive:
     """Writes deliveries before they are pruned: dt=<day received>/<first>-<last>-<hash of ids>.jsonl.gz.
 
     A file is written under a temporary name, synced, then renamed, so it is complete or absent. A delivery
     that the archive already holds, because a prune stopped before it removed the body, is not written again.
-    Every method raises ArchiveUnavailable.
+    damaged: deliveries that could not be archived, because their bodies are damaged. Every method raises
+    ArchiveUnavailable.
     """
 
     def __init__(self, url: str) -> None:
         self._root = Path(unquote(urlsplit(url).path))
+        self.damaged: list[UUID] = []
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -77,6 +75,7 @@ class Archive:
                     folder / _build_file_name(first, last, [delivery.id for delivery in new]), new
                 )
                 archived += written
+                self.damaged += [delivery.id for delivery in new if delivery.id not in set(written)]
         return archived
 
 
@@ -92,12 +91,9 @@ def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
                 try:
                     line = write_line(replace(delivery, body=decompress(delivery.body)))
                 except ValueError:
-                    log.warning(
-                        "delivery.archive_skipped", delivery=str(delivery.id), reason="its body is damaged"
-                    )
-                else:
-                    packed.write(line)
-                    written.append(delivery.id)
+                    continue
+                packed.write(line)
+                written.append(delivery.id)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,7 +1,7 @@
 """Count and erase the data of an integrated account in the store."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -20,12 +20,16 @@ _PAGE_SIZE = 500
 # With bodies.
 _MIXED_PAGE_SIZE = 10
 _HAS_BODY = func.length(deliveries.c.body) > 0
+# Erasure sets `body_bytes` to 0, also of a pruned delivery: its body must not come back from an archive.
+IS_ERASED = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes == 0)
+_IS_RESTORABLE = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes > 0)
 _HAS_DEAD = dead_records.c.raw != ""
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
 _IS_PENDING = deliveries.c.state == DeliveryState.PENDING
 _HAS_DATA = or_(
     _IS_PENDING,
     _HAS_BODY,
+    _IS_RESTORABLE,
     exists().where(dead_records.c.delivery_id == deliveries.c.id, _HAS_DEAD),
     exists().where(record_errors.c.delivery_id == deliveries.c.id, _HAS_ERROR),
 )
@@ -33,9 +37,14 @@ _HAS_DATA = or_(
 
 @dataclass(frozen=True, slots=True)
 class AccountDataCounts:
-    """Numbers of rows with data of an account. pending: deliveries that a worker would still write."""
+    """Numbers of rows with data of an account.
+
+    pruned: deliveries without bodies, which an archive may hold. pending: deliveries that a worker would
+    still write.
+    """
 
     bodies: int = 0
+    pruned: int = 0
     pending: int = 0
     dead_records: int = 0
     record_errors: int = 0
@@ -50,13 +59,13 @@ class AccountData:
     """The runs of one account, and its deliveries received until a time. Methods raise StoreUnavailable.
 
     A delivery without an account belongs to the account of its run. A delivery with records of several
-    accounts belongs to each one that its body mentions, and is erased as a whole.
+    accounts belongs to each one that its body mentions, and is erased as a whole; without its body, it
+    belongs to every account.
     """
 
     def __init__(self, database: Database, account: str, *, until: datetime) -> None:
         self._database = database
         self._account = account
-        self._until = until
         self._is_run_of_account = runs.c.integrated_account_id == account
         run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
@@ -66,17 +75,27 @@ class AccountData:
         )
         is_of_account = or_(deliveries.c.integrated_account_id == account, self._is_without_account)
         self._is_of_account = and_(is_of_account, deliveries.c.received_at <= until)
+        self._is_mixed = (
+            deliveries.c.account_source == AttributionSource.RECORD,
+            deliveries.c.integrated_account_id == "",
+            deliveries.c.received_at <= until,
+        )
 
     def count(self) -> AccountDataCounts:
         """Count the rows that `erase` would change."""
-        bodies = func.coalesce(func.sum(case((_HAS_BODY, 1), else_=0)), 0)
-        pending = func.coalesce(func.sum(case((_IS_PENDING, 1), else_=0)), 0)
-        [(body_count, pending_count)] = self._database.read(
-            select(bodies, pending).where(self._is_of_account)
+        numbers = [
+            func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+            for condition in (_HAS_BODY, _IS_RESTORABLE, _IS_PENDING)
+        ]
+        [(bodies, pruned, pending)] = self._database.read(select(*numbers).where(self._is_of_account))
+        is_barred = (*self._is_mixed, _IS_RESTORABLE)
+        [(mixed_pruned,)] = self._database.read(
+            select(func.count()).select_from(deliveries).where(*is_barred)
         )
         return AccountDataCounts(
-            bodies=int(body_count) + sum(1 for _ in self._find_mixed_deliveries()),
-            pending=int(pending_count),
+            bodies=int(bodies) + sum(1 for _ in self._find_mixed_deliveries()),
+            pruned=int(pruned) + mixed_pruned,
+            pending=int(pending),
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
             runs=sum(self._strip_runs(dry_run=True)),
@@ -103,6 +122,7 @@ class AccountData:
         Pending deliveries are discarded: no worker leases them any more. A worker that already leased one
         cannot settle it, but may write it to sinks until `find_in_progress` no longer returns it.
         """
+        yield from self._bar_mixed_deliveries()
         for delivery_id in self._find_mixed_deliveries():
             # From here on it is one of the account's deliveries: its whole body will be erased.
             change = update(deliveries).where(deliveries.c.id == delivery_id)
@@ -130,25 +150,30 @@ class AccountData:
             statement = statement.where(deliveries.c.id.in_(among))
         return [row.id for row in self._database.read(statement)]
 
+    def _bar_mixed_deliveries(self) -> Iterator[AccountDataCounts]:
+        """Bar the pruned deliveries with records of several accounts from a restore.
+
+        Without their bodies, it is unknown whether they mention this account.
+        """
+        page = select(deliveries.c.id).where(*self._is_mixed, _IS_RESTORABLE)
+        page = page.order_by(deliveries.c.id).limit(_PAGE_SIZE)
+        while ids := [row.id for row in self._database.read(page)]:
+            change = update(deliveries).where(deliveries.c.id.in_(ids), _IS_RESTORABLE)
+            yield AccountDataCounts(pruned=self._database.execute(change.values(body_bytes=0)))
+
     def _find_mixed_deliveries(self) -> Iterator[UUID]:
         """Yield the deliveries with records of several accounts whose body mentions this one."""
-        mentions = {self._account.encode(), json.dumps(self._account)[1:-1].encode()}
         order = (deliveries.c.received_at, deliveries.c.id)
         page = (
             select(*order, deliveries.c.body)
-            .where(
-                deliveries.c.account_source == AttributionSource.RECORD,
-                deliveries.c.integrated_account_id == "",
-                deliveries.c.received_at <= self._until,
-                _HAS_BODY,
-            )
+            .where(*self._is_mixed, _HAS_BODY)
             .order_by(*order)
             .limit(_MIXED_PAGE_SIZE)
         )
         rows = self._database.read(page)
         while rows:
             for row in rows:
-                if _mentions(row.body, mentions):
+                if _may_mention(row.body, self._account):
                     yield row.id
             rows = self._database.read(page.where(tuple_(*order) > (rows[-1].received_at, rows[-1].id)))
 
@@ -175,13 +200,13 @@ class AccountData:
             after = rows[-1].sync_job_run_id
 
 
-def _mentions(compressed: bytes, texts: Iterable[bytes]) -> bool:
-    """Whether a body contains one of these texts. A damaged body may, and no replay can use it."""
+def _may_mention(compressed: bytes, account: str) -> bool:
+    """Whether a body contains an account's id. A damaged body may, and no replay can use it."""
     try:
         body = decompress(compressed)
     except ValueError:
         return True
-    return any(text in body for text in texts)
+    return account.encode() in body or json.dumps(account)[1:-1].encode() in body
 
 
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:
@@ -199,10 +224,11 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
         "discard_reason": Reason.ERASED,
         "settled_at": now,
     }
-    pruned_at = func.coalesce(deliveries.c.pruned_at, now)
     return AccountDataCounts(
         pending=change(deliveries, is_selected, _IS_PENDING, **discarded),
-        bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", pruned_at=pruned_at),
+        # Before the bodies: they become pruned, too.
+        pruned=change(deliveries, is_selected, _IS_RESTORABLE, body_bytes=0),
+        bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", body_bytes=0, pruned_at=now),
         dead_records=change(dead_records, dead_records.c.delivery_id.in_(ids), _HAS_DEAD, raw=""),
         record_errors=change(
             record_errors, record_errors.c.delivery_id.in_(ids), _HAS_ERROR, raw="", message=""

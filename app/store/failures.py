@@ -137,6 +137,18 @@ class Discard:
         count = count_dead_records if self._of_records else count_failed
         return count(self._database, self._filter)
 
+    def find_unaffected(self) -> list[UUID]:
+        """Return the filter's ids of deliveries that `discard` would not change; raises StoreUnavailable."""
+        ids = self._filter.ids
+        source, conditions = (
+            (_DEAD_RECORDS_JOIN, _discardable_clauses(self._filter))
+            if self._of_records
+            else (deliveries, [IS_FAILED, *where_clauses(self._filter)])
+        )
+        rows = self._database.read(select(deliveries.c.id).select_from(source).where(*conditions).distinct())
+        affected_ids = {row.id for row in rows}
+        return [id_ for id_ in ids if id_ not in affected_ids]
+
     def discard(self, reason: str) -> Iterator[int]:
         """Discard page by page; yield the number of each page. Raises StoreUnavailable."""
         if self._of_records:

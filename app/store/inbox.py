@@ -36,7 +36,7 @@ class Inbox:
     """The deliveries table. Every method is one transaction and raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._insert = build_insert(database.dialect, _COLUMNS)
 
     def put(self, incoming: Sequence[IncomingDelivery]) -> list[Receipt]:
@@ -52,7 +52,7 @@ class Inbox:
         for id_, delivery, body in zip(ids, incoming, bodies, strict=True):
             # If a group has the same bytes twice, the first decision counts.
             rows.setdefault(id_, _build_row(id_, delivery, body, copies[id_]))
-        with self._database.translate_errors():
+        with self.database.translate_errors():
             results = self._write(
                 rows, [delivery for delivery in incoming if delivery.state == DeliveryState.REFUSED]
             )
@@ -80,13 +80,13 @@ class Inbox:
         raise AssertionError("unreachable")
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
-        with autocommit(self._database.engine) as connection:
+        with autocommit(self.database.engine) as connection:
             return self._insert(connection, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
-        with self._database.engine.begin() as connection:
+        with self.database.engine.begin() as connection:
             results = self._insert(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
@@ -98,12 +98,12 @@ class Inbox:
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return the compressed bodies of deliveries by id."""
         statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        return {row.id: row.body for row in self._database.read(statement)}
+        return {row.id: row.body for row in self.database.read(statement)}
 
     def count_by_state(self) -> dict[str, int]:
         """Return the number of deliveries in each state, and of repeated deliveries as "duplicate"."""
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
-        rows = self._database.read(by_state.group_by(deliveries.c.state))
+        rows = self.database.read(by_state.group_by(deliveries.c.state))
         return {state: count for state, count, _ in rows} | {"duplicate": sum(copies for *_, copies in rows)}
 
 

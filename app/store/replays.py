@@ -10,7 +10,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
-    delete,
     exists,
     func,
     insert,
@@ -26,6 +25,7 @@ from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState, SinkOutcomeState
+from app.store.requeue import HAS_BODY, delete_outcomes, lock_finished, mark_pending
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes, workers
 from app.store.worker_registry import is_live
 from app.truto.events import read_envelope
@@ -70,6 +70,14 @@ class ReplayOutcome:
     state: str
     is_unreadable: bool
     deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRecordCounts:
+    """Numbers of dead records, and of the deliveries that have them."""
+
+    records: int = 0
+    deliveries: int = 0
 
 
 class Replays:
@@ -243,18 +251,40 @@ class Replays:
         )
         return int(self._database.read(statement)[0][0])
 
-    def outcomes(self, replay: Replay, delivery_filter: DeliveryFilter) -> list[ReplayOutcome]:
-        """Count a replay's deliveries by state. delivery_filter: the filter of the replay."""
-        where = [
-            *where_clauses(replace(delivery_filter, states=(), reason="")),
-            deliveries.c.replay_id == replay.id,
-        ]
+    def outcomes(
+        self, replay: Replay, *, ids: Sequence[UUID] = (), since: datetime | None = None
+    ) -> list[ReplayOutcome]:
+        """Count a replay's deliveries by state.
+
+        ids, since: bounds of the deliveries that it requeued, for a faster query.
+        """
         columns = (deliveries.c.state, _IS_UNREADABLE)
+        where = _is_requeued_by(replay, ids, since)
         statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
         return [
             ReplayOutcome(state, is_unreadable=bool(is_unreadable), deliveries=count)
             for state, is_unreadable, count in self._database.read(statement)
         ]
+
+    def count_dead_records(
+        self, replay: Replay, *, sink: str = "", ids: Sequence[UUID] = (), since: datetime | None = None
+    ) -> DeadRecordCounts:
+        """Count the dead records of a replay's settled deliveries.
+
+        sink: only unreadable records and those of this sink; "" for all. ids, since: as for `outcomes`.
+        """
+        statement = (
+            select(func.count(), func.count(dead_records.c.delivery_id.distinct()))
+            .select_from(dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id))
+            .where(
+                *_is_requeued_by(replay, ids, since),
+                deliveries.c.state == DeliveryState.SETTLED,
+                dead_records.c.discard_reason == "",
+            )
+        )
+        if sink:
+            statement = statement.where(dead_records.c.sink.in_((sink, "")))
+        return DeadRecordCounts(*self._database.read(statement)[0])
 
     def _read_envelope_columns(self, delivery_id: UUID) -> Mapping[str, Any] | None:
         """Return the envelope columns of an unreadable delivery; None if it is still unreadable."""
@@ -276,6 +306,21 @@ def _after_cursor(cursor: tuple[datetime, UUID] | None) -> list[ColumnElement[bo
     return [tuple_(deliveries.c.received_at, deliveries.c.id) > cursor] if cursor else []
 
 
+def _is_requeued_by(replay: Replay, ids: Sequence[UUID], since: datetime | None) -> list[ColumnElement[bool]]:
+    """Return the conditions for a replay's deliveries.
+
+    The replay's filter is none of them: a replay changes states, reasons, dead records and attributions.
+    """
+    conditions = [deliveries.c.replay_id == replay.id]
+    if replay.cursor:
+        conditions.append(deliveries.c.received_at <= replay.cursor[0])
+    if since:
+        conditions.append(deliveries.c.received_at >= since)
+    if ids:
+        conditions.append(deliveries.c.id.in_(ids))
+    return conditions
+
+
 def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) -> bool:
     """Move the cursor; return False if another process moved it meanwhile."""
     cursor_id = replay.cursor[1] if replay.cursor else None
@@ -285,59 +330,3 @@ def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) 
         .values(cursor_at=last.received_at, cursor_id=last.id)
     )
     return connection.execute(statement).rowcount == 1
-
-
-# For queries by id: see _IS_PENDING in `app.store.pending`.
-_IS_FINISHED = deliveries.c.state.concat("") != DeliveryState.PENDING
-HAS_BODY = deliveries.c.pruned_at.is_(None)
-
-
-def lock_finished(connection: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """Lock the finished deliveries that have a body until the transaction ends; return their ids."""
-    statement = (
-        select(deliveries.c.id)
-        .where(deliveries.c.id.in_(ids), _IS_FINISHED, HAS_BODY)
-        # Locked in one order, so that two replays cannot deadlock.
-        .order_by(deliveries.c.id)
-        .with_for_update()
-    )
-    return list(connection.execute(statement).scalars())
-
-
-def mark_pending(
-    connection: Connection,
-    ids: Sequence[UUID],
-    *,
-    replay_id: UUID,
-    now: datetime,
-    envelope_columns: Mapping[str, Any] | None = None,
-) -> None:
-    """Make deliveries pending and due. envelope_columns: new values, if they were unreadable before."""
-    statement = update(deliveries).where(deliveries.c.id.in_(ids))
-    requeued = statement.values(
-        state=DeliveryState.PENDING,
-        settled_at=None,
-        due_at=now,
-        leased_until=None,
-        leased_by="",
-        lost_attempts=0,
-        # Not 0: on a first attempt, workers do not check which sinks already have the delivery.
-        attempts=1,
-        reason="",
-        discard_reason="",
-        replay_id=replay_id,
-        **(envelope_columns or {}),
-    )
-    connection.execute(requeued)
-
-
-def delete_outcomes(connection: Connection, ids: Sequence[UUID], sink: str) -> None:
-    """Delete the outcomes and dead records of deliveries. sink: only of this sink; "" for all."""
-    outcomes = delete(sink_outcomes).where(sink_outcomes.c.delivery_id.in_(ids))
-    dead = delete(dead_records).where(dead_records.c.delivery_id.in_(ids))
-    if sink:
-        outcomes = outcomes.where(sink_outcomes.c.sink == sink)
-        # Unreadable records have sink "": every attempt finds them again.
-        dead = dead.where(dead_records.c.sink.in_((sink, "")))
-    connection.execute(outcomes)
-    connection.execute(dead)

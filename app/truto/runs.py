@@ -23,6 +23,7 @@ _STATUS_RANKS = {
     "refused": 2,
     "deleted": 3,
 }
+RUN_STATUSES = tuple(_STATUS_RANKS)
 # A run of this rank or above has ended.
 FINAL_RANK = 2
 # A new status is kept as it came, but lists and log lines show it.

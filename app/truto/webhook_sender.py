@@ -2,19 +2,22 @@
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
 from app.http_client import ResponseTooLarge, open_http_client, send
+from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
 
 _MAX_RETRIES = 3
 _MAX_BACKOFF_S = 10.0
 _TIMEOUT_S = 30.0
 _MAX_RESPONSE_BYTES = 65536
+_MAX_MESSAGE_CHARS = 300
 _STATUS_BY_HTTP_STATUS = {200: "accepted", 400: "refused", 401: "unauthorized"}
 
 
@@ -34,10 +37,15 @@ class WebhookTarget:
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """The result of sending one event. http_status: of the last answer, 0 for none. retries: their number."""
+    """The result of sending one event.
+
+    http_status: of the last answer, 0 for none. retries: their number. message: the reason in the last
+    answer, printable; "" without one.
+    """
 
     http_status: int
     retries: int = 0
+    message: str = ""
 
     @property
     def is_delivered(self) -> bool:
@@ -59,13 +67,22 @@ def open_sender_client(max_connections: int) -> httpx.Client:
 class WebhookSender:
     """Sends the events of one run in order, and counts the receiver's answers in `response_counts`.
 
-    cancelled: once it is set, every further send raises CancelledError.
+    cancelled: once it is set, every further send raises CancelledError. on_rejected: called with the outcome
+    of every attempt that the receiver did not accept; an exception ends the sending.
     """
 
-    def __init__(self, target: WebhookTarget, client: httpx.Client, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        target: WebhookTarget,
+        client: httpx.Client,
+        cancelled: threading.Event,
+        *,
+        on_rejected: Callable[[SendOutcome], None] = lambda _: None,
+    ) -> None:
         self._target = target
         self._client = client
         self._cancelled = cancelled
+        self._on_rejected = on_rejected
         self.response_counts: Counter[str] = Counter()
 
     def send(self, body: bytes, *, may_be_refused: bool = False) -> SendOutcome:
@@ -79,16 +96,19 @@ class WebhookSender:
         for attempt in range(_MAX_RETRIES + 1):
             if attempt:
                 self._cancelled.wait(min(target.first_backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S))
-            outcome = SendOutcome(self._post(body, signature), attempt)
+            http_status, message = self._post(body, signature)
+            outcome = SendOutcome(http_status, attempt, message)
             if outcome.is_delivered or (may_be_refused and outcome.http_status == 400):
                 break
+            self._on_rejected(outcome)
         return outcome
 
     def send_forged(self, body: bytes, signature: str) -> None:
         """Send a body with this signature once, without retries. signature: "" for no header."""
         self._post(body, signature)
 
-    def _post(self, body: bytes, signature: str) -> int:
+    def _post(self, body: bytes, signature: str) -> tuple[int, str]:
+        """Return the status and the message of the answer; 0 and "" without one."""
         if self._cancelled.is_set():
             raise CancelledError
         headers = {"Content-Type": "application/json"} | (
@@ -107,19 +127,24 @@ class WebhookSender:
         except ResponseTooLarge as error:
             # The status alone decides: another receiver may answer with a page.
             self.response_counts[_STATUS_BY_HTTP_STATUS.get(error.http_status, "failed")] += 1
-            return error.http_status
+            return error.http_status, ""
         except httpx.RequestError:
             self.response_counts["failed"] += 1
-            return 0
-        self.response_counts[_read_response_status(response)] += 1
-        return response.status_code
+            return 0, ""
+        answer = _decode_object(response)
+        # The `status` in the answer, or a status for its code if the receiver is not ours.
+        by_status = _STATUS_BY_HTTP_STATUS.get(response.status_code, "failed")
+        status = as_text(answer.get("status")) if by_status != "failed" else ""
+        self.response_counts[status or by_status] += 1
+        return response.status_code, _make_printable(as_text(answer.get("message")))
 
 
-def _read_response_status(response: httpx.Response) -> str:
-    """Return the `status` in an answer, or a status for its code if the receiver is not ours."""
-    by_status = _STATUS_BY_HTTP_STATUS.get(response.status_code, "failed")
+def _decode_object(response: httpx.Response) -> dict[str, Any]:
     try:
-        status = response.json()["status"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return by_status
-    return status if isinstance(status, str) and by_status != "failed" else by_status
+        return as_object(response.json())
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _make_printable(text: str) -> str:
+    return "".join(filter(str.isprintable, text))[:_MAX_MESSAGE_CHARS]

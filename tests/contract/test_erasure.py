@@ -13,11 +13,14 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, update
 
+from app.clock import utc_now
 from app.config.routes import Route
 from app.erasure import Erasure, ErasureReport
 from app.redis.spool import Spool
 from app.sinks.base import Batch, Record, Sink, WriteResult
 from app.store.pending import PendingDeliveries
+from app.store.restore import PrunedBodies
+from app.store.retention import prune_bodies
 from app.store.schema import deliveries, record_errors, runs
 from app.truto.runs import strip_run_details
 from tests.support.delivered_store import DeliveredStore
@@ -86,6 +89,7 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
     assert before.counts == {
         "spool": 0,
         "bodies": 5,
+        "pruned": 0,
         "pending": 0,
         "dead_records": 1,
         "record_errors": 1,
@@ -257,6 +261,30 @@ def test_a_delivery_with_records_of_several_accounts_is_erased_for_each(
     bodies = delivered.read_bodies()
     assert (bool(bodies[mixed]), bool(bodies[other])) == (False, True)
     assert delivered.count_rows_by_account() == {"a1": 1, "a3": 1, "a4": 1}
+
+
+def test_a_pruned_delivery_with_records_of_several_accounts_cannot_be_restored(
+    delivered: DeliveredStore, redis: Redis
+) -> None:
+    [route] = delivered.routes.routes
+    routes = delivered.routes.model_copy(update={"routes": (route.model_copy(update={"account": "of"}),)})
+    records = [{"id": "1", "of": account} for account in ("a1", "a2")]
+    mixed = delivered.put("0", integrated_account_id="", records=records)
+    DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed])
+    bodies, body = PrunedBodies(delivered.store), delivered.inbox.read_body(mixed)
+    prune_bodies(delivered.store, [mixed], now=utc_now())
+    assert bodies.restore(mixed, body)
+    prune_bodies(delivered.store, [mixed], now=utc_now())
+    erasure = make_erasure(delivered, redis)
+
+    counted = erasure.count_data().counts["pruned"]
+    erased = erasure.erase_data()
+
+    assert (counted, erased.counts["pruned"]) == (1, 1)
+    assert bodies.find_known([mixed])[mixed].is_erased
+    assert not bodies.restore(mixed, body)
+    assert not delivered.read_bodies()[mixed]
+    assert make_erasure(delivered, redis).count_data().counts["pruned"] == 0
 
 
 def test_a_damaged_body_with_records_of_several_accounts_is_erased(

@@ -208,7 +208,7 @@ def test_a_killed_prune_loses_no_body_and_can_be_repeated(
     delivered.add_run("a1", "r1", days_ago=31)
     before, whole = delivered.read_totals(["r1"]), delivered.read_bodies()
     archive = f"file://{tmp_path}/archive"
-    words = ("--older-than", "2026-10-26", "--archive", archive)
+    words = ("--older-than", "2026-10-26", "--yes", "--archive", archive)
 
     killed = rapidbridge(delivered, "tests.support.crashing_prune", step, *words)
 

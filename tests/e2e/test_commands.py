@@ -105,6 +105,67 @@ def test_up_receives_until_a_signal_stops_it(tmp_path: Path, number: int) -> Non
         again.wait_for("RapidBridge receiver is up")
 
 
+def test_an_account_is_erased_while_up_runs_in_the_same_folder(tmp_path: Path) -> None:
+    port = find_free_port()
+    settings = {"PORT": str(port)}
+    with Command(["app.cli", "up"], folder=tmp_path, environment=make_environment(**settings)) as up:
+        up.wait_for("RapidBridge receiver is up")
+        sent = run(tmp_path, "simulate", "--records", "200", "--json", **settings)
+        account = json.loads(sent.stdout)["runs"][0]["integrated_account_id"]
+        wait_until(lambda: up.log.count("delivery.settled") == up.log.count("delivery.accepted"))
+
+        erased = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+        other_url = f"sqlite:///{tmp_path}/other.db"
+        run(tmp_path, "migrate", DATABASE_URL=other_url)
+        other = run(tmp_path, "erase", "--account", account, "--yes", "--json", DATABASE_URL=other_url)
+        url_file = tmp_path / "var" / "valkey-url"
+        assert url_file.stat().st_mode & 0o777 == 0o600
+        assert up.stop() == 0
+    stopped = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+    url_file.write_text(f"unix://{tmp_path}/gone.sock")
+    after_a_kill = run(tmp_path, "erase", "--account", account, "--yes", "--json")
+
+    assert erased.returncode == 0, erased.stdout + erased.stderr
+    report = json.loads(erased.stdout)
+    assert (report["unreached"], report["erased"]["spool"]) == ({}, 0)
+    assert report["erased"]["sink main"] == 200
+    for ran in (other, stopped, after_a_kill):
+        assert ran.returncode == 1
+        assert json.loads(ran.stdout)["unreached"].keys() == {"spool"}
+        assert "app.cli up` runs in this folder" in " ".join(ran.stderr.split())
+
+
+def test_refetch_can_be_tried_while_the_simulated_api_is_kept(tmp_path: Path) -> None:
+    settings = {"PORT": str(find_free_port())}
+    environment = make_environment(**settings)
+    simulation_folder = tmp_path / "simulation"
+    simulation_folder.mkdir()
+    words = ["app.cli", "simulate", "--records", "400", "--batch-size", "20", "--lost", "0.5", "--keep-api"]
+    with Command(["app.cli", "up"], folder=tmp_path, environment=environment) as up:
+        up.wait_for("RapidBridge receiver is up")
+        with Command(words, folder=simulation_folder, environment=environment, cwd=tmp_path) as simulation:
+            simulation.wait_for("runs until Ctrl-C")
+            exported = re.search(r"^export (.+)$", simulation.log, re.MULTILINE)
+            assert exported, simulation.log
+            api = dict(pair.split("=") for pair in exported[1].split()) | settings
+            refetched = run(tmp_path, "runs", "reconcile", "--refetch", "--yes", **api)
+            watched = run(tmp_path, "runs", "watch", **api)
+            runs = json.loads(run(tmp_path, "runs", "list", "--json", **settings).stdout)["runs"]
+            assert simulation.stop(signal.SIGINT) == 0
+        assert up.stop() == 0
+
+    assert refetched.returncode == 1
+    assert "fetched again by run" in refetched.stderr
+    assert [run["verdict"] for run in runs] == ["complete", "incomplete"]
+    # Both runs were watched to their end.
+    assert watched.returncode == 1, watched.stderr
+    assert {line.partition(" ")[0] for line in watched.stdout.splitlines()} == {
+        run["sync_job_run_id"] for run in runs
+    }
+    assert f"\n{sys.executable} -m app.cli runs reconcile --refetch\n" in simulation.log
+    assert simulation.log.endswith("Stopped.\n")
+
+
 def test_killing_up_leaves_no_process_behind(tmp_path: Path) -> None:
     with Command(
         ["app.cli", "up"], folder=tmp_path, environment=make_environment(PORT=str(find_free_port()))

@@ -223,6 +223,18 @@ def test_ids_of_deliveries_that_did_not_fail_are_reported(seeded: SeededStore) -
     ]
 
 
+def test_ids_of_deliveries_without_dead_records_are_reported(seeded: SeededStore) -> None:
+    with_records, without = seeded.put_with_dead_records(), seeded.put("settled")
+    words = ("dead", "discard", "--records", *BECAUSE)
+
+    half = seeded.rapidbridge(*words, str(with_records), str(without), code=1)
+    none = seeded.rapidbridge(*words, str(without), code=1)
+
+    assert half.stdout == "2 dead records discarded.\n"
+    assert none.stdout == "0 dead records discarded.\n"
+    assert half.stderr == none.stderr == "1 delivery not changed: without dead records.\n"
+
+
 def test_only_dead_records_of_settled_deliveries_are_discarded(seeded: SeededStore) -> None:
     seeded.put_with_dead_records()
     other = seeded.put_with_dead_records(reason="not_object", count=1)

@@ -25,7 +25,8 @@ from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.pending import PendingDeliveries
-from app.store.replays import Replays, delete_outcomes, mark_pending
+from app.store.replays import Replays
+from app.store.requeue import delete_outcomes, mark_pending
 from app.store.schema import deliveries, replays, sink_outcomes
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.web.health import _check_config

@@ -1,16 +1,24 @@
 """`rapidbridge prune`, `rapidbridge erase`, and pruning by the worker."""
 
+import fcntl
+import gzip
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
+from app.store.schema import deliveries
+from app.truto.signature import parse_signature_header, sign
 from tests.support.delivered_store import DeliveredStore
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_spool
@@ -40,6 +48,17 @@ def rapidbridge(
     )
 
 
+def answer(delivered: DeliveredStore, text: bytes, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a terminal and answer its prompt."""
+    ours, theirs = pty.openpty()
+    os.write(ours, text)
+    try:
+        return rapidbridge(delivered, *words, stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_prune_uses_the_setting_or_the_option(delivered: DeliveredStore, tmp_path: Path) -> None:
     delivered.add_run("a1", "r1", days_ago=40)
     totals = delivered.read_totals(["r1"])
@@ -47,7 +66,9 @@ def test_prune_uses_the_setting_or_the_option(delivered: DeliveredStore, tmp_pat
     without_age = rapidbridge(delivered, "prune")
     dry = rapidbridge(delivered, "prune", "--dry-run", RETENTION_DAYS="7")
     bad = rapidbridge(delivered, "prune", "--older-than", "7d", "--archive", "s3://bucket")
-    done = rapidbridge(delivered, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
+    done = rapidbridge(
+        delivered, "prune", "--older-than", "1d", "--yes", "--archive", f"file://{tmp_path}/archive"
+    )
     again = rapidbridge(delivered, "prune", "--json", RETENTION_DAYS="7")
 
     assert (without_age.returncode, dry.returncode, bad.returncode) == (2, 0, 2)
@@ -62,15 +83,180 @@ def test_prune_uses_the_setting_or_the_option(delivered: DeliveredStore, tmp_pat
     assert delivered.read_totals(["r1"]) == totals
 
 
+def test_prune_asks_before_it_deletes(delivered: DeliveredStore) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    words = ("prune", "--older-than", "30d")
+
+    unconfirmed = rapidbridge(delivered, *words)
+    declined = answer(delivered, b"n\n", *words)
+    kept = delivered.read_bodies()
+    confirmed = answer(delivered, b"y\n", *words)
+    nothing_left = rapidbridge(delivered, *words)
+
+    assert unconfirmed.returncode == 2
+    assert "pass --yes" in unconfirmed.stderr
+    assert declined.returncode == 1
+    assert "Delete the bodies of 4 deliveries received before" in declined.stderr
+    assert all(kept.values())
+    assert confirmed.returncode == 0, confirmed.stderr
+    assert confirmed.stdout.startswith("Deleted the bodies of 4 deliveries")
+    assert nothing_left.returncode == 0
+    assert nothing_left.stdout.startswith("Deleted the bodies of 0 deliveries")
+
+
+@pytest.mark.parametrize("age", ["1m", "90min", "23h", "today", "2999-01-01"])
+def test_an_age_under_a_day_needs_yes(delivered: DeliveredStore, age: str) -> None:
+    delivered.add_run("a1", "r1", days_ago=0.01)
+
+    refused = answer(delivered, b"y\n", "prune", "--older-than", age)
+    counted = rapidbridge(delivered, "prune", "--older-than", age, "--dry-run")
+
+    assert refused.returncode == 2
+    assert f"--older-than {age}: that is " in refused.stderr
+    assert "for a month, write 30d" in " ".join(refused.stderr.split())
+    assert counted.returncode == 0
+    assert all(delivered.read_bodies().values())
+    assert rapidbridge(delivered, "prune", "--older-than", "2999-01-01", "--yes").returncode == 0
+    assert list(delivered.read_bodies().values()).count(b"") == 4
+
+
+def test_an_interrupted_prune_reports_what_it_deleted(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    (tmp_path / "archive").mkdir()
+    words = ["prune", "--older-than", "1d", "--yes", "--archive", f"file://{tmp_path}/archive"]
+    with (tmp_path / "archive" / ".lock").open("w") as lock:
+        # Another process writes to the archive.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Command(
+            ["app.cli", *words], folder=tmp_path, environment=make_environment(**delivered.settings)
+        ) as prune:
+            wait_until(lambda: count_open_files(prune.pid, tmp_path / "archive" / ".lock") == 1)
+            assert prune.stop(signal.SIGINT) == 1
+
+    assert prune.log.startswith("Deleted the bodies of 0 deliveries")
+    assert "Interrupted. Run the same command again to delete the rest." in prune.log
+    assert all(delivered.read_bodies().values())
+
+
+def count_open_files(pid: int, path: Path) -> int:
+    targets = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            targets.append(link.readlink())
+    return targets.count(path)
+
+
+def test_prune_names_the_damaged_bodies_that_it_keeps(delivered: DeliveredStore, tmp_path: Path) -> None:
+    damaged, *_ = delivered.add_run("a1", "r1", days_ago=40)
+    with delivered.store.engine.begin() as connection:
+        connection.execute(deliveries.update().where(deliveries.c.id == damaged).values(body=b"x"))
+    words = ("prune", "--older-than", "1d", "--yes", "--json", "--archive", f"file://{tmp_path}/archive")
+
+    ran = rapidbridge(delivered, *words)
+
+    assert ran.returncode == 1
+    assert json.loads(ran.stdout)["deliveries"] == 3
+    assert f"because the body is damaged: 1 delivery\n  {damaged}\n" in ran.stderr
+
+
 def test_prune_deletes_nothing_if_the_archive_fails(delivered: DeliveredStore, tmp_path: Path) -> None:
     delivered.add_run("a1", "r1", days_ago=40)
     (tmp_path / "archive").write_text("in the way")
 
-    ran = rapidbridge(delivered, "prune", "--older-than", "1d", "--archive", f"file://{tmp_path}/archive")
+    ran = rapidbridge(
+        delivered, "prune", "--older-than", "1d", "--yes", "--archive", f"file://{tmp_path}/archive"
+    )
 
     assert ran.returncode == 3
     assert "no body of this chunk was removed" in ran.stderr
     assert all(delivered.read_bodies().values())
+
+
+def import_archive(
+    delivered: DeliveredStore, archive: Path, *words: str, **settings: Any
+) -> subprocess.CompletedProcess[str]:
+    [file] = archive.glob("dt=*/*.jsonl.gz")
+    return rapidbridge(delivered, "replay", "--from", str(file), *words, **settings)
+
+
+def test_pruned_bodies_come_back_from_their_archive(delivered: DeliveredStore, tmp_path: Path) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    before, totals = delivered.read_bodies(), delivered.read_totals(["r1"])
+    archive = tmp_path / "archive"
+    rapidbridge(delivered, "prune", "--older-than", "1d", "--yes", "--archive", f"file://{archive}")
+    pruned = delivered.read_bodies()
+
+    dry = import_archive(delivered, archive, "--dry-run")
+    unchanged = delivered.read_bodies()
+    restored = import_archive(delivered, archive, RETENTION_DAYS="7")
+    again = import_archive(delivered, archive, "--json")
+    preview = rapidbridge(delivered, "replay", "--all", "--dry-run", "--json")
+
+    assert list(pruned.values()).count(b"") == 4
+    assert (
+        dry.stdout == "Dry run: 0 new deliveries, 4 pruned bodies restored, 0 duplicates, 0 lines skipped.\n"
+    )
+    assert unchanged == pruned
+    assert (restored.returncode, restored.stdout) == (
+        0,
+        "0 new deliveries, 4 pruned bodies restored, 0 duplicates, 0 lines skipped.\n",
+    )
+    assert "RETENTION_DAYS=7 prunes the old ones again" in " ".join(restored.stderr.split())
+    assert delivered.read_bodies() == before
+    assert delivered.read_totals(["r1"]) == totals
+    assert json.loads(again.stdout) | {"duplicates": 4, "restored": 0} == json.loads(again.stdout)
+    assert json.loads(preview.stdout)["deliveries"] == 5
+
+
+def test_a_changed_body_or_an_unknown_secret_restores_nothing(
+    delivered: DeliveredStore, tmp_path: Path
+) -> None:
+    delivery = delivered.make_delivery("signed", records=[{"id": "1", "name": "Ada"}], days_ago=40)
+    mac = parse_signature_header(sign(delivery.body, "old-secret"))
+    [receipt] = delivered.inbox.put([replace(delivery, digest=mac)])
+    delivered.worker.deliver([receipt.delivery_id])
+    archive = tmp_path / "archive"
+    rapidbridge(delivered, "prune", "--older-than", "1d", "--yes", "--archive", f"file://{archive}")
+    [file] = archive.glob("dt=*/*.jsonl.gz")
+    changed = tmp_path / "changed.jsonl"
+    changed.write_bytes(gzip.decompress(file.read_bytes()).replace(b"Ada", b"Eve"))
+
+    unknown = import_archive(delivered, archive, TRUTO_WEBHOOK_SECRET="new-secret")
+    forged = rapidbridge(delivered, "replay", "--from", str(changed), "--secret", "old-secret")
+    still_pruned = delivered.read_bodies()[receipt.delivery_id]
+    known = import_archive(delivered, archive, "--secret", "old-secret", TRUTO_WEBHOOK_SECRET="new-secret")
+
+    assert (unknown.returncode, forged.returncode, known.returncode) == (1, 1, 0)
+    assert unknown.stderr.startswith("line 1: no known secret signed this body")
+    assert "--secret" in unknown.stderr
+    assert still_pruned == b""
+    assert delivered.inbox.read_body(receipt.delivery_id) == delivery.body
+
+
+@pytest.mark.parametrize("order", ["pruned first", "erased first"])
+def test_erased_deliveries_stay_erased(delivered: DeliveredStore, tmp_path: Path, order: str) -> None:
+    delivered.add_run("a1", "r1", days_ago=40)
+    delivered.add_run("a2", "r2", days_ago=40)
+    archive = tmp_path / "archive"
+    prune = ("prune", "--older-than", "1d", "--yes", "--archive", f"file://{archive}")
+    rapidbridge(delivered, *prune)
+    if order == "erased first":
+        import_archive(delivered, archive)
+    erase = ("erase", "--account", "a1", "--yes", "--json")
+    erased = rapidbridge(delivered, *erase)
+    again = rapidbridge(delivered, *erase)
+
+    restored = import_archive(delivered, archive)
+
+    assert json.loads(erased.stdout)["erased"]["pruned"] == (4 if order == "pruned first" else 0)
+    assert not any(json.loads(again.stdout)["found"].values())
+    others = "4 pruned bodies restored, 0 duplicates" if order == "pruned first" else "4 duplicates"
+    assert restored.stdout == f"0 new deliveries, {others}, 4 erased (stays erased), 0 lines skipped.\n"
+    assert not any(
+        b"a1@example.com" in delivered.inbox.read_body(id_)
+        for id_, body in delivered.read_bodies().items()
+        if body
+    )
 
 
 def test_workers_prune_in_the_background(

@@ -165,6 +165,8 @@ def test_failed_deliveries_reach_their_sinks_after_the_routes_are_fixed(site: Re
         "deliveries": 300,
         "states": {"settled": 300},
         "still_unreadable": 0,
+        "dead_records": 0,
+        "with_dead_records": 0,
         "left_out": {},
     }
     assert site.states() == {"settled": 301}
@@ -192,16 +194,20 @@ def test_dead_replay_replays_all_failed_deliveries_and_no_others(site: ReplaySet
     settled.communicate()
 
 
-def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: ReplaySetup) -> None:
+def put_with_records(site: ReplaySetup, name: str, records: list[Any], method: str = "list") -> None:
     payload = {
         "sync_job_run_id": "r",
         "integrated_account_id": "a",
         "resource": "crm/contacts",
-        "method": "list",
-        "records": ["odd", {"id": "1"}],
+        "method": method,
+        "records": records,
     }
-    body = json.dumps({"event": "sync_job_run:record", "id": "e", "payload": payload}).encode()
-    site.inbox.put([make_incoming(body, b"d" * 32, datetime.now(UTC))])
+    body = json.dumps({"event": "sync_job_run:record", "id": name, "payload": payload}).encode()
+    site.inbox.put([make_incoming(body, hashlib.sha256(body).digest(), datetime.now(UTC))])
+
+
+def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: ReplaySetup) -> None:
+    put_with_records(site, "e", ["odd", {"id": "1"}])
     site.put([2])
     with site.worker():
         site.wait_until_settled()
@@ -214,7 +220,32 @@ def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: Replay
 
     assert b"1 dead record of settled deliveries is not included." in plain[1]
     assert [json.loads(out)["deliveries"] for out, _ in (plain, fixed, again)] == [0, 1, 0]
+    assert json.loads(fixed[0])["states"] == {"settled": 1}
+    assert json.loads(fixed[0])["dead_records"] == 0
     assert len(site.keys("crm_contacts")) == 3
+
+
+def test_dead_replay_records_reports_mended_and_still_dead_records(site: ReplaySetup) -> None:
+    put_with_records(site, "mended", ["odd", {"id": "1"}])
+    put_with_records(site, "still dead", ["odd", "odd", {"id": "2"}], method="get")
+    with site.worker():
+        site.wait_until_settled()
+    mending = '[[routes]]\nmethod = "list"\nsinks = ["main"]\nnon_object = "wrap"\n\n[[routes]]'
+    site.route(ALL_ROUTED.replace("[[routes]]", mending))
+    with site.worker():
+        half = site.start("--records", command=("dead", "replay"))
+        half_out, half_err = half.communicate(timeout=60)
+        site.route(ALL_ROUTED.replace('sinks = ["main"]', 'sinks = ["main"]\nnon_object = "wrap"'))
+    with site.worker():
+        rest = site.start("--records", command=("dead", "replay"))
+        rest_out, rest_err = rest.communicate(timeout=60)
+
+    assert half.returncode == 1, half_err
+    assert half_out.decode().startswith(
+        "2 deliveries replayed:\n  2 settled, 1 of them with 2 dead records: see the reasons with `"
+    )
+    assert rest.returncode == 0, rest_err
+    assert rest_out == b"1 delivery replayed:\n  1 settled, without dead records\n"
 
 
 def test_a_replay_that_leaves_deliveries_unrouted_exits_1(site: ReplaySetup) -> None:

@@ -131,6 +131,8 @@ def test_a_replay_redelivers_and_reports_its_progress(delivered: DeliveredStore)
         "deliveries": 2,
         "states": {"settled": 2},
         "still_unreadable": 0,
+        "dead_records": 0,
+        "with_dead_records": 0,
         "left_out": {},
     }
     assert not summary.has_problems
@@ -167,7 +169,14 @@ def test_an_import_stores_new_deliveries_and_skips_other_lines(delivered: Delive
 
     importer.import_lines(io.BufferedReader(io.BytesIO(b"\n".join([body, b"no delivery", body]))))
 
-    assert importer.counts.as_json() == {"new": 1, "quarantined": 0, "duplicates": 1, "skipped": 1}
+    assert importer.counts.as_json() == {
+        "new": 1,
+        "quarantined": 0,
+        "restored": 0,
+        "duplicates": 1,
+        "erased": 0,
+        "skipped": 1,
+    }
     assert importer.counts.has_problems
     assert (observer.stored_batches, observer.skipped_lines) == (1, [2])
 

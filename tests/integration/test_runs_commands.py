@@ -246,6 +246,31 @@ def test_an_unreachable_truto_exits_with_3() -> None:
     assert "cannot be reached" in ran.stderr
 
 
+def test_watching_ends_if_there_is_no_run(tmp_path: Path, web: WebProcess) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = open_database(url)
+    migrate(store)
+    store.close()
+    settings = {"DATABASE_URL": url, "TRUTO_API_TOKEN": ""}
+
+    nothing = RunningSimulation().rapidbridge("watch", **settings)
+    as_json = RunningSimulation().rapidbridge("watch", "--json", **settings)
+    no_uuid = RunningSimulation().rapidbridge("watch", "nonexistent", **settings)
+    unknown = RunningSimulation().rapidbridge("watch", UNKNOWN, **settings)
+    with running_simulation(web, runs=1) as simulation:
+        unknown_to_truto = simulation.rapidbridge("watch", UNKNOWN, "--interval", "0.1", DATABASE_URL=url)
+        simulation.rapidbridge("stop", *simulation.ids(), "--yes")
+
+    assert (nothing.returncode, nothing.stdout, as_json.returncode, as_json.stdout) == (0, "", 0, "")
+    assert " ".join(nothing.stderr.split()).startswith(
+        "No run in progress. To list the runs that have ended, run: "
+    )
+    for ran in (no_uuid, unknown, unknown_to_truto):
+        assert ran.returncode == 1, ran.stderr
+        assert "There is no run" in ran.stderr
+    assert f"runs reconcile {UNKNOWN}" in unknown.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -586,6 +586,52 @@ def test_the_command_exits_1_if_a_run_is_refused() -> None:
 
     assert result.exit_code == 1
     assert json.loads(result.stdout)["runs"][0]["status"] == "refused"
+    assert "[[refuse]], [[allow]] or [gate]" in " ".join(result.stderr.split())
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
+def test_the_command_ends_at_the_first_rejected_signature_or_url() -> None:
+    with running_receiver() as receiver:
+        wrong_secret = command(receiver, "--secret", "wrong", "--json")
+    with running_receiver(lambda _event, _earlier: 404) as elsewhere:
+        wrong_url = command(elsewhere, "--runs", "3", "--parallel", "2")
+
+    assert len(receiver.forged) == 1
+    assert (wrong_secret.exit_code, wrong_secret.stdout) == (1, "")
+    message = " ".join(wrong_secret.stderr.split())
+    assert message.startswith("Error: The receiver answered 401")
+    assert "signed with the secret from --secret. Pass the receiver's TRUTO_WEBHOOK_SECRET" in message
+    assert len(elsewhere.bodies) <= 2
+    assert wrong_url.exit_code == 1
+    assert "The receiver answered 404" in wrong_url.stderr
+    assert "/webhooks/truto" in wrong_url.stderr
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
+def test_the_command_prints_the_reason_of_each_kind_of_rejection_once() -> None:
+    answer = json.dumps({"status": "x", "message": "no \x1b[2J room"}).encode()
+    with running_receiver(
+        lambda event, _earlier: {"list": 413, "get": 503}.get(event["payload"].get("method"), 200),
+        response_body=answer,
+    ) as receiver:
+        result = command(
+            receiver, "--resource", "a", "--resource", "a:get", "--resource", "b", "--parallel", "2"
+        )
+
+    assert result.exit_code == 1
+    assert result.stderr.count("The receiver answered 413: no [2J room. Raise MAX_BODY_BYTES there") == 1
+    assert result.stderr.count("The receiver answered 503: no [2J room. The event is sent again") == 1
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
+def test_a_secret_of_one_webhook_signs_for_that_webhook() -> None:
+    with running_receiver() as receiver:
+        result = CliRunner(env={"TRUTO_WEBHOOK_SECRET": f"other-webhook={SECRET}"}).invoke(
+            main, ["simulate", "--url", receiver.url, "--records", "4"]
+        )
+
+    assert result.exit_code == 0, result.output
+    assert {event["webhook_id"] for event in receiver.events} == {"other-webhook"}
 
 
 @pytest.mark.usefixtures("in_an_empty_folder")
@@ -633,4 +679,5 @@ def test_ctrl_c_ends_the_command_during_its_runs(
                 result.kill()
 
     assert result.returncode == 1
-    assert stderr.strip() == "Aborted!"
+    assert stderr.strip().endswith("Aborted!")
+    assert "Traceback" not in stderr

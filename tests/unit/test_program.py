@@ -14,10 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.cli.common.messages import format_message
 from app.cli.common.program import COMMANDS, DEFAULT_PORT, name_program
 from app.config.settings import Settings, list_setting_names
 from app.config.version import VERSION
+from app.database.engine import open_database
 from app.store.failures import FAILED_STATES
+from app.store.migrate import migrate
 from app.store.models import DeliveryState
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,79 @@ def test_a_hint_names_the_port_unless_it_is_the_default() -> None:
         name_program("rapidbridge tables, rapidbridge.log", port=9000)
         == "rapidbridge tables, rapidbridge.log"
     )
+
+
+def test_a_hint_names_the_port_in_force(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "app.cli"]
+    away = ("--url", "http://127.0.0.1:9/webhooks/truto", "--secret", "x")
+
+    error = run([*words, "replay", "--all"], folder=tmp_path, PORT="9000", DATABASE_URL="sqlite:///none.db")
+    simulated = run([*words, "simulate", "--secret", "x"], folder=tmp_path, PORT="9")
+    elsewhere = run([*words, "simulate", *away], folder=tmp_path, PORT="9000")
+
+    # Only the commands that use the port name it.
+    assert f"create it with: {sys.executable} -m app.cli migrate" in " ".join(error.split())
+    assert f"Start the receiver: PORT=9 {sys.executable} -m app.cli up" in simulated
+    assert f"Start the receiver: PORT=9 {sys.executable} -m app.cli up" in elsewhere
+
+
+def test_a_message_names_the_port_in_force(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rapidbridge"])
+    monkeypatch.delenv("PORT", raising=False)
+    hint = "Start `rapidbridge up`, then run: rapidbridge dead list"
+
+    default = format_message(hint)
+    monkeypatch.setenv("PORT", "9000")
+    exported = format_message(hint)
+    monkeypatch.delenv("PORT")
+    (tmp_path / ".env").write_text("PORT=9001\n")
+    in_file = format_message(hint)
+
+    assert default == hint
+    assert exported == "Start `PORT=9000 rapidbridge up`, then run: rapidbridge dead list"
+    assert in_file == exported.replace("9000", "9001")
+
+
+@pytest.mark.parametrize(
+    ("command", "suggestion"),
+    [
+        ("run list", "Did you mean 'runs'?"),
+        ("delivery list", "Did you mean 'deliveries'?"),
+        ("webhooks show", "Did you mean 'webhook'?"),
+        ("simulat", "Did you mean 'simulate'?"),
+        ("deliveries lst", "Did you mean 'list'?"),
+        ("runs wach", "Did you mean 'watch'?"),
+        ("dead reply", "Did you mean 'replay'?"),
+        ("simulate --recods 5", "'--records'"),
+        ("deliveries list --state setled", "Did you mean settled?"),
+        ("replay --state Dead", "Did you mean dead?"),
+        ("dead list --reason no_rout", "Did you mean no_route?"),
+        ("runs list --status complete", "Did you mean completed?"),
+        ("runs list --status xyz", "'xyz' is not one of created, running,"),
+        ("runs start --error-handling bach", "Did you mean batch?"),
+    ],
+)
+def test_a_misspelt_word_is_refused_with_a_suggestion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, suggestion: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path}/store.db"
+    database = open_database(url)
+    migrate(database)
+    database.close()
+
+    ran = CliRunner(env={"DATABASE_URL": url}).invoke(main, shlex.split(command))
+
+    assert ran.exit_code == 2
+    assert suggestion in " ".join(ran.stderr.split())
+
+
+def test_a_command_unlike_all_others_gets_no_suggestion() -> None:
+    ran = CliRunner().invoke(main, ["route"])
+
+    assert ran.exit_code == 2
+    assert "No such command 'route'.\n" in ran.stderr
 
 
 def test_version_and_port_agree_with_the_project_and_the_settings() -> None:

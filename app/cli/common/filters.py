@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from app.cli.common.ids import DELIVERY_ID, RUN_ID
+from app.cli.common.suggestions import SuggestingChoice, check_reason
 from app.cli.common.times import parse_time_option
 from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import FAILED_STATES
@@ -70,11 +71,16 @@ def make_filter_options(states: Sequence[str] = tuple(DeliveryState)) -> Callabl
             "states",
             multiple=True,
             # Texts, because click takes the name of an enum's member, not its value.
-            type=click.Choice([str(state) for state in states]),
+            type=SuggestingChoice([str(state) for state in states]),
             metavar="STATE",
             help=f"A delivery's state. Repeatable: {', '.join(states)}.",
         ),
-        _filter_option("--reason", metavar="CODE", help="The reason code of a state, such as no_route."),
+        _filter_option(
+            "--reason",
+            metavar="CODE",
+            callback=check_reason,
+            help="The reason code of a state, such as no_route.",
+        ),
         _filter_option(
             "--since",
             metavar="TIME",
@@ -93,7 +99,8 @@ def make_filter_options(states: Sequence[str] = tuple(DeliveryState)) -> Callabl
 
 
 def _filter_option(*names: str, **settings: Any) -> Callable[[CommandT], CommandT]:
-    default = {} if settings.get("multiple") or settings.get("callback") else {"default": ""}
+    is_time = settings.get("callback") is parse_time_option
+    default = {} if settings.get("multiple") or is_time else {"default": ""}
     return click.option(*names, cls=FilterOption, **default, **settings)
 
 

@@ -95,9 +95,14 @@ def exit_run_not_found(run_id: str, context: click.Context) -> NoReturn:
     if len(run_id) < _MIN_PREFIX_LENGTH:
         raise click.BadParameter(_TOO_SHORT, context, param_hint="'ID'")
     print_message(replace_control_chars(f"There is no run {run_id} here."))
-    if len(_read_digits(run_id)) == _UUID_DIGITS:
+    if is_uuid(run_id):
         print_message(f"To ask Truto, run: rapidbridge runs reconcile {run_id}")
     raise click.exceptions.Exit(1)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a whole UUID, as the ids of Truto's runs are."""
+    return len(_read_digits(text)) == _UUID_DIGITS
 
 
 def parse_truto_ids(_context: click.Context, _option: click.Parameter, value: Any) -> Any:

@@ -25,6 +25,8 @@ COMMANDS = {
 }
 _NAME = "rapidbridge"
 _COMMAND_PATTERN = re.compile(rf"\b{_NAME} (?=({'|'.join(COMMANDS)})\b)")
+# These find the receiver at PORT, or start it there.
+_USES_PORT_PATTERN = re.compile(r"(up|simulate|doctor|webhook listen)\b")
 _MAIN_FILE = Path(__file__).resolve().parents[1] / "__main__.py"
 
 
@@ -39,11 +41,27 @@ def program_name() -> str:
     return shlex.quote(sys.argv[0])
 
 
-def name_program(text: str, *, port: int = DEFAULT_PORT) -> str:
+def name_program(text: str, *, port: int | None = None) -> str:
     """Return a text whose `rapidbridge COMMAND` hints run as the user called the program.
 
-    port: of the receiver that the commands have to find; a port other than the default is named in them.
+    port: of the receiver that the commands have to find; None for PORT. Commands that use a port other than
+    the default name it.
     """
-    prefix = "" if port == DEFAULT_PORT else f"PORT={port} "
-    # A function, because a replacement text must not contain backslashes.
-    return _COMMAND_PATTERN.sub(lambda _: f"{prefix}{program_name()} ", text)
+
+    def name_command(match: re.Match[str]) -> str:
+        prefix = ""
+        if _USES_PORT_PATTERN.match(text, match.end()):
+            in_force = _read_port()
+            used = in_force if port is None else port
+            prefix = "" if used == in_force == DEFAULT_PORT else f"PORT={used} "
+        return f"{prefix}{program_name()} "
+
+    return _COMMAND_PATTERN.sub(name_command, text)
+
+
+def _read_port() -> int:
+    # Loaded for a hint only: reading settings takes longer than listing the commands.
+    from app.config.settings import read_environment  # noqa: PLC0415
+
+    text = read_environment().get("PORT", "")
+    return int(text) if text.isdecimal() else DEFAULT_PORT

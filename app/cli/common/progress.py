@@ -1,7 +1,6 @@
 """Progress bar of a long command."""
 
 import sys
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar  # click exports the type nowhere else
 
 
-def progress_bar(label: str, length: int) -> "AbstractContextManager[ProgressBar[int]]":
+def progress_bar(label: str, length: int) -> "ProgressBar[int]":
     """Show a bar if standard error is a terminal; its `update` takes the number of steps done since."""
     return click.progressbar(
         length=length,

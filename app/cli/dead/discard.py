@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.ids import DELIVERY_ID
+from app.cli.common.messages import print_message
 from app.cli.common.options import json_option, yes_option
 from app.cli.common.output import print_json
 from app.cli.common.progress import progress_bar
@@ -66,23 +68,29 @@ def discard(
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
     plan = Discard(open_interactive_database(), delivery_filter, of_records=of_records, until=utc_now())
     number, noun = plan.count(), "dead record" if of_records else "delivery"
+    unaffected = plan.find_unaffected() if delivery_ids else []
     if number:
         confirm(f"Discard {format_count(number, noun)}?", yes=yes)
-    discarded = _run_with_progress(plan.discard(because), number)
+    discarded, is_finished = _run_with_progress(plan.discard(because), number)
     if as_json:
         print_json({"records" if of_records else "deliveries": discarded})
     else:
         click.echo(f"{format_count(discarded, noun)} discarded.")
-    if len(delivery_ids) > discarded and not of_records:
-        skipped = format_count(len(delivery_ids) - discarded, "delivery")
-        click.echo(f"{skipped} not changed: not dead, quarantined, unrouted or late.", err=True)
+    if not is_finished:
+        print_message("Interrupted. Run the same command again to discard the rest.")
+    if unaffected:
+        reason = "without dead records" if of_records else "not dead, quarantined, unrouted or late"
+        print_message(f"{format_count(len(unaffected), 'delivery')} not changed: {reason}.")
+    if unaffected or not is_finished:
         sys.exit(1)
 
 
-def _run_with_progress(pages: Iterator[int], number: int) -> int:
+def _run_with_progress(pages: Iterator[int], number: int) -> tuple[int, bool]:
+    """Return the number of discarded deliveries or records, and whether no interruption left some."""
     discarded = 0
-    with progress_bar("Discarding", number) as bar:
+    with progress_bar("Discarding", number) as bar, suppress(KeyboardInterrupt):
         for page in pages:
             bar.update(page)
             discarded += page
-    return discarded
+        return discarded, True
+    return discarded, False

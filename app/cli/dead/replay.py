@@ -9,7 +9,7 @@ from app.cli.common.filters import FilterCommand, build_delivery_filter, failure
 from app.cli.common.messages import print_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.times import get_typed_times
-from app.cli.replay import replay_deliveries
+from app.cli.replay.redelivery import replay_deliveries
 from app.config.load import read_config
 from app.database.engine import open_database
 from app.plural import format_count

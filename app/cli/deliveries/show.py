@@ -159,7 +159,9 @@ def _state_fields(detail: DeliveryDetail) -> dict[str, str]:
         if delivery.replaced_characters
         else "",
         "replayed": f"{replayed}{delivery.replay_id}" if delivery.replay_id else "",
-        "pruned": f"{format_time(delivery.pruned_at)} UTC: the body was deleted"
+        "pruned": f"{format_time(delivery.pruned_at)} UTC: the body was "
+        # Erasure sets the size to 0.
+        + ("deleted" if delivery.body_bytes else "erased with its account")
         if delivery.pruned_at
         else "",
     }

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,7 @@ from app import web
 from app.cli.local.ports import require_free_port
 from app.cli.local.supervisor import Supervisor
 from app.cli.local.temporary_folder import temporary_folder
-from app.cli.local.valkey import build_valkey_command
+from app.cli.local.valkey import build_valkey_command, recorded_url
 from app.config.settings import build_child_environment
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.http_client import open_http_client, send
@@ -36,12 +36,14 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     with (
         temporary_folder("rapidbridge-") as sockets,
         Supervisor(folder) as supervisor,
+        ExitStack() as cleanup,
     ):
         settings = dict(settings)
         if "REDIS_URL" not in settings:
             command, settings["REDIS_URL"] = build_valkey_command(sockets)
             supervisor.start("valkey", command, build_child_environment({}))
             _wait_for_valkey(settings["REDIS_URL"], supervisor)
+            cleanup.enter_context(recorded_url(settings["REDIS_URL"], folder))
         environment = build_child_environment(settings)
         supervisor.start("worker", [sys.executable, "-m", "app.cli", "worker"], environment)
         config_path = str(Path(str(web.__file__)).with_name("gunicorn_conf.py"))

@@ -6,10 +6,16 @@ when a forked child exits.
 
 import importlib.metadata
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import ConfigError
+from app.errors import ConfigError, QueueUnavailable
+from app.redis.connection import connect_redis
+from app.redis.queue import DeliveryQueue
 
+# Below the working directory of the processes that use the Valkey.
+_URL_FILE = Path("var") / "valkey-url"
 # The limit of macOS on the path of a unix socket.
 _MAX_SOCKET_PATH_BYTES = 103
 
@@ -48,3 +54,32 @@ def build_valkey_command(folder: Path) -> tuple[list[str], str]:
     }
     arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
     return [str(find_valkey()), *arguments], f"unix://{socket}"
+
+
+@contextmanager
+def recorded_url(url: str, folder: Path | None) -> Iterator[None]:
+    """Keep the URL of a running Valkey in a file, so that commands in the same folder find it.
+
+    folder: None for the working directory.
+    """
+    path = (folder or Path()) / _URL_FILE
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(url)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def find_running_valkey(namespace: str) -> str | None:
+    """Return the URL of the Valkey that `up` runs in this folder for a receiver; None if there is none."""
+    if not _URL_FILE.is_file():
+        return None
+    url = _URL_FILE.read_text().strip()
+    try:
+        # The file may be a killed process's, and `up` may run for another database.
+        has_workers = DeliveryQueue(connect_redis(url, tls_verify=True), namespace).count_workers() > 0
+    except QueueUnavailable:
+        return None
+    return url if has_workers else None

@@ -8,6 +8,7 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, replace_control_chars
+from app.cli.common.suggestions import suggest
 from app.cli.common.tables import format_table
 from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import format_status, format_verdict, run_as_json
@@ -16,7 +17,9 @@ from app.plural import format_count
 from app.runs.reconcile import reconcile_stored_runs
 from app.store.run_totals import NO_RUN, RunTotals, read_run_totals
 from app.store.runs import Runs
+from app.truto.runs import RUN_STATUSES
 
+_UNKNOWN = "unknown"
 _HEADERS = ("run", "seen (UTC)", "status", "records", "verdict")
 _FILTER_COLUMNS = {
     "status": "status",
@@ -52,9 +55,9 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     """
     database = open_interactive_database()
     conditions = {_FILTER_COLUMNS[name]: value for name, value in filters.items() if value}
-    if conditions.get("status") == "unknown":
+    if status := conditions.get("status"):
         # The status is empty until a lifecycle event of the run arrives.
-        conditions["status"] = ""
+        conditions["status"] = "" if status == _UNKNOWN else _check_status(Runs(database), status)
     reconciled_runs = reconcile_stored_runs(
         database, Runs(database).find_runs(conditions, since=since, limit=limit), now=utc_now()
     )
@@ -78,8 +81,17 @@ def list_runs(since: datetime | None, limit: int, *, as_json: bool, **filters: A
     if not rows:
         click.echo("No run matches." if conditions or since else "No run.")
     if no_run["batches"]:
-        batches = f"{no_run['batches']:,} {'batch' if no_run['batches'] == 1 else 'batches'}"
+        batches = format_count(no_run["batches"], "batch")
         click.echo(f"Without a run: {batches} with {format_count(no_run['records'], 'record')}.")
+
+
+def _check_status(runs: Runs, status: str) -> str:
+    """Return a status that Truto documents or a run has; raises click.BadParameter for others."""
+    known = (*RUN_STATUSES, _UNKNOWN)
+    if status not in known and not runs.find_runs({"status": status}, since=None, limit=1):
+        message = f"{status!r} is not one of {', '.join(known)}.{suggest(status, known)}"
+        raise click.BadParameter(message, param_hint="--status")
+    return status
 
 
 def _count_batches(totals: RunTotals) -> dict[str, int]:

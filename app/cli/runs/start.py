@@ -10,6 +10,7 @@ import click
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.options import json_option
+from app.cli.common.suggestions import SuggestingChoice
 from app.errors import TrutoRefused
 from app.runs.control import start_run
 
@@ -27,7 +28,7 @@ from app.runs.control import start_run
 )
 @click.option(
     "--error-handling",
-    type=click.Choice(["fail_fast", "ignore", "batch"]),
+    type=SuggestingChoice(["fail_fast", "ignore", "batch"]),
     help="Effect of a failed request on the run.  [default: the job's setting]",
 )
 @click.option(

@@ -8,7 +8,8 @@ import time
 import click
 
 from app.cli.common.clients import open_optional_truto_api
-from app.cli.common.ids import RUN_ID
+from app.cli.common.ids import RUN_ID, exit_run_not_found, is_uuid
+from app.cli.common.messages import print_message
 from app.cli.common.options import json_option
 from app.cli.common.output import replace_control_chars, to_json
 from app.cli.runs.formatting import format_status, format_verdict, name_verdict, resource_lines, run_as_json
@@ -20,6 +21,8 @@ from app.runs.refresh import RunRefresher
 from app.runs.watcher import RunWatcher
 from app.store.runs import Runs, StoredRun
 
+# Truto sends the first event of a run within seconds.
+_FIRST_EVENT_TIMEOUT_S = 10.0
 _COUNTS = ("fetched", "arrived", "written", "dead", "missing", "errors")
 
 
@@ -46,10 +49,10 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
     """Show the progress of runs until they end.
 
     The counts are records fetched by Truto, received here and written to sinks. Without an ID, all runs in
-    progress are shown until Ctrl-C. With TRUTO_API_TOKEN, Truto is asked for its count. ID may be shortened
-    to its first characters.
+    progress are shown. With TRUTO_API_TOKEN, Truto is asked for its count. ID may be shortened to its first
+    characters. A run that was just started is awaited for 10 s.
 
-    Exits 1 if records are missing or were not written to a sink.
+    Exits 1 if records are missing or were not written to a sink, or if there is no run with an ID.
 
     \b
     Example:
@@ -57,7 +60,7 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
     """
     settings = read_settings(read_environment())
     database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
-    screen = _RunScreen(as_json=as_json)
+    screen, started_s = _RunScreen(as_json=as_json), time.monotonic()
     with open_optional_truto_api(settings) as api:
         watcher = RunWatcher(database, run_ids, RunRefresher(Runs(database), api) if api else None)
         try:
@@ -66,12 +69,28 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
                 screen.show(watcher)
                 if watcher.is_finished:
                     break
+                if missing := _find_missing(watcher, waited_s=time.monotonic() - started_s):
+                    exit_run_not_found(missing, click.get_current_context())
                 watcher.refresh_in_background()
                 time.sleep(interval_s)
         except KeyboardInterrupt:
             return
+    if not watcher.runs:
+        print_message("No run in progress. To list the runs that have ended, run: rapidbridge runs list")
     if any(reconciliation.has_gaps for _, reconciliation in watcher.runs):
         sys.exit(1)
+
+
+def _find_missing(watcher: RunWatcher, *, waited_s: float) -> str | None:
+    """Return the first watched id for which no event is to be expected."""
+    return next(
+        (
+            run_id
+            for run_id in watcher.unknown_ids
+            if waited_s >= _FIRST_EVENT_TIMEOUT_S or run_id in watcher.missing_ids or not is_uuid(run_id)
+        ),
+        None,
+    )
 
 
 class _RunScreen:
@@ -107,11 +126,12 @@ class _RunScreen:
             heights.pop()
         lines = lines if len(heights) == len(lines) else [*lines[: len(heights)], "…"]
         cursor_up = f"\x1b[{self._drawn_lines}A\x1b[J" if self._drawn_lines else ""
-        text = "\n".join(lines)
-        if click.get_current_context().color is False:
-            # Here, because click would remove the movement of the cursor too.
-            text = click.unstyle(text)
-        click.echo(cursor_up + text, color=True)
+        if lines or self._drawn_lines:
+            text = "\n".join(lines)
+            if click.get_current_context().color is False:
+                # Here, because click would remove the movement of the cursor too.
+                text = click.unstyle(text)
+            click.echo(cursor_up + text, color=True)
         self._drawn_lines = sum(heights) + len(lines) - len(heights)
 
 
@@ -126,7 +146,7 @@ def _watch_lines(watcher: RunWatcher) -> list[str]:
         )
         lines += resource_lines(reconciliation)
     lines += [f"run {replace_control_chars(run_id)}  no event received yet" for run_id in watcher.unknown_ids]
-    return lines or ["No run in progress. Press Ctrl-C to stop."]
+    return lines
 
 
 def _format_line(run: StoredRun, reconciliation: Reconciliation) -> str:

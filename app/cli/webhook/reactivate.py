@@ -6,6 +6,7 @@ import click
 
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
+from app.cli.common.messages import print_message
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json
 from app.errors import TrutoRefused
@@ -21,7 +22,8 @@ def reactivate(webhook_id: str, *, as_json: bool) -> None:
     does not send the missed events later: to fetch their records again, run `rapidbridge runs reconcile
     --refetch`.
 
-    Exit codes: 0 if the webhook is active, 1 if it is still inactive.
+    Exit codes: 0 if the webhook is active, 1 if it is still inactive, or Truto's answer does not
+    show it.
 
     \b
     Example:
@@ -35,9 +37,14 @@ def reactivate(webhook_id: str, *, as_json: bool) -> None:
             is_active, message = False, str(error)
     if as_json:
         print_json({"id": webhook_id, "is_active": is_active, "message": message})
-    elif is_active is not False:
+    elif is_active:
         click.echo(f"Webhook {webhook_id} is active.")
+    elif is_active is None:
+        print_message(
+            "Truto accepted the request, but its answer does not show if the webhook is active. To check it, "
+            f"run: rapidbridge webhook show {webhook_id}"
+        )
     else:
         click.echo(message or f"Webhook {webhook_id} is still inactive.")
-    if is_active is False:
+    if not is_active:
         sys.exit(1)
