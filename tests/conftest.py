@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 
 from app.database.engine import Database, open_database
 from app.store.migrate import migrate
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
+
+# A busy machine must not fail a property.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto.events import read_envelope
+from app.truto.record_slices import MAX_SLICE_BYTES
 from app.truto.runs import RecordCounts, read_resource_stats
 from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
@@ -577,9 +578,9 @@ def test_only_a_body_that_takes_too_long_to_read_is_retried_later(setup: Deliver
     endless = batch(f"[[{'{},' * 3_000_000}NaN]]")
     good = setup.put("sync_job_run:record", batch('[{"id": "1"}]'), created_at="2026-11-24T09:00:00Z")
     slow = setup.put("sync_job_run:record", endless, created_at="2026-11-24T10:00:00Z")
-    # Large deliveries come last in a job.
-    large = batch(f'[{{"id": "2", "text": "{" " * 2_000_000}"}}]')
-    later = setup.put("sync_job_run:record", large, created_at="2026-11-24T11:00:00Z")
+    # Large as well: small deliveries of a job come first.
+    padded = batch(json.dumps([{"id": "2", "padding": " " * MAX_SLICE_BYTES}]))
+    later = setup.put("sync_job_run:record", padded, created_at="2026-11-24T11:00:00Z")
 
     def interrupt(*_: object) -> None:
         raise JobTimeout("no answer")
