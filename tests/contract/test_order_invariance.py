@@ -49,7 +49,6 @@ HANGS_S = 30.0
 SETTINGS = settings(
     max_examples=50,
     stateful_step_count=25,
-    deadline=None,
     report_multiple_bugs=False,
     phases=set(Phase) - {Phase.explain},
 )

@@ -825,8 +825,8 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
         ("ALTER TABLE crm_contacts DROP COLUMN name", "", "column name is missing"),
         (
             "ALTER TABLE crm_contacts ENABLE ROW LEVEL SECURITY",
-            "ALTER TABLE crm_contacts DISABLE ROW LEVEL SECURITY",
-            "the role lacks a right",
+            "",
+            "its row-level security rejects records",
         ),
         (
             "REVOKE CREATE ON SCHEMA public FROM writer",
@@ -1126,7 +1126,7 @@ ORDER_INVARIANT_COLUMNS = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=deliveries, order=st.randoms(use_true_random=False))
 def test_any_order_and_any_replays_end_with_the_same_rows(
     two_databases: list[tuple[SqlSink, Engine]], made: list[tuple[int, list[int], bool]], order: Random

@@ -4,7 +4,7 @@ import json
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.truto.json_scanner import (
@@ -143,7 +143,6 @@ FRAGMENTS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(FRAGMENTS) - 1), min_size=1, max_size=20))
 def test_values_of_any_length_end_at_their_own_bracket(numbers: list[int]) -> None:
     fragments = [FRAGMENTS[number] for number in numbers]

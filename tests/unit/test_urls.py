@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.pq import Conninfo
 from redis import ConnectionPool
@@ -205,7 +205,6 @@ def suppress_problems() -> Iterator[list[str]]:
         problems += error.problems
 
 
-@settings(deadline=None)
 @given(
     password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "postgres", "postgresql", "http"])
 )

@@ -106,6 +106,10 @@ class Dialect(ABC):
         """Whether the session may add a column to a table."""
 
     @abstractmethod
+    def has_row_security(self, connection: Connection, table: str) -> bool:
+        """Whether policies decide which rows of a table the session may write."""
+
+    @abstractmethod
     def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
         """Read a row as the sink's own types, without a table; raises the database's error."""
 

@@ -48,6 +48,7 @@ _READ_COLUMNS = text(
 _OWNS_TABLE = text(
     "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(quote_ident(:name))"
 )
+_HAS_ROW_SECURITY = text("SELECT row_security_active(to_regclass(quote_ident(:name))::oid)")
 # A table also needs the name of a type: "t" is a type without a relation.
 _READ_KIND = text(
     """
@@ -95,6 +96,10 @@ class PostgreSQL(Dialect):
         names = ("account", "version", "job", "run", "method", "deleted_at", "now")
         parameters = {**dict.fromkeys(names), "rows": "[]"}
         connection.exec_driver_sql(self._build_upsert(table, columns, is_deletion=False), parameters)
+
+    def has_row_security(self, connection: Connection, table: str) -> bool:
+        """Read the server's decision: owners and superusers are exempt."""
+        return bool(connection.execute(_HAS_ROW_SECURITY, {"name": table}).scalar_one_or_none())
 
     def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
         """Read the row from its JSON."""

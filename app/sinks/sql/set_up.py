@@ -96,6 +96,15 @@ def find_table_problems(
     return TableProblems([], types, unfilled, addable)
 
 
+def find_row_security(connection: Connection, dialect: Dialect, table: str) -> list[TableProblem]:
+    """Return the problem of a table whose policies may reject rows, although the role has all rights."""
+    if not dialect.has_row_security(connection, table):
+        return []
+    statement = f"ALTER TABLE {quote(table)} DISABLE ROW LEVEL SECURITY"
+    advice = f"add a policy for the sink's role, or run as the owner of the table: {statement};"
+    return [TableProblem("its row-level security rejects records", advice)]
+
+
 def refuse_table(table: str, problems: Sequence[TableProblem]) -> SinkRefused:
     """Return the error of a table with these problems."""
     return SinkRefused("sink_set_up", f"table {table} does not fit: {' '.join(map(str, problems))}")

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
+from app.database.diagnosis import read_error_code
 from app.database.engine import autocommit, describe_folder_error, diagnose_for, open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
@@ -15,12 +17,19 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
-from app.sinks.sql.set_up import TableProblem, TableProblems, find_table_problems, refuse_table
+from app.sinks.sql.set_up import (
+    TableProblem,
+    TableProblems,
+    find_row_security,
+    find_table_problems,
+    refuse_table,
+)
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
 # A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
 _BATCH_TIMEOUTS = ("57014", "55P03")
+_LACKS_RIGHT = "42501"
 
 
 def choose_dialect(engine: Engine) -> Dialect:
@@ -159,7 +168,7 @@ class SqlSink:
             return SinkUnavailable(f"table {target.table} was dropped; the next attempt creates it again")
         if action != "refuse":
             return failure
-        problems = self._inspect_table(target) if target else TableProblems()
+        problems = self._inspect_table(target, error) if target else TableProblems()
         if target and problems.blocking:
             return refuse_table(target.table, problems.blocking)
         if target and problems.addable:
@@ -167,9 +176,12 @@ class SqlSink:
             return SinkUnavailable(f"table {target.table} lacks {names}; the next attempt adds the columns")
         return SinkRefused("sink_set_up", str(failure))
 
-    def _inspect_table(self, target: WriteTarget) -> TableProblems:
+    def _inspect_table(self, target: WriteTarget, error: DBAPIError) -> TableProblems:
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
-            return find_table_problems(connection, self._dialect, target.table, target.columns)
+            problems = find_table_problems(connection, self._dialect, target.table, target.columns)
+            if problems.blocking or read_error_code(error) != _LACKS_RIGHT:
+                return problems
+            return replace(problems, blocking=find_row_security(connection, self._dialect, target.table))
         return TableProblems()
 
     def _describe_failure(self, error: Exception) -> SinkUnavailable:

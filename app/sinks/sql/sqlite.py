@@ -106,6 +106,10 @@ class SQLite(Dialect):
         """Return True: SQLite has no owners."""
         return True
 
+    def has_row_security(self, connection: Connection, table: str) -> bool:  # noqa: ARG002  # see Dialect
+        """Return False: SQLite has no policies."""
+        return False
+
     def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
         """Do nothing: SQLite reads every value."""
 

@@ -81,7 +81,7 @@ class SinkTables:
 
     def check_name(self, connection: Connection, name: str, resource: str) -> bool:
         """Return whether a table's name is a resource's already; raise SinkRefused if it is not free."""
-        correction = f"set another `table` for {resource} in its route"
+        correction = f"set another `table` for {resource} in its route, then restart the workers"
         if name.startswith(_RESERVED_PREFIXES):
             raise SinkRefused("table_reserved", f"table {name}: the name is reserved; {correction}")
         owner = self._read_registry(connection).get(name)
