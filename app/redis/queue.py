@@ -158,7 +158,7 @@ class DeliveryQueue:
     def repair(self) -> list[str]:
         """Delete keys of another type or of an impossible length; return their names.
 
-        They hold ids only. After the loss of the queue, `has_marker` is false.
+        Neither holds a delivery, only ids. After the loss of the queue, `has_marker` is false.
         """
         connection, limits = self._queue.connection, self._list_key_limits()
         try:
@@ -183,7 +183,7 @@ class DeliveryQueue:
         return damaged
 
     def _list_key_limits(self) -> dict[str, tuple[str, int]]:
-        """Return the type and the largest length of every key that the receiver uses, except for spools."""
+        """Return the type and the largest length of every key that the receiver uses."""
         queue = self._queue
         unlimited = 2**63
         return {

@@ -32,8 +32,9 @@ from app.truto.events import read_envelope
 # Limits of one commit while draining; the last body may exceed the bytes.
 _MAX_DELIVERIES_PER_STEP = 16
 _MAX_BYTES_PER_STEP = 16 * 1024 * 1024
-# A header has about 700 bytes, and a refusal's reason at most a few hundred more.
-_MAX_HEADER_BYTES = 64 * 1024
+# A header has about 700 bytes. The body has long values in full.
+_MAX_HEADER_BYTES = 128 * 1024
+_MAX_HEADER_VALUE_CHARS = 500
 # The difference of Truto's clock and ours that is tolerated in an entry without a seal.
 _CLOCK_DIFFERENCE = timedelta(hours=1)
 # Keeps a seal apart from a webhook's signature, which is a MAC with the same key.
@@ -267,7 +268,7 @@ def _parse_header(text: bytes) -> dict[str, Any]:
 def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
     """Return an entry's header. Its member names are a stored format: they stay when attributes change."""
     envelope = delivery.envelope
-    return {
+    header = {
         "digest": delivery.digest.hex(),
         "received_at": delivery.received_at.isoformat(),
         "state": delivery.state,
@@ -283,3 +284,4 @@ def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
         "method": envelope.method,
         "created_at": envelope.created_at.isoformat() if envelope.created_at else None,
     }
+    return {name: value and value[:_MAX_HEADER_VALUE_CHARS] for name, value in header.items()}
