@@ -30,6 +30,8 @@ _DISCARD_TIMEOUT_S = 2.0
 _DISCARD_STEP_BYTES = 64 * 1024
 _DISCARD_PAUSE_S = 0.001
 _MAX_DISCARDING = 8
+# To read bytes that have already arrived.
+_EVICTION_S = 0.2
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -48,6 +50,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     """
 
     __slots__ = (
+        "_evicted_until",
         "_head_bytes",
         "_head_deadline",
         "_is_scheduled",
@@ -74,7 +77,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         super().__init__(client.family, client.type, client.proto, client.detach())
         self.is_serving = self.is_verified = self.is_request_verified = self.is_evicted = False
         self.progress_at = self._turn_started = time.monotonic()
-        self._head_deadline = self._loop_time = self._request_loop_time = 0.0
+        self._head_deadline = self._evicted_until = self._loop_time = self._request_loop_time = 0.0
         self._head_bytes = self._part_bytes = self._turn_reads = 0
         self._is_writing = self._is_scheduled = False
         self._unverified_rate = unverified_rate
@@ -115,7 +118,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     def evict(self) -> None:
         """End the connection soon. A request that has arrived completely is still answered."""
         self.is_evicted = True
-        self._head_deadline = 0.0
+        self._head_deadline = self._evicted_until = time.monotonic() + _EVICTION_S
         if self.reservation:
             self.reservation.cancel()
         with suppress(OSError):
@@ -126,8 +129,9 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         self._take_turn()
         if not self.is_serving:
             return self._recv_head(size, flags)
-        # A peer can still send after SHUT_RD.
-        part = b"" if self.is_evicted else self._recv(size, flags)
+        # After SHUT_RD, bytes that have arrived can be read, but the peer can send more of them.
+        is_over = self.is_evicted and time.monotonic() > self._evicted_until
+        part = b"" if is_over else self._recv(size, flags)
         self._part_bytes += len(part)
         if self._part_bytes >= _PROGRESS_BYTES:
             self._part_bytes = 0

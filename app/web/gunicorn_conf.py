@@ -15,11 +15,12 @@ try:
     _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
     _folder = find_heartbeat_folder()
     if _folder is None:
-        raise ConfigError(["gunicorn finds no writable folder. Mount one in memory: --tmpfs /tmp"])
+        raise ConfigError(
+            ["No folder for gunicorn's heartbeat is writable. Mount one: docker run --tmpfs /tmp"]
+        )
 except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
-
 
 _addresses = list_wildcard_addresses()
 bind = [

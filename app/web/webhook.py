@@ -36,11 +36,11 @@ def create_webhooks_blueprint(
         is_verified = connection is not None and connection.is_verified
         budget = verified_memory_budget if is_verified else memory_budget
         with Reservation(budget) as reservation:
-            if connection:
+            if connection is not None:
                 connection.reservation = reservation
             body = read_body(environ, max_body_bytes, reservation)
             response = handler.receive(body, mac)
-        if connection:
+        if connection is not None:
             connection.mark_verified()
         return response.to_flask()
 

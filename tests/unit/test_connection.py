@@ -120,14 +120,35 @@ def test_each_of_several_pipelined_requests_takes_a_turn(sockets: tuple[Connecti
     assert turns >= 40
 
 
-def test_an_evicted_connection_receives_nothing_more(sockets: tuple[Connection, socket.socket]) -> None:
+def test_an_evicted_connection_receives_only_bytes_that_have_arrived(
+    sockets: tuple[Connection, socket.socket],
+) -> None:
     connection, client = sockets
     connection.begin_request(Request())
-    client.sendall(b"x")
+    client.sendall(b"arrived")
 
     connection.evict()
 
-    assert connection.recv(1) == b""
+    assert connection.recv(100) == b"arrived"
+    assert connection.recv(100) == b""
+
+
+def test_eviction_ends_a_body_that_never_pauses(sockets: tuple[Connection, socket.socket]) -> None:
+    connection, client = sockets
+
+    def send_forever() -> None:
+        with suppress(OSError):
+            while True:
+                client.sendall(b"x" * MIB)
+
+    connection.begin_request(Request())
+    sender = gevent.spawn(send_forever)
+    assert connection.recv(1000)
+    connection.evict()
+
+    with gevent.Timeout(10 * measure_slowdown()):
+        receive_to_end(connection, 1000)
+    sender.kill()
 
 
 def test_eviction_ends_a_write_that_waits(sockets: tuple[Connection, socket.socket]) -> None:
