@@ -1,4 +1,4 @@
-"""Reader of untrusted JSON values, which leaves out only the parts that it cannot read."""
+"""Reader of untrusted JSON values that leaves out the unreadable parts."""
 
 import json
 import re
