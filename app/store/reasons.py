@@ -18,7 +18,8 @@ RECORD = "record"
 
 _REPLAY = "then replay the delivery"
 _REPLAY_RECORDS = "then replay the dead records"
-_FIX_TABLE = "set another `table` in its route; if the delivery is dead, replay it afterwards"
+_FIX_TABLE = f"set another `table` in its route, {_REPLAY}"
+_CORRECT_SINK = "correct the sink or its route as the outcome says; workers then write the delivery"
 _DISCARD_BODY = "inspect the body, then discard the delivery"
 _DISCARD_RECORDS = "inspect the records, then discard them"
 
@@ -100,7 +101,7 @@ class Reason(StrEnum):
         "sink_set_up",
         "sink",
         "a sink rejects every delivery until its tables, its rights or its disk are corrected",
-        "correct the sink; if the delivery is dead, replay it afterwards",
+        f"correct the sink, {_REPLAY}",
     )
     TABLE_RESERVED = "table_reserved", "sink", "the table belongs to the receiver itself", _FIX_TABLE
     TABLE_TAKEN = "table_taken", "sink", "the table was created by another program", _FIX_TABLE
@@ -189,7 +190,7 @@ def explain(state: str, reason: str) -> Explanation:
             return Explanation("a sink rejected the records", _DISCARD_RECORDS)
         return _RECORD_EXPLANATIONS.get(reason_code, reason_code.explanation)
     if reason_code in SET_UP_REASONS and state == DeliveryState.PENDING:
-        return reason_code.explanation
+        return Explanation(reason_code.explanation.meaning, _CORRECT_SINK)
     if reason_code is None or state in _STATES_WITHOUT_REASON:
         return _STATE_EXPLANATIONS[DeliveryState(state)]
     return reason_code.explanation

@@ -22,3 +22,10 @@ def test_the_same_code_means_another_thing_for_a_body_than_for_records() -> None
 
 def test_reasons_of_unknown_sinks_have_a_category() -> None:
     assert [reason_category(reason) for reason in ("sink_full", "constraint")] == ["sink", "data"]
+
+
+@pytest.mark.parametrize("reason", ["sink_set_up", "table_taken", "table_reserved", "table_collision"])
+def test_a_pending_delivery_of_a_sink_to_correct_says_so(reason: str) -> None:
+    assert explain("pending", reason).meaning == explain("dead", reason).meaning
+    assert "correct the sink or its route" in explain("pending", reason).advice
+    assert "replay the delivery" in explain("dead", reason).advice
