@@ -20,6 +20,7 @@ NOTIFICATION_KINDS = (
     "webhook.unauthorized",
     "webhook.rejected",
     "delivery.failed",
+    "delivery.delayed",
     "worker.outdated",
     "task.failing",
     "spool.unreadable",

@@ -135,6 +135,13 @@ def _format_delivery_failed(payload: Payload) -> str:
     )
 
 
+def _format_delivery_delayed(payload: Payload) -> str:
+    return (
+        f"*Deliveries delayed:* the oldest pending delivery was received at {_get_text(payload, 'since')}. "
+        "Read the workers' log, and start more workers: rapidbridge worker"
+    )
+
+
 def _format_worker_outdated(payload: Payload) -> str:
     differences = ", ".join(map(str, payload.get("differences") or ["?"]))
     return (
@@ -182,6 +189,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "webhook.unauthorized": _format_webhook_unauthorized,
     "webhook.rejected": _format_webhook_rejected,
     "delivery.failed": _format_delivery_failed,
+    "delivery.delayed": _format_delivery_delayed,
     "worker.outdated": _format_worker_outdated,
     "task.failing": _format_task_failing,
     "spool.unreadable": _format_spool_unreadable,

@@ -17,6 +17,7 @@ from app.logs import FaultLog
 from app.redis.spool import Spool
 from app.store.failures import find_failure_reasons
 from app.store.notifications import Notification, Notifications
+from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason
 from app.store.response_counts import ResponseCounts, find_last_stored
 from app.store.worker_registry import WorkerRegistry
@@ -28,6 +29,8 @@ _MIN_REFUSALS = 3
 _RECENT = timedelta(minutes=10)
 _REJECTED_STATUSES = ("too_large", "unavailable", "failed")
 _FAILING_AFTER_S = 300.0
+# As in /readyz.
+_MAX_PENDING_AGE = timedelta(minutes=15)
 # These need a scan of the failed deliveries, or change slowly.
 _SLOW_INTERVAL = timedelta(minutes=1)
 
@@ -71,6 +74,10 @@ class ConditionMonitor:
             self._update("delivery.failed", self._find_failures, now)
             # Last: a failed check must be repeated.
             self._failures_due_at = now + _SLOW_INTERVAL
+
+    def check_backlog(self, *, now: datetime) -> None:
+        """Check for a delivery that has been pending for long."""
+        self._update("delivery.delayed", self._find_delay, now)
 
     def check_spool(self, *, now: datetime) -> None:
         """Check for unreadable entries of the spool; raises QueueUnavailable."""
@@ -147,6 +154,12 @@ class ConditionMonitor:
                 since = failure.since.isoformat()
                 payload = {"reason": failure.reason, "deliveries": failure.deliveries, "since": since}
                 yield _build("delivery.failed", failure.reason, now, cause=since, **payload)
+
+    def _find_delay(self, now: datetime) -> Iterator[Notification]:
+        oldest = PendingDeliveries(self._database).find_oldest_received_at()
+        if oldest is not None and now - oldest > _MAX_PENDING_AGE:
+            since = oldest.isoformat()
+            yield _build("delivery.delayed", "backlog", now, since=since)
 
     def _find_unreadable(self, now: datetime) -> Iterator[Notification]:
         if unreadable := self._spool.count_unreadable():

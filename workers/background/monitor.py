@@ -70,6 +70,7 @@ class Monitor(PeriodicTask):
         conditions = self._condition_monitor
         self.run_step("requests", lambda: conditions.check_requests(now=now))
         self.run_step("failures", lambda: conditions.check_failures(now=now))
+        self.run_step("backlog", lambda: conditions.check_backlog(now=now))
         self.run_step("spool", lambda: conditions.check_spool(now=now))
         self.run_step("workers", lambda: conditions.check_workers(now=now))
         self.run_step("disks", lambda: conditions.check_disks(now=now))
