@@ -206,6 +206,21 @@ def test_a_database_that_cannot_be_created_is_reported(words: tuple[str, ...]) -
     assert join(ran.stderr).startswith("the folder of the database file cannot be created")
 
 
+def test_a_working_folder_that_was_removed_is_reported(tmp_path: Path) -> None:
+    in_removed_folder = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh"]
+
+    ran = run(
+        "up",
+        folder=tmp_path,
+        prefix=in_removed_folder,
+        TRUTO_WEBHOOK_SECRET="s3cr3t",
+        REDIS_URL="redis://127.0.0.1:1/0",
+    )
+
+    assert ran.returncode == 1
+    assert join(ran.stderr) == "The working folder does not exist any more. Change to another one: cd"
+
+
 def test_a_missing_temporary_folder_is_reported(tmp_path: Path) -> None:
     for words in (("webhook", "listen"), ("demo",), ("demo", "--keep")):
         ran = run(*words, folder=tmp_path, prefix=NO_FILES, TRUTO_WEBHOOK_SECRET="s3cr3t")

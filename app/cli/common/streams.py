@@ -36,6 +36,8 @@ def describe_os_error(error: OSError) -> str | None:
     if isinstance(error.filename, str | bytes):
         path = os.fsdecode(error.filename)
         return f"{path}: {reason}. Check the path, its permissions and the free space of its disk."
+    if error.errno == errno.ENOENT:
+        return "The working folder does not exist any more. Change to another one: cd"
     if error.errno in _OUTPUT_ERRORS:
         return f"The output cannot be written: {reason}. Free some space, or write to another place."
     return None
