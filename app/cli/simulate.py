@@ -141,8 +141,8 @@ def simulate(
     http://127.0.0.1:<port> and TRUTO_API_TOKEN to the token. The API ends with the runs, or with --keep-api
     at Ctrl-C: `runs reconcile --refetch` then starts further simulated runs, which lose no page.
 
-    Exits 1 if a page was dropped after all retries, or a run or the signature was refused, 3 if no server
-    answers. Pages of --lost are not sent at all, and do not count as dropped.
+    Exits 1 if a page or an event was dropped after all retries, or a run or the signature was refused, 3 if
+    no server answers. Pages of --lost are not sent at all, and do not count as dropped.
 
     \b
     Examples:
@@ -179,7 +179,7 @@ def simulate(
         if not reports:
             raise
         click.echo("Stopped.", err=True)
-    if any(report.dropped or report.status == "refused" for report in reports):
+    if any(report.dropped or report.rejected_events or report.status == "refused" for report in reports):
         sys.exit(1)
 
 
@@ -249,6 +249,7 @@ def _reports_as_json(reports: Sequence[RunReport], answers: Counter[str]) -> dic
                 **({"refusal_reason": report.refusal_reason} if report.status == "refused" else {}),
                 "record_errors": report.record_errors,
                 "dropped": report.dropped,
+                "rejected_events": report.rejected_events,
                 "lost": report.lost.total(),
                 "resources": [
                     {"resource": resource, "method": method, "fetched": fetched}
@@ -265,7 +266,10 @@ def _print_reports(reports: Sequence[RunReport], answers: Counter[str]) -> None:
     for report in reports:
         title = f"run {report.sync_job_run_id}"
         lost = f", {report.lost.total():,} lost" if report.lost else ""
-        summary = f"{format_count(report.record_errors, 'error')}, {report.dropped} dropped{lost}"
+        rejected = (
+            f", {format_count(report.rejected_events, 'event')} rejected" if report.rejected_events else ""
+        )
+        summary = f"{format_count(report.record_errors, 'error')}, {report.dropped} dropped{lost}{rejected}"
         text = textwrap.fill(f"{title}  {report.status}, {summary}", LINE_WIDTH, subsequent_indent="  ")
         click.echo(click.style(title, bold=True) + text.removeprefix(title))
         if report.status == "refused":

@@ -164,9 +164,10 @@ class Importer:
         self._store_new([delivery for _, delivery in batch if delivery.delivery_id not in known])
         for line_number, delivery in batch:
             if known_delivery := known.get(delivery.delivery_id):
-                self._store_known(line_number, delivery, known_delivery)
-                # A second copy in the same batch is a duplicate.
-                known[delivery.delivery_id] = replace(known_delivery, is_pruned=False)
+                is_restored = self._store_known(line_number, delivery, known_delivery)
+                if is_restored:
+                    # A second copy in the same batch is a duplicate.
+                    known[delivery.delivery_id] = replace(known_delivery, is_pruned=False)
         self._observer.on_stored()
 
     def _store_new(self, deliveries: Sequence[IncomingDelivery]) -> None:
@@ -181,7 +182,8 @@ class Importer:
             self.counts.new += not is_copy
             self.counts.quarantined += not is_copy and delivery.state == DeliveryState.QUARANTINED
 
-    def _store_known(self, line_number: int, delivery: IncomingDelivery, known: KnownDelivery) -> None:
+    def _store_known(self, line_number: int, delivery: IncomingDelivery, known: KnownDelivery) -> bool:
+        """Restore a delivery's body if it was pruned; return whether it was restored."""
         if not known.is_pruned:
             self.counts.duplicates += 1
         elif known.is_erased:
@@ -190,9 +192,11 @@ class Importer:
             self._skip(line_number, _NOT_VERIFIED)
         elif self._dry_run or self._pruned_bodies.restore(known.id, delivery.body):
             self.counts.restored += 1
+            return True
         else:
             # Another process has restored or erased it meanwhile.
             self.counts.duplicates += 1
+        return False
 
     def _is_signed_body(self, delivery: IncomingDelivery) -> bool:
         """Whether a delivery's id results from its body, signed with a known secret.

@@ -14,9 +14,10 @@ class RunReport:
 
     refusal_reason: the receiver's, of a run with the status "refused". fetched: records by (resource,
     method). persisted: records of pages that got a 200, late pages included. lost: records of pages that were
-    never sent. dropped: pages and record errors that the receiver rejected. record_errors: record errors that
-    got a 200. expected: by (resource, id), the newest version that got a 200, as (created_at, digest).
-    response_counts: the receiver's answers by status.
+    never sent. dropped: pages and record errors that the receiver rejected. rejected_events: the same for
+    lifecycle events, apart from a refused start. record_errors: record errors that got a 200. expected: by
+    (resource, id), the newest version that got a 200, as (created_at, digest). response_counts: the
+    receiver's answers by status.
     """
 
     sync_job_run_id: str
@@ -28,6 +29,7 @@ class RunReport:
     persisted: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: int = 0
+    rejected_events: int = 0
     record_errors: int = 0
     expected: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
     response_counts: Counter[str] = field(default_factory=Counter)

@@ -158,7 +158,10 @@ class SimulatedRun:
         if not sends_event(self._plan.events_to_send, action):
             return SendOutcome(0)
         body = self._writer.write_run_event(action, self.describe())[0]
-        return self._sender.send(body, may_be_refused=action == "started")
+        outcome = self._sender.send(body, may_be_refused=action == "started")
+        is_refused = action == "started" and outcome.http_status == 400
+        self.report.rejected_events += not (outcome.is_delivered or is_refused)
+        return outcome
 
     def _build_ids(self) -> dict[str, str]:
         report = self.report

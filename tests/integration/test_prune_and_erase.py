@@ -219,14 +219,19 @@ def test_a_changed_body_or_an_unknown_secret_restores_nothing(
     rapidbridge(delivered, "prune", "--older-than", "1d", "--yes", "--archive", f"file://{archive}")
     [file] = archive.glob("dt=*/*.jsonl.gz")
     changed = tmp_path / "changed.jsonl"
-    changed.write_bytes(gzip.decompress(file.read_bytes()).replace(b"Ada", b"Eve"))
+    line = gzip.decompress(file.read_bytes())
+    changed.write_bytes(line.replace(b"Ada", b"Eve"))
+    both = tmp_path / "both.jsonl"
+    both.write_bytes(line.replace(b"Ada", b"Eve") + line + line)
 
     unknown = import_archive(delivered, archive, TRUTO_WEBHOOK_SECRET="new-secret")
     forged = rapidbridge(delivered, "replay", "--from", str(changed), "--secret", "old-secret")
     still_pruned = delivered.read_bodies()[receipt.delivery_id]
-    known = import_archive(delivered, archive, "--secret", "old-secret", TRUTO_WEBHOOK_SECRET="new-secret")
+    words = ("replay", "--from", str(both))
+    known = rapidbridge(delivered, *words, TRUTO_WEBHOOK_SECRET="new-secret,old-secret")
 
-    assert (unknown.returncode, forged.returncode, known.returncode) == (1, 1, 0)
+    assert (unknown.returncode, forged.returncode, known.returncode) == (1, 1, 1)
+    assert known.stdout == "0 new deliveries, 1 pruned body restored, 1 duplicate, 1 line skipped.\n"
     assert unknown.stderr.startswith("line 1: no known secret signed this body")
     assert "--secret" in unknown.stderr
     assert still_pruned == b""

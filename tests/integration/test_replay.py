@@ -441,6 +441,20 @@ def test_another_receiver_gets_all_deliveries_in_order(site: ReplaySetup) -> Non
     assert site.states() == {"pending": 20}
 
 
+def test_forwarding_ends_at_the_first_rejected_signature(site: ReplaySetup) -> None:
+    site.put(range(20))
+
+    with running_receiver() as other:
+        code, out, err = site.replay("--all", "--to", other.url, "--secret", "another", "--json")
+
+    assert code == 1
+    assert len(other.forged) == 1
+    assert json.loads(out)["is_finished"] is False
+    assert json.loads(out)["deliveries"] == 0
+    assert "The receiver answered 401" in err
+    assert "with the secret from --secret" in " ".join(err.split())
+
+
 def test_forwarding_to_an_unreachable_receiver_exits_3(site: ReplaySetup) -> None:
     site.put([1])
 

@@ -608,6 +608,17 @@ def test_the_command_ends_at_the_first_rejected_signature_or_url() -> None:
 
 
 @pytest.mark.usefixtures("in_an_empty_folder")
+def test_the_command_exits_1_if_the_end_of_a_run_is_rejected() -> None:
+    with running_receiver(
+        lambda event, _earlier: 503 if event["event"].endswith("completed") else 200
+    ) as receiver:
+        result = command(receiver)
+
+    assert result.exit_code == 1
+    assert "completed, 0 errors, 0 dropped, 1 event rejected" in " ".join(result.stdout.split())
+
+
+@pytest.mark.usefixtures("in_an_empty_folder")
 def test_the_command_prints_the_reason_of_each_kind_of_rejection_once() -> None:
     answer = json.dumps({"status": "x", "message": "no \x1b[2J room"}).encode()
     with running_receiver(

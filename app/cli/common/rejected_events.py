@@ -24,10 +24,14 @@ class RejectionObserver:
         self._lock = threading.Lock()
         self._printed: set[int] = set()
 
-    def observe(self, outcome: SendOutcome) -> None:
-        """Print the first rejection with a status; raises click.ClickException if no event is accepted."""
+    def end_if_hopeless(self, outcome: SendOutcome) -> None:
+        """Raise click.ClickException, with the reason, if the receiver will accept no event."""
         if outcome.http_status in _FATAL:
             raise click.ClickException(self._explain(outcome))
+
+    def observe(self, outcome: SendOutcome) -> None:
+        """Print the first rejection with each status; end the command as `end_if_hopeless` does."""
+        self.end_if_hopeless(outcome)
         with self._lock:
             is_first = outcome.http_status not in self._printed
             self._printed.add(outcome.http_status)

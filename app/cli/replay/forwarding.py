@@ -62,7 +62,7 @@ def forward_deliveries(
             target,
             rate=rate,
             observer=_ForwardProgress(bar),
-            on_rejected=rejections.observe,
+            on_rejected=rejections.end_if_hopeless,
         )
         try:
             forwarder.forward(request, now=now)
