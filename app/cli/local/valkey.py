@@ -69,14 +69,16 @@ def recorded_url(url: str, folder: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        # Another `up` in the same folder may have replaced it.
+        if path.is_file() and path.read_text() == url:
+            path.unlink()
 
 
 def find_running_valkey(namespace: str) -> str | None:
     """Return the URL of the Valkey that `up` runs in this folder for a receiver; None if there is none."""
-    if not _URL_FILE.is_file():
+    url = _URL_FILE.read_text().strip() if _URL_FILE.is_file() else ""
+    if not url.startswith("unix://"):
         return None
-    url = _URL_FILE.read_text().strip()
     try:
         # The file may be a killed process's, and `up` may run for another database.
         has_workers = DeliveryQueue(connect_redis(url, tls_verify=True), namespace).count_workers() > 0
