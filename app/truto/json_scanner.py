@@ -200,7 +200,9 @@ def _find_value_end(body: bytes, start: int, pause: Pause) -> int:
         return _find_string_end(body, start, pause)
     if not body.startswith(_OPENING, start):
         return _find_scalar_end(body, start, pause)
-    if shallow := _SHALLOW.match(body, start, start + _MAX_STEP_BYTES):
+    # Without pauses, nobody waits for the end of a long match.
+    max_end = len(body) if pause is no_pause else start + _MAX_STEP_BYTES
+    if shallow := _SHALLOW.match(body, start, max_end):
         return shallow.end()
     return _find_closing_bracket(body, start, pause)
 
