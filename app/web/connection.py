@@ -149,11 +149,22 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
         """Send all bytes. Raises BrokenPipeError, also if the client does not read them in time."""
+        try:
+            sent = self._sock.send(data, flags)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise BrokenPipeError(errno.EPIPE, "the connection is lost") from error
+        # Nearly all responses fit into the kernel's buffer: no waiting, and no deadline to set.
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:], flags)
+
+    def _send_rest(self, rest: memoryview, flags: int) -> None:
         started = time.monotonic()
         self.settimeout(max(0.0, self._write_left_s))
         self._is_writing = True
         try:
-            super().sendall(data, flags)
+            super().sendall(rest, flags)
         except OSError as error:
             # Otherwise the kernel keeps unread bytes for minutes after the close.
             with suppress(OSError):
