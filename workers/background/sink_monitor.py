@@ -1,4 +1,4 @@
-"""Monitoring of sinks: a notification while a sink fails, and a log line for a table that does not fit."""
+"""Monitoring of sinks: notifications while they fail, and tables that do not fit."""
 
 from datetime import datetime, timedelta
 from functools import partial

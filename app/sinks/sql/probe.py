@@ -1,4 +1,4 @@
-"""Probe of a database: rights to create and write tables, and the set-up of its tables."""
+"""Probe of a database: rights to create tables, and the set-up of its tables."""
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -134,8 +134,8 @@ def _inspect_table(
         problem, _, correction = str(refusal).partition("; ")
         yield SetUpProblem(table, problem, correction, is_blocking=True)
         return
-    found = find_table_problems(connection, dialect, table, route.columns)
-    for problem, correction in found.blocking:
+    inspected = find_table_problems(connection, dialect, table, route.columns)
+    for problem, correction in inspected.blocking:
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
-    for problem, correction in (*found.types, *found.unfilled.values()):
+    for problem, correction in (*inspected.types, *inspected.unfilled.values()):
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=False)

@@ -1,4 +1,4 @@
-"""Set-up of a table: its differences from the columns of the sink, each with its correction."""
+"""Set-up of a table: its differences from the sink's columns, and their corrections."""
 
 import re
 from collections.abc import Mapping, Sequence
