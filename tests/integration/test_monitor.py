@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,9 +16,12 @@ from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
 from app.config.load import Config
-from app.config.routes import Route, Routes, SqlSinkConfig, StopLimits
+from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig, StopLimits
 from app.config.settings import read_settings
 from app.database.engine import Database, open_engine
+from app.errors import StoreUnavailable
+from app.store.delivery_filter import DeliveryFilter
+from app.store.failures import discard_deliveries
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -29,10 +34,12 @@ from app.store.models import (
     StoredRecordError,
 )
 from app.store.notification_outbox import NotificationOutbox
-from app.store.notifications import Notification
+from app.store.notifications import Notification, Notifications
+from app.store.response_counts import ResponseCounts
 from app.store.results import DeliveryResults
 from app.store.runs import Runs, StoredRun
 from app.store.schema import notifications, runs
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.truto.events import Envelope
 from app.truto.runs import status_rank
 from app.truto.signature import parse_signature_header, sign
@@ -40,6 +47,7 @@ from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_r
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
 from tests.support.web_process import SECRET
+from workers.background.loop import PeriodicTask
 from workers.background.monitor import Monitor
 from workers.background.sink_monitor import SetUpMonitor
 
@@ -634,3 +642,196 @@ def test_dead_records_make_a_run_incomplete(setup: MonitorSetup) -> None:
         notification.payload["resources"][0]["dead"]
         for notification in setup.list_notifications("run.incomplete")
     ] == [1]
+
+
+def count_responses(setup: MonitorSetup, number: int, status: str = "unauthorized", cause: str = "") -> None:
+    ResponseCounts(setup.store).add({(status, cause): number}, now=setup.now)
+
+
+def list_open(setup: MonitorSetup, kind: str) -> list[str]:
+    return [notification.subject for notification in Notifications(setup.store).list_open(kind)]
+
+
+def test_refused_signatures_are_notified_once_until_others_are_accepted(setup: MonitorSetup) -> None:
+    count_responses(setup, 1, "accepted")
+    count_responses(setup, 500, cause="missing")
+    count_responses(setup, 500, cause="malformed")
+    count_responses(setup, 2, cause="wrong")
+    setup.advance(seconds=5)
+    assert setup.list_notifications("webhook.unauthorized") == []
+
+    count_responses(setup, 2, cause="wrong")
+    for _ in range(3):
+        setup.advance(seconds=5)
+    [notification] = setup.list_notifications("webhook.unauthorized")
+    assert (notification.payload["requests"], notification.payload["causes"]) == (4, {"wrong": 4})
+    assert notification.payload["last_accepted_at"]
+
+    # Silence is no proof: the sender may have given up.
+    setup.advance(hours=2)
+    assert list_open(setup, "webhook.unauthorized")
+    count_responses(setup, 1, "accepted")
+    setup.advance(minutes=1)
+    assert not list_open(setup, "webhook.unauthorized")
+
+    count_responses(setup, 3, cause="other_webhook")
+    setup.advance(minutes=1)
+    assert len(setup.list_notifications("webhook.unauthorized")) == 2
+
+
+def test_a_forged_request_beside_accepted_ones_ends_by_itself(setup: MonitorSetup) -> None:
+    count_responses(setup, 3, cause="wrong")
+    setup.advance(seconds=5)
+    count_responses(setup, 1, "accepted")
+    setup.advance(minutes=1)
+    assert list_open(setup, "webhook.unauthorized")
+
+    setup.advance(minutes=30)
+    assert not list_open(setup, "webhook.unauthorized")
+
+
+@pytest.mark.parametrize("status", ["too_large", "unavailable", "failed"])
+def test_requests_that_are_not_stored_are_notified(setup: MonitorSetup, status: str) -> None:
+    count_responses(setup, 4, status)
+
+    setup.advance(seconds=5)
+    setup.advance(minutes=30)
+
+    [notification] = setup.list_notifications("webhook.rejected")
+    assert notification.payload == {"status": status, "requests": 4}
+    assert not list_open(setup, "webhook.rejected")
+
+
+def test_failed_deliveries_are_notified_by_reason_until_they_are_discarded(setup: MonitorSetup) -> None:
+    for name, state, reason in (
+        ("1", DeliveryState.DEAD, "internal_error"),
+        ("2", DeliveryState.UNROUTED, "no_route"),
+        ("3", DeliveryState.UNROUTED, "no_route"),
+    ):
+        change = StateChange(setup.receive(name=name), state, 0, reason, due_at=setup.now)
+        DeliveryResults(setup.store).save([DeliveryResult(change)], now=setup.now)
+
+    setup.advance(minutes=2)
+    setup.advance(minutes=2)
+
+    numbers = {
+        notification.payload["reason"]: notification.payload["deliveries"]
+        for notification in setup.list_notifications("delivery.failed")
+    }
+    assert numbers == {"internal_error": 1, "no_route": 2}
+    assert sum(discard_deliveries(setup.store, DeliveryFilter(), reason="a test", now=setup.now)) == 3
+    setup.advance(minutes=2)
+    assert not list_open(setup, "delivery.failed")
+
+
+def test_a_delivery_that_is_pending_for_long_is_notified_once(setup: MonitorSetup) -> None:
+    delivery = setup.receive()
+
+    setup.advance(minutes=14)
+    assert not list_open(setup, "delivery.delayed")
+    setup.advance(minutes=2)
+    setup.advance(minutes=2)
+    assert len(setup.list_notifications("delivery.delayed")) == 1
+
+    setup.settle(delivery)
+    setup.advance(seconds=5)
+    assert not list_open(setup, "delivery.delayed")
+
+
+def test_unreadable_entries_of_the_spool_are_notified(setup: MonitorSetup, redis: Redis) -> None:
+    redis.xadd(setup.spool.unreadable_key, {"header": "x"})
+    setup.advance(seconds=5)
+    assert list_open(setup, "spool.unreadable") == [setup.spool.unreadable_key]
+
+    redis.delete(setup.spool.unreadable_key)
+    setup.advance(seconds=5)
+    assert not list_open(setup, "spool.unreadable")
+
+
+def test_monitors_of_two_configurations_notify_once_for_each_worker(setup: MonitorSetup) -> None:
+    registry = WorkerRegistry(setup.store)
+    other_routes = setup.config.routes.model_copy(update={"routes": (Route(sinks=("main",), table="other"),)})
+    other_config = replace(setup.config, routes=other_routes)
+    other = Monitor(setup.store, other_config, setup.spool, clock=lambda: setup.now)
+    workers = [
+        WorkerRecord(name, setup.now, config.delivery_config.to_json(), config.delivery_config.digest)
+        for name, config in (("host:aa", setup.config), ("host:bb", other_config))
+    ]
+
+    for minutes in (1, 6, 6, 6):
+        setup.now += timedelta(minutes=minutes)
+        for worker in workers:
+            registry.record_heartbeat(worker, now=setup.now)
+        setup.monitor.run_once()
+        assert list_open(setup, "worker.outdated") == [] or minutes > 1
+        other.run_once()
+    other.close()
+    registry.remove("host:bb")
+    registry.remove("host:aa")
+    setup.advance(seconds=5)
+
+    subjects = [notification.subject for notification in setup.list_notifications("worker.outdated")]
+    assert sorted(subjects) == ["host:aa", "host:bb"]
+    assert not list_open(setup, "worker.outdated")
+
+
+class FailingTask(PeriodicTask):
+    """Fails until it is repaired."""
+
+    def __init__(self) -> None:
+        super().__init__("failing", interval_s=1.0)
+        self.is_broken = True
+
+    def run_once(self) -> None:
+        self.run_step("step", self._fail)
+
+    def _fail(self) -> None:
+        if self.is_broken:
+            raise StoreUnavailable("away")
+
+
+def test_a_task_that_fails_for_minutes_is_notified_until_it_succeeds(
+    setup: MonitorSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = FailingTask()
+    monitor = Monitor(setup.store, setup.config, setup.spool, tasks=[task], clock=lambda: setup.now)
+    task.run_once()
+    monitor.run_once()
+    assert not list_open(setup, "task.failing")
+
+    monkeypatch.setattr("workers.background.condition_monitor._FAILING_AFTER_S", 0.0)
+    monitor.run_once()
+    [notification] = setup.list_notifications("task.failing")
+    assert notification.payload == {"task": "failing step", "error": "away"}
+
+    task.is_broken = False
+    task.run_once()
+    monitor.run_once()
+    monitor.close()
+    assert not list_open(setup, "task.failing")
+
+
+def test_the_notification_of_a_task_ends_with_its_process(setup: MonitorSetup) -> None:
+    Notifications(setup.store).open(Notification("task.failing", "gone step", "c", setup.now, {}))
+
+    setup.add_monitor().run_once()
+
+    assert not list_open(setup, "task.failing")
+
+
+def test_a_disk_that_is_almost_full_is_notified(
+    setup: MonitorSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sink = FilesSinkConfig(type="files", url=f"file://{tmp_path}")
+    config = replace(setup.config, routes=Routes(sinks={"lake": sink}))
+    monitor = Monitor(setup.store, config, setup.spool, clock=lambda: setup.now)
+
+    monitor.run_once()
+    before = list_open(setup, "disk.low")
+    # No real disk can be filled here.
+    monkeypatch.setattr("workers.background.condition_monitor.read_free_bytes", lambda _: 300 * 1024**2)
+    monitor.run_once()
+    monitor.close()
+
+    assert "sink lake" not in before
+    assert "sink lake" in list_open(setup, "disk.low")
