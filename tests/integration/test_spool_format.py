@@ -160,7 +160,7 @@ def test_a_time_changed_in_redis_stays_between_the_event_and_now(redis: Redis, r
         ["a list"],
         "a text",
         None,
-        {**HEADER, "reason": "x" * 100_000},
+        {**HEADER, "reason": "x" * 200_000},
     ],
 )
 def test_an_entry_that_truto_did_not_sign_is_set_aside(redis: Redis, header: object) -> None:
