@@ -594,14 +594,14 @@ def test_the_command_ends_at_the_first_rejected_signature_or_url() -> None:
     with running_receiver() as receiver:
         wrong_secret = command(receiver, "--secret", "wrong", "--json")
     with running_receiver(lambda _event, _earlier: 404) as elsewhere:
-        wrong_url = command(elsewhere, "--runs", "3", "--parallel", "2")
+        wrong_url = command(elsewhere, "--runs", "50", "--parallel", "2")
 
     assert len(receiver.forged) == 1
     assert (wrong_secret.exit_code, wrong_secret.stdout) == (1, "")
     message = " ".join(wrong_secret.stderr.split())
     assert message.startswith("Error: The receiver answered 401")
     assert "signed with the secret from --secret. Pass the receiver's TRUTO_WEBHOOK_SECRET" in message
-    assert len(elsewhere.bodies) <= 2
+    assert len(elsewhere.bodies) < 25
     assert wrong_url.exit_code == 1
     assert "The receiver answered 404" in wrong_url.stderr
     assert "/webhooks/truto" in wrong_url.stderr

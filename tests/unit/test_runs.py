@@ -96,7 +96,7 @@ def test_a_run_can_always_be_written_again() -> None:
 
     assert run is not None
     written = json.loads(run.model_dump_json())
-    assert (written["id"], written["args"], written["sync_job_id"]) == (RUN["id"], None, "j")
+    assert (written["id"], written["args"], written["sync_job_id"]) == (RUN["id"], {}, "j")
     assert written["resource_stats"] == RUN["resource_stats"]
     assert "new" not in written
 
