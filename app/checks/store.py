@@ -192,8 +192,8 @@ def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
     message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
     reason = f"{sink.reason}: {sink.message}" if sink.message else sink.reason or "the log has the reason"
     advice = (
-        f"Repair the sink; its deliveries are then retried. Reason: {reason}. To see them, run: "
-        "rapidbridge deliveries list --state pending"
+        "Repair the sink; its deliveries are then retried. To see them, run: "
+        f"rapidbridge deliveries list --state pending. Reason: {reason}"
     )
     return fail(_COMPONENT, "failing", message, advice)
 
