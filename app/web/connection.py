@@ -236,6 +236,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     def _take_turn(self) -> None:
         if self._loop_time != self.hub.loop.now():
             self._begin_turn()
+            return
         self._turn_reads += 1
         if self._turn_reads > _TURN_READS or time.monotonic() - self._turn_started > _TURN_S:
             gevent.sleep(_SHORTEST_SLEEP_S)

@@ -64,6 +64,8 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         # Otherwise each full collection searches the modules too, and stops all requests for up to 100 ms.
         gc.collect()
         gc.freeze()
+        # With few objects left, the default would search them all for every few requests.
+        gc.set_threshold(5_000, 20, 50)
         # Otherwise a single process accepts up to 100 connections before it serves any.
         StreamServer.max_accept = 1
         super().run()
@@ -227,6 +229,8 @@ def _discard_body(request: Any, client: Connection) -> bool:
         if not request.body.failed:
             client.discard(_DISCARD_BYTES)
         return False
+    if reader.length == 0:
+        return True
     buffered = reader.unreader.take_buffered()
     reader.unreader.unread(buffered[reader.length :])
     remaining = max(0, reader.length - len(buffered))
