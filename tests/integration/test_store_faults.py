@@ -25,7 +25,7 @@ from tests.integration.test_failover_inbox import body
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, Command
 from tests.support.valkey import ValkeyServer
-from tests.support.web_process import WebProcess, make_environment
+from tests.support.web_process import SECRET, WebProcess, make_environment
 
 BROKEN = {
     "missing column": "ALTER TABLE rapidbridge_deliveries DROP COLUMN method",
@@ -193,7 +193,9 @@ def test_every_process_names_a_fault_in_the_same_words(
         "unknown database": url.replace(database, "nowhere"),
         "unknown role": url.replace("postgres@", "nobody_at_all@"),
     }.get(fault, as_guest)
-    settings = make_environment(DATABASE_URL=broken_url, REDIS_URL=private_valkey.url)
+    settings = make_environment(
+        DATABASE_URL=broken_url, REDIS_URL=private_valkey.url, TRUTO_WEBHOOK_SECRET=SECRET
+    )
 
     migrated = subprocess.run(
         [sys.executable, "-m", "app.cli", "migrate"],

@@ -48,7 +48,7 @@ class ParsedResponse:
 class WebProcess:
     """gunicorn with a database and a Redis; a context manager. log: its output so far.
 
-    prefix: a program that starts gunicorn, such as `prlimit`.
+    options: of gunicorn, with {port} for the port. prefix: a program that starts gunicorn, such as `prlimit`.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class WebProcess:
         **settings: str,
     ) -> None:
         line = read_procfile_command("web")
-        self._line = [*prefix, *line[:-1], *options, application or line[-1]]
         self.port = find_free_port()
+        formatted = [option.format(port=self.port) for option in options]
+        self._line = [*prefix, *line[:-1], *formatted, application or line[-1]]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"
         self._folder = folder
