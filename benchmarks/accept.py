@@ -39,7 +39,8 @@ from tests.support.web_process import SECRET, WebProcess
 # The better of the two is the limit of the stack.
 _LIMITS = ("bare, gevent", "bare, gthread")
 _COLUMNS = ("answers/s", "spread", "of bare", "p50 ms", "p99 ms", "p99.9 ms")
-# Only the receiver's own worker class listens on IPv6 beside IPv4.
+# gunicorn's own worker classes: the receiver's limits the requests of unsigned clients.
+_GEVENT = ("--worker-class", "gevent", "--bind", "127.0.0.1:{port}")
 _GTHREAD = ("--worker-class", "gthread", "--threads", "16", "--bind", "127.0.0.1:{port}")
 _GO_WEBHOOK_RULE = {
     "id": "truto",
@@ -92,9 +93,9 @@ def _running_servers() -> Iterator[ComparedServers]:
             return stack.enter_context(process).port, WEBHOOK_PATH
 
         addresses = {name: serve("app.web.wsgi:app", url) for name, url in urls.items()}
-        addresses["bare, gevent"] = serve("benchmarks.minimal_app:app", urls["SQLite"])
+        addresses["bare, gevent"] = serve("benchmarks.minimal_app:app", urls["SQLite"], *_GEVENT)
         addresses["bare, gthread"] = serve("benchmarks.minimal_app:app", urls["SQLite"], *_GTHREAD)
-        addresses["by hand"] = serve("benchmarks.naive_handler:app", urls["SQLite"])
+        addresses["by hand"] = serve("benchmarks.naive_handler:app", urls["SQLite"], *_GEVENT)
         if shutil.which("webhook"):
             addresses["webhook (Go)"] = stack.enter_context(_running_go_webhook(folders[2]))
         yield ComparedServers(addresses, urls, stack.enter_context(Redis.from_url(valkey.url)))
