@@ -44,6 +44,9 @@ from workers.delivery import parser, processor, sink_writer
 LARGE_PAGE = 300_000
 # Four times the page, and what Python and the libraries take.
 MAX_WORKER_MIB = 200
+PAGE_WITH_UNREADABLE_RECORD = (
+    '[{"id": "0"}, {"id": "1"}, {"id": "2"}, {"id": "3"}, NaN, {"id": "5"}, {"id": "6"}]'
+)
 
 
 def put(inbox: Inbox, records: str, *, event_id: str) -> UUID:
@@ -152,6 +155,12 @@ def read_states(store: Database) -> list[tuple[str, str, int, int]]:
     return [tuple(row) for row in store.read(select(*columns).order_by(deliveries.c.event_id))]
 
 
+def read_dead_records(store: Database) -> list[tuple[str, int]]:
+    """Return the sink and the ordinal of each dead record."""
+    columns = (dead_records.c.sink, dead_records.c.ordinal)
+    return [tuple(row) for row in store.read(select(*columns).order_by(*columns))]
+
+
 def deliver_until_settled(setup: DeliverySetup, delivery: UUID) -> int:
     """Process a delivery by jobs of new workers; return the number of jobs."""
     for number in range(1, 20):
@@ -233,6 +242,22 @@ def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, sto
     assert len(changed.rows("people")) == 8
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 8, 8, 0)]
     assert store.read(select(dead_records)) == []
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_replay_for_one_sink_keeps_the_unreadable_records_of_the_others(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+    deliver_until_settled(setup, delivery)
+
+    with store.transaction() as connection:
+        delete_outcomes(connection, [delivery], "lake")
+        mark_pending(connection, [delivery], replay_id=UUID(int=1), now=datetime.now(UTC))
+    deliver_until_settled(setup, delivery)
+
+    assert read_dead_records(store) == [("", 4)]
 
 
 class InterruptedSink(FilesSink):
