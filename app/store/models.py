@@ -24,10 +24,9 @@ class DeliveryState(StrEnum):
 
 
 class SinkOutcomeState(StrEnum):
-    """The states of a delivery in one sink. `failing` is tried again, and `writing` is continued."""
+    """The states of a delivery in one sink. `failing` is tried again; its reason may be `in_progress`."""
 
     DONE = "done"
-    WRITING = "writing"
     FAILING = "failing"
     DEAD = "dead"
 

@@ -126,9 +126,9 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
 
 def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[SinkTotals]]:
     columns = (deliveries.c.resource, deliveries.c.method, sink_outcomes.c.sink)
-    # A delivery that became dead after its last retry keeps the outcome "failing" or "writing".
+    # A delivery that became dead after its last retry keeps the outcome "failing".
     is_given_up = and_(
-        sink_outcomes.c.state.in_((SinkOutcomeState.FAILING, SinkOutcomeState.WRITING)),
+        sink_outcomes.c.state == SinkOutcomeState.FAILING,
         deliveries.c.settled_at.is_not(None),
     )
     unwritten = case(

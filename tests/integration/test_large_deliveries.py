@@ -5,7 +5,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -29,7 +28,7 @@ from app.store.notifications import Notifications
 from app.store.requeue import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import dead_records, deliveries, record_errors
+from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from app.truto import record_slices
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
@@ -107,7 +106,9 @@ def test_a_large_page_delays_no_other_and_survives_a_killed_worker(
         # The small ones are behind the large one in the same queue.
         wait_until(lambda: count_states().get("settled", 0) == 40, timeout_s=60, what=lambda: command.log)
         assert count_states()["pending"] == 1
-        written = "SELECT coalesce(max(written), 0) FROM rapidbridge_sink_outcomes WHERE state = 'writing'"
+        written = (
+            "SELECT coalesce(max(written), 0) FROM rapidbridge_sink_outcomes WHERE reason = 'in_progress'"
+        )
         wait_until(lambda: query(written) > LARGE_PAGE / 4, timeout_s=120, what=lambda: command.log)
         worker = find_worker(command)
         peak_mib = read_peak_mib(worker)
@@ -140,14 +141,15 @@ OpenSetup = Callable[..., DeliverySetup]
 @pytest.fixture
 def open_setup(store: Database, postgres_url: str) -> Iterator[OpenSetup]:
     """Open a store with the sink "main" in the same database, by other routes or another URL if given."""
-    with ExitStack() as stack:
+    setups: list[DeliverySetup] = []
 
-        def open_one(*routes: Route, url: str = postgres_url) -> DeliverySetup:
-            setup = DeliverySetup(store, url, routes or EVERYTHING)
-            stack.callback(setup.sinks.close)
-            return setup
+    def open_one(*routes: Route, url: str = postgres_url, **sinks: FilesSinkConfig) -> DeliverySetup:
+        setups.append(DeliverySetup(store, url, routes or EVERYTHING, **sinks))
+        return setups[-1]
 
-        yield open_one
+    yield open_one
+    for setup in setups:
+        setup.sinks.close()
 
 
 def read_states(store: Database) -> list[tuple[str, str, int, int]]:
@@ -261,19 +263,102 @@ def test_a_replay_for_one_sink_keeps_the_unreadable_records_of_the_others(
 
 
 class InterruptedSink(FilesSink):
-    """A files sink that is unavailable once, for the slice with this first ordinal."""
+    """A files sink that is unavailable `failures` times, for the slice with this first ordinal."""
 
-    def __init__(self, folder: Path, first_ordinal: int) -> None:
+    def __init__(self, folder: Path, first_ordinal: int, *, failures: int = 1) -> None:
         super().__init__(f"file://{folder}")
-        self._unavailable = {first_ordinal}
+        self._first_ordinal = first_ordinal
+        self._failures = failures
         self.written: list[int] = []
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
-        if batch.first_ordinal in self._unavailable:
-            self._unavailable.clear()
+        if self._failures and batch.first_ordinal == self._first_ordinal:
+            self._failures -= 1
             raise SinkUnavailable("the disk is full")
         self.written.append(batch.first_ordinal)
         return super().write(batch, route)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_sink_that_fails_at_once_keeps_the_unreadable_records_of_a_finished_one(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=9))
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+
+    for _ in range(5):
+        setup.new_processor().deliver([delivery])
+        setup.release()
+
+    assert read_states(store)[0][:2] == ("pending", "sink_unavailable")
+    assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_restarted_sink_keeps_the_unreadable_records_of_a_finished_one(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 3, failures=9))
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+    for _ in range(3):
+        setup.new_processor().deliver([delivery])
+    assert {total.sink: total.written for total in read_run_totals(store, ["r"])["r"].sinks} == {
+        "main": 6,
+        "lake": 3,
+    }
+    setup.release()
+
+    changed = open_setup(Route(sinks=("main", "lake"), table="people"), lake=lake)
+    changed.processor.deliver([delivery])
+
+    assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_sink_starts_over_after_a_worker_of_the_earlier_release(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    setup.new_processor().deliver([delivery])
+    assert find_failing_sinks(store) == []
+
+    # Its failing attempt knows no progress.
+    with store.transaction() as connection:
+        connection.execute(update(sink_outcomes).values(written=0, reason="sink_unavailable"))
+    deliver_until_settled(setup, delivery)
+
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 7, 7, 0)]
+
+
+def read_replaced_characters(store: Database) -> int:
+    [(number,)] = store.read(select(deliveries.c.replaced_characters))
+    return int(number)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_the_replaced_characters_of_a_finished_sink_stay_counted_by_other_routes(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=9))
+    records = json.dumps([{"id": str(n)} for n in range(6)] + [{"id": "6", "name": "\0"}])
+    delivery = setup.put("sync_job_run:record", batch(records))
+    for _ in range(4):
+        setup.new_processor().deliver([delivery])
+        setup.release()
+    assert read_replaced_characters(store) == 1
+
+    changed = open_setup(Route(sinks=("main",), table="people"))
+    changed.processor.deliver([delivery])
+
+    assert setup.state(delivery)[0] == "settled"
+    assert read_replaced_characters(store) == 1
 
 
 def test_a_retry_continues_where_the_sink_failed(

@@ -75,7 +75,11 @@ def test_one_failing_sink_causes_a_retry_and_otherwise_one_dead_sink_a_dead_deli
 
 
 def test_a_delivery_that_is_being_written_continues_at_once_and_uses_up_no_attempt() -> None:
-    writing, failing, dead = make_outcome("writing"), make_outcome("failing", "away"), make_outcome("dead")
+    writing, failing, dead = [
+        make_outcome("failing", "in_progress"),
+        make_outcome("failing", "away"),
+        make_outcome("dead"),
+    ]
 
     change = decide_state(DELIVERY, NOW, 7, [failing, writing, dead], min_wait_s=90)
 

@@ -59,9 +59,9 @@ def decide_state(
     A sink that is being written is continued at once. Otherwise one failing sink causes a retry, or else one
     dead sink makes the delivery dead.
     """
-    reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
-    if SinkOutcomeState.WRITING in reasons_by_state:
+    if any(outcome.reason == Reason.IN_PROGRESS for outcome in outcomes):
         return resume(delivery, now, records)
+    reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
     if SinkOutcomeState.FAILING in reasons_by_state:
         reason = reasons_by_state[SinkOutcomeState.FAILING]
         return retry(delivery, now, records, reason, min_wait_s=min_wait_s)
