@@ -239,6 +239,9 @@ def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, sto
     assert len(store.read(select(dead_records))) == 1
 
     changed = open_setup(Route(sinks=("main",), table="people", non_object="wrap"))
+    changed.processor.deliver([delivery])
+    assert read_states(store)[0] == ("pending", "worker_outdated", 8, 1)
+    changed.release()
     deliver_until_settled(changed, delivery)
 
     assert len(changed.rows("people")) == 8
@@ -260,6 +263,25 @@ def test_a_replay_for_one_sink_keeps_the_unreadable_records_of_the_others(
     deliver_until_settled(setup, delivery)
 
     assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_workers_of_two_configurations_cannot_restart_a_delivery_forever(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup, other = open_setup(), open_setup(Route(sinks=("main",), table="people"))
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    setup.processor.deliver([delivery])
+
+    for workers in (other, setup):
+        workers.processor.deliver([delivery])
+        setup.release()
+    assert read_states(store) == [("pending", "worker_outdated", 7, 2)]
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(attempts=599))
+    other.processor.deliver([delivery])
+
+    assert setup.state(delivery)[:2] == ("dead", "worker_outdated")
 
 
 class InterruptedSink(FilesSink):
@@ -330,6 +352,8 @@ def test_a_sink_starts_over_after_a_worker_of_the_earlier_release(
     # Its failing attempt knows no progress.
     with store.transaction() as connection:
         connection.execute(update(sink_outcomes).values(written=0, reason="sink_unavailable"))
+    setup.new_processor().deliver([delivery])
+    setup.release()
     deliver_until_settled(setup, delivery)
 
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 7, 7, 0)]

@@ -271,7 +271,15 @@ class DeliveryProcessor:
         dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
         dead += (record for attempt in attempts for record in attempt.dead_records)
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
-        change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
+        restarted = [attempt.outcome.sink for attempt in attempts if attempt.is_restarted]
+        change = decide_state(
+            delivery,
+            utc_now(),
+            parsed.record_count,
+            outcomes,
+            min_wait_s=min_wait_s,
+            has_restarted=bool(restarted),
+        )
         return DeliveryResult(
             replace(
                 change,
@@ -284,7 +292,7 @@ class DeliveryProcessor:
             outcomes=outcomes,
             dead_records=list({(record.sink, record.ordinal): record for record in dead}.values()),
             record_errors=parsed.record_errors,
-            restarted_sinks=[attempt.outcome.sink for attempt in attempts if attempt.is_restarted],
+            restarted_sinks=restarted,
         )
 
 
