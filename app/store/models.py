@@ -112,6 +112,7 @@ class Attribution:
 class StateChange:
     """The new state of a delivery after an attempt. due_at: next attempt of a pending delivery.
 
+    records: None keeps their number, because the attempt has not read the body.
     replaced_characters: characters of its records that no database can store; they became U+FFFD.
     attribution: None if the event itself names its account and run. is_attempt: False if it does not count as
     an attempt.
@@ -119,7 +120,7 @@ class StateChange:
 
     delivery_id: UUID
     state: DeliveryState
-    records: int
+    records: int | None
     reason: str
     due_at: datetime
     replaced_characters: int = 0

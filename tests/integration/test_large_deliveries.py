@@ -17,6 +17,7 @@ from app.config.routes import FilesSinkConfig, Route
 from app.database.engine import Database, open_database
 from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
+from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
 from app.store.erasure import AccountData
@@ -28,7 +29,7 @@ from app.store.notifications import Notifications
 from app.store.requeue import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
+from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
 from app.truto import record_slices
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
@@ -39,6 +40,7 @@ from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 from workers.delivery import parser, processor, sink_writer
+from workers.delivery.processor import DeliveryProcessor
 
 LARGE_PAGE = 300_000
 # Four times the page, and what Python and the libraries take.
@@ -417,6 +419,81 @@ def test_a_dead_large_delivery_counts_only_its_unwritten_records_as_dead(
 
     assert setup.state(delivery) == ("dead", "sink_unavailable", 11)
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 6, 5)]
+
+
+ENDED_RUN = json.dumps(
+    {
+        "id": "r",
+        "status": "completed",
+        "integrated_account_id": "a",
+        "resource_stats": {"crm/contacts": {"list": {"fetched": 11, "persisted": 11}}},
+    }
+)
+
+
+def read_gap_reasons(store: Database) -> tuple[str, list[tuple[str, int | None]]]:
+    """Return the verdict of the run, and its gap reasons."""
+    run = Runs(store).get("r")
+    assert run
+    reconciliation = reconcile_counts(run, read_run_totals(store, ["r"])["r"])
+    gaps = [(gap.code, gap.records) for counts in reconciliation.resources for gap in counts.gap_reasons]
+    return reconciliation.verdict, gaps
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(
+    ("routes", "keep_late", "state", "gap"),
+    [
+        ((Route(resource="other", sinks=("main",)),), False, "unrouted", "unrouted"),
+        (EVERYTHING, True, "late", "late"),
+        # The run names the account no longer.
+        ((Route(sinks=("main",), account="account"),), False, "quarantined", "no_account"),
+    ],
+)
+def test_the_written_part_of_a_delivery_that_ends_otherwise_counts_once(
+    open_setup: OpenSetup,
+    store: Database,
+    routes: tuple[Route, ...],
+    state: str,
+    gap: str,
+    *,
+    keep_late: bool,
+) -> None:
+    setup = open_setup(Route(sinks=("main",), account=""))
+    records = [f'{{"id": "{n}"}}' for n in range(11)]
+    records[1] = "NaN"
+    page = batch(f"[{', '.join(records)}]", integrated_account_id=None if state == "quarantined" else "a")
+    delivery = setup.put("sync_job_run:record", page)
+    setup.new_processor().deliver([delivery])
+    run = ENDED_RUN.replace("integrated_account_id", "removed") if state == "quarantined" else ENDED_RUN
+    setup.deliver("sync_job_run:completed", run, id_="end")
+    if keep_late:
+        with store.transaction() as connection:
+            stopped_at = datetime(2026, 11, 24, tzinfo=UTC)
+            connection.execute(update(runs).values(status="stopped", stopped_at=stopped_at))
+
+    changed = open_setup(*routes)
+    DeliveryProcessor(store, changed.routes, changed.sinks, keep_late=keep_late).deliver([delivery])
+
+    assert setup.state(delivery)[::2] == (state, 11)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 2, 1)]
+    assert read_gap_reasons(store)[1] == [("dead", 1), (gap, 8)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_half_written_delivery_that_kills_its_workers_keeps_its_number_of_records(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+    setup.deliver("sync_job_run:completed", ENDED_RUN, id_="end")
+
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(lost_attempts=3))
+    setup.processor.deliver([delivery])
+
+    assert setup.state(delivery) == ("dead", "worker_lost", 11)
+    assert read_gap_reasons(store) == ("complete", [("dead", 8)])
 
 
 @pytest.mark.usefixtures("small_slices")

@@ -17,12 +17,12 @@ _MAX_ATTEMPTS = 600
 MAX_LOST_ATTEMPTS = 3
 
 
-def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str = "") -> StateChange:
-    """Return the change that gives a delivery its final state."""
+def finish(delivery: Delivery, state: DeliveryState, records: int | None, reason: str = "") -> StateChange:
+    """Return the change that gives a delivery its final state. records: as in StateChange."""
     return StateChange(delivery.id, state, records, reason, due_at=delivery.received_at)
 
 
-def resume(delivery: Delivery, now: datetime, records: int) -> StateChange:
+def resume(delivery: Delivery, now: datetime, records: int | None) -> StateChange:
     """Return the change that keeps a delivery pending, due at once; it does not count as an attempt."""
     change = reschedule(delivery, now, 0.0)
     return replace(change, records=records, reason=Reason.IN_PROGRESS, is_attempt=False)
@@ -30,11 +30,11 @@ def resume(delivery: Delivery, now: datetime, records: int) -> StateChange:
 
 def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
     """Return the change that keeps a delivery pending, due again in `wait_s` seconds."""
-    return replace(finish(delivery, DeliveryState.PENDING, 0), due_at=now + timedelta(seconds=wait_s))
+    return replace(finish(delivery, DeliveryState.PENDING, None), due_at=now + timedelta(seconds=wait_s))
 
 
 def retry(
-    delivery: Delivery, now: datetime, records: int, reason: str, *, min_wait_s: float = 0.0
+    delivery: Delivery, now: datetime, records: int | None, reason: str, *, min_wait_s: float = 0.0
 ) -> StateChange:
     """Reschedule a delivery with backoff; it is dead after about three days.
 
