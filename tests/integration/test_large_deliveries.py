@@ -504,13 +504,46 @@ def test_the_records_of_a_large_delivery_may_name_their_accounts(
     records = [{"id": str(n), **({"account": f"a{n % 2}"} if n > 3 else {})} for n in range(8)]
     page = batch(json.dumps(records), integrated_account_id=None)
 
-    deliver_until_settled(setup, setup.put("sync_job_run:record", page))
+    delivery = setup.put("sync_job_run:record", page)
+    deliver_until_settled(setup, delivery)
 
+    assert read_account(store, delivery) == ("", "record")
     with store.engine.connect() as connection:
         rows = connection.execute(text('SELECT "_account", "_key" FROM crm_contacts ORDER BY "_key"')).all()
     assert [tuple(row) for row in rows] == [("a0", "4"), ("a1", "5"), ("a0", "6"), ("a1", "7")]
     dead = store.read(select(dead_records.c.ordinal, dead_records.c.reason).order_by(dead_records.c.ordinal))
     assert [tuple(row) for row in dead] == [(n, "no_account") for n in range(4)]
+
+
+def read_account(store: Database, delivery: UUID) -> tuple[str, str]:
+    columns = (deliveries.c.integrated_account_id, deliveries.c.account_source)
+    [row] = store.read(select(*columns).where(deliveries.c.id == delivery))
+    return row[0], row[1]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_gets_the_only_account_that_its_records_name(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake"), account="account"), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=3))
+    records = [{"id": str(n), "account": "a0"} for n in range(8)]
+    page = batch(json.dumps(records), integrated_account_id=None)
+    delivery = setup.put("sync_job_run:record", page)
+    setup.new_processor().deliver([delivery])
+    assert read_account(store, delivery) == ("", "record")
+
+    for _ in range(2):
+        setup.new_processor().deliver([delivery])
+    # One sink has all records.
+    assert setup.state(delivery)[0] == "pending"
+    assert read_account(store, delivery) == ("a0", "record")
+    setup.release()
+    deliver_until_settled(setup, delivery)
+
+    assert read_account(store, delivery) == ("a0", "record")
+    assert sum(len(ordinals) for ordinals in read_lake(tmp_path / "lake").values()) == 8
 
 
 @pytest.mark.usefixtures("small_slices")

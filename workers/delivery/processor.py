@@ -271,6 +271,11 @@ class DeliveryProcessor:
         dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
         dead += (record for attempt in attempts for record in attempt.dead_records)
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
+        attribution = attributed.attribution
+        if attribution and parsed.account_path:
+            # The accounts of a large delivery are known when a sink has all of its records.
+            account = next((attempt.account for attempt in attempts if attempt.account), attribution.account)
+            attribution = replace(attribution, account=account)
         restarted = [attempt.outcome.sink for attempt in attempts if attempt.is_restarted]
         change = decide_state(
             delivery,
@@ -286,7 +291,7 @@ class DeliveryProcessor:
                 replaced_characters=max(
                     [parsed.replaced_characters, *(attempt.replaced_characters for attempt in attempts)]
                 ),
-                attribution=attributed.attribution,
+                attribution=attribution,
             ),
             run=parsed.run,
             outcomes=outcomes,

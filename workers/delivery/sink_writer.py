@@ -73,7 +73,8 @@ class SinkAttempt:
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
     has_key: as in WriteResult; None if it is not known. replaced_characters: of the records written so far.
-    is_restarted: the sink gets records again that an earlier attempt wrote.
+    is_restarted: the sink gets records again that an earlier attempt wrote. account: the only one that the
+    records name, if the sink has all of them; else "".
     """
 
     outcome: SinkOutcome
@@ -83,6 +84,7 @@ class SinkAttempt:
     has_key: bool | None = None
     replaced_characters: int = 0
     is_restarted: bool = False
+    account: str = ""
 
 
 class SinkWriter:
@@ -220,6 +222,7 @@ class _SinkWrite:
             for record in rejected
         ]
         self.dead_records += [*parsed_slice.unreadable, *dead]
+        accounts = {*parsed_slice.accounts.values(), progress.account} - {None}
         has_key = [k for k in (progress.has_key, *(result.has_key for result in results)) if k is not None]
         self._progress = replace(
             progress,
@@ -228,6 +231,7 @@ class _SinkWrite:
             dead=progress.dead + len(parsed_slice.unreadable) + len(dead),
             replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
             has_key=any(has_key) if has_key else None,
+            account="" if len(accounts) > 1 else next(iter(accounts), None),
         )
 
     def pause(self) -> SinkAttempt:
@@ -236,7 +240,10 @@ class _SinkWrite:
 
     def finish(self) -> SinkAttempt:
         """Return the attempt of a delivery that the sink has completely."""
-        return replace(self._end(SinkOutcomeState.DONE), has_key=self._progress.has_key)
+        progress = self._progress
+        return replace(
+            self._end(SinkOutcomeState.DONE), has_key=progress.has_key, account=progress.account or ""
+        )
 
     def fail(self, error: SinkUnavailable | JobTimeout, *, is_sink_failing: bool) -> SinkAttempt:
         """Return the attempt of a delivery that is retried."""
@@ -259,7 +266,10 @@ class _SinkWrite:
 
     def skip(self) -> SinkAttempt:
         """Return the attempt of a delivery that the sink already has, or never accepts."""
-        return SinkAttempt(self._earlier, replaced_characters=self._stored.replaced_characters)
+        stored = self._stored
+        return SinkAttempt(
+            self._earlier, replaced_characters=stored.replaced_characters, account=stored.account or ""
+        )
 
     def postpone(self, *, cooldown_s: float) -> SinkAttempt:
         """Return the attempt of a delivery that is not written now."""

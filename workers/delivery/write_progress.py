@@ -11,7 +11,8 @@ class WriteProgress:
 
     target: the routes, sinks and account by which it was written. next_ordinal: of the first record that
     the sink does not have. max_records: in a batch, after a larger one took too long; 0 for no limit.
-    written, dead: as in SinkOutcome. has_key: as in WriteResult, of all records so far.
+    written, dead: as in SinkOutcome. has_key: as in WriteResult, of all records so far. account: the only one
+    that these records name; "" for several, None for none.
     """
 
     target: str = ""
@@ -21,6 +22,7 @@ class WriteProgress:
     dead: int = 0
     replaced_characters: int = 0
     has_key: bool | None = None
+    account: str | None = None
 
     def to_json(self) -> str:
         """Return the text to store."""
