@@ -147,7 +147,7 @@ def scan_items(span: JsonSpan, *, first: int = 0) -> Iterator[JsonSpan]:
 
 
 def _skip_items(span: JsonSpan, number: int) -> tuple[int, int | None]:
-    """Skip items of an array; return the number of skipped ones, and the place of the next; None at the end."""
+    """Skip items of an array; return the number of skipped ones, and the place of the next one, if any."""
     body, place, count = span.body, _skip_space(span.body, span.start + 1), 0
     if body.startswith(_CLOSING, place):
         return 0, None
