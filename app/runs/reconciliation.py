@@ -212,7 +212,8 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) ->
     arrived = sum(group.records for group in facts.groups)
     records: Counter[str] = Counter()
     for group in facts.groups:
-        records[group.state if group.is_written or group.state != "settled" else "dropped"] += group.records
+        state = group.state if group.is_written or group.state != "settled" else "dropped"
+        records[state] += group.records - group.written
     fetched = facts.expected.expected
     # While a run is open, Truto's count differs from the arrived records.
     difference = fetched - arrived if run.has_ended and fetched is not None else 0
@@ -221,8 +222,8 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) ->
     in_flight = 0 if is_quiet or facts.is_uncounted else max(0, not_arrived - given_up_pages)
     missing = not_arrived - in_flight
     written = min((sink.written for sink in facts.sinks), default=0)
-    discarded = [group for group in facts.groups if group.state == "discarded"]
-    no_sinks = sum(group.records for group in discarded if not group.is_written)
+    unwritten_groups = [group for group in facts.groups if not group.is_written]
+    no_sinks = sum(group.records for group in unwritten_groups if group.state in ("dead", "discarded"))
     dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
     unwritten = sum(records[state] for state in ("unrouted", "late", "quarantined", "dropped"))

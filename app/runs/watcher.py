@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from app.clock import utc_now
@@ -39,6 +39,8 @@ class RunWatcher:
         self._refreshed_at_s = 0.0
         self.runs: Sequence[ReconciledRun] = ()
         self.missing_ids: set[str] = set()
+        self._final_since: dict[str, datetime] = {}
+        self._had_gaps = False
 
     @property
     def unknown_ids(self) -> list[str]:
@@ -53,16 +55,36 @@ class RunWatcher:
             reconciliation.verdict in _FINAL_VERDICTS for _, reconciliation in self.runs
         )
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether records of a run are missing from a sink, or were when the watch dropped the run."""
+        return self._had_gaps or any(reconciliation.has_gaps for _, reconciliation in self.runs)
+
     def load(self) -> None:
         """Read the runs and their reconciliations; raises StoreUnavailable."""
         stored_runs = Runs(self._database)
         if self._watches_all:
             ended_since = utc_now() - _SHOWN_AFTER_END
             active = stored_runs.list_active(ended_since=ended_since, limit=_MAX_RUNS)
+            self._drop_runs(ended_since=ended_since)
             # A run that was watched stays to its end, although a worker may reconcile it meanwhile.
             self._run_ids = tuple(dict.fromkeys((*self._run_ids, *(run.sync_job_run_id for run in active))))
         runs = [run for run_id in self._run_ids if (run := stored_runs.get(run_id))]
         self.runs = reconcile_stored_runs(self._database, runs, now=utc_now())
+        final_ids = [
+            run.sync_job_run_id
+            for run, reconciliation in self.runs
+            if reconciliation.verdict in _FINAL_VERDICTS
+        ]
+        self._final_since = {run_id: self._final_since.get(run_id, utc_now()) for run_id in final_ids}
+
+    def _drop_runs(self, *, ended_since: datetime) -> None:
+        """Forget the runs whose verdict is final since a time before `ended_since`."""
+        dropped = {run_id for run_id, since in self._final_since.items() if since < ended_since}
+        self._had_gaps |= any(
+            reconciliation.has_gaps for run, reconciliation in self.runs if run.sync_job_run_id in dropped
+        )
+        self._run_ids = tuple(run_id for run_id in self._run_ids if run_id not in dropped)
 
     def refresh_in_background(self) -> None:
         """Refresh the runs in a thread, unless a refresh is in progress or recent."""

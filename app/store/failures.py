@@ -269,7 +269,7 @@ def find_failing_sinks(database: Database) -> list[FailingSink]:
         # A delivery that became dead keeps its last outcome, and is not retried.
         .where(
             sink_outcomes.c.state == SinkOutcomeState.FAILING,
-            sink_outcomes.c.reason != Reason.BATCH_TIMEOUT,
+            sink_outcomes.c.reason.not_in((Reason.IN_PROGRESS, Reason.BATCH_TIMEOUT)),
             deliveries.c.settled_at.is_(None),
         )
         .group_by(*cause)

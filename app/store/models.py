@@ -24,10 +24,9 @@ class DeliveryState(StrEnum):
 
 
 class SinkOutcomeState(StrEnum):
-    """The states of a delivery in one sink. `failing` is tried again, and `writing` is continued."""
+    """The states of a delivery in one sink. `failing` is tried again; its reason may be `in_progress`."""
 
     DONE = "done"
-    WRITING = "writing"
     FAILING = "failing"
     DEAD = "dead"
 
@@ -113,6 +112,7 @@ class Attribution:
 class StateChange:
     """The new state of a delivery after an attempt. due_at: next attempt of a pending delivery.
 
+    records: None keeps their number, because the attempt has not read the body.
     replaced_characters: characters of its records that no database can store; they became U+FFFD.
     attribution: None if the event itself names its account and run. is_attempt: False if it does not count as
     an attempt.
@@ -120,7 +120,7 @@ class StateChange:
 
     delivery_id: UUID
     state: DeliveryState
-    records: int
+    records: int | None
     reason: str
     due_at: datetime
     replaced_characters: int = 0

@@ -37,7 +37,7 @@ _STATE_CHANGE_STATEMENT = (
         lost_attempts=0,
         attempts=deliveries.c.attempts - bindparam("uncounted_attempts", type_=Integer),
         reason=bindparam("new_reason"),
-        records=bindparam("new_records"),
+        records=func.coalesce(bindparam("new_records", type_=Integer), deliveries.c.records),
         replaced_characters=bindparam("new_replaced_characters"),
         due_at=bindparam("new_due_at"),
         leased_until=bindparam("new_leased_until"),

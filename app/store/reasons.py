@@ -122,7 +122,7 @@ class Reason(StrEnum):
     WORKER_OUTDATED = (
         "worker_outdated",
         "system",
-        "the workers do not have the routes and sinks by which it is replayed",
+        "the workers do not all have the same routes and sinks, or not those of its replay",
         f"restart the workers, {_REPLAY}",
     )
     IN_PROGRESS = (

@@ -60,7 +60,7 @@ def delete_outcomes(connection: Connection, ids: Sequence[UUID], sink: str) -> N
     dead = delete(dead_records).where(dead_records.c.delivery_id.in_(ids))
     if sink:
         outcomes = outcomes.where(sink_outcomes.c.sink == sink)
-        # Unreadable records have sink "": every attempt finds them again.
-        dead = dead.where(dead_records.c.sink.in_((sink, "")))
+        # Unreadable records have sink "": the sinks that are done need them, and are not written again.
+        dead = dead.where(dead_records.c.sink == sink)
     connection.execute(outcomes)
     connection.execute(dead)

@@ -73,10 +73,12 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
 
 def _delete_dead_records(connection: Connection, result: DeliveryResult) -> None:
     if result.restarted_sinks:
-        # Unreadable records have sink "": a sink that gets all records finds them again.
+        finished = [o.sink for o in result.outcomes if o.state != SinkOutcomeState.FAILING]
+        # Unreadable records have sink "": a sink that was finished before does not find them again.
+        keeps_unreadable = not {*finished} <= {*result.restarted_sinks}
+        sinks = result.restarted_sinks if keeps_unreadable else ("", *result.restarted_sinks)
         statement = delete(dead_records).where(
-            dead_records.c.delivery_id == result.state_change.delivery_id,
-            dead_records.c.sink.in_(("", *result.restarted_sinks)),
+            dead_records.c.delivery_id == result.state_change.delivery_id, dead_records.c.sink.in_(sinks)
         )
         connection.execute(statement)
 

@@ -7,19 +7,22 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, case, exists, func, select
 
 from app.database.engine import Database
-from app.store.models import SinkOutcomeState
+from app.store.models import DeliveryState, SinkOutcomeState
 from app.store.schema import deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import RECORD_EVENT
 
 # The run id of deliveries that name no run.
 NO_RUN = ""
+# In these states, a delivery has no sinks; routes that changed in between may have given it some before.
+_WITHOUT_SINKS = (DeliveryState.UNROUTED, DeliveryState.LATE, DeliveryState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
     """Batches of a run with equal resource, method, state and reason, and their records.
 
-    is_written: they have sink outcomes. late: records that arrived after the run had been stopped.
+    is_written: they have sink outcomes. late: records that arrived after the run had been stopped. written:
+    records that sinks have, or rejected, although their batches then ended without a sink.
     """
 
     resource: str
@@ -30,6 +33,7 @@ class BatchTotals:
     batches: int
     records: int
     late: int
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,12 @@ def find_accounts_without_run(database: Database, *, since: datetime, until: dat
 
 def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[BatchTotals]]:
     is_late = and_(runs.c.stopped_at.is_not(None), deliveries.c.received_at > runs.c.stopped_at)
+    # As in the sums over all batches: of the sink with the fewest, and of the one with the most.
+    written = (
+        select(func.coalesce(func.min(sink_outcomes.c.written) + func.max(sink_outcomes.c.dead), 0))
+        .where(sink_outcomes.c.delivery_id == deliveries.c.id)
+        .scalar_subquery()
+    )
     columns = (
         deliveries.c.resource,
         deliveries.c.method,
@@ -113,6 +123,7 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
             func.count().label("batches"),
             func.sum(deliveries.c.records).label("records"),
             func.sum(case((is_late, deliveries.c.records), else_=0)).label("late"),
+            func.sum(case((deliveries.c.state.in_(_WITHOUT_SINKS), written), else_=0)).label("written"),
         )
         .select_from(deliveries.outerjoin(runs, runs.c.sync_job_run_id == deliveries.c.sync_job_run_id))
         .where(deliveries.c.sync_job_run_id.in_(run_ids), deliveries.c.event == RECORD_EVENT)
@@ -126,10 +137,11 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
 
 def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[SinkTotals]]:
     columns = (deliveries.c.resource, deliveries.c.method, sink_outcomes.c.sink)
-    # A delivery that became dead after its last retry keeps the outcome "failing" or "writing".
+    # A delivery that became dead after its last retry keeps the outcome "failing".
     is_given_up = and_(
-        sink_outcomes.c.state.in_((SinkOutcomeState.FAILING, SinkOutcomeState.WRITING)),
+        sink_outcomes.c.state == SinkOutcomeState.FAILING,
         deliveries.c.settled_at.is_not(None),
+        deliveries.c.state.not_in(_WITHOUT_SINKS),
     )
     unwritten = case(
         (deliveries.c.records > sink_outcomes.c.written, deliveries.c.records - sink_outcomes.c.written),

@@ -8,7 +8,7 @@ stack, so no nesting is too deep, and its time and memory do not depend on the s
 import json
 import re
 from collections.abc import Callable, Iterator
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import NamedTuple
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -134,23 +134,36 @@ def count_items(span: JsonSpan) -> int:
     """Return the number of an array's items; raises NotJson for another value, or a malformed array."""
     if not span.is_array:
         raise NotJson("the value is no array")
-    body, place, count = span.body, _skip_space(span.body, span.start + 1), 0
-    if body.startswith(_CLOSING, place):
-        return 0
-    while many := _MANY_ITEMS.match(body, place):
-        place, count = many.end(), count + _ITEMS_PER_MATCH
-    return count + sum(1 for _ in _scan_from(body, place, has_names=False, pause=no_pause))
+    # An array has fewer items than bytes.
+    return _skip_items(span, span.size)[0]
 
 
 def scan_items(span: JsonSpan, *, first: int = 0) -> Iterator[JsonSpan]:
     """Yield the spans of an array's items from the number `first` on; raises NotJson at a malformed one."""
-    body, place = span.body, _skip_space(span.body, span.start + 1)
+    _, place = _skip_items(span, first)
+    if place is not None:
+        for _, item in _scan_from(span.body, place, has_names=False, pause=no_pause):
+            yield item
+
+
+def _skip_items(span: JsonSpan, number: int) -> tuple[int, int | None]:
+    """Skip items of an array; return the number of skipped ones, and the place of the next one, if any."""
+    body, place, count = span.body, _skip_space(span.body, span.start + 1), 0
     if body.startswith(_CLOSING, place):
-        return
-    while first >= _ITEMS_PER_MATCH and (many := _MANY_ITEMS.match(body, place)):
-        place, first = many.end(), first - _ITEMS_PER_MATCH
-    for _, item in islice(_scan_from(body, place, has_names=False, pause=no_pause), first, None):
-        yield item
+        return 0, None
+    while count < number:
+        step = min(number - count, _ITEMS_PER_MATCH)
+        if step == _ITEMS_PER_MATCH and (many := _MANY_ITEMS.match(body, place)):
+            place, count = many.end(), count + step
+            continue
+        # Not fewer than a match has: one deep item must not cause a match for each item before it.
+        for _ in range(step):
+            next_place = _find_next_part(body, _find_value_end(body, place, no_pause))
+            count += 1
+            if next_place is None:
+                return count, None
+            place = next_place
+    return count, place
 
 
 def _scan_parts(span: JsonSpan, *, has_names: bool, pause: Pause) -> Iterator[tuple[str, JsonSpan]]:
@@ -168,12 +181,19 @@ def _scan_from(body: bytes, place: int, *, has_names: bool, pause: Pause) -> Ite
         end = _find_value_end(body, place, pause)
         yield name, JsonSpan(body, place, end)
         pause()
-        comma = _COMMA.match(body, end)
-        if comma is None:
-            if body.startswith(_CLOSING, _skip_space(body, end)):
-                return
-            raise NotJson("expected ,")
-        place = comma.end()
+        next_place = _find_next_part(body, end)
+        if next_place is None:
+            return
+        place = next_place
+
+
+def _find_next_part(body: bytes, end: int) -> int | None:
+    """Return the place of the part after one that ends at `end`; None if it is the last one."""
+    if comma := _COMMA.match(body, end):
+        return comma.end()
+    if body.startswith(_CLOSING, _skip_space(body, end)):
+        return None
+    raise NotJson("expected ,")
 
 
 def _read_name(body: bytes, place: int, pause: Pause) -> tuple[str, int]:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +17,7 @@ from app.config.routes import FilesSinkConfig, Route
 from app.database.engine import Database, open_database
 from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
+from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
 from app.store.erasure import AccountData
@@ -29,7 +29,7 @@ from app.store.notifications import Notifications
 from app.store.requeue import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import dead_records, deliveries, record_errors
+from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
 from app.truto import record_slices
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
@@ -40,10 +40,14 @@ from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 from workers.delivery import parser, processor, sink_writer
+from workers.delivery.processor import DeliveryProcessor
 
 LARGE_PAGE = 300_000
 # Four times the page, and what Python and the libraries take.
 MAX_WORKER_MIB = 200
+PAGE_WITH_UNREADABLE_RECORD = (
+    '[{"id": "0"}, {"id": "1"}, {"id": "2"}, {"id": "3"}, NaN, {"id": "5"}, {"id": "6"}]'
+)
 
 
 def put(inbox: Inbox, records: str, *, event_id: str) -> UUID:
@@ -104,7 +108,9 @@ def test_a_large_page_delays_no_other_and_survives_a_killed_worker(
         # The small ones are behind the large one in the same queue.
         wait_until(lambda: count_states().get("settled", 0) == 40, timeout_s=60, what=lambda: command.log)
         assert count_states()["pending"] == 1
-        written = "SELECT coalesce(max(written), 0) FROM rapidbridge_sink_outcomes WHERE state = 'writing'"
+        written = (
+            "SELECT coalesce(max(written), 0) FROM rapidbridge_sink_outcomes WHERE reason = 'in_progress'"
+        )
         wait_until(lambda: query(written) > LARGE_PAGE / 4, timeout_s=120, what=lambda: command.log)
         worker = find_worker(command)
         peak_mib = read_peak_mib(worker)
@@ -137,19 +143,26 @@ OpenSetup = Callable[..., DeliverySetup]
 @pytest.fixture
 def open_setup(store: Database, postgres_url: str) -> Iterator[OpenSetup]:
     """Open a store with the sink "main" in the same database, by other routes or another URL if given."""
-    with ExitStack() as stack:
+    setups: list[DeliverySetup] = []
 
-        def open_one(*routes: Route, url: str = postgres_url) -> DeliverySetup:
-            setup = DeliverySetup(store, url, routes or EVERYTHING)
-            stack.callback(setup.sinks.close)
-            return setup
+    def open_one(*routes: Route, url: str = postgres_url, **sinks: FilesSinkConfig) -> DeliverySetup:
+        setups.append(DeliverySetup(store, url, routes or EVERYTHING, **sinks))
+        return setups[-1]
 
-        yield open_one
+    yield open_one
+    for setup in setups:
+        setup.sinks.close()
 
 
 def read_states(store: Database) -> list[tuple[str, str, int, int]]:
     columns = (deliveries.c.state, deliveries.c.reason, deliveries.c.records, deliveries.c.attempts)
     return [tuple(row) for row in store.read(select(*columns).order_by(deliveries.c.event_id))]
+
+
+def read_dead_records(store: Database) -> list[tuple[str, int]]:
+    """Return the sink and the ordinal of each dead record."""
+    columns = (dead_records.c.sink, dead_records.c.ordinal)
+    return [tuple(row) for row in store.read(select(*columns).order_by(*columns))]
 
 
 def deliver_until_settled(setup: DeliverySetup, delivery: UUID) -> int:
@@ -228,6 +241,9 @@ def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, sto
     assert len(store.read(select(dead_records))) == 1
 
     changed = open_setup(Route(sinks=("main",), table="people", non_object="wrap"))
+    changed.processor.deliver([delivery])
+    assert read_states(store)[0] == ("pending", "worker_outdated", 8, 1)
+    changed.release()
     deliver_until_settled(changed, delivery)
 
     assert len(changed.rows("people")) == 8
@@ -235,20 +251,140 @@ def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, sto
     assert store.read(select(dead_records)) == []
 
 
-class InterruptedSink(FilesSink):
-    """A files sink that is unavailable once, for the slice with this first ordinal."""
+@pytest.mark.usefixtures("small_slices")
+def test_a_replay_for_one_sink_keeps_the_unreadable_records_of_the_others(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+    deliver_until_settled(setup, delivery)
 
-    def __init__(self, folder: Path, first_ordinal: int) -> None:
+    with store.transaction() as connection:
+        delete_outcomes(connection, [delivery], "lake")
+        mark_pending(connection, [delivery], replay_id=UUID(int=1), now=datetime.now(UTC))
+    deliver_until_settled(setup, delivery)
+
+    assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_workers_of_two_configurations_cannot_restart_a_delivery_forever(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup, other = open_setup(), open_setup(Route(sinks=("main",), table="people"))
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    setup.processor.deliver([delivery])
+
+    for workers in (other, setup):
+        workers.processor.deliver([delivery])
+        setup.release()
+    assert read_states(store) == [("pending", "worker_outdated", 7, 2)]
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(attempts=599))
+    other.processor.deliver([delivery])
+
+    assert setup.state(delivery)[:2] == ("dead", "worker_outdated")
+
+
+class InterruptedSink(FilesSink):
+    """A files sink that is unavailable `failures` times, for the slice with this first ordinal."""
+
+    def __init__(self, folder: Path, first_ordinal: int, *, failures: int = 1) -> None:
         super().__init__(f"file://{folder}")
-        self._unavailable = {first_ordinal}
+        self._first_ordinal = first_ordinal
+        self._failures = failures
         self.written: list[int] = []
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
-        if batch.first_ordinal in self._unavailable:
-            self._unavailable.clear()
+        if self._failures and batch.first_ordinal == self._first_ordinal:
+            self._failures -= 1
             raise SinkUnavailable("the disk is full")
         self.written.append(batch.first_ordinal)
         return super().write(batch, route)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_sink_that_fails_at_once_keeps_the_unreadable_records_of_a_finished_one(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=9))
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+
+    for _ in range(5):
+        setup.new_processor().deliver([delivery])
+        setup.release()
+
+    assert read_states(store)[0][:2] == ("pending", "sink_unavailable")
+    assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_restarted_sink_keeps_the_unreadable_records_of_a_finished_one(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 3, failures=9))
+    delivery = setup.put("sync_job_run:record", batch(PAGE_WITH_UNREADABLE_RECORD))
+    for _ in range(3):
+        setup.new_processor().deliver([delivery])
+    assert {total.sink: total.written for total in read_run_totals(store, ["r"])["r"].sinks} == {
+        "main": 6,
+        "lake": 3,
+    }
+    setup.release()
+
+    changed = open_setup(Route(sinks=("main", "lake"), table="people"), lake=lake)
+    changed.processor.deliver([delivery])
+
+    assert read_dead_records(store) == [("", 4)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_sink_starts_over_after_a_worker_of_the_earlier_release(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
+    setup.new_processor().deliver([delivery])
+    assert find_failing_sinks(store) == []
+
+    # Its failing attempt knows no progress.
+    with store.transaction() as connection:
+        connection.execute(update(sink_outcomes).values(written=0, reason="sink_unavailable"))
+    setup.new_processor().deliver([delivery])
+    setup.release()
+    deliver_until_settled(setup, delivery)
+
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 7, 7, 0)]
+
+
+def read_replaced_characters(store: Database) -> int:
+    [(number,)] = store.read(select(deliveries.c.replaced_characters))
+    return int(number)
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_the_replaced_characters_of_a_finished_sink_stay_counted_by_other_routes(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=9))
+    records = json.dumps([{"id": str(n)} for n in range(6)] + [{"id": "6", "name": "\0"}])
+    delivery = setup.put("sync_job_run:record", batch(records))
+    for _ in range(4):
+        setup.new_processor().deliver([delivery])
+        setup.release()
+    assert read_replaced_characters(store) == 1
+
+    changed = open_setup(Route(sinks=("main",), table="people"))
+    changed.processor.deliver([delivery])
+
+    assert setup.state(delivery)[0] == "settled"
+    assert read_replaced_characters(store) == 1
 
 
 def test_a_retry_continues_where_the_sink_failed(
@@ -285,6 +421,81 @@ def test_a_dead_large_delivery_counts_only_its_unwritten_records_as_dead(
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 6, 5)]
 
 
+ENDED_RUN = json.dumps(
+    {
+        "id": "r",
+        "status": "completed",
+        "integrated_account_id": "a",
+        "resource_stats": {"crm/contacts": {"list": {"fetched": 11, "persisted": 11}}},
+    }
+)
+
+
+def read_gap_reasons(store: Database) -> tuple[str, list[tuple[str, int | None]]]:
+    """Return the verdict of the run, and its gap reasons."""
+    run = Runs(store).get("r")
+    assert run
+    reconciliation = reconcile_counts(run, read_run_totals(store, ["r"])["r"])
+    gaps = [(gap.code, gap.records) for counts in reconciliation.resources for gap in counts.gap_reasons]
+    return reconciliation.verdict, gaps
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(
+    ("routes", "keep_late", "state", "gap"),
+    [
+        ((Route(resource="other", sinks=("main",)),), False, "unrouted", "unrouted"),
+        (EVERYTHING, True, "late", "late"),
+        # The run names the account no longer.
+        ((Route(sinks=("main",), account="account"),), False, "quarantined", "no_account"),
+    ],
+)
+def test_the_written_part_of_a_delivery_that_ends_otherwise_counts_once(
+    open_setup: OpenSetup,
+    store: Database,
+    routes: tuple[Route, ...],
+    state: str,
+    gap: str,
+    *,
+    keep_late: bool,
+) -> None:
+    setup = open_setup(Route(sinks=("main",), account=""))
+    records = [f'{{"id": "{n}"}}' for n in range(11)]
+    records[1] = "NaN"
+    page = batch(f"[{', '.join(records)}]", integrated_account_id=None if state == "quarantined" else "a")
+    delivery = setup.put("sync_job_run:record", page)
+    setup.new_processor().deliver([delivery])
+    run = ENDED_RUN.replace("integrated_account_id", "removed") if state == "quarantined" else ENDED_RUN
+    setup.deliver("sync_job_run:completed", run, id_="end")
+    if keep_late:
+        with store.transaction() as connection:
+            stopped_at = datetime(2026, 11, 24, tzinfo=UTC)
+            connection.execute(update(runs).values(status="stopped", stopped_at=stopped_at))
+
+    changed = open_setup(*routes)
+    DeliveryProcessor(store, changed.routes, changed.sinks, keep_late=keep_late).deliver([delivery])
+
+    assert setup.state(delivery)[::2] == (state, 11)
+    assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 11, 2, 1)]
+    assert read_gap_reasons(store)[1] == [("dead", 1), (gap, 8)]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_half_written_delivery_that_kills_its_workers_keeps_its_number_of_records(
+    open_setup: OpenSetup, store: Database
+) -> None:
+    setup = open_setup()
+    delivery = setup.deliver("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(11)])))
+    setup.deliver("sync_job_run:completed", ENDED_RUN, id_="end")
+
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.id == delivery).values(lost_attempts=3))
+    setup.processor.deliver([delivery])
+
+    assert setup.state(delivery) == ("dead", "worker_lost", 11)
+    assert read_gap_reasons(store) == ("complete", [("dead", 8)])
+
+
 @pytest.mark.usefixtures("small_slices")
 def test_the_records_of_a_large_delivery_may_name_their_accounts(
     open_setup: OpenSetup, store: Database
@@ -293,13 +504,46 @@ def test_the_records_of_a_large_delivery_may_name_their_accounts(
     records = [{"id": str(n), **({"account": f"a{n % 2}"} if n > 3 else {})} for n in range(8)]
     page = batch(json.dumps(records), integrated_account_id=None)
 
-    deliver_until_settled(setup, setup.put("sync_job_run:record", page))
+    delivery = setup.put("sync_job_run:record", page)
+    deliver_until_settled(setup, delivery)
 
+    assert read_account(store, delivery) == ("", "record")
     with store.engine.connect() as connection:
         rows = connection.execute(text('SELECT "_account", "_key" FROM crm_contacts ORDER BY "_key"')).all()
     assert [tuple(row) for row in rows] == [("a0", "4"), ("a1", "5"), ("a0", "6"), ("a1", "7")]
     dead = store.read(select(dead_records.c.ordinal, dead_records.c.reason).order_by(dead_records.c.ordinal))
     assert [tuple(row) for row in dead] == [(n, "no_account") for n in range(4)]
+
+
+def read_account(store: Database, delivery: UUID) -> tuple[str, str]:
+    columns = (deliveries.c.integrated_account_id, deliveries.c.account_source)
+    [row] = store.read(select(*columns).where(deliveries.c.id == delivery))
+    return row[0], row[1]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_large_delivery_gets_the_only_account_that_its_records_name(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake"), account="account"), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", InterruptedSink(tmp_path / "lake", 0, failures=3))
+    records = [{"id": str(n), "account": "a0"} for n in range(8)]
+    page = batch(json.dumps(records), integrated_account_id=None)
+    delivery = setup.put("sync_job_run:record", page)
+    setup.new_processor().deliver([delivery])
+    assert read_account(store, delivery) == ("", "record")
+
+    for _ in range(2):
+        setup.new_processor().deliver([delivery])
+    # One sink has all records.
+    assert setup.state(delivery)[0] == "pending"
+    assert read_account(store, delivery) == ("a0", "record")
+    setup.release()
+    deliver_until_settled(setup, delivery)
+
+    assert read_account(store, delivery) == ("a0", "record")
+    assert sum(len(ordinals) for ordinals in read_lake(tmp_path / "lake").values()) == 8
 
 
 @pytest.mark.usefixtures("small_slices")

@@ -2,6 +2,7 @@
 
 import json
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,28 @@ def test_items_are_counted_and_read_from_any_place(item: str, count: int) -> Non
     for first in (0, 1, 999, 1000, 1001, 2000, 2500):
         items = [span.raw for span in scan_items(array, first=first)]
         assert items == [item] * max(0, count - first)
+
+
+@pytest.mark.parametrize("first", [0, 1, 999, 1000, 1500, 1999, 2000, 4999])
+def test_items_after_a_deep_one_are_counted_and_read_from_any_place(first: int) -> None:
+    items = [str(number) for number in range(5000)]
+    items[1500] = "[[[[[[[]]]]]]]"
+    array = scan_document(f"[{','.join(items)}]".encode())
+
+    assert count_items(array) == 5000
+    assert [span.raw for span in scan_items(array, first=first)] == items[first:]
+
+
+def test_one_deep_item_does_not_slow_down_the_others() -> None:
+    shallow = scan_document(f"[{','.join(['1'] * 300_000)}]".encode())
+    one_deep = scan_document(f"[[[[[[[]]]]]],{','.join(['1'] * 300_000)}]".encode())
+
+    def measure_s(array: JsonSpan) -> float:
+        began = time.process_time()
+        count_items(array)
+        return time.process_time() - began
+
+    assert min(measure_s(one_deep) for _ in range(3)) < 5 * min(measure_s(shallow) for _ in range(3))
 
 
 @pytest.mark.parametrize("text", ["{}", "1", "[1 2]", f"[{'1,' * 1000}]", f"[{'1,' * 1000}1 1]"])

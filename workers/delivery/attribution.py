@@ -129,7 +129,7 @@ def attribute_records(
     accounts = set(next(filter(None, named), {}).values())
     if not accounts:
         return attributed, parsed
-    # A delivery with records of several accounts has none itself. Several slices are not searched for others.
+    # A delivery with records of several accounts has none itself. Further slices are read during the writes.
     account = next(iter(accounts)) if len(accounts) == 1 and not parsed.is_large else ""
     envelope = replace(attributed.delivery.envelope, integrated_account_id=account)
     run = attribution.run if attribution else envelope.sync_job_run_id

@@ -157,7 +157,7 @@ class DeliveryProcessor:
             processed.append(delivery)
             if delivery.id in outdated:
                 # By these routes it could be settled without being written to the sink it is replayed for.
-                results.append(DeliveryResult(retry(delivery, utc_now(), 0, Reason.WORKER_OUTDATED)))
+                results.append(DeliveryResult(retry(delivery, utc_now(), None, Reason.WORKER_OUTDATED)))
             else:
                 results.append(self._process_delivery(delivery, bodies, earlier.get(delivery.id, {})))
         saved_ids = self._results.save(results, now=utc_now())
@@ -176,7 +176,7 @@ class DeliveryProcessor:
         self, delivery: Delivery, bodies: BodyPrefetcher, earlier: Mapping[str, SinkOutcome]
     ) -> DeliveryResult:
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
-            return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, Reason.WORKER_LOST))
+            return DeliveryResult(finish(delivery, DeliveryState.DEAD, None, Reason.WORKER_LOST))
         try:
             body = bodies.read_body(delivery)
             attributed = self._attributor.attribute(delivery, body)
@@ -191,11 +191,11 @@ class DeliveryProcessor:
         except UnreadableDelivery as error:
             return DeliveryResult(finish(delivery, DeliveryState.QUARANTINED, 0, error.reason))
         except BodyPruned as error:
-            return DeliveryResult(finish(delivery, DeliveryState.DEAD, 0, error.reason))
+            return DeliveryResult(finish(delivery, DeliveryState.DEAD, None, error.reason))
         except JobTimeout:
             # The body takes too long to read: the job's other deliveries are rescheduled, without a retry.
             self._has_timed_out = True
-            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.OUT_OF_TIME))
+            return DeliveryResult(retry(delivery, utc_now(), None, Reason.OUT_OF_TIME))
         except Exception as error:  # noqa: BLE001  # a bug must not fail the job's other deliveries
             # The message may quote a record: log only the place in the code.
             log.error(
@@ -204,7 +204,7 @@ class DeliveryProcessor:
                 error=type(error).__name__,
                 location=locate_error(error),
             )
-            return DeliveryResult(retry(delivery, utc_now(), 0, Reason.INTERNAL_ERROR))
+            return DeliveryResult(retry(delivery, utc_now(), None, Reason.INTERNAL_ERROR))
 
     def _find_next_error(self, delivery: Delivery) -> int:
         """Return the ordinal of the first record error that an earlier job has not stored."""
@@ -271,20 +271,33 @@ class DeliveryProcessor:
         dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
         dead += (record for attempt in attempts for record in attempt.dead_records)
         min_wait_s = max((attempt.retry_after_s for attempt in attempts), default=0.0)
-        change = decide_state(delivery, utc_now(), parsed.record_count, outcomes, min_wait_s=min_wait_s)
+        attribution = attributed.attribution
+        if attribution and parsed.account_path:
+            # The accounts of a large delivery are known when a sink has all of its records.
+            account = next((attempt.account for attempt in attempts if attempt.account), attribution.account)
+            attribution = replace(attribution, account=account)
+        restarted = [attempt.outcome.sink for attempt in attempts if attempt.is_restarted]
+        change = decide_state(
+            delivery,
+            utc_now(),
+            parsed.record_count,
+            outcomes,
+            min_wait_s=min_wait_s,
+            has_restarted=bool(restarted),
+        )
         return DeliveryResult(
             replace(
                 change,
                 replaced_characters=max(
                     [parsed.replaced_characters, *(attempt.replaced_characters for attempt in attempts)]
                 ),
-                attribution=attributed.attribution,
+                attribution=attribution,
             ),
             run=parsed.run,
             outcomes=outcomes,
             dead_records=list({(record.sink, record.ordinal): record for record in dead}.values()),
             record_errors=parsed.record_errors,
-            restarted_sinks=[attempt.outcome.sink for attempt in attempts if attempt.is_restarted],
+            restarted_sinks=restarted,
         )
 
 
@@ -312,7 +325,7 @@ def _log_result(delivery: Delivery, result: DeliveryResult) -> None:
     log.info(
         "delivery." + event,
         delivery=str(delivery.id),
-        records=change.records,
+        **({} if change.records is None else {"records": change.records}),
         attempt=delivery.attempts,
         **({"reason": change.reason, "category": reason_category(change.reason)} if change.reason else {}),
         **({"replaced_characters": change.replaced_characters} if change.replaced_characters else {}),

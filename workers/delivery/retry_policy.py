@@ -6,25 +6,23 @@ from datetime import datetime, timedelta
 
 from app.backoff import compute_backoff_s
 from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
-from app.store.reasons import Reason, reason_category
+from app.store.reasons import Reason
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
 _JITTER = (0.5, 1.0)
-# About a day of retries.
-_MAX_ATTEMPTS = 150
-# About three days: a person has to correct most sinks, and may be away over a weekend.
-_MAX_SINK_ATTEMPTS = 600
+# About three days: a person has to correct most causes, and may be away over a weekend.
+_MAX_ATTEMPTS = 600
 # A delivery that kills its worker each time (out of memory, a crash in a library) is dead soon.
 MAX_LOST_ATTEMPTS = 3
 
 
-def finish(delivery: Delivery, state: DeliveryState, records: int, reason: str = "") -> StateChange:
-    """Return the change that gives a delivery its final state."""
+def finish(delivery: Delivery, state: DeliveryState, records: int | None, reason: str = "") -> StateChange:
+    """Return the change that gives a delivery its final state. records: as in StateChange."""
     return StateChange(delivery.id, state, records, reason, due_at=delivery.received_at)
 
 
-def resume(delivery: Delivery, now: datetime, records: int) -> StateChange:
+def resume(delivery: Delivery, now: datetime, records: int | None) -> StateChange:
     """Return the change that keeps a delivery pending, due at once; it does not count as an attempt."""
     change = reschedule(delivery, now, 0.0)
     return replace(change, records=records, reason=Reason.IN_PROGRESS, is_attempt=False)
@@ -32,18 +30,17 @@ def resume(delivery: Delivery, now: datetime, records: int) -> StateChange:
 
 def reschedule(delivery: Delivery, now: datetime, wait_s: float) -> StateChange:
     """Return the change that keeps a delivery pending, due again in `wait_s` seconds."""
-    return replace(finish(delivery, DeliveryState.PENDING, 0), due_at=now + timedelta(seconds=wait_s))
+    return replace(finish(delivery, DeliveryState.PENDING, None), due_at=now + timedelta(seconds=wait_s))
 
 
 def retry(
-    delivery: Delivery, now: datetime, records: int, reason: str, *, min_wait_s: float = 0.0
+    delivery: Delivery, now: datetime, records: int | None, reason: str, *, min_wait_s: float = 0.0
 ) -> StateChange:
-    """Reschedule a delivery with backoff; it is dead after about a day, or three days of a failing sink.
+    """Reschedule a delivery with backoff; it is dead after about three days.
 
     min_wait_s: the wait that a sink asked for.
     """
-    max_attempts = _MAX_SINK_ATTEMPTS if reason_category(reason) == "sink" else _MAX_ATTEMPTS
-    if delivery.attempts >= max_attempts:
+    if delivery.attempts >= _MAX_ATTEMPTS:
         return finish(delivery, DeliveryState.DEAD, records, reason)
     backoff_s = compute_backoff_s(
         delivery.attempts, base_s=_FIRST_RETRY_DELAY_S, max_s=_MAX_RETRY_DELAY_S, jitter=_JITTER
@@ -52,16 +49,25 @@ def retry(
 
 
 def decide_state(
-    delivery: Delivery, now: datetime, records: int, outcomes: Sequence[SinkOutcome], *, min_wait_s: float
+    delivery: Delivery,
+    now: datetime,
+    records: int,
+    outcomes: Sequence[SinkOutcome],
+    *,
+    min_wait_s: float,
+    has_restarted: bool = False,
 ) -> StateChange:
     """Decide a delivery's state from its sink outcomes.
 
     A sink that is being written is continued at once. Otherwise one failing sink causes a retry, or else one
-    dead sink makes the delivery dead.
+    dead sink makes the delivery dead. has_restarted: a sink gets records again that an earlier attempt wrote.
     """
-    reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
-    if SinkOutcomeState.WRITING in reasons_by_state:
+    if any(outcome.reason == Reason.IN_PROGRESS for outcome in outcomes):
+        if has_restarted:
+            # Workers with different routes that take turns would restart it forever.
+            return retry(delivery, now, records, Reason.WORKER_OUTDATED)
         return resume(delivery, now, records)
+    reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
     if SinkOutcomeState.FAILING in reasons_by_state:
         reason = reasons_by_state[SinkOutcomeState.FAILING]
         return retry(delivery, now, records, reason, min_wait_s=min_wait_s)

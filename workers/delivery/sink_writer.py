@@ -73,7 +73,8 @@ class SinkAttempt:
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
     has_key: as in WriteResult; None if it is not known. replaced_characters: of the records written so far.
-    is_restarted: the sink gets records again that an earlier attempt wrote.
+    is_restarted: the sink gets records again that an earlier attempt wrote. account: the only one that the
+    records name, if the sink has all of them; else "".
     """
 
     outcome: SinkOutcome
@@ -83,6 +84,7 @@ class SinkAttempt:
     has_key: bool | None = None
     replaced_characters: int = 0
     is_restarted: bool = False
+    account: str = ""
 
 
 class SinkWriter:
@@ -113,7 +115,7 @@ class SinkWriter:
         attempts: list[SinkAttempt] = []
         for name in route.sinks:
             outcome = earlier.get(name) or SinkOutcome(
-                delivery.id, name, SinkOutcomeState.WRITING, 0, 0, "", "", utc_now()
+                delivery.id, name, SinkOutcomeState.FAILING, 0, 0, Reason.IN_PROGRESS, "", utc_now()
             )
             write = _SinkWrite(delivery, parsed, outcome, self._config)
             if outcome.state in (SinkOutcomeState.DONE, SinkOutcomeState.DEAD):
@@ -128,7 +130,7 @@ class SinkWriter:
         return attempts
 
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
-        name = write.outcome.sink
+        name = write.sink
         for parsed_slice in write.read_rest():
             began = time.monotonic()
             try:
@@ -151,7 +153,7 @@ class SinkWriter:
         self, write: "_SinkWrite", error: SinkUnavailable | JobTimeout, *, began: float
     ) -> bool:
         """Return whether a failure is the sink's, and not only the batch's."""
-        name, now = write.outcome.sink, time.monotonic()
+        name, now = write.sink, time.monotonic()
         is_batch_timeout = (
             error.is_batch_timeout
             if isinstance(error, SinkUnavailable)
@@ -169,16 +171,22 @@ class _SinkWrite:
 
     def __init__(self, delivery: Delivery, parsed: ParsedDelivery, earlier: SinkOutcome, config: str) -> None:
         self.delivery = delivery
+        self.sink = earlier.sink
         self.dead_records: list[DeadRecord] = []
         self._parsed = parsed
         self._earlier = earlier
+        self._now = utc_now()
         # By other routes, or under another account, the sink must get all records again.
         target = f"{config} {delivery.envelope.integrated_account_id}"
-        self._progress = WriteProgress.from_json(earlier.progress, target=target)
-        self._is_restarted = earlier.progress != "" and self._progress == WriteProgress(target)
-        counts = (earlier.written, earlier.dead) if self._progress.next_ordinal else (0, 0)
-        self.outcome = SinkOutcome(
-            delivery.id, earlier.sink, SinkOutcomeState.WRITING, *counts, "", "", utc_now()
+        self._stored = stored = WriteProgress.from_json(earlier.progress)
+        # Workers of the earlier release reset the counts, and leave the progress as it is.
+        is_continued = stored.target == target and (stored.written, stored.dead) == (
+            earlier.written,
+            earlier.dead,
+        )
+        self._progress = stored if is_continued else WriteProgress(target)
+        self._is_restarted = not is_continued and any(
+            (earlier.written, earlier.dead, stored.written, stored.dead)
         )
 
     def read_rest(self) -> Iterator[ParsedSlice]:
@@ -204,36 +212,38 @@ class _SinkWrite:
         dead = [
             DeadRecord(
                 self.delivery.id,
-                self.outcome.sink,
+                self.sink,
                 record.ordinal,
                 record.reason,
                 record.message,
                 raw.get(record.ordinal, ""),
-                self.outcome.updated_at,
+                self._now,
             )
             for record in rejected
         ]
         self.dead_records += [*parsed_slice.unreadable, *dead]
-        self.outcome = replace(
-            self.outcome,
-            written=self.outcome.written + sum(result.written for result in results),
-            dead=self.outcome.dead + len(parsed_slice.unreadable) + len(dead),
-        )
+        accounts = {*parsed_slice.accounts.values(), progress.account} - {None}
         has_key = [k for k in (progress.has_key, *(result.has_key for result in results)) if k is not None]
         self._progress = replace(
             progress,
             next_ordinal=parsed_slice.next_ordinal,
+            written=progress.written + sum(result.written for result in results),
+            dead=progress.dead + len(parsed_slice.unreadable) + len(dead),
             replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
             has_key=any(has_key) if has_key else None,
+            account="" if len(accounts) > 1 else next(iter(accounts), None),
         )
 
     def pause(self) -> SinkAttempt:
         """Return the attempt of a delivery that a later job continues."""
-        return self._end(SinkOutcomeState.WRITING, Reason.IN_PROGRESS)
+        return self._end(SinkOutcomeState.FAILING, Reason.IN_PROGRESS)
 
     def finish(self) -> SinkAttempt:
         """Return the attempt of a delivery that the sink has completely."""
-        return replace(self._end(SinkOutcomeState.DONE), has_key=self._progress.has_key)
+        progress = self._progress
+        return replace(
+            self._end(SinkOutcomeState.DONE), has_key=progress.has_key, account=progress.account or ""
+        )
 
     def fail(self, error: SinkUnavailable | JobTimeout, *, is_sink_failing: bool) -> SinkAttempt:
         """Return the attempt of a delivery that is retried."""
@@ -251,12 +261,15 @@ class _SinkWrite:
         """Log an error of this project's code; return the attempt of a delivery that is retried."""
         # The message may quote a record: store only the place in the code.
         failure = f"{type(error).__name__} at {locate_error(error)}"
-        log.error("sink.failed", sink=self.outcome.sink, delivery=str(self.delivery.id), error=failure)
+        log.error("sink.failed", sink=self.sink, delivery=str(self.delivery.id), error=failure)
         return self._end(SinkOutcomeState.FAILING, Reason.INTERNAL_ERROR, f"the receiver failed: {failure}")
 
     def skip(self) -> SinkAttempt:
         """Return the attempt of a delivery that the sink already has, or never accepts."""
-        return SinkAttempt(self._earlier, replaced_characters=self._progress.replaced_characters)
+        stored = self._stored
+        return SinkAttempt(
+            self._earlier, replaced_characters=stored.replaced_characters, account=stored.account or ""
+        )
 
     def postpone(self, *, cooldown_s: float) -> SinkAttempt:
         """Return the attempt of a delivery that is not written now."""
@@ -265,15 +278,24 @@ class _SinkWrite:
         return replace(attempt, retry_after_s=cooldown_s)
 
     def _end(self, state: SinkOutcomeState, reason: str = "", message: str = "") -> SinkAttempt:
-        is_partial = self._parsed.is_large or self._progress.max_records
-        progress = self._progress.to_json() if is_partial else ""
-        outcome = replace(self.outcome, state=state, reason=reason, message=message, progress=progress)
+        progress = self._progress
+        outcome = SinkOutcome(
+            self.delivery.id,
+            self.sink,
+            state,
+            progress.written,
+            progress.dead,
+            reason,
+            message,
+            self._now,
+            progress=progress.to_json() if self._parsed.is_large or progress.max_records else "",
+        )
         return SinkAttempt(
             outcome,
             self.dead_records,
             # A later slice may have the key.
-            has_key=self._progress.has_key or None,
-            replaced_characters=self._progress.replaced_characters,
+            has_key=progress.has_key or None,
+            replaced_characters=progress.replaced_characters,
             is_restarted=self._is_restarted,
         )
 

@@ -11,24 +11,27 @@ class WriteProgress:
 
     target: the routes, sinks and account by which it was written. next_ordinal: of the first record that
     the sink does not have. max_records: in a batch, after a larger one took too long; 0 for no limit.
-    has_key: as in WriteResult, of all records so far.
+    written, dead: as in SinkOutcome. has_key: as in WriteResult, of all records so far. account: the only one
+    that these records name; "" for several, None for none.
     """
 
-    target: str
+    target: str = ""
     next_ordinal: int = 0
     max_records: int = 0
+    written: int = 0
+    dead: int = 0
     replaced_characters: int = 0
     has_key: bool | None = None
+    account: str | None = None
 
     def to_json(self) -> str:
         """Return the text to store."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str, *, target: str) -> Self:
-        """Return stored progress; an empty one if the text is empty, or of another target or release."""
+    def from_json(cls, text: str) -> Self:
+        """Return stored progress; an empty one if the text is empty, or of another release."""
         try:
-            progress = cls(**json.loads(text)) if text else cls(target)
+            return cls(**json.loads(text)) if text else cls()
         except (ValueError, TypeError):
-            return cls(target)
-        return progress if progress.target == target else cls(target)
+            return cls()

@@ -77,7 +77,7 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
             return
     if not watcher.runs:
         print_message("No run in progress. To list the runs that have ended, run: rapidbridge runs list")
-    if any(reconciliation.has_gaps for _, reconciliation in watcher.runs):
+    if watcher.has_gaps:
         sys.exit(1)
 
 
