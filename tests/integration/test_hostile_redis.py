@@ -168,6 +168,10 @@ JOBS: dict[str, Callable[[Site], object]] = {
         site.redis.set("rq:job:text", "x"),
         site.redis.rpush(site.queue_key, "text"),
     ),
+    "many hashes of another type": lambda site: (
+        site.redis.set("rq:job:text", "x"),
+        site.redis.rpush(site.queue_key, *["text"] * 500),
+    ),
 }
 
 
