@@ -144,6 +144,14 @@ def test_a_redis_url_that_the_client_cannot_use_is_refused(url: str, words: str)
     assert words in find_problem(REDIS_URL=url)
 
 
+@pytest.mark.parametrize("path", ["", "/", "/3", "/3/"])
+def test_a_database_of_redis_may_end_with_a_slash(path: str) -> None:
+    url = f"redis://h:6379{path}"
+
+    assert read_settings({"REDIS_URL": url}).redis_url == url
+    assert ConnectionPool.from_url(url).connection_kwargs.get("db", 0) == (3 if "3" in path else 0)
+
+
 @pytest.mark.parametrize("name", ["pg_toast", 'a"b', "a b", "ä", "1a", "x" * 64])
 def test_a_schema_needs_a_plain_name(name: str) -> None:
     assert "is no name of a schema" in find_problem(DATABASE_URL="postgres://h/d", DATABASE_SCHEMA=name)
