@@ -79,6 +79,8 @@ def test_an_unknown_parameter_of_a_database_is_refused_by_name(parameter: str, n
         "postgres://u:a?b=c@h/d",
         "postgres://h1:1,h2:2/d?target_session_attrs=read-write",
         "postgres://u@/d?host=h1&host=h2&port=1",
+        "postgres://u:p@h/d?application_name=team@example.com&sslmode=require",
+        "postgres:///d?host=/run/pg&user=team@example.com",
         "sqlite:///x.db?timeout=1",
     ],
 )
