@@ -319,7 +319,8 @@ def test_workers_are_counted_whatever_redis_says_about_them(redis: Redis, tmp_pa
     beats: dict[str, str | bytes] = {
         "live": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         # The clock of another machine.
-        "ahead": (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "ahead": (datetime.now(UTC) + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "far ahead": (datetime.now(UTC) + timedelta(minutes=2)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "dead": (datetime.now(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "far": "9999-12-31T00:00:00.000000Z",
         "none": "x",
