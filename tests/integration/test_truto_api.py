@@ -173,6 +173,16 @@ def test_a_rejected_request_raises_with_a_hint_and_is_not_retried(
     assert len(truto.requests) == 1
 
 
+@pytest.mark.parametrize("filler", [0, 170, 195, 300])
+def test_no_part_of_the_token_is_quoted(truto: FakeTruto, client: TrutoClient, filler: int) -> None:
+    truto.reply_with({"message": f"{'x' * filler}{TOKEN} is invalid"}, status=401)
+
+    with pytest.raises(TrutoRefused) as caught:
+        client.get_run(RUN_ID)
+
+    assert TOKEN[:4] not in str(caught.value)
+
+
 def test_a_retry_waits_as_long_as_retry_after_requests(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=429, Retry_After="10")
     truto.reply_with({"id": RUN_ID})
