@@ -19,11 +19,15 @@ _MAX_SLICE_BYTES = 16384
 
 
 class ResponseTooLarge(httpx.DecodingError):
-    """A response longer than its limit, or compressed although no compression was accepted."""
+    """A response longer than its limit, or compressed although no compression was accepted.
 
-    def __init__(self, message: str, http_status: int) -> None:
+    response: its status and headers; its body is not read.
+    """
+
+    def __init__(self, message: str, response: httpx.Response) -> None:
         super().__init__(message)
-        self.http_status = http_status
+        self.response = response
+        self.http_status = response.status_code
 
 
 class _Deadline(threading.local):
@@ -80,14 +84,12 @@ def _limit_time(timeout_s: float) -> Iterator[None]:
 
 def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ResponseTooLarge(
-            "the response is compressed although no compression was accepted", response.status_code
-        )
+        raise ResponseTooLarge("the response is compressed although no compression was accepted", response)
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise ResponseTooLarge(f"the response is longer than {max_bytes:,} bytes", response.status_code)
+            raise ResponseTooLarge(f"the response is longer than {max_bytes:,} bytes", response)
     return bytes(body)
 
 

@@ -168,6 +168,9 @@ class TrutoClient:
         except httpx.TimeoutException as error:
             raise TrutoUnavailable(f"{self._api_name} did not answer within {self._timeout_s:g} s") from error
         except ResponseTooLarge as error:
+            if error.response.is_error:
+                # The status decides whether a retry can help.
+                raise self._build_error(error.response, None) from error
             message = f"{self._api_name} cannot be read: {error}; check TRUTO_API_URL"
             raise TrutoRefused(error.http_status, message) from error
         except httpx.HTTPError as error:

@@ -216,6 +216,19 @@ def test_an_idempotent_request_is_retried_three_times_after_a_5xx(
     assert truto.waits_s == sorted(truto.waits_s)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_an_unavailable_server_is_retried_whatever_its_body(
+    truto: FakeTruto, client: TrutoClient, status: int, encoding: str
+) -> None:
+    body = b"x" * (9 * 1024 * 1024 if encoding == "identity" else 10)
+    truto.reply_with(body, status=status, Content_Encoding=encoding, Retry_After="7")
+    truto.reply_with({"id": RUN_ID})
+
+    assert client.get_run(RUN_ID).id == RUN_ID
+    assert truto.waits_s == [7]
+
+
 def test_starting_a_run_is_not_retried_after_a_500(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=500)
 
