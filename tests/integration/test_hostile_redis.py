@@ -351,6 +351,21 @@ def test_other_receivers_are_shown_by_names_that_can_be_pasted(redis: Redis) -> 
     assert [other.namespace for other in find_other_receivers(redis, "mine")] == ["good"]
 
 
+def test_a_delivery_is_spooled_while_the_set_of_namespaces_is_damaged(redis: Redis, tmp_path: Path) -> None:
+    store = open_database(f"sqlite:///{tmp_path}/store.db")
+    spool = open_spool(redis, store)
+    delivery = IncomingDelivery(b"{}", b"x" * 32, datetime(2026, 1, 1, tzinfo=UTC))
+    redis.set(NAMESPACES_KEY, "no set")
+
+    assert spool.put(delivery).is_spooled
+    assert spool.count() == 1
+
+    redis.set(spool.key, "no stream")
+    with pytest.raises(QueueUnavailable):
+        spool.put(delivery)
+    store.close()
+
+
 def test_the_sweeper_replaces_keys_that_are_not_its_own(redis: Redis, tmp_path: Path) -> None:
     store = open_database(f"sqlite:///{tmp_path}/store.db")
     migrate(store)
