@@ -196,7 +196,7 @@ def test_doctor_and_the_commands_end(respond: Respond, monkeypatch: pytest.Monke
         results = list(check_receiver(read_settings({}), url, WebhookSecret("s" * 36), is_expected=True))
         require_reachable(url)
 
-    assert [result.level for result in results] == ["warn"]
+    assert [result.level for result in results] == ["fail"]
     assert time.monotonic() - started < 8 * TIMEOUT_S * measure_slowdown()
 
 
