@@ -3,6 +3,7 @@
 httpx's own timeouts hold for each read: a server that sends one byte a second would keep a request for ever.
 """
 
+import socket
 import ssl
 import threading
 import time
@@ -18,11 +19,15 @@ _MAX_SLICE_BYTES = 16384
 
 
 class ResponseTooLarge(httpx.DecodingError):
-    """A response longer than its limit, or compressed although no compression was accepted."""
+    """A response longer than its limit, or compressed although no compression was accepted.
 
-    def __init__(self, message: str, http_status: int) -> None:
+    response: its status and headers; its body is not read.
+    """
+
+    def __init__(self, message: str, response: httpx.Response) -> None:
         super().__init__(message)
-        self.http_status = http_status
+        self.response = response
+        self.http_status = response.status_code
 
 
 class _Deadline(threading.local):
@@ -49,8 +54,9 @@ def send(
 ) -> httpx.Response:
     """Send a request and return the response with its whole body. Redirects are not followed.
 
-    client: from `open_http_client`. timeout_s: for all of the request, connecting included. max_bytes: of the
-    body; None leaves the body unread. options: httpx's `params`, `json`, `content` or `headers`.
+    client: from `open_http_client`. timeout_s: for all of the request, connecting to any number of addresses
+    included; resolving the host's name has the timeout of the operating system. max_bytes: of the body; None
+    leaves the body unread. options: httpx's `params`, `json`, `content` or `headers`.
     Raises httpx.TimeoutException, ResponseTooLarge and other errors of httpx.
     """
     # A few kilobytes of gzip may stand for gigabytes.
@@ -78,14 +84,12 @@ def _limit_time(timeout_s: float) -> Iterator[None]:
 
 def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ResponseTooLarge(
-            "the response is compressed although no compression was accepted", response.status_code
-        )
+        raise ResponseTooLarge("the response is compressed although no compression was accepted", response)
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > max_bytes:
-            raise ResponseTooLarge(f"the response is longer than {max_bytes:,} bytes", response.status_code)
+            raise ResponseTooLarge(f"the response is longer than {max_bytes:,} bytes", response)
     return bytes(body)
 
 
@@ -138,5 +142,23 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
-        limit_s = _limit(timeout, httpcore.ConnectTimeout)
-        return _Stream(super().connect_tcp(host, port, limit_s, local_address, socket_options))
+        addresses = _resolve(host, port)
+        error: Exception = httpcore.ConnectError(f"{host} has no address")
+        for number, address in enumerate(addresses):
+            limit_s = _limit(timeout, httpcore.ConnectTimeout)
+            # An address that does not answer must leave time for the next one.
+            share_s = limit_s and limit_s / (len(addresses) - number)
+            try:
+                return _Stream(super().connect_tcp(address, port, share_s, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as refused:
+                error = refused
+        raise error
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """Return the IP addresses of a host, the preferred one first."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

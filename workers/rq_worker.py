@@ -26,7 +26,7 @@ from rq.worker_registration import clean_worker_registry
 
 from app.errors import JobTimeout
 from app.logs import locate_error
-from app.redis.connection import queue_unavailable
+from app.redis.connection import is_wrong_type, queue_unavailable
 from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 
 # The time between two interruptions of the same job.
@@ -107,7 +107,10 @@ class JobQueue(Queue):
             except _PASSED_ON:
                 raise
             except ResponseError as error:
-                raise QueueDamaged(str(queue_unavailable(error))) from error
+                # RQ adds the id of the job that it could not fetch: the key of that job only is damaged.
+                if not (is_wrong_type(error) and hasattr(error, "job_id")):
+                    raise QueueDamaged(str(queue_unavailable(error))) from error
+                _limited_log.warn("job.unreadable", fault=type(error).__name__)
             except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
                 _limited_log.warn("job.unreadable", fault=type(error).__name__)
 

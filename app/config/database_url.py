@@ -68,16 +68,19 @@ def check_store_url(url: str) -> str:
 
 def check_database_url(url: str) -> str:
     """Return a database URL; raise ValueError if its driver would refuse it or read it otherwise."""
-    rest = _LOGIN.sub("", url, count=1)
-    query = rest.partition("?")[2]
-    if url.startswith("sqlite:"):
-        if not _SQLITE.match(url):
-            raise ValueError("is malformed; write sqlite:///FILE, or sqlite:////FILE for an absolute path")
-    else:
-        _check_hosts(rest)
+    location, _, query = _LOGIN.sub("", url, count=1).partition("?")
     parameters = parse_qsl(query, keep_blank_values=True)
     is_sqlite = url.startswith("sqlite:")
     known = _SQLITE_PARAMETERS if is_sqlite else LIBPQ_PARAMETERS
+    unknown = [name for name, _ in parameters if name not in known]
+    if is_sqlite:
+        if not _SQLITE.match(url):
+            raise ValueError("is malformed; write sqlite:///FILE, or sqlite:////FILE for an absolute path")
+    # A rest of the password, which an error would quote as a host, a database or a parameter.
+    elif "@" in location or ("@" in query and unknown):
+        raise ValueError("is malformed; percent-encode special characters in its password: %40 for @")
+    else:
+        _check_hosts(location)
     for name, count in Counter(name for name, _ in parameters).items():
         if name not in known:
             raise ValueError(f"has the unknown parameter {name[:40]}; {_find_hint(name, known)}")
@@ -94,12 +97,9 @@ def is_in_memory(url: str) -> bool:
     return re.fullmatch(r"sqlite://(/(:memory:)?)?(\?.*)?", url) is not None
 
 
-def _check_hosts(rest: str) -> None:
-    """Check the hosts of a PostgreSQL URL. rest: the URL after its login."""
-    # A rest of the password, which an error of the driver would quote as its host or its database.
-    if "@" in rest:
-        raise ValueError("is malformed; percent-encode special characters in its password: %40 for @")
-    for host in re.split("[/?]", rest)[0].split(","):
+def _check_hosts(location: str) -> None:
+    """Check the hosts of a PostgreSQL URL. location: the URL between its login and its parameters."""
+    for host in location.partition("/")[0].split(","):
         match = _HOST.fullmatch(host)
         if match is None or not 0 < int(match["port"] or 5432) <= 65535:
             raise ValueError(

@@ -81,7 +81,7 @@ def _check_server(parts: SplitResult) -> None:
     if parts.port == 0:
         raise ValueError("has the port 0; use the port of the server, 6379 by default")
     # The client ignores a database that is no number, and uses database 0.
-    if not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
+    if not re.fullmatch(r"/?|/[0-9]{1,5}/?", parts.path):
         raise ValueError(f"has a database that is no number; write {parts.scheme}://HOST:6379/0")
 
 

@@ -167,8 +167,9 @@ def _format_spool_unreadable(payload: Payload) -> str:
 def _format_disk_low(payload: Payload) -> str:
     free_mib = _to_int(payload.get("free_bytes")) // 1024**2
     return (
-        f"*Disk almost full:* {free_mib:,} MiB free for {_get_text(payload, 'place')}. Free some space, or "
-        "use a larger disk: a full disk cannot store deliveries."
+        f"*Disk almost full:* {free_mib:,} MiB free for {_get_text(payload, 'place')} on "
+        f"{_get_text(payload, 'host')}. Free some space, or use a larger disk: a full disk cannot store "
+        "deliveries."
     )
 
 

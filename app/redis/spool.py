@@ -71,7 +71,10 @@ class Spool:
                 # `doctor` of every receiver shows what waits here, even if this one has never had a worker.
                 pipeline.sadd(NAMESPACES_KEY, self._namespace)
                 pipeline.xadd(self.key, entry)  # type: ignore[arg-type]  # redis-py's alias rejects str and bytes together
-                pipeline.execute()
+                # The set of namespaces may be damaged: only the entry matters.
+                _, added = pipeline.execute(raise_on_error=False)
+                if isinstance(added, RedisError):
+                    raise added
         except RedisError as error:
             raise queue_unavailable(error) from error
         refusal_reason = delivery.reason if delivery.state == DeliveryState.REFUSED else None

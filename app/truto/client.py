@@ -168,6 +168,9 @@ class TrutoClient:
         except httpx.TimeoutException as error:
             raise TrutoUnavailable(f"{self._api_name} did not answer within {self._timeout_s:g} s") from error
         except ResponseTooLarge as error:
+            if error.response.is_error:
+                # The status decides whether a retry can help.
+                raise self._build_error(error.response, None) from error
             message = f"{self._api_name} cannot be read: {error}; check TRUTO_API_URL"
             raise TrutoRefused(error.http_status, message) from error
         except httpx.HTTPError as error:
@@ -214,7 +217,7 @@ class TrutoClient:
         message = f"{self._api_name} answered {status}: {_STATUS_HINTS.get(status, 'the request failed')}"
         is_remote = (answer or {}).get("truto_is_remote_error") is True
         # A message of the customer's SaaS may quote records; a message of Truto's is about the request.
-        if not is_remote and (message_text := _read_error_message(answer).replace(self._token or "\n", "…")):
+        if not is_remote and (message_text := self._read_error_message(answer)):
             message += f" ({message_text})"
         retry_after_s = parse_retry_after_s(response.headers.get("Retry-After", ""), now=utc_now())
         if status == 429:
@@ -223,13 +226,14 @@ class TrutoClient:
             return TrutoUnavailable(message, retry_after_s=retry_after_s)
         return TrutoRefused(status, message)
 
-
-def _read_error_message(answer: dict[str, Any] | None) -> str:
-    message = (answer or {}).get("message")
-    if not isinstance(message, str):
-        return ""
-    text = "".join(character for character in message if character.isprintable())
-    return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "…"
+    def _read_error_message(self, answer: dict[str, Any] | None) -> str:
+        message = (answer or {}).get("message")
+        if not isinstance(message, str):
+            return ""
+        text = "".join(character for character in message if character.isprintable())
+        # Before the cut, which would leave a part of the token.
+        text = text.replace(self._token or "\n", "…")
+        return text if len(text) <= _MAX_MESSAGE_CHARS else text[:_MAX_MESSAGE_CHARS] + "…"
 
 
 def _build_path(collection_path: str, id_: str) -> str:

@@ -13,6 +13,8 @@ MAX_READ_BYTES = 1024 * 1024
 _MAX_CUT_BYTES = 4096
 # A value that cannot be parsed is read part by part, down to this depth.
 _MAX_PART_DEPTH = 8
+# Values read so, together. They are few in a sound body: only those around an unreadable or very long value.
+_MAX_PARTS = 10_000
 # Surrogate pairs and all other escapes match as well, so that no part of one is mistaken for another escape.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -26,11 +28,12 @@ class JsonReader:
 
     A value that cannot be parsed becomes None, but the readable members and items around it are kept. Beyond
     max_bytes, short texts and numbers are still read, a long text is cut, an array is None, and an object has
-    only such members.
+    only such members. Of the parts of values that cannot be parsed, only the first 10,000 are read.
     """
 
     def __init__(self, max_bytes: int = MAX_READ_BYTES, pause: Pause = no_pause) -> None:
         self._left_bytes = max_bytes
+        self._left_parts = _MAX_PARTS
         self._pause = pause
 
     def read_value(self, span: JsonSpan | None) -> Any:
@@ -60,13 +63,17 @@ class JsonReader:
                 return value
         elif span.body.startswith(b'"', span.start):
             return span.body[span.start + 1 : span.start + _MAX_CUT_BYTES].decode(errors="replace")
-        if depth and span.is_object:
+        has_parts = depth > 0 and self._left_parts > 0
+        if has_parts and span.is_object:
             try:
-                return self._read_smallest_first(scan_object(span, names, self._pause), names, depth - 1)
+                members = scan_object(span, names, self._pause, max_members=self._left_parts)
             except NotJson:
                 return None
-        if depth and span.is_array and is_small:
+            self._left_parts -= len(members)
+            return self._read_smallest_first(members, names, depth - 1)
+        if has_parts and span.is_array and is_small:
             items = scan_array(span, self._pause)
+            self._left_parts -= len(items)
             return None if items == [span] else [self._read(item, names, depth - 1) for item in items]
         return None
 

@@ -110,14 +110,18 @@ def scan_document(body: bytes, pause: Pause = no_pause) -> JsonSpan:
 
 
 def scan_object(
-    span: JsonSpan, names: frozenset[str] | None = None, pause: Pause = no_pause
+    span: JsonSpan,
+    names: frozenset[str] | None = None,
+    pause: Pause = no_pause,
+    *,
+    max_members: int | None = None,
 ) -> dict[str, JsonSpan]:
     """Return the spans of an object's members; the last of equal names wins, as in `json`.
 
-    names: of the members to return; None for all.
+    names: of the members to return; None for all. max_members: the scan stops after so many.
     """
     parts = _scan_parts(span, has_names=True, pause=pause)
-    return {name: value for name, value in parts if names is None or name in names}
+    return dict(islice((part for part in parts if names is None or part[0] in names), max_members))
 
 
 def scan_array(span: JsonSpan, pause: Pause = no_pause) -> list[JsonSpan]:

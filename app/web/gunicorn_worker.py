@@ -204,8 +204,12 @@ def _read_chunks(parts: Iterator[bytes], request: Any, *, must_close: bool) -> I
 
     must_close: whether the connection closes after the response; without the end of the body, it does.
     """
-    total = 0
-    for count, part in enumerate(parts, 1):
+    count = total = 0
+    for part in parts:
+        # gunicorn also yields an empty part if a chunk's first bytes arrive after its size.
+        if not part:
+            continue
+        count += 1
         total += len(part)
         # Each chunk takes CPU time, however small it is.
         if total < (count - _FREE_CHUNKS) * _MIN_CHUNK_BYTES:

@@ -37,11 +37,14 @@ class MemoryBudget:
         self._released.wait()
 
     def release(self, reservation: "Reservation", count: int) -> None:
-        """Return a body's memory to the budget, and wake all waiting bodies."""
+        """Return a body's memory to the budget; wake all waiting bodies if one of them may continue."""
         self.reserved_bytes -= count
-        if self._over_budget is reservation:
+        was_over_budget = self._over_budget is reservation
+        if was_over_budget:
             self._over_budget = None
-        self.wake()
+        # Most bodies are small and reserve nothing.
+        if count or was_over_budget:
+            self.wake()
 
     def wake(self) -> None:
         """Let all waiting bodies try again."""

@@ -39,9 +39,8 @@ def create_webhooks_blueprint(
             if connection is not None:
                 connection.reservation = reservation
             body = read_body(environ, max_body_bytes, reservation)
-            response = handler.receive(body, mac)
-        if connection is not None:
-            connection.mark_verified()
-        return response.to_flask()
+            # Before the body is stored: while no store works, the connections are still Truto's.
+            on_verified = connection.mark_verified if connection is not None else lambda: None
+            return handler.receive(body, mac, on_verified).to_flask()
 
     return webhooks

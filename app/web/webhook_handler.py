@@ -1,7 +1,7 @@
 """Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 
 import structlog
 
@@ -10,7 +10,6 @@ from app.config.settings import Settings
 from app.runs.gate import Gate
 from app.store.incoming import read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
-from app.truto.json_scanner import Pause
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
@@ -28,14 +27,19 @@ class WebhookHandler:
         self._inbox = inbox
         self._enqueuer = enqueuer
 
-    def receive(self, body: bytes, mac: bytes) -> WebhookResponse:
+    def receive(self, body: bytes, mac: bytes, on_verified: Callable[[], None]) -> WebhookResponse:
         """Store a body that Truto signed.
 
-        mac: the 32 bytes of the signature header. Raises SignatureError; StoreUnavailable if
-        neither the database nor Redis can store it.
+        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. Raises
+        SignatureError; StoreUnavailable if neither the database nor Redis can store the body.
         """
+        received_at = utc_now()
         with Pauses() as pause:
-            delivery = self._read_delivery(body, mac, pause, received_at=utc_now())
+            delivery = read_incoming(body, mac, received_at, origin=self._settings, pause=pause)
+            on_verified()
+            refusal = self._gate.find_refusal_reason(delivery.envelope, body, received_at, pause)
+        if refusal is not None:
+            delivery = replace(delivery, state=DeliveryState.REFUSED, reason=refusal)
         receipt = self._inbox.store(delivery)
         # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
         if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
@@ -52,13 +56,6 @@ class WebhookHandler:
             **({"reason": response.message} if response.message else {}),
         )
         return response
-
-    def _read_delivery(
-        self, body: bytes, mac: bytes, pause: Pause, *, received_at: datetime
-    ) -> IncomingDelivery:
-        delivery = read_incoming(body, mac, received_at, origin=self._settings, pause=pause)
-        refusal = self._gate.find_refusal_reason(delivery.envelope, body, received_at, pause)
-        return delivery if refusal is None else replace(delivery, state=DeliveryState.REFUSED, reason=refusal)
 
 
 def _build_response(delivery: IncomingDelivery, receipt: Receipt) -> WebhookResponse:

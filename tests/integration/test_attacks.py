@@ -142,6 +142,21 @@ def test_a_body_in_chunks_of_any_usual_size_is_accepted(web: WebProcess) -> None
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_chunk_may_arrive_in_several_parts(web: WebProcess) -> None:
+    body = event("x" * 60_000)
+    parts = [body[at : at + 300] for at in range(0, len(body), 300)]
+
+    with send_chunks(web, sign(body, SECRET)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            for piece in (b"%x\r\n" % len(part), part, b"\r\n"):
+                connection.sendall(piece)
+                # Otherwise several pieces arrive in one read.
+                time.sleep(0.001)
+        connection.sendall(chunk(b""))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_body_in_tiny_chunks_is_refused_and_not_read_on(web: WebProcess) -> None:
     body = event("x" * 5000)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from gevent import socket
 
+from app.cli.local.ports import find_free_port
 from app.config.load import Config
 from app.config.routes import build_default_routes
 from app.config.settings import read_settings
@@ -18,6 +20,8 @@ from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.truto.signature import sign
 from app.web.application import create_app
+from app.web.connection import Connection
+from app.web.unverified_rate import UnverifiedRate
 from tests.support.web_process import SECRET
 
 PATH = "/webhooks/truto"
@@ -70,6 +74,26 @@ def app(database_url: str, redis_url: str) -> Iterator[Flask]:
 def post(app: Flask, body: bytes = BODY, *, path: str = PATH, **options: Any) -> Any:
     headers = {"X-Truto-Signature": sign(body, SECRET)}
     return app.test_client().post(path, data=body, headers=headers, **options)
+
+
+@pytest.mark.parametrize(("secret", "status"), [(SECRET, 503), ("x" * 36, 401)])
+def test_a_signed_body_verifies_its_connection_without_any_store(
+    tmp_path: Path, secret: str, status: int
+) -> None:
+    # Neither has a table, or a server.
+    app = build(f"sqlite:///{tmp_path}/empty.db", f"redis://127.0.0.1:{find_free_port()}")
+    server, client = socket.socketpair()
+    with client, Connection(server, UnverifiedRate()) as connection:
+        response = app.test_client().post(
+            PATH,
+            data=BODY,
+            headers={"X-Truto-Signature": sign(BODY, secret)},
+            environ_overrides={"gunicorn.socket": connection},
+        )
+
+        assert response.status_code == status
+        assert connection.is_verified == (secret == SECRET)
+    app.extensions["database"].close()
 
 
 def test_the_test_client_delivers_an_event(app: Flask, database_url: str) -> None:

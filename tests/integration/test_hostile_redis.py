@@ -168,6 +168,10 @@ JOBS: dict[str, Callable[[Site], object]] = {
         site.redis.set("rq:job:text", "x"),
         site.redis.rpush(site.queue_key, "text"),
     ),
+    "many hashes of another type": lambda site: (
+        site.redis.set("rq:job:text", "x"),
+        site.redis.rpush(site.queue_key, *["text"] * 500),
+    ),
 }
 
 
@@ -315,7 +319,8 @@ def test_workers_are_counted_whatever_redis_says_about_them(redis: Redis, tmp_pa
     beats: dict[str, str | bytes] = {
         "live": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         # The clock of another machine.
-        "ahead": (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "ahead": (datetime.now(UTC) + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "far ahead": (datetime.now(UTC) + timedelta(minutes=2)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "dead": (datetime.now(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "far": "9999-12-31T00:00:00.000000Z",
         "none": "x",
@@ -344,6 +349,21 @@ def test_other_receivers_are_shown_by_names_that_can_be_pasted(redis: Redis) -> 
         redis.xadd(f"rapidbridge:{name}:spool", {"header": "x"})
 
     assert [other.namespace for other in find_other_receivers(redis, "mine")] == ["good"]
+
+
+def test_a_delivery_is_spooled_while_the_set_of_namespaces_is_damaged(redis: Redis, tmp_path: Path) -> None:
+    store = open_database(f"sqlite:///{tmp_path}/store.db")
+    spool = open_spool(redis, store)
+    delivery = IncomingDelivery(b"{}", b"x" * 32, datetime(2026, 1, 1, tzinfo=UTC))
+    redis.set(NAMESPACES_KEY, "no set")
+
+    assert spool.put(delivery).is_spooled
+    assert spool.count() == 1
+
+    redis.set(spool.key, "no stream")
+    with pytest.raises(QueueUnavailable):
+        spool.put(delivery)
+    store.close()
 
 
 def test_the_sweeper_replaces_keys_that_are_not_its_own(redis: Redis, tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
+from typing import Any
 
 import httpx
 import pytest
 
 from app.checks.receiver import check_receiver
 from app.cli.common.reachability import require_reachable
+from app.cli.local.ports import find_free_port
 from app.config.settings import WebhookSecret, read_settings
 from app.errors import TrutoRefused, TrutoUnavailable
 from app.http_client import ResponseTooLarge, open_http_client, send
@@ -52,6 +55,55 @@ def test_a_server_that_reads_slowly_ends_at_the_deadline() -> None:
         request(url, content=b"x" * 50_000_000)
 
     assert time.monotonic() - started < 5 * TIMEOUT_S * measure_slowdown()
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every host name have these addresses, as no name server here does."""
+    resolve = socket.getaddrinfo
+
+    def resolve_all(host: str, *arguments: Any, **options: Any) -> list[Any]:
+        hosts = addresses if host.endswith(".invalid") else (host,)
+        return [found for known in hosts for found in resolve(known, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_all)
+
+
+@contextmanager
+def unreachable(host: str, port: int) -> Iterator[None]:
+    """Listen at an address whose connections are never established."""
+    with socket.socket() as listener, ExitStack() as clients:
+        listener.bind((host, port))
+        listener.listen(0)
+        # They fill the queue of the listener.
+        for _ in range(4):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex((host, port))
+        yield
+
+
+def test_all_addresses_of_a_host_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [f"127.0.0.{number}" for number in range(2, 7)]
+    resolve_to(monkeypatch, *addresses)
+    port = find_free_port()
+    with ExitStack() as listeners:
+        for address in addresses:
+            listeners.enter_context(unreachable(address, port))
+        started = time.monotonic()
+
+        with pytest.raises(httpx.ConnectTimeout):
+            request(f"http://many.invalid:{port}")
+
+        assert time.monotonic() - started < 3 * TIMEOUT_S * measure_slowdown()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+
+    with serving(hostile_server.redirect) as url:
+        port = int(url.rpartition(":")[2])
+        with unreachable("127.0.0.2", port):
+            assert request(f"http://two.invalid:{port}").status_code == 302
 
 
 @pytest.mark.parametrize("respond", [*FLOODS, hostile_server.gzip_bomb])

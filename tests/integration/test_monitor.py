@@ -819,19 +819,57 @@ def test_the_notification_of_a_task_ends_with_its_process(setup: MonitorSetup) -
     assert not list_open(setup, "task.failing")
 
 
-def test_a_disk_that_is_almost_full_is_notified(
-    setup: MonitorSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    sink = FilesSinkConfig(type="files", url=f"file://{tmp_path}")
-    config = replace(setup.config, routes=Routes(sinks={"lake": sink}))
-    monitor = Monitor(setup.store, config, setup.spool, clock=lambda: setup.now)
+class Disks:
+    """The monitor of a machine, with disks of any free space: no real disk can be filled here."""
 
-    monitor.run_once()
-    before = list_open(setup, "disk.low")
-    # No real disk can be filled here.
-    monkeypatch.setattr("workers.background.condition_monitor.read_free_bytes", lambda _: 300 * 1024**2)
-    monitor.run_once()
-    monitor.close()
+    def __init__(self, setup: MonitorSetup, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self._setup, self._patch = setup, monkeypatch
+        sink = FilesSinkConfig(type="files", url=f"file://{folder}")
+        self._config = replace(setup.config, routes=Routes(sinks={"lake": sink}))
 
-    assert "sink lake" not in before
-    assert "sink lake" in list_open(setup, "disk.low")
+    def check(self, host: str, free_gib: float) -> list[str]:
+        """Run the monitor of a machine; return the open notifications of the sink."""
+        self._patch.setattr("socket.gethostname", lambda: host)
+        free_bytes = int(free_gib * 1024**3)
+        self._patch.setattr("workers.background.condition_monitor.read_free_bytes", lambda _: free_bytes)
+        setup = self._setup
+        setup.now += timedelta(minutes=1)
+        monitor = Monitor(setup.store, self._config, setup.spool, clock=lambda: setup.now)
+        monitor.run_once()
+        monitor.close()
+        return [subject for subject in list_open(setup, "disk.low") if subject.startswith("sink lake")]
+
+
+@pytest.fixture
+def disks(setup: MonitorSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disks:
+    return Disks(setup, monkeypatch, tmp_path)
+
+
+def test_a_disk_is_notified_each_time_it_becomes_almost_full(setup: MonitorSetup, disks: Disks) -> None:
+    assert disks.check("a", 3) == []
+
+    assert disks.check("a", 1) == ["sink lake on a"]
+    # Just above the limit of 2 GiB.
+    assert disks.check("a", 2.1) == ["sink lake on a"]
+    assert disks.check("a", 2.5) == []
+    assert disks.check("a", 2.1) == []
+    assert disks.check("a", 1) == ["sink lake on a"]
+
+    lake = [n for n in setup.list_notifications("disk.low") if n.payload["place"] == "sink lake"]
+    assert len(lake) == 2
+
+
+def test_a_machine_keeps_the_notifications_of_another_ones_disks(setup: MonitorSetup, disks: Disks) -> None:
+    for name in ("a:token:1", "b:token:1"):
+        WorkerRegistry(setup.store).record_heartbeat(WorkerRecord(name, setup.now, "", ""), now=setup.now)
+    disks.check("a", 1)
+
+    assert disks.check("b", 3) == ["sink lake on a"]
+    assert disks.check("b", 1) == ["sink lake on a", "sink lake on b"]
+    assert disks.check("a", 3) == ["sink lake on b"]
+
+
+def test_the_disk_of_a_machine_without_workers_is_not_notified_for_ever(disks: Disks) -> None:
+    assert disks.check("gone", 1) == ["sink lake on gone"]
+
+    assert disks.check("b", 3) == []

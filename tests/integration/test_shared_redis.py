@@ -351,6 +351,18 @@ def test_a_worker_that_died_before_its_database_returned_blocks_the_spool_for_se
     assert (spool.count(), staging.count()) == (0, 1)
 
 
+def test_a_worker_of_the_future_does_not_stop_the_drain(staging: Receiver, redis: Redis) -> None:
+    queue, spool = open_queue(redis, staging.store), open_spool(redis, staging.store)
+    heartbeat = utcformat(datetime.now(UTC) + timedelta(hours=1))
+    redis.hset("rq:worker:fake", "last_heartbeat", heartbeat)
+    redis.sadd(f"rq:workers:{queue.name}", "rq:worker:fake")
+    spool.put(make_delivery(1))
+
+    Sweeper(staging.store, queue, spool).run_once()
+
+    assert spool.count() == 0
+
+
 def test_a_dead_worker_does_not_look_like_another_receivers(staging: Receiver, redis: Redis) -> None:
     queue = open_queue(redis, staging.store)
     worker = SimpleWorker(

@@ -173,6 +173,16 @@ def test_a_rejected_request_raises_with_a_hint_and_is_not_retried(
     assert len(truto.requests) == 1
 
 
+@pytest.mark.parametrize("filler", [0, 170, 195, 300])
+def test_no_part_of_the_token_is_quoted(truto: FakeTruto, client: TrutoClient, filler: int) -> None:
+    truto.reply_with({"message": f"{'x' * filler}{TOKEN} is invalid"}, status=401)
+
+    with pytest.raises(TrutoRefused) as caught:
+        client.get_run(RUN_ID)
+
+    assert TOKEN[:4] not in str(caught.value)
+
+
 def test_a_retry_waits_as_long_as_retry_after_requests(truto: FakeTruto, client: TrutoClient) -> None:
     truto.reply_with({}, status=429, Retry_After="10")
     truto.reply_with({"id": RUN_ID})
@@ -204,6 +214,19 @@ def test_an_idempotent_request_is_retried_three_times_after_a_5xx(
     assert "oops" not in str(caught.value)
     assert len(truto.requests) == 4
     assert truto.waits_s == sorted(truto.waits_s)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_an_unavailable_server_is_retried_whatever_its_body(
+    truto: FakeTruto, client: TrutoClient, status: int, encoding: str
+) -> None:
+    body = b"x" * (9 * 1024 * 1024 if encoding == "identity" else 10)
+    truto.reply_with(body, status=status, Content_Encoding=encoding, Retry_After="7")
+    truto.reply_with({"id": RUN_ID})
+
+    assert client.get_run(RUN_ID).id == RUN_ID
+    assert truto.waits_s == [7]
 
 
 def test_starting_a_run_is_not_retried_after_a_500(truto: FakeTruto, client: TrutoClient) -> None:

@@ -1,8 +1,10 @@
 """Signed bodies in shapes that are expensive to read."""
 
 _RECORDS = b'{"event": "sync_job_run:record", "payload": {"resource": "x", "records": ['
+_ERRORS = b'{"event": "sync_job_run:record_error", "payload": {"resource": "x", "errors": '
+_MEMBER = b',"%07d":1'
 _META = b'{"event": "test", "payload": {"resource": "x", "meta": [0'
-# Head, repeated part, tail.
+# Head, repeated part, tail. "%07d" in a part is its number.
 _SHAPES = {
     "arrays without an end": (b"", b"[", b""),
     "objects without an end": (b"", b"{", b""),
@@ -43,6 +45,17 @@ _SHAPES = {
         b',{"resource": "a", "method": "b"}',
         b"]}}",
     ),
+    "distinct members": (b'{"event": "test"', _MEMBER, b"}"),
+    "distinct members and NaN": (b'{"event": "test"', _MEMBER, b',"a":NaN}'),
+    "distinct members in id": (b'{"event": "test", "id": {"a": 1', _MEMBER, b"}}"),
+    "distinct members in the payload": (b'{"event": "test", "payload": {"a": 1', _MEMBER, b"}}"),
+    "distinct members in meta": (b'{"event": "test", "payload": {"meta": {"a": 1', _MEMBER, b"}}}"),
+    "distinct members in errors": (_ERRORS + b'{"a": 1', _MEMBER, b"}}}"),
+    "distinct members in objects": (
+        b'{"event": "test", "id": {"a": 1',
+        b',"%07d":{' + b",".join(b'"%d": 01' % number for number in range(1000)) + b"}",
+        b"}}",
+    ),
     "invalid UTF-8": (_RECORDS + b'"', b"\xff", b'"]}}'),
 }
 SHAPES = tuple(_SHAPES)
@@ -51,4 +64,8 @@ SHAPES = tuple(_SHAPES)
 def build_body(shape: str, size: int) -> bytes:
     """Return a body of a shape, of at most `size` bytes."""
     head, part, tail = _SHAPES[shape]
-    return head + part * ((size - len(head) - len(tail)) // len(part)) + tail
+    numbered = part.replace(b"%07d", b"0000000")
+    number = (size - len(head) - len(tail)) // len(numbered)
+    if part == numbered:
+        return head + part * number + tail
+    return head + b"".join(part.replace(b"%07d", b"%07d" % place) for place in range(number)) + tail

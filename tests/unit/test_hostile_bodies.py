@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import UnreadableDelivery
 from app.truto.events import read_envelope, read_payload
+from app.truto.record_errors import read_record_errors
 from tests.support.hostile_bodies import SHAPES, build_body
 
 MIB = 1024 * 1024
@@ -58,11 +59,30 @@ def test_an_envelope_needs_little_memory(shape: str) -> None:
     assert peak_bytes < 16 * MIB
 
 
-@pytest.mark.parametrize("shape", ["resources of a run", "arrays without an end", "objects in a run"])
+@pytest.mark.parametrize(
+    "shape",
+    ["resources of a run", "arrays without an end", "objects in a run", "distinct members in the payload"],
+)
 def test_a_run_is_read_in_short_steps(shape: str) -> None:
+    body = build_body(shape, 8 * MIB)
     pauses = Pauses()
 
-    read_payload(build_body(shape, 8 * MIB), 256 * 1024, pauses.pause)
+    read_payload(body, 256 * 1024, pauses.pause)
     pauses.pause()
 
     assert pauses.longest_s < MAX_STEP_CPU_S
+
+
+def test_an_error_with_many_members_needs_little_memory() -> None:
+    body = build_body("distinct members in errors", 8 * MIB)
+
+    tracemalloc.start()
+    try:
+        [error] = read_record_errors(body)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(error.raw) > 7 * MIB
+    # The text itself and its copy, and 10,000 members.
+    assert peak_bytes < 32 * MIB

@@ -265,3 +265,26 @@ def test_a_cancelled_body_stops_waiting_and_leaves_its_memory() -> None:
                 waiting.acquire(1)
 
     assert budget.reserved_bytes == 0
+
+
+def test_a_body_without_a_reservation_wakes_no_other() -> None:
+    budget = MemoryBudget(BUDGET_BYTES)
+    wakes = 0
+
+    def wait() -> None:
+        nonlocal wakes
+        budget.wait_for_release()
+        wakes += 1
+
+    waiting = gevent.spawn(wait)
+    let_all_run()
+
+    with Reservation(budget):
+        pass
+    let_all_run()
+    assert wakes == 0
+
+    with Reservation(budget) as reservation:
+        reservation.acquire(1)
+    waiting.join(STUCK_S)
+    assert wakes == 1

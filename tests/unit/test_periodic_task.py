@@ -79,6 +79,38 @@ def test_a_step_that_is_no_longer_run_does_not_fail_for_ever() -> None:
     assert [line["event"] for line in logs] == ["task.failed", "task.recovered"]
 
 
+class AbortedStep(PeriodicTask):
+    """Fails in an inner step, and in every second run before that step."""
+
+    def __init__(self) -> None:
+        super().__init__("aborted", interval_s=0.01)
+        self.runs = 0
+
+    def run_once(self) -> None:
+        self.runs += 1
+        self.run_step("outer", self._run_outer)
+
+    def _run_outer(self) -> None:
+        if self.runs % 2 == 0:
+            raise StoreUnavailable("away")
+        self.run_step("inner", self._fail)
+
+    def _fail(self) -> None:
+        raise ValueError
+
+
+def test_a_step_still_fails_while_an_outer_step_aborts_before_it() -> None:
+    task = AbortedStep()
+
+    with capture_logs() as logs:
+        task.start()
+        wait_until(lambda: task.runs > 4, what="several runs")
+        task.stop()
+
+    assert "inner" in dict(task.list_faults())
+    assert [line["event"] for line in logs if line["step"] == "inner"] == ["task.failed"]
+
+
 class BrokenTask(PeriodicTask):
     """Fails outside of its steps."""
 

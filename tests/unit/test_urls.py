@@ -79,6 +79,8 @@ def test_an_unknown_parameter_of_a_database_is_refused_by_name(parameter: str, n
         "postgres://u:a?b=c@h/d",
         "postgres://h1:1,h2:2/d?target_session_attrs=read-write",
         "postgres://u@/d?host=h1&host=h2&port=1",
+        "postgres://u:p@h/d?application_name=team@example.com&sslmode=require",
+        "postgres:///d?host=/run/pg&user=team@example.com",
         "sqlite:///x.db?timeout=1",
     ],
 )
@@ -142,6 +144,14 @@ def test_a_parameter_without_effect_or_with_two_is_refused(url: str, words: str)
 )
 def test_a_redis_url_that_the_client_cannot_use_is_refused(url: str, words: str) -> None:
     assert words in find_problem(REDIS_URL=url)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/3", "/3/"])
+def test_a_database_of_redis_may_end_with_a_slash(path: str) -> None:
+    url = f"redis://h:6379{path}"
+
+    assert read_settings({"REDIS_URL": url}).redis_url == url
+    assert ConnectionPool.from_url(url).connection_kwargs.get("db", 0) == (3 if "3" in path else 0)
 
 
 @pytest.mark.parametrize("name", ["pg_toast", 'a"b', "a b", "ä", "1a", "x" * 64])

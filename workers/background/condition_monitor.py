@@ -1,5 +1,6 @@
 """Monitoring of conditions that need an operator."""
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,10 @@ _FAILING_AFTER_S = 300.0
 _MAX_PENDING_AGE = timedelta(minutes=15)
 # These need a scan of the failed deliveries, or change slowly.
 _SLOW_INTERVAL = timedelta(minutes=1)
+# Between the place and the machine of a disk, in a subject.
+_ON_HOST = " on "
+# A disk that stays near the limit must not be notified again and again.
+_CLOSING_MARGIN = 1.2
 
 log = structlog.get_logger()
 
@@ -57,6 +62,7 @@ class ConditionMonitor:
         self._spool = spool
         self._tasks = tasks
         self._started_at = started_at
+        self._host = socket.gethostname()
         self._notifications = Notifications(database)
         self._counts = ResponseCounts(database)
         self._failing_tasks: set[str] | None = None
@@ -89,7 +95,7 @@ class ConditionMonitor:
 
     def check_disks(self, *, now: datetime) -> None:
         """Check the free space of a SQLite store and of files sinks on this machine."""
-        self._update("disk.low", self._find_low_disks, now)
+        self._update("disk.low", self._find_low_disks, now, may_close=self._is_own_or_lost)
 
     def check_tasks(self, *, now: datetime) -> None:
         """Check for background tasks that have failed for minutes, in this process.
@@ -177,12 +183,20 @@ class ConditionMonitor:
             yield _build("worker.outdated", worker.name, now, cause=cause, **payload)
 
     def _find_low_disks(self, now: datetime) -> Iterator[Notification]:
+        open_subjects = {notification.subject for notification in self._notifications.list_open("disk.low")}
         for place, folder in self._list_folders():
+            # Another machine may have a disk of its own in this place.
+            subject = f"{place}{_ON_HOST}{self._host}"
             free_bytes = read_free_bytes(folder)
-            if evaluate_free_space(place, free_bytes).level != "ok":
-                # Once a day: another machine may have a disk of its own in this place.
-                cause = now.date().isoformat()
-                yield _build("disk.low", place, now, cause=cause, place=place, free_bytes=free_bytes)
+            margin = _CLOSING_MARGIN if subject in open_subjects else 1.0
+            if evaluate_free_space(place, int(free_bytes / margin)).level != "ok":
+                yield _build("disk.low", subject, now, place=place, host=self._host, free_bytes=free_bytes)
+
+    def _is_own_or_lost(self, subject: str) -> bool:
+        """Whether a disk is this machine's, or that of a machine without workers."""
+        host = subject.rpartition(_ON_HOST)[2]
+        others = {name.partition(":")[0] for name in WorkerRegistry(self._database).list_names()}
+        return host == self._host or host not in others
 
     def _list_folders(self) -> Iterator[tuple[str, Path]]:
         if path := database_file(self._config.settings.database_url):
@@ -191,8 +205,18 @@ class ConditionMonitor:
             if isinstance(sink, FilesSinkConfig):
                 yield f"sink {name}", Path(unquote(urlsplit(sink.url).path))
 
-    def _update(self, kind: str, find: Callable[[datetime], Iterable[Notification]], now: datetime) -> None:
-        """Open the notifications of existing conditions, and close those of ended ones."""
+    def _update(
+        self,
+        kind: str,
+        find: Callable[[datetime], Iterable[Notification]],
+        now: datetime,
+        *,
+        may_close: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """Open the notifications of existing conditions, and close those of ended ones.
+
+        may_close: whether this monitor can find the condition of a subject.
+        """
         # Before the conditions: another monitor may open the notification of a newer one meanwhile.
         was_open = [notification.subject for notification in self._notifications.list_open(kind)]
         conditions = list(find(now))
@@ -200,7 +224,7 @@ class ConditionMonitor:
             self._open(condition)
         subjects = {condition.subject for condition in conditions}
         for subject in was_open:
-            if subject not in subjects:
+            if subject not in subjects and may_close(subject):
                 self._close(kind, subject, now)
 
     def _open(self, notification: Notification) -> None:

@@ -20,7 +20,9 @@ class PeriodicTask(ABC):
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._faults: dict[str, FaultLog] = {}
+        # Of the current round.
         self._steps: set[str] = set()
+        self._has_failed = False
 
     @property
     def interval_s(self) -> float:
@@ -70,12 +72,17 @@ class PeriodicTask(ABC):
 
     def _run_round(self) -> None:
         self._steps.clear()
+        self._has_failed = False
         self.run_once()
+        if self._has_failed:
+            # The steps that were not run may be parts of the failed one.
+            return
         # Steps that are no longer run, such as those of an ended run, do not fail any more.
         for step in self._faults.keys() - self._steps - {"run"}:
             self._faults.pop(step).end()
 
     def _log_error(self, step: str, error: str) -> None:
+        self._has_failed = True
         if step not in self._faults:
             self._faults[step] = FaultLog(
                 "task.failed", "task.recovered", logs_changes=True, task=self.name, step=step
