@@ -8,7 +8,7 @@ stack, so no nesting is too deep, and its time and memory do not depend on the s
 import json
 import re
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
