@@ -1,6 +1,7 @@
 """The monitor: runs, sinks and webhooks that need attention."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -867,6 +868,27 @@ def test_a_machine_keeps_the_notifications_of_another_ones_disks(setup: MonitorS
     assert disks.check("b", 3) == ["sink lake on a"]
     assert disks.check("b", 1) == ["sink lake on a", "sink lake on b"]
     assert disks.check("a", 3) == ["sink lake on b"]
+
+
+def test_a_monitor_keeps_the_notification_of_a_sink_that_its_routes_lack(
+    setup: MonitorSetup, disks: Disks
+) -> None:
+    host = socket.gethostname()
+    setup.monitor.run_once()
+    disks.check(host, 1)
+
+    setup.advance(minutes=1)
+
+    assert f"sink lake on {host}" in list_open(setup, "disk.low")
+
+
+def test_the_notification_of_a_removed_sink_ends_at_the_start(setup: MonitorSetup, disks: Disks) -> None:
+    host = socket.gethostname()
+    disks.check(host, 1)
+
+    setup.add_monitor().run_once()
+
+    assert f"sink lake on {host}" not in list_open(setup, "disk.low")
 
 
 def test_the_disk_of_a_machine_without_workers_is_not_notified_for_ever(disks: Disks) -> None:

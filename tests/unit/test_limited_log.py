@@ -11,6 +11,8 @@ def test_a_flood_of_an_event_is_one_line_with_the_number_of_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     configure_logging()
+    # Other tests capture the events of the same logger.
+    structlog.configure(cache_logger_on_first_use=False)
     try:
         for _ in range(100):
             log_limited("test.flood", reason="x")
@@ -31,6 +33,8 @@ def test_a_flood_of_an_event_is_one_line_with_the_number_of_the_others(
 
 def test_the_left_out_lines_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
+    # Other tests capture the events of the same logger.
+    structlog.configure(cache_logger_on_first_use=False)
     lines: list[str] = []
     try:
         for _ in range(50):

@@ -63,6 +63,7 @@ class ConditionMonitor:
         self._tasks = tasks
         self._started_at = started_at
         self._host = socket.gethostname()
+        self._has_checked_disks = False
         self._notifications = Notifications(database)
         self._counts = ResponseCounts(database)
         self._failing_tasks: set[str] | None = None
@@ -95,7 +96,8 @@ class ConditionMonitor:
 
     def check_disks(self, *, now: datetime) -> None:
         """Check the free space of a SQLite store and of files sinks on this machine."""
-        self._update("disk.low", self._find_low_disks, now, may_close=self._is_own_or_lost)
+        self._update("disk.low", self._find_low_disks, now, may_close=self._may_close_disk)
+        self._has_checked_disks = True
 
     def check_tasks(self, *, now: datetime) -> None:
         """Check for background tasks that have failed for minutes, in this process.
@@ -192,11 +194,14 @@ class ConditionMonitor:
             if evaluate_free_space(place, int(free_bytes / margin)).level != "ok":
                 yield _build("disk.low", subject, now, place=place, host=self._host, free_bytes=free_bytes)
 
-    def _is_own_or_lost(self, subject: str) -> bool:
-        """Whether a disk is this machine's, or that of a machine without workers."""
-        host = subject.rpartition(_ON_HOST)[2]
-        others = {name.partition(":")[0] for name in WorkerRegistry(self._database).list_names()}
-        return host == self._host or host not in others
+    def _may_close_disk(self, subject: str) -> bool:
+        """Whether a disk is one of this process, or no running process has it."""
+        place, _, host = subject.rpartition(_ON_HOST)
+        if host != self._host:
+            names = WorkerRegistry(self._database).list_names()
+            return host not in {name.partition(":")[0] for name in names}
+        # At the start, also the disks of an ended process; later, another one may have other sinks.
+        return not self._has_checked_disks or place in dict(self._list_folders())
 
     def _list_folders(self) -> Iterator[tuple[str, Path]]:
         if path := database_file(self._config.settings.database_url):
@@ -215,7 +220,7 @@ class ConditionMonitor:
     ) -> None:
         """Open the notifications of existing conditions, and close those of ended ones.
 
-        may_close: whether this monitor can find the condition of a subject.
+        may_close: whether this monitor may close the notification of a subject.
         """
         # Before the conditions: another monitor may open the notification of a newer one meanwhile.
         was_open = [notification.subject for notification in self._notifications.list_open(kind)]
