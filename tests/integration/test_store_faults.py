@@ -210,7 +210,7 @@ def test_every_process_names_a_fault_in_the_same_words(
         assert web.post(body("1")).http_status == 200
         web_log = web.log
     with Command(["app.cli", "worker"], folder=tmp_path, environment=settings) as worker:
-        worker.wait_for("task.failed")
+        worker.wait_for("the database in DATABASE_URL failed")
         worker_log = worker.log
     doctor = run_doctor(
         tmp_path, "--json", "--no-post", DATABASE_URL=broken_url, REDIS_URL=private_valkey.url
