@@ -29,8 +29,6 @@ _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
 _NO_ANSWER = f"no answer within {_CHECK_TIMEOUT_S} s"
 _SHARED_FOR_S = 1.0
-# Further requests within the second wait for the next answer: a flood of them must not use up the processor.
-_MAX_SHARED = 20
 
 
 def register_health_routes(
@@ -70,36 +68,28 @@ def register_health_routes(
 
 
 class Readiness:
-    """The answer of /readyz: one round of checks at a time, whose answer is shared for a second.
-
-    Requests beyond a few per second wait for the next round, so that a flood of them needs no more
-    connections, and little more processor time.
-    """
+    """The answer of /readyz: one round of checks at a time, whose answer is shared for a second."""
 
     def __init__(
         self, checks: Mapping[str, Callable[[], str]], find_warnings: Callable[[], Mapping[str, str]]
     ) -> None:
         self._checks = checks
         self._find_warnings = find_warnings
-        self._round: gevent.Greenlet[[float], None] | None = None
+        self._round: gevent.Greenlet[[], None] | None = None
         self._answer = (503, "")
         self._expires_at_s = 0.0
-        self._shared = _MAX_SHARED
 
     def read(self) -> tuple[int, str]:
         """Return the HTTP status and the JSON of the newest round, or of the next one."""
-        remaining_s = self._expires_at_s - time.monotonic()
-        if remaining_s > 0 and self._shared < _MAX_SHARED:
-            self._shared += 1
+        if time.monotonic() < self._expires_at_s:
             return self._answer
         if self._round is None or self._round.dead:
             # A greenlet of its own: a request that ends must not end the round for the others.
-            self._round = gevent.spawn(self._run, max(0.0, remaining_s))
+            self._round = gevent.spawn(self._run)
         self._round.join()
         return self._answer
 
-    def _run(self, delay_s: float) -> None:
-        gevent.sleep(delay_s)
+    def _run(self) -> None:
         running = {name: gevent.spawn(_run_check, check) for name, check in self._checks.items()}
         warnings = gevent.spawn(_run_warnings, self._find_warnings)
         greenlets = [*running.values(), warnings]
@@ -111,7 +101,7 @@ class Readiness:
         is_ready = set(results.values()) == {_OK}
         body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
         self._answer = (200 if is_ready else 503, body + "\n")
-        self._expires_at_s, self._shared = time.monotonic() + _SHARED_FOR_S, 0
+        self._expires_at_s = time.monotonic() + _SHARED_FOR_S
 
 
 def _run_check(check: Callable[[], str]) -> str:
