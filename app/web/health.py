@@ -95,8 +95,8 @@ class Readiness:
         greenlets = [*running.values(), warnings]
         gevent.joinall(greenlets, timeout=_CHECK_TIMEOUT_S)
         results = {name: check.value or _NO_ANSWER for name, check in running.items()}
-        found = {"not_read": _NO_ANSWER} if warnings.value is None else warnings.value
-        shown_warnings = {"warnings": found} if found else {}
+        shown = {"not_read": _NO_ANSWER} if warnings.value is None else warnings.value
+        shown_warnings = {"warnings": shown} if shown else {}
         gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
         body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
