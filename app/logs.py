@@ -156,23 +156,32 @@ class FaultLog:
 
 
 class _LimitedLog:
-    """Logs one line a second of each event, because unsigned clients can cause any number of them."""
+    """Logs an event at most once per interval, because others than Truto can cause any number of them."""
 
     def __init__(self) -> None:
         self._next_at: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
-    def __call__(self, event: str, *, level: int = logging.WARNING, **fields: object) -> None:
+    def __call__(
+        self,
+        event: str,
+        *,
+        text: str = "",
+        interval_s: float = 1.0,
+        level: int = logging.WARNING,
+        **fields: object,
+    ) -> None:
         """Log an event; `left_out` counts its lines that were left out before.
 
-        event: one of a few names. fields: no bytes of a request.
+        event: one of a few names. text: limit each text of the event on its own; one of a few, too.
+        fields: no bytes of a request.
         """
-        now = time.monotonic()
-        if now < self._next_at.get(event, 0.0):
-            self._left_out[event] += 1
+        now, line = time.monotonic(), f"{event} {text}"
+        if now < self._next_at.get(line, 0.0):
+            self._left_out[line] += 1
             return
-        self._next_at[event] = now + 1
-        left_out = self._left_out.pop(event, 0)
+        self._next_at[line] = now + interval_s
+        left_out = self._left_out.pop(line, 0)
         _log.log(level, event, **fields, **({"left_out": left_out} if left_out else {}))
 
 

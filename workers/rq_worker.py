@@ -6,13 +6,10 @@ does not expect. Here, such a value costs its own job: the sweeper enqueues the 
 
 import logging
 import signal
-import time
-from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import structlog
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -25,7 +22,7 @@ from rq.utils import now
 from rq.worker_registration import clean_worker_registry
 
 from app.errors import JobTimeout
-from app.logs import locate_error
+from app.logs import locate_error, log_limited
 from app.redis.connection import is_wrong_type, queue_unavailable
 from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 
@@ -36,8 +33,6 @@ _MAX_MESSAGE_CHARS = 300
 # Errors of the connection, and exceptions of signals: none is caused by a value in Redis.
 _PASSED_ON = (DequeueTimeout, StopRequested, RedisConnectionError, RedisTimeoutError, JobTimeout)
 
-log = structlog.get_logger()
-
 
 class QueueDamaged(RedisConnectionError):
     """Redis refuses to read the queue, for example a key of another type, which the sweeper deletes.
@@ -46,39 +41,23 @@ class QueueDamaged(RedisConnectionError):
     """
 
 
-class LimitedLog(logging.Handler):
-    """Logs a warning at once, then one per minute with the number of the others, for each kind of warning.
-
-    As a handler, it does so with the messages of RQ, which quote job ids.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._due_at_s: dict[str, float] = {}
-        self._skipped: Counter[str] = Counter()
-
-    def warn(self, event: str, *, kind: str = "", **fields: object) -> None:
-        """Log a warning, or count it. kind: the event by default."""
-        kind = kind or event
-        if time.monotonic() < self._due_at_s.get(kind, 0.0):
-            self._skipped[kind] += 1
-            return
-        self._due_at_s[kind] = time.monotonic() + _LOG_INTERVAL_S
-        if skipped := self._skipped.pop(kind, 0):
-            fields["skipped_lines"] = skipped
-        log.warning(event, **fields)
+class _RqLog(logging.Handler):
+    """Logs the messages of RQ, which quote job ids, without their tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a message of RQ, without its traceback."""
+        """Log a message, or count it; the same message with other values is the same."""
         error = record.exc_info[0] if record.exc_info else None
-        fault = {"fault": error.__name__} if error else {}
+        fault: dict[str, Any] = {"fault": error.__name__} if error else {}
         message = record.getMessage()[:_MAX_MESSAGE_CHARS]
-        self.warn("rq.message", kind=str(record.msg), message=message, **fault)
+        log_limited("rq.message", text=str(record.msg), interval_s=_LOG_INTERVAL_S, message=message, **fault)
 
 
-_limited_log = LimitedLog()
 # RQ adds its own handlers only if there are none.
-logging.getLogger("rq").addHandler(_limited_log)
+logging.getLogger("rq").addHandler(_RqLog())
+
+
+def _warn(event: str, error: BaseException, **fields: Any) -> None:
+    log_limited(event, interval_s=_LOG_INTERVAL_S, fault=type(error).__name__, **fields)
 
 
 class RepeatingTimeout(UnixSignalDeathPenalty):
@@ -110,9 +89,9 @@ class JobQueue(Queue):
                 # RQ adds the id of the job that it could not fetch: the key of that job only is damaged.
                 if not (is_wrong_type(error) and hasattr(error, "job_id")):
                     raise QueueDamaged(str(queue_unavailable(error))) from error
-                _limited_log.warn("job.unreadable", fault=type(error).__name__)
+                _warn("job.unreadable", error)
             except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
-                _limited_log.warn("job.unreadable", fault=type(error).__name__)
+                _warn("job.unreadable", error)
 
     def move_dependents_to_ready(self, *_arguments: Any, **_options: Any) -> dict[str, list[str]]:
         """Do nothing."""
@@ -173,7 +152,7 @@ class Worker(SimpleWorker):
             super().heartbeat(timeout)
         except ResponseError as error:
             # The sweeper deletes a damaged set of workers, and the next heartbeat registers again.
-            _limited_log.warn("worker.unregistered", fault=type(error).__name__)
+            _warn("worker.unregistered", error)
         self.publish()
 
     def _is_registered(self) -> bool:
@@ -192,14 +171,14 @@ class Worker(SimpleWorker):
         except _PASSED_ON:
             raise
         except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
-            _limited_log.warn("job.aborted", fault=type(error).__name__, at=locate_error(error))
+            _warn("job.aborted", error, at=locate_error(error))
             self.executions.clear()
             self.connection.delete(job.key, self.executions_key)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:  # noqa: ARG002  # RQ's signature
         """Log the error of a job, without the job's arguments."""
         error = exc_info[1]
-        _limited_log.warn("job.failed", fault=type(error).__name__, at=locate_error(error))
+        _warn("job.failed", error, at=locate_error(error))
 
     def run_maintenance_tasks(self) -> None:
         """Clean up after dead workers, in this queue only."""
@@ -220,5 +199,5 @@ class Worker(SimpleWorker):
             raise
         except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
             # They hold ids only, and the sweeper enqueues what was in progress.
-            _limited_log.warn("queue.registries_deleted", fault=type(error).__name__)
+            _warn("queue.registries_deleted", error)
             self.connection.delete(started.key, failed.key, queue.intermediate_queue.key)
