@@ -15,14 +15,14 @@ from app.checks.run_checks import run_checks
 from app.clock import utc_now
 from app.config.load import Config
 from app.database.engine import Database
-from app.mcp_server.results import (
+from app.mcp_server.result_models import (
     CheckList,
     DeliveryList,
-    DeliveryResult,
+    DeliveryView,
     FailureList,
-    FailureResult,
-    RouteResult,
-    RunResult,
+    FailureView,
+    RouteView,
+    RunView,
 )
 from app.runs.reconcile import reconcile_stored_runs
 from app.store.delivery_detail import read_delivery_detail
@@ -60,13 +60,13 @@ class ReadTools:
             self.run_checks,
         ]
 
-    def show_run(self, run: str) -> RunResult:
+    def show_run(self, run: str) -> RunView:
         """Compare a run's records: fetched by Truto, arrived, written, and the cause of every gap."""
         stored = Runs(self._database).get(run)
         if stored is None:
             raise ToolError(f"There is no run {run} here. List the runs with list_runs.")
         [(stored, reconciliation)] = reconcile_stored_runs(self._database, [stored], now=utc_now())
-        return RunResult.build(stored, reconciliation)
+        return RunView.build(stored, reconciliation)
 
     def list_deliveries(
         self,
@@ -95,21 +95,21 @@ class ReadTools:
         )
         after = _parse_cursor(cursor)
         # One more than the page, to know whether there is another one.
-        found = find_deliveries(
+        matching = find_deliveries(
             self._database, delivery_filter, after=after, newest_first=True, page_size=limit + 1
         )
-        page = list(islice(found, limit + 1))
+        page = list(islice(matching, limit + 1))
         deliveries = page[:limit]
         has_more = len(page) > limit
         next_cursor = f"{deliveries[-1].received_at.isoformat()} {deliveries[-1].id}" if has_more else None
         return DeliveryList(deliveries=deliveries, next_cursor=next_cursor)
 
-    def show_delivery(self, delivery: UUID) -> DeliveryResult:
+    def show_delivery(self, delivery: UUID) -> DeliveryView:
         """Show a delivery's state and reason, the result of every sink, and the next step; never its body."""
         detail = read_delivery_detail(self._database, delivery)
         if detail is None:
             raise ToolError(f"There is no delivery {delivery} here. List them with list_deliveries.")
-        return DeliveryResult.build(detail)
+        return DeliveryView.build(detail)
 
     def list_failures(
         self, integrated_account: str = "", run: str = "", resource: str = "", since: Time = "24h"
@@ -122,7 +122,7 @@ class ReadTools:
             since=_parse_time(since),
         )
         groups = group_failures(self._database, delivery_filter)[:_MAX_FAILURE_GROUPS]
-        return FailureList(groups=list(map(FailureResult.build, groups)))
+        return FailureList(groups=list(map(FailureView.build, groups)))
 
     def explain_route(
         self,
@@ -130,7 +130,7 @@ class ReadTools:
         method: str = "list",
         event: str = RECORD_EVENT,
         integrated_account: str = "",
-    ) -> RouteResult:
+    ) -> RouteView:
         """Find the route of the routes file that a delivery takes, with its sinks and its table."""
         routes = self._config.routes
         route = routes.find_route(
@@ -141,10 +141,10 @@ class ReadTools:
             has_records=event == RECORD_EVENT,
         )
         if route is None:
-            return RouteResult(position=None, sinks=(), table="", explanation="No route matches: unrouted.")
+            return RouteView(position=None, sinks=(), table="", explanation="No route matches: unrouted.")
         explanation = "Written to its sinks." if route.sinks else "Kept in the inbox, sent nowhere."
         position = routes.routes.index(route) + 1
-        return RouteResult(position=position, sinks=route.sinks, table=route.table, explanation=explanation)
+        return RouteView(position=position, sinks=route.sinks, table=route.table, explanation=explanation)
 
     def run_checks(self) -> CheckList:
         """Check settings, database, Redis, workers and sinks, as `rapidbridge doctor` does."""

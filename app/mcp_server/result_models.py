@@ -16,7 +16,7 @@ from app.store.reasons import explain
 from app.store.runs import StoredRun
 
 
-class GapResult(BaseModel):
+class GapView(BaseModel):
     """Records that a run's sinks lack. records: None if their number is unknown."""
 
     resource: str
@@ -26,7 +26,7 @@ class GapResult(BaseModel):
     explanation: str
 
     @classmethod
-    def build(cls, counts: ResourceCounts, gap: GapReason) -> "GapResult":
+    def build(cls, counts: ResourceCounts, gap: GapReason) -> "GapView":
         """Return a gap of a resource, explained."""
         return cls(
             resource=counts.resource,
@@ -37,7 +37,7 @@ class GapResult(BaseModel):
         )
 
 
-class ResourceResult(BaseModel):
+class ResourceView(BaseModel):
     """Records of one resource and method of a run. fetched: by Truto's count; None if it is unknown."""
 
     resource: str
@@ -50,7 +50,7 @@ class ResourceResult(BaseModel):
     record_errors: int
 
 
-class RunResult(BaseModel):
+class RunView(BaseModel):
     """A run and its reconciliation. verdict: complete, incomplete, open, settling, unknown, …"""
 
     run: str
@@ -66,11 +66,11 @@ class RunResult(BaseModel):
     refusal_reason: str
     stop_reason: str
     record_errors: int
-    resources: list[ResourceResult]
-    gaps: list[GapResult]
+    resources: list[ResourceView]
+    gaps: list[GapView]
 
     @classmethod
-    def build(cls, run: StoredRun, reconciliation: Reconciliation) -> "RunResult":
+    def build(cls, run: StoredRun, reconciliation: Reconciliation) -> "RunView":
         """Return a run without Truto's description of it, which may quote a customer's data."""
         return cls(
             run=run.sync_job_run_id,
@@ -87,7 +87,7 @@ class RunResult(BaseModel):
             stop_reason=run.stop_reason,
             record_errors=reconciliation.record_errors,
             resources=[
-                ResourceResult(
+                ResourceView(
                     resource=counts.resource,
                     method=counts.method,
                     fetched=counts.fetched,
@@ -100,7 +100,7 @@ class RunResult(BaseModel):
                 for counts in reconciliation.resources
             ],
             gaps=[
-                GapResult.build(counts, gap)
+                GapView.build(counts, gap)
                 for counts in reconciliation.resources
                 for gap in counts.gap_reasons
             ],
@@ -114,7 +114,7 @@ class DeliveryList(BaseModel):
     next_cursor: str | None
 
 
-class DeliveryResult(BaseModel):
+class DeliveryView(BaseModel):
     """A delivery without its body. meaning, advice: of its state and reason."""
 
     delivery: DeliveryRow
@@ -125,7 +125,7 @@ class DeliveryResult(BaseModel):
     advice: str
 
     @classmethod
-    def build(cls, detail: DeliveryDetail) -> "DeliveryResult":
+    def build(cls, detail: DeliveryDetail) -> "DeliveryView":
         """Return a delivery, explained."""
         explanation = explain(detail.delivery.state, detail.delivery.reason)
         return cls(
@@ -138,7 +138,7 @@ class DeliveryResult(BaseModel):
         )
 
 
-class FailureResult(BaseModel):
+class FailureView(BaseModel):
     """Failed deliveries or dead records with the same cause."""
 
     group: FailureGroup
@@ -146,7 +146,7 @@ class FailureResult(BaseModel):
     advice: str
 
     @classmethod
-    def build(cls, group: FailureGroup) -> "FailureResult":
+    def build(cls, group: FailureGroup) -> "FailureView":
         """Return a group, explained."""
         explanation = explain(group.state, group.reason)
         return cls(group=group, meaning=explanation.meaning, advice=explanation.advice)
@@ -155,7 +155,7 @@ class FailureResult(BaseModel):
 class FailureList(BaseModel):
     """Failures by cause, largest group first."""
 
-    groups: list[FailureResult]
+    groups: list[FailureView]
 
 
 class CheckList(BaseModel):
@@ -165,7 +165,7 @@ class CheckList(BaseModel):
     checks: Sequence[CheckResult]
 
 
-class RouteResult(BaseModel):
+class RouteView(BaseModel):
     """The route of a delivery. position: in the routes file, from 1; None if no route matches."""
 
     position: int | None
