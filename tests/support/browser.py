@@ -18,7 +18,7 @@ ColorScheme = Literal["light", "dark"]
 PHONE_WIDTH, DESKTOP_WIDTH = 390, 1280
 _HEIGHT = 900
 # A busy machine is slow; a page that never answers must still end the test.
-_TIMEOUT_MS = 30_000
+_TIMEOUT_MS = 15_000
 _OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -70,7 +70,7 @@ class PageErrors:
             return
         is_allowed = any(f"with a status of {status} " in message.text for status in self.allowed_statuses)
         if not is_allowed:
-            self.messages.append(f"console: {message.text}")
+            self.messages.append(f"console: {message.text} {message.location['url']}")
 
     def _add_request(self, request: Request) -> None:
         parts = urlsplit(request.url)

@@ -55,7 +55,11 @@ _NAVIGATION = (
     ("/operations", "Operations"),
 )
 _STATIC = Path(__file__).parent / "static"
-_CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _WITHOUT_SESSION = ("dashboard.sign_in", "dashboard.asset")
 
 log = structlog.get_logger()
