@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import SignIn
 from tests.support.browser import PHONE_WIDTH, BrowserSession, assert_accessible, assert_fits
@@ -36,7 +37,7 @@ def test_a_wrong_password_is_refused_in_words(open_session: OpenSession) -> None
 def test_signing_in_and_out_needs_no_mouse(open_session: OpenSession) -> None:
     page = open_session().page
     page.goto("/audit")
-    # The password field has the focus.
+    expect(page.get_by_label("Password")).to_be_focused()
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
     page.wait_for_url("/audit")
