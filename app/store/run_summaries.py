@@ -5,16 +5,16 @@ drift, as a counter can.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, null, or_, select, text, update
 
-from app.store.schema import deliveries, runs
+from app.store.schema import runs
 
+_PAGE_SIZE = 500
 # As text: a database uses a partial index only for a query that repeats its condition.
 HAD_PENDING = text("pending_deliveries > 0")
 HAS_GAPS = text("gap_records > 0")
@@ -94,20 +94,15 @@ def save_summaries(connection: Connection, summarized: Sequence[SummarizedRun], 
         connection.execute(_SAVE, rows)
 
 
-def outdate_summaries(connection: Connection, delivery_ids: Sequence[UUID]) -> None:
-    """Mark the runs of deliveries whose states changed: their summaries will be written again."""
-    of_deliveries = select(deliveries.c.sync_job_run_id).where(
-        deliveries.c.id.in_(delivery_ids), deliveries.c.sync_job_run_id != ""
-    )
+def outdate_summaries(connection: Connection, run_ids: Iterable[str]) -> None:
+    """Mark runs, whose deliveries changed their states, in the caller's transaction."""
     # Locked by key, in the order in which workers write their runs: otherwise they could deadlock.
-    locked = (
-        select(runs.c.sync_job_run_id)
-        .where(runs.c.sync_job_run_id.in_(of_deliveries))
-        .order_by(runs.c.sync_job_run_id)
-        .with_for_update()
-    )
-    run_ids = list(connection.execute(locked).scalars())
-    connection.execute(update(runs).where(runs.c.sync_job_run_id.in_(run_ids)).values(OUTDATE_SUMMARY))
+    ordered = sorted({*run_ids} - {""})
+    for start in range(0, len(ordered), _PAGE_SIZE):
+        is_selected = runs.c.sync_job_run_id.in_(ordered[start : start + _PAGE_SIZE])
+        lock = select(runs.c.sync_job_run_id).where(is_selected).order_by(runs.c.sync_job_run_id)
+        connection.execute(lock.with_for_update())
+        connection.execute(update(runs).where(is_selected).values(OUTDATE_SUMMARY))
 
 
 _SAVE = (
