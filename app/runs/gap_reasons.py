@@ -1,6 +1,12 @@
-"""Explanations of the gaps of a run, for people."""
+"""Explanations of the counts of a run, for people."""
 
-from app.runs.reconciliation import GapReason
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from app.plural import format_count
+from app.runs.reconciliation import GapReason, ResourceCounts
+
+_REFETCH = "refetch the run: a new run with the same arguments fetches all of its records again"
 
 _EXPLANATIONS = {
     "given_up": "missing: Truto dropped their pages after all retries",
@@ -18,7 +24,57 @@ _EXPLANATIONS = {
 }
 
 
+class GapAdvice(NamedTuple):
+    """The next step for a gap.
+
+    needs_refetch: the records are not in the inbox, so that only a new run can bring them. is_failure: the
+    records are among the failed deliveries and dead records of the run.
+    """
+
+    text: str
+    needs_refetch: bool = False
+    is_failure: bool = False
+
+
+_ADVICE = {
+    "given_up": GapAdvice(_REFETCH, needs_refetch=True),
+    "dead": GapAdvice("correct the cause, then replay them", is_failure=True),
+    "discarded": GapAdvice("replay their deliveries if they are needed after all"),
+    "unrouted": GapAdvice("add a route for their resource, then replay them", is_failure=True),
+    "late": GapAdvice("replay their deliveries, or discard them", is_failure=True),
+    "no_account": GapAdvice("name the account in the routes file, then replay them", is_failure=True),
+    "quarantined": GapAdvice("inspect the body of their delivery", is_failure=True),
+    "stopped": GapAdvice(f"if the stop was a mistake, {_REFETCH}", needs_refetch=True),
+    "refused": GapAdvice("start the run again when its policy allows it"),
+    "not_sent": GapAdvice("add record to events_to_send of the job, and refetch the run", needs_refetch=True),
+    "without_run": GapAdvice("set ATTRIBUTE_TO_OPEN_RUN, so that later batches are attributed to their run"),
+    "unexplained": GapAdvice(
+        "set TRUTO_API_TOKEN, so that Truto's log is read; else refetch", needs_refetch=True
+    ),
+}
+
+
 def explain_gap(gap: GapReason) -> str:
     """Return the number of records that a gap keeps out of the sinks, and the reason."""
     number = "an unknown number" if gap.records is None else f"{gap.records:,}"
     return f"{number} {_EXPLANATIONS[gap.code]}"
+
+
+def advise_on_gap(code: str) -> GapAdvice:
+    """Return the next step for the gaps with a code."""
+    return _ADVICE[code]
+
+
+def list_remarks(counts: ResourceCounts) -> Iterator[str]:
+    """Yield sentences about the counts of a resource that are no gaps."""
+    if counts.in_flight:
+        yield f"{counts.in_flight:,} not arrived yet; missing if they do not arrive within 2 minutes"
+    if counts.surplus:
+        yield f"{counts.surplus:,} more arrived than Truto counted"
+    if counts.late:
+        yield f"{counts.late:,} arrived after the run was stopped"
+    if counts.dropped:
+        yield f"{format_count(counts.dropped, 'record')} dropped: the route has no sinks"
+    if len(counts.sinks) > 1:
+        sinks = sorted(counts.sinks, key=lambda sink: str(sink.sink))
+        yield "written by sink: " + ", ".join(f"{sink.sink} {sink.written:,}" for sink in sinks)

@@ -21,6 +21,7 @@ from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig, Sto
 from app.config.settings import read_settings
 from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
+from app.runs.stop_request import find_stop, request_stop
 from app.store.delivery_filter import DeliveryFilter
 from app.store.failures import discard_deliveries
 from app.store.inbox import Inbox
@@ -480,6 +481,63 @@ def test_a_run_beyond_a_limit_is_stopped_once_at_truto(finished: FinishedRuns, o
     ]
     assert setup.get_run(finished.run_id).stop_sent_at
     assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
+
+
+def test_a_stop_that_an_operator_requests_is_sent_to_truto_once(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    assert request_stop(setup.runs, finished.run_id)
+    assert not request_stop(setup.runs, finished.run_id)
+    second = setup.add_monitor()
+
+    for _ in range(3):
+        setup.advance(seconds=5)
+        second.run_once()
+
+    [notification] = setup.list_notifications("run.stopped")
+    assert (notification.payload["by"], notification.payload["is_asked"]) == ("operator", True)
+    assert find_stop(setup.get_run(finished.run_id), [notification]).state == "sent"
+    assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
+
+
+def test_a_failed_stop_names_the_error_and_is_sent_again(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    request_stop(setup.runs, finished.run_id)
+    finished.faults.append(409)
+
+    setup.advance(seconds=5)
+    failed = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+    setup.advance(minutes=5)
+    sent = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+
+    assert failed.state == "failed"
+    assert "answered 409" in failed.error
+    assert sent.state == "sent"
+
+
+def test_without_a_token_a_requested_stop_names_the_setting(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    request_stop(setup.runs, "run")
+
+    setup.advance(seconds=5)
+
+    stop = find_stop(setup.get_run(), setup.list_notifications("run.stopped"))
+    assert (stop.state, stop.reason) == ("failed", "requested by an operator")
+    assert "TRUTO_API_TOKEN is not set" in stop.error
+
+
+def test_a_stop_of_a_run_that_was_silent_for_a_day_is_tried(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    setup.advance(days=2)
+    assert setup.get_run().reconciled_at
+
+    request_stop(setup.runs, "run")
+    setup.advance(seconds=5)
+
+    assert [item.payload["by"] for item in setup.list_notifications("run.stopped")] == ["operator"]
 
 
 def test_a_stop_that_truto_refused_is_notified_and_retried(finished: FinishedRuns, open_setup: Open) -> None:
