@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, fun
 
 from app.database.engine import Database
 from app.store.compression import decompress
+from app.store.delivery_attempts import delete_attempts
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.schema import dead_records, deliveries, record_errors, runs
@@ -217,6 +218,7 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
     def change(table: Any, *conditions: ColumnElement[bool], **values: Any) -> int:
         return int(connection.execute(update(table).where(*conditions).values(**values)).rowcount)
 
+    delete_attempts(connection, ids)
     # The lease stays: it shows that a worker may still write the delivery.
     discarded = {
         "state": DeliveryState.DISCARDED,
