@@ -147,6 +147,8 @@ Index(
 )
 # The newest delivery of every open run is read every few seconds.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
+# For the deliveries of one customer, who may have few among millions.
+Index(PREFIX + "deliveries_of_account", deliveries.c.integrated_account_id, deliveries.c.received_at)
 
 sink_outcomes = Table(
     PREFIX + "sink_outcomes",
