@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
+from app.store.delivery_attempts import save_attempts
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
@@ -38,6 +39,7 @@ class DeliveryResults:
             _upsert(connection, dead_records, [row for result in results for row in result.dead_records])
             _upsert(connection, record_errors, [row for result in results for row in result.record_errors])
             upsert_runs(connection, [result.run for result in results if result.run])
+            save_attempts(connection, [result.attempt for result in results if result.attempt])
             write_state_changes(connection, [result.state_change for result in results], now=now)
         return pending
 

@@ -172,6 +172,8 @@ Index(
 )
 # The newest delivery of every open run is read every few seconds.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
+# For the deliveries of one customer, who may have few among millions.
+Index(PREFIX + "deliveries_of_account", deliveries.c.integrated_account_id, deliveries.c.received_at)
 
 sink_outcomes = Table(
     PREFIX + "sink_outcomes",
@@ -193,6 +195,26 @@ Index(
     sink_outcomes.c.sink,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
+)
+
+delivery_attempts = Table(
+    PREFIX + "delivery_attempts",
+    metadata,
+    # An attempt that did not settle its delivery, or that followed such an attempt. The number begins again
+    # with a replay.
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("finished_at", UtcDateTime, primary_key=True),
+    Column("attempt", SmallInteger, primary_key=True, autoincrement=False),
+    # The name in `leased_by`.
+    _text_column("worker"),
+    # NULL if the worker died; `finished_at` is then the time of the next lease.
+    Column("started_at", UtcDateTime),
+    # Of the delivery after the attempt.
+    Column("state", SafeText, nullable=False),
+    _text_column("reason"),
+    _text_column("message"),
+    # When the next attempt was due; NULL if none was.
+    Column("due_at", UtcDateTime),
 )
 
 dead_records = Table(

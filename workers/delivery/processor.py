@@ -26,6 +26,7 @@ from app.store.results import DeliveryResults
 from app.store.runs import Runs
 from app.truto.events import RECORD_ERROR_EVENT
 from app.truto.record_slices import MAX_SLICE_BYTES
+from workers.delivery.attempt_history import describe_attempt
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
@@ -157,11 +158,16 @@ class DeliveryProcessor:
             if is_over or sum(map(_count_rows, results)) >= _MAX_ROWS:
                 break
             processed.append(delivery)
+            started_at = utc_now()
             if delivery.id in outdated:
                 # By these routes it could be settled without being written to the sink it is replayed for.
-                results.append(DeliveryResult(retry(delivery, utc_now(), None, Reason.WORKER_OUTDATED)))
+                result = DeliveryResult(retry(delivery, started_at, None, Reason.WORKER_OUTDATED))
             else:
-                results.append(self._process_delivery(delivery, bodies, earlier.get(delivery.id, {})))
+                result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+            attempt = describe_attempt(
+                delivery, result, worker=self._name, started_at=started_at, finished_at=utc_now()
+            )
+            results.append(replace(result, attempt=attempt) if attempt else result)
         saved_ids = self._results.save(results, now=utc_now())
         # Not attempts: large deliveries before them must not use up theirs.
         self._release([delivery.id for delivery in leased[len(processed) :]])
