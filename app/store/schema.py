@@ -273,6 +273,14 @@ Index(
     postgresql_where=text("discard_reason = ''"),
 )
 
+# For counting them: the rows themselves hold the records.
+Index(
+    PREFIX + "dead_records_kept",
+    dead_records.c.died_at,
+    sqlite_where=text("discard_reason = ''"),
+    postgresql_where=text("discard_reason = ''"),
+)
+
 record_errors = Table(
     PREFIX + "record_errors",
     metadata,
@@ -365,6 +373,34 @@ response_counts = Table(
     Column("number", BigInteger, nullable=False),
     # When the newest of them was counted.
     Column("last_at", UtcDateTime, nullable=False),
+)
+
+arrivals = Table(
+    PREFIX + "arrivals",
+    metadata,
+    # The stored requests of all web processes in a period, by acknowledgement time. period_s: 60 or 900.
+    Column("period_s", Integer, primary_key=True, autoincrement=False),
+    Column("period_start", UtcDateTime, primary_key=True),
+    # The largest time of the group.
+    Column("max_ms", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+webhook_events = Table(
+    PREFIX + "webhook_events",
+    metadata,
+    # A webhook with a verified event, and when its newest one was received.
+    Column("webhook_id", SafeText, primary_key=True),
+    Column("last_event_at", UtcDateTime, nullable=False),
+)
+
+work_totals = Table(
+    PREFIX + "work_totals",
+    metadata,
+    # The work of all workers since the store exists. name: a WorkTotal; label: a state or a sink.
+    Column("name", SafeText, primary_key=True),
+    Column("label", SafeText, primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 runs = Table(
