@@ -1,6 +1,6 @@
-"""Explanations of the counts of a run, for people."""
+"""Explanations of the verdict and the counts of a run, for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from app.plural import format_count
@@ -10,11 +10,11 @@ _REFETCH = "refetch the run: a new run with the same arguments fetches all of it
 
 _EXPLANATIONS = {
     "given_up": "missing: Truto dropped their pages after all retries",
-    "dead": "dead: sinks reject them; see `rapidbridge dead list`",
+    "dead": "dead: sinks reject them",
     "discarded": "discarded by an operator; kept in the inbox",
     "unrouted": "unrouted: no route matches them; kept in the inbox",
     "late": "late: received after the stop; kept (LATE_RECORDS=keep)",
-    "no_account": "not written: their account is unknown; see `rapidbridge dead list`",
+    "no_account": "not written: their account is unknown",
     "quarantined": "missing: their page is unreadable; kept in the inbox",
     "stopped": "missing: the run was stopped before they were sent",
     "refused": "missing: the run was refused",
@@ -54,8 +54,28 @@ _ADVICE = {
 }
 
 
+_VERDICTS: Mapping[str, str] = {
+    "complete": "every record that Truto fetched arrived, and is in every sink, dead, or dropped",
+    "incomplete": "records are missing, or not in every sink",
+    "unknown": "the run has ended, and its events have no count: set TRUTO_API_TOKEN, so that Truto is asked",
+    "settling": "the run has ended; some deliveries are pending, or may still arrive",
+    "open": "the run is in progress, or waits for a rate limit",
+    "not_sent": "the run does not report its end, and nothing of it has arrived for 2 minutes",
+    "refused": "the run was refused at its start, and sent no records",
+    "": "no worker has counted the run yet; check that workers run: rapidbridge doctor",
+}
+
+
+def explain_verdict(verdict: str) -> str:
+    """Return the meaning of a verdict; of "" for a run without a summary."""
+    return _VERDICTS[verdict]
+
+
 def explain_gap(gap: GapReason) -> str:
-    """Return the number of records that a gap keeps out of the sinks, and the reason."""
+    """Return the number of records that a gap keeps out of the sinks, and the reason.
+
+    It names no commands, because pages show it as well as the command line.
+    """
     number = "an unknown number" if gap.records is None else f"{gap.records:,}"
     return f"{number} {_EXPLANATIONS[gap.code]}"
 

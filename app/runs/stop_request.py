@@ -13,6 +13,8 @@ from app.store.notifications import Notification
 from app.store.runs import Runs, StoredRun
 
 _STOPPED_BY_US = ("limit", "operator")
+# The name of the action in the audit log.
+STOP_ACTION = "run.stop"
 StopState = Literal["none", "requested", "failed", "sent", "stopped"]
 
 

@@ -11,12 +11,14 @@ from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.output import format_time, replace_control_chars
 from app.cli.common.tables import format_table
 from app.runs.gap_reasons import explain_gap, list_remarks
-from app.runs.reconciliation import Reconciliation
+from app.runs.reconciliation import GapReason, Reconciliation
 from app.runs.unsent_events import explain_unsent_events
 from app.store.runs import StoredRun
 
 _LABEL_WIDTH = 12
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow", "not_sent": "yellow"}
+# The failed deliveries of these gaps have a cause that `dead list` shows.
+_DEAD_LIST_CODES = ("dead", "no_account")
 _HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
@@ -72,7 +74,7 @@ def resource_lines(reconciliation: Reconciliation) -> Iterator[str]:
         yield from format_table(_HEADERS, rows, indent=2)
     for counts in reconciliation.resources:
         name = replace_control_chars(f"{counts.resource or '(none)'} {counts.method}")
-        for remark in (*map(explain_gap, counts.gap_reasons), *list_remarks(counts)):
+        for remark in (*map(_format_gap, counts.gap_reasons), *list_remarks(counts)):
             yield from textwrap.wrap(
                 f"{name}: {remark}", LINE_WIDTH, initial_indent="  ", subsequent_indent="    "
             )
@@ -99,6 +101,11 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
         "record_errors": reconciliation.record_errors,
         "resources": [asdict(counts) for counts in reconciliation.resources],
     }
+
+
+def _format_gap(gap: GapReason) -> str:
+    hint = "; see `rapidbridge dead list`" if gap.code in _DEAD_LIST_CODES else ""
+    return explain_gap(gap) + hint
 
 
 def _format_stop(run: StoredRun) -> str:
