@@ -30,5 +30,7 @@ def upgrade() -> None:
         sa.Column("due_at", _TIME),
     )
     op.create_index(
-        "rapidbridge_deliveries_of_account", "rapidbridge_deliveries", ["integrated_account_id", "received_at"]
+        "rapidbridge_deliveries_of_account",
+        "rapidbridge_deliveries",
+        ["integrated_account_id", "received_at"],
     )
