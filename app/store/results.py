@@ -44,7 +44,9 @@ class DeliveryResults:
             ]
             _upsert(connection, dead_records, dead)
             _upsert(
-                connection, record_errors, [_to_row(row) for result in results for row in result.record_errors]
+                connection,
+                record_errors,
+                [_to_row(row) for result in results for row in result.record_errors],
             )
             upsert_runs(connection, [result.run for result in results if result.run])
             write_state_changes(connection, [result.state_change for result in results], now=now)
