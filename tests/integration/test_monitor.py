@@ -23,7 +23,6 @@ from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
 from app.runs.stop_request import find_stop, request_stop
 from app.store.delivery_filter import DeliveryFilter
-from app.store.failures import discard_deliveries
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -48,6 +47,7 @@ from app.truto.signature import parse_signature_header, sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
+from tests.support.replays import discard_all
 from tests.support.web_process import SECRET
 from workers.background.loop import PeriodicTask
 from workers.background.monitor import Monitor
@@ -778,7 +778,7 @@ def test_failed_deliveries_are_notified_by_reason_until_they_are_discarded(setup
         for notification in setup.list_notifications("delivery.failed")
     }
     assert numbers == {"internal_error": 1, "no_route": 2}
-    assert sum(discard_deliveries(setup.store, DeliveryFilter(), reason="a test", now=setup.now)) == 3
+    assert discard_all(setup.store, DeliveryFilter(), reason="a test", now=setup.now) == 3
     setup.advance(minutes=2)
     assert not list_open(setup, "delivery.failed")
 
