@@ -40,6 +40,7 @@ from workers.delivery.retry_policy import (
 )
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
+from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
 _LEASE_S = 40.0
@@ -75,6 +76,8 @@ class DeliveryProcessor:
     name: the worker that leases the deliveries, unique among all workers; "" makes one. keep_late: do not
     write records that were received after their run was stopped. to_open_run: attribute deliveries without a
     run to the only open run of their webhook. started_at: a time before the routes were read; None for now.
+
+    work: the numbers of deliveries and records, to be flushed after each job.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks, self._config)
+        self.work = WorkRecorder(database)
+        self._writer = SinkWriter(sinks, self._config, self.work)
         self._missing_keys = MissingKeys(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
@@ -168,6 +172,7 @@ class DeliveryProcessor:
             self._pending.clear_lease(overtaken, worker=self._name)
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
+                self.work.record_result(result, earlier.get(delivery.id, {}))
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
