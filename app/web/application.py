@@ -27,6 +27,8 @@ from app.store.runs import Runs
 from app.store.webhook_events import WebhookEvents
 from app.web.arrival_recorder import ArrivalRecorder
 from app.web.counts_writer import CountsWriter
+from app.web.dashboard.blueprint import create_dashboard
+from app.web.dashboard.dashboard import Dashboard
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
@@ -41,6 +43,7 @@ from app.web.webhook_handler import WebhookHandler
 from app.web.worker_slots import worker_slots
 
 _MAX_LARGEST_BODIES = 2
+_MAX_DASHBOARD_CONNECTIONS = 2
 
 
 def create_app(config: Config) -> Flask:
@@ -70,6 +73,7 @@ def create_app(config: Config) -> Flask:
         verified_memory_budget=MemoryBudget(settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
+    app.register_blueprint(create_dashboard(_open_dashboard(config)))
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
@@ -95,7 +99,7 @@ def _register_metrics(app: Flask, config: Config, metrics: RequestMetrics) -> No
         lambda: read_store_facts(database, config.delivery_config, now=utc_now()),
         lambda: read_redis_facts(queue, spool),
     )
-    register_metrics_route(app, metrics.collector, service, token="")
+    register_metrics_route(app, metrics.collector, service, token=config.settings.metrics_token)
 
 
 def _open_monitoring(config: Config) -> tuple[Database, DeliveryQueue, Spool]:
@@ -109,6 +113,20 @@ def _open_monitoring(config: Config) -> tuple[Database, DeliveryQueue, Spool]:
     )
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     return database, DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+
+
+def _open_dashboard(config: Config) -> Dashboard:
+    """Open the dashboard's connections; none is made before somebody signs in."""
+    settings = config.settings
+    database = open_database(
+        settings.database_url,
+        schema=settings.database_schema,
+        lock_timeout_s=COMMIT_TIMEOUT_S,
+        max_connections=_MAX_DASHBOARD_CONNECTIONS,
+    )
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+    return Dashboard(config, database, queue, spool)
 
 
 def _count_response(counter: ResponseCounter, response: Response) -> Response:
