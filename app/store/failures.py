@@ -12,6 +12,7 @@ from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.models import DeliveryState, SinkOutcomeState
 from app.store.reasons import RECORD, SET_UP_REASONS, Reason
+from app.store.run_summaries import outdate_summaries
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 FAILED_STATES = (
@@ -91,7 +92,11 @@ def discard_deliveries(
         change = update(deliveries).where(deliveries.c.id.in_(ids), IS_FAILED)
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         values = {"state": DeliveryState.DISCARDED, "discard_reason": reason, "settled_at": settled_at}
-        yield database.execute(change.values(values))
+        with database.transaction() as connection:
+            discarded = connection.execute(change.values(values).returning(deliveries.c.sync_job_run_id))
+            run_ids = discarded.scalars().all()
+            outdate_summaries(connection, run_ids)
+        yield len(run_ids)
         rows = database.read(page.where(position > tuple(rows[-1])))
 
 

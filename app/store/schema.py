@@ -6,6 +6,7 @@ A test compares these tables with the result of `migrations/`.
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -65,6 +66,30 @@ class SafeText(TypeDecorator[str]):
 
 def _text_column(name: str) -> Column[str]:
     return Column(name, SafeText, nullable=False, server_default="")
+
+
+def _number_column(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def _summary_columns() -> list[Column[Any]]:
+    """Return the columns of a run's summary: a `RunSummary`."""
+    return [
+        # A Verdict; "" until a worker summarizes the run.
+        _text_column("verdict"),
+        # Truto's count; NULL if it is unknown.
+        Column("fetched", BigInteger),
+        _number_column("arrived"),
+        _number_column("written"),
+        _number_column("dead"),
+        _number_column("missing"),
+        _number_column("record_errors"),
+        # Records that a sink lacks. A gap of unknown number counts as one.
+        _number_column("gap_records"),
+        # The gap reasons with their records, as JSON: [[code, records or null], …], the largest first.
+        _text_column("gap_reasons"),
+        _number_column("pending_deliveries"),
+    ]
 
 
 deliveries = Table(
@@ -303,6 +328,16 @@ runs = Table(
     Column("stop_sent_at", UtcDateTime),
     # The sums of Truto's log by resource, as JSON.
     Column("log_totals", SafeText),
+    # The sums of its last reconciliation: a cache, always written as a whole.
+    *_summary_columns(),
+    # The time of its newest delivery at that reconciliation.
+    Column("last_delivery_at", UtcDateTime),
+    # The time of that reconciliation; NULL if the run changed since.
+    Column("summarized_at", UtcDateTime),
+    # Incremented by every change: a summary of an older revision is not saved.
+    _number_column("revision"),
+    # When the data of its account was erased: the run then belongs to no sync.
+    Column("erased_at", UtcDateTime),
 )
 Index(
     PREFIX + "runs_unreconciled",
@@ -311,6 +346,60 @@ Index(
     postgresql_where=text("reconciled_at IS NULL"),
 )
 Index(PREFIX + "runs_first_seen", runs.c.first_seen_at)
+Index(PREFIX + "runs_of_account", runs.c.integrated_account_id, runs.c.first_seen_at, runs.c.sync_job_run_id)
+Index(
+    PREFIX + "runs_of_sync",
+    runs.c.integrated_account_id,
+    runs.c.sync_job_id,
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+)
+Index(
+    PREFIX + "runs_with_gaps",
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+    sqlite_where=text("gap_records > 0"),
+    postgresql_where=text("gap_records > 0"),
+)
+Index(
+    PREFIX + "runs_unsummarized",
+    runs.c.first_seen_at,
+    sqlite_where=text("summarized_at IS NULL"),
+    postgresql_where=text("summarized_at IS NULL"),
+)
+Index(
+    PREFIX + "runs_with_pending",
+    runs.c.summarized_at,
+    sqlite_where=text("pending_deliveries > 0"),
+    postgresql_where=text("pending_deliveries > 0"),
+)
+
+syncs = Table(
+    PREFIX + "syncs",
+    metadata,
+    # The sync of one integrated account by one sync job: its last run, and whether the next one is late.
+    # All of it but `newest_record_at` is derived from `runs`.
+    Column("integrated_account_id", SafeText, primary_key=True),
+    # "" if the job is unknown.
+    Column("sync_job_id", SafeText, primary_key=True),
+    _text_column("environment_id"),
+    _text_column("webhook_id"),
+    # When the newest batch that a worker processed was received, to within 10 s.
+    Column("newest_record_at", UtcDateTime),
+    # The newest run that was not refused, with its status and its summary.
+    _text_column("last_run_id"),
+    Column("last_run_at", UtcDateTime),
+    _text_column("status"),
+    *_summary_columns(),
+    # The newest runs, at most 20, and those of them with gaps.
+    _number_column("recent_runs"),
+    _number_column("incomplete_runs"),
+    # The median time between the starts of recent runs; NULL if there are too few.
+    Column("usual_interval_s", BigInteger),
+    # The sync is late from then on, unless a run begins, or its open run gets a delivery; NULL for never.
+    Column("expected_at", UtcDateTime),
+    Column("summarized_at", UtcDateTime),
+)
 
 notifications = Table(
     PREFIX + "notifications",

@@ -20,6 +20,7 @@ from app.runs.reconcile import reconcile_run, reconcile_stored
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
 from app.runs.unsent_events import find_unsent_events
+from app.runs.usual_interval import ACTIVE_STATUSES
 from app.store.notifications import Notifications
 from app.store.runs import Runs, StoredRun
 from workers.background.truto_poller import TrutoPoller
@@ -27,8 +28,6 @@ from workers.background.truto_poller import TrutoPoller
 # Deliveries of a run arrive in bursts. While records are in flight, its reconciliation waits longer.
 QUIET_PERIOD_S = 30.0
 _ABANDONED_AFTER_S = 24 * 3600.0
-# A rate-limited run continues by itself. A run without lifecycle events never reports its end.
-_ACTIVE_STATUSES = ("created", "running")
 # Reconciling a run of very many pages is slow: limits may take this fraction of the time.
 _COUNT_INTERVAL_FACTOR = 10
 
@@ -132,7 +131,7 @@ class RunMonitor:
         return refreshed or run
 
     def _report_stall(self, run: StoredRun, silent_s: float, now: datetime, *, is_end_expected: bool) -> None:
-        if run.status in _ACTIVE_STATUSES and is_end_expected:
+        if run.status in ACTIVE_STATUSES and is_end_expected:
             notification = build_stalled_notification(run, silent_s=silent_s, now=now)
             if self._notifications.open(notification):
                 log.warning("run.stalled", run=run.sync_job_run_id, silent_s=round(silent_s))

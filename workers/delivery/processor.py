@@ -29,6 +29,7 @@ from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
 from workers.delivery.missing_keys import MissingKeys
+from workers.delivery.newest_batches import NewestBatches
 from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
 from workers.delivery.retry_policy import (
     MAX_LOST_ATTEMPTS,
@@ -106,6 +107,7 @@ class DeliveryProcessor:
         self.work = WorkRecorder(database)
         self._writer = SinkWriter(sinks, self._config, self.work)
         self._missing_keys = MissingKeys(database)
+        self._newest_batches = NewestBatches(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
 
@@ -170,6 +172,12 @@ class DeliveryProcessor:
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
+        saved = [
+            (delivery, result)
+            for delivery, result in zip(processed, results, strict=True)
+            if delivery.id in saved_ids
+        ]
+        self._newest_batches.record_results(saved)
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
                 self.work.record_result(result, earlier.get(delivery.id, {}))
