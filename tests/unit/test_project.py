@@ -66,6 +66,7 @@ ONLY_IN = {
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker",),
+    "prometheus_client": ("app.web.metrics", "app.web.request_metrics", "app.web.service_collector"),
     "dotenv": ("app.config.settings",),
     "mcp": ("app.mcp_server",),
     "msgspec": (

@@ -42,6 +42,7 @@ from workers.delivery.retry_policy import (
 )
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
+from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
 _LEASE_S = 40.0
@@ -77,6 +78,8 @@ class DeliveryProcessor:
     name: the worker that leases the deliveries, unique among all workers; "" makes one. keep_late: do not
     write records that were received after their run was stopped. to_open_run: attribute deliveries without a
     run to the only open run of their webhook. started_at: a time before the routes were read; None for now.
+
+    work: the numbers of deliveries and records, to be flushed after each job.
     """
 
     def __init__(
@@ -102,7 +105,8 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks, self._config)
+        self.work = WorkRecorder(database)
+        self._writer = SinkWriter(sinks, self._config, self.work)
         self._missing_keys = MissingKeys(database)
         self._newest_batches = NewestBatches(database)
         self._unfinished: Sequence[UUID] = ()
@@ -182,6 +186,7 @@ class DeliveryProcessor:
         self._newest_batches.record_results(saved)
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
+                self.work.record_result(result, earlier.get(delivery.id, {}))
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
