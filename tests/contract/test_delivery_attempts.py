@@ -22,6 +22,7 @@ from app.store.results import DeliveryResults
 from app.store.retention import prune_bodies
 from app.store.schema import deliveries
 from tests.support.delivered_store import NOW, DeliveredStore
+from tests.support.replays import begin_replay
 from workers.delivery.retry_policy import reschedule
 
 MINUTE = timedelta(minutes=1)
@@ -203,7 +204,7 @@ def test_an_attempt_at_a_delivery_that_was_settled_meanwhile_is_not_kept(deliver
 def test_attempts_survive_a_replay_and_are_numbered_anew(delivered: DeliveredStore) -> None:
     delivery = delivered.deliver("1", resource="hr/people", records=RECORDS)
     replays = Replays(delivered.store)
-    replay = replays.start("{}", now=utc_now())
+    replay = begin_replay(delivered.store, now=utc_now())
     candidates = replays.find_candidates(DeliveryFilter(ids=[delivery]), after=None, limit=1)
     replays.requeue(replay, candidates, sink="", now=utc_now())
 
