@@ -59,6 +59,11 @@ class PageErrors:
     messages: list[str] = field(default_factory=list)
     allowed_statuses: set[int] = field(default_factory=set)
 
+    def check(self) -> None:
+        """Fail if there was an error since the last check."""
+        messages, self.messages = self.messages, []
+        assert not messages, "\n".join(messages)
+
     def watch(self, context: BrowserContext) -> None:
         """Collect the errors of all pages of a context."""
         context.on("console", self._add_console_message)
@@ -112,7 +117,7 @@ def browser_session(
     finally:
         # Also delivers the events that are still on their way.
         context.close()
-    assert not session.errors.messages, "\n".join(session.errors.messages)
+    session.errors.check()
 
 
 def assert_accessible(page: Page) -> None:
