@@ -138,6 +138,8 @@ def _prepare_templates(environment: Environment) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = StrictUndefined
     environment.filters.update(FILTERS)
+    # Macros see no context of a page.
+    environment.globals["build_url"] = build_url
 
 
 def _check_access(access: Access) -> BaseResponse | None:

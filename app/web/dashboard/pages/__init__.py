@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit, runs
+from app.web.dashboard.pages import accounts, audit, runs
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit, runs)
+PAGE_MODULES: tuple[ModuleType, ...] = (accounts, runs, audit)
