@@ -226,6 +226,11 @@ def read_worker_token() -> str:
     return os.environ.get(WORKER_VARIABLE, "")
 
 
+def set_metrics_folder(folder: Path) -> None:
+    """Set the folder in which prometheus_client keeps the metrics of several processes."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 

@@ -15,6 +15,7 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, Receipt
 from app.web.group_commit import GroupCommit
+from app.web.request_metrics import RequestMetrics
 
 _MAX_DELIVERIES_PER_COMMIT = 64
 _MAX_BYTES_PER_COMMIT = 32 * 1024 * 1024
@@ -31,8 +32,9 @@ Result = TypeVar("Result")
 class FailoverInbox:
     """Commits deliveries in groups; after a failed commit, spools them until a commit succeeds."""
 
-    def __init__(self, inbox: Inbox, spool: Spool) -> None:
+    def __init__(self, inbox: Inbox, spool: Spool, metrics: RequestMetrics) -> None:
         self._inbox = inbox
+        self._metrics = metrics
         self._spool = spool
         self._commits: GroupCommit[IncomingDelivery, Receipt] = GroupCommit(
             self._commit,
@@ -85,7 +87,9 @@ class FailoverInbox:
             raise StoreUnavailable(f"the database is unavailable, and {as_unavailable(error)}") from error
 
     def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
-        return _with_timeout(lambda: self._inbox.put(deliveries))
+        receipts = _with_timeout(lambda: self._inbox.put(deliveries))
+        self._metrics.record_commit(deliveries)
+        return receipts
 
 
 def _with_timeout(operation: Callable[[], Result]) -> Result:

@@ -1,5 +1,6 @@
 """Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from app.config.settings import Settings
 from app.runs.gate import Gate
 from app.store.incoming import read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
+from app.web.arrival_recorder import ArrivalRecorder
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
@@ -21,17 +23,28 @@ log = structlog.get_logger()
 class WebhookHandler:
     """Turns signed bodies into stored deliveries and responses."""
 
-    def __init__(self, settings: Settings, gate: Gate, inbox: FailoverInbox, enqueuer: Enqueuer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        inbox: FailoverInbox,
+        enqueuer: Enqueuer,
+        arrivals: ArrivalRecorder,
+    ) -> None:
         self._settings = settings
         self._gate = gate
         self._inbox = inbox
         self._enqueuer = enqueuer
+        self._arrivals = arrivals
 
-    def receive(self, body: bytes, mac: bytes, on_verified: Callable[[], None]) -> WebhookResponse:
+    def receive(
+        self, body: bytes, mac: bytes, on_verified: Callable[[], None], *, began_s: float
+    ) -> WebhookResponse:
         """Store a body that Truto signed.
 
-        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. Raises
-        SignatureError; StoreUnavailable if neither the database nor Redis can store the body.
+        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. began_s: on
+        the monotonic clock, the time before the body was read. Raises SignatureError; StoreUnavailable if
+        neither the database nor Redis can store the body.
         """
         received_at = utc_now()
         with Pauses() as pause:
@@ -54,6 +67,12 @@ class WebhookHandler:
             bytes=len(body),
             **({"spooled": True} if receipt.is_spooled else {}),
             **({"reason": response.message} if response.message else {}),
+        )
+        self._arrivals.record(
+            delivery.envelope.webhook_id,
+            received_at,
+            duration_s=time.monotonic() - began_s,
+            body_bytes=len(body),
         )
         return response
 

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
     # A page may call every function that a command calls.
     "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
+    "app.mcp_server": (*_STORE, "app.runs", "app.replay", "app.checks"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,
@@ -65,7 +66,9 @@ ONLY_IN = {
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker",),
+    "prometheus_client": ("app.web.metrics", "app.web.request_metrics", "app.web.service_collector"),
     "dotenv": ("app.config.settings",),
+    "mcp": ("app.mcp_server",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",

@@ -16,6 +16,7 @@ from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
 # A sink that fails faster costs too little time to need a cooldown.
@@ -93,8 +94,9 @@ class SinkWriter:
     config: the digest of the routes and sinks.
     """
 
-    def __init__(self, sinks: SinkRegistry, config: str) -> None:
+    def __init__(self, sinks: SinkRegistry, config: str, work: WorkRecorder) -> None:
         self._sinks = sinks
+        self._work = work
         self._config = config
         self._cooldown = SinkCooldown()
 
@@ -142,6 +144,8 @@ class SinkWriter:
                 return write.fail(error, is_sink_failing=self._record_failure(write, error, began=began))
             except Exception as error:  # noqa: BLE001  # a bug in one sink must not fail the others
                 return write.fail_internally(error)
+            finally:
+                self._work.record_write(name, time.monotonic() - began)
             self._cooldown.record_success(name)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
