@@ -13,7 +13,9 @@ from sqlalchemy import event, update
 from app.clock import utc_now
 from app.database.engine import Database
 from app.store.delivery_attempts import MAX_KEPT, MAX_MESSAGE_LENGTH, read_attempts
+from app.store.delivery_detail import read_delivery_detail
 from app.store.delivery_filter import DeliveryFilter
+from app.store.delivery_timeline import TimelineEntry, build_timeline
 from app.store.erasure import AccountData
 from app.store.models import DeliveryAttempt, DeliveryResult, DeliveryState
 from app.store.pending import PendingDeliveries
@@ -70,6 +72,12 @@ def fail(delivered: DeliveredStore, delivery: UUID) -> None:
     with broken_lake(delivered):
         delivered.worker.deliver([delivery])
     end_backoff(delivered, delivery)
+
+
+def read_timeline(delivered: DeliveredStore, delivery: UUID) -> list[TimelineEntry]:
+    detail = read_delivery_detail(delivered.store, delivery)
+    assert detail
+    return build_timeline(detail, now=utc_now())
 
 
 def make_attempt(delivery: UUID, number: int, message: str = "") -> DeliveryAttempt:
@@ -214,6 +222,38 @@ def test_attempts_survive_a_replay_and_are_numbered_anew(delivered: DeliveredSto
         (1, "unrouted"),
         (2, "unrouted"),
     ]
+
+
+def test_the_life_of_a_delivery_is_a_timeline(delivered: DeliveredStore) -> None:
+    delivered.deliver("warm up", records=RECORDS)
+    delivery = delivered.put("1", records=RECORDS)
+    assert delivered.put("1", records=RECORDS) == delivery
+    PendingDeliveries(delivered.store).lease([delivery], worker="lost", now=NOW, lease_s=1)
+    fail(delivered, delivery)
+    waiting = read_timeline(delivered, delivery)
+    PendingDeliveries(delivered.store).lease([delivery], worker="w2", now=utc_now(), lease_s=60)
+    leased = read_timeline(delivered, delivery)
+    PendingDeliveries(delivered.store).release([delivery], worker="w2", now=NOW)
+    delivered.worker.deliver([delivery])
+    settled = read_timeline(delivered, delivery)
+    prune_bodies(delivered.store, [delivery], now=utc_now())
+
+    past = ["created at Truto", "received and stored", "attempt 1: its worker died", "attempt 2: failed"]
+    titles = [entry.title for entry in waiting]
+    assert [title for title in titles if not title.startswith("sink ")] == [
+        *past,
+        "waits for the next attempt",
+    ]
+    assert {"sink lake: failing", "sink main: done"} < {*titles}
+    assert waiting[1].text == "1 duplicate arrived later"
+    failed = next(entry for entry in waiting if entry.title == "attempt 2: failed")
+    assert failed.text.startswith("a sink rejects every delivery until its tables")
+    assert failed.until
+    assert (leased[-1].title, leased[-1].text, bool(leased[-1].until)) == ("leased", "by worker w2", True)
+    assert [entry.title for entry in settled[-2:]] == ["attempt 3: settled", "settled"]
+    assert [entry.at for entry in settled] == sorted(entry.at for entry in settled)
+    assert [entry.title for entry in read_timeline(delivered, delivery)[-2:]] == ["settled", "body deleted"]
+    assert "Ada" not in str([*waiting, *leased, *settled])
 
 
 def test_pruning_and_erasure_delete_the_attempts_of_their_deliveries_only(delivered: DeliveredStore) -> None:
