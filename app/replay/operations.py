@@ -36,6 +36,19 @@ class OperationRequest:
         }
         return json.dumps({"filter": self.delivery_filter.to_values(), **values}, sort_keys=True)
 
+    def describe(self) -> dict[str, str]:
+        """Return the conditions and the limits that are set, as texts by name."""
+        values = self.delivery_filter.to_values()
+        cause = values.pop("cause", {})
+        values |= {"limit": self.limit, "rate": self.rate, "to sink": self.sink, "because": self.because}
+        texts = {
+            name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        # A cause has empty members that are conditions.
+        return {name.replace("_", " "): str(text) for name, text in texts.items() if text} | {
+            f"exact {name}": text or "(none)" for name, text in cause.items()
+        }
+
     @classmethod
     def from_json(cls, text: str) -> "OperationRequest":
         """Return the request of which `to_json` made a text."""

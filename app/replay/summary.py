@@ -66,7 +66,7 @@ def summarize_replay(
     replay = replays.get(replay_id)
     if replay is None:
         return ReplaySummary(None, is_finished, [], left_out)
-    outcomes = replays.outcomes(replay)
+    outcomes = replays.outcomes(replay_id)
     dead = replays.count_dead_records(replay, sink=sink)
     written = replays.count_written(replay, sink) if sink else None
     return ReplaySummary(replay, is_finished, outcomes, left_out, dead, written)

@@ -26,7 +26,7 @@ IS_FAILED = deliveries.c.state.in_(
 )
 DEAD_RECORDS_JOIN = dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id)
 # Dead records of a failed delivery are replayed and discarded together with it.
-_IS_STANDALONE_RECORD = deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.SETTLED))
+IS_STANDALONE_RECORD = deliveries.c.state.in_((DeliveryState.PENDING, DeliveryState.SETTLED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _group_dead_records(
     statement = (
         select(*group, literal(RECORD).label("state"), *sums)
         .select_from(DEAD_RECORDS_JOIN)
-        .where(_IS_STANDALONE_RECORD, *record_clauses(delivery_filter))
+        .where(IS_STANDALONE_RECORD, *record_clauses(delivery_filter))
         .group_by(*group)
     )
     if not with_discarded:

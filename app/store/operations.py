@@ -19,7 +19,7 @@ from app.store.schema import operations, replays
 # More would be a mistake: each waits for the attention of its operator.
 MAX_UNFINISHED = 100
 # Longer than a page of work takes. Another process continues after a crash when the lease has ended.
-LEASE_S = 20.0
+LEASE_S = 10.0
 _IS_UNFINISHED = operations.c.finished_at.is_(None)
 
 

@@ -225,10 +225,10 @@ class Replays:
         )
         return int(self._database.read(statement)[0][0])
 
-    def outcomes(self, replay: Replay) -> list[ReplayOutcome]:
+    def outcomes(self, replay_id: UUID) -> list[ReplayOutcome]:
         """Count a replay's deliveries by state."""
         columns = (deliveries.c.state, _IS_UNREADABLE)
-        where = deliveries.c.replay_id == replay.id
+        where = deliveries.c.replay_id == replay_id
         statement = select(*columns, func.count()).where(where).group_by(*columns).order_by(*columns)
         return [
             ReplayOutcome(state, is_unreadable=bool(is_unreadable), deliveries=count)

@@ -127,7 +127,7 @@ def test_a_replay_does_not_change_any_row(
     assert states(store) == {"settled": 10}
     assert replays.count_pending(replay) == 0
     assert replays.refresh(replay) == replay
-    assert replays.outcomes(replay) == [ReplayOutcome("settled", False, 10)]
+    assert replays.outcomes(replay.id) == [ReplayOutcome("settled", False, 10)]
 
 
 def test_a_replay_into_one_sink_does_not_write_the_others(
@@ -190,7 +190,7 @@ def test_unreadable_deliveries_stay_quarantined_and_readable_ones_are_delivered(
 
     assert states(store) == {"quarantined": 1, "settled": 1}
     assert replay.requeued_deliveries == 2
-    assert replays.outcomes(replay) == [
+    assert replays.outcomes(replay.id) == [
         ReplayOutcome("quarantined", True, 1),
         ReplayOutcome("settled", False, 1),
     ]

@@ -116,8 +116,4 @@ def _discard(
     except OperationRefused as error:
         print_message(str(error))
         sys.exit(1)
-    return follow_with_progress(database, operation, describe_stall=_describe_stall)
-
-
-def _describe_stall(_operation: Operation, stalled_s: float) -> str:
-    return f"Nothing was discarded for {stalled_s:.0f} s: another process has leased the operation. Waiting."
+    return follow_with_progress(database, operation)

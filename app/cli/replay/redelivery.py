@@ -84,14 +84,14 @@ def replay_deliveries(
     except OperationRefused as error:
         print_message(str(error))
         sys.exit(1)
-    finish_replay(database, operation, request.sink, preview.left_out, as_json=as_json)
+    _finish_replay(database, operation, request.sink, preview.left_out, as_json=as_json)
 
 
-def finish_replay(
+def _finish_replay(
     database: Database, operation: Operation, sink: str, left_out: Counter[str], *, as_json: bool
 ) -> None:
     """Follow a replay and print its summary; exits 1 if it did not finish, or has problems."""
-    operation = follow_with_progress(database, operation, describe_stall=_describe_stall)
+    operation = follow_with_progress(database, operation)
     is_finished = operation.state == OperationState.FINISHED
     summary = summarize_replay(
         Replays(database), operation.id, sink=sink, left_out=left_out, is_finished=is_finished
@@ -103,13 +103,6 @@ def finish_replay(
     print_lines(_summary_lines(summary), summary.as_json(), as_json=as_json)
     if summary.has_problems:
         sys.exit(1)
-
-
-def _describe_stall(_operation: Operation, stalled_s: float) -> str:
-    return (
-        f"No delivery was settled for {stalled_s:.0f} s. Still waiting. To check the worker and the sinks, "
-        "run: rapidbridge doctor"
-    )
 
 
 def _summary_lines(summary: ReplaySummary) -> Iterator[str]:
