@@ -5,13 +5,20 @@ Every count is bounded, and no query scans the deliveries.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
-from app.store.bounded_counts import count_dead_records, count_failed_by_state, count_pending
+from app.store.accounts import AccountFilter, Accounts, SyncState
+from app.store.bounded_counts import (
+    IncompleteRuns,
+    count_dead_records,
+    count_failed_by_state,
+    count_incomplete_runs,
+    count_pending,
+)
 from app.store.notifications import Notifications
 from app.store.pending import PendingDeliveries
 from app.store.webhook_events import WebhookEvent, WebhookEvents
@@ -26,15 +33,18 @@ MAX_WEBHOOKS = 20
 class StoreFacts:
     """Facts of the store. pending, dead_records: MAX_COUNTED at most. failed: by state; see bounded_counts.
 
-    oldest_pending_age_s: of deliveries that are not replayed; 0 without any. workers: the live ones.
-    outdated_workers: those with another release, routes or sinks than this process. webhook_events: the
-    newest MAX_WEBHOOKS + 1. work_totals: since the store exists.
+    oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
+    day. accounts: their number by state. workers: the live ones. outdated_workers: those with another
+    release, routes or sinks than this process. webhook_events: the newest MAX_WEBHOOKS + 1. work_totals:
+    since the store exists.
     """
 
     pending: int
     oldest_pending_age_s: float
     failed: Mapping[str, int]
     dead_records: int
+    incomplete_runs: IncompleteRuns
+    accounts: Mapping[SyncState, int]
     workers: Sequence[WorkerRecord]
     outdated_workers: int
     open_notifications: Mapping[str, int]
@@ -60,6 +70,8 @@ def read_store_facts(database: Database, config: DeliveryConfig, *, now: datetim
         oldest_pending_age_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
         failed=count_failed_by_state(database),
         dead_records=count_dead_records(database),
+        incomplete_runs=count_incomplete_runs(database, since=now - timedelta(days=1)),
+        accounts=Accounts(database).count_by_state(AccountFilter(), now=now),
         workers=workers,
         outdated_workers=sum(bool(config.find_differences(worker.config)) for worker in workers),
         open_notifications=Notifications(database).count_open(),

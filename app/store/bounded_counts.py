@@ -1,19 +1,22 @@
 """Counts that stop at a limit, so that a large backlog does not make them slow."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import Column, ColumnElement, func, literal, select
 
 from app.database.engine import Database
 from app.store.failures import FAILED_STATES, IS_FAILED
-from app.store.schema import dead_records, deliveries
+from app.store.run_summaries import HAS_GAPS
+from app.store.schema import dead_records, deliveries, runs
 
 MAX_COUNTED = 10_000
 
 
 def count_pending(database: Database) -> int:
     """Return the number of pending deliveries, MAX_COUNTED at most; raises StoreUnavailable."""
-    return _count_rows(database, select(deliveries.c.received_at).where(deliveries.c.settled_at.is_(None)))
+    return _count_rows(database, deliveries.c.received_at, deliveries.c.settled_at.is_(None))
 
 
 def count_failed_by_state(database: Database) -> Mapping[str, int]:
@@ -40,9 +43,31 @@ def count_dead_records(database: Database) -> int:
     """
     # A literal: a database uses a partial index only for a query that repeats its condition.
     is_kept = dead_records.c.discard_reason == literal("", literal_execute=True)
-    return _count_rows(database, select(dead_records.c.died_at).where(is_kept))
+    return _count_rows(database, dead_records.c.died_at, is_kept)
 
 
-def _count_rows(database: Database, statement: Select[tuple[object]]) -> int:
-    rows = statement.limit(MAX_COUNTED).subquery()
+@dataclass(frozen=True, slots=True)
+class IncompleteRuns:
+    """Runs with gaps, MAX_COUNTED at most, and the records that their sinks lack."""
+
+    runs: int
+    gap_records: int
+
+
+def count_incomplete_runs(database: Database, *, since: datetime) -> IncompleteRuns:
+    """Return the runs with gaps that began after a time; raises StoreUnavailable."""
+    incomplete = (
+        select(runs.c.gap_records)
+        .where(HAS_GAPS, runs.c.first_seen_at >= since)
+        .order_by(runs.c.first_seen_at.desc())
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
+    [(number, records)] = database.read(select(func.count(), func.sum(incomplete.c.gap_records)))
+    return IncompleteRuns(int(number), int(records or 0))
+
+
+def _count_rows(database: Database, column: Column[datetime], condition: ColumnElement[bool]) -> int:
+    # In the order of the index: without an order, PostgreSQL may collect all rows before it counts the first.
+    rows = select(column).where(condition).order_by(column).limit(MAX_COUNTED).subquery()
     return int(database.read(select(func.count()).select_from(rows))[0][0])

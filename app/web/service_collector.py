@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -116,6 +116,19 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
         "Dead records that were not discarded; counted up to 10,000.",
         facts.dead_records,
     )
+    yield GaugeMetricFamily(
+        "rapidbridge_incomplete_runs",
+        "Runs of the last day with gaps; counted up to 10,000.",
+        facts.incomplete_runs.runs,
+    )
+    yield GaugeMetricFamily(
+        "rapidbridge_gap_records",
+        "Records that a sink lacks, of the runs of the last day.",
+        facts.incomplete_runs.gap_records,
+    )
+    yield _build_gauges(
+        "rapidbridge_accounts", "Integrated accounts by the state of their syncs.", "state", facts.accounts
+    )
     yield GaugeMetricFamily("rapidbridge_workers", "Live worker processes.", len(facts.workers))
     yield GaugeMetricFamily(
         "rapidbridge_outdated_workers",
@@ -170,7 +183,7 @@ def _collect_redis(facts: RedisFacts) -> Iterator[Metric]:
     yield GaugeMetricFamily("rapidbridge_queued_jobs", "Jobs in the queue of the workers.", facts.queued_jobs)
 
 
-def _build_gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+def _build_gauges(name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, number in values.items():
         family.add_metric([value], number)

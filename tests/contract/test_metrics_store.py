@@ -5,11 +5,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from app.database.engine import Database
 from app.store import bounded_counts
 from app.store.arrivals import LONGER_MS, MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
-from app.store.bounded_counts import count_dead_records, count_failed_by_state, count_pending
+from app.store.bounded_counts import (
+    IncompleteRuns,
+    count_dead_records,
+    count_failed_by_state,
+    count_incomplete_runs,
+    count_pending,
+)
+from app.store.schema import runs
 from app.store.webhook_events import WebhookEvent, WebhookEvents
 from app.store.work_totals import WorkTotal, WorkTotals
 from tests.support.seeded_store import SeededStore
@@ -113,3 +121,14 @@ def test_counts_stop_at_their_limit(store: Database, store_url: str, monkeypatch
     assert (count_pending(store), count_dead_records(store)) == (2, 2)
     # The newest ones.
     assert count_failed_by_state(store) == {"dead": 1, "quarantined": 0, "unrouted": 1, "late": 0}
+
+
+def test_incomplete_runs_of_a_period_are_counted(store: Database) -> None:
+    rows = [
+        {"sync_job_run_id": f"r{number}", "first_seen_at": NOW - number * MINUTE, "gap_records": number}
+        for number in range(5)
+    ]
+    store.execute(insert(runs), rows)
+
+    assert count_incomplete_runs(store, since=NOW - 3 * MINUTE) == IncompleteRuns(3, 6)
+    assert count_incomplete_runs(store, since=NOW) == IncompleteRuns(0, 0)
