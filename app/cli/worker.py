@@ -15,6 +15,7 @@ from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.other_spools import OtherSpools
+from workers.background.releaser import Releaser
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
@@ -45,6 +46,7 @@ def worker(number: int | None) -> None:
     dispatcher = NotificationDispatcher(database, config.routes.notify)
     tasks = [
         sweeper,
+        Releaser(database),
         OtherSpools(database, redis, settings),
         SetUpMonitor(config.routes),
         *dispatcher.tasks,

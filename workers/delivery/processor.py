@@ -28,6 +28,7 @@ from app.truto.events import RECORD_ERROR_EVENT
 from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
+from workers.delivery.breaker import SinkBreaker
 from workers.delivery.missing_keys import MissingKeys
 from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
 from workers.delivery.retry_policy import (
@@ -100,7 +101,8 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks, self._config)
+        self._breaker = SinkBreaker(database)
+        self._writer = SinkWriter(sinks, self._config, self._breaker)
         self._missing_keys = MissingKeys(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
@@ -134,12 +136,8 @@ class DeliveryProcessor:
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
         # Large deliveries come last: several of them use up the time of a job.
         leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES)
-        # Replayed deliveries begin with their second attempt.
-        repeated = [
-            delivery.id
-            for delivery in leased
-            if delivery.attempts > 1 or delivery.reason == Reason.IN_PROGRESS
-        ]
+        # Replayed deliveries begin with their second attempt; others have the reason of an earlier one.
+        repeated = [delivery.id for delivery in leased if delivery.attempts > 1 or delivery.reason]
         earlier = self._results.find_outcomes(repeated)
         outdated = self._replays.find_outdated(
             repeated, config=self._config, started_at=self._started_at, now=utc_now()
@@ -166,6 +164,7 @@ class DeliveryProcessor:
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
+        self._breaker.save_writes()
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
                 _log_result(delivery, result)
