@@ -17,6 +17,7 @@ from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
+from workers.background.releaser import Releaser
 from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
@@ -49,6 +50,7 @@ def worker(number: int | None) -> None:
     dispatcher = NotificationDispatcher(database, config.routes.notify)
     tasks = [
         sweeper,
+        Releaser(database),
         OtherSpools(database, redis, settings),
         SetUpMonitor(config.routes),
         *dispatcher.tasks,

@@ -152,7 +152,8 @@ class SinkOutcome:
     """The result of one delivery in one sink.
 
     written, dead: numbers of records; dead includes unreadable. progress: where a worker continues a large
-    delivery; "" for all others.
+    delivery; "" for all others. held_scope: of the sink's state that holds the delivery; None if it is not
+    held. held_received_at: of a held delivery.
     """
 
     delivery_id: UUID
@@ -164,6 +165,8 @@ class SinkOutcome:
     message: str
     updated_at: datetime
     progress: str = ""
+    held_scope: str | None = None
+    held_received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,10 +218,16 @@ sink_outcomes = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # Where a worker continues a large delivery, as JSON; "" for all others.
     _text_column("progress"),
+    # While the delivery is held: the scope of the state in `sink_states` that holds it, and its received_at.
+    Column("held_scope", SafeText),
+    Column("held_received_at", UtcDateTime),
 )
+# Held deliveries in the order of their arrival, and the failing ones that are retried.
 Index(
-    PREFIX + "sink_outcomes_failing",
+    PREFIX + "sink_outcomes_waiting",
     sink_outcomes.c.sink,
+    sink_outcomes.c.held_scope,
+    sink_outcomes.c.held_received_at,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
 )
@@ -361,6 +367,26 @@ workers = Table(
     # The release, and digests of the routes and sinks that it started with, as JSON; one digest of these.
     _text_column("config"),
     _text_column("digest"),
+)
+
+sink_states = Table(
+    PREFIX + "sink_states",
+    metadata,
+    # A sink (scope ""), or one table of a sink that rejects its records until a person corrects it.
+    Column("sink", SafeText, primary_key=True),
+    Column("scope", SafeText, primary_key=True, server_default=""),
+    Column("paused_at", UtcDateTime),
+    _text_column("paused_by"),
+    _text_column("pause_reason"),
+    # The breaker: open since, the time of the next trial, the failed trials, and the error of the last one.
+    Column("open_since", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _text_column("reason"),
+    _text_column("message"),
+    # Exact to a few seconds.
+    Column("last_write_at", UtcDateTime),
+    Column("last_failure_at", UtcDateTime),
 )
 
 response_counts = Table(
