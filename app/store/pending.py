@@ -26,6 +26,8 @@ _DELIVERY_COLUMNS = (
     deliveries.c.attempts,
     deliveries.c.lost_attempts,
     deliveries.c.reason,
+    deliveries.c.traceparent,
+    deliveries.c.replay_id,
 )
 _STATE_CHANGE_STATEMENT = (
     update(deliveries)
@@ -233,4 +235,6 @@ def _to_delivery(row: Row[Any]) -> Delivery:
         attempts=row.attempts,
         lost_attempts=row.lost_attempts,
         reason=row.reason,
+        traceparent=row.traceparent,
+        is_replay=row.replay_id is not None,
     )
