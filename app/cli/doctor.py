@@ -17,7 +17,7 @@ from app.checks.run_checks import run_checks
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json, replace_control_chars
 from app.cli.common.program import name_program
-from app.cli.local.development_secret import read_development_secret
+from app.cli.local.development_secret import WEBHOOK_SECRET
 from app.config.load import read_config
 from app.truto.target_url import WEBHOOK_PATH
 
@@ -72,7 +72,7 @@ def doctor(url: str | None, *, no_post: bool, as_json: bool) -> None:
         config,
         receiver_url=None if no_post else receiver_url,
         is_receiver_expected=url is not None,
-        development_secret=None if settings.webhook_secrets else read_development_secret(),
+        development_secret=None if settings.webhook_secrets else WEBHOOK_SECRET.read(),
     )
     results = run_checks(checks, timeout_s=_TIMEOUT_S)
     if as_json:

@@ -3,7 +3,7 @@
 import click
 
 from app.cli.common.program import name_program
-from app.cli.local.development_secret import ensure_development_secret
+from app.cli.local.development_secret import DASHBOARD_SECRET, WEBHOOK_SECRET
 from app.cli.local.service import running_service
 from app.config.load import Config, read_config
 from app.config.settings import list_setting_names, read_environment
@@ -21,7 +21,8 @@ def up() -> None:
 
     The command runs until Ctrl-C or SIGTERM. It updates the tables in DATABASE_URL first. Valkey is started
     only if REDIS_URL is not set. Without TRUTO_WEBHOOK_SECRET, a development secret is created in
-    var/webhook-secret; `rapidbridge simulate` signs with it.
+    var/webhook-secret; `rapidbridge simulate` signs with it. Without DASHBOARD_PASSWORD, the password of
+    the dashboard is created in var/dashboard-password.
     """
     configure_logging()
     config = read_config()
@@ -29,24 +30,44 @@ def up() -> None:
     settings = {name: variables[name] for name in list_setting_names() if name in variables}
     uses_development_secret = "TRUTO_WEBHOOK_SECRET" not in settings
     if uses_development_secret:
-        settings["TRUTO_WEBHOOK_SECRET"] = ensure_development_secret()
+        settings["TRUTO_WEBHOOK_SECRET"] = WEBHOOK_SECRET.ensure()
+    uses_development_password = not {"DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD"} & settings.keys()
+    if uses_development_password:
+        settings["DASHBOARD_PASSWORD"] = DASHBOARD_SECRET.ensure()
     settings["PORT"] = str(config.settings.port)
     if config.settings.redis_url:
         redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         DeliveryQueue(redis, config.settings.namespace).ping()
     migrate(open_database(config.settings.database_url, schema=config.settings.database_schema))
     with running_service(settings) as supervisor:
-        click.echo(_format_banner(config, settings, uses_development_secret=uses_development_secret))
+        banner = _format_banner(
+            config,
+            settings,
+            uses_development_secret=uses_development_secret,
+            uses_development_password=uses_development_password,
+        )
+        click.echo(banner)
         supervisor.run()
     click.echo("Stopped.")
 
 
-def _format_banner(config: Config, settings: dict[str, str], *, uses_development_secret: bool) -> str:
+def _format_banner(
+    config: Config,
+    settings: dict[str, str],
+    *,
+    uses_development_secret: bool,
+    uses_development_password: bool,
+) -> str:
     url = f"http://127.0.0.1:{settings['PORT']}"
     secret = "set"  # noqa: S105  # not the secret itself
     if uses_development_secret:
         secret = f"{settings['TRUTO_WEBHOOK_SECRET']} (for development only)"
+    password = "set"  # noqa: S105  # not the password itself
+    if uses_development_password:
+        password = f"{settings['DASHBOARD_PASSWORD']} (for development only)"
     rows = {
+        "pages": f"{url}/",
+        "password": password,
         "webhook": f"{url}{WEBHOOK_PATH}",
         "health": f"{url}/healthz  {url}/readyz",
         "secret": secret,

@@ -7,10 +7,15 @@ import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
+from app.plural import format_count
+
 # A century: the upper bound of durations, so that every sum of times fits its type.
 MAX_DAYS = 36500
 # Spaces, line breaks and invisible characters that surround a value copied from a page or a file.
 _SURROUNDING = " \t\r\n\v\f\x85\xa0\u2028\u2029\u200b\u200c\u200d\u2060\ufeff"
+# Anyone on the internet may try passwords, a few a second.
+_MIN_PASSWORD_CHARS = 12
+_RANDOM_TEXT_COMMAND = "python3 -c 'import secrets; print(secrets.token_urlsafe(18))'"
 # Many set MAINTENANCE like a flag: Truto must not receive the word "true" as a reason.
 _OFF_WORDS = ("0", "false", "off", "no", "n", "f", "none", "null", "disabled")
 _ON_WORDS = ("1", "true", "on", "yes", "y", "t", "enabled")
@@ -52,6 +57,35 @@ def check_api_url(url: str) -> str:
     if not is_address:
         raise ValueError("has no valid host or port; set the URL of Truto's API, or unset TRUTO_API_URL")
     return url
+
+
+def check_password(password: str) -> str:
+    """Return a password of the dashboard. No message quotes it."""
+    if len(password) < _MIN_PASSWORD_CHARS:
+        raise ValueError(
+            f"has {format_count(len(password), 'character')}, and needs {_MIN_PASSWORD_CHARS}; "
+            f"make one: {_RANDOM_TEXT_COMMAND}"
+        )
+    return password
+
+
+def check_metrics_token(token: str) -> str:
+    """Return the token that protects /metrics. No message quotes it."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(f"contains characters that no HTTP header has; make a token: {_RANDOM_TEXT_COMMAND}")
+    return token
+
+
+def check_public_url(url: str) -> str:
+    """Return the address of the dashboard without a slash at its end."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or " " in url or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("not the address of a site; write one such as https://rapidbridge.example.com")
+    return url.rstrip("/")
 
 
 def check_namespace(name: str) -> str:

@@ -35,7 +35,10 @@ from app.config.redis_url import check_redis_url
 from app.config.setting_values import (
     MAX_DAYS,
     check_api_url,
+    check_metrics_token,
     check_namespace,
+    check_password,
+    check_public_url,
     check_token,
     clean_values,
     parse_maintenance,
@@ -43,14 +46,12 @@ from app.config.setting_values import (
 from app.config.unknown_settings import find_unknown_settings
 from app.errors import ConfigError
 
-# Reserved for the dashboard: not read yet, but no unknown setting either.
-_RESERVED = ("DASHBOARD_PASSWORD",)
 # Set by a supervisor for each worker process that it starts; not a setting.
 WORKER_VARIABLE = "SUPERVISED_WORKER"
 # No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
 _SECRET_SETTINGS = (
     *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
-    *_RESERVED,
+    *("DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD", "METRICS_TOKEN"),
 )
 _MAX_URL_CHARS = 80
 
@@ -131,12 +132,32 @@ class Settings(BaseModel):
     replay_window_s: int = Field(default=0, ge=0, le=MAX_DAYS * 86400, alias="REPLAY_WINDOW_S")
     retention_days: int = Field(default=0, ge=0, le=MAX_DAYS, alias="RETENTION_DAYS")
     maintenance: Annotated[str, AfterValidator(parse_maintenance)] = Field(default="", alias="MAINTENANCE")
+    dashboard_password: Annotated[str, AfterValidator(check_password)] = Field(
+        default="", alias="DASHBOARD_PASSWORD", repr=False
+    )
+    dashboard_read_password: Annotated[str, AfterValidator(check_password)] = Field(
+        default="", alias="DASHBOARD_READ_PASSWORD", repr=False
+    )
+    metrics_token: Annotated[str, AfterValidator(check_metrics_token)] = Field(
+        default="", alias="METRICS_TOKEN", repr=False
+    )
+    public_url: Annotated[str, AfterValidator(check_public_url)] = Field(default="", alias="PUBLIC_URL")
+    log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(str.lower)] = Field(
+        default="auto", alias="LOG_FORMAT"
+    )
 
     @field_validator("reactivate_webhook")
     @classmethod
     def _check_reactivation(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("truto_api_token") == "":
             raise ValueError("needs TRUTO_API_TOKEN, which is not set; set it, or unset REACTIVATE_WEBHOOK")
+        return value
+
+    @field_validator("dashboard_read_password")
+    @classmethod
+    def _check_read_password(cls, value: str, info: ValidationInfo) -> str:
+        if value and value == info.data.get("dashboard_password"):
+            raise ValueError("equals DASHBOARD_PASSWORD; choose another one, or unset one of them")
         return value
 
     @property
@@ -164,8 +185,8 @@ class Settings(BaseModel):
 
 
 def list_setting_names() -> tuple[str, ...]:
-    """Return the names of all settings, including reserved ones."""
-    return (*(field.alias for field in Settings.model_fields.values() if field.alias), *_RESERVED)
+    """Return the names of all settings."""
+    return tuple(field.alias for field in Settings.model_fields.values() if field.alias)
 
 
 def read_environment() -> dict[str, str]:

@@ -339,3 +339,20 @@ Index(
     sqlite_where=text("state = 'dead'"),
     postgresql_where=text("state = 'dead'"),
 )
+
+audit_log = Table(
+    PREFIX + "audit_log",
+    metadata,
+    # One action of a person or a program.
+    Column("id", SafeText, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", SafeText, nullable=False),
+    # Of the client, as the nearest router saw it.
+    _text_column("address"),
+    Column("action", SafeText, nullable=False),
+    # An id, a name, or a filter.
+    Column("subject", SafeText, nullable=False),
+    # Of affected deliveries or other items.
+    Column("number", BigInteger, nullable=False, server_default="1"),
+)
+Index(PREFIX + "audit_log_at", audit_log.c.at, audit_log.c.id)

@@ -21,6 +21,8 @@ from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.response_counts import ResponseCounts
 from app.store.runs import Runs
+from app.web.dashboard.blueprint import create_dashboard
+from app.web.dashboard.dashboard import Dashboard
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
@@ -31,6 +33,7 @@ from app.web.webhook import HINT, create_webhooks_blueprint
 from app.web.webhook_handler import WebhookHandler
 
 _MAX_LARGEST_BODIES = 2
+_MAX_DASHBOARD_CONNECTIONS = 2
 
 
 def create_app(config: Config) -> Flask:
@@ -58,6 +61,7 @@ def create_app(config: Config) -> Flask:
     )
     app.register_blueprint(webhooks)
     _register_monitoring(app, config)
+    app.register_blueprint(create_dashboard(_open_dashboard(config)))
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
@@ -80,6 +84,20 @@ def _register_monitoring(app: Flask, config: Config) -> None:
     app.extensions["response_counter"] = counter
     app.after_request(partial(_count_response, counter))
     register_health_routes(app, database, queue, spool, counter, config=config.delivery_config)
+
+
+def _open_dashboard(config: Config) -> Dashboard:
+    """Open the dashboard's connections; none is made before somebody signs in."""
+    settings = config.settings
+    database = open_database(
+        settings.database_url,
+        schema=settings.database_schema,
+        lock_timeout_s=COMMIT_TIMEOUT_S,
+        max_connections=_MAX_DASHBOARD_CONNECTIONS,
+    )
+    redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
+    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
+    return Dashboard(config, database, queue, spool)
 
 
 def _count_response(counter: ResponseCounter, response: Response) -> Response:

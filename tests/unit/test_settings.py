@@ -237,7 +237,11 @@ VALID = GOOD | {
     "REPLAY_WINDOW_S": "60",
     "RETENTION_DAYS": "30",
     "MAINTENANCE": "we move",
-    "DASHBOARD_PASSWORD": "pass",
+    "DASHBOARD_PASSWORD": "correct horse",
+    "DASHBOARD_READ_PASSWORD": "battery staple",
+    "METRICS_TOKEN": "metrics-token",
+    "PUBLIC_URL": "https://rapidbridge.example.com",
+    "LOG_FORMAT": "json",
 }
 
 

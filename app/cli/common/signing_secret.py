@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from app.cli.local.development_secret import read_development_secret
+from app.cli.local.development_secret import WEBHOOK_SECRET
 from app.config.settings import Settings
 
 
@@ -21,5 +21,5 @@ def find_signing_secret(settings: Settings, option: str | None) -> SigningSecret
     # A secret for any webhook first.
     for secret in sorted(settings.webhook_secrets, key=lambda secret: secret.webhook_id is not None):
         return SigningSecret(secret.value, "TRUTO_WEBHOOK_SECRET", secret.webhook_id)
-    development_secret = read_development_secret()
+    development_secret = WEBHOOK_SECRET.read()
     return SigningSecret(development_secret, "var/webhook-secret") if development_secret else None

@@ -1,46 +1,56 @@
-"""Development webhook secret, created by `up` and read by `simulate`."""
+"""Development secrets, created by `up`: of the webhook, which `simulate` reads, and of the dashboard."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from app.errors import ConfigError
 
-_SECRET_FILE = Path("var") / "webhook-secret"
+_FOLDER = Path("var")
 
 
-def ensure_development_secret() -> str:
-    """Return the secret in var/webhook-secret; create the file if it does not exist. Raises ConfigError."""
-    if (secret := read_development_secret()) is not None:
+@dataclass(frozen=True, slots=True)
+class DevelopmentSecret:
+    """A secret in a file, for an installation without this setting."""
+
+    path: Path
+    setting: str
+
+    def ensure(self) -> str:
+        """Return the secret; create the file if it does not exist. Raises ConfigError."""
+        if (secret := self.read()) is not None:
+            return secret
+        with self._translate_errors("created", "Run the command in a folder that you can write"):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # O_EXCL: never through a link, and never over the secret of another process.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(secret := str(uuid4()))
         return secret
-    with _translate_errors("created", "Run the command in a folder that you can write"):
-        _SECRET_FILE.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # O_EXCL: never through a link, and never over the secret of another process.
-        descriptor = os.open(_SECRET_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secret := str(uuid4()))
-    return secret
 
+    def read(self) -> str | None:
+        """Return the secret; None if `up` has not created it. Raises ConfigError."""
+        with self._translate_errors("read", "Check its permissions"):
+            try:
+                secret = self.path.read_text(encoding="ascii").strip()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if not secret:
+            raise ConfigError([f"{self.path}: is empty. Remove it with: rm {self.path}"])
+        return secret
 
-def read_development_secret() -> str | None:
-    """Return the secret in var/webhook-secret; None if `up` has not created it. Raises ConfigError."""
-    with _translate_errors("read", "Check its permissions"):
+    @contextmanager
+    def _translate_errors(self, verb: str, advice: str) -> Iterator[None]:
         try:
-            secret = _SECRET_FILE.read_text(encoding="ascii").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    if not secret:
-        raise ConfigError([f"{_SECRET_FILE}: is empty. Remove it with: rm {_SECRET_FILE}"])
-    return secret
+            yield
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not ASCII text"
+            problem = f"{self.path}: cannot be {verb} ({reason}). {advice}, or set {self.setting}."
+            raise ConfigError([problem]) from error
 
 
-@contextmanager
-def _translate_errors(verb: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not ASCII text"
-        problem = f"{_SECRET_FILE}: cannot be {verb} ({reason}). {advice}, or set TRUTO_WEBHOOK_SECRET."
-        raise ConfigError([problem]) from error
+WEBHOOK_SECRET = DevelopmentSecret(_FOLDER / "webhook-secret", "TRUTO_WEBHOOK_SECRET")
+DASHBOARD_SECRET = DevelopmentSecret(_FOLDER / "dashboard-password", "DASHBOARD_PASSWORD")

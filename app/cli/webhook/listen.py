@@ -9,7 +9,7 @@ import click
 
 from app.cli.common.output import replace_control_chars
 from app.cli.common.program import name_program
-from app.cli.local.development_secret import ensure_development_secret
+from app.cli.local.development_secret import WEBHOOK_SECRET
 from app.cli.local.service import running_service
 from app.cli.local.temporary_folder import temporary_folder
 from app.cli.webhook.payload_shape import shape_lines
@@ -51,7 +51,7 @@ def listen(port: int | None, *, show_data: bool) -> None:
         settings = {
             "DATABASE_URL": url,
             "PORT": str(listen_port),
-            "TRUTO_WEBHOOK_SECRET": own_secret or ensure_development_secret(),
+            "TRUTO_WEBHOOK_SECRET": own_secret or WEBHOOK_SECRET.ensure(),
             "WEB_CONCURRENCY": "1",
         }
         database = open_database(url)

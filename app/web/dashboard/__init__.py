@@ -1,0 +1,1 @@
+"""The dashboard: pages for people, on the web process."""

@@ -1,0 +1,42 @@
+"""The dependencies that all pages share, and the log of actions."""
+
+from dataclasses import dataclass
+
+import structlog
+from flask import g, request
+
+from app.clock import utc_now
+from app.config.load import Config
+from app.database.engine import Database
+from app.redis.queue import DeliveryQueue
+from app.redis.spool import Spool
+from app.store.audit_log import AuditEntry, AuditLog
+from app.web.dashboard.access import Role, find_client_address
+
+_ACTORS = {Role.WRITE: "dashboard", Role.READ: "dashboard, read-only"}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """The configuration, and connections of the dashboard's own, so that no page delays a commit."""
+
+    config: Config
+    database: Database
+    queue: DeliveryQueue
+    spool: Spool
+
+    @property
+    def actor(self) -> str:
+        """The name under which the session's actions are recorded."""
+        return _ACTORS[g.session.role]
+
+    def audit(self, action: str, subject: str, number: int = 1) -> None:
+        """Record an action of this request before it is carried out; raises StoreUnavailable.
+
+        action: such as "delivery.replay". subject: an id, a name, or a filter. number: of affected items.
+        """
+        entry = AuditEntry(utc_now(), self.actor, find_client_address(request), action, subject, number)
+        AuditLog(self.database).add(entry)
+        log.info("action." + action, actor=entry.actor, address=entry.address, subject=subject, number=number)

@@ -1,0 +1,102 @@
+"""Times, numbers and texts as the pages show them."""
+
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from app.clock import utc_now
+from app.plural import format_count
+from app.truto.events import RECORD_EVENT
+
+# Counts stop here.
+MAX_COUNT = 10_000
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def format_number(number: int | None) -> str:
+    """Return a number with its thousands separated; "?" if it is unknown."""
+    return "?" if number is None else f"{number:,}"
+
+
+def format_bounded(number: int, noun: str = "") -> str:
+    """Return a count that stops after MAX_COUNT, such as "10,000+ deliveries"."""
+    if number <= MAX_COUNT:
+        return format_count(number, noun) if noun else f"{number:,}"
+    return f"{MAX_COUNT:,}+{format_count(2, noun)[1:] if noun else ''}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, such as "3 min"; two units from a day on."""
+    left = max(0, round(seconds))
+    if left < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds > 0 else "0 s"
+    size, unit = next((size, unit) for size, unit in _UNITS if left >= size)
+    rest = left % size // 3600
+    return f"{left // size} {unit}" + (f" {rest} h" if unit == "d" and rest else "")
+
+
+def format_age(time: datetime | None, *, now: datetime | None = None) -> str:
+    """Return the time since or until a moment, such as "3 min ago" or "in 2 h"; "never" without one."""
+    if time is None:
+        return "never"
+    age_s = ((now or utc_now()) - time).total_seconds()
+    if abs(age_s) < 1:
+        return "now"
+    return f"in {format_duration(-age_s)}" if age_s < 0 else f"{format_duration(age_s)} ago"
+
+
+def format_time(time: datetime | None) -> Markup:
+    """Return a time in UTC and its age, as an element; a dash without a time."""
+    if time is None:
+        return Markup("&ndash;")
+    utc = time.astimezone(UTC)
+    return Markup('<time datetime="{}">{} <span class="age">{}</span></time>').format(
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", format_age(utc)
+    )
+
+
+def format_short_time(time: datetime | None) -> Markup:
+    """Return the age of a time, with the time in UTC as its title; "never" without a time."""
+    if time is None:
+        return Markup("never")
+    utc = time.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", format_age(utc)
+    )
+
+
+def format_bytes(size: int) -> str:
+    """Return a size, such as "1.4 MiB"."""
+    if size < 1024:
+        return format_count(size, "byte")
+    amount, unit = float(size), "bytes"
+    for unit in _BYTE_UNITS:  # noqa: B007  # the last one is used
+        amount /= 1024
+        if amount < 1024:
+            break
+    return f"{amount:.1f} {unit}"
+
+
+def shorten(text: str, max_chars: int = 60) -> str:
+    """Return a text of at most so many characters."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def describe_subject(event: str, resource: str, method: str) -> str:
+    """Return the subject of a delivery: a batch's resource and method, or the event."""
+    subject = f"{resource} {method}".strip()
+    return subject if event == RECORD_EVENT and subject else f"{event or '(no event)'} {subject}".strip()
+
+
+FILTERS = {
+    "age": format_age,
+    "bounded": format_bounded,
+    "bytes": format_bytes,
+    "duration": format_duration,
+    "number": format_number,
+    "plural": format_count,
+    "short_time": format_short_time,
+    "shorten": shorten,
+    "time": format_time,
+}

@@ -1,0 +1,7 @@
+"""The pages of the dashboard, one module for each area."""
+
+from types import ModuleType
+
+from app.web.dashboard.pages import audit
+
+PAGE_MODULES: tuple[ModuleType, ...] = (audit,)

@@ -1,0 +1,72 @@
+// Reads a page again while it is visible. Without this script, every page works and stays as it was loaded.
+"use strict";
+
+const INTERVAL_MS = 5000;
+const MAX_INTERVAL_MS = 60000;
+const PAUSED = "updates-paused";
+
+function setUpUpdates() {
+  const main = document.querySelector("main[data-live]");
+  const button = document.getElementById("pause");
+  const state = document.getElementById("update-state");
+  if (!main || !button) return;
+  let intervalMs = INTERVAL_MS;
+
+  function showPaused() {
+    const paused = sessionStorage.getItem(PAUSED) === "1";
+    button.setAttribute("aria-pressed", String(paused));
+    button.textContent = paused ? "Resume updates" : "Pause updates";
+  }
+
+  function mayUpdate() {
+    const isInForm = main.contains(document.activeElement) && document.activeElement.closest("form");
+    const hasSelection = String(document.getSelection()) !== "";
+    return !document.hidden && sessionStorage.getItem(PAUSED) !== "1" && !isInForm && !hasSelection;
+  }
+
+  function replaceContent(page) {
+    const fresh = page.querySelector("main[data-live]");
+    if (!fresh) {
+      // The session has ended, or the page shows an error.
+      location.reload();
+      return;
+    }
+    for (const open of main.querySelectorAll("details[open][id]")) {
+      fresh.querySelector(`details[id="${CSS.escape(open.id)}"]`)?.setAttribute("open", "");
+    }
+    const focused = main.contains(document.activeElement) ? document.activeElement : null;
+    const place = focused && [...main.querySelectorAll("a, button, summary, [tabindex]")].indexOf(focused);
+    const scrolled = [...main.querySelectorAll(".scroll")].map((region) => region.scrollLeft);
+    main.replaceChildren(...fresh.childNodes);
+    main.querySelectorAll(".scroll").forEach((region, index) => { region.scrollLeft = scrolled[index] || 0; });
+    if (focused) main.querySelectorAll("a, button, summary, [tabindex]")[place]?.focus({ preventScroll: true });
+    document.getElementById("updated").textContent = page.getElementById("updated").textContent;
+  }
+
+  async function update() {
+    if (mayUpdate()) {
+      try {
+        const response = await fetch(location.href, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(10000) });
+        if (!response.ok && response.status !== 404) throw new Error(String(response.status));
+        const text = await response.text();
+        if (mayUpdate()) replaceContent(new DOMParser().parseFromString(text, "text/html"));
+        intervalMs = INTERVAL_MS;
+        state.textContent = "";
+      } catch {
+        intervalMs = Math.min(intervalMs * 2, MAX_INTERVAL_MS);
+        state.textContent = "The update failed; the page is from the time shown. It is tried again.";
+      }
+    }
+    setTimeout(update, intervalMs);
+  }
+
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    sessionStorage.setItem(PAUSED, sessionStorage.getItem(PAUSED) === "1" ? "0" : "1");
+    showPaused();
+  });
+  showPaused();
+  setTimeout(update, intervalMs);
+}
+
+setUpUpdates();
