@@ -12,7 +12,8 @@ from rq.serializers import JSONSerializer
 
 from app.clock import utc_now
 from app.config.load import Config, read_config
-from app.config.settings import read_worker_token
+from app.config.settings import read_otel_variables, read_worker_token
+from app.config.version import VERSION
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, StoreUnavailable
 from app.logs import FaultLog, configure_logging
@@ -20,6 +21,7 @@ from app.redis.connection import connect_redis, queue_unavailable
 from app.redis.queue import DeliveryQueue
 from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
+from app.tracing import tracing
 from workers import jobs
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 from workers.rq_worker import Worker
@@ -103,11 +105,13 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     finally:
         publisher.remove()
         sinks.close()
+        tracing.stop()
 
 
 def main() -> None:
     """Read the configuration and run the worker; exit if Redis is unreachable."""
     configure_logging()
+    tracing.start("worker", read_otel_variables(), version=VERSION)
     started_at = utc_now()
     try:
         run_worker(read_config(required=("REDIS_URL",)), started_at=started_at)

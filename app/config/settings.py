@@ -226,6 +226,11 @@ def read_worker_token() -> str:
     return os.environ.get(WORKER_VARIABLE, "")
 
 
+def read_otel_variables() -> dict[str, str]:
+    """Return the variables of OpenTelemetry. Only the environment counts: its SDK does not read `.env`."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 

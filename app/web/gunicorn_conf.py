@@ -10,6 +10,7 @@ from app.config.operating_system import (
     raise_max_files,
 )
 from app.errors import ConfigError
+from app.tracing import tracing
 
 try:
     _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
@@ -39,3 +40,8 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+
+
+def worker_exit(_arbiter: object, _worker: object) -> None:
+    """Send the spans of the process that ends."""
+    tracing.stop()

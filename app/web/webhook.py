@@ -41,6 +41,7 @@ def create_webhooks_blueprint(
             body = read_body(environ, max_body_bytes, reservation)
             # Before the body is stored: while no store works, the connections are still Truto's.
             on_verified = connection.mark_verified if connection is not None else lambda: None
-            return handler.receive(body, mac, on_verified).to_flask()
+            traceparent = environ.get("HTTP_TRACEPARENT", "")
+            return handler.receive(body, mac, on_verified, traceparent=traceparent).to_flask()
 
     return webhooks

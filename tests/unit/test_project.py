@@ -22,6 +22,7 @@ _BASE = (
     "app.plural",
     "app.folder_sync",
     "app.http_client",
+    "app.tracing",
 )
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "app.backoff": (),
     "app.folder_sync": (),
     "app.http_client": (),
+    "app.tracing": ("app.logs",),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),
@@ -66,6 +68,7 @@ ONLY_IN = {
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker",),
     "dotenv": ("app.config.settings",),
+    "opentelemetry": ("app.tracing",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",
@@ -141,8 +144,14 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
             "import app.replay.preview, app.replay.redeliver, app.replay.importer",
             ("click", "app.cli", "workers", "httpx"),
         ),
+        (
+            "import app.web.application, workers.main; from app.tracing import tracing; "
+            "tracing.start('web', {}, version='1'); tracing.start_span('accept').set(records=1)",
+            # redis-py imports other parts of the package, where it is installed.
+            ("opentelemetry.exporter", "opentelemetry.sdk.trace.export"),
+        ),
     ],
-    ids=["help", "web", "settings", "replay"],
+    ids=["help", "web", "settings", "replay", "without tracing"],
 )
 def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tuple[str, ...]) -> None:
     check = f"import sys; print([name for name in {unneeded} if name in sys.modules])"

@@ -40,6 +40,7 @@ from workers.delivery.retry_policy import (
 )
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
+from workers.delivery.trace import set_result, start_delivery_span
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
 _LEASE_S = 40.0
@@ -159,7 +160,10 @@ class DeliveryProcessor:
                 # By these routes it could be settled without being written to the sink it is replayed for.
                 results.append(DeliveryResult(retry(delivery, utc_now(), None, Reason.WORKER_OUTDATED)))
             else:
-                results.append(self._process_delivery(delivery, bodies, earlier.get(delivery.id, {})))
+                with start_delivery_span(delivery) as span:
+                    result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+                    set_result(span, result)
+                results.append(result)
         saved_ids = self._results.save(results, now=utc_now())
         # Not attempts: large deliveries before them must not use up theirs.
         self._release([delivery.id for delivery in leased[len(processed) :]])

@@ -15,7 +15,9 @@ from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
+from app.tracing import tracing
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.trace import set_outcome
 from workers.delivery.write_progress import WriteProgress
 
 # A sink that fails faster costs too little time to need a cooldown.
@@ -126,7 +128,10 @@ class SinkWriter:
             elif cooldown_s := self._cooldown.remaining_s(name, now=time.monotonic()):
                 attempts.append(write.postpone(cooldown_s=cooldown_s))
             else:
-                attempts.append(self._write_to_sink(write, route, deadline_s=deadline_s))
+                with tracing.start_span("sink.write", kind="client", sink=name) as span:
+                    attempt = self._write_to_sink(write, route, deadline_s=deadline_s)
+                    set_outcome(span, attempt.outcome)
+                attempts.append(attempt)
         return attempts
 
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
