@@ -39,7 +39,7 @@ def deliver(ids: object) -> None:
             _processor[0].deliver(parsed_ids)
     except (StoreUnavailable, JobTimeout) as error:
         # Nothing was saved, so nothing is lost: the sweeper enqueues the deliveries again.
-        log.error("job.interrupted", deliveries=len(parsed_ids), error=str(error))
+        log.error("job.interrupted", number=len(parsed_ids), deliveries=parsed_ids, error=str(error))
         _release_deliveries(_processor[0])
 
 

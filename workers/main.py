@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 from app.clock import utc_now
 from app.config.load import Config, read_config
 from app.config.settings import read_otel_variables, read_worker_token
+from app.config.summary import log_start
 from app.config.version import VERSION
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, StoreUnavailable
@@ -99,6 +100,7 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         log_job_description=False,
     )
     worker.publish = publisher.publish
+    log_start("worker", config, worker=name)
     try:
         # RQ's scheduler stays off: retries are scheduled in the inbox, which survives a loss of Redis.
         worker.work(logging_level="WARNING")
@@ -110,11 +112,12 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
 
 def main() -> None:
     """Read the configuration and run the worker; exit if Redis is unreachable."""
-    configure_logging()
-    tracing.start("worker", read_otel_variables(), version=VERSION)
     started_at = utc_now()
     try:
-        run_worker(read_config(required=("REDIS_URL",)), started_at=started_at)
+        config = read_config(required=("REDIS_URL",))
+        configure_logging(config.settings.log_format)
+        tracing.start("worker", read_otel_variables(), version=VERSION)
+        run_worker(config, started_at=started_at)
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # an entry point
         sys.exit(2)

@@ -189,6 +189,11 @@ def list_setting_names() -> tuple[str, ...]:
     return tuple(field.alias for field in Settings.model_fields.values() if field.alias)
 
 
+def is_secret(name: str) -> bool:
+    """Whether a setting may contain a secret."""
+    return name in _SECRET_SETTINGS
+
+
 def read_environment() -> dict[str, str]:
     """Return all non-empty variables of the environment and, below them, of a `.env` in this folder.
 

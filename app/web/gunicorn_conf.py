@@ -10,6 +10,7 @@ from app.config.operating_system import (
     raise_max_files,
 )
 from app.errors import ConfigError
+from app.logs import configure_logging
 from app.tracing import tracing
 
 try:
@@ -23,6 +24,8 @@ except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
+configure_logging(_settings.log_format)
+logger_class = "app.web.gunicorn_log.GunicornLog"
 _addresses = list_wildcard_addresses()
 bind = [
     f"[{address}]:{_settings.port}" if ":" in address else f"{address}:{_settings.port}"

@@ -29,7 +29,8 @@ _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
-    "app.logs": ("app.backoff",),
+    "app.logs": ("app.backoff", "app.log_lines"),
+    "app.log_lines": (),
     "app.clock": (),
     "app.plural": (),
     "app.backoff": (),
@@ -66,7 +67,7 @@ ONLY_IN = {
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
-    "gunicorn": ("app.web.gunicorn_worker",),
+    "gunicorn": ("app.web.gunicorn_worker", "app.web.gunicorn_log"),
     "dotenv": ("app.config.settings",),
     "opentelemetry": ("app.tracing",),
     "msgspec": (
