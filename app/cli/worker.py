@@ -8,6 +8,7 @@ import click
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
 from app.config.settings import WORKER_VARIABLE, build_child_environment
+from app.config.summary import log_start
 from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
@@ -39,9 +40,11 @@ def worker(number: int | None) -> None:
     notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
     commands may run, on any number of machines.
     """
-    configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
+    configure_logging(settings.log_format)
+    number = number or settings.worker_concurrency
+    log_start("background", config, workers=number)
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
@@ -61,7 +64,7 @@ def worker(number: int | None) -> None:
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
     with Supervisor() as supervisor:
-        for index in range(number or settings.worker_concurrency):
+        for index in range(number):
             process = _WorkerProcess(sweeper)
             supervisor.start(
                 f"worker-{index + 1}",

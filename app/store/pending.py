@@ -51,6 +51,8 @@ _COLUMNS_OF_ANY_LEASE = (
     deliveries.c.body_bytes,
     deliveries.c.attempts,
     deliveries.c.reason,
+    deliveries.c.traceparent,
+    deliveries.c.replay_id,
 )
 _DELIVERY_COLUMNS = (*_COLUMNS_OF_ANY_LEASE, deliveries.c.lost_attempts)
 _STATE_CHANGE_STATEMENT = (
@@ -314,4 +316,6 @@ def _to_delivery(row: Row[Any]) -> Delivery:
         attempts=row.attempts,
         lost_attempts=row.lost_attempts,
         reason=row.reason,
+        traceparent=row.traceparent,
+        is_replay=row.replay_id is not None,
     )

@@ -139,6 +139,8 @@ deliveries = Table(
     Column("replay_id", Uuid),
     # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
+    # The span that accepted it, as a W3C traceparent; "" without tracing.
+    _text_column("traceparent"),
 )
 # These two conditions are equivalent, but PostgreSQL uses a partial index only for a query that repeats its
 # condition. With one condition for both, it could pick the wrong index and read all of it, because its
@@ -575,6 +577,8 @@ notification_deliveries = Table(
     Column("due_at", UtcDateTime, nullable=False),
     # The error of the last attempt.
     _text_column("message"),
+    # For a subscriber that receives the end of the condition too: "awaited", then "due"; else "".
+    _text_column("ending"),
 )
 Index(
     PREFIX + "notification_deliveries_due",

@@ -43,6 +43,7 @@ from workers.delivery.retry_policy import (
 )
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
+from workers.delivery.trace import set_result, start_delivery_span
 from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
@@ -165,7 +166,9 @@ class DeliveryProcessor:
                 # By these routes it could be settled without being written to the sink it is replayed for.
                 result = DeliveryResult(retry(delivery, started_at, None, Reason.WORKER_OUTDATED))
             else:
-                result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+                with start_delivery_span(delivery) as span:
+                    result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+                    set_result(span, result)
             attempt = describe_attempt(
                 delivery, result, worker=self._name, started_at=started_at, finished_at=utc_now()
             )

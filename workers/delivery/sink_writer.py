@@ -14,8 +14,10 @@ from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
+from app.tracing import tracing
 from workers.delivery.breaker import Hold, SinkBreaker
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.trace import set_outcome
 from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
@@ -87,7 +89,10 @@ class SinkWriter:
             elif hold := self._breaker.find_hold(name, _name_table(parsed, route)):
                 attempts.append(write.hold(hold))
             else:
-                attempts.append(self._write_to_sink(write, route, deadline_s=deadline_s))
+                with tracing.start_span("sink.write", kind="client", sink=name) as span:
+                    attempt = self._write_to_sink(write, route, deadline_s=deadline_s)
+                    set_outcome(span, attempt.outcome)
+                attempts.append(attempt)
         return attempts
 
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
