@@ -139,6 +139,8 @@ deliveries = Table(
     Column("replay_id", Uuid),
     # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
+    # The span that accepted it, as a W3C traceparent; "" without tracing.
+    _text_column("traceparent"),
 )
 # These two conditions are equivalent, but PostgreSQL uses a partial index only for a query that repeats its
 # condition. With one condition for both, it could pick the wrong index and read all of it, because its
@@ -218,10 +220,16 @@ sink_outcomes = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # Where a worker continues a large delivery, as JSON; "" for all others.
     _text_column("progress"),
+    # While the delivery is held: the scope of the state in `sink_states` that holds it, and its received_at.
+    Column("held_scope", SafeText),
+    Column("held_received_at", UtcDateTime),
 )
+# Held deliveries in the order of their arrival, and the failing ones that are retried.
 Index(
-    PREFIX + "sink_outcomes_failing",
+    PREFIX + "sink_outcomes_waiting",
     sink_outcomes.c.sink,
+    sink_outcomes.c.held_scope,
+    sink_outcomes.c.held_received_at,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
 )
@@ -361,6 +369,26 @@ workers = Table(
     # The release, and digests of the routes and sinks that it started with, as JSON; one digest of these.
     _text_column("config"),
     _text_column("digest"),
+)
+
+sink_states = Table(
+    PREFIX + "sink_states",
+    metadata,
+    # A sink (scope ""), or one table of a sink that rejects its records until a person corrects it.
+    Column("sink", SafeText, primary_key=True),
+    Column("scope", SafeText, primary_key=True, server_default=""),
+    Column("paused_at", UtcDateTime),
+    _text_column("paused_by"),
+    _text_column("pause_reason"),
+    # The breaker: open since, the time of the next trial, the failed trials, and the error of the last one.
+    Column("open_since", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _text_column("reason"),
+    _text_column("message"),
+    # Exact to a few seconds.
+    Column("last_write_at", UtcDateTime),
+    Column("last_failure_at", UtcDateTime),
 )
 
 response_counts = Table(
@@ -549,6 +577,8 @@ notification_deliveries = Table(
     Column("due_at", UtcDateTime, nullable=False),
     # The error of the last attempt.
     _text_column("message"),
+    # For a subscriber that receives the end of the condition too: "awaited", then "due"; else "".
+    _text_column("ending"),
 )
 Index(
     PREFIX + "notification_deliveries_due",

@@ -215,7 +215,7 @@ def _unavailable_page(error: StoreUnavailable | QueueUnavailable) -> BaseRespons
 
 def _error_page(error: Exception) -> BaseResponse:
     # The message may quote a record.
-    log.error("page.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
+    log.error("page.failed", path=request.path, fault=type(error).__name__, location=locate_error(error))
     return _render_error(500, "The page failed", "Find page.failed in the log of the web process.")
 
 
