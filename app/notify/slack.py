@@ -81,6 +81,14 @@ def _format_sink_failing(payload: Payload) -> str:
     )
 
 
+def _format_sink_recovered(payload: Payload) -> str:
+    failing_min = _to_int(payload.get("failing_s")) // 60
+    return (
+        f"*Sink recovered:* {_get_text(payload, 'sink')} works again after {failing_min} min. "
+        f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waited; workers write them now."
+    )
+
+
 def _format_account_unknown(payload: Payload) -> str:
     return (
         f"*Account unknown:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} of webhook "
@@ -189,6 +197,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,
     "sink.failing": _format_sink_failing,
+    "sink.recovered": _format_sink_recovered,
     "account.unknown": _format_account_unknown,
     "key.missing": _format_key_missing,
     "webhook.inactive": _format_webhook_inactive,

@@ -7,6 +7,9 @@ from app.runs.reconciliation import MAX_TRANSIT, WITHOUT_RUN, Reconciliation
 from app.store.run_summaries import RunSummary, SummarizedRun
 from app.store.runs import StoredRun
 
+# The reasons of records that arrived: certain, also while other deliveries are pending.
+_ARRIVED_REASONS = ("dead", "discarded", "unrouted", "late", "no_account")
+
 
 def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliveries: int) -> SummarizedRun:
     """Return a run with the sums of its reconciliation.
@@ -15,7 +18,14 @@ def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliver
     settled in between is written again.
     """
     resources = reconciliation.resources
-    gaps = [gap for counts in resources for gap in counts.gap_reasons]
+    # The records of pending deliveries are not counted yet: they are not missing.
+    is_settling = reconciliation.verdict == "settling"
+    gaps = [
+        gap
+        for counts in resources
+        for gap in counts.gap_reasons
+        if not is_settling or gap.code in _ARRIVED_REASONS
+    ]
     records: Counter[str] = Counter()
     for gap in gaps:
         records[gap.code] += gap.records or 0
@@ -28,7 +38,7 @@ def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliver
         arrived=sum(counts.arrived for counts in resources),
         written=sum(counts.written for counts in resources),
         dead=sum(counts.dead for counts in resources),
-        missing=sum(counts.missing for counts in resources),
+        missing=0 if is_settling else sum(counts.missing for counts in resources),
         record_errors=reconciliation.record_errors,
         gap_records=sum(1 if gap.records is None else gap.records for gap in gaps if gap.code != WITHOUT_RUN),
         gap_reasons=tuple((code, records[code] or None) for code in ordered),

@@ -20,17 +20,22 @@ def find_usual_interval(starts: Iterable[datetime]) -> timedelta | None:
     return timedelta(seconds=median(intervals_s)) if len(intervals_s) >= _MIN_INTERVALS else None
 
 
+def find_next_start(last_start: datetime, usual_interval_s: float) -> datetime:
+    """Return the time until which the next run must start."""
+    return last_start + max(timedelta(seconds=usual_interval_s * _INTERVAL_FACTOR), _MIN_WAIT)
+
+
 def expect_activity(recent_runs: Sequence[RecentRun], *, stalled_after: timedelta) -> Expectation:
     """Return the time until which a sync must start its next run, or its open run must get a delivery.
 
     recent_runs: newest first. stalled_after: the silence after which an open run counts as stalled.
     """
     interval = find_usual_interval(run.first_seen_at for run in recent_runs)
+    interval_s = None if interval is None else round(interval.total_seconds())
     newest = recent_runs[0]
     limits = []
-    if interval is not None:
-        limits.append(newest.first_seen_at + max(interval * _INTERVAL_FACTOR, _MIN_WAIT))
+    if interval_s is not None:
+        limits.append(find_next_start(newest.first_seen_at, interval_s))
     if newest.summary.verdict == "open" and newest.status in ACTIVE_STATUSES:
         limits.append((newest.last_delivery_at or newest.first_seen_at) + stalled_after)
-    interval_s = None if interval is None else round(interval.total_seconds())
     return Expectation(interval_s, min(limits, default=None))

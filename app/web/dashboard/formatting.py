@@ -7,11 +7,11 @@ from markupsafe import Markup
 
 from app.clock import utc_now
 from app.plural import format_count
+from app.times import format_duration
 from app.truto.events import RECORD_EVENT
 
 # Counts stop here.
 MAX_COUNT = 10_000
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -25,16 +25,6 @@ def format_bounded(number: int, noun: str = "") -> str:
     if number <= MAX_COUNT:
         return format_count(number, noun) if noun else f"{number:,}"
     return f"{MAX_COUNT:,}+{format_count(2, noun)[1:] if noun else ''}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its largest unit, such as "3 min"; two units from a day on."""
-    left = max(0, round(seconds))
-    if left < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds > 0 else "0 s"
-    size, unit = next((size, unit) for size, unit in _UNITS if left >= size)
-    rest = left % size // 3600
-    return f"{left // size} {unit}" + (f" {rest} h" if unit == "d" and rest else "")
 
 
 def format_age(time: datetime | None, *, now: datetime | None = None) -> str:

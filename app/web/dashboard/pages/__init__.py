@@ -2,6 +2,14 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit, runs
+from app.web.dashboard.pages import (
+    accounts,
+    audit,
+    runs,
+)
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit, runs)
+PAGE_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    audit,
+    runs,
+)
