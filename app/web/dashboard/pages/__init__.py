@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit
+from app.web.dashboard.pages import audit, overview
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit,)
+PAGE_MODULES: tuple[ModuleType, ...] = (audit, overview)
