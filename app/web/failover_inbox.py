@@ -14,6 +14,7 @@ from app.logs import FaultLog, locate_error
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, Receipt
+from app.tracing import tracing
 from app.web.group_commit import GroupCommit
 from app.web.request_metrics import RequestMetrics
 
@@ -87,7 +88,10 @@ class FailoverInbox:
             raise StoreUnavailable(f"the database is unavailable, and {as_unavailable(error)}") from error
 
     def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
-        receipts = _with_timeout(lambda: self._inbox.put(deliveries))
+        # In the trace of the group's leader; the others are linked.
+        links = [delivery.traceparent for delivery in deliveries if delivery.traceparent]
+        with tracing.start_span("commit", links=links, deliveries=len(deliveries)):
+            receipts = _with_timeout(lambda: self._inbox.put(deliveries))
         self._metrics.record_commit(deliveries)
         return receipts
 

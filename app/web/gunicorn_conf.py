@@ -12,6 +12,8 @@ from app.config.operating_system import (
     raise_max_files,
 )
 from app.errors import ConfigError
+from app.logs import configure_logging
+from app.tracing import tracing
 from app.web.worker_slots import worker_slots
 
 try:
@@ -25,6 +27,8 @@ except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
+configure_logging(_settings.log_format)
+logger_class = "app.web.gunicorn_log.GunicornLog"
 _addresses = list_wildcard_addresses()
 bind = [
     f"[{address}]:{_settings.port}" if ":" in address else f"{address}:{_settings.port}"
@@ -62,3 +66,8 @@ def child_exit(_server: Any, worker: Any) -> None:
 def on_exit(_server: Any) -> None:
     """Remove the folder."""
     worker_slots.close()
+
+
+def worker_exit(_arbiter: object, _worker: object) -> None:
+    """Send the spans of the process that ends."""
+    tracing.stop()

@@ -44,6 +44,8 @@ def create_webhooks_blueprint(
             body = read_body(environ, max_body_bytes, reservation)
             # Before the body is stored: while no store works, the connections are still Truto's.
             on_verified = connection.mark_verified if connection is not None else lambda: None
-            return handler.receive(body, mac, on_verified, began_s=began_s).to_flask()
+            traceparent = environ.get("HTTP_TRACEPARENT", "")
+            response = handler.receive(body, mac, on_verified, began_s=began_s, traceparent=traceparent)
+            return response.to_flask()
 
     return webhooks

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640, 160
+WIDTH, HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 10, 22
 _PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -112,7 +112,8 @@ def _round_up(largest: float) -> float:
     if largest <= 0:
         return 1.0
     magnitude = 10.0 ** math.floor(math.log10(largest))
-    return next((step * magnitude for step in _STEPS if step * magnitude >= largest), largest)
+    top = next((step * magnitude for step in _STEPS if step * magnitude >= largest), largest)
+    return top if 0 < top < math.inf else largest
 
 
 def _place_y(number: float, top: float) -> float:

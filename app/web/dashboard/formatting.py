@@ -1,6 +1,7 @@
 """Times, numbers and texts as the pages show them."""
 
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -73,6 +74,11 @@ def shorten(text: str, max_chars: int = 60) -> str:
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 
+def quote_id(text: str) -> str:
+    """Return an id for the path of a URL, with its slashes quoted."""
+    return quote(text, safe="")
+
+
 def describe_subject(event: str, resource: str, method: str) -> str:
     """Return the subject of a delivery: a batch's resource and method, or the event."""
     subject = f"{resource} {method}".strip()
@@ -86,6 +92,7 @@ FILTERS = {
     "duration": format_duration,
     "number": format_number,
     "plural": format_count,
+    "quoted": quote_id,
     "short_time": format_short_time,
     "shorten": shorten,
     "time": format_time,

@@ -2,6 +2,16 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit, overview
+from app.web.dashboard.pages import (
+    accounts,
+    audit,
+    overview,
+    runs,
+)
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit, overview)
+PAGE_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    audit,
+    overview,
+    runs,
+)

@@ -67,8 +67,8 @@ def _draw_charts(arrivals: Sequence[ArrivalPeriod], *, of_day: bool) -> Sequence
     period = "15 minutes" if of_day else "minute"
     numbers = [float(period.number) for period in arrivals]
     times = {
-        "half of them within": [period.p50_ms for period in arrivals],
-        "99 % of them within": [period.p99_ms for period in arrivals],
+        "median": [period.p50_ms for period in arrivals],
+        "99th percentile": [period.p99_ms for period in arrivals],
     }
     return (
         draw_bars(f"Stored requests per {period}", labels, numbers, unit="requests"),
