@@ -177,42 +177,40 @@ def count_deliveries(database: Database, delivery_filter: DeliveryFilter) -> lis
     return [DeliveryCount(*row) for row in database.read(statement)]
 
 
-def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return a filter as SQL conditions."""
+def where_clauses(delivery_filter: DeliveryFilter, columns: Any = deliveries.c) -> list[ColumnElement[bool]]:
+    """Return a filter as SQL conditions. columns: of the deliveries, or of a query that selects them."""
     clauses: list[ColumnElement[bool]] = []
     if delivery_filter.ids:
-        clauses.append(deliveries.c.id.in_(delivery_filter.ids))
+        clauses.append(columns.id.in_(delivery_filter.ids))
     clauses += [
-        deliveries.c[name] == getattr(delivery_filter, name)
+        columns[name] == getattr(delivery_filter, name)
         for name in (*_EXACT_FILTERS, "reason")
         if getattr(delivery_filter, name)
     ]
     for name in ("event", "resource"):
         if pattern := getattr(delivery_filter, name):
-            clauses.append(deliveries.c[name].like(_to_like_pattern(pattern), escape="\\"))
+            clauses.append(columns[name].like(_to_like_pattern(pattern), escape="\\"))
     if delivery_filter.states:
-        clauses.append(deliveries.c.state.in_(delivery_filter.states))
+        clauses.append(columns.state.in_(delivery_filter.states))
     if delivery_filter.sink:
-        is_of_sink = (sink_outcomes.c.delivery_id == deliveries.c.id) & (
+        is_of_sink = (sink_outcomes.c.delivery_id == columns.id) & (
             sink_outcomes.c.sink == delivery_filter.sink
         )
         clauses.append(exists().where(is_of_sink))
     if delivery_filter.has_dead_records:
-        is_dead_record = (dead_records.c.delivery_id == deliveries.c.id) & (
-            dead_records.c.discard_reason == ""
-        )
+        is_dead_record = (dead_records.c.delivery_id == columns.id) & (dead_records.c.discard_reason == "")
         if delivery_filter.record_reason:
             is_dead_record &= dead_records.c.reason == delivery_filter.record_reason
         clauses.append(exists().where(is_dead_record))
     if delivery_filter.since:
-        clauses.append(deliveries.c.received_at >= delivery_filter.since)
+        clauses.append(columns.received_at >= delivery_filter.since)
     if delivery_filter.until:
-        clauses.append(deliveries.c.received_at < delivery_filter.until)
+        clauses.append(columns.received_at < delivery_filter.until)
     if delivery_filter.settled_until:
-        settled_at = func.coalesce(deliveries.c.settled_at, deliveries.c.received_at)
+        settled_at = func.coalesce(columns.settled_at, columns.received_at)
         clauses.append(settled_at <= delivery_filter.settled_until)
     if delivery_filter.cause:
-        clauses += _cause_clauses(delivery_filter.cause)
+        clauses += _cause_clauses(delivery_filter.cause, columns)
     return clauses
 
 
@@ -221,11 +219,11 @@ def record_cause_clauses(cause: FailureCause) -> list[ColumnElement[bool]]:
     return [dead_records.c[name] == getattr(cause, name) for name in ("reason", "sink", "resource")]
 
 
-def _cause_clauses(cause: FailureCause) -> list[ColumnElement[bool]]:
+def _cause_clauses(cause: FailureCause, columns: Any) -> list[ColumnElement[bool]]:
     if cause.state == RECORD:
         is_of_cause = (*record_cause_clauses(cause), dead_records.c.discard_reason == "")
-        return [exists().where(dead_records.c.delivery_id == deliveries.c.id, *is_of_cause)]
-    return [deliveries.c[name] == getattr(cause, name) for name in ("state", "reason", "resource")]
+        return [exists().where(dead_records.c.delivery_id == columns.id, *is_of_cause)]
+    return [columns[name] == getattr(cause, name) for name in ("state", "reason", "resource")]
 
 
 def _to_like_pattern(pattern: str) -> str:

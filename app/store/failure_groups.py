@@ -64,6 +64,14 @@ class FailureCounts:
     is_newest_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class FailureTotals:
+    """Numbers of failures, each up to COUNT_LIMIT + 1."""
+
+    deliveries: int
+    records: int
+
+
 def count_failures(
     database: Database,
     delivery_filter: DeliveryFilter,
@@ -93,6 +101,15 @@ def count_failures(
             break
     groups = _count_causes(database, source, causes, since) if causes else []
     return FailureCounts(groups, next_after)
+
+
+def count_all_failures(database: Database, *, since: datetime | None) -> FailureTotals:
+    """Count the failed deliveries and the dead records since a time; raises StoreUnavailable."""
+    numbers = []
+    for source in (_DELIVERIES, _RECORDS):
+        failures = select(source.delivery_id).select_from(source.rows).where(source.is_failure)
+        numbers.append(count_up_to(failures.where(source.time >= since) if since else failures))
+    return FailureTotals(*database.read(select(*numbers))[0])
 
 
 @dataclass(frozen=True, slots=True)

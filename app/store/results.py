@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
+from app.store.delivery_attempts import save_attempts
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
@@ -49,6 +50,7 @@ class DeliveryResults:
                 [_to_row(row) for result in results for row in result.record_errors],
             )
             upsert_runs(connection, [result.run for result in results if result.run])
+            save_attempts(connection, [result.attempt for result in results if result.attempt])
             write_state_changes(connection, [result.state_change for result in results], now=now)
         return set(pending)
 
@@ -79,6 +81,8 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         message=row.message,
         updated_at=row.updated_at,
         progress=row.progress,
+        held_scope=row.held_scope,
+        held_received_at=row.held_received_at,
     )
 
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0015"
-down_revision = "0012"
+down_revision = "0014"
 
 _DELIVERIES, _DEAD_RECORDS, _OPERATIONS = (
     f"rapidbridge_{table}" for table in ("deliveries", "dead_records", "operations")

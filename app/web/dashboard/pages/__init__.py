@@ -2,6 +2,18 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit
+from app.web.dashboard.pages import (
+    accounts,
+    audit,
+    failed,
+    operations,
+    runs,
+)
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit,)
+PAGE_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    audit,
+    failed,
+    operations,
+    runs,
+)
