@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import accounts, audit, overview, runs
+from app.web.dashboard.pages import accounts, audit, failed, operations, overview, runs
 
-PAGE_MODULES: tuple[ModuleType, ...] = (accounts, overview, runs, audit)
+PAGE_MODULES: tuple[ModuleType, ...] = (accounts, overview, runs, failed, operations, audit)
