@@ -1,5 +1,6 @@
 """rapidbridge worker: worker processes and the background tasks beside them."""
 
+import os
 import sys
 
 import click
@@ -14,7 +15,9 @@ from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
+from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
+from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
@@ -32,8 +35,8 @@ def worker(number: int | None) -> None:
     """Write received deliveries to their sinks.
 
     The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
-    notifications, monitors runs and prunes old bodies. Any number of these commands may run, on any number of
-    machines.
+    notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
+    commands may run, on any number of machines.
     """
     configure_logging()
     config = read_config(required=("REDIS_URL",))
@@ -41,7 +44,8 @@ def worker(number: int | None) -> None:
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
-    sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
+    queue = DeliveryQueue(redis, settings.namespace)
+    sweeper = Sweeper(database, queue, spool)
     dispatcher = NotificationDispatcher(database, config.routes.notify)
     tasks = [
         sweeper,
@@ -49,6 +53,8 @@ def worker(number: int | None) -> None:
         SetUpMonitor(config.routes),
         *dispatcher.tasks,
         Pruner(database, settings.retention_days),
+        OperationRunner(database, owner=format_worker_name(os.getpid(), make_worker_token())),
+        ReplayFeeder(database, queue),
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from uuid import UUID
 
 from app.truto.events import Envelope
@@ -21,6 +21,13 @@ class DeliveryState(StrEnum):
     REFUSED = "refused"
     LATE = "late"
     DISCARDED = "discarded"
+
+
+class DeliveryPriority(IntEnum):
+    """The order in which pending deliveries are enqueued: all live ones come before replayed ones."""
+
+    LIVE = 0
+    REPLAYED = 1
 
 
 class SinkOutcomeState(StrEnum):

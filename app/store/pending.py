@@ -22,13 +22,22 @@ from sqlalchemy import (
 from app.database.engine import Database
 from app.store.delivery_attempts import save_attempts
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
-from app.store.models import Attribution, Delivery, DeliveryAttempt, DeliveryState, StateChange
+from app.store.models import (
+    Attribution,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryPriority,
+    DeliveryState,
+    StateChange,
+)
 from app.store.reasons import Reason
 from app.store.schema import deliveries
 
 # For queries by id. Not `state = 'pending'`: if its statistics are older than the backlog, PostgreSQL would
 # search the whole index on due deliveries for the few ids of a job.
 _IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
+# All of them, named so that the index on priority and time of the next attempt is used for the time alone.
+_HAS_ANY_PRIORITY = deliveries.c.priority.in_(list(DeliveryPriority))
 # A delivery that can be leased and still has a worker: that worker died.
 _IS_LOST = deliveries.c.leased_by != ""
 _COLUMNS_OF_ANY_LEASE = (
@@ -118,6 +127,7 @@ class PendingDeliveries:
             # A leased delivery is due when its lease ends: the index on `due_at` finds it.
             .where(
                 deliveries.c.state == DeliveryState.PENDING,
+                _HAS_ANY_PRIORITY,
                 deliveries.c.due_at > now,
                 deliveries.c.leased_by == worker,
             )
@@ -125,14 +135,25 @@ class PendingDeliveries:
         )
         return self._database.execute(statement)
 
-    def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
+    def lease_due(
+        self,
+        *,
+        now: datetime,
+        limit: int,
+        requeue_after_s: float,
+        priority: DeliveryPriority = DeliveryPriority.LIVE,
+    ) -> list[Delivery]:
         """Return due deliveries to enqueue, oldest first; they are due again after `requeue_after_s` seconds.
 
         Safe in several sweepers at once: a delivery is returned to one of them.
         """
         due = (
             select(deliveries.c.id)
-            .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.due_at <= now)
+            .where(
+                deliveries.c.state == DeliveryState.PENDING,
+                deliveries.c.priority == priority,
+                deliveries.c.due_at <= now,
+            )
             .order_by(deliveries.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -188,6 +209,7 @@ class PendingDeliveries:
             update(deliveries)
             .where(
                 deliveries.c.state == DeliveryState.PENDING,
+                _HAS_ANY_PRIORITY,
                 deliveries.c.due_at > now,
                 # A delivery that backs off is leased until its next attempt.
                 deliveries.c.leased_until.is_(None),
@@ -213,16 +235,16 @@ def _can_be_leased(ids: Sequence[UUID], now: datetime) -> tuple[ColumnElement[bo
     return (deliveries.c.id.in_(sorted(ids)), _IS_PENDING, is_unleased)
 
 
-def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
-    """Lock the deliveries that are pending, in the caller's transaction; return their ids."""
+def lock_pending(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Lock the deliveries that are pending, in the caller's transaction; return their resources by id."""
     statement = (
-        select(deliveries.c.id)
+        select(deliveries.c.id, deliveries.c.resource)
         .where(deliveries.c.id.in_(ids), _IS_PENDING)
         # Locked in one order, so that two workers cannot deadlock.
         .order_by(deliveries.c.id)
         .with_for_update()
     )
-    return set(connection.execute(statement).scalars())
+    return {row.id: row.resource for row in connection.execute(statement)}
 
 
 def write_state_changes(

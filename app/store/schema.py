@@ -101,6 +101,8 @@ deliveries = Table(
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper enqueues it, and when the lease of its worker ends.
     Column("due_at", UtcDateTime, nullable=False),
+    # A DeliveryPriority; only of a pending delivery.
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("leased_until", UtcDateTime),
     # NULL while it is pending.
     Column("settled_at", UtcDateTime),
@@ -117,7 +119,8 @@ deliveries = Table(
 # condition. With one condition for both, it could pick the wrong index and read all of it, because its
 # statistics, until they are refreshed, show no pending row.
 Index(
-    PREFIX + "deliveries_due",
+    PREFIX + "deliveries_due_by_priority",
+    deliveries.c.priority,
     deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
@@ -136,6 +139,32 @@ Index(
     deliveries.c.received_at,
     sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
     postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+)
+# For groups of failed deliveries with the same cause, found without reading every failed delivery.
+Index(
+    PREFIX + "deliveries_failed_by_cause",
+    deliveries.c.state,
+    deliveries.c.reason,
+    deliveries.c.resource,
+    deliveries.c.received_at,
+    deliveries.c.id,
+    sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+    postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+)
+Index(
+    PREFIX + "deliveries_failed_of_account",
+    deliveries.c.integrated_account_id,
+    deliveries.c.received_at,
+    sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+    postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+)
+# For the progress of a replay.
+Index(
+    PREFIX + "deliveries_of_replay",
+    deliveries.c.replay_id,
+    deliveries.c.state,
+    sqlite_where=text("replay_id IS NOT NULL"),
+    postgresql_where=text("replay_id IS NOT NULL"),
 )
 # For pruning: without it, every round would read all rows that were pruned before.
 Index(
@@ -205,6 +234,18 @@ dead_records = Table(
     Column("died_at", UtcDateTime, nullable=False),
     # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
+    # Of its delivery, to group by it without reading the deliveries; "" if an earlier release wrote it.
+    _text_column("resource"),
+)
+Index(
+    PREFIX + "dead_records_by_cause",
+    dead_records.c.reason,
+    dead_records.c.sink,
+    dead_records.c.resource,
+    dead_records.c.died_at,
+    dead_records.c.delivery_id,
+    sqlite_where=text("discard_reason = ''"),
+    postgresql_where=text("discard_reason = ''"),
 )
 
 record_errors = Table(
@@ -237,6 +278,45 @@ replays = Table(
     _text_column("config"),
     Column("config_at", UtcDateTime),
 )
+
+operations = Table(
+    PREFIX + "operations",
+    metadata,
+    # Long work in the background. A replay has the same id in `replays`, with its cursor.
+    Column("id", Uuid, primary_key=True),
+    # An OperationKind.
+    Column("kind", SafeText, nullable=False),
+    # The resolved request as JSON, and a digest of the request as it was made.
+    Column("request", SafeText, nullable=False),
+    Column("request_digest", SafeText, nullable=False),
+    # The dashboard, the command line or MCP; the address or host of the operator.
+    _text_column("requested_by"),
+    _text_column("requested_from"),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    # An OperationState.
+    Column("state", SafeText, nullable=False),
+    # The number of deliveries or records to change; NULL while unknown.
+    Column("total", BigInteger),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    # The last delivery that a discard read.
+    Column("cursor_at", UtcDateTime),
+    Column("cursor_id", Uuid),
+    # The process that carries it out, and the end of its lease.
+    _text_column("leased_by"),
+    Column("leased_until", UtcDateTime),
+    _text_column("error"),
+)
+# The same request is carried out once at a time.
+Index(
+    PREFIX + "operations_unfinished",
+    operations.c.request_digest,
+    unique=True,
+    sqlite_where=text("finished_at IS NULL"),
+    postgresql_where=text("finished_at IS NULL"),
+)
+Index(PREFIX + "operations_requested", operations.c.requested_at, operations.c.id)
 
 workers = Table(
     PREFIX + "workers",

@@ -22,7 +22,6 @@ from app.config.settings import read_settings
 from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter
-from app.store.failures import discard_deliveries
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -47,6 +46,7 @@ from app.truto.signature import parse_signature_header, sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
+from tests.support.replays import discard_all
 from tests.support.web_process import SECRET
 from workers.background.loop import PeriodicTask
 from workers.background.monitor import Monitor
@@ -720,7 +720,7 @@ def test_failed_deliveries_are_notified_by_reason_until_they_are_discarded(setup
         for notification in setup.list_notifications("delivery.failed")
     }
     assert numbers == {"internal_error": 1, "no_route": 2}
-    assert sum(discard_deliveries(setup.store, DeliveryFilter(), reason="a test", now=setup.now)) == 3
+    assert discard_all(setup.store, DeliveryFilter(), reason="a test", now=setup.now) == 3
     setup.advance(minutes=2)
     assert not list_open(setup, "delivery.failed")
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": ("app.cli.doctor", "Check the installation and print how to fix every problem."),
     "erase": ("app.cli.erase", "Delete the data of one integrated account everywhere."),
     "migrate": ("app.cli.migrate", "Create or update the tables in DATABASE_URL."),
+    "operations": ("app.cli.operations", "List, follow and cancel replays and discards."),
     "prune": ("app.cli.prune", "Delete the bodies of old, finished deliveries."),
     "replay": ("app.cli.replay", "Replay stored deliveries, through the current routes."),
     "runs": ("app.cli.runs", "List, watch, reconcile, start and stop sync job runs."),
