@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from app.database.engine import Database
 from app.store.compression import decompress
+from app.store.delivery_attempts import delete_attempts
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import OUTDATE_SUMMARY
@@ -247,6 +248,7 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
     def change(table: Any, *conditions: ColumnElement[bool], **values: Any) -> int:
         return int(connection.execute(update(table).where(*conditions).values(**values)).rowcount)
 
+    delete_attempts(connection, ids)
     # The lease stays: it shows that a worker may still write the delivery.
     discarded = {
         "state": DeliveryState.DISCARDED,

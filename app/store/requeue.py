@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, select, update
 
-from app.store.models import DeliveryState
+from app.store.models import DeliveryPriority, DeliveryState
 from app.store.run_summaries import outdate_summaries
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
@@ -45,6 +45,7 @@ def mark_pending(
         state=DeliveryState.PENDING,
         settled_at=None,
         due_at=now,
+        priority=DeliveryPriority.REPLAYED,
         leased_until=None,
         leased_by="",
         lost_attempts=0,

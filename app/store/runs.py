@@ -172,7 +172,8 @@ class Runs:
             .where(
                 runs.c.sync_job_run_id == run_id, runs.c.stop_reason == "", runs.c.status_rank < FINAL_RANK
             )
-            .values(stop_reason=reason)
+            # The monitor skips reconciled runs, such as one that was silent for a day.
+            .values(stop_reason=reason, reconciled_at=None)
         )
         return self._database.execute(statement) > 0
 

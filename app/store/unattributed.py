@@ -6,8 +6,10 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.store.failures import IS_FAILED
+from app.store.held import HELD_AFTER
 from app.store.models import DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import outdate_summaries
@@ -77,7 +79,9 @@ class AttributionRuns:
         statement = (
             select(deliveries.c.webhook_id)
             .where(
-                deliveries.c.settled_at.is_(None),
+                deliveries.c.state == DeliveryState.PENDING,
+                # A worker has read the run of a held delivery.
+                deliveries.c.due_at < utc_now() + HELD_AFTER,
                 deliveries.c.webhook_id.in_(sorted(webhook_ids)),
                 deliveries.c.event.like("sync\\_job\\_run:%", escape="\\"),
                 deliveries.c.event.not_in((RECORD_EVENT, RECORD_ERROR_EVENT)),

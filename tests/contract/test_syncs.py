@@ -13,11 +13,11 @@ from app.runs.run_summary import summarize
 from app.store.accounts import Account, AccountFilter, SyncState
 from app.store.delivery_filter import DeliveryFilter
 from app.store.erasure import AccountData
-from app.store.failures import discard_deliveries
 from app.store.replays import Replays
 from app.store.run_summaries import RunSummary, SummarizedRun
 from app.store.schema import runs, syncs
 from app.store.syncs import Expectation, Syncs
+from tests.support.replays import begin_replay, discard_all
 from tests.support.summarized_store import NOW, SummarizedStore
 
 HOUR = timedelta(hours=1)
@@ -87,11 +87,12 @@ def save(summarized: SummarizedStore, run: SummarizedRun) -> None:
 def replay(summarized: SummarizedStore) -> None:
     replays = Replays(summarized.store)
     candidates = replays.find_candidates(DeliveryFilter(), after=None, limit=9)
-    assert replays.requeue(replays.start("{}", now=summarized.now), candidates, sink="", now=summarized.now)
+    begun = begin_replay(summarized.store, now=summarized.now)
+    assert replays.requeue(begun, candidates, sink="", now=summarized.now)
 
 
 def discard(summarized: SummarizedStore) -> None:
-    assert sum(discard_deliveries(summarized.store, DeliveryFilter(), reason="test", now=summarized.now)) == 1
+    assert discard_all(summarized.store, DeliveryFilter(), reason="test", now=summarized.now) == 1
 
 
 CHANGES: dict[str, Callable[[SummarizedStore], object]] = {

@@ -13,8 +13,8 @@ from app.redis.spool import Spool
 from app.runs.limits import find_exceeded_limit, has_limits
 from app.runs.notifications import (
     build_end_notifications,
-    build_limit_notification,
     build_stalled_notification,
+    build_stop_notification,
 )
 from app.runs.reconcile import reconcile_run, reconcile_stored
 from app.runs.reconciliation import Reconciliation
@@ -161,15 +161,17 @@ class RunMonitor:
     def _stop_run(self, run: StoredRun, now: datetime) -> None:
         if not self._truto.claim_turn(f"stop {run.sync_job_run_id}", now):
             return
-        is_stop_sent = (
-            self._truto.request(run.sync_job_run_id, lambda api: api.stop_run(run.sync_job_run_id))
-            is not None
+        errors: list[str] = []
+        stopped = self._truto.request(
+            run.sync_job_run_id,
+            lambda api: api.stop_run(run.sync_job_run_id),
+            on_error=lambda error: errors.append(str(error)),
         )
+        error = "" if stopped else next(iter(errors), self._truto.describe_skip())
         # The mark comes last: a process killed before it stops the run again, which changes nothing.
-        self._notifications.add(build_limit_notification(run, is_stop_sent=is_stop_sent, now=now))
-        if is_stop_sent:
+        self._notifications.add(build_stop_notification(run, error=error, now=now))
+        if error:
+            log.error("run.stop_failed", run=run.sync_job_run_id, reason=run.stop_reason, error=error)
+        else:
             self._runs.mark_stop_sent(run.sync_job_run_id, now=now)
             log.warning("run.stopped", run=run.sync_job_run_id, reason=run.stop_reason)
-        else:
-            hint = "Truto refused or did not answer" if self._truto.has_token else "set TRUTO_API_TOKEN"
-            log.error("run.stop_failed", run=run.sync_job_run_id, reason=run.stop_reason, hint=hint)

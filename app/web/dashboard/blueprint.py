@@ -56,7 +56,11 @@ _NAVIGATION = (
     ("/operations", "Operations"),
 )
 _STATIC = Path(__file__).parent / "static"
-_CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _WITHOUT_SESSION = ("dashboard.sign_in", "dashboard.asset")
 
 log = structlog.get_logger()
@@ -212,7 +216,7 @@ def _unavailable_page(error: StoreUnavailable | QueueUnavailable) -> BaseRespons
 
 def _error_page(error: Exception) -> BaseResponse:
     # The message may quote a record.
-    log.error("page.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
+    log.error("page.failed", path=request.path, fault=type(error).__name__, location=locate_error(error))
     return _render_error(500, "The page failed", "Find page.failed in the log of the web process.")
 
 
