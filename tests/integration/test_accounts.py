@@ -20,6 +20,7 @@ from app.store.replays import Replays
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.redis_keys import open_spool
+from tests.support.replays import begin_replay
 from tests.support.service import running_whole_service
 from tests.support.summarized_store import SummarizedStore
 from tests.support.waiting import wait_until
@@ -82,7 +83,7 @@ def test_an_incomplete_account_becomes_complete_after_a_replay(watched: Watched)
     replays = Replays(watched.store)
     unrouted = replays.find_candidates(DeliveryFilter(states=("unrouted",)), after=None, limit=9)
 
-    assert replays.requeue(replays.start("{}", now=watched.now), unrouted, sink="", now=watched.now)
+    assert replays.requeue(begin_replay(watched.store, now=watched.now), unrouted, sink="", now=watched.now)
     watched.advance(seconds=5)
     replayed = watched.get_account()
     worker.deliver([candidate.id for candidate in unrouted])
