@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit
+from app.web.dashboard.pages import audit, deliveries, delivery_body
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit,)
+PAGE_MODULES: tuple[ModuleType, ...] = (audit, deliveries, delivery_body)
