@@ -9,7 +9,6 @@ from flask import Blueprint, current_app, render_template, request
 from app.checks.overview import read_overview
 from app.clock import utc_now
 from app.store.arrivals import ArrivalPeriod
-from app.store.bounded_counts import MAX_COUNTED
 from app.web.dashboard.charts import HEIGHT, WIDTH, Chart, draw_bars, draw_lines
 from app.web.dashboard.dashboard import Dashboard
 from app.web.health import Readiness
@@ -50,7 +49,6 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             charts=charts,
             of_day=of_day,
             chart_size=(WIDTH, HEIGHT),
-            max_counted=MAX_COUNTED,
         )
 
 
