@@ -111,7 +111,7 @@ def _open(session: BrowserSession, path: str) -> Page:
     session.errors.messages.clear()
     response = session.page.goto(path)
     assert response is not None
-    assert response.status == 200, f"{path}: {response.status} {response.text()}"
+    assert response.status == 200, f"{path}: {response.status} {session.page.locator('body').inner_text()}"
     return session.page
 
 
@@ -158,7 +158,7 @@ def test_nothing_of_a_record_runs_in_the_browser(
     page = _open(shared, seeded.fill(HOSTILE_PAGES[name]))
 
     _assert_nothing_ran(shared)
-    assert "<script>document.title" in page.locator("main").inner_text()
+    assert "<script>" in page.locator("main").inner_text()
     page.set_viewport_size({"width": PHONE_WIDTH, "height": HEIGHT})
     assert_fits(page)
     save_screenshot(page, f"hostile-{name}")
