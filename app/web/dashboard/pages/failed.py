@@ -1,7 +1,9 @@
 """The page with all failures by cause, and the confirmations to replay or discard a set of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.exceptions import BadRequest
@@ -34,6 +36,7 @@ _TEXT_FILTERS = {
     "run": "sync_job_run_id",
 }
 _MAX_REASON_CHARS = 500
+_GO_BACK = "Go back to the page Failed, and choose again."
 
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
@@ -154,26 +157,33 @@ def _read_set(values: Mapping[str, str], now: datetime) -> FailureSet:
 
 
 def _read_filter(values: Mapping[str, str], now: datetime) -> DeliveryFilter:
-    texts = {field: values.get(name, "").strip() for name, field in _TEXT_FILTERS.items()}
     state, window = values.get("state", ""), values.get("window", "")
     if (state and state not in FAILED_STATES) or (window and window not in _WINDOWS):
-        raise BadRequest("The link has an unknown state or time. Go back to the page Failed, and choose again.")
+        raise BadRequest(f"The link has an unknown state or time. {_GO_BACK}")
     since = _read_time(values, "since") or (now - _WINDOWS[window] if window else None)
-    cause = None
-    if "cause_state" in values:
-        cause = FailureCause(**{name: values.get(f"cause_{name}", "") for name in _CAUSE_FIELDS})
-        if cause.state not in (*FAILED_STATES, RECORD):
-            raise BadRequest("The link is incomplete. Go back to the page Failed, and choose again.")
-    return DeliveryFilter(**texts, states=(state,) if state else (), since=since, cause=cause)
+    delivery_filter = DeliveryFilter(states=(state,) if state else (), since=since, cause=_read_cause(values))
+    texts: dict[str, Any] = {field: values.get(name, "").strip() for name, field in _TEXT_FILTERS.items()}
+    return replace(delivery_filter, **texts)
+
+
+def _read_cause(values: Mapping[str, str]) -> FailureCause | None:
+    if "cause_state" not in values:
+        return None
+    cause = FailureCause(**{name: values.get(f"cause_{name}", "") for name in _CAUSE_FIELDS})
+    if cause.state not in (*FAILED_STATES, RECORD):
+        raise BadRequest(f"The link is incomplete. {_GO_BACK}")
+    return cause
 
 
 def _read_time(values: Mapping[str, str], name: str) -> datetime | None:
+    if not values.get(name):
+        return None
     try:
-        time = datetime.fromisoformat(values[name]) if values.get(name) else None
+        time = datetime.fromisoformat(values[name])
     except ValueError:
-        time = datetime.min
-    if time and time.tzinfo is None:
-        raise BadRequest("The form has no valid time. Go back to the page Failed, and choose again.")
+        time = None
+    if time is None or time.tzinfo is None:
+        raise BadRequest(f"The form has no valid time. {_GO_BACK}")
     return time
 
 
@@ -187,7 +197,7 @@ def _read_cause_cursor() -> FailureCause | None:
 
 
 def _build_set_url(action: str, kind: str, cause: FailureCause | None = None) -> str:
-    """Return the link to the confirmation for one cause, or for all failures that the page's filter matches."""
+    """Return the link to the confirmation for a cause, or for all that the page's filter matches."""
     names = ("window", "state", *_TEXT_FILTERS)
     chosen = {name: request.args[name] for name in names if request.args.get(name)} | {"kind": kind}
     if kind == "records":
