@@ -1,5 +1,6 @@
 """rapidbridge worker: worker processes and the background tasks beside them."""
 
+import os
 import sys
 
 import click
@@ -7,6 +8,7 @@ import click
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
 from app.config.settings import WORKER_VARIABLE, build_child_environment
+from app.config.summary import log_start
 from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
@@ -14,8 +16,10 @@ from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
+from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
 from workers.background.releaser import Releaser
+from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
@@ -33,16 +37,19 @@ def worker(number: int | None) -> None:
     """Write received deliveries to their sinks.
 
     The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
-    notifications, monitors runs and prunes old bodies. Any number of these commands may run, on any number of
-    machines.
+    notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
+    commands may run, on any number of machines.
     """
-    configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
+    configure_logging(settings.log_format)
+    number = number or settings.worker_concurrency
+    log_start("background", config, workers=number)
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
-    sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
+    queue = DeliveryQueue(redis, settings.namespace)
+    sweeper = Sweeper(database, queue, spool)
     dispatcher = NotificationDispatcher(database, config.routes.notify)
     tasks = [
         sweeper,
@@ -51,11 +58,13 @@ def worker(number: int | None) -> None:
         SetUpMonitor(config.routes),
         *dispatcher.tasks,
         Pruner(database, settings.retention_days),
+        OperationRunner(database, owner=format_worker_name(os.getpid(), make_worker_token())),
+        ReplayFeeder(database, queue),
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
     with Supervisor() as supervisor:
-        for index in range(number or settings.worker_concurrency):
+        for index in range(number):
             process = _WorkerProcess(sweeper)
             supervisor.start(
                 f"worker-{index + 1}",

@@ -97,6 +97,11 @@ class NotifyConfig(BaseModel):
         """The bytes of the secret."""
         return _decode_secret(self.secret)
 
+    @property
+    def receives_ends(self) -> bool:
+        """Whether the subscriber receives the ends of conditions too."""
+        return False
+
     def accepts(self, kind: str) -> bool:
         """Whether the subscriber accepts notifications of this kind."""
         return any(fnmatchcase(kind, pattern) for pattern in self.events)

@@ -56,8 +56,13 @@ def _format_run_stalled(payload: Payload) -> str:
 
 
 def _format_run_stopped(payload: Payload) -> str:
-    by = {"limit": "by a limit", "truto": "by Truto", "refusal": "because it was refused"}
-    is_stop_rejected = payload.get("by") == "limit" and payload.get("is_asked") is False
+    by = {
+        "limit": "by a limit",
+        "operator": "by an operator",
+        "truto": "by Truto",
+        "refusal": "because it was refused",
+    }
+    is_stop_rejected = payload.get("by") in ("limit", "operator") and payload.get("is_asked") is False
     warning = " Truto did not accept the stop, so the run may continue." if is_stop_rejected else ""
     return (
         f"*Run stopped* {by.get(_get_text(payload, 'by'), _get_text(payload, 'by'))}: "

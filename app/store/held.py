@@ -69,7 +69,7 @@ class HeldDeliveries:
         due = (
             select(deliveries.c.reason)
             .where(_IS_PENDING, deliveries.c.due_at <= now + _MAX_ENQUEUED)
-            .order_by(deliveries.c.due_at)
+            .order_by(deliveries.c.priority, deliveries.c.due_at)
             .limit(_MAX_COUNTED)
             .subquery()
         )
@@ -112,7 +112,7 @@ class HeldDeliveries:
             .where(
                 _IS_PENDING, deliveries.c.due_at > now + HELD_AFTER, deliveries.c.due_at < now + HELD_FOR / 2
             )
-            .order_by(deliveries.c.due_at)
+            .order_by(deliveries.c.priority, deliveries.c.due_at)
             .limit(_MAX_RENEWED)
             .with_for_update(skip_locked=True)
         )

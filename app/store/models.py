@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from uuid import UUID
 
 from app.truto.events import Envelope
@@ -21,6 +21,13 @@ class DeliveryState(StrEnum):
     REFUSED = "refused"
     LATE = "late"
     DISCARDED = "discarded"
+
+
+class DeliveryPriority(IntEnum):
+    """The order in which pending deliveries are enqueued: all live ones come before replayed ones."""
+
+    LIVE = 0
+    REPLAYED = 1
 
 
 class SinkOutcomeState(StrEnum):
@@ -48,7 +55,8 @@ class IncomingDelivery:
     """A verified body on its way into the inbox.
 
     digest: 32 bytes that differ between bodies. envelope: empty if the body is unreadable. id: only for an
-    imported delivery, its id in the inbox that exported it.
+    imported delivery, its id in the inbox that exported it. traceparent: of the span that accepted it; ""
+    without tracing.
     """
 
     body: bytes
@@ -58,6 +66,7 @@ class IncomingDelivery:
     state: DeliveryState = DeliveryState.PENDING
     reason: str = ""
     id: UUID | None = None
+    traceparent: str = ""
 
     @property
     def delivery_id(self) -> UUID:
@@ -83,7 +92,8 @@ class Delivery:
     """One stored delivery, without its body.
 
     body_bytes: uncompressed. attempts: including this one. lost_attempts: consecutive workers that died
-    while processing it. reason: of its last attempt.
+    while processing it. reason: of its last attempt. traceparent: of the span that accepted it; "" without
+    tracing. is_replay: a replay requeued it.
     """
 
     id: UUID
@@ -93,6 +103,8 @@ class Delivery:
     attempts: int
     lost_attempts: int = 0
     reason: str = ""
+    traceparent: str = ""
+    is_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,26 @@ class SinkOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryAttempt:
+    """An attempt that did not settle its delivery, or that followed such an attempt.
+
+    attempt: its number since the last replay. worker: the owner of the lease. started_at: None if the worker
+    died; finished_at is then the time of the next lease. state: of the delivery afterwards. message: of the
+    sinks that failed. due_at: of the next attempt; None if there is none.
+    """
+
+    delivery_id: UUID
+    attempt: int
+    worker: str
+    started_at: datetime | None
+    finished_at: datetime
+    state: DeliveryState
+    reason: str = ""
+    message: str = ""
+    due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeadRecord:
     """A record that is unreadable (sink "") or that a sink rejected. raw: its original JSON."""
 
@@ -216,6 +248,7 @@ class DeliveryResult:
     """Everything that one attempt at a delivery writes to the store.
 
     restarted_sinks: sinks that get all records again, so that dead records of earlier attempts are obsolete.
+    attempt: None for a delivery that its first attempt settles, and for a large one that is continued.
     """
 
     state_change: StateChange
@@ -224,6 +257,7 @@ class DeliveryResult:
     dead_records: Sequence[DeadRecord] = ()
     record_errors: Sequence[StoredRecordError] = ()
     restarted_sinks: Sequence[str] = ()
+    attempt: DeliveryAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,12 @@ def explain(state: str, reason: str) -> Explanation:
     return reason_code.explanation
 
 
+def explain_reason(reason: str) -> str:
+    """Return the meaning of a reason; the reason itself if a sink or a policy added it."""
+    reason_code = _REASONS.get(reason)
+    return reason_code.explanation.meaning if reason_code else reason
+
+
 def reason_category(reason: str) -> Category:
     """Return the origin of a reason: the data, a sink, or the receiver."""
     if reason_code := _REASONS.get(reason):

@@ -12,6 +12,7 @@ from app.store.failures import IS_FAILED
 from app.store.held import HELD_AFTER
 from app.store.models import DeliveryState
 from app.store.reasons import Reason
+from app.store.run_summaries import outdate_summaries
 from app.store.schema import deliveries, runs
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT
 from app.truto.runs import FINAL_RANK
@@ -116,8 +117,12 @@ def requeue_attributable(database: Database, *, now: datetime) -> int:
             is_known,
         )
         .values(state=DeliveryState.PENDING, reason="", settled_at=None, leased_until=None, due_at=now)
+        .returning(deliveries.c.sync_job_run_id)
     )
-    return database.execute(statement)
+    with database.transaction() as connection:
+        run_ids = connection.execute(statement).scalars().all()
+        outdate_summaries(connection, run_ids)
+    return len(run_ids)
 
 
 def _is_unattributed() -> list[ColumnElement[bool]]:

@@ -21,8 +21,8 @@ from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig, Sto
 from app.config.settings import read_settings
 from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
+from app.runs.stop_request import find_stop, request_stop
 from app.store.delivery_filter import DeliveryFilter
-from app.store.failures import discard_deliveries
 from app.store.held import HELD_FOR
 from app.store.inbox import Inbox
 from app.store.models import (
@@ -49,6 +49,7 @@ from app.truto.signature import parse_signature_header, sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
+from tests.support.replays import discard_all
 from tests.support.web_process import SECRET
 from workers.background.loop import PeriodicTask
 from workers.background.monitor import Monitor
@@ -484,6 +485,63 @@ def test_a_run_beyond_a_limit_is_stopped_once_at_truto(finished: FinishedRuns, o
     assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
 
 
+def test_a_stop_that_an_operator_requests_is_sent_to_truto_once(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    assert request_stop(setup.runs, finished.run_id)
+    assert not request_stop(setup.runs, finished.run_id)
+    second = setup.add_monitor()
+
+    for _ in range(3):
+        setup.advance(seconds=5)
+        second.run_once()
+
+    [notification] = setup.list_notifications("run.stopped")
+    assert (notification.payload["by"], notification.payload["is_asked"]) == ("operator", True)
+    assert find_stop(setup.get_run(finished.run_id), [notification]).state == "sent"
+    assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
+
+
+def test_a_failed_stop_names_the_error_and_is_sent_again(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    request_stop(setup.runs, finished.run_id)
+    finished.faults.append(409)
+
+    setup.advance(seconds=5)
+    failed = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+    setup.advance(minutes=5)
+    sent = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+
+    assert failed.state == "failed"
+    assert "answered 409" in failed.error
+    assert sent.state == "sent"
+
+
+def test_without_a_token_a_requested_stop_names_the_setting(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    request_stop(setup.runs, "run")
+
+    setup.advance(seconds=5)
+
+    stop = find_stop(setup.get_run(), setup.list_notifications("run.stopped"))
+    assert (stop.state, stop.reason) == ("failed", "requested by an operator")
+    assert "TRUTO_API_TOKEN is not set" in stop.error
+
+
+def test_a_stop_of_a_run_that_was_silent_for_a_day_is_tried(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    setup.advance(days=2)
+    assert setup.get_run().reconciled_at
+
+    request_stop(setup.runs, "run")
+    setup.advance(seconds=5)
+
+    assert [item.payload["by"] for item in setup.list_notifications("run.stopped")] == ["operator"]
+
+
 def test_a_stop_that_truto_refused_is_notified_and_retried(finished: FinishedRuns, open_setup: Open) -> None:
     setup = open_setup(finished, StopLimits(records=2))
     setup.update_run("running", run=finished.run_id)
@@ -753,7 +811,7 @@ def test_failed_deliveries_are_notified_by_reason_until_they_are_discarded(setup
         for notification in setup.list_notifications("delivery.failed")
     }
     assert numbers == {"internal_error": 1, "no_route": 2}
-    assert sum(discard_deliveries(setup.store, DeliveryFilter(), reason="a test", now=setup.now)) == 3
+    assert discard_all(setup.store, DeliveryFilter(), reason="a test", now=setup.now) == 3
     setup.advance(minutes=2)
     assert not list_open(setup, "delivery.failed")
 

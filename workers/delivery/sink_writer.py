@@ -14,8 +14,11 @@ from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
+from app.tracing import tracing
 from workers.delivery.breaker import Hold, SinkBreaker
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.trace import set_outcome
+from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
 # Each attempt costs 15 s and a backoff: few must be enough.
@@ -52,8 +55,9 @@ class SinkWriter:
     config: the digest of the routes and sinks.
     """
 
-    def __init__(self, sinks: SinkRegistry, config: str, breaker: SinkBreaker) -> None:
+    def __init__(self, sinks: SinkRegistry, config: str, breaker: SinkBreaker, work: WorkRecorder) -> None:
         self._sinks = sinks
+        self._work = work
         self._config = config
         self._breaker = breaker
 
@@ -85,7 +89,10 @@ class SinkWriter:
             elif hold := self._breaker.find_hold(name, _name_table(parsed, route)):
                 attempts.append(write.hold(hold))
             else:
-                attempts.append(self._write_to_sink(write, route, deadline_s=deadline_s))
+                with tracing.start_span("sink.write", kind="client", sink=name) as span:
+                    attempt = self._write_to_sink(write, route, deadline_s=deadline_s)
+                    set_outcome(span, attempt.outcome)
+                attempts.append(attempt)
         return attempts
 
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
@@ -105,6 +112,8 @@ class SinkWriter:
                 return write.fail(error, reason, hold)
             except Exception as error:  # noqa: BLE001  # a bug in one sink must not fail the others
                 return write.fail_internally(error)
+            finally:
+                self._work.record_write(name, time.monotonic() - began_s)
             self._breaker.record_success(name, table)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
