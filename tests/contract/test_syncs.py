@@ -397,7 +397,7 @@ def test_a_backlog_of_runs_is_summarized_newest_first(summarized: SummarizedStor
     # Of an earlier release.
     summarized.store.execute(update(runs).values(reconciled_at=summarized.now))
 
-    rounds = []
+    rounds: list[int] = []
     while not rounds or rounds[-1] < 600:
         summarized.summarize()
         with summarized.store.autocommit() as connection:
