@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.messages import print_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.output import print_json
@@ -17,7 +18,7 @@ from app.cli.common.prompts import confirm
 from app.cli.common.times import get_typed_times, parse_time_option
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.plural import format_count
 from app.store.archive import Archive
 from app.store.retention import PruneCounts, compute_cutoff, count_prunable
@@ -83,7 +84,7 @@ def prune(
         raise click.UsageError("No age is given: pass --older-than 30d, or set RETENTION_DAYS.")
     if before > now - _MIN_AGE and not (yes or dry_run):
         raise click.UsageError(_describe_short_age(get_typed_times(context)["older_than"], before))
-    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    database = open_interactive_database(settings)
     counts, is_finished = count_prunable(database, before=before), True
     if not dry_run and counts.deliveries:
         effect = "The archive gets a copy first." if archive else "This cannot be undone."

@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
+
 from app.config.settings import Settings, read_environment, read_settings
 from app.database.engine import Database, open_database
 from app.truto.client import TrutoClient
 
 
-def open_interactive_database() -> Database:
-    """Open the database in DATABASE_URL for a user who waits; raises ConfigError."""
-    settings = read_settings(read_environment())
-    return open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+def open_interactive_database(settings: Settings | None = None) -> Database:
+    """Open the database in DATABASE_URL for a user who waits, until the command ends; raises ConfigError."""
+    settings = settings or read_settings(read_environment())
+    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    click.get_current_context().call_on_close(database.close)
+    return database
 
 
 @contextmanager

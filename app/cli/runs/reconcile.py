@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from app.cli import EXIT_UNREACHABLE
-from app.cli.common.clients import open_optional_truto_api
+from app.cli.common.clients import open_interactive_database, open_optional_truto_api
 from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option, yes_option
 from app.cli.common.output import print_json, replace_control_chars
@@ -18,7 +18,6 @@ from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
-from app.database.engine import open_database
 from app.errors import TrutoRefused
 from app.plural import format_count
 from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
@@ -60,10 +59,7 @@ def reconcile(
     if run_ids and since:
         raise click.UsageError("Pass ids or --since, not both.")
     settings = read_settings(read_environment(), required=("TRUTO_API_TOKEN",) if is_refetched else ())
-    database, now = (
-        open_database(settings.database_url, schema=settings.database_schema, interactive=True),
-        utc_now(),
-    )
+    database, now = open_interactive_database(settings), utc_now()
     with open_optional_truto_api(settings) as api:
         reconciler = BatchReconciler(database, RunRefresher(Runs(database), api) if api else None)
         if run_ids:

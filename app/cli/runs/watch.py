@@ -7,7 +7,7 @@ import time
 
 import click
 
-from app.cli.common.clients import open_optional_truto_api
+from app.cli.common.clients import open_interactive_database, open_optional_truto_api
 from app.cli.common.ids import RUN_ID, exit_run_not_found, is_uuid
 from app.cli.common.messages import print_message
 from app.cli.common.options import json_option
@@ -15,7 +15,6 @@ from app.cli.common.output import replace_control_chars, to_json
 from app.cli.runs.formatting import format_status, format_verdict, name_verdict, resource_lines, run_as_json
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
-from app.database.engine import open_database
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
 from app.runs.watcher import RunWatcher
@@ -59,7 +58,7 @@ def watch(run_ids: tuple[str, ...], interval_s: float, *, as_json: bool) -> None
       rapidbridge runs watch 1f276317
     """
     settings = read_settings(read_environment())
-    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    database = open_interactive_database(settings)
     screen, started_s = _RunScreen(as_json=as_json), time.monotonic()
     with open_optional_truto_api(settings) as api:
         watcher = RunWatcher(database, run_ids, RunRefresher(Runs(database), api) if api else None)

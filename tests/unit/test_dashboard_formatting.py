@@ -1,0 +1,69 @@
+"""Times, numbers and texts of the pages."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.web.dashboard.formatting import (
+    format_age,
+    format_bounded,
+    format_bytes,
+    format_duration,
+    format_time,
+)
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.0142, "14 ms"),
+        (0.6, "1 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (86400, "1 d"),
+        (90000, "1 d 1 h"),
+        (-5, "0 s"),
+    ],
+)
+def test_durations_have_a_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (None, "never"),
+        (NOW, "now"),
+        (NOW - timedelta(minutes=3), "3 min ago"),
+        (NOW + timedelta(hours=2), "in 2 h"),
+    ],
+)
+def test_ages_are_past_or_future(time: datetime | None, text: str) -> None:
+    assert format_age(time, now=NOW) == text
+
+
+def test_counts_stop_at_their_bound() -> None:
+    assert [format_bounded(number) for number in (0, 10_000, 10_001)] == ["0", "10,000", "10,000+"]
+    assert format_bounded(1, "delivery") == "1 delivery"
+    assert format_bounded(10_001, "delivery") == "10,000+ deliveries"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1, "1 byte"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (3 << 20, "3.0 MiB"), (5 << 50, "5120.0 TiB")],
+)
+def test_sizes_have_a_unit(size: int, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+def test_times_are_absolute_and_relative() -> None:
+    element = format_time(NOW - timedelta(days=400))
+
+    assert "2025-10-22 12:00:00 UTC" in element
+    assert 'datetime="2025-10-22T12:00:00+00:00"' in element
+    assert "ago" in element
