@@ -45,7 +45,7 @@ def worker(number: int | None) -> None:
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
     sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
-    dispatcher = NotificationDispatcher(database, config.routes.notify)
+    dispatcher = NotificationDispatcher(database, config.routes.notify, public_url=settings.public_url)
     tasks = [
         sweeper,
         OtherSpools(database, redis, settings),
