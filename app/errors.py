@@ -21,6 +21,7 @@ RapidBridgeError
  │   ├─ BodyPruned               the body was deleted by retention or by an erasure
  │   ├─ UnreadableDelivery       the body is signed, but is no event this code can read
  │   └─ SubscriberGone           a notification's subscriber answered 410: send it nothing more
+ ├─ OperationRefused           a replay or discard cannot start; the message says what to do first
  ├─ TrutoRefused               Truto's API rejects the request; the same request will fail again
  └─ ConfigError                refuse to start; `problems` lists all invalid settings and routes
 """
@@ -168,6 +169,10 @@ class UnreadableDelivery(PermanentError):
 
 class SubscriberGone(PermanentError):
     """A subscriber answered 410: it wants no more notifications."""
+
+
+class OperationRefused(RapidBridgeError):
+    """An operation that cannot start now: workers have other routes, or too many are unfinished."""
 
 
 class TrutoRefused(RapidBridgeError):

@@ -99,12 +99,19 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         maintenance_interval=_MAINTENANCE_INTERVAL_S,
         log_job_description=False,
     )
-    worker.publish = publisher.publish
+
+    def publish() -> None:
+        publisher.publish()
+        processor.work.flush()
+
+    # RQ calls it after each job, and every few seconds without one.
+    worker.publish = publish
     log_start("worker", config, worker=name)
     try:
         # RQ's scheduler stays off: retries are scheduled in the inbox, which survives a loss of Redis.
         worker.work(logging_level="WARNING")
     finally:
+        processor.work.flush(is_last=True)
         publisher.remove()
         sinks.close()
         tracing.stop()

@@ -1,5 +1,6 @@
 """rapidbridge worker: worker processes and the background tasks beside them."""
 
+import os
 import sys
 
 import click
@@ -15,7 +16,10 @@ from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
+from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
+from workers.background.releaser import Releaser
+from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
@@ -33,8 +37,8 @@ def worker(number: int | None) -> None:
     """Write received deliveries to their sinks.
 
     The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
-    notifications, monitors runs and prunes old bodies. Any number of these commands may run, on any number of
-    machines.
+    notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
+    commands may run, on any number of machines.
     """
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
@@ -44,14 +48,18 @@ def worker(number: int | None) -> None:
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
-    sweeper = Sweeper(database, DeliveryQueue(redis, settings.namespace), spool)
+    queue = DeliveryQueue(redis, settings.namespace)
+    sweeper = Sweeper(database, queue, spool)
     dispatcher = NotificationDispatcher(database, config.routes.notify, public_url=settings.public_url)
     tasks = [
         sweeper,
+        Releaser(database),
         OtherSpools(database, redis, settings),
         SetUpMonitor(config.routes),
         *dispatcher.tasks,
         Pruner(database, settings.retention_days),
+        OperationRunner(database, owner=format_worker_name(os.getpid(), make_worker_token())),
+        ReplayFeeder(database, queue),
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()

@@ -15,6 +15,7 @@ NOTIFICATION_KINDS = (
     "run.stalled",
     "run.stopped",
     "sink.failing",
+    "sink.recovered",
     "account.unknown",
     "key.missing",
     "webhook.inactive",

@@ -231,6 +231,11 @@ def read_worker_token() -> str:
     return os.environ.get(WORKER_VARIABLE, "")
 
 
+def set_metrics_folder(folder: Path) -> None:
+    """Set the folder in which prometheus_client keeps the metrics of several processes."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def read_otel_variables() -> dict[str, str]:
     """Return the variables of OpenTelemetry. Only the environment counts: its SDK does not read `.env`."""
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}

@@ -85,8 +85,12 @@ class DeliveryQueue:
 
     def has_capacity(self) -> bool:
         """Whether the queue holds fewer than MAX_JOBS jobs."""
+        return self.count_queued() < MAX_JOBS
+
+    def count_queued(self) -> int:
+        """Return the number of jobs that wait for a worker."""
         try:
-            return self._queue.count < MAX_JOBS
+            return self._queue.count
         except RedisError as error:
             raise queue_unavailable(error) from error
 

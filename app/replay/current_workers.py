@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.config.delivery_config import DeliveryConfig
+from app.database.engine import Database
+from app.errors import OperationRefused
 from app.plural import format_count
-from app.store.worker_registry import WorkerRecord
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,17 @@ def find_outdated_workers(workers: Sequence[WorkerRecord], expected: DeliveryCon
         for worker in workers
     ]
     return [worker for worker in outdated if worker.differences]
+
+
+def require_current_workers(database: Database, expected: DeliveryConfig, *, now: datetime) -> int:
+    """Return the number of running workers; raises OperationRefused if one has another configuration.
+
+    Raises StoreUnavailable.
+    """
+    live = WorkerRegistry(database).list_live(now=now)
+    if outdated := find_outdated_workers(live, expected):
+        raise OperationRefused(describe_refusal(outdated, live=len(live)))
+    return len(live)
 
 
 def describe_refusal(outdated: Sequence[OutdatedWorker], *, live: int) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from app.database.engine import Database
+from app.replay.rate_limit import RateLimit
 from app.replay.request import ReplayRequest
-from app.replay.throttle import RateLimit
 from app.store.delivery_filter import DeliverySummary, find_deliveries
 from app.store.inbox import Inbox
 from app.truto.webhook_sender import SendOutcome, WebhookSender, WebhookTarget, open_sender_client
@@ -62,8 +62,7 @@ class ForwardCounts:
 class Forwarder:
     """Sends deliveries, oldest first, to another receiver. Changes nothing here; raises StoreUnavailable.
 
-    rate: the largest number of deliveries to send a second, None for no limit. on_rejected: see
-    `WebhookSender`.
+    on_rejected: see `WebhookSender`.
     """
 
     def __init__(
@@ -71,14 +70,12 @@ class Forwarder:
         database: Database,
         target: WebhookTarget,
         *,
-        rate: float | None = None,
         observer: ForwardObserver,
         on_rejected: Callable[[SendOutcome], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._inbox = Inbox(database)
         self._target = target
-        self._rate_limit = RateLimit(rate, time.monotonic())
         self._observer = observer
         self._on_rejected = on_rejected
         self.counts = ForwardCounts()
@@ -88,6 +85,7 @@ class Forwarder:
 
         May be interrupted by an exception: `counts` then has the results so far.
         """
+        rate_limit = RateLimit(request.rate, time.monotonic())
         with open_sender_client(1) as client:
             sender = WebhookSender(self._target, client, threading.Event(), on_rejected=self._on_rejected)
             self.counts.responses = sender.response_counts
@@ -97,7 +95,7 @@ class Forwarder:
                 if delivery.pruned_at:
                     self.counts.pruned += 1
                     continue
-                time.sleep(self._rate_limit.compute_wait_s(time.monotonic(), self.counts.sent))
+                time.sleep(rate_limit.compute_wait_s(time.monotonic(), self.counts.sent))
                 self._send_delivery(sender, delivery)
 
     def _send_delivery(self, sender: WebhookSender, delivery: DeliverySummary) -> None:

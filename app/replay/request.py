@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,13 +19,15 @@ class ReplayRequest:
     """The deliveries to redeliver or forward.
 
     typed_times: `since` and `until` as a person typed them, such as "7d"; absolute times need no entry.
-    sink: the only sink to write, "" for all. limit: the largest number of deliveries, None for all.
+    sink: the only sink to write, "" for all. limit: the largest number of deliveries, None for all. rate: the
+    largest number of deliveries to requeue or send a second, None for no limit; not a part of the key.
     """
 
     delivery_filter: DeliveryFilter
     typed_times: Mapping[str, str] = field(default_factory=dict)
     sink: str = ""
     limit: int | None = None
+    rate: float | None = None
 
     @property
     def key(self) -> str:
@@ -33,16 +35,12 @@ class ReplayRequest:
 
         "7d" stays "7d": the same command typed an hour later is the same request.
         """
-        parts: dict[str, Any] = {}
-        for name in (filter_field.name for filter_field in fields(DeliveryFilter)):
-            if value := self.typed_times.get(name) or getattr(self.delivery_filter, name):
-                is_list = isinstance(value, tuple | list)
-                parts[name] = sorted(map(str, value)) if is_list else value
+        parts = self.delivery_filter.to_values() | dict(self.typed_times)
         if self.sink:
             parts["into"] = self.sink
         if self.limit:
             parts["limit"] = self.limit
-        return json.dumps(parts, sort_keys=True, default=datetime.isoformat)
+        return json.dumps(parts, sort_keys=True)
 
     @property
     def replay_states(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""One delivery in detail: its row, sink outcomes and dead records."""
+"""One delivery in detail: its row, sink outcomes, dead records and attempts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import func, literal, select
 
 from app.database.engine import Database
-from app.store.models import SinkOutcome
+from app.store.delivery_attempts import read_attempts
+from app.store.models import DeliveryAttempt, SinkOutcome
 from app.store.results import to_sink_outcome
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
 
@@ -40,6 +41,8 @@ class DeliveryRow:
     lost_attempts: int
     duplicates: int
     due_at: datetime
+    leased_by: str
+    leased_until: datetime | None
     settled_at: datetime | None
     pruned_at: datetime | None
     replay_id: UUID | None
@@ -59,12 +62,16 @@ class DeadRecordCount:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryDetail:
-    """A delivery with its outcomes and dead records. replayed_at: start of its latest replay."""
+    """A delivery with its outcomes, dead records and attempts. replayed_at: start of its latest replay.
+
+    attempts: those that are kept, oldest first.
+    """
 
     delivery: DeliveryRow
     outcomes: Sequence[SinkOutcome]
     dead: Sequence[DeadRecordCount]
     replayed_at: datetime | None
+    attempts: Sequence[DeliveryAttempt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +106,17 @@ def read_delivery_detail(database: Database, delivery_id: UUID) -> DeliveryDetai
     outcomes = (
         select(sink_outcomes).where(sink_outcomes.c.delivery_id == delivery_id).order_by(sink_outcomes.c.sink)
     )
-    replayed = database.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+    replayed = (
+        database.read(select(replays.c.started_at).where(replays.c.id == delivery.replay_id))
+        if delivery.replay_id
+        else ()
+    )
     return DeliveryDetail(
         delivery,
         outcomes=[to_sink_outcome(row) for row in database.read(outcomes)],
         dead=[DeadRecordCount(*values) for values in database.read(dead)],
         replayed_at=replayed[0][0] if replayed else None,
+        attempts=read_attempts(database, delivery_id),
     )
 
 

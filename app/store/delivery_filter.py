@@ -1,13 +1,15 @@
 """Filters of deliveries: find and count the deliveries that match."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, select, tuple_
 
 from app.database.engine import Database
+from app.store.reasons import RECORD
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 _PAGE_SIZE = 500
@@ -22,12 +24,28 @@ _EXACT_FILTERS = (
 
 
 @dataclass(frozen=True, slots=True)
+class FailureCause:
+    """The exact cause of failed deliveries or dead records; "" matches only "".
+
+    state: of the deliveries; RECORD for dead records. sink: that rejected the records; "" if they are
+    unreadable, and for deliveries.
+    """
+
+    state: str
+    reason: str
+    sink: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryFilter:
     """Conditions that a delivery must meet. Empty conditions match every delivery.
 
     resource, event: patterns with `*`. states: one of them. since, until: of received_at, `until` excluded.
     sink: has an outcome for the delivery. reason: of the state. has_dead_records: with dead records that were
-    not discarded, only for `record_reason` if that is set.
+    not discarded, only for `record_reason` if that is set. cause: of the delivery, or of one of its dead
+    records. settled_until: reached its state at this time at the latest, so that a delivery that was replayed
+    since does not match.
     """
 
     ids: Sequence[UUID] = ()
@@ -46,11 +64,43 @@ class DeliveryFilter:
     record_reason: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    cause: FailureCause | None = None
+    settled_until: datetime | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether it matches every delivery."""
         return not any(getattr(self, field.name) for field in fields(self))
+
+    def to_values(self) -> dict[str, Any]:
+        """Return the conditions that are set as JSON values, equal for equal filters."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _encode(value) for name, value in values.items() if value}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return the filter of which `to_values` made these values."""
+        decoded = dict(values)
+        for name in _TIMES & decoded.keys():
+            decoded[name] = datetime.fromisoformat(decoded[name])
+        if "ids" in decoded:
+            decoded["ids"] = tuple(map(UUID, decoded["ids"]))
+        if "states" in decoded:
+            decoded["states"] = tuple(decoded["states"])
+        if "cause" in decoded:
+            decoded["cause"] = FailureCause(**decoded["cause"])
+        return cls(**decoded)
+
+
+_TIMES = {"since", "until", "settled_until"}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, FailureCause):
+        return asdict(value)
+    return sorted(map(str, value)) if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,38 +177,53 @@ def count_deliveries(database: Database, delivery_filter: DeliveryFilter) -> lis
     return [DeliveryCount(*row) for row in database.read(statement)]
 
 
-def where_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return a filter as SQL conditions."""
+def where_clauses(delivery_filter: DeliveryFilter, columns: Any = deliveries.c) -> list[ColumnElement[bool]]:
+    """Return a filter as SQL conditions. columns: of the deliveries, or of a query that selects them."""
     clauses: list[ColumnElement[bool]] = []
     if delivery_filter.ids:
-        clauses.append(deliveries.c.id.in_(delivery_filter.ids))
+        clauses.append(columns.id.in_(delivery_filter.ids))
     clauses += [
-        deliveries.c[name] == getattr(delivery_filter, name)
+        columns[name] == getattr(delivery_filter, name)
         for name in (*_EXACT_FILTERS, "reason")
         if getattr(delivery_filter, name)
     ]
     for name in ("event", "resource"):
         if pattern := getattr(delivery_filter, name):
-            clauses.append(deliveries.c[name].like(_to_like_pattern(pattern), escape="\\"))
+            clauses.append(columns[name].like(_to_like_pattern(pattern), escape="\\"))
     if delivery_filter.states:
-        clauses.append(deliveries.c.state.in_(delivery_filter.states))
+        clauses.append(columns.state.in_(delivery_filter.states))
     if delivery_filter.sink:
-        is_of_sink = (sink_outcomes.c.delivery_id == deliveries.c.id) & (
+        is_of_sink = (sink_outcomes.c.delivery_id == columns.id) & (
             sink_outcomes.c.sink == delivery_filter.sink
         )
         clauses.append(exists().where(is_of_sink))
     if delivery_filter.has_dead_records:
-        is_dead_record = (dead_records.c.delivery_id == deliveries.c.id) & (
-            dead_records.c.discard_reason == ""
-        )
+        is_dead_record = (dead_records.c.delivery_id == columns.id) & (dead_records.c.discard_reason == "")
         if delivery_filter.record_reason:
             is_dead_record &= dead_records.c.reason == delivery_filter.record_reason
         clauses.append(exists().where(is_dead_record))
     if delivery_filter.since:
-        clauses.append(deliveries.c.received_at >= delivery_filter.since)
+        clauses.append(columns.received_at >= delivery_filter.since)
     if delivery_filter.until:
-        clauses.append(deliveries.c.received_at < delivery_filter.until)
+        clauses.append(columns.received_at < delivery_filter.until)
+    if delivery_filter.settled_until:
+        settled_at = func.coalesce(columns.settled_at, columns.received_at)
+        clauses.append(settled_at <= delivery_filter.settled_until)
+    if delivery_filter.cause:
+        clauses += _cause_clauses(delivery_filter.cause, columns)
     return clauses
+
+
+def record_cause_clauses(cause: FailureCause) -> list[ColumnElement[bool]]:
+    """Return a cause as conditions for dead records."""
+    return [dead_records.c[name] == getattr(cause, name) for name in ("reason", "sink", "resource")]
+
+
+def _cause_clauses(cause: FailureCause, columns: Any) -> list[ColumnElement[bool]]:
+    if cause.state == RECORD:
+        is_of_cause = (*record_cause_clauses(cause), dead_records.c.discard_reason == "")
+        return [exists().where(dead_records.c.delivery_id == columns.id, *is_of_cause)]
+    return [columns[name] == getattr(cause, name) for name in ("state", "reason", "resource")]
 
 
 def _to_like_pattern(pattern: str) -> str:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from uuid import UUID
 
 from app.truto.events import Envelope
@@ -21,6 +21,13 @@ class DeliveryState(StrEnum):
     REFUSED = "refused"
     LATE = "late"
     DISCARDED = "discarded"
+
+
+class DeliveryPriority(IntEnum):
+    """The order in which pending deliveries are enqueued: all live ones come before replayed ones."""
+
+    LIVE = 0
+    REPLAYED = 1
 
 
 class SinkOutcomeState(StrEnum):
@@ -150,7 +157,8 @@ class SinkOutcome:
     """The result of one delivery in one sink.
 
     written, dead: numbers of records; dead includes unreadable. progress: where a worker continues a large
-    delivery; "" for all others.
+    delivery; "" for all others. held_scope: of the sink's state that holds the delivery; None if it is not
+    held. held_received_at: of a held delivery.
     """
 
     delivery_id: UUID
@@ -162,6 +170,28 @@ class SinkOutcome:
     message: str
     updated_at: datetime
     progress: str = ""
+    held_scope: str | None = None
+    held_received_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryAttempt:
+    """An attempt that did not settle its delivery, or that followed such an attempt.
+
+    attempt: its number since the last replay. worker: the owner of the lease. started_at: None if the worker
+    died; finished_at is then the time of the next lease. state: of the delivery afterwards. message: of the
+    sinks that failed. due_at: of the next attempt; None if there is none.
+    """
+
+    delivery_id: UUID
+    attempt: int
+    worker: str
+    started_at: datetime | None
+    finished_at: datetime
+    state: DeliveryState
+    reason: str = ""
+    message: str = ""
+    due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +248,7 @@ class DeliveryResult:
     """Everything that one attempt at a delivery writes to the store.
 
     restarted_sinks: sinks that get all records again, so that dead records of earlier attempts are obsolete.
+    attempt: None for a delivery that its first attempt settles, and for a large one that is continued.
     """
 
     state_change: StateChange
@@ -226,6 +257,7 @@ class DeliveryResult:
     dead_records: Sequence[DeadRecord] = ()
     record_errors: Sequence[StoredRecordError] = ()
     restarted_sinks: Sequence[str] = ()
+    attempt: DeliveryAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,34 +1,60 @@
 """Pending deliveries: lease, release, requeue and settle."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, Integer, Row, Text, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Text,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 
+from app.clock import utc_now
 from app.database.engine import Database
+from app.store.delivery_attempts import save_attempts
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
-from app.store.models import Attribution, Delivery, DeliveryState, StateChange
+from app.store.held import HELD_AFTER
+from app.store.models import (
+    Attribution,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryPriority,
+    DeliveryState,
+    StateChange,
+)
+from app.store.reasons import Reason
 from app.store.schema import deliveries
 
 # For queries by id. Not `state = 'pending'`: if its statistics are older than the backlog, PostgreSQL would
 # search the whole index on due deliveries for the few ids of a job.
 _IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
+# All of them, named so that the index on priority and time of the next attempt is used for the time alone.
+_HAS_ANY_PRIORITY = deliveries.c.priority.in_(list(DeliveryPriority))
 # A delivery that can be leased and still has a worker: that worker died.
-_LOST_ATTEMPTS = deliveries.c.lost_attempts + case((deliveries.c.leased_by != "", 1), else_=0)
-_DELIVERY_COLUMNS = (
+_IS_LOST = deliveries.c.leased_by != ""
+_MAX_SEARCHED = 10_000
+_COLUMNS_OF_ANY_LEASE = (
     deliveries.c.id,
     deliveries.c.received_at,
     *ENVELOPE_COLUMNS,
     *SOURCE_COLUMNS,
     deliveries.c.body_bytes,
     deliveries.c.attempts,
-    deliveries.c.lost_attempts,
     deliveries.c.reason,
     deliveries.c.traceparent,
     deliveries.c.replay_id,
 )
+_DELIVERY_COLUMNS = (*_COLUMNS_OF_ANY_LEASE, deliveries.c.lost_attempts)
 _STATE_CHANGE_STATEMENT = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("delivery_id"), _IS_PENDING)
@@ -64,26 +90,40 @@ class PendingDeliveries:
         worker: the owner of the lease; not empty. Returns the leased deliveries, oldest first.
         """
         until = now + timedelta(seconds=lease_s)
-        statement = (
-            update(deliveries)
-            .where(
-                deliveries.c.id.in_(sorted(ids)),
-                _IS_PENDING,
-                or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now),
-            )
-            .values(
-                leased_until=until,
-                due_at=until,
-                attempts=deliveries.c.attempts + 1,
-                lost_attempts=_LOST_ATTEMPTS,
-                leased_by=worker,
-            )
-            .returning(*_DELIVERY_COLUMNS)
-        )
-        rows = self._database.read(statement)
+        values = {"leased_until": until, "due_at": until, "leased_by": worker}
+        values["attempts"] = deliveries.c.attempts + 1
+        statement = update(deliveries).where(*_can_be_leased(ids, now)).values(values)
+        rows = [*self._database.read(statement.where(~_IS_LOST).returning(*_DELIVERY_COLUMNS))]
+        if rest := {*ids} - {row.id for row in rows}:
+            rows += self._lease_lost(sorted(rest), values, now=now)
         return sorted(
             (_to_delivery(row) for row in rows), key=lambda delivery: (delivery.received_at, delivery.id)
         )
+
+    def _lease_lost(self, ids: Sequence[UUID], values: Mapping[str, Any], *, now: datetime) -> Sequence[Any]:
+        """Lease the deliveries whose worker died, and keep its attempts; return their rows."""
+        lost = (
+            select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by)
+            .where(*_can_be_leased(ids, now), _IS_LOST)
+            .order_by(deliveries.c.id)
+            .with_for_update()
+        )
+        with self._database.transaction() as connection:
+            attempts = [
+                DeliveryAttempt(id_, attempt, worker, None, now, DeliveryState.PENDING, Reason.WORKER_LOST)
+                for id_, attempt, worker in connection.execute(lost)
+            ]
+            if not attempts:
+                return ()
+            save_attempts(connection, attempts)
+            statement = update(deliveries).where(
+                deliveries.c.id.in_([attempt.delivery_id for attempt in attempts])
+            )
+            return connection.execute(
+                statement.values({**values, "lost_attempts": deliveries.c.lost_attempts + 1}).returning(
+                    *_DELIVERY_COLUMNS
+                )
+            ).all()
 
     def release_worker(self, worker: str, *, now: datetime) -> int:
         """Make the deliveries of a dead worker due now; return their number."""
@@ -92,6 +132,7 @@ class PendingDeliveries:
             # A leased delivery is due when its lease ends: the index on `due_at` finds it.
             .where(
                 deliveries.c.state == DeliveryState.PENDING,
+                _HAS_ANY_PRIORITY,
                 deliveries.c.due_at > now,
                 deliveries.c.leased_by == worker,
             )
@@ -99,14 +140,25 @@ class PendingDeliveries:
         )
         return self._database.execute(statement)
 
-    def lease_due(self, *, now: datetime, limit: int, requeue_after_s: float) -> list[Delivery]:
+    def lease_due(
+        self,
+        *,
+        now: datetime,
+        limit: int,
+        requeue_after_s: float,
+        priority: DeliveryPriority = DeliveryPriority.LIVE,
+    ) -> list[Delivery]:
         """Return due deliveries to enqueue, oldest first; they are due again after `requeue_after_s` seconds.
 
         Safe in several sweepers at once: a delivery is returned to one of them.
         """
         due = (
             select(deliveries.c.id)
-            .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.due_at <= now)
+            .where(
+                deliveries.c.state == DeliveryState.PENDING,
+                deliveries.c.priority == priority,
+                deliveries.c.due_at <= now,
+            )
             .order_by(deliveries.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -114,11 +166,12 @@ class PendingDeliveries:
         statement = (
             update(deliveries)
             .where(deliveries.c.id.in_(due.scalar_subquery()))
-            # Counted before it is enqueued: a delivery whose worker died gets a job of its own.
-            .values(
-                due_at=now + timedelta(seconds=requeue_after_s), lost_attempts=_LOST_ATTEMPTS, leased_by=""
+            .values(due_at=now + timedelta(seconds=requeue_after_s))
+            # The lease will count it as lost. It is lost now: it gets a job of its own.
+            .returning(
+                *_COLUMNS_OF_ANY_LEASE,
+                (deliveries.c.lost_attempts + case((_IS_LOST, 1), else_=0)).label("lost_attempts"),
             )
-            .returning(*_DELIVERY_COLUMNS)
         )
         rows = self._database.read(statement)
         return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
@@ -161,6 +214,7 @@ class PendingDeliveries:
             update(deliveries)
             .where(
                 deliveries.c.state == DeliveryState.PENDING,
+                _HAS_ANY_PRIORITY,
                 deliveries.c.due_at > now,
                 # A delivery that backs off is leased until its next attempt.
                 deliveries.c.leased_until.is_(None),
@@ -169,28 +223,55 @@ class PendingDeliveries:
         )
         return self._database.execute(statement)
 
-    def find_oldest_received_at(self) -> datetime | None:
+    def find_oldest_received_at(self, *, now: datetime | None = None) -> datetime | None:
         """Return the time at which the oldest unsettled delivery was received; None if there is none.
 
-        Replayed deliveries are excluded: they are old, and do not show how long new ones wait.
+        Replayed deliveries are excluded: they are old, and do not show how long new ones wait. Held
+        deliveries are excluded: they wait for a sink, and not for a worker. now: None for the present.
         """
-        statement = select(func.min(deliveries.c.received_at)).where(
-            deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
+        is_new = deliveries.c.replay_id.is_(None)
+        oldest = (
+            select(deliveries.c.received_at, deliveries.c.due_at)
+            .where(deliveries.c.settled_at.is_(None), is_new)
+            .order_by(deliveries.c.received_at)
+            .limit(1)
         )
-        [(oldest_received_at,)] = self._database.read(statement)
-        return cast("datetime | None", oldest_received_at)
+        held_from = (now or utc_now()) + HELD_AFTER
+        rows = self._database.read(oldest)
+        if not rows or rows[0].due_at < held_from:
+            return cast("datetime", rows[0].received_at) if rows else None
+        # Any number may be held. A delivery that waits for a worker is among the first that are due.
+        due = (
+            select(deliveries.c.received_at)
+            .where(
+                deliveries.c.state == DeliveryState.PENDING,
+                deliveries.c.priority == DeliveryPriority.LIVE,
+                deliveries.c.due_at < held_from,
+                is_new,
+            )
+            .order_by(deliveries.c.due_at)
+            .limit(_MAX_SEARCHED)
+            .subquery()
+        )
+        [(oldest_due,)] = self._database.read(select(func.min(due.c.received_at)))
+        return cast("datetime | None", oldest_due)
 
 
-def lock_pending(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
-    """Lock the deliveries that are pending, in the caller's transaction; return their ids."""
+def _can_be_leased(ids: Sequence[UUID], now: datetime) -> tuple[ColumnElement[bool], ...]:
+    is_unleased = or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now)
+    return (deliveries.c.id.in_(sorted(ids)), _IS_PENDING, is_unleased)
+
+
+def lock_pending(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Lock the deliveries that are pending, in the caller's transaction; return their resources by id."""
     statement = (
-        select(deliveries.c.id)
+        select(deliveries.c.id, deliveries.c.resource)
         .where(deliveries.c.id.in_(ids), _IS_PENDING)
         # Locked in one order, so that two workers cannot deadlock.
         .order_by(deliveries.c.id)
         .with_for_update()
     )
-    return set(connection.execute(statement).scalars())
+    return {row.id: row.resource for row in connection.execute(statement)}
 
 
 def write_state_changes(

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
+    Select,
     and_,
     exists,
     func,
-    insert,
     or_,
     select,
     tuple_,
@@ -20,7 +21,9 @@ from sqlalchemy import (
 )
 
 from app.database.engine import Database
+from app.database.upsert import insert_into
 from app.errors import UnreadableDelivery
+from app.store.bounded_count import count_up_to
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
@@ -41,6 +44,7 @@ class Replay:
     started_at: datetime
     cursor: tuple[datetime, UUID] | None = None
     requeued_deliveries: int = 0
+    is_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +96,11 @@ class Replays:
 
     def find_unfinished(self, request: str) -> Replay | None:
         """Return the newest unfinished replay with the same request."""
-        statement = (
-            select(replays)
-            .where(replays.c.request == request, replays.c.finished_at.is_(None))
-            .order_by(replays.c.started_at.desc(), replays.c.id)
-            .limit(1)
-        )
-        return self._read(statement)
+        return _read_one(self._database.read(_select_unfinished(request)))
 
-    def start(self, request: str, *, now: datetime, config: str = "") -> Replay:
-        """Start a replay; unfinished replays with the same request are finished.
-
-        config: the digest of the routes and sinks that workers have to use; "" for any.
-        """
-        unfinished = update(replays).where(replays.c.request == request, replays.c.finished_at.is_(None))
-        replay = Replay(uuid4(), now)
-        row = {
-            "id": replay.id,
-            "request": request,
-            "started_at": now,
-            "config": config,
-            "config_at": now,
-        }
-        with self._database.transaction() as connection:
-            connection.execute(unfinished.values(finished_at=now))
-            connection.execute(insert(replays), row)
-        return replay
-
-    def set_config(self, replay: Replay, config: str, *, now: datetime) -> None:
-        """Change the routes and sinks that workers have to use, when a replay is resumed."""
-        statement = update(replays).where(replays.c.id == replay.id)
-        self._database.execute(statement.values(config=config, config_at=now))
+    def get(self, replay_id: UUID) -> Replay | None:
+        """Return a replay with its current progress; None if there is none."""
+        return _read_one(self._database.read(select(replays).where(replays.c.id == replay_id)))
 
     def find_outdated(
         self, ids: Sequence[UUID], *, config: str, started_at: datetime, now: datetime
@@ -159,12 +137,7 @@ class Replays:
 
     def refresh(self, replay: Replay) -> Replay:
         """Return a replay with its current progress."""
-        return self._read(select(replays).where(replays.c.id == replay.id)) or replay
-
-    def finish(self, replay: Replay, *, now: datetime) -> None:
-        """Mark a replay as finished."""
-        statement = update(replays).where(replays.c.id == replay.id).values(finished_at=now)
-        self._database.execute(statement)
+        return self.get(replay.id) or replay
 
     def preview(
         self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None
@@ -182,6 +155,12 @@ class Replays:
             PreviewGroup(resource, method, state, is_pruned=bool(is_pruned), deliveries=count)
             for resource, method, state, is_pruned, count in self._database.read(statement)
         ]
+
+    def count_candidates(self, delivery_filter: DeliveryFilter) -> int:
+        """Count the deliveries that match and have a body."""
+        statement = select(func.count()).select_from(deliveries)
+        statement = statement.where(*where_clauses(delivery_filter), HAS_BODY)
+        return int(self._database.read(statement)[0][0])
 
     def find_candidates(
         self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None, limit: int
@@ -205,8 +184,8 @@ class Replays:
         """Make deliveries pending again and move the cursor after them, in one transaction.
 
         candidates: the next after the replay's cursor. sink: the only sink to write to; "" for all.
-        Returns None if another process requeued them meanwhile: then refresh the replay. Unreadable
-        deliveries keep their state, but are counted.
+        Returns None if another process requeued them meanwhile, or the replay was cancelled: then refresh the
+        replay. Unreadable deliveries keep their state, but are counted.
         """
         columns_by_id = {
             candidate.id: self._read_envelope_columns(candidate.id)
@@ -241,43 +220,40 @@ class Replays:
 
     def count_pending(self, replay: Replay) -> int:
         """Return the number of a replay's deliveries that are still pending."""
-        if replay.cursor is None:
-            return 0
         statement = select(func.count()).where(
-            # Few rows: live deliveries are newer than replayed ones.
-            deliveries.c.settled_at.is_(None),
-            deliveries.c.received_at <= replay.cursor[0],
-            deliveries.c.replay_id == replay.id,
+            deliveries.c.replay_id == replay.id, deliveries.c.state == DeliveryState.PENDING
         )
         return int(self._database.read(statement)[0][0])
 
-    def outcomes(
-        self, replay: Replay, *, ids: Sequence[UUID] = (), since: datetime | None = None
-    ) -> list[ReplayOutcome]:
-        """Count a replay's deliveries by state.
-
-        ids, since: bounds of the deliveries that it requeued, for a faster query.
-        """
+    def outcomes(self, replay_id: UUID) -> list[ReplayOutcome]:
+        """Count a replay's deliveries by state."""
         columns = (deliveries.c.state, _IS_UNREADABLE)
-        where = _is_requeued_by(replay, ids, since)
-        statement = select(*columns, func.count()).where(*where).group_by(*columns).order_by(*columns)
+        where = deliveries.c.replay_id == replay_id
+        statement = select(*columns, func.count()).where(where).group_by(*columns).order_by(*columns)
         return [
             ReplayOutcome(state, is_unreadable=bool(is_unreadable), deliveries=count)
             for state, is_unreadable, count in self._database.read(statement)
         ]
 
-    def count_dead_records(
-        self, replay: Replay, *, sink: str = "", ids: Sequence[UUID] = (), since: datetime | None = None
-    ) -> DeadRecordCounts:
+    def count_states(self, replay_id: UUID) -> dict[str, int]:
+        """Return the number of a replay's deliveries by state, each up to COUNT_LIMIT + 1."""
+        of_replay = select(deliveries.c.id).where(deliveries.c.replay_id == replay_id)
+        numbers = [
+            count_up_to(of_replay.where(deliveries.c.state == state)).label(state) for state in DeliveryState
+        ]
+        [row] = self._database.read(select(*numbers))
+        return {state: number for state, number in row._asdict().items() if number}
+
+    def count_dead_records(self, replay: Replay, *, sink: str = "") -> DeadRecordCounts:
         """Count the dead records of a replay's settled deliveries.
 
-        sink: only unreadable records and those of this sink; "" for all. ids, since: as for `outcomes`.
+        sink: only unreadable records and those of this sink; "" for all.
         """
         statement = (
             select(func.count(), func.count(dead_records.c.delivery_id.distinct()))
             .select_from(dead_records.join(deliveries, deliveries.c.id == dead_records.c.delivery_id))
             .where(
-                *_is_requeued_by(replay, ids, since),
+                deliveries.c.replay_id == replay.id,
                 deliveries.c.state == DeliveryState.SETTLED,
                 dead_records.c.discard_reason == "",
             )
@@ -293,40 +269,74 @@ class Replays:
         except (UnreadableDelivery, ValueError, KeyError):
             return None
 
-    def _read(self, statement: Any) -> Replay | None:
-        rows = self._database.read(statement)
-        if not rows:
-            return None
-        [row] = rows
-        cursor = (row.cursor_at, row.cursor_id) if row.cursor_id else None
-        return Replay(row.id, row.started_at, cursor, row.requeued_deliveries)
+
+def close_earlier_replays(
+    connection: Connection, request: str, *, keep_newest: bool, now: datetime
+) -> Replay | None:
+    """Finish the unfinished replays with the same request, in the caller's transaction.
+
+    keep_newest: leave the newest one unfinished, and return it.
+    """
+    statement = _select_unfinished(request).with_for_update()
+    newest = _read_one(connection.execute(statement).all()) if keep_newest else None
+    is_other = [replays.c.id != newest.id] if newest else []
+    unfinished = update(replays).where(
+        replays.c.request == request, replays.c.finished_at.is_(None), *is_other
+    )
+    connection.execute(unfinished.values(finished_at=now))
+    return newest
+
+
+def save_replay(connection: Connection, replay: Replay, request: str, *, config: str, now: datetime) -> None:
+    """Insert a replay in the caller's transaction, or change the configuration that its workers have to use.
+
+    config: the digest of the routes and sinks; "" for any.
+    """
+    row = {
+        "id": replay.id,
+        "request": request,
+        "started_at": replay.started_at,
+        "config": config,
+        "config_at": now,
+    }
+    statement = insert_into(connection.dialect.name, replays).on_conflict_do_update(
+        index_elements=[replays.c.id], set_={"config": config, "config_at": now}
+    )
+    connection.execute(statement, row)
+
+
+def _select_unfinished(request: str) -> Select[Any]:
+    return (
+        select(replays)
+        .where(replays.c.request == request, replays.c.finished_at.is_(None))
+        .order_by(replays.c.started_at.desc(), replays.c.id)
+        .limit(1)
+    )
+
+
+def _read_one(rows: Sequence[Row[Any]]) -> Replay | None:
+    if not rows:
+        return None
+    [row] = rows
+    cursor = (row.cursor_at, row.cursor_id) if row.cursor_id else None
+    is_finished = row.finished_at is not None
+    return Replay(row.id, row.started_at, cursor, row.requeued_deliveries, is_finished)
 
 
 def _after_cursor(cursor: tuple[datetime, UUID] | None) -> list[ColumnElement[bool]]:
     return [tuple_(deliveries.c.received_at, deliveries.c.id) > cursor] if cursor else []
 
 
-def _is_requeued_by(replay: Replay, ids: Sequence[UUID], since: datetime | None) -> list[ColumnElement[bool]]:
-    """Return the conditions for a replay's deliveries.
-
-    The replay's filter is none of them: a replay changes states, reasons, dead records and attributions.
-    """
-    conditions = [deliveries.c.replay_id == replay.id]
-    if replay.cursor:
-        conditions.append(deliveries.c.received_at <= replay.cursor[0])
-    if since:
-        conditions.append(deliveries.c.received_at >= since)
-    if ids:
-        conditions.append(deliveries.c.id.in_(ids))
-    return conditions
-
-
 def _move_cursor(connection: Connection, replay: Replay, last: ReplayCandidate) -> bool:
-    """Move the cursor; return False if another process moved it meanwhile."""
+    """Move the cursor; return False if another process moved it meanwhile, or the replay was cancelled."""
     cursor_id = replay.cursor[1] if replay.cursor else None
     statement = (
         update(replays)
-        .where(replays.c.id == replay.id, replays.c.cursor_id.is_not_distinct_from(cursor_id))
+        .where(
+            replays.c.id == replay.id,
+            replays.c.finished_at.is_(None),
+            replays.c.cursor_id.is_not_distinct_from(cursor_id),
+        )
         .values(cursor_at=last.received_at, cursor_id=last.id)
     )
     return connection.execute(statement).rowcount == 1

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
+from app.store.delivery_attempts import save_attempts
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
 from app.store.run_updates import upsert_runs
@@ -32,14 +33,26 @@ class DeliveryResults:
         with self._database.transaction() as connection:
             pending = lock_pending(connection, [result.state_change.delivery_id for result in results])
             results = [result for result in results if result.state_change.delivery_id in pending]
-            _upsert(connection, sink_outcomes, [row for result in results for row in result.outcomes])
+            _upsert(
+                connection, sink_outcomes, [_to_row(row) for result in results for row in result.outcomes]
+            )
             for result in results:
                 _delete_dead_records(connection, result)
-            _upsert(connection, dead_records, [row for result in results for row in result.dead_records])
-            _upsert(connection, record_errors, [row for result in results for row in result.record_errors])
+            dead = [
+                _to_row(row) | {"resource": pending[row.delivery_id]}
+                for result in results
+                for row in result.dead_records
+            ]
+            _upsert(connection, dead_records, dead)
+            _upsert(
+                connection,
+                record_errors,
+                [_to_row(row) for result in results for row in result.record_errors],
+            )
             upsert_runs(connection, [result.run for result in results if result.run])
+            save_attempts(connection, [result.attempt for result in results if result.attempt])
             write_state_changes(connection, [result.state_change for result in results], now=now)
-        return pending
+        return set(pending)
 
     def find_outcomes(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, SinkOutcome]]:
         """Return the outcomes of earlier attempts by delivery and sink."""
@@ -68,6 +81,8 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         message=row.message,
         updated_at=row.updated_at,
         progress=row.progress,
+        held_scope=row.held_scope,
+        held_received_at=row.held_received_at,
     )
 
 
@@ -83,12 +98,12 @@ def _delete_dead_records(connection: Connection, result: DeliveryResult) -> None
         connection.execute(statement)
 
 
-def _upsert(connection: Connection, table: Table, results: Sequence[ResultRow]) -> None:
-    if not results:
+def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
         return
     keys = [column.name for column in table.primary_key]
-    rows = sorted(map(_to_row, results), key=lambda row: tuple(str(row[key]) for key in keys))
-    connection.execute(_upsert_statement(connection.dialect.name, table), rows)
+    ordered = sorted(rows, key=lambda row: tuple(str(row[key]) for key in keys))
+    connection.execute(_upsert_statement(connection.dialect.name, table), ordered)
 
 
 # Building a statement costs more than executing it.

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, and_, bindparam, func, select, tuple_, update
 
 from app.database.engine import Database
 from app.store.archive import Archive
+from app.store.delivery_attempts import delete_attempts
 from app.store.models import DeliveryState, PrunableDelivery
 from app.store.schema import dead_records, deliveries, record_errors
 
@@ -78,7 +79,8 @@ def find_prunable(
 def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> PruneCounts:
     """Empty the bodies, dead records and record errors of these deliveries; raises StoreUnavailable.
 
-    The rows and their outcomes stay. Deliveries that another process prunes or requeued are skipped.
+    Their attempts are deleted; the rows and their outcomes stay. Deliveries that another process prunes or
+    requeued are skipped.
     """
     with database.transaction() as connection:
         sizes = _lock_prunable(connection, ids)
@@ -88,6 +90,7 @@ def prune_bodies(database: Database, ids: Sequence[UUID], *, now: datetime) -> P
         connection.execute(
             update(deliveries).where(deliveries.c.id.in_(locked_ids)).values(body=b"", pruned_at=now)
         )
+        delete_attempts(connection, locked_ids)
         emptied = [
             connection.execute(
                 update(table).where(table.c.delivery_id.in_(locked_ids), table.c.raw != "").values(raw="")

@@ -6,6 +6,7 @@ A test compares these tables with the result of `migrations/`.
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -67,6 +68,30 @@ def _text_column(name: str) -> Column[str]:
     return Column(name, SafeText, nullable=False, server_default="")
 
 
+def _number_column(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def _summary_columns() -> list[Column[Any]]:
+    """Return the columns of a run's summary: a `RunSummary`."""
+    return [
+        # A Verdict; "" until a worker summarizes the run.
+        _text_column("verdict"),
+        # Truto's count; NULL if it is unknown.
+        Column("fetched", BigInteger),
+        _number_column("arrived"),
+        _number_column("written"),
+        _number_column("dead"),
+        _number_column("missing"),
+        _number_column("record_errors"),
+        # Records that a sink lacks. A gap of unknown number counts as one.
+        _number_column("gap_records"),
+        # The gap reasons with their records, as JSON: [[code, records or null], …], the largest first.
+        _text_column("gap_reasons"),
+        _number_column("pending_deliveries"),
+    ]
+
+
 deliveries = Table(
     PREFIX + "deliveries",
     metadata,
@@ -101,6 +126,8 @@ deliveries = Table(
     Column("duplicates", Integer, nullable=False, server_default="0"),
     # When the sweeper enqueues it, and when the lease of its worker ends.
     Column("due_at", UtcDateTime, nullable=False),
+    # A DeliveryPriority; only of a pending delivery.
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("leased_until", UtcDateTime),
     # NULL while it is pending.
     Column("settled_at", UtcDateTime),
@@ -119,7 +146,8 @@ deliveries = Table(
 # condition. With one condition for both, it could pick the wrong index and read all of it, because its
 # statistics, until they are refreshed, show no pending row.
 Index(
-    PREFIX + "deliveries_due",
+    PREFIX + "deliveries_due_by_priority",
+    deliveries.c.priority,
     deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),
@@ -139,6 +167,32 @@ Index(
     sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
     postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
 )
+# For groups of failed deliveries with the same cause, found without reading every failed delivery.
+Index(
+    PREFIX + "deliveries_failed_by_cause",
+    deliveries.c.state,
+    deliveries.c.reason,
+    deliveries.c.resource,
+    deliveries.c.received_at,
+    deliveries.c.id,
+    sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+    postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+)
+Index(
+    PREFIX + "deliveries_failed_of_account",
+    deliveries.c.integrated_account_id,
+    deliveries.c.received_at,
+    sqlite_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+    postgresql_where=text("state IN ('dead', 'quarantined', 'unrouted', 'late')"),
+)
+# For the progress of a replay.
+Index(
+    PREFIX + "deliveries_of_replay",
+    deliveries.c.replay_id,
+    deliveries.c.state,
+    sqlite_where=text("replay_id IS NOT NULL"),
+    postgresql_where=text("replay_id IS NOT NULL"),
+)
 # For pruning: without it, every round would read all rows that were pruned before.
 Index(
     PREFIX + "deliveries_prunable",
@@ -149,6 +203,8 @@ Index(
 )
 # The newest delivery of every open run is read every few seconds.
 Index(PREFIX + "deliveries_of_run", deliveries.c.sync_job_run_id, deliveries.c.received_at)
+# For the deliveries of one customer, who may have few among millions.
+Index(PREFIX + "deliveries_of_account", deliveries.c.integrated_account_id, deliveries.c.received_at)
 
 sink_outcomes = Table(
     PREFIX + "sink_outcomes",
@@ -164,12 +220,38 @@ sink_outcomes = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # Where a worker continues a large delivery, as JSON; "" for all others.
     _text_column("progress"),
+    # While the delivery is held: the scope of the state in `sink_states` that holds it, and its received_at.
+    Column("held_scope", SafeText),
+    Column("held_received_at", UtcDateTime),
 )
+# Held deliveries in the order of their arrival, and the failing ones that are retried.
 Index(
-    PREFIX + "sink_outcomes_failing",
+    PREFIX + "sink_outcomes_waiting",
     sink_outcomes.c.sink,
+    sink_outcomes.c.held_scope,
+    sink_outcomes.c.held_received_at,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
+)
+
+delivery_attempts = Table(
+    PREFIX + "delivery_attempts",
+    metadata,
+    # An attempt that did not settle its delivery, or that followed such an attempt. The number begins again
+    # with a replay.
+    Column("delivery_id", Uuid, primary_key=True),
+    Column("finished_at", UtcDateTime, primary_key=True),
+    Column("attempt", SmallInteger, primary_key=True, autoincrement=False),
+    # The name in `leased_by`.
+    _text_column("worker"),
+    # NULL if the worker died; `finished_at` is then the time of the next lease.
+    Column("started_at", UtcDateTime),
+    # Of the delivery after the attempt.
+    Column("state", SafeText, nullable=False),
+    _text_column("reason"),
+    _text_column("message"),
+    # When the next attempt was due; NULL if none was.
+    Column("due_at", UtcDateTime),
 )
 
 dead_records = Table(
@@ -185,6 +267,26 @@ dead_records = Table(
     Column("died_at", UtcDateTime, nullable=False),
     # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
+    # Of its delivery, to group by it without reading the deliveries; "" if an earlier release wrote it.
+    _text_column("resource"),
+)
+Index(
+    PREFIX + "dead_records_by_cause",
+    dead_records.c.reason,
+    dead_records.c.sink,
+    dead_records.c.resource,
+    dead_records.c.died_at,
+    dead_records.c.delivery_id,
+    sqlite_where=text("discard_reason = ''"),
+    postgresql_where=text("discard_reason = ''"),
+)
+
+# For counting them: the rows themselves hold the records.
+Index(
+    PREFIX + "dead_records_kept",
+    dead_records.c.died_at,
+    sqlite_where=text("discard_reason = ''"),
+    postgresql_where=text("discard_reason = ''"),
 )
 
 record_errors = Table(
@@ -218,6 +320,45 @@ replays = Table(
     Column("config_at", UtcDateTime),
 )
 
+operations = Table(
+    PREFIX + "operations",
+    metadata,
+    # Long work in the background. A replay has the same id in `replays`, with its cursor.
+    Column("id", Uuid, primary_key=True),
+    # An OperationKind.
+    Column("kind", SafeText, nullable=False),
+    # The resolved request as JSON, and a digest of the request as it was made.
+    Column("request", SafeText, nullable=False),
+    Column("request_digest", SafeText, nullable=False),
+    # The dashboard, the command line or MCP; the address or host of the operator.
+    _text_column("requested_by"),
+    _text_column("requested_from"),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    # An OperationState.
+    Column("state", SafeText, nullable=False),
+    # The number of deliveries or records to change; NULL while unknown.
+    Column("total", BigInteger),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    # The last delivery that a discard read.
+    Column("cursor_at", UtcDateTime),
+    Column("cursor_id", Uuid),
+    # The process that carries it out, and the end of its lease.
+    _text_column("leased_by"),
+    Column("leased_until", UtcDateTime),
+    _text_column("error"),
+)
+# The same request is carried out once at a time.
+Index(
+    PREFIX + "operations_unfinished",
+    operations.c.request_digest,
+    unique=True,
+    sqlite_where=text("finished_at IS NULL"),
+    postgresql_where=text("finished_at IS NULL"),
+)
+Index(PREFIX + "operations_requested", operations.c.requested_at, operations.c.id)
+
 workers = Table(
     PREFIX + "workers",
     metadata,
@@ -230,6 +371,26 @@ workers = Table(
     _text_column("digest"),
 )
 
+sink_states = Table(
+    PREFIX + "sink_states",
+    metadata,
+    # A sink (scope ""), or one table of a sink that rejects its records until a person corrects it.
+    Column("sink", SafeText, primary_key=True),
+    Column("scope", SafeText, primary_key=True, server_default=""),
+    Column("paused_at", UtcDateTime),
+    _text_column("paused_by"),
+    _text_column("pause_reason"),
+    # The breaker: open since, the time of the next trial, the failed trials, and the error of the last one.
+    Column("open_since", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _text_column("reason"),
+    _text_column("message"),
+    # Exact to a few seconds.
+    Column("last_write_at", UtcDateTime),
+    Column("last_failure_at", UtcDateTime),
+)
+
 response_counts = Table(
     PREFIX + "response_counts",
     metadata,
@@ -240,6 +401,34 @@ response_counts = Table(
     Column("number", BigInteger, nullable=False),
     # When the newest of them was counted.
     Column("last_at", UtcDateTime, nullable=False),
+)
+
+arrivals = Table(
+    PREFIX + "arrivals",
+    metadata,
+    # The stored requests of all web processes in a period, by acknowledgement time. period_s: 60 or 900.
+    Column("period_s", Integer, primary_key=True, autoincrement=False),
+    Column("period_start", UtcDateTime, primary_key=True),
+    # The largest time of the group.
+    Column("max_ms", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+webhook_events = Table(
+    PREFIX + "webhook_events",
+    metadata,
+    # A webhook with a verified event, and when its newest one was received.
+    Column("webhook_id", SafeText, primary_key=True),
+    Column("last_event_at", UtcDateTime, nullable=False),
+)
+
+work_totals = Table(
+    PREFIX + "work_totals",
+    metadata,
+    # The work of all workers since the store exists. name: a WorkTotal; label: a state or a sink.
+    Column("name", SafeText, primary_key=True),
+    Column("label", SafeText, primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 runs = Table(
@@ -269,6 +458,16 @@ runs = Table(
     Column("stop_sent_at", UtcDateTime),
     # The sums of Truto's log by resource, as JSON.
     Column("log_totals", SafeText),
+    # The sums of its last reconciliation: a cache, always written as a whole.
+    *_summary_columns(),
+    # The time of its newest delivery at that reconciliation.
+    Column("last_delivery_at", UtcDateTime),
+    # The time of that reconciliation; NULL if the run changed since.
+    Column("summarized_at", UtcDateTime),
+    # Incremented by every change: a summary of an older revision is not saved.
+    _number_column("revision"),
+    # When the data of its account was erased: the run then belongs to no sync.
+    Column("erased_at", UtcDateTime),
 )
 Index(
     PREFIX + "runs_unreconciled",
@@ -277,6 +476,60 @@ Index(
     postgresql_where=text("reconciled_at IS NULL"),
 )
 Index(PREFIX + "runs_first_seen", runs.c.first_seen_at)
+Index(PREFIX + "runs_of_account", runs.c.integrated_account_id, runs.c.first_seen_at, runs.c.sync_job_run_id)
+Index(
+    PREFIX + "runs_of_sync",
+    runs.c.integrated_account_id,
+    runs.c.sync_job_id,
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+)
+Index(
+    PREFIX + "runs_with_gaps",
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+    sqlite_where=text("gap_records > 0"),
+    postgresql_where=text("gap_records > 0"),
+)
+Index(
+    PREFIX + "runs_unsummarized",
+    runs.c.first_seen_at,
+    sqlite_where=text("summarized_at IS NULL"),
+    postgresql_where=text("summarized_at IS NULL"),
+)
+Index(
+    PREFIX + "runs_with_pending",
+    runs.c.summarized_at,
+    sqlite_where=text("pending_deliveries > 0"),
+    postgresql_where=text("pending_deliveries > 0"),
+)
+
+syncs = Table(
+    PREFIX + "syncs",
+    metadata,
+    # The sync of one integrated account by one sync job: its last run, and whether the next one is late.
+    # All of it but `newest_record_at` is derived from `runs`.
+    Column("integrated_account_id", SafeText, primary_key=True),
+    # "" if the job is unknown.
+    Column("sync_job_id", SafeText, primary_key=True),
+    _text_column("environment_id"),
+    _text_column("webhook_id"),
+    # When the newest batch that a worker processed was received, to within 10 s.
+    Column("newest_record_at", UtcDateTime),
+    # The newest run that was not refused, with its status and its summary.
+    _text_column("last_run_id"),
+    Column("last_run_at", UtcDateTime),
+    _text_column("status"),
+    *_summary_columns(),
+    # The newest runs, at most 20, and those of them with gaps.
+    _number_column("recent_runs"),
+    _number_column("incomplete_runs"),
+    # The median time between the starts of recent runs; NULL if there are too few.
+    Column("usual_interval_s", BigInteger),
+    # The sync is late from then on, unless a run begins, or its open run gets a delivery; NULL for never.
+    Column("expected_at", UtcDateTime),
+    Column("summarized_at", UtcDateTime),
+)
 
 notifications = Table(
     PREFIX + "notifications",

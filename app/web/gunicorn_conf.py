@@ -1,6 +1,8 @@
 """gunicorn's settings: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 from app.config.load import read_config
 from app.config.operating_system import (
@@ -12,6 +14,7 @@ from app.config.operating_system import (
 from app.errors import ConfigError
 from app.logs import configure_logging
 from app.tracing import tracing
+from app.web.worker_slots import worker_slots
 
 try:
     _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
@@ -43,6 +46,26 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+
+
+def on_starting(_server: Any) -> None:
+    """Create the folder for the metrics of all workers."""
+    worker_slots.open(Path(worker_tmp_dir))
+
+
+def pre_fork(_server: Any, worker: Any) -> None:
+    """Give a worker the files of metrics that no other live one has."""
+    worker_slots.assign(worker)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Free the files of an ended worker for the next one."""
+    worker_slots.release(worker)
+
+
+def on_exit(_server: Any) -> None:
+    """Remove the folder."""
+    worker_slots.close()
 
 
 def worker_exit(_arbiter: object, _worker: object) -> None:

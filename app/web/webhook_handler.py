@@ -1,5 +1,6 @@
 """Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from app.runs.gate import Gate
 from app.store.incoming import read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.tracing import Span, tracing
+from app.web.arrival_recorder import ArrivalRecorder
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
@@ -22,20 +24,34 @@ log = structlog.get_logger()
 class WebhookHandler:
     """Turns signed bodies into stored deliveries and responses."""
 
-    def __init__(self, settings: Settings, gate: Gate, inbox: FailoverInbox, enqueuer: Enqueuer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        inbox: FailoverInbox,
+        enqueuer: Enqueuer,
+        arrivals: ArrivalRecorder,
+    ) -> None:
         self._settings = settings
         self._gate = gate
         self._inbox = inbox
         self._enqueuer = enqueuer
+        self._arrivals = arrivals
 
     def receive(
-        self, body: bytes, mac: bytes, on_verified: Callable[[], None], *, traceparent: str = ""
+        self,
+        body: bytes,
+        mac: bytes,
+        on_verified: Callable[[], None],
+        *,
+        began_s: float,
+        traceparent: str = "",
     ) -> WebhookResponse:
         """Store a body that Truto signed.
 
-        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. traceparent:
-        the header, or "". Raises SignatureError; StoreUnavailable if neither the database nor Redis can store
-        the body.
+        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. began_s: on
+        the monotonic clock, the time before the body was read. traceparent: the header, or "". Raises
+        SignatureError; StoreUnavailable if neither the database nor Redis can store the body.
         """
         received_at = utc_now()
         with Pauses() as pause:
@@ -46,7 +62,14 @@ class WebhookHandler:
             delivery = replace(delivery, state=DeliveryState.REFUSED, reason=refusal)
         # Not before: an unsigned client must not add to a trace.
         with tracing.start_span("accept", kind="server", parent=traceparent, began_at=received_at) as span:
-            return self._store(delivery, span)
+            response = self._store(delivery, span)
+        self._arrivals.record(
+            delivery.envelope.webhook_id,
+            received_at,
+            duration_s=time.monotonic() - began_s,
+            body_bytes=len(body),
+        )
+        return response
 
     def _store(self, delivery: IncomingDelivery, span: Span) -> WebhookResponse:
         if span.traceparent:

@@ -22,6 +22,7 @@ from app.store.pending import PendingDeliveries
 from app.store.replays import Replay, ReplayOutcome, Replays
 from app.store.schema import dead_records, deliveries, sink_outcomes
 from app.truto.events import read_envelope
+from tests.support.replays import begin_replay
 from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
@@ -74,7 +75,7 @@ def record(id_: object) -> str:
 def replay_all(
     replays: Replays, selection: DeliveryFilter | None = None, *, sink: str = "", replay: Replay | None = None
 ) -> Replay:
-    replay = replay or replays.start("{}", now=datetime.now(UTC))
+    replay = replay or begin_replay(replays._database, now=datetime.now(UTC))
     chosen = selection or DeliveryFilter()
     while candidates := replays.find_candidates(chosen, after=replay.cursor, limit=3):
         taken = replays.requeue(replay, candidates, sink=sink, now=datetime.now(UTC))
@@ -126,7 +127,7 @@ def test_a_replay_does_not_change_any_row(
     assert states(store) == {"settled": 10}
     assert replays.count_pending(replay) == 0
     assert replays.refresh(replay) == replay
-    assert replays.outcomes(replay) == [ReplayOutcome("settled", False, 10)]
+    assert replays.outcomes(replay.id) == [ReplayOutcome("settled", False, 10)]
 
 
 def test_a_replay_into_one_sink_does_not_write_the_others(
@@ -189,7 +190,7 @@ def test_unreadable_deliveries_stay_quarantined_and_readable_ones_are_delivered(
 
     assert states(store) == {"quarantined": 1, "settled": 1}
     assert replay.requeued_deliveries == 2
-    assert replays.outcomes(replay) == [
+    assert replays.outcomes(replay.id) == [
         ReplayOutcome("quarantined", True, 1),
         ReplayOutcome("settled", False, 1),
     ]
@@ -202,7 +203,7 @@ def test_an_interrupted_replay_resumes_at_its_cursor(
     for number in range(7):
         put(store, number, record(number))
     deliver()
-    begun = replays.start('{"resource": "crm/*"}', now=NOW)
+    begun = begin_replay(store, '{"resource": "crm/*"}', now=NOW)
     assert replays.requeue(
         begun, replays.find_candidates(DeliveryFilter(), after=None, limit=4), sink="", now=datetime.now(UTC)
     )
@@ -214,19 +215,8 @@ def test_an_interrupted_replay_resumes_at_its_cursor(
     remaining = replays.preview(DeliveryFilter(), after=resumed.cursor)
     assert [(item.state, item.deliveries) for item in remaining] == [("settled", 3)]
     ended = replay_all(replays, replay=resumed)
-    replays.finish(ended, now=NOW)
 
     assert ended.requeued_deliveries == 7
-    assert replays.find_unfinished('{"resource": "crm/*"}') is None
-
-
-def test_only_the_newest_replay_of_a_request_is_resumed(store: Database, replays: Replays) -> None:
-    replays.start("{}", now=NOW)
-    newest = replays.start("{}", now=NOW)
-
-    assert replays.find_unfinished("{}") == newest
-    replays.finish(newest, now=NOW)
-    assert replays.find_unfinished("{}") is None
 
 
 def test_two_processes_share_one_replay(
@@ -236,7 +226,7 @@ def test_two_processes_share_one_replay(
         put(store, number, record(number))
     deliver()
     before = rows(store, "crm_contacts")
-    begun = replays.start("{}", now=NOW)
+    begun = begin_replay(store, now=NOW)
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda _: replay_all(replays, replay=begun), range(2)))

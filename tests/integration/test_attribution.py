@@ -23,6 +23,7 @@ from app.store.replays import Replays
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries
 from app.truto.events import Envelope, read_envelope
+from tests.support.replays import begin_replay
 from workers.background.attribution_monitor import AttributionMonitor
 from workers.delivery.processor import DeliveryProcessor
 
@@ -96,7 +97,7 @@ class Receiver:
 
     def replay_failed(self) -> None:
         replays = Replays(self.store)
-        replay = replays.start("{}", now=datetime.now(UTC) + timedelta(seconds=1))
+        replay = begin_replay(self.store, now=datetime.now(UTC) + timedelta(seconds=1))
         candidates = replays.find_candidates(DeliveryFilter(), after=replay.cursor, limit=100)
         replays.requeue(replay, candidates, sink="", now=datetime.now(UTC))
         self.processor.deliver([candidate.id for candidate in candidates])

@@ -13,10 +13,12 @@ import pytest
 from sqlalchemy import select, update
 
 from app.database.engine import Database, open_database
+from app.replay.operations import OperationRequest, start_discard
 from app.store.delivery_filter import DeliveryFilter
-from app.store.failures import count_failed, discard_deliveries
+from app.store.discards import DiscardableSet
 from app.store.migrate import migrate
 from app.store.schema import dead_records, deliveries
+from tests.support.replays import BY_TEST, execute
 from tests.support.seeded_store import NOW, RUN, SECRET_NAME, SeededStore, build_command, rapidbridge
 from tests.support.web_process import ROOT, make_environment
 
@@ -260,20 +262,22 @@ def test_discarding_in_pages_skips_deliveries_that_are_requeued_meanwhile(seeded
     with seeded.store.engine.begin() as connection:
         row = connection.execute(deliveries.select()).mappings().one()
         copies = [
-            dict(row) | {"id": uuid4(), "received_at": NOW + timedelta(hours=1 + number)}
+            dict(row) | {"id": uuid4(), "received_at": NOW - timedelta(hours=1200 - number)}
             for number in range(1200)
         ]
         connection.execute(deliveries.insert(), copies)
-    pages = discard_deliveries(
-        seeded.store, DeliveryFilter(resource="crm/*"), reason="many", now=datetime.now(UTC)
-    )
+    everything = DeliveryFilter(resource="crm/*")
+    operation = start_discard(seeded.store, everything, because="many", requester=BY_TEST)
 
-    sizes = [next(pages)]
+    request = OperationRequest.from_json(operation.request)
+    failed = DiscardableSet(seeded.store, request.delivery_filter, of_records=False)
+    failed.discard_page(operation, reason="many", now=datetime.now(UTC))
+    after_one_page = states(seeded).count(("discarded", "many"))
     _set_state(seeded, copies[1199]["id"], "pending")
-    sizes += pages
+    ended = execute(seeded.store, operation)
 
-    assert sizes == [500, 500, 200]
-    assert count_failed(seeded.store, DeliveryFilter()) == 0
+    assert after_one_page == 500
+    assert (ended.state, ended.total, ended.done) == ("finished", 700, 1200)
     assert seeded.read_row(first)["discard_reason"] == "many"
     assert seeded.read_row(copies[1199]["id"])["state"] == "pending"
 

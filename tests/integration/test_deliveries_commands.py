@@ -18,7 +18,7 @@ from app.database.engine import Database, open_database
 from app.store.delivery_feed import DeliveryFeed
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
-from app.store.models import SinkOutcome, SinkOutcomeState
+from app.store.models import DeliveryAttempt, DeliveryState, SinkOutcome, SinkOutcomeState
 from tests.support.seeded_store import (
     NOW,
     RUN,
@@ -143,6 +143,33 @@ def test_show_gives_the_next_step(seeded: SeededStore) -> None:
     assert as_json["id"] == str(delivery)
     assert [outcome["state"] for outcome in as_json["outcomes"]] == ["done", "dead"]
     assert as_json["advice"]
+
+
+def test_show_lists_the_attempts(seeded: SeededStore) -> None:
+    delivery = seeded.put("pending")
+    message = "main: the database is down \x1b[2J; start it"
+    attempts = [
+        DeliveryAttempt(
+            delivery, number, "host:1", NOW, at, DeliveryState.PENDING, "sink_unavailable", message, at
+        )
+        for number, at in ((1, NOW), (2, NOW + timedelta(minutes=1)))
+    ]
+    for attempt in attempts:
+        seeded.settle(delivery, "pending", "sink_unavailable", attempt=attempt)
+    seeded.settle(delivery, "settled")
+
+    shown = seeded.rapidbridge("deliveries", "show", str(delivery)).stdout
+    as_json = seeded.run_json("deliveries", "show", str(delivery))
+
+    lines = shown.splitlines()
+    [header] = [place for place, line in enumerate(lines) if line.split()[:1] == ["attempt"]]
+    assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ["1", "2"]
+    assert "sink_unavailable" in lines[header + 1]
+    assert shown.count("the database is down") == 1
+    assert fits_80_columns(shown)
+    assert is_printable(shown)
+    assert [attempt["attempt"] for attempt in as_json["attempts"]] == [1, 2]
+    assert as_json["attempts"][0]["message"] == message
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.pending import PendingDeliveries
-from app.store.replays import Replays
 from app.store.requeue import delete_outcomes, mark_pending
 from app.store.schema import deliveries, replays, sink_outcomes
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
@@ -34,6 +33,7 @@ from tests.integration.test_shared_redis import make_delivery
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_queue
 from tests.support.replaced_sink import ReplacedSink
+from tests.support.replays import begin_replay
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess, make_environment
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
@@ -229,8 +229,7 @@ def test_an_outdated_worker_leaves_replayed_deliveries_to_the_others(setup: Setu
     ids = setup.put_settled(2)
     now = datetime.now(UTC)
     config = setup.make_config(WITH_LAKE)
-    replay_store = Replays(setup.store)
-    replay = replay_store.start("{}", now=now, config=config.digest)
+    replay = begin_replay(setup.store, now=now, config=config.digest)
     outdated = setup.make_processor(MAIN, started_at=now - timedelta(minutes=5))
     current = setup.make_processor(WITH_LAKE, started_at=now - timedelta(minutes=5))
     _requeue(setup, ids, replay.id, "lake")
@@ -254,7 +253,7 @@ def test_a_worker_that_started_after_the_replay_takes_its_deliveries_if_nobody_e
     ids = setup.put_settled(1)
     now = datetime.now(UTC)
     config = setup.make_config(WITH_LAKE)
-    replay = Replays(setup.store).start("{}", now=now - timedelta(minutes=5), config=config.digest)
+    replay = begin_replay(setup.store, now=now - timedelta(minutes=5), config=config.digest)
     if has_current_worker:
         setup.registry.record_heartbeat(WorkerRecord("new:bb", now, config.to_json(), config.digest), now=now)
     _requeue(setup, ids, replay.id, "")

@@ -22,6 +22,7 @@ from app.store.delivery_export import ExportedDelivery, write_line
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
+from app.store.operations import Operations
 from app.store.schema import deliveries, replays
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import sign
@@ -268,32 +269,77 @@ def test_a_replay_that_leaves_deliveries_unrouted_exits_1(site: ReplaySetup) -> 
     assert out == "3 deliveries replayed:\n  3 unrouted: no route matches\n"
 
 
-def test_the_same_command_resumes_an_interrupted_replay(site: ReplaySetup) -> None:
+def count_requeued(site: ReplaySetup) -> int:
+    with site.store.engine.connect() as connection:
+        return connection.execute(select(replays.c.requeued_deliveries)).scalar() or 0
+
+
+def test_an_interrupted_command_leaves_its_replay_running_and_follows_it_again(site: ReplaySetup) -> None:
     site.put(range(600))
+    words = ("--resource", "crm/*", "--since", "7d", "--json")
     with site.worker():
         site.wait_until_settled()
-        words = ("--resource", "crm/*", "--since", "7d", "--json")
         process = site.start(*words, "--rate", "200")
-
-        def has_requeued_some() -> bool:
-            with site.store.engine.connect() as connection:
-                return (connection.execute(select(replays.c.requeued_deliveries)).scalar() or 0) > 50
-
-        wait_until(has_requeued_some)
+        wait_until(lambda: count_requeued(site) > 50)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         first = json.loads(out)
         again = site.replay(*words)
         second = json.loads(again[1])
 
+    hint = b" ".join(err.split())
     assert process.returncode == 1
-    assert b"Run the same command again to resume." in b" ".join(err.split())
+    assert f"app.cli operations show {first['replay']} --follow".encode() in hint
+    assert f"app.cli operations cancel {first['replay']}".encode() in hint
     assert not first["is_finished"]
     assert 50 < first["deliveries"] < 600
     assert again[0] == 0
     assert "Resuming the replay" in again[2]
     assert (second["replay"], second["deliveries"]) == (first["replay"], 600)
     assert second["states"] == {"settled": 600}
+
+
+def test_workers_continue_the_replay_of_a_killed_command(site: ReplaySetup) -> None:
+    site.put(range(400))
+    operations = Operations(site.store)
+    with site.worker():
+        site.wait_until_settled()
+        process = site.start("--all", "--rate", "100")
+        wait_until(lambda: count_requeued(site) > 50)
+        process.kill()
+        process.communicate(timeout=30)
+        [killed] = operations.list_newest(limit=2)
+        requeued = count_requeued(site)
+        wait_until(lambda: operations.list_newest(limit=2)[0].is_finished, timeout_s=60)
+        shown = site.start("--json", str(killed.id), command=("operations", "show")).communicate(timeout=60)
+
+    assert not killed.is_finished
+    assert requeued < 400
+    values = json.loads(shown[0])
+    assert (values["state"], values["done"], values["total"]) == ("finished", 400, 400)
+    assert values["requested_by"] == "command line"
+    assert values["states"] == {"settled": 400}
+    assert count_requeued(site) == 400
+
+
+def test_a_cancelled_replay_ends_and_its_requeued_deliveries_are_written(site: ReplaySetup) -> None:
+    site.put(range(400))
+    with site.worker():
+        site.wait_until_settled()
+        process = site.start("--all", "--rate", "100")
+        wait_until(lambda: count_requeued(site) > 50)
+        [running] = Operations(site.store).list_newest(limit=2)
+        site.start(str(running.id), command=("operations", "cancel")).communicate(timeout=60)
+        _, err = process.communicate(timeout=30)
+        site.wait_until_settled()
+        requeued = count_requeued(site)
+        listed = site.start(command=("operations", "list")).communicate(timeout=60)[0].decode()
+
+    assert process.returncode == 1
+    assert b"Cancelled." in err
+    assert 50 < requeued < 400
+    assert f"{running.id}  replay  cancelled" in listed
+    assert site.states() == {"settled": 400}
 
 
 def test_a_replay_of_everything_needs_all_and_contradicting_options_are_refused(site: ReplaySetup) -> None:

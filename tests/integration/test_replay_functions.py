@@ -2,6 +2,7 @@
 
 import io
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,24 +12,30 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from app.config.delivery_config import DeliveryConfig
+from app.replay.executor import OperationExecutor
+from app.replay.follow import follow_operation
 from app.replay.forwarder import Forwarder
 from app.replay.importer import Importer
+from app.replay.operations import start_replay
 from app.replay.preview import preview_forward, preview_replay
-from app.replay.redeliver import ThrottledReplay
 from app.replay.request import ReplayRequest
+from app.replay.summary import ReplaySummary, summarize_replay
 from app.store.delivery_filter import DeliveryFilter
+from app.store.operations import Operation, Operations
 from app.store.replays import Replays
 from app.store.schema import deliveries
 from app.truto.webhook_sender import WebhookTarget
 from tests.support.delivered_store import DeliveredStore
 from tests.support.fake_receiver import SECRET, running_receiver
+from tests.support.replays import BY_TEST
 
 RECORDS = [{"id": "1"}]
 EVERYTHING = ReplayRequest(DeliveryFilter())
 
 
 class RecordingObserver:
-    """Records all progress; a `ReplayObserver`, an `ImportObserver` and a `ForwardObserver`."""
+    """Records all progress; an `OperationObserver`, an `ImportObserver` and a `ForwardObserver`."""
 
     def __init__(self) -> None:
         self.settled: list[int] = []
@@ -37,11 +44,11 @@ class RecordingObserver:
         self.sent = 0
         self.not_accepted: list[tuple[UUID, int]] = []
 
-    def on_settled(self, deliveries: int) -> None:
-        self.settled.append(deliveries)
+    def on_progress(self, operation: Operation) -> None:
+        self.settled.append(operation.done)
 
-    def on_stalled(self, pending: int, stalled_s: float) -> None:
-        raise AssertionError(f"{pending} deliveries stalled for {stalled_s} s")
+    def on_stalled(self, operation: Operation, stalled_s: float) -> None:
+        raise AssertionError(f"{operation.id} stalled for {stalled_s} s")
 
     def on_stored(self) -> None:
         self.stored_batches += 1
@@ -60,8 +67,8 @@ class RecordingObserver:
 class InterruptingObserver(RecordingObserver):
     """Interrupts a replay at its first report."""
 
-    def on_settled(self, deliveries: int) -> None:
-        super().on_settled(deliveries)
+    def on_progress(self, operation: Operation) -> None:
+        super().on_progress(operation)
         raise KeyboardInterrupt
 
 
@@ -116,14 +123,12 @@ def test_a_preview_counts_the_deliveries_to_replay_and_those_left_out(delivered:
 
 
 def test_a_replay_redelivers_and_reports_its_progress(delivered: DeliveredStore) -> None:
-    replays, observer, now = Replays(delivered.store), RecordingObserver(), datetime.now(UTC)
+    observer = RecordingObserver()
     request = ReplayRequest(DeliveryFilter(resource="crm/*", states=("settled",)))
-    preview = preview_replay(replays, request, now=now)
 
-    replay = ThrottledReplay(replays, replays.start(request.key, now=now), request, observer=observer)
     with running_worker(delivered):
-        replay.run()
-    summary = replay.summarize(preview.left_out)
+        ended = follow(delivered, start(delivered, request), observer)
+    summary = summarize(delivered, ended)
 
     assert summary.as_json() | {"replay": ""} == {
         "replay": "",
@@ -136,30 +141,45 @@ def test_a_replay_redelivers_and_reports_its_progress(delivered: DeliveredStore)
         "left_out": {},
     }
     assert not summary.has_problems
+    assert (ended.total, ended.done) == (2, 2)
     assert observer.settled == sorted(observer.settled)
     assert observer.settled[-1] == 2
 
 
-def test_an_interrupted_replay_is_resumed_by_the_same_request(delivered: DeliveredStore) -> None:
-    replays, now = Replays(delivered.store), datetime.now(UTC)
+def test_an_interrupted_command_leaves_its_replay_to_other_processes(delivered: DeliveredStore) -> None:
     request = ReplayRequest(DeliveryFilter(states=("settled",)))
-    interrupted = ThrottledReplay(
-        replays, replays.start(request.key, now=now), request, observer=InterruptingObserver()
-    )
+    operation = start(delivered, request)
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted.run()
-    first = interrupted.summarize(preview_replay(replays, request, now=now).left_out)
-    unfinished = preview_replay(replays, request, now=datetime.now(UTC)).unfinished
-    assert unfinished
-    resumed = ThrottledReplay(replays, unfinished, request, observer=RecordingObserver())
+        follow(delivered, operation, InterruptingObserver())
+    interrupted = Operations(delivered.store).get(operation.id)
+    same = start(delivered, request)
     with running_worker(delivered):
-        resumed.run()
+        ended = follow(delivered, same, RecordingObserver())
 
-    assert (first.is_finished, first.has_problems) == (False, True)
-    assert first.replay
-    assert unfinished.id == first.replay.id
-    assert preview_replay(replays, request, now=now).unfinished is None
+    assert interrupted
+    assert (interrupted.state, interrupted.leased_by) == ("running", "")
+    assert summarize(delivered, interrupted).has_problems
+    assert same.id == operation.id
+    assert (ended.state, ended.done) == ("finished", 2)
+    assert preview_replay(Replays(delivered.store), request, now=datetime.now(UTC)).unfinished is None
+
+
+def start(delivered: DeliveredStore, request: ReplayRequest) -> Operation:
+    config = DeliveryConfig.build(delivered.routes, late_records="deliver", to_open_run=False)
+    return start_replay(delivered.store, request, requester=BY_TEST, config=config)
+
+
+def follow(delivered: DeliveredStore, operation: Operation, observer: RecordingObserver) -> Operation:
+    executor = OperationExecutor(delivered.store, owner="a command")
+    return follow_operation(delivered.store, operation, executor=executor, observer=observer)
+
+
+def summarize(delivered: DeliveredStore, operation: Operation) -> ReplaySummary:
+    is_finished = operation.state == "finished"
+    return summarize_replay(
+        Replays(delivered.store), operation.id, sink="", left_out=Counter(), is_finished=is_finished
+    )
 
 
 def test_an_import_stores_new_deliveries_and_skips_other_lines(delivered: DeliveredStore) -> None:

@@ -16,6 +16,7 @@ from app.database.engine import Database
 from app.store.inbox import Inbox
 from app.store.models import (
     DeadRecord,
+    DeliveryAttempt,
     DeliveryResult,
     DeliveryState,
     IncomingDelivery,
@@ -90,10 +91,11 @@ class SeededStore:
         records: int = 1,
         outcomes: Sequence[SinkOutcome] = (),
         dead: Sequence[DeadRecord] = (),
+        attempt: DeliveryAttempt | None = None,
     ) -> None:
         """Settle a delivery as a worker does."""
         state_change = StateChange(delivery_id, DeliveryState(state), records, reason, due_at=NOW)
-        settlement = DeliveryResult(state_change, outcomes=outcomes, dead_records=dead)
+        settlement = DeliveryResult(state_change, outcomes=outcomes, dead_records=dead, attempt=attempt)
         DeliveryResults(self.store).save([settlement], now=NOW)
 
     def put_with_dead_records(self, sink: str = "main", reason: str = "too_deep", count: int = 2) -> UUID:

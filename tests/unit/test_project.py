@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
     # A page may call every function that a command calls.
     "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
+    "app.mcp_server": (*_STORE, "app.runs", "app.replay", "app.checks"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,
@@ -68,7 +69,9 @@ ONLY_IN = {
     "click": ("app.cli",),
     "gevent": ("app.web",),
     "gunicorn": ("app.web.gunicorn_worker", "app.web.gunicorn_log"),
+    "prometheus_client": ("app.web.metrics", "app.web.request_metrics", "app.web.service_collector"),
     "dotenv": ("app.config.settings",),
+    "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "msgspec": (
         "app.store.bulk_insert",
@@ -142,7 +145,7 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
         ),
         (
             # Not the forwarder: httpx loads click for a command of its own.
-            "import app.replay.preview, app.replay.redeliver, app.replay.importer",
+            "import app.replay.preview, app.replay.operations, app.replay.importer",
             ("click", "app.cli", "workers", "httpx"),
         ),
         (

@@ -1,8 +1,6 @@
 """rapidbridge dead discard."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -13,13 +11,23 @@ from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.ids import DELIVERY_ID
 from app.cli.common.messages import print_message
+from app.cli.common.operations import (
+    describe_end,
+    follow_with_progress,
+    make_requester,
+    print_left_running,
+)
 from app.cli.common.options import json_option, yes_option
 from app.cli.common.output import print_json
-from app.cli.common.progress import progress_bar
 from app.cli.common.prompts import confirm
 from app.clock import utc_now
+from app.database.engine import Database
+from app.errors import OperationRefused
 from app.plural import format_count
-from app.store.failures import Discard
+from app.replay.operations import start_discard
+from app.store.delivery_filter import DeliveryFilter
+from app.store.discards import DiscardableSet
+from app.store.operations import Operation, OperationState
 
 
 def _require_reason(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -66,18 +74,25 @@ def discard(
         raise click.UsageError("Choose deliveries: pass ids, or filters such as --state unrouted.")
     if of_records and delivery_filter.states:
         raise click.UsageError("--records is about settled deliveries: leave --state out.")
-    plan = Discard(open_interactive_database(), delivery_filter, of_records=of_records, until=utc_now())
-    number, noun = plan.count(), "dead record" if of_records else "delivery"
-    unaffected = plan.find_unaffected() if delivery_ids else []
+    database, now = open_interactive_database(), utc_now()
+    limited = replace(delivery_filter, until=min(delivery_filter.until or now, now), settled_until=now)
+    discardable = DiscardableSet(database, limited, of_records=of_records)
+    number, noun = discardable.count(), "dead record" if of_records else "delivery"
+    unaffected = discardable.find_unaffected() if delivery_ids else []
+    operation = None
     if number:
         confirm(f"Discard {format_count(number, noun)}?", yes=yes)
-    discarded, is_finished = _run_with_progress(plan.discard(because), number)
+        operation = _discard(database, limited, because, number, of_records=of_records)
+    discarded = operation.done if operation else 0
+    is_finished = operation is None or operation.state == OperationState.FINISHED
     if as_json:
         print_json({"records" if of_records else "deliveries": discarded})
     else:
         click.echo(f"{format_count(discarded, noun)} discarded.")
-    if not is_finished:
-        print_message("Interrupted. Run the same command again to discard the rest.")
+    if operation and not operation.is_finished:
+        print_left_running(operation)
+    elif operation and not is_finished:
+        print_message(describe_end(operation))
     if unaffected:
         reason = "without dead records" if of_records else "not dead, quarantined, unrouted or late"
         print_message(f"{format_count(len(unaffected), 'delivery')} not changed: {reason}.")
@@ -85,12 +100,20 @@ def discard(
         sys.exit(1)
 
 
-def _run_with_progress(pages: Iterator[int], number: int) -> tuple[int, bool]:
-    """Return the number of discarded deliveries or records, and whether no interruption left some."""
-    discarded = 0
-    with progress_bar("Discarding", number) as bar, suppress(KeyboardInterrupt):
-        for page in pages:
-            bar.update(page)
-            discarded += page
-        return discarded, True
-    return discarded, False
+def _discard(
+    database: Database, delivery_filter: DeliveryFilter, because: str, total: int, *, of_records: bool
+) -> Operation:
+    """Start and follow the operation; return it as it is at its end, or after Ctrl-C."""
+    try:
+        operation = start_discard(
+            database,
+            delivery_filter,
+            of_records=of_records,
+            because=because,
+            requester=make_requester(),
+            total=total,
+        )
+    except OperationRefused as error:
+        print_message(str(error))
+        sys.exit(1)
+    return follow_with_progress(database, operation)

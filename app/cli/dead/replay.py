@@ -14,7 +14,7 @@ from app.config.load import read_config
 from app.database.engine import open_database
 from app.plural import format_count
 from app.replay.request import ReplayRequest, select_dead_records, select_failed
-from app.store.failures import count_dead_records
+from app.store.discards import count_dead_records
 
 
 @click.command(name="replay", cls=FilterCommand)
@@ -71,10 +71,8 @@ def replay_dead(
         if records:
             print_message(_format_excluded(records))
         delivery_filter = select_failed(delivery_filter)
-    request = ReplayRequest(delivery_filter, get_typed_times(context))
-    replay_deliveries(
-        config, database, request, rate=rate, dry_run=dry_run, restart=False, yes=yes, as_json=as_json
-    )
+    request = ReplayRequest(delivery_filter, get_typed_times(context), rate=rate)
+    replay_deliveries(config, database, request, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
 
 
 def _format_excluded(records: int) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from app.database.engine import Database
 from app.plural import format_count
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow, read_delivery_detail
 from app.store.inbox import Inbox
-from app.store.models import AttributionSource, SinkOutcome
+from app.store.models import AttributionSource, DeliveryAttempt, SinkOutcome
 from app.store.reasons import explain
 from app.truto.events import decode_body
 from app.truto.records import decode_json, indent_json
@@ -40,6 +40,7 @@ _SOURCES: Mapping[str, str] = {
     AttributionSource.OPEN_RUN: "the only open run",
 }
 _COLOURS = {"settled": "green", "dead": "red", "quarantined": "red", "unrouted": "yellow", "late": "yellow"}
+_ATTEMPT_HEADERS = ("attempt", "at (UTC)", "state after it", "reason", "next (UTC)")
 _SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 
 
@@ -49,7 +50,7 @@ _SINK_HEADERS = ("sink", "state", "written", "dead", "reason", "at (UTC)")
 @click.option("--raw", is_flag=True, help="Print nothing but the body, byte for byte as Truto signed it.")
 @json_option
 def show(delivery: UUID, *, with_body: bool, raw: bool, as_json: bool) -> None:
-    """Show a delivery, its sinks' results and the next step.
+    """Show a delivery: attempts, sink results and the next step.
 
     ID may be shortened to its first characters.
 
@@ -92,6 +93,7 @@ def detail_lines(detail: DeliveryDetail) -> Iterator[str]:
             yield from (" " * _LABEL_WIDTH + line for line in others)
     for line in delivery_command_lines(delivery.state, delivery.reason, delivery.id):
         yield f"  {line}"
+    yield from _attempt_lines(detail.attempts)
     yield from _sink_lines(detail.outcomes)
     yield from map(_format_dead_records, detail.dead)
 
@@ -171,6 +173,31 @@ def _format_duplicates(duplicates: int) -> str:
     return f", and {format_count(duplicates, 'duplicate')}" if duplicates else ""
 
 
+def _attempt_lines(attempts: Sequence[DeliveryAttempt]) -> Iterator[str]:
+    if not attempts:
+        return
+    rows = [
+        (
+            attempt.attempt,
+            f"{attempt.finished_at:%m-%d %H:%M:%S}",
+            attempt.state,
+            shorten(attempt.reason, _MAX_REASON_WIDTH),
+            f"{attempt.due_at:%m-%d %H:%M:%S}" if attempt.due_at else "",
+        )
+        for attempt in attempts
+    ]
+    yield from format_table(_ATTEMPT_HEADERS, rows, indent=2)
+    # Most attempts fail for one cause: it is printed once.
+    yield from _message_lines(dict.fromkeys(attempt.message for attempt in attempts if attempt.message))
+
+
+def _message_lines(messages: Iterable[str]) -> Iterator[str]:
+    for message in messages:
+        yield from textwrap.wrap(
+            replace_control_chars(message), LINE_WIDTH, initial_indent="  ", subsequent_indent="    "
+        )
+
+
 def _sink_lines(outcomes: Sequence[SinkOutcome]) -> Iterator[str]:
     if not outcomes:
         return
@@ -186,10 +213,7 @@ def _sink_lines(outcomes: Sequence[SinkOutcome]) -> Iterator[str]:
         for outcome in outcomes
     ]
     yield from format_table(_SINK_HEADERS, rows, indent=2)
-    for outcome in outcomes:
-        if outcome.message:
-            text = replace_control_chars(f"{outcome.sink}: {outcome.message}")
-            yield from textwrap.wrap(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ")
+    yield from _message_lines(f"{outcome.sink}: {outcome.message}" for outcome in outcomes if outcome.message)
 
 
 def _format_dead_records(group: DeadRecordCount) -> str:

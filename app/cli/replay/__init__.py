@@ -38,7 +38,7 @@ _EXCLUDED_BY_FROM = ("url", "into", "limit", "rate", "restart")
     "--rate", type=click.FloatRange(0, min_open=True), help="Replay at most this many deliveries a second."
 )
 @dry_run_option
-@click.option("--restart", is_flag=True, help="Start over instead of resuming an interrupted replay.")
+@click.option("--restart", is_flag=True, help="Start over instead of resuming an unfinished replay.")
 @yes_option
 @click.option(
     "--from",
@@ -74,13 +74,13 @@ def replay(
 
     Without --state, this includes settled, unrouted, dead, quarantined and late deliveries. A worker must be
     running, and every running worker must have started with the routes that this command reads. Sinks end up
-    as if every delivery had been written once. Only a few replayed deliveries are in progress at a time, so
-    that new ones do not wait. After Ctrl-C, run the same command again to resume. More than 1,000 deliveries
-    need a confirmation.
+    as if every delivery had been written once. New deliveries are written before replayed ones. After Ctrl-C,
+    the replay continues in the background: run the same command again to follow it, or see `rapidbridge
+    operations`. More than 1,000 deliveries need a confirmation.
 
-    Exits 1 if a worker has other routes, the replay is interrupted, a delivery is dead, unrouted, quarantined
-    or not accepted, none reaches the sink of --sink, or a line is skipped; 3 if the receiver of --to is
-    unreachable.
+    Exits 1 if a worker has other routes, the replay is cancelled or still runs after Ctrl-C, a delivery is
+    dead, unrouted, quarantined or not accepted, none reaches the sink of --sink, or a line is skipped; 3 if
+    the receiver of --to is unreachable.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def replay(
             as_json=as_json,
         )
         return
-    request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit)
+    request = ReplayRequest(delivery_filter, get_typed_times(context), into, limit, rate)
     if url:
         signing_secret = _require_secret(config, secret)
         forward_deliveries(
@@ -116,7 +116,6 @@ def replay(
             request,
             WebhookTarget(url, signing_secret.value),
             secret_source=signing_secret.source,
-            rate=rate,
             dry_run=dry_run,
             yes=yes,
             as_json=as_json,
@@ -126,9 +125,7 @@ def replay(
         raise click.UsageError(f"--sink: no sink named {into}; known: {', '.join(config.routes.sinks)}.")
     if into and not any(into in route.sinks for route in config.routes.routes):
         raise click.UsageError(f"--sink: no route names {into}; add it to the `sinks` of a [[routes]] table.")
-    replay_deliveries(
-        config, database, request, rate=rate, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json
-    )
+    replay_deliveries(config, database, request, dry_run=dry_run, restart=restart, yes=yes, as_json=as_json)
 
 
 def _check_options(options: Mapping[str, Any], delivery_filter: DeliveryFilter, *, everything: bool) -> None:

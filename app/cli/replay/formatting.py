@@ -80,7 +80,7 @@ def left_out_lines(left_out: Mapping[str, int]) -> Iterator[str]:
 
 
 def format_resumed(unfinished: Replay) -> str:
-    """Return the message about an interrupted replay that is resumed."""
+    """Return the message about an unfinished replay of the same request."""
     return (
         f"Resuming the replay started {unfinished.started_at:%Y-%m-%d %H:%M} UTC, after its first "
         f"{format_count(unfinished.requeued_deliveries, 'delivery')}. Start over with --restart."

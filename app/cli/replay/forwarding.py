@@ -38,7 +38,6 @@ def forward_deliveries(
     target: WebhookTarget,
     *,
     secret_source: str,
-    rate: float | None,
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -60,7 +59,6 @@ def forward_deliveries(
         forwarder = Forwarder(
             database,
             target,
-            rate=rate,
             observer=_ForwardProgress(bar),
             on_rejected=rejections.end_if_hopeless,
         )

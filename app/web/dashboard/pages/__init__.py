@@ -2,6 +2,14 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit
+from app.web.dashboard.pages import (
+    accounts,
+    audit,
+    runs,
+)
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit,)
+PAGE_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    audit,
+    runs,
+)

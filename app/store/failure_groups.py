@@ -1,0 +1,272 @@
+"""Groups of failures for a page: found by skipping through an index, with bounded counts.
+
+A query with GROUP BY reads every failure. These read one entry for each group, and then count a page of
+groups up to a limit, so that 500,000 failures take milliseconds.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    Text,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    values,
+)
+
+from app.database.engine import Database
+from app.store.bounded_count import COUNT_LIMIT, count_up_to
+from app.store.delivery_filter import DeliveryFilter, FailureCause, where_clauses
+from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED, IS_STANDALONE_RECORD
+from app.store.reasons import RECORD
+from app.store.schema import dead_records, deliveries
+
+# Groups that are read for one page; a window may contain failures of a few of them only.
+_MAX_VISITED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """Failures with the same cause. number: up to COUNT_LIMIT + 1. example: the id of the newest delivery."""
+
+    cause: FailureCause
+    number: int
+    oldest: datetime
+    newest: datetime
+    example: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCounts:
+    """A page of groups, in the order of their causes.
+
+    after: the cause after which the next page begins; None at the end. is_newest_only: whether the groups
+    count only the newest failures that match.
+    """
+
+    groups: Sequence[FailureCount]
+    after: FailureCause | None = None
+    is_newest_only: bool = False
+
+
+def count_failures(
+    database: Database,
+    delivery_filter: DeliveryFilter,
+    *,
+    of_records: bool,
+    after: FailureCause | None = None,
+    limit: int,
+) -> FailureCounts:
+    """Return a page of the failed deliveries, or of the dead records of others, by cause.
+
+    delivery_filter: by state, reason, resource and `since`; or also by run or account, which then counts the
+    newest COUNT_LIMIT failures only. Raises StoreUnavailable.
+    """
+    source = _RECORDS if of_records else _DELIVERIES
+    if delivery_filter.sync_job_run_id or delivery_filter.integrated_account_id:
+        return _group_newest(database, source, delivery_filter)
+    visited = database.read(_select_causes(source, delivery_filter, after))
+    since, causes, after = delivery_filter.since, list[FailureCause](), None
+    for number, row in enumerate(visited, start=1):
+        cause = _to_cause(source, row)
+        is_in_window = since is None or row.newest >= since
+        # A resource is the last column of the index: other resources are visited, and left out here.
+        if is_in_window and (
+            not delivery_filter.resource or _matches(delivery_filter.resource, cause.resource)
+        ):
+            causes.append(cause)
+        if len(causes) == limit or number == _MAX_VISITED:
+            after = cause if number < len(visited) or number == _MAX_VISITED else None
+            break
+    groups = _count_causes(database, source, causes, since) if causes else []
+    return FailureCounts(groups, after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The table of failures, and the columns of its index by cause.
+
+    is_failure: the predicate of the index. is_counted: another condition, checked in the rows of a group.
+    """
+
+    rows: Any
+    counted_rows: Any
+    key: Mapping[str, ColumnElement[Any]]
+    time: ColumnElement[datetime]
+    delivery_id: ColumnElement[UUID]
+    is_failure: ColumnElement[bool]
+    is_counted: Sequence[ColumnElement[bool]] = ()
+
+
+_DELIVERIES = _Source(
+    rows=deliveries,
+    counted_rows=deliveries,
+    key={name: deliveries.c[name] for name in ("state", "reason", "resource")},
+    time=deliveries.c.received_at,
+    delivery_id=deliveries.c.id,
+    is_failure=IS_FAILED,
+)
+_RECORDS = _Source(
+    rows=dead_records,
+    counted_rows=DEAD_RECORDS_JOIN,
+    key={name: dead_records.c[name] for name in ("reason", "sink", "resource")},
+    time=dead_records.c.died_at,
+    delivery_id=dead_records.c.delivery_id,
+    is_failure=dead_records.c.discard_reason == literal_column("''"),
+    is_counted=(IS_STANDALONE_RECORD,),
+)
+
+
+def _select_causes(
+    source: _Source, delivery_filter: DeliveryFilter, after: FailureCause | None
+) -> Select[Any]:
+    """Return the query for the next causes, each with the time of its newest failure."""
+    key = tuple_(*source.key.values())
+    conditions = [source.is_failure, *_key_clauses(source, delivery_filter)]
+    start = [key > tuple(getattr(after, name) for name in source.key)] if after else []
+    first = _select_next(source, [*conditions, *start])
+    visited = select(*first, literal(1).label("depth")).cte("visited", recursive=True)
+    position = tuple_(*(visited.c[name] for name in source.key))
+    following = _select_next(source, [*conditions, key > position], correlate=visited)
+    visited = visited.union_all(
+        select(*following, visited.c.depth + 1).where(
+            visited.c.reason.is_not(None), visited.c.depth < _MAX_VISITED
+        )
+    )
+    newest = _select_edge(source, visited, source.time, is_newest=True)
+    statement = select(*(visited.c[name] for name in source.key), newest.label("newest"))
+    return statement.where(visited.c.reason.is_not(None))
+
+
+def _select_next(
+    source: _Source, conditions: Sequence[ColumnElement[bool]], *, correlate: CTE | None = None
+) -> list[ColumnElement[Any]]:
+    """Return the columns of the next key as scalar queries: SQLite has no lateral joins."""
+    key = list(source.key.values())
+    queries = [
+        select(column_).select_from(source.rows).where(*conditions).order_by(*key).limit(1) for column_ in key
+    ]
+    return [
+        (query.correlate(correlate) if correlate is not None else query).scalar_subquery().label(name)
+        for name, query in zip(source.key, queries, strict=True)
+    ]
+
+
+def _select_edge(
+    source: _Source,
+    causes: CTE,
+    column_: ColumnElement[Any],
+    *,
+    is_newest: bool,
+    since: datetime | None = None,
+) -> ScalarSelect[Any]:
+    """Return a column of the newest or oldest failure of each cause."""
+    order = (source.time, source.delivery_id)
+    return (
+        select(column_)
+        .select_from(source.rows)
+        .where(*_of_cause(source, causes, since))
+        .order_by(*((part.desc() for part in order) if is_newest else order))
+        .limit(1)
+        .correlate(causes)
+        .scalar_subquery()
+    )
+
+
+def _count_causes(
+    database: Database, source: _Source, causes: Sequence[FailureCause], since: datetime | None
+) -> list[FailureCount]:
+    names = list(source.key)
+    columns: list[Any] = [column("position", Integer), *(column(name, Text) for name in names)]
+    rows = [(position, *(getattr(cause, name) for name in names)) for position, cause in enumerate(causes)]
+    keys = values(*columns, name="causes").data(rows).cte("causes")
+    counted = (
+        select(source.delivery_id)
+        .select_from(source.counted_rows)
+        .where(*_of_cause(source, keys, since), *source.is_counted)
+        .correlate(keys)
+    )
+    statement = select(
+        keys.c.position,
+        count_up_to(counted).label("number"),
+        _select_edge(source, keys, source.time, is_newest=False, since=since).label("oldest"),
+        _select_edge(source, keys, source.time, is_newest=True, since=since).label("newest"),
+        _select_edge(source, keys, source.delivery_id, is_newest=True, since=since).label("example"),
+    )
+    return [
+        FailureCount(causes[row.position], row.number, row.oldest, row.newest, row.example)
+        for row in sorted(database.read(statement), key=lambda row: row.position)
+        if row.number
+    ]
+
+
+def _group_newest(database: Database, source: _Source, delivery_filter: DeliveryFilter) -> FailureCounts:
+    """Group the newest failures that match: an index finds those of one run or account."""
+    conditions = [*where_clauses(replace(delivery_filter, reason="")), source.is_failure, *source.is_counted]
+    conditions += _key_clauses(source, delivery_filter)
+    newest = (
+        select(*source.key.values(), source.time.label("time"), source.delivery_id.label("delivery_id"))
+        .select_from(source.counted_rows)
+        .where(*conditions)
+        .order_by(source.time.desc())
+        .limit(COUNT_LIMIT)
+        .subquery()
+    )
+    key = [newest.c[name] for name in source.key]
+    statement = (
+        select(
+            *key,
+            func.count().label("number"),
+            func.min(newest.c.time).label("oldest"),
+            func.max(newest.c.time).label("newest"),
+            # As text: PostgreSQL has no max() of uuid.
+            func.max(cast(newest.c.delivery_id, Text)).label("example"),
+        )
+        .group_by(*key)
+        .order_by(*key)
+    )
+    groups = [
+        FailureCount(_to_cause(source, row), row.number, row.oldest, row.newest, UUID(row.example))
+        for row in database.read(statement)
+    ]
+    return FailureCounts(groups, is_newest_only=sum(group.number for group in groups) >= COUNT_LIMIT)
+
+
+def _key_clauses(source: _Source, delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on the key of an index, so that other groups are not visited."""
+    clauses = []
+    if delivery_filter.reason:
+        clauses.append(source.key["reason"] == delivery_filter.reason)
+    if delivery_filter.states and "state" in source.key:
+        clauses.append(source.key["state"].in_(delivery_filter.states))
+    return clauses
+
+
+def _of_cause(source: _Source, causes: CTE, since: datetime | None) -> list[ColumnElement[bool]]:
+    clauses = [source.is_failure, *(column_ == causes.c[name] for name, column_ in source.key.items())]
+    return [*clauses, source.time >= since] if since else clauses
+
+
+def _to_cause(source: _Source, row: Any) -> FailureCause:
+    names = ("state", "reason", "sink", "resource")
+    values_ = {name: getattr(row, name) if name in source.key else "" for name in names}
+    return FailureCause(**{**values_, **({} if "state" in source.key else {"state": RECORD})})
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Whether a text matches a pattern with `*`, as in a DeliveryFilter."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
