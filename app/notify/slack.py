@@ -163,15 +163,16 @@ def _format_delivery_failed(payload: Payload) -> str:
 
 def _format_delivery_delayed(payload: Payload) -> str:
     return (
-        f"*Deliveries delayed:* the oldest pending delivery was received at {_get_text(payload, 'since')}. "
+        f"*Deliveries delayed:* {_format_pending(payload)} pending, the oldest one was received at "
+        f"{_get_text(payload, 'since')}. "
         "Read the workers' log, and start more workers: rapidbridge worker"
     )
 
 
 def _format_workers_missing(payload: Payload) -> str:
     return (
-        f"*No worker:* no worker process has been alive since {_get_text(payload, 'since')}. Deliveries are "
-        "stored, and written to no sink. Read the log of `rapidbridge worker`, and restart it."
+        f"*Workers missing:* no worker process has been alive since {_get_text(payload, 'since')}, and "
+        f"{_format_pending(payload)} pending. Read the log of `rapidbridge worker`, and restart it."
     )
 
 
@@ -254,6 +255,13 @@ def _format_gap(resource: Payload) -> str:
     parts = [f"{missing:,} missing of {_to_int(resource.get('fetched')):,}"] if missing else []
     parts += [f"{dead:,} dead"] if dead else []
     return ", ".join(parts)
+
+
+def _format_pending(payload: Payload) -> str:
+    number = _to_int(payload.get("deliveries"))
+    # Not counted further.
+    more = "+" if number >= 10_000 else ""
+    return f"{number:,}{more} {'delivery is' if number == 1 else 'deliveries are'}"
 
 
 def _format_errors(payload: Payload) -> str:

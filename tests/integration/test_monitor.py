@@ -919,7 +919,7 @@ def test_missing_workers_are_notified_after_a_minute_until_one_is_back(setup: Mo
         setup.now += timedelta(seconds=5)
         setup.monitor.run_once()
     [notification] = setup.list_notifications("workers.missing")
-    assert notification.payload == {"since": seen_at.isoformat()}
+    assert notification.payload == {"since": seen_at.isoformat(), "deliveries": 0}
 
     setup.advance(seconds=5)
     assert not list_open(setup, "workers.missing")

@@ -16,6 +16,7 @@ from app.database.engine import Database
 from app.database.inspection import database_file
 from app.logs import FaultLog
 from app.redis.spool import Spool
+from app.store.bounded_counts import count_pending
 from app.store.failures import find_failure_reasons
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
@@ -196,7 +197,8 @@ class ConditionMonitor:
         oldest = PendingDeliveries(self._database).find_oldest_received_at(now=now)
         if oldest is not None and now - oldest > _MAX_PENDING_AGE:
             since = oldest.isoformat()
-            yield _build("delivery.delayed", "backlog", now, since=since)
+            pending = count_pending(self._database)
+            yield _build("delivery.delayed", "backlog", now, since=since, deliveries=pending)
 
     def _find_spool_use(self, now: datetime) -> Iterator[Notification]:
         use, kind = self._spool_use, "spool.in_use"
@@ -212,7 +214,8 @@ class ConditionMonitor:
         if WorkerRegistry(self._database).list_live(now=now):
             self._worker_seen_at = now
         elif now - self._worker_seen_at > _MISSING_AFTER:
-            yield _build("workers.missing", "workers", now, since=self._worker_seen_at.isoformat())
+            since, pending = self._worker_seen_at.isoformat(), count_pending(self._database)
+            yield _build("workers.missing", "workers", now, since=since, deliveries=pending)
 
     def _find_unreadable(self, now: datetime) -> Iterator[Notification]:
         if unreadable := self._spool.count_unreadable():
