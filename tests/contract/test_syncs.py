@@ -396,12 +396,18 @@ def test_a_backlog_of_runs_is_summarized_newest_first(summarized: SummarizedStor
         summarized.advance(seconds=1)
     # Of an earlier release.
     summarized.store.execute(update(runs).values(reconciled_at=summarized.now))
-    summarized.summarize()
 
-    with summarized.store.autocommit() as connection:
-        rows = connection.execute(select(func.count(), func.min(syncs.c.integrated_account_id))).one()
-    summarized.summarize()
+    rounds: list[int] = []
+    while not rounds or rounds[-1] < 600:
+        summarized.summarize()
+        with summarized.store.autocommit() as connection:
+            number, oldest = connection.execute(
+                select(func.count(), func.min(syncs.c.integrated_account_id))
+            ).one()
+        rounds.append(number)
+        assert oldest == f"account-{600 - number:03}"
 
-    assert tuple(rows) == (500, "account-100")
+    assert len(rounds) > 1
+    assert rounds[0] <= 500
     counts = summarized.accounts.count_by_state(AccountFilter(), now=summarized.now)
     assert sum(counts.values()) == 600

@@ -1,4 +1,4 @@
-"""The pages of the integrated accounts: all of them, and one with its syncs and runs."""
+"""The pages of the integrated accounts: the list, and one account."""
 
 from datetime import datetime
 
