@@ -1,65 +1,35 @@
-"""Structured logs: one `key=value` line for each outcome, on standard error.
+"""Structured logs: one line for each outcome, on standard error.
 
 Fields are ids and counts. Bodies, signatures, secrets and fields of records are never logged.
 """
 
-import contextlib
-import io
 import logging
-import re
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TextIO, cast
 
 import structlog
-from structlog.typing import EventDict
 
 from app.backoff import compute_backoff_s
+from app.log_lines import StderrStream, choose_renderer, clean_values, is_json
 
 # The pauses between two entries of the same fault.
 _FIRST_REPEAT_S, _MAX_REPEAT_S = 60.0, 3600.0
-# Truto chooses the names of resources: one must not move a terminal's cursor, start or fill a line.
-_CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_MAX_VALUE_CHARS = 1000
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 _log = structlog.get_logger()
 
 
-def _clean_values(_logger: object, _method: str, event: EventDict) -> EventDict:
-    return {name: _clean_value(value) for name, value in event.items()}
+def configure_logging(log_format: str = "auto") -> None:
+    """Send our own events, and the messages of libraries, to standard error in one form.
 
-
-def _clean_value(value: object) -> object:
-    if value is None or isinstance(value, int | float):
-        return value
-    text = str(value)
-    if len(text) > _MAX_VALUE_CHARS:
-        text = text[:_MAX_VALUE_CHARS] + "…"
-    return text if text.isprintable() else _CONTROL_CHARS.sub("\ufffd", text)
-
-
-class _StderrStream(io.TextIOBase):
-    """Standard error without its errors: a log on a full disk must not fail a delivery."""
-
-    def write(self, text: str) -> int:
-        """Write to standard error unless it is closed; ignore an error of the disk or the pipe."""
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush standard error unless it is closed; ignore an error of the disk or the pipe."""
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
-
-
-def configure_logging() -> None:
-    """Send our own events, and the warnings of libraries, to standard error."""
+    log_format: the setting LOG_FORMAT.
+    """
     # RQ logs every job with its arguments; our own events log the result of each delivery.
     logging.getLogger("rq").setLevel(logging.WARNING)
     # httpx logs the URL of every request, and Slack's webhook URLs are secrets.
@@ -68,13 +38,63 @@ def configure_logging() -> None:
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.add_log_level,
-            _clean_values,
-            structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], sort_keys=False),
+            clean_values,
+            choose_renderer(as_json=is_json(log_format)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StderrStream())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, StderrStream())),
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    if not any(isinstance(handler, LibraryLog) for handler in root.handlers):
+        root.addHandler(LibraryLog())
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+class LibraryLog(logging.Handler):
+    """Logs the messages of libraries as events such as `rq.message`, without their tracebacks.
+
+    The message of an error may quote a record. Several messages of one place in the code are one line a
+    minute at most. interval_s: the time between two of them.
+    """
+
+    def __init__(self, *, interval_s: float = 60.0) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a message, or count it."""
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            # Its arguments do not fit. logging itself would print them all.
+            message = str(record.msg)
+        error = record.exc_info[1] if record.exc_info else None
+        fault = {"fault": type(error).__name__, "location": locate_error(error)} if error else {}
+        log_limited(
+            f"{record.name.partition('.')[0]}.message",
+            text=f"{record.pathname}:{record.lineno}",
+            interval_s=self._interval_s,
+            level=max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG)),
+            message=message,
+            **fault,
+        )
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        _log.critical("process.failed", fault=kind.__name__, location=locate_error(error))
+
+
+def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None and not issubclass(arguments.exc_type, SystemExit):
+        name = arguments.thread.name if arguments.thread else ""
+        location = locate_error(arguments.exc_value)
+        _log.critical("thread.failed", thread=name, fault=arguments.exc_type.__name__, location=location)
 
 
 @dataclass(slots=True)

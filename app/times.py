@@ -1,4 +1,4 @@
-"""Times written by a person: 12h, yesterday, 2026-11-25T08:00."""
+"""Times written by a person, such as 12h or yesterday, and durations for people."""
 
 import re
 from contextlib import suppress
@@ -8,6 +8,7 @@ from app.truto.coerce import as_time
 
 _AGE_PATTERN = re.compile(r"(\d{1,6})\s*(m|min|h|d|w)")
 _UNITS = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _DAYS_AGO = {"today": 0, "yesterday": 1}
 
 
@@ -30,3 +31,13 @@ def parse_time(text: str, *, now: datetime) -> datetime:
             f"{text!r} is not a time; write 90m, 12h, 7d, today, 2026-11-25 or 2026-11-25T08:00 (UTC)"
         )
     return time
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, such as "3 min"; two units from a day on."""
+    left = max(0, round(seconds))
+    if left < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds > 0 else "0 s"
+    size, unit = next((size, unit) for size, unit in _DURATION_UNITS if left >= size)
+    rest = left % size // 3600
+    return f"{left // size} {unit}" + (f" {rest} h" if unit == "d" and rest else "")

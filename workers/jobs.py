@@ -12,6 +12,7 @@ from rq.job import Job, JobStatus
 
 from app.errors import JobTimeout, StoreUnavailable
 from app.redis.queue import FAILED_JOB_TTL_S, IDS_PER_JOB, JOB_FUNCTION, JOB_TIMEOUT_S
+from app.tracing import tracing
 from workers.delivery.processor import DeliveryProcessor
 
 # The time that an interrupted job spends on releasing its deliveries.
@@ -34,10 +35,11 @@ def deliver(ids: object) -> None:
     """Process the deliveries with these ids; raises ValueError if they are no list of ids."""
     parsed_ids = _parse_ids(ids)
     try:
-        _processor[0].deliver(parsed_ids)
+        with tracing.start_span("job", kind="consumer", parent="", deliveries=len(parsed_ids)):
+            _processor[0].deliver(parsed_ids)
     except (StoreUnavailable, JobTimeout) as error:
         # Nothing was saved, so nothing is lost: the sweeper enqueues the deliveries again.
-        log.error("job.interrupted", deliveries=len(parsed_ids), error=str(error))
+        log.error("job.interrupted", number=len(parsed_ids), deliveries=parsed_ids, error=str(error))
         _release_deliveries(_processor[0])
 
 

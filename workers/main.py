@@ -12,7 +12,9 @@ from rq.serializers import JSONSerializer
 
 from app.clock import utc_now
 from app.config.load import Config, read_config
-from app.config.settings import read_worker_token
+from app.config.settings import read_otel_variables, read_worker_token
+from app.config.summary import log_start
+from app.config.version import VERSION
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, StoreUnavailable
 from app.logs import FaultLog, configure_logging
@@ -20,6 +22,7 @@ from app.redis.connection import connect_redis, queue_unavailable
 from app.redis.queue import DeliveryQueue
 from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
+from app.tracing import tracing
 from workers import jobs
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 from workers.rq_worker import Worker
@@ -96,21 +99,32 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         maintenance_interval=_MAINTENANCE_INTERVAL_S,
         log_job_description=False,
     )
-    worker.publish = publisher.publish
+
+    def publish() -> None:
+        publisher.publish()
+        processor.work.flush()
+
+    # RQ calls it after each job, and every few seconds without one.
+    worker.publish = publish
+    log_start("worker", config, worker=name)
     try:
         # RQ's scheduler stays off: retries are scheduled in the inbox, which survives a loss of Redis.
         worker.work(logging_level="WARNING")
     finally:
+        processor.work.flush(is_last=True)
         publisher.remove()
         sinks.close()
+        tracing.stop()
 
 
 def main() -> None:
     """Read the configuration and run the worker; exit if Redis is unreachable."""
-    configure_logging()
     started_at = utc_now()
     try:
-        run_worker(read_config(required=("REDIS_URL",)), started_at=started_at)
+        config = read_config(required=("REDIS_URL",))
+        configure_logging(config.settings.log_format)
+        tracing.start("worker", read_otel_variables(), version=VERSION)
+        run_worker(config, started_at=started_at)
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # an entry point
         sys.exit(2)

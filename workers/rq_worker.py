@@ -4,7 +4,6 @@ Anyone who reaches Redis can write to every key that RQ reads. RQ ends its worke
 does not expect. Here, such a value costs its own job: the sweeper enqueues the deliveries again.
 """
 
-import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -29,7 +28,6 @@ from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 # The time between two interruptions of the same job.
 _INTERRUPT_INTERVAL_S = 3
 _LOG_INTERVAL_S = 60.0
-_MAX_MESSAGE_CHARS = 300
 # Errors of the connection, and exceptions of signals: none is caused by a value in Redis.
 _PASSED_ON = (DequeueTimeout, StopRequested, RedisConnectionError, RedisTimeoutError, JobTimeout)
 
@@ -39,21 +37,6 @@ class QueueDamaged(RedisConnectionError):
 
     As an error of the connection, it makes RQ wait and try again.
     """
-
-
-class _RqLog(logging.Handler):
-    """Logs the messages of RQ, which quote job ids, without their tracebacks."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log a message, or count it; the same message with other values is the same."""
-        error = record.exc_info[0] if record.exc_info else None
-        fault: dict[str, Any] = {"fault": error.__name__} if error else {}
-        message = record.getMessage()[:_MAX_MESSAGE_CHARS]
-        log_limited("rq.message", text=str(record.msg), interval_s=_LOG_INTERVAL_S, message=message, **fault)
-
-
-# RQ adds its own handlers only if there are none.
-logging.getLogger("rq").addHandler(_RqLog())
 
 
 def _warn(event: str, error: BaseException, **fields: Any) -> None:
@@ -171,14 +154,15 @@ class Worker(SimpleWorker):
         except _PASSED_ON:
             raise
         except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
-            _warn("job.aborted", error, at=locate_error(error))
+            _warn("job.aborted", error, location=locate_error(error))
             self.executions.clear()
             self.connection.delete(job.key, self.executions_key)
 
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:  # noqa: ARG002  # RQ's signature
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Log the error of a job, without the job's arguments."""
         error = exc_info[1]
-        _warn("job.failed", error, at=locate_error(error))
+        # Its id begins with that of its first delivery.
+        _warn("job.failed", error, job=job.id, location=locate_error(error))
 
     def run_maintenance_tasks(self) -> None:
         """Clean up after dead workers, in this queue only."""

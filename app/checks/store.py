@@ -17,10 +17,10 @@ from app.database.inspection import (
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import StoreUnavailable
 from app.plural import format_count
-from app.store.failures import FailingSink, find_failing_sinks
 from app.store.migrate import is_current
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
+from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
 from app.store.unattributed import UnattributedDeliveries, find_unattributed
 
 _COMPONENT = "store"
@@ -69,7 +69,8 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield ok(_COMPONENT, "tables", "the tables are up to date")
     oldest = PendingDeliveries(database).find_oldest_received_at()
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
-    yield from map(evaluate_failing_sink, find_failing_sinks(database))
+    for status in list_sink_statuses(database):
+        yield from evaluate_sink_status(status)
     yield from map(evaluate_unattributed, find_unattributed(database))
     yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
     yield from check_conditions(database, now=utc_now())
@@ -186,16 +187,27 @@ def evaluate_backlog(age_s: float | None) -> CheckResult:
     return ok(_COMPONENT, "backlog", message)
 
 
-def evaluate_failing_sink(sink: FailingSink) -> CheckResult:
-    """Return the result for a sink with deliveries that it has not accepted yet."""
-    deliveries = format_count(sink.deliveries, "delivery")
-    message = f"sink {sink.sink} has not accepted {deliveries} since {sink.since:%Y-%m-%d %H:%M} UTC"
-    reason = f"{sink.reason}: {sink.message}" if sink.message else sink.reason or "the log has the reason"
-    advice = (
-        "Repair the sink; its deliveries are then retried. To see them, run: "
-        f"rapidbridge deliveries list --state pending. Reason: {reason}"
-    )
-    return fail(_COMPONENT, "failing", message, advice)
+def evaluate_sink_status(status: SinkStatus) -> Iterator[CheckResult]:
+    """Yield a result for a sink that is paused, and one for a sink that fails."""
+    if status.paused_at:
+        by = f" by {status.paused_by}" if status.paused_by else ""
+        message = f"sink {status.sink} is paused since {status.paused_at:%Y-%m-%d %H:%M} UTC{by}"
+        advice = f"To write its deliveries, run: rapidbridge sinks resume {status.sink}"
+        yield warn(_COMPONENT, "paused", f"{message}; {format_waiting(status)}", advice)
+    if status.failing_since:
+        message = f"sink {status.sink} fails since {status.failing_since:%Y-%m-%d %H:%M} UTC"
+        reason = f"{status.reason}: {status.message}" if status.message else status.reason
+        advice = (
+            "Repair the sink; workers then write its deliveries. To see its state, run: "
+            f"rapidbridge sinks list. Reason: {reason}"
+        )
+        yield fail(_COMPONENT, "failing", f"{message}; {format_waiting(status)}", advice)
+
+
+def format_waiting(status: SinkStatus) -> str:
+    """Return the number of deliveries that wait for a sink."""
+    at_least = "at least " if status.held >= MAX_HELD else ""
+    return f"{at_least}{format_count(status.waiting, 'delivery')} waiting"
 
 
 def evaluate_unattributed(group: UnattributedDeliveries) -> CheckResult:

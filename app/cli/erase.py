@@ -23,6 +23,7 @@ _PLACE_LABELS = {
     "dead_records": "dead records' JSON",
     "record_errors": "record errors' JSON",
     "runs": "runs' arguments and details",
+    "syncs": "syncs on the accounts page",
 }
 _NOT_ERASED = (
     "Not erased: backups, archives, logs, notifications that were sent, sinks that are no longer in the "

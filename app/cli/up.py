@@ -24,8 +24,9 @@ def up() -> None:
     var/webhook-secret; `rapidbridge simulate` signs with it. Without DASHBOARD_PASSWORD, the password of
     the dashboard is created in var/dashboard-password.
     """
-    configure_logging()
     config = read_config()
+    # Read by a person, even if it goes to a file.
+    configure_logging("json" if config.settings.log_format == "json" else "text")
     variables = read_environment()
     settings = {name: variables[name] for name in list_setting_names() if name in variables}
     uses_development_secret = "TRUTO_WEBHOOK_SECRET" not in settings

@@ -8,6 +8,7 @@ import click
 from app.cli.local.supervisor import Supervisor
 from app.config.load import read_config
 from app.config.settings import WORKER_VARIABLE, build_child_environment
+from app.config.summary import log_start
 from app.database.engine import open_database
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
@@ -17,6 +18,7 @@ from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
+from workers.background.releaser import Releaser
 from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.sink_monitor import SetUpMonitor
@@ -38,9 +40,11 @@ def worker(number: int | None) -> None:
     notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
     commands may run, on any number of machines.
     """
-    configure_logging()
     config = read_config(required=("REDIS_URL",))
     settings = config.settings
+    configure_logging(settings.log_format)
+    number = number or settings.worker_concurrency
+    log_start("background", config, workers=number)
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
@@ -49,6 +53,7 @@ def worker(number: int | None) -> None:
     dispatcher = NotificationDispatcher(database, config.routes.notify)
     tasks = [
         sweeper,
+        Releaser(database),
         OtherSpools(database, redis, settings),
         SetUpMonitor(config.routes),
         *dispatcher.tasks,
@@ -59,7 +64,7 @@ def worker(number: int | None) -> None:
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
     with Supervisor() as supervisor:
-        for index in range(number or settings.worker_concurrency):
+        for index in range(number):
             process = _WorkerProcess(sweeper)
             supervisor.start(
                 f"worker-{index + 1}",

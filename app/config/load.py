@@ -17,10 +17,11 @@ _DEFAULT_ROUTES_FILE = "routes.toml"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Valid settings and routes."""
+    """Valid settings and routes. routes_file: its path; "" without one."""
 
     settings: Settings
     routes: Routes
+    routes_file: str = ""
 
     @property
     def delivery_config(self) -> DeliveryConfig:
@@ -55,7 +56,7 @@ def read_config(*, required: Sequence[str] = ()) -> Config:
     url, schema = settings.database_url, settings.database_schema
     if routes is None:
         return Config(settings, build_default_routes(url, schema))
-    return Config(settings, fill_in_schema(routes, url, schema))
+    return Config(settings, fill_in_schema(routes, url, schema), str(path))
 
 
 def find_routes_file(variables: Mapping[str, str]) -> Path | None:

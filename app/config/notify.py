@@ -14,6 +14,7 @@ NOTIFICATION_KINDS = (
     "run.stalled",
     "run.stopped",
     "sink.failing",
+    "sink.recovered",
     "account.unknown",
     "key.missing",
     "webhook.inactive",
@@ -95,6 +96,11 @@ class NotifyConfig(BaseModel):
     def signing_key(self) -> bytes:
         """The bytes of the secret."""
         return _decode_secret(self.secret)
+
+    @property
+    def receives_ends(self) -> bool:
+        """Whether the subscriber receives the ends of conditions too."""
+        return False
 
     def accepts(self, kind: str) -> bool:
         """Whether the subscriber accepts notifications of this kind."""

@@ -189,6 +189,11 @@ def list_setting_names() -> tuple[str, ...]:
     return tuple(field.alias for field in Settings.model_fields.values() if field.alias)
 
 
+def is_secret(name: str) -> bool:
+    """Whether a setting may contain a secret."""
+    return name in _SECRET_SETTINGS
+
+
 def read_environment() -> dict[str, str]:
     """Return all non-empty variables of the environment and, below them, of a `.env` in this folder.
 
@@ -224,6 +229,16 @@ def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[s
 def read_worker_token() -> str:
     """Return the random part of this worker's name, set by its supervisor; "" without a supervisor."""
     return os.environ.get(WORKER_VARIABLE, "")
+
+
+def set_metrics_folder(folder: Path) -> None:
+    """Set the folder in which prometheus_client keeps the metrics of several processes."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def read_otel_variables() -> dict[str, str]:
+    """Return the variables of OpenTelemetry. Only the environment counts: its SDK does not read `.env`."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:

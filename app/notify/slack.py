@@ -56,8 +56,13 @@ def _format_run_stalled(payload: Payload) -> str:
 
 
 def _format_run_stopped(payload: Payload) -> str:
-    by = {"limit": "by a limit", "truto": "by Truto", "refusal": "because it was refused"}
-    is_stop_rejected = payload.get("by") == "limit" and payload.get("is_asked") is False
+    by = {
+        "limit": "by a limit",
+        "operator": "by an operator",
+        "truto": "by Truto",
+        "refusal": "because it was refused",
+    }
+    is_stop_rejected = payload.get("by") in ("limit", "operator") and payload.get("is_asked") is False
     warning = " Truto did not accept the stop, so the run may continue." if is_stop_rejected else ""
     return (
         f"*Run stopped* {by.get(_get_text(payload, 'by'), _get_text(payload, 'by'))}: "
@@ -73,6 +78,14 @@ def _format_sink_failing(payload: Payload) -> str:
         f"{_get_text(payload, 'reason')}. "
         f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waiting."
         f"{message}"
+    )
+
+
+def _format_sink_recovered(payload: Payload) -> str:
+    failing_min = _to_int(payload.get("failing_s")) // 60
+    return (
+        f"*Sink recovered:* {_get_text(payload, 'sink')} works again after {failing_min} min. "
+        f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waited; workers write them now."
     )
 
 
@@ -184,6 +197,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,
     "sink.failing": _format_sink_failing,
+    "sink.recovered": _format_sink_recovered,
     "account.unknown": _format_account_unknown,
     "key.missing": _format_key_missing,
     "webhook.inactive": _format_webhook_inactive,

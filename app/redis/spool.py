@@ -218,6 +218,7 @@ class Spool:
         seals = list(self._compute_seals(fields[b"header"]))
         if not any(hmac.compare_digest(seal, fields.get(b"seal", b"")) for seal in seals):
             return replace(delivery, received_at=_limit_time(received_at, delivery.envelope.created_at, now))
+        delivery = replace(delivery, traceparent=as_text(header.get("traceparent")))
         if header.get("state") == DeliveryState.REFUSED:
             return replace(delivery, state=DeliveryState.REFUSED, reason=as_text(header.get("reason")))
         return delivery
@@ -286,5 +287,6 @@ def _build_header(delivery: IncomingDelivery) -> dict[str, str | None]:
         "resource": envelope.resource,
         "method": envelope.method,
         "created_at": envelope.created_at.isoformat() if envelope.created_at else None,
+        **({"traceparent": delivery.traceparent} if delivery.traceparent else {}),
     }
     return {name: value and value[:_MAX_HEADER_VALUE_CHARS] for name, value in header.items()}

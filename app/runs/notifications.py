@@ -7,6 +7,8 @@ from app.runs.reconciliation import Reconciliation
 from app.store.notifications import Notification
 from app.store.runs import StoredRun
 
+# The stop reason of a run that an operator stops. All others are limits.
+OPERATOR_STOP_REASON = "requested by an operator"
 _RESOURCE_FIELDS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing")
 
 
@@ -46,11 +48,18 @@ def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notificatio
     return Notification("run.stopped", run.sync_job_run_id, "stopped", now, payload)
 
 
-def build_limit_notification(run: StoredRun, *, is_stop_sent: bool, now: datetime) -> Notification:
-    """Return the notification of a run that exceeded a limit. is_stop_sent: Truto accepted the stop."""
-    payload = {**_describe_run(run), "reason": run.stop_reason, "by": "limit", "is_asked": is_stop_sent}
+def build_stop_notification(run: StoredRun, *, error: str, now: datetime) -> Notification:
+    """Return the notification of a run that a limit or an operator stops. error: "" if Truto accepted it."""
+    payload = {
+        **_describe_run(run),
+        "reason": run.stop_reason,
+        "by": "operator" if run.stop_reason == OPERATOR_STOP_REASON else "limit",
+        "is_asked": not error,
+    }
+    if error:
+        payload["error"] = error
     # A stop that fails at first and succeeds later makes two notifications.
-    return Notification("run.stopped", run.sync_job_run_id, f"{run.stop_reason} {is_stop_sent}", now, payload)
+    return Notification("run.stopped", run.sync_job_run_id, f"{run.stop_reason} {not error}", now, payload)
 
 
 def build_stalled_notification(run: StoredRun, *, silent_s: float, now: datetime) -> Notification:

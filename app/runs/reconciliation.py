@@ -14,12 +14,12 @@ from app.truto.coerce import as_object
 from app.truto.runs import RecordCounts, read_resource_stats
 
 ResourceMethod = tuple[str, str]
-_UNEXPLAINED, _WITHOUT_RUN = "unexplained", "without_run"
+_UNEXPLAINED, WITHOUT_RUN = "unexplained", "without_run"
 _Group = TypeVar("_Group", BatchTotals, SinkTotals)
 Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused", "not_sent"]
 # A page may arrive after the end of its run: Truto sends lifecycle events through a queue of their own, and
 # retries a page up to three times.
-_MAX_TRANSIT = timedelta(minutes=2)
+MAX_TRANSIT = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Reconciliation:
     @property
     def has_gaps(self) -> bool:
         """Whether any record is missing from a sink."""
-        return any(gap.code != _WITHOUT_RUN for counts in self.resources for gap in counts.gap_reasons)
+        return any(gap.code != WITHOUT_RUN for counts in self.resources for gap in counts.gap_reasons)
 
     @property
     def has_unexplained_gaps(self) -> bool:
@@ -118,7 +118,7 @@ def reconcile_counts(run: StoredRun, totals: RunTotals, *, now: datetime | None 
     now: records of a run that was seen recently may still be in flight; None for a run without such records.
     """
     last_seen_at = run.last_seen_at or run.first_seen_at
-    is_quiet = now is None or bool(run.reconciled_at) or now - last_seen_at > _MAX_TRANSIT
+    is_quiet = now is None or bool(run.reconciled_at) or now - last_seen_at > MAX_TRANSIT
     unsent_events = _list_unsent_events(run, totals, is_quiet=is_quiet)
     truto_stats = _read_truto_stats(run)
     groups, sinks = (
@@ -174,12 +174,12 @@ def explain_by_batches_without_run(
                 gaps.append(gap)
                 continue
             left[counts.resource] -= number
-            gaps.append(GapReason(_WITHOUT_RUN, number))
+            gaps.append(GapReason(WITHOUT_RUN, number))
             if rest := (gap.records or 0) - number:
                 gaps.append(GapReason(_UNEXPLAINED, rest))
         resources.append(replace(counts, gap_reasons=gaps))
     is_explained = all(
-        gap.code == _WITHOUT_RUN or _is_dead(gap) for counts in resources for gap in counts.gap_reasons
+        gap.code == WITHOUT_RUN or _is_dead(gap) for counts in resources for gap in counts.gap_reasons
     )
     is_unknown = reconciliation.verdict == "incomplete" and is_explained
     return replace(

@@ -1,7 +1,7 @@
 """Events that a run never sends; pure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from app.store.runs import StoredRun
@@ -21,6 +21,13 @@ def find_unsent_events(run: StoredRun) -> tuple[UnsentEvent, ...]:
     if not run.status and run.status_at is None:
         return ("start", "end")
     return tuple(_list_excluded_events(run))
+
+
+def explain_unsent_events(run: StoredRun, unsent_events: Sequence[UnsentEvent]) -> str:
+    """Return the events that a run does not send, with the reason; "" without any."""
+    names = ", ".join(name.replace("_", " ") for name in unsent_events)
+    reason = "left out by events_to_send" if run.status else "no lifecycle event arrived"
+    return f"{names} ({reason})" if names else ""
 
 
 def _list_excluded_events(run: StoredRun) -> Iterator[UnsentEvent]:

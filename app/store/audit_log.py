@@ -30,6 +30,10 @@ class AuditEntry:
     id: str = ""
 
 
+# In the order of the fields.
+_COLUMNS = [audit_log.c[name] for name in AuditEntry.__dataclass_fields__]
+
+
 class AuditLog:
     """The audit log. Every method raises StoreUnavailable."""
 
@@ -51,11 +55,23 @@ class AuditLog:
             connection.execute(insert(audit_log), row)
             connection.execute(delete(audit_log).where(audit_log.c.at < entry.at - _KEPT))
 
+    def list_actions(self, action: str, subject: str, *, since: datetime, limit: int) -> Sequence[AuditEntry]:
+        """Return the entries of an action on a subject since a time, oldest first."""
+        statement = (
+            select(*_COLUMNS)
+            .where(
+                audit_log.c.at >= since,
+                audit_log.c.action == action,
+                audit_log.c.subject == subject[:_MAX_SUBJECT_CHARS],
+            )
+            .order_by(audit_log.c.at, audit_log.c.id)
+            .limit(limit)
+        )
+        return [AuditEntry(*row) for row in self._database.read(statement)]
+
     def list_newest(self, *, after: tuple[datetime, str] | None = None, limit: int) -> Sequence[AuditEntry]:
         """Return entries, newest first. after: the time and the id of the entry to continue after."""
-        columns = [audit_log.c[name] for name in AuditEntry.__dataclass_fields__]
-        statement = select(*columns).order_by(audit_log.c.at.desc(), audit_log.c.id.desc()).limit(limit)
+        statement = select(*_COLUMNS).order_by(audit_log.c.at.desc(), audit_log.c.id.desc()).limit(limit)
         if after:
             statement = statement.where(tuple_(audit_log.c.at, audit_log.c.id) < after)
-        # The columns are in the order of the fields.
         return [AuditEntry(*row) for row in self._database.read(statement)]

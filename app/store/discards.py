@@ -14,6 +14,7 @@ from app.store.delivery_filter import DeliveryFilter, record_cause_clauses, wher
 from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED, reason_clauses, record_clauses
 from app.store.models import DeliveryState
 from app.store.operations import Operation, add_done, move_cursor
+from app.store.run_summaries import outdate_summaries
 from app.store.schema import UtcDateTime, dead_records, deliveries
 
 _PAGE_SIZE = 500
@@ -91,7 +92,10 @@ class DiscardableSet:
         )
         settled_at = func.coalesce(deliveries.c.settled_at, now)
         values = {"state": DeliveryState.DISCARDED, "discard_reason": reason, "settled_at": settled_at}
-        return connection.execute(change.values(values)).rowcount
+        discarded = connection.execute(change.values(values).returning(deliveries.c.sync_job_run_id))
+        run_ids = discarded.scalars().all()
+        outdate_summaries(connection, run_ids)
+        return len(run_ids)
 
     def _discard_records(
         self, connection: Connection, ids: Sequence[UUID], reason: str, _now: datetime

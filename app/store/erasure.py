@@ -7,14 +7,28 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_attempts import delete_attempts
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
-from app.store.schema import dead_records, deliveries, record_errors, runs
+from app.store.run_summaries import OUTDATE_SUMMARY
+from app.store.schema import dead_records, deliveries, record_errors, runs, syncs
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
@@ -41,7 +55,7 @@ class AccountDataCounts:
     """Numbers of rows with data of an account.
 
     pruned: deliveries without bodies, which an archive may hold. pending: deliveries that a worker would
-    still write.
+    still write. syncs: rows of the accounts page.
     """
 
     bodies: int = 0
@@ -50,6 +64,7 @@ class AccountDataCounts:
     dead_records: int = 0
     record_errors: int = 0
     runs: int = 0
+    syncs: int = 0
 
     def __add__(self, other: Self) -> "AccountDataCounts":
         names = [field.name for field in fields(self)]
@@ -68,6 +83,7 @@ class AccountData:
         self._database = database
         self._account = account
         self._is_run_of_account = runs.c.integrated_account_id == account
+        self._is_sync_of_account = syncs.c.integrated_account_id == account
         run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
             deliveries.c.integrated_account_id == "",
@@ -100,6 +116,7 @@ class AccountData:
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
             runs=sum(self._strip_runs(dry_run=True)),
+            syncs=int(self._database.read(select(func.count()).where(self._is_sync_of_account))[0][0]),
         )
 
     def _count_rows(self, table: Table, has_data: ColumnElement[bool]) -> int:
@@ -137,6 +154,7 @@ class AccountData:
             yield counts
             rows = self._database.read(page.where(tuple_(*order) > tuple(rows[-1])))
         yield from (AccountDataCounts(runs=number) for number in self._strip_runs(dry_run=False))
+        yield AccountDataCounts(syncs=self._remove_syncs(now))
 
     def find_in_progress(self, *, now: datetime, among: Sequence[UUID] = ()) -> list[UUID]:
         """Return erased deliveries that a worker still processes. among: only of these, unless empty."""
@@ -199,6 +217,18 @@ class AccountData:
             if len(rows) < _PAGE_SIZE:
                 return
             after = rows[-1].sync_job_run_id
+
+    def _remove_syncs(self, now: datetime) -> int:
+        """Remove the account's syncs, and its runs from them; later runs make a new sync."""
+        page = select(runs.c.sync_job_run_id).where(self._is_run_of_account, runs.c.erased_at.is_(None))
+        page = page.order_by(runs.c.sync_job_run_id).limit(_PAGE_SIZE).with_for_update()
+        run_ids: Sequence[str] = [""]
+        while run_ids:
+            with self._database.transaction() as connection:
+                run_ids = connection.execute(page).scalars().all()
+                change = update(runs).where(runs.c.sync_job_run_id.in_(run_ids))
+                connection.execute(change.values(erased_at=now, **OUTDATE_SUMMARY))
+        return self._database.execute(delete(syncs).where(self._is_sync_of_account))
 
 
 def _may_mention(compressed: bytes, account: str) -> bool:

@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_,
 
 from app.database.engine import Database
 from app.store.delivery_filter import DeliveryFilter, where_clauses
-from app.store.models import DeliveryState, SinkOutcomeState
-from app.store.reasons import RECORD, SET_UP_REASONS, Reason
-from app.store.schema import dead_records, deliveries, sink_outcomes
+from app.store.models import DeliveryState
+from app.store.reasons import RECORD
+from app.store.schema import dead_records, deliveries
 
 FAILED_STATES = (
     DeliveryState.DEAD,
@@ -139,46 +139,3 @@ def find_failure_reasons(database: Database, *, limit: int | None = None) -> lis
         .order_by(func.count().desc(), failed.c.reason)
     )
     return [FailureReason(*row) for row in database.read(statement)]
-
-
-@dataclass(frozen=True, slots=True)
-class FailingSink:
-    """A sink with deliveries to retry. since: the oldest was received.
-
-    reason, message: of most of them; a reason that a person has to correct comes first.
-    """
-
-    sink: str
-    since: datetime
-    reason: str
-    deliveries: int
-    message: str = ""
-
-
-def find_failing_sinks(database: Database) -> list[FailingSink]:
-    """Return the sinks that have deliveries to retry; raises StoreUnavailable."""
-    cause = (sink_outcomes.c.sink, sink_outcomes.c.reason, sink_outcomes.c.message)
-    statement = (
-        select(*cause, func.min(deliveries.c.received_at).label("since"), func.count().label("number"))
-        .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
-        # A delivery that became dead keeps its last outcome, and is not retried.
-        .where(
-            sink_outcomes.c.state == SinkOutcomeState.FAILING,
-            sink_outcomes.c.reason.not_in((Reason.IN_PROGRESS, Reason.BATCH_TIMEOUT)),
-            deliveries.c.settled_at.is_(None),
-        )
-        .group_by(*cause)
-        .order_by(
-            sink_outcomes.c.sink,
-            sink_outcomes.c.reason.in_(SET_UP_REASONS).desc(),
-            func.count().desc(),
-            sink_outcomes.c.message,
-        )
-    )
-    failing: dict[str, FailingSink] = {}
-    for row in database.read(statement):
-        first = failing.setdefault(row.sink, FailingSink(row.sink, row.since, row.reason, 0, row.message))
-        failing[row.sink] = replace(
-            first, since=min(first.since, row.since), deliveries=first.deliveries + row.number
-        )
-    return list(failing.values())

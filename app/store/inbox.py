@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database, autocommit
@@ -22,6 +22,7 @@ from app.truto.runs import status_rank
 
 # The web process enqueues after its commit; the sweeper enqueues only if that was lost.
 ENQUEUE_GRACE_S = 5.0
+_TRACEPARENT = "traceparent"
 # The columns of `_build_row`; all others have defaults.
 _COLUMNS = (
     *(column.name for column in ENVELOPE_COLUMNS),
@@ -38,6 +39,7 @@ class Inbox:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._insert = build_insert(database.dialect, _COLUMNS)
+        self._insert_traced = build_insert(database.dialect, (*_COLUMNS, _TRACEPARENT))
 
     def put(self, incoming: Sequence[IncomingDelivery]) -> list[Receipt]:
         """Commit deliveries together; return their receipts in the same order.
@@ -81,15 +83,21 @@ class Inbox:
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
         with autocommit(self.database.engine) as connection:
-            return self._insert(connection, rows)
+            return self._insert_rows(connection, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
         with self.database.engine.begin() as connection:
-            results = self._insert(connection, rows)
+            results = self._insert_rows(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
+
+    def _insert_rows(self, connection: Connection, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
+        # Without tracing, no delivery has a trace, and the statement has one column less.
+        if any(_TRACEPARENT in row for row in rows):
+            return self._insert_traced(connection, [{_TRACEPARENT: "", **row} for row in rows])
+        return self._insert(connection, rows)
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return the body of a delivery, the bytes that Truto signed; raises BodyPruned."""
@@ -150,4 +158,5 @@ def _build_row(delivery_id: UUID, delivery: IncomingDelivery, body: bytes, copie
         "settled_at": None if delivery.state == DeliveryState.PENDING else delivery.received_at,
         "body_bytes": len(delivery.body),
         "body": body,
+        **({_TRACEPARENT: delivery.traceparent} if delivery.traceparent else {}),
     }

@@ -55,7 +55,8 @@ class IncomingDelivery:
     """A verified body on its way into the inbox.
 
     digest: 32 bytes that differ between bodies. envelope: empty if the body is unreadable. id: only for an
-    imported delivery, its id in the inbox that exported it.
+    imported delivery, its id in the inbox that exported it. traceparent: of the span that accepted it; ""
+    without tracing.
     """
 
     body: bytes
@@ -65,6 +66,7 @@ class IncomingDelivery:
     state: DeliveryState = DeliveryState.PENDING
     reason: str = ""
     id: UUID | None = None
+    traceparent: str = ""
 
     @property
     def delivery_id(self) -> UUID:
@@ -90,7 +92,8 @@ class Delivery:
     """One stored delivery, without its body.
 
     body_bytes: uncompressed. attempts: including this one. lost_attempts: consecutive workers that died
-    while processing it. reason: of its last attempt.
+    while processing it. reason: of its last attempt. traceparent: of the span that accepted it; "" without
+    tracing. is_replay: a replay requeued it.
     """
 
     id: UUID
@@ -100,6 +103,8 @@ class Delivery:
     attempts: int
     lost_attempts: int = 0
     reason: str = ""
+    traceparent: str = ""
+    is_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,8 @@ class SinkOutcome:
     """The result of one delivery in one sink.
 
     written, dead: numbers of records; dead includes unreadable. progress: where a worker continues a large
-    delivery; "" for all others.
+    delivery; "" for all others. held_scope: of the sink's state that holds the delivery; None if it is not
+    held. held_received_at: of a held delivery.
     """
 
     delivery_id: UUID
@@ -164,6 +170,8 @@ class SinkOutcome:
     message: str
     updated_at: datetime
     progress: str = ""
+    held_scope: str | None = None
+    held_received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import func, literal_column, select, update
+from sqlalchemy import case, func, literal_column, select, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
-from app.store.notifications import Notification, to_notification
+from app.store.notifications import AWAITED, DUE, Notification, to_notification
 from app.store.schema import notification_deliveries, notifications
 
 _LATE_AFTER = timedelta(minutes=5)
@@ -21,17 +21,23 @@ class Subscriber(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def receives_ends(self) -> bool: ...
     def accepts(self, kind: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NotificationDelivery:
-    """One notification for one subscriber. attempts: including this one. fanned_out_at: its creation."""
+    """One notification, or the end of its condition, for one subscriber.
+
+    attempts: including this one. created_at: of the delivery, or the end of the condition.
+    """
 
     notification: Notification
     subscriber: str
     attempts: int
-    fanned_out_at: datetime
+    created_at: datetime
+    is_ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,12 @@ class NotificationOutbox:
         Safe in several processes at once: only one of them fans out a notification.
         """
         unsent_statement = (
-            select(notifications.c.id, notifications.c.kind)
+            select(
+                notifications.c.id,
+                notifications.c.kind,
+                notifications.c.occurred_at,
+                notifications.c.closed_at,
+            )
             .where(notifications.c.fanned_out_at.is_(None))
             .order_by(notifications.c.occurred_at)
             .limit(limit)
@@ -69,6 +80,7 @@ class NotificationOutbox:
                     "subscriber": subscriber.name,
                     "state": "pending",
                     "due_at": now,
+                    "ending": _find_ending(notification) if subscriber.receives_ends else "",
                 }
                 for notification in unsent
                 for subscriber in subscribers
@@ -105,8 +117,13 @@ class NotificationOutbox:
             row = connection.execute(due).mappings().first()
             if row is None:
                 return None
+            is_ending = row["ending"] == DUE
             delivery = NotificationDelivery(
-                to_notification(row), subscriber, row["attempts"] + 1, row["fanned_out_at"]
+                to_notification(row),
+                subscriber,
+                row["attempts"] + 1,
+                row["closed_at"] if is_ending else row["fanned_out_at"],
+                is_ending,
             )
             until = now + timedelta(seconds=lease_s)
             connection.execute(_build_update(delivery).values(due_at=until, attempts=delivery.attempts))
@@ -140,8 +157,13 @@ class NotificationOutbox:
         return sorted(unsent.values(), key=lambda group: group.subscriber)
 
     def mark_sent(self, delivery: NotificationDelivery) -> None:
-        """Mark a delivery as sent, even if another attempt has failed meanwhile."""
-        self._database.execute(_build_update(delivery).values(state="sent", message=""))
+        """Mark a delivery as sent, even if another attempt has failed meanwhile.
+
+        If the condition ended while its beginning was sent, its end is sent when the lease ends.
+        """
+        has_ended = notification_deliveries.c.ending == DUE
+        state = "sent" if delivery.is_ending else case((has_ended, "pending"), else_="sent")
+        self._database.execute(_build_update(delivery).values(state=state, message=""))
 
     def reschedule(self, delivery: NotificationDelivery, *, due_at: datetime, message: str) -> None:
         """Retry a delivery at `due_at`. message: the error of this attempt."""
@@ -150,6 +172,13 @@ class NotificationOutbox:
     def mark_dead(self, delivery: NotificationDelivery, message: str) -> None:
         """Give up on a delivery. message: the error of the last attempt."""
         self._database.execute(_build_update_if_leased(delivery).values(state="dead", message=message))
+
+
+def _find_ending(notification: Any) -> str:
+    if notification.closed_at is None:
+        return AWAITED
+    # An event is closed when it occurs, and has no end.
+    return "" if notification.closed_at == notification.occurred_at else DUE
 
 
 def _build_update(delivery: NotificationDelivery) -> Any:

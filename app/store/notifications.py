@@ -8,11 +8,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, select, update
+from sqlalchemy import Connection, RowMapping, Update, case, func, select, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
-from app.store.schema import notifications, replace_unstorable
+from app.store.schema import notification_deliveries, notifications, replace_unstorable
+
+# The end of a condition, for a subscriber that receives it.
+AWAITED, DUE = "awaited", "due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,10 @@ class Notifications:
         return self._insert(notification, closed_at=None)
 
     def close(self, kind: str, subject: str, *, now: datetime) -> bool:
-        """Close the open notification of a condition; return False if none is open."""
+        """Close the open notification of a condition; return False if none is open.
+
+        Subscribers that receive ends get another attempt, which sends the end.
+        """
         statement = (
             update(notifications)
             .where(
@@ -61,8 +67,13 @@ class Notifications:
                 notifications.c.closed_at.is_(None),
             )
             .values(closed_at=now)
+            .returning(notifications.c.id)
         )
-        return self._database.execute(statement) > 0
+        with self._database.transaction() as connection:
+            closed_id = connection.execute(statement).scalar()
+            if closed_id is not None:
+                connection.execute(_build_ending(closed_id, now=now))
+        return closed_id is not None
 
     def list_open(self, kind: str) -> list[Notification]:
         """Return the open notifications of a kind, oldest first."""
@@ -119,6 +130,24 @@ def insert_notification(
     # Conflicts with the same id, or with an open notification for the same subject.
     statement = insert_into(connection.dialect.name, notifications).on_conflict_do_nothing()
     return bool(connection.execute(statement.returning(notifications.c.id), row).all())
+
+
+def _build_ending(notification_id: UUID, *, now: datetime) -> Update:
+    """Return the statement that makes the end of a condition due for subscribers that receive it."""
+    columns = notification_deliveries.c
+    was_sent = columns.state == "sent"
+    return (
+        update(notification_deliveries)
+        # Without a condition on the state: a delivery that is just being sent is locked, and read again.
+        .where(columns.notification_id == notification_id, columns.ending == AWAITED)
+        .values(
+            ending=DUE,
+            # Nothing needs to end at a subscriber that never received the beginning.
+            state=case((was_sent, "pending"), else_=columns.state),
+            due_at=case((was_sent, now), else_=columns.due_at),
+            attempts=case((was_sent, 0), else_=columns.attempts),
+        )
+    )
 
 
 def to_notification(row: RowMapping) -> Notification:

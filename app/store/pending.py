@@ -19,9 +19,11 @@ from sqlalchemy import (
     update,
 )
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.store.delivery_attempts import save_attempts
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
+from app.store.held import HELD_AFTER
 from app.store.models import (
     Attribution,
     Delivery,
@@ -40,6 +42,7 @@ _IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
 _HAS_ANY_PRIORITY = deliveries.c.priority.in_(list(DeliveryPriority))
 # A delivery that can be leased and still has a worker: that worker died.
 _IS_LOST = deliveries.c.leased_by != ""
+_MAX_SEARCHED = 10_000
 _COLUMNS_OF_ANY_LEASE = (
     deliveries.c.id,
     deliveries.c.received_at,
@@ -48,6 +51,8 @@ _COLUMNS_OF_ANY_LEASE = (
     deliveries.c.body_bytes,
     deliveries.c.attempts,
     deliveries.c.reason,
+    deliveries.c.traceparent,
+    deliveries.c.replay_id,
 )
 _DELIVERY_COLUMNS = (*_COLUMNS_OF_ANY_LEASE, deliveries.c.lost_attempts)
 _STATE_CHANGE_STATEMENT = (
@@ -218,16 +223,38 @@ class PendingDeliveries:
         )
         return self._database.execute(statement)
 
-    def find_oldest_received_at(self) -> datetime | None:
+    def find_oldest_received_at(self, *, now: datetime | None = None) -> datetime | None:
         """Return the time at which the oldest unsettled delivery was received; None if there is none.
 
-        Replayed deliveries are excluded: they are old, and do not show how long new ones wait.
+        Replayed deliveries are excluded: they are old, and do not show how long new ones wait. Held
+        deliveries are excluded: they wait for a sink, and not for a worker. now: None for the present.
         """
-        statement = select(func.min(deliveries.c.received_at)).where(
-            deliveries.c.settled_at.is_(None), deliveries.c.replay_id.is_(None)
+        is_new = deliveries.c.replay_id.is_(None)
+        oldest = (
+            select(deliveries.c.received_at, deliveries.c.due_at)
+            .where(deliveries.c.settled_at.is_(None), is_new)
+            .order_by(deliveries.c.received_at)
+            .limit(1)
         )
-        [(oldest_received_at,)] = self._database.read(statement)
-        return cast("datetime | None", oldest_received_at)
+        held_from = (now or utc_now()) + HELD_AFTER
+        rows = self._database.read(oldest)
+        if not rows or rows[0].due_at < held_from:
+            return cast("datetime", rows[0].received_at) if rows else None
+        # Any number may be held. A delivery that waits for a worker is among the first that are due.
+        due = (
+            select(deliveries.c.received_at)
+            .where(
+                deliveries.c.state == DeliveryState.PENDING,
+                deliveries.c.priority == DeliveryPriority.LIVE,
+                deliveries.c.due_at < held_from,
+                is_new,
+            )
+            .order_by(deliveries.c.due_at)
+            .limit(_MAX_SEARCHED)
+            .subquery()
+        )
+        [(oldest_due,)] = self._database.read(select(func.min(due.c.received_at)))
+        return cast("datetime | None", oldest_due)
 
 
 def _can_be_leased(ids: Sequence[UUID], now: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -289,4 +316,6 @@ def _to_delivery(row: Row[Any]) -> Delivery:
         attempts=row.attempts,
         lost_attempts=row.lost_attempts,
         reason=row.reason,
+        traceparent=row.traceparent,
+        is_replay=row.replay_id is not None,
     )

@@ -91,6 +91,17 @@ class Reason(StrEnum):
         "a sink did not accept the delivery",
         "check the sink; if the delivery is dead, replay it afterwards",
     )
+    SINK_PAUSED = (
+        "sink_paused",
+        "sink",
+        "a person paused a sink, and the delivery is held",
+        "resume the sink; workers then write the delivery",
+    )
+    SINK_RESUMED = (
+        "sink_resumed",
+        "sink",
+        "a sink accepts deliveries again, and workers write the held ones",
+    )
     BATCH_TIMEOUT = (
         "batch_timeout",
         "sink",
@@ -191,6 +202,8 @@ def explain(state: str, reason: str) -> Explanation:
         return _RECORD_EXPLANATIONS.get(reason_code, reason_code.explanation)
     if reason_code in SET_UP_REASONS and state == DeliveryState.PENDING:
         return Explanation(reason_code.explanation.meaning, _CORRECT_SINK)
+    if reason_code in (Reason.SINK_PAUSED, Reason.SINK_RESUMED):
+        return reason_code.explanation
     if reason_code is None or state in _STATES_WITHOUT_REASON:
         return _STATE_EXPLANATIONS[DeliveryState(state)]
     return reason_code.explanation

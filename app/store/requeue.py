@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, select, update
 
 from app.store.models import DeliveryPriority, DeliveryState
+from app.store.run_summaries import outdate_summaries
 from app.store.schema import dead_records, deliveries, sink_outcomes
 
 # For queries by id: see _IS_PENDING in `app.store.pending`.
@@ -35,7 +36,10 @@ def mark_pending(
     now: datetime,
     envelope_columns: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make deliveries pending and due. envelope_columns: new values, if they were unreadable before."""
+    """Make deliveries pending and due, and outdate the summaries of their runs.
+
+    envelope_columns: new values, if they were unreadable before.
+    """
     statement = update(deliveries).where(deliveries.c.id.in_(ids))
     requeued = statement.values(
         state=DeliveryState.PENDING,
@@ -52,7 +56,8 @@ def mark_pending(
         replay_id=replay_id,
         **(envelope_columns or {}),
     )
-    connection.execute(requeued)
+    run_ids = connection.execute(requeued.returning(deliveries.c.sync_job_run_id)).scalars()
+    outdate_summaries(connection, run_ids)
 
 
 def delete_outcomes(connection: Connection, ids: Sequence[UUID], sink: str) -> None:

@@ -37,6 +37,8 @@ _MEANINGS = {
     ("not_found", ""): f"webhooks are received by POST {WEBHOOK_PATH}",
     ("method_not_allowed", ""): f"webhooks are received by POST {WEBHOOK_PATH}",
 }
+# All answers that the receiver gives, by status and cause.
+KNOWN_ANSWERS = (*((status, "") for status in STORED), *_MEANINGS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         message=row.message,
         updated_at=row.updated_at,
         progress=row.progress,
+        held_scope=row.held_scope,
+        held_received_at=row.held_received_at,
     )
 
 

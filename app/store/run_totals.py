@@ -70,6 +70,16 @@ def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, Run
     }
 
 
+def count_pending_deliveries(database: Database, run_ids: Sequence[str]) -> dict[str, int]:
+    """Count the pending deliveries of runs; runs without any are left out. Raises StoreUnavailable."""
+    statement = (
+        select(deliveries.c.sync_job_run_id, func.count())
+        .where(deliveries.c.sync_job_run_id.in_(run_ids), deliveries.c.settled_at.is_(None))
+        .group_by(deliveries.c.sync_job_run_id)
+    )
+    return {row[0]: row[1] for row in database.read(statement)}
+
+
 def count_records_without_run(
     database: Database, account: str, *, since: datetime, until: datetime
 ) -> dict[str, int]:

@@ -19,7 +19,7 @@ def upsert_runs(connection: Connection, updates: Iterable[RunUpdate]) -> None:
     """Write run updates in the caller's transaction.
 
     Events are ordered by their own time: an older event never overwrites a newer one. A delivery of a
-    reconciled run causes the run to be reconciled again.
+    reconciled run causes the run to be reconciled and summarized again.
     """
     unique_updates: dict[tuple[str, datetime | None, int], RunUpdate] = {}
     for run_update in updates:
@@ -69,6 +69,8 @@ def _upsert(dialect: str) -> Insert:
         else_=old.stopped_at,
     )
     changed[old.reconciled_at] = null()
+    changed[old.summarized_at] = null()
+    changed[old.revision] = old.revision + 1
     has_changes = or_(
         is_newer,
         old.reconciled_at.is_not(None),

@@ -10,6 +10,7 @@ from sqlalchemy import exists, func, literal, or_, select, text, tuple_, update
 from app.database.engine import Database
 from app.store.models import RunUpdate
 from app.store.notifications import Notification, insert_notification
+from app.store.run_summaries import HAD_PENDING, OUTDATE_SUMMARY
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries, runs
 from app.truto.runs import FINAL_RANK
@@ -28,7 +29,10 @@ _HAS_PENDING = exists().where(
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A stored run; the columns are described in `schema`. last_seen_at: of its newest delivery."""
+    """A stored run; the columns are described in `schema`. last_seen_at: of its newest delivery.
+
+    last_delivery_at, summarized_at: of its summary.
+    """
 
     sync_job_run_id: str
     sync_job_id: str
@@ -47,6 +51,9 @@ class StoredRun:
     stop_sent_at: datetime | None
     log_totals: str | None
     last_seen_at: datetime | None
+    last_delivery_at: datetime | None = None
+    summarized_at: datetime | None = None
+    revision: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -55,8 +62,8 @@ class StoredRun:
 
 
 _COLUMNS = [
-    *(runs.c[name] for name in StoredRun.__dataclass_fields__ if name != "last_seen_at"),
-    _LAST_SEEN.label("last_seen_at"),
+    _LAST_SEEN.label(name) if name == "last_seen_at" else runs.c[name]
+    for name in StoredRun.__dataclass_fields__
 ]
 
 
@@ -86,6 +93,20 @@ class Runs:
             if len(page) < page_size:
                 return
             after = [position > (page[-1].first_seen_at, page[-1].sync_job_run_id)]
+
+    def list_unsummarized(self, *, limit: int) -> list[StoredRun]:
+        """Return the runs that changed since their summary, newest first."""
+        return self._read(runs.c.summarized_at.is_(None), limit=limit)
+
+    def list_summarized_with_pending(self, *, before: datetime, limit: int) -> list[StoredRun]:
+        """Return runs with pending deliveries at their summary, oldest summary first. before: a time."""
+        statement = (
+            select(*_COLUMNS)
+            .where(runs.c.summarized_at < before, HAD_PENDING)
+            .order_by(runs.c.summarized_at)
+            .limit(limit)
+        )
+        return [StoredRun(*row) for row in self._database.read(statement)]
 
     def list_active(self, *, ended_since: datetime, limit: int) -> list[StoredRun]:
         """Return the newest runs that have not ended, or had a delivery since `ended_since`."""
@@ -128,7 +149,7 @@ class Runs:
                 _LAST_SEEN.is_not_distinct_from(literal(run.last_seen_at, runs.c.status_at.type)),
                 ~_HAS_PENDING,
             )
-            .values(reconciled_at=now)
+            .values(reconciled_at=now, **OUTDATE_SUMMARY)
         )
         with self._database.transaction() as connection:
             is_reconciled: bool = connection.execute(statement).rowcount > 0
@@ -139,7 +160,9 @@ class Runs:
     def save_log(self, run_id: str, log_totals: str) -> None:
         """Store the sums of Truto's log of a run, as JSON."""
         self._database.execute(
-            update(runs).where(runs.c.sync_job_run_id == run_id).values(log_totals=log_totals)
+            update(runs)
+            .where(runs.c.sync_job_run_id == run_id)
+            .values(log_totals=log_totals, **OUTDATE_SUMMARY)
         )
 
     def request_stop(self, run_id: str, reason: str) -> bool:
@@ -149,7 +172,8 @@ class Runs:
             .where(
                 runs.c.sync_job_run_id == run_id, runs.c.stop_reason == "", runs.c.status_rank < FINAL_RANK
             )
-            .values(stop_reason=reason)
+            # The monitor skips reconciled runs, such as one that was silent for a day.
+            .values(stop_reason=reason, reconciled_at=None)
         )
         return self._database.execute(statement) > 0
 

@@ -6,6 +6,7 @@ A test compares these tables with the result of `migrations/`.
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -67,6 +68,30 @@ def _text_column(name: str) -> Column[str]:
     return Column(name, SafeText, nullable=False, server_default="")
 
 
+def _number_column(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def _summary_columns() -> list[Column[Any]]:
+    """Return the columns of a run's summary: a `RunSummary`."""
+    return [
+        # A Verdict; "" until a worker summarizes the run.
+        _text_column("verdict"),
+        # Truto's count; NULL if it is unknown.
+        Column("fetched", BigInteger),
+        _number_column("arrived"),
+        _number_column("written"),
+        _number_column("dead"),
+        _number_column("missing"),
+        _number_column("record_errors"),
+        # Records that a sink lacks. A gap of unknown number counts as one.
+        _number_column("gap_records"),
+        # The gap reasons with their records, as JSON: [[code, records or null], …], the largest first.
+        _text_column("gap_reasons"),
+        _number_column("pending_deliveries"),
+    ]
+
+
 deliveries = Table(
     PREFIX + "deliveries",
     metadata,
@@ -114,6 +139,8 @@ deliveries = Table(
     Column("replay_id", Uuid),
     # The operator's reason for discarding it; "" unless discarded.
     _text_column("discard_reason"),
+    # The span that accepted it, as a W3C traceparent; "" without tracing.
+    _text_column("traceparent"),
 )
 # These two conditions are equivalent, but PostgreSQL uses a partial index only for a query that repeats its
 # condition. With one condition for both, it could pick the wrong index and read all of it, because its
@@ -193,10 +220,16 @@ sink_outcomes = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # Where a worker continues a large delivery, as JSON; "" for all others.
     _text_column("progress"),
+    # While the delivery is held: the scope of the state in `sink_states` that holds it, and its received_at.
+    Column("held_scope", SafeText),
+    Column("held_received_at", UtcDateTime),
 )
+# Held deliveries in the order of their arrival, and the failing ones that are retried.
 Index(
-    PREFIX + "sink_outcomes_failing",
+    PREFIX + "sink_outcomes_waiting",
     sink_outcomes.c.sink,
+    sink_outcomes.c.held_scope,
+    sink_outcomes.c.held_received_at,
     sqlite_where=text("state = 'failing'"),
     postgresql_where=text("state = 'failing'"),
 )
@@ -244,6 +277,14 @@ Index(
     dead_records.c.resource,
     dead_records.c.died_at,
     dead_records.c.delivery_id,
+    sqlite_where=text("discard_reason = ''"),
+    postgresql_where=text("discard_reason = ''"),
+)
+
+# For counting them: the rows themselves hold the records.
+Index(
+    PREFIX + "dead_records_kept",
+    dead_records.c.died_at,
     sqlite_where=text("discard_reason = ''"),
     postgresql_where=text("discard_reason = ''"),
 )
@@ -330,6 +371,26 @@ workers = Table(
     _text_column("digest"),
 )
 
+sink_states = Table(
+    PREFIX + "sink_states",
+    metadata,
+    # A sink (scope ""), or one table of a sink that rejects its records until a person corrects it.
+    Column("sink", SafeText, primary_key=True),
+    Column("scope", SafeText, primary_key=True, server_default=""),
+    Column("paused_at", UtcDateTime),
+    _text_column("paused_by"),
+    _text_column("pause_reason"),
+    # The breaker: open since, the time of the next trial, the failed trials, and the error of the last one.
+    Column("open_since", UtcDateTime),
+    Column("retry_at", UtcDateTime),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _text_column("reason"),
+    _text_column("message"),
+    # Exact to a few seconds.
+    Column("last_write_at", UtcDateTime),
+    Column("last_failure_at", UtcDateTime),
+)
+
 response_counts = Table(
     PREFIX + "response_counts",
     metadata,
@@ -340,6 +401,34 @@ response_counts = Table(
     Column("number", BigInteger, nullable=False),
     # When the newest of them was counted.
     Column("last_at", UtcDateTime, nullable=False),
+)
+
+arrivals = Table(
+    PREFIX + "arrivals",
+    metadata,
+    # The stored requests of all web processes in a period, by acknowledgement time. period_s: 60 or 900.
+    Column("period_s", Integer, primary_key=True, autoincrement=False),
+    Column("period_start", UtcDateTime, primary_key=True),
+    # The largest time of the group.
+    Column("max_ms", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+webhook_events = Table(
+    PREFIX + "webhook_events",
+    metadata,
+    # A webhook with a verified event, and when its newest one was received.
+    Column("webhook_id", SafeText, primary_key=True),
+    Column("last_event_at", UtcDateTime, nullable=False),
+)
+
+work_totals = Table(
+    PREFIX + "work_totals",
+    metadata,
+    # The work of all workers since the store exists. name: a WorkTotal; label: a state or a sink.
+    Column("name", SafeText, primary_key=True),
+    Column("label", SafeText, primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 runs = Table(
@@ -369,6 +458,16 @@ runs = Table(
     Column("stop_sent_at", UtcDateTime),
     # The sums of Truto's log by resource, as JSON.
     Column("log_totals", SafeText),
+    # The sums of its last reconciliation: a cache, always written as a whole.
+    *_summary_columns(),
+    # The time of its newest delivery at that reconciliation.
+    Column("last_delivery_at", UtcDateTime),
+    # The time of that reconciliation; NULL if the run changed since.
+    Column("summarized_at", UtcDateTime),
+    # Incremented by every change: a summary of an older revision is not saved.
+    _number_column("revision"),
+    # When the data of its account was erased: the run then belongs to no sync.
+    Column("erased_at", UtcDateTime),
 )
 Index(
     PREFIX + "runs_unreconciled",
@@ -377,6 +476,60 @@ Index(
     postgresql_where=text("reconciled_at IS NULL"),
 )
 Index(PREFIX + "runs_first_seen", runs.c.first_seen_at)
+Index(PREFIX + "runs_of_account", runs.c.integrated_account_id, runs.c.first_seen_at, runs.c.sync_job_run_id)
+Index(
+    PREFIX + "runs_of_sync",
+    runs.c.integrated_account_id,
+    runs.c.sync_job_id,
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+)
+Index(
+    PREFIX + "runs_with_gaps",
+    runs.c.first_seen_at,
+    runs.c.sync_job_run_id,
+    sqlite_where=text("gap_records > 0"),
+    postgresql_where=text("gap_records > 0"),
+)
+Index(
+    PREFIX + "runs_unsummarized",
+    runs.c.first_seen_at,
+    sqlite_where=text("summarized_at IS NULL"),
+    postgresql_where=text("summarized_at IS NULL"),
+)
+Index(
+    PREFIX + "runs_with_pending",
+    runs.c.summarized_at,
+    sqlite_where=text("pending_deliveries > 0"),
+    postgresql_where=text("pending_deliveries > 0"),
+)
+
+syncs = Table(
+    PREFIX + "syncs",
+    metadata,
+    # The sync of one integrated account by one sync job: its last run, and whether the next one is late.
+    # All of it but `newest_record_at` is derived from `runs`.
+    Column("integrated_account_id", SafeText, primary_key=True),
+    # "" if the job is unknown.
+    Column("sync_job_id", SafeText, primary_key=True),
+    _text_column("environment_id"),
+    _text_column("webhook_id"),
+    # When the newest batch that a worker processed was received, to within 10 s.
+    Column("newest_record_at", UtcDateTime),
+    # The newest run that was not refused, with its status and its summary.
+    _text_column("last_run_id"),
+    Column("last_run_at", UtcDateTime),
+    _text_column("status"),
+    *_summary_columns(),
+    # The newest runs, at most 20, and those of them with gaps.
+    _number_column("recent_runs"),
+    _number_column("incomplete_runs"),
+    # The median time between the starts of recent runs; NULL if there are too few.
+    Column("usual_interval_s", BigInteger),
+    # The sync is late from then on, unless a run begins, or its open run gets a delivery; NULL for never.
+    Column("expected_at", UtcDateTime),
+    Column("summarized_at", UtcDateTime),
+)
 
 notifications = Table(
     PREFIX + "notifications",
@@ -424,6 +577,8 @@ notification_deliveries = Table(
     Column("due_at", UtcDateTime, nullable=False),
     # The error of the last attempt.
     _text_column("message"),
+    # For a subscriber that receives the end of the condition too: "awaited", then "due"; else "".
+    _text_column("ending"),
 )
 Index(
     PREFIX + "notification_deliveries_due",

@@ -6,10 +6,13 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.store.failures import IS_FAILED
+from app.store.held import HELD_AFTER
 from app.store.models import DeliveryState
 from app.store.reasons import Reason
+from app.store.run_summaries import outdate_summaries
 from app.store.schema import deliveries, runs
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT
 from app.truto.runs import FINAL_RANK
@@ -76,7 +79,9 @@ class AttributionRuns:
         statement = (
             select(deliveries.c.webhook_id)
             .where(
-                deliveries.c.settled_at.is_(None),
+                deliveries.c.state == DeliveryState.PENDING,
+                # A worker has read the run of a held delivery.
+                deliveries.c.due_at < utc_now() + HELD_AFTER,
                 deliveries.c.webhook_id.in_(sorted(webhook_ids)),
                 deliveries.c.event.like("sync\\_job\\_run:%", escape="\\"),
                 deliveries.c.event.not_in((RECORD_EVENT, RECORD_ERROR_EVENT)),
@@ -112,8 +117,12 @@ def requeue_attributable(database: Database, *, now: datetime) -> int:
             is_known,
         )
         .values(state=DeliveryState.PENDING, reason="", settled_at=None, leased_until=None, due_at=now)
+        .returning(deliveries.c.sync_job_run_id)
     )
-    return database.execute(statement)
+    with database.transaction() as connection:
+        run_ids = connection.execute(statement).scalars().all()
+        outdate_summaries(connection, run_ids)
+    return len(run_ids)
 
 
 def _is_unattributed() -> list[ColumnElement[bool]]:

@@ -10,27 +10,37 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
+from app.checks.service_facts import read_redis_facts, read_store_facts
+from app.clock import utc_now
 from app.config.load import Config
-from app.database.engine import open_database
+from app.database.engine import Database, open_database
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
+from app.store.arrivals import Arrivals
 from app.store.inbox import Inbox
 from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.response_counts import ResponseCounts
 from app.store.runs import Runs
+from app.store.webhook_events import WebhookEvents
+from app.web.arrival_recorder import ArrivalRecorder
+from app.web.counts_writer import CountsWriter
 from app.web.dashboard.blueprint import create_dashboard
 from app.web.dashboard.dashboard import Dashboard
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
+from app.web.metrics import register_metrics_route
+from app.web.request_metrics import RequestMetrics
 from app.web.response_counter import ResponseCounter
 from app.web.responses import JsonResponse, WebhookResponse, error_response
+from app.web.service_collector import ServiceCollector
 from app.web.webhook import HINT, create_webhooks_blueprint
 from app.web.webhook_handler import WebhookHandler
+from app.web.worker_slots import worker_slots
 
 _MAX_LARGEST_BODIES = 2
 _MAX_DASHBOARD_CONNECTIONS = 2
@@ -49,18 +59,20 @@ def create_app(config: Config) -> Flask:
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue = DeliveryQueue(redis, settings.namespace)
     spool = Spool(redis, settings.namespace, settings)
-    inbox = FailoverInbox(Inbox(database), spool)
+    metrics = RequestMetrics(worker_slots.current)
+    arrivals = _register_monitoring(app, config, metrics)
+    _register_metrics(app, config, metrics)
+    inbox = FailoverInbox(Inbox(database), spool, metrics)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
     gate = Gate(routes, settings.maintenance, _GateStore(inbox, Runs(database), PendingDeliveries(database)))
     webhooks = create_webhooks_blueprint(
-        WebhookHandler(settings, gate, inbox, enqueuer),
+        WebhookHandler(settings, gate, inbox, enqueuer, arrivals),
         max_body_bytes=settings.max_body_bytes,
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
         verified_memory_budget=MemoryBudget(settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    _register_monitoring(app, config)
     app.register_blueprint(create_dashboard(_open_dashboard(config)))
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
@@ -68,8 +80,30 @@ def create_app(config: Config) -> Flask:
     return app
 
 
-def _register_monitoring(app: Flask, config: Config) -> None:
-    """Add health checks and counts, with connections of their own, so that they delay no commit."""
+def _register_monitoring(app: Flask, config: Config, metrics: RequestMetrics) -> ArrivalRecorder:
+    """Add health checks and counts; return the recorder of stored requests."""
+    database, queue, spool = _open_monitoring(config)
+    counter = ResponseCounter(metrics, ResponseCounts(database))
+    arrivals = ArrivalRecorder(metrics, Arrivals(database), WebhookEvents(database))
+    CountsWriter(counter.write, arrivals.write).start()
+    app.extensions["response_counter"] = counter
+    app.after_request(partial(_count_response, counter))
+    register_health_routes(app, database, queue, spool, counter, config=config.delivery_config)
+    return arrivals
+
+
+def _register_metrics(app: Flask, config: Config, metrics: RequestMetrics) -> None:
+    # Connections of their own: a slow round of the health checks must not delay the metrics.
+    database, queue, spool = _open_monitoring(config)
+    service = ServiceCollector(
+        lambda: read_store_facts(database, config.delivery_config, now=utc_now()),
+        lambda: read_redis_facts(queue, spool),
+    )
+    register_metrics_route(app, metrics.collector, service, token=config.settings.metrics_token)
+
+
+def _open_monitoring(config: Config) -> tuple[Database, DeliveryQueue, Spool]:
+    """Prepare connections that delay no commit: one to the database, and a few to Redis."""
     settings = config.settings
     database = open_database(
         settings.database_url,
@@ -78,12 +112,7 @@ def _register_monitoring(app: Flask, config: Config) -> None:
         max_connections=1,
     )
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
-    queue, spool = DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
-    counter = ResponseCounter(ResponseCounts(database))
-    counter.start()
-    app.extensions["response_counter"] = counter
-    app.after_request(partial(_count_response, counter))
-    register_health_routes(app, database, queue, spool, counter, config=config.delivery_config)
+    return database, DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
 
 
 def _open_dashboard(config: Config) -> Dashboard:

@@ -14,7 +14,9 @@ from app.logs import FaultLog, locate_error
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery, Receipt
+from app.tracing import tracing
 from app.web.group_commit import GroupCommit
+from app.web.request_metrics import RequestMetrics
 
 _MAX_DELIVERIES_PER_COMMIT = 64
 _MAX_BYTES_PER_COMMIT = 32 * 1024 * 1024
@@ -31,8 +33,9 @@ Result = TypeVar("Result")
 class FailoverInbox:
     """Commits deliveries in groups; after a failed commit, spools them until a commit succeeds."""
 
-    def __init__(self, inbox: Inbox, spool: Spool) -> None:
+    def __init__(self, inbox: Inbox, spool: Spool, metrics: RequestMetrics) -> None:
         self._inbox = inbox
+        self._metrics = metrics
         self._spool = spool
         self._commits: GroupCommit[IncomingDelivery, Receipt] = GroupCommit(
             self._commit,
@@ -85,7 +88,12 @@ class FailoverInbox:
             raise StoreUnavailable(f"the database is unavailable, and {as_unavailable(error)}") from error
 
     def _commit(self, deliveries: Sequence[IncomingDelivery]) -> Sequence[Receipt]:
-        return _with_timeout(lambda: self._inbox.put(deliveries))
+        # In the trace of the group's leader; the others are linked.
+        links = [delivery.traceparent for delivery in deliveries if delivery.traceparent]
+        with tracing.start_span("commit", links=links, deliveries=len(deliveries)):
+            receipts = _with_timeout(lambda: self._inbox.put(deliveries))
+        self._metrics.record_commit(deliveries)
+        return receipts
 
 
 def _with_timeout(operation: Callable[[], Result]) -> Result:

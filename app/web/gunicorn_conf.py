@@ -1,6 +1,8 @@
 """gunicorn's settings: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 from app.config.load import read_config
 from app.config.operating_system import (
@@ -10,6 +12,9 @@ from app.config.operating_system import (
     raise_max_files,
 )
 from app.errors import ConfigError
+from app.logs import configure_logging
+from app.tracing import tracing
+from app.web.worker_slots import worker_slots
 
 try:
     _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
@@ -22,6 +27,8 @@ except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
+configure_logging(_settings.log_format)
+logger_class = "app.web.gunicorn_log.GunicornLog"
 _addresses = list_wildcard_addresses()
 bind = [
     f"[{address}]:{_settings.port}" if ":" in address else f"{address}:{_settings.port}"
@@ -39,3 +46,28 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+
+
+def on_starting(_server: Any) -> None:
+    """Create the folder for the metrics of all workers."""
+    worker_slots.open(Path(worker_tmp_dir))
+
+
+def pre_fork(_server: Any, worker: Any) -> None:
+    """Give a worker the files of metrics that no other live one has."""
+    worker_slots.assign(worker)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Free the files of an ended worker for the next one."""
+    worker_slots.release(worker)
+
+
+def on_exit(_server: Any) -> None:
+    """Remove the folder."""
+    worker_slots.close()
+
+
+def worker_exit(_arbiter: object, _worker: object) -> None:
+    """Send the spans of the process that ends."""
+    tracing.stop()

@@ -60,6 +60,8 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
 
     def run(self) -> None:
         """Serve requests until the process is stopped."""
+        # gevent itself prints the traceback, whose message may quote a record.
+        gevent.get_hub().print_exception = _log_greenlet_error
         gevent.spawn(self._keep_places_free)
         # Otherwise each full collection searches the modules too, and stops all requests for up to 100 ms.
         gc.collect()
@@ -115,7 +117,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         if is_invalid:
             log_limited("request.invalid", kind=kind, peer=peer)
         else:
-            log_limited("request.failed", level=logging.ERROR, fault=kind, at=locate_error(error))
+            log_limited("request.failed", level=logging.ERROR, fault=kind, location=locate_error(error))
         status, reason = _STATUS_BY_ERROR.get(
             type(error), (400, "Bad Request") if is_invalid else (500, "Internal Server Error")
         )
@@ -161,6 +163,11 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
                 if not connection.is_serving:
                     connection.evict()
             gevent.sleep(_CHECK_INTERVAL_S)
+
+
+def _log_greenlet_error(_context: object, kind: type[BaseException], error: Any, *_trace: object) -> None:
+    location = locate_error(error) if isinstance(error, BaseException) else ""
+    log_limited("greenlet.failed", level=logging.ERROR, fault=kind.__name__, location=location)
 
 
 def _bind(listener: Any, listening: socket.socket) -> None:

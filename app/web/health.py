@@ -1,7 +1,6 @@
 """GET /healthz and GET /readyz: liveness and readiness."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -22,6 +21,7 @@ from app.store.worker_registry import WorkerRegistry
 from app.web.failover_inbox import as_unavailable
 from app.web.readiness_warnings import find_warnings
 from app.web.response_counter import ResponseCounter
+from app.web.shared_round import SharedRound
 
 _OK = "ok"
 _MAX_PENDING_AGE_S = 900
@@ -75,21 +75,13 @@ class Readiness:
     ) -> None:
         self._checks = checks
         self._find_warnings = find_warnings
-        self._round: gevent.Greenlet[[], None] | None = None
-        self._answer = (503, "")
-        self._expires_at_s = 0.0
+        self._round = SharedRound(self._run, shared_for_s=_SHARED_FOR_S)
 
     def read(self) -> tuple[int, str]:
         """Return the HTTP status and the JSON of the newest round, or of the next one."""
-        if time.monotonic() < self._expires_at_s:
-            return self._answer
-        if self._round is None or self._round.dead:
-            # A greenlet of its own: a request that ends must not end the round for the others.
-            self._round = gevent.spawn(self._run)
-        self._round.join()
-        return self._answer
+        return self._round.read()
 
-    def _run(self) -> None:
+    def _run(self) -> tuple[int, str]:
         running = {name: gevent.spawn(_run_check, check) for name, check in self._checks.items()}
         warnings = gevent.spawn(_run_warnings, self._find_warnings)
         greenlets = [*running.values(), warnings]
@@ -100,8 +92,7 @@ class Readiness:
         gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
         body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
-        self._answer = (200 if is_ready else 503, body + "\n")
-        self._expires_at_s = time.monotonic() + _SHARED_FOR_S
+        return 200 if is_ready else 503, body + "\n"
 
 
 def _run_check(check: Callable[[], str]) -> str:

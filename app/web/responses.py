@@ -84,6 +84,6 @@ def error_response(error: Exception) -> Response:
         )
         return response.to_flask(Retry_After=str(_RETRY_AFTER_S))
     # The error's message may quote the request's body, so it is not logged.
-    log.error("request.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
+    log.error("request.failed", path=request.path, fault=type(error).__name__, location=locate_error(error))
     message = "the receiver failed: find request.failed in its log"
     return WebhookResponse(500, "failed", message=message).to_flask()

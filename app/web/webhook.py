@@ -1,5 +1,7 @@
 """POST /webhooks/truto: the Flask view that receives Truto's events."""
 
+import time
+
 from flask import Blueprint, Response, request
 
 from app.truto.signature import parse_signature_header
@@ -29,6 +31,7 @@ def create_webhooks_blueprint(
     # Accept a slash at the end of the target URL: a redirect would lose every page.
     @webhooks.post(WEBHOOK_PATH, strict_slashes=False, provide_automatic_options=False)
     def receive() -> Response:
+        began_s = time.monotonic()
         # Check the header first: the body of an unsigned request must not be read.
         environ = request.environ
         mac = parse_signature_header(environ.get("HTTP_X_TRUTO_SIGNATURE"))
@@ -41,6 +44,8 @@ def create_webhooks_blueprint(
             body = read_body(environ, max_body_bytes, reservation)
             # Before the body is stored: while no store works, the connections are still Truto's.
             on_verified = connection.mark_verified if connection is not None else lambda: None
-            return handler.receive(body, mac, on_verified).to_flask()
+            traceparent = environ.get("HTTP_TRACEPARENT", "")
+            response = handler.receive(body, mac, on_verified, began_s=began_s, traceparent=traceparent)
+            return response.to_flask()
 
     return webhooks

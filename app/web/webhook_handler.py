@@ -1,5 +1,6 @@
 """Handling of Truto's POSTs: verify, read the envelope, store, respond."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from app.config.settings import Settings
 from app.runs.gate import Gate
 from app.store.incoming import read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
+from app.tracing import Span, tracing
+from app.web.arrival_recorder import ArrivalRecorder
 from app.web.enqueuer import Enqueuer
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
@@ -21,16 +24,33 @@ log = structlog.get_logger()
 class WebhookHandler:
     """Turns signed bodies into stored deliveries and responses."""
 
-    def __init__(self, settings: Settings, gate: Gate, inbox: FailoverInbox, enqueuer: Enqueuer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        inbox: FailoverInbox,
+        enqueuer: Enqueuer,
+        arrivals: ArrivalRecorder,
+    ) -> None:
         self._settings = settings
         self._gate = gate
         self._inbox = inbox
         self._enqueuer = enqueuer
+        self._arrivals = arrivals
 
-    def receive(self, body: bytes, mac: bytes, on_verified: Callable[[], None]) -> WebhookResponse:
+    def receive(
+        self,
+        body: bytes,
+        mac: bytes,
+        on_verified: Callable[[], None],
+        *,
+        began_s: float,
+        traceparent: str = "",
+    ) -> WebhookResponse:
         """Store a body that Truto signed.
 
-        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. Raises
+        mac: the 32 bytes of the signature header. on_verified: called before the body is stored. began_s: on
+        the monotonic clock, the time before the body was read. traceparent: the header, or "". Raises
         SignatureError; StoreUnavailable if neither the database nor Redis can store the body.
         """
         received_at = utc_now()
@@ -40,18 +60,38 @@ class WebhookHandler:
             refusal = self._gate.find_refusal_reason(delivery.envelope, body, received_at, pause)
         if refusal is not None:
             delivery = replace(delivery, state=DeliveryState.REFUSED, reason=refusal)
+        # Not before: an unsigned client must not add to a trace.
+        with tracing.start_span("accept", kind="server", parent=traceparent, began_at=received_at) as span:
+            response = self._store(delivery, span)
+        self._arrivals.record(
+            delivery.envelope.webhook_id,
+            received_at,
+            duration_s=time.monotonic() - began_s,
+            body_bytes=len(body),
+        )
+        return response
+
+    def _store(self, delivery: IncomingDelivery, span: Span) -> WebhookResponse:
+        if span.traceparent:
+            delivery = replace(delivery, traceparent=span.traceparent)
         receipt = self._inbox.store(delivery)
         # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
         if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
             self._enqueuer.enqueue(receipt.delivery_id)
         response = _build_response(delivery, receipt)
+        span.set(
+            delivery=response.delivery,
+            status=response.status,
+            run=delivery.envelope.sync_job_run_id,
+            bytes=len(delivery.body),
+        )
         log.info(
             "delivery." + response.status,
             delivery=response.delivery,
             truto_event=delivery.envelope.event,
             run=delivery.envelope.sync_job_run_id,
             resource=delivery.envelope.resource,
-            bytes=len(body),
+            bytes=len(delivery.body),
             **({"spooled": True} if receipt.is_spooled else {}),
             **({"reason": response.message} if response.message else {}),
         )

@@ -94,6 +94,7 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
         "dead_records": 1,
         "record_errors": 1,
         "runs": 1,
+        "syncs": 1,
         "sink lake": 2,
         "sink main": 2,
     }

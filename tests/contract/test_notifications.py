@@ -1,10 +1,11 @@
 """Notifications: once per cause, to every subscriber, despite crashes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from threading import Barrier
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ class FakeSubscriber:
 
     name: str
     pattern: str = "*"
+    receives_ends: bool = False
 
     def accepts(self, kind: str) -> bool:
         return fnmatchcase(kind, self.pattern)
@@ -290,6 +292,104 @@ def test_a_late_attempt_does_not_overwrite_a_newer_result(
     outbox.reschedule(late, due_at=NOW, message="too late")
 
     assert states(store) == {("completed", "a"): "sent"}
+
+
+def call_next(actions: Iterator[Callable[[], object]]) -> None:
+    next(actions)()
+
+
+PAGER = FakeSubscriber("pager", receives_ends=True)
+
+
+def test_the_end_of_a_condition_is_sent_to_subscribers_that_receive_ends(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
+) -> None:
+    notification_store.open(FAILING)
+    notification_store.add(SETTLED)
+    outbox.fan_out([FakeSubscriber("a"), PAGER], now=NOW, limit=9)
+    for name in ("a", "a", "pager", "pager"):
+        begin = claim(outbox, name)
+        assert begin is not None
+        assert not begin.is_ending
+        outbox.mark_sent(begin)
+
+    notification_store.close("sink.failing", "main", now=after(90))
+
+    end = claim(outbox, "pager", at_s=90)
+    assert end == NotificationDelivery(FAILING, "pager", 1, after(90), is_ending=True)
+    assert claim(outbox, "a", at_s=999) is None
+    outbox.mark_sent(end)
+    assert claim(outbox, "pager", at_s=999) is None
+    assert set(states(store).values()) == {"sent"}
+
+
+def test_a_condition_that_ends_while_its_beginning_is_sent_ends_afterwards(
+    notification_store: Notifications, outbox: NotificationOutbox
+) -> None:
+    notification_store.open(FAILING)
+    outbox.fan_out([PAGER], now=NOW, limit=9)
+    begin = claim(outbox, "pager")
+    assert begin is not None
+
+    notification_store.close("sink.failing", "main", now=after(1))
+    outbox.mark_sent(begin)
+
+    end = claim(outbox, "pager", at_s=61)
+    assert end is not None
+    assert (end.is_ending, end.attempts) == (True, 2)
+
+
+def test_a_condition_that_ends_before_it_is_sent_sends_its_end_only(
+    notification_store: Notifications, outbox: NotificationOutbox
+) -> None:
+    notification_store.open(FAILING)
+    outbox.fan_out([PAGER], now=NOW, limit=9)
+    notification_store.close("sink.failing", "main", now=after(1))
+    lake = Notification("sink.failing", "lake", "c", NOW, {})
+    notification_store.open(lake)
+    notification_store.close("sink.failing", "lake", now=after(1))
+    outbox.fan_out([PAGER], now=NOW, limit=9)
+
+    assert [post.is_ending for post in iter(lambda: claim(outbox, "pager", at_s=2), None)] == [True, True]
+
+
+def test_a_condition_ends_once_despite_a_simultaneous_send(
+    notification_store: Notifications, outbox: NotificationOutbox
+) -> None:
+    for number in range(10):
+        notification_store.open(Notification("sink.failing", str(number), "c", NOW, {}))
+        outbox.fan_out([PAGER], now=NOW, limit=9)
+        begin = claim(outbox, "pager")
+        assert begin is not None
+        todo: Iterator[Callable[[], object]] = iter(
+            [
+                partial(outbox.mark_sent, begin),
+                partial(notification_store.close, "sink.failing", str(number), now=after(1)),
+            ]
+        )
+
+        at_once(partial(call_next, todo), 2)
+
+        end = claim(outbox, "pager", at_s=61)
+        assert end is not None
+        assert end.is_ending
+        outbox.mark_sent(end)
+        assert claim(outbox, "pager", at_s=999) is None
+
+
+def test_a_subscriber_that_never_received_the_beginning_receives_no_end(
+    notification_store: Notifications, outbox: NotificationOutbox, store: Database
+) -> None:
+    notification_store.open(FAILING)
+    outbox.fan_out([PAGER], now=NOW, limit=9)
+    begin = claim(outbox, "pager")
+    assert begin is not None
+    outbox.mark_dead(begin, "it answered 410")
+
+    notification_store.close("sink.failing", "main", now=after(1))
+
+    assert claim(outbox, "pager", at_s=999) is None
+    assert states(store) == {("since 12:00", "pager"): "dead"}
 
 
 def test_notifications_that_no_subscriber_accepts_are_counted_by_subscriber(

@@ -191,6 +191,15 @@ def test_a_stop_is_requested_once(run_store: Runs) -> None:
     assert get_run(run_store).stop_reason == "too many errors"
 
 
+def test_a_run_that_was_silent_for_a_day_is_checked_again_after_a_stop_request(run_store: Runs) -> None:
+    run_store.upsert(make_run_update("running"))
+    assert run_store.mark_reconciled(get_run(run_store), now=LATER)
+
+    assert run_store.request_stop("run", "too many errors")
+
+    assert [run.sync_job_run_id for run in run_store.list_unreconciled()] == ["run"]
+
+
 def test_no_stop_is_requested_for_an_ended_run(run_store: Runs) -> None:
     run_store.upsert(make_run_update("completed", rank=2))
 

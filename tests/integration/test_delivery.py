@@ -18,17 +18,18 @@ from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlS
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.registry import SinkRegistry
-from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
 from app.store.pending import PendingDeliveries
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
+from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes, sink_states
+from app.store.sink_status import list_failing_sinks
 from app.truto.events import read_envelope
 from app.truto.record_slices import MAX_SLICE_BYTES
 from app.truto.runs import RecordCounts, read_resource_stats
+from workers.background.releaser import Releaser
 from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
 
@@ -66,9 +67,10 @@ class DeliverySetup:
         return delivery_id
 
     def release(self) -> None:
-        """End all leases, as after the backoff."""
+        """End all leases, as after the backoff, and all waits for sinks."""
         with self.store.engine.begin() as connection:
             connection.execute(deliveries.update().values(leased_until=None))
+            connection.execute(sink_states.update().values(retry_at=datetime.now(UTC)))
 
     def state(self, delivery_id: UUID) -> tuple[str, str, int]:
         statement = select(deliveries.c.state, deliveries.c.reason, deliveries.c.records)
@@ -400,8 +402,8 @@ def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Databa
     setup = DeliverySetup(store, store_url, (Route(sinks=("main",), table="rapidbridge_runs"),))
     delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
     assert setup.state(delivery) == ("pending", "table_reserved", 2)
-    [failing] = find_failing_sinks(store)
-    assert (failing.sink, failing.reason, failing.deliveries) == ("main", "table_reserved", 1)
+    [failing] = list_failing_sinks(store)
+    assert (failing.sink, failing.reason, failing.waiting) == ("main", "table_reserved", 1)
     assert "set another `table`" in failing.message
 
     corrected = DeliverySetup(store, store_url, EVERYTHING)
@@ -409,7 +411,9 @@ def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Databa
     corrected.processor.deliver([delivery])
 
     assert corrected.state(delivery) == ("settled", "", 2)
-    assert find_failing_sinks(store) == []
+    # Its table has another name now, so that no worker tries the old one again.
+    Releaser(store, clock=lambda: datetime.now(UTC) + timedelta(minutes=1)).run_once()
+    assert list_failing_sinks(store) == []
     assert read_run_totals(store, ["r"])["r"].sinks == [SinkTotals("crm/contacts", "list", "main", 2, 2, 0)]
     for opened in (setup, corrected):
         opened.sinks.close()
@@ -472,7 +476,8 @@ def test_a_retyped_column_is_notified_and_its_delivery_is_written_after_the_corr
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
     setup.release()
-    setup.processor.deliver([delivery])
+    # A worker reads the states of the sinks once a second.
+    setup.new_processor().deliver([delivery])
     monitor.check_sinks(now=now)
     assert setup.state(delivery) == ("settled", "", 1)
     assert Notifications(store).list_open("sink.failing") == []
@@ -493,7 +498,7 @@ def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, st
 
     assert setup.state(delivery) == ("pending", "internal_error", 1)
     assert list(setup.rows("crm_contacts")) == ["1"]
-    [failing] = find_failing_sinks(store)
+    [failing] = list_failing_sinks(store)
     assert (failing.sink, failing.reason) == ("lake", "internal_error")
     assert "ValueError at " in failing.message
     setup.sinks.close()

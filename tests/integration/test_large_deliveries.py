@@ -21,7 +21,6 @@ from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
 from app.store.erasure import AccountData
-from app.store.failures import find_failing_sinks
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -30,6 +29,7 @@ from app.store.requeue import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
+from app.store.sink_status import list_failing_sinks
 from app.truto import record_slices
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
@@ -358,7 +358,7 @@ def test_a_sink_starts_over_after_a_worker_of_the_earlier_release(
     setup = open_setup()
     delivery = setup.put("sync_job_run:record", batch(json.dumps([{"id": str(n)} for n in range(7)])))
     setup.new_processor().deliver([delivery])
-    assert find_failing_sinks(store) == []
+    assert list_failing_sinks(store) == []
 
     # Its failing attempt knows no progress.
     with store.transaction() as connection:
@@ -640,11 +640,11 @@ def test_a_batch_that_waits_for_a_lock_delays_no_other(
         assert setup.state(locked)[:2] == ("pending", "batch_timeout")
         assert setup.state(free)[0] == "settled"
         assert setup.state(too)[:2] == ("pending", "batch_timeout")
-        assert find_failing_sinks(store) == []
+        assert list_failing_sinks(store) == []
         # Two deliveries in a row: now it is the sink.
         another = setup.deliver("sync_job_run:record", batch('[{"id": "locked"}]'), id_="4")
         assert setup.state(another)[:2] == ("pending", "sink_unavailable")
-        assert [sink.sink for sink in find_failing_sinks(store)] == ["main"]
+        assert [sink.sink for sink in list_failing_sinks(store)] == ["main"]
         skipped = setup.deliver("sync_job_run:record", batch('[{"id": "free"}]'), id_="5")
         assert setup.state(skipped)[:2] == ("pending", "sink_unavailable")
 

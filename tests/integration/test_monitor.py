@@ -21,7 +21,9 @@ from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig, Sto
 from app.config.settings import read_settings
 from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
+from app.runs.stop_request import find_stop, request_stop
 from app.store.delivery_filter import DeliveryFilter
+from app.store.held import HELD_FOR
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryResult,
@@ -39,6 +41,7 @@ from app.store.response_counts import ResponseCounts
 from app.store.results import DeliveryResults
 from app.store.runs import Runs, StoredRun
 from app.store.schema import notifications, runs
+from app.store.sink_states import SinkState, SinkStates
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.truto.events import Envelope
 from app.truto.runs import status_rank
@@ -482,6 +485,63 @@ def test_a_run_beyond_a_limit_is_stopped_once_at_truto(finished: FinishedRuns, o
     assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
 
 
+def test_a_stop_that_an_operator_requests_is_sent_to_truto_once(
+    finished: FinishedRuns, open_setup: Open
+) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    assert request_stop(setup.runs, finished.run_id)
+    assert not request_stop(setup.runs, finished.run_id)
+    second = setup.add_monitor()
+
+    for _ in range(3):
+        setup.advance(seconds=5)
+        second.run_once()
+
+    [notification] = setup.list_notifications("run.stopped")
+    assert (notification.payload["by"], notification.payload["is_asked"]) == ("operator", True)
+    assert find_stop(setup.get_run(finished.run_id), [notification]).state == "sent"
+    assert finished.requests.count(("DELETE", f"/sync-job-run/{finished.run_id}")) == 1
+
+
+def test_a_failed_stop_names_the_error_and_is_sent_again(finished: FinishedRuns, open_setup: Open) -> None:
+    setup = open_setup(finished)
+    setup.update_run("running", run=finished.run_id)
+    request_stop(setup.runs, finished.run_id)
+    finished.faults.append(409)
+
+    setup.advance(seconds=5)
+    failed = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+    setup.advance(minutes=5)
+    sent = find_stop(setup.get_run(finished.run_id), setup.list_notifications("run.stopped"))
+
+    assert failed.state == "failed"
+    assert "answered 409" in failed.error
+    assert sent.state == "sent"
+
+
+def test_without_a_token_a_requested_stop_names_the_setting(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    request_stop(setup.runs, "run")
+
+    setup.advance(seconds=5)
+
+    stop = find_stop(setup.get_run(), setup.list_notifications("run.stopped"))
+    assert (stop.state, stop.reason) == ("failed", "requested by an operator")
+    assert "TRUTO_API_TOKEN is not set" in stop.error
+
+
+def test_a_stop_of_a_run_that_was_silent_for_a_day_is_tried(setup: MonitorSetup) -> None:
+    setup.update_run("running")
+    setup.advance(days=2)
+    assert setup.get_run().reconciled_at
+
+    request_stop(setup.runs, "run")
+    setup.advance(seconds=5)
+
+    assert [item.payload["by"] for item in setup.list_notifications("run.stopped")] == ["operator"]
+
+
 def test_a_stop_that_truto_refused_is_notified_and_retried(finished: FinishedRuns, open_setup: Open) -> None:
     setup = open_setup(finished, StopLimits(records=2))
     setup.update_run("running", run=finished.run_id)
@@ -543,39 +603,70 @@ def test_an_inactive_webhook_is_notified_and_reactivated_if_the_setting_says_so(
     assert finished.api.get_webhook(finished.webhook_id).is_active is is_on
 
 
-def test_every_long_outage_of_a_sink_is_notified_once(setup: MonitorSetup) -> None:
+def open_breaker(
+    setup: MonitorSetup, sink: str, reason: str = "sink_unavailable", *, scope: str = "", message: str = ""
+) -> None:
+    state = SinkState(sink, scope, retry_at=setup.now, failures=1, reason=reason, message=message)
+    SinkStates(setup.store).record_failure(state, now=setup.now)
+
+
+def hold_delivery(setup: MonitorSetup, name: str, sink: str, scope: str = "") -> None:
+    delivery = setup.receive(name=name)
+    outcome = SinkOutcome(delivery, sink, SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "", setup.now)
+    held = replace(outcome, held_scope=scope, held_received_at=setup.now)
+    change = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=setup.now + HELD_FOR)
+    DeliveryResults(setup.store).save([DeliveryResult(change, outcomes=[held])], now=setup.now)
+
+
+def test_every_long_outage_of_a_sink_is_notified_once_and_so_is_its_end(setup: MonitorSetup) -> None:
     for name in ("first", "second"):
-        delivery = setup.receive(name=name)
-        failing = SinkOutcome(
-            delivery, "lake", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", setup.now
-        )
-        retried = StateChange(delivery, DeliveryState.PENDING, 0, "sink_unavailable", due_at=setup.now)
-        DeliveryResults(setup.store).save([DeliveryResult(retried, outcomes=[failing])], now=setup.now)
-        setup.advance(minutes=4)
+        open_breaker(setup, "lake")
+        hold_delivery(setup, name, "lake")
+        setup.advance(seconds=40)
         before = len(setup.list_notifications("sink.failing"))
         setup.advance(minutes=2)
         setup.advance(minutes=2)
         assert len(setup.list_notifications("sink.failing")) == before + 1
-        done = SinkOutcome(delivery, "lake", SinkOutcomeState.DONE, 3, 0, "", "", setup.now)
-        settled = StateChange(delivery, DeliveryState.SETTLED, 3, "", due_at=setup.now)
-        DeliveryResults(setup.store).save([DeliveryResult(settled, outcomes=[done])], now=setup.now)
+        SinkStates(setup.store).close(SinkState("lake"))
         setup.advance(minutes=1)
 
     assert [
         notification.payload["deliveries"] for notification in setup.list_notifications("sink.failing")
-    ] == [1, 1]
-    assert setup.list_notifications("sink.failing")[0].payload["sink"] == "lake"
+    ] == [1, 2]
+    recovered = [notification.payload for notification in setup.list_notifications("sink.recovered")]
+    assert [(payload["sink"], payload["failing_s"], payload["deliveries"]) for payload in recovered] == [
+        ("lake", 340, 1),
+        ("lake", 340, 2),
+    ]
+
+
+def test_a_short_outage_of_a_sink_is_not_notified(setup: MonitorSetup) -> None:
+    open_breaker(setup, "lake")
+    setup.advance(seconds=40)
+    SinkStates(setup.store).close(SinkState("lake"))
+    setup.advance(minutes=2)
+
+    assert setup.list_notifications("sink.failing") == setup.list_notifications("sink.recovered") == []
+
+
+def test_held_deliveries_are_no_backlog(setup: MonitorSetup) -> None:
+    hold_delivery(setup, "held", "lake")
+    setup.advance(hours=1)
+    assert setup.list_notifications("delivery.delayed") == []
+
+    setup.receive(name="waiting")
+    setup.advance(hours=1)
+
+    [notification] = setup.list_notifications("delivery.delayed")
+    assert notification.payload["since"] == (setup.now - timedelta(hours=1)).isoformat()
 
 
 def test_a_wrong_set_up_of_a_sink_is_notified_at_once_with_its_message(setup: MonitorSetup) -> None:
     message = "table crm_contacts: column zip has the type integer instead of text"
-    for number, (reason, text) in enumerate(
-        [("sink_unavailable", "away"), ("sink_unavailable", "away"), ("sink_set_up", message)]
-    ):
-        delivery = setup.receive(name=str(number))
-        failing = SinkOutcome(delivery, "main", SinkOutcomeState.FAILING, 0, 0, reason, text, setup.now)
-        retried = StateChange(delivery, DeliveryState.PENDING, 0, reason, due_at=setup.now)
-        DeliveryResults(setup.store).save([DeliveryResult(retried, outcomes=[failing])], now=setup.now)
+    open_breaker(setup, "main", message="away")
+    open_breaker(setup, "main", "sink_set_up", scope="crm/contacts", message=message)
+    for number, scope in enumerate(("", "", "crm/contacts")):
+        hold_delivery(setup, str(number), "main", scope)
 
     setup.monitor.run_once()
 

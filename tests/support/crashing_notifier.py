@@ -12,7 +12,7 @@ from tests.support.crash_points import CrashPoint
 from workers.background.notification_sender import NotificationDispatcher
 
 if __name__ == "__main__":
-    configure_logging()
+    configure_logging("text")
     config = read_config()
     for step in sys.argv[1:]:
         CrashPoint(signal.SIGKILL).crash_before(NotificationOutbox, step)

@@ -31,7 +31,9 @@ def read_procfile_command(process: str) -> list[str]:
 def make_environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with these settings of the receiver and no others."""
     names = set(list_setting_names())
-    return {name: value for name, value in os.environ.items() if name not in names} | settings
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    # Tests read lines of `key=value`.
+    return others | {"LOG_FORMAT": "text"} | settings
 
 
 @dataclass(frozen=True, slots=True)

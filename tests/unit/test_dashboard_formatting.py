@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.times import format_duration
 from app.web.dashboard.formatting import (
     format_age,
     format_bounded,
     format_bytes,
-    format_duration,
     format_time,
 )
 

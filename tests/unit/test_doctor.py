@@ -31,8 +31,8 @@ from app.checks.store import (
     evaluate_backlog,
     evaluate_clock,
     evaluate_database,
-    evaluate_failing_sink,
     evaluate_missing_key,
+    evaluate_sink_status,
     evaluate_unattributed,
 )
 from app.checks.truto import evaluate_webhook
@@ -43,10 +43,11 @@ from app.config.settings import read_settings
 from app.database.inspection import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.redis.other_receivers import OtherReceiver
-from app.store.failures import FailingSink, FailureReason
+from app.store.failures import FailureReason
 from app.store.notification_outbox import UnsentNotifications
 from app.store.notifications import Notification
 from app.store.response_counts import ResponseCount
+from app.store.sink_status import SinkStatus
 from app.store.unattributed import UnattributedDeliveries
 from app.truto.webhooks import SUBSCRIBED_EVENTS, Webhook
 
@@ -184,13 +185,23 @@ def test_deliveries_without_an_account_are_reported_by_webhook() -> None:
 def test_a_failing_sink_is_named_with_its_reason() -> None:
     since = datetime(2026, 11, 25, tzinfo=UTC)
 
-    result = evaluate_failing_sink(FailingSink("lake", since, "sink_unavailable", 1200))
+    [result] = evaluate_sink_status(
+        SinkStatus("lake", failing_since=since, reason="sink_unavailable", held=1200)
+    )
 
     assert result.level == "fail"
-    assert "lake" in result.message
-    assert "1,200 deliveries" in result.message
+    assert "sink lake fails since 2026-11-25 00:00 UTC; 1,200 deliveries waiting" in result.message
     assert "sink_unavailable" in result.advice
-    assert "1 delivery since" in evaluate_failing_sink(FailingSink("lake", since, "", 1)).message
+
+
+def test_a_paused_sink_is_a_warning_with_the_command_that_resumes_it() -> None:
+    since = datetime(2026, 11, 25, tzinfo=UTC)
+
+    [result] = evaluate_sink_status(SinkStatus("lake", paused_at=since, paused_by="ada", held=10_000))
+
+    assert result.level == "warn"
+    assert "paused since 2026-11-25 00:00 UTC by ada; at least 10,000 deliveries waiting" in result.message
+    assert result.advice.endswith("rapidbridge sinks resume lake")
 
 
 def test_a_missing_key_is_named_with_a_delivery_to_look_at() -> None:

@@ -98,6 +98,11 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
         ),
         (
             "run.stopped",
+            {**RUN, "status": "running", "reason": "requested by an operator", "by": "operator"},
+            "*Run stopped* by an operator: r1 (job j1, account a1) is running. Reason: requested by an operator.",
+        ),
+        (
+            "run.stopped",
             {**RUN, "status": "stopped", "reason": "a user did", "by": "truto", "is_asked": True},
             "*Run stopped* by Truto: r1 (job j1, account a1) is stopped. Reason: a user did.",
         ),

@@ -22,18 +22,21 @@ _BASE = (
     "app.plural",
     "app.folder_sync",
     "app.http_client",
+    "app.tracing",
 )
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
-    "app.logs": ("app.backoff",),
+    "app.logs": ("app.backoff", "app.log_lines"),
+    "app.log_lines": (),
     "app.clock": (),
     "app.plural": (),
     "app.backoff": (),
     "app.folder_sync": (),
     "app.http_client": (),
+    "app.tracing": ("app.logs",),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),
@@ -51,6 +54,7 @@ MAY_IMPORT = {
     "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
     # A page may call every function that a command calls.
     "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
+    "app.mcp_server": (*_STORE, "app.runs", "app.replay", "app.checks"),
     "app.cli.worker": ("app", "workers"),
     "app.cli": ("app",),
     "workers": _LOGIC,
@@ -64,8 +68,11 @@ ONLY_IN = {
     "alembic": ("app.store",),
     "click": ("app.cli",),
     "gevent": ("app.web",),
-    "gunicorn": ("app.web.gunicorn_worker",),
+    "gunicorn": ("app.web.gunicorn_worker", "app.web.gunicorn_log"),
+    "prometheus_client": ("app.web.metrics", "app.web.request_metrics", "app.web.service_collector"),
     "dotenv": ("app.config.settings",),
+    "mcp": ("app.mcp_server",),
+    "opentelemetry": ("app.tracing",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",
@@ -138,11 +145,17 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
         ),
         (
             # Not the forwarder: httpx loads click for a command of its own.
-            "import app.replay.preview, app.replay.redeliver, app.replay.importer",
+            "import app.replay.preview, app.replay.operations, app.replay.importer",
             ("click", "app.cli", "workers", "httpx"),
         ),
+        (
+            "import app.web.application, workers.main; from app.tracing import tracing; "
+            "tracing.start('web', {}, version='1'); tracing.start_span('accept').set(records=1)",
+            # redis-py imports other parts of the package, where it is installed.
+            ("opentelemetry.exporter", "opentelemetry.sdk.trace.export"),
+        ),
     ],
-    ids=["help", "web", "settings", "replay"],
+    ids=["help", "web", "settings", "replay", "without tracing"],
 )
 def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tuple[str, ...]) -> None:
     check = f"import sys; print([name for name in {unneeded} if name in sys.modules])"

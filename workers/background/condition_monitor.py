@@ -164,7 +164,7 @@ class ConditionMonitor:
                 yield _build("delivery.failed", failure.reason, now, cause=since, **payload)
 
     def _find_delay(self, now: datetime) -> Iterator[Notification]:
-        oldest = PendingDeliveries(self._database).find_oldest_received_at()
+        oldest = PendingDeliveries(self._database).find_oldest_received_at(now=now)
         if oldest is not None and now - oldest > _MAX_PENDING_AGE:
             since = oldest.isoformat()
             yield _build("delivery.delayed", "backlog", now, since=since)

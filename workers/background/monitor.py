@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from app.clock import utc_now
@@ -11,12 +11,14 @@ from app.config.settings import Settings
 from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.redis.spool import Spool
-from app.store.runs import Runs
+from app.runs.run_summary import is_outdated
+from app.store.runs import Runs, StoredRun
 from app.truto.client import TrutoClient
 from workers.background.attribution_monitor import AttributionMonitor
 from workers.background.condition_monitor import ConditionMonitor
 from workers.background.loop import PeriodicTask
 from workers.background.run_monitor import RunMonitor
+from workers.background.run_summarizer import RunSummarizer
 from workers.background.sink_monitor import SinkMonitor
 from workers.background.truto_poller import TrutoPoller
 from workers.background.webhook_monitor import WebhookMonitor
@@ -52,6 +54,10 @@ class Monitor(PeriodicTask):
             self._truto,
             stalled_after_s=settings.stalled_after_minutes * 60,
         )
+        self._summarizer = RunSummarizer(
+            database, stalled_after=timedelta(minutes=settings.stalled_after_minutes)
+        )
+        self._outdated_runs: list[StoredRun] = []
         self._sink_monitor = SinkMonitor(database)
         self._attribution_monitor = AttributionMonitor(database)
         self._condition_monitor = ConditionMonitor(
@@ -64,6 +70,7 @@ class Monitor(PeriodicTask):
         now = self._clock()
         self._truto.begin_round(now)
         self.run_step("runs", self._check_runs)
+        self.run_step("summaries", self._summarize_runs)
         self.run_step("sinks", lambda: self._sink_monitor.check_sinks(now=now))
         self.run_step("attribution", lambda: self._attribution_monitor.check_deliveries(now=now))
         self.run_step("webhooks", lambda: self._webhook_monitor.check_webhooks(now=now))
@@ -89,7 +96,16 @@ class Monitor(PeriodicTask):
 
     def _check_runs(self) -> None:
         self._run_monitor.begin_round(now=self._clock())
+        self._outdated_runs = []
         for run in self._runs.list_unreconciled():
+            if is_outdated(run, now=self._clock()):
+                self._outdated_runs.append(run)
             # A run that cannot be checked must not block the others; an unavailable database blocks all.
             check = partial(self._run_monitor.check_run, run, now=self._clock())
             self.run_step(f"run {run.sync_job_run_id}", check, raises=(StoreUnavailable,))
+
+    def _summarize_runs(self) -> None:
+        now = self._clock()
+        self._summarizer.summarize_changed(now=now)
+        self._summarizer.summarize_open(self._outdated_runs, now=now)
+        self._summarizer.summarize_pending(now=now)

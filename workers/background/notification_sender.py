@@ -128,7 +128,7 @@ class NotificationSender(PeriodicTask):
 
     def _reschedule(self, delivery: NotificationDelivery, message: str, min_wait_s: float) -> None:
         now = self._clock()
-        if (now - delivery.fanned_out_at).total_seconds() >= _GIVE_UP_AFTER_S:
+        if (now - delivery.created_at).total_seconds() >= _GIVE_UP_AFTER_S:
             self._give_up(delivery, message)
             return
         backoff_s = compute_backoff_s(

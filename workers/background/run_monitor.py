@@ -13,13 +13,14 @@ from app.redis.spool import Spool
 from app.runs.limits import find_exceeded_limit, has_limits
 from app.runs.notifications import (
     build_end_notifications,
-    build_limit_notification,
     build_stalled_notification,
+    build_stop_notification,
 )
 from app.runs.reconcile import reconcile_run, reconcile_stored
 from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
 from app.runs.unsent_events import find_unsent_events
+from app.runs.usual_interval import ACTIVE_STATUSES
 from app.store.notifications import Notifications
 from app.store.runs import Runs, StoredRun
 from workers.background.truto_poller import TrutoPoller
@@ -27,8 +28,6 @@ from workers.background.truto_poller import TrutoPoller
 # Deliveries of a run arrive in bursts. While records are in flight, its reconciliation waits longer.
 QUIET_PERIOD_S = 30.0
 _ABANDONED_AFTER_S = 24 * 3600.0
-# A rate-limited run continues by itself. A run without lifecycle events never reports its end.
-_ACTIVE_STATUSES = ("created", "running")
 # Reconciling a run of very many pages is slow: limits may take this fraction of the time.
 _COUNT_INTERVAL_FACTOR = 10
 
@@ -132,7 +131,7 @@ class RunMonitor:
         return refreshed or run
 
     def _report_stall(self, run: StoredRun, silent_s: float, now: datetime, *, is_end_expected: bool) -> None:
-        if run.status in _ACTIVE_STATUSES and is_end_expected:
+        if run.status in ACTIVE_STATUSES and is_end_expected:
             notification = build_stalled_notification(run, silent_s=silent_s, now=now)
             if self._notifications.open(notification):
                 log.warning("run.stalled", run=run.sync_job_run_id, silent_s=round(silent_s))
@@ -162,15 +161,17 @@ class RunMonitor:
     def _stop_run(self, run: StoredRun, now: datetime) -> None:
         if not self._truto.claim_turn(f"stop {run.sync_job_run_id}", now):
             return
-        is_stop_sent = (
-            self._truto.request(run.sync_job_run_id, lambda api: api.stop_run(run.sync_job_run_id))
-            is not None
+        errors: list[str] = []
+        stopped = self._truto.request(
+            run.sync_job_run_id,
+            lambda api: api.stop_run(run.sync_job_run_id),
+            on_error=lambda error: errors.append(str(error)),
         )
+        error = "" if stopped else next(iter(errors), self._truto.describe_skip())
         # The mark comes last: a process killed before it stops the run again, which changes nothing.
-        self._notifications.add(build_limit_notification(run, is_stop_sent=is_stop_sent, now=now))
-        if is_stop_sent:
+        self._notifications.add(build_stop_notification(run, error=error, now=now))
+        if error:
+            log.error("run.stop_failed", run=run.sync_job_run_id, reason=run.stop_reason, error=error)
+        else:
             self._runs.mark_stop_sent(run.sync_job_run_id, now=now)
             log.warning("run.stopped", run=run.sync_job_run_id, reason=run.stop_reason)
-        else:
-            hint = "Truto refused or did not answer" if self._truto.has_token else "set TRUTO_API_TOKEN"
-            log.error("run.stop_failed", run=run.sync_job_run_id, reason=run.stop_reason, hint=hint)

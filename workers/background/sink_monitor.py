@@ -9,46 +9,68 @@ from app.config.routes import Routes
 from app.database.engine import Database
 from app.sinks.probe import find_set_up_problems
 from app.sinks.sql.probe import SetUpProblem
-from app.store.failures import find_failing_sinks
 from app.store.notifications import Notification, Notifications
 from app.store.reasons import SET_UP_REASONS
+from app.store.sink_status import SinkStatus, list_failing_sinks
 from workers.background.loop import PeriodicTask
 
 _KIND = "sink.failing"
+_RECOVERED = "sink.recovered"
 _SET_UP_INTERVAL_S = 600.0
-# A shorter outage is not worth a notification; a set-up does not correct itself.
-_FAILING_AFTER = timedelta(minutes=5)
+# A restart of a database is not worth a notification; a set-up does not correct itself.
+_FAILING_AFTER = timedelta(minutes=1)
 
 log = structlog.get_logger()
 
 
 class SinkMonitor:
-    """Keeps one open notification for every sink that has failed for minutes. Raises StoreUnavailable."""
+    """Keeps one open notification for every sink that fails; adds one when it works again.
+
+    Raises StoreUnavailable.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._notifications = Notifications(database)
+        # The deliveries that waited, by sink, as of the last check: later, they are written.
+        self._waiting: dict[str, int] = {}
 
     def check_sinks(self, *, now: datetime) -> None:
         """Open notifications of failing sinks; close those of sinks that work again."""
-        failing = find_failing_sinks(self._database)
-        for failure in failing:
-            since = failure.since.isoformat()
-            payload = {
-                "reason": failure.reason,
-                "message": failure.message,
-                "since": since,
-                "deliveries": failure.deliveries,
-            }
-            notification = Notification(_KIND, failure.sink, since, now, {"sink": failure.sink, **payload})
-            is_due = failure.reason in SET_UP_REASONS or now - failure.since > _FAILING_AFTER
-            if is_due and self._notifications.open(notification):
-                log.error("sink.failing", sink=failure.sink, **payload)
-        failing_names = {failure.sink for failure in failing}
+        failing = {status.sink: status for status in list_failing_sinks(self._database)}
+        for status in failing.values():
+            self._open(status, now)
         for notification in self._notifications.list_open(_KIND):
-            if notification.subject not in failing_names:
-                self._notifications.close(_KIND, notification.subject, now=now)
-                log.info("sink.recovered", sink=notification.subject)
+            if notification.subject not in failing:
+                self._close(notification, now)
+        self._waiting = {sink: status.waiting for sink, status in failing.items()}
+
+    def _open(self, status: SinkStatus, now: datetime) -> None:
+        since = status.failing_since or now
+        payload = {
+            "reason": status.reason,
+            "message": status.message,
+            "since": since.isoformat(),
+            "deliveries": status.waiting,
+        }
+        notification = Notification(
+            _KIND, status.sink, since.isoformat(), now, {"sink": status.sink, **payload}
+        )
+        is_due = status.reason in SET_UP_REASONS or now - since > _FAILING_AFTER
+        if is_due and self._notifications.open(notification):
+            log.error(_KIND, sink=status.sink, **payload)
+
+    def _close(self, failing: Notification, now: datetime) -> None:
+        sink, since = failing.subject, failing.payload["since"]
+        payload = {
+            "since": since,
+            "failing_s": round((now - datetime.fromisoformat(since)).total_seconds()),
+            "deliveries": max(self._waiting.get(sink, 0), failing.payload["deliveries"]),
+        }
+        # Before the end: a process that is killed in between adds it again, which changes nothing.
+        self._notifications.add(Notification(_RECOVERED, sink, since, now, {"sink": sink, **payload}))
+        if self._notifications.close(_KIND, sink, now=now):
+            log.info(_RECOVERED, sink=sink, **payload)
 
 
 class SetUpMonitor(PeriodicTask):

@@ -40,11 +40,17 @@ class TrutoPoller:
         self._requested_at[key] = now
         return True
 
-    def request(self, subject: str, call: Callable[[TrutoClient], _T]) -> _T | None:
+    def request(
+        self,
+        subject: str,
+        call: Callable[[TrutoClient], _T],
+        *,
+        on_error: Callable[[TrutoRefused | TrutoUnavailable], None] = lambda _: None,
+    ) -> _T | None:
         """Return the result of `call`; None if there is none.
 
         None: without a token, during an outage, and after a refusal. subject: the run or webhook, for
-        the log.
+        the log. on_error: receives the error of a request that failed.
         """
         if self._api is None or self._is_unavailable:
             return None
@@ -52,7 +58,14 @@ class TrutoPoller:
             return call(self._api)
         except (TrutoRefused, TrutoUnavailable) as error:
             self.log_error(subject, error)
+            on_error(error)
         return None
+
+    def describe_skip(self) -> str:
+        """Return the reason why `request` sends nothing."""
+        if self._api is None:
+            return "TRUTO_API_TOKEN is not set; set it, and restart the workers"
+        return "Truto's API did not answer an earlier request"
 
     def log_error(self, subject: str, error: TrutoRefused | TrutoUnavailable) -> None:
         """Log a failed request; after an outage, skip all others of this round."""

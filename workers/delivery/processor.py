@@ -29,7 +29,9 @@ from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attempt_history import describe_attempt
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
+from workers.delivery.breaker import SinkBreaker
 from workers.delivery.missing_keys import MissingKeys
+from workers.delivery.newest_batches import NewestBatches
 from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
 from workers.delivery.retry_policy import (
     MAX_LOST_ATTEMPTS,
@@ -41,6 +43,8 @@ from workers.delivery.retry_policy import (
 )
 from workers.delivery.sink_writer import SinkWriter
 from workers.delivery.stopped_runs import StoppedRuns
+from workers.delivery.trace import set_result, start_delivery_span
+from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
 _LEASE_S = 40.0
@@ -76,6 +80,8 @@ class DeliveryProcessor:
     name: the worker that leases the deliveries, unique among all workers; "" makes one. keep_late: do not
     write records that were received after their run was stopped. to_open_run: attribute deliveries without a
     run to the only open run of their webhook. started_at: a time before the routes were read; None for now.
+
+    work: the numbers of deliveries and records, to be flushed after each job.
     """
 
     def __init__(
@@ -101,8 +107,11 @@ class DeliveryProcessor:
         self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
-        self._writer = SinkWriter(sinks, self._config)
+        self.work = WorkRecorder(database)
+        self._breaker = SinkBreaker(database)
+        self._writer = SinkWriter(sinks, self._config, self._breaker, self.work)
         self._missing_keys = MissingKeys(database)
+        self._newest_batches = NewestBatches(database)
         self._unfinished: Sequence[UUID] = ()
         self._has_timed_out = False
 
@@ -135,12 +144,8 @@ class DeliveryProcessor:
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
         # Large deliveries come last: several of them use up the time of a job.
         leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES)
-        # Replayed deliveries begin with their second attempt.
-        repeated = [
-            delivery.id
-            for delivery in leased
-            if delivery.attempts > 1 or delivery.reason == Reason.IN_PROGRESS
-        ]
+        # Replayed deliveries begin with their second attempt; others have the reason of an earlier one.
+        repeated = [delivery.id for delivery in leased if delivery.attempts > 1 or delivery.reason]
         earlier = self._results.find_outcomes(repeated)
         outdated = self._replays.find_outdated(
             repeated, config=self._config, started_at=self._started_at, now=utc_now()
@@ -161,7 +166,9 @@ class DeliveryProcessor:
                 # By these routes it could be settled without being written to the sink it is replayed for.
                 result = DeliveryResult(retry(delivery, started_at, None, Reason.WORKER_OUTDATED))
             else:
-                result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+                with start_delivery_span(delivery) as span:
+                    result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
+                    set_result(span, result)
             attempt = describe_attempt(
                 delivery, result, worker=self._name, started_at=started_at, finished_at=utc_now()
             )
@@ -172,8 +179,16 @@ class DeliveryProcessor:
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
+        saved = [
+            (delivery, result)
+            for delivery, result in zip(processed, results, strict=True)
+            if delivery.id in saved_ids
+        ]
+        self._newest_batches.record_results(saved)
+        self._breaker.save_writes()
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
+                self.work.record_result(result, earlier.get(delivery.id, {}))
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)

@@ -5,13 +5,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from app.backoff import compute_backoff_s
+from app.store.held import HELD_FOR
 from app.store.models import Delivery, DeliveryState, SinkOutcome, SinkOutcomeState, StateChange
 from app.store.reasons import Reason
 
 _FIRST_RETRY_DELAY_S = 2.0
 _MAX_RETRY_DELAY_S = 600.0
+# Well below HELD_AFTER, whatever a sink asks for.
+_MAX_WAIT_S = 1800.0
 _JITTER = (0.5, 1.0)
-# About three days: a person has to correct most causes, and may be away over a weekend.
+# About three days. Only failures that may be the delivery's own count; a failing sink holds its deliveries.
 _MAX_ATTEMPTS = 600
 # A delivery that kills its worker each time (out of memory, a crash in a library) is dead soon.
 MAX_LOST_ATTEMPTS = 3
@@ -45,7 +48,14 @@ def retry(
     backoff_s = compute_backoff_s(
         delivery.attempts, base_s=_FIRST_RETRY_DELAY_S, max_s=_MAX_RETRY_DELAY_S, jitter=_JITTER
     )
-    return replace(reschedule(delivery, now, max(min_wait_s, backoff_s)), records=records, reason=reason)
+    wait_s = max(min(min_wait_s, _MAX_WAIT_S), backoff_s)
+    return replace(reschedule(delivery, now, wait_s), records=records, reason=reason)
+
+
+def hold(delivery: Delivery, now: datetime, records: int, reason: str) -> StateChange:
+    """Return the change that holds a delivery until its sinks accept it; it does not count as an attempt."""
+    change = reschedule(delivery, now, HELD_FOR.total_seconds())
+    return replace(change, records=records, reason=reason, is_attempt=False)
 
 
 def decide_state(
@@ -59,8 +69,9 @@ def decide_state(
 ) -> StateChange:
     """Decide a delivery's state from its sink outcomes.
 
-    A sink that is being written is continued at once. Otherwise one failing sink causes a retry, or else one
-    dead sink makes the delivery dead. has_restarted: a sink gets records again that an earlier attempt wrote.
+    A sink that is being written is continued at once. Otherwise one failing sink causes a retry. If all
+    unfinished sinks hold the delivery, it is held; or else one dead sink makes it dead. has_restarted: a sink
+    gets records again that an earlier attempt wrote.
     """
     if any(outcome.reason == Reason.IN_PROGRESS for outcome in outcomes):
         if has_restarted:
@@ -68,9 +79,11 @@ def decide_state(
             return retry(delivery, now, records, Reason.WORKER_OUTDATED)
         return resume(delivery, now, records)
     reasons_by_state = {outcome.state: outcome.reason for outcome in outcomes}
-    if SinkOutcomeState.FAILING in reasons_by_state:
-        reason = reasons_by_state[SinkOutcomeState.FAILING]
-        return retry(delivery, now, records, reason, min_wait_s=min_wait_s)
+    failing = [outcome for outcome in outcomes if outcome.state == SinkOutcomeState.FAILING]
+    if retried := [outcome for outcome in failing if outcome.held_scope is None]:
+        return retry(delivery, now, records, retried[-1].reason, min_wait_s=min_wait_s)
+    if failing:
+        return hold(delivery, now, records, failing[-1].reason)
     if SinkOutcomeState.DEAD in reasons_by_state:
         return finish(delivery, DeliveryState.DEAD, records, reasons_by_state[SinkOutcomeState.DEAD])
     return finish(delivery, DeliveryState.SETTLED, records)

@@ -3,68 +3,30 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID
 
 import structlog
 
 from app.clock import utc_now
 from app.config.routes import Route
-from app.errors import JobTimeout, SinkRefused, SinkUnavailable
+from app.errors import JobTimeout, SinkUnavailable
 from app.logs import locate_error
 from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
+from app.tracing import tracing
+from workers.delivery.breaker import Hold, SinkBreaker
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
+from workers.delivery.trace import set_outcome
+from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
-# A sink that fails faster costs too little time to need a cooldown.
-_SLOW_FAILURE_S = 2.0
-# An unresponsive sink takes at most a fifth of a worker's time.
-_COOLDOWN_FACTOR = 4.0
-# No job, so no failure, takes longer: the rest is a pause of this process, and not the sink's fault.
-_MAX_FAILURE_S = 25.0
-# The timeout of a statement: a sink that answers at all answers by then.
-_SINK_TIMEOUT_S = 15.0
 # Each attempt costs 15 s and a backoff: few must be enough.
 _SHRINK_FACTOR = 4
 # Their text is kept in memory until the job saves it in one transaction.
 MAX_DEAD_RECORDS = 5000
 
 log = structlog.get_logger()
-
-
-class SinkCooldown:
-    """Sinks that one worker skips after slow failures. Times are seconds of one monotonic clock.
-
-    A sink that answers and takes too long for one batch, because of a lock for example, gets no cooldown:
-    only for two deliveries in a row, without a write that succeeded.
-    """
-
-    def __init__(self) -> None:
-        self._until_s: dict[str, float] = {}
-        self._timed_out: dict[str, UUID] = {}
-
-    def remaining_s(self, sink: str, *, now: float) -> float:
-        """Return the rest of a sink's cooldown; 0 if it may be written."""
-        return max(0.0, self._until_s.get(sink, 0.0) - now)
-
-    def record_failure(self, sink: str, *, began: float, now: float) -> None:
-        """Start a cooldown if the failure was slow."""
-        took_s = min(now - began, _MAX_FAILURE_S)
-        if took_s > _SLOW_FAILURE_S:
-            self._until_s[sink] = now + took_s * _COOLDOWN_FACTOR
-
-    def record_batch_timeout(self, sink: str, delivery_id: UUID, *, began: float, now: float) -> bool:
-        """Start a cooldown if another delivery timed out before; return whether it did."""
-        is_second = self._timed_out.setdefault(sink, delivery_id) != delivery_id
-        if is_second:
-            self.record_failure(sink, began=began, now=now)
-        return is_second
-
-    def record_success(self, sink: str) -> None:
-        """Forget the timeout of a batch: the sink accepts others."""
-        self._timed_out.pop(sink, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +50,16 @@ class SinkAttempt:
 
 
 class SinkWriter:
-    """Writes deliveries to sinks slice by slice, and skips a sink during its cooldown.
+    """Writes deliveries to sinks slice by slice, and holds those of paused and failing sinks.
 
     config: the digest of the routes and sinks.
     """
 
-    def __init__(self, sinks: SinkRegistry, config: str) -> None:
+    def __init__(self, sinks: SinkRegistry, config: str, breaker: SinkBreaker, work: WorkRecorder) -> None:
         self._sinks = sinks
+        self._work = work
         self._config = config
-        self._cooldown = SinkCooldown()
+        self._breaker = breaker
 
     def write(
         self,
@@ -122,48 +85,41 @@ class SinkWriter:
                 # Another sink's failure does not repeat a finished one.
                 attempts.append(write.skip())
             elif any(attempt.has_timed_out for attempt in attempts):
-                attempts.append(write.postpone(cooldown_s=0.0))
-            elif cooldown_s := self._cooldown.remaining_s(name, now=time.monotonic()):
-                attempts.append(write.postpone(cooldown_s=cooldown_s))
+                attempts.append(write.postpone())
+            elif hold := self._breaker.find_hold(name, _name_table(parsed, route)):
+                attempts.append(write.hold(hold))
             else:
-                attempts.append(self._write_to_sink(write, route, deadline_s=deadline_s))
+                with tracing.start_span("sink.write", kind="client", sink=name) as span:
+                    attempt = self._write_to_sink(write, route, deadline_s=deadline_s)
+                    set_outcome(span, attempt.outcome)
+                attempts.append(attempt)
         return attempts
 
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
-        name = write.sink
+        name, table = write.sink, _name_table(write.parsed, route)
         for parsed_slice in write.read_rest():
-            began = time.monotonic()
+            began_s = time.monotonic()
             try:
                 sink = self._sinks.open(name)
                 results = [sink.write(batch, route) for batch in write.build_batches(parsed_slice)]
             except (SinkUnavailable, JobTimeout) as error:
                 if isinstance(error, SinkUnavailable) and error.is_batch_timeout:
                     write.shrink_batches(len(parsed_slice.records))
-                return write.fail(error, is_sink_failing=self._record_failure(write, error, began=began))
+                took_s = time.monotonic() - began_s
+                reason, hold = self._breaker.record_failure(
+                    name, table, error, delivery_id=write.delivery.id, took_s=took_s
+                )
+                return write.fail(error, reason, hold)
             except Exception as error:  # noqa: BLE001  # a bug in one sink must not fail the others
                 return write.fail_internally(error)
-            self._cooldown.record_success(name)
+            finally:
+                self._work.record_write(name, time.monotonic() - began_s)
+            self._breaker.record_success(name, table)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
             if is_over and not parsed_slice.is_last:
                 return write.pause()
         return write.finish()
-
-    def _record_failure(
-        self, write: "_SinkWrite", error: SinkUnavailable | JobTimeout, *, began: float
-    ) -> bool:
-        """Return whether a failure is the sink's, and not only the batch's."""
-        name, now = write.sink, time.monotonic()
-        is_batch_timeout = (
-            error.is_batch_timeout
-            if isinstance(error, SinkUnavailable)
-            # The job may have ended before the sink's own timeout.
-            else now - began < _SINK_TIMEOUT_S
-        )
-        if is_batch_timeout:
-            return self._cooldown.record_batch_timeout(name, write.delivery.id, began=began, now=now)
-        self._cooldown.record_failure(name, began=began, now=now)
-        return True
 
 
 class _SinkWrite:
@@ -173,7 +129,7 @@ class _SinkWrite:
         self.delivery = delivery
         self.sink = earlier.sink
         self.dead_records: list[DeadRecord] = []
-        self._parsed = parsed
+        self.parsed = parsed
         self._earlier = earlier
         self._now = utc_now()
         # By other routes, or under another account, the sink must get all records again.
@@ -192,7 +148,7 @@ class _SinkWrite:
     def read_rest(self) -> Iterator[ParsedSlice]:
         """Parse the slices that the sink does not have, in parts if larger batches took too long."""
         max_records = self._progress.max_records
-        for parsed_slice in self._parsed.read_slices(first_ordinal=self._progress.next_ordinal):
+        for parsed_slice in self.parsed.read_slices(first_ordinal=self._progress.next_ordinal):
             yield from parsed_slice.split(max_records) if max_records else (parsed_slice,)
 
     def shrink_batches(self, records: int) -> None:
@@ -202,7 +158,7 @@ class _SinkWrite:
 
     def build_batches(self, parsed_slice: ParsedSlice) -> Sequence[Batch]:
         """Return one batch for each account of a slice's records."""
-        return _build_batches(self.delivery, self._parsed, parsed_slice)
+        return _build_batches(self.delivery, self.parsed, parsed_slice)
 
     def add_slice(self, parsed_slice: ParsedSlice, results: Sequence[WriteResult]) -> None:
         """Add the results of a slice, one for each batch."""
@@ -245,17 +201,21 @@ class _SinkWrite:
             self._end(SinkOutcomeState.DONE), has_key=progress.has_key, account=progress.account or ""
         )
 
-    def fail(self, error: SinkUnavailable | JobTimeout, *, is_sink_failing: bool) -> SinkAttempt:
-        """Return the attempt of a delivery that is retried."""
-        if isinstance(error, SinkRefused):
-            reason = error.reason
-        else:
-            reason = Reason.SINK_UNAVAILABLE if is_sink_failing else Reason.BATCH_TIMEOUT
+    def fail(self, error: SinkUnavailable | JobTimeout, reason: str, hold: Hold | None) -> SinkAttempt:
+        """Return the attempt of a delivery that is retried; hold: it is held instead."""
+        attempt = self.hold(hold) if hold else self._end(SinkOutcomeState.FAILING, reason, str(error))
         return replace(
-            self._end(SinkOutcomeState.FAILING, reason, str(error)),
+            attempt,
             retry_after_s=error.retry_after_s or 0.0,
             has_timed_out=isinstance(error, JobTimeout),
         )
+
+    def hold(self, hold: Hold) -> SinkAttempt:
+        """Return the attempt of a delivery that is not written until its sink accepts deliveries again."""
+        attempt = self._end(SinkOutcomeState.FAILING, hold.reason, hold.message)
+        received_at = self.delivery.received_at
+        held = replace(attempt.outcome, held_scope=hold.scope, held_received_at=received_at)
+        return replace(attempt, outcome=held)
 
     def fail_internally(self, error: Exception) -> SinkAttempt:
         """Log an error of this project's code; return the attempt of a delivery that is retried."""
@@ -271,11 +231,10 @@ class _SinkWrite:
             self._earlier, replaced_characters=stored.replaced_characters, account=stored.account or ""
         )
 
-    def postpone(self, *, cooldown_s: float) -> SinkAttempt:
+    def postpone(self) -> SinkAttempt:
         """Return the attempt of a delivery that is not written now."""
-        message = "not written: this sink, or another of the delivery, timed out recently"
-        attempt = self._end(SinkOutcomeState.FAILING, Reason.SINK_UNAVAILABLE, message)
-        return replace(attempt, retry_after_s=cooldown_s)
+        message = "not written: another sink of the delivery timed out"
+        return self._end(SinkOutcomeState.FAILING, Reason.SINK_UNAVAILABLE, message)
 
     def _end(self, state: SinkOutcomeState, reason: str = "", message: str = "") -> SinkAttempt:
         progress = self._progress
@@ -288,7 +247,7 @@ class _SinkWrite:
             reason,
             message,
             self._now,
-            progress=progress.to_json() if self._parsed.is_large or progress.max_records else "",
+            progress=progress.to_json() if self.parsed.is_large or progress.max_records else "",
         )
         return SinkAttempt(
             outcome,
@@ -298,6 +257,11 @@ class _SinkWrite:
             replaced_characters=progress.replaced_characters,
             is_restarted=self._is_restarted,
         )
+
+
+def _name_table(parsed: ParsedDelivery, route: Route) -> str:
+    """Return the table that a failure concerns, as far as its name is known without the sink."""
+    return f"{route.table} ({parsed.resource})" if route.table else parsed.resource or "(none)"
 
 
 def _build_batches(delivery: Delivery, parsed: ParsedDelivery, parsed_slice: ParsedSlice) -> list[Batch]:

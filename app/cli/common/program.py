@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("app.cli.demo", "Simulate runs against a temporary receiver and compare every row."),
     "doctor": ("app.cli.doctor", "Check the installation and print how to fix every problem."),
     "erase": ("app.cli.erase", "Delete the data of one integrated account everywhere."),
+    "mcp": ("app.cli.mcp", "Serve the receiver to an agent, over the Model Context Protocol."),
     "migrate": ("app.cli.migrate", "Create or update the tables in DATABASE_URL."),
     "operations": ("app.cli.operations", "List, follow and cancel replays and discards."),
     "prune": ("app.cli.prune", "Delete the bodies of old, finished deliveries."),

@@ -38,7 +38,8 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
         Supervisor(folder) as supervisor,
         ExitStack() as cleanup,
     ):
-        settings = dict(settings)
+        # Read by a person, even if it goes to a file.
+        settings = {"LOG_FORMAT": "text", **settings}
         if "REDIS_URL" not in settings:
             command, settings["REDIS_URL"] = build_valkey_command(sockets)
             supervisor.start("valkey", command, build_child_environment({}))

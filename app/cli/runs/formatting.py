@@ -10,13 +10,15 @@ import click
 from app.cli.common.messages import LINE_WIDTH
 from app.cli.common.output import format_time, replace_control_chars
 from app.cli.common.tables import format_table
-from app.plural import format_count
-from app.runs.gap_reasons import explain_gap
-from app.runs.reconciliation import Reconciliation, ResourceCounts
+from app.runs.gap_reasons import explain_gap, list_remarks
+from app.runs.reconciliation import GapReason, Reconciliation
+from app.runs.unsent_events import explain_unsent_events
 from app.store.runs import StoredRun
 
 _LABEL_WIDTH = 12
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow", "not_sent": "yellow"}
+# The failed deliveries of these gaps have a cause that `dead list` shows.
+_DEAD_LIST_CODES = ("dead", "no_account")
 _HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 
@@ -47,7 +49,7 @@ def run_lines(run: StoredRun, reconciliation: Reconciliation) -> Iterator[str]:
         "reconciled": f"{format_time(run.reconciled_at)} UTC" if run.reconciled_at else "",
         "refused": replace_control_chars(run.refusal_reason),
         "stop": _format_stop(run),
-        "not sent": _format_unsent_events(run, reconciliation),
+        "not sent": explain_unsent_events(run, reconciliation.unsent_events),
     }
     yield from (f"  {name:{_LABEL_WIDTH}}{value}" for name, value in fields.items() if value)
     yield from resource_lines(reconciliation)
@@ -72,7 +74,7 @@ def resource_lines(reconciliation: Reconciliation) -> Iterator[str]:
         yield from format_table(_HEADERS, rows, indent=2)
     for counts in reconciliation.resources:
         name = replace_control_chars(f"{counts.resource or '(none)'} {counts.method}")
-        for remark in _resource_remarks(counts):
+        for remark in (*map(_format_gap, counts.gap_reasons), *list_remarks(counts)):
             yield from textwrap.wrap(
                 f"{name}: {remark}", LINE_WIDTH, initial_indent="  ", subsequent_indent="    "
             )
@@ -101,25 +103,9 @@ def run_as_json(run: StoredRun, reconciliation: Reconciliation) -> dict[str, Any
     }
 
 
-def _resource_remarks(counts: ResourceCounts) -> Iterator[str]:
-    yield from map(explain_gap, counts.gap_reasons)
-    if counts.in_flight:
-        yield f"{counts.in_flight:,} not arrived yet; missing if they do not arrive within 2 minutes"
-    if counts.surplus:
-        yield f"{counts.surplus:,} more arrived than Truto counted"
-    if counts.late:
-        yield f"{counts.late:,} arrived after the run was stopped"
-    if counts.dropped:
-        yield f"{format_count(counts.dropped, 'record')} dropped: the route has no sinks"
-    if len(counts.sinks) > 1:
-        sinks = sorted(counts.sinks, key=lambda sink: str(sink.sink))
-        yield "written by sink: " + ", ".join(f"{sink.sink} {sink.written:,}" for sink in sinks)
-
-
-def _format_unsent_events(run: StoredRun, reconciliation: Reconciliation) -> str:
-    names = ", ".join(name.replace("_", " ") for name in reconciliation.unsent_events)
-    reason = "left out by events_to_send" if run.status else "no lifecycle event arrived"
-    return f"{names} ({reason})" if names else ""
+def _format_gap(gap: GapReason) -> str:
+    hint = "; see `rapidbridge dead list`" if gap.code in _DEAD_LIST_CODES else ""
+    return explain_gap(gap) + hint
 
 
 def _format_stop(run: StoredRun) -> str:

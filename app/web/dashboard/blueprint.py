@@ -22,6 +22,7 @@ from app.logs import locate_error
 from app.web.dashboard.access import CSRF_FIELD, Access, Role, is_forged
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.formatting import FILTERS, describe_subject
+from app.web.dashboard.id_converter import register_id_converter
 from app.web.dashboard.pages import PAGE_MODULES
 from app.web.dashboard.paging import build_url
 from app.web.dashboard.sign_in import register_sign_in
@@ -55,7 +56,11 @@ _NAVIGATION = (
     ("/operations", "Operations"),
 )
 _STATIC = Path(__file__).parent / "static"
-_CONTENT_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _WITHOUT_SESSION = ("dashboard.sign_in", "dashboard.asset")
 
 log = structlog.get_logger()
@@ -71,6 +76,7 @@ def create_dashboard(dashboard: Dashboard) -> Blueprint:
     assets = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
     digest = hashlib.sha256(b"".join(assets.values())).hexdigest()[:12]
     pages.record_once(lambda state: _prepare_templates(state.app.jinja_env))
+    pages.record_once(register_id_converter)
     pages.before_request(lambda: _check_access(access))
     pages.after_request(_add_headers)
     pages.context_processor(lambda: _build_context(digest))
@@ -208,7 +214,7 @@ def _unavailable_page(error: StoreUnavailable | QueueUnavailable) -> BaseRespons
 
 def _error_page(error: Exception) -> BaseResponse:
     # The message may quote a record.
-    log.error("page.failed", path=request.path, fault=type(error).__name__, at=locate_error(error))
+    log.error("page.failed", path=request.path, fault=type(error).__name__, location=locate_error(error))
     return _render_error(500, "The page failed", "Find page.failed in the log of the web process.")
 
 

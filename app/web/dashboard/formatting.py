@@ -1,16 +1,17 @@
 """Times, numbers and texts as the pages show them."""
 
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from markupsafe import Markup
 
 from app.clock import utc_now
 from app.plural import format_count
+from app.times import format_duration
 from app.truto.events import RECORD_EVENT
 
 # Counts stop here.
 MAX_COUNT = 10_000
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -24,16 +25,6 @@ def format_bounded(number: int, noun: str = "") -> str:
     if number <= MAX_COUNT:
         return format_count(number, noun) if noun else f"{number:,}"
     return f"{MAX_COUNT:,}+{format_count(2, noun)[1:] if noun else ''}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its largest unit, such as "3 min"; two units from a day on."""
-    left = max(0, round(seconds))
-    if left < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds > 0 else "0 s"
-    size, unit = next((size, unit) for size, unit in _UNITS if left >= size)
-    rest = left % size // 3600
-    return f"{left // size} {unit}" + (f" {rest} h" if unit == "d" and rest else "")
 
 
 def format_age(time: datetime | None, *, now: datetime | None = None) -> str:
@@ -83,6 +74,11 @@ def shorten(text: str, max_chars: int = 60) -> str:
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 
+def quote_id(text: str) -> str:
+    """Return an id for the path of a URL, with its slashes quoted."""
+    return quote(text, safe="")
+
+
 def describe_subject(event: str, resource: str, method: str) -> str:
     """Return the subject of a delivery: a batch's resource and method, or the event."""
     subject = f"{resource} {method}".strip()
@@ -96,6 +92,7 @@ FILTERS = {
     "duration": format_duration,
     "number": format_number,
     "plural": format_count,
+    "quoted": quote_id,
     "short_time": format_short_time,
     "shorten": shorten,
     "time": format_time,

@@ -2,6 +2,18 @@
 
 from types import ModuleType
 
-from app.web.dashboard.pages import audit, deliveries, delivery_body
+from app.web.dashboard.pages import (
+    accounts,
+    audit,
+    deliveries,
+    delivery_body,
+    runs,
+)
 
-PAGE_MODULES: tuple[ModuleType, ...] = (audit, deliveries, delivery_body)
+PAGE_MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    audit,
+    deliveries,
+    delivery_body,
+    runs,
+)

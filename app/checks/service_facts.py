@@ -1,0 +1,86 @@
+"""Facts about the whole service: the numbers of /metrics and of the overview page.
+
+Every count is bounded, and no query scans the deliveries.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.config.delivery_config import DeliveryConfig
+from app.database.engine import Database
+from app.redis.queue import DeliveryQueue
+from app.redis.spool import Spool
+from app.store.accounts import AccountFilter, Accounts, SyncState
+from app.store.bounded_counts import (
+    IncompleteRuns,
+    count_dead_records,
+    count_failed_by_state,
+    count_incomplete_runs,
+    count_pending,
+)
+from app.store.notifications import Notifications
+from app.store.pending import PendingDeliveries
+from app.store.webhook_events import WebhookEvent, WebhookEvents
+from app.store.work_totals import WorkTotal, WorkTotals
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
+
+# Ids of webhooks are labels of metrics: their number must be bounded.
+MAX_WEBHOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """Facts of the store. pending, dead_records: MAX_COUNTED at most. failed: by state; see bounded_counts.
+
+    oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
+    day. accounts: their number by state. workers: the live ones. outdated_workers: those with another
+    release, routes or sinks than this process. webhook_events: the newest MAX_WEBHOOKS + 1. work_totals:
+    since the store exists.
+    """
+
+    pending: int
+    oldest_pending_age_s: float
+    failed: Mapping[str, int]
+    dead_records: int
+    incomplete_runs: IncompleteRuns
+    accounts: Mapping[SyncState, int]
+    workers: Sequence[WorkerRecord]
+    outdated_workers: int
+    open_notifications: Mapping[str, int]
+    webhook_events: Sequence[WebhookEvent]
+    work_totals: Mapping[tuple[WorkTotal, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """Facts of Redis: deliveries and unreadable entries in the spool, and jobs of the queue."""
+
+    spooled: int
+    unreadable: int
+    queued_jobs: int
+
+
+def read_store_facts(database: Database, config: DeliveryConfig, *, now: datetime) -> StoreFacts:
+    """Read the facts of the store; raises StoreUnavailable. config: of this process."""
+    oldest = PendingDeliveries(database).find_oldest_received_at()
+    workers = WorkerRegistry(database).list_live(now=now)
+    return StoreFacts(
+        pending=count_pending(database),
+        oldest_pending_age_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+        failed=count_failed_by_state(database),
+        dead_records=count_dead_records(database),
+        incomplete_runs=count_incomplete_runs(database, since=now - timedelta(days=1)),
+        accounts=Accounts(database).count_by_state(AccountFilter(), now=now),
+        workers=workers,
+        outdated_workers=sum(bool(config.find_differences(worker.config)) for worker in workers),
+        open_notifications=Notifications(database).count_open(),
+        webhook_events=WebhookEvents(database).list_newest(limit=MAX_WEBHOOKS + 1),
+        work_totals=WorkTotals(database).read(),
+    )
+
+
+def read_redis_facts(queue: DeliveryQueue, spool: Spool) -> RedisFacts:
+    """Read the facts of Redis; raises QueueUnavailable."""
+    queued_jobs, _ = queue.count_jobs()
+    return RedisFacts(spool.count(), spool.count_unreadable(), queued_jobs)

@@ -1,0 +1,1 @@
+"""The receiver for agents: its reading functions as tools of the Model Context Protocol."""
