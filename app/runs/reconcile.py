@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from app.database.engine import Database
 from app.errors import TrutoRefused, TrutoUnavailable
@@ -11,9 +12,12 @@ from app.runs.reconciliation import (
     has_truto_counts,
     reconcile_counts,
 )
-from app.runs.refresh import RunRefresher
 from app.store.run_totals import count_records_without_run, find_accounts_without_run, read_run_totals
 from app.store.runs import StoredRun
+
+if TYPE_CHECKING:
+    # The web process reconciles from the store alone: it must not load the HTTP client.
+    from app.runs.refresh import RunRefresher
 
 # A page may overtake the start of its run, and the end may overtake a page.
 _MAX_OVERTAKING = timedelta(minutes=5)
@@ -24,7 +28,7 @@ TrutoError = TrutoRefused | TrutoUnavailable
 def reconcile_run(
     database: Database,
     run: StoredRun,
-    refresher: RunRefresher | None,
+    refresher: "RunRefresher | None",
     *,
     now: datetime,
     on_error: Callable[[TrutoError], None],

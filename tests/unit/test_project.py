@@ -145,7 +145,7 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
         ),
         (
             # Not the forwarder: httpx loads click for a command of its own.
-            "import app.replay.preview, app.replay.redeliver, app.replay.importer",
+            "import app.replay.preview, app.replay.operations, app.replay.importer",
             ("click", "app.cli", "workers", "httpx"),
         ),
         (
