@@ -5,11 +5,15 @@ from types import ModuleType
 from app.web.dashboard.pages import (
     accounts,
     audit,
+    routes,
     runs,
+    sinks,
 )
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
     accounts,
     audit,
+    routes,
     runs,
+    sinks,
 )
