@@ -186,7 +186,7 @@ def test_every_command_is_described() -> None:
     )
     order = [
         "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "sinks", "webhook", "deliveries", "dead",
-        "replay", "prune", "erase", "mcp",
+        "replay", "operations", "prune", "erase", "mcp",
     ]  # fmt: skip
 
     names = [name for name, _ in rows]
