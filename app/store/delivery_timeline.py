@@ -73,8 +73,12 @@ def _list_entries(detail: DeliveryDetail, now: datetime) -> Iterator[TimelineEnt
             delivery.pruned_at, "body deleted" if delivery.body_bytes else "body erased", text
         )
     if delivery.state == DeliveryState.PENDING:
+        held_by = [outcome.sink for outcome in detail.outcomes if outcome.held_scope is not None]
         if delivery.leased_by and delivery.leased_until and delivery.leased_until > now:
             yield TimelineEntry(now, "leased", f"by worker {delivery.leased_by}", until=delivery.leased_until)
+        elif held_by:
+            text = f"until {' and '.join(held_by)} accepts deliveries again"
+            yield TimelineEntry(now, "held", text, Tone.WARN)
         else:
             yield TimelineEntry(max(now, delivery.due_at), "waits for the next attempt")
 
