@@ -121,6 +121,8 @@ def test_counts_stop_at_their_limit(store: Database, store_url: str, monkeypatch
     # One more stands for any number.
     monkeypatch.setattr(service_counts, "count_up_to", partial(bounded_count.count_up_to, limit=1))
     assert (count_pending(store), count_dead_records(store)) == (2, 2)
+    monkeypatch.setattr(service_counts, "COUNT_LIMIT", 2)
+    # The newest ones.
     assert count_failed_by_state(store) == {"dead": 2, "quarantined": 0, "unrouted": 1, "late": 0}
 
 
