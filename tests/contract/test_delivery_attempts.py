@@ -18,7 +18,7 @@ from app.sinks.base import Batch, WriteResult
 from app.store.delivery_attempts import MAX_KEPT, MAX_MESSAGE_LENGTH, read_attempts
 from app.store.delivery_detail import read_delivery_detail
 from app.store.delivery_filter import DeliveryFilter
-from app.store.delivery_timeline import TimelineEntry, build_timeline
+from app.store.delivery_timeline import DeliveryEvent, build_timeline
 from app.store.erasure import AccountData
 from app.store.held import HeldDeliveries
 from app.store.models import DeliveryAttempt, DeliveryResult, DeliveryState
@@ -98,7 +98,7 @@ def fail(delivered: DeliveredStore, delivery: UUID) -> None:
     end_backoff(delivered, delivery)
 
 
-def read_timeline(delivered: DeliveredStore, delivery: UUID) -> list[TimelineEntry]:
+def read_timeline(delivered: DeliveredStore, delivery: UUID) -> list[DeliveryEvent]:
     detail = read_delivery_detail(delivered.store, delivery)
     assert detail
     return build_timeline(detail, now=utc_now())

@@ -55,6 +55,8 @@ VARIABLES = {
     "DB_PASSWORD": "x",
     "NOTIFY_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     "SLACK_URL": "https://hooks.slack.example/services/x",
+    "TEAMS_URL": "https://example.logic.azure.example/x",
+    "PAGERDUTY_KEY": "a1B2" * 8,
 }
 
 

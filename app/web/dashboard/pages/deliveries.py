@@ -88,7 +88,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             replay=Operations(database).get(replay_id) if replay_id else None,
             may_replay=may_replay(detail.delivery),
             may_discard=may_discard(detail.delivery),
-            version=_get_version(detail),
+            shown_version=_get_version(detail),
         )
 
     @pages.post("/deliveries/<delivery_id>/replay")
