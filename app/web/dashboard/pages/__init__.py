@@ -7,13 +7,19 @@ from app.web.dashboard.pages import (
     audit,
     deliveries,
     delivery_body,
+    failed,
+    operations,
+    overview,
     runs,
 )
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
     accounts,
-    audit,
-    deliveries,
-    delivery_body,
+    overview,
     runs,
+    deliveries,
+    failed,
+    operations,
+    delivery_body,
+    audit,
 )
