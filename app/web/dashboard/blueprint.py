@@ -138,7 +138,7 @@ def _prepare_templates(environment: Environment) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = StrictUndefined
     environment.filters.update(FILTERS)
-    # Not from the context: macros are imported without it.
+    # Macros see no context of a page.
     environment.globals["build_url"] = build_url
 
 
