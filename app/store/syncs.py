@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, exists, or_, select, tuple_, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
@@ -127,7 +127,14 @@ def _rewrite(connection: Connection, keys: Collection[SyncKey], expect: Expect, 
     if rows:
         connection.execute(_UPDATE, rows)
     if orphans:
-        connection.execute(delete(syncs).where(tuple_(*_KEY).in_(orphans)))
+        # A run that is not summarized yet has a time of its newest record, which nothing would write again.
+        has_run = exists().where(
+            runs.c.integrated_account_id == syncs.c.integrated_account_id,
+            runs.c.sync_job_id == syncs.c.sync_job_id,
+            runs.c.erased_at.is_(None),
+        )
+        is_empty = or_(syncs.c.newest_record_at.is_(None), ~has_run)
+        connection.execute(delete(syncs).where(tuple_(*_KEY).in_(orphans), is_empty))
 
 
 def _read_recent_runs(connection: Connection, account: str, job: str) -> list[RecentRun]:

@@ -250,6 +250,18 @@ def test_a_batch_never_moves_the_newest_record_backwards(summarized: SummarizedS
     assert summarized.get_account().newest_record_at == NOW + 2 * HOUR
 
 
+def test_a_summary_that_is_not_saved_keeps_the_newest_record(summarized: SummarizedStore) -> None:
+    summarized.add_run("run")
+    Syncs(summarized.store).record_batches({"run": NOW})
+    run = summarized.get_run()
+    summarized.update_run(fetched=3)
+
+    save(summarized, SummarizedRun("run", run.revision, run.last_seen_at, RunSummary("complete")))
+    summarized.summarize()
+
+    assert summarized.get_account().newest_record_at == NOW
+
+
 def test_concurrent_writers_end_with_the_newest_state(summarized: SummarizedStore) -> None:
     names = [f"account-{number}" for number in range(12)]
     for name in names:
