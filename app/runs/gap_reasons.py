@@ -21,6 +21,7 @@ _EXPLANATIONS = {
     "refused": "missing: the run was refused",
     "not_sent": "not sent: the run's events_to_send leaves out records",
     "without_run": "not in this run: as many arrived in batches that name no run",
+    "held": "held: a sink is paused or fails, and gets them afterwards",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 
@@ -49,6 +50,7 @@ _ADVICE = {
     "refused": GapAdvice("start the run again when its policy allows it"),
     "not_sent": GapAdvice("add record to events_to_send of the job, and refetch the run", needs_refetch=True),
     "without_run": GapAdvice("set ATTRIBUTE_TO_OPEN_RUN, so that later batches are attributed to their run"),
+    "held": GapAdvice("repair or resume the sink; workers then write them"),
     "unexplained": GapAdvice(
         "set TRUTO_API_TOKEN, so that Truto's log is read; else refetch", needs_refetch=True
     ),

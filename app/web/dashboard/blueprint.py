@@ -177,11 +177,10 @@ def _build_context(digest: str) -> dict[str, Any]:
         "may_write": session is not None and session.role == Role.WRITE,
         "session": session,
         "csrf_field": lambda: _build_csrf_field(session.csrf) if session else Markup(),
-        "build_url": build_url,
         "describe_subject": describe_subject,
         "NAVIGATION": _NAVIGATION,
         "assets": digest,
-        "version": VERSION,
+        "release": VERSION,
         "now": utc_now(),
     }
 

@@ -5,11 +5,25 @@ from types import ModuleType
 from app.web.dashboard.pages import (
     accounts,
     audit,
+    deliveries,
+    delivery_body,
+    failed,
+    operations,
+    overview,
+    routes,
     runs,
+    sinks,
 )
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
     accounts,
-    audit,
+    overview,
     runs,
+    deliveries,
+    failed,
+    sinks,
+    routes,
+    operations,
+    delivery_body,
+    audit,
 )

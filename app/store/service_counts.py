@@ -1,34 +1,36 @@
-"""Counts that stop at a limit, so that a large backlog does not make them slow."""
+"""Counts over the whole store, for /metrics and the overview page. Each stops after COUNT_LIMIT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Column, ColumnElement, func, literal, select
+from sqlalchemy import func, literal_column, select
 
 from app.database.engine import Database
+from app.store.bounded_count import COUNT_LIMIT, count_up_to
 from app.store.failures import FAILED_STATES, IS_FAILED
 from app.store.run_summaries import HAS_GAPS
 from app.store.schema import dead_records, deliveries, runs
 
-MAX_COUNTED = 10_000
+# All rows are read in the order of an index: otherwise PostgreSQL may collect all of them before it counts
+# the first.
 
 
 def count_pending(database: Database) -> int:
-    """Return the number of pending deliveries, MAX_COUNTED at most; raises StoreUnavailable."""
-    return _count_rows(database, deliveries.c.received_at, deliveries.c.settled_at.is_(None))
+    """Return the number of pending deliveries, up to COUNT_LIMIT + 1; raises StoreUnavailable."""
+    received_at = deliveries.c.received_at
+    pending = select(received_at).where(deliveries.c.settled_at.is_(None)).order_by(received_at)
+    return int(database.read(select(count_up_to(pending)))[0][0])
 
 
 def count_failed_by_state(database: Database) -> Mapping[str, int]:
-    """Return the numbers of failed deliveries by state; raises StoreUnavailable.
-
-    If there are more than MAX_COUNTED, the newest ones are counted.
-    """
+    """Return the newest COUNT_LIMIT + 1 failed deliveries by state; raises StoreUnavailable."""
+    # Not a count for each state: without statistics of newly failed deliveries, PostgreSQL would sort them.
     newest = (
         select(deliveries.c.state)
         .where(IS_FAILED)
         .order_by(deliveries.c.received_at.desc())
-        .limit(MAX_COUNTED)
+        .limit(COUNT_LIMIT + 1)
         .subquery()
     )
     rows = database.read(select(newest.c.state, func.count()).group_by(newest.c.state))
@@ -37,18 +39,15 @@ def count_failed_by_state(database: Database) -> Mapping[str, int]:
 
 
 def count_dead_records(database: Database) -> int:
-    """Return the number of dead records, MAX_COUNTED at most; raises StoreUnavailable.
-
-    Records that an operator discarded are not counted.
-    """
-    # A literal: a database uses a partial index only for a query that repeats its condition.
-    is_kept = dead_records.c.discard_reason == literal("", literal_execute=True)
-    return _count_rows(database, dead_records.c.died_at, is_kept)
+    """Return the dead records that nobody has discarded, up to COUNT_LIMIT + 1; raises StoreUnavailable."""
+    index = (dead_records.c.reason, dead_records.c.sink, dead_records.c.resource, dead_records.c.died_at)
+    kept = select(*index).where(dead_records.c.discard_reason == literal_column("''")).order_by(*index)
+    return int(database.read(select(count_up_to(kept)))[0][0])
 
 
 @dataclass(frozen=True, slots=True)
 class IncompleteRuns:
-    """Runs with gaps, MAX_COUNTED at most, and the records that their sinks lack."""
+    """Runs with gaps, at most COUNT_LIMIT, and the records that their sinks lack."""
 
     runs: int
     gap_records: int
@@ -60,14 +59,8 @@ def count_incomplete_runs(database: Database, *, since: datetime) -> IncompleteR
         select(runs.c.gap_records)
         .where(HAS_GAPS, runs.c.first_seen_at >= since)
         .order_by(runs.c.first_seen_at.desc())
-        .limit(MAX_COUNTED)
+        .limit(COUNT_LIMIT)
         .subquery()
     )
     [(number, records)] = database.read(select(func.count(), func.sum(incomplete.c.gap_records)))
     return IncompleteRuns(int(number), int(records or 0))
-
-
-def _count_rows(database: Database, column: Column[datetime], condition: ColumnElement[bool]) -> int:
-    # In the order of the index: without an order, PostgreSQL may collect all rows before it counts the first.
-    rows = select(column).where(condition).order_by(column).limit(MAX_COUNTED).subquery()
-    return int(database.read(select(func.count()).select_from(rows))[0][0])
