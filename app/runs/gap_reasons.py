@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from app.plural import format_count
 from app.runs.reconciliation import GapReason, ResourceCounts
+from app.store.run_summaries import RunSummary
 
 _REFETCH = "refetch the run: a new run with the same arguments fetches all of its records again"
 
@@ -20,7 +21,7 @@ _EXPLANATIONS = {
     "refused": "missing: the run was refused",
     "not_sent": "not sent: the run's events_to_send leaves out records",
     "without_run": "not in this run: as many arrived in batches that name no run",
-    "held": "held: a sink is paused or fails, and gets them afterwards; see `rapidbridge sinks list`",
+    "held": "held: a sink is paused or fails, and gets them afterwards",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 
@@ -49,6 +50,7 @@ _ADVICE = {
     "refused": GapAdvice("start the run again when its policy allows it"),
     "not_sent": GapAdvice("add record to events_to_send of the job, and refetch the run", needs_refetch=True),
     "without_run": GapAdvice("set ATTRIBUTE_TO_OPEN_RUN, so that later batches are attributed to their run"),
+    "held": GapAdvice("repair or resume the sink; workers then write them"),
     "unexplained": GapAdvice(
         "set TRUTO_API_TOKEN, so that Truto's log is read; else refetch", needs_refetch=True
     ),
@@ -79,6 +81,15 @@ def explain_gap(gap: GapReason) -> str:
     """
     number = "an unknown number" if gap.records is None else f"{gap.records:,}"
     return f"{number} {_EXPLANATIONS[gap.code]}"
+
+
+def explain_gaps(summary: RunSummary) -> str:
+    """Return the largest gap of a run, and the number of the other reasons; "" without gaps."""
+    gaps = [GapReason(code, records) for code, records in summary.gap_reasons]
+    if not gaps:
+        return ""
+    others = format_count(len(gaps) - 1, "other reason")
+    return explain_gap(gaps[0]) + (f"; {others}" if gaps[1:] else "")
 
 
 def advise_on_gap(code: str) -> GapAdvice:

@@ -111,19 +111,19 @@ def _build_status(
 
 def _read_retried(database: Database, sink: str) -> list[Any]:
     """Return the deliveries that are retried, by reason and message, the most frequent first."""
-    # A delivery that became dead keeps its last outcome, and is not retried.
-    retried = (
-        select(sink_outcomes.c.reason, sink_outcomes.c.message, deliveries.c.received_at)
-        .select_from(sink_outcomes.join(deliveries, deliveries.c.id == sink_outcomes.c.delivery_id))
-        .where(
-            IS_FAILING,
-            sink_outcomes.c.sink == sink,
-            sink_outcomes.c.held_scope.is_(None),
-            deliveries.c.settled_at.is_(None),
-        )
+    failing = (
+        select(sink_outcomes.c.delivery_id, sink_outcomes.c.reason, sink_outcomes.c.message)
+        .where(IS_FAILING, sink_outcomes.c.sink == sink, sink_outcomes.c.held_scope.is_(None))
         .limit(_MAX_RETRIED)
         .subquery()
     )
-    cause = (retried.c.reason, retried.c.message)
-    statement = select(*cause, func.min(retried.c.received_at).label("since"), func.count().label("number"))
-    return list(database.read(statement.group_by(*cause).order_by(func.count().desc(), *cause)))
+    cause, since = (failing.c.reason, failing.c.message), func.min(deliveries.c.received_at)
+    statement = (
+        select(*cause, since.label("since"), func.count().label("number"))
+        .select_from(failing.join(deliveries, deliveries.c.id == failing.c.delivery_id))
+        # A delivery that became dead keeps its last outcome, and is not retried.
+        .where(deliveries.c.settled_at.is_(None))
+        .group_by(*cause)
+        .order_by(func.count().desc(), *cause)
+    )
+    return list(database.read(statement))

@@ -10,7 +10,9 @@ from app.web.dashboard.pages import (
     failed,
     operations,
     overview,
+    routes,
     runs,
+    sinks,
 )
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
@@ -19,6 +21,8 @@ PAGE_MODULES: tuple[ModuleType, ...] = (
     runs,
     deliveries,
     failed,
+    sinks,
+    routes,
     operations,
     delivery_body,
     audit,
