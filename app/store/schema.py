@@ -281,14 +281,6 @@ Index(
     postgresql_where=text("discard_reason = ''"),
 )
 
-# For counting them: the rows themselves hold the records.
-Index(
-    PREFIX + "dead_records_kept",
-    dead_records.c.died_at,
-    sqlite_where=text("discard_reason = ''"),
-    postgresql_where=text("discard_reason = ''"),
-)
-
 record_errors = Table(
     PREFIX + "record_errors",
     metadata,
@@ -389,6 +381,18 @@ sink_states = Table(
     # Exact to a few seconds.
     Column("last_write_at", UtcDateTime),
     Column("last_failure_at", UtcDateTime),
+)
+
+column_misfits = Table(
+    PREFIX + "column_misfits",
+    metadata,
+    # The values of a resource that became NULL in one column of a sink, because they did not fit its type.
+    Column("sink", SafeText, primary_key=True),
+    Column("resource", SafeText, primary_key=True),
+    Column("column_name", SafeText, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
 )
 
 response_counts = Table(

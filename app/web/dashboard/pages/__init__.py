@@ -5,6 +5,11 @@ from types import ModuleType
 from app.web.dashboard.pages import (
     accounts,
     audit,
+    deliveries,
+    delivery_body,
+    failed,
+    operations,
+    overview,
     routes,
     runs,
     sinks,
@@ -12,8 +17,13 @@ from app.web.dashboard.pages import (
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
     accounts,
-    audit,
-    routes,
+    overview,
     runs,
+    deliveries,
+    failed,
     sinks,
+    routes,
+    operations,
+    delivery_body,
+    audit,
 )
