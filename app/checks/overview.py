@@ -1,4 +1,4 @@
-"""The state of the whole service at a glance: traffic, backlog, workers and open conditions."""
+"""The state of the whole service: traffic, backlog, workers, open conditions."""
 
 import json
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ MAX_WEBHOOKS = 20
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """Facts of the store. pending, dead_records, failed by state: each up to COUNT_LIMIT + 1.
+    """Facts of the store. pending, dead_records: up to COUNT_LIMIT + 1. failed: the newest ones, by state.
 
     oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
     day. accounts: their number by state. workers: the live ones. outdated_workers: those with another

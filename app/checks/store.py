@@ -29,8 +29,8 @@ _LOCK_TIMEOUT_S = 3.0
 _MIN_VERSIONS = {"PostgreSQL": (12,), "SQLite": (3, 35)}
 # The size of the store's connection pool; see app/database/engine.py.
 _MAX_CONNECTIONS_PER_PROCESS = 6
-# A web process has one more, for /readyz.
-_MAX_CONNECTIONS_PER_WEB_PROCESS = _MAX_CONNECTIONS_PER_PROCESS + 1
+# A web process has four more: for /readyz, for /metrics, and two for the dashboard.
+_MAX_CONNECTIONS_PER_WEB_PROCESS = _MAX_CONNECTIONS_PER_PROCESS + 4
 _WARN_CLOCK_S, _FAIL_CLOCK_S = 2.0, 30.0
 _WARN_BACKLOG_S, _FAIL_BACKLOG_S = 60.0, 900.0
 

@@ -13,11 +13,12 @@ _EXTRA = "The extra `mcp` is missing. Run: pip install 'rapidbridge-receiver[mcp
 
 
 @click.command()
-def mcp() -> None:
+@click.option("--allow-write", is_flag=True, help="Add tools that replay, discard, pause, resume and stop.")
+def mcp(*, allow_write: bool) -> None:
     """Serve the receiver to an agent, over the Model Context Protocol.
 
     An agent's program starts this command and speaks to it over standard input and output. Its tools read
-    runs, deliveries, failures, routes and checks, and never a body. The log goes to standard error.
+    accounts, runs, deliveries, failures, sinks and checks, and never a body. The log goes to standard error.
 
     \b
     Example, for a program that reads a JSON configuration:
@@ -38,6 +39,6 @@ def mcp() -> None:
         raise StoreUnavailable(f"the database file {path} does not exist: {hint}")
     database = open_database(settings.database_url, schema=settings.database_schema)
     try:
-        build_server(config, database).run("stdio")
+        build_server(config, database, allow_write=allow_write).run("stdio")
     finally:
         database.close()

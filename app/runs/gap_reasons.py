@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from app.plural import format_count
 from app.runs.reconciliation import GapReason, ResourceCounts
+from app.store.run_summaries import RunSummary
 
 _REFETCH = "refetch the run: a new run with the same arguments fetches all of its records again"
 
@@ -80,6 +81,15 @@ def explain_gap(gap: GapReason) -> str:
     """
     number = "an unknown number" if gap.records is None else f"{gap.records:,}"
     return f"{number} {_EXPLANATIONS[gap.code]}"
+
+
+def explain_gaps(summary: RunSummary) -> str:
+    """Return the largest gap of a run, and the number of the other reasons; "" without gaps."""
+    gaps = [GapReason(code, records) for code, records in summary.gap_reasons]
+    if not gaps:
+        return ""
+    others = format_count(len(gaps) - 1, "other reason")
+    return explain_gap(gaps[0]) + (f"; {others}" if gaps[1:] else "")
 
 
 def advise_on_gap(code: str) -> GapAdvice:

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import islice
+from datetime import datetime
 
 from app.database.engine import Database
 from app.runs.reconcile import reconcile_stored
@@ -12,7 +11,7 @@ from app.runs.run_summary import summarize
 from app.runs.stop_request import STOP_ACTION, RunStop, find_stop
 from app.runs.timeline import TimelineEntry, build_timeline
 from app.store.audit_log import AuditLog
-from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
+from app.store.delivery_filter import DeliverySummary
 from app.store.notifications import Notifications
 from app.store.run_detail import (
     CauseGroups,
@@ -21,6 +20,7 @@ from app.store.run_detail import (
     count_run_deliveries,
     group_dead_records,
     group_record_errors,
+    list_newest_deliveries,
     read_run_events,
 )
 from app.store.run_list import RunFilter, list_runs
@@ -90,10 +90,6 @@ def read_run_overview(
         STOP_ACTION, run_id, since=run.first_seen_at, limit=_MAX_STOP_REQUESTS
     )
     events = read_run_events(database, run_id)
-    # For a large run of the past, PostgreSQL would otherwise read all newer deliveries of other runs.
-    until = (run.last_seen_at or now) + timedelta(milliseconds=1)
-    newest = DeliveryFilter(sync_job_run_id=run_id, until=until)
-    deliveries = find_deliveries(database, newest, newest_first=True, page_size=_NEWEST_DELIVERIES)
     return RunOverview(
         run,
         summary,
@@ -105,5 +101,5 @@ def read_run_overview(
         events.is_complete and len(notifications) < _MAX_NOTIFICATIONS,
         group_record_errors(database, run_id),
         group_dead_records(database, run_id),
-        list(islice(deliveries, _NEWEST_DELIVERIES)),
+        list_newest_deliveries(database, run_id, limit=_NEWEST_DELIVERIES),
     )

@@ -30,8 +30,12 @@ def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliver
     for gap in gaps:
         records[gap.code] += gap.records or 0
     ordered = sorted(records, key=lambda code: (code in NO_GAPS, -records[code], code))
-    # A resource that only has record errors has no fetched count.
-    fetched = [counts.fetched for counts in resources if counts.arrived or not counts.errors]
+    # A resource that only has record errors has no fetched count, which makes the sum no less certain.
+    fetched = [
+        counts.fetched
+        for counts in resources
+        if counts.fetched is not None or counts.arrived or not counts.errors
+    ]
     summary = RunSummary(
         verdict=reconciliation.verdict,
         fetched=None if None in fetched or not fetched else sum(filter(None, fetched)),

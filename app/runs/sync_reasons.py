@@ -3,8 +3,7 @@
 from datetime import datetime
 
 from app.plural import format_count
-from app.runs.gap_reasons import explain_gap
-from app.runs.reconciliation import GapReason
+from app.runs.gap_reasons import explain_gaps
 from app.runs.usual_interval import find_next_start
 from app.store.accounts import Sync, SyncState
 from app.times import format_duration
@@ -20,21 +19,12 @@ _UNKNOWN_REASONS = {
 def explain_state(sync: Sync, *, now: datetime) -> str:
     """Return the reason of a sync's state; "" if nothing needs a reason."""
     if sync.state == SyncState.INCOMPLETE:
-        return _explain_gaps(sync)
+        return explain_gaps(sync.summary)
     if sync.state == SyncState.LATE:
         return _explain_delay(sync, now)
     if sync.state == SyncState.UNKNOWN:
-        return _explain_gaps(sync) or _UNKNOWN_REASONS.get(sync.summary.verdict, "")
+        return explain_gaps(sync.summary) or _UNKNOWN_REASONS.get(sync.summary.verdict, "")
     return "; ".join(filter(None, (_describe_progress(sync), _describe_history(sync))))
-
-
-def _explain_gaps(sync: Sync) -> str:
-    """Return the largest gap, and the number of the others."""
-    gaps = [GapReason(code, records) for code, records in sync.summary.gap_reasons]
-    if not gaps:
-        return ""
-    others = format_count(len(gaps) - 1, "other reason")
-    return explain_gap(gaps[0]) + (f"; {others}" if gaps[1:] else "")
 
 
 def _explain_delay(sync: Sync, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Stored requests by time of arrival and acknowledgement time: the series of the overview page."""
+"""Stored requests by time of arrival and acknowledgement time."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict

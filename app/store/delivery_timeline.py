@@ -21,7 +21,7 @@ class Tone(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TimelineEntry:
+class DeliveryEvent:
     """One event in the life of a delivery.
 
     text: free of records; may be "". until: the time to which the entry refers, such as the next attempt.
@@ -45,50 +45,54 @@ _TONES = {
 _SINK_TONES = {SinkOutcomeState.DONE: Tone.OK, SinkOutcomeState.DEAD: Tone.BAD}
 
 
-def build_timeline(detail: DeliveryDetail, *, now: datetime) -> list[TimelineEntry]:
+def build_timeline(detail: DeliveryDetail, *, now: datetime) -> list[DeliveryEvent]:
     """Return the events of a delivery, oldest first; what is still to come is at the end."""
     # The sort keeps the order of events of the same time.
     return sorted(_list_entries(detail, now), key=lambda entry: entry.at)
 
 
-def _list_entries(detail: DeliveryDetail, now: datetime) -> Iterator[TimelineEntry]:
+def _list_entries(detail: DeliveryDetail, now: datetime) -> Iterator[DeliveryEvent]:
     delivery = detail.delivery
     if delivery.created_at:
-        yield TimelineEntry(delivery.created_at, "created at Truto")
+        yield DeliveryEvent(delivery.created_at, "created at Truto")
     duplicates = (
         f"{format_count(delivery.duplicates, 'duplicate')} arrived later" if delivery.duplicates else ""
     )
-    yield TimelineEntry(delivery.received_at, "received and stored", duplicates)
+    yield DeliveryEvent(delivery.received_at, "received and stored", duplicates)
     yield from map(_describe_attempt, detail.attempts)
     if detail.replayed_at:
-        yield TimelineEntry(detail.replayed_at, "requeued by a replay")
+        yield DeliveryEvent(detail.replayed_at, "requeued by a replay")
     yield from map(_describe_outcome, detail.outcomes)
     if delivery.settled_at:
         explanation = explain(delivery.state, delivery.reason)
         tone = _TONES.get(DeliveryState(delivery.state), Tone.QUIET)
-        yield TimelineEntry(delivery.settled_at, delivery.state, explanation.meaning, tone)
+        yield DeliveryEvent(delivery.settled_at, delivery.state, explanation.meaning, tone)
     if delivery.pruned_at:
         text = "" if delivery.body_bytes else "with the data of its account"
-        yield TimelineEntry(
+        yield DeliveryEvent(
             delivery.pruned_at, "body deleted" if delivery.body_bytes else "body erased", text
         )
     if delivery.state == DeliveryState.PENDING:
+        held_by = [outcome.sink for outcome in detail.outcomes if outcome.held_scope is not None]
         if delivery.leased_by and delivery.leased_until and delivery.leased_until > now:
-            yield TimelineEntry(now, "leased", f"by worker {delivery.leased_by}", until=delivery.leased_until)
+            yield DeliveryEvent(now, "leased", f"by worker {delivery.leased_by}", until=delivery.leased_until)
+        elif held_by:
+            text = f"until {' and '.join(held_by)} accepts deliveries again"
+            yield DeliveryEvent(now, "held", text, Tone.WARN)
         else:
-            yield TimelineEntry(max(now, delivery.due_at), "waits for the next attempt")
+            yield DeliveryEvent(max(now, delivery.due_at), "waits for the next attempt")
 
 
-def _describe_attempt(attempt: DeliveryAttempt) -> TimelineEntry:
+def _describe_attempt(attempt: DeliveryAttempt) -> DeliveryEvent:
     number = f"attempt {attempt.attempt}"
     if attempt.started_at is None:
-        return TimelineEntry(
+        return DeliveryEvent(
             attempt.finished_at, f"{number}: its worker died", f"worker {attempt.worker}", Tone.WARN
         )
     took_s = (attempt.finished_at - attempt.started_at).total_seconds()
     has_failed = attempt.state == DeliveryState.PENDING
     took = f"took {took_s:.1f} s in worker {attempt.worker}"
-    return TimelineEntry(
+    return DeliveryEvent(
         attempt.finished_at,
         f"{number}: {'failed' if has_failed else attempt.state}",
         "; ".join(filter(None, (explain_reason(attempt.reason), attempt.message, took))),
@@ -97,9 +101,9 @@ def _describe_attempt(attempt: DeliveryAttempt) -> TimelineEntry:
     )
 
 
-def _describe_outcome(outcome: SinkOutcome) -> TimelineEntry:
+def _describe_outcome(outcome: SinkOutcome) -> DeliveryEvent:
     counts = f"{outcome.written:,} written" + (f", {outcome.dead:,} dead" if outcome.dead else "")
-    return TimelineEntry(
+    return DeliveryEvent(
         outcome.updated_at,
         f"sink {outcome.sink}: {outcome.state}",
         "; ".join(filter(None, (counts, outcome.message))),

@@ -5,7 +5,7 @@ StoreUnavailable.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Subquery, Text, cast, func, select
 
 from app.database.engine import Database
+from app.store.delivery_filter import DeliverySummary
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT
 
@@ -119,6 +120,15 @@ def read_run_events(database: Database, run_id: str, *, window: int = _WINDOW_DE
     return RunEvents(
         events, page_times[0] if page_times else None, page_times[-1] if page_times else None, is_complete
     )
+
+
+def list_newest_deliveries(database: Database, run_id: str, *, limit: int) -> list[DeliverySummary]:
+    """Return the newest deliveries of a run, newest first."""
+    columns = [deliveries.c[field.name] for field in fields(DeliverySummary)]
+    # Not by id as well: PostgreSQL may then prefer the index on all deliveries, and read most of them.
+    order = deliveries.c.received_at.desc()
+    statement = select(*columns).where(deliveries.c.sync_job_run_id == run_id).order_by(order).limit(limit)
+    return [DeliverySummary(*row) for row in database.read(statement)]
 
 
 def group_record_errors(

@@ -1,4 +1,4 @@
-"""Recorder of the stored requests of this process, for the metrics and for the store."""
+"""Recorder of the stored requests of this process."""
 
 from collections import Counter
 from datetime import datetime

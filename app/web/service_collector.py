@@ -1,4 +1,7 @@
-"""Metrics of the store and of Redis, made of facts that are read once for all scrapes of five seconds."""
+"""Metrics of the store and of Redis.
+
+Their facts are read at most every five seconds, however many scrapes there are.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +111,7 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     )
     yield _build_gauges(
         "rapidbridge_failed_deliveries",
-        "Failed deliveries by state; 10,001 if there are more.",
+        "The newest 10,001 failed deliveries, by state.",
         "state",
         facts.failed,
     )

@@ -1,4 +1,4 @@
-"""One round of work at a time, whose result all requests of a few seconds share."""
+"""One round of work at a time, with a shared result."""
 
 import time
 from collections.abc import Callable

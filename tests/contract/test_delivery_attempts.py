@@ -5,24 +5,32 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import delete, event, update
 
 from app.clock import utc_now
+from app.config.routes import Route
 from app.database.engine import Database
+from app.errors import SinkUnavailable
+from app.sinks.base import Batch, WriteResult
 from app.store.delivery_attempts import MAX_KEPT, MAX_MESSAGE_LENGTH, read_attempts
 from app.store.delivery_detail import read_delivery_detail
-from app.store.delivery_timeline import TimelineEntry, build_timeline
+from app.store.delivery_filter import DeliveryFilter
+from app.store.delivery_timeline import DeliveryEvent, build_timeline
 from app.store.erasure import AccountData
+from app.store.held import HeldDeliveries
 from app.store.models import DeliveryAttempt, DeliveryResult, DeliveryState
 from app.store.pending import PendingDeliveries
-from app.store.requeue import mark_pending
+from app.store.replays import Replays
 from app.store.results import DeliveryResults
 from app.store.retention import prune_bodies
-from app.store.schema import deliveries
+from app.store.schema import deliveries, sink_states
 from tests.support.delivered_store import NOW, DeliveredStore
+from tests.support.replaced_sink import ReplacedSink
+from tests.support.replays import begin_replay
+from workers.delivery.processor import DeliveryProcessor
 from workers.delivery.retry_policy import reschedule
 
 MINUTE = timedelta(minutes=1)
@@ -65,14 +73,32 @@ def end_backoff(delivered: DeliveredStore, delivery: UUID) -> None:
     delivered.store.execute(change.values(leased_until=None, due_at=NOW))
 
 
+class UnreachableSink:
+    """A sink whose server does not answer."""
+
+    def write(self, batch: Batch, route: Route) -> WriteResult:  # noqa: ARG002  # a Sink
+        raise SinkUnavailable("the server refused the connection")
+
+    def count(self, account: str) -> int:
+        raise NotImplementedError
+
+    def erase(self, account: str) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
 def fail(delivered: DeliveredStore, delivery: UUID) -> None:
     """Let one attempt fail, and end the backoff after it."""
-    with broken_lake(delivered):
-        delivered.worker.deliver([delivery])
+    sinks = ReplacedSink(delivered.routes, "lake", UnreachableSink())
+    # A new process: its breaker stays closed after a single failure.
+    DeliveryProcessor(delivered.store, delivered.routes, sinks, name="worker").deliver([delivery])
+    sinks.close()
     end_backoff(delivered, delivery)
 
 
-def read_timeline(delivered: DeliveredStore, delivery: UUID) -> list[TimelineEntry]:
+def read_timeline(delivered: DeliveredStore, delivery: UUID) -> list[DeliveryEvent]:
     detail = read_delivery_detail(delivered.store, delivery)
     assert detail
     return build_timeline(detail, now=utc_now())
@@ -119,8 +145,8 @@ def test_failed_attempts_are_kept_with_their_cause_until_the_one_that_settles(
     first, second, last = read_attempts(delivered.store, delivery)
     assert (first.attempt, second.attempt, last.attempt) == (1, 2, 3)
     assert {first.worker, second.worker, last.worker} == {"worker"}
-    assert (first.state, first.reason) == (second.state, second.reason) == ("pending", "sink_set_up")
-    assert first.message.startswith("lake: the sink's folder cannot be written")
+    assert (first.state, first.reason) == (second.state, second.reason) == ("pending", "sink_unavailable")
+    assert first.message == "lake: the server refused the connection"
     assert "Ada" not in first.message
     assert first.started_at
     assert first.due_at
@@ -209,8 +235,10 @@ def test_an_attempt_at_a_delivery_that_was_settled_meanwhile_is_not_kept(deliver
 
 def test_attempts_survive_a_replay_and_are_numbered_anew(delivered: DeliveredStore) -> None:
     delivery = delivered.deliver("1", resource="hr/people", records=RECORDS)
-    with delivered.store.transaction() as connection:
-        mark_pending(connection, [delivery], replay_id=uuid4(), now=utc_now())
+    replays = Replays(delivered.store)
+    replay = begin_replay(delivered.store, now=utc_now())
+    candidates = replays.find_candidates(DeliveryFilter(ids=[delivery]), after=None, limit=1)
+    replays.requeue(replay, candidates, sink="", now=utc_now())
 
     delivered.worker.deliver([delivery])
 
@@ -243,13 +271,29 @@ def test_the_life_of_a_delivery_is_a_timeline(delivered: DeliveredStore) -> None
     assert {"sink lake: failing", "sink main: done"} < {*titles}
     assert waiting[1].text == "1 duplicate arrived later"
     failed = next(entry for entry in waiting if entry.title == "attempt 2: failed")
-    assert failed.text.startswith("a sink rejects every delivery until its tables")
+    assert failed.text.startswith("a sink did not accept the delivery; lake: the server refused")
     assert failed.until
     assert (leased[-1].title, leased[-1].text, bool(leased[-1].until)) == ("leased", "by worker w2", True)
     assert [entry.title for entry in settled[-2:]] == ["attempt 3: settled", "settled"]
     assert [entry.at for entry in settled] == sorted(entry.at for entry in settled)
     assert [entry.title for entry in read_timeline(delivered, delivery)[-2:]] == ["settled", "body deleted"]
     assert "Ada" not in str([*waiting, *leased, *settled])
+
+
+def test_a_held_delivery_spends_no_attempt_and_its_timeline_names_the_sink(delivered: DeliveredStore) -> None:
+    delivered.deliver("warm up", records=RECORDS)
+    delivery = delivered.put("1", records=RECORDS)
+    with broken_lake(delivered):
+        delivered.worker.deliver([delivery])
+    held = read_timeline(delivered, delivery)
+    HeldDeliveries(delivered.store).release("lake", "crm/contacts", limit=10, now=utc_now())
+    # The breaker of the first worker is open for some seconds.
+    delivered.store.execute(delete(sink_states))
+    DeliveryProcessor(delivered.store, delivered.routes, delivered.sinks, name="worker").deliver([delivery])
+
+    assert (held[-1].title, held[-1].text) == ("held", "until lake accepts deliveries again")
+    assert read_timeline(delivered, delivery)[-1].title == "settled"
+    assert read_attempts(delivered.store, delivery) == []
 
 
 def test_pruning_and_erasure_delete_the_attempts_of_their_deliveries_only(delivered: DeliveredStore) -> None:

@@ -93,11 +93,9 @@ def test_a_search_without_a_match_ends_early_and_tells_how_far_it_came(seeded: S
 def test_a_count_stops_after_a_number_of_rows(seeded: SeededStore) -> None:
     number = len(list(find_deliveries(seeded.store, DeliveryFilter())))
 
-    assert count_matches(seeded.store, DeliveryFilter(), chunk_rows=10) == MatchCount(11, is_exact=False)
-    assert count_matches(seeded.store, DeliveryFilter(), chunk_rows=number) == MatchCount(
-        number, is_exact=True
-    )
-    assert count_matches(seeded.store, NEVER, chunk_rows=10) == MatchCount(0, is_exact=False)
+    assert count_matches(seeded.store, DeliveryFilter(), max_rows=10) == MatchCount(11, is_exact=False)
+    assert count_matches(seeded.store, DeliveryFilter(), max_rows=number) == MatchCount(number, is_exact=True)
+    assert count_matches(seeded.store, NEVER, max_rows=10) == MatchCount(0, is_exact=False)
 
 
 def test_deliveries_received_at_one_time_are_all_found(store: Database) -> None:

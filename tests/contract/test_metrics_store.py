@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from app.database.engine import Database
-from app.store import bounded_count
+from app.store import bounded_count, service_counts
 from app.store.arrivals import LONGER_MS, MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
 from app.store.schema import runs
 from app.store.service_counts import (
@@ -120,6 +120,8 @@ def test_counts_stop_at_their_limit(store: Database, store_url: str, monkeypatch
     # One more stands for any number.
     monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 1)
     assert (count_pending(store), count_dead_records(store)) == (2, 2)
+    monkeypatch.setattr(service_counts, "COUNT_LIMIT", 2)
+    # The newest ones.
     assert count_failed_by_state(store) == {"dead": 2, "quarantined": 0, "unrouted": 1, "late": 0}
 
 

@@ -11,6 +11,7 @@ from app.store.run_detail import (
     count_run_deliveries,
     group_dead_records,
     group_record_errors,
+    list_newest_deliveries,
     read_run_events,
 )
 from tests.support.seeded_store import NOW, RUN, SeededStore
@@ -73,6 +74,15 @@ def test_the_deliveries_of_a_run_are_counted_up_to_a_limit(seeded: SeededStore) 
     seeded.put(sync_job_run_id="another")
 
     assert [count_run_deliveries(seeded.store, RUN, limit=limit) for limit in (2, 3, 9)] == [2, 3, 3]
+
+
+def test_the_newest_deliveries_of_a_run_come_first(seeded: SeededStore) -> None:
+    ids = [seeded.put(records=number) for number in range(4)]
+    seeded.put(sync_job_run_id="another")
+
+    newest = list_newest_deliveries(seeded.store, RUN, limit=2)
+
+    assert [(row.id, row.records) for row in newest] == [(ids[3], 3), (ids[2], 2)]
 
 
 def test_record_errors_are_grouped_by_message_and_counted_up_to_a_limit(seeded: SeededStore) -> None:

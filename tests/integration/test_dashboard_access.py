@@ -20,7 +20,7 @@ from tests.support.dashboard import PASSWORD, READ_PASSWORD, SETTINGS, Dashboard
 from tests.support.postgres import PostgresServer
 from tests.support.web_process import WebProcess
 
-PAGES = ["/audit"]
+PAGES = ["/audit", "/failed", "/operations"]
 
 
 @pytest.fixture(scope="module")

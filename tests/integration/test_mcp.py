@@ -7,13 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from app.store.audit_log import AuditLog
+from app.store.operations import Operation, Operations
 from tests.support.agent import Agent, running_agent
 from tests.support.delivered_store import DeliveredStore
 from tests.support.documentation import PAGES
+from tests.support.replays import execute
 from tests.support.seeded_store import SECRET_NAME, SeededStore
 from tests.support.web_process import ROOT, make_environment
 
@@ -37,10 +40,19 @@ def agent(delivered: DeliveredStore, tmp_path_factory: pytest.TempPathFactory) -
         yield started
 
 
+@pytest.fixture(scope="module")
+def acting(delivered: DeliveredStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent that may act."""
+    folder = tmp_path_factory.mktemp("acting")
+    token = {"TRUTO_API_TOKEN": "token"}
+    with running_agent(folder, "--allow-write", **delivered.settings, **token) as started:
+        yield started
+
+
 def test_every_tool_reads_only_and_has_a_typed_result(agent: Agent) -> None:
     tools = agent.list_tools()
 
-    assert {"show_run", "list_deliveries", "show_delivery", "list_failures", "run_checks"} <= set(tools)
+    assert {"list_accounts", "show_run", "list_deliveries", "list_failures", "run_checks"} <= set(tools)
     for tool in tools.values():
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint, tool.name
@@ -49,10 +61,18 @@ def test_every_tool_reads_only_and_has_a_typed_result(agent: Agent) -> None:
     assert "never instructions" in agent.instructions
 
 
-def test_every_tool_is_documented(agent: Agent) -> None:
-    table = PAGES["docs/mcp.md"].partition("<!-- tools -->")[2].partition("\n\n")[0]
+def test_every_tool_is_documented(acting: Agent) -> None:
+    named = [
+        name
+        for mark in ("tools", "actions")
+        for name in re.findall(
+            r"^\| `(\w+)`",
+            PAGES["docs/mcp.md"].partition(f"<!-- {mark} -->")[2].partition("\n\n")[0],
+            re.MULTILINE,
+        )
+    ]
 
-    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(agent.list_tools())
+    assert named == list(acting.list_tools())
 
 
 def test_a_page_of_deliveries_leads_to_the_next_one(agent: Agent, seeded: SeededStore) -> None:
@@ -75,7 +95,8 @@ def test_the_cause_of_a_failed_delivery_is_explained(agent: Agent, seeded: Seede
     [group] = agent.call("list_failures", resource="crm/failed")["groups"]
     shown = agent.call("show_delivery", delivery=delivery)
 
-    assert group["group"] | {"number": 1, "example": delivery} == group["group"]
+    assert (group["number"], group["example"]) == (1, delivery)
+    assert group["cause"]["reason"] == "worker_lost"
     assert "every worker that processed the delivery died" in group["meaning"]
     assert shown["delivery"]["state"] == "dead"
     assert "more memory" in shown["advice"]
@@ -87,6 +108,7 @@ def test_the_gaps_of_a_run_are_counted_and_explained(agent: Agent, delivered: De
     run = agent.call("show_run", run="incomplete-run")
 
     assert run["verdict"] == "incomplete"
+    assert run["records"]["arrived"] == 4
     assert {(gap["resource"], gap["code"]): gap["records"] for gap in run["gaps"]} == {
         ("crm/contacts", "dead"): 1,
         ("hr/people", "unrouted"): 1,
@@ -102,7 +124,10 @@ def test_no_result_contains_a_record(agent: Agent, delivered: DeliveredStore, se
         agent.call("show_delivery", delivery=delivery),
         agent.call("list_deliveries"),
         agent.call("list_failures"),
+        agent.call("list_failures", kind="records"),
+        agent.call("list_runs"),
         agent.call("show_run", run="secret-run"),
+        agent.call("list_accounts"),
     ]
 
     for secret in (SECRET_NAME, "secret-account@example.com"):
@@ -131,7 +156,11 @@ def test_the_checks_of_doctor_name_the_next_step(agent: Agent) -> None:
     [
         ("show_run", {"run": "unknown"}, "list_runs"),
         ("show_delivery", {"delivery": str(uuid4())}, "list_deliveries"),
+        ("show_account", {"integrated_account": "nobody"}, "list_accounts"),
         ("list_deliveries", {"cursor": "second page"}, "next_cursor"),
+        ("list_deliveries", {"cursor": '["2026-11-25", "1"]'}, "next_cursor"),
+        ("list_accounts", {"cursor": '["worst", "2026-11-25", "a"]'}, "next_cursor"),
+        ("list_failures", {"cursor": "[]"}, "next_cursor"),
         ("list_deliveries", {"since": "soon"}, "write 90m, 12h"),
         ("list_deliveries", {"limit": 201}, "less than or equal to 200"),
         ("list_deliveries", {"state": "lost"}, "'pending', 'settled'"),
@@ -144,7 +173,7 @@ def test_a_wrong_call_says_how_to_correct_it(
 
 
 def test_an_agent_cannot_change_anything_without_a_permission(agent: Agent) -> None:
-    assert "Unknown tool" in agent.call_wrongly("replay", delivery=str(uuid4()))
+    assert "Unknown tool" in agent.call_wrongly("replay_failures", expected=1)
 
 
 def test_a_store_that_fails_is_reported_and_the_server_goes_on(
@@ -171,3 +200,85 @@ def test_the_missing_extra_is_named_with_its_installation() -> None:
     assert ran.returncode == 2
     assert "pip install 'rapidbridge-receiver[mcp]'" in ran.stderr
     assert not ran.stdout
+
+
+def test_an_agent_replays_exactly_the_failures_that_it_counted(
+    acting: Agent, delivered: DeliveredStore, seeded: SeededStore
+) -> None:
+    failed = [seeded.put("dead", "worker_lost", resource="crm/replayed") for _ in range(2)]
+
+    refused = acting.call_wrongly("replay_failures", expected=1, resource="crm/replayed")
+    operation = acting.call("replay_failures", expected=2, resource="crm/replayed")
+    again = acting.call("list_operations")["operations"][0]
+    ended = execute(delivered.store, _read_operation(delivered, operation["operation"]))
+
+    assert "2 failures are in the set, and 1 were expected" in refused
+    assert (operation["requested_by"], operation["state"]) == ("mcp", "queued")
+    assert again["operation"] == operation["operation"]
+    assert ended.kind == "replay"
+    assert {seeded.read_row(delivery)["state"] for delivery in failed} == {"pending"}
+    assert _read_audit(delivered)[0] == ("mcp", "failed.replay", 2)
+
+
+def test_an_agent_discards_with_a_reason(
+    acting: Agent, delivered: DeliveredStore, seeded: SeededStore
+) -> None:
+    delivery = seeded.put("unrouted", "no_route", resource="crm/discarded")
+
+    operation = acting.call("discard_failures", expected=1, because="a test", resource="crm/discarded")
+    execute(delivered.store, _read_operation(delivered, operation["operation"]))
+
+    row = seeded.read_row(delivery)
+    assert (row["state"], row["discard_reason"]) == ("discarded", "a test")
+    assert _read_audit(delivered)[0] == ("mcp", "failed.discard", 1)
+
+
+def test_an_agent_pauses_and_resumes_a_sink(acting: Agent, delivered: DeliveredStore) -> None:
+    unknown = acting.call_wrongly("pause_sink", sink="lakes", reason="a test")
+    paused = acting.call("pause_sink", sink="lake", reason="a test")
+    sinks = {sink["sink"]: sink for sink in acting.call("list_sinks")["sinks"]}
+    resumed = acting.call("resume_sink", sink="lake")
+
+    assert "known: lake, main" in unknown
+    assert paused["is_changed"]
+    assert (sinks["lake"]["pause_reason"], sinks["main"]["paused_at"]) == ("a test", None)
+    assert resumed["is_changed"]
+    assert not acting.call("resume_sink", sink="lake")["is_changed"]
+
+
+def test_an_agent_requests_the_stop_of_a_run_once(acting: Agent, delivered: DeliveredStore) -> None:
+    delivered.deliver("started", "started", sync_job_run_id="open-run", id="open-run")
+
+    first = acting.call("stop_run", run="open-run")
+    second = acting.call("stop_run", run="open-run")
+
+    assert (first["is_changed"], second["is_changed"]) == (True, False)
+    assert acting.call("show_run", run="open-run")["stop"]["state"] == "requested"
+
+
+def test_actions_are_marked_for_the_programs_that_ask_their_user(acting: Agent) -> None:
+    hints = {
+        name: tool.annotations.destructive_hint
+        for name, tool in acting.list_tools().items()
+        if tool.annotations and not tool.annotations.read_only_hint
+    }
+
+    assert hints == {
+        "replay_failures": False,
+        "discard_failures": True,
+        "cancel_operation": True,
+        "pause_sink": False,
+        "resume_sink": False,
+        "stop_run": True,
+    }
+
+
+def _read_operation(delivered: DeliveredStore, operation_id: str) -> Operation:
+    operation = Operations(delivered.store).get(UUID(operation_id))
+    assert operation
+    return operation
+
+
+def _read_audit(delivered: DeliveredStore) -> list[tuple[str, str, int]]:
+    entries = AuditLog(delivered.store).list_newest(limit=10)
+    return [(entry.actor, entry.action, entry.number) for entry in entries]

@@ -1,11 +1,14 @@
 """GET /metrics: the requests of all web processes, the store and Redis, through every fault."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -15,8 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from redis import Redis
 
 from app.config.operating_system import find_heartbeat_folder
+from app.database.engine import open_database
+from app.store.notifications import Notification, Notifications
+from app.store.sink_states import SinkStates
+from app.store.work_totals import WorkTotal, WorkTotals
 from tests.integration.test_http import event
 from tests.integration.test_store_faults import migrate_store
+from tests.support.documentation import PAGES, ROOT
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants
 from tests.support.waiting import wait_until
@@ -54,7 +62,8 @@ def wait_for_all(web: WebProcess, expected: dict[str, tuple[dict[str, str], floa
         different.update({key: samples.get(key, -1) for key in wanted if samples.get(key) != wanted[key]})
         return not different
 
-    wait_until(is_shown, what=lambda: f"{wanted}; these differ: {different}")
+    # An idle worker reports its last numbers within 15 s.
+    wait_until(is_shown, timeout_s=40, what=lambda: f"{wanted}; these differ: {different}")
 
 
 def find_folder(web: WebProcess) -> Path:
@@ -198,13 +207,24 @@ def test_requests_are_counted_and_served_without_the_database(
         wait_for(web, store_up=1)
 
 
+def fill_store(url: str) -> None:
+    """Store what gives each metric with a label a value."""
+    store, now = open_database(url), datetime.now(UTC)
+    sink_totals = [total for total in WorkTotal if total != WorkTotal.DELIVERIES]
+    WorkTotals(store).add({(total, "main"): 1 for total in sink_totals})
+    Notifications(store).open(Notification("run.stalled", "r", "c", now, {}))
+    SinkStates(store).record_writes({"main": now})
+    store.close()
+
+
 @pytest.fixture(scope="module")
 def quiet_web(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
-    """A web process that has received one event, for tests that only read."""
+    """A web process with a store in which every metric has a value, for tests that only read."""
     folder = tmp_path_factory.mktemp("quiet")
     # Each process reads the store by itself, and its facts may be older than those of the other one.
     with running_web(folder, f"sqlite:///{folder}/store.db", redis_url, WEB_CONCURRENCY="1") as web:
         assert web.post(event(id_="e")).status == "accepted"
+        fill_store(f"sqlite:///{folder}/store.db")
         wait_until(lambda: "_last_event_timestamp" in httpx.get(f"{web.url}/metrics").text)
         yield web
 
@@ -229,3 +249,37 @@ def test_the_metrics_follow_the_conventions_of_prometheus(quiet_web: WebProcess)
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def read_documented(mark: str) -> dict[str, tuple[str, set[str]]]:
+    """Return the type and the labels of the metrics in a table of docs/metrics.md, by name."""
+    table = PAGES["docs/metrics.md"].partition(f"<!-- metrics: {mark} -->\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|(.*?)\| .* \|$", table, re.MULTILINE)
+    return {name: (type_, set(re.findall(r"`(\w+)`", labels))) for name, type_, labels in rows}
+
+
+def test_every_metric_is_documented_with_its_type_and_labels(quiet_web: WebProcess) -> None:
+    shown = {
+        sample.name.removesuffix("_count"): (family.type, set(sample.labels))
+        for family in parse_text(httpx.get(f"{quiet_web.url}/metrics").text)
+        for sample in family.samples
+        if family.type != "histogram" or sample.name.endswith("_count")
+    }
+
+    assert read_documented("requests") | read_documented("service") == shown
+
+
+def test_the_alerts_and_the_dashboard_use_metrics_that_exist(quiet_web: WebProcess) -> None:
+    known = {
+        sample.name
+        for family in parse_text(httpx.get(f"{quiet_web.url}/metrics").text)
+        for sample in family.samples
+    }
+    dashboard = json.loads((ROOT / "docs/grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = re.findall(r"expr: (?:>-\n *)?(.*)", (ROOT / "docs/alerts.yml").read_text())
+
+    assert len(queries) > 20
+    assert len(alerts) == 20
+    for query in (*queries, *alerts):
+        assert set(re.findall(r"rapidbridge_\w+", query)) <= known, query

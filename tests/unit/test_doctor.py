@@ -221,11 +221,12 @@ def test_connections_of_all_processes_are_counted() -> None:
     url = "postgresql://h/d"
     settings = read_settings({"DATABASE_URL": url, "WEB_CONCURRENCY": "3", "WORKER_CONCURRENCY": "4"})
 
-    assert count_max_connections(Config(settings, build_default_routes(url))) == 3 * 7 + 6 + 4 * 2
+    assert count_max_connections(Config(settings, build_default_routes(url))) == 3 * 10 + 6 + 4 * 2
     assert (
-        count_max_connections(Config(settings, build_default_routes("postgresql://h/other"))) == 3 * 7 + 6 + 4
+        count_max_connections(Config(settings, build_default_routes("postgresql://h/other")))
+        == 3 * 10 + 6 + 4
     )
-    assert count_max_connections(Config(settings, Routes(sinks={}))) == 3 * 7 + 6 + 4
+    assert count_max_connections(Config(settings, Routes(sinks={}))) == 3 * 10 + 6 + 4
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from app.runs.reconciliation import (
     reconcile_counts,
 )
 from app.runs.refresh import sum_log
+from app.runs.run_summary import summarize
 from app.runs.unsent_events import find_unsent_events
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
 from app.store.runs import StoredRun
@@ -431,3 +432,22 @@ def test_batches_without_an_account_are_a_gap_of_their_own() -> None:
 
     assert (counts.arrived, counts.missing, counts.written) == (100, 0, 0)
     assert counts.gap_reasons == [GapReason("no_account", 100)]
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected"),
+    [
+        # A page that never arrived counts, also if its resource has record errors.
+        ({"crm/contacts": {"list": {"fetched": 83}}, "crm/deals": {"list": {"fetched": 10}}}, 93),
+        # A resource of which only an error arrived was fetched in an unknown number, most likely none.
+        ({"crm/deals": {"list": {"fetched": 10}}}, 10),
+    ],
+)
+def test_the_summary_of_a_run_has_the_fetched_records_of_all_resources(stats: Any, expected: int) -> None:
+    totals = RunTotals((), (), {CONTACTS: 1})
+    reconciliation = reconcile_counts(run(stats), totals)
+
+    summary = summarize(run(stats), reconciliation, pending_deliveries=0).summary
+
+    assert summary.fetched == expected
+    assert summary.missing == expected

@@ -5,8 +5,8 @@ from datetime import datetime
 from app.store.models import Delivery, DeliveryAttempt, DeliveryResult, DeliveryState, SinkOutcomeState
 from app.store.reasons import Reason
 
-# The reasons of a delivery that no attempt has failed.
-_UNTRIED = ("", Reason.IN_PROGRESS)
+# The reasons of a delivery without a failed attempt. A failing sink holds its deliveries without attempts.
+_UNTRIED = ("", Reason.IN_PROGRESS, Reason.SINK_RESUMED)
 
 
 def describe_attempt(
@@ -14,8 +14,8 @@ def describe_attempt(
 ) -> DeliveryAttempt | None:
     """Return the attempt to keep; None for the normal case, a delivery settled at the first attempt.
 
-    The part of a large delivery that one job writes is no attempt. The message holds no record: sinks keep
-    records out of theirs.
+    A hold is no attempt, nor is the part of a large delivery that one job writes. The message holds no
+    record: sinks keep records out of theirs.
     """
     change = result.state_change
     is_first = delivery.reason in _UNTRIED and not delivery.lost_attempts

@@ -180,7 +180,7 @@ def _build_context(digest: str) -> dict[str, Any]:
         "describe_subject": describe_subject,
         "NAVIGATION": _NAVIGATION,
         "assets": digest,
-        "version": VERSION,
+        "release": VERSION,
         "now": utc_now(),
     }
 

@@ -6,6 +6,7 @@ from flask import Blueprint, render_template, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from app.clock import utc_now
+from app.runs.gap_reasons import explain_gaps
 from app.runs.sync_reasons import explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
@@ -55,7 +56,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             "dashboard/account.html",
             account_id=account_id,
             syncs=[(sync, explain_state(sync, now=now)) for sync in syncs],
-            runs=page,
+            runs=[(run, explain_gaps(run.summary)) for run in page],
             next_url=next_url,
         )
 

@@ -14,7 +14,7 @@ from app.errors import OperationRefused
 from app.replay.delivery_actions import discard_delivery, may_discard, may_replay, replay_delivery
 from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.delivery_filter import DeliveryFilter
-from app.store.delivery_search import CHUNK_ROWS, DeliveryPage, MatchCount, count_matches, search_deliveries
+from app.store.delivery_search import COUNTED_ROWS, DeliveryPage, MatchCount, count_matches, search_deliveries
 from app.store.delivery_timeline import build_timeline
 from app.store.failures import FAILED_STATES
 from app.store.id_prefixes import MIN_PREFIX_DIGITS, UUID_DIGITS, find_delivery_ids, read_id_digits
@@ -63,7 +63,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             "dashboard/deliveries.html",
             page=page,
             count=count,
-            counted_rows=CHUNK_ROWS,
+            counted_rows=COUNTED_ROWS,
             next_url=build_next_url(*page.next) if page.next else "",
             states=_STATES,
             has_more_filters=any(request.args.get(name) for name in _MORE_FIELDS),
@@ -88,7 +88,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             replay=Operations(database).get(replay_id) if replay_id else None,
             may_replay=may_replay(detail.delivery),
             may_discard=may_discard(detail.delivery),
-            version=_get_version(detail),
+            shown_version=_get_version(detail),
         )
 
     @pages.post("/deliveries/<delivery_id>/replay")

@@ -1,4 +1,4 @@
-"""The body of a delivery: its beginning as a page, and all of it as a download."""
+"""The body of a delivery: its beginning, and a download."""
 
 import codecs
 import threading

@@ -20,7 +20,7 @@ from app.store.failures import FAILED_STATES
 from app.store.operations import Operation
 from app.store.reasons import RECORD, explain
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor
+from app.web.dashboard.paging import build_next_url, read_cursor
 
 _WINDOWS = {
     "1h": timedelta(hours=1),
@@ -36,6 +36,8 @@ _TEXT_FILTERS = {
     "run": "sync_job_run_id",
 }
 _MAX_REASON_CHARS = 500
+# Fewer than on other pages: each group is counted up to 10,000.
+_GROUPS_PER_PAGE = 25
 _GO_BACK = "Go back to the page Failed, and choose again."
 
 
@@ -53,7 +55,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             delivery_filter,
             of_records=kind == "records",
             after=_read_cause_cursor(),
-            limit=PAGE_SIZE,
+            limit=_GROUPS_PER_PAGE,
         )
         next_url = ""
         if counts.after:

@@ -1,4 +1,4 @@
-"""The overview page: whether the service is up, whether data arrives, and whether anything is stuck."""
+"""The overview page: the state of the whole service."""
 
 import json
 from collections.abc import Sequence

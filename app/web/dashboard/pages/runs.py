@@ -12,7 +12,14 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from app.clock import utc_now
 from app.database.engine import Database
-from app.runs.gap_reasons import GapAdvice, advise_on_gap, explain_gap, explain_verdict, list_remarks
+from app.runs.gap_reasons import (
+    GapAdvice,
+    advise_on_gap,
+    explain_gap,
+    explain_gaps,
+    explain_verdict,
+    list_remarks,
+)
 from app.runs.reconciliation import GapReason, ResourceCounts, Verdict
 from app.runs.run_overview import MAX_COUNTED_DELIVERIES, RunOverview, read_run_overview
 from app.runs.stop_request import STOP_ACTION, request_stop
@@ -20,7 +27,6 @@ from app.runs.unsent_events import explain_unsent_events
 from app.store.id_prefixes import find_run_ids
 from app.store.reasons import RECORD, explain
 from app.store.run_list import RunFilter, list_runs
-from app.store.run_summaries import RunSummary
 from app.store.runs import Runs, StoredRun
 from app.times import parse_time
 from app.truto.runs import RUN_STATUSES
@@ -58,7 +64,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             next_url=build_next_url(*page.next_position) if page.next_position else "",
             statuses=(*RUN_STATUSES, _UNKNOWN),
             verdicts=get_args(Verdict),
-            find_reason=_find_reason,
+            explain_gaps=explain_gaps,
         )
 
     @pages.get("/runs/<id:run_id>")
@@ -129,15 +135,6 @@ def _read_since(text: str) -> datetime | None:
         return parse_time(text, now=utc_now()) if text else None
     except ValueError as error:
         raise BadRequest(f"Since: {error}.") from error
-
-
-def _find_reason(summary: RunSummary) -> str:
-    """Return the largest gap of a run in words; "" without any."""
-    if not summary.gap_reasons:
-        return ""
-    others = len(summary.gap_reasons) - 1
-    more = f"; {others} more" if others else ""
-    return explain_gap(GapReason(*summary.gap_reasons[0])) + more
 
 
 def _list_gaps(overview: RunOverview) -> Iterator[_Gap]:
