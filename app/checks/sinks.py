@@ -21,7 +21,7 @@ def check_sink(name: str, routes: Routes) -> Iterator[CheckResult]:
     except SinkUnavailable as error:
         advice = (
             f"Repair the sink, or correct [sinks.{name}] in the routes file. "
-            "Its deliveries are retried for about three days."
+            "Its deliveries are held until then."
         )
         yield fail(component, "writable", f"{shown_url}: {error}", advice)
         return

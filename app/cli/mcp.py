@@ -30,8 +30,8 @@ def mcp() -> None:
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
         raise ConfigError([_EXTRA]) from error
-    configure_logging()
     config = read_config()
+    configure_logging(config.settings.log_format)
     settings = config.settings
     if path := missing_file(settings.database_url):
         hint = "check DATABASE_URL, or create it with: rapidbridge migrate"

@@ -50,7 +50,7 @@ def worker(number: int | None) -> None:
     spool = Spool(redis, settings.namespace, settings)
     queue = DeliveryQueue(redis, settings.namespace)
     sweeper = Sweeper(database, queue, spool)
-    dispatcher = NotificationDispatcher(database, config.routes.notify)
+    dispatcher = NotificationDispatcher(database, config.routes.notify, public_url=settings.public_url)
     tasks = [
         sweeper,
         Releaser(database),

@@ -2,11 +2,12 @@
 
 import base64
 import difflib
+import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 NOTIFICATION_KINDS = (
     "run.reconciled",
@@ -22,12 +23,18 @@ NOTIFICATION_KINDS = (
     "webhook.rejected",
     "delivery.failed",
     "delivery.delayed",
+    "workers.missing",
     "worker.outdated",
     "task.failing",
+    "spool.in_use",
     "spool.unreadable",
     "disk.low",
 )
 
+# Good news opens no incident.
+_NO_INCIDENTS = ("run.reconciled", "sink.recovered")
+_INTEGRATION_KEY = "the Integration Key of an Events API V2 integration in PagerDuty"
+_ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 _SECRET_PREFIX = "whsec_"  # noqa: S105  # the prefix of all secrets
 _SECRET_BYTES = range(24, 65)
 _SECRET_ADVICE = 'create one with `echo "whsec_$(openssl rand -base64 32)"`'  # noqa: S105  # a hint
@@ -63,7 +70,11 @@ def _check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
-def _check_secret(secret: str) -> str:
+def _check_secret(secret: str, info: ValidationInfo) -> str:
+    if info.data.get("form") == "pagerduty":
+        if not _ROUTING_KEY.fullmatch(secret):
+            raise ValueError(f"not {_INTEGRATION_KEY}, of 32 letters and digits")
+        return secret
     try:
         key_bytes = len(_decode_secret(secret))
     except ValueError:
@@ -80,15 +91,16 @@ def _decode_secret(secret: str) -> bytes:
 class NotifyConfig(BaseModel):
     """One subscriber, and the notifications it accepts. events: shell-style patterns of their kinds.
 
-    form: "standard" sends JSON signed by the rules of Standard Webhooks, "slack" a text for an incoming
-    webhook. name: identifies the subscriber in logs and tables, because its URL may be a secret.
+    form: "standard" sends JSON signed by the rules of Standard Webhooks, "slack" and "teams" a message for an
+    incoming webhook, "pagerduty" an event. secret: of the signature, or PagerDuty's key. name: identifies the
+    subscriber in logs and tables, because its URL may be a secret.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     url: Annotated[str, AfterValidator(_check_url)] = Field(repr=False)
-    form: Literal["standard", "slack"] = "standard"
+    form: Literal["standard", "slack", "teams", "pagerduty"] = "standard"
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(default="", repr=False)
     events: Annotated[tuple[KindPattern, ...], AfterValidator(_check_patterns)] = ("*",)
 
@@ -100,16 +112,21 @@ class NotifyConfig(BaseModel):
     @property
     def receives_ends(self) -> bool:
         """Whether the subscriber receives the ends of conditions too."""
-        return False
+        return self.form == "pagerduty"
 
     def accepts(self, kind: str) -> bool:
         """Whether the subscriber accepts notifications of this kind."""
+        if self.form == "pagerduty" and kind in _NO_INCIDENTS:
+            return False
         return any(fnmatchcase(kind, pattern) for pattern in self.events)
 
     @model_validator(mode="after")
     def _check_form(self) -> Self:
-        if self.form == "slack" and self.secret:
-            raise ValueError("Slack does not verify signatures; remove `secret`")
+        if self.form in ("slack", "teams") and self.secret:
+            service = "Slack" if self.form == "slack" else "Microsoft Teams"
+            raise ValueError(f"{service} does not verify signatures; remove `secret`")
+        if self.form == "pagerduty" and not self.secret:
+            raise ValueError(f"`secret` is missing: {_INTEGRATION_KEY}")
         if self.form == "standard" and not self.secret:
             raise ValueError(f"`secret` is missing, which signs the notifications; {_SECRET_ADVICE}")
         return self

@@ -37,7 +37,8 @@ _DUPLICATE = "Remove one of the two definitions."
 _UNREADABLE = "Write texts in quotes, and close every quotation mark and bracket."
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 # Valid placeholders for unset variables, so that one is reported once: as unset, and not as invalid too.
-_UNSET_NOTIFY_VALUES = {"url": "https://unset", "secret": "whsec_" + "A" * 32}
+_UNSET_SECRETS = {"pagerduty": "A" * 32}
+_UNSET_SECRET = "whsec_" + "A" * 32  # a placeholder
 
 
 def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Routes:
@@ -107,7 +108,7 @@ def _expand_variables(
             for number, table in enumerate(notify, start=1)
         ]
         expanded["notify"] = [
-            _expand_table(table, variables, _UNSET_NOTIFY_VALUES, f"[[notify]] {number}", problems)
+            _expand_table(table, variables, _get_unset_notify_values(table), f"[[notify]] {number}", problems)
             for number, table in enumerate(named_tables, start=1)
         ]
     return expanded
@@ -116,6 +117,11 @@ def _expand_variables(
 def _get_unset_values(sink: Any) -> Mapping[str, str]:
     is_files = isinstance(sink, dict) and sink.get("type") == "files"
     return {"url": "file:///unset" if is_files else "sqlite:///unset"}
+
+
+def _get_unset_notify_values(table: Any) -> Mapping[str, str]:
+    form = table.get("form") if isinstance(table, dict) else None
+    return {"url": "https://unset", "secret": _UNSET_SECRETS.get(str(form), _UNSET_SECRET)}
 
 
 def _expand_table(

@@ -1,6 +1,7 @@
 """HTTP messages of notifications, in a subscriber's form.
 
-"standard" is JSON signed by the rules of Standard Webhooks; "slack" is a text without a signature.
+"standard" is JSON signed by the rules of Standard Webhooks; the others are the forms of Slack, Microsoft
+Teams and PagerDuty, without a signature.
 """
 
 import base64
@@ -14,7 +15,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from app.config.notify import NotifyConfig
-from app.notify.slack import format_slack_text
+from app.notify.links import build_link
+from app.notify.pagerduty import build_pagerduty_event
+from app.notify.slack import format_slack_text, format_text
+from app.notify.teams import build_card
 
 
 class NotificationContent(Protocol):
@@ -38,15 +42,42 @@ class Message:
     headers: Mapping[str, str]
 
 
-def write_message(config: NotifyConfig, notification: NotificationContent, *, now: datetime) -> Message:
-    """Return the message of a notification. now: the time of sending, which the signature covers."""
+def write_message(
+    config: NotifyConfig,
+    notification: NotificationContent,
+    *,
+    now: datetime,
+    public_url: str = "",
+    is_ending: bool = False,
+) -> Message:
+    """Return the message of a notification.
+
+    now: the time of sending, which the signature covers. public_url: PUBLIC_URL, for a link. is_ending: the
+    end of its condition, for a subscriber that receives ends.
+    """
     headers = {"Content-Type": "application/json", "User-Agent": "rapidbridge-receiver"}
-    if config.form == "slack":
-        return Message(
-            _to_json({"text": format_slack_text(notification.kind, notification.payload)}), headers
-        )
+    kind, payload = notification.kind, notification.payload
+    link = build_link(public_url, kind, payload)
+    match config.form:
+        case "slack":
+            return Message(_to_json({"text": format_slack_text(kind, payload, link=link)}), headers)
+        case "teams":
+            return Message(_to_json(build_card(format_text(kind, payload), link)), headers)
+        case "pagerduty":
+            event = build_pagerduty_event(
+                config.secret,
+                notification.id,
+                kind,
+                format_text(kind, payload),
+                payload,
+                occurred_at=notification.occurred_at,
+                link=link,
+                is_ending=is_ending,
+            )
+            return Message(_to_json(event), headers)
     at = notification.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    body = _to_json({"type": notification.kind, "timestamp": at, "data": notification.payload})
+    linked = {**payload, "url": link} if link else payload
+    body = _to_json({"type": kind, "timestamp": at, "data": linked})
     # The id depends on the notification alone, so that a subscriber can recognize a repeated message.
     message_id, timestamp = f"msg_{notification.id.hex}", int(now.timestamp())
     signed = {

@@ -1,4 +1,4 @@
-"""Texts of notifications for Slack, one for each kind."""
+"""Texts of notifications, one for each kind, and their form for Slack."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,12 +11,25 @@ _MAX_RESOURCES = 10
 _MAX_TEXT_CHARS = 3000
 
 
-def format_slack_text(kind: str, payload: Payload) -> str:
-    """Return the text of a notification, escaped for Slack. A missing member is shown as "?"."""
-    text = _TEXTS[kind](payload) if kind in _TEXTS else _format_other(kind, payload)
+def format_text(kind: str, payload: Payload) -> str:
+    """Return the text of a notification: its title between asterisks. A missing member is shown as "?"."""
+    return _TEXTS[kind](payload) if kind in _TEXTS else _format_other(kind, payload)
+
+
+def split_title(text: str) -> tuple[str, str]:
+    """Return the title of a text without its asterisks, and the rest."""
+    _, title, rest = text.split("*", 2)
+    return title, rest
+
+
+def format_slack_text(kind: str, payload: Payload, *, link: str = "") -> str:
+    """Return the text of a notification, escaped for Slack. link: shown after it, or ""."""
+    text = format_text(kind, payload)
     text = text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + "…"
     # Escape after cutting, so that no escape is cut in half. An escaped name mentions no user or channel.
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # An address of the receiver's own has none of the characters that end a link.
+    return f"{escaped} <{link.replace('&', '&amp;')}|Open the dashboard>" if link else escaped
 
 
 def _format_run_reconciled(payload: Payload) -> str:
@@ -150,8 +163,24 @@ def _format_delivery_failed(payload: Payload) -> str:
 
 def _format_delivery_delayed(payload: Payload) -> str:
     return (
-        f"*Deliveries delayed:* the oldest pending delivery was received at {_get_text(payload, 'since')}. "
+        f"*Deliveries delayed:* {_format_pending(payload)} pending, the oldest one was received at "
+        f"{_get_text(payload, 'since')}. "
         "Read the workers' log, and start more workers: rapidbridge worker"
+    )
+
+
+def _format_workers_missing(payload: Payload) -> str:
+    return (
+        f"*Workers missing:* no worker process has been alive since {_get_text(payload, 'since')}, and "
+        f"{_format_pending(payload)} pending. Read the log of `rapidbridge worker`, and restart it."
+    )
+
+
+def _format_spool_in_use(payload: Payload) -> str:
+    return (
+        f"*Spool in use:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} in Redis since "
+        f"{_get_text(payload, 'since')}, because a process could not use the database. They move to the "
+        "inbox once the workers can write to it. Run: rapidbridge doctor"
     )
 
 
@@ -205,8 +234,10 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "webhook.rejected": _format_webhook_rejected,
     "delivery.failed": _format_delivery_failed,
     "delivery.delayed": _format_delivery_delayed,
+    "workers.missing": _format_workers_missing,
     "worker.outdated": _format_worker_outdated,
     "task.failing": _format_task_failing,
+    "spool.in_use": _format_spool_in_use,
     "spool.unreadable": _format_spool_unreadable,
     "disk.low": _format_disk_low,
 }
@@ -224,6 +255,13 @@ def _format_gap(resource: Payload) -> str:
     parts = [f"{missing:,} missing of {_to_int(resource.get('fetched')):,}"] if missing else []
     parts += [f"{dead:,} dead"] if dead else []
     return ", ".join(parts)
+
+
+def _format_pending(payload: Payload) -> str:
+    number = _to_int(payload.get("deliveries"))
+    # Not counted further.
+    more = "+" if number >= 10_000 else ""
+    return f"{number:,}{more} {'delivery is' if number == 1 else 'deliveries are'}"
 
 
 def _format_errors(payload: Payload) -> str:

@@ -20,6 +20,7 @@ _EXPLANATIONS = {
     "refused": "missing: the run was refused",
     "not_sent": "not sent: the run's events_to_send leaves out records",
     "without_run": "not in this run: as many arrived in batches that name no run",
+    "held": "held: a sink is paused or fails, and gets them afterwards; see `rapidbridge sinks list`",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
 

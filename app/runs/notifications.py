@@ -20,7 +20,13 @@ def build_end_notifications(
         **_describe_run(run),
         "verdict": reconciliation.verdict,
         "resources": [
-            {name: getattr(counts, name) for name in _RESOURCE_FIELDS} for counts in reconciliation.resources
+            {
+                **{name: getattr(counts, name) for name in _RESOURCE_FIELDS},
+                "sinks": [
+                    {"sink": sink.sink, "written": sink.written, "dead": sink.dead} for sink in counts.sinks
+                ],
+            }
+            for counts in reconciliation.resources
         ],
         "record_errors": reconciliation.record_errors,
     }

@@ -8,13 +8,18 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
 from app.runs.unsent_events import UnsentEvent, find_unsent_events
+from app.store.reasons import SET_UP_REASONS, Reason
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.coerce import as_object
 from app.truto.runs import RecordCounts, read_resource_stats
 
 ResourceMethod = tuple[str, str]
-_UNEXPLAINED, WITHOUT_RUN = "unexplained", "without_run"
+_UNEXPLAINED, WITHOUT_RUN, _HELD = "unexplained", "without_run", "held"
+# Their records are in another batch, or will be written.
+NO_GAPS = (WITHOUT_RUN, _HELD)
+# Of pending deliveries that wait for a sink.
+_HELD_REASONS = (Reason.SINK_PAUSED, Reason.SINK_UNAVAILABLE, Reason.SINK_RESUMED, *SET_UP_REASONS)
 _Group = TypeVar("_Group", BatchTotals, SinkTotals)
 Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused", "not_sent"]
 # A page may arrive after the end of its run: Truto sends lifecycle events through a queue of their own, and
@@ -29,8 +34,8 @@ class GapReason:
     records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
     (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
     no_account (not written, because their account is unknown), quarantined, stopped, refused, not_sent (the
-    run sends no records), without_run (as many records arrived in batches that name no run), or
-    unexplained.
+    run sends no records), without_run (as many records arrived in batches that name no run), held (a sink
+    is paused or fails, and gets them afterwards), or unexplained.
     """
 
     code: str
@@ -78,7 +83,7 @@ class Reconciliation:
     @property
     def has_gaps(self) -> bool:
         """Whether any record is missing from a sink."""
-        return any(gap.code != WITHOUT_RUN for counts in self.resources for gap in counts.gap_reasons)
+        return any(gap.code not in NO_GAPS for counts in self.resources for gap in counts.gap_reasons)
 
     @property
     def has_unexplained_gaps(self) -> bool:
@@ -235,6 +240,11 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) ->
         "unrouted": records["unrouted"],
         "late": records["late"],
         "no_account": records["quarantined"],
+        _HELD: sum(
+            group.records
+            for group in facts.groups
+            if group.state == "pending" and group.reason in _HELD_REASONS
+        ),
     }
     gap_reasons = [GapReason(code, number) for code, number in counts_by_code.items() if number]
     if run.has_ended:

@@ -3,12 +3,12 @@
 from collections import Counter
 from datetime import datetime
 
-from app.runs.reconciliation import MAX_TRANSIT, WITHOUT_RUN, Reconciliation
+from app.runs.reconciliation import MAX_TRANSIT, NO_GAPS, Reconciliation
 from app.store.run_summaries import RunSummary, SummarizedRun
 from app.store.runs import StoredRun
 
 # The reasons of records that arrived: certain, also while other deliveries are pending.
-_ARRIVED_REASONS = ("dead", "discarded", "unrouted", "late", "no_account")
+_ARRIVED_REASONS = ("dead", "discarded", "unrouted", "late", "no_account", "held")
 
 
 def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliveries: int) -> SummarizedRun:
@@ -29,7 +29,7 @@ def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliver
     records: Counter[str] = Counter()
     for gap in gaps:
         records[gap.code] += gap.records or 0
-    ordered = sorted(records, key=lambda code: (code == WITHOUT_RUN, -records[code], code))
+    ordered = sorted(records, key=lambda code: (code in NO_GAPS, -records[code], code))
     # A resource that only has record errors has no fetched count.
     fetched = [counts.fetched for counts in resources if counts.arrived or not counts.errors]
     summary = RunSummary(
@@ -40,7 +40,7 @@ def summarize(run: StoredRun, reconciliation: Reconciliation, *, pending_deliver
         dead=sum(counts.dead for counts in resources),
         missing=0 if is_settling else sum(counts.missing for counts in resources),
         record_errors=reconciliation.record_errors,
-        gap_records=sum(1 if gap.records is None else gap.records for gap in gaps if gap.code != WITHOUT_RUN),
+        gap_records=sum(1 if gap.records is None else gap.records for gap in gaps if gap.code not in NO_GAPS),
         gap_reasons=tuple((code, records[code] or None) for code in ordered),
         pending_deliveries=pending_deliveries,
     )

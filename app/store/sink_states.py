@@ -64,7 +64,8 @@ class SinkStates:
             set_=row,
             where=sink_states.c.paused_at.is_(None),
         )
-        return self._database.execute(statement, {"sink": sink, "scope": WHOLE_SINK, **row}) > 0
+        paused = statement.returning(sink_states.c.sink)
+        return bool(self._database.read(paused, {"sink": sink, "scope": WHOLE_SINK, **row}))
 
     def resume(self, sink: str) -> bool:
         """End the pause of a sink; return False if it is not paused."""

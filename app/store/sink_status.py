@@ -42,6 +42,15 @@ class SinkStatus:
     last_failure_at: datetime | None = None
 
     @property
+    def state(self) -> str:
+        """The state as one word: paused, failing or ok."""
+        return "paused" if self.paused_at else "failing" if self.failing_since else "ok"
+
+    def lag_s(self, now: datetime) -> float | None:
+        """Return the age of the oldest delivery that the sink has not accepted; None if there is none."""
+        return (now - self.oldest_received_at).total_seconds() if self.oldest_received_at else None
+
+    @property
     def waiting(self) -> int:
         """The deliveries that the sink has not accepted yet, as far as they are counted."""
         return self.held + self.retried

@@ -17,6 +17,7 @@ from app.store.failures import FailureReason, find_failure_reasons
 from app.store.notification_outbox import NotificationOutbox
 from app.store.notifications import Notifications
 from app.store.response_counts import ResponseCount, ResponseCounts
+from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
 from app.web.response_counter import ResponseCounter
 
 _HINT = "run: rapidbridge doctor"
@@ -26,7 +27,7 @@ _MAX_FAILURES = 1000
 # By the kind of their open notifications: a name, a noun and the problem. Other kinds are read directly.
 CONDITIONS = {
     "webhook.unauthorized": ("signatures", "", "wrong signatures were refused, and none was accepted since"),
-    "sink.failing": ("sinks", "sink", "{} failing for minutes"),
+    "sink.failing": ("sinks", "sink", "{} failing"),
     "account.unknown": ("accounts", "webhook", "{} with deliveries that name no account"),
     "key.missing": ("keys", "resource", "{} with records that lack the key of its route"),
     "webhook.inactive": ("webhooks", "webhook", "{} deactivated by Truto"),
@@ -47,6 +48,8 @@ def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) ->
     now = utc_now()
     notifications = Notifications(database)
     warnings = _describe_conditions(notifications.count_open())
+    if paused := [status for status in list_sink_statuses(database) if status.paused_at]:
+        warnings["paused_sinks"] = _describe_paused(paused)
     counts = ResponseCounts(database).list_since(now - timedelta(hours=_HOURS))
     warnings |= _describe_requests(counts)
     if failures := find_failure_reasons(database, limit=_MAX_FAILURES):
@@ -78,6 +81,15 @@ def _describe_conditions(numbers: Mapping[str, int]) -> dict[str, str]:
         for kind, (name, noun, problem) in CONDITIONS.items()
         if kind in numbers
     }
+
+
+def _describe_paused(statuses: Sequence[SinkStatus]) -> str:
+    shown = ", ".join(
+        f"sink {status.sink} paused, {format_count(status.held, 'delivery')}"
+        f"{' or more' if status.held >= MAX_HELD else ''} held"
+        for status in statuses
+    )
+    return f"{shown}; run: rapidbridge sinks list"
 
 
 def _describe_failures(failures: Sequence[FailureReason]) -> str:

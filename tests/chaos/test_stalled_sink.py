@@ -12,7 +12,7 @@ from app.database.engine import Database, open_database
 from app.redis.queue import JOB_TIMEOUT_S
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from app.store.schema import deliveries, sink_outcomes
+from app.store.schema import sink_outcomes, sink_states
 from app.web.enqueuer import NewDelivery
 from tests.integration.test_workers import put
 from tests.support.postgres import PostgresServer
@@ -79,7 +79,7 @@ def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
             wait_until(lambda: count("another", "done") == 10, what=lambda: worker.log)
             with private_postgres.stalled():
                 send(10, 60)
-                # Each stalled sink exceeds the timeout of one job; then its cooldown begins.
+                # Each stalled sink exceeds the timeout of one job; then its breaker opens.
                 wait_until(
                     lambda: count("main", "done") == 60,
                     timeout_s=2 * JOB_TIMEOUT_S + 15,
@@ -88,9 +88,9 @@ def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
                 assert (count("warehouse", "failing"), count("another", "failing")) == (50, 50)
             assert f"the job timed out after {JOB_TIMEOUT_S} s" in worker.log
             assert "job.interrupted" not in worker.log
-        # As if the cooldown were over.
+        # As if the time of the next trial had come.
         with store.engine.begin() as connection:
-            connection.execute(update(deliveries).values(leased_until=None, due_at=datetime.now(UTC)))
+            connection.execute(update(sink_states).values(retry_at=datetime.now(UTC)))
         with Command(arguments, folder=tmp_path, environment=variables) as worker:
             wait_until(lambda: inbox.count_by_state().get("settled") == 60, what=lambda: worker.log)
         assert {count(sink, "done") for sink in ("main", "warehouse", "another")} == {60}

@@ -3,13 +3,12 @@
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pytest
 from sqlalchemy import insert
 
 from app.database.engine import Database
-from app.store import bounded_count, service_counts
+from app.store import bounded_count
 from app.store.arrivals import LONGER_MS, MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
 from app.store.schema import runs
 from app.store.service_counts import (
@@ -119,7 +118,7 @@ def test_counts_stop_at_their_limit(store: Database, store_url: str, monkeypatch
     assert count_dead_records(store) == 4
 
     # One more stands for any number.
-    monkeypatch.setattr(service_counts, "count_up_to", partial(bounded_count.count_up_to, limit=1))
+    monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 1)
     assert (count_pending(store), count_dead_records(store)) == (2, 2)
     monkeypatch.setattr(service_counts, "COUNT_LIMIT", 2)
     # The newest ones.

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 from redis import Redis
 from sqlalchemy import select, update
+from sqlalchemy import text as sql_text
 from structlog.testing import capture_logs
 
 from app.config.load import Config
@@ -80,8 +81,11 @@ class MonitorSetup:
             monitor.close()
 
     def advance(self, **span: float) -> None:
-        """Advance the clock, then run the monitor once."""
+        """Advance the clock, then run the monitor once beside a live worker."""
         self.now += timedelta(**span)
+        config = self.config.delivery_config
+        worker = WorkerRecord("live:1:1", NOW, config.to_json(), config.digest)
+        WorkerRegistry(self.store).record_heartbeat(worker, now=self.now)
         self.monitor.run_once()
 
     def update_run(
@@ -204,6 +208,7 @@ def test_a_run_is_reconciled_once_after_its_end_and_a_quiet_period(setup: Monito
             "written": 3,
             "dead": 0,
             "missing": 0,
+            "sinks": [{"sink": "main", "written": 3, "dead": 0}],
         }
     ]
     assert setup.get_run().reconciled_at
@@ -721,7 +726,8 @@ def test_records_that_arrive_during_a_request_to_truto_are_not_missing(
 
     setup.advance(minutes=1)
 
-    assert [notification.payload["verdict"] for notification in setup.list_notifications()] == ["complete"]
+    [notification] = setup.list_notifications("run.reconciled", "run.incomplete")
+    assert notification.payload["verdict"] == "complete"
 
 
 def test_dead_records_make_a_run_incomplete(setup: MonitorSetup) -> None:
@@ -838,6 +844,85 @@ def test_unreadable_entries_of_the_spool_are_notified(setup: MonitorSetup, redis
     redis.delete(setup.spool.unreadable_key)
     setup.advance(seconds=5)
     assert not list_open(setup, "spool.unreadable")
+
+
+def spool_delivery(setup: MonitorSetup) -> None:
+    setup.spool.put(IncomingDelivery(b"{}", b"x" * 32, setup.now))
+
+
+def test_a_spool_that_is_in_use_for_a_minute_is_notified_until_it_is_empty(
+    setup: MonitorSetup, redis: Redis
+) -> None:
+    spool_delivery(setup)
+    setup.advance(seconds=5)
+    since = setup.now
+    setup.advance(seconds=59)
+    assert not list_open(setup, "spool.in_use")
+
+    spool_delivery(setup)
+    setup.advance(seconds=5)
+    setup.advance(seconds=5)
+    [notification] = setup.list_notifications("spool.in_use")
+    assert notification.payload == {"since": since.isoformat(), "deliveries": 2}
+    assert list_open(setup, "spool.in_use") == ["spool"]
+
+    redis.delete(setup.spool.key)
+    setup.advance(seconds=5)
+    assert not list_open(setup, "spool.in_use")
+
+
+def test_a_spool_that_was_in_use_while_the_database_was_away_is_notified_once_by_all_monitors(
+    setup: MonitorSetup, redis: Redis
+) -> None:
+    monitors = [setup.monitor, setup.add_monitor()]
+    spool_delivery(setup)
+    with setup.store.transaction() as connection:
+        connection.execute(sql_text("ALTER TABLE rapidbridge_notifications RENAME TO away"))
+    for _ in range(3):
+        setup.now += timedelta(seconds=31)
+        for monitor in monitors:
+            monitor.run_once()
+
+    with setup.store.transaction() as connection:
+        connection.execute(sql_text("ALTER TABLE away RENAME TO rapidbridge_notifications"))
+    redis.delete(setup.spool.key)
+    for _ in range(3):
+        for monitor in monitors:
+            setup.now += timedelta(seconds=2)
+            monitor.run_once()
+
+    assert len(setup.list_notifications("spool.in_use")) == 1
+    assert not list_open(setup, "spool.in_use")
+
+
+def test_a_short_use_of_the_spool_is_not_notified(setup: MonitorSetup, redis: Redis) -> None:
+    for _ in range(5):
+        spool_delivery(setup)
+        setup.advance(seconds=50)
+        redis.delete(setup.spool.key)
+        setup.advance(seconds=50)
+
+    assert not setup.list_notifications("spool.in_use")
+
+
+def test_missing_workers_are_notified_after_a_minute_until_one_is_back(setup: MonitorSetup) -> None:
+    setup.advance(seconds=5)
+    # The heartbeat counts for a minute.
+    setup.now += timedelta(seconds=59)
+    setup.monitor.run_once()
+    seen_at = setup.now
+    setup.now += timedelta(seconds=60)
+    setup.monitor.run_once()
+    assert not list_open(setup, "workers.missing")
+
+    for _ in range(3):
+        setup.now += timedelta(seconds=5)
+        setup.monitor.run_once()
+    [notification] = setup.list_notifications("workers.missing")
+    assert notification.payload == {"since": seen_at.isoformat(), "deliveries": 0}
+
+    setup.advance(seconds=5)
+    assert not list_open(setup, "workers.missing")
 
 
 def test_monitors_of_two_configurations_notify_once_for_each_worker(setup: MonitorSetup) -> None:

@@ -137,6 +137,34 @@ def test_every_subscriber_receives_its_kinds_of_notification_once(
     assert state(store) == [("ops", "sent", 1, ""), ("team", "sent", 1, "")]
 
 
+def test_a_condition_becomes_an_incident_that_its_end_resolves(
+    store: Database, open_endpoint: Callable[[], FakeEndpoint], clock: FakeClock
+) -> None:
+    teams, pagerduty = open_endpoint(), open_endpoint()
+    pager = NotifyConfig(name="pager", url=pagerduty.url, form="pagerduty", secret="a1B2" * 8)
+    configs = [NotifyConfig(name="teams", url=teams.url, form="teams"), pager]
+    notifier = NotificationDispatcher(store, configs, clock=clock, public_url="https://sync.example.com")
+    failing = Notification("sink.failing", "main", "c", NOW, {"sink": "main"})
+    Notifications(store).open(failing)
+    add_notification(store, resources=[])
+
+    notifier.run_once()
+    clock.forward(2 * DAY_S)
+    Notifications(store).close("sink.failing", "main", now=clock.now)
+    # The condition lasted for days; the retries of its end count from the end.
+    pagerduty.responses = [(500, {})]
+    notifier.run_once()
+    clock.forward(10)
+    notifier.run_once()
+
+    sent = [request.body for request in pagerduty.requests]
+    assert [event["event_action"] for event in sent] == ["trigger", "resolve", "resolve"]
+    assert {event["dedup_key"] for event in sent} == {failing.id.hex}
+    assert sent[0]["client_url"] == "https://sync.example.com/sinks"
+    assert [request.body["type"] for request in teams.requests] == ["message", "message"]
+    assert {row[1] for row in state(store)} == {"sent"}
+
+
 def test_a_failed_notification_is_retried_with_the_same_id(
     store: Database, endpoint: FakeEndpoint, notifier: NotificationDispatcher, clock: FakeClock
 ) -> None:

@@ -23,9 +23,16 @@ class CodeBlock:
 
 
 def read_marked_block(page: str, mark: str) -> str:
-    """Return the code block that follows `<!-- mark -->`."""
-    after = PAGES[page].partition(f"<!-- {mark} -->")[2]
-    return after.partition("```")[2].partition("\n")[2].partition("```")[0]
+    """Return the code block that follows the first `<!-- mark -->`."""
+    return read_marked_blocks(page, mark)[0]
+
+
+def read_marked_blocks(page: str, mark: str) -> list[str]:
+    """Return the code blocks that follow each `<!-- mark -->`."""
+    return [
+        after.partition("```")[2].partition("\n")[2].partition("```")[0]
+        for after in PAGES[page].split(f"<!-- {mark} -->")[1:]
+    ]
 
 
 def read_section(page: str, title: str) -> str:

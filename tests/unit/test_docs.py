@@ -180,10 +180,12 @@ def find_command(words: list[str]) -> str | None:
 
 def test_every_command_is_described() -> None:
     rows = re.findall(
-        r"^\| `rapidbridge ([^`]*?)(?: \[?ID.*)?` \| (.*) \|$", PAGES["docs/commands.md"], re.MULTILINE
+        r"^\| `rapidbridge ([^`]*?)(?: \[?(?:ID|NAME).*)?` \| (.*) \|$",
+        PAGES["docs/commands.md"],
+        re.MULTILINE,
     )
     order = [
-        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "webhook", "deliveries", "dead",
+        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "sinks", "webhook", "deliveries", "dead",
         "replay", "prune", "erase", "mcp",
     ]  # fmt: skip
 

@@ -11,9 +11,10 @@ import pytest
 from app.config.notify import NOTIFICATION_KINDS, NotifyConfig
 from app.config.routes_file import read_routes
 from app.notify.message import write_message
+from app.notify.pagerduty import get_severity
 from app.notify.slack import format_slack_text
 from app.store.notifications import Notification
-from tests.support.documentation import read_marked_block, read_section
+from tests.support.documentation import read_marked_block, read_marked_blocks, read_section
 
 PAGE = "docs/notifications.md"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -23,13 +24,32 @@ EXAMPLES = read_marked_block(PAGE, "examples").splitlines()
 
 
 def test_the_subscribers_of_the_page_are_valid() -> None:
-    variables = {"NOTIFY_SECRET": SECRET, "SLACK_URL": "https://hooks.slack.example/x"}
+    variables = {
+        "NOTIFY_SECRET": SECRET,
+        "SLACK_URL": "https://hooks.slack.example/x",
+        "TEAMS_URL": "https://example.logic.azure.example/x",
+        "PAGERDUTY_KEY": "a1B2" * 8,
+    }
+    blocks = "\n".join(read_marked_blocks(PAGE, "routes"))
 
-    routes = read_routes(
-        f"sinks = {{}}\n{read_marked_block(PAGE, 'routes')}", source="docs", variables=variables
+    routes = read_routes(f"sinks = {{}}\n{blocks}", source="docs", variables=variables)
+
+    assert [(spec.name, spec.form) for spec in routes.notify] == [
+        ("ops", "standard"),
+        ("team", "slack"),
+        ("teams", "teams"),
+        ("pager", "pagerduty"),
+    ]
+
+
+def test_the_page_names_the_severity_of_every_kind() -> None:
+    rows = dict(
+        re.findall(r"^\| `(critical|warning)` \| (.+) \|$", read_section(PAGE, "PagerDuty"), re.MULTILINE)
     )
 
-    assert [(spec.name, spec.form) for spec in routes.notify] == [("ops", "standard"), ("team", "slack")]
+    for severity in ("critical", "warning"):
+        expected = [kind for kind in NOTIFICATION_KINDS if get_severity(kind) == severity]
+        assert sorted(re.findall(r"`([\w.]+)`", rows[severity])) == sorted(expected)
 
 
 def test_the_page_describes_and_shows_every_kind() -> None:

@@ -21,6 +21,7 @@ from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason
 from app.store.response_counts import ResponseCounts, find_last_stored
+from app.store.service_counts import count_pending
 from app.store.worker_registry import WorkerRegistry
 from workers.background.loop import PeriodicTask
 
@@ -34,12 +35,32 @@ _FAILING_AFTER_S = 300.0
 _MAX_PENDING_AGE = timedelta(minutes=15)
 # These need a scan of the failed deliveries, or change slowly.
 _SLOW_INTERVAL = timedelta(minutes=1)
+# The restart of a database, or of workers, is not worth a notification.
+_SPOOLED_AFTER = _MISSING_AFTER = timedelta(minutes=1)
 # Between the place and the machine of a disk, in a subject.
 _ON_HOST = " on "
 # A disk that stays near the limit must not be notified again and again.
 _CLOSING_MARGIN = 1.2
 
 log = structlog.get_logger()
+
+
+class SpoolUse:
+    """A time in which deliveries wait in the spool. waiting: now. deliveries: the largest number of them."""
+
+    def __init__(self) -> None:
+        self.since: datetime | None = None
+        self.waiting = 0
+        self.deliveries = 0
+        self.is_long = False
+
+    def observe(self, waiting: int, now: datetime) -> None:
+        """Add the number of deliveries that wait now."""
+        self.waiting = waiting
+        if waiting:
+            self.since = self.since or now
+            self.deliveries = max(self.deliveries, waiting)
+            self.is_long = now - self.since > _SPOOLED_AFTER
 
 
 class ConditionMonitor:
@@ -68,6 +89,8 @@ class ConditionMonitor:
         self._counts = ResponseCounts(database)
         self._failing_tasks: set[str] | None = None
         self._failures_due_at = started_at
+        self._spool_use = SpoolUse()
+        self._worker_seen_at = started_at
         self._open_conditions = FaultLog("conditions.open", "conditions.ended", logs_changes=True)
 
     def check_requests(self, *, now: datetime) -> None:
@@ -87,11 +110,18 @@ class ConditionMonitor:
         self._update("delivery.delayed", self._find_delay, now)
 
     def check_spool(self, *, now: datetime) -> None:
-        """Check for unreadable entries of the spool; raises QueueUnavailable."""
+        """Check for deliveries and unreadable entries in the spool; raises QueueUnavailable."""
+        # Without the database, which is often the cause: the notification is stored once it is back.
+        waiting = self._spool.count()
+        self._spool_use.observe(waiting, now)
+        self._update("spool.in_use", self._find_spool_use, now, may_close=lambda _: not waiting)
+        if not waiting:
+            self._spool_use = SpoolUse()
         self._update("spool.unreadable", self._find_unreadable, now)
 
     def check_workers(self, *, now: datetime) -> None:
-        """Check for workers that have had another configuration than this process for minutes."""
+        """Check for missing workers, and for those that have had another configuration for minutes."""
+        self._update("workers.missing", self._find_missing_workers, now)
         self._update("worker.outdated", self._find_outdated_workers, now)
 
     def check_disks(self, *, now: datetime) -> None:
@@ -167,7 +197,25 @@ class ConditionMonitor:
         oldest = PendingDeliveries(self._database).find_oldest_received_at(now=now)
         if oldest is not None and now - oldest > _MAX_PENDING_AGE:
             since = oldest.isoformat()
-            yield _build("delivery.delayed", "backlog", now, since=since)
+            pending = count_pending(self._database)
+            yield _build("delivery.delayed", "backlog", now, since=since, deliveries=pending)
+
+    def _find_spool_use(self, now: datetime) -> Iterator[Notification]:
+        use, kind = self._spool_use, "spool.in_use"
+        if use.since is None or not use.is_long:
+            return
+        # Another monitor may have notified of the same outage, and seen its end first.
+        is_new = not self._notifications.count_since(kind, use.since)
+        if is_new or (use.waiting and self._notifications.list_open(kind)):
+            since = use.since.isoformat()
+            yield _build(kind, "spool", now, since=since, deliveries=use.deliveries)
+
+    def _find_missing_workers(self, now: datetime) -> Iterator[Notification]:
+        if WorkerRegistry(self._database).list_live(now=now):
+            self._worker_seen_at = now
+        elif now - self._worker_seen_at > _MISSING_AFTER:
+            since, pending = self._worker_seen_at.isoformat(), count_pending(self._database)
+            yield _build("workers.missing", "workers", now, since=since, deliveries=pending)
 
     def _find_unreadable(self, now: datetime) -> Iterator[Notification]:
         if unreadable := self._spool.count_unreadable():

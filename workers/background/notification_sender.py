@@ -63,8 +63,10 @@ class NotificationSender(PeriodicTask):
         *,
         clock: Callable[[], datetime],
         timeout_s: float,
+        public_url: str,
     ) -> None:
         super().__init__(f"notification sender {config.name}", interval_s=_INTERVAL_S)
+        self._public_url = public_url
         self._outbox = outbox
         self._config = config
         self._clock = clock
@@ -100,7 +102,13 @@ class NotificationSender(PeriodicTask):
             log.info("notification.sent", **_describe_delivery(delivery))
 
     def _send(self, http: httpx.Client, delivery: NotificationDelivery) -> None:
-        message = write_message(self._config, delivery.notification, now=self._clock())
+        message = write_message(
+            self._config,
+            delivery.notification,
+            now=self._clock(),
+            public_url=self._public_url,
+            is_ending=delivery.is_ending,
+        )
         try:
             # Only the headers are read: a response body of any length is ignored.
             response = send(
@@ -152,7 +160,7 @@ class NotificationDispatcher:
     """The fan-out and one sender for every subscriber, each with a thread of its own.
 
     A subscriber that does not answer delays no other. Any number may run, on any number of machines.
-    timeout_s: the time that a subscriber has to respond. tasks: all of them.
+    timeout_s: the time that a subscriber has to respond. public_url: PUBLIC_URL. tasks: all of them.
     """
 
     def __init__(
@@ -162,11 +170,15 @@ class NotificationDispatcher:
         *,
         clock: Callable[[], datetime] = utc_now,
         timeout_s: float = _TIMEOUT_S,
+        public_url: str = "",
     ) -> None:
         outbox = NotificationOutbox(database)
         self.tasks: list[PeriodicTask] = [
             NotificationFanOut(outbox, configs, clock=clock),
-            *(NotificationSender(outbox, config, clock=clock, timeout_s=timeout_s) for config in configs),
+            *(
+                NotificationSender(outbox, config, clock=clock, timeout_s=timeout_s, public_url=public_url)
+                for config in configs
+            ),
         ]
 
     def start(self) -> None:
@@ -186,4 +198,5 @@ def _describe_delivery(delivery: NotificationDelivery) -> dict[str, object]:
         "subject": delivery.notification.subject,
         "subscriber": delivery.subscriber,
         "attempt": delivery.attempts,
+        **({"is_ending": True} if delivery.is_ending else {}),
     }

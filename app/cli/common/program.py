@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": ("app.cli.replay", "Replay stored deliveries, through the current routes."),
     "runs": ("app.cli.runs", "List, watch, reconcile, start and stop sync job runs."),
     "simulate": ("app.cli.simulate", "Send simulated sync job runs to a receiver."),
+    "sinks": ("app.cli.sinks", "List, pause and resume the sinks of the routes file."),
     "up": ("app.cli.up", "Start the web server, a worker and Valkey on this machine."),
     "webhook": ("app.cli.webhook", "Create, show and test the webhook at Truto."),
     "worker": ("app.cli.worker", "Write received deliveries to their sinks."),

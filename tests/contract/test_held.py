@@ -1,0 +1,262 @@
+"""Held deliveries: bounded releases in the order of arrival, by any number of processes."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+
+from app.database.engine import Database
+from app.store.held import HELD_FOR, HeldDeliveries
+from app.store.inbox import Inbox
+from app.store.models import (
+    DeliveryResult,
+    DeliveryState,
+    IncomingDelivery,
+    SinkOutcome,
+    SinkOutcomeState,
+    StateChange,
+)
+from app.store.pending import PendingDeliveries
+from app.store.results import DeliveryResults
+from app.store.schema import deliveries, sink_outcomes
+from app.store.sink_states import SinkState, SinkStates
+from app.store.sink_status import list_sink_statuses
+from app.truto.events import Envelope
+from workers.background import releaser
+from workers.background.releaser import Releaser
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def held(store: Database) -> HeldDeliveries:
+    return HeldDeliveries(store)
+
+
+def hold(store: Database, number: int, *sinks: str, scope: str = "", state: str = "pending") -> UUID:
+    """Store a delivery that its sinks hold. number: the seconds before now at which it was received."""
+    received_at = NOW - timedelta(seconds=number)
+    incoming = IncomingDelivery(b"{}", str(number).encode(), received_at, Envelope(event_id=str(number)))
+    [receipt] = Inbox(store).put([incoming])
+    id_ = receipt.delivery_id
+    outcome = SinkOutcome(id_, "", SinkOutcomeState.FAILING, 0, 0, "sink_unavailable", "away", NOW)
+    outcomes = [replace(outcome, sink=sink, held_scope=scope, held_received_at=received_at) for sink in sinks]
+    due_at = NOW + HELD_FOR
+    change = StateChange(id_, DeliveryState(state), 1, "sink_unavailable", due_at, is_attempt=False)
+    DeliveryResults(store).save([DeliveryResult(change, outcomes=outcomes)], now=NOW)
+    return id_
+
+
+def lease_due(store: Database, limit: int = 100) -> list[UUID]:
+    due = PendingDeliveries(store).lease_due(now=NOW, limit=limit, requeue_after_s=60)
+    return [delivery.id for delivery in due]
+
+
+def count_held(store: Database, sink: str = "lake") -> int:
+    return sum(status.held for status in list_sink_statuses(store) if status.sink == sink)
+
+
+def test_held_deliveries_are_not_due_and_are_released_in_the_order_of_arrival(
+    store: Database, held: HeldDeliveries
+) -> None:
+    ids = [hold(store, number, "lake") for number in (1, 4, 2, 3)]
+    assert lease_due(store) == []
+    assert held.count("lake", "", limit=3) == (3, NOW - timedelta(seconds=4))
+
+    assert held.release("lake", "", limit=2, now=NOW) == 2
+    assert lease_due(store) == [ids[1], ids[3]]
+    assert held.release("lake", "", limit=2, now=NOW) == 2
+    assert lease_due(store) == [ids[2], ids[0]]
+    assert held.release("lake", "", limit=2, now=NOW) == 0
+
+
+def test_a_held_delivery_is_no_attempt_and_a_worker_can_lease_it_after_the_release(
+    store: Database, held: HeldDeliveries
+) -> None:
+    id_ = hold(store, 1, "lake")
+    pending = PendingDeliveries(store)
+    assert pending.lease([id_], worker="w", now=NOW, lease_s=40) == []
+    assert pending.make_all_due(now=NOW) == 0
+
+    held.release("lake", "", limit=1, now=NOW)
+
+    [leased] = pending.lease([id_], worker="w", now=NOW, lease_s=40)
+    assert leased.reason == "sink_resumed"
+
+
+def test_processes_that_release_together_release_each_delivery_once(
+    store: Database, held: HeldDeliveries
+) -> None:
+    ids = {hold(store, number, "lake") for number in range(40)}
+
+    with ThreadPoolExecutor(4) as processes:
+        numbers = list(processes.map(lambda _: held.release("lake", "", limit=7, now=NOW), range(40)))
+
+    assert sum(numbers) == 40
+    assert set(lease_due(store)) == ids
+
+
+def test_a_delivery_in_progress_is_not_made_due(store: Database, held: HeldDeliveries) -> None:
+    id_ = hold(store, 1, "lake")
+    until = NOW + timedelta(seconds=40)
+    with store.transaction() as connection:
+        connection.execute(update(deliveries).values(leased_by="w", leased_until=until, due_at=until))
+
+    held.release("lake", "", limit=1, now=NOW)
+
+    assert lease_due(store) == []
+    [row] = store.read(select(deliveries.c.leased_until).where(deliveries.c.id == id_))
+    assert row.leased_until == until
+
+
+def test_a_settled_delivery_is_released_without_an_effect(store: Database, held: HeldDeliveries) -> None:
+    hold(store, 1, "lake", state="dead")
+
+    assert held.release("lake", "", limit=1, now=NOW) == 1
+
+    assert lease_due(store) == []
+    assert held.list_scopes("lake") == []
+
+
+def test_each_scope_is_released_alone(store: Database, held: HeldDeliveries) -> None:
+    whole, table = hold(store, 1, "lake"), hold(store, 2, "lake", scope="crm/contacts")
+    hold(store, 3, "main")
+
+    assert held.list_sinks() == ["lake", "main"]
+    assert held.list_scopes("lake") == ["", "crm/contacts"]
+    held.release("lake", "crm/contacts", limit=10, now=NOW)
+    assert lease_due(store) == [table]
+    held.release("lake", "", limit=10, now=NOW)
+    assert lease_due(store) == [whole]
+
+
+def test_a_hold_of_days_is_renewed_before_it_ends(store: Database, held: HeldDeliveries) -> None:
+    hold(store, 1, "lake")
+    assert held.renew(now=NOW) == 0
+
+    later = NOW + HELD_FOR * 0.75
+    assert held.renew(now=later) == 1
+
+    due = PendingDeliveries(store).lease_due(now=NOW + HELD_FOR, limit=10, requeue_after_s=60)
+    assert due == []
+
+
+def test_held_deliveries_are_no_backlog_however_many_and_old(store: Database) -> None:
+    pending = PendingDeliveries(store)
+    for number in range(3600, 3610):
+        hold(store, number, "lake")
+    assert pending.find_oldest_received_at() is None
+    received_at = NOW - timedelta(seconds=90)
+    Inbox(store).put([IncomingDelivery(b"{}", b"x", received_at)])
+
+    assert pending.find_oldest_received_at() == received_at
+
+
+def test_the_releaser_leaves_what_is_paused_or_fails(store: Database) -> None:
+    states = SinkStates(store)
+    for number, sink in enumerate(("paused", "open", "working")):
+        hold(store, number, sink)
+    states.pause("paused", by="ada", reason="", now=NOW)
+    retry_at = NOW + timedelta(seconds=60)
+    states.record_failure(SinkState("open", retry_at=retry_at, failures=1, reason="r"), now=NOW)
+
+    Releaser(store, clock=lambda: NOW).run_once()
+
+    assert [count_held(store, sink) for sink in ("paused", "open", "working")] == [1, 1, 0]
+    states.resume("paused")
+    Releaser(store, clock=lambda: NOW).run_once()
+    assert count_held(store, "paused") == 0
+
+
+def test_a_bounded_number_is_released_ahead_of_the_workers(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releaser, "_MAX_RELEASED", 4)
+    for number in range(10):
+        hold(store, number, "lake")
+    task = Releaser(store, clock=lambda: NOW)
+
+    task.run_once()
+    task.run_once()
+    # Enqueued, and not processed yet.
+    leased = lease_due(store)
+    task.run_once()
+
+    assert (len(leased), count_held(store)) == (4, 6)
+    with store.transaction() as connection:
+        settled = update(deliveries).where(deliveries.c.id.in_(leased))
+        connection.execute(settled.values(state="settled", settled_at=NOW))
+    task.run_once()
+    assert count_held(store) == 2
+
+
+def test_a_trial_is_one_delivery_and_more_only_if_no_worker_tries_the_sink(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releaser, "_TRIAL_INTERVAL_S", 0.0)
+    for number in range(10):
+        hold(store, number, "lake")
+    states, task = SinkStates(store), Releaser(store, clock=lambda: NOW)
+    failure = SinkState("lake", retry_at=NOW, failures=1, reason="r")
+    states.record_failure(failure, now=NOW)
+
+    task.run_once()
+    assert count_held(store) == 9
+    # The trial failed.
+    states.record_failure(replace(failure, failures=2), now=NOW)
+    task.run_once()
+    assert count_held(store) == 8
+    # No worker reports anything: the routes name another sink.
+    for left in (6, 2, 0):
+        task.run_once()
+        assert count_held(store) == left
+
+
+def test_a_breaker_that_nothing_waits_for_is_closed(store: Database) -> None:
+    states = SinkStates(store)
+    states.record_failure(SinkState("gone", retry_at=NOW, failures=1, reason="r"), now=NOW)
+
+    Releaser(store, clock=lambda: NOW + timedelta(seconds=20)).run_once()
+    assert [state.open_since for state in states.list()] == [NOW]
+
+    Releaser(store, clock=lambda: NOW + timedelta(seconds=40)).run_once()
+    assert [state.open_since for state in states.list()] == [None]
+
+
+def test_the_status_of_a_sink_names_the_failure_that_a_person_has_to_correct(store: Database) -> None:
+    states = SinkStates(store)
+    later = NOW + timedelta(seconds=5)
+    states.record_failure(SinkState("lake", retry_at=later, failures=1, reason="sink_unavailable"), now=NOW)
+    table = SinkState("lake", "t", retry_at=later, failures=1, reason="sink_set_up", message="column zip")
+    states.record_failure(table, now=later)
+    states.record_writes({"lake": NOW})
+    hold(store, 7, "lake")
+    hold(store, 9, "lake", scope="t")
+
+    [status] = list_sink_statuses(store, ["lake"])
+
+    assert (status.state, status.failing_since) == ("failing", NOW)
+    assert (status.reason, status.message) == ("sink_set_up", "column zip")
+    assert (status.held, status.retried, status.last_write_at) == (2, 0, NOW)
+    assert status.lag_s(NOW) == 9
+    assert status.last_failure_at == later
+
+
+def test_a_delivery_that_waits_for_two_sinks_is_held_until_both_accept_it(
+    store: Database, held: HeldDeliveries
+) -> None:
+    hold(store, 1, "lake", "main")
+
+    held.release("lake", "", limit=1, now=NOW)
+
+    reasons = _read_reasons(store)
+    assert reasons == [("lake", "sink_resumed", None), ("main", "sink_unavailable", "")]
+
+
+def _read_reasons(store: Database) -> Sequence[tuple[str, str, str | None]]:
+    columns = (sink_outcomes.c.sink, sink_outcomes.c.reason, sink_outcomes.c.held_scope)
+    return [tuple(row) for row in store.read(select(*columns).order_by(sink_outcomes.c.sink))]
