@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from app.database.engine import Database
-from app.store import bounded_count
+from app.store import bounded_count, service_counts
 from app.store.arrivals import LONGER_MS, MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
 from app.store.schema import runs
 from app.store.service_counts import (
