@@ -17,7 +17,7 @@ from app.store.reasons import Reason
 from app.tracing import tracing
 from workers.delivery.breaker import Hold, SinkBreaker
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
-from workers.delivery.trace import set_outcome
+from workers.delivery.spans import set_outcome
 from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
