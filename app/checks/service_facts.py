@@ -12,15 +12,16 @@ from app.database.engine import Database
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.accounts import AccountFilter, Accounts, SyncState
-from app.store.bounded_counts import (
+from app.store.notifications import Notifications
+from app.store.pending import PendingDeliveries
+from app.store.service_counts import (
     IncompleteRuns,
     count_dead_records,
     count_failed_by_state,
     count_incomplete_runs,
     count_pending,
 )
-from app.store.notifications import Notifications
-from app.store.pending import PendingDeliveries
+from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.store.webhook_events import WebhookEvent, WebhookEvents
 from app.store.work_totals import WorkTotal, WorkTotals
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
@@ -31,7 +32,7 @@ MAX_WEBHOOKS = 20
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """Facts of the store. pending, dead_records: MAX_COUNTED at most. failed: by state; see bounded_counts.
+    """Facts of the store. pending, dead_records, failed by state: each up to COUNT_LIMIT + 1.
 
     oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
     day. accounts: their number by state. workers: the live ones. outdated_workers: those with another
@@ -44,6 +45,7 @@ class StoreFacts:
     failed: Mapping[str, int]
     dead_records: int
     incomplete_runs: IncompleteRuns
+    sinks: Sequence[SinkStatus]
     accounts: Mapping[SyncState, int]
     workers: Sequence[WorkerRecord]
     outdated_workers: int
@@ -70,6 +72,7 @@ def read_store_facts(database: Database, config: DeliveryConfig, *, now: datetim
         oldest_pending_age_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
         failed=count_failed_by_state(database),
         dead_records=count_dead_records(database),
+        sinks=list_sink_statuses(database, config.sinks),
         incomplete_runs=count_incomplete_runs(database, since=now - timedelta(days=1)),
         accounts=Accounts(database).count_by_state(AccountFilter(), now=now),
         workers=workers,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # The web process reconciles from the store alone: it must not load the HTTP client.
     from app.runs.refresh import RunRefresher
 
+# The batches of an account are found by an index; to find the accounts, all batches without a run are read.
+_MAX_ACCOUNTS_READ_SINGLY = 10
 # A page may overtake the start of its run, and the end may overtake a page.
 _MAX_OVERTAKING = timedelta(minutes=5)
 
@@ -72,10 +74,12 @@ def reconcile_stored_runs(
 
 
 def _find_accounts_without_run(database: Database, runs: Sequence[StoredRun], now: datetime) -> set[str]:
-    """Return the accounts of runs that have batches without a run, at any time of these runs."""
+    """Return the accounts of runs that may have batches without a run, at any time of these runs."""
     named = [run for run in runs if run.integrated_account_id]
     if not named:
         return set()
+    if len(named) <= _MAX_ACCOUNTS_READ_SINGLY:
+        return {run.integrated_account_id for run in named}
     windows = [_get_window(run, now) for run in named]
     return find_accounts_without_run(
         database, since=min(since for since, _ in windows), until=max(until for _, until in windows)

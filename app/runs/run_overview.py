@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 
 from app.database.engine import Database
@@ -90,9 +90,10 @@ def read_run_overview(
         STOP_ACTION, run_id, since=run.first_seen_at, limit=_MAX_STOP_REQUESTS
     )
     events = read_run_events(database, run_id)
-    deliveries = find_deliveries(
-        database, DeliveryFilter(sync_job_run_id=run_id), newest_first=True, page_size=_NEWEST_DELIVERIES
-    )
+    # For a large run of the past, PostgreSQL would otherwise read all newer deliveries of other runs.
+    until = (run.last_seen_at or now) + timedelta(milliseconds=1)
+    newest = DeliveryFilter(sync_job_run_id=run_id, until=until)
+    deliveries = find_deliveries(database, newest, newest_first=True, page_size=_NEWEST_DELIVERIES)
     return RunOverview(
         run,
         summary,

@@ -1,4 +1,4 @@
-"""Integrated accounts and the states of their syncs, the ones in need of attention first."""
+"""Integrated accounts and the states of their syncs, the worst first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

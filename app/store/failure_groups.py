@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +32,7 @@ from sqlalchemy import (
 from app.database.engine import Database
 from app.store.bounded_count import COUNT_LIMIT, count_up_to
 from app.store.delivery_filter import DeliveryFilter, FailureCause, where_clauses
-from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED, IS_STANDALONE_RECORD
+from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED
 from app.store.reasons import RECORD
 from app.store.schema import dead_records, deliveries
 
@@ -63,6 +64,14 @@ class FailureCounts:
     is_newest_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class FailureTotals:
+    """Numbers of failures, each up to COUNT_LIMIT + 1."""
+
+    deliveries: int
+    records: int
+
+
 def count_failures(
     database: Database,
     delivery_filter: DeliveryFilter,
@@ -71,7 +80,9 @@ def count_failures(
     after: FailureCause | None = None,
     limit: int,
 ) -> FailureCounts:
-    """Return a page of the failed deliveries, or of the dead records of others, by cause.
+    """Return a page of the failed deliveries, or of the dead records, by cause.
+
+    Dead records of failed deliveries count too: reading the deliveries of all records would take seconds.
 
     delivery_filter: by state, reason, resource and `since`; or also by run or account, which then counts the
     newest COUNT_LIMIT failures only. Raises StoreUnavailable.
@@ -79,42 +90,41 @@ def count_failures(
     source = _RECORDS if of_records else _DELIVERIES
     if delivery_filter.sync_job_run_id or delivery_filter.integrated_account_id:
         return _group_newest(database, source, delivery_filter)
+    since, causes, next_after = delivery_filter.since, list[FailureCause](), None
     visited = database.read(_select_causes(source, delivery_filter, after))
-    since, causes, after = delivery_filter.since, list[FailureCause](), None
     for number, row in enumerate(visited, start=1):
         cause = _to_cause(source, row)
-        is_in_window = since is None or row.newest >= since
-        # A resource is the last column of the index: other resources are visited, and left out here.
-        if is_in_window and (
-            not delivery_filter.resource or _matches(delivery_filter.resource, cause.resource)
-        ):
+        if (since is None or row.newest >= since) and _matches(delivery_filter, cause):
             causes.append(cause)
-        if len(causes) == limit or number == _MAX_VISITED:
-            after = cause if number < len(visited) or number == _MAX_VISITED else None
+        if number == _MAX_VISITED or (len(causes) == limit and number < len(visited)):
+            next_after = cause
             break
     groups = _count_causes(database, source, causes, since) if causes else []
-    return FailureCounts(groups, after)
+    return FailureCounts(groups, next_after)
+
+
+def count_all_failures(database: Database, *, since: datetime | None) -> FailureTotals:
+    """Count the failed deliveries and the dead records since a time; raises StoreUnavailable."""
+    numbers = []
+    for source in (_DELIVERIES, _RECORDS):
+        failures = select(source.delivery_id).select_from(source.rows).where(source.is_failure)
+        numbers.append(count_up_to(failures.where(source.time >= since) if since else failures))
+    return FailureTotals(*database.read(select(*numbers))[0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The table of failures, and the columns of its index by cause.
-
-    is_failure: the predicate of the index. is_counted: another condition, checked in the rows of a group.
-    """
+    """The table of failures, and the columns of its index by cause. is_failure: its predicate."""
 
     rows: Any
-    counted_rows: Any
     key: Mapping[str, ColumnElement[Any]]
     time: ColumnElement[datetime]
     delivery_id: ColumnElement[UUID]
     is_failure: ColumnElement[bool]
-    is_counted: Sequence[ColumnElement[bool]] = ()
 
 
 _DELIVERIES = _Source(
     rows=deliveries,
-    counted_rows=deliveries,
     key={name: deliveries.c[name] for name in ("state", "reason", "resource")},
     time=deliveries.c.received_at,
     delivery_id=deliveries.c.id,
@@ -122,12 +132,10 @@ _DELIVERIES = _Source(
 )
 _RECORDS = _Source(
     rows=dead_records,
-    counted_rows=DEAD_RECORDS_JOIN,
     key={name: dead_records.c[name] for name in ("reason", "sink", "resource")},
     time=dead_records.c.died_at,
     delivery_id=dead_records.c.delivery_id,
     is_failure=dead_records.c.discard_reason == literal_column("''"),
-    is_counted=(IS_STANDALONE_RECORD,),
 )
 
 
@@ -136,29 +144,45 @@ def _select_causes(
 ) -> Select[Any]:
     """Return the query for the next causes, each with the time of its newest failure."""
     key = tuple_(*source.key.values())
-    conditions = [source.is_failure, *_key_clauses(source, delivery_filter)]
-    start = [key > tuple(getattr(after, name) for name in source.key)] if after else []
-    first = _select_next(source, [*conditions, *start])
+    prefix = _get_key_prefix(source, delivery_filter)
+    if after:
+        start = key > tuple(getattr(after, name) for name in source.key)
+    else:
+        # Not an equation: PostgreSQL would then begin each step at the first group of the prefix.
+        start = key >= tuple(prefix.get(name, "") for name in source.key)
+    first = _select_next(source, start)
     visited = select(*first, literal(1).label("depth")).cte("visited", recursive=True)
-    position = tuple_(*(visited.c[name] for name in source.key))
-    following = _select_next(source, [*conditions, key > position], correlate=visited)
+    following = _select_next(
+        source, key > tuple_(*(visited.c[name] for name in source.key)), correlate=visited
+    )
+    is_of_prefix = [visited.c[name] == value for name, value in prefix.items()]
     visited = visited.union_all(
         select(*following, visited.c.depth + 1).where(
-            visited.c.reason.is_not(None), visited.c.depth < _MAX_VISITED
+            visited.c.reason.is_not(None), visited.c.depth < _MAX_VISITED, *is_of_prefix
         )
     )
     newest = _select_edge(source, visited, source.time, is_newest=True)
     statement = select(*(visited.c[name] for name in source.key), newest.label("newest"))
-    return statement.where(visited.c.reason.is_not(None))
+    return statement.where(
+        visited.c.reason.is_not(None), *(visited.c[name] == value for name, value in prefix.items())
+    )
+
+
+def _get_key_prefix(source: _Source, delivery_filter: DeliveryFilter) -> dict[str, str]:
+    """Return the first columns of the index that a filter sets to one value."""
+    states = delivery_filter.states
+    wanted = {"state": states[0] if len(states) == 1 else "", "reason": delivery_filter.reason}
+    return {name: wanted[name] for name in takewhile(lambda name: bool(wanted.get(name)), source.key)}
 
 
 def _select_next(
-    source: _Source, conditions: Sequence[ColumnElement[bool]], *, correlate: CTE | None = None
+    source: _Source, condition: ColumnElement[bool], *, correlate: CTE | None = None
 ) -> list[ColumnElement[Any]]:
     """Return the columns of the next key as scalar queries: SQLite has no lateral joins."""
     key = list(source.key.values())
     queries = [
-        select(column_).select_from(source.rows).where(*conditions).order_by(*key).limit(1) for column_ in key
+        select(column_).select_from(source.rows).where(source.is_failure, condition).order_by(*key).limit(1)
+        for column_ in key
     ]
     return [
         (query.correlate(correlate) if correlate is not None else query).scalar_subquery().label(name)
@@ -196,8 +220,8 @@ def _count_causes(
     keys = values(*columns, name="causes").data(rows).cte("causes")
     counted = (
         select(source.delivery_id)
-        .select_from(source.counted_rows)
-        .where(*_of_cause(source, keys, since), *source.is_counted)
+        .select_from(source.rows)
+        .where(*_of_cause(source, keys, since))
         .correlate(keys)
     )
     statement = select(
@@ -216,11 +240,12 @@ def _count_causes(
 
 def _group_newest(database: Database, source: _Source, delivery_filter: DeliveryFilter) -> FailureCounts:
     """Group the newest failures that match: an index finds those of one run or account."""
-    conditions = [*where_clauses(replace(delivery_filter, reason="")), source.is_failure, *source.is_counted]
-    conditions += _key_clauses(source, delivery_filter)
+    conditions = [*where_clauses(replace(delivery_filter, reason="")), source.is_failure]
+    if delivery_filter.reason:
+        conditions.append(source.key["reason"] == delivery_filter.reason)
     newest = (
         select(*source.key.values(), source.time.label("time"), source.delivery_id.label("delivery_id"))
-        .select_from(source.counted_rows)
+        .select_from(DEAD_RECORDS_JOIN if source is _RECORDS else deliveries)
         .where(*conditions)
         .order_by(source.time.desc())
         .limit(COUNT_LIMIT)
@@ -246,16 +271,6 @@ def _group_newest(database: Database, source: _Source, delivery_filter: Delivery
     return FailureCounts(groups, is_newest_only=sum(group.number for group in groups) >= COUNT_LIMIT)
 
 
-def _key_clauses(source: _Source, delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions on the key of an index, so that other groups are not visited."""
-    clauses = []
-    if delivery_filter.reason:
-        clauses.append(source.key["reason"] == delivery_filter.reason)
-    if delivery_filter.states and "state" in source.key:
-        clauses.append(source.key["state"].in_(delivery_filter.states))
-    return clauses
-
-
 def _of_cause(source: _Source, causes: CTE, since: datetime | None) -> list[ColumnElement[bool]]:
     clauses = [source.is_failure, *(column_ == causes.c[name] for name, column_ in source.key.items())]
     return [*clauses, source.time >= since] if since else clauses
@@ -267,6 +282,14 @@ def _to_cause(source: _Source, row: Any) -> FailureCause:
     return FailureCause(**{**values_, **({} if "state" in source.key else {"state": RECORD})})
 
 
-def _matches(pattern: str, text: str) -> bool:
-    """Whether a text matches a pattern with `*`, as in a DeliveryFilter."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
+def _matches(delivery_filter: DeliveryFilter, cause: FailureCause) -> bool:
+    """Whether a filter's states, reason and pattern of resources match a cause."""
+    parts = delivery_filter.resource.split("*")
+    return (
+        (cause.state == RECORD or not delivery_filter.states or cause.state in delivery_filter.states)
+        and delivery_filter.reason in ("", cause.reason)
+        and (
+            not delivery_filter.resource
+            or re.fullmatch(".*".join(map(re.escape, parts)), cause.resource, re.DOTALL) is not None
+        )
+    )

@@ -109,8 +109,9 @@ def _to_failure_group(row: Any) -> FailureGroup:
 
 
 def record_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:
-    """Return a filter as conditions for dead records, whose own reason is compared."""
-    return [*where_clauses(replace(delivery_filter, reason="")), *reason_clauses(delivery_filter)]
+    """Return a filter as conditions for dead records, whose own reason is compared; without its cause."""
+    of_delivery = replace(delivery_filter, reason="", cause=None)
+    return [*where_clauses(of_delivery), *reason_clauses(delivery_filter)]
 
 
 def reason_clauses(delivery_filter: DeliveryFilter) -> list[ColumnElement[bool]]:

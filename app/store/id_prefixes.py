@@ -1,5 +1,6 @@
 """Ids of deliveries and runs by the first characters of an id."""
 
+import re
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
@@ -7,7 +8,17 @@ from sqlalchemy import func, or_, select
 from app.database.engine import Database
 from app.store.schema import deliveries, runs
 
-_UUID_DIGITS = 32
+UUID_DIGITS = 32
+MIN_PREFIX_DIGITS = 4
+
+
+def read_id_digits(text: str) -> str:
+    """Return the hexadecimal digits of an id or of its beginning, "" for any other text."""
+    try:
+        return UUID(text).hex
+    except ValueError:
+        digits = text.strip().lower().replace("-", "")
+    return digits if re.fullmatch(r"[0-9a-f]{1,31}", digits) else ""
 
 
 def find_delivery_ids(database: Database, digits: str, *, limit: int) -> list[UUID]:
@@ -38,4 +49,4 @@ def find_run_ids(database: Database, digits: str, *, typed: str = "", limit: int
 
 def _bounds(digits: str) -> tuple[UUID, UUID]:
     """Return the smallest and the largest UUID that begin with the digits."""
-    return UUID(digits.ljust(_UUID_DIGITS, "0")), UUID(digits.ljust(_UUID_DIGITS, "f"))
+    return UUID(digits.ljust(UUID_DIGITS, "0")), UUID(digits.ljust(UUID_DIGITS, "f"))

@@ -75,9 +75,9 @@ class Notifications:
                 connection.execute(_build_ending(closed_id, now=now))
         return closed_id is not None
 
-    def list_open(self, kind: str) -> list[Notification]:
+    def list_open(self, kind: str, *, limit: int | None = None) -> list[Notification]:
         """Return the open notifications of a kind, oldest first."""
-        return self._read(notifications.c.kind == kind, notifications.c.closed_at.is_(None))
+        return self._read(notifications.c.kind == kind, notifications.c.closed_at.is_(None), limit=limit)
 
     def count_open(self) -> dict[str, int]:
         """Return the numbers of open notifications by kind."""

@@ -147,7 +147,7 @@ class Operations:
         }
         # Two people at the same moment: the index on unfinished requests lets one of them insert.
         insert = insert_into(self._database.dialect.name, operations).on_conflict_do_nothing()
-        if connection.execute(insert, row).rowcount == 1:
+        if connection.execute(insert.returning(operations.c.id), row).all():
             _check_number(connection)
 
     def get(self, operation_id: UUID) -> Operation | None:

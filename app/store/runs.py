@@ -177,6 +177,16 @@ class Runs:
         )
         return self._database.execute(statement) > 0
 
+    def list_unsent_stops(self, *, limit: int) -> list[StoredRun]:
+        """Return the newest unreconciled runs with a stop that Truto has not accepted yet."""
+        return self._read(
+            runs.c.reconciled_at.is_(None),
+            runs.c.stop_reason != "",
+            runs.c.stop_sent_at.is_(None),
+            runs.c.status_rank < FINAL_RANK,
+            limit=limit,
+        )
+
     def mark_stop_sent(self, run_id: str, *, now: datetime) -> None:
         """Mark that Truto accepted the request to stop a run."""
         self._database.execute(update(runs).where(runs.c.sync_job_run_id == run_id).values(stop_sent_at=now))

@@ -281,14 +281,6 @@ Index(
     postgresql_where=text("discard_reason = ''"),
 )
 
-# For counting them: the rows themselves hold the records.
-Index(
-    PREFIX + "dead_records_kept",
-    dead_records.c.died_at,
-    sqlite_where=text("discard_reason = ''"),
-    postgresql_where=text("discard_reason = ''"),
-)
-
 record_errors = Table(
     PREFIX + "record_errors",
     metadata,

@@ -159,6 +159,10 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:], flags)
 
+    def extend_response(self) -> None:
+        """Restart the deadline of a response that has many parts, before each of them."""
+        self._write_left_s = WRITE_TIMEOUT_S
+
     def _send_rest(self, rest: memoryview, flags: int) -> None:
         started = time.monotonic()
         self.settimeout(max(0.0, self._write_left_s))

@@ -57,6 +57,9 @@ def register_health_routes(
         lambda: find_warnings(database, spool, counter),
     )
 
+    # The overview page shows the same answer.
+    app.extensions["readiness"] = readiness
+
     @app.get("/healthz")
     def healthz() -> Response:
         return jsonify({"status": _OK})

@@ -1,6 +1,6 @@
 """Metrics of the store and of Redis, made of facts that are read once for all scrapes of five seconds."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from app.errors import TransientError
 from app.logs import FaultLog
 from app.store.failures import FAILED_STATES
 from app.store.models import DeliveryState
+from app.store.sink_status import SinkStatus
 from app.store.work_totals import WorkTotal
 from app.web.failover_inbox import as_unavailable
 from app.web.shared_round import SharedRound
@@ -98,7 +99,7 @@ class _Reader:
 
 def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "rapidbridge_pending_deliveries", "Pending deliveries; counted up to 10,000.", facts.pending
+        "rapidbridge_pending_deliveries", "Pending deliveries; 10,001 if there are more.", facts.pending
     )
     yield GaugeMetricFamily(
         "rapidbridge_oldest_pending_age_seconds",
@@ -107,13 +108,13 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     )
     yield _build_gauges(
         "rapidbridge_failed_deliveries",
-        "Failed deliveries by state, among the newest 10,000 of them.",
+        "Failed deliveries by state; 10,001 if there are more.",
         "state",
         facts.failed,
     )
     yield GaugeMetricFamily(
         "rapidbridge_dead_records",
-        "Dead records that were not discarded; counted up to 10,000.",
+        "Dead records that were not discarded; 10,001 if there are more.",
         facts.dead_records,
     )
     yield GaugeMetricFamily(
@@ -129,6 +130,7 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     yield _build_gauges(
         "rapidbridge_accounts", "Integrated accounts by the state of their syncs.", "state", facts.accounts
     )
+    yield from _collect_sinks(facts.sinks)
     yield GaugeMetricFamily("rapidbridge_workers", "Live worker processes.", len(facts.workers))
     yield GaugeMetricFamily(
         "rapidbridge_outdated_workers",
@@ -143,6 +145,33 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     )
     yield from _collect_events(facts)
     yield from _collect_totals(facts)
+
+
+def _collect_sinks(sinks: Sequence[SinkStatus]) -> Iterator[Metric]:
+    yield _build_gauges(
+        "rapidbridge_sink_paused",
+        "1 if a person has paused the sink.",
+        "sink",
+        {sink.sink: sink.paused_at is not None for sink in sinks},
+    )
+    yield _build_gauges(
+        "rapidbridge_sink_failing",
+        "1 if the sink, or one of its tables, fails.",
+        "sink",
+        {sink.sink: sink.failing_since is not None for sink in sinks},
+    )
+    yield _build_gauges(
+        "rapidbridge_sink_waiting_deliveries",
+        "Deliveries that the sink has not accepted yet: held ones up to 10,000, retried ones up to 1,000.",
+        "sink",
+        {sink.sink: sink.waiting for sink in sinks},
+    )
+    yield _build_gauges(
+        "rapidbridge_sink_last_write_timestamp_seconds",
+        "When the sink was last written, in seconds since 1970; exact to a few seconds.",
+        "sink",
+        {sink.sink: sink.last_write_at.timestamp() for sink in sinks if sink.last_write_at},
+    )
 
 
 def _collect_events(facts: StoreFacts) -> Iterator[Metric]:

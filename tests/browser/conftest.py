@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -29,6 +30,12 @@ def site(
     folder = tmp_path_factory.mktemp("site")
     with postgres.database() as url, running_site(folder, url) as started:
         yield started
+
+
+@pytest.fixture(scope="package")
+def customers(site: DashboardSite) -> UUID:
+    """Adds 500 customers; returns the dead delivery of the one with an incomplete run."""
+    return site.add_customers()
 
 
 @pytest.fixture

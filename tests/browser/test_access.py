@@ -24,7 +24,7 @@ def test_a_page_leads_through_the_sign_in_and_back_to_itself(open_session: OpenS
 
 def test_a_wrong_password_is_refused_in_words(open_session: OpenSession) -> None:
     session = open_session()
-    session.errors.allowed_statuses.add(401)
+    session.errors.allowed.add("status of 401")
     page = session.page
     page.goto("/login")
     page.get_by_label("Password").fill("wrong")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event, update
@@ -14,17 +14,15 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.store.delivery_attempts import MAX_KEPT, MAX_MESSAGE_LENGTH, read_attempts
 from app.store.delivery_detail import read_delivery_detail
-from app.store.delivery_filter import DeliveryFilter
 from app.store.delivery_timeline import TimelineEntry, build_timeline
 from app.store.erasure import AccountData
 from app.store.models import DeliveryAttempt, DeliveryResult, DeliveryState
 from app.store.pending import PendingDeliveries
-from app.store.replays import Replays
+from app.store.requeue import mark_pending
 from app.store.results import DeliveryResults
 from app.store.retention import prune_bodies
 from app.store.schema import deliveries
 from tests.support.delivered_store import NOW, DeliveredStore
-from tests.support.replays import begin_replay
 from workers.delivery.retry_policy import reschedule
 
 MINUTE = timedelta(minutes=1)
@@ -211,10 +209,8 @@ def test_an_attempt_at_a_delivery_that_was_settled_meanwhile_is_not_kept(deliver
 
 def test_attempts_survive_a_replay_and_are_numbered_anew(delivered: DeliveredStore) -> None:
     delivery = delivered.deliver("1", resource="hr/people", records=RECORDS)
-    replays = Replays(delivered.store)
-    replay = begin_replay(delivered.store, now=utc_now())
-    candidates = replays.find_candidates(DeliveryFilter(ids=[delivery]), after=None, limit=1)
-    replays.requeue(replay, candidates, sink="", now=utc_now())
+    with delivered.store.transaction() as connection:
+        mark_pending(connection, [delivery], replay_id=uuid4(), now=utc_now())
 
     delivered.worker.deliver([delivery])
 

@@ -200,6 +200,17 @@ def test_a_run_that_was_silent_for_a_day_is_checked_again_after_a_stop_request(r
     assert [run.sync_job_run_id for run in run_store.list_unreconciled()] == ["run"]
 
 
+def test_a_stop_is_listed_until_truto_accepts_it_or_the_run_ends(run_store: Runs) -> None:
+    for run in ("none", "sent", "ended", "unsent"):
+        run_store.upsert(make_run_update("running", run=run))
+    for run in ("sent", "ended", "unsent"):
+        run_store.request_stop(run, "too many errors")
+    run_store.mark_stop_sent("sent", now=LATER)
+    run_store.upsert(make_run_update("completed", run="ended", at_s=1, rank=2))
+
+    assert [run.sync_job_run_id for run in run_store.list_unsent_stops(limit=9)] == ["unsent"]
+
+
 def test_no_stop_is_requested_for_an_ended_run(run_store: Runs) -> None:
     run_store.upsert(make_run_update("completed", rank=2))
 

@@ -52,12 +52,17 @@ def running_chromium() -> Iterator[Browser]:
 class PageErrors:
     """Errors of the pages of one context: of scripts, of the content policy, and requests to other hosts.
 
-    allowed_statuses: of responses that the test provokes.
+    allowed: parts of the messages of errors that the test provokes.
     """
 
     host: str
     messages: list[str] = field(default_factory=list)
-    allowed_statuses: set[int] = field(default_factory=set)
+    allowed: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Fail if there was an error since the last check."""
+        messages, self.messages = self.messages, []
+        assert not messages, "\n".join(messages)
 
     def watch(self, context: BrowserContext) -> None:
         """Collect the errors of all pages of a context."""
@@ -68,7 +73,7 @@ class PageErrors:
     def _add_console_message(self, message: ConsoleMessage) -> None:
         if message.type not in ("error", "warning"):
             return
-        is_allowed = any(f"with a status of {status} " in message.text for status in self.allowed_statuses)
+        is_allowed = any(part in message.text for part in self.allowed)
         if not is_allowed:
             self.messages.append(f"console: {message.text} {message.location['url']}")
 
@@ -112,7 +117,7 @@ def browser_session(
     finally:
         # Also delivers the events that are still on their way.
         context.close()
-    assert not session.errors.messages, "\n".join(session.errors.messages)
+    session.errors.check()
 
 
 def assert_accessible(page: Page) -> None:

@@ -7,22 +7,24 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from app.clock import utc_now
 from app.simulator.api import SimulatedApi
-from app.simulator.session import SimulationSession
+from app.simulator.plan import Plan
+from app.simulator.session import SimulationSession, running_session
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.truto.events import read_envelope
 from tests.support.seeded_store import SeededStore
 from tests.support.service import Service, running_whole_service
 from tests.support.simulated_runs import TOKEN, SessionGroup
+from tests.support.web_process import SECRET
 
 PASSWORD, READ_PASSWORD = "a-password-to-act", "a-password-to-read"
 ACCOUNTS = 500
 RECORDS_PER_PAGE = 4
-# Two sinks, and a resource without a route.
+# Resources of other groups have no route.
 ROUTES = """
 [sinks.main]
 type = "sql"
@@ -89,6 +91,20 @@ class DashboardSite:
         others = self._put(bodies[1:], now - timedelta(minutes=1))
         self.service.wait_until_settled()
         return [dead, *others]
+
+    @contextmanager
+    def running_simulation(self, **options: Any) -> Iterator[SimulationSession]:
+        """Simulate runs, which the simulated Truto knows, until the block ends."""
+        plan = Plan(url=self.service.webhook_url, secret=SECRET, seed=uuid4().hex, **options)
+        with running_session(
+            plan, progress=lambda _: None, session_context=self.sessions.add_session
+        ) as session:
+            try:
+                yield session
+            finally:
+                # Also if the test fails: the session waits for its runs.
+                for run in session.runs:
+                    run.stop()
 
     def _put(self, bodies: Sequence[bytes], received_at: datetime) -> list[UUID]:
         incoming = [

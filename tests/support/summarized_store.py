@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from app.database.engine import Database
+from app.runs.run_summary import is_outdated
 from app.store.accounts import Account, AccountFilter, Accounts
 from app.store.inbox import Inbox
 from app.store.models import (
@@ -118,11 +119,12 @@ class SummarizedStore:
         self.update_run(run, account=account, fetched=fetched, **fields)
         return delivery
 
-    def summarize(self) -> None:
-        """Write the summaries that are due, as a round of the monitor does, a few minutes later."""
-        self.advance(minutes=3)
+    def summarize(self, *, seconds: float = 180) -> None:
+        """Write the summaries that are due, as a round of the monitor does, some time later."""
+        self.advance(seconds=seconds)
+        outdated = [run for run in self.runs.list_unreconciled() if is_outdated(run, now=self.now)]
         self._summarizer.summarize_changed(now=self.now)
-        self._summarizer.summarize_open(list(self.runs.list_unreconciled()), now=self.now)
+        self._summarizer.summarize_open(outdated, now=self.now)
         self._summarizer.summarize_pending(now=self.now)
 
     def get_run(self, run: str = "run") -> StoredRun:

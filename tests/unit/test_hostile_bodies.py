@@ -1,7 +1,9 @@
 """The time and the memory to read an envelope do not depend on the shape of the body."""
 
+import gc
 import time
 import tracemalloc
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -13,6 +15,15 @@ from tests.support.hostile_bodies import SHAPES, build_body
 
 MIB = 1024 * 1024
 MAX_STEP_CPU_S = 0.1
+
+
+@pytest.fixture(autouse=True)
+def frozen_objects() -> Iterator[None]:
+    """Keep the objects of all other tests out of collections, as a web process does with its modules."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Pauses:

@@ -16,12 +16,12 @@ from app.database.engine import Database
 from app.database.inspection import database_file
 from app.logs import FaultLog
 from app.redis.spool import Spool
-from app.store.bounded_counts import count_pending
 from app.store.failures import find_failure_reasons
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason
 from app.store.response_counts import ResponseCounts, find_last_stored
+from app.store.service_counts import count_pending
 from app.store.worker_registry import WorkerRegistry
 from workers.background.loop import PeriodicTask
 

@@ -69,6 +69,8 @@ class Monitor(PeriodicTask):
         """Run every check once."""
         now = self._clock()
         self._truto.begin_round(now)
+        # First: runs that cannot be checked, or are many, must not delay the stop of another.
+        self.run_step("stops", lambda: self._run_monitor.send_stops(now=now))
         self.run_step("runs", self._check_runs)
         self.run_step("summaries", self._summarize_runs)
         self.run_step("sinks", lambda: self._sink_monitor.check_sinks(now=now))

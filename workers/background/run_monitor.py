@@ -30,6 +30,8 @@ QUIET_PERIOD_S = 30.0
 _ABANDONED_AFTER_S = 24 * 3600.0
 # Reconciling a run of very many pages is slow: limits may take this fraction of the time.
 _COUNT_INTERVAL_FACTOR = 10
+# In one round: a request to Truto may take seconds.
+_MAX_STOPS = 100
 
 log = structlog.get_logger()
 
@@ -78,6 +80,11 @@ class RunMonitor:
             # Without its end, a run that is idle cannot be told from one that has ended.
             idle_s = silent_s if sends_end or self._truto.has_token else 0.0
             self._check_limits(run, idle_s, now)
+
+    def send_stops(self, *, now: datetime) -> None:
+        """Send the stops of runs that a limit or an operator requested."""
+        for run in self._runs.list_unsent_stops(limit=_MAX_STOPS):
+            self._stop_run(run, now)
 
     def _has_pending_deliveries(self, run: StoredRun) -> bool:
         """Whether the run has pending deliveries, or the spool holds any: their runs are unknown."""
@@ -139,17 +146,12 @@ class RunMonitor:
             log.warning("run.abandoned", run=run.sync_job_run_id, silent_s=round(silent_s))
 
     def _check_limits(self, run: StoredRun, silent_s: float, now: datetime) -> None:
-        if (
-            not run.stop_reason
-            and has_limits(self._routes)
-            and run.sync_job_run_id not in self._next_count_at
-        ):
-            reason = find_exceeded_limit(run, self._count_run(run, now), self._routes, silent_s=silent_s)
-            if reason and self._runs.request_stop(run.sync_job_run_id, reason):
-                log.warning("run.limit_exceeded", run=run.sync_job_run_id, reason=reason)
-            run = self._runs.get(run.sync_job_run_id) or run
-        if run.stop_reason and not run.stop_sent_at and not run.has_ended:
-            self._stop_run(run, now)
+        is_due = run.sync_job_run_id not in self._next_count_at
+        if run.stop_reason or not has_limits(self._routes) or not is_due:
+            return
+        reason = find_exceeded_limit(run, self._count_run(run, now), self._routes, silent_s=silent_s)
+        if reason and self._runs.request_stop(run.sync_job_run_id, reason):
+            log.warning("run.limit_exceeded", run=run.sync_job_run_id, reason=reason)
 
     def _count_run(self, run: StoredRun, now: datetime) -> Reconciliation:
         began = time.monotonic()

@@ -20,7 +20,7 @@ from app.store.syncs import Syncs
 _MAX_RUNS = 500
 _RUNS_PER_BATCH = 100
 # For each kind of runs: a backlog of one kind must not delay the others.
-_TIME_LIMIT_S = 1.0
+_TIME_LIMIT_S = 0.5
 # Runs with pending deliveries change all the time.
 _PENDING_INTERVAL = timedelta(seconds=5)
 # Reconciling a run of very many pages is slow: summaries may take this fraction of the time.

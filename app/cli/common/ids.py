@@ -1,6 +1,5 @@
 """Ids as users type them: whole, or an unambiguous prefix."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 from uuid import UUID
@@ -10,12 +9,16 @@ import click
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.messages import print_message
 from app.cli.common.output import replace_control_chars
-from app.store.id_prefixes import find_delivery_ids, find_run_ids
+from app.store.id_prefixes import (
+    MIN_PREFIX_DIGITS,
+    UUID_DIGITS,
+    find_delivery_ids,
+    find_run_ids,
+    read_id_digits,
+)
 
-_MIN_PREFIX_LENGTH = 4
-_UUID_DIGITS = 32
 _MAX_CANDIDATES = 5
-_TOO_SHORT = f"pass a UUID, or at least its first {_MIN_PREFIX_LENGTH} characters."
+_TOO_SHORT = f"pass a UUID, or at least its first {MIN_PREFIX_DIGITS} characters."
 
 
 class DeliveryId(click.ParamType[UUID]):
@@ -29,10 +32,10 @@ class DeliveryId(click.ParamType[UUID]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
         if isinstance(value, UUID):
             return value
-        digits = _read_digits(value)
-        if len(digits) == _UUID_DIGITS:
+        digits = read_id_digits(value)
+        if len(digits) == UUID_DIGITS:
             return UUID(digits)
-        if len(digits) < _MIN_PREFIX_LENGTH:
+        if len(digits) < MIN_PREFIX_DIGITS:
             self.fail(_TOO_SHORT, param, ctx)
         database = open_interactive_database()
         try:
@@ -58,10 +61,10 @@ class RunId(click.ParamType[str]):
         self._is_uuid = is_uuid
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        digits = _read_digits(value)
-        if len(digits) == _UUID_DIGITS:
+        digits = read_id_digits(value)
+        if len(digits) == UUID_DIGITS:
             return str(UUID(digits))
-        run_ids = self._find(value, digits) if len(digits) >= _MIN_PREFIX_LENGTH else []
+        run_ids = self._find(value, digits) if len(digits) >= MIN_PREFIX_DIGITS else []
         if len(run_ids) > 1 and value not in run_ids:
             self.fail(_describe_candidates(value, run_ids), param, ctx)
         if not run_ids and self._is_uuid:
@@ -92,7 +95,7 @@ def exit_run_not_found(run_id: str, context: click.Context) -> NoReturn:
 
     The exit code is 1, or 2 if the text is too short for an id.
     """
-    if len(run_id) < _MIN_PREFIX_LENGTH:
+    if len(run_id) < MIN_PREFIX_DIGITS:
         raise click.BadParameter(_TOO_SHORT, context, param_hint="'ID'")
     print_message(replace_control_chars(f"There is no run {run_id} here."))
     if is_uuid(run_id):
@@ -102,7 +105,7 @@ def exit_run_not_found(run_id: str, context: click.Context) -> NoReturn:
 
 def is_uuid(text: str) -> bool:
     """Whether a text is a whole UUID, as the ids of Truto's runs are."""
-    return len(_read_digits(text)) == _UUID_DIGITS
+    return len(read_id_digits(text)) == UUID_DIGITS
 
 
 def parse_truto_ids(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
@@ -117,15 +120,6 @@ def _parse_truto_id(text: str) -> str:
         return str(UUID(text))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not an id of Truto's: those are UUIDs.") from error
-
-
-def _read_digits(text: str) -> str:
-    """Return the hexadecimal digits of an id or of its beginning, "" for any other text."""
-    try:
-        return UUID(text).hex
-    except ValueError:
-        digits = text.strip().lower().replace("-", "")
-    return digits if re.fullmatch(r"[0-9a-f]{1,31}", digits) else ""
 
 
 def _describe_candidates(prefix: str, ids: Sequence[str]) -> str:

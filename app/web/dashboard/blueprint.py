@@ -138,6 +138,8 @@ def _prepare_templates(environment: Environment) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = StrictUndefined
     environment.filters.update(FILTERS)
+    # Macros see no context of a page.
+    environment.globals["build_url"] = build_url
 
 
 def _check_access(access: Access) -> BaseResponse | None:
@@ -175,7 +177,6 @@ def _build_context(digest: str) -> dict[str, Any]:
         "may_write": session is not None and session.role == Role.WRITE,
         "session": session,
         "csrf_field": lambda: _build_csrf_field(session.csrf) if session else Markup(),
-        "build_url": build_url,
         "describe_subject": describe_subject,
         "NAVIGATION": _NAVIGATION,
         "assets": digest,

@@ -11,6 +11,7 @@ from app.database.engine import Database
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.audit_log import AuditEntry, AuditLog
+from app.store.operations import Requester
 from app.web.dashboard.access import Role, find_client_address
 
 _ACTORS = {Role.WRITE: "dashboard", Role.READ: "dashboard, read-only"}
@@ -31,6 +32,11 @@ class Dashboard:
     def actor(self) -> str:
         """The name under which the session's actions are recorded."""
         return _ACTORS[g.session.role]
+
+    @property
+    def requester(self) -> Requester:
+        """The origin of an operation that this request starts."""
+        return Requester(self.actor, find_client_address(request))
 
     def audit(self, action: str, subject: str, number: int = 1) -> None:
         """Record an action of this request before it is carried out; raises StoreUnavailable.

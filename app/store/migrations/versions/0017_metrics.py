@@ -8,7 +8,7 @@ down_revision = "0016"
 
 
 def upgrade() -> None:
-    """Add three tables, and an index of the dead records that nobody has discarded."""
+    """Add three tables."""
     op.create_table(
         "rapidbridge_arrivals",
         sa.Column("period_s", sa.Integer, primary_key=True, autoincrement=False),
@@ -26,11 +26,4 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("label", sa.Text, primary_key=True),
         sa.Column("number", sa.BigInteger, nullable=False),
-    )
-    op.create_index(
-        "rapidbridge_dead_records_kept",
-        "rapidbridge_dead_records",
-        ["died_at"],
-        sqlite_where=sa.text("discard_reason = ''"),
-        postgresql_where=sa.text("discard_reason = ''"),
     )

@@ -5,11 +5,21 @@ from types import ModuleType
 from app.web.dashboard.pages import (
     accounts,
     audit,
+    deliveries,
+    delivery_body,
+    failed,
+    operations,
+    overview,
     runs,
 )
 
 PAGE_MODULES: tuple[ModuleType, ...] = (
     accounts,
-    audit,
+    overview,
     runs,
+    deliveries,
+    failed,
+    operations,
+    delivery_body,
+    audit,
 )

@@ -1,4 +1,4 @@
-"""The pages of the integrated accounts: all of them, and one with its syncs and runs."""
+"""The pages of the integrated accounts: the list, and one account."""
 
 from datetime import datetime
 
@@ -42,7 +42,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             next_url=build_next_url(*page[-1].position) if has_more else "",
         )
 
-    @pages.get("/accounts/<path:account_id>")
+    @pages.get("/accounts/<id:account_id>")
     def show_account(account_id: str) -> str:
         now = utc_now()
         syncs = accounts.list_syncs(account_id, now=now, limit=_MAX_SYNCS)

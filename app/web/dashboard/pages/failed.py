@@ -1,0 +1,220 @@
+"""The page with all failures by cause, and the confirmations to replay or discard a set of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.exceptions import BadRequest
+from werkzeug.wrappers import Response
+
+from app.clock import utc_now
+from app.errors import OperationRefused
+from app.replay.current_workers import require_current_workers
+from app.replay.failure_set import FailureSet
+from app.replay.operations import OperationRequest
+from app.store.delivery_filter import DeliveryFilter, FailureCause
+from app.store.failure_groups import count_all_failures, count_failures
+from app.store.failures import FAILED_STATES
+from app.store.operations import Operation
+from app.store.reasons import RECORD, explain
+from app.web.dashboard.dashboard import Dashboard
+from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor
+
+_WINDOWS = {
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+_CAUSE_FIELDS = ("state", "reason", "sink", "resource")
+_TEXT_FILTERS = {
+    "reason": "reason",
+    "resource": "resource",
+    "account": "integrated_account_id",
+    "run": "sync_job_run_id",
+}
+_MAX_REASON_CHARS = 500
+_GO_BACK = "Go back to the page Failed, and choose again."
+
+
+def register(pages: Blueprint, dashboard: Dashboard) -> None:
+    """Add the pages to the blueprint."""
+
+    @pages.get("/failed")
+    def show_failed() -> str:
+        now = utc_now()
+        delivery_filter = _read_filter(request.args, now)
+        totals = count_all_failures(dashboard.database, since=delivery_filter.since)
+        kind = request.args.get("kind", "") or ("deliveries" if totals.deliveries else "records")
+        counts = count_failures(
+            dashboard.database,
+            delivery_filter,
+            of_records=kind == "records",
+            after=_read_cause_cursor(),
+            limit=PAGE_SIZE,
+        )
+        next_url = ""
+        if counts.after:
+            next_url = build_next_url(*(getattr(counts.after, name) for name in _CAUSE_FIELDS))
+        return render_template(
+            "dashboard/failed.html",
+            counts=counts,
+            kind=kind,
+            next_url=next_url,
+            totals=totals,
+            windows=[*_WINDOWS, ""],
+            window=request.args.get("window", ""),
+            filters={name: request.args.get(name, "") for name in ("state", *_TEXT_FILTERS)},
+            states=FAILED_STATES,
+            explain=explain,
+            build_set_url=_build_set_url,
+        )
+
+    @pages.get("/failed/replay")
+    def confirm_replay() -> str:
+        return _render_confirmation(dashboard, "replay")
+
+    @pages.get("/failed/discard")
+    def confirm_discard() -> str:
+        return _render_confirmation(dashboard, "discard")
+
+    @pages.post("/failed/replay")
+    def replay_failed() -> Response | tuple[str, int]:
+        return _start(dashboard, "replay")
+
+    @pages.post("/failed/discard")
+    def discard_failed() -> Response | tuple[str, int]:
+        if not request.form.get("because", "").strip():
+            problem = "Enter a reason: it is stored with the discarded failures."
+            return _render_confirmation(dashboard, "discard", problem), 400
+        return _start(dashboard, "discard")
+
+
+def _render_confirmation(dashboard: Dashboard, action: str, problem: str = "") -> str:
+    now = utc_now()
+    failures = _read_set(request.values, now)
+    number = failures.count(dashboard.database)
+    has_worker = True
+    if action == "replay" and number and not problem:
+        try:
+            has_worker = bool(
+                require_current_workers(dashboard.database, dashboard.config.delivery_config, now=now)
+            )
+        except OperationRefused as error:
+            problem = str(error)
+    return render_template(
+        "dashboard/failed_confirm.html",
+        action=action,
+        number=number,
+        noun="dead record" if failures.of_records else "failed delivery",
+        of_records=failures.of_records,
+        conditions=OperationRequest(failures.delivery_filter).describe(),
+        fields=_build_fields(failures),
+        because=request.form.get("because", ""),
+        max_reason_chars=_MAX_REASON_CHARS,
+        has_worker=has_worker,
+        problem=problem,
+    )
+
+
+def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
+    now = utc_now()
+    failures = _read_set(request.form, now)
+    number = failures.count(dashboard.database)
+    if not number:
+        # Somebody else was faster.
+        return _render_confirmation(dashboard, action), 409
+    conditions = OperationRequest(failures.delivery_filter).describe()
+    subject = "; ".join(f"{name}: {value}" for name, value in conditions.items())
+    dashboard.audit(f"failed.{action}", subject, number)
+    try:
+        operation = _start_operation(dashboard, action, failures, number, now)
+    except OperationRefused as error:
+        return _render_confirmation(dashboard, action, str(error)), 409
+    return redirect(url_for("dashboard.show_operation", operation_id=operation.id), 303)
+
+
+def _start_operation(
+    dashboard: Dashboard, action: str, failures: FailureSet, number: int, now: datetime
+) -> Operation:
+    requester = dashboard.requester
+    if action == "replay":
+        config = dashboard.config.delivery_config
+        return failures.start_replay(dashboard.database, requester=requester, config=config, now=now)
+    because = request.form["because"].strip()[:_MAX_REASON_CHARS]
+    return failures.start_discard(
+        dashboard.database, because=because, number=number, requester=requester, now=now
+    )
+
+
+def _read_set(values: Mapping[str, str], now: datetime) -> FailureSet:
+    """Return the set in the parameters of a link or a form; raises BadRequest."""
+    counted_at = min(_read_time(values, "counted_at") or now, now)
+    is_of_records = values.get("kind", "") == "records"
+    return FailureSet.build(_read_filter(values, now), of_records=is_of_records, counted_at=counted_at)
+
+
+def _read_filter(values: Mapping[str, str], now: datetime) -> DeliveryFilter:
+    state, window = values.get("state", ""), values.get("window", "")
+    if (state and state not in FAILED_STATES) or (window and window not in _WINDOWS):
+        raise BadRequest(f"The link has an unknown state or time. {_GO_BACK}")
+    since = _read_time(values, "since") or (now - _WINDOWS[window] if window else None)
+    delivery_filter = DeliveryFilter(states=(state,) if state else (), since=since, cause=_read_cause(values))
+    texts: dict[str, Any] = {field: values.get(name, "").strip() for name, field in _TEXT_FILTERS.items()}
+    return replace(delivery_filter, **texts)
+
+
+def _read_cause(values: Mapping[str, str]) -> FailureCause | None:
+    if "cause_state" not in values:
+        return None
+    cause = FailureCause(**{name: values.get(f"cause_{name}", "") for name in _CAUSE_FIELDS})
+    if cause.state not in (*FAILED_STATES, RECORD):
+        raise BadRequest(f"The link is incomplete. {_GO_BACK}")
+    return cause
+
+
+def _read_time(values: Mapping[str, str], name: str) -> datetime | None:
+    if not values.get(name):
+        return None
+    try:
+        time = datetime.fromisoformat(values[name])
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise BadRequest(f"The form has no valid time. {_GO_BACK}")
+    return time
+
+
+def _read_cause_cursor() -> FailureCause | None:
+    cursor = read_cursor()
+    if cursor is None:
+        return None
+    if len(cursor) != len(_CAUSE_FIELDS):
+        raise BadRequest("The link to this page of the list is incomplete. Go back to its first page.")
+    return FailureCause(*cursor)
+
+
+def _build_set_url(action: str, kind: str, cause: FailureCause | None = None) -> str:
+    """Return the link to the confirmation for a cause, or for all that the page's filter matches."""
+    names = ("window", "state", *_TEXT_FILTERS)
+    chosen = {name: request.args[name] for name in names if request.args.get(name)} | {"kind": kind}
+    if kind == "records":
+        chosen.pop("state", None)
+    if cause:
+        chosen |= {f"cause_{name}": getattr(cause, name) for name in _CAUSE_FIELDS}
+    return url_for(f"dashboard.confirm_{action}", **chosen)  # type: ignore[arg-type]  # no option of Flask's
+
+
+def _build_fields(failures: FailureSet) -> dict[str, str]:
+    """Return the fields of a form that describe a set, with absolute times."""
+    delivery_filter = failures.delivery_filter
+    fields = {name: getattr(delivery_filter, field) for name, field in _TEXT_FILTERS.items()}
+    fields["state"] = "".join(delivery_filter.states)
+    fields["since"] = delivery_filter.since.isoformat() if delivery_filter.since else ""
+    fields["kind"] = "records" if failures.of_records else "deliveries"
+    fields = {name: value for name, value in fields.items() if value}
+    if delivery_filter.cause:
+        fields |= {f"cause_{name}": getattr(delivery_filter.cause, name) for name in _CAUSE_FIELDS}
+    return fields | {"counted_at": failures.counted_at.isoformat()}

@@ -1,0 +1,146 @@
+"""Live deliveries come before replayed ones, and hardly wait for them."""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from redis import Redis
+from sqlalchemy import select, update
+
+from app.database.engine import Database
+from app.redis.queue import IDS_PER_JOB
+from app.store.inbox import Inbox
+from app.store.models import DeliveryPriority, IncomingDelivery
+from app.store.pending import PendingDeliveries
+from app.store.requeue import mark_pending
+from app.store.schema import deliveries
+from app.truto.events import read_envelope
+from app.web.enqueuer import NewDelivery
+from tests.support.processes import Command
+from tests.support.redis_keys import open_queue, open_spool
+from tests.support.replays import begin_replay
+from tests.support.waiting import wait_until
+from tests.support.web_process import make_environment
+from workers.background.replay_feeder import ReplayFeeder
+from workers.background.sweeper import Sweeper
+
+REPLAYED = 1500
+
+
+def put(store: Database, numbers: range, *, name: str) -> list[UUID]:
+    incoming = []
+    for number in numbers:
+        payload = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
+        records = [{"id": f"{name} {number}"}]
+        event = {
+            "event": "sync_job_run:record",
+            "id": f"{name} {number}",
+            "created_at": "2026-11-24T10:00:00Z",
+        }
+        body = json.dumps({**event, "payload": {**payload, "records": records}}).encode()
+        digest = hashlib.sha256(body).digest()
+        incoming.append(IncomingDelivery(body, digest, datetime.now(UTC), read_envelope(body)))
+    return [receipt.delivery_id for receipt in Inbox(store).put(incoming)]
+
+
+def put_replayed(store: Database, count: int) -> list[UUID]:
+    """Put deliveries that a replay has requeued."""
+    ids = put(store, range(count), name="replayed")
+    now = datetime.now(UTC)
+    replay = begin_replay(store, now=now)
+    with store.transaction() as connection:
+        # Settled before, so that they are old.
+        connection.execute(update(deliveries).values(state="settled", settled_at=now))
+        for start in range(0, count, 500):
+            mark_pending(connection, ids[start : start + 500], replay_id=replay.id, now=now)
+    return ids
+
+
+def read_pending(store: Database) -> list[tuple[UUID, int]]:
+    statement = select(deliveries.c.id, deliveries.c.priority).where(deliveries.c.state == "pending")
+    return [tuple(row) for row in store.read(statement)]
+
+
+def test_live_and_replayed_deliveries_are_leased_apart_in_order(store: Database) -> None:
+    replayed, live = put_replayed(store, 5), put(store, range(3), name="live")
+    pending = PendingDeliveries(store)
+    now = datetime.now(UTC) + timedelta(minutes=1)
+
+    def lease(priority: DeliveryPriority, limit: int) -> list[UUID]:
+        due = pending.lease_due(now=now, limit=limit, requeue_after_s=60, priority=priority)
+        return [delivery.id for delivery in due]
+
+    replay, web = DeliveryPriority.REPLAYED, DeliveryPriority.LIVE
+    leased = [lease(replay, 2), lease(web, 9), lease(replay, 9), lease(web, 9)]
+
+    assert [len(ids) for ids in leased] == [2, 3, 3, 0]
+    assert leased[1] == live
+    assert {*leased[0], *leased[2]} == {*replayed}
+
+
+def test_a_lost_queue_makes_deliveries_of_every_priority_due_again(store: Database) -> None:
+    put_replayed(store, 2)
+    put(store, range(2), name="live")
+    pending = PendingDeliveries(store)
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    for priority in DeliveryPriority:
+        pending.lease_due(now=now, limit=9, requeue_after_s=600, priority=priority)
+
+    assert pending.make_all_due(now=now) == 4
+
+
+def test_a_replay_fills_the_queue_with_one_job_only_and_a_backlog_fills_it(
+    store: Database, redis: Redis
+) -> None:
+    put_replayed(store, 200)
+    put(store, range(200), name="live")
+    store.execute(update(deliveries).where(deliveries.c.replay_id.is_(None)).values(due_at=datetime.now(UTC)))
+    queue = open_queue(redis, store)
+    feeder = ReplayFeeder(store, queue)
+
+    lengths = []
+    for _ in range(3):
+        feeder.run_once()
+        lengths.append(queue.count_queued())
+    was_busy = feeder.interval_s < 1
+    Sweeper(store, queue, open_spool(redis, store)).run_once()
+    with_backlog = queue.count_queued()
+    feeder.run_once()
+
+    assert lengths == [1, 1, 1]
+    assert was_busy
+    assert with_backlog == 1 + -(-200 // IDS_PER_JOB)
+    assert queue.count_queued() == with_backlog
+
+
+def test_a_live_delivery_waits_for_few_jobs_of_a_replay(
+    store: Database, store_url: str, redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    ids = put_replayed(store, REPLAYED)
+    queue = open_queue(redis, store)
+    settings = make_environment(DATABASE_URL=store_url, REDIS_URL=redis_url)
+    lengths: list[int] = []
+    waiting: list[int] = []
+
+    with Command(["app.cli", "worker", "-n", "1"], folder=tmp_path, environment=settings) as worker:
+        wait_until(lambda: len(read_pending(store)) < REPLAYED, timeout_s=60, what=lambda: worker.log)
+        for number in range(5):
+            # As the web process does.
+            [live] = put(store, range(number, number + 1), name="live")
+            lengths.append(queue.count_queued())
+            queue.enqueue([NewDelivery(live)])
+
+            def is_settled(live: UUID = live) -> bool:
+                return live not in dict(read_pending(store))
+
+            wait_until(is_settled, timeout_s=30, what=lambda: worker.log)
+            waiting.append(len(read_pending(store)))
+        wait_until(lambda: not read_pending(store), timeout_s=120, what=lambda: worker.log)
+
+    # The replay had not ended, and only one of its jobs was before each of them.
+    assert all(waiting)
+    assert max(lengths) <= 1
+    statement = select(deliveries.c.state).where(deliveries.c.id.in_(ids), deliveries.c.state != "settled")
+    assert store.read(statement) == []

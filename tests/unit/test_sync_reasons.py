@@ -1,0 +1,73 @@
+"""The reason of a sync's state, in words."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.runs.gap_reasons import explain_gap
+from app.runs.reconciliation import GapReason
+from app.runs.sync_reasons import explain_state
+from app.store.accounts import Sync, SyncState
+from app.store.run_summaries import RunSummary
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+COMPLETE = Sync(
+    "account", "job", "env", "hook", NOW - HOUR, "run", NOW - HOUR, "completed", 5, 0, 3600, NOW + HOUR, NOW,
+    SyncState.COMPLETE, RunSummary("complete"),
+)  # fmt: skip
+
+
+def make_sync(state: str, *, verdict: str = "complete", summary: Any = None, **fields: Any) -> Sync:
+    return replace(COMPLETE, state=SyncState(state), summary=RunSummary(verdict, **(summary or {})), **fields)
+
+
+@pytest.mark.parametrize(
+    ("sync", "reason"),
+    [
+        (COMPLETE, ""),
+        (make_sync("complete", incomplete_runs=2), "2 of the last 5 runs incomplete"),
+        (make_sync("late", last_run_at=NOW - 3 * HOUR), "no new run for 3 h, usually every 1 h"),
+        (
+            make_sync(
+                "late", verdict="open", usual_interval_s=None, newest_record_at=NOW - timedelta(minutes=40)
+            ),
+            "the open run has had no records for 40 min",
+        ),
+        (
+            make_sync("unknown", verdict="unknown"),
+            "the events of the last run have no count: set TRUTO_API_TOKEN",
+        ),
+        (
+            make_sync("unknown", verdict="refused"),
+            "all recent runs were refused at their start",
+        ),
+        (make_sync("open", verdict="open", status="running"), "in progress"),
+        (make_sync("open", verdict="open", status="rate_limited"), "waits for a rate limit"),
+        (
+            make_sync("open", verdict="settling", summary={"pending_deliveries": 2}, incomplete_runs=1),
+            "2 deliveries pending; 1 of the last 5 runs incomplete",
+        ),
+        (make_sync("open", verdict="settling"), "records may still arrive"),
+    ],
+)
+def test_every_state_has_its_reason(sync: Sync, reason: str) -> None:
+    assert explain_state(sync, now=NOW) == reason
+
+
+def test_an_incomplete_sync_names_its_largest_gap() -> None:
+    one = make_sync("incomplete", summary={"gap_records": 120, "gap_reasons": (("given_up", 120),)})
+    several = make_sync(
+        "incomplete", summary={"gap_records": 9, "gap_reasons": (("dead", 8), ("late", 1), ("unrouted", 0))}
+    )
+
+    assert explain_state(one, now=NOW) == explain_gap(GapReason("given_up", 120))
+    assert explain_state(several, now=NOW) == explain_gap(GapReason("dead", 8)) + "; 2 other reasons"
+
+
+def test_an_unknown_number_is_no_number() -> None:
+    sync = make_sync("incomplete", summary={"gap_records": 1, "gap_reasons": (("quarantined", None),)})
+
+    assert explain_state(sync, now=NOW).startswith("an unknown number")
