@@ -1,6 +1,6 @@
 """The contract of a sink: batches in, write results out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -65,12 +65,14 @@ class WriteResult:
 
     written: the number of records in the sink, in this version or a newer one.
     has_key: whether a record has the route's key, or the route names none; None if the sink has no keys, or
-    no record is an object.
+    no record is an object. misfits: by column, the number of values that became NULL because they did not fit
+    its type.
     """
 
     written: int
     rejected: Sequence[RejectedRecord] = field(default=())
     has_key: bool | None = None
+    misfits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Sink(Protocol):

@@ -383,6 +383,18 @@ sink_states = Table(
     Column("last_failure_at", UtcDateTime),
 )
 
+column_misfits = Table(
+    PREFIX + "column_misfits",
+    metadata,
+    # The values of a resource that became NULL in one column of a sink, because they did not fit its type.
+    Column("sink", SafeText, primary_key=True),
+    Column("resource", SafeText, primary_key=True),
+    Column("column_name", SafeText, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
 response_counts = Table(
     PREFIX + "response_counts",
     metadata,

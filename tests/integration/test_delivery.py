@@ -18,6 +18,7 @@ from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlS
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.registry import SinkRegistry
+from app.store.column_misfits import ColumnMisfits
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
@@ -488,6 +489,24 @@ def test_a_retyped_column_is_notified_and_its_delivery_is_written_after_the_corr
         )
     for opened in (before, setup):
         opened.sinks.close()
+
+
+def test_values_that_do_not_fit_their_columns_are_counted_by_column(store: Database, store_url: str) -> None:
+    columns = {"age": ColumnConfig(type="integer"), "born": ColumnConfig(type="date")}
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), columns=columns),))
+    records = '[{"id": "1", "age": "old"}, {"id": "2", "age": 7, "born": 1}, {"id": "3", "age": "x"}]'
+
+    setup.deliver("sync_job_run:record", batch(records))
+    setup.new_processor().deliver([setup.put("sync_job_run:record", batch(records), id_="2")])
+
+    misfits = ColumnMisfits(store).list()
+    assert [(misfit.sink, misfit.resource, misfit.column, misfit.number) for misfit in misfits] == [
+        ("main", "crm/contacts", "age", 4),
+        ("main", "crm/contacts", "born", 2),
+    ]
+    ColumnMisfits(store).add({("lake", "r", "c"): 1}, now=datetime.now(UTC) + timedelta(days=31))
+    assert [misfit.sink for misfit in ColumnMisfits(store).list()] == ["lake"]
+    setup.sinks.close()
 
 
 def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from app.database.engine import Database, open_database
 from app.store.audit_log import AuditLog
+from app.store.column_misfits import ColumnMisfits
 from app.store.migrate import migrate
 from app.store.schema import sink_states
 from app.store.sink_states import SinkState, SinkStates
@@ -88,6 +89,7 @@ def test_the_page_shows_what_waits_and_why_and_no_secret(client: DashboardClient
     failure = replace(failure, message=f"the server is away {HOSTILE}")
     states.record_failure(failure, now=NOW - timedelta(minutes=3))
     states.record_writes({"lake": NOW - timedelta(minutes=5)})
+    ColumnMisfits(store).add({("main", HOSTILE, "zip"): 1234}, now=NOW)
 
     page = client.read("/sinks")
 
@@ -96,6 +98,7 @@ def test_the_page_shows_what_waits_and_why_and_no_secret(client: DashboardClient
     assert "failing" in page
     assert "the server is away" in page
     assert "5 min ago" in page
+    assert "1,234" in page
     assert "paused" in page
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page

@@ -29,7 +29,6 @@ from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attempt_history import describe_attempt
 from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
-from workers.delivery.breaker import SinkBreaker
 from workers.delivery.missing_keys import MissingKeys
 from workers.delivery.newest_batches import NewestBatches
 from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
@@ -42,8 +41,8 @@ from workers.delivery.retry_policy import (
     retry,
 )
 from workers.delivery.sink_writer import SinkWriter
+from workers.delivery.spans import set_result, start_delivery_span
 from workers.delivery.stopped_runs import StoppedRuns
-from workers.delivery.trace import set_result, start_delivery_span
 from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
@@ -108,8 +107,7 @@ class DeliveryProcessor:
         self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
         self.work = WorkRecorder(database)
-        self._breaker = SinkBreaker(database)
-        self._writer = SinkWriter(sinks, self._config, self._breaker, self.work)
+        self._writer = SinkWriter(sinks, self._config, database, self.work)
         self._missing_keys = MissingKeys(database)
         self._newest_batches = NewestBatches(database)
         self._unfinished: Sequence[UUID] = ()
@@ -185,7 +183,7 @@ class DeliveryProcessor:
             if delivery.id in saved_ids
         ]
         self._newest_batches.record_results(saved)
-        self._breaker.save_writes()
+        self._writer.save_statistics()
         for delivery, result in zip(processed, results, strict=True):
             if delivery.id in saved_ids:
                 self.work.record_result(result, earlier.get(delivery.id, {}))

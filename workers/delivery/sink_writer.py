@@ -8,6 +8,7 @@ import structlog
 
 from app.clock import utc_now
 from app.config.routes import Route
+from app.database.engine import Database
 from app.errors import JobTimeout, SinkUnavailable
 from app.logs import locate_error
 from app.sinks.base import Batch, Record, WriteResult
@@ -16,8 +17,9 @@ from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
 from app.tracing import tracing
 from workers.delivery.breaker import Hold, SinkBreaker
+from workers.delivery.misfit_counter import MisfitCounter
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
-from workers.delivery.trace import set_outcome
+from workers.delivery.spans import set_outcome
 from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 
@@ -52,14 +54,15 @@ class SinkAttempt:
 class SinkWriter:
     """Writes deliveries to sinks slice by slice, and holds those of paused and failing sinks.
 
-    config: the digest of the routes and sinks.
+    config: the digest of the routes and sinks. database: of the store.
     """
 
-    def __init__(self, sinks: SinkRegistry, config: str, breaker: SinkBreaker, work: WorkRecorder) -> None:
+    def __init__(self, sinks: SinkRegistry, config: str, database: Database, work: WorkRecorder) -> None:
         self._sinks = sinks
         self._work = work
         self._config = config
-        self._breaker = breaker
+        self._breaker = SinkBreaker(database)
+        self._misfits = MisfitCounter(database)
 
     def write(
         self,
@@ -95,6 +98,11 @@ class SinkWriter:
                 attempts.append(attempt)
         return attempts
 
+    def save_statistics(self) -> None:
+        """Store the times of the last writes, and the counts of misfits, every few seconds."""
+        self._breaker.save_writes()
+        self._misfits.save()
+
     def _write_to_sink(self, write: "_SinkWrite", route: Route, *, deadline_s: float) -> SinkAttempt:
         name, table = write.sink, _name_table(write.parsed, route)
         for parsed_slice in write.read_rest():
@@ -115,6 +123,8 @@ class SinkWriter:
             finally:
                 self._work.record_write(name, time.monotonic() - began_s)
             self._breaker.record_success(name, table)
+            for result in results:
+                self._misfits.count(name, write.parsed.resource, result.misfits)
             write.add_slice(parsed_slice, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
             if is_over and not parsed_slice.is_last:

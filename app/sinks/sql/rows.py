@@ -15,7 +15,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to write. data, meta: JSON. columns: cast values by name. ordinals: its records."""
+    """One row to write.
+
+    data, meta: JSON. columns: cast values by name. misfits: the columns whose values did not fit. ordinals:
+    its records.
+    """
 
     ordinals: tuple[int, ...]
     key: str
@@ -23,6 +27,7 @@ class Row:
     data: str
     columns: dict[str, Any]
     meta: str | None
+    misfits: tuple[str, ...] = ()
 
 
 class _RejectedRecordError(Exception):
@@ -85,4 +90,5 @@ def _make_row(record: Record, sequence: str, route: Route) -> Row:
         data=to_json(value),
         columns=columns,
         meta=to_json(misfits) if misfits else None,
+        misfits=tuple(misfits),
     )

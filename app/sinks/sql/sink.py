@@ -1,5 +1,6 @@
 """The SQL sink: writes each batch to a database by one statement."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -63,7 +64,8 @@ class SqlSink:
             if rows:
                 rejected = [*rejected, *self._write_rows(target, rows)]
         written = len(batch.records) - len(rejected)
-        return WriteResult(written, rejected, has_key(batch.records, route.key))
+        misfits = Counter(column for row in rows for column in row.misfits)
+        return WriteResult(written, rejected, has_key(batch.records, route.key), misfits)
 
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""

@@ -1,4 +1,4 @@
-"""Pauses and failures of sinks, and the deliveries that are held for them.
+"""Pauses and failures of sinks, the deliveries that are held for them, and values that did not fit.
 
 The new index also serves the queries of the one that it replaces.
 """
@@ -11,7 +11,7 @@ down_revision = "0015"
 
 
 def upgrade() -> None:
-    """Add a table and two columns; replace the index on failing outcomes."""
+    """Add two tables and two columns; replace the index on failing outcomes."""
     if op.get_context().dialect.name == "postgresql":
         # Building the index reads the whole table, which may exceed the statement timeout.
         op.execute("SET LOCAL statement_timeout = 0")
@@ -29,6 +29,15 @@ def upgrade() -> None:
         sa.Column("message", sa.Text, nullable=False, server_default=""),
         sa.Column("last_write_at", sa.DateTime(timezone=True)),
         sa.Column("last_failure_at", sa.DateTime(timezone=True)),
+    )
+    op.create_table(
+        "rapidbridge_column_misfits",
+        sa.Column("sink", sa.Text, primary_key=True),
+        sa.Column("resource", sa.Text, primary_key=True),
+        sa.Column("column_name", sa.Text, primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("first_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
     )
     op.add_column("rapidbridge_sink_outcomes", sa.Column("held_scope", sa.Text))
     op.add_column("rapidbridge_sink_outcomes", sa.Column("held_received_at", sa.DateTime(timezone=True)))

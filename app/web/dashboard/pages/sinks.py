@@ -10,6 +10,7 @@ from app.clock import utc_now
 from app.config.routes import FilesSinkConfig, SinkConfig
 from app.database.engine import redact_url
 from app.plural import format_count
+from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates
 from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
 from app.web.dashboard.dashboard import Dashboard
@@ -37,7 +38,10 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def sinks_page() -> str:
         statuses = {status.sink: status for status in list_sink_statuses(dashboard.database, sinks)}
         rows = [_build_row(statuses[name], sinks[name]) for name in sorted(sinks)]
-        return render_template("dashboard/sinks.html", rows=rows, max_reason=_MAX_REASON_CHARS)
+        misfits = [misfit for misfit in ColumnMisfits(dashboard.database).list() if misfit.sink in sinks]
+        return render_template(
+            "dashboard/sinks.html", rows=rows, misfits=misfits, max_reason=_MAX_REASON_CHARS
+        )
 
     @pages.post("/sinks/<id:name>/pause")
     def pause_sink(name: str) -> BaseResponse:
