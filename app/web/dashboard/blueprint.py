@@ -21,7 +21,7 @@ from app.errors import QueueUnavailable, StoreUnavailable
 from app.logs import locate_error
 from app.web.dashboard.access import CSRF_FIELD, Access, Role, is_forged
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.formatting import FILTERS, describe_subject
+from app.web.dashboard.formatting import FILTERS, describe_subject, replace_direction_marks
 from app.web.dashboard.id_converter import register_id_converter
 from app.web.dashboard.pages import PAGE_MODULES
 from app.web.dashboard.paging import build_url
@@ -138,6 +138,7 @@ def _prepare_templates(environment: Environment) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = StrictUndefined
     environment.filters.update(FILTERS)
+    environment.finalize = replace_direction_marks
     # Macros see no context of a page.
     environment.globals["build_url"] = build_url
 

@@ -1,5 +1,6 @@
 """Times, numbers and texts as the pages show them."""
 
+import re
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -13,6 +14,9 @@ from app.truto.events import RECORD_EVENT
 # Counts stop here.
 MAX_COUNT = 10_000
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+# They reverse the text around them, and so could hide or forge words of a page.
+_DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def format_number(number: int | None) -> str:
@@ -83,6 +87,13 @@ def describe_subject(event: str, resource: str, method: str) -> str:
     """Return the subject of a delivery: a batch's resource and method, or the event."""
     subject = f"{resource} {method}".strip()
     return subject if event == RECORD_EVENT and subject else f"{event or '(no event)'} {subject}".strip()
+
+
+def replace_direction_marks(value: object) -> object:
+    """Return a value as pages show it: marks of the writing direction in a text become U+FFFD."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _DIRECTION_MARKS.sub("\ufffd", value)
 
 
 FILTERS = {
