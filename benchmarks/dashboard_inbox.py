@@ -15,6 +15,7 @@ from app.store.schema import (
     record_errors,
     runs,
     sink_outcomes,
+    sink_states,
     syncs,
 )
 from benchmarks.environment import migrate_database
@@ -72,12 +73,18 @@ SELECT {", ".join(_VALUES.values())} FROM (
         LATERAL (SELECT now() - interval '1 minute' - age AS at) AS times
 ) AS generated"""
 _FILL_OUTCOMES = f"""
-INSERT INTO {sink_outcomes.name} (delivery_id, sink, state, written, reason, updated_at)
+INSERT INTO {sink_outcomes.name}
+    (delivery_id, sink, state, written, reason, updated_at, held_scope, held_received_at)
 SELECT id, 'main', CASE state WHEN 'settled' THEN 'done' WHEN 'pending' THEN 'failing' ELSE 'dead' END,
     CASE state WHEN 'settled' THEN 10 ELSE 0 END,
-    CASE state WHEN 'settled' THEN '' ELSE 'sink_unavailable' END, received_at
+    CASE state WHEN 'settled' THEN '' ELSE 'sink_unavailable' END, received_at,
+    CASE state WHEN 'pending' THEN '' END, CASE state WHEN 'pending' THEN received_at END
 FROM {deliveries.name} WHERE state = 'settled' OR reason = 'sink_unavailable'
-    OR (state = 'pending' AND sync_job_run_id < '2')"""
+    OR (state = 'pending' AND sync_job_run_id < '8')"""
+# A half of the pending deliveries is held for a sink that fails.
+_OPEN_BREAKER = f"""
+INSERT INTO {sink_states.name} (sink, open_since, retry_at, failures, reason, message, last_failure_at)
+VALUES ('main', now() - interval '30 days', now() + interval '1 minute', 9, 'sink_unavailable', '', now())"""
 _FILL_DEAD_RECORDS = f"""
 INSERT INTO {dead_records.name} (delivery_id, sink, ordinal, resource, reason, message, raw, died_at)
 SELECT id, CASE ordinal WHEN 0 THEN '' ELSE 'main' END, ordinal, resource,
@@ -135,6 +142,7 @@ def fill_dashboard_inbox(url: str, count: int = DELIVERIES) -> DashboardInbox:
         connection.execute("SET work_mem = '256MB'")
         connection.execute(_FILL, {"last": count - 1, **body})
         connection.execute(_FILL_OUTCOMES)
+        connection.execute(_OPEN_BREAKER)
         connection.execute(_FILL_DEAD_RECORDS)
         connection.execute(_FILL_ERRORS)
         connection.execute(_FILL_RUNS, {"run": _RUN})
