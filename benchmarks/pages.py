@@ -107,7 +107,7 @@ def _measure_page(client: DashboardClient, path: str, requests: int) -> PageTime
     is_metrics = path == _METRICS
     # The first request compiles the template and the statements.
     response = client.get(path)
-    for _ in range(_METRICS_REQUESTS if is_metrics else requests):
+    for _ in range(min(requests, _METRICS_REQUESTS) if is_metrics else requests):
         if is_metrics:
             time.sleep(_METRICS_PAUSE_S)
         started = time.perf_counter()

@@ -18,6 +18,7 @@ SMALL_RUNS = {
     "growth": "--sizes 1000 2000 --rounds 1 --backlog 0",
     "scale": "--seconds 0.3 --rounds 1",
     "footprint": "--seconds 1 --rounds 1",
+    "pages": "--deliveries 20000 --requests 1",
 }
 
 
