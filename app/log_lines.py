@@ -1,4 +1,7 @@
-"""The form of log lines: bounded values without control characters, as `key=value` or as JSON."""
+"""The form of log lines: JSON, or `key=value`.
+
+Values are bounded and have no control characters.
+"""
 
 import contextlib
 import io

@@ -27,7 +27,7 @@ Attribute = str | int | float | bool
 _SERVICE = "rapidbridge-receiver"
 _PREFIX = "rapidbridge."
 _FLUSH_TIMEOUT_S = 2.0
-# Encoding blocks the process: 512 spans, the default, would stop all requests for 20 ms.
+# Encoding blocks the process: 512 spans, the default, would stop all requests for 8 ms.
 _MAX_BATCH = 64
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -17,8 +17,9 @@ from uuid import UUID
 from app.config.notify import NotifyConfig
 from app.notify.links import build_link
 from app.notify.pagerduty import build_pagerduty_event
-from app.notify.slack import format_slack_text, format_text
+from app.notify.slack import format_slack_text
 from app.notify.teams import build_card
+from app.notify.texts import format_text
 
 
 class NotificationContent(Protocol):

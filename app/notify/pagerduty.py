@@ -1,4 +1,6 @@
-"""Events of notifications for PagerDuty: an incident is triggered, and resolved when its condition ends.
+"""Events of notifications for PagerDuty.
+
+A notification triggers an incident, and the end of its condition resolves it.
 
 Source: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/
 """
@@ -8,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from app.notify.slack import split_title
+from app.notify.texts import split_title
 
 Severity = Literal["critical", "error", "warning", "info"]
 

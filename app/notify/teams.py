@@ -7,7 +7,7 @@ https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-
 from collections.abc import Iterator
 from typing import Any
 
-from app.notify.slack import split_title
+from app.notify.texts import split_title
 
 # A card may have 28 KB. A character has at most 12 bytes in JSON, and a line 80 more.
 _MAX_TEXT_CHARS = 2000

@@ -1,4 +1,4 @@
-"""Execution of operations, a slice of each at a time, in any process that has the lease."""
+"""Execution of operations, in slices, by the process that has the lease."""
 
 import time
 from collections.abc import Callable
@@ -133,7 +133,8 @@ class _ReplayExecution:
             # A command of an earlier release has finished it.
             return None
         pending = self._replays.count_pending(replay)
-        self._operations.save_progress(operation.id, done=replay.requeued_deliveries - pending)
+        if (done := replay.requeued_deliveries - pending) != operation.done:
+            self._operations.save_progress(operation.id, done=done)
         if self._is_exhausted:
             return False if pending else None
         left = _BATCH_SIZE

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
-from uuid import UUID
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -26,16 +25,11 @@ def browser() -> Iterator[Browser]:
 def site(
     browser: Browser, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DashboardSite]:
-    """The service; without Chromium it is not started."""
+    """The service with 500 customers; without Chromium it is not started."""
     folder = tmp_path_factory.mktemp("site")
     with postgres.database() as url, running_site(folder, url) as started:
+        started.add_customers()
         yield started
-
-
-@pytest.fixture(scope="package")
-def customers(site: DashboardSite) -> UUID:
-    """Adds 500 customers; returns the dead delivery of the one with an incomplete run."""
-    return site.add_customers()
 
 
 @pytest.fixture

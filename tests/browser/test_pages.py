@@ -80,8 +80,9 @@ class SeededSite:
 
 
 @pytest.fixture(scope="module")
-def seeded(site: DashboardSite, customers: UUID) -> SeededSite:
-    return SeededSite(site.url, customers, site.add_hostile_run()[0])
+def seeded(site: DashboardSite) -> SeededSite:
+    assert site.dead_delivery
+    return SeededSite(site.url, site.dead_delivery, site.add_hostile_run()[0])
 
 
 def _sign_in(page: Page) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select, update
+from structlog.testing import capture_logs
 
 from app.database.engine import Database
 from app.runs.reconcile import reconcile_stored
@@ -388,6 +389,19 @@ def test_runs_of_an_account_are_paged_newest_first(summarized: SummarizedStore) 
 
     assert [run.sync_job_run_id for run in (*first, *rest)] == [f"run-{number}" for number in (4, 3, 2, 1, 0)]
     assert {run.summary.verdict for run in first} == {"complete"}
+
+
+def test_a_run_that_cannot_be_reconciled_does_not_block_others(summarized: SummarizedStore) -> None:
+    summarized.add_run("good", account="good")
+    summarized.add_run("bad", account="bad")
+    summarized.store.execute(update(runs).where(runs.c.sync_job_run_id == "bad").values(run="{"))
+
+    with capture_logs() as logs:
+        summarized.summarize()
+        summarized.summarize()
+
+    assert [account.integrated_account_id for account in summarized.list_accounts()] == ["good"]
+    assert [line["run"] for line in logs if line["event"] == "run.summary_failed"] == ["bad"]
 
 
 def test_a_backlog_of_runs_is_summarized_newest_first(summarized: SummarizedStore) -> None:

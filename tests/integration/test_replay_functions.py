@@ -19,8 +19,8 @@ from app.replay.forwarder import Forwarder
 from app.replay.importer import Importer
 from app.replay.operations import start_replay
 from app.replay.preview import preview_forward, preview_replay
+from app.replay.replay_summary import ReplaySummary, summarize_replay
 from app.replay.request import ReplayRequest
-from app.replay.summary import ReplaySummary, summarize_replay
 from app.store.delivery_filter import DeliveryFilter
 from app.store.operations import Operation, Operations
 from app.store.replays import Replays

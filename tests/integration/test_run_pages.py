@@ -125,7 +125,7 @@ def test_runs_are_listed_with_their_counts_and_reasons(site: Site, client: Dashb
     text = read_text(client.read("/runs", account="a customer"))
 
     assert "✕ incomplete 1,200 1,080 1,077 3 120 0" in text
-    assert "120 missing: Truto dropped their pages after all retries; 1 more" in text
+    assert "120 missing: Truto dropped their pages after all retries; 1 other reason" in text
 
 
 def test_the_pages_of_a_long_list_show_every_run_once(site: Site, client: DashboardClient) -> None:

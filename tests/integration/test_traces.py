@@ -175,3 +175,25 @@ def test_a_collector_that_stalls_delays_no_delivery_and_no_shutdown(tmp_path: Pa
     assert slowest_s < 1.0 * measure_slowdown()
     # 2 s for the spans, and the rest for the process itself.
     assert took_s < 4.0 * measure_slowdown(), web.log
+
+
+def test_spans_that_wait_are_sent_when_a_process_ends(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = open_database(url)
+    migrate(store)
+    store.close()
+    with OtlpCollector() as collector:
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        environment = make_environment(
+            DATABASE_URL=url, REDIS_URL=redis_url, TRUTO_WEBHOOK_SECRET=SECRET, **traced
+        )
+        with (
+            WebProcess(tmp_path, database_url=url, redis_url=redis_url, **traced) as web,
+            Command(["app.cli", "worker"], folder=tmp_path, environment=environment) as worker,
+        ):
+            web.post(json.dumps({"id": "1", "event": "test"}).encode())
+            worker.wait_for("delivery.settled")
+            before = len(collector.spans)
+
+    assert before == 0
+    assert {span.name for span in collector.spans} == {"accept", "commit", "job", "deliver"}

@@ -45,7 +45,7 @@ HOSTILE_ACCOUNT, HOSTILE_RUN = f"account/{HOSTILE}", f"run/..?a=b#c {HOSTILE}"
 
 
 class DashboardSite:
-    """A running service."""
+    """A running service. dead_delivery: the only reason why BROKEN_ACCOUNT is incomplete."""
 
     def __init__(self, service: Service, sessions: SessionGroup, api: SimulatedApi) -> None:
         self.service = service
@@ -54,19 +54,21 @@ class DashboardSite:
         self.seeded = SeededStore(service.store, service.settings["DATABASE_URL"])
         self.sessions = sessions
         self.api = api
+        self.dead_delivery: UUID | None = None
 
-    def add_customers(self, count: int = ACCOUNTS) -> UUID:
-        """Add customers with a complete run each, except for BROKEN_ACCOUNT; return its dead delivery."""
+    def add_customers(self, count: int = ACCOUNTS) -> None:
+        """Add customers with a complete run each, except for BROKEN_ACCOUNT, which has a dead delivery.
+
+        Workers write the runs meanwhile.
+        """
         now = utc_now()
         bodies: dict[str, bytes] = {}
         for number in range(count):
             bodies |= _make_run(f"customer-{number:04}", f"run-{number:04}", now - timedelta(minutes=30))
         dead_body = bodies.pop(f"{BROKEN_RUN} page 1")
-        [dead] = self._put([dead_body], now - timedelta(minutes=29))
-        self.seeded.settle(dead, "dead", "worker_lost", records=0)
+        [self.dead_delivery] = self._put([dead_body], now - timedelta(minutes=29))
+        self.seeded.settle(self.dead_delivery, "dead", "worker_lost", records=0)
         self._put(list(bodies.values()), now - timedelta(minutes=30))
-        self.service.wait_until_settled()
-        return dead
 
     def add_hostile_run(self) -> list[UUID]:
         """Add an incomplete run whose names, records and messages are scripts; return its deliveries."""
@@ -91,6 +93,18 @@ class DashboardSite:
         others = self._put(bodies[1:], now - timedelta(minutes=1))
         self.service.wait_until_settled()
         return [dead, *others]
+
+    def add_unrouted(self, resource: str, count: int) -> list[UUID]:
+        """Add deliveries that no route matches; return their ids."""
+        now = utc_now()
+        batch = {"resource": resource, "method": "list", "integrated_account_id": "unrouted"}
+        bodies = [
+            _make_body(f"{resource} {number}", "record", now, {**batch, "records": [{"id": number}]})
+            for number in range(count)
+        ]
+        ids = self._put(bodies, now - timedelta(minutes=1))
+        self.service.wait_until_settled()
+        return ids
 
     @contextmanager
     def running_simulation(self, **options: Any) -> Iterator[SimulationSession]:

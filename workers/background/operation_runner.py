@@ -12,7 +12,7 @@ from app.store.operations import Operation, Operations
 from workers.background.loop import PeriodicTask
 
 _INTERVAL_S = 1.0
-_BUSY_INTERVAL_S = 0.1
+_BUSY_INTERVAL_S = 0.5
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class OperationRunner(PeriodicTask):
 
     @property
     def interval_s(self) -> float:
-        """A tenth of a second while there are unfinished operations, otherwise a second."""
+        """Half a second while there are unfinished operations, otherwise a second."""
         return _BUSY_INTERVAL_S if self._is_busy else _INTERVAL_S
 
     def run_once(self) -> None:

@@ -26,7 +26,7 @@ class ReplayFeeder(PeriodicTask):
     """
 
     def __init__(self, database: Database, queue: DeliveryQueue) -> None:
-        super().__init__("replay feeder", interval_s=_INTERVAL_S)
+        super().__init__("replay_feeder", interval_s=_INTERVAL_S)
         self._pending = PendingDeliveries(database)
         self._queue = queue
         self._max_jobs = 1

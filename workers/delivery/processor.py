@@ -41,8 +41,8 @@ from workers.delivery.retry_policy import (
     retry,
 )
 from workers.delivery.sink_writer import SinkWriter
+from workers.delivery.spans import set_result, start_delivery_span
 from workers.delivery.stopped_runs import StoppedRuns
-from workers.delivery.trace import set_result, start_delivery_span
 from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.

@@ -19,7 +19,7 @@ from app.tracing import tracing
 from workers.delivery.breaker import Hold, SinkBreaker
 from workers.delivery.misfit_counter import MisfitCounter
 from workers.delivery.parser import ParsedDelivery, ParsedSlice
-from workers.delivery.trace import set_outcome
+from workers.delivery.spans import set_outcome
 from workers.delivery.work_recorder import WorkRecorder
 from workers.delivery.write_progress import WriteProgress
 

@@ -1,4 +1,4 @@
-"""Operations on the command line: start, follow with a progress bar, and leave to the workers."""
+"""Operations on the command line: progress, and the messages about their end."""
 
 import json
 import os

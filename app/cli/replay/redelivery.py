@@ -23,8 +23,8 @@ from app.plural import format_count
 from app.replay.current_workers import require_current_workers
 from app.replay.operations import start_replay
 from app.replay.preview import preview_replay
+from app.replay.replay_summary import ReplaySummary, summarize_replay
 from app.replay.request import ReplayRequest
-from app.replay.summary import ReplaySummary, summarize_replay
 from app.store.models import DeliveryState
 from app.store.operations import Operation, OperationState
 from app.store.replays import Replays

@@ -112,8 +112,8 @@ def _format_stop(run: StoredRun) -> str:
     if not run.stop_reason:
         return ""
     sent = (
-        f"Truto was asked at {format_time(run.stop_sent_at)} UTC"
+        f"Truto accepted it at {format_time(run.stop_sent_at)} UTC"
         if run.stop_sent_at
-        else "Truto was not asked"
+        else "Truto has not accepted it"
     )
     return f"{replace_control_chars(run.stop_reason)}; {sent}"
