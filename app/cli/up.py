@@ -32,14 +32,14 @@ def up() -> None:
     uses_development_secret = "TRUTO_WEBHOOK_SECRET" not in settings
     if uses_development_secret:
         settings["TRUTO_WEBHOOK_SECRET"] = WEBHOOK_SECRET.ensure()
-    uses_development_password = not {"DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD"} & settings.keys()
-    if uses_development_password:
-        settings["DASHBOARD_PASSWORD"] = DASHBOARD_SECRET.ensure()
     settings["PORT"] = str(config.settings.port)
     if config.settings.redis_url:
         redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         DeliveryQueue(redis, config.settings.namespace).ping()
     migrate(open_database(config.settings.database_url, schema=config.settings.database_schema))
+    uses_development_password = not {"DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD"} & settings.keys()
+    if uses_development_password:
+        settings["DASHBOARD_PASSWORD"] = DASHBOARD_SECRET.ensure()
     with running_service(settings) as supervisor:
         banner = _format_banner(
             config,

@@ -353,7 +353,7 @@ def test_stalled_and_slow_senders_delay_no_other_and_are_answered_408(web: WebPr
         ("DELETE", "/webhooks/truto", 405),
         ("OPTIONS", "/webhooks/truto", 405),
         ("GET", "/webhooks/truto/", 405),
-        ("POST", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/webhooks", 404),
     ],
 )

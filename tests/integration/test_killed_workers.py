@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from redis import Redis
-from sqlalchemy import func, select, text
+from sqlalchemy import Column, Table, func, select, text
 
 from app.config.routes_file import read_routes
 from app.database.engine import Database, open_database
@@ -23,6 +23,7 @@ from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
+from app.store.run_summaries import SUMMARY_COLUMNS
 from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
@@ -40,6 +41,8 @@ MAX_RECOVERY_S = 20.0
 # A platform kills what has not ended 30 s after SIGTERM.
 MAX_SHUTDOWN_S = 25.0
 TIMES = ("updated_at", "died_at")
+# The summary of a run, which a monitor writes beside the workers.
+SUMMARY = (*SUMMARY_COLUMNS, "last_delivery_at", "summarized_at", "revision")
 BAD = '{"id": "bad"}'
 UNREADABLE = '{"id": "u", "n": 1e400}'
 
@@ -164,7 +167,7 @@ class WorkerSetup:
         with self.store.engine.connect() as connection:
             contents: dict[str, Any] = {
                 table.name: sorted(
-                    map(tuple, connection.execute(select(*(c for c in table.c if c.name not in TIMES)))),
+                    map(tuple, connection.execute(select(*_list_result_columns(table)))),
                     key=repr,
                 )
                 for table in (sink_outcomes, dead_records, record_errors, runs)
@@ -174,6 +177,11 @@ class WorkerSetup:
             contents["rows"] = sorted(map(tuple, connection.execute(text(rows))), key=repr)
         files = self.lake.rglob("*.jsonl")
         return contents | {"files": {str(file.relative_to(self.lake)): file.read_text() for file in files}}
+
+
+def _list_result_columns(table: Table) -> list[Column[Any]]:
+    left_out = (*TIMES, *SUMMARY) if table is runs else TIMES
+    return [column for column in table.c if column.name not in left_out]
 
 
 @pytest.fixture
