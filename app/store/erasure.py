@@ -28,7 +28,7 @@ from app.store.delivery_attempts import delete_attempts
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import OUTDATE_SUMMARY
-from app.store.schema import dead_records, deliveries, record_errors, runs, syncs
+from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes, syncs
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
@@ -256,6 +256,9 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
         "discard_reason": Reason.ERASED,
         "settled_at": now,
     }
+    # No release finds them any more.
+    is_held = (sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.held_scope.is_not(None))
+    change(sink_outcomes, *is_held, held_scope=None, held_received_at=None)
     return AccountDataCounts(
         pending=change(deliveries, is_selected, _IS_PENDING, **discarded),
         # Before the bodies: they become pruned, too.

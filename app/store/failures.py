@@ -1,4 +1,4 @@
-"""Failed deliveries and dead records, grouped by cause; failing sinks."""
+"""Failed deliveries and dead records, grouped by cause."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

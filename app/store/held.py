@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, literal_column, select, update
 
 from app.database.engine import Database
+from app.store.models import DeliveryPriority
 from app.store.reasons import Reason
 from app.store.schema import deliveries, sink_outcomes
 
@@ -65,11 +66,19 @@ class HeldDeliveries:
         return number, oldest
 
     def count_released(self, *, now: datetime) -> int:
-        """Count the released deliveries that no worker has processed yet, among the next 10,000 due ones."""
+        """Count the released deliveries that no worker has processed yet.
+
+        Only among the next 10,000 due ones of each priority.
+        """
+        return sum(self._count_released(priority, now) for priority in DeliveryPriority)
+
+    def _count_released(self, priority: DeliveryPriority, now: datetime) -> int:
+        # One priority: a search of the index ends at the first delivery that is not due.
+        is_due = (deliveries.c.priority == priority, deliveries.c.due_at <= now + _MAX_ENQUEUED)
         due = (
             select(deliveries.c.reason)
-            .where(_IS_PENDING, deliveries.c.due_at <= now + _MAX_ENQUEUED)
-            .order_by(deliveries.c.priority, deliveries.c.due_at)
+            .where(_IS_PENDING, *is_due)
+            .order_by(deliveries.c.due_at)
             .limit(_MAX_COUNTED)
             .subquery()
         )
@@ -107,12 +116,14 @@ class HeldDeliveries:
 
     def renew(self, *, now: datetime) -> int:
         """Hold deliveries for longer that are held for days already; return their number."""
+        return sum(self._renew(priority, now) for priority in DeliveryPriority)
+
+    def _renew(self, priority: DeliveryPriority, now: datetime) -> int:
+        ends_soon = (deliveries.c.due_at > now + HELD_AFTER, deliveries.c.due_at < now + HELD_FOR / 2)
         ending = (
             select(deliveries.c.id)
-            .where(
-                _IS_PENDING, deliveries.c.due_at > now + HELD_AFTER, deliveries.c.due_at < now + HELD_FOR / 2
-            )
-            .order_by(deliveries.c.priority, deliveries.c.due_at)
+            .where(_IS_PENDING, deliveries.c.priority == priority, *ends_soon)
+            .order_by(deliveries.c.due_at)
             .limit(_MAX_RENEWED)
             .with_for_update(skip_locked=True)
         )

@@ -10,7 +10,7 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.store.failures import IS_FAILED
 from app.store.held import HELD_AFTER
-from app.store.models import DeliveryState
+from app.store.models import DeliveryPriority, DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import outdate_summaries
 from app.store.schema import deliveries, runs
@@ -80,6 +80,8 @@ class AttributionRuns:
             select(deliveries.c.webhook_id)
             .where(
                 deliveries.c.state == DeliveryState.PENDING,
+                # For the index, which begins with the priority.
+                deliveries.c.priority.in_(list(DeliveryPriority)),
                 # A worker has read the run of a held delivery.
                 deliveries.c.due_at < utc_now() + HELD_AFTER,
                 deliveries.c.webhook_id.in_(sorted(webhook_ids)),

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.database.engine import Database
+from app.store.erasure import AccountData
 from app.store.held import HELD_FOR, HeldDeliveries
 from app.store.inbox import Inbox
 from app.store.models import (
@@ -119,6 +120,28 @@ def test_a_settled_delivery_is_released_without_an_effect(store: Database, held:
     assert held.release("lake", "", limit=1, now=NOW) == 1
 
     assert lease_due(store) == []
+    assert held.list_scopes("lake") == []
+
+
+def test_a_worker_of_the_earlier_release_leaves_nothing_to_release(
+    store: Database, held: HeldDeliveries
+) -> None:
+    hold(store, 1, "lake")
+    with store.transaction() as connection:
+        # It knows no columns of held deliveries.
+        connection.execute(update(sink_outcomes).values(state="done", reason=""))
+        connection.execute(update(deliveries).values(state="settled", settled_at=NOW))
+
+    Releaser(store, clock=lambda: NOW).run_once()
+
+    assert (held.list_sinks(), count_held(store), lease_due(store)) == ([], 0, [])
+
+
+def test_an_erased_delivery_is_not_held(store: Database, held: HeldDeliveries) -> None:
+    hold(store, 1, "lake")
+
+    list(AccountData(store, "", until=NOW).erase(now=NOW))
+
     assert held.list_scopes("lake") == []
 
 

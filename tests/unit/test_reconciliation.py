@@ -192,6 +192,17 @@ def test_a_run_with_pending_deliveries_is_settling() -> None:
     assert reconciliation.verdict == "settling"
 
 
+@pytest.mark.parametrize("reason", ["sink_paused", "sink_unavailable", "sink_set_up", "sink_resumed"])
+def test_a_run_with_held_deliveries_is_settling_and_says_why(reason: str) -> None:
+    groups = [*landed(60).batches, BatchTotals(*CONTACTS, "pending", reason, True, 1, 40, 0)]
+    sinks = [SinkTotals(*CONTACTS, "main", 100, 60, 0)]
+
+    reconciliation = reconcile_counts(run(fetched(100)), RunTotals(groups, sinks, {}))
+
+    assert (reconciliation.verdict, reconciliation.has_gaps) == ("settling", False)
+    assert list_gap_reasons(reconciliation) == [GapReason("held", 40)]
+
+
 @pytest.mark.parametrize("status", ["completed", "failed", "stopped"])
 def test_pages_that_the_end_overtook_are_in_flight_for_two_minutes(status: str) -> None:
     ended = replace(run(fetched(100, 60), status=status), last_seen_at=NOW)
