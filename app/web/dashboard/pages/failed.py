@@ -49,7 +49,9 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         now = utc_now()
         delivery_filter = _read_filter(request.args, now)
         totals = count_all_failures(dashboard.database, since=delivery_filter.since)
-        kind = request.args.get("kind", "") or ("deliveries" if totals.deliveries else "records")
+        kind = request.args.get("kind", "") or (
+            "records" if totals.records and not totals.deliveries else "deliveries"
+        )
         counts = count_failures(
             dashboard.database,
             delivery_filter,
