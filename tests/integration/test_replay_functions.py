@@ -26,7 +26,7 @@ from app.store.operations import Operation, Operations
 from app.store.replays import Replays
 from app.store.schema import deliveries
 from app.truto.webhook_sender import WebhookTarget
-from tests.support.delivered_store import DeliveredStore
+from tests.support.delivered_store import DAY, NOW, DeliveredStore
 from tests.support.fake_receiver import SECRET, running_receiver
 from tests.support.replays import BY_TEST
 
@@ -124,7 +124,8 @@ def test_a_preview_counts_the_deliveries_to_replay_and_those_left_out(delivered:
 
 def test_a_replay_redelivers_and_reports_its_progress(delivered: DeliveredStore) -> None:
     observer = RecordingObserver()
-    request = ReplayRequest(DeliveryFilter(resource="crm/*", states=("settled",)))
+    # Without the pending delivery, which the worker settles meanwhile.
+    request = ReplayRequest(DeliveryFilter(resource="crm/*", states=("settled",), until=NOW - 1.5 * DAY))
 
     with running_worker(delivered):
         ended = follow(delivered, start(delivered, request), observer)
@@ -147,7 +148,7 @@ def test_a_replay_redelivers_and_reports_its_progress(delivered: DeliveredStore)
 
 
 def test_an_interrupted_command_leaves_its_replay_to_other_processes(delivered: DeliveredStore) -> None:
-    request = ReplayRequest(DeliveryFilter(states=("settled",)))
+    request = ReplayRequest(DeliveryFilter(states=("settled",), until=NOW - 1.5 * DAY))
     operation = start(delivered, request)
 
     with pytest.raises(KeyboardInterrupt):
