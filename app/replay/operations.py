@@ -15,6 +15,8 @@ from app.store.delivery_filter import DeliveryFilter
 from app.store.operations import NewOperation, Operation, OperationKind, Operations, Requester
 from app.store.replays import Replays
 
+_NAMES_OF_TIMES = {"since": "received since", "until": "received before", "settled_until": "failed before"}
+
 
 @dataclass(frozen=True, slots=True)
 class OperationRequest:
@@ -42,18 +44,24 @@ class OperationRequest:
         cause = values.pop("cause", {})
         values |= {"limit": self.limit, "rate": self.rate, "to sink": self.sink, "because": self.because}
         texts = {
-            name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()
+            _NAMES_OF_TIMES.get(name, name.replace("_", " ")): _describe_value(name, value)
+            for name, value in values.items()
+            if value
         }
         # A cause has empty members that are conditions.
-        return {name.replace("_", " "): str(text) for name, text in texts.items() if text} | {
-            f"exact {name}": text or "(none)" for name, text in cause.items()
-        }
+        return texts | {f"exact {name}": text or "(none)" for name, text in cause.items()}
 
     @classmethod
     def from_json(cls, text: str) -> "OperationRequest":
         """Return the request of which `to_json` made a text."""
         values = json.loads(text)
         return cls(DeliveryFilter.from_values(values.pop("filter")), **values)
+
+
+def _describe_value(name: str, value: Any) -> str:
+    if name in _NAMES_OF_TIMES:
+        return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M:%S} UTC"
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def start_replay(
