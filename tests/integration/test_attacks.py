@@ -18,6 +18,7 @@ from app.store.migrate import migrate
 from app.truto.signature import sign
 from app.web.connection import HEAD_TIMEOUT_S
 from tests.support.attacker import ATTACKS, Attackers, head
+from tests.support.dashboard import SETTINGS as DASHBOARD
 from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import SECRET, WebProcess
 
@@ -39,7 +40,7 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def web(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[WebProcess]:
-    with WebProcess(tmp_path, database_url=database_url, redis_url=redis_url) as process:
+    with WebProcess(tmp_path, database_url=database_url, redis_url=redis_url, **DASHBOARD) as process:
         yield process
 
 

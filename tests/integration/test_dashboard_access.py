@@ -1,5 +1,7 @@
 """Only those with a password read the dashboard, only those with the right one act, and nobody else's page."""
 
+import base64
+import json
 import re
 import socket
 import threading
@@ -210,6 +212,39 @@ def test_sign_ins_are_recorded_with_their_address(web: WebProcess, database_url:
     assert "action.sign_in" in web.log
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("forged, 203.0.113.7:51000", "203.0.113.7"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("any text of a client", "127.0.0.1"),
+        ("203.0.113.7,", "127.0.0.1"),
+    ],
+)
+def test_only_an_address_is_taken_from_a_header(
+    web: WebProcess, database_url: str, forwarded: str, address: str
+) -> None:
+    httpx.post(f"{web.url}/login", data={"password": PASSWORD}, headers={"X-Forwarded-For": forwarded})
+
+    database = open_database(database_url)
+    [newest] = AuditLog(database).list_newest(limit=1)
+    database.close()
+    assert newest.address == address
+    assert "any text" not in web.log
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "x", ""])
+def test_a_position_that_no_page_has_written_is_refused(web: WebProcess, time: str) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([time, "x"]).encode()).decode()
+    with DashboardClient(web.url) as client:
+        for path in ("/audit", "/runs"):
+            response = client.get(path, after=cursor)
+            assert response.status_code == 400, response.text
+            assert "Go back to its first page" in response.text
+
+
 def test_the_dashboard_is_off_without_a_password(folder: Path, database_url: str, redis_url: str) -> None:
     with WebProcess(folder, database_url=database_url, redis_url=redis_url) as web:
         response = web.request("GET", "/")
@@ -232,8 +267,11 @@ def test_slow_and_large_forms_hold_no_place_of_the_pages(web: WebProcess) -> Non
             began = time.monotonic()
             assert client.get("/audit").status_code == 200
             assert time.monotonic() - began < 4
-            large = client.http.post("/login", data={"password": "x" * 100_000})
-            assert large.status_code == 413
+            # Reading a form takes CPU time, and anyone may send one to the sign-in page.
+            large = client.http.post("/login", data={"password": "x" * 2048})
+            many = client.http.post("/login", files={f"{part}": (None, "") for part in range(20)})
+            assert (large.status_code, many.status_code) == (413, 413)
+            assert client.post("/logout", unused="x" * 60_000).status_code == 303
     finally:
         for connection in stalled:
             connection.close()

@@ -18,6 +18,8 @@ from tests.support.processes import ROOT
 # Well-formed, but of no body: only the whole body can show that it is wrong.
 _SIGNATURE = "X-Truto-Signature: format=sha256,v=" + "0" * 64
 _GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_FORM_PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+_LARGE_FORM = _FORM_PART * 950 + b"--x--\r\n"
 _ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 10_000
 # Between two connections of a sender that was dismissed, so that the attacker's own CPU time stays small.
 _PAUSE_S = 0.05
@@ -69,6 +71,15 @@ def poll_readiness(connection: socket.socket) -> None:
     """Ask for the readiness in a loop."""
     while True:
         connection.sendall(head(method="GET", path="/readyz"))
+        if not connection.recv(65536):
+            return
+
+
+def sign_in(connection: socket.socket) -> None:
+    """Send forms of a thousand parts to the sign-in page."""
+    form = "Content-Type: multipart/form-data; boundary=x", f"Content-Length: {len(_LARGE_FORM)}"
+    while True:
+        connection.sendall(head(*form, path="/login") + _LARGE_FORM)
         if not connection.recv(65536):
             return
 
@@ -133,6 +144,7 @@ ATTACKS: dict[str, Callable[[socket.socket], None]] = {
         send_tiny_chunks_elsewhere,
         pipeline,
         poll_readiness,
+        sign_in,
         expect_continue,
         drip_heads,
         drip_trailers,

@@ -6,8 +6,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 
 from flask import Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -20,7 +22,6 @@ CSRF_FIELD = "csrf"
 # Browsers accept a name with this prefix only from HTTPS, for this host and for all paths.
 _SECURE_COOKIE, _LOCAL_COOKIE = "__Host-rapidbridge", "rapidbridge"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_MAX_ADDRESS_CHARS = 100
 
 
 class Role(StrEnum):
@@ -108,9 +109,10 @@ def is_forged(request: Request, session: Session | None) -> bool:
 
 def find_client_address(request: Request) -> str:
     """Return the address of a client, as the nearest router saw it."""
-    # A router appends the address; everything before it was sent by the client.
+    # A router appends the address; everything before it was sent by the client. Without a router, all of it
+    # was: only an address may reach the log.
     forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return (forwarded or request.remote_addr or "")[:_MAX_ADDRESS_CHARS]
+    return _read_address(forwarded) or request.remote_addr or ""
 
 
 class SignInLimit:
@@ -138,6 +140,14 @@ class SignInLimit:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def _read_address(text: str) -> str:
+    """Return the IP address of a text, which may have a port; "" if it has none."""
+    for host in (text, text.rpartition(":")[0], text.partition("]")[0]):
+        with suppress(ValueError):
+            return str(ip_address(host.removeprefix("[").removesuffix("]")))
+    return ""
 
 
 def _cookie_name(request: Request) -> str:

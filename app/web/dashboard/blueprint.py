@@ -12,14 +12,28 @@ import structlog
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, url_for
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from werkzeug.exceptions import Forbidden, HTTPException, NotFound, RequestTimeout
+from werkzeug.exceptions import (
+    Forbidden,
+    HTTPException,
+    NotFound,
+    RequestTimeout,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.clock import utc_now
 from app.config.version import VERSION
 from app.errors import QueueUnavailable, StoreUnavailable
-from app.logs import locate_error
-from app.web.dashboard.access import CSRF_FIELD, Access, Role, is_forged
+from app.logs import locate_error, log_limited
+from app.web.dashboard.access import (
+    CSRF_FIELD,
+    Access,
+    Role,
+    SignInLimit,
+    find_client_address,
+    is_forged,
+)
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.formatting import FILTERS, describe_subject, replace_direction_marks
 from app.web.dashboard.id_converter import register_id_converter
@@ -29,6 +43,9 @@ from app.web.dashboard.sign_in import register_sign_in
 from app.web.responses import WebhookResponse
 
 _MAX_FORM_BYTES = 64 * 1024
+# Anyone may send these. Reading a form of 64 KiB with a thousand parts takes 15 ms.
+_MAX_SIGN_IN_BYTES = 2048
+_MAX_SIGN_IN_PARTS = 10
 _FORM_TIMEOUT_S = 5.0
 _VIEW_TIMEOUT_S = 8.0
 # Of one process: pages must not take the database from each other, nor the memory from deliveries.
@@ -77,7 +94,8 @@ def create_dashboard(dashboard: Dashboard) -> Blueprint:
     digest = hashlib.sha256(b"".join(assets.values())).hexdigest()[:12]
     pages.record_once(lambda state: _prepare_templates(state.app.jinja_env))
     pages.record_once(register_id_converter)
-    pages.before_request(lambda: _check_access(access))
+    limit = SignInLimit()
+    pages.before_request(lambda: _check_access(access, limit))
     pages.after_request(_add_headers)
     pages.context_processor(lambda: _build_context(digest))
     pages.register_error_handler(HTTPException, _http_error_page)
@@ -85,7 +103,7 @@ def create_dashboard(dashboard: Dashboard) -> Blueprint:
     pages.register_error_handler(QueueUnavailable, _unavailable_page)
     pages.register_error_handler(Exception, _error_page)
     pages.add_url_rule("/assets/<name>", "asset", lambda name: _serve_asset(assets, name))
-    register_sign_in(pages, access, dashboard)
+    register_sign_in(pages, access, dashboard, limit)
     for module in PAGE_MODULES:
         module.register(pages, dashboard)
     return pages
@@ -120,7 +138,8 @@ class _Pages(Blueprint):
             except gevent.Timeout as error:
                 if error is not timeout:
                     raise
-                raise StoreUnavailable(f"the page was not ready within {_VIEW_TIMEOUT_S:g} s") from None
+                text = f"The page was not ready within {_VIEW_TIMEOUT_S:g} s: the database is slow, or busy."
+                raise ServiceUnavailable(text) from None
             finally:
                 timeout.close()
                 if has_slot:
@@ -143,10 +162,21 @@ def _prepare_templates(environment: Environment) -> None:
     environment.globals["build_url"] = build_url
 
 
-def _check_access(access: Access) -> BaseResponse | None:
-    """Return a redirect to the sign-in page, or None; raises Forbidden and RequestTimeout."""
+def _check_access(access: Access, limit: SignInLimit) -> BaseResponse | None:
+    """Return a redirect to the sign-in page, or None; raises HTTPException.
+
+    limit: of wrong passwords; a client that reached it sends forms in vain.
+    """
     g.session = access.find_session(request)
     request.max_content_length = request.max_form_memory_size = _MAX_FORM_BYTES
+    if request.endpoint == "dashboard.sign_in" and request.method == "POST":
+        request.max_content_length = request.max_form_memory_size = _MAX_SIGN_IN_BYTES
+        request.max_form_parts = _MAX_SIGN_IN_PARTS
+        address = find_client_address(request)
+        if limit.is_reached(address):
+            log_limited("sign_in.limited", address=address)
+            text = "Too many wrong passwords. Wait five minutes, and try again."
+            raise TooManyRequests(text, retry_after=round(SignInLimit.WINDOW_S))
     if request.endpoint not in _WITHOUT_SESSION and g.session is None:
         if request.method == "POST":
             raise Forbidden("You are not signed in, or your session has ended. Sign in, and try again.")
@@ -203,7 +233,10 @@ def _serve_asset(assets: dict[str, bytes], name: str) -> BaseResponse:
 def _http_error_page(error: HTTPException) -> BaseResponse:
     if error.response is not None:
         return error.get_response()
-    return _render_error(error.code or 500, error.name, error.description or "")
+    response = _render_error(error.code or 500, error.name, error.description or "")
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def _unavailable_page(error: StoreUnavailable | QueueUnavailable) -> BaseResponse:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -26,7 +26,7 @@ def read_cursor() -> list[str] | None:
     except (ValueError, binascii.Error):
         values = None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadRequest("The link to this page of the list is incomplete. Go back to its first page.")
+        raise incomplete_link()
     return values
 
 
@@ -37,11 +37,15 @@ def read_time_cursor() -> tuple[datetime, str] | None:
         return None
     try:
         time, key = cursor
-        return datetime.fromisoformat(time), key
-    except ValueError as error:
-        raise BadRequest(
-            "The link to this page of the list is incomplete. Go back to its first page."
-        ) from error
+        # In UTC: another offset could lead out of the range of times.
+        return datetime.fromisoformat(time).astimezone(UTC), key
+    except (ValueError, OverflowError) as error:
+        raise incomplete_link() from error
+
+
+def incomplete_link() -> BadRequest:
+    """Return the error of a position that no page of the dashboard has written."""
+    return BadRequest("The link to this page of the list is incomplete. Go back to its first page.")
 
 
 def build_next_url(*position: object) -> str:

@@ -10,20 +10,14 @@ from app.web.dashboard.access import Access, Session, SignInLimit, find_client_a
 from app.web.dashboard.dashboard import Dashboard
 
 
-def register_sign_in(pages: Blueprint, access: Access, dashboard: Dashboard) -> None:
-    """Add the pages to the blueprint."""
-    limit = SignInLimit()
+def register_sign_in(pages: Blueprint, access: Access, dashboard: Dashboard, limit: SignInLimit) -> None:
+    """Add the pages to the blueprint. limit: checked before the form of a request is read."""
 
     @pages.route("/login", methods=["GET", "POST"])
     def sign_in() -> BaseResponse:
         if request.method == "GET":
             return _redirect_to_target() if g.session else _render_form()
         address = find_client_address(request)
-        if limit.is_reached(address):
-            log_limited("sign_in.limited", address=address)
-            response = _render_form("Too many wrong passwords. Wait five minutes, and try again.", 429)
-            response.headers["Retry-After"] = str(round(SignInLimit.WINDOW_S))
-            return response
         role = access.find_role(request.form.get("password", ""))
         if role is None:
             limit.record_failure(address)

@@ -20,8 +20,11 @@ function setUpUpdates() {
 
   function mayUpdate() {
     const isInForm = main.contains(document.activeElement) && document.activeElement.closest("form");
+    const isFilledIn = [...main.querySelectorAll("input, textarea")].some(
+      (field) => field.value !== field.defaultValue || field.checked !== field.defaultChecked,
+    ) || [...main.querySelectorAll("option")].some((option) => option.selected !== option.defaultSelected && option.index > 0);
     const hasSelection = String(document.getSelection()) !== "";
-    return !document.hidden && sessionStorage.getItem(PAUSED) !== "1" && !isInForm && !hasSelection;
+    return !document.hidden && sessionStorage.getItem(PAUSED) !== "1" && !isInForm && !isFilledIn && !hasSelection;
   }
 
   function replaceContent(page) {
