@@ -16,7 +16,7 @@ from app.store.column_misfits import ColumnMisfits
 from app.store.migrate import migrate
 from app.store.schema import sink_states
 from app.store.sink_states import SinkState, SinkStates
-from tests.contract.test_held import hold
+from tests.contract.test_held import NOW, hold
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.seeded_store import rapidbridge
 from tests.support.web_process import WebProcess
@@ -45,7 +45,6 @@ sinks = []
 event = "integrated_account:*"
 sinks = ["lake"]
 """
-NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +80,16 @@ def client(web: WebProcess) -> Iterator[DashboardClient]:
 
 
 def test_the_page_shows_what_waits_and_why_and_no_secret(client: DashboardClient, store: Database) -> None:
-    for number in range(60, 63):
-        hold(store, number, "main")
+    now = datetime.now(UTC)
+    for seconds in range(60, 63):
+        hold(store, round((now - NOW).total_seconds()) + seconds, "main")
     states = SinkStates(store)
-    states.pause("lake", by="dashboard", reason=HOSTILE, now=NOW)
-    failure = SinkState("main", retry_at=NOW + timedelta(hours=1), failures=1, reason="sink_unavailable")
+    states.pause("lake", by="dashboard", reason=HOSTILE, now=now)
+    failure = SinkState("main", retry_at=now + timedelta(hours=1), failures=1, reason="sink_unavailable")
     failure = replace(failure, message=f"the server is away {HOSTILE}")
-    states.record_failure(failure, now=NOW - timedelta(minutes=3))
-    states.record_writes({"lake": NOW - timedelta(minutes=5)})
-    ColumnMisfits(store).add({("main", HOSTILE, "zip"): 1234}, now=NOW)
+    states.record_failure(failure, now=now - timedelta(minutes=3))
+    states.record_writes({"lake": now - timedelta(minutes=5)})
+    ColumnMisfits(store).add({("main", HOSTILE, "zip"): 1234}, now=now)
 
     page = client.read("/sinks")
 
@@ -160,7 +160,7 @@ def test_the_route_of_a_delivery_is_found(
 
 def test_readiness_names_a_paused_sink_as_a_warning(web: WebProcess, store: Database) -> None:
     hold(store, 70, "lake")
-    SinkStates(store).pause("lake", by="ada", reason="", now=NOW)
+    SinkStates(store).pause("lake", by="ada", reason="", now=datetime.now(UTC))
 
     ready = httpx.get(f"{web.url}/readyz", timeout=10).json()
     while "paused_sinks" not in ready.get("warnings", {}):
