@@ -53,10 +53,12 @@ class Arrivals:
             {"period_s": period_s, "period_start": start, "max_ms": max_ms, "number": number}
             for (period_s, start, max_ms), number in sorted(totals.items())
         ]
-        self._database.execute(statement.values(rows))
-        for period_s, kept in _KEPT.items():
-            is_old = arrivals.c.period_start < now - kept
-            self._database.execute(delete(arrivals).where(arrivals.c.period_s == period_s, is_old))
+        # One transaction: the caller adds the numbers again if a delete fails.
+        with self._database.transaction() as connection:
+            connection.execute(statement.values(rows))
+            for period_s, kept in _KEPT.items():
+                is_old = arrivals.c.period_start < now - kept
+                connection.execute(delete(arrivals).where(arrivals.c.period_s == period_s, is_old))
 
     def list_periods(self, period_s: int, *, since: datetime, until: datetime) -> Sequence[ArrivalPeriod]:
         """Return all periods between two times, oldest first, those without a request included.

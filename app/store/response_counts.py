@@ -83,8 +83,11 @@ class ResponseCounts:
             {"period_start": period_start, "status": status, "cause": cause, "number": number, "last_at": now}
             for (status, cause), number in sorted(numbers.items())
         ]
-        self._database.execute(statement.values(rows))
-        self._database.execute(delete(response_counts).where(response_counts.c.period_start < now - _KEPT))
+        is_old = response_counts.c.period_start < now - _KEPT
+        # One transaction: the caller adds the numbers again if the delete fails.
+        with self._database.transaction() as connection:
+            connection.execute(statement.values(rows))
+            connection.execute(delete(response_counts).where(is_old))
 
     def list_since(self, since: datetime) -> Sequence[ResponseCount]:
         """Return the sums of the periods that end after a time, by status and cause."""

@@ -1,9 +1,15 @@
 """The counts of responses on both databases."""
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import pytest
+import sqlalchemy
+
 from app.database.engine import Database
+from app.errors import StoreUnavailable
+from app.store.arrivals import QUARTER_HOUR_S, Arrivals
 from app.store.response_counts import ResponseCounts, find_last_stored
 
 NOW = datetime(2026, 11, 25, 10, 4, tzinfo=UTC)
@@ -49,3 +55,28 @@ def test_counts_are_deleted_after_a_week(store: Database) -> None:
     counts.add({ACCEPTED: 1}, now=NOW + timedelta(days=7, hours=1))
 
     assert read_numbers(store, NOW - timedelta(days=1)) == {ACCEPTED: 1}
+
+
+@pytest.mark.parametrize("table", ["response_counts", "arrivals"])
+def test_numbers_are_not_added_if_the_delete_of_old_ones_fails(store: Database, table: str) -> None:
+    later = NOW + timedelta(days=9)
+    counts, stored = ResponseCounts(store), Arrivals(store)
+    counts.add({WRONG: 1}, now=NOW)
+    stored.add({(NOW, 5): 1}, now=NOW)
+
+    def refuse(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("DELETE"):
+            raise StoreUnavailable("the delete failed")
+
+    sqlalchemy.event.listen(store.engine, "before_cursor_execute", refuse)
+    for _ in range(2):
+        with suppress(StoreUnavailable):
+            if table == "arrivals":
+                stored.add({(later, 5): 1}, now=later)
+            else:
+                counts.add({WRONG: 1}, now=later)
+    sqlalchemy.event.remove(store.engine, "before_cursor_execute", refuse)
+
+    assert read_numbers(store, later) == {}
+    periods = stored.list_periods(QUARTER_HOUR_S, since=later, until=later)
+    assert [period.number for period in periods] == [0]
