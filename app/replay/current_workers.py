@@ -1,4 +1,4 @@
-"""Check before a replay that the running workers have this command's routes and sinks."""
+"""Check before a replay that the running workers have this process's routes and sinks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ def describe_refusal(outdated: Sequence[OutdatedWorker], *, live: int) -> str:
     """Return why a replay cannot start, with a line for each outdated worker and the next step."""
     verb = "has" if len(outdated) == 1 else "have"
     lines = [
-        f"{len(outdated)} of {format_count(live, 'running worker')} {verb} another configuration than this "
-        "command:"
+        f"{len(outdated)} of {format_count(live, 'running worker')} {verb} another configuration than the "
+        "process that starts the replay:"
     ]
     lines += [
         f"  {worker.name}, started {worker.started_at:%Y-%m-%d %H:%M} UTC: {', '.join(worker.differences)}"
@@ -53,7 +53,7 @@ def describe_refusal(outdated: Sequence[OutdatedWorker], *, live: int) -> str:
     ]
     lines += [
         "Workers keep the routes that they started with. Nothing was requeued. Restart all workers (stop and "
-        "start `rapidbridge worker` with these settings), then run the same command again.",
+        "start `rapidbridge worker` with these settings), then start the replay again.",
         "A worker that was killed counts for up to a minute.",
     ]
     return "\n".join(lines)

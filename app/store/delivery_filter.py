@@ -226,6 +226,24 @@ def _cause_clauses(cause: FailureCause, columns: Any) -> list[ColumnElement[bool
     return [columns[name] == getattr(cause, name) for name in ("state", "reason", "resource")]
 
 
+def matches_pattern(pattern: str, text: str) -> bool:
+    """Whether a whole text matches a pattern with `*`, each for any number of characters."""
+    # Not a regular expression: with many `*` it would backtrack for hours.
+    first, *parts = pattern.split("*")
+    if not parts:
+        return text == pattern
+    *middle, last = parts
+    position, end = len(first), len(text) - len(last)
+    if position > end or not (text.startswith(first) and text.endswith(last)):
+        return False
+    for part in middle:
+        position = text.find(part, position, end)
+        if position < 0:
+            return False
+        position += len(part)
+    return True
+
+
 def _to_like_pattern(pattern: str) -> str:
     """Return a pattern with `*` in the syntax of LIKE."""
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -4,7 +4,6 @@ A query with GROUP BY reads every failure. These read one entry for each group, 
 groups up to a limit, so that 500,000 failures take milliseconds.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,7 +30,7 @@ from sqlalchemy import (
 
 from app.database.engine import Database
 from app.store.bounded_count import COUNT_LIMIT, count_up_to
-from app.store.delivery_filter import DeliveryFilter, FailureCause, where_clauses
+from app.store.delivery_filter import DeliveryFilter, FailureCause, matches_pattern, where_clauses
 from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED
 from app.store.reasons import RECORD
 from app.store.schema import dead_records, deliveries
@@ -284,12 +283,8 @@ def _to_cause(source: _Source, row: Any) -> FailureCause:
 
 def _matches(delivery_filter: DeliveryFilter, cause: FailureCause) -> bool:
     """Whether a filter's states, reason and pattern of resources match a cause."""
-    parts = delivery_filter.resource.split("*")
     return (
         (cause.state == RECORD or not delivery_filter.states or cause.state in delivery_filter.states)
         and delivery_filter.reason in ("", cause.reason)
-        and (
-            not delivery_filter.resource
-            or re.fullmatch(".*".join(map(re.escape, parts)), cause.resource, re.DOTALL) is not None
-        )
+        and (not delivery_filter.resource or matches_pattern(delivery_filter.resource, cause.resource))
     )

@@ -75,6 +75,12 @@ def confirm(client: DashboardClient, link: str, **fields: str) -> httpx.Response
     return client.post(urlsplit(link).path, **form, **fields)
 
 
+def list_actions(seeded: SeededStore, action: str) -> list[str]:
+    """Return the subjects of an action's audit entries."""
+    entries = AuditLog(seeded.store).list_newest(limit=99)
+    return [entry.subject for entry in entries if entry.action == action]
+
+
 def run_operation(seeded: SeededStore, response: httpx.Response) -> str:
     """Carry out the operation that a form started; return the text of its page's path."""
     assert response.status_code == 303, response.text
@@ -167,9 +173,12 @@ def test_a_replay_of_all_failures_shows_its_result(seeded: SeededStore, client: 
     page = client.read(link)
     path = run_operation(seeded, confirm(client, link))
     running, listed = client.read(path), client.read("/operations")
-    client.post(f"{path}/cancel")
+    for _ in range(2):
+        client.post(f"{path}/cancel")
+    client.post(f"/operations/{uuid4()}/cancel")
     cancelled = client.read(path)
 
+    assert len(list_actions(seeded, "operation.cancel")) == 1
     assert "Replay 2 failed deliveries?" in page
     assert "No worker is running" in page
     assert "0 of 2" in running
@@ -299,7 +308,8 @@ def test_workers_with_other_routes_are_named_instead_of_a_replay(
     refused = client.post("/failed/replay", **form)
 
     for text in (page, refused.text):
-        assert "1 of 1 running worker has another configuration" in text
+        assert "1 of 1 running worker has another configuration than the process that starts" in text
+        assert "then start the replay again" in text
     assert refused.status_code == 409
     assert Operations(seeded.store).list_newest(limit=1) == []
 

@@ -40,8 +40,10 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 
     @pages.post("/operations/<uuid:operation_id>/cancel")
     def cancel(operation_id: UUID) -> Response:
-        dashboard.audit("operation.cancel", str(operation_id))
-        cancel_operation(dashboard.database, operation_id)
+        operation = operations.get(operation_id)
+        if operation and not operation.is_finished:
+            dashboard.audit("operation.cancel", str(operation_id))
+            cancel_operation(dashboard.database, operation_id)
         return redirect(url_for("dashboard.show_operation", operation_id=operation_id), 303)
 
 
