@@ -43,6 +43,7 @@ from app.mcp_server.result_models import (
     SyncView,
 )
 from app.runs.reconciliation import Verdict
+from app.runs.route_match import match_route
 from app.runs.run_overview import read_run_overview
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.store.delivery_detail import read_delivery_detail
@@ -248,19 +249,21 @@ class ReadTools:
         self, resource: str, method: str = "list", event: str = RECORD_EVENT, integrated_account: str = ""
     ) -> RouteView:
         """Find the route of the routes file that a delivery takes, with its sinks and its table."""
-        routes = self._config.routes
-        route = routes.find_route(
-            event=event,
-            resource=resource,
-            method=method,
-            account=integrated_account,
-            has_records=event == RECORD_EVENT,
+        match = match_route(
+            self._config.routes, event=event, resource=resource, method=method, account=integrated_account
         )
+        route = match.route
         if route is None:
-            return RouteView(position=None, sinks=(), table="", explanation="No route matches: unrouted.")
+            explanation = (
+                "No route matches: unrouted."
+                if match.has_records
+                else "No route matches. The event carries no records, so nothing is missing."
+            )
+            return RouteView(position=None, sinks=(), table="", explanation=explanation)
         explanation = "Written to its sinks." if route.sinks else "Kept in the inbox, sent nowhere."
-        position = routes.routes.index(route) + 1
-        return RouteView(position=position, sinks=route.sinks, table=route.table, explanation=explanation)
+        return RouteView(
+            position=match.position, sinks=route.sinks, table=route.table, explanation=explanation
+        )
 
     def run_checks(self) -> CheckList:
         """Check settings, database, Redis, workers and sinks, as `rapidbridge doctor` does."""

@@ -143,6 +143,14 @@ def test_a_route_is_explained(agent: Agent) -> None:
     assert agent.call("explain_route", resource="hr/people")["position"] is None
 
 
+def test_a_route_is_explained_by_the_event(agent: Agent) -> None:
+    changed = agent.call("explain_route", resource="crm/contacts", event="record:updated")
+    lifecycle = agent.call("explain_route", resource="", event="sync_job_run:started")
+
+    assert changed["position"] == 1
+    assert "carries no records" in lifecycle["explanation"]
+
+
 def test_the_checks_of_doctor_name_the_next_step(agent: Agent) -> None:
     checks = agent.call("run_checks")
 

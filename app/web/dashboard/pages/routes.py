@@ -1,25 +1,13 @@
 """The page of the routes, with a test of the route that a delivery takes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from flask import Blueprint, render_template, request
 
-from app.config.routes import Route, Routes
-from app.truto.events import RECORD_EVENT, has_records
+from app.runs.route_match import match_route
+from app.truto.events import RECORD_EVENT
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.pages.sinks import describe_place
 
 _FIELDS = ("event", "resource", "method", "account")
-
-
-@dataclass(frozen=True, slots=True)
-class _TestResult:
-    """The route of the delivery in the form. position: from 1; None if no route matches."""
-
-    position: int | None
-    route: Route | None
-    has_records: bool
 
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
@@ -38,12 +26,5 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             sinks=routes.sinks,
             places=places,
             fields=fields,
-            result=_find_route(routes, fields) if is_tested else None,
+            result=match_route(routes, **fields) if is_tested else None,
         )
-
-
-def _find_route(routes: Routes, fields: Mapping[str, str]) -> _TestResult:
-    carries_records = has_records(fields["event"])
-    route = routes.find_route(**fields, has_records=carries_records)
-    positions = (number for number, known in enumerate(routes.routes, 1) if known is route)
-    return _TestResult(next(positions, None), route, carries_records)
