@@ -1,6 +1,8 @@
 """The pages of failures and operations: exactly the set that was counted is replayed or discarded, once."""
 
+import json
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -318,3 +320,56 @@ def _register_outdated_worker(database: Database) -> None:
     now = datetime.now(UTC)
     record = WorkerRecord("old:aa", now, "{}", "digest")
     WorkerRegistry(database).record_heartbeat(record, now=now)
+
+
+def encode_set(**values: object) -> str:
+    """Return the value of a confirmation's form, with some values changed."""
+    valid = {"filter": {"reason": "x"}, "kind": "records", "counted_at": "2026-01-01T00:00:00+00:00"}
+    return urlsafe_b64encode(json.dumps(valid | values).encode()).decode()
+
+
+@pytest.mark.parametrize("action", ["replay", "discard"])
+def test_causes_with_line_breaks_and_direction_marks_are_found_again(
+    seeded: SeededStore, client: DashboardClient, action: str
+) -> None:
+    seeded.put("dead", "worker_lost", resource="crm/\u200f\ndeals")
+    seeded.put("dead", "worker_lost", resource="crm/deals")
+    links = find_links(client.read("/failed"), f"/failed/{action}")
+    link = next(link for link in links if "%E2%80%8F" in link)
+
+    page = client.read(link)
+    fields = {**read_form(page), "because": "not ours"}
+    run_operation(seeded, client.post(f"/failed/{action}", **fields))
+
+    assert "1 failed delivery?" in page
+    assert not re.search("[\r\n\ufffd\u200f]", "".join(fields.values()))
+    assert not [link for link in find_links(client.read("/failed"), "/failed") if "%E2%80%8F" in link]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "",
+        "é",
+        "AAA",
+        urlsafe_b64encode(b"[]").decode(),
+        urlsafe_b64encode(b"[" * 9000).decode(),
+        encode_set(kind="x"),
+        encode_set(counted_at="2026-01-01"),
+        encode_set(counted_at=1),
+        encode_set(filter=[]),
+        encode_set(filter={"reason": 1}),
+        encode_set(filter={"reason": "\ud800"}),
+        encode_set(filter={"ids": []}),
+        encode_set(filter={"since": "2026-01-01T00:00:00"}),
+        encode_set(filter={"states": ["settled"]}),
+        encode_set(filter={"states": [[]]}),
+        encode_set(filter={"cause": {"state": "dead"}}),
+    ],
+)
+def test_a_changed_set_is_refused(client: DashboardClient, encoded: str) -> None:
+    response = client.post("/failed/discard", set=encoded, because="not ours")
+
+    assert response.status_code == 400
+    assert "The form is incomplete. Go back" in response.text
+    assert client.post("/failed/replay").status_code == 400

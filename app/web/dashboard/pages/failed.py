@@ -1,5 +1,7 @@
 """The page with all failures by cause, and the confirmations to replay or discard a set of them."""
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -35,6 +37,7 @@ _TEXT_FILTERS = {
     "account": "integrated_account_id",
     "run": "sync_job_run_id",
 }
+_SET_FIELDS = {*_TEXT_FILTERS.values(), "states", "cause", "since", "until"}
 _MAX_REASON_CHARS = 500
 # Fewer than on other pages: each group is counted up to 10,000.
 _GROUPS_PER_PAGE = 25
@@ -115,7 +118,7 @@ def _render_confirmation(dashboard: Dashboard, action: str, problem: str = "") -
         noun="dead record" if failures.of_records else "failed delivery",
         of_records=failures.of_records,
         conditions=OperationRequest(failures.delivery_filter).describe(),
-        fields=_build_fields(failures),
+        encoded_set=_encode_set(failures),
         because=request.form.get("because", ""),
         max_reason_chars=_MAX_REASON_CHARS,
         has_worker=has_worker,
@@ -125,6 +128,8 @@ def _render_confirmation(dashboard: Dashboard, action: str, problem: str = "") -
 
 def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
     now = utc_now()
+    if "set" not in request.form:
+        raise BadRequest(f"The form is incomplete. {_GO_BACK}")
     failures = _read_set(request.form, now)
     number = failures.count(dashboard.database)
     if not number:
@@ -155,9 +160,10 @@ def _start_operation(
 
 def _read_set(values: Mapping[str, str], now: datetime) -> FailureSet:
     """Return the set in the parameters of a link or a form; raises BadRequest."""
-    counted_at = min(_read_time(values, "counted_at") or now, now)
+    if "set" in values:
+        return _decode_set(values["set"], now)
     is_of_records = values.get("kind", "") == "records"
-    return FailureSet.build(_read_filter(values, now), of_records=is_of_records, counted_at=counted_at)
+    return FailureSet.build(_read_filter(values, now), of_records=is_of_records, counted_at=now)
 
 
 def _read_filter(values: Mapping[str, str], now: datetime) -> DeliveryFilter:
@@ -211,14 +217,50 @@ def _build_set_url(action: str, kind: str, cause: FailureCause | None = None) ->
     return url_for(f"dashboard.confirm_{action}", **chosen)  # type: ignore[arg-type]  # no option of Flask's
 
 
-def _build_fields(failures: FailureSet) -> dict[str, str]:
-    """Return the fields of a form that describe a set, with absolute times."""
-    delivery_filter = failures.delivery_filter
-    fields = {name: getattr(delivery_filter, field) for name, field in _TEXT_FILTERS.items()}
-    fields["state"] = "".join(delivery_filter.states)
-    fields["since"] = delivery_filter.since.isoformat() if delivery_filter.since else ""
-    fields["kind"] = "records" if failures.of_records else "deliveries"
-    fields = {name: value for name, value in fields.items() if value}
-    if delivery_filter.cause:
-        fields |= {f"cause_{name}": getattr(delivery_filter.cause, name) for name in _CAUSE_FIELDS}
-    return fields | {"counted_at": failures.counted_at.isoformat()}
+def _encode_set(failures: FailureSet) -> str:
+    """Return a set with absolute times as one opaque value, which a form returns unchanged.
+
+    Browsers change line breaks in texts, and pages show direction marks as another character.
+    """
+    values = {
+        "filter": failures.delivery_filter.to_values(),
+        "kind": "records" if failures.of_records else "deliveries",
+        "counted_at": failures.counted_at.isoformat(),
+    }
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+
+
+def _decode_set(encoded: str, now: datetime) -> FailureSet:
+    """Return the set of a confirmation; raises BadRequest."""
+    try:
+        values = json.loads(base64.b64decode(encoded, altchars=b"-_", validate=True))
+        delivery_filter = DeliveryFilter.from_values(_check_filter(values["filter"]))
+        counted_at = datetime.fromisoformat(values["counted_at"])
+        kind = values["kind"]
+        _require(kind in ("records", "deliveries"))
+        times = (delivery_filter.since, delivery_filter.until, counted_at)
+        _require(all(time is None or time.tzinfo is not None for time in times))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadRequest(f"The form is incomplete. {_GO_BACK}") from error
+    return FailureSet.build(delivery_filter, of_records=kind == "records", counted_at=min(counted_at, now))
+
+
+def _check_filter(values: Any) -> dict[str, Any]:
+    """Return the values of a filter, of which a confirmation uses only some; raises ValueError."""
+    _require(isinstance(values, dict) and values.keys() <= _SET_FIELDS)
+    texts = [values[name] for name in values.keys() - {"states", "cause"}]
+    if "states" in values:
+        _require(isinstance(values["states"], list) and set(values["states"]) <= set(FAILED_STATES))
+    if "cause" in values:
+        cause = values["cause"]
+        _require(isinstance(cause, dict) and cause.keys() == set(_CAUSE_FIELDS))
+        _require(cause["state"] in (*FAILED_STATES, RECORD))
+        texts += cause.values()
+    # A lone surrogate has no encoding, and no database accepts it.
+    _require(all(isinstance(text, str) and text.encode() for text in texts if text != ""))
+    return values  # type: ignore[no-any-return]  # checked above
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("the form was changed")
