@@ -86,7 +86,9 @@ def test_stalled_sinks_delay_no_other_and_get_everything_when_they_answer_again(
                     what=lambda: worker.log,
                 )
                 assert (count("warehouse", "failing"), count("another", "failing")) == (50, 50)
-            assert f"the job timed out after {JOB_TIMEOUT_S} s" in worker.log
+            # The server stalls a statement until the job ends, or the opening of another connection.
+            stalls = (f"the job timed out after {JOB_TIMEOUT_S} s", "the connection failed")
+            assert any(stall in worker.log for stall in stalls)
             assert "job.interrupted" not in worker.log
         # As if the time of the next trial had come.
         with store.engine.begin() as connection:
