@@ -247,7 +247,7 @@ def test_a_stop_goes_from_the_page_to_truto_and_back(
             return read_text(client.read(f"/runs/{run}"))
 
         # A run without an event for minutes is asked for at Truto.
-        minute = round((datetime.now(UTC) - NOW) / timedelta(minutes=1))
+        minute = (datetime.now(UTC) - NOW) // timedelta(minutes=1)
         site.set_status(run, "running", minute=minute)
         responses = [client.post(f"/runs/{run}/stop") for _ in range(2)]
         requested = read_page()

@@ -82,7 +82,7 @@ def client(web: WebProcess) -> Iterator[DashboardClient]:
 def test_the_page_shows_what_waits_and_why_and_no_secret(client: DashboardClient, store: Database) -> None:
     now = datetime.now(UTC)
     for seconds in range(60, 63):
-        hold(store, round((now - NOW).total_seconds()) + seconds, "main")
+        hold(store, seconds - round((now - NOW).total_seconds()), "main")
     states = SinkStates(store)
     states.pause("lake", by="dashboard", reason=HOSTILE, now=now)
     failure = SinkState("main", retry_at=now + timedelta(hours=1), failures=1, reason="sink_unavailable")
