@@ -118,6 +118,17 @@ def test_a_refused_table_holds_only_its_own_deliveries(breaker: SinkBreaker, clo
     assert is_held(breaker)
 
 
+def test_a_refused_table_does_not_use_up_the_trial_of_its_sink(breaker: SinkBreaker, clock: Clock) -> None:
+    for _ in range(3):
+        fail(breaker)
+    clock.advance(1)
+    fail(breaker, SinkRefused("sink_set_up", "column zip"))
+    clock.advance(4.5)
+
+    assert is_held(breaker)
+    assert not is_held(breaker, "crm/deals")
+
+
 def test_trials_come_at_growing_intervals_and_one_worker_has_each(
     store: Database, breaker: SinkBreaker, clock: Clock
 ) -> None:

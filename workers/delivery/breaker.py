@@ -79,10 +79,13 @@ class SinkBreaker:
             return Hold(WHOLE_SINK, Reason.SINK_PAUSED, f"the sink is paused{cause}")
         states = [whole, self._states.get((sink, table))]
         is_open = [state for state in states if state and state.open_since and state.retry_at]
-        for state in is_open:
-            if (state.retry_at and state.retry_at > now) or not self._claim_trial(state, now):
-                return Hold(state.scope, state.reason, f"not tried, because the sink fails: {state.message}")
-        return None
+        # All before any is claimed: a trial that its table holds would be lost for the other tables.
+        waiting = (state for state in is_open if state.retry_at and state.retry_at > now)
+        of_others = (state for state in is_open if not self._claim_trial(state, now))
+        state = next(waiting, None) or next(of_others, None)
+        if state is None:
+            return None
+        return Hold(state.scope, state.reason, f"not tried, because the sink fails: {state.message}")
 
     def record_success(self, sink: str, table: str) -> None:
         """Close the breakers of a sink and its table: a batch was written."""
