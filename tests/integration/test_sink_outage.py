@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,6 +153,8 @@ def test_a_pause_during_traffic_holds_everything_and_a_resume_writes_it_once(out
         outage.put(range(40))
         wait_until(lambda: outage.count_settled() > 0, what=lambda: worker.log)
         outage.run("sinks", "pause", "main", "--reason", "a move")
+        # Workers read the pause once a second: on a fast machine they would write everything before.
+        time.sleep(2)
         for first in range(40, 140, 10):
             outage.put(range(first, first + 10))
         # Workers read the pause within a second.
