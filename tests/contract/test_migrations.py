@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import inspect, text
 
 from app.database.engine import Database, open_database
-from app.store import migrate as migrations
 from app.store.migrate import is_current, migrate
+from tests.support.old_store import upgrade_to
 
 ID = "0190b1a000008000800000000000000a"
 TIME = "2026-11-26 10:00:00+00:00"
@@ -55,7 +53,7 @@ RENAMED_TIMES = {
 @pytest.fixture
 def database(store_url: str) -> Iterator[Database]:
     opened = open_database(store_url)
-    _upgrade(opened, "0007")
+    upgrade_to(opened, "0007")
     yield opened
     opened.close()
 
@@ -98,15 +96,6 @@ def test_plain_names_leave_no_old_name(database: Database) -> None:
         old in indexes
         for old in ("stranded", "runs_unsettled", "notices_", "posts_", "runs_seen", "e_outcomes")
     )
-
-
-def _upgrade(database: Database, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations._MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    with database.transaction() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
 
 
 def _insert(database: Database) -> None:

@@ -4,6 +4,11 @@ from alembic import context
 
 from app.store.migrate import VERSION_TABLE
 
-context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
+context.configure(
+    connection=context.config.attributes["connection"],
+    version_table=VERSION_TABLE,
+    # Without effect inside the caller's transaction, as in SQLite.
+    transaction_per_migration=True,
+)
 with context.begin_transaction():
     context.run_migrations()

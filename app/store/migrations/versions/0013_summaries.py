@@ -5,6 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from app.store.migrations.online import add_columns, build_index
+
 revision = "0013"
 down_revision = "0012"
 
@@ -13,14 +15,13 @@ _RUNS = "rapidbridge_runs"
 
 
 def upgrade() -> None:
-    """Add columns, a table and indexes; no row is rewritten."""
-    if op.get_context().dialect.name == "postgresql":
-        # Building the indexes reads the whole table, which may exceed the statement timeout.
-        op.execute("SET LOCAL statement_timeout = 0")
-    for column in (*_summary(), _number("revision")):
-        op.add_column(_RUNS, column)
-    for name in ("last_delivery_at", "summarized_at", "erased_at"):
-        op.add_column(_RUNS, sa.Column(name, _TIME))
+    """Add columns, indexes and a table; no row is rewritten."""
+    add_columns(
+        _RUNS,
+        *_summary(),
+        _number("revision"),
+        *(sa.Column(name, _TIME) for name in ("last_delivery_at", "summarized_at", "erased_at")),
+    )
     _index("runs_of_account", "integrated_account_id", "first_seen_at", "sync_job_run_id")
     _index("runs_of_sync", "integrated_account_id", "sync_job_id", "first_seen_at", "sync_job_run_id")
     _index("runs_with_gaps", "first_seen_at", "sync_job_run_id", where="gap_records > 0")
@@ -65,7 +66,4 @@ def _number(name: str) -> sa.Column[int]:
 
 
 def _index(name: str, *columns: str, where: str = "") -> None:
-    condition = sa.text(where) if where else None
-    op.create_index(
-        f"rapidbridge_{name}", _RUNS, list(columns), sqlite_where=condition, postgresql_where=condition
-    )
+    build_index(f"rapidbridge_{name}", _RUNS, *columns, where=where)

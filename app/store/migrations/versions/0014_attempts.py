@@ -7,16 +7,21 @@ until the delivery is settled. Without it, the newest deliveries of a rare accou
 import sqlalchemy as sa
 from alembic import op
 
+from app.store.migrations.online import build_index
+
 revision = "0014"
 down_revision = "0013"
 _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add the table and the index."""
-    if op.get_context().dialect.name == "postgresql":
-        # Building the index reads the whole table, which may exceed the statement timeout.
-        op.execute("SET LOCAL statement_timeout = 0")
+    """Add the index and the table."""
+    build_index(
+        "rapidbridge_deliveries_of_account",
+        "rapidbridge_deliveries",
+        "integrated_account_id",
+        "received_at",
+    )
     op.create_table(
         "rapidbridge_delivery_attempts",
         sa.Column("delivery_id", sa.Uuid, primary_key=True),
@@ -28,9 +33,4 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text, nullable=False, server_default=""),
         sa.Column("message", sa.Text, nullable=False, server_default=""),
         sa.Column("due_at", _TIME),
-    )
-    op.create_index(
-        "rapidbridge_deliveries_of_account",
-        "rapidbridge_deliveries",
-        ["integrated_account_id", "received_at"],
     )

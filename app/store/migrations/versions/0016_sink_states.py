@@ -6,15 +6,28 @@ The new index also serves the queries of the one that it replaces.
 import sqlalchemy as sa
 from alembic import op
 
+from app.store.migrations.online import add_columns, build_index, drop_index
+
 revision = "0016"
 down_revision = "0015"
 
+_OUTCOMES = "rapidbridge_sink_outcomes"
+
 
 def upgrade() -> None:
-    """Add two tables and two columns; replace the index on failing outcomes."""
-    if op.get_context().dialect.name == "postgresql":
-        # Building the index reads the whole table, which may exceed the statement timeout.
-        op.execute("SET LOCAL statement_timeout = 0")
+    """Add two columns and two tables; replace the index on failing outcomes."""
+    add_columns(
+        _OUTCOMES,
+        sa.Column("held_scope", sa.Text),
+        sa.Column("held_received_at", sa.DateTime(timezone=True)),
+    )
+    build_index(
+        "rapidbridge_sink_outcomes_waiting",
+        _OUTCOMES,
+        *("sink", "held_scope", "held_received_at"),
+        where="state = 'failing'",
+    )
+    drop_index("rapidbridge_sink_outcomes_failing", _OUTCOMES)
     op.create_table(
         "rapidbridge_sink_states",
         sa.Column("sink", sa.Text, primary_key=True),
@@ -39,14 +52,3 @@ def upgrade() -> None:
         sa.Column("first_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
     )
-    op.add_column("rapidbridge_sink_outcomes", sa.Column("held_scope", sa.Text))
-    op.add_column("rapidbridge_sink_outcomes", sa.Column("held_received_at", sa.DateTime(timezone=True)))
-    is_failing = sa.text("state = 'failing'")
-    op.create_index(
-        "rapidbridge_sink_outcomes_waiting",
-        "rapidbridge_sink_outcomes",
-        ["sink", "held_scope", "held_received_at"],
-        sqlite_where=is_failing,
-        postgresql_where=is_failing,
-    )
-    op.drop_index("rapidbridge_sink_outcomes_failing", "rapidbridge_sink_outcomes")

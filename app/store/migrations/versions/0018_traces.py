@@ -1,7 +1,8 @@
 """The trace of a delivery, and the ends of conditions that a subscriber receives."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from app.store.migrations.online import add_columns
 
 revision = "0018"
 down_revision = "0017"
@@ -9,10 +10,5 @@ down_revision = "0017"
 
 def upgrade() -> None:
     """Add two columns; no row is rewritten."""
-    op.add_column(
-        "rapidbridge_deliveries", sa.Column("traceparent", sa.Text, nullable=False, server_default="")
-    )
-    op.add_column(
-        "rapidbridge_notification_deliveries",
-        sa.Column("ending", sa.Text, nullable=False, server_default=""),
-    )
+    for table, column in (("deliveries", "traceparent"), ("notification_deliveries", "ending")):
+        add_columns(f"rapidbridge_{table}", sa.Column(column, sa.Text, nullable=False, server_default=""))
