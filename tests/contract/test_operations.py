@@ -23,9 +23,10 @@ from app.store.delivery_filter import DeliveryFilter, FailureCause
 from app.store.discards import DiscardableSet
 from app.store.operations import LEASE_S, MAX_UNFINISHED, Operation, Operations
 from app.store.replays import Replays
-from app.store.schema import dead_records, deliveries, operations
+from app.store.schema import dead_records, deliveries, operations, replays
 from tests.support.replays import BY_TEST, begin_replay, execute
 from tests.support.seeded_store import SeededStore
+from workers.background.retention import Pruner
 
 CONFIG = DeliveryConfig.build(Routes(sinks={}, routes=()), late_records="deliver", to_open_run=False)
 FAILED = DeliveryFilter(states=("dead",))
@@ -316,3 +317,30 @@ def test_a_request_is_read_back_as_it_was_stored() -> None:
     assert OperationRequest.from_json(request.to_json()) == request
     assert json.loads(request.to_json())["filter"]["resource"] == "crm/*"
     assert request.describe()["exact resource"] == "(none)"
+
+
+def test_operations_that_ended_long_ago_are_deleted(store: Database, seeded: SeededStore) -> None:
+    put_copies(seeded, 2)
+    now = datetime.now(UTC)
+    old = now - timedelta(days=91)
+    waiting, ended = (begin_replay(store, request, now=old) for request in ("{1}", "{2}"))
+    operation = start(store)
+    requests = Operations(store), Replays(store)
+    with store.transaction() as connection:
+        for table in (operations, replays):
+            connection.execute(table.update().values(finished_at=old))
+        # A replay of a sink that has been paused ever since.
+        held = select(deliveries.c.id).limit(1).scalar_subquery()
+        connection.execute(
+            deliveries.update().where(deliveries.c.id == held).values(state="pending", replay_id=waiting.id)
+        )
+        settled = deliveries.update().where(deliveries.c.state != "pending")
+        connection.execute(settled.values(state="settled", replay_id=ended.id))
+    recent = start(store, DeliveryFilter(resource="crm/contacts"))
+
+    # RETENTION_DAYS=0 keeps bodies, and not operations.
+    Pruner(store, 0).run_once()
+
+    assert [requests[0].get(id_) is None for id_ in (operation.id, recent.id)] == [True, False]
+    assert [requests[1].get(replay.id) is None for replay in (waiting, ended)] == [False, True]
+    assert requests[1].get(operation.id) is None

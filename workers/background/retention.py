@@ -1,4 +1,4 @@
-"""The pruner: removes bodies older than RETENTION_DAYS from the inbox."""
+"""The pruner: removes old bodies from the inbox, and the operations that ended long ago."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -7,6 +7,7 @@ import structlog
 
 from app.clock import utc_now
 from app.database.engine import Database
+from app.store.operation_retention import delete_old_operations
 from app.store.retention import PruneCounts, prune
 from workers.background.loop import PeriodicTask
 
@@ -21,7 +22,7 @@ log = structlog.get_logger()
 class Pruner(PeriodicTask):
     """Prunes every hour, and a minute later while more is left.
 
-    Any number may run, on any number of machines. retention_days: 0 keeps everything.
+    Any number may run, on any number of machines. retention_days: 0 keeps all bodies.
     """
 
     def __init__(
@@ -44,15 +45,16 @@ class Pruner(PeriodicTask):
         """A minute while more is left to prune, otherwise an hour."""
         return _CATCH_UP_INTERVAL_S if self._has_more else _INTERVAL_S
 
-    def start(self) -> None:
-        """Start the thread, unless everything is kept."""
-        if self._retention:
-            super().start()
-
     def run_once(self) -> None:
-        """Prune old deliveries, up to one run's limit."""
+        """Prune old deliveries, up to one run's limit, and delete old operations."""
         self._has_more = False
-        self.run_step("prune", self._prune)
+        if self._retention:
+            self.run_step("prune", self._prune)
+        self.run_step("operations", self._delete_operations)
+
+    def _delete_operations(self) -> None:
+        if number := delete_old_operations(self._database, now=self._clock()):
+            log.info("operations.deleted", rows=number)
 
     def _prune(self) -> None:
         pruned = PruneCounts()
