@@ -24,6 +24,7 @@ _PLACE_LABELS = {
     "record_errors": "record errors' JSON",
     "runs": "runs' arguments and details",
     "syncs": "syncs on the accounts page",
+    "names": "rows that name the account",
 }
 _NOT_ERASED = (
     "Not erased: backups, archives, logs, notifications that were sent, sinks that are no longer in the "
@@ -49,8 +50,9 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Delete the data of one integrated account everywhere.
 
     Deleted are: bodies of deliveries, the JSON of dead records and record errors, the runs' arguments, and
-    the account's rows and files in every sink. Pending deliveries are discarded and never written. Ids,
-    states and counts stay, and so do run totals. The command may be interrupted and run again.
+    the account's rows and files in every sink. Pending deliveries are discarded and never written. The
+    account's id is replaced by a pseudonym in all tables of the store. Other ids, states and counts stay, and
+    so do run totals. The command may be interrupted and run again.
 
     Exits 1 if a place could not be reached.
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_attempts import delete_attempts
+from app.store.erased_names import make_pseudonym, replace_names
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import OUTDATE_SUMMARY
@@ -38,8 +39,9 @@ _HAS_BODY = func.length(deliveries.c.body) > 0
 # Erasure sets `body_bytes` to 0, also of a pruned delivery: its body must not come back from an archive.
 IS_ERASED = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes == 0)
 _IS_RESTORABLE = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes > 0)
-_HAS_DEAD = dead_records.c.raw != ""
+_HAS_DEAD = or_(dead_records.c.raw != "", dead_records.c.message != "")
 _HAS_ERROR = or_(record_errors.c.raw != "", record_errors.c.message != "")
+_HAS_MESSAGE = sink_outcomes.c.message != ""
 _IS_PENDING = deliveries.c.state == DeliveryState.PENDING
 _HAS_DATA = or_(
     _IS_PENDING,
@@ -47,6 +49,7 @@ _HAS_DATA = or_(
     _IS_RESTORABLE,
     exists().where(dead_records.c.delivery_id == deliveries.c.id, _HAS_DEAD),
     exists().where(record_errors.c.delivery_id == deliveries.c.id, _HAS_ERROR),
+    exists().where(sink_outcomes.c.delivery_id == deliveries.c.id, _HAS_MESSAGE),
 )
 
 
@@ -55,7 +58,7 @@ class AccountDataCounts:
     """Numbers of rows with data of an account.
 
     pruned: deliveries without bodies, which an archive may hold. pending: deliveries that a worker would
-    still write. syncs: rows of the accounts page.
+    still write. syncs: rows of the accounts page. names: rows with the account's id.
     """
 
     bodies: int = 0
@@ -65,6 +68,7 @@ class AccountDataCounts:
     record_errors: int = 0
     runs: int = 0
     syncs: int = 0
+    names: int = 0
 
     def __add__(self, other: Self) -> "AccountDataCounts":
         names = [field.name for field in fields(self)]
@@ -82,7 +86,11 @@ class AccountData:
     def __init__(self, database: Database, account: str, *, until: datetime) -> None:
         self._database = database
         self._account = account
-        self._is_run_of_account = runs.c.integrated_account_id == account
+        self._pseudonym = make_pseudonym(account)
+        # Also what an earlier pass has erased: later deliveries of its runs may name no account.
+        names = (account, self._pseudonym)
+        self._is_run_of_account = runs.c.integrated_account_id.in_(names)
+        self._is_run_with_name = runs.c.integrated_account_id == account
         self._is_sync_of_account = syncs.c.integrated_account_id == account
         run_ids = select(runs.c.sync_job_run_id).where(self._is_run_of_account)
         self._is_without_account = and_(
@@ -90,8 +98,9 @@ class AccountData:
             deliveries.c.sync_job_run_id != "",
             deliveries.c.sync_job_run_id.in_(run_ids),
         )
-        is_of_account = or_(deliveries.c.integrated_account_id == account, self._is_without_account)
+        is_of_account = or_(deliveries.c.integrated_account_id.in_(names), self._is_without_account)
         self._is_of_account = and_(is_of_account, deliveries.c.received_at <= until)
+        self._has_name = deliveries.c.integrated_account_id == account
         self._is_mixed = (
             deliveries.c.account_source == AttributionSource.RECORD,
             deliveries.c.integrated_account_id == "",
@@ -116,7 +125,18 @@ class AccountData:
             dead_records=self._count_rows(dead_records, _HAS_DEAD),
             record_errors=self._count_rows(record_errors, _HAS_ERROR),
             runs=sum(self._strip_runs(dry_run=True)),
-            syncs=int(self._database.read(select(func.count()).where(self._is_sync_of_account))[0][0]),
+            syncs=self._count_where(self._is_sync_of_account),
+            names=self._count_names(),
+        )
+
+    def _count_where(self, *conditions: ColumnElement[bool]) -> int:
+        return int(self._database.read(select(func.count()).where(*conditions))[0][0])
+
+    def _count_names(self) -> int:
+        return (
+            self._count_where(self._has_name, self._is_of_account)
+            + self._count_where(self._is_run_with_name)
+            + sum(replace_names(self._database, self._account, dry_run=True))
         )
 
     def _count_rows(self, table: Table, has_data: ColumnElement[bool]) -> int:
@@ -144,17 +164,23 @@ class AccountData:
         for delivery_id in self._find_mixed_deliveries():
             # From here on it is one of the account's deliveries: its whole body will be erased.
             change = update(deliveries).where(deliveries.c.id == delivery_id)
-            self._database.execute(change.values(integrated_account_id=self._account))
+            self._database.execute(change.values(integrated_account_id=self._pseudonym))
         order = (deliveries.c.received_at, deliveries.c.id)
-        page = select(*order).where(self._is_of_account, _HAS_DATA).order_by(*order).limit(_PAGE_SIZE)
+        has_data = or_(_HAS_DATA, self._has_name)
+        page = select(*order).where(self._is_of_account, has_data).order_by(*order).limit(_PAGE_SIZE)
         rows = self._database.read(page)
         while rows:
             with self._database.transaction() as connection:
-                counts = _erase(connection, [row.id for row in rows], now)
+                ids = [row.id for row in rows]
+                names = self._rename_deliveries(connection, ids)
+                counts = _erase(connection, ids, now) + AccountDataCounts(names=names)
             yield counts
             rows = self._database.read(page.where(tuple_(*order) > tuple(rows[-1])))
         yield from (AccountDataCounts(runs=number) for number in self._strip_runs(dry_run=False))
-        yield AccountDataCounts(syncs=self._remove_syncs(now))
+        yield from (AccountDataCounts(names=number) for number in self._rename_runs(now))
+        yield AccountDataCounts(syncs=self._database.execute(delete(syncs).where(self._is_sync_of_account)))
+        for number in replace_names(self._database, self._account, dry_run=False):
+            yield AccountDataCounts(names=number)
 
     def find_in_progress(self, *, now: datetime, among: Sequence[UUID] = ()) -> list[UUID]:
         """Return erased deliveries that a worker still processes. among: only of these, unless empty."""
@@ -218,17 +244,27 @@ class AccountData:
                 return
             after = rows[-1].sync_job_run_id
 
-    def _remove_syncs(self, now: datetime) -> int:
-        """Remove the account's syncs, and its runs from them; later runs make a new sync."""
-        page = select(runs.c.sync_job_run_id).where(self._is_run_of_account, runs.c.erased_at.is_(None))
+    def _rename_runs(self, now: datetime) -> Iterator[int]:
+        """Take the account's runs out of its syncs, and replace its id; later runs make a new sync."""
+        page = select(runs.c.sync_job_run_id).where(self._is_run_with_name)
         page = page.order_by(runs.c.sync_job_run_id).limit(_PAGE_SIZE).with_for_update()
         run_ids: Sequence[str] = [""]
         while run_ids:
             with self._database.transaction() as connection:
                 run_ids = connection.execute(page).scalars().all()
-                change = update(runs).where(runs.c.sync_job_run_id.in_(run_ids))
-                connection.execute(change.values(erased_at=now, **OUTDATE_SUMMARY))
-        return self._database.execute(delete(syncs).where(self._is_sync_of_account))
+                values = {"erased_at": now, "integrated_account_id": self._pseudonym, **OUTDATE_SUMMARY}
+                connection.execute(update(runs).where(runs.c.sync_job_run_id.in_(run_ids)).values(values))
+            yield len(run_ids)
+
+    def _rename_deliveries(self, connection: Connection, ids: Sequence[UUID]) -> int:
+        """Replace the account's id in these deliveries and in the reasons of operators."""
+        _lock_deliveries(connection, ids)
+        for table, id_column in ((deliveries, deliveries.c.id), (dead_records, dead_records.c.delivery_id)):
+            reason = func.replace(table.c.discard_reason, self._account, self._pseudonym)
+            change = update(table).where(id_column.in_(ids), table.c.discard_reason != reason)
+            connection.execute(change.values(discard_reason=reason))
+        change = update(deliveries).where(deliveries.c.id.in_(ids), self._has_name)
+        return connection.execute(change.values(integrated_account_id=self._pseudonym)).rowcount
 
 
 def _may_mention(compressed: bytes, account: str) -> bool:
@@ -240,10 +276,15 @@ def _may_mention(compressed: bytes, account: str) -> bool:
     return account.encode() in body or json.dumps(account)[1:-1].encode() in body
 
 
+def _lock_deliveries(connection: Connection, ids: Sequence[UUID]) -> None:
+    # Locked in one order, so that two processes cannot deadlock.
+    locked = select(deliveries.c.id).where(deliveries.c.id.in_(ids)).order_by(deliveries.c.id)
+    connection.execute(locked.with_for_update())
+
+
 def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> AccountDataCounts:
     is_selected = deliveries.c.id.in_(ids)
-    # Locked in one order, so that two processes cannot deadlock.
-    connection.execute(select(deliveries.c.id).where(is_selected).order_by(deliveries.c.id).with_for_update())
+    _lock_deliveries(connection, ids)
 
     def change(table: Any, *conditions: ColumnElement[bool], **values: Any) -> int:
         return int(connection.execute(update(table).where(*conditions).values(**values)).rowcount)
@@ -259,12 +300,13 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
     # No release finds them any more.
     is_held = (sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.held_scope.is_not(None))
     change(sink_outcomes, *is_held, held_scope=None, held_received_at=None)
+    change(sink_outcomes, sink_outcomes.c.delivery_id.in_(ids), _HAS_MESSAGE, message="")
     return AccountDataCounts(
         pending=change(deliveries, is_selected, _IS_PENDING, **discarded),
         # Before the bodies: they become pruned, too.
         pruned=change(deliveries, is_selected, _IS_RESTORABLE, body_bytes=0),
         bodies=change(deliveries, is_selected, _HAS_BODY, body=b"", body_bytes=0, pruned_at=now),
-        dead_records=change(dead_records, dead_records.c.delivery_id.in_(ids), _HAS_DEAD, raw=""),
+        dead_records=change(dead_records, dead_records.c.delivery_id.in_(ids), _HAS_DEAD, raw="", message=""),
         record_errors=change(
             record_errors, record_errors.c.delivery_id.in_(ids), _HAS_ERROR, raw="", message=""
         ),

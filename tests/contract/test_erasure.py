@@ -1,8 +1,9 @@
 """Erasure removes all data of an account and nothing else."""
 
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,21 +15,32 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from app.clock import utc_now
-from app.config.routes import Route
+from app.config.delivery_config import DeliveryConfig
+from app.config.routes import Route, Routes
 from app.erasure import Erasure, ErasureReport
 from app.redis.spool import Spool
+from app.replay.operations import OperationRequest, start_replay
+from app.replay.request import ReplayRequest
 from app.sinks.base import Batch, Record, Sink, WriteResult
+from app.store.audit_log import AuditEntry, AuditLog
+from app.store.compression import decompress
+from app.store.delivery_filter import DeliveryFilter
+from app.store.erased_names import make_pseudonym
+from app.store.notifications import Notification, Notifications
+from app.store.operations import Operations
 from app.store.pending import PendingDeliveries
 from app.store.restore import PrunedBodies
 from app.store.retention import prune_bodies
-from app.store.schema import deliveries, record_errors, runs
+from app.store.schema import dead_records, deliveries, metadata, record_errors, runs, sink_outcomes
 from app.truto.runs import strip_run_details
-from tests.support.delivered_store import DeliveredStore
+from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.replaced_sink import ReplacedSink
+from tests.support.replays import BY_TEST
 from tests.support.waiting import wait_until
 from workers.delivery.processor import DeliveryProcessor
 
 NAMESPACE = "test"
+CONFIG = DeliveryConfig.build(Routes(sinks={}, routes=()), late_records="deliver", to_open_run=False)
 
 
 @pytest.fixture
@@ -95,6 +107,7 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
         "record_errors": 1,
         "runs": 1,
         "syncs": 1,
+        "names": 6,
         "sink lake": 2,
         "sink main": 2,
     }
@@ -392,3 +405,66 @@ def test_an_erased_run_keeps_the_list_of_events_that_it_sends() -> None:
         "resource_stats": {},
         "events_to_send": ["record"],
     }
+
+
+def test_no_column_of_any_table_names_an_erased_account(delivered: DeliveredStore, redis: Redis) -> None:
+    account, other = "acct-5f3c2d61", "acct-5f3c2d61-2"
+    ids = delivered.add_run(account, "run-1")
+    delivered.add_run(other, "run-2")
+    of_account = DeliveryFilter(integrated_account_id=account, ids=tuple(ids))
+    replay = start_replay(delivered.store, ReplayRequest(of_account), requester=BY_TEST, config=CONFIG)
+    AuditLog(delivered.store).add(
+        AuditEntry(NOW, "dashboard", "", "replay", f"account={account}, state=dead")
+    )
+    Notifications(delivered.store).add(
+        Notification("run.incomplete", "run-1", "c", NOW, {"integrated_account_id": account})
+    )
+    with delivered.store.transaction() as connection:
+        reason = {"discard_reason": f"{account} has left"}
+        connection.execute(update(deliveries).where(deliveries.c.id == ids[2]).values(reason))
+        connection.execute(update(dead_records).values(message="no number: Ada"))
+        connection.execute(update(sink_outcomes).values(message="rejected: Ada"))
+        stop = {"stop_reason": f"account {account} has 3 runs"}
+        connection.execute(update(runs).where(runs.c.sync_job_run_id == "run-1").values(stop))
+    others = find_names(delivered, other)
+    assert find_names(delivered, account) == {
+        "audit_log.subject", "deliveries.body", "deliveries.discard_reason",
+        "deliveries.integrated_account_id", "notifications.payload", "operations.request",
+        "record_errors.message", "record_errors.raw", "replays.request", "runs.integrated_account_id", "runs.run",
+        "runs.stop_reason", "syncs.integrated_account_id",
+    }  # fmt: skip
+
+    found = make_erasure(delivered, redis, account).count_data()
+    erased = make_erasure(delivered, redis, account).erase_data()
+
+    assert erased.counts == found.counts
+    assert find_names(delivered, account) == set()
+    assert find_names(delivered, "Ada") == {"dead_records.message", "sink_outcomes.message"}
+    assert find_names(delivered, "Ada", of_deliveries=ids) == set()
+    assert find_account_data(delivered, redis, account).total == 0
+    # The requests can still be read, and the longer id is another account.
+    operation = Operations(delivered.store).get(replay.id)
+    assert operation
+    request = OperationRequest.from_json(operation.request).delivery_filter
+    assert (request.integrated_account_id, {*request.ids}) == (make_pseudonym(account), {*ids})
+    assert find_names(delivered, other) == others
+
+
+def find_names(
+    delivered: DeliveredStore, name: str, *, of_deliveries: Sequence[UUID] | None = None
+) -> set[str]:
+    """Return the columns of all tables that contain a name, in the rows of some deliveries or in all."""
+    pattern = re.compile(rf"{re.escape(name)}(?!-)")
+    found = set()
+    for table in metadata.sorted_tables:
+        statement = select(table)
+        if of_deliveries is not None:
+            if "delivery_id" not in table.c:
+                continue
+            statement = statement.where(table.c.delivery_id.in_(of_deliveries))
+        for row in delivered.store.read(statement):
+            for column, value in row._mapping.items():
+                text = decompress(value).decode() if isinstance(value, bytes) and value else str(value)
+                if pattern.search(text):
+                    found.add(f"{table.name.removeprefix('rapidbridge_')}.{column}")
+    return found
