@@ -1,7 +1,7 @@
 """Breakers of sinks, shared by all workers: hold deliveries of paused and failing sinks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -175,11 +175,17 @@ class SinkBreaker:
             return
         self._read_at_s = now_s
         try:
-            self._states = {(state.sink, state.scope): state for state in self._store.list()}
+            states = {(state.sink, state.scope): state for state in self._store.list()}
         except StoreUnavailable as error:
             self._fault.add(str(error))
-        else:
-            self._fault.end()
+            return
+        self._fault.end()
+        before, self._states = _list_paused(self._states), states
+        paused = _list_paused(states)
+        for sink in sorted(paused - before):
+            log.info("sink.paused", sink=sink, by=states[sink, WHOLE_SINK].paused_by)
+        for sink in sorted(before - paused):
+            log.info("sink.resumed", sink=sink)
 
     def _is_stored(self, write: Callable[[], object]) -> bool:
         """Write to the store; return False if it is unavailable, because the caller can do without it."""
@@ -196,3 +202,7 @@ class SinkBreaker:
             return error.is_batch_timeout
         # The job may have ended before the sink's own timeout.
         return took_s < _SINK_TIMEOUT_S
+
+
+def _list_paused(states: Mapping[tuple[str, str], SinkState]) -> set[str]:
+    return {sink for (sink, scope), state in states.items() if scope == WHOLE_SINK and state.paused_at}
