@@ -28,6 +28,7 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
+from app.sinks.sql import sink as sql_sink
 from app.sinks.sql.columns import cast_columns
 from app.sinks.sql.keys import hash_record, to_json
 from app.sinks.sql.sink import SqlSink
@@ -933,6 +934,28 @@ def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
     assert sorted(values(engine)) == ["1", "5"]
     sink.close()
     engine.dispose()
+
+
+def test_a_batch_that_takes_too_long_to_split_is_not_written_at_all(
+    sql: SqlSink, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql.write(batch([{"id": "0"}]), Route(sinks=("main",)))
+    if database.dialect.name == "postgresql":
+        execute(database, "ALTER TABLE crm_contacts ADD CHECK (\"_key\" <> 'bad')")
+    else:
+        execute(
+            database,
+            "CREATE TRIGGER no_bad BEFORE INSERT ON crm_contacts WHEN NEW.\"_key\" = 'bad' "
+            "BEGIN SELECT RAISE(ABORT, 'bad'); END",
+        )
+    # As if each statement took long.
+    monkeypatch.setattr(sql_sink, "_SPLIT_TIMEOUT_S", 0.0)
+
+    with pytest.raises(SinkUnavailable, match="smaller batches") as failure:
+        sql.write(batch([{"id": "1"}, {"id": "bad"}], number=2), Route(sinks=("main",)))
+
+    assert failure.value.is_batch_timeout
+    assert sorted(values(database)) == ["0"]
 
 
 def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from app.redis.queue import JOB_TIMEOUT_S
 from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
+from app.sinks.sql import sink as sql_sink
 from app.store.erasure import AccountData
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -678,6 +679,30 @@ def test_a_page_that_takes_too_long_is_written_in_smaller_batches(
     assert read_run_totals(store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 121, 120, 1)
     ]
+
+
+def test_a_page_whose_rejected_records_take_too_long_is_written_in_smaller_batches(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = open_setup()
+    setup.deliver("sync_job_run:record", batch('[{"id": "first"}]'), id_="0")
+    store.execute(text("ALTER TABLE crm_contacts ADD CHECK (\"_key\" NOT LIKE 'bad%')"))
+    records = [f'{{"id": "{"bad" if number % 3 else "good"} {number}"}}' for number in range(30)]
+    page = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"), id_="1")
+    # As if each statement took seconds.
+    monkeypatch.setattr(sql_sink, "_SPLIT_TIMEOUT_S", 0.0)
+
+    for size in ("all", "a quarter"):
+        setup.processor.deliver([page])
+        assert setup.state(page) == ("pending", "batch_timeout", 30)
+        assert list_failing_sinks(store) == []
+        store.execute(update(deliveries).values(leased_until=None))
+        other = setup.deliver("sync_job_run:record", batch('[{"id": "other"}]'), id_=size)
+        assert setup.state(other)[0] == "settled"
+
+    assert deliver_until_settled(setup, page) == 1
+    assert len(setup.rows("crm_contacts")) == 12
+    assert read_dead_records(store) == [("main", number) for number in range(30) if number % 3]
 
 
 @pytest.mark.usefixtures("small_slices")
