@@ -1290,6 +1290,31 @@ def test_a_failing_disk_never_counts_as_written(
     assert type(failure.value) is error
 
 
+def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            synced.append(path.name.partition("=")[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    sink = FilesSink(f"file://{tmp_path}/lake")
+
+    def write(number: int) -> list[str]:
+        synced.clear()
+        sink.write(batch([{"id": "1"}], number=number), ROUTE)
+        return sorted(synced)
+
+    assert write(1) == ["account", "dt", "lake", "resource"]
+    assert write(2) == ["dt"]
+    # Another process may have removed the folder.
+    FilesSink(f"file://{tmp_path}/lake").erase("a1")
+    assert write(3) == ["account", "dt", "lake", "resource"]
+
+
 def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:
     fsync = os.fsync
 
