@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 from app.clock import utc_now
 from app.database.engine import Database
-from app.errors import TransientError
+from app.errors import StoreUnavailable, TransientError
 from app.logs import locate_error
 from app.replay.operations import OperationRequest
 from app.replay.rate_limit import RateLimit
@@ -19,6 +20,8 @@ from app.store.replays import Replay, Replays
 # A replay does not let more of its deliveries wait for workers: their number is counted every round.
 MAX_IN_PROGRESS = 2000
 _BATCH_SIZE = 200
+# More deliveries are not counted before the work begins: that would take longer than the lease.
+_MAX_TOTAL = 100_000
 # Other operations take their turns, and the lease is renewed in time.
 _SLICE_S = 1.0
 
@@ -98,8 +101,9 @@ class OperationExecutor:
 
     def _end(self, operation: Operation, *, error: str = "") -> None:
         self._executions.pop(operation.id, None)
-        self._operations.finish(operation.id, now=self._clock(), error=error)
-        if ended := self._operations.get(operation.id):
+        has_ended = self._operations.finish(operation, now=self._clock(), error=error)
+        # Without its lease, another process carries it out.
+        if has_ended and (ended := self._operations.get(operation.id)):
             self._on_end(ended)
 
 
@@ -122,10 +126,10 @@ class _ReplayExecution:
         # Of this process.
         self._requeued = 0
         self._is_exhausted = False
-        if operation.total is None:
-            total = self._replays.count_candidates(request.delivery_filter)
-            limit = total if request.limit is None else request.limit
-            self._operations.save_progress(operation.id, total=min(total, limit))
+        replay = self._replays.get(operation.id)
+        # Once work has begun, the rest is no total.
+        if operation.total is None and replay and not replay.cursor:
+            self._operations.save_progress(operation, total=_count_total(self._count))
 
     def run_batch(self, operation: Operation) -> bool | None:
         replay = self._replays.get(operation.id)
@@ -134,7 +138,7 @@ class _ReplayExecution:
             return None
         pending = self._replays.count_pending(replay)
         if (done := replay.requeued_deliveries - pending) != operation.done:
-            self._operations.save_progress(operation.id, done=done)
+            self._operations.save_progress(operation, done=done)
         if self._is_exhausted:
             return False if pending else None
         left = _BATCH_SIZE
@@ -146,6 +150,10 @@ class _ReplayExecution:
             return False
         self._is_exhausted = left <= 0 or not self._requeue(replay, limit)
         return True
+
+    def _count(self) -> int:
+        number = self._replays.count_candidates(self._request.delivery_filter, limit=_MAX_TOTAL)
+        return number if self._request.limit is None else min(number, self._request.limit)
 
     def _requeue(self, replay: Replay, limit: int) -> bool:
         """Requeue up to `limit` deliveries; return False if none is left."""
@@ -174,9 +182,20 @@ class _DiscardExecution:
         self._set = DiscardableSet(database, request.delivery_filter, of_records=is_of_records)
         self._request = request
         self._clock = clock
-        if operation.total is None:
-            Operations(database).save_progress(operation.id, total=self._set.count())
+        if operation.total is None and not operation.cursor:
+            total = _count_total(partial(self._set.count_bounded, limit=_MAX_TOTAL))
+            Operations(database).save_progress(operation, total=total)
 
     def run_batch(self, operation: Operation) -> bool | None:
         has_more = self._set.discard_page(operation, reason=self._request.because, now=self._clock())
         return True if has_more else None
+
+
+def _count_total(count: Callable[[], int]) -> int | None:
+    """Return the number of deliveries or records; None if it is too large to count."""
+    try:
+        number = count()
+    except StoreUnavailable:
+        # A statement timeout, for example. The work needs no total, and reports an outage itself.
+        return None
+    return number if number <= _MAX_TOTAL else None

@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
@@ -16,6 +17,7 @@ from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
 from app.truto.records import encode_json
 
 _MAX_NAME_CHARS = 200
+_MAX_KNOWN_FOLDERS = 10_000
 # Every other error lasts until a person corrects the folder or its disk.
 # ENOENT: an erasure removed the folder at the same moment.
 _TRANSIENT_ERRNOS = {errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -42,6 +44,7 @@ class FilesSink:
 
     def __init__(self, url: str) -> None:
         self._root = Path(unquote(urlsplit(url).path))
+        self._durable_folders: set[Path] = set()
 
     def write(self, batch: Batch, _route: Route) -> WriteResult:
         """Write a batch; see Sink."""
@@ -90,8 +93,20 @@ class FilesSink:
             / f"dt={day}"
         )
 
-    def _write_file(self, folder: Path, name: str, content: bytes) -> None:
+    def _create_folder(self, folder: Path) -> None:
+        """Create a folder durably: a power failure loses one whose parents are not synced, with its files."""
+        if folder in self._durable_folders and folder.is_dir():
+            return
         folder.mkdir(parents=True, exist_ok=True)
+        # Also if another worker has just created it, and has not synced its parents yet.
+        for parent in takewhile(lambda parent: parent != self._root.parent, folder.parents):
+            sync_folder(parent)
+        if len(self._durable_folders) >= _MAX_KNOWN_FOLDERS:
+            self._durable_folders.clear()
+        self._durable_folders.add(folder)
+
+    def _write_file(self, folder: Path, name: str, content: bytes) -> None:
+        self._create_folder(folder)
         # Two workers may write the same delivery, in containers even with one process id.
         temporary_file = folder / f".{name}.{uuid4().hex[:12]}.part"
         with temporary_file.open("xb") as file:

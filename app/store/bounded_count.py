@@ -7,6 +7,6 @@ from sqlalchemy import ScalarSelect, Select, func, select
 COUNT_LIMIT = 10_000
 
 
-def count_up_to(statement: Select[Any]) -> ScalarSelect[int]:
-    """Return the number of a statement's rows as an expression; COUNT_LIMIT + 1 stands for more."""
-    return select(func.count()).select_from(statement.limit(COUNT_LIMIT + 1).subquery()).scalar_subquery()
+def count_up_to(statement: Select[Any], *, limit: int = COUNT_LIMIT) -> ScalarSelect[int]:
+    """Return the number of a statement's rows as an expression; `limit` + 1 stands for more."""
+    return select(func.count()).select_from(statement.limit(limit + 1).subquery()).scalar_subquery()

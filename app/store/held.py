@@ -21,6 +21,8 @@ HELD_AFTER = timedelta(hours=1)
 _MAX_ENQUEUED = timedelta(seconds=70)
 _MAX_COUNTED = 10_000
 _MAX_RENEWED = 1_000
+# A replay has at most 2,000 pending deliveries: live ones behind those of two replays are found.
+_MAX_SEARCHED = 5_000
 # As literals: a database uses a partial index only for a query that repeats its condition.
 IS_FAILING = sink_outcomes.c.state == literal_column("'failing'")
 _IS_PENDING = deliveries.c.state == literal_column("'pending'")
@@ -65,36 +67,52 @@ class HeldDeliveries:
         [(number, oldest)] = self._database.read(statement)
         return number, oldest
 
-    def count_released(self, *, now: datetime) -> int:
-        """Count the released deliveries that no worker has processed yet.
+    def count_released(self, priority: DeliveryPriority, *, now: datetime) -> dict[str, int]:
+        """Count the released deliveries that no worker has processed yet, by sink.
 
-        Only among the next 10,000 due ones of each priority.
+        Only among the next 10,000 due ones.
         """
-        return sum(self._count_released(priority, now) for priority in DeliveryPriority)
-
-    def _count_released(self, priority: DeliveryPriority, now: datetime) -> int:
         # One priority: a search of the index ends at the first delivery that is not due.
         is_due = (deliveries.c.priority == priority, deliveries.c.due_at <= now + _MAX_ENQUEUED)
         due = (
-            select(deliveries.c.reason)
+            select(deliveries.c.id, deliveries.c.reason)
             .where(_IS_PENDING, *is_due)
             .order_by(deliveries.c.due_at)
             .limit(_MAX_COUNTED)
             .subquery()
         )
-        statement = select(func.count()).where(due.c.reason == Reason.SINK_RESUMED)
-        return int(self._database.read(statement)[0][0])
+        statement = (
+            select(sink_outcomes.c.sink, func.count())
+            .select_from(due.join(sink_outcomes, sink_outcomes.c.delivery_id == due.c.id))
+            .where(due.c.reason == Reason.SINK_RESUMED, sink_outcomes.c.reason == Reason.SINK_RESUMED)
+            .group_by(sink_outcomes.c.sink)
+        )
+        return dict(self._database.read(statement))
 
-    def release(self, sink: str, scope: str, *, limit: int, now: datetime) -> int:
+    def release(
+        self, sink: str, scope: str, *, limit: int, now: datetime, priority: DeliveryPriority | None = None
+    ) -> int:
         """Make the deliveries due that arrived first, at most `limit`; return their number.
 
-        A delivery that another sink still holds is held again by the next worker.
+        priority: of the deliveries, among the first 5,000; None for any. A delivery that another sink still
+        holds is held again by the next worker.
         """
         if limit <= 0:
             return 0
         outcomes = (IS_FAILING, sink_outcomes.c.sink == sink, sink_outcomes.c.held_scope == scope)
-        oldest = select(sink_outcomes.c.delivery_id).where(*outcomes)
-        oldest = oldest.order_by(sink_outcomes.c.held_received_at).limit(limit)
+        oldest = select(sink_outcomes.c.delivery_id, sink_outcomes.c.held_received_at).where(*outcomes)
+        oldest = oldest.order_by(sink_outcomes.c.held_received_at)
+        if priority is None:
+            oldest = oldest.limit(limit)
+        else:
+            first = oldest.limit(_MAX_SEARCHED).subquery()
+            oldest = (
+                select(first.c.delivery_id)
+                .join(deliveries, deliveries.c.id == first.c.delivery_id)
+                .where(deliveries.c.priority == priority)
+                .order_by(first.c.held_received_at)
+                .limit(limit)
+            )
         with self._database.transaction() as connection:
             ids = connection.execute(oldest).scalars().all()
             # Deliveries first and in the order of their ids, as in every transaction that changes both.

@@ -24,7 +24,7 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryPriority(IntEnum):
-    """The order in which pending deliveries are enqueued: all live ones come before replayed ones."""
+    """The order in which pending deliveries are enqueued: live ones first, except for a small share."""
 
     LIVE = 0
     REPLAYED = 1

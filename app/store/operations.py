@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, 
 from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.errors import OperationRefused
-from app.store.replays import Replay, close_earlier_replays, save_replay
+from app.store.replays import Replay, close_earlier_replays, find_unfinished_replay, save_replay
 from app.store.schema import operations, replays
 
 # More would be a mistake: each waits for the attention of its operator.
@@ -115,24 +115,24 @@ class Operations:
         """
         while True:
             with self._database.transaction() as connection:
+                # Operations before replays, as at their end: otherwise, both could deadlock.
                 if restart:
-                    _cancel(connection, _find_same(connection, new), now=now)
-                self._insert(connection, new, finish_earlier=restart, now=now)
-                if rows := connection.execute(select(operations).where(_is_same(new))).all():
+                    _end_operations(connection, _is_same(new), OperationState.CANCELLED, now=now)
+                self._insert(connection, new, continues=not restart, now=now)
+                same = select(operations).where(_is_same(new)).with_for_update()
+                if rows := connection.execute(same).all():
                     if new.kind == OperationKind.REPLAY:
-                        # Workers deliver by the routes of the newest request.
                         replay = Replay(rows[0].id, rows[0].requested_at)
+                        close_earlier_replays(connection, new.key, keep=replay.id, now=now)
+                        # Workers deliver by the routes of the newest request.
                         save_replay(connection, replay, new.key, config=new.config, now=now)
                     return _to_operation(rows[0])
             # Another process inserted the same request, and has finished it.
 
-    def _insert(
-        self, connection: Connection, new: NewOperation, *, finish_earlier: bool, now: datetime
-    ) -> None:
+    def _insert(self, connection: Connection, new: NewOperation, *, continues: bool, now: datetime) -> None:
         """Insert an operation, unless the same request is unfinished."""
-        replay = None
-        if new.kind == OperationKind.REPLAY:
-            replay = close_earlier_replays(connection, new.key, keep_newest=not finish_earlier, now=now)
+        is_replay = new.kind == OperationKind.REPLAY
+        replay = find_unfinished_replay(connection, new.key) if is_replay and continues else None
         row = {
             "id": replay.id if replay else uuid4(),
             "kind": new.kind,
@@ -198,18 +198,26 @@ class Operations:
         statement = update(operations).where(operations.c.id == operation_id, operations.c.leased_by == owner)
         self._database.execute(statement.values(leased_by="", leased_until=None))
 
-    def save_progress(self, operation_id: UUID, *, done: int | None = None, total: int | None = None) -> None:
-        """Write the progress of an unfinished operation. None leaves a number unchanged."""
+    def save_progress(
+        self, operation: Operation, *, done: int | None = None, total: int | None = None
+    ) -> None:
+        """Write the progress of an unfinished operation, if its lease is still the one in `operation`.
+
+        None leaves a number unchanged.
+        """
         values = {name: value for name, value in (("done", done), ("total", total)) if value is not None}
-        statement = update(operations).where(operations.c.id == operation_id, _IS_UNFINISHED)
         if values:
+            statement = update(operations).where(_has_lease(operation), _IS_UNFINISHED)
             self._database.execute(statement.values(**values))
 
-    def finish(self, operation_id: UUID, *, now: datetime, error: str = "") -> None:
-        """End an operation, and its replay. error: of one that failed."""
+    def finish(self, operation: Operation, *, now: datetime, error: str = "") -> bool:
+        """End an operation, and its replay, if its lease is still the one in `operation`; return whether.
+
+        error: of one that failed.
+        """
         state = OperationState.FAILED if error else OperationState.FINISHED
         with self._database.transaction() as connection:
-            _end(connection, [operation_id], state, now=now, error=error)
+            return _end(connection, _has_lease(operation), state, now=now, error=error)
 
     def cancel(self, operation_id: UUID, *, now: datetime) -> bool:
         """Cancel an operation; return False if it had ended already.
@@ -217,7 +225,7 @@ class Operations:
         Its completed pages stay. Deliveries that a replay has requeued are delivered.
         """
         with self._database.transaction() as connection:
-            return _cancel(connection, [operation_id], now=now) == 1
+            return _end(connection, operations.c.id == operation_id, OperationState.CANCELLED, now=now)
 
 
 def move_cursor(connection: Connection, operation: Operation, cursor: tuple[datetime, UUID]) -> bool:
@@ -259,24 +267,40 @@ def _is_same(new: NewOperation) -> ColumnElement[bool]:
     return and_(_IS_UNFINISHED, operations.c.request_digest == new.digest)
 
 
-def _find_same(connection: Connection, new: NewOperation) -> Sequence[UUID]:
-    return connection.execute(select(operations.c.id).where(_is_same(new))).scalars().all()
-
-
-def _cancel(connection: Connection, ids: Sequence[UUID], *, now: datetime) -> int:
-    return _end(connection, ids, OperationState.CANCELLED, now=now)
+def _has_lease(operation: Operation) -> ColumnElement[bool]:
+    return and_(operations.c.id == operation.id, operations.c.leased_by == operation.leased_by)
 
 
 def _end(
-    connection: Connection, ids: Sequence[UUID], state: OperationState, *, now: datetime, error: str = ""
-) -> int:
-    statement = update(operations).where(operations.c.id.in_(ids), _IS_UNFINISHED)
-    changed = connection.execute(
-        statement.values(state=state, finished_at=now, leased_by="", leased_until=None, error=error)
-    ).rowcount
+    connection: Connection,
+    condition: ColumnElement[bool],
+    state: OperationState,
+    *,
+    now: datetime,
+    error: str = "",
+) -> bool:
+    """End the operations that match, and their replays; return whether any was unfinished."""
+    ids = _end_operations(connection, condition, state, now=now, error=error)
     is_open = and_(replays.c.id.in_(ids), replays.c.finished_at.is_(None))
     connection.execute(update(replays).where(is_open).values(finished_at=now))
-    return changed
+    return bool(ids)
+
+
+def _end_operations(
+    connection: Connection,
+    condition: ColumnElement[bool],
+    state: OperationState,
+    *,
+    now: datetime,
+    error: str = "",
+) -> Sequence[UUID]:
+    values: dict[str, Any] = {"state": state, "finished_at": now, "error": error}
+    if state == OperationState.FINISHED:
+        # A number that was too large to count is known now.
+        values["total"] = func.coalesce(operations.c.total, operations.c.done)
+    statement = update(operations).where(condition, _IS_UNFINISHED)
+    ended = statement.values(**values, leased_by="", leased_until=None).returning(operations.c.id)
+    return connection.execute(ended).scalars().all()
 
 
 def _to_operation(row: Row[Any]) -> Operation:

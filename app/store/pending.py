@@ -262,11 +262,15 @@ def _can_be_leased(ids: Sequence[UUID], now: datetime) -> tuple[ColumnElement[bo
     return (deliveries.c.id.in_(sorted(ids)), _IS_PENDING, is_unleased)
 
 
-def lock_pending(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Lock the deliveries that are pending, in the caller's transaction; return their resources by id."""
+def lock_pending(connection: Connection, ids: Sequence[UUID], *, worker: str | None) -> dict[UUID, str]:
+    """Lock the deliveries that are pending, in the caller's transaction; return their resources by id.
+
+    worker: the owner of their leases; None for any.
+    """
+    is_leased = [] if worker is None else [deliveries.c.leased_by == worker]
     statement = (
         select(deliveries.c.id, deliveries.c.resource)
-        .where(deliveries.c.id.in_(ids), _IS_PENDING)
+        .where(deliveries.c.id.in_(ids), _IS_PENDING, *is_leased)
         # Locked in one order, so that two workers cannot deadlock.
         .order_by(deliveries.c.id)
         .with_for_update()

@@ -156,11 +156,10 @@ class Replays:
             for resource, method, state, is_pruned, count in self._database.read(statement)
         ]
 
-    def count_candidates(self, delivery_filter: DeliveryFilter) -> int:
-        """Count the deliveries that match and have a body."""
-        statement = select(func.count()).select_from(deliveries)
-        statement = statement.where(*where_clauses(delivery_filter), HAS_BODY)
-        return int(self._database.read(statement)[0][0])
+    def count_candidates(self, delivery_filter: DeliveryFilter, *, limit: int) -> int:
+        """Count the deliveries that match and have a body; `limit` + 1 stands for more."""
+        candidates = select(deliveries.c.id).where(*where_clauses(delivery_filter), HAS_BODY)
+        return int(self._database.read(select(count_up_to(candidates, limit=limit)))[0][0])
 
     def find_candidates(
         self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None, limit: int
@@ -268,21 +267,17 @@ class Replays:
             return None
 
 
-def close_earlier_replays(
-    connection: Connection, request: str, *, keep_newest: bool, now: datetime
-) -> Replay | None:
-    """Finish the unfinished replays with the same request, in the caller's transaction.
+def find_unfinished_replay(connection: Connection, request: str) -> Replay | None:
+    """Return the newest unfinished replay with the same request, in the caller's transaction."""
+    return _read_one(connection.execute(_select_unfinished(request)).all())
 
-    keep_newest: leave the newest one unfinished, and return it.
-    """
-    statement = _select_unfinished(request).with_for_update()
-    newest = _read_one(connection.execute(statement).all()) if keep_newest else None
-    is_other = [replays.c.id != newest.id] if newest else []
+
+def close_earlier_replays(connection: Connection, request: str, *, keep: UUID, now: datetime) -> None:
+    """Finish the unfinished replays with the same request but one, in the caller's transaction."""
     unfinished = update(replays).where(
-        replays.c.request == request, replays.c.finished_at.is_(None), *is_other
+        replays.c.request == request, replays.c.finished_at.is_(None), replays.c.id != keep
     )
     connection.execute(unfinished.values(finished_at=now))
-    return newest
 
 
 def save_replay(connection: Connection, replay: Replay, request: str, *, config: str, now: datetime) -> None:

@@ -25,13 +25,17 @@ class DeliveryResults:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def save(self, results: Sequence[DeliveryResult], *, now: datetime) -> set[UUID]:
+    def save(
+        self, results: Sequence[DeliveryResult], *, now: datetime, worker: str | None = None
+    ) -> set[UUID]:
         """Write the results of one job and the new states of its deliveries; return the ids it changed.
 
-        A delivery that another worker settled meanwhile is left unchanged.
+        worker: the owner of the leases; None for any. A delivery that was settled, or that another worker
+        leased meanwhile, is left unchanged: a replay may have requeued it for other routes.
         """
+        ids = [result.state_change.delivery_id for result in results]
         with self._database.transaction() as connection:
-            pending = lock_pending(connection, [result.state_change.delivery_id for result in results])
+            pending = lock_pending(connection, ids, worker=worker)
             results = [result for result in results if result.state_change.delivery_id in pending]
             _upsert(
                 connection, sink_outcomes, [_to_row(row) for result in results for row in result.outcomes]

@@ -115,12 +115,11 @@ class SinkStates:
 
     def close(self, state: SinkState) -> bool:
         """Close a breaker, because a write succeeded; return False if it is closed already."""
-        is_open = (_is(state.sink, state.scope), sink_states.c.open_since.is_not(None))
-        if state.scope != WHOLE_SINK:
-            return self._database.execute(delete(sink_states).where(*is_open)) > 0
-        change = update(sink_states).where(*is_open)
-        closed = change.values(open_since=None, retry_at=None, failures=0, reason="", message="")
-        return self._database.execute(closed) > 0
+        return self._close(state)
+
+    def close_abandoned(self, state: SinkState) -> bool:
+        """Close a breaker unless a worker has claimed or failed a trial since `state` was read."""
+        return self._close(state, sink_states.c.retry_at == state.retry_at)
 
     def record_writes(self, written_at: Mapping[str, datetime]) -> None:
         """Store the times of the last writes, by sink; a newer time stays."""
@@ -131,6 +130,14 @@ class SinkStates:
         )
         for sink, at in sorted(written_at.items()):
             self._database.execute(statement, {"sink": sink, "scope": WHOLE_SINK, "last_write_at": at})
+
+    def _close(self, state: SinkState, *conditions: ColumnElement[bool]) -> bool:
+        is_open = (_is(state.sink, state.scope), sink_states.c.open_since.is_not(None), *conditions)
+        if state.scope != WHOLE_SINK:
+            return self._database.execute(delete(sink_states).where(*is_open)) > 0
+        change = update(sink_states).where(*is_open)
+        closed = change.values(open_since=None, retry_at=None, failures=0, reason="", message="")
+        return self._database.execute(closed) > 0
 
 
 def _is(sink: str, scope: str) -> ColumnElement[bool]:

@@ -1,7 +1,8 @@
 """Totals of the workers' work since the store exists. They only grow.
 
 The totals of a run are sums over its deliveries. These totals are counters for graphs: a worker adds to them
-every few seconds, and a killed worker loses the numbers of these seconds.
+every few seconds, and a killed worker loses the numbers of these seconds. If the database commits them and
+its reply is lost, they are added again: they count twice.
 """
 
 from collections.abc import Mapping

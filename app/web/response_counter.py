@@ -31,7 +31,10 @@ class ResponseCounter:
         self._metrics.count_response(status, cause)
 
     def write(self) -> None:
-        """Add the responses since the last call to the store; raises StoreUnavailable."""
+        """Add the responses since the last call to the store; raises StoreUnavailable.
+
+        If the store commits them and its reply is lost, the next call adds them again.
+        """
         with self._lock:
             totals = self.totals.copy()
             new = totals - self._written

@@ -129,6 +129,30 @@ def test_a_refused_table_does_not_use_up_the_trial_of_its_sink(breaker: SinkBrea
     assert not is_held(breaker, "crm/deals")
 
 
+def test_a_trial_that_one_table_refuses_closes_the_breaker_of_the_whole_sink(
+    store: Database, breaker: SinkBreaker, clock: Clock
+) -> None:
+    for _ in range(3):
+        fail(breaker)
+    clock.advance(6)
+    assert not is_held(breaker)
+
+    assert fail(breaker, SinkRefused("sink_set_up", "column zip")) == ("sink_set_up", True)
+
+    assert not is_held(make_breaker(store, clock), "crm/deals")
+    assert not is_held(breaker, "crm/deals")
+    assert is_held(breaker)
+
+
+def test_a_refusal_in_between_shows_that_the_sink_answers(breaker: SinkBreaker) -> None:
+    for _ in range(3):
+        assert fail(breaker) == ("sink_unavailable", False)
+        assert fail(breaker) == ("sink_unavailable", False)
+        assert fail(breaker, SinkRefused("sink_set_up", "column zip")) == ("sink_set_up", True)
+
+    assert not is_held(breaker, "crm/deals")
+
+
 def test_trials_come_at_growing_intervals_and_one_worker_has_each(
     store: Database, breaker: SinkBreaker, clock: Clock
 ) -> None:

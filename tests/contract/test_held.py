@@ -14,6 +14,7 @@ from app.store.erasure import AccountData
 from app.store.held import HELD_FOR, HeldDeliveries
 from app.store.inbox import Inbox
 from app.store.models import (
+    DeliveryPriority,
     DeliveryResult,
     DeliveryState,
     IncomingDelivery,
@@ -215,6 +216,76 @@ def test_a_bounded_number_is_released_ahead_of_the_workers(
         connection.execute(settled.values(state="settled", settled_at=NOW))
     task.run_once()
     assert count_held(store) == 2
+
+
+def test_a_slow_sink_does_not_delay_the_release_of_another(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releaser, "_MAX_RELEASED", 6)
+    for number in range(10):
+        hold(store, number, "slow")
+    task = Releaser(store, clock=lambda: NOW)
+    task.run_once()
+    assert count_held(store, "slow") == 4
+
+    # Of the first ones, none was processed.
+    ids = [hold(store, number, "fast") for number in (13, 11, 12, 14)]
+    for _ in range(3):
+        task.run_once()
+
+    assert (count_held(store, "slow"), count_held(store, "fast")) == (4, 1)
+    assert lease_due(store)[:3] == [ids[3], ids[0], ids[2]]
+
+
+def test_replayed_deliveries_do_not_delay_the_release_of_live_ones(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releaser, "_MAX_RELEASED", 3)
+    for number in range(100, 110):
+        hold(store, number, "lake")
+    store.execute(update(deliveries).values(priority=DeliveryPriority.REPLAYED))
+    live = [hold(store, number, "lake") for number in (4, 3, 2, 1)]
+    task = Releaser(store, clock=lambda: NOW)
+
+    task.run_once()
+    task.run_once()
+
+    assert count_held(store) == 8
+    assert lease_due(store) == live[:3]
+    settled = update(deliveries).where(deliveries.c.id.in_(live))
+    store.execute(settled.values(state="settled", settled_at=NOW))
+    task.run_once()
+    assert count_held(store) == 7
+
+
+def test_tables_of_one_sink_are_released_in_turn(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releaser, "_MAX_RELEASED", 1)
+    scopes = ("", "crm/a", "crm/b")
+    for first, scope in enumerate(scopes):
+        for number in range(first, 12, 3):
+            hold(store, number, "lake", scope=scope)
+    task = Releaser(store, clock=lambda: NOW)
+
+    for _ in range(6):
+        task.run_once()
+        processed = update(deliveries).where(deliveries.c.id.in_(lease_due(store)))
+        store.execute(processed.values(state="settled", settled_at=NOW))
+
+    assert [HeldDeliveries(store).count("lake", scope, limit=9)[0] for scope in scopes] == [2, 2, 2]
+
+
+def test_a_table_of_a_failing_sink_is_released_as_its_trial(store: Database) -> None:
+    for number in range(10):
+        hold(store, number, "lake", scope="crm/contacts")
+    states, task = SinkStates(store), Releaser(store, clock=lambda: NOW)
+    failure = SinkState("lake", retry_at=NOW + timedelta(seconds=5), failures=1, reason="r")
+    states.record_failure(failure, now=NOW)
+
+    task.run_once()
+    assert count_held(store) == 10
+    states.record_failure(replace(failure, retry_at=NOW), now=NOW)
+    task.run_once()
+    assert count_held(store) == 9
 
 
 def test_a_trial_is_one_delivery_and_more_only_if_no_worker_tries_the_sink(

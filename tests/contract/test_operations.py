@@ -1,19 +1,25 @@
 """Operations are started once, leased by one process, and done exactly once, on every database."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.event import listen
 
 from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Routes
-from app.database.engine import Database
-from app.errors import OperationRefused
+from app.database.engine import Database, open_database
+from app.errors import OperationRefused, StoreUnavailable
 from app.replay import executor as executors
 from app.replay.executor import OperationExecutor
 from app.replay.failure_set import FailureSet
@@ -21,12 +27,17 @@ from app.replay.operations import OperationRequest, cancel_operation, start_disc
 from app.replay.request import ReplayRequest
 from app.store.delivery_filter import DeliveryFilter, FailureCause
 from app.store.discards import DiscardableSet
+from app.store.migrate import migrate
 from app.store.operations import LEASE_S, MAX_UNFINISHED, Operation, Operations
 from app.store.replays import Replays
 from app.store.schema import dead_records, deliveries, operations, replays
 from tests.support.replays import BY_TEST, begin_replay, execute
 from tests.support.seeded_store import SeededStore
 from workers.background.retention import Pruner
+from tests.support.crashing_operation import BATCH_SIZE
+from tests.support.waiting import wait_until
+from tests.support.web_process import ROOT
+from workers.background.operation_runner import OperationRunner
 
 CONFIG = DeliveryConfig.build(Routes(sinks={}, routes=()), late_records="deliver", to_open_run=False)
 FAILED = DeliveryFilter(states=("dead",))
@@ -129,6 +140,141 @@ def test_only_one_process_has_the_lease_until_it_ends(seeded: SeededStore) -> No
     assert store.lease(operation.id, owner="a third", now=later)
 
 
+def test_a_process_that_lost_its_lease_changes_nothing(seeded: SeededStore) -> None:
+    store, now = Operations(seeded.store), datetime.now(UTC)
+    started = start(seeded.store)
+    lost = store.lease(started.id, owner="stalled", now=now)
+    later = now + timedelta(seconds=LEASE_S + 1)
+    leased = store.lease(started.id, owner="successor", now=later)
+    assert lost
+    assert leased
+
+    store.save_progress(leased, done=7, total=9)
+    store.save_progress(lost, done=2, total=3)
+    has_ended = store.finish(lost, now=later, error="TypeError")
+
+    current = store.get(started.id)
+    replay = Replays(seeded.store).get(started.id)
+    assert not has_ended
+    assert current
+    assert (current.state, current.done, current.total, current.error) == ("running", 7, 9, "")
+    assert replay
+    assert not replay.is_finished
+    assert store.finish(leased, now=later)
+
+
+def test_a_fault_of_a_process_that_lost_its_lease_does_not_fail_the_operation(
+    seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded.put("dead", "x")
+    operation = start_discard(seeded.store, FAILED, because="x", requester=BY_TEST)
+    after_lease = datetime.now(UTC) + timedelta(seconds=LEASE_S + 1)
+
+    def lose_lease(_set: DiscardableSet, operation: Operation, **_: object) -> bool:
+        assert Operations(seeded.store).lease(operation.id, owner="successor", now=after_lease)
+        raise TypeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiscardableSet, "discard_page", lose_lease)
+        assert not OperationExecutor(seeded.store, owner="stalled").run_slice(operation.id)
+
+    successor = OperationExecutor(seeded.store, owner="successor", clock=lambda: after_lease)
+    while successor.run_slice(operation.id):
+        continue
+    ended = Operations(seeded.store).get(operation.id)
+    assert ended
+    assert (ended.state, ended.done, ended.error) == ("finished", 1, "")
+
+
+def test_a_request_that_ends_while_it_is_started_again_does_not_deadlock(postgres_url: str) -> None:
+    ending, starting = open_database(postgres_url), open_database(postgres_url)
+    migrate(starting)
+    operation = start(starting)
+    is_ending = Event()
+
+    def wait_for_start(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE rapidbridge_operations"):
+            is_ending.set()
+            blocked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            wait_until(lambda: starting.read(blocked)[0][0] == 1)
+
+    listen(ending.engine, "after_cursor_execute", wait_for_start)
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.submit(cancel_operation, ending, operation.id)
+        assert is_ending.wait(timeout=30)
+        started = pool.submit(start, starting)
+
+        assert ended.result(timeout=30)
+        assert started.result(timeout=30).id != operation.id
+    replay = Replays(starting).get(operation.id)
+    assert replay
+    assert replay.is_finished
+    ending.close()
+    starting.close()
+
+
+def test_an_operation_whose_statements_time_out_does_not_block_the_others(
+    seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded.put("dead", "x")
+    slow, other = (
+        start_discard(seeded.store, FAILED, because=because, requester=BY_TEST) for because in "ab"
+    )
+    discard_page = DiscardableSet.discard_page
+
+    def time_out(failed: DiscardableSet, operation: Operation, **options: Any) -> bool:
+        if operation.id == slow.id:
+            raise StoreUnavailable("a statement exceeded its timeout")
+        return discard_page(failed, operation, **options)
+
+    monkeypatch.setattr(DiscardableSet, "discard_page", time_out)
+    runner = OperationRunner(seeded.store, owner="a test")
+    runner.run_once()
+    runner.run_once()
+
+    ended = Operations(seeded.store).get(other.id)
+    assert ended
+    assert (ended.state, ended.done) == ("finished", 1)
+    assert [step for step, _ in runner.list_faults()] == [f"operation {slow.id}"]
+
+
+@pytest.mark.parametrize("is_discard", [True, False])
+def test_a_set_too_large_to_count_is_done_without_a_total(
+    seeded: SeededStore, monkeypatch: pytest.MonkeyPatch, *, is_discard: bool
+) -> None:
+    put_copies(seeded, 10)
+    monkeypatch.setattr(executors, "_MAX_TOTAL", 9)
+    operation = (
+        start_discard(seeded.store, FAILED, because="x", requester=BY_TEST)
+        if is_discard
+        else start(seeded.store)
+    )
+
+    OperationExecutor(seeded.store, owner="a test").run_slice(operation.id)
+    running = Operations(seeded.store).get(operation.id)
+    seeded.store.execute(deliveries.update().values(state="settled", settled_at=datetime.now(UTC)))
+    ended = execute(seeded.store, operation)
+
+    assert running
+    # A discard of ten has ended within its slice.
+    assert running.total == (10 if is_discard else None)
+    assert (ended.state, ended.done, ended.total) == ("finished", 10, 10)
+
+
+def test_a_set_that_takes_too_long_to_count_is_done_without_a_total(
+    seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_copies(seeded, 10)
+
+    def time_out(*_: object, **__: object) -> int:
+        raise StoreUnavailable("a statement exceeded its timeout")
+
+    monkeypatch.setattr(DiscardableSet, "count_bounded", time_out)
+    ended = execute(seeded.store, start_discard(seeded.store, FAILED, because="x", requester=BY_TEST))
+
+    assert (ended.state, ended.done, ended.total) == ("finished", 10, 10)
+
+
 def test_processes_that_execute_one_discard_at_once_do_each_page_once(
     seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +317,56 @@ def test_another_process_continues_after_the_last_page_of_one_that_died(seeded: 
     assert not is_leased_by_other
     assert ended
     assert (ended.state, ended.done) == ("finished", 1300)
+
+
+@pytest.mark.parametrize("step", ["leased", "requeueing", "requeued", "discarding", "discarded"])
+def test_nothing_is_done_twice_after_the_process_of_an_operation_is_killed(
+    seeded: SeededStore, step: str
+) -> None:
+    put_copies(seeded, 11)
+    is_discard = step.startswith("discard")
+    operation = (
+        start_discard(seeded.store, FAILED, because="x", requester=BY_TEST)
+        if is_discard
+        else start(seeded.store)
+    )
+
+    killed = kill_during(step, seeded.url, operation)
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    changed = 2 * BATCH_SIZE if step in ("requeued", "discarded") else BATCH_SIZE
+    assert count_states(seeded.store) == {
+        "discarded" if is_discard else "pending": changed,
+        "dead": 11 - changed,
+    }
+    # Requeued deliveries fail again: another batch must not requeue them.
+    seeded.store.execute(deliveries.update().where(deliveries.c.state == "pending").values(state="dead"))
+    after_lease = datetime.now(UTC) + timedelta(seconds=LEASE_S + 1)
+    successor = OperationExecutor(seeded.store, owner="successor", clock=lambda: after_lease)
+    while successor.run_slice(operation.id):
+        continue
+
+    ended = Operations(seeded.store).get(operation.id)
+    assert ended
+    if is_discard:
+        assert count_states(seeded.store) == {"discarded": 11}
+        assert (ended.state, ended.done) == ("finished", 11)
+    else:
+        replay = Replays(seeded.store).get(operation.id)
+        assert replay
+        assert replay.requeued_deliveries == 11
+        assert count_states(seeded.store) == {"pending": 11 - changed, "dead": changed}
+
+
+def kill_during(step: str, url: str, operation: Operation) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.crashing_operation", step, url, str(operation.id)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def test_a_replay_keeps_few_deliveries_pending(seeded: SeededStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,19 @@ def test_a_closed_breaker_leaves_the_pause_and_a_closed_table_nothing(states: Si
     assert read(states) == SinkState("lake", paused_at=NOW, paused_by="ada", last_failure_at=NOW)
 
 
+def test_a_breaker_is_not_abandoned_if_a_worker_tries_its_sink_meanwhile(states: SinkStates) -> None:
+    states.record_failure(FAILURE, now=NOW)
+    before = read(states)
+    assert states.claim_trial(before, now=NOW + timedelta(seconds=40), lease=LEASE)
+
+    assert not states.close_abandoned(before)
+
+    after = read(states)
+    assert (after.open_since, after.retry_at) == (NOW, NOW + timedelta(seconds=70))
+    assert states.close_abandoned(after)
+    assert read(states).open_since is None
+
+
 def test_the_time_of_the_last_write_never_goes_back(states: SinkStates) -> None:
     states.record_writes({"lake": NOW})
     states.record_writes({"lake": NOW - LEASE})

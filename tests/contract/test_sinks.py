@@ -28,6 +28,7 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, Record, Sink
 from app.sinks.files import FilesSink
+from app.sinks.sql import sink as sql_sink
 from app.sinks.sql.columns import cast_columns
 from app.sinks.sql.keys import hash_record, to_json
 from app.sinks.sql.sink import SqlSink
@@ -935,6 +936,28 @@ def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
     engine.dispose()
 
 
+def test_a_batch_that_takes_too_long_to_split_is_not_written_at_all(
+    sql: SqlSink, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql.write(batch([{"id": "0"}]), Route(sinks=("main",)))
+    if database.dialect.name == "postgresql":
+        execute(database, "ALTER TABLE crm_contacts ADD CHECK (\"_key\" <> 'bad')")
+    else:
+        execute(
+            database,
+            "CREATE TRIGGER no_bad BEFORE INSERT ON crm_contacts WHEN NEW.\"_key\" = 'bad' "
+            "BEGIN SELECT RAISE(ABORT, 'bad'); END",
+        )
+    # As if each statement took long.
+    monkeypatch.setattr(sql_sink, "_SPLIT_TIMEOUT_S", 0.0)
+
+    with pytest.raises(SinkUnavailable, match="smaller batches") as failure:
+        sql.write(batch([{"id": "1"}, {"id": "bad"}], number=2), Route(sinks=("main",)))
+
+    assert failure.value.is_batch_timeout
+    assert sorted(values(database)) == ["0"]
+
+
 def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sink.db"
     sink, engine = SqlSink(url), open_engine(url)
@@ -1265,6 +1288,31 @@ def test_a_failing_disk_never_counts_as_written(
         FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE)
 
     assert type(failure.value) is error
+
+
+def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            synced.append(path.name.partition("=")[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    sink = FilesSink(f"file://{tmp_path}/lake")
+
+    def write(number: int) -> list[str]:
+        synced.clear()
+        sink.write(batch([{"id": "1"}], number=number), ROUTE)
+        return sorted(synced)
+
+    assert write(1) == ["account", "dt", "lake", "resource"]
+    assert write(2) == ["dt"]
+    # Another process may have removed the folder.
+    FilesSink(f"file://{tmp_path}/lake").erase("a1")
+    assert write(3) == ["account", "dt", "lake", "resource"]
 
 
 def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:

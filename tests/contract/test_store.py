@@ -388,6 +388,21 @@ def test_a_late_worker_does_not_change_a_settled_delivery(
     assert delivery_results.find_outcomes([id_]) == {id_: {"main": done}}
 
 
+def test_only_the_owner_of_a_lease_saves_its_result(
+    inbox: Inbox, delivery_results: DeliveryResults, pending_deliveries: PendingDeliveries
+) -> None:
+    [receipt] = inbox.put([make_delivery()])
+    id_ = receipt.delivery_id
+    pending_deliveries.lease([id_], worker="stalled", now=NOW, lease_s=40)
+    later = NOW + timedelta(seconds=41)
+    pending_deliveries.lease([id_], worker="successor", now=later, lease_s=40)
+    result = DeliveryResult(make_state_change(id_))
+
+    saved = [delivery_results.save([result], now=later, worker=name) for name in ("stalled", "successor")]
+
+    assert saved == [set(), {id_}]
+
+
 def test_run_totals_separate_sinks_and_pending_batches(
     inbox: Inbox, delivery_results: DeliveryResults, store: Database
 ) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from structlog.testing import capture_logs
 
 from app.database.engine import Database
@@ -14,12 +15,15 @@ from app.runs.run_summary import summarize
 from app.store.accounts import Account, AccountFilter, SyncState
 from app.store.delivery_filter import DeliveryFilter
 from app.store.erasure import AccountData
+from app.store.models import Delivery, DeliveryResult, DeliveryState, StateChange
 from app.store.replays import Replays
 from app.store.run_summaries import RunSummary, SummarizedRun
 from app.store.schema import runs, syncs
 from app.store.syncs import Expectation, Syncs
+from app.truto.events import Envelope
 from tests.support.replays import begin_replay, discard_all
 from tests.support.summarized_store import NOW, SummarizedStore
+from workers.delivery.newest_batches import NewestBatches
 
 HOUR = timedelta(hours=1)
 
@@ -248,6 +252,27 @@ def test_a_batch_never_moves_the_newest_record_backwards(summarized: SummarizedS
     assert summarized.get_account().newest_record_at == NOW + 2 * HOUR
     summarized.update_run(fetched=4)
     summarized.summarize()
+    assert summarized.get_account().newest_record_at == NOW + 2 * HOUR
+
+
+def test_a_batch_during_an_outage_does_not_keep_the_next_one_from_being_stored(
+    summarized: SummarizedStore,
+) -> None:
+    summarized.add_run("run")
+    summarized.summarize()
+    batches = NewestBatches(summarized.store)
+
+    def record(received_at: datetime) -> None:
+        envelope = Envelope(event_id="e", sync_job_run_id="run")
+        delivery = Delivery(UUID(int=1), received_at, envelope, body_bytes=1, attempts=1)
+        change = StateChange(delivery.id, DeliveryState.SETTLED, 1, "", NOW)
+        batches.record_results([(delivery, DeliveryResult(change))])
+
+    summarized.store.execute(text("ALTER TABLE rapidbridge_syncs RENAME TO elsewhere"))
+    record(NOW + HOUR)
+    summarized.store.execute(text("ALTER TABLE elsewhere RENAME TO rapidbridge_syncs"))
+    record(NOW + 2 * HOUR)
+
     assert summarized.get_account().newest_record_at == NOW + 2 * HOUR
 
 

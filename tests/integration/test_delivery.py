@@ -17,12 +17,15 @@ from sqlalchemy import select, text
 from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlSinkConfig
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
+from app.sinks.base import Batch, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.column_misfits import ColumnMisfits
 from app.store.inbox import Inbox
 from app.store.models import IncomingDelivery
 from app.store.notifications import Notifications
 from app.store.pending import PendingDeliveries
+from app.store.requeue import delete_outcomes, mark_pending
+from app.store.results import DeliveryResults
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes, sink_states
@@ -30,6 +33,8 @@ from app.store.sink_status import list_failing_sinks
 from app.truto.events import read_envelope
 from app.truto.record_slices import MAX_SLICE_BYTES
 from app.truto.runs import RecordCounts, read_resource_stats
+from tests.support.replaced_sink import ReplacedSink
+from tests.support.replays import begin_replay
 from workers.background.releaser import Releaser
 from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
@@ -551,6 +556,39 @@ def test_a_delivery_that_three_workers_were_lost_with_is_dead(
     setup.processor.deliver([delivery])
 
     assert setup.state(delivery)[:2] == (state, "worker_lost" if state == "dead" else "")
+
+
+def test_a_worker_that_lost_its_lease_does_not_settle_a_replayed_delivery(setup: DeliverySetup) -> None:
+    delivery = setup.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    main, successor = setup.sinks.open("main"), setup.new_processor("successor")
+
+    class StalledSink:
+        """Writes, and stalls until another worker has settled the delivery and a replay has requeued it."""
+
+        def write(self, written: Batch, route: Route) -> WriteResult:
+            result = main.write(written, route)
+            setup.release()
+            successor.deliver([delivery])
+            assert setup.state(delivery)[0] == "settled"
+            replay = begin_replay(setup.store, now=datetime.now(UTC))
+            with setup.store.transaction() as connection:
+                mark_pending(connection, [delivery], replay_id=replay.id, now=datetime.now(UTC))
+                delete_outcomes(connection, [delivery], "")
+            return result
+
+    stalled = DeliveryProcessor(
+        setup.store,
+        setup.routes,
+        ReplacedSink(setup.routes, "main", StalledSink()),  # type: ignore[arg-type]  # only writes
+        name="stalled",
+    )
+    stalled.deliver([delivery])
+
+    assert setup.state(delivery)[0] == "pending"
+    assert DeliveryResults(setup.store).find_outcomes([delivery]) == {delivery: {}}
+    successor.deliver([delivery])
+    assert setup.state(delivery)[0] == "settled"
+    assert setup.rows("crm_contacts") == {"1": {"id": "1"}}
 
 
 def test_a_bug_fails_only_its_own_delivery(setup: DeliverySetup) -> None:

@@ -20,6 +20,7 @@ from app.redis.queue import JOB_TIMEOUT_S
 from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
 from app.sinks.files import FilesSink
+from app.sinks.sql import sink as sql_sink
 from app.store.erasure import AccountData
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -29,6 +30,7 @@ from app.store.requeue import delete_outcomes, mark_pending
 from app.store.run_totals import SinkTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes
+from app.store.sink_states import SinkStates
 from app.store.sink_status import list_failing_sinks
 from app.truto import record_slices
 from app.truto.events import read_envelope
@@ -39,6 +41,7 @@ from tests.support.redis_keys import open_queue
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
+from workers.background.releaser import Releaser
 from workers.delivery import parser, processor, sink_writer
 from workers.delivery.processor import DeliveryProcessor
 
@@ -240,6 +243,39 @@ def test_a_large_delivery_is_written_exactly_once_by_several_jobs(
             mark_pending(connection, [delivery], replay_id=UUID(int=1), now=datetime.now(UTC))
     setup.sinks.close()
     database.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_sink_that_is_paused_half_way_continues_after_the_others(
+    open_setup: OpenSetup, store: Database, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    records = ", ".join(f'{{"id": "{number}"}}' for number in range(8))
+    delivery = setup.put("sync_job_run:record", batch(f"[{records}]"))
+    setup.new_processor().deliver([delivery])
+    states = SinkStates(store)
+    states.pause("lake", by="ada", reason="", now=datetime.now(UTC))
+
+    for _ in range(2):
+        # A release of another sink in between changes nothing.
+        Releaser(store).run_once()
+        setup.new_processor().deliver([delivery])
+    assert read_states(store) == [("pending", "sink_paused", 8, 0)]
+    assert len(setup.rows("crm_contacts")) == 8
+    assert read_lake(tmp_path / "lake") == {"jsonl": [0, 1, 2]}
+    states.resume("lake")
+    Releaser(store).run_once()
+
+    assert deliver_until_settled(setup, delivery) == 2
+    assert read_states(store) == [("settled", "", 8, 1)]
+    assert read_lake(tmp_path / "lake") == {
+        "jsonl": [0, 1, 2],
+        "00000003.jsonl": [3, 4, 5],
+        "00000006.jsonl": [6, 7],
+    }
+    totals = read_run_totals(store, ["r"])["r"].sinks
+    assert {(total.sink, total.written, total.dead) for total in totals} == {("main", 8, 0), ("lake", 8, 0)}
 
 
 @pytest.mark.usefixtures("small_slices")
@@ -678,6 +714,30 @@ def test_a_page_that_takes_too_long_is_written_in_smaller_batches(
     assert read_run_totals(store, ["r"])["r"].sinks == [
         SinkTotals("crm/contacts", "list", "main", 121, 120, 1)
     ]
+
+
+def test_a_page_whose_rejected_records_take_too_long_is_written_in_smaller_batches(
+    open_setup: OpenSetup, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = open_setup()
+    setup.deliver("sync_job_run:record", batch('[{"id": "first"}]'), id_="0")
+    store.execute(text("ALTER TABLE crm_contacts ADD CHECK (\"_key\" NOT LIKE 'bad%')"))
+    records = [f'{{"id": "{"bad" if number % 3 else "good"} {number}"}}' for number in range(30)]
+    page = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"), id_="1")
+    # As if each statement took seconds.
+    monkeypatch.setattr(sql_sink, "_SPLIT_TIMEOUT_S", 0.0)
+
+    for size in ("all", "a quarter"):
+        setup.processor.deliver([page])
+        assert setup.state(page) == ("pending", "batch_timeout", 30)
+        assert list_failing_sinks(store) == []
+        store.execute(update(deliveries).values(leased_until=None))
+        other = setup.deliver("sync_job_run:record", batch('[{"id": "other"}]'), id_=size)
+        assert setup.state(other)[0] == "settled"
+
+    assert deliver_until_settled(setup, page) == 1
+    assert len(setup.rows("crm_contacts")) == 12
+    assert read_dead_records(store) == [("main", number) for number in range(30) if number % 3]
 
 
 @pytest.mark.usefixtures("small_slices")

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from redis import Redis
 from sqlalchemy import select, update
 
 from app.database.engine import Database
-from app.redis.queue import IDS_PER_JOB
+from app.redis.queue import IDS_PER_JOB, MAX_JOBS
 from app.store.inbox import Inbox
 from app.store.models import DeliveryPriority, IncomingDelivery
 from app.store.pending import PendingDeliveries
@@ -23,6 +24,7 @@ from tests.support.redis_keys import open_queue, open_spool
 from tests.support.replays import begin_replay
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
+from workers.background import replay_feeder
 from workers.background.replay_feeder import ReplayFeeder
 from workers.background.sweeper import Sweeper
 
@@ -113,6 +115,37 @@ def test_a_replay_fills_the_queue_with_one_job_only_and_a_backlog_fills_it(
     assert was_busy
     assert with_backlog == 1 + -(-200 // IDS_PER_JOB)
     assert queue.count_queued() == with_backlog
+
+
+def test_a_replay_has_a_small_share_however_many_live_jobs_wait(
+    store: Database, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed = put_replayed(store, 3 * IDS_PER_JOB)
+    queue = open_queue(redis, store)
+    feeder = ReplayFeeder(store, queue)
+    for live in put(store, range(MAX_JOBS + 1), name="live"):
+        queue.enqueue([NewDelivery(live)])
+
+    feeder.run_once()
+    assert queue.count_queued() == MAX_JOBS + 1
+    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 0.0)
+    feeder.run_once()
+    assert queue.count_queued() == MAX_JOBS + 2
+    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 30.0)
+    feeder.run_once()
+    assert queue.count_queued() == MAX_JOBS + 2
+
+    # Workers that drain nothing do not let the queue grow for ever.
+    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(replay_feeder, "_MAX_QUEUED_JOBS", MAX_JOBS + 3)
+    for _ in range(3):
+        feeder.run_once()
+    assert queue.count_queued() == MAX_JOBS + 3
+    due = PendingDeliveries(store).lease_due(
+        now=datetime.now(UTC), limit=999, requeue_after_s=60, priority=DeliveryPriority.REPLAYED
+    )
+    assert len(due) == IDS_PER_JOB
+    assert {delivery.id for delivery in due} < {*replayed}
 
 
 def test_a_live_delivery_waits_for_few_jobs_of_a_replay(

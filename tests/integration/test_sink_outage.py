@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -149,31 +149,42 @@ def test_an_outage_uses_up_no_attempts_and_everything_is_written_in_order_afterw
 
 
 def test_a_pause_during_traffic_holds_everything_and_a_resume_writes_it_once(outage: Outage) -> None:
+    numbers = count()
+
+    def put(number: int) -> None:
+        outage.put([next(numbers) for _ in range(number)])
+
+    def has_been_read_by_both() -> bool:
+        # A worker reads the pause with a delivery.
+        put(1)
+        return worker.log.count("sink.paused") == 2
+
     with outage.worker(2) as worker:
-        outage.put(range(40))
+        put(40)
         wait_until(lambda: outage.count_settled() > 0, what=lambda: worker.log)
         outage.run("sinks", "pause", "main", "--reason", "a move")
-        # Workers read the pause once a second: on a fast machine they would write everything before.
-        time.sleep(2)
-        for first in range(40, 140, 10):
-            outage.put(range(first, first + 10))
-        # Workers read the pause within a second.
-        wait_until(lambda: outage.count_held() + outage.count_settled() == 140, what=lambda: worker.log)
+        wait_until(has_been_read_by_both, what=lambda: worker.log)
+        for _ in range(10):
+            put(10)
+        total = next(numbers)
+        wait_until(lambda: outage.count_held() + outage.count_settled() == total, what=lambda: worker.log)
         written = len(outage.read_written())
-        outage.put(range(140, 160))
+        outage.put(range(total, total + 20))
+        total += 20
         # The files of a sink are there before the results of their job.
-        wait_until(lambda: outage.count_held() == 160 - written, what=lambda: worker.log)
-        assert outage.count_lake() == 160
-        assert len(outage.read_written()) == written < 160
+        wait_until(lambda: outage.count_held() == total - written, what=lambda: worker.log)
+        assert outage.count_lake() == total
+        assert len(outage.read_written()) == written <= total - 120
         assert set(outage.read_attempts()) <= {0, 1}
 
         assert "held deliver" in outage.run("sinks", "resume", "main")
 
-        wait_until(lambda: outage.count_settled() == 160, timeout_s=30, what=lambda: worker.log)
-    assert sorted(outage.read_written()) == list(range(160))
-    assert outage.read_attempts() == [1] * 160
+        wait_until(lambda: outage.count_settled() == total, timeout_s=30, what=lambda: worker.log)
+        assert "sink.resumed" in worker.log
+    assert sorted(outage.read_written()) == list(range(total))
+    assert outage.read_attempts() == [1] * total
     totals = select(func.sum(sink_outcomes.c.written)).where(sink_outcomes.c.state == "done")
-    assert outage.store.read(totals)[0][0] == 320
+    assert outage.store.read(totals)[0][0] == 2 * total
 
 
 def test_a_release_continues_after_its_process_is_killed(outage: Outage) -> None:

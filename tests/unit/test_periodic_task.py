@@ -1,6 +1,7 @@
 """The base of the background tasks."""
 
 import threading
+from functools import partial
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -49,6 +50,46 @@ def test_a_failing_step_is_logged_at_once_if_it_fails_differently_or_again_after
         ("task.failed", "counting", "count"),
         ("task.recovered", "counting", "count"),
     }
+
+
+class SubjectTask(PeriodicTask):
+    """Works on three subjects in order; the database is unavailable for some of them."""
+
+    def __init__(self, *unavailable: str) -> None:
+        super().__init__("subjects", interval_s=0.01)
+        self.unavailable = {*unavailable}
+        self.done: list[str] = []
+
+    def run_once(self) -> None:
+        self.run_each("subject", ((id_, partial(self._work, id_)) for id_ in "abc"))
+
+    def _work(self, id_: str) -> None:
+        if id_ in self.unavailable:
+            raise StoreUnavailable("a statement exceeded its timeout")
+        self.done.append(id_)
+
+
+def test_subjects_whose_statements_time_out_do_not_block_the_others() -> None:
+    task = SubjectTask("a", "b")
+
+    for _ in range(3):
+        task.run_once()
+    assert task.done == ["c"]
+    assert {step for step, _ in task.list_faults()} == {"subject a", "subject b"}
+    task.unavailable = {"a"}
+    task.run_once()
+    task.run_once()
+
+    assert task.done == ["c", "c", "b", "b", "c"]
+    assert {step for step, _ in task.list_faults()} == {"subject a"}
+
+
+def test_an_unavailable_database_ends_the_round_for_all_subjects() -> None:
+    task = SubjectTask("a", "b", "c")
+
+    task.run_once()
+
+    assert [step for step, _ in task.list_faults()] == ["subject a"]
 
 
 class VanishingStep(PeriodicTask):

@@ -2,9 +2,9 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from app.errors import TransientError
+from app.errors import StoreUnavailable, TransientError
 from app.logs import FaultLog, locate_error
 
 
@@ -23,6 +23,8 @@ class PeriodicTask(ABC):
         # Of the current round.
         self._steps: set[str] = set()
         self._has_failed = False
+        # The subjects of `run_each` that found the database unavailable, in the order of their next turn.
+        self._postponed_ids: dict[str, None] = {}
 
     @property
     def interval_s(self) -> float:
@@ -45,25 +47,47 @@ class PeriodicTask(ABC):
         """End the thread after its current run."""
         self._stopped.set()
 
-    def run_step(
-        self, step: str, action: Callable[[], None], *, raises: tuple[type[Exception], ...] = ()
-    ) -> None:
+    def run_step(self, step: str, action: Callable[[], None]) -> Exception | None:
         """Run one step; log its errors, repeated ones at growing intervals, and its recovery.
 
-        raises: errors to pass on to the caller instead.
+        Returns the error, if there is one.
         """
         self._steps.add(step)
         try:
             action()
-        except raises:
-            raise
         except TransientError as error:
             self._log_error(step, str(error))
+            return error
         except Exception as error:  # noqa: BLE001  # an ended thread would never run the task again
             self._log_error(step, f"{type(error).__name__} at {locate_error(error)}")
-        else:
-            if fault := self._faults.pop(step, None):
-                fault.end()
+            return error
+        if fault := self._faults.pop(step, None):
+            fault.end()
+        return None
+
+    def run_each(self, kind: str, actions: Iterable[tuple[str, Callable[[], None]]]) -> None:
+        """Run one step for each subject, by its id, until the database is unavailable.
+
+        The subject that found it unavailable comes last in the next call: if only its own statements time
+        out, it does not block the others.
+        """
+        postponed = {}
+        for id_, action in actions:
+            if id_ in self._postponed_ids:
+                postponed[id_] = action
+            elif not self._run_subject(kind, id_, action):
+                return
+        for id_ in list(self._postponed_ids):
+            del self._postponed_ids[id_]
+            if id_ in postponed and not self._run_subject(kind, id_, postponed[id_]):
+                return
+
+    def _run_subject(self, kind: str, id_: str, action: Callable[[], None]) -> bool:
+        """Run the step of a subject; return False if the database is unavailable."""
+        is_unavailable = isinstance(self.run_step(f"{kind} {id_}", action), StoreUnavailable)
+        if is_unavailable:
+            self._postponed_ids[id_] = None
+        return not is_unavailable
 
     def _repeat(self) -> None:
         while not self._stopped.is_set():

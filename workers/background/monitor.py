@@ -9,7 +9,6 @@ from app.clock import utc_now
 from app.config.load import Config
 from app.config.settings import Settings
 from app.database.engine import Database
-from app.errors import StoreUnavailable
 from app.redis.spool import Spool
 from app.runs.run_summary import is_outdated
 from app.store.runs import Runs, StoredRun
@@ -99,12 +98,14 @@ class Monitor(PeriodicTask):
     def _check_runs(self) -> None:
         self._run_monitor.begin_round(now=self._clock())
         self._outdated_runs = []
-        for run in self._runs.list_unreconciled():
-            if is_outdated(run, now=self._clock()):
-                self._outdated_runs.append(run)
-            # A run that cannot be checked must not block the others; an unavailable database blocks all.
-            check = partial(self._run_monitor.check_run, run, now=self._clock())
-            self.run_step(f"run {run.sync_job_run_id}", check, raises=(StoreUnavailable,))
+        runs = self._runs.list_unreconciled()
+        self.run_each("run", ((run.sync_job_run_id, partial(self._check_run, run)) for run in runs))
+
+    def _check_run(self, run: StoredRun) -> None:
+        now = self._clock()
+        if is_outdated(run, now=now):
+            self._outdated_runs.append(run)
+        self._run_monitor.check_run(run, now=now)
 
     def _summarize_runs(self) -> None:
         now = self._clock()

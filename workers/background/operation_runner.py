@@ -6,7 +6,6 @@ from uuid import UUID
 import structlog
 
 from app.database.engine import Database
-from app.errors import StoreUnavailable
 from app.replay.executor import OperationExecutor
 from app.store.operations import Operation, Operations
 from workers.background.loop import PeriodicTask
@@ -37,12 +36,9 @@ class OperationRunner(PeriodicTask):
 
     def run_once(self) -> None:
         """Work on every unfinished operation once."""
-        self._is_busy = False
-        for operation in self._operations.list_unfinished():
-            self._is_busy = True
-            # An operation that fails must not block the others; an unavailable database blocks all.
-            run_slice = partial(self._run_slice, operation.id)
-            self.run_step(f"operation {operation.id}", run_slice, raises=(StoreUnavailable,))
+        ids = [operation.id for operation in self._operations.list_unfinished()]
+        self._is_busy = bool(ids)
+        self.run_each("operation", [(str(id_), partial(self._run_slice, id_)) for id_ in ids])
 
     def _run_slice(self, operation_id: UUID) -> None:
         self._executor.run_slice(operation_id)

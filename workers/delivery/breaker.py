@@ -1,7 +1,7 @@
 """Breakers of sinks, shared by all workers: hold deliveries of paused and failing sinks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -89,16 +89,8 @@ class SinkBreaker:
 
     def record_success(self, sink: str, table: str) -> None:
         """Close the breakers of a sink and its table: a batch was written."""
-        self._failures.pop(sink, None)
-        self._timed_out.pop(sink, None)
         self._written_at[sink] = self._clock()
-        for scope in (WHOLE_SINK, table):
-            state = self._states.get((sink, scope))
-            if state and state.open_since:
-                failing_s = round((self._clock() - state.open_since).total_seconds())
-                self._states[sink, scope] = replace(state, open_since=None, retry_at=None, failures=0)
-                if self._is_stored(partial(self._store.close, state)):
-                    log.info("sink.closed", sink=sink, table=scope, failing_s=failing_s)
+        self._close(sink, WHOLE_SINK, table)
 
     def record_failure(
         self, sink: str, table: str, error: SinkUnavailable | JobTimeout, *, delivery_id: UUID, took_s: float
@@ -108,6 +100,8 @@ class SinkBreaker:
         Without a hold, the failure may be the delivery's own. took_s: the duration of the failed write.
         """
         if isinstance(error, SinkRefused):
+            # The sink answered: its other tables may be written.
+            self._close(sink, WHOLE_SINK)
             return error.reason, self._open(sink, table, error.reason, error, took_s=0.0)
         if self._is_batch_timeout(error, took_s):
             # A lock, for example: only two deliveries in a row show that the sink itself fails.
@@ -130,6 +124,18 @@ class SinkBreaker:
             self._saved_at_s = now_s
             written_at, self._written_at = self._written_at, {}
             self._is_stored(lambda: self._store.record_writes(written_at))
+
+    def _close(self, sink: str, *scopes: str) -> None:
+        """Close breakers of a sink that has answered."""
+        self._failures.pop(sink, None)
+        self._timed_out.pop(sink, None)
+        for scope in scopes:
+            state = self._states.get((sink, scope))
+            if state and state.open_since:
+                failing_s = round((self._clock() - state.open_since).total_seconds())
+                self._states[sink, scope] = replace(state, open_since=None, retry_at=None, failures=0)
+                if self._is_stored(partial(self._store.close, state)):
+                    log.info("sink.closed", sink=sink, table=scope, failing_s=failing_s)
 
     def _open(self, sink: str, scope: str, reason: str, error: Exception, *, took_s: float) -> Hold:
         now = self._clock()
@@ -169,11 +175,17 @@ class SinkBreaker:
             return
         self._read_at_s = now_s
         try:
-            self._states = {(state.sink, state.scope): state for state in self._store.list()}
+            states = {(state.sink, state.scope): state for state in self._store.list()}
         except StoreUnavailable as error:
             self._fault.add(str(error))
-        else:
-            self._fault.end()
+            return
+        self._fault.end()
+        before, self._states = _list_paused(self._states), states
+        paused = _list_paused(states)
+        for sink in sorted(paused - before):
+            log.info("sink.paused", sink=sink, by=states[sink, WHOLE_SINK].paused_by)
+        for sink in sorted(before - paused):
+            log.info("sink.resumed", sink=sink)
 
     def _is_stored(self, write: Callable[[], object]) -> bool:
         """Write to the store; return False if it is unavailable, because the caller can do without it."""
@@ -190,3 +202,7 @@ class SinkBreaker:
             return error.is_batch_timeout
         # The job may have ended before the sink's own timeout.
         return took_s < _SINK_TIMEOUT_S
+
+
+def _list_paused(states: Mapping[tuple[str, str], SinkState]) -> set[str]:
+    return {sink for (sink, scope), state in states.items() if scope == WHOLE_SINK and state.paused_at}

@@ -14,7 +14,10 @@ _SAVE_INTERVAL_S = 5.0
 
 
 class MisfitCounter:
-    """The misfits of one worker since it saved them last. A worker that is killed loses seconds of them."""
+    """The misfits of one worker since it saved them last.
+
+    A killed worker loses the numbers of seconds, and a lost reply of the store makes them count twice.
+    """
 
     def __init__(self, database: Database) -> None:
         self._store = ColumnMisfits(database)

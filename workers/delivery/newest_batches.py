@@ -42,6 +42,7 @@ class NewestBatches:
             if change.records and run_id and run_id not in self._written_s:
                 newest[run_id] = max(delivery.received_at, newest.get(run_id, delivery.received_at))
         if newest:
-            self._written_s |= dict.fromkeys(newest, now_s)
             with suppress(StoreUnavailable):
                 self._syncs.record_batches(newest)
+                # Last: after a failure, the next batch is written at once.
+                self._written_s |= dict.fromkeys(newest, now_s)

@@ -171,7 +171,7 @@ class DeliveryProcessor:
                 delivery, result, worker=self._name, started_at=started_at, finished_at=utc_now()
             )
             results.append(replace(result, attempt=attempt) if attempt else result)
-        saved_ids = self._results.save(results, now=utc_now())
+        saved_ids = self._results.save(results, now=utc_now(), worker=self._name)
         # Not attempts: large deliveries before them must not use up theirs.
         self._release([delivery.id for delivery in leased[len(processed) :]])
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:

@@ -14,7 +14,10 @@ _INTERVAL_S = 2.0
 
 
 class WorkRecorder:
-    """Counts in memory, and adds the numbers to the store every few seconds. Never raises."""
+    """Counts in memory, and adds the numbers to the store every few seconds. Never raises.
+
+    A lost reply of the store makes the numbers of these seconds count twice.
+    """
 
     def __init__(self, database: Database) -> None:
         self._totals = WorkTotals(database)

@@ -1,5 +1,6 @@
 """The SQL sink: writes each batch to a database by one statement."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ from app.sinks.sql.tables import SinkTables, table_name
 # A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
 _BATCH_TIMEOUTS = ("57014", "55P03")
 _LACKS_RIGHT = "42501"
+# A thousand rejected records need thousands of statements: a distant server would exceed the job's timeout,
+# which looks like a failure of the sink.
+_SPLIT_TIMEOUT_S = 6.0
 
 
 def choose_dialect(engine: Engine) -> Dialect:
@@ -90,11 +94,12 @@ class SqlSink:
             if self._dialect.classify_error(error) != "split":
                 raise
         rejected: list[RejectedRecord] = []
+        deadline_s = time.monotonic() + _SPLIT_TIMEOUT_S
         with self._engine.begin() as connection:
             problems = find_table_problems(connection, self._dialect, target.table, target.columns)
             if problems.blocking:
                 raise refuse_table(target.table, problems.blocking)
-            self._write_halves(connection, target, rows, problems, rejected)
+            self._write_halves(connection, target, rows, problems, rejected, deadline_s=deadline_s)
         return rejected
 
     def _write_halves(
@@ -104,8 +109,13 @@ class SqlSink:
         rows: Sequence[Row],
         problems: TableProblems,
         rejected: list[RejectedRecord],
+        *,
+        deadline_s: float,
     ) -> None:
-        """Write rows; halve them if they fail together, until the rejected ones stand alone."""
+        """Write rows; halve them if they fail together, until the rejected ones stand alone.
+
+        Raises SinkUnavailable after the deadline: then nothing is written.
+        """
         try:
             with connection.begin_nested():
                 self._dialect.upsert(connection, target, rows)
@@ -121,9 +131,15 @@ class SqlSink:
                 reason = self._dialect.find_rejection_reason(error)
                 rejected += [RejectedRecord(ordinal, reason, message) for ordinal in rows[0].ordinals]
                 return
+            if time.monotonic() >= deadline_s:
+                raise SinkUnavailable(
+                    f"the sink's database rejects many records of a batch: to split it takes over "
+                    f"{_SPLIT_TIMEOUT_S:g} s; the next attempt writes smaller batches",
+                    is_batch_timeout=True,
+                ) from error
             middle = len(rows) // 2
             for half in (rows[:middle], rows[middle:]):
-                self._write_halves(connection, target, half, problems, rejected)
+                self._write_halves(connection, target, half, problems, rejected, deadline_s=deadline_s)
 
     def _find_causes(
         self,
