@@ -14,6 +14,7 @@ from app.runs.run_overview import RunOverview
 from app.runs.stop_request import RunStop
 from app.runs.sync_reasons import explain_state
 from app.store.accounts import Account, Sync
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow
 from app.store.delivery_filter import DeliverySummary, FailureCause
 from app.store.failure_groups import FailureCount
@@ -264,10 +265,10 @@ class DeliveryView(BaseModel):
 
 
 class FailureView(BaseModel):
-    """Failed deliveries, or dead records, with the same cause. number: 10,001 stands for more than 10,000."""
+    """Failed deliveries, or dead records, with the same cause."""
 
     cause: FailureCause
-    number: int
+    number: BoundedCount
     oldest: datetime
     newest: datetime
     example: UUID
@@ -290,10 +291,10 @@ class FailureView(BaseModel):
 
 
 class FailureList(BaseModel):
-    """Failures by cause. total: of all causes together; 10,001 stands for more than 10,000."""
+    """Failures by cause. total: of all causes together."""
 
     groups: list[FailureView]
-    total: int
+    total: BoundedCount
     next_cursor: str | None
 
 

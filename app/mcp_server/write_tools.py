@@ -19,7 +19,7 @@ from app.replay.failure_set import FailureSet
 from app.replay.operations import OperationRequest, cancel_operation
 from app.runs.stop_request import STOP_ACTION, request_stop
 from app.store.audit_log import AuditEntry, AuditLog
-from app.store.bounded_count import COUNT_LIMIT
+from app.store.bounded_count import ONE, BoundedCount
 from app.store.delivery_filter import DeliveryFilter
 from app.store.operations import Operations, Requester
 from app.store.runs import Runs
@@ -74,15 +74,9 @@ class WriteTools:
         since: Time = "",
     ) -> OperationView:
         """Replay a set of failed deliveries, or of deliveries with dead records. Workers carry it out."""
-        delivery_filter = DeliveryFilter(
-            ids=tuple(deliveries),
-            integrated_account_id=integrated_account,
-            sync_job_run_id=run,
-            resource=resource,
-            reason=reason,
-            since=read_time(since),
+        failures = _build_set(
+            kind, deliveries, integrated_account, run, resource=resource, reason=reason, since=since
         )
-        failures = _build_set(kind, delivery_filter)
         self._confirm("failed.replay", failures, expected)
         operation = failures.start_replay(
             self._database, requester=self._requester, config=self._config.delivery_config, now=utc_now()
@@ -103,15 +97,9 @@ class WriteTools:
         since: Time = "",
     ) -> OperationView:
         """Discard a set of failed deliveries or dead records: they no longer count as failures."""
-        delivery_filter = DeliveryFilter(
-            ids=tuple(deliveries),
-            integrated_account_id=integrated_account,
-            sync_job_run_id=run,
-            resource=resource,
-            reason=reason,
-            since=read_time(since),
+        failures = _build_set(
+            kind, deliveries, integrated_account, run, resource=resource, reason=reason, since=since
         )
-        failures = _build_set(kind, delivery_filter)
         number = self._confirm("failed.discard", failures, expected)
         operation = failures.start_discard(
             self._database, because=because, number=number, requester=self._requester, now=utc_now()
@@ -162,14 +150,24 @@ class WriteTools:
         message = "A worker sends the stop to Truto within seconds; show_run has its result."
         return ActionResult(is_changed=is_changed, message=message)
 
-    def _confirm(self, action: str, failures: FailureSet, expected: int) -> int:
+    def _confirm(self, action: str, failures: FailureSet, expected: int) -> BoundedCount:
         """Record an action on a set, and return its number; raises ToolError if another one is expected."""
         number = failures.count(self._database)
-        if number != expected:
-            counted = f"more than {COUNT_LIMIT:,}" if number > COUNT_LIMIT else f"{number:,}"
+        if not number:
             raise ToolError(
-                f"Nothing was changed: {counted} failures are in the set, and {expected:,} were expected. "
-                f"Show the number to your user, then call again with expected={number}."
+                "Nothing was changed: no failure is in the set. Others may have replayed or discarded it. "
+                "List the failures with list_failures."
+            )
+        if not number.is_exact:
+            raise ToolError(
+                f"Nothing was changed: {number} failures are in the set, which are too many to confirm by "
+                "their number. Choose a smaller set, such as one reason, resource, account or run; or let "
+                "your user replay or discard all of them on the page Failed of the dashboard."
+            )
+        if number.number != expected:
+            raise ToolError(
+                f"Nothing was changed: {number} failures are in the set, and {expected:,} were expected. "
+                f"Show the number to your user, then call again with expected={number.number}."
             )
         conditions = OperationRequest(failures.delivery_filter).describe()
         self._audit(action, "; ".join(f"{name}: {value}" for name, value in conditions.items()), number)
@@ -180,10 +178,27 @@ class WriteTools:
         if sink not in known:
             raise ToolError(f"There is no sink {sink}; known: {', '.join(known) or 'none'}.")
 
-    def _audit(self, action: str, subject: str, number: int = 1) -> None:
+    def _audit(self, action: str, subject: str, number: BoundedCount = ONE) -> None:
         entry = AuditEntry(utc_now(), _ACTOR, self._requester.address, action, subject, number)
         AuditLog(self._database).add(entry)
 
 
-def _build_set(kind: FailureKind, delivery_filter: DeliveryFilter) -> FailureSet:
+def _build_set(
+    kind: FailureKind,
+    deliveries: Sequence[UUID],
+    integrated_account: str,
+    run: str,
+    *,
+    resource: str,
+    reason: str,
+    since: str,
+) -> FailureSet:
+    delivery_filter = DeliveryFilter(
+        ids=tuple(deliveries),
+        integrated_account_id=integrated_account,
+        sync_job_run_id=run,
+        resource=resource,
+        reason=reason,
+        since=read_time(since),
+    )
     return FailureSet.build(delivery_filter, of_records=kind == "records", counted_at=utc_now())

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, tuple_, update
 
 from app.database.engine import Database
-from app.store.bounded_count import count_up_to
+from app.store.bounded_count import BoundedCount, count_up_to
 from app.store.delivery_filter import DeliveryFilter, record_cause_clauses, where_clauses
 from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED, reason_clauses, record_clauses
 from app.store.models import DeliveryState
@@ -41,9 +41,10 @@ class DiscardableSet:
         """Count the deliveries, or the records."""
         return int(self._database.read(self._select(func.count()))[0][0])
 
-    def count_bounded(self) -> int:
-        """Count the deliveries, or the records, up to COUNT_LIMIT + 1."""
-        return int(self._database.read(select(count_up_to(self._select(deliveries.c.id))))[0][0])
+    def count_bounded(self) -> BoundedCount:
+        """Count the deliveries, or the records, up to a limit."""
+        [(number,)] = self._database.read(select(count_up_to(self._select(deliveries.c.id))))
+        return BoundedCount.build(number)
 
     def find_unaffected(self) -> list[UUID]:
         """Return the filter's ids of deliveries that are not in the set."""

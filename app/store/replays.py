@@ -23,7 +23,7 @@ from sqlalchemy import (
 from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.errors import UnreadableDelivery
-from app.store.bounded_count import count_up_to
+from app.store.bounded_count import BoundedCount, count_up_to
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
@@ -235,12 +235,12 @@ class Replays:
             for state, is_unreadable, count in self._database.read(statement)
         ]
 
-    def count_states(self, replay_id: UUID) -> dict[str, int]:
-        """Return the number of a replay's deliveries by state, each up to COUNT_LIMIT + 1."""
+    def count_states(self, replay_id: UUID) -> dict[str, BoundedCount]:
+        """Return the number of a replay's deliveries by state."""
         of_replay = select(deliveries.c.id).where(deliveries.c.replay_id == replay_id)
         numbers = [count_up_to(of_replay.where(_has_state(state))).label(state) for state in DeliveryState]
         [row] = self._database.read(select(*numbers))
-        return {state: number for state, number in row._asdict().items() if number}
+        return {state: BoundedCount.build(number) for state, number in row._asdict().items() if number}
 
     def count_dead_records(self, replay: Replay, *, sink: str = "") -> DeadRecordCounts:
         """Count the dead records of a replay's settled deliveries.

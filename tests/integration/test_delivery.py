@@ -404,7 +404,7 @@ def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Databa
     delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}, {"id": "2"}]'))
     assert setup.state(delivery) == ("pending", "table_reserved", 2)
     [failing] = list_failing_sinks(store)
-    assert (failing.sink, failing.reason, failing.waiting) == ("main", "table_reserved", 1)
+    assert (failing.sink, failing.reason, failing.waiting.number) == ("main", "table_reserved", 1)
     assert "set another `table`" in failing.message
 
     corrected = DeliverySetup(store, store_url, EVERYTHING)

@@ -289,4 +289,4 @@ def _read_operation(delivered: DeliveredStore, operation_id: str) -> Operation:
 
 def _read_audit(delivered: DeliveredStore) -> list[tuple[str, str, int]]:
     entries = AuditLog(delivered.store).list_newest(limit=10)
-    return [(entry.actor, entry.action, entry.number) for entry in entries]
+    return [(entry.actor, entry.action, entry.number.number) for entry in entries]

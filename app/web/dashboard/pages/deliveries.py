@@ -12,9 +12,10 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import OperationRefused
 from app.replay.delivery_actions import discard_delivery, may_discard, may_replay, replay_delivery
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.delivery_filter import DeliveryFilter
-from app.store.delivery_search import COUNTED_ROWS, DeliveryPage, MatchCount, count_matches, search_deliveries
+from app.store.delivery_search import COUNTED_ROWS, DeliveryPage, count_matches, search_deliveries
 from app.store.delivery_timeline import build_timeline
 from app.store.failures import FAILED_STATES
 from app.store.id_prefixes import MIN_PREFIX_DIGITS, UUID_DIGITS, find_delivery_ids, read_id_digits
@@ -44,7 +45,7 @@ _FIELDS = {
 }
 # Shown only if one of them is set.
 _MORE_FIELDS = ("event", "method", "sink", "job", "environment", "webhook")
-_NO_MATCHES = (DeliveryPage(()), MatchCount(0, is_exact=True))
+_NO_MATCHES = (DeliveryPage(()), BoundedCount(0))
 _MAX_REASON_CHARS = 500
 
 
@@ -137,7 +138,7 @@ def find_delivery(database: Database, delivery_id: str) -> DeliveryDetail:
 
 def _search(
     database: Database, delivery_filter: DeliveryFilter, after: tuple[datetime, str] | None
-) -> tuple[DeliveryPage, MatchCount | None]:
+) -> tuple[DeliveryPage, BoundedCount | None]:
     """Return a page, and on the first one the number of matches."""
     try:
         position = (after[0], UUID(after[1])) if after else None

@@ -16,6 +16,7 @@ from app.errors import OperationRefused
 from app.replay.current_workers import require_current_workers
 from app.replay.failure_set import FailureSet
 from app.replay.operations import OperationRequest
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter, FailureCause
 from app.store.failure_groups import count_all_failures, count_failures
 from app.store.failures import FAILED_STATES
@@ -146,7 +147,7 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
 
 
 def _start_operation(
-    dashboard: Dashboard, action: str, failures: FailureSet, number: int, now: datetime
+    dashboard: Dashboard, action: str, failures: FailureSet, number: BoundedCount, now: datetime
 ) -> Operation:
     requester = dashboard.requester
     if action == "replay":

@@ -9,10 +9,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from app.clock import utc_now
 from app.config.routes import FilesSinkConfig, SinkConfig
 from app.database.engine import redact_url
-from app.plural import format_count
 from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates
-from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
+from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.web.dashboard.dashboard import Dashboard
 
 _MAX_REASON_CHARS = 200
@@ -20,12 +19,11 @@ _MAX_REASON_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class _SinkRow:
-    """A sink with its place. held: with its noun."""
+    """A sink with its place."""
 
     status: SinkStatus
     type: str
     url: str
-    held: str
     lag_s: float | None
 
 
@@ -67,6 +65,4 @@ def describe_place(config: SinkConfig) -> str:
 
 
 def _build_row(status: SinkStatus, config: SinkConfig) -> _SinkRow:
-    more = "+" if status.held >= MAX_HELD else ""
-    held = format_count(status.held, "delivery").replace(" ", f"{more} ", 1)
-    return _SinkRow(status, config.type, describe_place(config), held, status.lag_s(utc_now()))
+    return _SinkRow(status, config.type, describe_place(config), status.lag_s(utc_now()))
