@@ -1,6 +1,7 @@
 """Tools that read: accounts, runs, deliveries, failures, sinks, operations, routes and checks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -47,7 +48,7 @@ from app.runs.route_match import match_route
 from app.runs.run_overview import read_run_overview
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.store.delivery_detail import read_delivery_detail
-from app.store.delivery_filter import DeliveryFilter, FailureCause
+from app.store.delivery_filter import CAUSE_FIELDS, DeliveryFilter, FailureCause
 from app.store.delivery_search import search_deliveries
 from app.store.failure_groups import count_all_failures, count_failures
 from app.store.models import DeliveryState
@@ -58,7 +59,6 @@ from app.truto.events import RECORD_EVENT
 
 _CHECKS_TIMEOUT_S = 15.0
 _MAX_SYNCS = 200
-_CAUSE_FIELDS = ("state", "reason", "sink", "resource")
 FailureKind = Literal["deliveries", "records"]
 
 
@@ -214,7 +214,7 @@ class ReadTools:
             reason=reason,
             since=read_time(since),
         )
-        parts = read_cursor(cursor, len(_CAUSE_FIELDS))
+        parts = read_cursor(cursor, len(CAUSE_FIELDS))
         counts = count_failures(
             self._database,
             delivery_filter,
@@ -227,7 +227,7 @@ class ReadTools:
         return FailureList(
             groups=list(map(FailureView.build, counts.groups)),
             total=totals.records if kind == "records" else totals.deliveries,
-            next_cursor=write_cursor(*(getattr(after, name) for name in _CAUSE_FIELDS)) if after else None,
+            next_cursor=write_cursor(*astuple(after)) if after else None,
         )
 
     def list_sinks(self) -> SinkList:

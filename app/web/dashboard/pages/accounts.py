@@ -10,7 +10,14 @@ from app.runs.gap_reasons import explain_gaps
 from app.runs.sync_reasons import explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor, read_time_cursor, split_page
+from app.web.dashboard.paging import (
+    PAGE_SIZE,
+    build_next_url,
+    incomplete_link,
+    read_cursor,
+    read_time_cursor,
+    split_page,
+)
 
 # Of one account; an environment has a few sync jobs.
 _MAX_SYNCS = 50
@@ -80,6 +87,4 @@ def _read_position() -> tuple[SyncState, datetime, str] | None:
         state, time, account_id = cursor
         return SyncState(state), datetime.fromisoformat(time), account_id
     except ValueError as error:
-        raise BadRequest(
-            "The link to this page of the list is incomplete. Go back to its first page."
-        ) from error
+        raise incomplete_link() from error
