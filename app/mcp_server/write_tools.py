@@ -109,10 +109,12 @@ class WriteTools:
     def cancel_operation(self, operation: UUID) -> OperationView:
         """Cancel a replay or a discard. The part that is done stays."""
         operations = Operations(self._database)
-        if operations.get(operation) is None:
+        stored = operations.get(operation)
+        if stored is None:
             raise ToolError(f"There is no operation {operation} here. List them with list_operations.")
-        self._audit("operation.cancel", str(operation))
-        cancel_operation(self._database, operation)
+        if not stored.is_finished:
+            self._audit("operation.cancel", str(operation))
+            cancel_operation(self._database, operation)
         cancelled = operations.get(operation)
         if cancelled is None:
             raise ToolError(f"The operation {operation} was deleted.")
@@ -121,17 +123,21 @@ class WriteTools:
     def pause_sink(self, sink: str, reason: Because) -> ActionResult:
         """Pause a sink: workers hold its deliveries until it is resumed, and lose none."""
         self._check_sink(sink)
-        self._audit("sink.pause", sink)
+        states = SinkStates(self._database)
+        if not states.is_paused(sink):
+            self._audit("sink.pause", sink)
         by = f"{_ACTOR}@{self._requester.address}"
-        is_changed = SinkStates(self._database).pause(sink, by=by, reason=reason, now=utc_now())
+        is_changed = states.pause(sink, by=by, reason=reason, now=utc_now())
         message = "Paused; its deliveries are held." if is_changed else "The sink was paused before."
         return ActionResult(is_changed=is_changed, message=message)
 
     def resume_sink(self, sink: str) -> ActionResult:
         """Resume a paused sink: it gets the held deliveries in the order of their arrival."""
         self._check_sink(sink)
-        self._audit("sink.resume", sink)
-        is_changed = SinkStates(self._database).resume(sink)
+        states = SinkStates(self._database)
+        if states.is_paused(sink):
+            self._audit("sink.resume", sink)
+        is_changed = states.resume(sink)
         message = "Resumed; it catches up." if is_changed else "The sink was not paused."
         return ActionResult(is_changed=is_changed, message=message)
 
@@ -145,6 +151,9 @@ class WriteTools:
             raise ToolError("Runs cannot be stopped: set TRUTO_API_TOKEN for the workers, and restart them.")
         if stored.has_ended:
             return ActionResult(is_changed=False, message=f"The run has ended: {stored.status}.")
+        if stored.stop_reason:
+            message = "The stop was requested before; show_run has its result."
+            return ActionResult(is_changed=False, message=message)
         self._audit(STOP_ACTION, run)
         is_changed = request_stop(runs, run)
         message = "A worker sends the stop to Truto within seconds; show_run has its result."
@@ -169,8 +178,7 @@ class WriteTools:
                 f"Nothing was changed: {number} failures are in the set, and {expected:,} were expected. "
                 f"Show the number to your user, then call again with expected={number.number}."
             )
-        conditions = OperationRequest(failures.delivery_filter).describe()
-        self._audit(action, "; ".join(f"{name}: {value}" for name, value in conditions.items()), number)
+        self._audit(action, OperationRequest(failures.delivery_filter).as_subject(), number)
         return number
 
     def _check_sink(self, sink: str) -> None:

@@ -2,6 +2,7 @@
 
 import click
 
+from app.cli.common.audit import audit
 from app.cli.common.clients import open_interactive_database
 from app.cli.sinks.known import check_sink_name
 from app.config.load import read_config
@@ -24,7 +25,10 @@ def resume(name: str) -> None:
     check_sink_name(config, name)
     database = open_interactive_database(config.settings)
     held = next(status.held for status in list_sink_statuses(database, [name]) if status.sink == name)
-    if SinkStates(database).resume(name):
+    states = SinkStates(database)
+    if states.is_paused(name):
+        audit(database, "sink.resume", name)
+    if states.resume(name):
         click.echo(f"Sink {name} continues, with {held.format('held delivery')}.")
     else:
         click.echo(f"Sink {name} was not paused.")

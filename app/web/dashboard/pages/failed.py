@@ -135,8 +135,7 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
     if not number:
         # Somebody else was faster.
         return _render_confirmation(dashboard, action), 409
-    conditions = OperationRequest(failures.delivery_filter).describe()
-    subject = "; ".join(f"{name}: {value}" for name, value in conditions.items())
+    subject = OperationRequest(failures.delivery_filter).as_subject()
     dashboard.audit(f"failed.{action}", subject, number)
     try:
         operation = _start_operation(dashboard, action, failures, number, now)

@@ -46,7 +46,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         if name not in sinks:
             raise NotFound(f"The routes file names no sink {name}.")
         reason = request.form.get("reason", "").strip()[:_MAX_REASON_CHARS]
-        dashboard.audit("sink.pause", name)
+        if not states.is_paused(name):
+            dashboard.audit("sink.pause", name)
         states.pause(name, by=dashboard.actor, reason=reason, now=utc_now())
         return redirect(url_for("dashboard.sinks_page"), 303)
 
@@ -54,7 +55,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def resume_sink(name: str) -> BaseResponse:
         if name not in sinks:
             raise NotFound(f"The routes file names no sink {name}.")
-        dashboard.audit("sink.resume", name)
+        if states.is_paused(name):
+            dashboard.audit("sink.resume", name)
         states.resume(name)
         return redirect(url_for("dashboard.sinks_page"), 303)
 
