@@ -98,14 +98,14 @@ class ReadTools:
         """List the customers' accounts with the state of their syncs and its reason; the worst come first."""
         accounts, now = Accounts(self._database), utc_now()
         account_filter = AccountFilter(id_part=id_part, environment_id=environment)
-        found = accounts.list_accounts(
+        read = accounts.list_accounts(
             account_filter, state=state, after=_read_account_position(cursor), now=now, limit=limit + 1
         )
-        page, numbers = found[:limit], accounts.count_by_state(account_filter, now=now)
+        page, numbers = read[:limit], accounts.count_by_state(account_filter, now=now)
         return AccountList(
             accounts=[AccountView.build(account, now=now) for account in page],
             numbers={str(name): number for name, number in numbers.items()},
-            next_cursor=write_cursor(*page[-1].position) if len(found) > limit else None,
+            next_cursor=write_cursor(*page[-1].position) if len(read) > limit else None,
         )
 
     def show_account(self, integrated_account: str) -> AccountDetail:
@@ -238,11 +238,11 @@ class ReadTools:
         """List replays and discards, newest first, with their progress."""
         position = read_time_cursor(cursor)
         after = (position[0], _read_uuid(position[1])) if position else None
-        found = Operations(self._database).list_newest(after=after, limit=limit + 1)
-        page = found[:limit]
+        read = Operations(self._database).list_newest(after=after, limit=limit + 1)
+        page = read[:limit]
         return OperationList(
             operations=list(map(OperationView.build, page)),
-            next_cursor=write_cursor(page[-1].requested_at, page[-1].id) if len(found) > limit else None,
+            next_cursor=write_cursor(page[-1].requested_at, page[-1].id) if len(read) > limit else None,
         )
 
     def explain_route(

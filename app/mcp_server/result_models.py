@@ -1,6 +1,7 @@
 """Results of the tools. Their fields become the schema that an agent reads."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from uuid import UUID
 
@@ -279,15 +280,8 @@ class FailureView(BaseModel):
     def build(cls, count: FailureCount) -> "FailureView":
         """Return a group, explained."""
         explanation = explain(count.cause.state, count.cause.reason)
-        return cls(
-            cause=count.cause,
-            number=count.number,
-            oldest=count.oldest,
-            newest=count.newest,
-            example=count.example,
-            meaning=explanation.meaning,
-            advice=explanation.advice,
-        )
+        members = {field.name: getattr(count, field.name) for field in fields(count)}
+        return cls(**members, meaning=explanation.meaning, advice=explanation.advice)
 
 
 class FailureList(BaseModel):

@@ -1,4 +1,4 @@
-"""A set of failures that a person has counted, to replay or discard exactly that set."""
+"""A set of failures as a person counted it, for a replay or discard."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime

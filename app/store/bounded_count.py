@@ -23,8 +23,8 @@ class BoundedCount:
     @classmethod
     def build(cls, counted: int, limit: int | None = None) -> Self:
         """Return a count of rows that were counted up to limit + 1, by default COUNT_LIMIT + 1."""
-        most = COUNT_LIMIT if limit is None else limit
-        return cls(min(counted, most), is_exact=counted <= most)
+        limit = COUNT_LIMIT if limit is None else limit
+        return cls(min(counted, limit), is_exact=counted <= limit)
 
     @property
     def at_least(self) -> int:

@@ -1,4 +1,4 @@
-"""Counts over the whole store, for /metrics and the overview page. Each stops after COUNT_LIMIT."""
+"""Bounded counts over the whole store, for /metrics and the overview page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The page with all failures by cause, and the confirmations to replay or discard a set of them."""
+"""The page of failures by cause, and the confirmations of a replay or discard."""
 
 import base64
 import json
