@@ -111,11 +111,13 @@ class ReadTools:
     def show_account(self, integrated_account: str) -> AccountDetail:
         """Show the syncs of an account: state, reason, last run, and the time of the next one."""
         now = utc_now()
-        syncs = Accounts(self._database).list_syncs(integrated_account, now=now, limit=_MAX_SYNCS)
+        syncs = Accounts(self._database).list_syncs(integrated_account, now=now, limit=_MAX_SYNCS + 1)
         if not syncs:
             raise ToolError(f"There is no account {integrated_account} here. List them with list_accounts.")
         return AccountDetail(
-            integrated_account=integrated_account, syncs=[SyncView.build(sync, now=now) for sync in syncs]
+            integrated_account=integrated_account,
+            syncs=[SyncView.build(sync, now=now) for sync in syncs[:_MAX_SYNCS]],
+            is_partial=len(syncs) > _MAX_SYNCS,
         )
 
     def list_runs(

@@ -104,10 +104,11 @@ class SyncView(BaseModel):
 
 
 class AccountDetail(BaseModel):
-    """The syncs of an account, the worst first."""
+    """The syncs of an account, the worst first. is_partial: there are more."""
 
     integrated_account: str
     syncs: list[SyncView]
+    is_partial: bool
 
 
 class ListedRunView(BaseModel):

@@ -53,7 +53,9 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     @pages.get("/accounts/<id:account_id>")
     def show_account(account_id: str) -> str:
         now = utc_now()
-        syncs = accounts.list_syncs(account_id, now=now, limit=_MAX_SYNCS)
+        syncs, has_more_syncs = split_page(
+            accounts.list_syncs(account_id, now=now, limit=_MAX_SYNCS + 1), _MAX_SYNCS
+        )
         read = accounts.list_runs(account_id, after=read_time_cursor(), limit=PAGE_SIZE + 1)
         if not syncs and not read:
             raise NotFound("No run of this account has arrived, or its data was erased.")
@@ -63,6 +65,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             "dashboard/account.html",
             account_id=account_id,
             syncs=[(sync, explain_state(sync, now=now)) for sync in syncs],
+            has_more_syncs=has_more_syncs,
             runs=[(run, explain_gaps(run.summary)) for run in page],
             next_url=next_url,
         )

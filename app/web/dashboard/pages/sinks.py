@@ -13,8 +13,10 @@ from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates
 from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.web.dashboard.dashboard import Dashboard
+from app.web.dashboard.paging import split_page
 
 _MAX_REASON_CHARS = 200
+_MAX_MISFITS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,18 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def sinks_page() -> str:
         statuses = {status.sink: status for status in list_sink_statuses(dashboard.database, sinks)}
         rows = [_build_row(statuses[name], sinks[name]) for name in sorted(sinks)]
-        misfits = [misfit for misfit in ColumnMisfits(dashboard.database).list() if misfit.sink in sinks]
+        read = ColumnMisfits(dashboard.database).list_newest(limit=_MAX_MISFITS + 1)
+        newest, has_more_misfits = split_page(read, _MAX_MISFITS)
+        misfits = sorted(
+            (misfit for misfit in newest if misfit.sink in sinks),
+            key=lambda misfit: (misfit.sink, misfit.resource, misfit.column),
+        )
         return render_template(
-            "dashboard/sinks.html", rows=rows, misfits=misfits, max_reason=_MAX_REASON_CHARS
+            "dashboard/sinks.html",
+            rows=rows,
+            misfits=misfits,
+            has_more_misfits=has_more_misfits,
+            max_reason=_MAX_REASON_CHARS,
         )
 
     @pages.post("/sinks/<id:name>/pause")
