@@ -51,7 +51,7 @@ class AuditLog:
             "address": entry.address,
             "action": entry.action,
             "subject": entry.subject[:_MAX_SUBJECT_CHARS],
-            "number": entry.number.at_least,
+            "number": entry.number.as_number,
         }
         with self._database.transaction() as connection:
             connection.execute(insert(audit_log), row)

@@ -12,7 +12,7 @@ COUNT_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class BoundedCount:
-    """A count that stops at a limit. is_exact: False if there are more than `number`.
+    """A count that stops at a limit. is_exact: False if there are more than `number`, or may be.
 
     No int on purpose: every text must show that there are more.
     """
@@ -27,8 +27,8 @@ class BoundedCount:
         return cls(min(counted, limit), is_exact=counted <= limit)
 
     @property
-    def at_least(self) -> int:
-        """The smallest number that there can be: one more than `number` if there are more."""
+    def as_number(self) -> int:
+        """The count for metrics and columns, which have no "+": one more than `number` if it is not exact."""
         return self.number + (not self.is_exact)
 
     def format(self, noun: str) -> str:
@@ -39,7 +39,7 @@ class BoundedCount:
         return f"{self.number:,}{'' if self.is_exact else '+'}"
 
     def __bool__(self) -> bool:
-        return self.at_least > 0
+        return self.as_number > 0
 
     def __add__(self, other: Self) -> Self:
         return type(self)(self.number + other.number, is_exact=self.is_exact and other.is_exact)

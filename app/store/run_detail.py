@@ -94,7 +94,7 @@ class CauseGroups(Generic[_Group]):
     @property
     def number_in_other_groups(self) -> int:
         """The number of failures in smaller groups, which are left out."""
-        return self.number.at_least - sum(group.number for group in self.groups)
+        return self.number.as_number - sum(group.number for group in self.groups)
 
 
 def count_run_deliveries(database: Database, run_id: str, *, limit: int) -> int:

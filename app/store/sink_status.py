@@ -129,5 +129,7 @@ def _read_retried(database: Database, sink: str) -> tuple[list[Any], BoundedCoun
     rows = database.read(statement)
     # A delivery that became dead keeps its last outcome, and is not retried. It counts for the limit.
     retried = [row for row in rows if row.is_pending]
-    number, is_exact = sum(row.number for row in retried), sum(row.number for row in rows) <= _MAX_RETRIED
+    number = sum(row.number for row in retried)
+    # Nothing but dead ones: no alert on "more than none" that would never end.
+    is_exact = not number or sum(row.number for row in rows) <= _MAX_RETRIED
     return retried, BoundedCount(min(number, _MAX_RETRIED), is_exact=is_exact)

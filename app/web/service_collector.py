@@ -104,7 +104,7 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "rapidbridge_pending_deliveries",
         "Pending deliveries; 10,001 if there are more.",
-        facts.pending.at_least,
+        facts.pending.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_oldest_pending_age_seconds",
@@ -120,12 +120,12 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "rapidbridge_dead_records",
         "Dead records that were not discarded; 10,001 if there are more.",
-        facts.dead_records.at_least,
+        facts.dead_records.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_incomplete_runs",
         "Runs of the last day with gaps; 10,001 if there are more.",
-        facts.incomplete_runs.runs.at_least,
+        facts.incomplete_runs.runs.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_gap_records",
@@ -170,7 +170,7 @@ def _collect_sinks(sinks: Sequence[SinkStatus]) -> Iterator[Metric]:
         "Deliveries that the sink has not accepted yet: held ones up to 10,000, retried ones up to 1,000; "
         "1 more if there are more.",
         "sink",
-        {sink.sink: sink.waiting.at_least for sink in sinks},
+        {sink.sink: sink.waiting.as_number for sink in sinks},
     )
     yield _build_gauges(
         "rapidbridge_sink_last_write_timestamp_seconds",

@@ -6,7 +6,7 @@ from app.store.bounded_count import BoundedCount
 
 
 @pytest.mark.parametrize(
-    ("counted", "limit", "text", "at_least"),
+    ("counted", "limit", "text", "as_number"),
     [
         (0, 10_000, "0 deliveries", 0),
         (1, 10_000, "1 delivery", 1),
@@ -15,12 +15,12 @@ from app.store.bounded_count import BoundedCount
         (2, 1, "1+ deliveries", 2),
     ],
 )
-def test_a_count_shows_that_there_are_more(counted: int, limit: int, text: str, at_least: int) -> None:
+def test_a_count_shows_that_there_are_more(counted: int, limit: int, text: str, as_number: int) -> None:
     count = BoundedCount.build(counted, limit)
 
     assert count.format("delivery") == text
     assert str(count) == text.split(" ", maxsplit=1)[0]
-    assert count.at_least == at_least
+    assert count.as_number == as_number
     assert bool(count) is (counted > 0)
 
 

@@ -65,7 +65,7 @@ class SinkMonitor:
     def _close(self, failing: Notification, now: datetime) -> None:
         sink, since = failing.subject, failing.payload["since"]
         notified = BoundedCount(failing.payload["deliveries"], is_exact=failing.payload.get("is_exact", True))
-        waited = max(self._waiting.get(sink, notified), notified, key=lambda count: count.at_least)
+        waited = max(self._waiting.get(sink, notified), notified, key=lambda count: count.as_number)
         payload = {
             "since": since,
             "failing_s": round((now - datetime.fromisoformat(since)).total_seconds()),

@@ -46,4 +46,4 @@ class Dashboard:
         entry = AuditEntry(utc_now(), self.actor, find_client_address(request), action, subject, number)
         AuditLog(self.database).add(entry)
         by = {"actor": entry.actor, "address": entry.address}
-        log.info("action." + action, **by, subject=subject, number=number.at_least)
+        log.info("action." + action, **by, subject=subject, number=number.as_number)
