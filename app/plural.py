@@ -1,7 +1,11 @@
 """Numbers with their noun, in the singular or the plural."""
 
 
-def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 delivery" or "2,000 deliveries"."""
+def format_count(number: int, noun: str, *, has_more: bool = False) -> str:
+    """Return a number with its noun, such as "1 delivery" or "2,000 deliveries".
+
+    has_more: whether the count stopped at the number: "2,000+ deliveries".
+    """
     stem, ending = (noun[:-1], "ies") if noun.endswith("y") else (noun, "es" if noun.endswith("ch") else "s")
-    return f"{number:,} {noun if number == 1 else stem + ending}"
+    is_singular = number == 1 and not has_more
+    return f"{number:,}{'+' if has_more else ''} {noun if is_singular else stem + ending}"

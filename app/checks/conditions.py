@@ -1,23 +1,23 @@
 """Checks of failures, runs, tasks and notifications in the store."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.database.engine import Database
 from app.plural import format_count
-from app.store.failures import FailureReason, find_failure_reasons
+from app.store.bounded_count import COUNT_LIMIT, BoundedCount
+from app.store.failures import FailureReasons, count_failure_reasons
 from app.store.notification_outbox import NotificationOutbox, UnsentNotifications
 from app.store.notifications import Notification, Notifications
 from app.store.reasons import Reason
 
 _COMPONENT = "store"
-_MAX_FAILURES = 10_000
 
 
 def check_conditions(database: Database, *, now: datetime) -> Iterator[CheckResult]:
     """Yield the results for a store with its tables; raises StoreUnavailable."""
-    yield evaluate_failures(find_failure_reasons(database, limit=_MAX_FAILURES))
+    yield evaluate_failures(count_failure_reasons(database, limit=COUNT_LIMIT))
     notifications = Notifications(database)
     yield evaluate_runs(
         incomplete=notifications.count_since("run.incomplete", now - timedelta(days=1)),
@@ -27,17 +27,17 @@ def check_conditions(database: Database, *, now: datetime) -> Iterator[CheckResu
     yield from map(evaluate_unsent, NotificationOutbox(database).find_unsent(now=now))
 
 
-def evaluate_failures(failures: Sequence[FailureReason]) -> CheckResult:
+def evaluate_failures(failures: FailureReasons) -> CheckResult:
     """Return the result for the failed deliveries, other than those without an account."""
     # These have a check of their own.
-    others = [failure for failure in failures if failure.reason != Reason.NO_ACCOUNT]
+    others = [failure for failure in failures.groups if failure.reason != Reason.NO_ACCOUNT]
     if not others:
-        other = "other " if failures else ""
+        other = "other " if failures.groups else ""
         return ok(_COMPONENT, "failed", f"no {other}delivery has failed")
-    total = sum(failure.deliveries for failure in others)
-    at_least = "at least " if sum(failure.deliveries for failure in failures) >= _MAX_FAILURES else ""
+    number = min(sum(failure.deliveries for failure in others), failures.total.number)
+    total = BoundedCount(number, is_exact=failures.total.is_exact)
     reasons = ", ".join(f"{failure.deliveries:,} {failure.reason}" for failure in others)
-    message = f"{at_least}{format_count(total, 'failed delivery')}: {reasons}"
+    message = f"{total.format('failed delivery')}: {reasons}"
     return warn(_COMPONENT, "failed", message, "They are kept. For the remedies, run: rapidbridge dead list")
 
 

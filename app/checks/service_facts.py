@@ -12,9 +12,11 @@ from app.database.engine import Database
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.accounts import AccountFilter, Accounts, SyncState
+from app.store.bounded_count import BoundedCount
 from app.store.notifications import Notifications
 from app.store.pending import PendingDeliveries
 from app.store.service_counts import (
+    FailedDeliveries,
     IncompleteRuns,
     count_dead_records,
     count_failed_by_state,
@@ -32,7 +34,7 @@ MAX_WEBHOOKS = 20
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """Facts of the store. pending, dead_records: up to COUNT_LIMIT + 1. failed: the newest ones, by state.
+    """Facts of the store.
 
     oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
     day. accounts: their number by state. workers: the live ones. outdated_workers: those with another
@@ -40,10 +42,10 @@ class StoreFacts:
     since the store exists.
     """
 
-    pending: int
+    pending: BoundedCount
     oldest_pending_age_s: float
-    failed: Mapping[str, int]
-    dead_records: int
+    failed: FailedDeliveries
+    dead_records: BoundedCount
     incomplete_runs: IncompleteRuns
     sinks: Sequence[SinkStatus]
     accounts: Mapping[SyncState, int]

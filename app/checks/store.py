@@ -20,7 +20,7 @@ from app.plural import format_count
 from app.store.migrate import is_current
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
-from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
+from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.store.unattributed import UnattributedDeliveries, find_unattributed
 
 _COMPONENT = "store"
@@ -206,8 +206,7 @@ def evaluate_sink_status(status: SinkStatus) -> Iterator[CheckResult]:
 
 def format_waiting(status: SinkStatus) -> str:
     """Return the number of deliveries that wait for a sink."""
-    at_least = "at least " if status.held >= MAX_HELD else ""
-    return f"{at_least}{format_count(status.waiting, 'delivery')} waiting"
+    return f"{status.waiting.format('delivery')} waiting"
 
 
 def evaluate_unattributed(group: UnattributedDeliveries) -> CheckResult:

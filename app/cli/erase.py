@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import click
 
+from app.cli.common.audit import audit
+from app.cli.common.clients import open_interactive_database
 from app.cli.common.messages import LINE_WIDTH, format_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.output import print_json
@@ -71,6 +73,8 @@ def erase(account: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:
             if as_json and not yes:
                 raise click.UsageError("--json shows no numbers to confirm: pass --yes as well.")
             confirm(f"Erase all data of account {account}? This cannot be undone.", yes=yes)
+            # Without the id: the log is no place to find the account again.
+            audit(open_interactive_database(config.settings), "account.erase", "an integrated account")
             erased = erasure.erase_data()
     last = erased or before
     if as_json:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.audit import audit
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.messages import print_message
 from app.cli.common.options import dry_run_option, json_option, yes_option
@@ -21,6 +22,7 @@ from app.config.settings import read_environment, read_settings
 from app.database.engine import Database
 from app.plural import format_count
 from app.store.archive import Archive
+from app.store.bounded_count import BoundedCount
 from app.store.retention import PruneCounts, compute_cutoff, count_prunable
 from app.store.retention import prune as prune_pages
 
@@ -89,6 +91,12 @@ def prune(
     if not dry_run and counts.deliveries:
         effect = "The archive gets a copy first." if archive else "This cannot be undone."
         confirm(f"{_describe('Delete', counts, before)}\n{effect} Continue?", yes=yes)
+        audit(
+            database,
+            "delivery.prune",
+            f"received before {before:%Y-%m-%d %H:%M}",
+            BoundedCount(counts.deliveries),
+        )
         counts, is_finished = _prune_deliveries(database, before, archive, deliveries=counts.deliveries)
     if as_json:
         print_json({"before": before, "is_dry_run": dry_run, **asdict(counts)})

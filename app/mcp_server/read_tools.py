@@ -1,6 +1,7 @@
 """Tools that read: accounts, runs, deliveries, failures, sinks, operations, routes and checks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -47,7 +48,7 @@ from app.runs.route_match import match_route
 from app.runs.run_overview import read_run_overview
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.store.delivery_detail import read_delivery_detail
-from app.store.delivery_filter import DeliveryFilter, FailureCause
+from app.store.delivery_filter import CAUSE_FIELDS, DeliveryFilter, FailureCause
 from app.store.delivery_search import search_deliveries
 from app.store.failure_groups import count_all_failures, count_failures
 from app.store.models import DeliveryState
@@ -58,7 +59,6 @@ from app.truto.events import RECORD_EVENT
 
 _CHECKS_TIMEOUT_S = 15.0
 _MAX_SYNCS = 200
-_CAUSE_FIELDS = ("state", "reason", "sink", "resource")
 FailureKind = Literal["deliveries", "records"]
 
 
@@ -98,24 +98,26 @@ class ReadTools:
         """List the customers' accounts with the state of their syncs and its reason; the worst come first."""
         accounts, now = Accounts(self._database), utc_now()
         account_filter = AccountFilter(id_part=id_part, environment_id=environment)
-        found = accounts.list_accounts(
+        read = accounts.list_accounts(
             account_filter, state=state, after=_read_account_position(cursor), now=now, limit=limit + 1
         )
-        page, numbers = found[:limit], accounts.count_by_state(account_filter, now=now)
+        page, numbers = read[:limit], accounts.count_by_state(account_filter, now=now)
         return AccountList(
             accounts=[AccountView.build(account, now=now) for account in page],
             numbers={str(name): number for name, number in numbers.items()},
-            next_cursor=write_cursor(*page[-1].position) if len(found) > limit else None,
+            next_cursor=write_cursor(*page[-1].position) if len(read) > limit else None,
         )
 
     def show_account(self, integrated_account: str) -> AccountDetail:
         """Show the syncs of an account: state, reason, last run, and the time of the next one."""
         now = utc_now()
-        syncs = Accounts(self._database).list_syncs(integrated_account, now=now, limit=_MAX_SYNCS)
+        syncs = Accounts(self._database).list_syncs(integrated_account, now=now, limit=_MAX_SYNCS + 1)
         if not syncs:
             raise ToolError(f"There is no account {integrated_account} here. List them with list_accounts.")
         return AccountDetail(
-            integrated_account=integrated_account, syncs=[SyncView.build(sync, now=now) for sync in syncs]
+            integrated_account=integrated_account,
+            syncs=[SyncView.build(sync, now=now) for sync in syncs[:_MAX_SYNCS]],
+            is_partial=len(syncs) > _MAX_SYNCS,
         )
 
     def list_runs(
@@ -214,7 +216,7 @@ class ReadTools:
             reason=reason,
             since=read_time(since),
         )
-        parts = read_cursor(cursor, len(_CAUSE_FIELDS))
+        parts = read_cursor(cursor, len(CAUSE_FIELDS))
         counts = count_failures(
             self._database,
             delivery_filter,
@@ -227,7 +229,7 @@ class ReadTools:
         return FailureList(
             groups=list(map(FailureView.build, counts.groups)),
             total=totals.records if kind == "records" else totals.deliveries,
-            next_cursor=write_cursor(*(getattr(after, name) for name in _CAUSE_FIELDS)) if after else None,
+            next_cursor=write_cursor(*astuple(after)) if after else None,
         )
 
     def list_sinks(self) -> SinkList:
@@ -238,11 +240,11 @@ class ReadTools:
         """List replays and discards, newest first, with their progress."""
         position = read_time_cursor(cursor)
         after = (position[0], _read_uuid(position[1])) if position else None
-        found = Operations(self._database).list_newest(after=after, limit=limit + 1)
-        page = found[:limit]
+        read = Operations(self._database).list_newest(after=after, limit=limit + 1)
+        page = read[:limit]
         return OperationList(
             operations=list(map(OperationView.build, page)),
-            next_cursor=write_cursor(page[-1].requested_at, page[-1].id) if len(found) > limit else None,
+            next_cursor=write_cursor(page[-1].requested_at, page[-1].id) if len(read) > limit else None,
         )
 
     def explain_route(

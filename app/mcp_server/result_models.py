@@ -1,6 +1,7 @@
 """Results of the tools. Their fields become the schema that an agent reads."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from app.runs.run_overview import RunOverview
 from app.runs.stop_request import RunStop
 from app.runs.sync_reasons import explain_state
 from app.store.accounts import Account, Sync
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_detail import DeadRecordCount, DeliveryDetail, DeliveryRow
 from app.store.delivery_filter import DeliverySummary, FailureCause
 from app.store.failure_groups import FailureCount
@@ -102,10 +104,11 @@ class SyncView(BaseModel):
 
 
 class AccountDetail(BaseModel):
-    """The syncs of an account, the worst first."""
+    """The syncs of an account, the worst first. is_partial: there are more."""
 
     integrated_account: str
     syncs: list[SyncView]
+    is_partial: bool
 
 
 class ListedRunView(BaseModel):
@@ -264,10 +267,10 @@ class DeliveryView(BaseModel):
 
 
 class FailureView(BaseModel):
-    """Failed deliveries, or dead records, with the same cause. number: 10,001 stands for more than 10,000."""
+    """Failed deliveries, or dead records, with the same cause."""
 
     cause: FailureCause
-    number: int
+    number: BoundedCount
     oldest: datetime
     newest: datetime
     example: UUID
@@ -278,22 +281,15 @@ class FailureView(BaseModel):
     def build(cls, count: FailureCount) -> "FailureView":
         """Return a group, explained."""
         explanation = explain(count.cause.state, count.cause.reason)
-        return cls(
-            cause=count.cause,
-            number=count.number,
-            oldest=count.oldest,
-            newest=count.newest,
-            example=count.example,
-            meaning=explanation.meaning,
-            advice=explanation.advice,
-        )
+        members = {field.name: getattr(count, field.name) for field in fields(count)}
+        return cls(**members, meaning=explanation.meaning, advice=explanation.advice)
 
 
 class FailureList(BaseModel):
-    """Failures by cause. total: of all causes together; 10,001 stands for more than 10,000."""
+    """Failures by cause. total: of all causes together."""
 
     groups: list[FailureView]
-    total: int
+    total: BoundedCount
     next_cursor: str | None
 
 

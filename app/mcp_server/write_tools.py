@@ -19,7 +19,7 @@ from app.replay.failure_set import FailureSet
 from app.replay.operations import OperationRequest, cancel_operation
 from app.runs.stop_request import STOP_ACTION, request_stop
 from app.store.audit_log import AuditEntry, AuditLog
-from app.store.bounded_count import COUNT_LIMIT
+from app.store.bounded_count import ONE, BoundedCount
 from app.store.delivery_filter import DeliveryFilter
 from app.store.operations import Operations, Requester
 from app.store.runs import Runs
@@ -74,15 +74,9 @@ class WriteTools:
         since: Time = "",
     ) -> OperationView:
         """Replay a set of failed deliveries, or of deliveries with dead records. Workers carry it out."""
-        delivery_filter = DeliveryFilter(
-            ids=tuple(deliveries),
-            integrated_account_id=integrated_account,
-            sync_job_run_id=run,
-            resource=resource,
-            reason=reason,
-            since=read_time(since),
+        failures = _build_set(
+            kind, deliveries, integrated_account, run, resource=resource, reason=reason, since=since
         )
-        failures = _build_set(kind, delivery_filter)
         self._confirm("failed.replay", failures, expected)
         operation = failures.start_replay(
             self._database, requester=self._requester, config=self._config.delivery_config, now=utc_now()
@@ -103,15 +97,9 @@ class WriteTools:
         since: Time = "",
     ) -> OperationView:
         """Discard a set of failed deliveries or dead records: they no longer count as failures."""
-        delivery_filter = DeliveryFilter(
-            ids=tuple(deliveries),
-            integrated_account_id=integrated_account,
-            sync_job_run_id=run,
-            resource=resource,
-            reason=reason,
-            since=read_time(since),
+        failures = _build_set(
+            kind, deliveries, integrated_account, run, resource=resource, reason=reason, since=since
         )
-        failures = _build_set(kind, delivery_filter)
         number = self._confirm("failed.discard", failures, expected)
         operation = failures.start_discard(
             self._database, because=because, number=number, requester=self._requester, now=utc_now()
@@ -121,10 +109,12 @@ class WriteTools:
     def cancel_operation(self, operation: UUID) -> OperationView:
         """Cancel a replay or a discard. The part that is done stays."""
         operations = Operations(self._database)
-        if operations.get(operation) is None:
+        stored = operations.get(operation)
+        if stored is None:
             raise ToolError(f"There is no operation {operation} here. List them with list_operations.")
-        self._audit("operation.cancel", str(operation))
-        cancel_operation(self._database, operation)
+        if not stored.is_finished:
+            self._audit("operation.cancel", str(operation))
+            cancel_operation(self._database, operation)
         cancelled = operations.get(operation)
         if cancelled is None:
             raise ToolError(f"The operation {operation} was deleted.")
@@ -133,17 +123,21 @@ class WriteTools:
     def pause_sink(self, sink: str, reason: Because) -> ActionResult:
         """Pause a sink: workers hold its deliveries until it is resumed, and lose none."""
         self._check_sink(sink)
-        self._audit("sink.pause", sink)
+        states = SinkStates(self._database)
+        if not states.is_paused(sink):
+            self._audit("sink.pause", sink)
         by = f"{_ACTOR}@{self._requester.address}"
-        is_changed = SinkStates(self._database).pause(sink, by=by, reason=reason, now=utc_now())
+        is_changed = states.pause(sink, by=by, reason=reason, now=utc_now())
         message = "Paused; its deliveries are held." if is_changed else "The sink was paused before."
         return ActionResult(is_changed=is_changed, message=message)
 
     def resume_sink(self, sink: str) -> ActionResult:
         """Resume a paused sink: it gets the held deliveries in the order of their arrival."""
         self._check_sink(sink)
-        self._audit("sink.resume", sink)
-        is_changed = SinkStates(self._database).resume(sink)
+        states = SinkStates(self._database)
+        if states.is_paused(sink):
+            self._audit("sink.resume", sink)
+        is_changed = states.resume(sink)
         message = "Resumed; it catches up." if is_changed else "The sink was not paused."
         return ActionResult(is_changed=is_changed, message=message)
 
@@ -157,22 +151,34 @@ class WriteTools:
             raise ToolError("Runs cannot be stopped: set TRUTO_API_TOKEN for the workers, and restart them.")
         if stored.has_ended:
             return ActionResult(is_changed=False, message=f"The run has ended: {stored.status}.")
+        if stored.stop_reason:
+            message = "The stop was requested before; show_run has its result."
+            return ActionResult(is_changed=False, message=message)
         self._audit(STOP_ACTION, run)
         is_changed = request_stop(runs, run)
         message = "A worker sends the stop to Truto within seconds; show_run has its result."
         return ActionResult(is_changed=is_changed, message=message)
 
-    def _confirm(self, action: str, failures: FailureSet, expected: int) -> int:
+    def _confirm(self, action: str, failures: FailureSet, expected: int) -> BoundedCount:
         """Record an action on a set, and return its number; raises ToolError if another one is expected."""
         number = failures.count(self._database)
-        if number != expected:
-            counted = f"more than {COUNT_LIMIT:,}" if number > COUNT_LIMIT else f"{number:,}"
+        if not number:
             raise ToolError(
-                f"Nothing was changed: {counted} failures are in the set, and {expected:,} were expected. "
-                f"Show the number to your user, then call again with expected={number}."
+                "Nothing was changed: no failure is in the set. Others may have replayed or discarded it. "
+                "List the failures with list_failures."
             )
-        conditions = OperationRequest(failures.delivery_filter).describe()
-        self._audit(action, "; ".join(f"{name}: {value}" for name, value in conditions.items()), number)
+        if not number.is_exact:
+            raise ToolError(
+                f"Nothing was changed: {number} failures are in the set, which are too many to confirm by "
+                "their number. Choose a smaller set, such as one reason, resource, account or run; or let "
+                "your user replay or discard all of them on the page Failed of the dashboard."
+            )
+        if number.number != expected:
+            raise ToolError(
+                f"Nothing was changed: {number} failures are in the set, and {expected:,} were expected. "
+                f"Show the number to your user, then call again with expected={number.number}."
+            )
+        self._audit(action, OperationRequest(failures.delivery_filter).as_subject(), number)
         return number
 
     def _check_sink(self, sink: str) -> None:
@@ -180,10 +186,27 @@ class WriteTools:
         if sink not in known:
             raise ToolError(f"There is no sink {sink}; known: {', '.join(known) or 'none'}.")
 
-    def _audit(self, action: str, subject: str, number: int = 1) -> None:
+    def _audit(self, action: str, subject: str, number: BoundedCount = ONE) -> None:
         entry = AuditEntry(utc_now(), _ACTOR, self._requester.address, action, subject, number)
         AuditLog(self._database).add(entry)
 
 
-def _build_set(kind: FailureKind, delivery_filter: DeliveryFilter) -> FailureSet:
+def _build_set(
+    kind: FailureKind,
+    deliveries: Sequence[UUID],
+    integrated_account: str,
+    run: str,
+    *,
+    resource: str,
+    reason: str,
+    since: str,
+) -> FailureSet:
+    delivery_filter = DeliveryFilter(
+        ids=tuple(deliveries),
+        integrated_account_id=integrated_account,
+        sync_job_run_id=run,
+        resource=resource,
+        reason=reason,
+        since=read_time(since),
+    )
     return FailureSet.build(delivery_filter, of_records=kind == "records", counted_at=utc_now())

@@ -78,7 +78,7 @@ def _format_sink_failing(payload: Payload) -> str:
     return (
         f"*Sink failing:* {_get_text(payload, 'sink')} since {_get_text(payload, 'since')}: "
         f"{_get_text(payload, 'reason')}. "
-        f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waiting."
+        f"{_format_deliveries(payload)} waiting."
         f"{message}"
     )
 
@@ -87,13 +87,13 @@ def _format_sink_recovered(payload: Payload) -> str:
     failing_min = _to_int(payload.get("failing_s")) // 60
     return (
         f"*Sink recovered:* {_get_text(payload, 'sink')} works again after {failing_min} min. "
-        f"{format_count(_to_int(payload.get('deliveries')), 'delivery')} waited; workers write them now."
+        f"{_format_deliveries(payload)} waited; workers write them now."
     )
 
 
 def _format_account_unknown(payload: Payload) -> str:
     return (
-        f"*Account unknown:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} of webhook "
+        f"*Account unknown:* {_format_deliveries(payload)} of webhook "
         f"{_get_text(payload, 'webhook_id')} since {_get_text(payload, 'since')} name no integrated account. "
         "They are kept; name the account in the routes file, then replay them."
     )
@@ -144,7 +144,7 @@ def _format_webhook_rejected(payload: Payload) -> str:
 
 def _format_delivery_failed(payload: Payload) -> str:
     return (
-        f"*Deliveries failed:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} since "
+        f"*Deliveries failed:* {_format_deliveries(payload)} since "
         f"{_get_text(payload, 'since')}, reason: {_get_text(payload, 'reason')}. They are kept. For the "
         "remedy, run: rapidbridge dead list"
     )
@@ -152,7 +152,7 @@ def _format_delivery_failed(payload: Payload) -> str:
 
 def _format_delivery_delayed(payload: Payload) -> str:
     return (
-        f"*Deliveries delayed:* {_format_pending(payload)} pending, the oldest one was received at "
+        f"*Deliveries delayed:* {_format_deliveries(payload)} pending; the oldest one was received at "
         f"{_get_text(payload, 'since')}. "
         "Read the workers' log, and start more workers: rapidbridge worker"
     )
@@ -160,14 +160,14 @@ def _format_delivery_delayed(payload: Payload) -> str:
 
 def _format_workers_missing(payload: Payload) -> str:
     return (
-        f"*Workers missing:* no worker process has been alive since {_get_text(payload, 'since')}, and "
-        f"{_format_pending(payload)} pending. Read the log of `rapidbridge worker`, and restart it."
+        f"*Workers missing:* no worker process has been alive since {_get_text(payload, 'since')}; "
+        f"{_format_deliveries(payload)} pending. Read the log of `rapidbridge worker`, and restart it."
     )
 
 
 def _format_spool_in_use(payload: Payload) -> str:
     return (
-        f"*Spool in use:* {format_count(_to_int(payload.get('deliveries')), 'delivery')} in Redis since "
+        f"*Spool in use:* {_format_deliveries(payload)} in Redis since "
         f"{_get_text(payload, 'since')}, because a process could not use the database. They move to the "
         "inbox once the workers can write to it. Run: rapidbridge doctor"
     )
@@ -246,11 +246,9 @@ def _format_gap(resource: Payload) -> str:
     return ", ".join(parts)
 
 
-def _format_pending(payload: Payload) -> str:
-    number = _to_int(payload.get("deliveries"))
-    # Not counted further.
-    more = "+" if number >= 10_000 else ""
-    return f"{number:,}{more} {'delivery is' if number == 1 else 'deliveries are'}"
+def _format_deliveries(payload: Payload) -> str:
+    has_more = payload.get("is_exact") is False
+    return format_count(_to_int(payload.get("deliveries")), "delivery", has_more=has_more)
 
 
 def _format_errors(payload: Payload) -> str:

@@ -13,6 +13,7 @@ from app.errors import StoreUnavailable, TransientError
 from app.logs import locate_error
 from app.replay.operations import OperationRequest
 from app.replay.rate_limit import RateLimit
+from app.store.bounded_count import BoundedCount
 from app.store.discards import DiscardableSet
 from app.store.operations import Operation, OperationKind, Operations
 from app.store.replays import Replay, Replays
@@ -151,9 +152,10 @@ class _ReplayExecution:
         self._is_exhausted = left <= 0 or not self._requeue(replay, limit)
         return True
 
-    def _count(self) -> int:
-        number = self._replays.count_candidates(self._request.delivery_filter, limit=_MAX_TOTAL)
-        return number if self._request.limit is None else min(number, self._request.limit)
+    def _count(self) -> BoundedCount:
+        candidates = self._replays.count_candidates(self._request.delivery_filter, limit=_MAX_TOTAL)
+        limit = self._request.limit
+        return candidates if limit is None or candidates.as_number <= limit else BoundedCount(limit)
 
     def _requeue(self, replay: Replay, limit: int) -> bool:
         """Requeue up to `limit` deliveries; return False if none is left."""
@@ -191,11 +193,11 @@ class _DiscardExecution:
         return True if has_more else None
 
 
-def _count_total(count: Callable[[], int]) -> int | None:
+def _count_total(count: Callable[[], BoundedCount]) -> int | None:
     """Return the number of deliveries or records; None if it is too large to count."""
     try:
-        number = count()
+        total = count()
     except StoreUnavailable:
         # A statement timeout, for example. The work needs no total, and reports an outage itself.
         return None
-    return number if number <= _MAX_TOTAL else None
+    return total.number if total.is_exact else None

@@ -1,4 +1,4 @@
-"""A set of failures that a person has counted, to replay or discard exactly that set."""
+"""A set of failures as a person counted it, for a replay or discard."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,7 +8,7 @@ from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
 from app.replay.operations import start_discard, start_replay
 from app.replay.request import ReplayRequest, select_dead_records, select_failed
-from app.store.bounded_count import COUNT_LIMIT
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter
 from app.store.discards import DiscardableSet
 from app.store.operations import Operation, Requester
@@ -35,8 +35,8 @@ class FailureSet:
         until = min(delivery_filter.until or counted_at, counted_at)
         return cls(replace(delivery_filter, until=until), of_records, counted_at)
 
-    def count(self, database: Database) -> int:
-        """Count the failures that are in the set now, up to COUNT_LIMIT + 1; raises StoreUnavailable."""
+    def count(self, database: Database) -> BoundedCount:
+        """Count the failures that are in the set now; raises StoreUnavailable."""
         # Not limited by the time of the last change, which the index does not have.
         return DiscardableSet(database, self.delivery_filter, of_records=self.of_records).count_bounded()
 
@@ -49,7 +49,7 @@ class FailureSet:
         return start_replay(database, request, requester=requester, config=config, now=now)
 
     def start_discard(
-        self, database: Database, *, because: str, number: int, requester: Requester, now: datetime
+        self, database: Database, *, because: str, number: BoundedCount, requester: Requester, now: datetime
     ) -> Operation:
         """Discard the set; see `app.replay.operations.start_discard`. number: as it was counted."""
         return start_discard(
@@ -58,7 +58,7 @@ class FailureSet:
             of_records=self.of_records,
             because=because,
             requester=requester,
-            total=number if number <= COUNT_LIMIT else None,
+            total=number.number if number.is_exact else None,
             now=now,
         )
 

@@ -51,6 +51,10 @@ class OperationRequest:
         # A cause has empty members that are conditions.
         return texts | {f"exact {name}": text or "(none)" for name, text in cause.items()}
 
+    def as_subject(self) -> str:
+        """Return the conditions as one line for the audit log."""
+        return "; ".join(f"{name}: {value}" for name, value in self.describe().items()) or "all"
+
     @classmethod
     def from_json(cls, text: str) -> "OperationRequest":
         """Return the request of which `to_json` made a text."""

@@ -11,10 +11,14 @@ from app.truto.runs import SyncJobRun, is_final
 
 @dataclass(frozen=True, slots=True)
 class StopResult:
-    """The state of a run after a request to stop it. status: None if Truto refused the request."""
+    """The state of a run after a request to stop it.
+
+    is_changed: False if it had ended before. status: None if Truto refused the request.
+    """
 
     sync_job_run_id: str
     is_stopped: bool
+    is_changed: bool
     message: str
     status: str | None
 
@@ -52,10 +56,12 @@ def stop_run(api: TrutoClient, run_id: str) -> StopResult:
     try:
         run = api.get_run(run_id)
         if is_final(run.status or ""):
-            return StopResult(run_id, is_stopped=True, message="it had already ended", status=run.status)
-        return StopResult(run_id, is_stopped=True, message="", status=_stopped_status(api.stop_run(run_id)))
+            message = "it had already ended"
+            return StopResult(run_id, is_stopped=True, is_changed=False, message=message, status=run.status)
+        status = _stopped_status(api.stop_run(run_id))
+        return StopResult(run_id, is_stopped=True, is_changed=True, message="", status=status)
     except TrutoRefused as error:
-        return StopResult(run_id, is_stopped=False, message=str(error), status=None)
+        return StopResult(run_id, is_stopped=False, is_changed=False, message=str(error), status=None)
 
 
 def _stopped_status(run: SyncJobRun) -> str:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import delete, insert, select, tuple_
 
 from app.database.engine import Database
+from app.store.bounded_count import ONE, BoundedCount
 from app.store.schema import audit_log
 
 _KEPT = timedelta(days=400)
@@ -26,7 +28,7 @@ class AuditEntry:
     address: str
     action: str
     subject: str
-    number: int = 1
+    number: BoundedCount = ONE
     id: str = ""
 
 
@@ -49,7 +51,7 @@ class AuditLog:
             "address": entry.address,
             "action": entry.action,
             "subject": entry.subject[:_MAX_SUBJECT_CHARS],
-            "number": entry.number,
+            "number": entry.number.as_number,
         }
         with self._database.transaction() as connection:
             connection.execute(insert(audit_log), row)
@@ -67,11 +69,16 @@ class AuditLog:
             .order_by(audit_log.c.at, audit_log.c.id)
             .limit(limit)
         )
-        return [AuditEntry(*row) for row in self._database.read(statement)]
+        return list(map(_to_entry, self._database.read(statement)))
 
     def list_newest(self, *, after: tuple[datetime, str] | None = None, limit: int) -> Sequence[AuditEntry]:
         """Return entries, newest first. after: the time and the id of the entry to continue after."""
         statement = select(*_COLUMNS).order_by(audit_log.c.at.desc(), audit_log.c.id.desc()).limit(limit)
         if after:
             statement = statement.where(tuple_(audit_log.c.at, audit_log.c.id) < after)
-        return [AuditEntry(*row) for row in self._database.read(statement)]
+        return list(map(_to_entry, self._database.read(statement)))
+
+
+def _to_entry(row: Any) -> AuditEntry:
+    # COUNT_LIMIT + 1 was stored for more.
+    return AuditEntry(**{**row._asdict(), "number": BoundedCount.build(row.number)})

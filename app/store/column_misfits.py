@@ -11,7 +11,6 @@ from app.database.upsert import insert_into
 from app.store.schema import column_misfits
 
 _KEPT = timedelta(days=30)
-_MAX_LISTED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,10 @@ class ColumnMisfits:
                 connection.execute(statement, rows)
             self._database.execute(delete(column_misfits).where(counts.last_at < now - _KEPT))
 
-    def list(self) -> Sequence[ColumnMisfit]:
-        """Return the newest counts, at most 200, by sink, resource and column."""
-        newest = select(column_misfits).order_by(column_misfits.c.last_at.desc()).limit(_MAX_LISTED)
-        misfits = [
+    def list_newest(self, *, limit: int) -> Sequence[ColumnMisfit]:
+        """Return the counts whose newest misfit is the newest."""
+        newest = select(column_misfits).order_by(column_misfits.c.last_at.desc()).limit(limit)
+        return [
             ColumnMisfit(row.sink, row.resource, row.column_name, row.number, row.first_at, row.last_at)
             for row in self._database.read(newest)
         ]
-        return sorted(misfits, key=lambda misfit: (misfit.sink, misfit.resource, misfit.column))

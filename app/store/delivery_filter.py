@@ -37,6 +37,9 @@ class FailureCause:
     resource: str
 
 
+CAUSE_FIELDS = tuple(field.name for field in fields(FailureCause))
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
     """Conditions that a delivery must meet. Empty conditions match every delivery.

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Subquery, and_, case, func, select, true, tuple_
 
 from app.database.engine import Database
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, where_clauses
 from app.store.failures import FAILED_STATES, IS_FAILED
 from app.store.models import DeliveryState
@@ -41,14 +42,6 @@ class DeliveryPage:
     deliveries: Sequence[DeliverySummary]
     next: Position | None = None
     is_cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MatchCount:
-    """A number of deliveries that match a filter. is_exact: False if only the newest rows were read."""
-
-    number: int
-    is_exact: bool
 
 
 def search_deliveries(
@@ -80,12 +73,12 @@ def search_deliveries(
 
 def count_matches(
     database: Database, delivery_filter: DeliveryFilter, *, max_rows: int = COUNTED_ROWS
-) -> MatchCount:
+) -> BoundedCount:
     """Count the matches among the newest max_rows of the index; raises StoreUnavailable."""
     chunk = _select_chunk(database, delivery_filter, None, max_rows + 1)
     number = func.sum(_matches(delivery_filter, chunk))
     [(rows, matching)] = database.read(select(func.count(), number).select_from(chunk))
-    return MatchCount(int(matching or 0), is_exact=rows <= max_rows)
+    return BoundedCount(min(int(matching or 0), max_rows), is_exact=rows <= max_rows)
 
 
 def _find_in_chunk(

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from app.database.engine import Database
-from app.store.bounded_count import COUNT_LIMIT, count_up_to
+from app.store.bounded_count import COUNT_LIMIT, BoundedCount, count_up_to
 from app.store.delivery_filter import DeliveryFilter, FailureCause, matches_pattern, where_clauses
 from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED
 from app.store.reasons import RECORD
@@ -41,10 +41,10 @@ _MAX_VISITED = 1000
 
 @dataclass(frozen=True, slots=True)
 class FailureCount:
-    """Failures with the same cause. number: up to COUNT_LIMIT + 1. example: the id of the newest delivery."""
+    """Failures with the same cause. example: the id of the newest delivery."""
 
     cause: FailureCause
-    number: int
+    number: BoundedCount
     oldest: datetime
     newest: datetime
     example: UUID
@@ -65,10 +65,10 @@ class FailureCounts:
 
 @dataclass(frozen=True, slots=True)
 class FailureTotals:
-    """Numbers of failures, each up to COUNT_LIMIT + 1."""
+    """Numbers of failures."""
 
-    deliveries: int
-    records: int
+    deliveries: BoundedCount
+    records: BoundedCount
 
 
 def count_failures(
@@ -108,7 +108,7 @@ def count_all_failures(database: Database, *, since: datetime | None) -> Failure
     for source in (_DELIVERIES, _RECORDS):
         failures = select(source.delivery_id).select_from(source.rows).where(source.is_failure)
         numbers.append(count_up_to(failures.where(source.time >= since) if since else failures))
-    return FailureTotals(*database.read(select(*numbers))[0])
+    return FailureTotals(*map(BoundedCount.build, database.read(select(*numbers))[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,9 @@ def _count_causes(
         _select_edge(source, keys, source.delivery_id, is_newest=True, since=since).label("example"),
     )
     return [
-        FailureCount(causes[row.position], row.number, row.oldest, row.newest, row.example)
+        FailureCount(
+            causes[row.position], BoundedCount.build(row.number), row.oldest, row.newest, row.example
+        )
         for row in sorted(database.read(statement), key=lambda row: row.position)
         if row.number
     ]
@@ -247,7 +249,7 @@ def _group_newest(database: Database, source: _Source, delivery_filter: Delivery
         .select_from(DEAD_RECORDS_JOIN if source is _RECORDS else deliveries)
         .where(*conditions)
         .order_by(source.time.desc())
-        .limit(COUNT_LIMIT)
+        .limit(COUNT_LIMIT + 1)
         .subquery()
     )
     key = [newest.c[name] for name in source.key]
@@ -263,11 +265,19 @@ def _group_newest(database: Database, source: _Source, delivery_filter: Delivery
         .group_by(*key)
         .order_by(*key)
     )
+    rows = database.read(statement)
+    is_exact = sum(row.number for row in rows) <= COUNT_LIMIT
     groups = [
-        FailureCount(_to_cause(source, row), row.number, row.oldest, row.newest, UUID(row.example))
-        for row in database.read(statement)
+        FailureCount(
+            _to_cause(source, row),
+            BoundedCount(min(row.number, COUNT_LIMIT), is_exact=is_exact),
+            row.oldest,
+            row.newest,
+            UUID(row.example),
+        )
+        for row in rows
     ]
-    return FailureCounts(groups, is_newest_only=sum(group.number for group in groups) >= COUNT_LIMIT)
+    return FailureCounts(groups, is_newest_only=not is_exact)
 
 
 def _of_cause(source: _Source, causes: CTE, since: datetime | None) -> list[ColumnElement[bool]]:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, or_, select
 
 from app.database.engine import Database
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.models import DeliveryState
 from app.store.reasons import RECORD
@@ -128,8 +129,24 @@ class FailureReason:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class FailureReasons:
+    """Failed deliveries by reason, the largest group first. total: of all groups, which are only a part if
+    it is not exact.
+    """
+
+    groups: Sequence[FailureReason]
+    total: BoundedCount
+
+
+def count_failure_reasons(database: Database, *, limit: int) -> FailureReasons:
+    """Count the failed deliveries by reason, `limit` of them at most; raises StoreUnavailable."""
+    groups = find_failure_reasons(database, limit=limit + 1)
+    return FailureReasons(groups, BoundedCount.build(sum(group.deliveries for group in groups), limit))
+
+
 def find_failure_reasons(database: Database, *, limit: int | None = None) -> list[FailureReason]:
-    """Return the failed deliveries by reason, largest group first; raises StoreUnavailable.
+    """Return the failed deliveries by reason, the largest group first; raises StoreUnavailable.
 
     limit: the number of deliveries to read at most; None reads all.
     """

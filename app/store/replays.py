@@ -23,7 +23,7 @@ from sqlalchemy import (
 from app.database.engine import Database
 from app.database.upsert import insert_into
 from app.errors import UnreadableDelivery
-from app.store.bounded_count import count_up_to
+from app.store.bounded_count import BoundedCount, count_up_to
 from app.store.delivery_filter import DeliveryFilter, where_clauses
 from app.store.envelope_columns import to_columns
 from app.store.inbox import Inbox
@@ -156,10 +156,11 @@ class Replays:
             for resource, method, state, is_pruned, count in self._database.read(statement)
         ]
 
-    def count_candidates(self, delivery_filter: DeliveryFilter, *, limit: int) -> int:
-        """Count the deliveries that match and have a body; `limit` + 1 stands for more."""
+    def count_candidates(self, delivery_filter: DeliveryFilter, *, limit: int) -> BoundedCount:
+        """Count the deliveries that match and have a body, up to a limit."""
         candidates = select(deliveries.c.id).where(*where_clauses(delivery_filter), HAS_BODY)
-        return int(self._database.read(select(count_up_to(candidates, limit=limit)))[0][0])
+        [(counted,)] = self._database.read(select(count_up_to(candidates, limit=limit)))
+        return BoundedCount.build(counted, limit)
 
     def find_candidates(
         self, delivery_filter: DeliveryFilter, *, after: tuple[datetime, UUID] | None, limit: int
@@ -234,12 +235,12 @@ class Replays:
             for state, is_unreadable, count in self._database.read(statement)
         ]
 
-    def count_states(self, replay_id: UUID) -> dict[str, int]:
-        """Return the number of a replay's deliveries by state, each up to COUNT_LIMIT + 1."""
+    def count_states(self, replay_id: UUID) -> dict[str, BoundedCount]:
+        """Return the number of a replay's deliveries by state."""
         of_replay = select(deliveries.c.id).where(deliveries.c.replay_id == replay_id)
         numbers = [count_up_to(of_replay.where(_has_state(state))).label(state) for state in DeliveryState]
         [row] = self._database.read(select(*numbers))
-        return {state: number for state, number in row._asdict().items() if number}
+        return {state: BoundedCount.build(number) for state, number in row._asdict().items() if number}
 
     def count_dead_records(self, replay: Replay, *, sink: str = "") -> DeadRecordCounts:
         """Count the dead records of a replay's settled deliveries.

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Subquery, Text, cast, func, select
 
 from app.database.engine import Database
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliverySummary
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT
@@ -83,19 +84,17 @@ class DeadRecordGroup:
 
 @dataclass(frozen=True, slots=True)
 class CauseGroups(Generic[_Group]):
-    """The largest groups of a run's failures. number: of the failures in all groups.
-
-    is_partial: not all of the failures were read.
+    """The largest groups of a run's failures. number: of all failures; if it is not exact, the groups count
+    some of them only.
     """
 
     groups: Sequence[_Group]
-    number: int
-    is_partial: bool
+    number: BoundedCount
 
     @property
     def number_in_other_groups(self) -> int:
         """The number of failures in smaller groups, which are left out."""
-        return self.number - sum(group.number for group in self.groups)
+        return self.number.as_number - sum(group.number for group in self.groups)
 
 
 def count_run_deliveries(database: Database, run_id: str, *, limit: int) -> int:
@@ -138,7 +137,9 @@ def group_record_errors(
     table = record_errors.c
     message = func.substr(table.message, 1, _MAX_MESSAGE_CHARS).label("message")
     columns = (table.resource, table.method, table.remote_status, message)
-    read = select(*columns, table.delivery_id).where(table.sync_job_run_id == run_id).limit(limit).subquery()
+    read = (
+        select(*columns, table.delivery_id).where(table.sync_job_run_id == run_id).limit(limit + 1).subquery()
+    )
     cause = (read.c.resource, read.c.method, read.c.remote_status, read.c.message)
     rows = database.read(_group(read, cause))
     groups = [
@@ -168,7 +169,7 @@ def group_dead_records(
     read = (
         select(table.sink, table.reason, table.discard_reason, table.delivery_id)
         .join(newest, newest.c.id == table.delivery_id)
-        .limit(limit)
+        .limit(limit + 1)
         .subquery()
     )
     cause = (read.c.sink, read.c.reason)
@@ -206,5 +207,4 @@ def _group(read: Subquery, cause: Sequence[ColumnElement[Any]]) -> Select[Any]:
 
 
 def _build_groups(groups: Sequence[_Group], rows: Sequence[Any], *, limit: int) -> CauseGroups[_Group]:
-    number = int(rows[0].total) if rows else 0
-    return CauseGroups(groups, number, is_partial=number >= limit)
+    return CauseGroups(groups, BoundedCount.build(rows[0].total if rows else 0, limit))

@@ -1,4 +1,4 @@
-"""Counts over the whole store, for /metrics and the overview page. Each stops after COUNT_LIMIT."""
+"""Bounded counts over the whole store, for /metrics and the overview page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import func, literal_column, select
 
 from app.database.engine import Database
-from app.store.bounded_count import COUNT_LIMIT, count_up_to
+from app.store.bounded_count import COUNT_LIMIT, BoundedCount, count_up_to
 from app.store.failures import FAILED_STATES, IS_FAILED
 from app.store.run_summaries import HAS_GAPS
 from app.store.schema import dead_records, deliveries, runs
@@ -16,15 +16,23 @@ from app.store.schema import dead_records, deliveries, runs
 # the first.
 
 
-def count_pending(database: Database) -> int:
-    """Return the number of pending deliveries, up to COUNT_LIMIT + 1; raises StoreUnavailable."""
+def count_pending(database: Database) -> BoundedCount:
+    """Return the number of pending deliveries; raises StoreUnavailable."""
     received_at = deliveries.c.received_at
     pending = select(received_at).where(deliveries.c.settled_at.is_(None)).order_by(received_at)
-    return int(database.read(select(count_up_to(pending)))[0][0])
+    return BoundedCount.build(database.read(select(count_up_to(pending)))[0][0])
 
 
-def count_failed_by_state(database: Database) -> Mapping[str, int]:
-    """Return the newest COUNT_LIMIT + 1 failed deliveries by state; raises StoreUnavailable."""
+@dataclass(frozen=True, slots=True)
+class FailedDeliveries:
+    """Numbers of failed deliveries. by_state: of the newest COUNT_LIMIT + 1 ones."""
+
+    total: BoundedCount
+    by_state: Mapping[str, int]
+
+
+def count_failed_by_state(database: Database) -> FailedDeliveries:
+    """Return the number of failed deliveries by state; raises StoreUnavailable."""
     # Not a count for each state: without statistics of newly failed deliveries, PostgreSQL would sort them.
     newest = (
         select(deliveries.c.state)
@@ -35,21 +43,22 @@ def count_failed_by_state(database: Database) -> Mapping[str, int]:
     )
     rows = database.read(select(newest.c.state, func.count()).group_by(newest.c.state))
     numbers = {state: int(number) for state, number in rows}
-    return {state: numbers.get(state, 0) for state in FAILED_STATES}
+    by_state = {str(state): numbers.get(state, 0) for state in FAILED_STATES}
+    return FailedDeliveries(BoundedCount.build(sum(by_state.values())), by_state)
 
 
-def count_dead_records(database: Database) -> int:
-    """Return the dead records that nobody has discarded, up to COUNT_LIMIT + 1; raises StoreUnavailable."""
+def count_dead_records(database: Database) -> BoundedCount:
+    """Return the number of dead records that nobody has discarded; raises StoreUnavailable."""
     index = (dead_records.c.reason, dead_records.c.sink, dead_records.c.resource, dead_records.c.died_at)
     kept = select(*index).where(dead_records.c.discard_reason == literal_column("''")).order_by(*index)
-    return int(database.read(select(count_up_to(kept)))[0][0])
+    return BoundedCount.build(database.read(select(count_up_to(kept)))[0][0])
 
 
 @dataclass(frozen=True, slots=True)
 class IncompleteRuns:
-    """Runs with gaps, at most COUNT_LIMIT, and the records that their sinks lack."""
+    """Runs with gaps, and the records that the sinks of the newest COUNT_LIMIT + 1 of them lack."""
 
-    runs: int
+    runs: BoundedCount
     gap_records: int
 
 
@@ -59,8 +68,8 @@ def count_incomplete_runs(database: Database, *, since: datetime) -> IncompleteR
         select(runs.c.gap_records)
         .where(HAS_GAPS, runs.c.first_seen_at >= since)
         .order_by(runs.c.first_seen_at.desc())
-        .limit(COUNT_LIMIT)
+        .limit(COUNT_LIMIT + 1)
         .subquery()
     )
     [(number, records)] = database.read(select(func.count(), func.sum(incomplete.c.gap_records)))
-    return IncompleteRuns(int(number), int(records or 0))
+    return IncompleteRuns(BoundedCount.build(number), int(records or 0))

@@ -56,6 +56,11 @@ class SinkStates:
         statement = select(sink_states).order_by(sink_states.c.sink, sink_states.c.scope)
         return [SinkState(**row._mapping) for row in self._database.read(statement)]
 
+    def is_paused(self, sink: str) -> bool:
+        """Whether a person has paused a sink."""
+        paused = select(sink_states.c.sink).where(_is(sink, WHOLE_SINK), sink_states.c.paused_at.is_not(None))
+        return bool(self._database.read(paused))
+
     def pause(self, sink: str, *, by: str, reason: str, now: datetime) -> bool:
         """Pause a sink; return False if it is paused already."""
         row = {"paused_at": now, "paused_by": by, "pause_reason": reason}

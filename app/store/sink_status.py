@@ -9,14 +9,15 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.database.engine import Database
+from app.store.bounded_count import COUNT_LIMIT, BoundedCount
 from app.store.held import IS_FAILING, HeldDeliveries
 from app.store.reasons import SET_UP_REASONS, Reason
 from app.store.schema import deliveries, sink_outcomes
 from app.store.sink_states import WHOLE_SINK, SinkState, SinkStates
 
-# More are not counted: that would take long.
-MAX_HELD = 10_000
+# Each of these is read together with its delivery.
 _MAX_RETRIED = 1_000
+_NONE = BoundedCount(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class SinkStatus:
     """The status of one sink.
 
     failing_since: None if it works. reason, message: of the failure; one that a person has to correct comes
-    first. held: deliveries that wait for it, at most MAX_HELD. retried: other deliveries that it has not
-    accepted yet, at most 1,000. oldest_received_at: of both; None if there are none.
+    first. held: deliveries that wait for it. retried: other deliveries that it has not accepted yet.
+    oldest_received_at: of both; None if there are none.
     """
 
     sink: str
@@ -35,8 +36,8 @@ class SinkStatus:
     failing_since: datetime | None = None
     reason: str = ""
     message: str = ""
-    held: int = 0
-    retried: int = 0
+    held: BoundedCount = _NONE
+    retried: BoundedCount = _NONE
     oldest_received_at: datetime | None = None
     last_write_at: datetime | None = None
     last_failure_at: datetime | None = None
@@ -51,8 +52,8 @@ class SinkStatus:
         return (now - self.oldest_received_at).total_seconds() if self.oldest_received_at else None
 
     @property
-    def waiting(self) -> int:
-        """The deliveries that the sink has not accepted yet, as far as they are counted."""
+    def waiting(self) -> BoundedCount:
+        """The number of deliveries that the sink has not accepted yet."""
         return self.held + self.retried
 
 
@@ -81,8 +82,8 @@ def _build_status(
 ) -> SinkStatus:
     whole = next((state for state in states if state.scope == WHOLE_SINK), SinkState(sink))
     scopes = held.list_scopes(sink) if has_waiting else []
-    counts = [held.count(sink, scope, limit=MAX_HELD) for scope in scopes]
-    retried = _read_retried(database, sink) if has_waiting else []
+    counts = [held.count(sink, scope, limit=COUNT_LIMIT + 1) for scope in scopes]
+    retried, number = _read_retried(database, sink) if has_waiting else ([], _NONE)
     failures = [(state.open_since, state.reason, state.message) for state in states if state.open_since]
     failures += [
         (row.since, row.reason, row.message) for row in retried if row.reason == Reason.INTERNAL_ERROR
@@ -99,8 +100,8 @@ def _build_status(
         failing_since=min((since for since, *_ in failures), default=None),
         reason=reason,
         message=message,
-        held=min(MAX_HELD, sum(number for number, _ in counts)),
-        retried=sum(row.number for row in retried),
+        held=BoundedCount.build(sum(counted for counted, _ in counts)),
+        retried=number,
         oldest_received_at=min(times, default=None),
         last_write_at=whole.last_write_at,
         last_failure_at=max(
@@ -109,21 +110,26 @@ def _build_status(
     )
 
 
-def _read_retried(database: Database, sink: str) -> list[Any]:
-    """Return the deliveries that are retried, by reason and message, the most frequent first."""
+def _read_retried(database: Database, sink: str) -> tuple[list[Any], BoundedCount]:
+    """Return the retried deliveries by reason and message, the most frequent first, and their number."""
     failing = (
         select(sink_outcomes.c.delivery_id, sink_outcomes.c.reason, sink_outcomes.c.message)
         .where(IS_FAILING, sink_outcomes.c.sink == sink, sink_outcomes.c.held_scope.is_(None))
-        .limit(_MAX_RETRIED)
+        .limit(_MAX_RETRIED + 1)
         .subquery()
     )
+    is_pending = deliveries.c.settled_at.is_(None)
     cause, since = (failing.c.reason, failing.c.message), func.min(deliveries.c.received_at)
     statement = (
-        select(*cause, since.label("since"), func.count().label("number"))
+        select(*cause, is_pending.label("is_pending"), since.label("since"), func.count().label("number"))
         .select_from(failing.join(deliveries, deliveries.c.id == failing.c.delivery_id))
-        # A delivery that became dead keeps its last outcome, and is not retried.
-        .where(deliveries.c.settled_at.is_(None))
-        .group_by(*cause)
+        .group_by(*cause, is_pending)
         .order_by(func.count().desc(), *cause)
     )
-    return list(database.read(statement))
+    rows = database.read(statement)
+    # A delivery that became dead keeps its last outcome, and is not retried. It counts for the limit.
+    retried = [row for row in rows if row.is_pending]
+    number = sum(row.number for row in retried)
+    # Nothing but dead ones: no alert on "more than none" that would never end.
+    is_exact = not number or sum(row.number for row in rows) <= _MAX_RETRIED
+    return retried, BoundedCount(min(number, _MAX_RETRIED), is_exact=is_exact)

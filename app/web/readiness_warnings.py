@@ -13,11 +13,11 @@ from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.plural import format_count
 from app.redis.spool import Spool
-from app.store.failures import FailureReason, find_failure_reasons
+from app.store.failures import FailureReasons, count_failure_reasons
 from app.store.notification_outbox import NotificationOutbox
 from app.store.notifications import Notifications
 from app.store.response_counts import ResponseCount, ResponseCounts
-from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
+from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.web.response_counter import ResponseCounter
 
 _HINT = "run: rapidbridge doctor"
@@ -52,7 +52,8 @@ def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) ->
         warnings["paused_sinks"] = _describe_paused(paused)
     counts = ResponseCounts(database).list_since(now - timedelta(hours=_HOURS))
     warnings |= _describe_requests(counts)
-    if failures := find_failure_reasons(database, limit=_MAX_FAILURES):
+    failures = count_failure_reasons(database, limit=_MAX_FAILURES)
+    if failures.groups:
         warnings["failed_deliveries"] = _describe_failures(failures)
     if number := notifications.count_since("run.incomplete", now - timedelta(days=1)):
         verb = "is" if number == 1 else "are"
@@ -85,15 +86,11 @@ def _describe_conditions(numbers: Mapping[str, int]) -> dict[str, str]:
 
 def _describe_paused(statuses: Sequence[SinkStatus]) -> str:
     shown = ", ".join(
-        f"sink {status.sink} paused, {format_count(status.held, 'delivery')}"
-        f"{' or more' if status.held >= MAX_HELD else ''} held"
-        for status in statuses
+        f"sink {status.sink} paused, {status.held.format('delivery')} held" for status in statuses
     )
     return f"{shown}; run: rapidbridge sinks list"
 
 
-def _describe_failures(failures: Sequence[FailureReason]) -> str:
-    total = sum(failure.deliveries for failure in failures)
-    at_least = "at least " if total == _MAX_FAILURES else ""
-    shown = ", ".join(f"{failure.deliveries:,} {failure.reason}" for failure in failures)
-    return f"{at_least}{format_count(total, 'failed delivery')}: {shown}; run: rapidbridge dead list"
+def _describe_failures(failures: FailureReasons) -> str:
+    shown = ", ".join(f"{failure.deliveries:,} {failure.reason}" for failure in failures.groups)
+    return f"{failures.total.format('failed delivery')}: {shown}; run: rapidbridge dead list"

@@ -102,7 +102,9 @@ class _Reader:
 
 def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "rapidbridge_pending_deliveries", "Pending deliveries; 10,001 if there are more.", facts.pending
+        "rapidbridge_pending_deliveries",
+        "Pending deliveries; 10,001 if there are more.",
+        facts.pending.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_oldest_pending_age_seconds",
@@ -113,17 +115,17 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
         "rapidbridge_failed_deliveries",
         "The newest 10,001 failed deliveries, by state.",
         "state",
-        facts.failed,
+        facts.failed.by_state,
     )
     yield GaugeMetricFamily(
         "rapidbridge_dead_records",
         "Dead records that were not discarded; 10,001 if there are more.",
-        facts.dead_records,
+        facts.dead_records.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_incomplete_runs",
-        "Runs of the last day with gaps; counted up to 10,000.",
-        facts.incomplete_runs.runs,
+        "Runs of the last day with gaps; 10,001 if there are more.",
+        facts.incomplete_runs.runs.as_number,
     )
     yield GaugeMetricFamily(
         "rapidbridge_gap_records",
@@ -165,9 +167,10 @@ def _collect_sinks(sinks: Sequence[SinkStatus]) -> Iterator[Metric]:
     )
     yield _build_gauges(
         "rapidbridge_sink_waiting_deliveries",
-        "Deliveries that the sink has not accepted yet: held ones up to 10,000, retried ones up to 1,000.",
+        "Deliveries that the sink has not accepted yet: held ones up to 10,000, retried ones up to 1,000; "
+        "1 more if there are more.",
         "sink",
-        {sink.sink: sink.waiting for sink in sinks},
+        {sink.sink: sink.waiting.as_number for sink in sinks},
     )
     yield _build_gauges(
         "rapidbridge_sink_last_write_timestamp_seconds",

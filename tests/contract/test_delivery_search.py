@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import event
 
 from app.database.engine import Database
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
-from app.store.delivery_search import DeliveryPage, MatchCount, count_matches, search_deliveries
+from app.store.delivery_search import DeliveryPage, count_matches, search_deliveries
 from app.store.schema import deliveries
 from tests.support.seeded_store import NOW, SeededStore
 
@@ -78,7 +79,7 @@ def test_pages_of_any_size_hold_every_match_once_and_newest_first(seeded: Seeded
             assert [delivery for page in pages for delivery in page.deliveries] == expected, delivery_filter
             assert all(len(page.deliveries) == page_size for page in pages[:-1] if not page.is_cut)
             assert not pages[-1].is_cut
-        assert count_matches(seeded.store, delivery_filter) == MatchCount(len(expected), is_exact=True)
+        assert count_matches(seeded.store, delivery_filter) == BoundedCount(len(expected), is_exact=True)
 
 
 def test_a_search_without_a_match_ends_early_and_returns_its_position(seeded: SeededStore) -> None:
@@ -93,9 +94,11 @@ def test_a_search_without_a_match_ends_early_and_returns_its_position(seeded: Se
 def test_a_count_stops_after_a_number_of_rows(seeded: SeededStore) -> None:
     number = len(list(find_deliveries(seeded.store, DeliveryFilter())))
 
-    assert count_matches(seeded.store, DeliveryFilter(), max_rows=10) == MatchCount(11, is_exact=False)
-    assert count_matches(seeded.store, DeliveryFilter(), max_rows=number) == MatchCount(number, is_exact=True)
-    assert count_matches(seeded.store, NEVER, max_rows=10) == MatchCount(0, is_exact=False)
+    assert count_matches(seeded.store, DeliveryFilter(), max_rows=10) == BoundedCount(10, is_exact=False)
+    assert count_matches(seeded.store, DeliveryFilter(), max_rows=number) == BoundedCount(
+        number, is_exact=True
+    )
+    assert count_matches(seeded.store, NEVER, max_rows=10) == BoundedCount(0, is_exact=False)
 
 
 def test_deliveries_received_at_one_time_are_all_found(store: Database) -> None:

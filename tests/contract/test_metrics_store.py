@@ -10,8 +10,10 @@ from sqlalchemy import insert
 from app.database.engine import Database
 from app.store import bounded_count, service_counts
 from app.store.arrivals import LONGER_MS, MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
+from app.store.bounded_count import BoundedCount
 from app.store.schema import runs
 from app.store.service_counts import (
+    FailedDeliveries,
     IncompleteRuns,
     count_dead_records,
     count_failed_by_state,
@@ -113,24 +115,31 @@ def test_counts_stop_at_their_limit(store: Database, store_url: str, monkeypatch
     seeded.put("unrouted", "no_route")
     seeded.put_with_dead_records(count=4)
 
-    assert count_pending(store) == 3
-    assert count_failed_by_state(store) == {"dead": 3, "quarantined": 0, "unrouted": 1, "late": 0}
-    assert count_dead_records(store) == 4
+    by_state = {"dead": 3, "quarantined": 0, "unrouted": 1, "late": 0}
+    assert count_pending(store) == BoundedCount(3)
+    assert count_failed_by_state(store) == FailedDeliveries(BoundedCount(4), by_state)
+    assert count_dead_records(store) == BoundedCount(4)
 
-    # One more stands for any number.
-    monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 1)
-    assert (count_pending(store), count_dead_records(store)) == (2, 2)
+    monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 3)
+    assert count_pending(store) == BoundedCount(3)
+    assert count_dead_records(store) == BoundedCount(3, is_exact=False)
+    monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 2)
     monkeypatch.setattr(service_counts, "COUNT_LIMIT", 2)
     # The newest ones.
-    assert count_failed_by_state(store) == {"dead": 2, "quarantined": 0, "unrouted": 1, "late": 0}
+    newest = {"dead": 2, "quarantined": 0, "unrouted": 1, "late": 0}
+    assert count_failed_by_state(store) == FailedDeliveries(BoundedCount(2, is_exact=False), newest)
 
 
-def test_incomplete_runs_of_a_period_are_counted(store: Database) -> None:
+def test_incomplete_runs_of_a_period_are_counted(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"sync_job_run_id": f"r{number}", "first_seen_at": NOW - number * MINUTE, "gap_records": number}
         for number in range(5)
     ]
     store.execute(insert(runs), rows)
 
-    assert count_incomplete_runs(store, since=NOW - 3 * MINUTE) == IncompleteRuns(3, 6)
-    assert count_incomplete_runs(store, since=NOW) == IncompleteRuns(0, 0)
+    assert count_incomplete_runs(store, since=NOW - 3 * MINUTE) == IncompleteRuns(BoundedCount(3), 6)
+    assert count_incomplete_runs(store, since=NOW) == IncompleteRuns(BoundedCount(0), 0)
+    for module in (bounded_count, service_counts):
+        monkeypatch.setattr(module, "COUNT_LIMIT", 2)
+    newest = IncompleteRuns(BoundedCount(2, is_exact=False), 6)
+    assert count_incomplete_runs(store, since=NOW - 3 * MINUTE) == newest

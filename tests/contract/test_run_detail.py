@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from app.database.engine import Database
+from app.store.bounded_count import BoundedCount
 from app.store.models import DeliveryResult, DeliveryState, StateChange, StoredRecordError
 from app.store.results import DeliveryResults
 from app.store.run_detail import (
@@ -96,8 +97,9 @@ def test_record_errors_are_grouped_by_message_and_counted_up_to_a_limit(seeded: 
     largest = errors.groups[0]
     assert (largest.remote_status, largest.message, largest.number) == (429, "slow down", 3)
     assert sorted(group.number for group in errors.groups) == [1, 1, 3]
-    assert (errors.number, errors.is_partial, errors.number_in_other_groups) == (5, False, 0)
-    assert (bounded.number, bounded.is_partial) == (2, True)
+    assert (errors.number, errors.number_in_other_groups) == (BoundedCount(5), 0)
+    assert bounded.number == BoundedCount(2, is_exact=False)
+    assert group_record_errors(seeded.store, RUN, limit=5).number.is_exact
 
 
 def test_record_errors_beyond_the_largest_groups_are_counted(seeded: SeededStore) -> None:
@@ -106,7 +108,7 @@ def test_record_errors_beyond_the_largest_groups_are_counted(seeded: SeededStore
     errors = group_record_errors(seeded.store, RUN)
 
     assert (errors.groups[0].message, errors.groups[0].number) == ("record 7", 2)
-    assert (len(errors.groups), errors.number, errors.number_in_other_groups) == (50, 61, 10)
+    assert (len(errors.groups), errors.number, errors.number_in_other_groups) == (50, BoundedCount(61), 10)
 
 
 def test_a_long_message_is_cut_before_it_leaves_the_database(seeded: SeededStore) -> None:
@@ -130,13 +132,14 @@ def test_dead_records_are_grouped_by_sink_and_reason(seeded: SeededStore) -> Non
     ]
     assert dead.groups[0].example in (first, third)
     assert dead.groups[1].example == second
-    assert (dead.number, dead.is_partial) == (4, False)
-    assert group_dead_records(seeded.store, RUN, limit=3).is_partial
+    assert dead.number == BoundedCount(4)
+    assert group_dead_records(seeded.store, RUN, limit=4).number.is_exact
+    assert group_dead_records(seeded.store, RUN, limit=3).number == BoundedCount(3, is_exact=False)
 
 
 def test_an_unknown_run_has_no_details(seeded: SeededStore) -> None:
     seeded.put_with_dead_records()
 
     assert read_run_events(seeded.store, "another").events == []
-    assert group_record_errors(seeded.store, "another").number == 0
-    assert group_dead_records(seeded.store, "another").number == 0
+    assert group_record_errors(seeded.store, "another").number == BoundedCount(0)
+    assert group_dead_records(seeded.store, "another").number == BoundedCount(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from sqlalchemy import insert
 
 from app.config.load import Config
 from app.config.routes import Route, Routes
@@ -17,6 +18,7 @@ from app.store.accounts import Account, AccountFilter, Accounts
 from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
 from app.store.replays import Replays
+from app.store.schema import syncs
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.redis_keys import open_spool
@@ -299,3 +301,18 @@ def test_the_pages_can_be_read_with_the_read_password(web: WebProcess, seeded: S
     assert seeded
     with DashboardClient(web.url, password=READ_PASSWORD) as client:
         assert read_rows(client.read("/"))
+
+
+def test_an_account_with_very_many_syncs_says_that_some_are_left_out(
+    client: DashboardClient, seeded: SummarizedStore
+) -> None:
+    rows = [{"integrated_account_id": "account-000", "sync_job_id": f"job-{number}"} for number in range(50)]
+
+    seeded.store.execute(insert(syncs), rows[:-1])
+    whole = client.read("/accounts/account-000")
+    seeded.store.execute(insert(syncs), rows[-1:])
+    cut = client.read("/accounts/account-000")
+
+    assert len(read_rows(whole)) == len(read_rows(cut)) == 50
+    assert "only the 50" not in whole
+    assert "only the 50 that need attention most" in cut

@@ -405,6 +405,18 @@ def test_a_session_that_only_reads_sees_no_button_and_changes_nothing(site: Site
     assert Operations(site.store).list_unfinished() == []
 
 
+def test_the_start_of_an_id_shows_the_newest_deliveries_and_that_there_are_more(site: Site) -> None:
+    ids = [site.seeded.put(id=UUID(f"0198abcd-0000-7000-8000-{number:012}")) for number in range(51)]
+
+    cut = site.client.read("/deliveries", id="0198abcd")
+    whole = site.client.read("/deliveries", id="0198abcd-0000-7000-8000-00000000004")
+
+    assert set(links(cut)) == set(ids[1:])
+    assert "Enter more of the id" in cut
+    assert set(links(whole)) == set(ids[40:50])
+    assert "Enter more of the id" not in whole
+
+
 def test_a_search_for_a_rare_delivery_is_continued(site: Site) -> None:
     if site.store.dialect.name != "postgresql":
         pytest.skip("one database suffices for the words of the page")
@@ -431,5 +443,7 @@ def test_a_search_for_a_rare_delivery_is_continued(site: Site) -> None:
     assert 2 <= pages <= 10
     first = site.client.read("/deliveries", resource="crm/*")
     assert "10,000+ deliveries." in first
-    assert "At least 0 deliveries" in site.client.read("/deliveries", resource="rare/*")
+    assert "0+ deliveries: the newest 10,000 candidates were counted." in site.client.read(
+        "/deliveries", resource="rare/*"
+    )
     assert site.store.read(select(func.count()).select_from(deliveries))[0][0] == 60_001

@@ -163,7 +163,9 @@ def test_exactly_one_cause_is_discarded_after_a_confirmation_with_its_number(
     assert "2 of 2" in shown
     assert "not ours" in shown
     entries = AuditLog(seeded.store).list_newest(limit=9)
-    actions = [(entry.action, entry.number, entry.actor) for entry in entries if entry.action != "sign_in"]
+    actions = [
+        (entry.action, entry.number.number, entry.actor) for entry in entries if entry.action != "sign_in"
+    ]
     assert actions == [("failed.discard", 2, "dashboard")]
 
 

@@ -10,7 +10,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from mcp.server.mcpserver.exceptions import ToolError
 
+from app.config.load import read_config
+from app.mcp_server.write_tools import WriteTools
+from app.store import bounded_count
 from app.store.audit_log import AuditLog
 from app.store.operations import Operation, Operations
 from tests.support.agent import Agent, running_agent
@@ -95,7 +99,7 @@ def test_the_cause_of_a_failed_delivery_is_explained(agent: Agent, seeded: Seede
     [group] = agent.call("list_failures", resource="crm/failed")["groups"]
     shown = agent.call("show_delivery", delivery=delivery)
 
-    assert (group["number"], group["example"]) == (1, delivery)
+    assert (group["number"], group["example"]) == ({"number": 1, "is_exact": True}, delivery)
     assert group["cause"]["reason"] == "worker_lost"
     assert "every worker that processed the delivery died" in group["meaning"]
     assert shown["delivery"]["state"] == "dead"
@@ -228,6 +232,26 @@ def test_an_agent_replays_exactly_the_failures_that_it_counted(
     assert _read_audit(delivered)[0] == ("mcp", "failed.replay", 2)
 
 
+def test_a_set_that_is_empty_or_too_large_to_count_is_refused_with_the_next_step(
+    delivered: DeliveredStore, seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in delivered.settings.items():
+        monkeypatch.setenv(name, value)
+    tools = WriteTools(read_config(), delivered.store)
+    for _ in range(3):
+        seeded.put("dead", "x", resource="crm/large")
+    monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 2)
+    actions = len(_read_audit(delivered))
+
+    for expected in (2, 3):
+        with pytest.raises(ToolError, match=r"2\+ failures are in the set.*Choose a smaller set"):
+            tools.replay_failures(expected, resource="crm/large")
+    with pytest.raises(ToolError, match="no failure is in the set"):
+        tools.discard_failures(1, "a test", resource="crm/none")
+
+    assert len(_read_audit(delivered)) == actions
+
+
 def test_an_agent_discards_with_a_reason(
     acting: Agent, delivered: DeliveredStore, seeded: SeededStore
 ) -> None:
@@ -235,7 +259,9 @@ def test_an_agent_discards_with_a_reason(
 
     operation = acting.call("discard_failures", expected=1, because="a test", resource="crm/discarded")
     execute(delivered.store, _read_operation(delivered, operation["operation"]))
+    cancelled = acting.call("cancel_operation", operation=operation["operation"])
 
+    assert cancelled["state"] == "finished"
     row = seeded.read_row(delivery)
     assert (row["state"], row["discard_reason"]) == ("discarded", "a test")
     assert _read_audit(delivered)[0] == ("mcp", "failed.discard", 1)
@@ -251,7 +277,10 @@ def test_an_agent_pauses_and_resumes_a_sink(acting: Agent, delivered: DeliveredS
     assert paused["is_changed"]
     assert (sinks["lake"]["pause_reason"], sinks["main"]["paused_at"]) == ("a test", None)
     assert resumed["is_changed"]
+    before = _read_audit(delivered)
+    assert before[:2] == [("mcp", "sink.resume", 1), ("mcp", "sink.pause", 1)]
     assert not acting.call("resume_sink", sink="lake")["is_changed"]
+    assert _read_audit(delivered) == before
 
 
 def test_an_agent_requests_the_stop_of_a_run_once(acting: Agent, delivered: DeliveredStore) -> None:
@@ -261,6 +290,7 @@ def test_an_agent_requests_the_stop_of_a_run_once(acting: Agent, delivered: Deli
     second = acting.call("stop_run", run="open-run")
 
     assert (first["is_changed"], second["is_changed"]) == (True, False)
+    assert [action for _, action, _ in _read_audit(delivered)].count("run.stop") == 1
     assert acting.call("show_run", run="open-run")["stop"]["state"] == "requested"
 
 
@@ -288,5 +318,5 @@ def _read_operation(delivered: DeliveredStore, operation_id: str) -> Operation:
 
 
 def _read_audit(delivered: DeliveredStore) -> list[tuple[str, str, int]]:
-    entries = AuditLog(delivered.store).list_newest(limit=10)
-    return [(entry.actor, entry.action, entry.number) for entry in entries]
+    entries = AuditLog(delivered.store).list_newest(limit=99)
+    return [(entry.actor, entry.action, entry.number.number) for entry in entries]

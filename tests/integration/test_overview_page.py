@@ -59,7 +59,7 @@ def test_traffic_and_trouble_are_shown(site: tuple[WebProcess, Database], redis:
     assert web.post(b"not json").status == "quarantined"
     WorkerRegistry(store).record_heartbeat(WorkerRecord(HOSTILE, now, '{"version": "0.0.9"}', "d"), now=now)
     WebhookEvents(store).record({HOSTILE: now})
-    Notifications(store).open(Notification("sink.failing", HOSTILE, "c", now, {"message": HOSTILE}))
+    Notifications(store).open(Notification("sink.failing", HOSTILE, "c", now, {"message": HOSTILE * 2}))
     redis.xadd(open_spool(redis, store).key, {"header": "x"})
 
     with DashboardClient(web.url) as client:
@@ -79,7 +79,7 @@ def test_traffic_and_trouble_are_shown(site: tuple[WebProcess, Database], redis:
     assert "at most 8 requests" in text
     # Everything hostile is text.
     assert HOSTILE not in page
-    assert page.count("&lt;script&gt;alert(1)") == 4
+    assert page.count("&lt;script&gt;alert(1)") == 5
     assert re.findall(r"<svg[^>]*><title>Stored", page.replace("\n", "").replace("  ", ""))
 
 

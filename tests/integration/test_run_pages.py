@@ -314,3 +314,21 @@ def test_without_a_token_the_button_names_the_setting(site: Site, redis_url: str
     assert response.status_code == 409
     assert "Set TRUTO_API_TOKEN" in response.text
     assert Runs(site.database).get("no-token").stop_reason == ""  # type: ignore[union-attr]
+
+
+def test_the_start_of_an_id_shows_the_newest_runs_and_that_there_are_more(
+    site: Site, client: DashboardClient
+) -> None:
+    ids = [f"abcd{number:04}-0000-4000-8000-000000000000" for number in range(51)]
+    # The first of them is the newest one.
+    for number, run in enumerate(ids):
+        at = NOW - timedelta(days=1, minutes=number)
+        Runs(site.database).upsert(RunUpdate(run, "job", "account", "", at))
+
+    cut = client.read("/runs", run="abcd")
+    whole = client.read("/runs", run="abcd004")
+
+    assert [run for run in ids if run in cut] == ids[:50]
+    assert "Enter more of the id" in cut
+    assert [run for run in ids if run in whole] == ids[40:50]
+    assert "Enter more of the id" not in whole

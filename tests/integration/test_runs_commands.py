@@ -24,6 +24,7 @@ from app.simulator.api import SimulatedApi
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
 from app.simulator.session import SimulationSession, simulate
+from app.store.audit_log import AuditLog
 from app.store.migrate import migrate
 from app.store.models import RunUpdate
 from app.store.runs import Runs
@@ -107,7 +108,13 @@ def test_stop_ends_one_run_and_no_other(web: WebProcess) -> None:
 
     assert stopped.returncode == 0, stopped.stderr
     assert json.loads(stopped.stdout) == [
-        {"sync_job_run_id": first, "is_stopped": True, "message": "", "status": "stopping"}
+        {
+            "sync_job_run_id": first,
+            "is_stopped": True,
+            "is_changed": True,
+            "message": "",
+            "status": "stopping",
+        }
     ]
     assert again.returncode == 0, again.stderr
     assert reports[first].status == "stopped"
@@ -128,6 +135,23 @@ def test_stop_reports_an_unknown_run_and_stops_the_others(web: WebProcess) -> No
     assert unknown.startswith(f"{UNKNOWN}  unknown  Truto's API at 127.0.0.1 answered 404")
     assert known == f"{run}  stopping"
     assert [report.status for report in simulation.reports.result()] == ["stopped"]
+
+
+def test_stop_is_recorded_and_needs_no_database(web: WebProcess, tmp_path: Path) -> None:
+    url, missing = f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/missing.db"
+    database = open_database(url)
+    migrate(database)
+    with running_simulation(web) as simulation:
+        first, second = simulation.ids()
+
+        simulation.rapidbridge("stop", UNKNOWN, first, "--yes", DATABASE_URL=url)
+        unrecorded = simulation.rapidbridge("stop", second, "--yes", DATABASE_URL=missing)
+    entries = AuditLog(database).list_newest(limit=9)
+    database.close()
+
+    assert [(entry.action, entry.subject) for entry in entries] == [("run.stop", first)]
+    assert (unrecorded.returncode, unrecorded.stdout) == (0, f"{second}  stopping\n")
+    assert "not recorded in the audit log" in unrecorded.stderr
 
 
 def test_stop_prints_stopped_runs_if_truto_fails_afterwards(web: WebProcess) -> None:

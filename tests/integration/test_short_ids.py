@@ -35,10 +35,12 @@ def test_a_prefix_finds_exactly_the_ids_that_begin_with_it(seeded: SeededStore) 
 
     assert find_delivery_ids(store, "019a", limit=5) == [DELIVERY, NEIGHBOUR]
     assert find_delivery_ids(store, "019a", limit=1) == [DELIVERY]
+    assert find_delivery_ids(store, "019a", limit=1, newest_first=True) == [NEIGHBOUR]
     assert find_delivery_ids(store, "019a7f2c1c44", limit=5) == [DELIVERY]
     assert find_delivery_ids(store, "ffff", limit=5) == [OTHER]
     assert find_delivery_ids(store, "019b", limit=5) == []
     assert find_run_ids(store, "1f276317", limit=5) == [RUN, SIMILAR_RUN]
+    assert find_run_ids(store, "1f276317", limit=1, newest_first=True) == [SIMILAR_RUN]
     assert find_run_ids(store, "1f2763171", limit=5) == [RUN]
     assert find_run_ids(store, "face", typed="face", limit=5) == ["face"]
     assert find_run_ids(store, "1f28", limit=5) == []

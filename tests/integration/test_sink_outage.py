@@ -87,7 +87,7 @@ class Outage:
         return Inbox(self.store).count_by_state().get("settled", 0)
 
     def count_held(self) -> int:
-        return sum(status.held for status in list_sink_statuses(self.store, ["main"]))
+        return sum(status.held.number for status in list_sink_statuses(self.store, ["main"]))
 
     def count_lake(self) -> int:
         statement = select(func.count()).where(
@@ -144,7 +144,7 @@ def test_an_outage_uses_up_no_attempts_and_everything_is_written_in_order_afterw
     assert max(outage.read_attempts()) <= 2
     assert "sink.closed" in worker.log
     [main] = [status for status in list_sink_statuses(outage.store) if status.sink == "main"]
-    assert (main.state, main.waiting) == ("ok", 0)
+    assert (main.state, main.waiting.number) == ("ok", 0)
     assert main.last_write_at
 
 

@@ -17,7 +17,7 @@ SOURCES = "".join(path.read_text() for name in ("app", "workers") for path in (R
 
 def list_rows() -> list[list[str]]:
     """Return the rows of the table, each with its five cells."""
-    table = read_section("docs/operations.md", "What to act on, and where it is shown")
+    table = read_section("docs/operations.md", "Conditions to act on, and their places")
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     return rows[1:]
 

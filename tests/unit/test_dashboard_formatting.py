@@ -7,7 +7,6 @@ import pytest
 from app.times import format_duration
 from app.web.dashboard.formatting import (
     format_age,
-    format_bounded,
     format_bytes,
     format_time,
 )
@@ -45,12 +44,6 @@ def test_durations_have_a_unit(seconds: float, text: str) -> None:
 )
 def test_ages_are_past_or_future(time: datetime | None, text: str) -> None:
     assert format_age(time, now=NOW) == text
-
-
-def test_counts_stop_at_their_bound() -> None:
-    assert [format_bounded(number) for number in (0, 10_000, 10_001)] == ["0", "10,000", "10,000+"]
-    assert format_bounded(1, "delivery") == "1 delivery"
-    assert format_bounded(10_001, "delivery") == "10,000+ deliveries"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ from app.config.settings import read_settings
 from app.database.inspection import DatabaseInfo
 from app.errors import QueueUnavailable
 from app.redis.other_receivers import OtherReceiver
-from app.store.failures import FailureReason
+from app.store.bounded_count import BoundedCount
+from app.store.failures import FailureReason, FailureReasons
 from app.store.notification_outbox import UnsentNotifications
 from app.store.notifications import Notification
 from app.store.response_counts import ResponseCount
@@ -186,7 +187,7 @@ def test_a_failing_sink_is_named_with_its_reason() -> None:
     since = datetime(2026, 11, 25, tzinfo=UTC)
 
     [result] = evaluate_sink_status(
-        SinkStatus("lake", failing_since=since, reason="sink_unavailable", held=1200)
+        SinkStatus("lake", failing_since=since, reason="sink_unavailable", held=BoundedCount(1200))
     )
 
     assert result.level == "fail"
@@ -197,10 +198,11 @@ def test_a_failing_sink_is_named_with_its_reason() -> None:
 def test_a_paused_sink_is_a_warning_with_the_command_that_resumes_it() -> None:
     since = datetime(2026, 11, 25, tzinfo=UTC)
 
-    [result] = evaluate_sink_status(SinkStatus("lake", paused_at=since, paused_by="ada", held=10_000))
+    held = BoundedCount(10_000, is_exact=False)
+    [result] = evaluate_sink_status(SinkStatus("lake", paused_at=since, paused_by="ada", held=held))
 
     assert result.level == "warn"
-    assert "paused since 2026-11-25 00:00 UTC by ada; at least 10,000 deliveries waiting" in result.message
+    assert "paused since 2026-11-25 00:00 UTC by ada; 10,000+ deliveries waiting" in result.message
     assert result.advice.endswith("rapidbridge sinks resume lake")
 
 
@@ -394,9 +396,14 @@ def test_conditions_of_the_store_are_reported() -> None:
     task = Notification("task.failing", "sweeper x", "c", NOW, {"task": "sweeper x", "error": "away"})
     unsent = evaluate_unsent(UnsentNotifications("ops", 1, "the subscriber answered 500"))
 
-    assert evaluate_failures([]).level == evaluate_failures([no_account]).level == "ok"
-    assert "2,000 failed deliveries: 2,000 no_route" in evaluate_failures([no_route, no_account]).message
-    assert "rapidbridge dead list" in evaluate_failures([no_route]).advice
+    both = FailureReasons([no_route, no_account], BoundedCount(2_003))
+    cut = replace(both, total=BoundedCount(2_002, is_exact=False))
+
+    for reasons in (FailureReasons([], BoundedCount(0)), FailureReasons([no_account], BoundedCount(3))):
+        assert evaluate_failures(reasons).level == "ok"
+    assert evaluate_failures(both).message == "2,000 failed deliveries: 2,000 no_route"
+    assert evaluate_failures(cut).message == "2,000+ failed deliveries: 2,000 no_route"
+    assert "rapidbridge dead list" in evaluate_failures(both).advice
     assert evaluate_runs(incomplete=0, stalled=0).level == "ok"
     assert levels([evaluate_runs(incomplete=1, stalled=0)]) == {"runs": "warn"}
     assert levels([evaluate_runs(incomplete=0, stalled=1)]) == {"runs": "warn"}

@@ -117,6 +117,17 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
             "*Sink failing:* main since now: sink_set_up. 2 deliveries waiting. table x",
         ),
         (
+            "workers.missing",
+            {"since": "now", "deliveries": 10_000, "is_exact": False},
+            "*Workers missing:* no worker process has been alive since now; 10,000+ deliveries pending. "
+            "Read the log of `rapidbridge worker`, and restart it.",
+        ),
+        (
+            "sink.recovered",
+            {"sink": "lake", "failing_s": 120, "deliveries": 10_003, "is_exact": False},
+            "*Sink recovered:* lake works again after 2 min. 10,003+ deliveries waited; workers write them now.",
+        ),
+        (
             "key.missing",
             {
                 "resource": "crm/contacts",

@@ -197,8 +197,7 @@ class ConditionMonitor:
         oldest = PendingDeliveries(self._database).find_oldest_received_at(now=now)
         if oldest is not None and now - oldest > _MAX_PENDING_AGE:
             since = oldest.isoformat()
-            pending = count_pending(self._database)
-            yield _build("delivery.delayed", "backlog", now, since=since, deliveries=pending)
+            yield self._build_with_pending("delivery.delayed", "backlog", now, since)
 
     def _find_spool_use(self, now: datetime) -> Iterator[Notification]:
         use, kind = self._spool_use, "spool.in_use"
@@ -214,8 +213,13 @@ class ConditionMonitor:
         if WorkerRegistry(self._database).list_live(now=now):
             self._worker_seen_at = now
         elif now - self._worker_seen_at > _MISSING_AFTER:
-            since, pending = self._worker_seen_at.isoformat(), count_pending(self._database)
-            yield _build("workers.missing", "workers", now, since=since, deliveries=pending)
+            since = self._worker_seen_at.isoformat()
+            yield self._build_with_pending("workers.missing", "workers", now, since)
+
+    def _build_with_pending(self, kind: str, subject: str, now: datetime, since: str) -> Notification:
+        pending = count_pending(self._database)
+        payload = {"deliveries": pending.number, "is_exact": pending.is_exact}
+        return Notification(kind, subject, now.isoformat(), now, {"since": since, **payload})
 
     def _find_unreadable(self, now: datetime) -> Iterator[Notification]:
         if unreadable := self._spool.count_unreadable():

@@ -9,6 +9,7 @@ from app.config.routes import Routes
 from app.database.engine import Database
 from app.sinks.probe import find_set_up_problems
 from app.sinks.sql.probe import SetUpProblem
+from app.store.bounded_count import BoundedCount
 from app.store.notifications import Notification, Notifications
 from app.store.reasons import SET_UP_REASONS
 from app.store.sink_status import SinkStatus, list_failing_sinks
@@ -33,7 +34,7 @@ class SinkMonitor:
         self._database = database
         self._notifications = Notifications(database)
         # The deliveries that waited, by sink, as of the last check: later, they are written.
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[str, BoundedCount] = {}
 
     def check_sinks(self, *, now: datetime) -> None:
         """Open notifications of failing sinks; close those of sinks that work again."""
@@ -51,7 +52,8 @@ class SinkMonitor:
             "reason": status.reason,
             "message": status.message,
             "since": since.isoformat(),
-            "deliveries": status.waiting,
+            "deliveries": status.waiting.number,
+            "is_exact": status.waiting.is_exact,
         }
         notification = Notification(
             _KIND, status.sink, since.isoformat(), now, {"sink": status.sink, **payload}
@@ -62,10 +64,13 @@ class SinkMonitor:
 
     def _close(self, failing: Notification, now: datetime) -> None:
         sink, since = failing.subject, failing.payload["since"]
+        notified = BoundedCount(failing.payload["deliveries"], is_exact=failing.payload.get("is_exact", True))
+        waited = max(self._waiting.get(sink, notified), notified, key=lambda count: count.as_number)
         payload = {
             "since": since,
             "failing_s": round((now - datetime.fromisoformat(since)).total_seconds()),
-            "deliveries": max(self._waiting.get(sink, 0), failing.payload["deliveries"]),
+            "deliveries": waited.number,
+            "is_exact": waited.is_exact,
         }
         # Before the end: a process that is killed in between adds it again, which changes nothing.
         self._notifications.add(Notification(_RECOVERED, sink, since, now, {"sink": sink, **payload}))

@@ -15,7 +15,7 @@ from app.cli.common.progress import progress_bar
 from app.database.engine import Database
 from app.replay.executor import OperationExecutor
 from app.replay.follow import follow_operation
-from app.store.operations import Operation, OperationKind, Operations, OperationState, Requester
+from app.store.operations import Operation, OperationKind, Operations, OperationState
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar  # click names its type nowhere else
@@ -27,11 +27,6 @@ _LABELS = {
     OperationKind.DISCARD: "discarding",
     OperationKind.DISCARD_RECORDS: "discarding",
 }
-
-
-def make_requester() -> Requester:
-    """Return the origin of an operation that a command starts."""
-    return Requester("command line", socket.gethostname())
 
 
 def follow_with_progress(database: Database, operation: Operation) -> Operation:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.audit import audit, make_requester
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.filters import FilterCommand, build_delivery_filter, failure_filter_options
 from app.cli.common.ids import DELIVERY_ID
@@ -14,7 +15,6 @@ from app.cli.common.messages import print_message
 from app.cli.common.operations import (
     describe_end,
     follow_with_progress,
-    make_requester,
     print_left_running,
 )
 from app.cli.common.options import json_option, yes_option
@@ -24,7 +24,8 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import OperationRefused
 from app.plural import format_count
-from app.replay.operations import start_discard
+from app.replay.operations import OperationRequest, start_discard
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter
 from app.store.discards import DiscardableSet
 from app.store.operations import Operation, OperationState
@@ -82,6 +83,8 @@ def discard(
     operation = None
     if number:
         confirm(f"Discard {format_count(number, noun)}?", yes=yes)
+        subject = OperationRequest(limited, because=because).as_subject()
+        audit(database, "failed.discard", subject, BoundedCount(number))
         operation = _discard(database, limited, because, number, of_records=of_records)
     discarded = operation.done if operation else 0
     is_finished = operation is None or operation.state == OperationState.FINISHED

@@ -72,7 +72,16 @@ def replay_dead(
             print_message(_format_excluded(records))
         delivery_filter = select_failed(delivery_filter)
     request = ReplayRequest(delivery_filter, get_typed_times(context), rate=rate)
-    replay_deliveries(config, database, request, dry_run=dry_run, restart=False, yes=yes, as_json=as_json)
+    replay_deliveries(
+        config,
+        database,
+        request,
+        action="failed.replay",
+        dry_run=dry_run,
+        restart=False,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 def _format_excluded(records: int) -> str:

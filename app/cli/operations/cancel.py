@@ -4,6 +4,7 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.audit import audit
 from app.cli.common.clients import open_interactive_database
 from app.cli.common.operations import OPERATION_ID, exit_operation_not_found
 from app.cli.common.options import json_option
@@ -26,8 +27,12 @@ def cancel(operation_id: UUID, *, as_json: bool) -> None:
       rapidbridge operations cancel 6349cea5-1998-4e14-a020-e1540fc374f7
     """
     database = open_interactive_database()
-    is_cancelled = cancel_operation(database, operation_id)
-    operation = Operations(database).get(operation_id)
+    operations = Operations(database)
+    operation, is_cancelled = operations.get(operation_id), False
+    if operation and not operation.is_finished:
+        audit(database, "operation.cancel", str(operation_id))
+        is_cancelled = cancel_operation(database, operation_id)
+        operation = operations.get(operation_id)
     if operation is None:
         exit_operation_not_found(operation_id)
     if as_json:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import click
 
+from app.cli.common.audit import audit
 from app.cli.common.messages import print_message
 from app.cli.common.progress import progress_bar
 from app.cli.common.reachability import require_reachable
@@ -23,9 +24,12 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.plural import format_count
 from app.replay.forwarder import ForwardCounts, Forwarder
+from app.replay.operations import OperationRequest
 from app.replay.preview import preview_forward
 from app.replay.request import ReplayRequest
+from app.store.bounded_count import BoundedCount
 from app.store.replays import Replays
+from app.truto.target_url import redact_target_url
 from app.truto.webhook_sender import WebhookTarget
 
 if TYPE_CHECKING:
@@ -53,6 +57,9 @@ def forward_deliveries(
         return
     require_reachable(target.url)
     confirm_preview(preview, "Send", yes=yes)
+    conditions = OperationRequest(request.delivery_filter, limit=request.limit, rate=request.rate)
+    subject = f"to: {redact_target_url(target.url)}; {conditions.as_subject()}"
+    audit(database, "delivery.forward", subject, BoundedCount(preview.total))
     is_finished, refusal = False, None
     rejections = RejectionObserver(target.url, secret_source)
     with progress_bar("sending", preview.total) as bar:

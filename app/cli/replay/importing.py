@@ -7,6 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.cli.common.audit import audit
 from app.cli.common.messages import print_message
 from app.cli.common.progress import progress_bar
 from app.cli.replay.formatting import LimitedWarnings, print_lines
@@ -35,6 +36,8 @@ def import_file(
     secret: signs bare bodies; "" without one. other_secrets: more that may have signed pruned bodies.
     """
     path = Path(source.name)
+    if not dry_run:
+        audit(database, "delivery.import", path.name)
     is_finished = False
     with progress_bar("importing", path.stat().st_size if path.is_file() else 0) as bar:
         importer = Importer(

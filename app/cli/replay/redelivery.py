@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from click import UsageError
 
+from app.cli.common.audit import audit, make_requester
 from app.cli.common.messages import print_message
-from app.cli.common.operations import describe_end, follow_with_progress, make_requester, print_left_running
+from app.cli.common.operations import describe_end, follow_with_progress, print_left_running
 from app.cli.replay.formatting import (
     confirm_preview,
     format_resumed,
@@ -21,10 +22,11 @@ from app.database.engine import Database
 from app.errors import OperationRefused
 from app.plural import format_count
 from app.replay.current_workers import require_current_workers
-from app.replay.operations import start_replay
+from app.replay.operations import OperationRequest, start_replay
 from app.replay.preview import preview_replay
 from app.replay.replay_summary import ReplaySummary, summarize_replay
 from app.replay.request import ReplayRequest
+from app.store.bounded_count import BoundedCount
 from app.store.models import DeliveryState
 from app.store.operations import Operation, OperationState
 from app.store.replays import Replays
@@ -42,12 +44,13 @@ def replay_deliveries(
     database: Database,
     request: ReplayRequest,
     *,
+    action: str = "delivery.replay",
     dry_run: bool,
     restart: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Start the replay, follow it and print its summary.
+    """Start the replay, follow it and print its summary. action: its name in the audit log.
 
     Exits 1 if it did not finish, a delivery has a problem, or a running worker has another configuration.
     """
@@ -72,6 +75,9 @@ def replay_deliveries(
                 "rapidbridge worker"
             )
         confirm_preview(preview, "Replay", yes=yes)
+        if not preview.unfinished:
+            work = OperationRequest(request.delivery_filter, request.sink, request.limit, request.rate)
+            audit(database, action, work.as_subject(), BoundedCount(preview.total))
         operation = start_replay(
             database,
             request,

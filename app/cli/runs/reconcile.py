@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from app.cli import EXIT_UNREACHABLE
+from app.cli.common.audit import audit
 from app.cli.common.clients import open_interactive_database, open_optional_truto_api
 from app.cli.common.ids import RUN_ID
 from app.cli.common.options import json_option, yes_option
@@ -18,6 +19,7 @@ from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
+from app.database.engine import Database
 from app.errors import TrutoRefused
 from app.plural import format_count
 from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
@@ -82,7 +84,7 @@ def reconcile(
             run for run, reconciliation in reconciled_runs if reconciliation.verdict == "incomplete"
         ]
         if is_refetched and incomplete_runs and api:
-            _refetch_runs(api, incomplete_runs, yes=yes)
+            _refetch_runs(database, api, incomplete_runs, yes=yes)
     for message in dict.fromkeys(map(str, reconciler.errors)):
         click.echo(message, err=True)
     if len(reconciled_runs) < len(set(run_ids)) or any(
@@ -118,9 +120,10 @@ def _summary_parts(reconciled_runs: Sequence[ReconciledRun]) -> Iterator[str]:
         yield f"{in_flight:,} in flight"
 
 
-def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:
+def _refetch_runs(database: Database, api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> None:
     confirm(f"Fetch all records of {format_count(len(runs), 'run')} again, as full syncs?", yes=yes)
     for run in runs:
+        audit(database, "run.refetch", run.sync_job_run_id)
         try:
             new_run = refetch_run(api, run)
         except TrutoRefused as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from app.cli.common.audit import audit_at_truto
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.options import json_option
@@ -68,6 +69,7 @@ def start(
         except TrutoRefused as error:
             click.echo(str(error), err=True)
             sys.exit(1)
+    audit_at_truto("run.start", run.id)
     click.echo(run.model_dump_json() if as_json else run.id)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from app.cli.common.audit import audit_at_truto
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import TRUTO_RUN_ID
 from app.cli.common.options import json_option, yes_option
@@ -13,6 +14,7 @@ from app.cli.common.output import print_json
 from app.cli.common.prompts import confirm
 from app.errors import TrutoRefused
 from app.runs.control import StopResult, stop_run
+from app.runs.stop_request import STOP_ACTION
 from app.truto.client import TrutoClient
 
 
@@ -40,6 +42,8 @@ def stop(run_ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
         try:
             for run_id in run_ids:
                 results.append(stop_run(api, run_id))
+                if results[-1].is_changed:
+                    audit_at_truto(STOP_ACTION, run_id)
                 if not as_json:
                     _print_result(results[-1])
         finally:

@@ -14,10 +14,10 @@ from app.cli.common.tables import format_table
 from app.clock import utc_now
 from app.config.load import read_config
 from app.config.routes import Routes
-from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
+from app.store.sink_status import SinkStatus, list_sink_statuses
+from app.times import format_duration
 
 _HEADERS = ("sink", "type", "state", "held", "oldest", "last write (UTC)")
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @click.command(name="list")
@@ -26,7 +26,7 @@ def list_sinks(*, as_json: bool) -> None:
     """List sinks with state, held deliveries and last write.
 
     The exit code is 1 if a sink is paused or fails. `oldest` is the age of the oldest delivery that the sink
-    has not accepted yet. Numbers stop at 10,000.
+    has not accepted yet. 10,000+ stands for any larger number.
 
     \b
     Example:
@@ -54,8 +54,8 @@ def _build_row(status: SinkStatus, routes: Routes, now: datetime) -> tuple[str, 
         status.sink,
         routes.sinks[status.sink].type,
         status.state,
-        f"{status.held:,}{'+' if status.held >= MAX_HELD else ''}",
-        "-" if lag_s is None else _format_age(lag_s),
+        str(status.held),
+        "-" if lag_s is None else format_duration(lag_s),
         format_time(status.last_write_at),
     )
 
@@ -78,8 +78,3 @@ def _list_remarks(status: SinkStatus) -> list[str]:
 def _as_json(status: SinkStatus, routes: Routes, now: datetime) -> dict[str, object]:
     shown = {"sink": status.sink, "type": routes.sinks[status.sink].type, "state": status.state}
     return shown | {"lag_s": status.lag_s(now)} | asdict(status)
-
-
-def _format_age(age_s: float) -> str:
-    seconds, unit = next(pair for pair in _UNITS if age_s >= pair[0] or pair[0] == 1)
-    return f"{age_s // seconds:.0f} {unit}"

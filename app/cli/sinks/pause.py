@@ -1,11 +1,8 @@
 """rapidbridge sinks pause."""
 
-import getpass
-import socket
-from contextlib import suppress
-
 import click
 
+from app.cli.common.audit import audit, describe_operator
 from app.cli.common.clients import open_interactive_database
 from app.cli.sinks.known import check_sink_name
 from app.clock import utc_now
@@ -28,16 +25,11 @@ def pause(name: str, reason: str) -> None:
     """
     config = read_config()
     check_sink_name(config, name)
-    states = SinkStates(open_interactive_database(config.settings))
-    if states.pause(name, by=_describe_operator(), reason=reason.strip(), now=utc_now()):
+    database = open_interactive_database(config.settings)
+    states = SinkStates(database)
+    if not states.is_paused(name):
+        audit(database, "sink.pause", name)
+    if states.pause(name, by=describe_operator(), reason=reason.strip(), now=utc_now()):
         click.echo(f"Sink {name} is paused. To continue: rapidbridge sinks resume {name}")
     else:
         click.echo(f"Sink {name} was paused before.")
-
-
-def _describe_operator() -> str:
-    user = "somebody"
-    # A container may run as a user without a name.
-    with suppress(KeyError, OSError, ImportError):
-        user = getpass.getuser()
-    return f"{user}@{socket.gethostname()}"

@@ -2,12 +2,12 @@
 
 import click
 
+from app.cli.common.audit import audit
 from app.cli.common.clients import open_interactive_database
 from app.cli.sinks.known import check_sink_name
 from app.config.load import read_config
-from app.plural import format_count
 from app.store.sink_states import SinkStates
-from app.store.sink_status import MAX_HELD, list_sink_statuses
+from app.store.sink_status import list_sink_statuses
 
 
 @click.command()
@@ -24,9 +24,11 @@ def resume(name: str) -> None:
     config = read_config()
     check_sink_name(config, name)
     database = open_interactive_database(config.settings)
-    held = sum(status.held for status in list_sink_statuses(database, [name]) if status.sink == name)
-    if SinkStates(database).resume(name):
-        at_least = "at least " if held >= MAX_HELD else ""
-        click.echo(f"Sink {name} continues, with {at_least}{format_count(held, 'held delivery')}.")
+    held = next(status.held for status in list_sink_statuses(database, [name]) if status.sink == name)
+    states = SinkStates(database)
+    if states.is_paused(name):
+        audit(database, "sink.resume", name)
+    if states.resume(name):
+        click.echo(f"Sink {name} continues, with {held.format('held delivery')}.")
     else:
         click.echo(f"Sink {name} was not paused.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from app.cli.common.audit import audit_at_truto
 from app.cli.common.clients import open_truto_api
 from app.cli.common.options import json_option
 from app.cli.common.output import print_json
@@ -67,6 +68,7 @@ def create(url: str, events: Sequence[str], env_file: Path | None, *, as_json: b
                 requested = ",".join(events)
                 click.echo(f"If Truto does not know an event, set --events. Requested: {requested}", err=True)
             sys.exit(1)
+    audit_at_truto("webhook.create", webhook.id)
     if not webhook.secret:
         click.echo(
             f"Truto created webhook {webhook.id} but returned no secret: its deliveries cannot be verified. "

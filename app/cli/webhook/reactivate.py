@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from app.cli.common.audit import audit_at_truto
 from app.cli.common.clients import open_truto_api
 from app.cli.common.ids import parse_truto_ids
 from app.cli.common.messages import print_message
@@ -35,6 +36,8 @@ def reactivate(webhook_id: str, *, as_json: bool) -> None:
             is_active = api.activate_webhook(webhook_id).is_active
         except TrutoRefused as error:
             is_active, message = False, str(error)
+    if is_active:
+        audit_at_truto("webhook.reactivate", webhook_id)
     if as_json:
         print_json({"id": webhook_id, "is_active": is_active, "message": message})
     elif is_active:

@@ -8,11 +8,10 @@ from markupsafe import Markup
 
 from app.clock import utc_now
 from app.plural import format_count
+from app.store.bounded_count import BoundedCount
 from app.times import format_duration
 from app.truto.events import RECORD_EVENT
 
-# Counts stop here.
-MAX_COUNT = 10_000
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 # They reverse the text around them, and so could hide or forge words of a page.
@@ -24,11 +23,9 @@ def format_number(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def format_bounded(number: int, noun: str = "") -> str:
-    """Return a count that stops after MAX_COUNT, such as "10,000+ deliveries"."""
-    if number <= MAX_COUNT:
-        return format_count(number, noun) if noun else f"{number:,}"
-    return f"{MAX_COUNT:,}+{format_count(2, noun)[1:] if noun else ''}"
+def format_bounded(count: BoundedCount, noun: str) -> str:
+    """Return a count with its noun, such as "10,000+ deliveries". A count without a noun needs no filter."""
+    return count.format(noun)
 
 
 def format_age(time: datetime | None, *, now: datetime | None = None) -> str:

@@ -10,7 +10,14 @@ from app.runs.gap_reasons import explain_gaps
 from app.runs.sync_reasons import explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor, read_time_cursor, split_page
+from app.web.dashboard.paging import (
+    PAGE_SIZE,
+    build_next_url,
+    incomplete_link,
+    read_cursor,
+    read_time_cursor,
+    split_page,
+)
 
 # Of one account; an environment has a few sync jobs.
 _MAX_SYNCS = 50
@@ -46,7 +53,9 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     @pages.get("/accounts/<id:account_id>")
     def show_account(account_id: str) -> str:
         now = utc_now()
-        syncs = accounts.list_syncs(account_id, now=now, limit=_MAX_SYNCS)
+        syncs, has_more_syncs = split_page(
+            accounts.list_syncs(account_id, now=now, limit=_MAX_SYNCS + 1), _MAX_SYNCS
+        )
         read = accounts.list_runs(account_id, after=read_time_cursor(), limit=PAGE_SIZE + 1)
         if not syncs and not read:
             raise NotFound("No run of this account has arrived, or its data was erased.")
@@ -56,6 +65,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             "dashboard/account.html",
             account_id=account_id,
             syncs=[(sync, explain_state(sync, now=now)) for sync in syncs],
+            has_more_syncs=has_more_syncs,
             runs=[(run, explain_gaps(run.summary)) for run in page],
             next_url=next_url,
         )
@@ -80,6 +90,4 @@ def _read_position() -> tuple[SyncState, datetime, str] | None:
         state, time, account_id = cursor
         return SyncState(state), datetime.fromisoformat(time), account_id
     except ValueError as error:
-        raise BadRequest(
-            "The link to this page of the list is incomplete. Go back to its first page."
-        ) from error
+        raise incomplete_link() from error

@@ -1,5 +1,6 @@
 """The pages of deliveries: the list, one delivery, its replay and its discard."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,19 +13,19 @@ from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import OperationRefused
 from app.replay.delivery_actions import discard_delivery, may_discard, may_replay, replay_delivery
+from app.store.bounded_count import BoundedCount
 from app.store.delivery_detail import DeliveryDetail, read_delivery_detail
 from app.store.delivery_filter import DeliveryFilter
-from app.store.delivery_search import COUNTED_ROWS, DeliveryPage, MatchCount, count_matches, search_deliveries
+from app.store.delivery_search import COUNTED_ROWS, DeliveryPage, count_matches, search_deliveries
 from app.store.delivery_timeline import build_timeline
 from app.store.failures import FAILED_STATES
 from app.store.id_prefixes import MIN_PREFIX_DIGITS, UUID_DIGITS, find_delivery_ids, read_id_digits
 from app.store.models import DeliveryState
-from app.store.operations import Operation, Operations, Requester
+from app.store.operations import Operation, Operations
 from app.store.reasons import RECORD, explain, explain_reason
 from app.times import parse_time
-from app.web.dashboard.access import find_client_address
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_time_cursor
+from app.web.dashboard.paging import PAGE_SIZE, build_next_url, incomplete_link, read_time_cursor, split_page
 
 # A pseudo-state: every failed delivery.
 _FAILED = "failed"
@@ -44,7 +45,7 @@ _FIELDS = {
 }
 # Shown only if one of them is set.
 _MORE_FIELDS = ("event", "method", "sink", "job", "environment", "webhook")
-_NO_MATCHES = (DeliveryPage(()), MatchCount(0, is_exact=True))
+_NO_MATCHES = (DeliveryPage(()), BoundedCount(0))
 _MAX_REASON_CHARS = 500
 
 
@@ -55,15 +56,18 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     @pages.get("/deliveries")
     def deliveries() -> str | BaseResponse:
         after = read_time_cursor()
-        delivery_filter = _read_filter(database)
-        if delivery_filter and len(delivery_filter.ids) == 1:
-            return redirect(url_for("dashboard.delivery", delivery_id=delivery_filter.ids[0]), 303)
-        page, count = _search(database, delivery_filter, after) if delivery_filter else _NO_MATCHES
+        ids, has_more_ids = _read_ids(database)
+        if len(ids) == 1:
+            return redirect(url_for("dashboard.delivery", delivery_id=ids[0]), 303)
+        delivery_filter = _read_filter(ids)
+        has_match = bool(ids or not request.args.get("id", "").strip())
+        page, count = _search(database, delivery_filter, after) if has_match else _NO_MATCHES
         return render_template(
             "dashboard/deliveries.html",
             page=page,
             count=count,
             counted_rows=COUNTED_ROWS,
+            has_more_ids=has_more_ids,
             next_url=build_next_url(*page.next) if page.next else "",
             states=_STATES,
             has_more_filters=any(request.args.get(name) for name in _MORE_FIELDS),
@@ -101,7 +105,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             operation = replay_delivery(
                 database,
                 detail.delivery,
-                requester=_get_requester(dashboard),
+                requester=dashboard.requester,
                 config=dashboard.config.delivery_config,
             )
         except OperationRefused as error:
@@ -119,7 +123,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         dashboard.audit("delivery.discard", str(detail.delivery.id))
         try:
             operation = discard_delivery(
-                database, detail.delivery, because=because, requester=_get_requester(dashboard)
+                database, detail.delivery, because=because, requester=dashboard.requester
             )
         except OperationRefused as error:
             raise Conflict(str(error)) from error
@@ -137,27 +141,33 @@ def find_delivery(database: Database, delivery_id: str) -> DeliveryDetail:
 
 def _search(
     database: Database, delivery_filter: DeliveryFilter, after: tuple[datetime, str] | None
-) -> tuple[DeliveryPage, MatchCount | None]:
+) -> tuple[DeliveryPage, BoundedCount | None]:
     """Return a page, and on the first one the number of matches."""
     try:
         position = (after[0], UUID(after[1])) if after else None
     except ValueError as error:
-        raise BadRequest("The link to this page of the list is incomplete.") from error
+        raise incomplete_link() from error
     page = search_deliveries(database, delivery_filter, after=position, page_size=PAGE_SIZE)
     return page, None if after else count_matches(database, delivery_filter)
 
 
-def _read_filter(database: Database) -> DeliveryFilter | None:
-    """Return the filter in the URL of this request, None if no delivery has the id; raises BadRequest."""
+def _read_ids(database: Database) -> tuple[Sequence[UUID], bool]:
+    """Return the newest deliveries with the id, or its start, in the URL; and whether more begin so.
+
+    Raises BadRequest.
+    """
+    typed = request.args.get("id", "").strip()
+    if not typed:
+        return (), False
+    digits = read_id_digits(typed)
+    if len(digits) < MIN_PREFIX_DIGITS:
+        raise BadRequest(f"Id: enter an id, or at least its first {MIN_PREFIX_DIGITS} characters.")
+    return split_page(find_delivery_ids(database, digits, limit=PAGE_SIZE + 1, newest_first=True))
+
+
+def _read_filter(ids: Sequence[UUID]) -> DeliveryFilter:
+    """Return the filter in the URL of this request; raises BadRequest."""
     values = {name: value.strip() for name, value in request.args.items()}
-    ids: list[UUID] = []
-    if typed := values.get("id", ""):
-        digits = read_id_digits(typed)
-        if len(digits) < MIN_PREFIX_DIGITS:
-            raise BadRequest(f"Id: enter an id, or at least its first {MIN_PREFIX_DIGITS} characters.")
-        ids = find_delivery_ids(database, digits, limit=PAGE_SIZE)
-        if not ids:
-            return None
     state = values.get("state", "")
     if state and state not in _STATES:
         raise BadRequest(f"State: there is no state {state[:40]}; choose one of {', '.join(_STATES)}.")
@@ -202,10 +212,6 @@ def _get_version(detail: DeliveryDetail) -> str:
     """Return a text that changes whenever a delivery reaches a state."""
     settled_at = detail.delivery.settled_at
     return f"{detail.delivery.state} {settled_at.isoformat() if settled_at else ''}"
-
-
-def _get_requester(dashboard: Dashboard) -> Requester:
-    return Requester(dashboard.actor, find_client_address(request))
 
 
 def _redirect_to(detail: DeliveryDetail, operation: Operation | None = None) -> BaseResponse:

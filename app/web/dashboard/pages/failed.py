@@ -1,9 +1,9 @@
-"""The page with all failures by cause, and the confirmations to replay or discard a set of them."""
+"""The page of failures by cause, and the confirmations of a replay or discard."""
 
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,13 +16,14 @@ from app.errors import OperationRefused
 from app.replay.current_workers import require_current_workers
 from app.replay.failure_set import FailureSet
 from app.replay.operations import OperationRequest
-from app.store.delivery_filter import DeliveryFilter, FailureCause
+from app.store.bounded_count import BoundedCount
+from app.store.delivery_filter import CAUSE_FIELDS, DeliveryFilter, FailureCause
 from app.store.failure_groups import count_all_failures, count_failures
 from app.store.failures import FAILED_STATES
 from app.store.operations import Operation
 from app.store.reasons import RECORD, explain
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import build_next_url, read_cursor
+from app.web.dashboard.paging import build_next_url, incomplete_link, read_cursor
 
 _WINDOWS = {
     "1h": timedelta(hours=1),
@@ -30,7 +31,6 @@ _WINDOWS = {
     "7d": timedelta(days=7),
     "30d": timedelta(days=30),
 }
-_CAUSE_FIELDS = ("state", "reason", "sink", "resource")
 _TEXT_FILTERS = {
     "reason": "reason",
     "resource": "resource",
@@ -64,7 +64,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         )
         next_url = ""
         if counts.after:
-            next_url = build_next_url(*(getattr(counts.after, name) for name in _CAUSE_FIELDS))
+            next_url = build_next_url(*astuple(counts.after))
         return render_template(
             "dashboard/failed.html",
             counts=counts,
@@ -135,8 +135,7 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
     if not number:
         # Somebody else was faster.
         return _render_confirmation(dashboard, action), 409
-    conditions = OperationRequest(failures.delivery_filter).describe()
-    subject = "; ".join(f"{name}: {value}" for name, value in conditions.items())
+    subject = OperationRequest(failures.delivery_filter).as_subject()
     dashboard.audit(f"failed.{action}", subject, number)
     try:
         operation = _start_operation(dashboard, action, failures, number, now)
@@ -146,7 +145,7 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
 
 
 def _start_operation(
-    dashboard: Dashboard, action: str, failures: FailureSet, number: int, now: datetime
+    dashboard: Dashboard, action: str, failures: FailureSet, number: BoundedCount, now: datetime
 ) -> Operation:
     requester = dashboard.requester
     if action == "replay":
@@ -179,7 +178,7 @@ def _read_filter(values: Mapping[str, str], now: datetime) -> DeliveryFilter:
 def _read_cause(values: Mapping[str, str]) -> FailureCause | None:
     if "cause_state" not in values:
         return None
-    cause = FailureCause(**{name: values.get(f"cause_{name}", "") for name in _CAUSE_FIELDS})
+    cause = FailureCause(**{name: values.get(f"cause_{name}", "") for name in CAUSE_FIELDS})
     if cause.state not in (*FAILED_STATES, RECORD):
         raise BadRequest(f"The link is incomplete. {_GO_BACK}")
     return cause
@@ -201,8 +200,8 @@ def _read_cause_cursor() -> FailureCause | None:
     cursor = read_cursor()
     if cursor is None:
         return None
-    if len(cursor) != len(_CAUSE_FIELDS):
-        raise BadRequest("The link to this page of the list is incomplete. Go back to its first page.")
+    if len(cursor) != len(CAUSE_FIELDS):
+        raise incomplete_link()
     return FailureCause(*cursor)
 
 
@@ -213,7 +212,7 @@ def _build_set_url(action: str, kind: str, cause: FailureCause | None = None) ->
     if kind == "records":
         chosen.pop("state", None)
     if cause:
-        chosen |= {f"cause_{name}": getattr(cause, name) for name in _CAUSE_FIELDS}
+        chosen |= {f"cause_{name}": getattr(cause, name) for name in CAUSE_FIELDS}
     return url_for(f"dashboard.confirm_{action}", **chosen)  # type: ignore[arg-type]  # no option of Flask's
 
 
@@ -253,7 +252,7 @@ def _check_filter(values: Any) -> dict[str, Any]:
         _require(isinstance(values["states"], list) and set(values["states"]) <= set(FAILED_STATES))
     if "cause" in values:
         cause = values["cause"]
-        _require(isinstance(cause, dict) and cause.keys() == set(_CAUSE_FIELDS))
+        _require(isinstance(cause, dict) and cause.keys() == set(CAUSE_FIELDS))
         _require(cause["state"] in (*FAILED_STATES, RECORD))
         texts += cause.values()
     # A lone surrogate has no encoding, and no database accepts it.

@@ -4,14 +4,14 @@ from datetime import datetime
 from uuid import UUID
 
 from flask import Blueprint, redirect, render_template, url_for
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from app.replay.operations import OperationRequest, cancel_operation
 from app.store.operations import OperationKind, Operations
 from app.store.replays import Replays
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_time_cursor, split_page
+from app.web.dashboard.paging import PAGE_SIZE, build_next_url, incomplete_link, read_time_cursor, split_page
 
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
@@ -54,6 +54,4 @@ def _read_cursor() -> tuple[datetime, UUID] | None:
     try:
         return cursor[0], UUID(cursor[1])
     except ValueError as error:
-        raise BadRequest(
-            "The link to this page of the list is incomplete. Go back to its first page."
-        ) from error
+        raise incomplete_link() from error

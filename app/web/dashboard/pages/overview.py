@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Blueprint, current_app, render_template, request
 
 from app.checks.overview import read_overview
+from app.checks.service_facts import MAX_WEBHOOKS
 from app.clock import utc_now
 from app.store.arrivals import ArrivalPeriod
 from app.web.dashboard.charts import HEIGHT, WIDTH, Chart, draw_bars, draw_lines
@@ -48,6 +49,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             state=state,
             charts=charts,
             of_day=of_day,
+            max_webhooks=MAX_WEBHOOKS,
             chart_size=(WIDTH, HEIGHT),
         )
 

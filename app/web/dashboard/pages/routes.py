@@ -1,4 +1,4 @@
-"""The page of the routes, with a test of the route that a delivery takes."""
+"""The page of the routes, and the search for the route of a delivery."""
 
 from flask import Blueprint, render_template, request
 

@@ -24,18 +24,17 @@ from app.runs.reconciliation import GapReason, ResourceCounts, Verdict
 from app.runs.run_overview import MAX_COUNTED_DELIVERIES, RunOverview, read_run_overview
 from app.runs.stop_request import STOP_ACTION, request_stop
 from app.runs.unsent_events import explain_unsent_events
-from app.store.id_prefixes import find_run_ids
+from app.store.id_prefixes import MIN_PREFIX_DIGITS, find_run_ids, read_id_digits
 from app.store.reasons import RECORD, explain
 from app.store.run_list import RunFilter, list_runs
 from app.store.runs import Runs, StoredRun
 from app.times import parse_time
 from app.truto.runs import RUN_STATUSES
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_time_cursor
+from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_time_cursor, split_page
 
 # The status of a run without a lifecycle event.
 _UNKNOWN = "unknown"
-_MIN_PREFIX_DIGITS, _MAX_PREFIX_DIGITS = 4, 32
 _MISSING_SETTING = "Set TRUTO_API_TOKEN for the web process and the workers, and restart both."
 
 
@@ -57,7 +56,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 
     @pages.get("/runs")
     def runs() -> str:
-        page = list_runs(database, _read_filter(database), after=read_time_cursor(), limit=PAGE_SIZE)
+        ids, has_more_ids = _read_ids(database)
+        page = list_runs(database, _read_filter(ids), after=read_time_cursor(), limit=PAGE_SIZE)
         return render_template(
             "dashboard/runs.html",
             page=page,
@@ -65,6 +65,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             statuses=(*RUN_STATUSES, _UNKNOWN),
             verdicts=get_args(Verdict),
             explain_gaps=explain_gaps,
+            has_more_ids=has_more_ids,
         )
 
     @pages.get("/runs/<id:run_id>")
@@ -105,12 +106,12 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         return redirect(url_for("dashboard.run", run_id=run_id), 303)
 
 
-def _read_filter(database: Database) -> RunFilter:
+def _read_filter(ids: Sequence[str] | None) -> RunFilter:
     """Return the filter in the URL of this request; raises BadRequest."""
     arguments = {name: value.strip() for name, value in request.args.items()}
     status = arguments.get("status")
     return RunFilter(
-        ids=_find_ids(database, arguments["run"]) if arguments.get("run") else None,
+        ids=ids,
         integrated_account_id=arguments.get("account", ""),
         sync_job_id=arguments.get("job", ""),
         environment_id=arguments.get("environment", ""),
@@ -121,13 +122,16 @@ def _read_filter(database: Database) -> RunFilter:
     )
 
 
-def _find_ids(database: Database, typed: str) -> Sequence[str]:
-    """Return the ids of the runs that a user means: a whole id, or its first characters."""
-    digits = typed.replace("-", "").lower()
-    is_prefix = set(digits) <= set("0123456789abcdef")
-    if is_prefix and _MIN_PREFIX_DIGITS <= len(digits) <= _MAX_PREFIX_DIGITS:
-        return find_run_ids(database, digits, typed=typed, limit=PAGE_SIZE)
-    return [typed]
+def _read_ids(database: Database) -> tuple[Sequence[str] | None, bool]:
+    """Return the newest runs with the id, or its start, in the URL; and whether more begin so.
+
+    None if the URL has none.
+    """
+    typed = request.args.get("run", "").strip()
+    digits = read_id_digits(typed)
+    if len(digits) < MIN_PREFIX_DIGITS:
+        return [typed] if typed else None, False
+    return split_page(find_run_ids(database, digits, typed=typed, limit=PAGE_SIZE + 1, newest_first=True))
 
 
 def _read_since(text: str) -> datetime | None:

@@ -9,23 +9,23 @@ from werkzeug.wrappers import Response as BaseResponse
 from app.clock import utc_now
 from app.config.routes import FilesSinkConfig, SinkConfig
 from app.database.engine import redact_url
-from app.plural import format_count
 from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates
-from app.store.sink_status import MAX_HELD, SinkStatus, list_sink_statuses
+from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.web.dashboard.dashboard import Dashboard
+from app.web.dashboard.paging import split_page
 
 _MAX_REASON_CHARS = 200
+_MAX_MISFITS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class _SinkRow:
-    """A sink with its place. held: with its noun."""
+    """A sink with its place."""
 
     status: SinkStatus
     type: str
     url: str
-    held: str
     lag_s: float | None
 
 
@@ -38,9 +38,18 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def sinks_page() -> str:
         statuses = {status.sink: status for status in list_sink_statuses(dashboard.database, sinks)}
         rows = [_build_row(statuses[name], sinks[name]) for name in sorted(sinks)]
-        misfits = [misfit for misfit in ColumnMisfits(dashboard.database).list() if misfit.sink in sinks]
+        read = ColumnMisfits(dashboard.database).list_newest(limit=_MAX_MISFITS + 1)
+        newest, has_more_misfits = split_page(read, _MAX_MISFITS)
+        misfits = sorted(
+            (misfit for misfit in newest if misfit.sink in sinks),
+            key=lambda misfit: (misfit.sink, misfit.resource, misfit.column),
+        )
         return render_template(
-            "dashboard/sinks.html", rows=rows, misfits=misfits, max_reason=_MAX_REASON_CHARS
+            "dashboard/sinks.html",
+            rows=rows,
+            misfits=misfits,
+            has_more_misfits=has_more_misfits,
+            max_reason=_MAX_REASON_CHARS,
         )
 
     @pages.post("/sinks/<id:name>/pause")
@@ -48,7 +57,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         if name not in sinks:
             raise NotFound(f"The routes file names no sink {name}.")
         reason = request.form.get("reason", "").strip()[:_MAX_REASON_CHARS]
-        dashboard.audit("sink.pause", name)
+        if not states.is_paused(name):
+            dashboard.audit("sink.pause", name)
         states.pause(name, by=dashboard.actor, reason=reason, now=utc_now())
         return redirect(url_for("dashboard.sinks_page"), 303)
 
@@ -56,7 +66,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def resume_sink(name: str) -> BaseResponse:
         if name not in sinks:
             raise NotFound(f"The routes file names no sink {name}.")
-        dashboard.audit("sink.resume", name)
+        if states.is_paused(name):
+            dashboard.audit("sink.resume", name)
         states.resume(name)
         return redirect(url_for("dashboard.sinks_page"), 303)
 
@@ -67,6 +78,4 @@ def describe_place(config: SinkConfig) -> str:
 
 
 def _build_row(status: SinkStatus, config: SinkConfig) -> _SinkRow:
-    more = "+" if status.held >= MAX_HELD else ""
-    held = format_count(status.held, "delivery").replace(" ", f"{more} ", 1)
-    return _SinkRow(status, config.type, describe_place(config), held, status.lag_s(utc_now()))
+    return _SinkRow(status, config.type, describe_place(config), status.lag_s(utc_now()))
