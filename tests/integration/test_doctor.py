@@ -180,12 +180,12 @@ def test_an_empty_folder_gets_advice_and_stays_empty(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_without_tables_is_reported(store_url: str, redis_url: str, tmp_path: Path) -> None:
-    empty = open_database(store_url)
+def test_a_store_without_tables_is_reported(empty_url: str, redis_url: str, tmp_path: Path) -> None:
+    empty = open_database(empty_url)
     empty.engine.connect().close()
     empty.close()
 
-    output = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=empty_url, REDIS_URL=redis_url)
 
     assert "rapidbridge migrate" in output.message("store", "tables")
     assert "reachable" in output.ok_checks("store")
