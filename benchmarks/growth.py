@@ -38,7 +38,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess, make_environment
 
-_CYCLES_PER_ROUND = 20
+_CALLS_PER_ROUND = 20
 _SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
 _BACKLOG = 1_000_000
 # A ratio within this counts as flat.
@@ -76,18 +76,18 @@ def _running_postgres() -> Iterator[PostgresServer]:
             server.stop()
 
 
-def _measure(server: PostgresServer, sizes: Sequence[int], rounds: int) -> list[Sample]:
+def _measure(server: PostgresServer, sizes: Sequence[int], rounds: int, calls: int) -> list[Sample]:
     samples = []
     with _filled_databases(server, sizes, is_pending=False) as urls:
-        samples += _measure_situation(urls, "history", rounds)
+        samples += _measure_situation(urls, "history", rounds, calls)
         for size, url in urls.items():
             print(f"{size:,}: {add_backlog(url, size):,} more are pending", flush=True)
-        samples += _measure_situation(urls, "surprise", rounds)
+        samples += _measure_situation(urls, "surprise", rounds, calls)
         for size, url in urls.items():
             print(f"{size:,}: {age_inbox(url, size):,} more are settled", flush=True)
-        samples += _measure_situation(urls, "unvacuumed", rounds)
+        samples += _measure_situation(urls, "unvacuumed", rounds, calls)
     with _filled_databases(server, sizes, is_pending=True) as urls:
-        samples += _measure_situation(urls, "backlog", rounds)
+        samples += _measure_situation(urls, "backlog", rounds, calls)
     return samples
 
 
@@ -106,11 +106,11 @@ def _filled_databases(
         yield urls
 
 
-def _measure_situation(urls: dict[int, str], situation: Situation, rounds: int) -> list[Sample]:
+def _measure_situation(urls: dict[int, str], situation: Situation, rounds: int, calls: int) -> list[Sample]:
     with ExitStack() as stack:
         inboxes = [stack.enter_context(MeasuredInbox(url, size, situation)) for size, url in urls.items()]
         for number in range(rounds + 1):
-            for _ in range(_CYCLES_PER_ROUND):
+            for _ in range(calls):
                 for inbox in inboxes:
                     inbox.call_all()
             for inbox in inboxes:
@@ -220,10 +220,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=_SIZES, help="deliveries in the inboxes")
     parser.add_argument(
-        "--rounds",
+        "--rounds", type=int, default=10, help="rounds of each situation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--calls",
         type=int,
-        default=10,
-        help=f"rounds of {_CYCLES_PER_ROUND} calls each (default: %(default)s)",
+        default=_CALLS_PER_ROUND,
+        help="calls of each operation in a round (default: %(default)s)",
     )
     parser.add_argument(
         "--backlog",
@@ -234,7 +237,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to save the measurements to")
     options = parser.parse_args()
     with _running_postgres() as server:
-        summaries = _summarize_samples(_measure(server, sorted(options.sizes), options.rounds))
+        samples = _measure(server, sorted(options.sizes), options.rounds, options.calls)
+        summaries = _summarize_samples(samples)
         for situation in dict.fromkeys(summary.situation for summary in summaries):
             _print_situation(summaries, situation)
         print(

@@ -3,7 +3,7 @@
 Fills a PostgreSQL with runs, failures and backlogs, starts gunicorn, and requests every page several times
 over one connection. Then it requests each page once more with every query's plan recorded, and prints the
 plan of the slowest. Exits 1 if a page takes longer than 200 ms, or the metrics longer than 50 ms; the median
-counts, because other load on the machine slows single requests.
+counts, because other load on the machine slows single requests, and the limits are longer on a busy machine.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks.environment import BenchmarkEnvironment, running_environment
 from benchmarks.results import save_results
 from benchmarks.seeded_inbox import connect_without_limits
 from tests.support.dashboard import SETTINGS, DashboardClient
+from tests.support.waiting import measure_slowdown
 from tests.support.web_process import WebProcess
 
 _MAX_PAGE_MS, _MAX_METRICS_MS = 200.0, 50.0
@@ -41,17 +42,13 @@ _PLAN = re.compile(r"LOG:  duration: ([\d.]+) ms  plan:\n((?:\t.*\n)+)")
 
 @dataclass(frozen=True, slots=True)
 class PageTimes:
-    """The answers to the requests for one page."""
+    """The answers to the requests for one page. is_slow: they took longer than the limit."""
 
     path: str
     status: int
     body_bytes: int
     times_ms: Sequence[float]
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether it takes longer than its limit."""
-        return median(self.times_ms) > (_MAX_METRICS_MS if self.path == _METRICS else _MAX_PAGE_MS)
+    is_slow: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,9 @@ def _measure_page(client: DashboardClient, path: str, requests: int) -> PageTime
         started = time.perf_counter()
         response = client.get(path)
         times_ms.append((time.perf_counter() - started) * 1000)
-    return PageTimes(path, response.status_code, len(response.content), times_ms)
+    limit_ms = _MAX_METRICS_MS if is_metrics else _MAX_PAGE_MS
+    is_slow = median(times_ms) > limit_ms and median(times_ms) > limit_ms * measure_slowdown()
+    return PageTimes(path, response.status_code, len(response.content), times_ms, is_slow)
 
 
 def _record_plans(

@@ -86,7 +86,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Measurement], list[Measu
     accepting: list[Measurement] = []
     draining: list[Measurement] = []
     with running_environment() as environment, ExitStack() as stack:
-        webs = {count: stack.enter_context(environment.web(count)) for count in _PROCESSES}
+        webs = {count: stack.enter_context(environment.web(count)) for count in options.processes}
         for _ in range(options.rounds):
             for count, web in webs.items():
                 accepting.append(_accept(environment, web, count, options.records, options.seconds))
@@ -94,7 +94,7 @@ def _measure(options: argparse.Namespace) -> tuple[list[Measurement], list[Measu
         # Accepted deliveries would be drained along.
         environment.delete_deliveries()
         for _ in range(options.rounds):
-            draining += [_drain(environment, count, options.seconds) for count in _PROCESSES]
+            draining += [_drain(environment, count, options.seconds) for count in options.processes]
     return accepting, draining
 
 
@@ -181,7 +181,7 @@ def _render_table(rounds: Sequence[Measurement], rate_name: str) -> Iterator[str
     parts = list(rounds[0].cpu_s)
     yield f"| processes | {rate_name} | spread | records/s | " + " | ".join(parts) + " | all |"
     yield "|--:|--:|--:|--:|" + "--:|" * (len(parts) + 1)
-    for count in _PROCESSES:
+    for count in sorted({measured.processes for measured in rounds}):
         yield _render_row(count, [measured for measured in rounds if measured.processes == count], parts)
 
 
@@ -248,6 +248,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument(
         "--records", type=int, default=50, help="records in an accepted body (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=_PROCESSES, help="process counts (default: 1 2 4)"
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round (default: %(default)s)")
     parser.add_argument(

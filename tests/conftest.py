@@ -1,5 +1,6 @@
 """Servers and databases of all suites: real ones, started from wheels."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +8,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from redis import Redis
+from sqlalchemy import make_url
 
 from app.database.engine import Database, open_database
 from app.store.migrate import migrate
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, installation_copies
 from tests.support.valkey import ValkeyServer
 
 # A busy machine must not fail a property.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_installation_copies() -> Iterator[None]:
+    """Ends after all servers, because it begins before them."""
+    with installation_copies:
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -82,20 +91,52 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yields the URL of an empty database, once for each kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/store.db"
     else:
+        yield request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the tables of the store, which tests copy."""
+    file = tmp_path_factory.mktemp("migrated") / "store.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: PostgresServer) -> Iterator[str]:
+    """Yields the name of a PostgreSQL database with the tables of the store, which tests copy."""
+    with postgres.database() as url:
+        _migrate(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yields the URL of a migrated, empty store, once for each kind."""
+    if request.param == "sqlite":
+        file: Path = request.getfixturevalue("migrated_file")
+        shutil.copy(file, tmp_path / "store.db")
+        yield f"sqlite:///{tmp_path}/store.db"
+    else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        with postgres.database() as url:
+        with postgres.database(request.getfixturevalue("migrated_database")) as url:
             yield url
 
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Database]:
-    """A migrated, empty database, once for each kind."""
+    """A migrated, empty store, once for each kind."""
     database = open_database(store_url)
-    migrate(database)
     yield database
+    database.close()
+
+
+def _migrate(url: str) -> None:
+    database = open_database(url)
+    migrate(database)
     database.close()

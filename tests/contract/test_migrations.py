@@ -51,8 +51,8 @@ RENAMED_TIMES = {
 
 
 @pytest.fixture
-def database(store_url: str) -> Iterator[Database]:
-    opened = open_database(store_url)
+def database(empty_url: str) -> Iterator[Database]:
+    opened = open_database(empty_url)
     upgrade_to(opened, "0007")
     yield opened
     opened.close()

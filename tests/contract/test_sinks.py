@@ -60,15 +60,15 @@ def batch(
 
 
 @pytest.fixture
-def sql(store_url: str) -> Iterator[SqlSink]:
-    sink = SqlSink(store_url)
+def sql(empty_url: str) -> Iterator[SqlSink]:
+    sink = SqlSink(empty_url)
     yield sink
     sink.close()
 
 
 @pytest.fixture
-def database(store_url: str) -> Iterator[Engine]:
-    engine = open_engine(store_url)
+def database(empty_url: str) -> Iterator[Engine]:
+    engine = open_engine(empty_url)
     yield engine
     engine.dispose()
 
@@ -1081,7 +1081,7 @@ def test_a_missing_table_holds_no_record_of_an_account(sql: SqlSink, database: E
     assert (sql.count("a1"), sql.erase("a1")) == (0, 0)
 
 
-def test_racing_writers_agree_and_never_deadlock(store_url: str, database: Engine) -> None:
+def test_racing_writers_agree_and_never_deadlock(empty_url: str, database: Engine) -> None:
     chance = Random(7)
     keys = [str(key) for key in range(40)]
     batches = [
@@ -1095,7 +1095,7 @@ def test_racing_writers_agree_and_never_deadlock(store_url: str, database: Engin
     ]
 
     def write_all(seed: int) -> None:
-        sink = SqlSink(store_url)
+        sink = SqlSink(empty_url)
         for each in Random(seed).sample(batches, len(batches)):
             sink.write(each, ROUTE)
         sink.close()

@@ -112,9 +112,9 @@ def test_migrating_again_changes_nothing(store: Database) -> None:
     assert before == after
 
 
-def test_concurrent_migrations_succeed(store_url: str) -> None:
+def test_concurrent_migrations_succeed(empty_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
-        stores = [open_database(store_url) for _ in range(2)]
+        stores = [open_database(empty_url) for _ in range(2)]
         revisions = {after for _, after in pool.map(migrate, stores)}
 
     assert len(revisions) == 1
@@ -123,8 +123,8 @@ def test_concurrent_migrations_succeed(store_url: str) -> None:
         item.close()
 
 
-def test_the_error_for_missing_tables_names_the_migrate_command(store_url: str) -> None:
-    empty = open_database(store_url)
+def test_the_error_for_missing_tables_names_the_migrate_command(empty_url: str) -> None:
+    empty = open_database(empty_url)
 
     with pytest.raises(StoreUnavailable, match="rapidbridge migrate"):
         Inbox(empty).put([make_delivery()])

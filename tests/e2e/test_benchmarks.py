@@ -15,8 +15,8 @@ PAGE = ROOT / "docs" / "performance.md"
 SMALL_RUNS = {
     "accept": "--seconds 0.3 --rounds 1 --records 1 --connections 1",
     "end_to_end": "--records 400 --rounds 1 --without-loaders",
-    "growth": "--sizes 1000 2000 --rounds 1 --backlog 0",
-    "scale": "--seconds 0.3 --rounds 1",
+    "growth": "--sizes 1000 2000 --rounds 1 --calls 1 --backlog 0",
+    "scale": "--processes 1 2 --seconds 0.3 --rounds 1",
     "footprint": "--seconds 1 --rounds 1",
     "pages": "--deliveries 20000 --requests 1",
 }

@@ -28,6 +28,7 @@ from app.sinks.base import Batch, Record
 from app.sinks.sql.sink import SqlSink
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, finished_runs
+from tests.support.commands import run_command
 from tests.support.fake_receiver import running_receiver
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
@@ -75,17 +76,8 @@ class DoctorOutput:
 
 def run_doctor(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     variables = {"TRUTO_WEBHOOK_SECRET": SECRET, **settings}
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "doctor", *words],
-        cwd=folder,
-        env=make_environment(**{name: value for name, value in variables.items() if value})
-        | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = make_environment(**{name: value for name, value in variables.items() if value})
+    return run_command("doctor", *words, cwd=folder, environment=environment)
 
 
 def list_documented_checks() -> set[tuple[str, str]]:
@@ -180,12 +172,12 @@ def test_an_empty_folder_gets_advice_and_stays_empty(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_without_tables_is_reported(store_url: str, redis_url: str, tmp_path: Path) -> None:
-    empty = open_database(store_url)
+def test_a_store_without_tables_is_reported(empty_url: str, redis_url: str, tmp_path: Path) -> None:
+    empty = open_database(empty_url)
     empty.engine.connect().close()
     empty.close()
 
-    output = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=empty_url, REDIS_URL=redis_url)
 
     assert "rapidbridge migrate" in output.message("store", "tables")
     assert "reachable" in output.ok_checks("store")

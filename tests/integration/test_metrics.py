@@ -63,7 +63,7 @@ def wait_for_all(web: WebProcess, expected: dict[str, tuple[dict[str, str], floa
         return not different
 
     # An idle worker reports its last numbers within 15 s.
-    wait_until(is_shown, timeout_s=40, what=lambda: f"{wanted}; these differ: {different}")
+    wait_until(is_shown, timeout_s=40, interval_s=0.2, what=lambda: f"{wanted}; these differ: {different}")
 
 
 def find_folder(web: WebProcess) -> Path:

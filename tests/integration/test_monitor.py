@@ -685,10 +685,10 @@ def test_a_wrong_set_up_of_a_sink_is_notified_at_once_with_its_message(setup: Mo
     }
 
 
-def test_a_worker_logs_the_tables_that_do_not_fit_once(store_url: str) -> None:
-    sink = SqlSinkConfig(type="sql", url=store_url)
+def test_a_worker_logs_the_tables_that_do_not_fit_once(empty_url: str) -> None:
+    sink = SqlSinkConfig(type="sql", url=empty_url)
     route = Route(resource="theirs", sinks=("main",))
-    engine = open_engine(store_url)
+    engine = open_engine(empty_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE theirs (id integer)")
     engine.dispose()

@@ -30,6 +30,7 @@ from app.store.schema import deliveries, replays, sink_outcomes
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.web.health import _check_config
 from tests.integration.test_shared_redis import make_delivery
+from tests.support.commands import run_command
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_queue
 from tests.support.replaced_sink import ReplacedSink
@@ -103,9 +104,9 @@ class Setup:
         )
 
     def run(self, *words: str) -> tuple[int, str, str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out, " ".join(err.split())
+        environment = make_environment(**self.settings)
+        ran = run_command(*words, cwd=self.folder, environment=environment, timeout_s=120)
+        return ran.returncode, ran.stdout, " ".join(ran.stderr.split())
 
     def put_settled(self, count: int) -> list[UUID]:
         """Put deliveries and write them to the sink main."""

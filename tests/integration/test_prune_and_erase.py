@@ -19,6 +19,7 @@ from redis import Redis
 
 from app.store.schema import deliveries
 from app.truto.signature import parse_signature_header, sign
+from tests.support.commands import run_command
 from tests.support.delivered_store import DeliveredStore
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_spool
@@ -33,14 +34,18 @@ def delivered(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
     delivered_store.close()
 
 
-def rapidbridge(
-    delivered: DeliveredStore, *words: str, stdin: int = subprocess.DEVNULL, **settings: str
+def rapidbridge(delivered: DeliveredStore, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run_command(*words, cwd=ROOT, environment=make_environment(**delivered.settings, **settings))
+
+
+def run_on_terminal(
+    delivered: DeliveredStore, terminal: int, *words: str, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *words],
         cwd=ROOT,
         env=make_environment(**delivered.settings, **settings),
-        stdin=stdin,
+        stdin=terminal,
         capture_output=True,
         text=True,
         timeout=60,
@@ -53,7 +58,7 @@ def answer(delivered: DeliveredStore, text: bytes, *words: str) -> subprocess.Co
     ours, theirs = pty.openpty()
     os.write(ours, text)
     try:
-        return rapidbridge(delivered, *words, stdin=theirs)
+        return run_on_terminal(delivered, theirs, *words)
     finally:
         os.close(ours)
         os.close(theirs)
@@ -294,7 +299,7 @@ def test_erase_needs_a_confirmation(delivered: DeliveredStore, redis_url: str, r
     assert delivered.count_rows_by_account() == {"a1": 2, "a2": 2}
     master, slave = pty.openpty()
     os.write(master, b"y\n")
-    done = rapidbridge(delivered, *words, stdin=slave, REDIS_URL=redis_url)
+    done = run_on_terminal(delivered, slave, *words, REDIS_URL=redis_url)
     os.close(master)
     os.close(slave)
     again = rapidbridge(delivered, *words, "--yes", "--json", REDIS_URL=redis_url)

@@ -26,6 +26,7 @@ from app.store.operations import Operations
 from app.store.schema import deliveries, replays
 from app.truto.events import Envelope, read_envelope
 from app.truto.signature import sign
+from tests.support.commands import run_command
 from tests.support.fake_receiver import SECRET, running_receiver
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
@@ -92,9 +93,12 @@ class ReplaySetup:
         )
 
     def replay(self, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        process = self.start(*words)
-        out, err = process.communicate(stdin, timeout=120)
-        return process.returncode, out.decode(), err.decode()
+        if stdin:
+            process = self.start(*words)
+            out, err = process.communicate(stdin, timeout=120)
+            return process.returncode, out.decode(), err.decode()
+        ran = run_command("replay", *words, cwd=self.folder, environment=self.environment, timeout_s=120)
+        return ran.returncode, ran.stdout, ran.stderr
 
     def put(self, numbers: Sequence[int], resource: str = "crm/contacts") -> list[UUID]:
         incoming = [make_delivery(number, resource) for number in numbers]

@@ -28,6 +28,7 @@ from app.store.audit_log import AuditLog
 from app.store.migrate import migrate
 from app.store.models import RunUpdate
 from app.store.runs import Runs
+from tests.support.commands import run_command
 from tests.support.waiting import wait_until
 from tests.support.web_process import ROOT, SECRET, WebProcess, make_environment
 
@@ -49,16 +50,7 @@ class RunningSimulation:
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         variables = {"TRUTO_API_URL": self.url, "TRUTO_API_TOKEN": TOKEN, **settings}
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", "runs", *words],
-            cwd=ROOT,
-            env=make_environment(**variables),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_command("runs", *words, cwd=ROOT, environment=make_environment(**variables))
 
 
 @pytest.fixture(scope="module")

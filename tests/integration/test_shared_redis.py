@@ -3,8 +3,6 @@
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,8 +25,9 @@ from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.truto.events import read_envelope
 from app.truto.signature import parse_signature_header, sign
 from app.web.enqueuer import NewDelivery
+from tests.support.commands import run_command
 from tests.support.postgres import PostgresServer
-from tests.support.processes import ROOT, Command
+from tests.support.processes import Command
 from tests.support.redis_keys import namespace_of, open_queue, open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, WebProcess, make_environment
@@ -70,16 +69,7 @@ class Receiver:
         OtherSpools(self.store, redis, read_settings(self.settings)).run_once()
 
     def run(self, *words: str, code: int = 0) -> str:
-        ran = subprocess.run(
-            [sys.executable, "-m", "app.cli", *words],
-            cwd=self.folder,
-            env={**make_environment(**self.settings), "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ran = run_command(*words, cwd=self.folder, environment=make_environment(**self.settings))
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran.stdout + ran.stderr
 

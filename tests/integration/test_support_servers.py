@@ -13,9 +13,12 @@ import pytest
 from redis import Redis
 from sqlalchemy import inspect
 
-from app.database.engine import open_database
+from app.database.engine import Database, open_database
+from app.store.inbox import Inbox
+from app.store.migrate import is_current
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, find_descendants, is_alive
+from tests.support.seeded_store import SeededStore
 from tests.support.server import Server
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -54,13 +57,20 @@ def test_postgresql_is_a_child_process_of_the_tests(postgres: PostgresServer, po
 
 
 @pytest.mark.parametrize("turn", ["first", "second"])
-def test_every_test_has_an_empty_store_of_its_own(store_url: str, turn: str) -> None:
+def test_every_test_has_an_empty_database_of_its_own(empty_url: str, turn: str) -> None:
     # The second turn must not see what the first one created.
-    engine = open_database(store_url)
+    engine = open_database(empty_url)
     with engine.engine.begin() as connection:
         assert inspect(connection).get_table_names() == []
         connection.exec_driver_sql("CREATE TABLE left_behind (id integer)")
     engine.close()
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_every_test_has_an_empty_store_of_its_own(store: Database, turn: str) -> None:
+    assert is_current(store)
+    assert not any(Inbox(store).count_by_state().values())
+    SeededStore(store, "").put()
 
 
 def test_a_database_is_gone_after_its_test(postgres: PostgresServer) -> None:
@@ -137,7 +147,9 @@ time.sleep(60)
     # PostgreSQL's user must be able to pass through.
     folder.chmod(0o711)
     command = [sys.executable, "-c", start, str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+    # A killed process leaves its temporary files.
+    variables = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "started\n"
         family = find_descendants(owner.pid)

@@ -23,6 +23,7 @@ from app.store.models import RunUpdate
 from app.store.runs import Runs
 from app.truto.signature import sign
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
+from tests.support.commands import run_command
 from tests.support.fake_receiver import FakeReceiver, running_receiver
 from tests.support.processes import ROOT, Command
 from tests.support.waiting import wait_until
@@ -51,16 +52,7 @@ def runs(receiver: FakeReceiver) -> Iterator[FinishedRuns]:
 def rapidbridge(runs: FinishedRuns, tmp_path: Path) -> Rapidbridge:
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         variables = {"TRUTO_API_URL": runs.url, "TRUTO_API_TOKEN": TOKEN, **settings}
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", "webhook", *words],
-            cwd=tmp_path,
-            env=make_environment(**variables) | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_command("webhook", *words, cwd=tmp_path, environment=make_environment(**variables))
 
     return run
 

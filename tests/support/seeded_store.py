@@ -27,6 +27,7 @@ from app.store.models import (
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries
 from app.truto.events import Envelope
+from tests.support.commands import run_command
 from tests.support.web_process import ROOT, make_environment
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
@@ -135,16 +136,7 @@ class SeededStore:
 
 def rapidbridge(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command without a terminal."""
-    return subprocess.run(
-        build_command(*words),
-        cwd=ROOT,
-        env=make_environment(**settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(*words, cwd=ROOT, environment=make_environment(**settings))
 
 
 def build_command(*words: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The whole service in a folder, as `up` starts it."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from app.cli.local.service import running_service
 from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from tests.support.processes import ROOT
+from tests.support.commands import run_command
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, make_environment
 
@@ -32,16 +31,8 @@ class Service:
         migrate(self.store)
 
     def rapidbridge(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", *words],
-            cwd=self._folder,
-            env=make_environment(**self.settings, **settings) | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        variables = make_environment(**self.settings, **settings)
+        return run_command(*words, cwd=self._folder, environment=variables, timeout_s=120)
 
     def wait_until_settled(self) -> None:
         wait_until(

@@ -7,11 +7,15 @@ _CALIBRATION_CPU_S = 0.1
 
 
 def wait_until(
-    condition: Callable[[], bool], *, timeout_s: float = 20.0, what: Callable[[], str] | str = "the condition"
+    condition: Callable[[], bool],
+    *,
+    timeout_s: float = 20.0,
+    interval_s: float = 0.02,
+    what: Callable[[], str] | str = "the condition",
 ) -> None:
     """Return once the condition holds; fail after the timeout, which is longer on a busy machine.
 
-    what: the expected condition, for the message.
+    interval_s: between two checks; longer for a check that costs much. what: the condition, for the message.
     """
     started = time.monotonic()
     limit_s = timeout_s
@@ -21,7 +25,7 @@ def wait_until(
             if time.monotonic() - started > limit_s:
                 description = what if isinstance(what, str) else what()
                 raise AssertionError(f"waited {limit_s:.0f} s for {description}")
-        time.sleep(0.02)
+        time.sleep(interval_s)
 
 
 def measure_slowdown() -> float:
