@@ -162,6 +162,21 @@ def test_wrong_passwords_are_limited_for_a_client_and_sessions_go_on(
         assert PASSWORD not in web.log
 
 
+def test_a_head_request_to_the_sign_in_page_checks_no_password(web: WebProcess) -> None:
+    form = {"password": PASSWORD}
+    with DashboardClient(web.url, password=None) as client:
+        answers = [client.http.request("HEAD", "/login", data=form)]
+        wrong = {"password": "x" * 3000}
+        answers += [
+            client.http.request("HEAD", "/login", data=wrong) for _ in range(SignInLimit.MAX_OF_PROCESS)
+        ]
+
+        assert {answer.status_code for answer in answers} == {200}
+        assert "set-cookie" not in answers[0].headers
+        # Nobody is locked out.
+        assert client.http.post("/login", data=form).status_code == 303
+
+
 def test_the_limit_of_wrong_passwords_ends_with_its_window() -> None:
     now = [0.0]
     limit = SignInLimit(clock=lambda: now[0])

@@ -52,6 +52,7 @@ print(json.dumps([response.status_code, [item["transaction"] for item in transac
 
 def build(database_url: str, redis_url: str) -> Flask:
     variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "TRUTO_WEBHOOK_SECRET": SECRET}
+    variables["DASHBOARD_PASSWORD"] = "a password of the tests"
     return create_app(Config(read_settings(variables), build_default_routes(database_url)))
 
 
@@ -162,3 +163,11 @@ def test_a_flask_instrumentation_sees_the_post(database_url: str, redis_url: str
     )  # fmt: skip
 
     assert json.loads(ran.stdout.splitlines()[-1]) == [200, ["webhooks.receive"]]
+
+
+def test_no_view_of_the_dashboard_takes_both_reading_and_acting_methods(app: Flask) -> None:
+    rules = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("dashboard.")]
+
+    assert len(rules) > 20
+    for rule in rules:
+        assert (rule.methods or set()) - {"OPTIONS"} in ({"GET", "HEAD"}, {"POST"}), rule

@@ -78,7 +78,9 @@ _CONTENT_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_WITHOUT_SESSION = ("dashboard.sign_in", "dashboard.asset")
+_WITHOUT_SESSION = ("dashboard.sign_in", "dashboard.check_password", "dashboard.asset")
+# Flask answers HEAD with the view of GET. Every other method reads a form.
+_READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 log = structlog.get_logger()
 
@@ -169,7 +171,8 @@ def _check_access(access: Access, limit: SignInLimit) -> BaseResponse | None:
     """
     g.session = access.find_session(request)
     request.max_content_length = request.max_form_memory_size = _MAX_FORM_BYTES
-    if request.endpoint == "dashboard.sign_in" and request.method == "POST":
+    sends_form = request.method not in _READING_METHODS
+    if request.endpoint == "dashboard.check_password":
         request.max_content_length = request.max_form_memory_size = _MAX_SIGN_IN_BYTES
         request.max_form_parts = _MAX_SIGN_IN_PARTS
         address = find_client_address(request)
@@ -178,11 +181,11 @@ def _check_access(access: Access, limit: SignInLimit) -> BaseResponse | None:
             text = "Too many wrong passwords. Wait five minutes, and try again."
             raise TooManyRequests(text, retry_after=round(SignInLimit.WINDOW_S))
     if request.endpoint not in _WITHOUT_SESSION and g.session is None:
-        if request.method == "POST":
+        if sends_form:
             raise Forbidden("You are not signed in, or your session has ended. Sign in, and try again.")
         target = request.full_path.removesuffix("?")
         return redirect(url_for("dashboard.sign_in", next=None if target == "/" else target), 303)
-    if request.method == "POST":
+    if sends_form:
         is_signing_in = request.endpoint in _WITHOUT_SESSION
         if not is_signing_in and g.session.role != Role.WRITE and request.endpoint != "dashboard.sign_out":
             raise Forbidden("This session may only read. Sign in with the other password to change anything.")

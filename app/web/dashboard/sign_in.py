@@ -13,10 +13,12 @@ from app.web.dashboard.dashboard import Dashboard
 def register_sign_in(pages: Blueprint, access: Access, dashboard: Dashboard, limit: SignInLimit) -> None:
     """Add the pages to the blueprint. limit: checked before the form of a request is read."""
 
-    @pages.route("/login", methods=["GET", "POST"])
+    @pages.get("/login")
     def sign_in() -> BaseResponse:
-        if request.method == "GET":
-            return _redirect_to_target() if g.session else _render_form()
+        return _redirect_to_target() if g.session else _render_form()
+
+    @pages.post("/login")
+    def check_password() -> BaseResponse:
         address = find_client_address(request)
         role = access.find_role(request.form.get("password", ""))
         if role is None:
