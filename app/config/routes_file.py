@@ -19,17 +19,16 @@ from app.config.problems import (
 )
 from app.config.routes import (
     ColumnConfig,
-    FilesSinkConfig,
     GateConfig,
     RefuseRule,
     Route,
     Routes,
     RunRule,
-    SqlSinkConfig,
     StopLimits,
     WebhookConfig,
     has_wildcard,
 )
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
 from app.errors import ConfigError
 
 _KEY = re.compile(r"\s*([\w.-]{1,60})\s*=")
@@ -293,10 +292,10 @@ def _find_reserved_columns(routes: Routes) -> Iterator[str]:
 
 def _find_unusable_keys(routes: Routes) -> Iterator[str]:
     for number, route in enumerate(routes.routes, start=1):
-        if not route.key and route.missing_key == "refuse":
+        if not route.key and route.on_missing_key == "reject":
             yield (
-                f'[[routes]] {number}, key: "" with missing_key = "refuse" would reject every record; '
-                "name the member that identifies a record, or remove `missing_key`."
+                f'[[routes]] {number}, key: "" with on_missing_key = "reject" would reject every record; '
+                "name the member that identifies a record, or remove `on_missing_key`."
             )
 
 

@@ -14,6 +14,7 @@ from app.config.routes import (
     GateConfig,
     RefuseRule,
     Route,
+    RoutedEvent,
     Routes,
     StopLimits,
     build_default_routes,
@@ -47,9 +48,8 @@ def match(routes: Routes, **changes: str) -> Route | None:
         "account": "a",
         **changes,
     }
-    return routes.find_route(
-        **request, has_records=request["event"] in ("sync_job_run:record", "record:created")
-    )
+    has_records = request["event"] in ("sync_job_run:record", "record:created")
+    return routes.find_route(RoutedEvent(**request, has_records=has_records))
 
 
 def find_problems(text: str) -> list[str]:
@@ -189,8 +189,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name: invalid name; a column"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: \"txt\" is not 'text',"),
-        (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with missing_key = \"refuse\" would reject every record;"),
-        (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: \"skip\" is not 'hash' or 'refuse'."),
+        (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with on_missing_key = \"reject\" would reject every record;"),
+        (f'{SINKS}[[routes]]\nsinks = []\non_missing_key = "skip"\n', "[[routes]] 1, on_missing_key: \"skip\" is not 'hash' or 'reject'."),
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would mix"),
         (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: missing; add reason."),
         (f"{SINKS}[refuse]\n", "[refuse]: this must be an array of tables; write [[refuse]]."),
