@@ -1,4 +1,4 @@
-"""Records as a route sends them to its sinks: keyed, versioned, filtered, and reduced to its fields; pure."""
+"""Records as their route sends them: keyed, versioned, filtered and reduced; pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

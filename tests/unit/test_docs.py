@@ -173,12 +173,12 @@ def find_command(words: list[str]) -> str | None:
 
 def test_every_command_is_described() -> None:
     rows = re.findall(
-        r"^\| `rapidbridge ([^`]*?)(?: \[?(?:ID|NAME).*)?` \| (.*) \|$",
+        r"^\| `rapidbridge ([^`]*?)(?: \[?(?:ID|NAME|RESOURCE).*)?` \| (.*) \|$",
         PAGES["docs/commands.md"],
         re.MULTILINE,
     )
     order = [
-        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "sinks", "webhook", "deliveries", "dead",
+        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "routes", "sinks", "webhook", "deliveries", "dead",
         "replay", "operations", "prune", "erase", "mcp",
     ]  # fmt: skip
 

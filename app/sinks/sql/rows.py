@@ -1,4 +1,4 @@
-"""Rows of a batch: deduplicated, sorted by key, and cast to the columns of a route; pure."""
+"""Rows of a batch: deduplicated, sorted by key, and cast to columns; pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
