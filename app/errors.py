@@ -15,6 +15,7 @@ RapidBridgeError
  │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
  │   ├─ SinkUnavailable          a sink cannot be reached, is busy or reported a deadlock
  │   │   └─ SinkRefused            a sink rejects every batch until a person corrects it: a column, a right, …
+ │   ├─ RoutesRefused            the changed routes file is not valid: the workers keep the routes they have
  │   ├─ TrutoUnavailable         Truto's API cannot be reached, is busy or fails
  │   └─ SubscriberUnavailable    a notification's subscriber cannot be reached, is busy or fails
  ├─ PermanentError             do not retry: keep it, count it, show it
@@ -103,6 +104,10 @@ class JobTimeout(TransientError):
 
 class Overloaded(TransientError):
     """The large bodies in progress use up the memory budget."""
+
+
+class RoutesRefused(TransientError):
+    """The routes file has changed and is not valid; a person corrects it."""
 
 
 class ArchiveUnavailable(TransientError):

@@ -15,16 +15,15 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
 
 from app.config.routes import build_default_routes
-from app.sinks.base import Batch, Record
 from app.sinks.sql.rows import make_rows
 from app.truto.events import read_envelope
 from app.truto.records import read_records
 from app.truto.signature import parse_signature_header, sign, verify
 from benchmarks.payloads import make_delivery
 from benchmarks.results import save_results
+from tests.support.sent_records import send
 from tests.support.web_process import SECRET
 
 _CALLS = 20
@@ -44,15 +43,14 @@ def _build_steps(records: int) -> dict[str, Callable[[], object]]:
     parsed = read_records(body)
     assert parsed is not None
     now = datetime.now(UTC)
-    page = [Record(ordinal, value) for ordinal, value in parsed.records]
-    batch = Batch(UUID(int=0), now, now, "crm/contacts", "list", "account", "", "r", page, is_deletion=False)
+    page = send([value for _, value in parsed.records], received_at=now, version=now)
     [route] = build_default_routes("sqlite:///x").routes
     return {
         "verify the signature": lambda: verify(body, parse_signature_header(signature), [SECRET]),
         "read the envelope": lambda: read_envelope(body),
         "compress the body": lambda: zlib.compress(body, 1),
         "read the records": lambda: read_records(body),
-        "make rows of them": lambda: make_rows(batch, route),
+        "make rows of them": lambda: make_rows(page.build_batch(route).records, route.columns),
     }
 
 

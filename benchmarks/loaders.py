@@ -87,7 +87,7 @@ class _StatementRecorder:
 def _build_statements(batches: list[Batch]) -> list[tuple[str, dict[str, Any]]]:
     recorder = _StatementRecorder()
     for batch in batches:
-        rows, _ = make_rows(batch, _ROUTE)
+        rows = make_rows(batch.records, _ROUTE.columns)
         PostgreSQL().upsert(cast(Connection, recorder), WriteTarget(TABLE, batch, _ROUTE.columns), rows)
     return recorder.statements
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from app.config.routes import Route
 from app.simulator.sample_records import make_record
-from app.sinks.base import Batch, Record
+from app.sinks.base import Batch
 from app.store.models import IncomingDelivery
 from app.truto.events import RECORD_EVENT, Envelope
 from app.truto.signature import sign
 from app.truto.target_url import WEBHOOK_PATH
+from tests.support.sent_records import send
 from tests.support.web_process import SECRET
 
 RESOURCE = "crm/contacts"
@@ -76,8 +78,17 @@ def make_batches(record_count: int, batch_size: int) -> Iterator[Batch]:
     """Yield the same deliveries as the batches that a worker passes to a sink."""
     for page in _split_into_pages(record_count, batch_size):
         now = datetime.now(UTC)
-        records = [Record(ordinal, record) for ordinal, record in enumerate(page)]
-        yield Batch(uuid4(), now, now, RESOURCE, "list", _ACCOUNT, "", _RUN, records)
+        sent = send(
+            page,
+            delivery_id=uuid4(),
+            received_at=now,
+            version=now,
+            resource=RESOURCE,
+            account=_ACCOUNT,
+            job="",
+            run=_RUN,
+        )
+        yield sent.build_batch(Route(sinks=("main",)))
 
 
 def make_delivery(number: int, records: int) -> IncomingDelivery:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.checks.disk import evaluate_free_space, read_free_bytes
-from app.config.routes import FilesSinkConfig, Routes
+from app.config.routes import Routes
+from app.config.sinks import FilesSinkConfig
 from app.database.engine import redact_url
 from app.errors import SinkUnavailable
 from app.sinks.probe import find_set_up_problems, probe_sink

@@ -225,7 +225,7 @@ def evaluate_missing_key(notification: Notification) -> CheckResult:
     payload = notification.payload
     result = (
         "such records are rejected"
-        if payload["missing_key"] == "refuse"
+        if payload["missing_key"] != "hash"
         else "each version of such a record becomes a new row"
     )
     message = f"no record of a delivery of {payload['resource']} has the key {payload['key']}: {result}"

@@ -17,7 +17,7 @@ from app.cli.common.streams import (
 from app.config.version import VERSION
 from app.errors import ConfigError, TransientError
 
-# Below it, `route` would be taken for `prune`.
+# Below it, `tune` would be taken for `prune`.
 _SIMILARITY = 0.7
 EXIT_CONFIG_ERROR = 2
 EXIT_UNREACHABLE = 3

@@ -2,12 +2,21 @@
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import click
+import structlog
 
 from app.cli.local.supervisor import Supervisor
+from app.cli.local.temporary_folder import temporary_folder
 from app.config.load import read_config
-from app.config.settings import WORKER_VARIABLE, build_child_environment
+from app.config.settings import (
+    ROUTES_SNAPSHOT_VARIABLE,
+    WORKER_VARIABLE,
+    build_child_environment,
+    forget_routes_snapshot,
+)
 from app.config.summary import log_start
 from app.database.engine import open_database
 from app.logs import configure_logging
@@ -21,9 +30,12 @@ from workers.background.other_spools import OtherSpools
 from workers.background.releaser import Releaser
 from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
+from workers.background.routes_watcher import RoutesWatcher
 from workers.background.sink_monitor import SetUpMonitor
 from workers.background.sweeper import Sweeper
 from workers.delivery.processor import format_worker_name, make_worker_token
+
+log = structlog.get_logger()
 
 
 @click.command()
@@ -38,9 +50,10 @@ def worker(number: int | None) -> None:
 
     The command runs until SIGTERM or Ctrl-C; deliveries in progress are finished first. It also sends
     notifications, carries out replays and discards, monitors runs and prunes old bodies. Any number of these
-    commands may run, on any number of machines.
+    commands may run, on any number of machines. A changed routes file is used as soon as it is valid.
     """
     config = read_config(required=("REDIS_URL",))
+    forget_routes_snapshot()
     settings = config.settings
     configure_logging(settings.log_format)
     number = number or settings.worker_concurrency
@@ -50,6 +63,7 @@ def worker(number: int | None) -> None:
     spool = Spool(redis, settings.namespace, settings)
     queue = DeliveryQueue(redis, settings.namespace)
     sweeper = Sweeper(database, queue, spool)
+    routes_watcher = RoutesWatcher(config)
     dispatcher = NotificationDispatcher(database, config.routes.notify, public_url=settings.public_url)
     tasks = [
         sweeper,
@@ -60,19 +74,42 @@ def worker(number: int | None) -> None:
         Pruner(database, settings.retention_days),
         OperationRunner(database, owner=format_worker_name(os.getpid(), make_worker_token())),
         ReplayFeeder(database, queue),
+        routes_watcher,
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
-    with Supervisor() as supervisor:
+    with temporary_folder("rapidbridge-") as folder, Supervisor() as supervisor:
+        snapshot = _write_snapshot(folder / "routes.toml", config.routes_text) if config.routes_file else ""
         for index in range(number):
-            process = _WorkerProcess(sweeper)
+            process = _WorkerProcess(sweeper, snapshot)
             supervisor.start(
                 f"worker-{index + 1}",
                 [sys.executable, "-m", "workers.main"],
                 process.build_environment,
                 on_exit=process.release,
             )
-        supervisor.run()
+        supervisor.run(until=lambda: routes_watcher.changed_text is not None)
+    if routes_watcher.changed_text is not None and not supervisor.has_signal:
+        _restart(routes_watcher.changed_text)
+
+
+def _write_snapshot(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def _restart(routes_text: str) -> None:
+    """Replace this process, whose workers have ended, by a new one with these routes.
+
+    It reads a copy of them: the file may have changed again, and need not be valid any more.
+    """
+    descriptor, snapshot = tempfile.mkstemp(prefix="rapidbridge-routes-")
+    os.close(descriptor)
+    log.info("background.restarting", reason="the routes file has changed")
+    environment = build_child_environment() | {
+        ROUTES_SNAPSHOT_VARIABLE: _write_snapshot(Path(snapshot), routes_text)
+    }
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606  # no shell
 
 
 class _WorkerProcess:
@@ -81,14 +118,18 @@ class _WorkerProcess:
     After a restart it leases deliveries before the leases of the dead process are released.
     """
 
-    def __init__(self, sweeper: Sweeper) -> None:
+    def __init__(self, sweeper: Sweeper, routes_snapshot: str) -> None:
         self._sweeper = sweeper
+        self._snapshot = routes_snapshot
         self._token = ""
 
     def build_environment(self) -> dict[str, str]:
         """Return the variables for the next start."""
         self._token = make_worker_token()
-        return build_child_environment() | {WORKER_VARIABLE: self._token}
+        variables = {WORKER_VARIABLE: self._token}
+        if self._snapshot:
+            variables[ROUTES_SNAPSHOT_VARIABLE] = self._snapshot
+        return build_child_environment() | variables
 
     def release(self, pid: int) -> None:
         """Release the leases of the process that ended."""

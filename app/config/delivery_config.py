@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from app.config.database_identity import identify_database
-from app.config.routes import Routes, SinkConfig, SqlSinkConfig
+from app.config.routes import Routes
+from app.config.sinks import SinkConfig, SqlSinkConfig
 from app.config.version import VERSION
 
 _DIGEST_CHARS = 16

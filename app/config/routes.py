@@ -1,63 +1,27 @@
-"""Models of the routes file: sinks, routes, rules for runs, and subscribers.
+"""Models of the routes file: routes, columns, and rules for runs.
 
 The first matching route applies to a delivery. All patterns are shell-style; "*" matches anything. Pure.
 """
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationInfo,
-    field_validator,
+    model_validator,
 )
 
-from app.config.database_url import check_database_url, check_schema_name
 from app.config.notify import NotifyConfig
 from app.config.setting_values import MAX_DAYS
+from app.config.sinks import SinkConfig, SqlSinkConfig
+from app.config.strict_model import StrictModel
+from app.expressions import ExpressionError, compile_expression
 
 
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class SqlSinkConfig(_StrictModel):
-    """A PostgreSQL or SQLite database with one table for each resource.
-
-    database_schema: of the tables, in PostgreSQL; "" for the first one of the search_path.
-    """
-
-    type: Literal["sql"]
-    url: Annotated[str, AfterValidator(check_database_url)] = Field(
-        repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://"
-    )
-    # pydantic's models have a method `schema`.
-    database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(default="", alias="schema")
-
-    @field_validator("database_schema")
-    @classmethod
-    def _check_schema(cls, schema: str, info: ValidationInfo) -> str:
-        if info.data.get("url", "").startswith("sqlite:///"):
-            raise ValueError("SQLite has no schemas; remove it, or use a PostgreSQL database")
-        return schema
-
-
-class FilesSinkConfig(_StrictModel):
-    """A folder with one file for each delivery."""
-
-    type: Literal["files"]
-    url: str = Field(pattern=r"^file:///")
-    format: Literal["jsonl"] = "jsonl"
-
-
-SinkConfig = Annotated[SqlSinkConfig | FilesSinkConfig, Field(discriminator="type")]
-
-
-class ColumnConfig(_StrictModel):
+class ColumnConfig(StrictModel):
     """A typed column for one value of a record. path: member names and list indexes, joined by dots."""
 
     type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
@@ -71,7 +35,38 @@ def _expand_column(value: object) -> object:
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
-class StopLimits(_StrictModel):
+def _check_expression(expression: str) -> str:
+    if expression:
+        try:
+            compile_expression(expression)
+        except ExpressionError as error:
+            raise ValueError(str(error)) from error
+    return expression
+
+
+Expression = Annotated[str, AfterValidator(_check_expression)]
+FieldPath = Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")]
+# The names of earlier releases.
+_FORMER_KEYS = {"missing_key": "on_missing_key", "non_object": "on_non_object"}
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedEvent:
+    """The fields of a delivery that routes match. account, environment, webhook: ids, "" if unknown.
+
+    has_records: whether the event is a kind that carries records.
+    """
+
+    event: str
+    resource: str
+    method: str
+    account: str = ""
+    environment: str = ""
+    webhook: str = ""
+    has_records: bool = True
+
+
+class StopLimits(StrictModel):
     """Limits on a run's deliveries to one route; the run is stopped if it exceeds one. None: no limit.
 
     dead_share: share of dead records, from 100 records on. idle_minutes: time without an event of the run.
@@ -85,39 +80,62 @@ class StopLimits(_StrictModel):
     )
 
 
-class Route(_StrictModel):
+class Route(StrictModel):
     """Patterns of deliveries, and the sinks that store their records.
 
     event: "" matches all events with records, and no others.
     key: a member name, or a path as in ColumnConfig; "" if nothing identifies a record.
     account: the path of the integrated account in a record, for batches that name none; "" writes such
     batches without an account, None keeps them unwritten.
-    missing_key: a record without a usable key is rejected, or its hash becomes the key.
-    non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
+    on_missing_key: a record without a usable key is rejected, or its hash becomes the key.
+    on_non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
+    version_field: the path of the time that orders a record's versions; "" for the time of the event.
+    filter, transform: JMESPath expressions; "" for none. only, drop: paths of the fields to keep or remove.
     """
 
     event: str = ""
     resource: str = "*"
     method: str = "*"
     integrated_account_id: str = "*"
+    environment_id: str = "*"
+    webhook_id: str = "*"
     sinks: tuple[str, ...]
     table: str = Field(default="", pattern=r"^([a-z_][a-z0-9_]{0,62})?$")
     key: str = "id"
     account: str | None = None
-    missing_key: Literal["hash", "refuse"] = "hash"
-    non_object: Literal["refuse", "wrap"] = "refuse"
+    on_missing_key: Literal["hash", "reject"] = "hash"
+    on_non_object: Literal["reject", "wrap"] = "reject"
+    version_field: str = ""
+    filter: Expression = ""
+    only: tuple[FieldPath, ...] = ()
+    drop: tuple[FieldPath, ...] = ()
+    transform: Expression = ""
     stop_at: StopLimits = StopLimits()
     columns: dict[ColumnName, Annotated[ColumnConfig, BeforeValidator(_expand_column)]] = Field(
         default_factory=dict
     )
 
-    def matches(self, *, event: str, resource: str, method: str, account: str, has_records: bool) -> bool:
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_former_keys(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        renamed = {
+            _FORMER_KEYS[key]: "reject" if value == "refuse" else value
+            for key, value in table.items()
+            if key in _FORMER_KEYS
+        }
+        return renamed | {key: value for key, value in table.items() if key not in _FORMER_KEYS}
+
+    def matches(self, event: RoutedEvent) -> bool:
         """Whether a delivery matches all patterns of the route."""
         return (
-            (fnmatchcase(event, self.event) if self.event else has_records)
-            and fnmatchcase(resource, self.resource)
-            and fnmatchcase(method, self.method)
-            and fnmatchcase(account, self.integrated_account_id)
+            (fnmatchcase(event.event, self.event) if self.event else event.has_records)
+            and fnmatchcase(event.resource, self.resource)
+            and fnmatchcase(event.method, self.method)
+            and fnmatchcase(event.account, self.integrated_account_id)
+            and fnmatchcase(event.environment, self.environment_id)
+            and fnmatchcase(event.webhook, self.webhook_id)
         )
 
 
@@ -126,14 +144,14 @@ def has_wildcard(pattern: str) -> bool:
     return any(mark in pattern for mark in "*?[")
 
 
-class WebhookConfig(_StrictModel):
+class WebhookConfig(StrictModel):
     """A webhook whose events all belong to one integrated account."""
 
     id: str = Field(min_length=1)
     account: str = Field(min_length=1, max_length=200)
 
 
-class RunRule(_StrictModel):
+class RunRule(StrictModel):
     """Patterns of the runs that a rule applies to."""
 
     sync_job_id: str = "*"
@@ -155,7 +173,7 @@ class RefuseRule(RunRule):
     reason: str = Field(min_length=1)
 
 
-class GateConfig(_StrictModel):
+class GateConfig(StrictModel):
     """Further conditions that refuse a run at its start.
 
     unrouted: no route matches one of its resources and methods. overlapping: another run of its job and
@@ -167,7 +185,7 @@ class GateConfig(_StrictModel):
     oldest_pending_s: int | None = Field(default=None, ge=1, le=MAX_DAYS * 86400, strict=True)
 
 
-class Routes(_StrictModel):
+class Routes(StrictModel):
     """A valid routes file. allow: if there are such rules, a run must match one of them."""
 
     sinks: dict[str, SinkConfig]
@@ -178,24 +196,9 @@ class Routes(_StrictModel):
     notify: tuple[NotifyConfig, ...] = ()
     gate: GateConfig = GateConfig()
 
-    def find_route(
-        self, *, event: str, resource: str, method: str, account: str, has_records: bool
-    ) -> Route | None:
+    def find_route(self, event: RoutedEvent) -> Route | None:
         """Return the first route that a delivery matches, or None."""
-        return next(
-            (
-                route
-                for route in self.routes
-                if route.matches(
-                    event=event,
-                    resource=resource,
-                    method=method,
-                    account=account,
-                    has_records=has_records,
-                )
-            ),
-            None,
-        )
+        return next((route for route in self.routes if route.matches(event)), None)
 
     def find_webhook_account(self, webhook_id: str) -> str:
         """Return the account that a webhook serves alone, or ""."""

@@ -3,12 +3,11 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from app.config.database_url import is_in_memory
 from app.config.notify import NotifyConfig
 from app.config.problems import (
     describe_violation,
@@ -19,17 +18,17 @@ from app.config.problems import (
 )
 from app.config.routes import (
     ColumnConfig,
-    FilesSinkConfig,
     GateConfig,
     RefuseRule,
     Route,
     Routes,
     RunRule,
-    SqlSinkConfig,
     StopLimits,
     WebhookConfig,
-    has_wildcard,
 )
+from app.config.routes_problems import RoutesProblem, find_problems
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
+from app.config.toml_lines import TomlPath, find_line, find_lines
 from app.errors import ConfigError
 
 _KEY = re.compile(r"\s*([\w.-]{1,60})\s*=")
@@ -45,11 +44,11 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
     """Parse the text of a routes file.
 
     source: the file's name, for messages. variables: the values of $NAME in [sinks] and [[notify]].
-    Raises ConfigError with every problem: its place, the invalid value, and the next step. No message
-    contains a URL, a secret or the value of a variable.
+    Raises ConfigError with every problem: its line, its place, the invalid value, and the next step. No
+    message contains a URL, a secret or the value of a variable.
     """
     tables = _parse_toml(text, source)
-    problems: list[str] = []
+    problems: list[RoutesProblem] = []
     try:
         routes = Routes.model_validate(_expand_variables(tables, variables, problems))
     except ValidationError as error:
@@ -58,19 +57,20 @@ def read_routes(text: str, *, source: str, variables: Mapping[str, str]) -> Rout
             for detail in error.errors(include_input=False, include_url=False)
         ]
     else:
-        for check in (
-            _find_unknown_sinks,
-            _find_databases_in_memory,
-            _find_table_collisions,
-            _find_reserved_columns,
-            _find_unusable_keys,
-            _find_duplicate_names,
-            _find_duplicate_webhooks,
-        ):
-            problems += check(routes)
+        problems += find_problems(routes)
     if problems:
-        raise ConfigError(escape_all(f"{source}: {problem}" for problem in problems))
+        lines = find_lines(text)
+        raise ConfigError(escape_all(_format_problem(problem, source, lines) for problem in problems))
     return routes
+
+
+def _format_problem(problem: RoutesProblem, source: str, lines: Mapping[TomlPath, int]) -> str:
+    place, keys = _format_place(problem.path)
+    key_path = ".".join(str(key) for key in keys if key != "[key]")
+    line = find_line(lines, problem.path)
+    return (
+        f"{source}{f':{line}' if line else ''}: {place}{f', {key_path}' if key_path else ''}: {problem.text}"
+    )
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -93,13 +93,13 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def _expand_variables(
-    tables: Mapping[str, Any], variables: Mapping[str, str], problems: list[str]
+    tables: Mapping[str, Any], variables: Mapping[str, str], problems: list[RoutesProblem]
 ) -> dict[str, Any]:
     """Replace $NAME in sinks and [[notify]] tables, and name the [[notify]] tables without a name."""
     expanded = dict(tables)
     if isinstance(sinks := tables.get("sinks"), dict):
         expanded["sinks"] = {
-            name: _expand_table(table, variables, _get_unset_values(table), f"[sinks.{name}]", problems)
+            name: _expand_table(table, variables, _get_unset_values(table), ("sinks", name), problems)
             for name, table in sinks.items()
         }
     if isinstance(notify := tables.get("notify"), list):
@@ -108,8 +108,8 @@ def _expand_variables(
             for number, table in enumerate(notify, start=1)
         ]
         expanded["notify"] = [
-            _expand_table(table, variables, _get_unset_notify_values(table), f"[[notify]] {number}", problems)
-            for number, table in enumerate(named_tables, start=1)
+            _expand_table(table, variables, _get_unset_notify_values(table), ("notify", number), problems)
+            for number, table in enumerate(named_tables)
         ]
     return expanded
 
@@ -125,7 +125,11 @@ def _get_unset_notify_values(table: Any) -> Mapping[str, str]:
 
 
 def _expand_table(
-    table: Any, variables: Mapping[str, str], unset_values: Mapping[str, str], place: str, problems: list[str]
+    table: Any,
+    variables: Mapping[str, str],
+    unset_values: Mapping[str, str],
+    place: TomlPath,
+    problems: list[RoutesProblem],
 ) -> Any:
     if not isinstance(table, dict):
         return table
@@ -135,7 +139,7 @@ def _expand_table(
         variable_problems = [
             problem for name in names if (problem := _find_variable_problem(name, variables))
         ]
-        problems.extend(f"{place}: {problem}" for problem in variable_problems)
+        problems.extend(RoutesProblem((*place, key), problem) for problem in variable_problems)
         if variable_problems:
             return unset_values.get(key, "unset")
         return _VARIABLE.sub(lambda match: variables[match[1] or match[2]], text)
@@ -165,8 +169,6 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
 _SINK_TYPES = ("sql", "files")
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
 _SECRET_KEYS = ("url", "secret")
-# Source: https://www.postgresql.org/docs/current/ddl-system-columns.html
-_SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"}
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
     "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
@@ -174,16 +176,17 @@ _NAME_RULES = {
 }
 
 
-def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> str:
-    path = [part for part in detail["loc"] if part not in _SINK_TYPES]
-    place, keys = _format_place(path)
-    key_path = ".".join(str(key) for key in keys if key != "[key]")
+def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> RoutesProblem:
+    path = list(detail["loc"])
+    if path[0] == "sinks" and len(path) > 3:
+        # The model's own position: the type of the sink.
+        del path[2]
     # The error of a sink's type is one of the sink.
     value = _quote_written_value(tables, [*path, "type"] if detail["type"] == "union_tag_invalid" else path)
-    return f"{place}{', ' if key_path else ''}{key_path}: {_describe_violation(detail, path, value)}"
+    return RoutesProblem(tuple(path), _describe_violation(detail, path, value))
 
 
-def _format_place(path: list[Any]) -> tuple[str, list[Any]]:
+def _format_place(path: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     """Return the heading of a table, and the keys below it."""
     if path[0] in _ARRAY_TABLES and len(path) > 1:
         return f"[[{path[0]}]] {path[1] + 1}", path[2:]
@@ -246,69 +249,3 @@ def _describe_unknown_key(detail: Any) -> str:
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return f"unknown {'key' if outer else 'table'}; {hint}"
-
-
-def _find_unknown_sinks(routes: Routes) -> Iterator[str]:
-    for number, route in enumerate(routes.routes, start=1):
-        for name in route.sinks:
-            if name not in routes.sinks:
-                near = difflib.get_close_matches(name, routes.sinks, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"define it as [sinks.{name}]."
-                yield f"[[routes]] {number}, sinks: no sink named {name}; {hint}"
-
-
-def _find_databases_in_memory(routes: Routes) -> Iterator[str]:
-    for name, sink in routes.sinks.items():
-        if isinstance(sink, SqlSinkConfig) and is_in_memory(sink.url):
-            yield f"[sinks.{name}], url: names no file, so every record would be lost; write sqlite:///FILE."
-
-
-def _find_table_collisions(routes: Routes) -> Iterator[str]:
-    # Two resources in one table would overwrite each other's records with the same id.
-    owners: dict[tuple[str, str], str] = {}
-    for number, route in enumerate(routes.routes, start=1):
-        for sink in route.sinks if route.table else ():
-            owner = owners.setdefault((sink, route.table), route.resource)
-            if owner != route.resource or has_wildcard(route.resource):
-                yield (
-                    f"[[routes]] {number}, table: {route.table} in sink {sink} would mix several resources; "
-                    "give each resource its own route and table, or remove `table`."
-                )
-
-
-def _find_reserved_columns(routes: Routes) -> Iterator[str]:
-    for number, route in enumerate(routes.routes, start=1):
-        if "data" in route.columns:
-            yield f"[[routes]] {number}, columns: data is reserved for the whole record; use another name."
-        sinks = [routes.sinks[name] for name in route.sinks if name in routes.sinks]
-        if any(isinstance(sink, SqlSinkConfig) and sink.url.startswith("postgres") for sink in sinks):
-            for column in sorted(_SYSTEM_COLUMNS & set(route.columns)):
-                config = route.columns[column]
-                renamed = f'{column}_ = {{ type = "{config.type}", path = "{config.path or column}" }}'
-                yield (
-                    f"[[routes]] {number}, columns: {column} is a system column in PostgreSQL; "
-                    f"use another name: {renamed}"
-                )
-
-
-def _find_unusable_keys(routes: Routes) -> Iterator[str]:
-    for number, route in enumerate(routes.routes, start=1):
-        if not route.key and route.missing_key == "refuse":
-            yield (
-                f'[[routes]] {number}, key: "" with missing_key = "refuse" would reject every record; '
-                "name the member that identifies a record, or remove `missing_key`."
-            )
-
-
-def _find_duplicate_names(routes: Routes) -> Iterator[str]:
-    names = [subscriber.name for subscriber in routes.notify]
-    for number, name in enumerate(names, start=1):
-        if name in names[: number - 1]:
-            yield f"[[notify]] {number}, name: {name} is used twice; give each table its own name."
-
-
-def _find_duplicate_webhooks(routes: Routes) -> Iterator[str]:
-    ids = [webhook.id for webhook in routes.webhooks]
-    for number, id_ in enumerate(ids, start=1):
-        if id_ in ids[: number - 1]:
-            yield f"[[webhooks]] {number}, id: {id_} is used twice; a webhook serves one account, or none."

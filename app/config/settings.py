@@ -48,6 +48,8 @@ from app.errors import ConfigError
 
 # Set by a supervisor for each worker process that it starts; not a setting.
 WORKER_VARIABLE = "SUPERVISED_WORKER"
+# The path of a copy of the routes file, set by `rapidbridge worker` for its processes; not a setting.
+ROUTES_SNAPSHOT_VARIABLE = "ROUTES_SNAPSHOT"
 # No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
 _SECRET_SETTINGS = (
     *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
@@ -229,6 +231,12 @@ def build_child_environment(settings: Mapping[str, str] | None = None) -> dict[s
 def read_worker_token() -> str:
     """Return the random part of this worker's name, set by its supervisor; "" without a supervisor."""
     return os.environ.get(WORKER_VARIABLE, "")
+
+
+def forget_routes_snapshot() -> None:
+    """Remove the copy of the routes file that this process was started with, after it was read."""
+    if path := os.environ.pop(ROUTES_SNAPSHOT_VARIABLE, ""):
+        Path(path).unlink(missing_ok=True)
 
 
 def set_metrics_folder(folder: Path) -> None:

@@ -102,7 +102,7 @@ def _format_account_unknown(payload: Payload) -> str:
 def _format_key_missing(payload: Payload) -> str:
     result = (
         "These records are rejected."
-        if payload.get("missing_key") == "refuse"
+        if payload.get("missing_key", "hash") != "hash"
         else "Each version of such a record becomes a new row."
     )
     return (

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from app.config.routes import Routes
+from app.config.routes import RoutedEvent, Routes
 from app.errors import StoreUnavailable
 from app.logs import FaultLog
 from app.store.models import RunUpdate
@@ -76,14 +76,15 @@ class Gate:
 
     def _check_routes(self, envelope: Envelope, body: bytes, pause: Pause) -> str | None:
         for resource, method in _list_fetched_resources(body, pause):
-            route = self._routes.find_route(
-                event=RECORD_EVENT,
-                resource=resource,
-                method=method,
-                account=envelope.integrated_account_id,
-                has_records=True,
+            event = RoutedEvent(
+                RECORD_EVENT,
+                resource,
+                method,
+                envelope.integrated_account_id,
+                envelope.environment_id,
+                envelope.webhook_id,
             )
-            if route is None:
+            if self._routes.find_route(event) is None:
                 shown = f"{resource[:_MAX_SHOWN_CHARS]}, {method[:_MAX_SHOWN_CHARS]}"
                 return f"no route of the routes file matches what the run fetches ({shown})"
         return None

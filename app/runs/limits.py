@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from app.config.routes import Route, Routes
+from app.config.routes import Route, RoutedEvent, Routes
 from app.plural import format_count
 from app.runs.reconciliation import Reconciliation, ResourceCounts
 from app.store.runs import StoredRun
@@ -27,13 +27,15 @@ def find_exceeded_limit(
     """
     by_route: dict[int, list[ResourceCounts]] = {}
     for counts in reconciliation.resources:
-        route = routes.find_route(
-            event=RECORD_EVENT,
-            resource=counts.resource,
-            method=counts.method,
-            account=run.integrated_account_id,
-            has_records=True,
+        event = RoutedEvent(
+            RECORD_EVENT,
+            counts.resource,
+            counts.method,
+            run.integrated_account_id,
+            run.environment_id,
+            run.webhook_id,
         )
+        route = routes.find_route(event)
         if route:
             by_route.setdefault(routes.routes.index(route), []).append(counts)
     idle_s = 0.0 if run.status == "rate_limited" else silent_s

@@ -231,6 +231,8 @@ def _count_resource(run: StoredRun, facts: _ResourceFacts, *, is_quiet: bool) ->
     no_sinks = sum(group.records for group in unwritten_groups if group.state in ("dead", "discarded"))
     dead = max((sink.dead for sink in facts.sinks), default=0) + no_sinks
     is_settled = not any(group.state == "pending" for group in facts.groups)
+    # Equal in all sinks: the filter is the route's.
+    records["dropped"] += max((sink.filtered for sink in facts.sinks), default=0)
     unwritten = sum(records[state] for state in ("unrouted", "late", "quarantined", "dropped"))
     unexplained = arrived - written - unwritten - dead if is_settled else 0
     given_up = min(dead, records["discarded"])

@@ -11,16 +11,22 @@ from app.config.routes import Route
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a delivery.
+    """One record of a delivery, as its route sends it to the sinks.
 
-    ordinal: the position in the delivery, from 0. value: any JSON, free of NUL and lone surrogates, with each
-    decimal as an ExactDecimal. original: its JSON if characters were replaced in `value`, else "", as in
-    RecordBatch.originals.
+    ordinal: the position in the delivery, from 0. key: identifies the record in its account and resource.
+    version, sequence: order the versions of a record, of which the greatest pair is the current one; aware
+    UTC, and a text of fixed width that no other record has. value: a JSON object, free of NUL and lone
+    surrogates, with each decimal as an ExactDecimal. json: its text. misfits: codes of the reasons why values
+    were not used, by field.
     """
 
     ordinal: int
-    value: Any
-    original: str = ""
+    key: str
+    version: datetime
+    sequence: str
+    value: dict[str, Any]
+    json: str
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Batch:
     """Records of one delivery and the fields that order their versions.
 
     received_at: the time the delivery was first stored, kept by a replay; aware UTC.
-    version: the envelope's created_at, or received_at if it has none; aware UTC.
+    version: of the event: the envelope's created_at, or received_at if it has none; aware UTC.
     is_deletion: the records were deleted at the source (`record:deleted`).
     account, job, run: Truto's ids, "" if the delivery names none. first_ordinal: of the slice of a large
     delivery that the records are from, and 0 for its first slice; the same in every attempt.
@@ -64,14 +70,12 @@ class WriteResult:
     """The result of a batch.
 
     written: the number of records in the sink, in this version or a newer one.
-    has_key: whether a record has the route's key, or the route names none; None if the sink has no keys, or
-    no record is an object. misfits: by column, the number of values that became NULL because they did not fit
+    misfits: by column, the number of values that became NULL because they did not fit
     its type.
     """
 
     written: int
     rejected: Sequence[RejectedRecord] = field(default=())
-    has_key: bool | None = None
     misfits: Mapping[str, int] = field(default_factory=dict)
 
 

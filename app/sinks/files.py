@@ -13,8 +13,8 @@ from uuid import uuid4
 from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
 from app.folder_sync import sync_folder
-from app.sinks.base import Batch, Record, RejectedRecord, WriteResult
-from app.truto.records import encode_json
+from app.sinks.base import Batch, Record, WriteResult
+from app.truto.records import to_json
 
 _MAX_NAME_CHARS = 200
 _MAX_KNOWN_FOLDERS = 10_000
@@ -48,20 +48,10 @@ class FilesSink:
 
     def write(self, batch: Batch, _route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        lines, rejected = [], []
-        for record in batch.records:
-            try:
-                lines.append(_format_line(batch, record))
-            except RecursionError:
-                rejected.append(
-                    RejectedRecord(record.ordinal, "too_deep", "nested deeper than JSON can be written")
-                )
-            except ValueError:
-                message = "holds a number longer than can be written"
-                rejected.append(RejectedRecord(record.ordinal, "number_out_of_range", message))
+        lines = [_format_line(batch, record) for record in batch.records]
         with _translate_errors():
             self._write_file(self._build_folder_path(batch), _build_file_name(batch), b"".join(lines))
-        return WriteResult(len(lines), rejected)
+        return WriteResult(len(lines))
 
     def count(self, account: str) -> int:
         """Count the files of an account; see Sink."""
@@ -124,17 +114,19 @@ def _build_file_name(batch: Batch) -> str:
 
 def _format_line(batch: Batch, record: Record) -> bytes:
     members = {
+        "_account": batch.account,
+        "_key": record.key,
+        "_version": record.version.isoformat(timespec="microseconds"),
+        "_vseq": record.sequence,
         "_delivery": str(batch.delivery_id),
         "_ordinal": record.ordinal,
         "_received_at": batch.received_at.isoformat(timespec="microseconds"),
-        "_version": batch.version.isoformat(timespec="microseconds"),
         "_job": batch.job,
         "_run": batch.run,
         "_method": batch.method,
         "_is_deletion": batch.is_deletion,
-        "data": record.value,
     }
-    return encode_json(members) + b"\n"
+    return f'{to_json(members)[:-1]},"data":{record.json}}}\n'.encode()
 
 
 @contextmanager

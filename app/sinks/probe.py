@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from app.config.routes import FilesSinkConfig, Routes, SinkConfig
+from app.config.routes import Routes
+from app.config.sinks import FilesSinkConfig, SinkConfig
 from app.errors import SinkUnavailable
 from app.sinks.sql import probe as sql_probe
 from app.sinks.sql.probe import SetUpProblem

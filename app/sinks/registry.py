@@ -1,6 +1,7 @@
 """The sinks of a routes file, opened by name."""
 
-from app.config.routes import FilesSinkConfig, Routes
+from app.config.routes import Routes
+from app.config.sinks import FilesSinkConfig
 from app.sinks.base import Sink
 from app.sinks.files import FilesSink
 from app.sinks.sql.sink import SqlSink

@@ -102,7 +102,13 @@ def _describe_attempt(attempt: DeliveryAttempt) -> DeliveryEvent:
 
 
 def _describe_outcome(outcome: SinkOutcome) -> DeliveryEvent:
-    counts = f"{outcome.written:,} written" + (f", {outcome.dead:,} dead" if outcome.dead else "")
+    further = {"dead": outcome.dead, "filtered": outcome.filtered}
+    counts = ", ".join(
+        [
+            f"{outcome.written:,} written",
+            *(f"{number:,} {name}" for name, number in further.items() if number),
+        ]
+    )
     return DeliveryEvent(
         outcome.updated_at,
         f"sink {outcome.sink}: {outcome.state}",

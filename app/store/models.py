@@ -156,9 +156,9 @@ def delivery_id_for(event_id: str, created_at: datetime | None, digest: bytes) -
 class SinkOutcome:
     """The result of one delivery in one sink.
 
-    written, dead: numbers of records; dead includes unreadable. progress: where a worker continues a large
-    delivery; "" for all others. held_scope: of the sink's state that holds the delivery; None if it is not
-    held. held_received_at: of a held delivery.
+    written, dead, filtered: numbers of records; dead includes unreadable. progress: where a worker continues
+    a large delivery; "" for all others. held_scope: of the sink's state that holds the delivery; None if it
+    is not held. held_received_at: of a held delivery.
     """
 
     delivery_id: UUID
@@ -172,6 +172,7 @@ class SinkOutcome:
     progress: str = ""
     held_scope: str | None = None
     held_received_at: datetime | None = None
+    filtered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,19 @@ class Reason(StrEnum):
         "no_key",
         "data",
         "the records have no key, and their route rejects records without a key",
-        f'set missing_key = "hash" in their route, {_REPLAY_RECORDS}',
+        f'set on_missing_key = "hash" in their route, {_REPLAY_RECORDS}',
+    )
+    FILTER_FAILED = (
+        "filter_failed",
+        "data",
+        "the filter of their route fails for the records",
+        f"correct `filter` in their route, {_REPLAY_RECORDS}",
+    )
+    TRANSFORM_FAILED = (
+        "transform_failed",
+        "data",
+        "the transformation of their route fails for the records",
+        f"correct `transform` in their route, {_REPLAY_RECORDS}",
     )
     # Deliveries that were not written.
     NO_ACCOUNT = (
@@ -185,7 +197,7 @@ _RECORD_EXPLANATIONS = {
         f"correct `account` in the route, {_REPLAY_RECORDS}",
     ),
     Reason.NOT_OBJECT: Explanation(
-        "the records are not objects", f'set non_object = "wrap" in their route, {_REPLAY_RECORDS}'
+        "the records are not objects", f'set on_non_object = "wrap" in their route, {_REPLAY_RECORDS}'
     ),
 }
 

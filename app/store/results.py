@@ -87,6 +87,7 @@ def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
         progress=row.progress,
         held_scope=row.held_scope,
         held_received_at=row.held_received_at,
+        filtered=row.filtered,
     )
 
 

@@ -22,7 +22,7 @@ class BatchTotals:
     """Batches of a run with equal resource, method, state and reason, and their records.
 
     is_written: they have sink outcomes. late: records that arrived after the run had been stopped. written:
-    records that sinks have, or rejected, although their batches then ended without a sink.
+    records that sinks have, rejected or filtered, although their batches then ended without a sink.
     """
 
     resource: str
@@ -38,7 +38,7 @@ class BatchTotals:
 
 @dataclass(frozen=True, slots=True)
 class SinkTotals:
-    """Numbers of records of one resource and method in one sink: received, written and dead."""
+    """Numbers of records of one resource and method for one sink: received, written, dead and filtered."""
 
     resource: str
     method: str
@@ -46,6 +46,7 @@ class SinkTotals:
     records: int
     written: int
     dead: int
+    filtered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,14 @@ def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[s
     is_late = and_(runs.c.stopped_at.is_not(None), deliveries.c.received_at > runs.c.stopped_at)
     # As in the sums over all batches: of the sink with the fewest, and of the one with the most.
     written = (
-        select(func.coalesce(func.min(sink_outcomes.c.written) + func.max(sink_outcomes.c.dead), 0))
+        select(
+            func.coalesce(
+                func.min(sink_outcomes.c.written)
+                + func.max(sink_outcomes.c.dead)
+                + func.max(sink_outcomes.c.filtered),
+                0,
+            )
+        )
         .where(sink_outcomes.c.delivery_id == deliveries.c.id)
         .scalar_subquery()
     )
@@ -153,10 +161,8 @@ def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[st
         deliveries.c.settled_at.is_not(None),
         deliveries.c.state.not_in(_WITHOUT_SINKS),
     )
-    unwritten = case(
-        (deliveries.c.records > sink_outcomes.c.written, deliveries.c.records - sink_outcomes.c.written),
-        else_=0,
-    )
+    placed = sink_outcomes.c.written + sink_outcomes.c.filtered
+    unwritten = case((deliveries.c.records > placed, deliveries.c.records - placed), else_=0)
     statement = (
         select(
             deliveries.c.sync_job_run_id,
@@ -164,6 +170,7 @@ def _read_sink_totals(connection: Connection, run_ids: Sequence[str]) -> dict[st
             func.sum(deliveries.c.records),
             func.sum(sink_outcomes.c.written),
             func.sum(case((is_given_up, unwritten), else_=sink_outcomes.c.dead)),
+            func.sum(sink_outcomes.c.filtered),
         )
         .select_from(deliveries.join(sink_outcomes, sink_outcomes.c.delivery_id == deliveries.c.id))
         .where(deliveries.c.sync_job_run_id.in_(run_ids), deliveries.c.event == RECORD_EVENT)

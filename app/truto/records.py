@@ -101,6 +101,11 @@ def encode_json(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
+def to_json(value: Any) -> str:
+    """Return a value of a record as JSON text; raises ValueError or RecursionError."""
+    return encode_json(value).decode()
+
+
 def indent_json(value: Any) -> str:
     """Return a value of a record as indented JSON; raises ValueError or RecursionError."""
     return msgspec.json.format(encode_json(value), indent=2).decode()

@@ -21,7 +21,7 @@ from app.erasure import Erasure, ErasureReport
 from app.redis.spool import Spool
 from app.replay.operations import OperationRequest, start_replay
 from app.replay.request import ReplayRequest
-from app.sinks.base import Batch, Record, Sink, WriteResult
+from app.sinks.base import Batch, Sink, WriteResult
 from app.store.audit_log import AuditEntry, AuditLog
 from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter
@@ -36,6 +36,7 @@ from app.truto.runs import strip_run_details
 from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.replays import BY_TEST
+from tests.support.sent_records import send
 from tests.support.waiting import wait_until
 from workers.delivery.processor import DeliveryProcessor
 
@@ -385,7 +386,8 @@ def test_an_interrupted_erasure_can_be_repeated(delivered: DeliveredStore, redis
 
 def batch_of(delivery: UUID) -> Batch:
     now = datetime.now(UTC)
-    return Batch(delivery, now, now, "crm/contacts", "list", "a1", "j", "r", [Record(0, {"id": "1"})])
+    sent = send([{"id": "1"}], delivery_id=delivery, received_at=now, version=now)
+    return sent.build_batch(Route(sinks=("main",)))
 
 
 def test_an_erased_run_keeps_the_numbers_of_its_totals(delivered: DeliveredStore, redis: Redis) -> None:

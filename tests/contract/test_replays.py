@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text, update
 
-from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig
+from app.config.routes import Route, Routes
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
 from app.database.engine import Database
 from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
@@ -160,7 +161,7 @@ def test_dead_deliveries_are_written_after_their_route_is_fixed(
 
     replay_all(replays)
     assert dead(store) == []
-    deliver([Route(sinks=("main",), non_object="wrap")])
+    deliver([Route(sinks=("main",), on_non_object="wrap")])
 
     assert states(store) == {"settled": 2}
     assert dead(store) == []

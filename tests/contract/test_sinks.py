@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
@@ -26,37 +26,18 @@ from sqlalchemy import Engine, inspect, text
 from app.config.routes import ColumnConfig, Route
 from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
-from app.sinks.base import Batch, Record, Sink
+from app.routing.keys import hash_record
+from app.sinks.base import Sink
 from app.sinks.files import FilesSink
 from app.sinks.sql import sink as sql_sink
 from app.sinks.sql.columns import cast_columns
-from app.sinks.sql.keys import hash_record, to_json
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
-from app.truto.records import read_records
+from app.truto.records import read_records, to_json
 from tests.support.postgres import PostgresServer
+from tests.support.sent_records import SentRecords, send, write
 
-NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ROUTE = Route(sinks=("main",))
-
-
-def batch(
-    records: Sequence[Any], *, at_s: float = 0, number: int = 1, is_deletion: bool = False, **changes: Any
-) -> Batch:
-    """A delivery created `at_s` seconds after NOW; `number` distinguishes deliveries."""
-    made = Batch(
-        delivery_id=UUID(int=number),
-        received_at=NOW + timedelta(microseconds=number),
-        version=NOW + timedelta(seconds=at_s),
-        resource="crm/contacts",
-        method="list",
-        account="a1",
-        job="j1",
-        run="r1",
-        records=[Record(ordinal, value) for ordinal, value in enumerate(records)],
-        is_deletion=is_deletion,
-    )
-    return replace(made, **changes)
 
 
 @pytest.fixture
@@ -123,7 +104,7 @@ def test_records_are_stored_unchanged(sink_and_records: tuple[Sink, Callable[[],
         {"id": "2", "big": 2**64, "tiny": 5e-324, "empty": {}, "": []},
     ]
 
-    written = sink.write(batch(sent), ROUTE)
+    written = write(sink, send(sent), ROUTE)
 
     assert (written.written, written.rejected) == (2, [])
     assert records() == sent
@@ -146,7 +127,7 @@ DECIMALS = (
 def test_numbers_reach_a_database_exactly_as_sent(sql: SqlSink, database: Engine) -> None:
     sent = parse_records([f'{{"id": "{n:02d}", "n": [{number}]}}' for n, number in enumerate(DECIMALS)])
 
-    assert sql.write(batch(sent), ROUTE).written == len(DECIMALS)
+    assert write(sql, send(sent), ROUTE).written == len(DECIMALS)
 
     with database.engine.connect() as connection:
         statement = text('SELECT CAST("data" AS text) FROM crm_contacts ORDER BY "_key"')
@@ -162,7 +143,7 @@ def test_a_number_with_too_many_digits_for_a_database_is_rejected_alone(
 ) -> None:
     sent = parse_records(['{"id": "1"}', '{"id": "2", "n": 1e-20000}', '{"id": "3"}'])
 
-    written = sql.write(batch(sent), ROUTE)
+    written = write(sql, send(sent), ROUTE)
 
     if database.dialect.name == "postgresql":
         assert [(r.ordinal, r.reason) for r in written.rejected] == [(1, "number_out_of_range")]
@@ -173,7 +154,7 @@ def test_a_number_with_too_many_digits_for_a_database_is_rejected_alone(
 def test_numbers_reach_a_file_exactly_as_sent(tmp_path: Path) -> None:
     sent = parse_records([f'{{"id": {number}}}' for number in DECIMALS])
 
-    assert FilesSink(f"file://{tmp_path}").write(batch(sent), ROUTE).written == len(DECIMALS)
+    assert write(FilesSink(f"file://{tmp_path}"), send(sent), ROUTE).written == len(DECIMALS)
 
     [path] = tmp_path.rglob("*.jsonl")
     lines = path.read_text().splitlines()
@@ -189,9 +170,9 @@ def parse_records(texts: Sequence[str]) -> list[Any]:
 
 def test_the_same_batch_again_changes_nothing(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
     sink, records = sink_and_records
-    sent = batch([{"id": "1", "n": 1}, {"id": "2", "n": 2}])
+    sent = send([{"id": "1", "n": 1}, {"id": "2", "n": 2}])
 
-    counts = [sink.write(sent, ROUTE).written for _ in range(3)]
+    counts = [write(sink, sent, ROUTE).written for _ in range(3)]
 
     assert counts == [2, 2, 2]
     assert records() == [{"id": "1", "n": 1}, {"id": "2", "n": 2}]
@@ -200,7 +181,7 @@ def test_the_same_batch_again_changes_nothing(sink_and_records: tuple[Sink, Call
 def test_an_empty_batch_is_written(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
     sink, records = sink_and_records
 
-    assert sink.write(batch([]), ROUTE).written == 0
+    assert write(sink, send([]), ROUTE).written == 0
     assert records() == []
 
 
@@ -210,7 +191,7 @@ def test_a_rejected_record_does_not_block_the_others(
     sink, records = sink_and_records
     poison = {"id": "bad", "number": int("9" * 4300) * 10}
 
-    written = sink.write(batch([{"id": "1"}, poison, {"id": "2"}]), ROUTE)
+    written = write(sink, send([{"id": "1"}, poison, {"id": "2"}]), ROUTE)
 
     assert written.written == 2
     assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(1, "number_out_of_range")]
@@ -224,8 +205,8 @@ def test_erasing_an_account_deletes_all_its_records_and_no_others(
     for number, (account, resource) in enumerate(
         [("a1", "crm/contacts"), ("a1", "crm/deals"), ("a11", "crm/contacts"), ("", "crm/contacts")]
     ):
-        sent = batch([{"id": account}], number=number, account=account, resource=resource)
-        sink.write(sent, ROUTE)
+        sent = send([{"id": account}], number=number, account=account, resource=resource)
+        write(sink, sent, ROUTE)
     assert [sink.count(account) for account in ("a1", "a11", "", "a2")] == [2, 1, 1, 0]
 
     erased = [sink.erase(account) for account in ("a1", "a1", "a2")]
@@ -239,10 +220,10 @@ def test_an_erased_account_can_be_written_again(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, records = sink_and_records
-    sink.write(batch([{"id": "1"}], at_s=9), ROUTE)
+    write(sink, send([{"id": "1"}], at_s=9), ROUTE)
     sink.erase("a1")
 
-    assert sink.write(batch([{"id": "1", "n": 1}]), ROUTE).written == 1
+    assert write(sink, send([{"id": "1", "n": 1}]), ROUTE).written == 1
     assert records() == [{"id": "1", "n": 1}]
 
 
@@ -250,18 +231,18 @@ def test_erasing_during_writes_ends_and_keeps_later_records(
     sink_and_records: tuple[Sink, Callable[[], list[Any]]],
 ) -> None:
     sink, _ = sink_and_records
-    batches = [batch([{"id": str(n)} for n in range(50)], number=n, account=f"a{n % 2}") for n in range(60)]
+    batches = [send([{"id": str(n)} for n in range(50)], number=n, account=f"a{n % 2}") for n in range(60)]
 
-    def write(next_batch: Batch) -> None:
+    def write_at_last(next_batch: SentRecords) -> None:
         # A deadlock, or a folder that was just removed, passes.
         for _ in range(20):
             with contextlib.suppress(SinkUnavailable):
-                sink.write(next_batch, ROUTE)
+                write(sink, next_batch, ROUTE)
                 return
         raise AssertionError("never written")
 
     with ThreadPoolExecutor(3) as pool:
-        written = [pool.submit(write, each) for each in batches]
+        written = [pool.submit(write_at_last, each) for each in batches]
         erased = [pool.submit(sink.erase, "a1") for _ in range(10)]
         for writing in written:
             writing.result(60)
@@ -279,27 +260,27 @@ def test_erasing_during_writes_ends_and_keeps_later_records(
 
 def test_an_older_batch_never_overwrites_a_newer_one(sql: SqlSink, database: Engine) -> None:
     newer, older = (
-        batch([{"id": "1", "n": "new"}], at_s=2, number=2),
-        batch([{"id": "1", "n": "old"}], at_s=1),
+        send([{"id": "1", "n": "new"}], at_s=2, number=2),
+        send([{"id": "1", "n": "old"}], at_s=1),
     )
 
     for each in (newer, older, newer, older):
-        assert sql.write(each, ROUTE).written == 1
+        assert write(sql, each, ROUTE).written == 1
 
     assert values(database) == {"1": {"id": "1", "n": "new"}}
 
 
 def test_of_equal_versions_the_delivery_received_later_wins(sql: SqlSink, database: Engine) -> None:
-    first, second = batch([{"id": "1", "n": 1}], number=1), batch([{"id": "1", "n": 2}], number=2)
+    first, second = send([{"id": "1", "n": 1}], number=1), send([{"id": "1", "n": 2}], number=2)
 
     for each in (second, first):
-        sql.write(each, ROUTE)
+        write(sql, each, ROUTE)
 
     assert values(database) == {"1": {"id": "1", "n": 2}}
 
 
 def test_the_last_record_of_a_key_in_a_batch_wins(sql: SqlSink, database: Engine) -> None:
-    written = sql.write(batch([{"id": "1", "n": 1}, {"id": "1", "n": 2}]), ROUTE)
+    written = write(sql, send([{"id": "1", "n": 1}, {"id": "1", "n": 2}]), ROUTE)
 
     assert written.written == 2
     assert values(database) == {"1": {"id": "1", "n": 2}}
@@ -309,14 +290,14 @@ def test_equal_data_still_advances_the_version(sql: SqlSink, database: Engine) -
     a, b = {"id": "1", "n": "a"}, {"id": "1", "n": "b"}
 
     for at_s, record in ((1, a), (3, a), (2, b)):
-        sql.write(batch([record], at_s=at_s, number=at_s), ROUTE)
+        write(sql, send([record], at_s=at_s, number=at_s), ROUTE)
 
     assert values(database) == {"1": a}
 
 
 def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
     for account in ("a1", "a2", ""):
-        sql.write(batch([{"id": "1"}], account=account), ROUTE)
+        write(sql, send([{"id": "1"}], account=account), ROUTE)
 
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM crm_contacts")).scalar_one() == 3
@@ -326,20 +307,20 @@ def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
 def test_a_deletion_keeps_the_last_values(sql: SqlSink, database: Engine, order: tuple[int, ...]) -> None:
     route = Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")})
     steps = [
-        batch([{"id": "1", "n": 1}], at_s=1, number=1, run="r1"),
-        batch([{"id": "1", "n": 2}], at_s=2, number=2, run="r2"),
-        batch([{"id": "1"}], at_s=3, number=3, run="", is_deletion=True),
-        batch([{"id": "1", "by": "x"}], at_s=4, number=4, run="", is_deletion=True),
+        send([{"id": "1", "n": 1}], at_s=1, number=1, run="r1"),
+        send([{"id": "1", "n": 2}], at_s=2, number=2, run="r2"),
+        send([{"id": "1"}], at_s=3, number=3, run="", is_deletion=True),
+        send([{"id": "1", "by": "x"}], at_s=4, number=4, run="", is_deletion=True),
     ]
 
     for place in (*order, *order):
-        sql.write(steps[place], route)
+        write(sql, steps[place], route)
 
     assert rows(database) == {"1": ({"id": "1", "n": 2}, True)}
     assert read_column(database, "n") == [2]
     assert read_column(database, "_run") == [""]
 
-    sql.write(batch([{"id": "1", "n": 3}], at_s=5, number=5), route)
+    write(sql, send([{"id": "1", "n": 3}], at_s=5, number=5), route)
     assert rows(database) == {"1": ({"id": "1", "n": 3}, False)}
     assert read_column(database, "_data_vseq") == [None]
 
@@ -348,26 +329,26 @@ def test_a_deletion_keeps_the_last_values(sql: SqlSink, database: Engine, order:
 def test_the_deletion_of_an_unknown_record_keeps_its_payload(
     sql: SqlSink, database: Engine, order: tuple[int, ...]
 ) -> None:
-    deletions = [batch([{"id": "1", "by": n}], at_s=n, number=n, is_deletion=True) for n in (1, 2)]
+    deletions = [send([{"id": "1", "by": n}], at_s=n, number=n, is_deletion=True) for n in (1, 2)]
 
     for place in order:
-        sql.write(deletions[place], ROUTE)
+        write(sql, deletions[place], ROUTE)
 
     assert rows(database) == {"1": ({"id": "1", "by": 2}, True)}
 
 
 def test_rows_of_earlier_releases_get_their_last_values_from_a_replay(sql: SqlSink, database: Engine) -> None:
-    kept, newer = batch([{"id": "1", "n": 1}], at_s=1), batch([{"id": "2", "n": 1}], at_s=3, number=3)
-    deletion = batch([{"id": "1"}, {"id": "2"}], at_s=2, number=2, is_deletion=True)
+    kept, newer = send([{"id": "1", "n": 1}], at_s=1), send([{"id": "2", "n": 1}], at_s=3, number=3)
+    deletion = send([{"id": "1"}, {"id": "2"}], at_s=2, number=2, is_deletion=True)
     for each in (deletion, newer):
-        sql.write(each, ROUTE)
+        write(sql, each, ROUTE)
     with database.engine.begin() as connection:
         for column in ("_data_version", "_data_vseq"):
             connection.execute(text(f'ALTER TABLE crm_contacts DROP COLUMN "{column}"'))
     upgraded = SqlSink(database.url.render_as_string(hide_password=False))
 
     for each in (deletion, newer, kept):
-        upgraded.write(each, ROUTE)
+        write(upgraded, each, ROUTE)
 
     upgraded.close()
     assert rows(database) == {"1": ({"id": "1", "n": 1}, True), "2": ({"id": "2", "n": 1}, False)}
@@ -387,7 +368,7 @@ def test_rows_of_earlier_releases_get_their_last_values_from_a_replay(sql: SqlSi
     ],
 )
 def test_a_key_is_the_id_as_text(sql: SqlSink, database: Engine, record: Any, key: str) -> None:
-    sql.write(batch([record]), ROUTE)
+    write(sql, send([record]), ROUTE)
 
     assert list(values(database)) == [key]
 
@@ -407,7 +388,7 @@ def test_a_key_is_the_id_as_text(sql: SqlSink, database: Engine, record: Any, ke
 )
 def test_an_id_that_cannot_be_a_key_is_hashed(sql: SqlSink, database: Engine, record: Any) -> None:
     for _ in range(2):
-        sql.write(batch([record]), ROUTE)
+        write(sql, send([record]), ROUTE)
 
     [(key, data)] = values(database).items()
     assert key.startswith("sha256:")
@@ -421,7 +402,7 @@ def test_records_without_a_key_that_differ_in_the_last_digit_are_two_rows(
     first, second = (f'{{"amount": 100000000000000000.{cents}}}' for cents in ("01", "02"))
 
     for number in (1, 2):
-        sql.write(batch(parse_records([first, second, first]), number=number), ROUTE)
+        write(sql, send(parse_records([first, second, first]), number=number), ROUTE)
 
     assert len(values(database)) == 2
 
@@ -443,15 +424,15 @@ UNSTORABLE_IDS = [
 def test_ids_that_differ_in_an_unstorable_character_are_different_rows(
     sql: SqlSink, database: Engine, template: str, path: str
 ) -> None:
-    route = Route(sinks=("main",), key=path, non_object="wrap")
+    route = Route(sinks=("main",), key=path, on_non_object="wrap")
     items = ", ".join(template.replace("ID", id_) for id_ in UNSTORABLE_IDS)
     body = f'{{"event": "e", "payload": {{"records": [{items}]}}}}'.encode(errors="surrogateescape")
     read = read_records(body)
     assert read
-    records = [Record(ordinal, value, read.originals.get(ordinal, "")) for ordinal, value in read.records]
+    sent = replace(send([value for _, value in read.records]), originals=read.originals)
 
     for _ in range(2):
-        written = sql.write(replace(batch([]), records=records), route)
+        written = write(sql, sent, route)
 
     assert (written.written, written.rejected) == (len(UNSTORABLE_IDS), [])
     assert len(values(database)) == len(UNSTORABLE_IDS)
@@ -461,7 +442,7 @@ def test_ids_that_differ_in_an_unstorable_character_are_different_rows(
 def test_an_unstorable_character_outside_the_key_leaves_the_key(sql: SqlSink, database: Engine) -> None:
     record = parse_records([r'{"id": "1", "name": "a\u0000"}'])[0]
 
-    sql.write(replace(batch([]), records=[Record(0, record, r'{"id": "1", "name": "a\u0000"}')]), ROUTE)
+    write(sql, replace(send([record]), originals={0: r'{"id": "1", "name": "a\u0000"}'}), ROUTE)
 
     assert values(database) == {"1": {"id": "1", "name": "a\ufffd"}}
 
@@ -485,10 +466,12 @@ def test_a_decimal_keeps_the_hash_of_its_float(number: str) -> None:
 def test_a_key_may_be_a_path(sql: SqlSink, database: Engine, path: str, record: Any) -> None:
     route = Route(sinks=("main",), key=path)
 
-    written = [sql.write(batch([{**record, "n": n}], number=n), route) for n in (1, 2)]
+    sent = [send([{**record, "n": n}], number=n) for n in (1, 2)]
+    for each in sent:
+        write(sql, each, route)
 
     assert values(database) == {"7": {**record, "n": 2}}
-    assert [each.has_key for each in written] == [True, True]
+    assert [each.route(route).has_key for each in sent] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -501,17 +484,15 @@ def test_a_key_may_be_a_path(sql: SqlSink, database: Engine, path: str, record: 
         ([], None),
     ],
 )
-def test_a_batch_without_any_key_is_recognized(sql: SqlSink, sent: list[Any], has_key: bool | None) -> None:
-    assert sql.write(batch(sent), ROUTE).has_key is has_key
-    assert sql.write(batch(sent), Route(sinks=("main",), key="")).has_key
+def test_a_batch_without_any_key_is_recognized(sent: list[Any], has_key: bool | None) -> None:
+    assert send(sent).route(ROUTE).has_key is has_key
+    assert send(sent).route(Route(sinks=("main",), key="")).has_key
 
 
 def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine) -> None:
-    route = Route(sinks=("main",), missing_key="refuse", key="email")
+    route = Route(sinks=("main",), on_missing_key="reject", key="email")
 
-    written = sql.write(batch([{"id": "1"}, {"email": "x@example.com"}]), route)
-
-    assert written.has_key
+    written = write(sql, send([{"id": "1"}, {"email": "x@example.com"}]), route)
 
     assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(0, "no_key")]
     assert list(values(database)) == ["x@example.com"]
@@ -520,8 +501,8 @@ def test_a_route_may_refuse_records_without_a_key(sql: SqlSink, database: Engine
 def test_a_record_that_is_no_object_is_refused_or_wrapped(sql: SqlSink, database: Engine) -> None:
     odd = [None, 1, "text", [1, 2], True]
 
-    refused = sql.write(batch(odd), ROUTE)
-    wrapped = sql.write(batch(odd, resource="odd"), Route(sinks=("main",), non_object="wrap"))
+    refused = write(sql, send(odd), ROUTE)
+    wrapped = write(sql, send(odd, resource="odd"), Route(sinks=("main",), on_non_object="wrap"))
 
     assert [refusal.reason for refusal in refused.rejected] == ["not_object"] * 5
     assert (wrapped.written, len(wrapped.rejected)) == (5, 0)
@@ -539,7 +520,7 @@ def nested(depth: int) -> Any:
 def test_deeply_nested_records_are_written_or_refused(sql: SqlSink, database: Engine) -> None:
     depths = (10, 100, 500, 900)
 
-    written = sql.write(batch([nested(depth) for depth in depths]), ROUTE)
+    written = write(sql, send([nested(depth) for depth in depths]), ROUTE)
 
     assert written.written + len(written.rejected) == len(depths)
     assert {refusal.reason for refusal in written.rejected} <= {"too_deep"}
@@ -547,13 +528,13 @@ def test_deeply_nested_records_are_written_or_refused(sql: SqlSink, database: En
 
 
 def test_a_record_that_the_database_refuses_is_rejected_alone(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "0"}]), Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}))
+    write(sql, send([{"id": "0"}]), Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}))
     with database.engine.begin() as connection:
         connection.execute(text("CREATE UNIQUE INDEX once ON crm_contacts (n)"))
     route = Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")})
     sent = [{"id": str(place), "n": 7 if place in (20, 61, 62) else place} for place in range(8, 100)]
 
-    written = sql.write(batch(sent, at_s=1, number=2), route)
+    written = write(sql, send(sent, at_s=1, number=2), route)
 
     assert {sent[refusal.ordinal]["id"] for refusal in written.rejected} < {"20", "61", "62"}
     assert [refusal.reason for refusal in written.rejected] == ["constraint"] * 2
@@ -572,7 +553,7 @@ def test_typed_columns_hold_fitting_values_and_name_the_others(sql: SqlSink, dat
     good = {"id": "good", "v": ["x", "12", "1.5", "true", time, "2026-01-02", {"a": 1}]}
     bad = {"id": "bad", "v": [{"a": 1}, 2**63, "1e400", "yes", "soon", 7, None]}
 
-    assert sql.write(batch([good, bad, {"id": "none"}]), route).written == 3
+    assert write(sql, send([good, bad, {"id": "none"}]), route).written == 3
 
     names = ", ".join(f'"{name}"' for name in (*columns, "_meta"))
     with database.engine.connect() as connection:
@@ -631,10 +612,10 @@ def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine
     config = {"v": ColumnConfig(type=type_)}
     sent = parse_records([f'{{"id": "{n:02d}", "v": {value}}}' for n, value in enumerate(ANY_JSON)])
 
-    sql.write(batch(sent), Route(sinks=("main",), columns=config))
+    write(sql, send(sent), Route(sinks=("main",), columns=config))
     # A deletion and newer data pass through the conflict clause.
-    sql.write(batch(sent, number=2, at_s=1), Route(sinks=("main",), columns=config))
-    sql.write(batch(sent, number=3, at_s=2, is_deletion=True), Route(sinks=("main",), columns=config))
+    write(sql, send(sent, number=2, at_s=1), Route(sinks=("main",), columns=config))
+    write(sql, send(sent, number=3, at_s=2, is_deletion=True), Route(sinks=("main",), columns=config))
 
     expected = [cast_columns(record, config)[0]["v"] for record in sent]
     found = read_column(database, "v")
@@ -668,13 +649,14 @@ def normalize(number: str) -> Decimal:
 
 
 def test_columns_are_added_to_an_existing_table(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1", "n": 1}]), ROUTE)
+    write(sql, send([{"id": "1", "n": 1}]), ROUTE)
 
-    sql.write(
-        batch([{"id": "2", "n": 2}], number=2),
+    write(
+        sql,
+        send([{"id": "2", "n": 2}], number=2),
         Route(sinks=("main",), columns={"n": ColumnConfig(type="integer")}),
     )
-    sql.write(batch([{"id": "3", "n": 3}], number=3), ROUTE)
+    write(sql, send([{"id": "3", "n": 3}], number=3), ROUTE)
 
     with database.engine.connect() as connection:
         found = connection.execute(text('SELECT "_key", n FROM crm_contacts ORDER BY "_key"')).all()
@@ -696,7 +678,7 @@ def test_columns_are_added_to_an_existing_table(sql: SqlSink, database: Engine) 
 def test_a_table_is_named_after_its_resource(
     sql: SqlSink, database: Engine, resource: str, table: str
 ) -> None:
-    sql.write(batch([{"id": "1"}], resource=resource), ROUTE)
+    write(sql, send([{"id": "1"}], resource=resource), ROUTE)
 
     assert inspect(database).has_table(table)
 
@@ -709,14 +691,14 @@ def test_long_and_non_ascii_resources_get_their_own_table() -> None:
 
 
 def test_two_resources_never_share_a_table(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1"}]), ROUTE)
+    write(sql, send([{"id": "1"}]), ROUTE)
 
     with pytest.raises(SinkRefused, match="crm_contacts belongs to crm/contacts") as refusal:
-        sql.write(batch([{"id": "1"}], resource="CRM/contacts"), ROUTE)
+        write(sql, send([{"id": "1"}], resource="CRM/contacts"), ROUTE)
 
     assert refusal.value.reason == "table_collision"
-    assert sql.write(
-        batch([{"id": "1"}], resource="CRM/contacts"), Route(sinks=("main",), table="other")
+    assert write(
+        sql, send([{"id": "1"}], resource="CRM/contacts"), Route(sinks=("main",), table="other")
     ).written
     assert len(values(database)) == 1
 
@@ -726,34 +708,34 @@ def test_a_table_of_another_program_is_not_written(sql: SqlSink, database: Engin
         connection.execute(text("CREATE TABLE crm_contacts (id integer)"))
 
     with pytest.raises(SinkRefused, match="was not created by this sink"):
-        sql.write(batch([{"id": "1"}]), ROUTE)
+        write(sql, send([{"id": "1"}]), ROUTE)
 
     assert [column["name"] for column in inspect(database).get_columns("crm_contacts")] == ["id"]
 
 
 def test_reserved_names_are_refused(sql: SqlSink) -> None:
     with pytest.raises(SinkRefused, match="reserved"):
-        sql.write(batch([{"id": "1"}]), Route(sinks=("main",), table="rapidbridge_deliveries"))
+        write(sql, send([{"id": "1"}]), Route(sinks=("main",), table="rapidbridge_deliveries"))
 
 
 def test_a_dropped_table_is_created_again(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1"}]), ROUTE)
+    write(sql, send([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE crm_contacts"))
 
     with pytest.raises(SinkUnavailable):
-        sql.write(batch([{"id": "1"}]), ROUTE)
+        write(sql, send([{"id": "1"}]), ROUTE)
     # Its place in the registry is kept: it is the same resource's.
-    assert sql.write(batch([{"id": "1"}]), ROUTE).written == 1
+    assert write(sql, send([{"id": "1"}]), ROUTE).written == 1
 
 
 def test_a_changed_table_is_an_error_with_its_reason(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1"}]), ROUTE)
+    write(sql, send([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
         connection.execute(text('ALTER TABLE crm_contacts RENAME COLUMN "_job" TO job'))
 
     with pytest.raises(SinkRefused, match="table crm_contacts does not fit: column _job is missing"):
-        sql.write(batch([{"id": "2"}]), ROUTE)
+        write(sql, send([{"id": "2"}]), ROUTE)
 
 
 WIDE = Route(
@@ -790,7 +772,7 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
     postgres_url: str, change: str, named: Sequence[str], correction: str, *, restarted: bool
 ) -> None:
     sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
-    sink.write(batch([{"id": "1"}]), WIDE)
+    write(sink, send([{"id": "1"}]), WIDE)
     if change.startswith("ADD COLUMN name"):
         execute(engine, "ALTER TABLE crm_contacts DROP COLUMN name")
     if change.startswith("ADD"):
@@ -802,7 +784,7 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
 
     for _ in range(2):
         with pytest.raises(SinkRefused) as refusal:
-            sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE)
+            write(sink, send([{"id": "3"}, WIDE_RECORD], number=2), WIDE)
         assert refusal.value.reason == "sink_set_up"
         assert all(name in str(refusal.value) for name in ("table crm_contacts", *named))
         assert set(values(engine)) <= {"1"}
@@ -812,7 +794,7 @@ def test_a_table_with_a_wrong_set_up_waits_for_its_correction(
     else:
         # The statement of the message.
         execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
-    assert sink.write(batch([{"id": "3"}, WIDE_RECORD], number=2), WIDE).rejected == []
+    assert write(sink, send([{"id": "3"}, WIDE_RECORD], number=2), WIDE).rejected == []
     assert values(engine)["2"] == WIDE_RECORD
     sink.close()
     engine.dispose()
@@ -844,18 +826,18 @@ def test_a_missing_right_waits_for_its_grant(
     try:
         execute(engine, "GRANT ALL ON SCHEMA public TO writer")
         owner, sink = SqlSink(postgres_url), SqlSink(postgres_url.replace("postgres@", "writer@"))
-        owner.write(batch([{"id": "1"}]), WIDE)
+        write(owner, send([{"id": "1"}]), WIDE)
         execute(engine, "GRANT ALL ON ALL TABLES IN SCHEMA public TO writer", change)
 
         with pytest.raises(SinkRefused, match=named) as refusal:
-            sink.write(batch([WIDE_RECORD], number=2), WIDE)
+            write(sink, send([WIDE_RECORD], number=2), WIDE)
 
         assert refusal.value.reason == "sink_set_up"
         execute(
             engine,
             *([correction] if correction else re.findall(r": ((?:ALTER|GRANT) .*?;)", str(refusal.value))),
         )
-        assert sink.write(batch([WIDE_RECORD], number=2), WIDE).rejected == []
+        assert write(sink, send([WIDE_RECORD], number=2), WIDE).rejected == []
         owner.close()
         sink.close()
     finally:
@@ -864,19 +846,19 @@ def test_a_missing_right_waits_for_its_grant(
 
 
 def test_a_dropped_column_is_added_again(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1"}]), WIDE)
+    write(sql, send([{"id": "1"}]), WIDE)
     execute(database, "ALTER TABLE crm_contacts DROP COLUMN name")
 
     with pytest.raises(SinkUnavailable) as failure:
-        sql.write(batch([WIDE_RECORD], number=2), WIDE)
+        write(sql, send([WIDE_RECORD], number=2), WIDE)
 
     assert not isinstance(failure.value, SinkRefused)
-    assert sql.write(batch([WIDE_RECORD], number=2), WIDE).written == 1
+    assert write(sql, send([WIDE_RECORD], number=2), WIDE).written == 1
     assert read_column(database, "name") == [None, "twelve characters"]
 
 
 def test_a_view_in_place_of_the_table_is_written_or_named(sql: SqlSink, database: Engine) -> None:
-    sql.write(batch([{"id": "1"}]), WIDE)
+    write(sql, send([{"id": "1"}]), WIDE)
     execute(
         database,
         "ALTER TABLE crm_contacts RENAME TO real_contacts",
@@ -885,17 +867,17 @@ def test_a_view_in_place_of_the_table_is_written_or_named(sql: SqlSink, database
 
     for number in (2, 3):
         if database.dialect.name == "postgresql":
-            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+            write(sql, send([WIDE_RECORD], number=number), WIDE)
             continue
         with pytest.raises(SinkRefused, match=r"table crm_contacts .* it is no ordinary table"):
-            sql.write(batch([WIDE_RECORD], number=number), WIDE)
+            write(sql, send([WIDE_RECORD], number=number), WIDE)
 
 
 def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
     postgres_url: str,
 ) -> None:
     sink, engine = SqlSink(postgres_url), open_engine(postgres_url)
-    sink.write(batch([{"id": "1"}]), WIDE)
+    write(sink, send([{"id": "1"}]), WIDE)
     # Types of the owner's choice do not make a record's own fault one of the table.
     execute(
         engine,
@@ -923,7 +905,7 @@ def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
         {"id": "5", "n": 5, "j": 1},
         {"id": "6", "name": "null", "j": 1},
     ]
-    written = sink.write(batch(sent, number=2), WIDE)
+    written = write(sink, send(sent, number=2), WIDE)
 
     assert [(r.ordinal, r.reason) for r in written.rejected] == [
         (1, "constraint"),
@@ -961,16 +943,18 @@ def test_a_batch_that_takes_too_long_to_split_is_not_written_at_all(
 def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sink.db"
     sink, engine = SqlSink(url), open_engine(url)
-    sink.write(
-        batch([{"id": "1", "zip": 12}]), Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")})
+    write(
+        sink,
+        send([{"id": "1", "zip": 12}]),
+        Route(sinks=("main",), columns={"zip": ColumnConfig(type="integer")}),
     )
     as_text = Route(sinks=("main",), columns={"zip": ColumnConfig(type="text")})
 
     with pytest.raises(SinkRefused, match="column zip has the type INTEGER instead of TEXT") as refusal:
-        sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+        write(sink, send([{"id": "2", "zip": "00501"}]), as_text)
 
     execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
-    sink.write(batch([{"id": "2", "zip": "00501"}]), as_text)
+    write(sink, send([{"id": "2", "zip": "00501"}]), as_text)
     assert read_column(engine, "zip") == [None, "00501"]
     sink.close()
     engine.dispose()
@@ -979,7 +963,7 @@ def test_a_column_of_sqlite_that_would_change_text_waits_for_its_correction(tmp_
 def test_a_column_of_sqlite_that_needs_a_value_waits_for_its_correction(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sink.db"
     sink, engine = SqlSink(url), open_engine(url)
-    sink.write(batch([]), ROUTE)
+    write(sink, send([]), ROUTE)
     [(created,)] = read_all(engine, "SELECT sql FROM sqlite_master WHERE name = 'crm_contacts'")
     execute(
         engine,
@@ -989,10 +973,10 @@ def test_a_column_of_sqlite_that_needs_a_value_waits_for_its_correction(tmp_path
 
     for _ in range(2):
         with pytest.raises(SinkRefused, match="column extra is NOT NULL without a default") as refusal:
-            sink.write(batch([{"id": "1"}]), ROUTE)
+            write(sink, send([{"id": "1"}]), ROUTE)
 
     execute(engine, *re.findall(r": (ALTER TABLE .*?;)", str(refusal.value)))
-    assert sink.write(batch([{"id": "1"}]), ROUTE).written == 1
+    assert write(sink, send([{"id": "1"}]), ROUTE).written == 1
     sink.close()
     engine.dispose()
 
@@ -1024,26 +1008,26 @@ def test_a_name_that_something_else_has_is_refused_with_its_kind(
         pytest.skip("SQLite has no such things")
     execute(database, "CREATE TABLE base (id integer)", f"CREATE {relation}")
 
-    def write(route: Route) -> int:
-        return sql.write(batch([{"id": "1"}], resource="theirs"), route).written
+    def write_by(route: Route) -> int:
+        return write(sql, send([{"id": "1"}], resource="theirs"), route).written
 
     for _ in range(2) if kind else ():
         with pytest.raises(SinkRefused, match=f"the database has an? {kind} of this name") as refusal:
-            write(ROUTE)
+            write_by(ROUTE)
         assert refusal.value.reason == "table_taken"
-    assert write(Route(sinks=("main",), table="ours")) == 1
+    assert write_by(Route(sinks=("main",), table="ours")) == 1
 
 
 def test_a_resource_named_like_the_index_of_another_is_refused_by_name(
     sql: SqlSink, database: Engine
 ) -> None:
-    sql.write(batch([{"id": "1"}]), ROUTE)
+    write(sql, send([{"id": "1"}]), ROUTE)
 
     if database.dialect.name == "postgresql":
         with pytest.raises(SinkRefused, match="set another `table` for crm/contacts_pkey"):
-            sql.write(batch([{"id": "1"}], resource="crm/contacts_pkey"), ROUTE)
+            write(sql, send([{"id": "1"}], resource="crm/contacts_pkey"), ROUTE)
     for resource in ("sqlite_autoindex_crm_contacts_1", "pg_catalog"):
-        assert sql.write(batch([{"id": "1"}], resource=resource), ROUTE).written == 1
+        assert write(sql, send([{"id": "1"}], resource=resource), ROUTE).written == 1
 
 
 def execute(engine: Engine, *statements: str) -> None:
@@ -1056,7 +1040,7 @@ def test_a_missing_database_is_unavailable(tmp_path: Path) -> None:
     sink = SqlSink(f"postgresql://nobody@/none?host={tmp_path}")
 
     with pytest.raises(SinkUnavailable) as fault:
-        sink.write(batch([{"id": "secret"}]), ROUTE)
+        write(sink, send([{"id": "secret"}]), ROUTE)
 
     assert "secret" not in str(fault.value)
     for ask in (sink.count, sink.erase):
@@ -1067,14 +1051,14 @@ def test_a_missing_database_is_unavailable(tmp_path: Path) -> None:
 
 def test_more_rows_than_fit_one_transaction_are_erased(sql: SqlSink, database: Engine) -> None:
     for account in ("a1", "a2"):
-        sql.write(batch([{"id": str(n)} for n in range(2100)], account=account), ROUTE)
+        write(sql, send([{"id": str(n)} for n in range(2100)], account=account), ROUTE)
 
     assert (sql.erase("a1"), sql.count("a2")) == (2100, 2100)
 
 
 def test_a_missing_table_holds_no_record_of_an_account(sql: SqlSink, database: Engine) -> None:
     assert sql.erase("a1") == 0
-    sql.write(batch([{"id": "1"}]), ROUTE)
+    write(sql, send([{"id": "1"}]), ROUTE)
     with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE crm_contacts"))
 
@@ -1085,7 +1069,7 @@ def test_racing_writers_agree_and_never_deadlock(empty_url: str, database: Engin
     chance = Random(7)
     keys = [str(key) for key in range(40)]
     batches = [
-        batch(
+        send(
             [{"id": key, "n": number} for key in chance.sample(keys, 25)],
             at_s=chance.randrange(20),
             number=number,
@@ -1097,7 +1081,7 @@ def test_racing_writers_agree_and_never_deadlock(empty_url: str, database: Engin
     def write_all(seed: int) -> None:
         sink = SqlSink(empty_url)
         for each in Random(seed).sample(batches, len(batches)):
-            sink.write(each, ROUTE)
+            write(sink, each, ROUTE)
         sink.close()
 
     with ThreadPoolExecutor(4) as writers:
@@ -1106,16 +1090,16 @@ def test_racing_writers_agree_and_never_deadlock(empty_url: str, database: Engin
     assert rows(database) == merge(batches)
 
 
-def merge(batches: Sequence[Batch]) -> dict[str, Any]:
+def merge(batches: Sequence[SentRecords]) -> dict[str, Any]:
     """The rows that these batches should lead to, by key, as (data, is deleted)."""
     rows: dict[str, Any] = {}
     has_data: set[str] = set()
-    for each in sorted(batches, key=lambda b: (b.version, b.received_at)):
-        for record in each.records:
-            key = record.value["id"]
-            keeps_data = each.is_deletion and key in has_data
-            rows[key] = (rows[key][0] if keeps_data else record.value, each.is_deletion)
-            if not each.is_deletion:
+    for each in sorted(batches, key=lambda b: (b.header.version, b.header.received_at)):
+        for record in each.values:
+            key = record["id"]
+            keeps_data = each.header.is_deletion and key in has_data
+            rows[key] = (rows[key][0] if keeps_data else record, each.header.is_deletion)
+            if not each.header.is_deletion:
                 has_data.add(key)
     return rows
 
@@ -1155,7 +1139,7 @@ def test_any_order_and_any_replays_end_with_the_same_rows(
     two_databases: list[tuple[SqlSink, Engine]], made: list[tuple[int, list[int], bool]], order: Random
 ) -> None:
     batches = [
-        batch(
+        send(
             [{"id": str(key), "n": f"{number}.{place}"} for place, key in enumerate(keys)],
             run=str(number),
             at_s=at_s,
@@ -1164,18 +1148,18 @@ def test_any_order_and_any_replays_end_with_the_same_rows(
         )
         for number, (at_s, keys, is_deletion) in enumerate(made, start=1)
     ]
-    by_version = sorted(batches, key=lambda b: (b.version, b.received_at))
+    by_version = sorted(batches, key=lambda b: (b.header.version, b.header.received_at))
     played = [*batches, *order.choices(batches, k=len(batches))]
     order.shuffle(played)
 
     for sink, engine in two_databases:
         contents = []
         for ordered in (by_version, played):
-            sink.write(batch([]), TYPED)
+            write(sink, send([]), TYPED)
             with engine.begin() as connection:
                 connection.execute(text("DELETE FROM crm_contacts"))
             for each in ordered:
-                sink.write(each, TYPED)
+                write(sink, each, TYPED)
             assert rows(engine) == merge(batches)
             with engine.connect() as connection:
                 statement = text(f"SELECT {ORDER_INVARIANT_COLUMNS} FROM crm_contacts ORDER BY _key")
@@ -1197,7 +1181,7 @@ def test_a_missing_folder_is_no_empty_folder(tmp_path: Path) -> None:
 def test_erasing_removes_folders_and_files_of_killed_workers(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}/lake")
     account = "a/../*" + "x" * 300
-    sink.write(batch([{"id": "1"}], account=account), ROUTE)
+    write(sink, send([{"id": "1"}], account=account), ROUTE)
     [path] = (tmp_path / "lake").rglob("*.jsonl")
     (path.parent / ".1.2.part").write_text("half")
 
@@ -1209,7 +1193,7 @@ def test_erasing_removes_folders_and_files_of_killed_workers(tmp_path: Path) -> 
 def test_a_path_names_resource_account_day_and_delivery(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}/la%20ke")
 
-    sink.write(batch([{"id": "1"}], account="../etc", resource="crm/con tacts"), ROUTE)
+    write(sink, send([{"id": "1"}], account="../etc", resource="crm/con tacts"), ROUTE)
 
     [path] = (path for path in tmp_path.rglob("*") if path.is_file())
     assert str(path.relative_to(tmp_path)) == (
@@ -1224,7 +1208,7 @@ def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
     sink = FilesSink(f"file://{tmp_path}")
 
     for name in ("", "x" * 3000, "é" * 300, ".", "..", "a/b"):
-        assert sink.write(batch([{"id": "1"}], account=name, resource=name), ROUTE).written == 1
+        assert write(sink, send([{"id": "1"}], account=name, resource=name), ROUTE).written == 1
 
     assert len(list(tmp_path.rglob("*.jsonl"))) == 6
 
@@ -1232,12 +1216,12 @@ def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
 def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Path) -> None:
     records = [{"id": str(number), "text": "x" * 1000} for number in range(200)]
 
-    def write(_: int) -> int:
+    def write_again(_: int) -> int:
         # As two containers write one delivery to a shared volume.
-        return FilesSink(f"file://{tmp_path}").write(batch(records), ROUTE).written
+        return write(FilesSink(f"file://{tmp_path}"), send(records), ROUTE).written
 
     with ThreadPoolExecutor(8) as writers:
-        written = list(writers.map(write, range(64)))
+        written = list(writers.map(write_again, range(64)))
 
     assert written == [200] * 64
     assert read_files(tmp_path) == records
@@ -1248,7 +1232,7 @@ def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
 
     with pytest.raises(SinkRefused, match="ENOTDIR") as refusal:
-        FilesSink(f"file://{tmp_path}/file/lake").write(batch([{"id": "1"}]), ROUTE)
+        write(FilesSink(f"file://{tmp_path}/file/lake"), send([{"id": "1"}]), ROUTE)
 
     assert refusal.value.reason == "sink_set_up"
 
@@ -1260,7 +1244,7 @@ def test_a_file_system_that_cannot_sync_a_folder_takes_files(
     # As CIFS and some FUSE file systems answer.
     fail_fsync(monkeypatch, code, of_folders=True)
 
-    assert FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE).written == 1
+    assert write(FilesSink(f"file://{tmp_path}"), send([{"id": "1"}]), ROUTE).written == 1
 
     assert read_files(tmp_path) == [{"id": "1"}]
 
@@ -1285,7 +1269,7 @@ def test_a_failing_disk_never_counts_as_written(
     fail_fsync(monkeypatch, code, of_folders=of_folders)
 
     with pytest.raises(error, match=errno.errorcode[code]) as failure:
-        FilesSink(f"file://{tmp_path}").write(batch([{"id": "1"}]), ROUTE)
+        write(FilesSink(f"file://{tmp_path}"), send([{"id": "1"}]), ROUTE)
 
     assert type(failure.value) is error
 

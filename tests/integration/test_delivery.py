@@ -14,7 +14,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from app.config.routes import ColumnConfig, FilesSinkConfig, Route, Routes, SqlSinkConfig
+from app.config.routes import ColumnConfig, Route, Routes
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
 from app.database.engine import Database
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.base import Batch, WriteResult

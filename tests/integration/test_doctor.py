@@ -12,10 +12,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
@@ -24,7 +22,7 @@ from redis import Redis
 from app.cli.local.ports import find_free_port
 from app.config.routes import ColumnConfig, Route
 from app.database.engine import open_database, open_engine
-from app.sinks.base import Batch, Record
+from app.sinks.base import Batch
 from app.sinks.sql.sink import SqlSink
 from app.store.migrate import migrate
 from tests.integration.test_simulated_api import TOKEN, finished_runs
@@ -32,6 +30,7 @@ from tests.support.commands import run_command
 from tests.support.fake_receiver import running_receiver
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT
+from tests.support.sent_records import send
 from tests.support.service import running_whole_service
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import measure_slowdown, wait_until
@@ -260,17 +259,7 @@ sinks = ["main"]
 
 
 def make_batch(resource: str, *records: Any) -> Batch:
-    return Batch(
-        delivery_id=UUID(int=1),
-        received_at=datetime.now(UTC),
-        version=datetime.now(UTC),
-        resource=resource,
-        method="list",
-        account="a",
-        job="j",
-        run="r",
-        records=[Record(ordinal, value) for ordinal, value in enumerate(records)],
-    )
+    return send(records, resource=resource).build_batch(Route(sinks=("main",)))
 
 
 def test_a_read_only_database_is_reported(postgres_url: str, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, text, update
 
-from app.config.routes import FilesSinkConfig, Route
+from app.config.routes import Route
+from app.config.sinks import FilesSinkConfig
 from app.database.engine import Database, open_database
 from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
@@ -285,7 +286,7 @@ def test_a_large_delivery_starts_over_by_other_routes(open_setup: OpenSetup, sto
     delivery = setup.deliver("sync_job_run:record", batch(json.dumps(records)))
     assert len(store.read(select(dead_records))) == 1
 
-    changed = open_setup(Route(sinks=("main",), table="people", non_object="wrap"))
+    changed = open_setup(Route(sinks=("main",), table="people", on_non_object="wrap"))
     changed.processor.deliver([delivery])
     assert read_states(store)[0] == ("pending", "worker_outdated", 8, 1)
     changed.release()

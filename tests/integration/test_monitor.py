@@ -18,8 +18,9 @@ from sqlalchemy import text as sql_text
 from structlog.testing import capture_logs
 
 from app.config.load import Config
-from app.config.routes import FilesSinkConfig, Route, Routes, SqlSinkConfig, StopLimits
+from app.config.routes import Route, Routes, StopLimits
 from app.config.settings import read_settings
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
 from app.database.engine import Database, open_engine
 from app.errors import StoreUnavailable
 from app.runs.stop_request import find_stop, request_stop

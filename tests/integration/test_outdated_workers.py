@@ -77,10 +77,13 @@ class Setup:
         return DeliveryConfig.build(routes, late_records="deliver", to_open_run=False)
 
     def worker(self, number: int = 1) -> Command:
+        """A worker with a copy of the routes file, as on another machine: it does not see later changes."""
+        copy = self.folder / "worker-routes.toml"
+        copy.write_text((self.folder / "routes.toml").read_text())
         return Command(
             ["app.cli", "worker", "-n", str(number)],
             folder=self.folder,
-            environment=make_environment(**self.settings),
+            environment=make_environment(**self.settings, ROUTES_FILE=str(copy)),
         )
 
     def wait_for_workers(self, worker: Command, number: int = 1) -> set[str]:

@@ -228,7 +228,7 @@ def test_dead_replay_records_replays_the_deliveries_of_dead_records(site: Replay
     with site.worker():
         site.wait_until_settled()
         plain = site.start("--json", command=("dead", "replay")).communicate(timeout=60)
-    site.route(ALL_ROUTED.replace('sinks = ["main"]', 'sinks = ["main"]\nnon_object = "wrap"'))
+    site.route(ALL_ROUTED.replace('sinks = ["main"]', 'sinks = ["main"]\non_non_object = "wrap"'))
     with site.worker():
         words = ("--records", "--reason", "not_object", "--json")
         fixed = site.start(*words, command=("dead", "replay")).communicate(timeout=60)
@@ -246,12 +246,12 @@ def test_dead_replay_records_reports_mended_and_still_dead_records(site: ReplayS
     put_with_records(site, "still dead", ["odd", "odd", {"id": "2"}], method="get")
     with site.worker():
         site.wait_until_settled()
-    mending = '[[routes]]\nmethod = "list"\nsinks = ["main"]\nnon_object = "wrap"\n\n[[routes]]'
+    mending = '[[routes]]\nmethod = "list"\nsinks = ["main"]\non_non_object = "wrap"\n\n[[routes]]'
     site.route(ALL_ROUTED.replace("[[routes]]", mending))
     with site.worker():
         half = site.start("--records", command=("dead", "replay"))
         half_out, half_err = half.communicate(timeout=60)
-        site.route(ALL_ROUTED.replace('sinks = ["main"]', 'sinks = ["main"]\nnon_object = "wrap"'))
+        site.route(ALL_ROUTED.replace('sinks = ["main"]', 'sinks = ["main"]\non_non_object = "wrap"'))
     with site.worker():
         rest = site.start("--records", command=("dead", "replay"))
         rest_out, rest_err = rest.communicate(timeout=60)

@@ -17,10 +17,10 @@ from app.errors import ConfigError, SinkUnavailable, StoreUnavailable
 from app.sinks.sql.probe import probe_database
 from app.sinks.sql.sink import SqlSink
 from app.store.migrate import is_current, migrate
-from tests.contract.test_sinks import batch
 from tests.integration.test_doctor import doctor
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgres import PostgresServer
+from tests.support.sent_records import send, write
 from tests.support.service import running_whole_service
 from tests.support.waiting import wait_until
 
@@ -286,7 +286,7 @@ def test_a_sink_creates_its_schema(url: str, direct_url: str) -> None:
     probe_database(url, schema="lake")
     sink = SqlSink(url, schema="lake")
 
-    sink.write(batch([{"id": "1"}]), Route(sinks=("main",)))
+    write(sink, send([{"id": "1"}]), Route(sinks=("main",)))
     sink.close()
 
     probe_database(url, schema="lake")
@@ -346,7 +346,7 @@ def test_sessions_that_became_read_only_are_replaced(direct_url: str, open_: Ope
     migrate(open_(direct_url))
     database = open_(direct_url)
     sink = SqlSink(direct_url)
-    sink.write(batch([{"id": "1"}]), Route(sinks=("main",)))
+    write(sink, send([{"id": "1"}]), Route(sinks=("main",)))
     # As at a demoted server: open connections stay, and refuse writes.
     for engine in (database.engine, sink._engine):
         with engine.connect() as first, engine.connect() as second:
@@ -357,13 +357,13 @@ def test_sessions_that_became_read_only_are_replaced(direct_url: str, open_: Ope
     with pytest.raises(StoreUnavailable, match="25006"):
         database.execute(text("DELETE FROM rapidbridge_deliveries"))
     with pytest.raises(SinkUnavailable, match="25006"):
-        sink.write(batch([{"id": "2"}]), Route(sinks=("main",)))
+        write(sink, send([{"id": "2"}]), Route(sinks=("main",)))
 
     # Every pooled connection is new, not only the one that failed.
     with database.transaction() as first, database.transaction() as second:
         for connection in (first, second):
             connection.execute(text("DELETE FROM rapidbridge_deliveries"))
-    assert sink.write(batch([{"id": "2"}]), Route(sinks=("main",))).written == 1
+    assert write(sink, send([{"id": "2"}]), Route(sinks=("main",))).written == 1
     sink.close()
 
 

@@ -19,11 +19,11 @@ from app.redis.spool import Spool
 from app.sinks.sql.sink import SqlSink
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
-from tests.contract.test_sinks import batch
 from tests.integration.test_doctor import run_doctor
 from tests.integration.test_failover_inbox import body
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ROOT, Command
+from tests.support.sent_records import send, write
 from tests.support.valkey import ValkeyServer
 from tests.support.web_process import SECRET, WebProcess, make_environment
 
@@ -142,7 +142,7 @@ def test_one_character_that_a_sink_cannot_store_rejects_one_record(url: str) -> 
     records = [{"id": str(number), "name": "ä"} for number in range(8)]
     records[3] = {"id": "3", "name": "😀"}
     try:
-        result = sink.write(batch(records), Route(sinks=("main",)))
+        result = write(sink, send(records), Route(sinks=("main",)))
     finally:
         sink.close()
         execute(url, "DROP DATABASE latin1 WITH (FORCE)")

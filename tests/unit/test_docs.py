@@ -15,19 +15,10 @@ from pydantic import BaseModel
 
 from app.cli import EXIT_CONFIG_ERROR, EXIT_UNREACHABLE, main
 from app.config.notify import NotifyConfig
-from app.config.routes import (
-    ColumnConfig,
-    FilesSinkConfig,
-    GateConfig,
-    RefuseRule,
-    Route,
-    Routes,
-    RunRule,
-    SqlSinkConfig,
-    StopLimits,
-)
+from app.config.routes import ColumnConfig, GateConfig, RefuseRule, Route, Routes, RunRule, StopLimits
 from app.config.routes_file import read_routes
 from app.config.settings import Settings, list_setting_names
+from app.config.sinks import FilesSinkConfig, SqlSinkConfig
 from app.store.schema import metadata
 from tests.support.documentation import (
     PAGES,
@@ -182,12 +173,12 @@ def find_command(words: list[str]) -> str | None:
 
 def test_every_command_is_described() -> None:
     rows = re.findall(
-        r"^\| `rapidbridge ([^`]*?)(?: \[?(?:ID|NAME).*)?` \| (.*) \|$",
+        r"^\| `rapidbridge ([^`]*?)(?: \[?(?:ID|NAME|RESOURCE).*)?` \| (.*) \|$",
         PAGES["docs/commands.md"],
         re.MULTILINE,
     )
     order = [
-        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "sinks", "webhook", "deliveries", "dead",
+        "up", "demo", "simulate", "worker", "migrate", "doctor", "runs", "routes", "sinks", "webhook", "deliveries", "dead",
         "replay", "operations", "prune", "erase", "mcp",
     ]  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_a_slack_message_is_a_text_without_a_signature() -> None:
         ),
         (
             "key.missing",
-            {"missing_key": "refuse"},
+            {"missing_key": "reject"},
             "*Key missing:* no record of delivery ? has the key ? (resource ?, account ?). These records are "
             "rejected. Correct the key of the route.",
         ),

@@ -145,10 +145,10 @@ def test_a_misspelt_word_is_refused_with_a_suggestion(
 
 
 def test_a_command_unlike_all_others_gets_no_suggestion() -> None:
-    ran = CliRunner().invoke(main, ["route"])
+    ran = CliRunner().invoke(main, ["tune"])
 
     assert ran.exit_code == 2
-    assert "No such command 'route'.\n" in ran.stderr
+    assert "No such command 'tune'.\n" in ran.stderr
 
 
 def test_version_and_port_agree_with_the_project_and_the_settings() -> None:

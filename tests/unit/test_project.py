@@ -26,7 +26,7 @@ _BASE = (
 )
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
 _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
-_LOGIC = (*_STORE, "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
+_LOGIC = (*_STORE, "app.routing", "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
     "app.logs": ("app.backoff", "app.log_lines"),
@@ -39,14 +39,16 @@ MAY_IMPORT = {
     "app.tracing": ("app.logs",),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
+    "app.expressions": ("app.truto",),
     "app.notify": (*_BASE, "app.config.notify"),
-    "app.config": _BASE,
+    "app.config": (*_BASE, "app.expressions"),
     "app.database": _BASE,
     "app.redis.connection": _BASE,
     "app.redis.queue": (*_BASE, "app.redis.connection"),
     "app.redis": (*_BASE, "app.store", "app.truto"),
     "app.store": (*_BASE, "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
+    "app.routing": (*_PROTOCOL, "app.expressions", "app.sinks.base"),
     "app.runs": _STORE,
     "app.replay": _STORE,
     "app.erasure": (*_STORE, "app.sinks"),
@@ -73,12 +75,12 @@ ONLY_IN = {
     "dotenv": ("app.config.settings",),
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
+    "jmespath": ("app.expressions",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",
         "app.truto.events",
         "app.truto.records",
-        "app.sinks.sql.keys",
     ),
 }
 

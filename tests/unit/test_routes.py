@@ -14,6 +14,7 @@ from app.config.routes import (
     GateConfig,
     RefuseRule,
     Route,
+    RoutedEvent,
     Routes,
     StopLimits,
     build_default_routes,
@@ -47,17 +48,16 @@ def match(routes: Routes, **changes: str) -> Route | None:
         "account": "a",
         **changes,
     }
-    return routes.find_route(
-        **request, has_records=request["event"] in ("sync_job_run:record", "record:created")
-    )
+    has_records = request["event"] in ("sync_job_run:record", "record:created")
+    return routes.find_route(RoutedEvent(**request, has_records=has_records))
 
 
 def find_problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         read_routes(text, source="routes.toml", variables=VARIABLES)
-    assert all(problem.startswith("routes.toml: ") for problem in caught.value.problems)
+    assert all(re.match(r"routes\.toml(:\d+)?: ", problem) for problem in caught.value.problems)
     assert "hidden" not in str(caught.value)
-    return [problem.removeprefix("routes.toml: ") for problem in caught.value.problems]
+    return [problem.partition(": ")[2] for problem in caught.value.problems]
 
 
 def test_the_first_matching_route_wins() -> None:
@@ -157,7 +157,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ('sinks = "hidden postgres://u:hidden@h/d"', "[sinks]: the value is not a table."),
         ('sinks = "postgres://u:hidden@h/d"', "[sinks]: \"postgres://…\" is not a table."),
         ('[sinks.a]\ntype = "sql"\nurl = "$DATABASE_URL"\npasword = "hidden"\n', "[sinks.a], pasword: unknown key; known: type, url, schema."),
-        ('[sinks.a]\ntype = "sql"\nurl = "postgres://u:p@h:$HOME_X/d"\n', "[sinks.a]: $HOME_X is not set"),
+        ('[sinks.a]\ntype = "sql"\nurl = "postgres://u:p@h:$HOME_X/d"\n', "[sinks.a], url: $HOME_X is not set"),
         (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nx = 1\n', "[[routes]] 1, stop_at.x: unknown key; known: record_errors,"),
         (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nrecords = true\n', "[[routes]] 1, stop_at.records: true is not a whole number."),
         (f'{SINKS}[[routes]]\nsinks = []\n[routes.stop_at]\nidle_minutes = inf\n', "[[routes]] 1, stop_at.idle_minutes: inf is not a finite number."),
@@ -171,9 +171,9 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ('[sinks.a]\ntype = "files"\nurl = "s3://b"\n', "[sinks.a], url: unsupported URL; use"),
         ('[sinks.a]\ntype = "files"\nurl = "file://relative"\n', "[sinks.a], url: unsupported URL; use"),
         ('[sinks.a]\ntype = "files"\nurl = "file:///a"\nformat = "parquet"\n', '[sinks.a], format: "parquet" is not supported; use format = "jsonl".'),
-        ('[sinks.a]\ntype = "sql"\nurl = "$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
-        ('[sinks.a]\ntype = "files"\nurl = "file:///$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
-        ('[sinks.a]\ntype = "files"\nurl = "$NOPE"\n', "[sinks.a]: $NOPE is not set in the environment; set NOPE."),
+        ('[sinks.a]\ntype = "sql"\nurl = "$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
+        ('[sinks.a]\ntype = "files"\nurl = "file:///$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
+        ('[sinks.a]\ntype = "files"\nurl = "$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
         ('[sinks.a]\ntype = "sql"\nurl = "sqlite:///x"\nurk = 1\n', "[sinks.a], urk: unknown key; did you mean url?"),
         (f"{SINKS}[[routes]]\n", "[[routes]] 1, sinks: missing; add sinks."),
         (f'{SINKS}[[routes]]\nsinks = ["mian"]\n', "[[routes]] 1, sinks: no sink named mian; did you mean main?"),
@@ -189,8 +189,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{Name = "text"}}\n', "[[routes]] 1, columns.Name: invalid name; a column"),
         (f'{SINKS}[[routes]]\nsinks = []\ncolumns = {{name = "txt"}}\n', "[[routes]] 1, columns.name.type: \"txt\" is not 'text',"),
-        (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with missing_key = \"refuse\" would reject every record;"),
-        (f'{SINKS}[[routes]]\nsinks = []\nmissing_key = "skip"\n', "[[routes]] 1, missing_key: \"skip\" is not 'hash' or 'refuse'."),
+        (f'{SINKS}[[routes]]\nsinks = []\nkey = ""\nmissing_key = "refuse"\n', "[[routes]] 1, key: \"\" with on_missing_key = \"reject\" would reject every record;"),
+        (f'{SINKS}[[routes]]\nsinks = []\non_missing_key = "skip"\n', "[[routes]] 1, on_missing_key: \"skip\" is not 'hash' or 'reject'."),
         (f'{SINKS}[[routes]]\nsinks = ["main"]\nresource = "a/*"\ntable = "t"\n', "[[routes]] 1, table: t in sink main would mix"),
         (f"{SINKS}[[refuse]]\n", "[[refuse]] 1, reason: missing; add reason."),
         (f"{SINKS}[refuse]\n", "[refuse]: this must be an array of tables; write [[refuse]]."),
@@ -214,8 +214,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[notify]]\nurl = "https://x:hidden"\nform = "slack"\n', "[[notify]] 1, url: not an http:// or https:// URL; write one"),
         (f'{SINKS}[[notify]]\nurl = "ftp://x"\nform = "slack"\n', "[[notify]] 1, url: not an http:// or https:// URL; write one"),
         (f'{SINKS}[[notify]]\nurl = "https:///hidden"\nform = "slack"\n', "[[notify]] 1, url: not an http:// or https:// URL; write one"),
-        (f'{SINKS}[[notify]]\nurl = "$NOPE"\nsecret = "$NOTIFY_SECRET"\n', "[[notify]] 1: $NOPE is not set in the environment; set NOPE."),
-        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOPE"\n', "[[notify]] 1: $NOPE is not set in the environment; set NOPE."),
+        (f'{SINKS}[[notify]]\nurl = "$NOPE"\nsecret = "$NOTIFY_SECRET"\n', "[[notify]] 1, url: $NOPE is not set in the environment; set NOPE."),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOPE"\n', "[[notify]] 1, secret: $NOPE is not set in the environment; set NOPE."),
         (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$BROKEN"\n', "[[notify]] 1, secret: not whsec_ followed by 24 to 64 bytes in base64; create"),
         (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_hidden=="\n', "[[notify]] 1, secret: not whsec_ followed by 24 to 64 bytes"),
         (f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "whsec_hiddenhidden"\n', "[[notify]] 1, secret: not whsec_ followed by 24 to 64 bytes"),
@@ -224,7 +224,7 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{NOTIFY}form = "teams"\n', "[[notify]] 1: Microsoft Teams does not verify signatures; remove `secret`."),
         (f'{NOTIFY}form = "email"\n', "[[notify]] 1, form: \"email\" is not 'standard', 'slack', 'teams' or 'pagerduty'."),
         (f'{NOTIFY}form = "pagerduty"\n', "[[notify]] 1, secret: not the Integration Key of an Events API V2 integration in PagerDuty, of 32 let"),
-        (f'{SINKS}[[notify]]\nurl = "https://x"\nform = "pagerduty"\nsecret = "$NOPE"\n', "[[notify]] 1: $NOPE is not set in the environment; set NOPE."),
+        (f'{SINKS}[[notify]]\nurl = "https://x"\nform = "pagerduty"\nsecret = "$NOPE"\n', "[[notify]] 1, secret: $NOPE is not set in the environment; set NOPE."),
         (f'{SINKS}[[notify]]\nurl = "https://x"\nform = "pagerduty"\n', "[[notify]] 1: `secret` is missing: the Integration Key of an Events API V2"),
         (f'{NOTIFY}events = ["run.*", "run.reconcild"]\n', "[[notify]] 1, events.1: no notification matches run.reconcild; did you mean run.reconciled?"),
         (f'{NOTIFY}events = ["order.*"]\n', "[[notify]] 1, events.0: no notification matches order.*; known: run.reconciled, run.inc"),
@@ -355,7 +355,7 @@ def test_an_invisible_character_in_a_variable_is_reported_by_the_variables_name(
     for name, text in (("KEY", "sqlite:///a\nb"), ("KEY", "sqlite:///\udcff")):
         with pytest.raises(ConfigError) as caught:
             read_routes('[sinks.main]\ntype = "sql"\nurl = "$KEY"\n', source="f", variables={name: text})
-        assert "f: [sinks.main]: the value of $KEY contains a " in str(caught.value)
+        assert "f:3: [sinks.main], url: the value of $KEY contains a " in str(caught.value)
 
 
 @pytest.mark.parametrize(

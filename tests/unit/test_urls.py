@@ -158,7 +158,7 @@ def test_a_database_of_redis_may_end_with_a_slash(path: str) -> None:
 def test_a_schema_needs_a_plain_name(name: str) -> None:
     assert "is no name of a schema" in find_problem(DATABASE_URL="postgres://h/d", DATABASE_SCHEMA=name)
     problem = find_sink_problem(f"url = \"postgres://h/d\"\nschema = '{name}'")
-    assert problem.startswith("routes.toml: [sinks.main], schema: is no name of a schema")
+    assert problem.startswith("routes.toml:4: [sinks.main], schema: is no name of a schema")
 
 
 def test_sqlite_has_no_schema() -> None:

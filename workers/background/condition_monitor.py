@@ -11,7 +11,7 @@ import structlog
 from app.checks.disk import evaluate_free_space, read_free_bytes
 from app.checks.workers import find_mismatched_workers
 from app.config.load import Config
-from app.config.routes import FilesSinkConfig
+from app.config.sinks import FilesSinkConfig
 from app.database.engine import Database
 from app.database.inspection import database_file
 from app.logs import FaultLog

@@ -48,7 +48,7 @@ class MissingKeys:
             "integrated_account_id": delivery.envelope.integrated_account_id,
             "delivery": str(delivery.id),
             "key": route.key,
-            "missing_key": route.missing_key,
+            "missing_key": route.on_missing_key,
         }
         # By the hour: deliveries with and without the key in turn lead to few notifications.
         notification = Notification(KIND, resource, f"{now:%Y-%m-%dT%H}", now, payload)

@@ -12,7 +12,7 @@ import structlog
 
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
-from app.config.routes import Route, Routes
+from app.config.routes import Route, RoutedEvent, Routes
 from app.database.engine import Database
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDelivery
 from app.logs import locate_error
@@ -242,12 +242,17 @@ class DeliveryProcessor:
             return _end(attributed, parsed, DeliveryState.QUARANTINED, parsed.reason)
         if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
             return _end(attributed, parsed, DeliveryState.LATE, Reason.AFTER_STOP)
+        envelope = delivery.envelope
         route = self._routes.find_route(
-            event=delivery.envelope.event,
-            resource=parsed.resource,
-            method=parsed.method,
-            account=delivery.envelope.integrated_account_id,
-            has_records=parsed.has_records,
+            RoutedEvent(
+                event=envelope.event,
+                resource=parsed.resource,
+                method=parsed.method,
+                account=envelope.integrated_account_id,
+                environment=envelope.environment_id,
+                webhook=envelope.webhook_id,
+                has_records=parsed.has_records,
+            )
         )
         if route is None and parsed.has_records:
             return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)

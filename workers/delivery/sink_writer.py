@@ -11,6 +11,7 @@ from app.config.routes import Route
 from app.database.engine import Database
 from app.errors import JobTimeout, SinkUnavailable
 from app.logs import locate_error
+from app.routing.records import RecordRouter, RoutedRecords
 from app.sinks.base import Batch, Record, WriteResult
 from app.sinks.registry import SinkRegistry
 from app.store.models import DeadRecord, Delivery, SinkOutcome, SinkOutcomeState
@@ -36,7 +37,7 @@ class SinkAttempt:
     """The result of one sink for one delivery, from this attempt or an earlier one.
 
     retry_after_s: the wait that the sink asks for. has_timed_out: the job's timeout interrupted the attempt.
-    has_key: as in WriteResult; None if it is not known. replaced_characters: of the records written so far.
+    has_key: as in RoutedRecords; None if it is not known. replaced_characters: of the records written so far.
     is_restarted: the sink gets records again that an earlier attempt wrote. account: the only one that the
     records name, if the sink has all of them; else "".
     """
@@ -83,7 +84,7 @@ class SinkWriter:
             outcome = earlier.get(name) or SinkOutcome(
                 delivery.id, name, SinkOutcomeState.FAILING, 0, 0, Reason.IN_PROGRESS, "", utc_now()
             )
-            write = _SinkWrite(delivery, parsed, outcome, self._config)
+            write = _SinkWrite(delivery, parsed, route, outcome, self._config)
             if outcome.state in (SinkOutcomeState.DONE, SinkOutcomeState.DEAD):
                 # Another sink's failure does not repeat a finished one.
                 attempts.append(write.skip())
@@ -109,7 +110,8 @@ class SinkWriter:
             began_s = time.monotonic()
             try:
                 sink = self._sinks.open(name)
-                results = [sink.write(batch, route) for batch in write.build_batches(parsed_slice)]
+                routed = write.route_records(parsed_slice)
+                results = [sink.write(batch, route) for batch in write.build_batches(parsed_slice, routed)]
             except (SinkUnavailable, JobTimeout) as error:
                 if isinstance(error, SinkUnavailable) and error.is_batch_timeout:
                     write.shrink_batches(len(parsed_slice.records))
@@ -125,7 +127,7 @@ class SinkWriter:
             self._breaker.record_success(name, table)
             for result in results:
                 self._misfits.count(name, write.parsed.resource, result.misfits)
-            write.add_slice(parsed_slice, results)
+            write.add_slice(parsed_slice, routed, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
             if is_over and not parsed_slice.is_last:
                 return write.pause()
@@ -135,12 +137,22 @@ class SinkWriter:
 class _SinkWrite:
     """The writing of one delivery to one sink in one job."""
 
-    def __init__(self, delivery: Delivery, parsed: ParsedDelivery, earlier: SinkOutcome, config: str) -> None:
+    def __init__(
+        self, delivery: Delivery, parsed: ParsedDelivery, route: Route, earlier: SinkOutcome, config: str
+    ) -> None:
         self.delivery = delivery
         self.sink = earlier.sink
         self.dead_records: list[DeadRecord] = []
         self.parsed = parsed
         self._earlier = earlier
+        self._version = delivery.envelope.created_at or delivery.received_at
+        self._router = RecordRouter(
+            route,
+            delivery_id=delivery.id,
+            received_at=delivery.received_at,
+            version=self._version,
+            is_deletion=parsed.is_deletion,
+        )
         self._now = utc_now()
         # By other routes, or under another account, the sink must get all records again.
         target = f"{config} {delivery.envelope.integrated_account_id}"
@@ -166,14 +178,42 @@ class _SinkWrite:
         max_records = max(1, records // _SHRINK_FACTOR)
         self._progress = replace(self._progress, max_records=max_records)
 
-    def build_batches(self, parsed_slice: ParsedSlice) -> Sequence[Batch]:
-        """Return one batch for each account of a slice's records."""
-        return _build_batches(self.delivery, self.parsed, parsed_slice)
+    def route_records(self, parsed_slice: ParsedSlice) -> RoutedRecords:
+        """Return the records of a slice as the route sends them."""
+        return self._router.route(parsed_slice.records, parsed_slice.source.batch.originals)
 
-    def add_slice(self, parsed_slice: ParsedSlice, results: Sequence[WriteResult]) -> None:
+    def build_batches(self, parsed_slice: ParsedSlice, routed: RoutedRecords) -> Sequence[Batch]:
+        """Return one batch for each account of a slice's records."""
+        delivery, parsed = self.delivery, self.parsed
+        own_account = delivery.envelope.integrated_account_id
+        # Without records, the sink still creates its table.
+        by_account: dict[str, list[Record]] = {} if parsed.account_path else {own_account: []}
+        for record in routed.records:
+            account = parsed_slice.accounts.get(record.ordinal, own_account)
+            by_account.setdefault(account, []).append(record)
+        return [
+            Batch(
+                delivery_id=delivery.id,
+                received_at=delivery.received_at,
+                version=self._version,
+                resource=parsed.resource,
+                method=parsed.method,
+                account=account,
+                job=delivery.envelope.sync_job_id,
+                run=delivery.envelope.sync_job_run_id,
+                records=records,
+                is_deletion=parsed.is_deletion,
+                first_ordinal=parsed_slice.source.first_ordinal,
+            )
+            for account, records in by_account.items()
+        ]
+
+    def add_slice(
+        self, parsed_slice: ParsedSlice, routed: RoutedRecords, results: Sequence[WriteResult]
+    ) -> None:
         """Add the results of a slice, one for each batch."""
         progress = self._progress
-        rejected = [record for result in results for record in result.rejected]
+        rejected = [*routed.rejected, *(record for result in results for record in result.rejected)]
         raw = parsed_slice.source.read_raw_records([record.ordinal for record in rejected])
         dead = [
             DeadRecord(
@@ -189,12 +229,13 @@ class _SinkWrite:
         ]
         self.dead_records += [*parsed_slice.unreadable, *dead]
         accounts = {*parsed_slice.accounts.values(), progress.account} - {None}
-        has_key = [k for k in (progress.has_key, *(result.has_key for result in results)) if k is not None]
+        has_key = [k for k in (progress.has_key, routed.has_key) if k is not None]
         self._progress = replace(
             progress,
             next_ordinal=parsed_slice.next_ordinal,
             written=progress.written + sum(result.written for result in results),
             dead=progress.dead + len(parsed_slice.unreadable) + len(dead),
+            filtered=progress.filtered + routed.filtered,
             replaced_characters=progress.replaced_characters + parsed_slice.replaced_characters,
             has_key=any(has_key) if has_key else None,
             account="" if len(accounts) > 1 else next(iter(accounts), None),
@@ -258,6 +299,7 @@ class _SinkWrite:
             message,
             self._now,
             progress=progress.to_json() if self.parsed.is_large or progress.max_records else "",
+            filtered=progress.filtered,
         )
         return SinkAttempt(
             outcome,
@@ -272,27 +314,3 @@ class _SinkWrite:
 def _name_table(parsed: ParsedDelivery, route: Route) -> str:
     """Return the table that a failure concerns, as far as its name is known without the sink."""
     return f"{route.table} ({parsed.resource})" if route.table else parsed.resource or "(none)"
-
-
-def _build_batches(delivery: Delivery, parsed: ParsedDelivery, parsed_slice: ParsedSlice) -> list[Batch]:
-    own_account, originals = delivery.envelope.integrated_account_id, parsed_slice.source.batch.originals
-    by_account: dict[str, list[Record]] = {} if parsed.account_path else {own_account: []}
-    for ordinal, value in parsed_slice.records:
-        account = parsed_slice.accounts.get(ordinal, own_account)
-        by_account.setdefault(account, []).append(Record(ordinal, value, originals.get(ordinal, "")))
-    return [
-        Batch(
-            delivery_id=delivery.id,
-            received_at=delivery.received_at,
-            version=delivery.envelope.created_at or delivery.received_at,
-            resource=parsed.resource,
-            method=parsed.method,
-            account=account,
-            job=delivery.envelope.sync_job_id,
-            run=delivery.envelope.sync_job_run_id,
-            records=records,
-            is_deletion=parsed.is_deletion,
-            first_ordinal=parsed_slice.source.first_ordinal,
-        )
-        for account, records in by_account.items()
-    ]

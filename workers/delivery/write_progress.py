@@ -11,8 +11,8 @@ class WriteProgress:
 
     target: the routes, sinks and account by which it was written. next_ordinal: of the first record that
     the sink does not have. max_records: in a batch, after a larger one took too long; 0 for no limit.
-    written, dead: as in SinkOutcome. has_key: as in WriteResult, of all records so far. account: the only one
-    that these records name; "" for several, None for none.
+    written, dead, filtered: as in SinkOutcome. has_key: as in RoutedRecords, of all records so far. account:
+    the only one that these records name; "" for several, None for none.
     """
 
     target: str = ""
@@ -23,6 +23,7 @@ class WriteProgress:
     replaced_characters: int = 0
     has_key: bool | None = None
     account: str | None = None
+    filtered: int = 0
 
     def to_json(self) -> str:
         """Return the text to store."""

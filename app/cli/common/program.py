@@ -19,6 +19,7 @@ COMMANDS = {
     "operations": ("app.cli.operations", "List, follow and cancel replays and discards."),
     "prune": ("app.cli.prune", "Delete the bodies of old, finished deliveries."),
     "replay": ("app.cli.replay", "Replay stored deliveries, through the current routes."),
+    "routes": ("app.cli.routes", "Check the routes file, explain routes, and suggest columns."),
     "runs": ("app.cli.runs", "List, watch, reconcile, start and stop sync job runs."),
     "simulate": ("app.cli.simulate", "Send simulated sync job runs to a receiver."),
     "sinks": ("app.cli.sinks", "List, pause and resume the sinks of the routes file."),

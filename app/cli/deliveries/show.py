@@ -213,6 +213,9 @@ def _sink_lines(outcomes: Sequence[SinkOutcome]) -> Iterator[str]:
         for outcome in outcomes
     ]
     yield from format_table(_SINK_HEADERS, rows, indent=2)
+    for outcome in outcomes:
+        if outcome.filtered:
+            yield f"  {outcome.sink}: {format_count(outcome.filtered, 'record')} left out by its route"
     yield from _message_lines(f"{outcome.sink}: {outcome.message}" for outcome in outcomes if outcome.message)
 
 

@@ -59,6 +59,8 @@ class Supervisor:
     SIGTERM even if this process is killed; on other systems they keep running.
     folder: working directory of the children and place of their log; without it, they use this process's.
     grace_s: time for all children together to exit, before SIGKILL.
+
+    has_signal: whether SIGTERM or SIGINT has arrived.
     """
 
     def __init__(self, folder: Path | None = None, *, grace_s: float = 25.0) -> None:
@@ -67,6 +69,7 @@ class Supervisor:
         self._children: list[_ChildProcess] = []
         self._is_running = False
         self._is_stopping = False
+        self.has_signal = False
         self._previous_handlers: dict[int, Any] = {}
 
     def start(
@@ -100,10 +103,15 @@ class Supervisor:
             for number, handler in self._previous_handlers.items():
                 signal.signal(number, handler)
 
-    def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
-        """Restart children that exit, until SIGTERM or SIGINT. on_tick: called twenty times a second."""
+    def run(
+        self, on_tick: Callable[[], None] = lambda: None, *, until: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Restart children that exit, until SIGTERM or SIGINT.
+
+        on_tick, until: called twenty times a second; `until` ends the run if it returns True.
+        """
         self._is_running = True
-        while not self._is_stopping:
+        while not self._is_stopping and not until():
             self.restart_exited()
             on_tick()
             time.sleep(_POLL_INTERVAL_S)
@@ -176,6 +184,7 @@ class Supervisor:
             )
 
     def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.has_signal = True
         was_stopping, self._is_stopping = self._is_stopping, True
         if was_stopping or self._is_running:
             return

@@ -3,26 +3,20 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.config.routes import ColumnConfig
-from app.sinks.sql.keys import to_json
+from app.truto.iso_time import read_time, to_utc
 from app.truto.record_path import find_value
-from app.truto.records import ExactDecimal, decimal_text
+from app.truto.records import ExactDecimal, decimal_text, to_json
 
 _BIGINT = 2**63
 _BIGINT_DIGITS = 19
-# Python also converts underscores, the digits of other scripts, and any character between date and time.
+# Python also converts underscores and the digits of other scripts.
 _WHITESPACE = " \t\r\n"
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_TIMESTAMP = re.compile(
-    r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}"
-    r"(?:[T ][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2}(?:[.,][0-9]+)?)?)?"
-    r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)?)?"
-)
 
 
 class _CastError(ValueError):
@@ -104,26 +98,17 @@ def _cast_boolean(value: Any) -> bool:
 
 def _cast_timestamp(value: Any) -> str:
     try:
-        time = _read_time(value)
-        aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        time = to_utc(read_time(value))
     except (ValueError, OverflowError) as error:
         raise _CastError("not_a_timestamp") from error
-    return aware.isoformat(timespec="microseconds")
+    return time.isoformat(timespec="microseconds")
 
 
 def _cast_date(value: Any) -> str:
     try:
-        return _read_time(value).date().isoformat()
+        return read_time(value).date().isoformat()
     except ValueError as error:
         raise _CastError("not_a_date") from error
-
-
-def _read_time(value: Any) -> datetime:
-    """Read a date or time in ISO 8601; raises ValueError for anything else."""
-    text = value.strip(_WHITESPACE).upper() if isinstance(value, str) else ""
-    if not _TIMESTAMP.fullmatch(text):
-        raise ValueError("not in ISO 8601")
-    return datetime.fromisoformat(text)
 
 
 _CASTS: Mapping[str, Callable[[Any], Any]] = {

@@ -1,6 +1,7 @@
 """The SQL sink on PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar
 
 from sqlalchemy import Connection, text
@@ -17,8 +18,8 @@ from app.sinks.sql.dialect import (
     list_column_names,
     quote,
 )
-from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
+from app.truto.records import to_json
 
 # States of class 42 (a faulty statement) that another attempt mends: a prepared statement that a pooler mixed
 # up, and a schema, table or column that another worker created first.
@@ -87,7 +88,7 @@ class PostgreSQL(Dialect):
             "method": batch.method,
             "deleted_at": batch.version if batch.is_deletion else None,
             "now": utc_now(),
-            "rows": _encode_rows(rows),
+            "rows": _encode_rows(rows, batch.version),
         }
         connection.exec_driver_sql(statement, parameters)
 
@@ -137,14 +138,21 @@ class PostgreSQL(Dialect):
         return bool(connection.execute(_OWNS_TABLE, {"name": table}).scalar_one_or_none())
 
     def _build_recordset(self, columns: Mapping[str, ColumnConfig]) -> str:
-        shape = ['"_key" text', '"_vseq" text', '"data" jsonb', '"_meta" jsonb']
+        shape = [
+            '"_key" text',
+            '"_version" timestamptz',
+            '"_vseq" text',
+            '"data" jsonb',
+            '"_meta" jsonb',
+        ]
         shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
         return f"jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)})"
 
     def _build_upsert(self, table: str, columns: Mapping[str, ColumnConfig], *, is_deletion: bool) -> str:
         expressions = {
             "_account": "%(account)s",
-            "_version": "%(version)s",
+            # Most routes take the version of the event: no row repeats it.
+            "_version": 'coalesce(r."_version", %(version)s)',
             "_job": "%(job)s",
             "_run": "%(run)s",
             "_method": "%(method)s",
@@ -189,14 +197,17 @@ class PostgreSQL(Dialect):
         return {"22003": "number_out_of_range", "22P05": "unstorable_text"}.get(state, "refused")
 
 
-def _encode_rows(rows: Sequence[Row]) -> str:
-    return f"[{','.join(map(_encode_row, rows))}]"
+def _encode_rows(rows: Sequence[Row], version: datetime | None = None) -> str:
+    """Return rows as a JSON array. version: of the rows that are written without one."""
+    return f"[{','.join(_encode_row(row, version) for row in rows)}]"
 
 
-def _encode_row(row: Row) -> str:
+def _encode_row(row: Row, version: datetime | None) -> str:
+    record = row.record
     # `data` and `meta` are JSON already: insert them unchanged.
     columns = "".join(f",{to_json(name)}:{to_json(value)}" for name, value in row.columns.items())
-    key = to_json(row.key)
+    own_version = "" if record.version == version else f',"_version":"{record.version.isoformat()}"'
     return (
-        f'{{"_key":{key},"_vseq":"{row.sequence}","data":{row.data},"_meta":{row.meta or "null"}{columns}}}'
+        f'{{"_key":{to_json(record.key)},"_vseq":"{record.sequence}","data":{record.json},'
+        f'"_meta":{row.meta or "null"}{own_version}{columns}}}'
     )

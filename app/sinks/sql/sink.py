@@ -16,7 +16,6 @@ from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
 from app.sinks.sql.dialect import Dialect, WriteTarget
-from app.sinks.sql.keys import has_key
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
 from app.sinks.sql.set_up import (
@@ -61,15 +60,16 @@ class SqlSink:
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        rows, rejected = make_rows(batch, route)
+        rows = make_rows(batch.records, route.columns)
+        rejected: Sequence[RejectedRecord] = ()
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
         with self._translate_errors(target):
             self._tables.ensure_table(target.table, batch.resource, route.columns)
             if rows:
-                rejected = [*rejected, *self._write_rows(target, rows)]
+                rejected = self._write_rows(target, rows)
         written = len(batch.records) - len(rejected)
         misfits = Counter(column for row in rows for column in row.misfits)
-        return WriteResult(written, rejected, has_key(batch.records, route.key), misfits)
+        return WriteResult(written, rejected, misfits)
 
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""

@@ -18,8 +18,8 @@ from app.sinks.sql.dialect import (
     list_column_names,
     quote,
 )
-from app.sinks.sql.keys import to_json
 from app.sinks.sql.rows import Row
+from app.truto.records import to_json
 
 # Errors of the file and its folder that another attempt repeats.
 _SET_UP_ERRORS = (
@@ -52,12 +52,21 @@ class SQLite(Dialect):
         table, batch, columns = target.table, target.batch, target.columns
         one_row = f"VALUES ({', '.join('?' * len(list_column_names(columns)))})"
         statement = _build_upsert(table, columns, source=one_row, is_deletion=batch.is_deletion)
-        version, now = _format_time(batch.version), _format_time(utc_now())
-        deleted_at = version if batch.is_deletion else None
+        now = _format_time(utc_now())
+        deleted_at = _format_time(batch.version) if batch.is_deletion else None
         shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
-            (batch.account, row.key, row.data, version, row.sequence, *shared, row.meta, *cells)
-            for row, cells in ((row, _encode_cells(row, columns)) for row in rows)
+            (
+                batch.account,
+                row.record.key,
+                row.record.json,
+                _format_time(row.record.version),
+                row.record.sequence,
+                *shared,
+                row.meta,
+                *_encode_cells(row, columns),
+            )
+            for row in rows
         ]
         connection.exec_driver_sql(statement, parameters)
 

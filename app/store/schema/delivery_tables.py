@@ -135,6 +135,8 @@ sink_outcomes = Table(
     # While the delivery is held: the scope of the state in `sink_states` that holds it, and its received_at.
     Column("held_scope", SafeText),
     Column("held_received_at", UtcDateTime),
+    # Records that the filter of the route leaves out.
+    Column("filtered", Integer, nullable=False, server_default="0"),
 )
 # Held deliveries in the order of their arrival, and the failing ones that are retried.
 Index(

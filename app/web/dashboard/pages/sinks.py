@@ -7,7 +7,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.clock import utc_now
-from app.config.routes import FilesSinkConfig, SinkConfig
+from app.config.sinks import FilesSinkConfig, SinkConfig
 from app.database.engine import redact_url
 from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates

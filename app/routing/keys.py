@@ -3,24 +3,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.sinks.base import Record
 from app.truto.record_path import find_value
-from app.truto.records import ExactDecimal, decimal_text, decode_json, encode_json
+from app.truto.records import ExactDecimal, decimal_text, decode_json
 
 # An index of PostgreSQL takes keys of up to 2,712 bytes; account and key share one.
 _MAX_KEY_BYTES = 512
 # Invalid bytes of a text that was decoded with "surrogateescape".
 _INVALID_BYTE = re.compile("[\udc80-\udcff]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def to_json(value: Any) -> str:
-    """Return a value of a record as JSON; raises ValueError or RecursionError."""
-    return encode_json(value).decode()
 
 
 def _encode_canonical(value: Any) -> str:
@@ -61,14 +54,6 @@ def extract_key(record: dict[str, Any], path: str) -> str | None:
         key = value if isinstance(value, str) else _encode_canonical(value)
     encoded = key.encode()
     return key if len(encoded) <= _MAX_KEY_BYTES else _hash_bytes(encoded)
-
-
-def has_key(records: Sequence[Record], path: str) -> bool | None:
-    """Whether a record of a batch has the key, or needs none; None if no record is an object."""
-    if not path:
-        return True
-    objects = [record.value for record in records if isinstance(record.value, dict)]
-    return any(extract_key(value, path) is not None for value in objects) if objects else None
 
 
 def hash_record(record: Any) -> str:
