@@ -41,7 +41,7 @@ def check_misfits(config: Config) -> Iterator[CheckResult]:
     settings = config.settings
     try:
         database = open_database(settings.database_url, schema=settings.database_schema)
-        misfits = ColumnMisfits(database).list()
+        misfits = ColumnMisfits(database).list_newest(limit=_MAX_MISFITS + 1)
     except StoreUnavailable as error:
         advice = "Repair the database, then run: rapidbridge doctor"
         yield warn(_COMPONENT, "misfits", f"values that did not fit are not known: {error}", advice)
@@ -55,8 +55,8 @@ def check_misfits(config: Config) -> Iterator[CheckResult]:
             f"Compare the types with the data: rapidbridge routes suggest {misfit.resource}",
         )
     if len(misfits) > _MAX_MISFITS:
-        further = format_count(len(misfits) - _MAX_MISFITS, "further column")
-        yield warn(_COMPONENT, "misfits", f"{further} with values that did not fit", "See the page Sinks.")
+        message = f"more than {_MAX_MISFITS} columns have values that did not fit"
+        yield warn(_COMPONENT, "misfits", message, "The page Sinks of the dashboard shows all of them.")
 
 
 def _find_shadowed_routes(config: Config) -> Iterator[CheckResult]:

@@ -921,7 +921,7 @@ def test_a_record_that_a_constraint_rejects_is_dead_and_the_others_are_written(
 def test_a_batch_that_takes_too_long_to_split_is_not_written_at_all(
     sql: SqlSink, database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sql.write(batch([{"id": "0"}]), Route(sinks=("main",)))
+    write(sql, send([{"id": "0"}]), Route(sinks=("main",)))
     if database.dialect.name == "postgresql":
         execute(database, "ALTER TABLE crm_contacts ADD CHECK (\"_key\" <> 'bad')")
     else:
@@ -934,7 +934,7 @@ def test_a_batch_that_takes_too_long_to_split_is_not_written_at_all(
     monkeypatch.setattr(sql_sink, "_SPLIT_TIMEOUT_S", 0.0)
 
     with pytest.raises(SinkUnavailable, match="smaller batches") as failure:
-        sql.write(batch([{"id": "1"}, {"id": "bad"}], number=2), Route(sinks=("main",)))
+        write(sql, send([{"id": "1"}, {"id": "bad"}], number=2), Route(sinks=("main",)))
 
     assert failure.value.is_batch_timeout
     assert sorted(values(database)) == ["0"]
@@ -1287,13 +1287,13 @@ def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", record)
     sink = FilesSink(f"file://{tmp_path}/lake")
 
-    def write(number: int) -> list[str]:
+    def list_synced(number: int) -> list[str]:
         synced.clear()
-        sink.write(batch([{"id": "1"}], number=number), ROUTE)
+        write(sink, send([{"id": "1"}], number=number), ROUTE)
         return sorted(synced)
 
-    assert write(1) == ["account", "dt", "lake", "resource"]
-    assert write(2) == ["dt"]
+    assert list_synced(1) == ["account", "dt", "lake", "resource"]
+    assert list_synced(2) == ["dt"]
     # Another process may have removed the folder.
     FilesSink(f"file://{tmp_path}/lake").erase("a1")
     assert write(3) == ["account", "dt", "lake", "resource"]
