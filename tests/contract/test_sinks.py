@@ -1296,7 +1296,7 @@ def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch: 
     assert list_synced(2) == ["dt"]
     # Another process may have removed the folder.
     FilesSink(f"file://{tmp_path}/lake").erase("a1")
-    assert write(3) == ["account", "dt", "lake", "resource"]
+    assert list_synced(3) == ["account", "dt", "lake", "resource"]
 
 
 def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:
