@@ -18,7 +18,7 @@ from app.cli.common.times import parse_time_option
 from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
-from app.errors import TrutoRefused
+from app.errors import OperationRefused, TrutoRefused
 from app.plural import format_count
 from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
 from app.runs.refetch import refetch_run
@@ -123,7 +123,7 @@ def _refetch_runs(api: TrutoClient, runs: Sequence[StoredRun], *, yes: bool) -> 
     for run in runs:
         try:
             new_run = refetch_run(api, run)
-        except TrutoRefused as error:
+        except (TrutoRefused, OperationRefused) as error:
             click.echo(f"{run.sync_job_run_id}  not fetched again: {error}", err=True)
         else:
             click.echo(f"{run.sync_job_run_id}  fetched again by run {new_run.id}", err=True)
