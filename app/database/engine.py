@@ -20,6 +20,8 @@ from app.errors import ConfigError, StoreUnavailable
 _POOL_TIMEOUT_S = 5
 _MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 6, 2
 _SQLITE_BUSY_TIMEOUT_S = 15
+# The option of a connection whose transaction leaves SQLite's write lock to others.
+_ONLY_READS = "only_reads"
 # A PostgreSQL URL with several hosts, separated by commas.
 _HOST_LIST = re.compile(
     r"^(?P<login>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/]*@)?)(?P<hosts>[^@/?,]+(?:,[^@/?,]+)+)"
@@ -57,7 +59,7 @@ def open_engine(
         arguments = {} if "timeout" in parsed.query else {"timeout": lock_timeout_s}
         engine = create_engine(parsed, connect_args=arguments, **options)
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(engine, "begin", _begin_sqlite)
         return engine
     # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
     from app.database.session_settings import connection_arguments, prepare_sessions  # noqa: PLC0415
@@ -121,6 +123,11 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    only_reads = connection.get_execution_options().get(_ONLY_READS)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
 def _use_wal(cursor: DBAPICursor) -> None:
@@ -216,6 +223,13 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Connect for one transaction: committed at the end, rolled back by an exception."""
         with self.translate_errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read_transaction(self) -> Iterator[Connection]:
+        """Connect for several reads. In SQLite they see the same moment, and writers do not wait for them."""
+        engine = self.engine.execution_options(**{_ONLY_READS: True})
+        with self.translate_errors(), engine.begin() as connection:
             yield connection
 
     def translate_errors(self) -> AbstractContextManager[None]:

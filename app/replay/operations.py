@@ -42,6 +42,8 @@ class OperationRequest:
         """Return the conditions and the limits that are set, as texts by name."""
         values = self.delivery_filter.to_values()
         cause = values.pop("cause", {})
+        if cause and cause["state"] in values.get("states", ()):
+            del values["states"]
         values |= {"limit": self.limit, "rate": self.rate, "to sink": self.sink, "because": self.because}
         texts = {
             _NAMES_OF_TIMES.get(name, name.replace("_", " ")): _describe_value(name, value)

@@ -40,7 +40,8 @@ class RunOverview:
 
     reconciliation: of this moment; None for a large run, whose counts are those of its last summary.
     summarized_at: of that summary; None if the run changed since. is_large: see MAX_COUNTED_DELIVERIES; the
-    dead records are then those of its newest deliveries.
+    dead records are then those of its newest deliveries. can_count_all: whether a large run can be counted
+    on request.
     """
 
     run: StoredRun
@@ -54,6 +55,7 @@ class RunOverview:
     record_errors: CauseGroups[RecordErrorGroup]
     dead_records: CauseGroups[DeadRecordGroup]
     newest_deliveries: Sequence[DeliverySummary]
+    can_count_all: bool
 
     @property
     def may_change(self) -> bool:
@@ -71,15 +73,16 @@ def read_run_overview(
 ) -> RunOverview | None:
     """Return a run in detail; None if it is unknown. Raises StoreUnavailable.
 
-    counts_all: reconcile also a large run, which takes seconds. max_counted: the deliveries of a run that is
-    not large.
+    counts_all: reconcile also a large run, which takes seconds; ignored in SQLite, which would hold this
+    process for as long. max_counted: the deliveries of a run that is not large.
     """
     run = Runs(database).get(run_id)
     if run is None:
         return None
     is_large = count_run_deliveries(database, run_id, limit=max_counted + 1) > max_counted
     reconciliation, summary, summarized_at = None, RunSummary(), None
-    if counts_all or not is_large:
+    can_count_all = database.dialect.name != "sqlite"
+    if not is_large or (counts_all and can_count_all):
         reconciliation = reconcile_stored(database, run, now=now)
         summary = summarize(run, reconciliation, pending_deliveries=0).summary
     else:
@@ -102,4 +105,5 @@ def read_run_overview(
         group_record_errors(database, run_id),
         group_dead_records(database, run_id),
         list_newest_deliveries(database, run_id, limit=_NEWEST_DELIVERIES),
+        can_count_all,
     )

@@ -61,13 +61,16 @@ def search_deliveries(
     for number in range(_MAX_CHUNKS):
         if number and time.monotonic() > deadline:
             break
-        found += _find_in_chunk(database, delivery_filter, after, chunk_rows, page_size + 1 - len(found))
+        # The end first: deliveries that arrive or settle between both queries would move it.
+        end = _find_end_of_chunk(database, delivery_filter, after, chunk_rows)
+        chunk = _select_chunk(database, delivery_filter, after, chunk_rows + _CHUNK_ROWS, end=end)
+        found += _find_in_chunk(database, delivery_filter, chunk, page_size + 1 - len(found))
         if len(found) > page_size:
             last = found[page_size - 1]
             return DeliveryPage(found[:page_size], (last.received_at, last.id))
-        after = _find_end_of_chunk(database, delivery_filter, after, chunk_rows)
-        if after is None:
+        if end is None:
             return DeliveryPage(found)
+        after = end
     return DeliveryPage(found, after, is_cut=True)
 
 
@@ -82,9 +85,8 @@ def count_matches(
 
 
 def _find_in_chunk(
-    database: Database, delivery_filter: DeliveryFilter, after: Position | None, rows: int, limit: int
+    database: Database, delivery_filter: DeliveryFilter, chunk: Subquery, limit: int
 ) -> list[DeliverySummary]:
-    chunk = _select_chunk(database, delivery_filter, after, rows)
     columns = (chunk.c[field.name] for field in fields(DeliverySummary))
     statement = select(*columns).where(_matches(delivery_filter, chunk) == 1)
     order = (chunk.c.received_at.desc(), chunk.c.id.desc())
@@ -102,15 +104,25 @@ def _find_end_of_chunk(
 
 
 def _select_chunk(
-    database: Database, delivery_filter: DeliveryFilter, after: Position | None, rows: int
+    database: Database,
+    delivery_filter: DeliveryFilter,
+    after: Position | None,
+    rows: int,
+    *,
+    end: Position | None = None,
 ) -> Subquery:
-    """Return a query of the newest rows of one index, by those conditions that the index answers."""
+    """Return a query of the newest rows of one index, by those conditions that the index answers.
+
+    rows: at most. end: the position of the last one; None for any.
+    """
     # SQLite would read the index on all deliveries instead, because it is in the order of the result.
     has_partial_indexes = database.dialect.name != "sqlite"
     clauses = _indexed_clauses(delivery_filter, has_partial_indexes=has_partial_indexes)
     statement = select(*_COLUMNS).where(*clauses)
     if after:
         statement = statement.where(tuple_(*_POSITION) < after)
+    if end:
+        statement = statement.where(tuple_(*_POSITION) >= end)
     order = (column.desc() for column in _POSITION)
     return statement.order_by(*order).limit(rows).subquery()
 

@@ -27,9 +27,17 @@ _ERASED_BY_KEY = {deliveries, delivery_attempts, dead_records, record_errors, si
 _ERASED_COLUMNS = {runs.c.integrated_account_id, runs.c.run}
 
 
+_MARK = "erased:"
+
+
+def is_pseudonym(account: str) -> bool:
+    """Whether an account's id was replaced by its erasure."""
+    return account.startswith(_MARK)
+
+
 def make_pseudonym(account: str) -> str:
     """Return the name that replaces an account's id: always the same, without showing the id."""
-    return "erased:" + hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    return _MARK + hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def replace_names(database: Database, account: str, *, dry_run: bool) -> Iterator[int]:

@@ -1,6 +1,6 @@
 """Count and erase the data of an integrated account in the store."""
 
-import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -35,6 +35,7 @@ from app.truto.runs import strip_run_details
 _PAGE_SIZE = 500
 # With bodies.
 _MIXED_PAGE_SIZE = 10
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _HAS_BODY = func.length(deliveries.c.body) > 0
 # Erasure sets `body_bytes` to 0, also of a pruned delivery: its body must not come back from an archive.
 IS_ERASED = and_(deliveries.c.pruned_at.is_not(None), deliveries.c.body_bytes == 0)
@@ -273,7 +274,19 @@ def _may_mention(compressed: bytes, account: str) -> bool:
         body = decompress(compressed)
     except ValueError:
         return True
-    return account.encode() in body or json.dumps(account)[1:-1].encode() in body
+    name = account.encode("utf-8", "surrogatepass")
+    return name in body or name in _resolve_escapes(body)
+
+
+def _resolve_escapes(body: bytes) -> bytes:
+    """Return a body with the characters that its JSON escapes name."""
+    if b"\\" not in body:
+        return body
+    text = body.decode("utf-8", "replace").replace("\\/", "/")
+    text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+    # Two escapes name one character outside the basic plane.
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.encode()
 
 
 def _lock_deliveries(connection: Connection, ids: Sequence[UUID]) -> None:

@@ -131,8 +131,9 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True)
 class FailureReasons:
-    """Failed deliveries by reason, the largest group first. total: of all groups, which are only a part if
-    it is not exact.
+    """Failed deliveries by reason, the largest group first.
+
+    total: of all groups. If it is not exact, the groups count some of the failures only.
     """
 
     groups: Sequence[FailureReason]

@@ -84,8 +84,9 @@ class DeadRecordGroup:
 
 @dataclass(frozen=True, slots=True)
 class CauseGroups(Generic[_Group]):
-    """The largest groups of a run's failures. number: of all failures; if it is not exact, the groups count
-    some of them only.
+    """The largest groups of a run's failures.
+
+    number: of all failures. If it is not exact, the groups count some of them only.
     """
 
     groups: Sequence[_Group]

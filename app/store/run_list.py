@@ -103,21 +103,31 @@ def list_runs(
     searched = select(*_COLUMNS).where(*_indexed_clauses(run_filter))
     if after:
         searched = searched.where(position < after)
-    searched = searched.order_by(runs.c.first_seen_at.desc(), runs.c.sync_job_run_id.desc()).limit(
-        max_searched
-    )
+    searched = searched.order_by(runs.c.first_seen_at.desc(), runs.c.sync_job_run_id.desc())
+    runs_found = _find_matching(database, searched.limit(max_searched), run_filter, limit + 1)
+    end = None
+    if len(runs_found) <= limit:
+        # The end first, and then the runs before it: runs that begin or change in between would move it.
+        end = _find_end_of_search(database, searched, max_searched)
+        bounded = searched.where(position >= end) if end else searched
+        runs_found = _find_matching(database, bounded, run_filter, limit + 1)
+    if len(runs_found) > limit:
+        return RunPage(runs_found[:limit], runs_found[limit - 1].position, is_partial=False)
+    return RunPage(runs_found, end, is_partial=end is not None)
+
+
+def _find_matching(
+    database: Database, searched: Select[Any], run_filter: RunFilter, limit: int
+) -> list[ListedRun]:
+    """Return the newest runs of a query that match a filter."""
     candidates = searched.subquery()
     order = (candidates.c.first_seen_at.desc(), candidates.c.sync_job_run_id.desc())
-    matching = select(candidates).order_by(*order).limit(limit + 1)
+    matching = select(candidates).order_by(*order).limit(limit)
     matching = matching.where(*(candidates.c[name] == value for name, value in _exact_values(run_filter)))
-    found = [
+    return [
         ListedRun(**{name: getattr(row, name) for name in _NAMES}, summary=to_run_summary(row))
         for row in database.read(matching)
     ]
-    if len(found) > limit:
-        return RunPage(found[:limit], found[limit - 1].position, is_partial=False)
-    end = _find_end_of_search(database, searched, max_searched)
-    return RunPage(found, end, is_partial=end is not None)
 
 
 def _find_end_of_search(database: Database, searched: Select[Any], max_searched: int) -> Position | None:

@@ -36,8 +36,13 @@ def updates(page: Page) -> list[Request]:
 
 @pytest.fixture
 def let_pass(page: Page) -> Callable[[], None]:
-    """Lets the time between two updates pass."""
-    return lambda: page.clock.run_for(INTERVAL_MS)
+    """Lets the time between two updates pass, and a request begin."""
+
+    def run_clock() -> None:
+        page.clock.run_for(INTERVAL_MS)
+        _pump(page)
+
+    return run_clock
 
 
 def test_a_page_updates_itself_and_keeps_the_focus(

@@ -109,7 +109,7 @@ def test_a_build_without_a_sweeper_is_detected(tmp_path: Path, copy_source: Copy
     append(tree / "workers/background/sweeper.py", NEVER_SWEEP)
 
     report = run_short_soak(
-        tmp_path, tree, make_faults("Valkey killed", "Valkey killed"), settle_timeout_s=30
+        tmp_path, tree, make_faults("Valkey killed", "Valkey killed"), settle_timeout_s=15
     )
 
     assert set(report.audit_result.faults) >= {"unsettled"}, render_report(report)

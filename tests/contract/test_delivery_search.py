@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event
 
-from app.database.engine import Database
+from app.database.engine import Database, open_database
 from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.store.delivery_search import DeliveryPage, count_matches, search_deliveries
@@ -109,6 +109,33 @@ def test_deliveries_received_at_one_time_are_all_found(store: Database) -> None:
 
     found: list[UUID] = [delivery.id for page in pages for delivery in page.deliveries]
     assert (len(found), {*found}) == (9, ids)
+
+
+@pytest.mark.parametrize("change", ["arrive", "settle"])
+def test_changes_between_two_queries_neither_skip_nor_repeat_a_match(
+    store: Database, store_url: str, change: str
+) -> None:
+    seeded = SeededStore(store, "")
+    ids = [seeded.put("pending", received_at=NOW + timedelta(seconds=second)) for second in range(24)]
+    staying, leaving = {*ids[::2]}, ids[1::2]
+    other = SeededStore(open_database(store_url), "")
+
+    def change_deliveries(*_: object) -> None:
+        if change == "arrive":
+            other.put("pending", received_at=NOW + timedelta(hours=1))
+        elif leaving:
+            settled = deliveries.update().where(deliveries.c.id == leaving.pop())
+            other.store.execute(settled.values(state="settled", settled_at=NOW))
+
+    # When a query has ended.
+    event.listen(store.engine, "checkin", change_deliveries)
+    pages = read_pages(seeded, DeliveryFilter(states=["pending"]), page_size=9, chunk_rows=3)
+    found = [delivery.id for page in pages for delivery in page.deliveries]
+    event.remove(store.engine, "checkin", change_deliveries)
+    other.store.close()
+
+    assert staying <= {*found}
+    assert len(found) == len({*found})
 
 
 def test_every_search_is_answered_by_an_index_and_reads_no_body(seeded: SeededStore) -> None:

@@ -18,20 +18,25 @@ from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Route, Routes
 from app.erasure import Erasure, ErasureReport
+from app.errors import OperationRefused
 from app.redis.spool import Spool
 from app.replay.operations import OperationRequest, start_replay
 from app.replay.request import ReplayRequest
+from app.runs.refetch import refetch_run
 from app.sinks.base import Batch, Sink, WriteResult
 from app.store.audit_log import AuditEntry, AuditLog
-from app.store.compression import decompress
+from app.store.compression import compress, decompress
 from app.store.delivery_filter import DeliveryFilter
 from app.store.erased_names import make_pseudonym
+from app.store.erasure import _may_mention
 from app.store.notifications import Notification, Notifications
 from app.store.operations import Operations
 from app.store.pending import PendingDeliveries
 from app.store.restore import PrunedBodies
 from app.store.retention import prune_bodies
+from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, metadata, record_errors, runs, sink_outcomes
+from app.truto.client import TrutoClient
 from app.truto.runs import strip_run_details
 from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.replaced_sink import ReplacedSink
@@ -450,6 +455,29 @@ def test_no_column_of_any_table_names_an_erased_account(delivered: DeliveredStor
     request = OperationRequest.from_json(operation.request).delivery_filter
     assert (request.integrated_account_id, {*request.ids}) == (make_pseudonym(account), {*ids})
     assert find_names(delivered, other) == others
+
+
+@pytest.mark.parametrize(
+    "spelling", ["ä/2😀", r"\u00e4/2\ud83d\ude00", r"\u00E4\/2\uD83D\uDE00", r"ä\u002f2😀"]
+)
+def test_an_account_is_recognized_in_every_spelling_of_json(spelling: str) -> None:
+    body = f'{{"of": "{spelling}"}}'.encode()
+    assert json.loads(body)["of"] == "ä/2😀"
+
+    [compressed] = compress([body])
+    assert _may_mention(compressed, "ä/2😀")
+    assert not _may_mention(compressed, "ä/3😀")
+
+
+def test_a_run_of_an_erased_account_is_not_fetched_again(delivered: DeliveredStore, redis: Redis) -> None:
+    delivered.add_run("a1", "r1")
+    make_erasure(delivered, redis).erase_data()
+    run = Runs(delivered.store).get("r1")
+    assert run
+
+    # Without a request to this closed port.
+    with pytest.raises(OperationRefused, match="rapidbridge runs start"):
+        refetch_run(TrutoClient("http://127.0.0.1:9", "token"), run)
 
 
 def find_names(

@@ -33,7 +33,7 @@ from app.truto.events import Envelope
 from workers.background import releaser
 from workers.background.releaser import Releaser
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import event, update
 
-from app.database.engine import Database
+from app.database.engine import Database, open_database
 from app.store.models import RunUpdate
 from app.store.run_list import Position, RunFilter, list_runs
 from app.store.run_summaries import RunSummary, SummarizedRun, save_summaries
 from app.store.runs import Runs
+from app.store.schema import runs
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 GAPS = RunSummary(
@@ -111,6 +114,38 @@ def test_a_rare_filter_searches_a_bounded_number_of_runs_and_goes_on_from_there(
     assert (list(first.runs), first.is_partial) == ([], True)
     assert first.next_position == (NOW + timedelta(minutes=6), "r6")
     assert ([run.sync_job_run_id for run in second.runs], second.next_position) == (["r1"], None)
+
+
+@pytest.mark.parametrize("change", ["begin", "close"])
+def test_changes_between_two_queries_neither_skip_nor_repeat_a_run(
+    store: Database, store_url: str, change: str
+) -> None:
+    for number in range(12):
+        add_run(store, f"r{number}", minute=number, sync_job_id="mine" if number % 2 else "job")
+        summarize(store, f"r{number}", GAPS)
+    other = open_database(store_url)
+    closing = [f"r{number}" for number in range(0, 12, 2)]
+
+    def change_runs(*_: object) -> None:
+        if change == "begin":
+            add_run(other, f"new{uuid4()}", minute=99, sync_job_id="other")
+        elif closing:
+            closed = update(runs).where(runs.c.sync_job_run_id.in_([closing.pop(), closing.pop()]))
+            other.execute(closed.values(gap_records=0))
+
+    run_filter = RunFilter(sync_job_id="mine", verdict="incomplete" if change == "close" else "")
+    # When a query has ended.
+    event.listen(store.engine, "checkin", change_runs)
+    listed, position = [], None
+    while page := list_runs(store, run_filter, after=position, limit=9, max_searched=3):
+        listed += [run.sync_job_run_id for run in page.runs]
+        position = page.next_position
+        if position is None:
+            break
+    event.remove(store.engine, "checkin", change_runs)
+    other.close()
+
+    assert listed == ["r11", "r9", "r7", "r5", "r3", "r1"]
 
 
 def test_a_listed_run_has_its_summary(store: Database) -> None:

@@ -69,8 +69,10 @@ def test_a_large_run_shows_its_summary_and_is_counted_on_request(seeded: SeededS
 
     assert (bounded.reconciliation, bounded.summary, bounded.summarized_at) == (None, summary, NOW)
     assert bounded.is_large
-    assert counted.reconciliation
-    assert (counted.summary.arrived, counted.is_large) == (3, True)
+    # The count would stop a web process that uses SQLite.
+    is_counted = seeded.store.dialect.name == "postgresql"
+    assert bool(counted.reconciliation) == counted.can_count_all == is_counted
+    assert (counted.summary.arrived, counted.is_large) == (3 if is_counted else 1, True)
     assert not read(seeded.store, max_counted=3).is_large
 
 

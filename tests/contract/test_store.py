@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, select, text
+from sqlalchemy import func, inspect, select, text
 
 from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
@@ -33,7 +33,7 @@ from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import PREFIX, dead_records, metadata, record_errors
+from app.store.schema import PREFIX, dead_records, deliveries, metadata, record_errors
 from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
@@ -121,6 +121,19 @@ def test_concurrent_migrations_succeed(empty_url: str) -> None:
     assert all(is_current(store) for store in stores)
     for item in stores:
         item.close()
+
+
+def test_deliveries_are_stored_beside_a_read_transaction(store: Database, store_url: str) -> None:
+    other = open_database(store_url, lock_timeout_s=0)
+
+    with store.read_transaction() as connection:
+        before = connection.execute(select(func.count()).select_from(deliveries)).scalar_one()
+        Inbox(other).put([make_delivery()])
+        after = connection.execute(select(func.count()).select_from(deliveries)).scalar_one()
+
+    # In SQLite, all reads are of the same moment.
+    assert (before, after) == (0, 1 if store.dialect.name == "postgresql" else 0)
+    other.close()
 
 
 def test_the_error_for_missing_tables_names_the_migrate_command(empty_url: str) -> None:

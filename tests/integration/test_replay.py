@@ -332,8 +332,9 @@ def test_a_cancelled_replay_ends_and_its_requeued_deliveries_are_written(site: R
     site.put(range(400))
     with site.worker():
         site.wait_until_settled()
-        process = site.start("--all", "--rate", "100")
-        wait_until(lambda: count_requeued(site) > 50)
+        # So slow that it cannot end before the cancellation, on a busy machine either.
+        process = site.start("--all", "--rate", "10")
+        wait_until(lambda: count_requeued(site) > 20)
         [running] = Operations(site.store).list_newest(limit=2)
         site.start(str(running.id), command=("operations", "cancel")).communicate(timeout=60)
         _, err = process.communicate(timeout=30)
@@ -343,7 +344,7 @@ def test_a_cancelled_replay_ends_and_its_requeued_deliveries_are_written(site: R
 
     assert process.returncode == 1
     assert b"Cancelled." in err
-    assert 50 < requeued < 400
+    assert 20 < requeued < 400
     assert f"{running.id}  replay  cancelled" in listed
     assert site.states() == {"settled": 400}
 

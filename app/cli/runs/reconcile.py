@@ -20,7 +20,7 @@ from app.cli.runs.formatting import name_verdict, run_as_json, run_lines
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
 from app.database.engine import Database
-from app.errors import TrutoRefused
+from app.errors import OperationRefused, TrutoRefused
 from app.plural import format_count
 from app.runs.batch_reconcile import BatchReconciler, ReconciledRun
 from app.runs.refetch import refetch_run
@@ -126,7 +126,7 @@ def _refetch_runs(database: Database, api: TrutoClient, runs: Sequence[StoredRun
         audit(database, "run.refetch", run.sync_job_run_id)
         try:
             new_run = refetch_run(api, run)
-        except TrutoRefused as error:
+        except (TrutoRefused, OperationRefused) as error:
             click.echo(f"{run.sync_job_run_id}  not fetched again: {error}", err=True)
         else:
             click.echo(f"{run.sync_job_run_id}  fetched again by run {new_run.id}", err=True)

@@ -88,6 +88,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             unsent=_explain_unsent(overview),
             explain_record=lambda reason: explain(RECORD, reason),
             missing_setting="" if has_token else _MISSING_SETTING,
+            show_command=f"rapidbridge runs show {shlex.quote(run_id)}",
             stop_command=f"rapidbridge runs stop {shlex.quote(run_id)}",
             max_counted=MAX_COUNTED_DELIVERIES,
         )
