@@ -6,8 +6,7 @@ from flask import Blueprint, render_template, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from app.clock import utc_now
-from app.runs.gap_reasons import explain_gaps
-from app.runs.sync_reasons import explain_state
+from app.runs.sync_reasons import explain_run, explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor, read_time_cursor, split_page
@@ -56,7 +55,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             "dashboard/account.html",
             account_id=account_id,
             syncs=[(sync, explain_state(sync, now=now)) for sync in syncs],
-            runs=[(run, explain_gaps(run.summary)) for run in page],
+            runs=[(run, explain_run(run.status, run.summary)) for run in page],
             next_url=next_url,
         )
 
