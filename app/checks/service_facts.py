@@ -20,6 +20,8 @@ from app.store.service_counts import (
     count_failed_by_state,
     count_incomplete_runs,
     count_pending,
+    count_runs_by_status,
+    find_oldest_failed_received_at,
 )
 from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.store.webhook_events import WebhookEvent, WebhookEvents
@@ -37,14 +39,17 @@ class StoreFacts:
     oldest_pending_age_s: of deliveries that are not replayed; 0 without any. incomplete_runs: of the last
     day. accounts: their number by state. workers: the live ones. outdated_workers: those with another
     release, routes or sinks than this process. webhook_events: the newest MAX_WEBHOOKS + 1. work_totals:
-    since the store exists.
+    since the store exists. oldest_failed_age_s: since it was received; 0 without any. runs: those of the last
+    day by status, at most COUNT_LIMIT.
     """
 
     pending: int
     oldest_pending_age_s: float
     failed: Mapping[str, int]
     dead_records: int
+    oldest_failed_age_s: float
     incomplete_runs: IncompleteRuns
+    runs: Mapping[str, int]
     sinks: Sequence[SinkStatus]
     accounts: Mapping[SyncState, int]
     workers: Sequence[WorkerRecord]
@@ -66,12 +71,15 @@ class RedisFacts:
 def read_store_facts(database: Database, config: DeliveryConfig, *, now: datetime) -> StoreFacts:
     """Read the facts of the store; raises StoreUnavailable. config: of this process."""
     oldest = PendingDeliveries(database).find_oldest_received_at()
+    oldest_failed = find_oldest_failed_received_at(database)
     workers = WorkerRegistry(database).list_live(now=now)
     return StoreFacts(
         pending=count_pending(database),
         oldest_pending_age_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
         failed=count_failed_by_state(database),
         dead_records=count_dead_records(database),
+        oldest_failed_age_s=max(0.0, (now - oldest_failed).total_seconds()) if oldest_failed else 0.0,
+        runs=count_runs_by_status(database, since=now - timedelta(days=1)),
         sinks=list_sink_statuses(database, config.sinks),
         incomplete_runs=count_incomplete_runs(database, since=now - timedelta(days=1)),
         accounts=Accounts(database).count_by_state(AccountFilter(), now=now),

@@ -61,7 +61,7 @@ _ADVICE = {
 _VERDICTS: Mapping[str, str] = {
     "complete": "every record that Truto fetched arrived, and is in every sink, dead, or dropped",
     "incomplete": "records are missing, or not in every sink",
-    "unknown": "the run has ended, and neither its events nor Truto's API have a count: run rapidbridge doctor",
+    "unknown": "the run has ended; neither its events nor Truto's API have a count: run rapidbridge doctor",
     "settling": "the run has ended; some deliveries are pending, or may still arrive",
     "open": "the run is in progress, or waits for a rate limit",
     "not_sent": "the run does not report its end, and nothing of it has arrived for 2 minutes",

@@ -10,7 +10,7 @@ from app.store.run_summaries import RunSummary
 from app.times import format_duration
 
 _UNKNOWN_REASONS = {
-    "unknown": "the events of the last run have no count, and Truto's API has sent none: run rapidbridge doctor",
+    "unknown": "the last run's events have no count, and Truto's API has sent none: run rapidbridge doctor",
     "not_sent": "the last run sends no event at its end: see its events_to_send",
     "refused": "all recent runs were refused at their start",
     "": "no run has been summarized yet",

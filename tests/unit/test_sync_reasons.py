@@ -38,7 +38,7 @@ def make_sync(state: str, *, verdict: str = "complete", summary: Any = None, **f
         ),
         (
             make_sync("unknown", verdict="unknown"),
-            "the events of the last run have no count, and Truto's API has sent none: run rapidbridge doctor",
+            "the last run's events have no count, and Truto's API has sent none: run rapidbridge doctor",
         ),
         (
             make_sync("unknown", verdict="refused"),
