@@ -60,7 +60,7 @@ class RunTotals:
 def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
     """Return the totals of runs by id; raises StoreUnavailable."""
     # One transaction: SQLite then reads all three sums of the same moment.
-    with database.transaction() as connection:
+    with database.read_transaction() as connection:
         batches = _read_batch_totals(connection, run_ids)
         sinks = _read_sink_totals(connection, run_ids)
         errors = _count_record_errors(connection, run_ids)
