@@ -155,7 +155,7 @@ def _begin_sqlite(connection: Connection) -> None:
         return
     driver = connection.connection.cursor()
     driver.execute("PRAGMA busy_timeout")
-    timeout_ms = int(driver.fetchone()[0])
+    [(timeout_ms,)] = driver.fetchall()
     give_up_at_s = time.monotonic() + timeout_ms / 1000
     wait_s = _FIRST_LOCK_WAIT_S
     # SQLite's own wait for a lock blocks the whole process, under gevent all requests.

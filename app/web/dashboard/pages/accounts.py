@@ -9,7 +9,14 @@ from app.clock import utc_now
 from app.runs.sync_reasons import explain_run, explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_cursor, read_time_cursor, split_page
+from app.web.dashboard.paging import (
+    PAGE_SIZE,
+    build_next_url,
+    parse_position_time,
+    read_cursor,
+    read_time_cursor,
+    split_page,
+)
 
 # Of one account; an environment has a few sync jobs.
 _MAX_SYNCS = 50
@@ -77,7 +84,7 @@ def _read_position() -> tuple[SyncState, datetime, str] | None:
         return None
     try:
         state, time, account_id = cursor
-        return SyncState(state), datetime.fromisoformat(time), account_id
+        return SyncState(state), parse_position_time(time), account_id
     except ValueError as error:
         raise BadRequest(
             "The link to this page of the list is incomplete. Go back to its first page."

@@ -21,6 +21,7 @@ from app.store.failure_groups import count_all_failures, count_failures
 from app.store.failures import FAILED_STATES
 from app.store.operations import Operation
 from app.store.reasons import RECORD, explain
+from app.truto.coerce import as_time
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.paging import build_next_url, read_cursor
 
@@ -188,11 +189,8 @@ def _read_cause(values: Mapping[str, str]) -> FailureCause | None:
 def _read_time(values: Mapping[str, str], name: str) -> datetime | None:
     if not values.get(name):
         return None
-    try:
-        time = datetime.fromisoformat(values[name])
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+    # In UTC: another offset could lead out of the range of times.
+    if (time := as_time(values[name])) is None:
         raise BadRequest(f"The form has no valid time. {_GO_BACK}")
     return time
 
@@ -239,6 +237,7 @@ def _decode_set(encoded: str, now: datetime) -> FailureSet:
         kind = values["kind"]
         _require(kind in ("records", "deliveries"))
         times = (delivery_filter.since, delivery_filter.until, counted_at)
+        _require(all(time is None or as_time(time.isoformat()) for time in times))
         _require(all(time is None or time.tzinfo is not None for time in times))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadRequest(f"The form is incomplete. {_GO_BACK}") from error
