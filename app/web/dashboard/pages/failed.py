@@ -103,7 +103,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 def _render_confirmation(dashboard: Dashboard, action: str, problem: str = "") -> str:
     now = utc_now()
     failures = _read_set(request.values, now)
-    number = failures.count(dashboard.database)
+    is_counted = "set" in request.values
+    number = (failures.count_unchanged if is_counted else failures.count)(dashboard.database)
     has_worker = True
     if action == "replay" and number and not problem:
         try:
@@ -132,9 +133,10 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
     if "set" not in request.form:
         raise BadRequest(f"The form is incomplete. {_GO_BACK}")
     failures = _read_set(request.form, now)
-    number = failures.count(dashboard.database)
+    # Those that changed since would be in the number of the action, and not in its operation.
+    number = failures.count_unchanged(dashboard.database)
     if not number:
-        # Somebody else was faster.
+        # Somebody else was faster, or the form is sent again.
         return _render_confirmation(dashboard, action), 409
     conditions = OperationRequest(failures.delivery_filter).describe()
     subject = "; ".join(f"{name}: {value}" for name, value in conditions.items())
