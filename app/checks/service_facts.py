@@ -23,6 +23,7 @@ from app.store.service_counts import (
     count_runs_by_status,
     find_oldest_failed_received_at,
 )
+from app.store.sink_states import SinkStates
 from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.store.webhook_events import WebhookEvent, WebhookEvents
 from app.store.work_totals import WorkTotal, WorkTotals
@@ -30,6 +31,7 @@ from app.store.worker_registry import WorkerRecord, WorkerRegistry
 
 # Ids of webhooks are labels of metrics: their number must be bounded.
 MAX_WEBHOOKS = 20
+_LONG_WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,41 @@ class RedisFacts:
     spooled: int
     unreadable: int
     queued_jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceHealth:
+    """The facts of one line: is it up, is data arriving, is anything stuck.
+
+    newest_event_at: None before the first one. oldest_pending_age_s: of deliveries that are not replayed.
+    failing_sinks, paused_sinks: their names.
+    """
+
+    workers: int
+    newest_event_at: datetime | None
+    oldest_pending_age_s: float
+    failing_sinks: Sequence[str]
+    paused_sinks: Sequence[str]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether deliveries wait for workers that are gone or too slow, or for a sink."""
+        is_late = self.oldest_pending_age_s >= _LONG_WAIT_S
+        return not self.workers or is_late or bool(self.failing_sinks or self.paused_sinks)
+
+
+def read_health(database: Database, *, now: datetime) -> ServiceHealth:
+    """Read the facts of a line about the service; raises StoreUnavailable. Takes a few short queries."""
+    oldest = PendingDeliveries(database).find_oldest_received_at()
+    newest = WebhookEvents(database).list_newest(limit=1)
+    states = SinkStates(database).list()
+    return ServiceHealth(
+        workers=len(WorkerRegistry(database).list_live(now=now)),
+        newest_event_at=newest[0].last_event_at if newest else None,
+        oldest_pending_age_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+        failing_sinks=sorted({state.sink for state in states if state.open_since}),
+        paused_sinks=sorted({state.sink for state in states if state.paused_at}),
+    )
 
 
 def read_store_facts(database: Database, config: DeliveryConfig, *, now: datetime) -> StoreFacts:

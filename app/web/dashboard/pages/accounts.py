@@ -5,6 +5,7 @@ from datetime import datetime
 from flask import Blueprint, render_template, request
 from werkzeug.exceptions import BadRequest, NotFound
 
+from app.checks.service_facts import read_health
 from app.clock import utc_now
 from app.runs.sync_reasons import explain_run, explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
@@ -45,6 +46,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             counts=counts,
             state=state,
             account_filter=account_filter,
+            health=read_health(dashboard.database, now=now),
             environments=accounts.list_environments(limit=_MAX_ENVIRONMENTS),
             next_url=build_next_url(*page[-1].position) if has_more else "",
         )
