@@ -11,6 +11,7 @@ function nameCells() {
     const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
     // A browser forgets that a table is one if its rows are shown as lists.
     table.setAttribute("role", "table");
+    table.caption?.setAttribute("role", "caption");
     for (const row of table.querySelectorAll("tr")) row.setAttribute("role", "row");
     for (const cell of table.querySelectorAll("tbody th, tbody td")) {
       cell.setAttribute("role", cell.tagName === "TH" ? "rowheader" : "cell");
@@ -22,7 +23,7 @@ function nameCells() {
 function setUpUpdates() {
   const main = document.querySelector("main[data-live]");
   const button = document.getElementById("pause");
-  const state = document.getElementById("update-state");
+  const stale = document.getElementById("stale");
   if (!main || !button) return;
   let intervalMs = INTERVAL_MS;
 
@@ -69,10 +70,12 @@ function setUpUpdates() {
         const text = await response.text();
         if (mayUpdate()) replaceContent(new DOMParser().parseFromString(text, "text/html"));
         intervalMs = INTERVAL_MS;
-        state.textContent = "";
+        stale.hidden = true;
       } catch {
         intervalMs = Math.min(intervalMs * 2, MAX_INTERVAL_MS);
-        state.textContent = "The update failed; the page is from the time shown. It is tried again.";
+        // Set once, so that a screen reader does not repeat it.
+        if (stale.hidden) stale.textContent = `Outdated: the updates have failed since ${document.getElementById("updated").textContent}, and are tried again.`;
+        stale.hidden = false;
       }
     }
     setTimeout(update, intervalMs);
