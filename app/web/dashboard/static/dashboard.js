@@ -11,7 +11,6 @@ function nameCells() {
     const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
     // A browser forgets that a table is one if its rows are shown as lists.
     table.setAttribute("role", "table");
-    table.caption?.setAttribute("role", "caption");
     for (const row of table.querySelectorAll("tr")) row.setAttribute("role", "row");
     for (const cell of table.querySelectorAll("tbody th, tbody td")) {
       cell.setAttribute("role", cell.tagName === "TH" ? "rowheader" : "cell");
