@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.checks.open_conditions import OpenCondition, list_open_conditions
-from app.checks.service_facts import RedisFacts, StoreFacts, read_redis_facts, read_store_facts
+from app.checks.service_facts import StoreFacts, read_store_facts
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
-from app.errors import QueueUnavailable, StoreUnavailable
-from app.redis.queue import DeliveryQueue
-from app.redis.spool import Spool
 from app.store.arrivals import MINUTE_S, QUARTER_HOUR_S, ArrivalPeriod, Arrivals
 from app.store.response_counts import STORED, ResponseCount, ResponseCounts
 
@@ -53,44 +50,13 @@ class StoreOverview:
     conditions: Sequence[OpenCondition]
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The state of the service. store, redis: None if unavailable, with the reason in store_error or
-    redis_error.
-    """
-
-    store: StoreOverview | None
-    store_error: str
-    redis: RedisFacts | None
-    redis_error: str
-
-
-def read_overview(
-    database: Database,
-    queue: DeliveryQueue,
-    spool: Spool,
-    config: DeliveryConfig,
-    *,
-    of_day: bool,
-    now: datetime,
-) -> Overview:
-    """Read the overview; an unavailable server leaves out its part.
+def read_store_overview(
+    database: Database, config: DeliveryConfig, *, of_day: bool, now: datetime
+) -> StoreOverview:
+    """Read the part of the database; raises StoreUnavailable.
 
     config: of this process. of_day: arrivals of the last day instead of the last hour.
     """
-    store, store_error, redis, redis_error = None, "", None, ""
-    try:
-        store = _read_store(database, config, of_day=of_day, now=now)
-    except StoreUnavailable as error:
-        store_error = str(error)
-    try:
-        redis = read_redis_facts(queue, spool)
-    except QueueUnavailable as error:
-        redis_error = str(error)
-    return Overview(store, store_error, redis, redis_error)
-
-
-def _read_store(database: Database, config: DeliveryConfig, *, of_day: bool, now: datetime) -> StoreOverview:
     facts = read_store_facts(database, config, now=now)
     period_s, since = (QUARTER_HOUR_S, now - _DAY) if of_day else (MINUTE_S, now - _HOUR)
     counts = ResponseCounts(database)

@@ -8,7 +8,17 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    SelectBase,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -20,8 +30,9 @@ from app.errors import ConfigError, StoreUnavailable
 _POOL_TIMEOUT_S = 5
 _MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 6, 2
 _SQLITE_BUSY_TIMEOUT_S = 15
-# The option of a connection whose transaction leaves SQLite's write lock to others.
-_ONLY_READS = "only_reads"
+_FIRST_LOCK_WAIT_S, _MAX_LOCK_WAIT_S = 0.001, 0.05
+# The execution option of a transaction that only reads.
+_READ_ONLY = "rapidbridge_read_only"
 # A PostgreSQL URL with several hosts, separated by commas.
 _HOST_LIST = re.compile(
     r"^(?P<login>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/]*@)?)(?P<hosts>[^@/?,]+(?:,[^@/?,]+)+)"
@@ -41,7 +52,7 @@ def open_engine(
 
     url: sqlite:///path, postgres://… or postgresql://…. The folder of a SQLite file is created.
     schema: of all tables in PostgreSQL; "" for the first one of the search_path.
-    lock_timeout_s: wait for another SQLite writer; the whole process waits. interactive: for commands that
+    lock_timeout_s: wait of a writing transaction for another SQLite writer. interactive: for commands that
     only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
     max_connections: of the pool, in PostgreSQL.
     Raises OSError if the folder cannot be created.
@@ -125,11 +136,6 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     cursor.close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    only_reads = connection.get_execution_options().get(_ONLY_READS)
-    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
-
-
 def _use_wal(cursor: DBAPICursor) -> None:
     # The first connection to a new file switches it permanently. SQLite's lock timeout does not apply here.
     for _ in range(_SQLITE_BUSY_TIMEOUT_S * 10):
@@ -140,6 +146,35 @@ def _use_wal(cursor: DBAPICursor) -> None:
             if error.sqlite_errorname != "SQLITE_BUSY":
                 raise
             time.sleep(0.1)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(_READ_ONLY):
+        # Reads the last commit, without a lock. It cannot become a writer: SQLite refuses that at once.
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver = connection.connection.cursor()
+    driver.execute("PRAGMA busy_timeout")
+    [(timeout_ms,)] = driver.fetchall()
+    give_up_at_s = time.monotonic() + timeout_ms / 1000
+    wait_s = _FIRST_LOCK_WAIT_S
+    # SQLite's own wait for a lock blocks the whole process, under gevent all requests.
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while time.monotonic() < give_up_at_s:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+            time.sleep(wait_s)
+            wait_s = min(wait_s * 2, _MAX_LOCK_WAIT_S)
+        # The last attempt: its error is SQLAlchemy's.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {timeout_ms}")
+        driver.close()
 
 
 @contextmanager
@@ -197,6 +232,7 @@ class Database:
     def __init__(self, engine: Engine, *, schema: str = "") -> None:
         self.engine = engine
         self.schema = schema
+        self._read_only_engine = engine.execution_options(**{_READ_ONLY: True})
 
     @property
     def dialect(self) -> Dialect:
@@ -205,7 +241,9 @@ class Database:
 
     def read(self, statement: Executable, parameters: Any = None) -> Sequence[Any]:
         """Return all rows of a single statement."""
-        with self.autocommit() as connection:
+        # Other statements change rows, and return them.
+        only_reads = isinstance(statement, SelectBase)
+        with self.read_transaction() if only_reads else self.autocommit() as connection:
             return connection.execute(statement, parameters).all()
 
     def execute(self, statement: Executable, parameters: Any = None) -> int:
@@ -227,9 +265,15 @@ class Database:
 
     @contextmanager
     def read_transaction(self) -> Iterator[Connection]:
-        """Connect for several reads. In SQLite they see the same moment, and writers do not wait for them."""
-        engine = self.engine.execution_options(**{_ONLY_READS: True})
-        with self.translate_errors(), engine.begin() as connection:
+        """Connect for statements that only read; several of them need not see the same moment in PostgreSQL.
+
+        SQLite: waits for no writer.
+        """
+        if self.dialect.name == "postgresql":
+            with self.autocommit() as connection:
+                yield connection
+            return
+        with self.translate_errors(), self._read_only_engine.begin() as connection:
             yield connection
 
     def translate_errors(self) -> AbstractContextManager[None]:

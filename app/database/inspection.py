@@ -67,7 +67,7 @@ def missing_file(url: str) -> Path | None:
 
 def inspect_database(database: Database) -> DatabaseInfo:
     """Read the facts about a database; raises StoreUnavailable."""
-    with database.autocommit() as connection:
+    with database.read_transaction() as connection:
         return (
             _inspect_postgresql(connection)
             if database.dialect.name == "postgresql"

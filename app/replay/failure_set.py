@@ -40,6 +40,10 @@ class FailureSet:
         # Not limited by the time of the last change, which the index does not have.
         return DiscardableSet(database, self.delivery_filter, of_records=self.of_records).count_bounded()
 
+    def count_unchanged(self, database: Database) -> BoundedCount:
+        """Count the failures of the set that nobody has changed since; raises StoreUnavailable."""
+        return DiscardableSet(database, self._limited, of_records=self.of_records).count_bounded()
+
     def start_replay(
         self, database: Database, *, requester: Requester, config: DeliveryConfig, now: datetime
     ) -> Operation:

@@ -52,7 +52,8 @@ _ADVICE = {
     "without_run": GapAdvice("set ATTRIBUTE_TO_OPEN_RUN, so that later batches are attributed to their run"),
     "held": GapAdvice("repair or resume the sink; workers then write them"),
     "unexplained": GapAdvice(
-        "set TRUTO_API_TOKEN, so that Truto's log is read; else refetch", needs_refetch=True
+        "check TRUTO_API_TOKEN with rapidbridge doctor, so that Truto's log is read; else refetch",
+        needs_refetch=True,
     ),
 }
 
@@ -60,7 +61,7 @@ _ADVICE = {
 _VERDICTS: Mapping[str, str] = {
     "complete": "every record that Truto fetched arrived, and is in every sink, dead, or dropped",
     "incomplete": "records are missing, or not in every sink",
-    "unknown": "the run has ended, and its events have no count: set TRUTO_API_TOKEN, so that Truto is asked",
+    "unknown": "the run has ended; neither its events nor Truto's API have a count: run rapidbridge doctor",
     "settling": "the run has ended; some deliveries are pending, or may still arrive",
     "open": "the run is in progress, or waits for a rate limit",
     "not_sent": "the run does not report its end, and nothing of it has arrived for 2 minutes",

@@ -10,13 +10,22 @@ from app.store.syncs import Expectation, RecentRun
 _MIN_INTERVALS = 3
 _INTERVAL_FACTOR = 2
 _MIN_WAIT = timedelta(minutes=10)
+# Runs that begin together, such as one for each resource, are one start.
+_MIN_INTERVAL = timedelta(seconds=10)
 # A rate-limited run continues by itself. A run without lifecycle events never reports its end.
 ACTIVE_STATUSES = ("created", "running")
 
 
 def find_usual_interval(starts: Iterable[datetime]) -> timedelta | None:
-    """Return the median time between starts in any order; None for fewer than three intervals."""
-    intervals_s = [(later - earlier).total_seconds() for earlier, later in pairwise(sorted(set(starts)))]
+    """Return the median time between starts in any order; None for fewer than three intervals.
+
+    Starts within 10 s after another one are not counted.
+    """
+    separate: list[datetime] = []
+    for start in sorted(starts):
+        if not separate or start - separate[-1] >= _MIN_INTERVAL:
+            separate.append(start)
+    intervals_s = [(later - earlier).total_seconds() for earlier, later in pairwise(separate)]
     return timedelta(seconds=median(intervals_s)) if len(intervals_s) >= _MIN_INTERVALS else None
 
 

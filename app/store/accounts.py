@@ -21,12 +21,19 @@ class SyncState(StrEnum):
 
     INCOMPLETE = "incomplete"
     LATE = "late"
+    FAILED = "failed"
+    STOPPED = "stopped"
     UNKNOWN = "unknown"
     OPEN = "open"
     COMPLETE = "complete"
 
 
 _STATES = tuple(SyncState)
+# Truto's statuses of last runs that ended early: records that it never fetched are in no count.
+_RANK_BY_STATUS = {
+    "failed": _STATES.index(SyncState.FAILED),
+    "stopped": _STATES.index(SyncState.STOPPED),
+}
 # The verdicts of last runs that are neither incomplete nor late.
 _RANK_BY_VERDICT = {
     "open": _STATES.index(SyncState.OPEN),
@@ -243,6 +250,7 @@ def _build_rank(now: datetime) -> ColumnElement[int]:
     return case(
         (syncs.c.gap_records > 0, _STATES.index(SyncState.INCOMPLETE)),
         (is_late, _STATES.index(SyncState.LATE)),
+        *((syncs.c.status == status, rank) for status, rank in _RANK_BY_STATUS.items()),
         *((syncs.c.verdict == verdict, rank) for verdict, rank in _RANK_BY_VERDICT.items()),
         else_=_STATES.index(SyncState.UNKNOWN),
     )

@@ -117,7 +117,7 @@ def _check_encoding(connection: Connection) -> None:
 
 def is_current(database: Database) -> bool:
     """Whether every revision of this code has been applied."""
-    with database.autocommit() as connection:
+    with database.read_transaction() as connection:
         return _read_revision(connection) == _find_newest_revision()
 
 

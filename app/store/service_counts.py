@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import case, func, literal, literal_column, select
 
 from app.database.engine import Database
 from app.store.bounded_count import COUNT_LIMIT, BoundedCount, count_up_to
 from app.store.failures import FAILED_STATES, IS_FAILED
 from app.store.run_summaries import HAS_GAPS
 from app.store.schema import dead_records, deliveries, runs
+from app.truto.runs import RUN_STATUSES
+
+OTHER_STATUS = "other"
 
 # All rows are read in the order of an index: otherwise PostgreSQL may collect all of them before it counts
 # the first.
@@ -47,6 +50,13 @@ def count_failed_by_state(database: Database) -> FailedDeliveries:
     return FailedDeliveries(BoundedCount.build(sum(by_state.values())), by_state)
 
 
+def find_oldest_failed_received_at(database: Database) -> datetime | None:
+    """Return when the oldest failed delivery was received, None without any; raises StoreUnavailable."""
+    received_at = deliveries.c.received_at
+    rows = database.read(select(received_at).where(IS_FAILED).order_by(received_at).limit(1))
+    return rows[0].received_at if rows else None
+
+
 def count_dead_records(database: Database) -> BoundedCount:
     """Return the number of dead records that nobody has discarded; raises StoreUnavailable."""
     index = (dead_records.c.reason, dead_records.c.sink, dead_records.c.resource, dead_records.c.died_at)
@@ -73,3 +83,23 @@ def count_incomplete_runs(database: Database, *, since: datetime) -> IncompleteR
     )
     [(number, records)] = database.read(select(func.count(), func.sum(incomplete.c.gap_records)))
     return IncompleteRuns(BoundedCount.build(number), int(records or 0))
+
+
+def count_runs_by_status(database: Database, *, since: datetime) -> Mapping[str, int]:
+    """Return the runs that began after a time by status, at most COUNT_LIMIT; raises StoreUnavailable.
+
+    Truto may send new statuses: all of these count as OTHER_STATUS.
+    """
+    newest = (
+        select(runs.c.status)
+        .where(runs.c.first_seen_at >= since)
+        .order_by(runs.c.first_seen_at.desc())
+        .limit(COUNT_LIMIT)
+        .subquery()
+    )
+    status = case((newest.c.status.in_(RUN_STATUSES), newest.c.status), else_=literal(OTHER_STATUS))
+    rows = database.read(select(status, func.count()).group_by(newest.c.status))
+    numbers = dict.fromkeys((*RUN_STATUSES, OTHER_STATUS), 0)
+    for known, number in rows:
+        numbers[known] += int(number)
+    return numbers

@@ -118,6 +118,11 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
         facts.failed.by_state,
     )
     yield GaugeMetricFamily(
+        "rapidbridge_oldest_failed_age_seconds",
+        "Time since the oldest failed delivery was received; 0 if there is none.",
+        facts.oldest_failed_age_s,
+    )
+    yield GaugeMetricFamily(
         "rapidbridge_dead_records",
         "Dead records that were not discarded; 10,001 if there are more.",
         facts.dead_records.as_number,
@@ -131,6 +136,9 @@ def _collect_store(facts: StoreFacts) -> Iterator[Metric]:
         "rapidbridge_gap_records",
         "Records that a sink lacks, of the runs of the last day.",
         facts.incomplete_runs.gap_records,
+    )
+    yield _build_gauges(
+        "rapidbridge_runs", "Runs of the last day, by status; at most 10,000.", "status", facts.runs
     )
     yield _build_gauges(
         "rapidbridge_accounts", "Integrated accounts by the state of their syncs.", "state", facts.accounts
@@ -158,6 +166,12 @@ def _collect_sinks(sinks: Sequence[SinkStatus]) -> Iterator[Metric]:
         "1 if a person has paused the sink.",
         "sink",
         {sink.sink: sink.paused_at is not None for sink in sinks},
+    )
+    yield _build_gauges(
+        "rapidbridge_sink_paused_timestamp_seconds",
+        "When the sink was paused, in seconds since 1970.",
+        "sink",
+        {sink.sink: sink.paused_at.timestamp() for sink in sinks if sink.paused_at},
     )
     yield _build_gauges(
         "rapidbridge_sink_failing",
@@ -200,8 +214,9 @@ def _collect_events(facts: StoreFacts) -> Iterator[Metric]:
 def _collect_totals(facts: StoreFacts) -> Iterator[Metric]:
     for total, (name, text, label, unit) in _TOTALS.items():
         family = CounterMetricFamily(name, text, labels=[label])
-        # A series that begins with its first delivery would hide that delivery from `rate`.
-        numbers: dict[str, int] = dict.fromkeys(_FINAL_STATES, 0) if total == WorkTotal.DELIVERIES else {}
+        # A series that begins with its first number would hide that number from `rate`.
+        is_of_deliveries = total == WorkTotal.DELIVERIES
+        numbers = dict.fromkeys(_FINAL_STATES if is_of_deliveries else [sink.sink for sink in facts.sinks], 0)
         numbers |= {value: number for (name_, value), number in facts.work_totals.items() if name_ == total}
         for value, number in numbers.items():
             family.add_metric([value], number * unit)

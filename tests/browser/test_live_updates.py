@@ -103,11 +103,15 @@ def test_a_failed_update_is_said_and_tried_again(
     session.errors.allowed.add("net::ERR_FAILED")
     page.route("**/runs", lambda route: route.abort())
     let_pass()
-    expect(page.get_by_role("status")).to_contain_text("The update failed")
+    banner = page.locator("#stale")
+    expect(banner).to_have_role("alert")
+    expect(banner).to_contain_text("Outdated: the updates have failed since 2")
+    # Above the page, not at its end.
+    expect(banner).to_be_in_viewport()
 
     page.unroute("**/runs")
     page.clock.run_for(INTERVAL_MS * 2)
-    expect(page.get_by_role("status")).to_be_empty()
+    expect(banner).to_be_hidden()
 
 
 def _pump(page: Page) -> bool:

@@ -19,6 +19,8 @@ from app.store.service_counts import (
     count_failed_by_state,
     count_incomplete_runs,
     count_pending,
+    count_runs_by_status,
+    find_oldest_failed_received_at,
 )
 from app.store.webhook_events import WebhookEvent, WebhookEvents
 from app.store.work_totals import WorkTotal, WorkTotals
@@ -143,3 +145,34 @@ def test_incomplete_runs_of_a_period_are_counted(store: Database, monkeypatch: p
         monkeypatch.setattr(module, "COUNT_LIMIT", 2)
     newest = IncompleteRuns(BoundedCount(2, is_exact=False), 6)
     assert count_incomplete_runs(store, since=NOW - 3 * MINUTE) == newest
+
+
+def test_runs_of_a_period_are_counted_by_status(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = ["completed", "failed", "failed", "a new one", "", "running"]
+    rows = [
+        {"sync_job_run_id": f"r{number}", "first_seen_at": NOW - number * MINUTE, "status": status}
+        for number, status in enumerate(statuses)
+    ]
+    store.execute(insert(runs), rows)
+
+    counts = count_runs_by_status(store, since=NOW - 4 * MINUTE)
+
+    assert {status: number for status, number in counts.items() if number} == {
+        "completed": 1,
+        "failed": 2,
+        "other": 2,
+    }
+    assert counts["stopped"] == counts["running"] == 0
+    monkeypatch.setattr(service_counts, "COUNT_LIMIT", 2)
+    assert sum(count_runs_by_status(store, since=NOW - 4 * MINUTE).values()) == 2
+
+
+def test_the_oldest_failed_delivery_is_that_of_any_failed_state(store: Database, store_url: str) -> None:
+    seeded = SeededStore(store, store_url)
+    seeded.put("settled", received_at=NOW - 9 * MINUTE)
+    assert find_oldest_failed_received_at(store) is None
+
+    seeded.put("dead", "sink_unavailable", received_at=NOW)
+    seeded.put("quarantined", "invalid_json", received_at=NOW - MINUTE)
+
+    assert find_oldest_failed_received_at(store) == NOW - MINUTE

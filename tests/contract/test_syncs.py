@@ -344,6 +344,8 @@ def add_accounts(summarized: SummarizedStore) -> None:
     summarized.add_run("u", account="unknown", fetched=None)
     summarized.settle(summarized.receive("o", account="open"), run="o", account="open")
     summarized.update_run("o", "running", account="open")
+    for status in ("failed", "stopped"):
+        summarized.add_run(status, account=status, status=status)
     for job in ("job", "job-2"):
         summarized.add_run(f"two {job}", account="two syncs", job=job, fetched=3 if job == "job" else None)
     summarized.summarize()
@@ -357,6 +359,8 @@ def test_accounts_in_need_of_attention_come_first(summarized: SummarizedStore) -
     assert list(states.items()) == [
         ("incomplete_100%", "incomplete"),
         ("late", "late"),
+        ("failed", "failed"),
+        ("stopped", "stopped"),
         ("two syncs", "unknown"),
         ("unknown", "unknown"),
         ("open", "open"),
@@ -366,12 +370,39 @@ def test_accounts_in_need_of_attention_come_first(summarized: SummarizedStore) -
     assert {str(state): count for state, count in counts.items()} == {
         "incomplete": 1,
         "late": 1,
+        "failed": 1,
+        "stopped": 1,
         "unknown": 2,
         "open": 1,
         "complete": 1,
     }
     two = summarized.get_account("two syncs")
     assert (two.syncs, two.arrived, two.fetched, two.worst_sync.sync_job_id) == (2, 6, None, "job-2")
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_a_run_that_ended_early_does_not_look_complete(summarized: SummarizedStore, status: str) -> None:
+    summarized.add_run("run")
+    summarized.update_run(status=status, fetched=3)
+    summarized.add_run("other", account="complete")
+
+    summarized.summarize()
+
+    early, complete = summarized.list_accounts()
+    assert (early.worst_sync.summary.verdict, str(early.state)) == ("complete", status)
+    assert str(complete.state) == "complete"
+    assert [
+        account.integrated_account_id
+        for account in summarized.accounts.list_accounts(
+            AccountFilter(), state=SyncState(status), now=summarized.now, limit=9
+        )
+    ] == ["account"]
+
+    # The next run ends the state.
+    summarized.advance(minutes=1)
+    summarized.add_run("next")
+    summarized.summarize()
+    assert str(summarized.get_account("account").state) == "complete"
 
 
 def test_pages_contain_every_account_once(summarized: SummarizedStore) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.cli.local.ports import find_free_port
+from tests.support.dashboard import DashboardClient
 from tests.support.processes import ROOT, Command, find_descendants
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
@@ -72,6 +73,17 @@ def test_up_refuses_a_port_that_is_in_use(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert f"PORT: {port} is not available" in ran.stderr
     assert "is up" not in ran.stdout
+
+
+def test_up_creates_a_password_to_act_with_beside_a_read_only_one(tmp_path: Path) -> None:
+    settings = make_environment(PORT=str(find_free_port()), DASHBOARD_READ_PASSWORD="only for reading")
+
+    with Command(["app.cli", "up"], folder=tmp_path, environment=settings) as up:
+        up.wait_for("RapidBridge receiver is up")
+        password = (tmp_path / "var" / "dashboard-password").read_text().strip()
+        assert f"{password} (for development only)" in up.log
+        with DashboardClient(f"http://127.0.0.1:{settings['PORT']}", password=password) as client:
+            assert "may change" in client.read("/audit")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

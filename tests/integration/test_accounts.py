@@ -19,6 +19,9 @@ from app.store.delivery_filter import DeliveryFilter
 from app.store.migrate import migrate
 from app.store.replays import Replays
 from app.store.schema import syncs
+from app.store.sink_states import SinkStates
+from app.store.webhook_events import WebhookEvents
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.delivered_store import NOW, DeliveredStore
 from tests.support.redis_keys import open_spool
@@ -230,6 +233,25 @@ def test_the_incomplete_account_comes_first_with_its_reason(client: DashboardCli
     assert read_states(page)[:3] == ["incomplete", "late", "complete"]
     assert "All 123" in page
     assert "Incomplete 1<" in page
+
+
+def test_the_first_line_tells_whether_workers_run_and_events_arrive(
+    page_store: Database, client: DashboardClient
+) -> None:
+    now = datetime.now(UTC)
+    workers, sinks = WorkerRegistry(page_store), SinkStates(page_store)
+    assert "No worker is running" in client.read("/")
+
+    workers.record_heartbeat(WorkerRecord("w", now, "{}", "d"), now=now)
+    WebhookEvents(page_store).record({"hook": now - timedelta(hours=2)})
+    sinks.pause("lake", by="a test", reason="", now=now)
+    page = re.sub(r"<[^>]+>|\s+", " ", client.read("/"))
+    sinks.resume("lake")
+
+    assert "No worker is running" not in page
+    assert re.search(r"1 worker \. +Newest event: +2 h ago", page.replace("worker.", "worker .")), page
+    assert "Paused: lake." in page
+    assert "Paused: lake." not in client.read("/")
 
 
 def test_the_links_lead_through_every_account_once(client: DashboardClient) -> None:

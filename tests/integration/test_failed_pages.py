@@ -5,19 +5,22 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import update
 
+from app.clock import utc_now
 from app.database.engine import Database, open_database
 from app.replay.executor import OperationExecutor
 from app.store.audit_log import AuditLog
 from app.store.migrate import migrate
 from app.store.operations import Operations
+from app.store.schema import deliveries
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.seeded_store import SECRET_NAME, SeededStore
@@ -280,10 +283,43 @@ def test_hostile_names_are_text_and_their_set_is_exact(seeded: SeededStore, clie
     assert seeded.read_row(similar)["state"] == "dead"
 
 
+def test_a_form_that_is_sent_again_after_another_failure_starts_nothing(
+    seeded: SeededStore, client: DashboardClient
+) -> None:
+    failed = seeded.put("dead", "worker_lost")
+    form = read_form(client.read("/failed/discard"))
+    # It was replayed, and has failed again.
+    seeded.store.execute(
+        update(deliveries)
+        .where(deliveries.c.id == failed)
+        .values(settled_at=utc_now() + timedelta(minutes=1))
+    )
+
+    response = client.post("/failed/discard", **form, because="a test")
+
+    assert response.status_code == 409, response.text
+    assert "Nothing matches" in response.text
+    assert not list_actions(seeded, "failed.discard")
+    assert not Operations(seeded.store).list_newest(limit=9)
+
+
+def test_an_operation_says_how_many_of_its_set_it_left_out(
+    seeded: SeededStore, client: DashboardClient
+) -> None:
+    for _ in range(3):
+        failed = seeded.put("dead", "worker_lost")
+    response = confirm(client, "/failed/discard", because="a test")
+    seeded.store.execute(update(deliveries).where(deliveries.c.id == failed).values(state="discarded"))
+
+    path = run_operation(seeded, response)
+
+    assert "1 of the 3 were left out" in client.read(path)
+
+
 def test_unknown_operations_are_not_found(client: DashboardClient) -> None:
+    assert client.post(f"/operations/{uuid4()}/cancel").status_code == 404
     assert client.get(f"/operations/{uuid4()}").status_code == 404
     assert client.get("/operations/x").status_code == 404
-    assert client.post(f"/operations/{uuid4()}/cancel").headers["Location"].startswith("/operations/")
     assert client.get("/operations?after=x").status_code == 400
 
 

@@ -76,6 +76,8 @@ def post_all(web: WebProcess, bodies: list[bytes]) -> tuple[list[ParsedResponse]
 
 
 def cut_connections(store: Database) -> None:
+    # An idle connection of the pool could be one that was cut before.
+    store.close()
     with store.engine.connect() as connection:
         connection.execute(
             text(

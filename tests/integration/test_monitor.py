@@ -683,6 +683,7 @@ def test_a_wrong_set_up_of_a_sink_is_notified_at_once_with_its_message(setup: Mo
         "message": message,
         "since": notification.payload["since"],
         "deliveries": 3,
+        "is_exact": True,
     }
 
 
@@ -864,7 +865,7 @@ def test_a_spool_that_is_in_use_for_a_minute_is_notified_until_it_is_empty(
     setup.advance(seconds=5)
     setup.advance(seconds=5)
     [notification] = setup.list_notifications("spool.in_use")
-    assert notification.payload == {"since": since.isoformat(), "deliveries": 2}
+    assert notification.payload == {"since": since.isoformat(), "deliveries": 2, "is_exact": True}
     assert list_open(setup, "spool.in_use") == ["spool"]
 
     redis.delete(setup.spool.key)
@@ -920,7 +921,7 @@ def test_missing_workers_are_notified_after_a_minute_until_one_is_back(setup: Mo
         setup.now += timedelta(seconds=5)
         setup.monitor.run_once()
     [notification] = setup.list_notifications("workers.missing")
-    assert notification.payload == {"since": seen_at.isoformat(), "deliveries": 0}
+    assert notification.payload == {"since": seen_at.isoformat(), "deliveries": 0, "is_exact": True}
 
     setup.advance(seconds=5)
     assert not list_open(setup, "workers.missing")

@@ -1,6 +1,7 @@
 """The overview page: empty, with traffic and trouble, and without its servers."""
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +16,11 @@ from app.store.webhook_events import WebhookEvents
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from tests.integration.test_http import event
 from tests.integration.test_store_faults import migrate_store
-from tests.support.dashboard import SETTINGS, DashboardClient
+from tests.support.dashboard import PASSWORD, SETTINGS, DashboardClient
 from tests.support.postgres import PostgresServer
 from tests.support.redis_keys import open_spool
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import measure_slowdown, wait_until
 from tests.support.web_process import WebProcess
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -99,6 +100,27 @@ def test_an_unavailable_server_leaves_out_its_part(
     assert "Deliveries that arrive meanwhile are kept in Redis" in page
     assert "Waiting in Redis" in page
     assert "Arrivals" not in page
+
+
+def test_a_server_that_hangs_leaves_out_its_part_and_lets_people_sign_in(
+    site: tuple[WebProcess, Database], private_postgres: PostgresServer, redis: Redis
+) -> None:
+    web, _ = site
+    with private_postgres.stalled():
+        began = time.monotonic()
+        # The session of a person who signs in during the outage.
+        with DashboardClient(web.url, password=None) as client:
+            signed_in = client.http.post("/login", data={"password": PASSWORD})
+            page = client.read("/overview")
+        took_s = time.monotonic() - began
+
+    assert signed_in.status_code == 303
+    assert "action.sign_in" in web.log
+    assert "sign_in.unrecorded" in web.log
+    assert "The database did not answer within" in page
+    assert "no answer within" in page
+    assert "Waiting in Redis" in page
+    assert took_s < 8 * measure_slowdown()
 
 
 def test_the_page_is_served_without_redis(private_valkey: ValkeyServer, tmp_path: Path) -> None:

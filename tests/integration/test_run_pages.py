@@ -23,7 +23,7 @@ from app.store.results import DeliveryResults
 from app.store.run_summaries import RunSummary, SummarizedRun, save_summaries
 from app.store.runs import Runs
 from app.truto.runs import status_rank
-from app.web.dashboard.formatting import replace_direction_marks
+from app.web.dashboard.formatting import escape_invisible
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
 from tests.support.fake_receiver import running_receiver
@@ -215,7 +215,7 @@ def test_a_run_with_any_id_is_linked_shown_and_stopped(site: Site, client: Dashb
 
     # A browser resolves dots between slashes: the link has none.
     assert f'href="{page_path(run)}"' in listed
-    shown = str(replace_direction_marks(run))
+    shown = str(escape_invisible(run))
     assert shown.split() == unescape(re.search("<h1>Run (.*)</h1>", page, re.DOTALL)[1]).split()  # type: ignore[index]
     assert (stopped.status_code, stopped.headers["Location"]) == (303, page_path(run))
     assert "Stop requested: requested by an operator." in read_text(client.read(page_path(run)))

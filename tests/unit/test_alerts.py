@@ -47,6 +47,47 @@ tests:
         exp_samples:
           - {{labels: '{{alertname="RapidBridgeNoWorkers"}}', value: 1}}
           - {{labels: '{{alertname="RapidBridgeSinkFailing"}}', value: 1}}
+  # A body that is quarantined on arrival, in one of the web processes.
+  - interval: 1m
+    input_series:
+      - {{series: 'rapidbridge_build_info{{instance="a",version="1"}}', values: "1x30"}}
+      - {{series: 'rapidbridge_webhook_requests_total{{instance="a",status="quarantined",cause=""}}', values: "0x10 1x20"}}
+      - {{series: 'rapidbridge_webhook_requests_total{{instance="b",status="quarantined",cause=""}}', values: "0x30"}}
+      - {{series: 'rapidbridge_deliveries_settled_total{{instance="a",state="quarantined"}}', values: "0x30"}}
+    promql_expr_test:
+      - expr: 'count by (alertname, state) (ALERTS{{alertstate="firing"}})'
+        eval_time: 9m
+        exp_samples: []
+      - expr: 'count by (alertname, state) (ALERTS{{alertstate="firing"}})'
+        eval_time: 15m
+        exp_samples: [{{labels: '{{alertname="RapidBridgeDeliveriesFailed",state="quarantined"}}', value: 1}}]
+      - expr: 'count by (alertname, state) (ALERTS{{alertstate="firing"}})'
+        eval_time: 29m
+        exp_samples: []
+  # Each hour a scrape without the database: its facts are missing.
+  - interval: 5m
+    input_series:
+      - {{series: 'rapidbridge_build_info{{instance="a",version="1"}}', values: "1x600"}}
+      - {{series: 'rapidbridge_oldest_failed_age_seconds{{instance="a"}}', values: "{ages}"}}
+      - {{series: 'rapidbridge_sink_paused_timestamp_seconds{{instance="a",sink="main"}}', values: "{pauses}"}}
+      - {{series: 'rapidbridge_runs{{instance="a",status="failed"}}', values: "0x300 2x299"}}
+      - {{series: 'rapidbridge_accounts{{instance="a",state="failed"}}', values: "0x330 1x269"}}
+    promql_expr_test:
+      - expr: 'count by (alertname, sink) (ALERTS{{alertstate="firing"}})'
+        eval_time: 5h
+        exp_samples: []
+      - expr: 'count by (alertname, sink) (ALERTS{{alertstate="firing"}})'
+        eval_time: 7h10m
+        exp_samples: [{{labels: '{{alertname="RapidBridgeSinkPaused",sink="main"}}', value: 1}}]
+      - expr: 'count by (alertname) (ALERTS{{alertstate="firing"}})'
+        eval_time: 26h10m
+        exp_samples:
+          - {{labels: '{{alertname="RapidBridgeFailedDeliveriesKept"}}', value: 1}}
+          - {{labels: '{{alertname="RapidBridgeRunsFailed"}}', value: 1}}
+          - {{labels: '{{alertname="RapidBridgeSinkPaused"}}', value: 1}}
+      - expr: 'count by (alertname) (ALERTS{{alertstate="firing",alertname="RapidBridgeAccountsIncomplete"}})'
+        eval_time: 35h
+        exp_samples: [{{labels: '{{alertname="RapidBridgeAccountsIncomplete"}}', value: 1}}]
 """
 
 
@@ -72,6 +113,10 @@ def test_the_rules_are_valid() -> None:
 @needs_promtool
 def test_the_alerts_fire_and_end(tmp_path: Path) -> None:
     cases = tmp_path / "cases.yml"
-    cases.write_text(CASES.format(rules=ALERTS))
+    # One scrape of an hour without the database.
+    hours = [[hour * 3600 + place * 300 for place in range(12)] for hour in range(50)]
+    ages = " ".join(" ".join(["stale", *map(str, ages[1:])]) for ages in hours)
+    pauses = " ".join(["stale 0x10"] * 50)
+    cases.write_text(CASES.format(rules=ALERTS, ages=ages, pauses=pauses))
 
     run_promtool("test", "rules", str(cases))

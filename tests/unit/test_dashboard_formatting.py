@@ -6,6 +6,7 @@ import pytest
 
 from app.times import format_duration
 from app.web.dashboard.formatting import (
+    escape_invisible,
     format_age,
     format_bytes,
     format_time,
@@ -60,3 +61,22 @@ def test_times_are_absolute_and_relative() -> None:
     assert "2025-10-22 12:00:00 UTC" in element
     assert 'datetime="2025-10-22T12:00:00+00:00"' in element
     assert "ago" in element
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\u200b\u00ad", "\\u200b\\u00ad"),
+        ("a\u202eb", "a\\u202eb"),
+        ("\ufeff", "\\ufeff"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\u3164", "\\u3164"),
+        (" \u00a0", "\\u0020\\u00a0"),
+        ("", ""),
+        ("a b\u00a0c", "a b\u00a0c"),
+        ("line\n\tnext", "line\n\tnext"),
+        ("日本 ❤️ é", "日本 ❤️ é"),
+    ],
+)
+def test_invisible_characters_are_escapes(text: str, shown: str) -> None:
+    assert escape_invisible(text) == shown

@@ -38,7 +38,7 @@ def make_sync(state: str, *, verdict: str = "complete", summary: Any = None, **f
         ),
         (
             make_sync("unknown", verdict="unknown"),
-            "the events of the last run have no count: set TRUTO_API_TOKEN",
+            "the last run's events have no count, and Truto's API has sent none: run rapidbridge doctor",
         ),
         (
             make_sync("unknown", verdict="refused"),
@@ -51,6 +51,28 @@ def make_sync(state: str, *, verdict: str = "complete", summary: Any = None, **f
             "2 deliveries pending; 1 of the last 5 runs incomplete",
         ),
         (make_sync("open", verdict="settling"), "records may still arrive"),
+        (
+            make_sync(
+                "open",
+                verdict="settling",
+                summary={"pending_deliveries": 1, "gap_reasons": (("held", 3),)},
+            ),
+            "1 delivery pending; 3 held: a sink is paused or fails, and gets them afterwards",
+        ),
+        (make_sync("failed", status="failed"), "the last run failed at Truto"),
+        (
+            make_sync("failed", status="failed", summary={"record_errors": 40}, incomplete_runs=1),
+            "the last run failed at Truto, with 40 record errors; 1 of the last 5 runs incomplete",
+        ),
+        (make_sync("stopped", status="stopped"), "the last run was stopped before its end"),
+        (
+            make_sync("late", status="failed", last_run_at=NOW - 3 * HOUR),
+            "no new run for 3 h, usually every 1 h; the last run failed at Truto",
+        ),
+        (
+            make_sync("late", last_run_at=NOW - 3 * HOUR, usual_interval_s=0),
+            "no new run for 3 h, usually every 0 s",
+        ),
     ],
 )
 def test_every_state_has_its_reason(sync: Sync, reason: str) -> None:
@@ -65,6 +87,13 @@ def test_an_incomplete_sync_names_its_largest_gap() -> None:
 
     assert explain_state(one, now=NOW) == explain_gap(GapReason("given_up", 120))
     assert explain_state(several, now=NOW) == explain_gap(GapReason("dead", 8)) + "; 2 other reasons"
+
+
+def test_an_incomplete_sync_also_names_the_failure_of_its_run() -> None:
+    summary = {"gap_records": 2, "gap_reasons": (("given_up", 2),), "record_errors": 1}
+    sync = make_sync("incomplete", status="failed", summary=summary)
+
+    assert explain_state(sync, now=NOW).endswith("; the last run failed at Truto, with 1 record error")
 
 
 def test_an_unknown_number_is_no_number() -> None:

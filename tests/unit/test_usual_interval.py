@@ -42,6 +42,15 @@ def test_a_sync_is_late_after_two_usual_intervals() -> None:
     assert expectation.expected_at == NOW + 2 * HOUR
 
 
+def test_runs_that_begin_together_are_one_start() -> None:
+    instant = timedelta(milliseconds=300)
+    burst = make_runs(every(instant, 8))
+    hourly_bursts = make_runs([start - instant for start in every(HOUR)] + every(HOUR))
+
+    assert expect_activity(burst, stalled_after=STALLED_AFTER).expected_at is None
+    assert expect_activity(hourly_bursts, stalled_after=STALLED_AFTER).usual_interval_s == 3600
+
+
 def test_a_sync_with_few_runs_is_never_late() -> None:
     expectation = expect_activity(make_runs(every(HOUR, 3)), stalled_after=STALLED_AFTER)
 

@@ -35,7 +35,7 @@ from app.web.dashboard.access import (
     is_forged,
 )
 from app.web.dashboard.dashboard import Dashboard
-from app.web.dashboard.formatting import FILTERS, describe_subject, replace_direction_marks
+from app.web.dashboard.formatting import FILTERS, describe_subject, escape_invisible
 from app.web.dashboard.id_converter import register_id_converter
 from app.web.dashboard.pages import PAGE_MODULES
 from app.web.dashboard.paging import build_url
@@ -159,7 +159,7 @@ def _prepare_templates(environment: Environment) -> None:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.undefined = StrictUndefined
     environment.filters.update(FILTERS)
-    environment.finalize = replace_direction_marks
+    environment.finalize = escape_invisible
     # Macros see no context of a page.
     environment.globals["build_url"] = build_url
 

@@ -14,8 +14,13 @@ from app.truto.events import RECORD_EVENT
 
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
-# They reverse the text around them, and so could hide or forge words of a page.
-_DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Marks of the writing direction, which reverse the text around them and so could forge words of a page; and
+# characters without a width, as a name of them alone would be an empty link.
+_INVISIBLE = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
+_ANY_CHARACTER = re.compile(".", re.DOTALL)
 
 
 def format_number(number: int | None) -> str:
@@ -86,11 +91,17 @@ def describe_subject(event: str, resource: str, method: str) -> str:
     return subject if event == RECORD_EVENT and subject else f"{event or '(no event)'} {subject}".strip()
 
 
-def replace_direction_marks(value: object) -> object:
-    """Return a value as pages show it: marks of the writing direction in a text become U+FFFD."""
+def escape_invisible(value: object) -> object:
+    """Return a value as pages show it: invisible characters of a text as escapes, such as \\u200b."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return _DIRECTION_MARKS.sub("\ufffd", value)
+    # A text of spaces alone is invisible too.
+    invisible = _INVISIBLE if value.strip() or not value else _ANY_CHARACTER
+    return invisible.sub(lambda match: _escape(match[0]), value)
+
+
+def _escape(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character <= "\uffff" else f"\\U{ord(character):08x}"
 
 
 FILTERS = {

@@ -4,12 +4,15 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 from urllib.parse import urlencode
 
 from flask import request
 from werkzeug.exceptions import BadRequest
+
+from app.store.schema.column_types import replace_unstorable
+from app.truto.coerce import as_time
 
 PAGE_SIZE = 50
 PARAMETER = "after"
@@ -23,9 +26,12 @@ def read_cursor() -> list[str] | None:
         return None
     try:
         values = json.loads(base64.urlsafe_b64decode(text.encode()))
-    except (ValueError, binascii.Error):
+    except (ValueError, binascii.Error, RecursionError):
         values = None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise incomplete_link()
+    # No database accepts NUL or a lone surrogate.
+    if any(replace_unstorable(value) != value for value in values):
         raise incomplete_link()
     return values
 
@@ -37,10 +43,17 @@ def read_time_cursor() -> tuple[datetime, str] | None:
         return None
     try:
         time, key = cursor
-        # In UTC: another offset could lead out of the range of times.
-        return datetime.fromisoformat(time).astimezone(UTC), key
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise incomplete_link() from error
+    return parse_position_time(time), key
+
+
+def parse_position_time(text: str) -> datetime:
+    """Return the time of a position; raises BadRequest."""
+    # In UTC: another offset could lead out of the range of times.
+    if (time := as_time(text)) is None:
+        raise incomplete_link()
+    return time
 
 
 def incomplete_link() -> BadRequest:

@@ -26,7 +26,7 @@ def register_sign_in(pages: Blueprint, access: Access, dashboard: Dashboard, lim
             log_limited("sign_in.refused", level=logging.WARNING, address=address)
             return _render_form("The password is wrong.", 401)
         g.session = Session(role, "")
-        dashboard.audit("sign_in", role)
+        dashboard.audit_sign_in()
         response = _redirect_to_target()
         access.start_session(request, response, role)
         return response

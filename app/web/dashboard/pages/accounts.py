@@ -5,15 +5,16 @@ from datetime import datetime
 from flask import Blueprint, render_template, request
 from werkzeug.exceptions import BadRequest, NotFound
 
+from app.checks.service_facts import read_health
 from app.clock import utc_now
-from app.runs.gap_reasons import explain_gaps
-from app.runs.sync_reasons import explain_state
+from app.runs.sync_reasons import explain_run, explain_state
 from app.store.accounts import AccountFilter, Accounts, SyncState
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.paging import (
     PAGE_SIZE,
     build_next_url,
     incomplete_link,
+    parse_position_time,
     read_cursor,
     read_time_cursor,
     split_page,
@@ -46,6 +47,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             counts=counts,
             state=state,
             account_filter=account_filter,
+            health=read_health(dashboard.database, now=now),
             environments=accounts.list_environments(limit=_MAX_ENVIRONMENTS),
             next_url=build_next_url(*page[-1].position) if has_more else "",
         )
@@ -66,7 +68,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             account_id=account_id,
             syncs=[(sync, explain_state(sync, now=now)) for sync in syncs],
             has_more_syncs=has_more_syncs,
-            runs=[(run, explain_gaps(run.summary)) for run in page],
+            runs=[(run, explain_run(run.status, run.summary)) for run in page],
             next_url=next_url,
         )
 
@@ -88,6 +90,6 @@ def _read_position() -> tuple[SyncState, datetime, str] | None:
         return None
     try:
         state, time, account_id = cursor
-        return SyncState(state), datetime.fromisoformat(time), account_id
+        return SyncState(state), parse_position_time(time), account_id
     except ValueError as error:
         raise incomplete_link() from error

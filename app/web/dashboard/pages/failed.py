@@ -22,6 +22,7 @@ from app.store.failure_groups import count_all_failures, count_failures
 from app.store.failures import FAILED_STATES
 from app.store.operations import Operation
 from app.store.reasons import RECORD, explain
+from app.truto.coerce import as_time
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.paging import build_next_url, incomplete_link, read_cursor
 
@@ -102,7 +103,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 def _render_confirmation(dashboard: Dashboard, action: str, problem: str = "") -> str:
     now = utc_now()
     failures = _read_set(request.values, now)
-    number = failures.count(dashboard.database)
+    is_counted = "set" in request.values
+    number = (failures.count_unchanged if is_counted else failures.count)(dashboard.database)
     has_worker = True
     if action == "replay" and number and not problem:
         try:
@@ -131,9 +133,10 @@ def _start(dashboard: Dashboard, action: str) -> Response | tuple[str, int]:
     if "set" not in request.form:
         raise BadRequest(f"The form is incomplete. {_GO_BACK}")
     failures = _read_set(request.form, now)
-    number = failures.count(dashboard.database)
+    # Those that changed since would be in the number of the action, and not in its operation.
+    number = failures.count_unchanged(dashboard.database)
     if not number:
-        # Somebody else was faster.
+        # Somebody else was faster, or the form is sent again.
         return _render_confirmation(dashboard, action), 409
     subject = OperationRequest(failures.delivery_filter).as_subject()
     dashboard.audit(f"failed.{action}", subject, number)
@@ -187,11 +190,8 @@ def _read_cause(values: Mapping[str, str]) -> FailureCause | None:
 def _read_time(values: Mapping[str, str], name: str) -> datetime | None:
     if not values.get(name):
         return None
-    try:
-        time = datetime.fromisoformat(values[name])
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+    # In UTC: another offset could lead out of the range of times.
+    if (time := as_time(values[name])) is None:
         raise BadRequest(f"The form has no valid time. {_GO_BACK}")
     return time
 
@@ -238,6 +238,7 @@ def _decode_set(encoded: str, now: datetime) -> FailureSet:
         kind = values["kind"]
         _require(kind in ("records", "deliveries"))
         times = (delivery_filter.since, delivery_filter.until, counted_at)
+        _require(all(time is None or as_time(time.isoformat()) for time in times))
         _require(all(time is None or time.tzinfo is not None for time in times))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadRequest(f"The form is incomplete. {_GO_BACK}") from error

@@ -13,6 +13,8 @@ from app.store.replays import Replays
 from app.web.dashboard.dashboard import Dashboard
 from app.web.dashboard.paging import PAGE_SIZE, build_next_url, incomplete_link, read_time_cursor, split_page
 
+_UNKNOWN = "There is no such operation. It may belong to another receiver."
+
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
     """Add the pages to the blueprint."""
@@ -29,7 +31,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     def show_operation(operation_id: UUID) -> str:
         operation = operations.get(operation_id)
         if operation is None:
-            raise NotFound("There is no such operation. It may belong to another receiver.")
+            raise NotFound(_UNKNOWN)
         is_replay = operation.kind == OperationKind.REPLAY
         return render_template(
             "dashboard/operation.html",
@@ -41,7 +43,9 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
     @pages.post("/operations/<uuid:operation_id>/cancel")
     def cancel(operation_id: UUID) -> Response:
         operation = operations.get(operation_id)
-        if operation and not operation.is_finished:
+        if operation is None:
+            raise NotFound(_UNKNOWN)
+        if not operation.is_finished:
             dashboard.audit("operation.cancel", str(operation_id))
             cancel_operation(dashboard.database, operation_id)
         return redirect(url_for("dashboard.show_operation", operation_id=operation_id), 303)

@@ -16,13 +16,13 @@ from app.runs.gap_reasons import (
     GapAdvice,
     advise_on_gap,
     explain_gap,
-    explain_gaps,
     explain_verdict,
     list_remarks,
 )
 from app.runs.reconciliation import GapReason, ResourceCounts, Verdict
 from app.runs.run_overview import MAX_COUNTED_DELIVERIES, RunOverview, read_run_overview
 from app.runs.stop_request import STOP_ACTION, request_stop
+from app.runs.sync_reasons import explain_early_end, explain_run
 from app.runs.unsent_events import explain_unsent_events
 from app.store.id_prefixes import MIN_PREFIX_DIGITS, find_run_ids, read_id_digits
 from app.store.reasons import RECORD, explain
@@ -64,7 +64,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             next_url=build_next_url(*page.next_position) if page.next_position else "",
             statuses=(*RUN_STATUSES, _UNKNOWN),
             verdicts=get_args(Verdict),
-            explain_gaps=explain_gaps,
+            explain_run=explain_run,
             has_more_ids=has_more_ids,
         )
 
@@ -82,6 +82,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             run=overview.run,
             summary=overview.summary,
             meaning=explain_verdict(overview.summary.verdict),
+            early_end=explain_early_end("The run", overview.run.status, overview.summary),
             resources=overview.reconciliation.resources if overview.reconciliation else (),
             gaps=list(_list_gaps(overview)),
             remarks=list(_list_resource_remarks(overview)),

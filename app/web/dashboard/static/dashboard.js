@@ -22,7 +22,7 @@ function nameCells() {
 function setUpUpdates() {
   const main = document.querySelector("main[data-live]");
   const button = document.getElementById("pause");
-  const state = document.getElementById("update-state");
+  const stale = document.getElementById("stale");
   if (!main || !button) return;
   let intervalMs = INTERVAL_MS;
 
@@ -69,10 +69,12 @@ function setUpUpdates() {
         const text = await response.text();
         if (mayUpdate()) replaceContent(new DOMParser().parseFromString(text, "text/html"));
         intervalMs = INTERVAL_MS;
-        state.textContent = "";
+        stale.hidden = true;
       } catch {
         intervalMs = Math.min(intervalMs * 2, MAX_INTERVAL_MS);
-        state.textContent = "The update failed; the page is from the time shown. It is tried again.";
+        // Set once, so that a screen reader does not repeat it.
+        if (stale.hidden) stale.textContent = `Outdated: the updates have failed since ${document.getElementById("updated").textContent}, and are tried again.`;
+        stale.hidden = false;
       }
     }
     setTimeout(update, intervalMs);
