@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -28,7 +28,7 @@ from app.config.routes import (
     WebhookConfig,
     has_wildcard,
 )
-from app.config.sinks import FilesSinkConfig, SqlSinkConfig
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SqlSinkConfig
 from app.errors import ConfigError
 
 _KEY = re.compile(r"\s*([\w.-]{1,60})\s*=")
@@ -114,8 +114,15 @@ def _expand_variables(
 
 
 def _get_unset_values(sink: Any) -> Mapping[str, str]:
-    is_files = isinstance(sink, dict) and sink.get("type") == "files"
-    return {"url": "file:///unset" if is_files else "sqlite:///unset"}
+    type_ = sink.get("type") if isinstance(sink, dict) else None
+    urls = {"files": "file:///unset", "http": "https://unset"}
+    path = "unset:unset"
+    return {
+        "url": urls.get(str(type_), "sqlite:///unset"),
+        "secret": _UNSET_SECRET,
+        "target": path,
+        "erase": path,
+    }
 
 
 def _get_unset_notify_values(table: Any) -> Mapping[str, str]:
@@ -139,7 +146,12 @@ def _expand_table(
             return unset_values.get(key, "unset")
         return _VARIABLE.sub(lambda match: variables[match[1] or match[2]], text)
 
-    return {key: expand(key, value) if isinstance(value, str) else value for key, value in table.items()}
+    def expand_value(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: expand_value("", item) for name, item in value.items()}
+        return expand(key, value) if isinstance(value, str) else value
+
+    return {key: expand_value(key, value) for key, value in table.items()}
 
 
 def _find_variable_problem(name: str, variables: Mapping[str, str]) -> str | None:
@@ -152,6 +164,8 @@ def _find_variable_problem(name: str, variables: Mapping[str, str]) -> str | Non
 _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "sql": SqlSinkConfig,
     "files": FilesSinkConfig,
+    "http": HttpSinkConfig,
+    "python": PythonSinkConfig,
     "routes": Route,
     "webhooks": WebhookConfig,
     "allow": RunRule,
@@ -161,9 +175,10 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "stop_at": StopLimits,
     "columns": ColumnConfig,
 }
-_SINK_TYPES = ("sql", "files")
+_SINK_TYPES = ("sql", "files", "http", "python")
+_KNOWN_TYPES = " or ".join(f'type = "{name}"' for name in _SINK_TYPES)
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
-_SECRET_KEYS = ("url", "secret")
+_SECRET_KEYS = ("url", "secret", "headers")
 # Source: https://www.postgresql.org/docs/current/ddl-system-columns.html
 _SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"}
 _NAME_RULES = {
@@ -174,7 +189,9 @@ _NAME_RULES = {
 
 
 def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> str:
-    path = [part for part in detail["loc"] if part not in _SINK_TYPES]
+    path = list(detail["loc"])
+    if path[0] == "sinks" and path[2:3] and path[2] in _SINK_TYPES:
+        del path[2]
     place, keys = _format_place(path)
     key_path = ".".join(str(key) for key in keys if key != "[key]")
     # The error of a sink's type is one of the sink.
@@ -191,7 +208,7 @@ def _format_place(path: list[Any]) -> tuple[str, list[Any]]:
     return f"[{'.'.join(map(str, path[:2]))}]", path[2:]
 
 
-def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
+def _quote_written_value(tables: Any, path: Sequence[Any]) -> str:
     """Quote the value at a path as the file has it: a $NAME, and not the value of the variable."""
     value, key = tables, ""
     for key in path:
@@ -202,15 +219,16 @@ def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
             value = value[key]
         except (LookupError, TypeError):
             return "the value"
-    return "the value" if key in _SECRET_KEYS else quote_value(value)
+    is_secret = key in _SECRET_KEYS or "headers" in path
+    return "the value" if is_secret else quote_value(value)
 
 
 def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
     match detail["type"], path:
         case "union_tag_invalid", _:
-            text = 'unknown type of sink; use type = "sql" or type = "files"'
+            text = f"unknown type of sink; use {_KNOWN_TYPES}"
         case "union_tag_not_found", _:
-            text = 'the type is missing; add type = "sql" or type = "files"'
+            text = f"the type is missing; add {_KNOWN_TYPES}"
         case _, ["gate"]:
             text = "this must be a single table; write [gate], and its keys below it"
         case _, ["routes" | "webhooks" | "allow" | "refuse" | "notify" as name]:
@@ -222,11 +240,12 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = "missing; add a sink, such as [sinks.main]"
         case "missing", _:
             text = f"missing; add {path[-1]}"
-        case "value_error", ["sinks", _, "url" | "schema"]:
+        case "value_error", ["sinks", *_]:
             text = describe_violation(detail, value)
         case _, ["sinks", _, "url"]:
             text = (
-                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files sink"
+                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files "
+                "sink, https://… for an http sink"
             )
         case _, [*_, "format"]:
             text = f'{value} is not supported; use format = "jsonl"'

@@ -22,6 +22,7 @@ _BASE = (
     "app.plural",
     "app.folder_sync",
     "app.http_client",
+    "app.standard_webhooks",
     "app.tracing",
 )
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
@@ -35,7 +36,9 @@ MAY_IMPORT = {
     "app.plural": (),
     "app.backoff": (),
     "app.folder_sync": (),
-    "app.http_client": (),
+    "app.http_client": ("app.public_address",),
+    "app.public_address": (),
+    "app.standard_webhooks": (),
     "app.tracing": ("app.logs",),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
