@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "app.redis": (*_BASE, "app.store", "app.truto"),
     "app.store": (*_BASE, "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
+    "app.sink_contract": (*_BASE, "app.config", "app.truto", "app.routing", "app.sinks.base"),
     "app.routing": (*_PROTOCOL, "app.expressions", "app.sinks.base"),
     "app.runs": _STORE,
     "app.replay": _STORE,
@@ -79,6 +80,7 @@ ONLY_IN = {
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
+    "pytest": ("app.sink_contract.suite",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",
