@@ -108,7 +108,7 @@ class PythonSink:
                 f"{target} returned a value of type {kind}; return None, or a list of RejectedRecord"
             )
         for record in result:
-            if not isinstance(record, RejectedRecord) or record.ordinal not in ordinals:
+            if not (isinstance(record, RejectedRecord) and _is_in(record.ordinal, ordinals)):
                 raise _refuse(
                     f"{target} returned a list with other things than RejectedRecords of the batch; "
                     "pass the `ordinal` of a record to each"
@@ -189,9 +189,14 @@ def _copy_records(records: Sequence[Record]) -> tuple[list[Record], list[Rejecte
     return copies, rejected
 
 
+def _is_in(ordinal: object, ordinals: set[int]) -> bool:
+    return type(ordinal) is int and ordinal in ordinals
+
+
 def _bound_wait_s(wait_s: object) -> float | None:
-    is_number = isinstance(wait_s, int | float) and math.isfinite(wait_s) and wait_s > 0
-    return min(float(wait_s), _MAX_RETRY_AFTER_S) if is_number and isinstance(wait_s, int | float) else None
+    if isinstance(wait_s, int | float) and math.isfinite(wait_s) and wait_s > 0:
+        return min(float(wait_s), _MAX_RETRY_AFTER_S)
+    return None
 
 
 def _locate(error: BaseException, function: Callable[..., object]) -> str:
