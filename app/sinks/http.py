@@ -160,30 +160,29 @@ class HttpSink:
             raise
 
     def _translate_error(self, error: Exception) -> SinkUnavailable:
-        place = self._config.place
         match error:
             case PrivateAddress():
                 return SinkRefused(
                     "sink_set_up",
-                    f"{place} has no public address; set allow_private = true in the sink if the endpoint "
-                    "belongs to your own network",
+                    "the endpoint has no public address; set allow_private = true in the sink if it belongs "
+                    "to your own network",
                 )
-            case (
-                httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | UnicodeError()
-            ):
+            case _ if isinstance(error, _INVALID_URL):
                 return SinkRefused("sink_set_up", "`url` of the sink is no valid URL; correct it")
             case httpx.ConnectTimeout():
-                return SinkUnavailable(f"{place} cannot be reached: no connection in time; check its network")
+                return SinkUnavailable(
+                    "the endpoint cannot be reached: no connection in time; check its network"
+                )
             case httpx.TimeoutException():
                 message = f"the endpoint did not answer within {self._config.timeout_s:g} s; check its load"
                 return SinkUnavailable(message, is_batch_timeout=True)
             case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 return SinkUnavailable(
-                    f"the certificate of {place} is not valid; renew it, or set SSL_CERT_FILE to the file of "
+                    "the endpoint's certificate is not valid; renew it, or set SSL_CERT_FILE to the file of "
                     "its authority"
                 )
         return SinkUnavailable(
-            f"the connection to {place} failed ({type(error).__name__}); check the endpoint"
+            f"the connection to the endpoint failed ({type(error).__name__}); check its server"
         )
 
     def _check_status(self, response: httpx.Response) -> None:

@@ -325,7 +325,7 @@ def test_a_reset_connection_is_a_retry_on_a_new_connection(endpoint: RecordEndpo
     endpoint.answers = [reset]
 
     with opened(endpoint) as sink:
-        with pytest.raises(SinkUnavailable, match=r"the connection to http://127.0.0.1:\d+ failed"):
+        with pytest.raises(SinkUnavailable, match="the connection to the endpoint failed"):
             write(sink, TWO, ROUTE)
         assert write(sink, TWO, ROUTE).written == 2
 
@@ -358,7 +358,7 @@ def test_no_answer_keeps_or_fills_a_worker(endpoint: RecordEndpoint, respond: An
 
 def test_an_unreachable_endpoint_is_unavailable(endpoint: RecordEndpoint) -> None:
     for url in (f"http://127.0.0.1:{find_free_port()}/hidden", "http://nobody.invalid/hidden"):
-        with pytest.raises(SinkUnavailable, match="; check the endpoint") as failure:
+        with pytest.raises(SinkUnavailable, match="; check its server") as failure:
             deliver(endpoint, url=url)
         assert "hidden" not in str(failure.value)
 
@@ -382,12 +382,12 @@ def test_a_certificate_is_verified_for_the_name_of_the_endpoint(
     context.sni_callback = lambda _socket, name, _context: names.append(name)
 
     with record_endpoint(context) as endpoint:
-        with pytest.raises(SinkUnavailable, match=r"the certificate of https://localhost:\d+ is not valid"):
+        with pytest.raises(SinkUnavailable, match="certificate is not valid"):
             deliver(endpoint)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         with opened(endpoint) as sink:
             assert write(sink, TWO, ROUTE).written == 2
-        with pytest.raises(SinkUnavailable, match=r"the certificate of https://127\.0\.0\.1"):
+        with pytest.raises(SinkUnavailable, match="certificate is not valid"):
             deliver(endpoint, url=endpoint.url.replace("localhost", "127.0.0.1"))
 
     assert names == ["localhost", "localhost", None]
@@ -400,7 +400,7 @@ PRIVATE_HOSTS = ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1", "1
 def test_private_addresses_are_refused_unless_allowed(endpoint: RecordEndpoint, host: str) -> None:
     url = f"http://{host}:{endpoint.port}/hidden"
 
-    with pytest.raises(SinkRefused, match=r"has no public address; set allow_private = true") as refusal:
+    with pytest.raises(SinkRefused, match="has no public address; set allow_private = true") as refusal:
         deliver(endpoint, url=url, allow_private=False)
 
     assert "hidden" not in str(refusal.value)
