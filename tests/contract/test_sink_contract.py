@@ -1,5 +1,6 @@
 """The contract suite, run over every sink."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import inspect, text
 
@@ -21,7 +23,7 @@ from app.sinks.http import HttpSink
 from app.sinks.sql.sink import SqlSink
 from app.truto.records import decode_json, to_json
 from tests.support.documentation import ROOT, read_marked_block
-from tests.support.record_endpoint import RecordEndpoint, record_endpoint
+from tests.support.record_endpoint import ReceivedRecords, RecordEndpoint
 
 ReadRecords = Callable[[], dict[tuple[str, str], Any]]
 
@@ -104,10 +106,24 @@ class TestFiles(SinkContract):
         return FilesSink(f"file://{tmp_path}/file/lake")
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[RecordEndpoint]:
-    with record_endpoint() as endpoint:
-        yield endpoint
+class DocumentedEndpoint(RecordEndpoint):
+    """The endpoint of docs/sinks.md, which stores records in PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        self._code: dict[str, Any] = {}
+        self._text = read_marked_block("docs/sinks.md", "http endpoint")
+        exec(self._text, self._code)  # of our own docs
+        self.connection = psycopg.connect(url, autocommit=True)
+        self.connection.execute(self._text.partition("# ")[2].partition("\n")[0])
+        super().__init__()
+
+    def store(self, request: ReceivedRecords) -> None:
+        if request.body["resource"] == RESOURCE:
+            self._code["store"](request.raw, self.connection)
+
+    def close(self) -> None:
+        super().close()
+        self.connection.close()
 
 
 class TestHttp(SinkContract):
@@ -115,20 +131,21 @@ class TestHttp(SinkContract):
     can_count = False
 
     @pytest.fixture
-    def sink(self, endpoint: RecordEndpoint) -> Sink:
-        endpoint.clear()
+    def endpoint(self, postgres_url: str) -> Iterator[DocumentedEndpoint]:
+        with contextlib.closing(DocumentedEndpoint(postgres_url)) as endpoint:
+            yield endpoint
+
+    @pytest.fixture
+    def sink(self, endpoint: DocumentedEndpoint) -> Sink:
         return endpoint.sink
 
     @pytest.fixture
-    def read_records(self, endpoint: RecordEndpoint) -> ReadRecords:
-        return lambda: {
-            (account, key): record["data"]
-            for (resource, account, key), record in endpoint.stored.items()
-            if resource == RESOURCE and not record["deleted"]
-        }
+    def read_records(self, endpoint: DocumentedEndpoint) -> ReadRecords:
+        query = "SELECT account, key, CAST(data AS text) FROM contacts WHERE data IS NOT NULL"
+        return lambda: {(account, key): data for account, key, data in endpoint.connection.execute(query)}
 
     @pytest.fixture
-    def unreachable_sink(self, endpoint: RecordEndpoint) -> Iterator[Sink]:
+    def unreachable_sink(self, endpoint: DocumentedEndpoint) -> Iterator[Sink]:
         sink = HttpSink(endpoint.configure(url=f"http://127.0.0.1:{find_free_port()}"))
         yield sink
         sink.close()

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from app.config.routes import Route
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import WriteResult
 from app.sinks.http import HttpSink
+from app.truto.records import decode_json
 from tests.support import hostile_server
+from tests.support.documentation import read_marked_block
 from tests.support.hostile_server import serving
 from tests.support.record_endpoint import (
     Answer,
@@ -96,6 +99,23 @@ def test_a_request_has_the_documented_form(endpoint: RecordEndpoint) -> None:
     }
     assert (request.headers["authorization"], request.headers["x-tenant"]) == ("Bearer t", "7")
     assert request.headers["user-agent"] == "rapidbridge-receiver"
+
+
+def test_the_documented_request_is_the_one_that_is_sent(endpoint: RecordEndpoint) -> None:
+    documented = json.loads(read_marked_block("docs/sinks.md", "http request"), parse_float=Decimal)
+    [record] = documented["records"]
+    sent = send(
+        [decode_json('{"id": "17", "amount": 12.50}')],
+        delivery_id=UUID(documented["delivery"]),
+        received_at=datetime.fromisoformat(documented["received_at"]),
+        version=datetime.fromisoformat(record["version"]),
+        **{name: documented[name] for name in ("resource", "method", "account", "job", "run")},
+    )
+
+    deliver(endpoint, sent)
+
+    assert endpoint.requests[0].body == documented
+    assert b'"amount":12.50' in endpoint.requests[0].raw
 
 
 def test_a_repeated_request_has_its_id_again_and_others_have_their_own(endpoint: RecordEndpoint) -> None:

@@ -75,8 +75,9 @@ class RecordEndpoint:
         settings = {"type": "http", "url": self.url, "secret": SECRET, "allow_private": True, **changes}
         return HttpSinkConfig.model_validate(settings)
 
-    def store(self, body: Any) -> None:
+    def store(self, request: ReceivedRecords) -> None:
         """Store the records that are newer than the stored ones."""
+        body = request.body
         for record in body["records"]:
             place = (body["resource"], body["account"], record["key"])
             stored = self.stored.get(place)
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             endpoint.requests.append(request)
             answer = endpoint.answers.pop(0) if endpoint.answers else endpoint.decide(request.body)
             if answer is None and request.body["type"] == "records":
-                endpoint.store(request.body)
+                endpoint.store(request)
         if callable(answer):
             self.close_connection = True
             answer(self)
