@@ -1,4 +1,4 @@
-"""The tests that every sink passes, for this project's sinks and for those of its users."""
+"""The contract suite that every sink passes."""
 
 from app.sink_contract.suite import RESOURCE, SinkContract
 

@@ -1,4 +1,4 @@
-"""Records on their way through a route into a sink, without a delivery in an inbox."""
+"""Records for a sink, routed as a worker does."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""The contract of a sink as a class of tests, which a test of a sink inherits; see docs/sinks.md."""
+"""The contract of a sink, as tests to inherit; see docs/sinks.md."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

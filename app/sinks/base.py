@@ -1,4 +1,7 @@
-"""The contract of a sink: batches in, write results out."""
+"""The contract of a sink: batches in, write results out.
+
+Functions of users import Batch, Record and RejectedRecord from here: docs/sinks.md documents them.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -89,7 +92,7 @@ class WriteResult:
 
 
 class Sink(Protocol):
-    """A database or folder that batches are written to.
+    """A destination that batches are written to.
 
     A batch may arrive twice, late, out of order, and from two workers at once. Writing a batch again
     changes nothing, and `write` never replaces a newer version with an older one. When `write` returns, the

@@ -30,7 +30,7 @@ class PythonSink:
     The function runs in a worker. When it returns, the records of the batch are durable, except for those
     that it returns as rejected; the latter become dead records. It may get a batch twice, late, out of order,
     and in two workers at once: it must be idempotent, and never replace a newer version of a record by an
-    older one. Versions are ordered by (version, sequence). A batch has at least one record, and belongs to
+    older one. The `order` of a newer version is greater. A batch has at least one record, and belongs to
     one account and resource. Each `value` is the function's own, with decimals as decimal.Decimal.
 
     The function raises SinkUnavailable(message, retry_after_s=60) for a retry, and SinkRefused(code, message)

@@ -135,6 +135,20 @@ def test_a_repeated_request_has_its_id_again_and_others_have_their_own(endpoint:
     assert ordinals(endpoint)[2:4] == [[0, 1], [2, 3]]
 
 
+def test_a_batch_that_fails_half_way_is_complete_after_the_retry(endpoint: RecordEndpoint) -> None:
+    many = send([{"id": str(number)} for number in range(6)])
+    failures = [Answer(500)]
+    endpoint.decide = lambda body: failures.pop() if failures and body["records"][0]["ordinal"] == 2 else None
+
+    with pytest.raises(SinkUnavailable):
+        deliver(endpoint, many, max_records=2)
+    assert len(endpoint.stored) == 2
+
+    assert deliver(endpoint, many, max_records=2).written == 6
+    assert sorted(key for _, _, key in endpoint.stored) == [str(number) for number in range(6)]
+    assert ordinals(endpoint) == [[0, 1], [2, 3], [0, 1], [2, 3], [4, 5]]
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
