@@ -3,6 +3,7 @@
 httpx's own timeouts hold for each read: a server that sends one byte a second would keep a request for ever.
 """
 
+import logging
 import socket
 import ssl
 import threading
@@ -13,6 +14,11 @@ from typing import Any
 
 import httpcore
 import httpx
+
+from app.public_address import is_public_address
+
+# At the level "info" it logs URLs, which may be secrets.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 # One slice may be sent in several steps, each of which may take the remaining time.
 _MAX_SLICE_BYTES = 16384
@@ -30,6 +36,10 @@ class ResponseTooLarge(httpx.DecodingError):
         self.http_status = response.status_code
 
 
+class PrivateAddress(httpx.ConnectError):
+    """A host that has no address on the public internet, although only such an address is allowed."""
+
+
 class _Deadline(threading.local):
     """The end of the current thread's request, by the monotonic clock; None outside of one."""
 
@@ -39,13 +49,20 @@ class _Deadline(threading.local):
 _deadline = _Deadline()
 
 
-def open_http_client(**options: Any) -> httpx.Client:
-    """Return a client whose requests `send` can interrupt. options: httpx.Client's."""
+def open_http_client(*, public_only: bool = False, **options: Any) -> httpx.Client:
+    """Return a client whose requests `send` can interrupt. options: httpx.Client's.
+
+    public_only: raise PrivateAddress instead of connecting to an address outside of the public internet,
+    whatever a name resolves to. Proxies are not used then.
+    """
+    if public_only:
+        # Of a request through a proxy, only the proxy's address would be checked.
+        options["transport"] = httpx.HTTPTransport()
     client = httpx.Client(**options)
     # The limit has to hold in every read and write, and httpx offers no other place for it.
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
-            transport._pool._network_backend = _Backend()
+            transport._pool._network_backend = _Backend(public_only=public_only)
     return client
 
 
@@ -57,7 +74,7 @@ def send(
     client: from `open_http_client`. timeout_s: for all of the request, connecting to any number of addresses
     included; resolving the host's name has the timeout of the operating system. max_bytes: of the body; None
     leaves the body unread. options: httpx's `params`, `json`, `content` or `headers`.
-    Raises httpx.TimeoutException, ResponseTooLarge and other errors of httpx.
+    Raises httpx.TimeoutException, ResponseTooLarge, PrivateAddress and other errors of httpx.
     """
     # A few kilobytes of gzip may stand for gigabytes.
     headers = {**options.pop("headers", {}), "Accept-Encoding": "identity"}
@@ -132,7 +149,13 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.SyncBackend):
-    """Opens connections whose reads and writes end at the deadline."""
+    """Opens connections whose reads and writes end at the deadline.
+
+    The address that is checked is the one that is connected to: a name may resolve to another one later.
+    """
+
+    def __init__(self, *, public_only: bool) -> None:
+        self._public_only = public_only
 
     def connect_tcp(
         self,
@@ -143,6 +166,10 @@ class _Backend(httpcore.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
         addresses = _resolve(host, port)
+        if self._public_only:
+            addresses = [address for address in addresses if is_public_address(address)]
+            if not addresses:
+                raise PrivateAddress(f"{host} has only private addresses")
         error: Exception = httpcore.ConnectError(f"{host} has no address")
         for number, address in enumerate(addresses):
             limit_s = _limit(timeout, httpcore.ConnectTimeout)
@@ -159,6 +186,7 @@ def _resolve(host: str, port: int) -> list[str]:
     """Return the IP addresses of a host, the preferred one first."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a part of the name is too long.
         raise httpcore.ConnectError(str(error)) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

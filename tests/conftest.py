@@ -15,6 +15,7 @@ from app.store.migrate import migrate
 from tests.support.postgres import PostgresServer, installation_copies
 from tests.support.valkey import ValkeyServer
 
+pytest.register_assert_rewrite("app.sink_contract.suite")
 # A busy machine must not fail a property.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")

@@ -1,11 +1,11 @@
-"""Check of a sink's reachability, permissions and tables; writes nothing."""
+"""Check of a sink's reachability, permissions and tables; writes no record."""
 
 from collections.abc import Iterator
 
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.checks.disk import evaluate_free_space, read_free_bytes
 from app.config.routes import Routes
-from app.config.sinks import FilesSinkConfig
+from app.config.sinks import SqlSinkConfig
 from app.database.engine import redact_url
 from app.errors import SinkUnavailable
 from app.sinks.probe import find_set_up_problems, probe_sink
@@ -16,7 +16,7 @@ def check_sink(name: str, routes: Routes) -> Iterator[CheckResult]:
     """Check whether a sink could be written to now, and whether its tables fit the routes."""
     sink_config = routes.sinks[name]
     component = f"sink {name}"
-    shown_url = sink_config.url if isinstance(sink_config, FilesSinkConfig) else redact_url(sink_config.url)
+    place = redact_url(sink_config.url) if isinstance(sink_config, SqlSinkConfig) else sink_config.place
     try:
         folder = probe_sink(sink_config)
     except SinkUnavailable as error:
@@ -24,9 +24,9 @@ def check_sink(name: str, routes: Routes) -> Iterator[CheckResult]:
             f"Repair the sink, or correct [sinks.{name}] in the routes file. "
             "Its deliveries are held until then."
         )
-        yield fail(component, "writable", f"{shown_url}: {error}", advice)
+        yield fail(component, "writable", f"{place}: {error}", advice)
         return
-    yield ok(component, "writable", shown_url)
+    yield ok(component, "writable", place)
     if folder is not None:
         yield evaluate_free_space(component, read_free_bytes(folder))
     for problem in find_set_up_problems(name, routes):

@@ -7,6 +7,7 @@ from app.checks.conditions import check_conditions
 from app.checks.disk import check_disk
 from app.clock import utc_now
 from app.config.load import Config
+from app.config.sinks import SqlSinkConfig
 from app.database.engine import Database, diagnose_for, open_database, redact_url
 from app.database.inspection import (
     DatabaseInfo,
@@ -162,7 +163,7 @@ def count_max_connections(config: Config) -> int:
     sinks_in_store = [
         sink_config
         for sink_config in config.routes.sinks.values()
-        if sink_config.url == settings.database_url
+        if isinstance(sink_config, SqlSinkConfig) and sink_config.url == settings.database_url
     ]
     web = settings.web_concurrency * _MAX_CONNECTIONS_PER_WEB_PROCESS
     # A worker runs one job at a time, with one connection to the store and one to each sink.

@@ -19,10 +19,12 @@ from app.config.settings import (
 )
 from app.config.summary import log_start
 from app.database.engine import open_database
+from app.errors import ConfigError
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
+from app.sinks.probe import find_unloadable_functions
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.operation_runner import OperationRunner
@@ -56,6 +58,8 @@ def worker(number: int | None) -> None:
     forget_routes_snapshot()
     settings = config.settings
     configure_logging(settings.log_format)
+    if problems := list(find_unloadable_functions(config.routes)):
+        raise ConfigError([f"{config.routes_file}: {problem}" for problem in problems])
     number = number or settings.worker_concurrency
     log_start("background", config, workers=number)
     database = open_database(settings.database_url, schema=settings.database_schema)

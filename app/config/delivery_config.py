@@ -8,7 +8,7 @@ from typing import Self
 
 from app.config.database_identity import identify_database
 from app.config.routes import Routes
-from app.config.sinks import SinkConfig, SqlSinkConfig
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SinkConfig, SqlSinkConfig
 from app.config.version import VERSION
 
 _DIGEST_CHARS = 16
@@ -64,9 +64,16 @@ class DeliveryConfig:
 
 
 def _describe_sink(sink: SinkConfig) -> list[str]:
-    if isinstance(sink, SqlSinkConfig):
-        return [sink.type, identify_database(sink.url, sink.database_schema)]
-    return [sink.type, sink.url, sink.format]
+    match sink:
+        case SqlSinkConfig():
+            return [sink.type, identify_database(sink.url, sink.database_schema)]
+        case FilesSinkConfig():
+            return [sink.type, sink.url, sink.format]
+        case HttpSinkConfig():
+            # Not its path: it may be a secret, and it may rotate.
+            return [sink.type, sink.place]
+        case PythonSinkConfig():
+            return [sink.type, sink.target]
 
 
 def _digest(value: object) -> str:

@@ -1,6 +1,5 @@
 """Subscribers of notifications: the [[notify]] tables of the routes file."""
 
-import base64
 import difflib
 import re
 from fnmatch import fnmatchcase
@@ -8,6 +7,8 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from app.standard_webhooks import SECRET_ADVICE, check_signing_secret
 
 NOTIFICATION_KINDS = (
     "run.reconciled",
@@ -35,12 +36,10 @@ NOTIFICATION_KINDS = (
 _NO_INCIDENTS = ("run.reconciled", "sink.recovered")
 _INTEGRATION_KEY = "the Integration Key of an Events API V2 integration in PagerDuty"
 _ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
-_SECRET_PREFIX = "whsec_"  # noqa: S105  # the prefix of all secrets
-_SECRET_BYTES = range(24, 65)
-_SECRET_ADVICE = 'create one with `echo "whsec_$(openssl rand -base64 32)"`'  # noqa: S105  # a hint
 
 
-def _check_url(url: str) -> str:
+def check_http_url(url: str) -> str:
+    """Return a valid http:// or https:// URL; raises ValueError without the URL."""
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
@@ -75,17 +74,7 @@ def _check_secret(secret: str, info: ValidationInfo) -> str:
         if not _ROUTING_KEY.fullmatch(secret):
             raise ValueError(f"not {_INTEGRATION_KEY}, of 32 letters and digits")
         return secret
-    try:
-        key_bytes = len(_decode_secret(secret))
-    except ValueError:
-        key_bytes = 0
-    if not secret.startswith(_SECRET_PREFIX) or key_bytes not in _SECRET_BYTES:
-        raise ValueError(f"not whsec_ followed by 24 to 64 bytes in base64; {_SECRET_ADVICE}")
-    return secret
-
-
-def _decode_secret(secret: str) -> bytes:
-    return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    return check_signing_secret(secret)
 
 
 class NotifyConfig(BaseModel):
@@ -99,15 +88,10 @@ class NotifyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    url: Annotated[str, AfterValidator(_check_url)] = Field(repr=False)
+    url: Annotated[str, AfterValidator(check_http_url)] = Field(repr=False)
     form: Literal["standard", "slack", "teams", "pagerduty"] = "standard"
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(default="", repr=False)
     events: Annotated[tuple[KindPattern, ...], AfterValidator(_check_patterns)] = ("*",)
-
-    @property
-    def signing_key(self) -> bytes:
-        """The bytes of the secret."""
-        return _decode_secret(self.secret)
 
     @property
     def receives_ends(self) -> bool:
@@ -128,5 +112,5 @@ class NotifyConfig(BaseModel):
         if self.form == "pagerduty" and not self.secret:
             raise ValueError(f"`secret` is missing: {_INTEGRATION_KEY}")
         if self.form == "standard" and not self.secret:
-            raise ValueError(f"`secret` is missing, which signs the notifications; {_SECRET_ADVICE}")
+            raise ValueError(f"`secret` is missing, which signs the notifications; {SECRET_ADVICE}")
         return self

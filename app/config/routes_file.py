@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -27,7 +27,7 @@ from app.config.routes import (
     WebhookConfig,
 )
 from app.config.routes_problems import RoutesProblem, find_problems
-from app.config.sinks import FilesSinkConfig, SqlSinkConfig
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SqlSinkConfig
 from app.config.toml_lines import TomlPath, find_line, find_lines
 from app.errors import ConfigError
 
@@ -115,8 +115,15 @@ def _expand_variables(
 
 
 def _get_unset_values(sink: Any) -> Mapping[str, str]:
-    is_files = isinstance(sink, dict) and sink.get("type") == "files"
-    return {"url": "file:///unset" if is_files else "sqlite:///unset"}
+    type_ = sink.get("type") if isinstance(sink, dict) else None
+    urls = {"files": "file:///unset", "http": "https://unset"}
+    path = "unset:unset"
+    return {
+        "url": urls.get(str(type_), "sqlite:///unset"),
+        "secret": _UNSET_SECRET,
+        "target": path,
+        "erase": path,
+    }
 
 
 def _get_unset_notify_values(table: Any) -> Mapping[str, str]:
@@ -134,17 +141,22 @@ def _expand_table(
     if not isinstance(table, dict):
         return table
 
-    def expand(key: str, text: str) -> str:
+    def expand(path: TomlPath, text: str) -> str:
         names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
         variable_problems = [
             problem for name in names if (problem := _find_variable_problem(name, variables))
         ]
-        problems.extend(RoutesProblem((*place, key), problem) for problem in variable_problems)
+        problems.extend(RoutesProblem((*place, *path), problem) for problem in variable_problems)
         if variable_problems:
-            return unset_values.get(key, "unset")
+            return unset_values.get(str(path[-1]), "unset")
         return _VARIABLE.sub(lambda match: variables[match[1] or match[2]], text)
 
-    return {key: expand(key, value) if isinstance(value, str) else value for key, value in table.items()}
+    def expand_value(path: TomlPath, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: expand_value((*path, name), item) for name, item in value.items()}
+        return expand(path, value) if isinstance(value, str) else value
+
+    return expand_value((), table)
 
 
 def _find_variable_problem(name: str, variables: Mapping[str, str]) -> str | None:
@@ -157,6 +169,8 @@ def _find_variable_problem(name: str, variables: Mapping[str, str]) -> str | Non
 _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "sql": SqlSinkConfig,
     "files": FilesSinkConfig,
+    "http": HttpSinkConfig,
+    "python": PythonSinkConfig,
     "routes": Route,
     "webhooks": WebhookConfig,
     "allow": RunRule,
@@ -166,9 +180,10 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "stop_at": StopLimits,
     "columns": ColumnConfig,
 }
-_SINK_TYPES = ("sql", "files")
+_SINK_TYPES = ("sql", "files", "http", "python")
+_KNOWN_TYPES = " or ".join(f'type = "{name}"' for name in _SINK_TYPES)
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
-_SECRET_KEYS = ("url", "secret")
+_SECRET_KEYS = ("url", "secret", "headers")
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
     "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
@@ -178,7 +193,7 @@ _NAME_RULES = {
 
 def _describe_problem(detail: Any, tables: Mapping[str, Any]) -> RoutesProblem:
     path = list(detail["loc"])
-    if path[0] == "sinks" and len(path) > 3:
+    if path[0] == "sinks" and path[2:3] and path[2] in _SINK_TYPES:
         # The model's own position: the type of the sink.
         del path[2]
     # The error of a sink's type is one of the sink.
@@ -195,7 +210,7 @@ def _format_place(path: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     return f"[{'.'.join(map(str, path[:2]))}]", path[2:]
 
 
-def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
+def _quote_written_value(tables: Any, path: Sequence[Any]) -> str:
     """Quote the value at a path as the file has it: a $NAME, and not the value of the variable."""
     value, key = tables, ""
     for key in path:
@@ -206,15 +221,16 @@ def _quote_written_value(tables: Any, path: Iterable[Any]) -> str:
             value = value[key]
         except (LookupError, TypeError):
             return "the value"
-    return "the value" if key in _SECRET_KEYS else quote_value(value)
+    is_secret = key in _SECRET_KEYS or "headers" in path
+    return "the value" if is_secret else quote_value(value)
 
 
 def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
     match detail["type"], path:
         case "union_tag_invalid", _:
-            text = 'unknown type of sink; use type = "sql" or type = "files"'
+            text = f"unknown type of sink; use {_KNOWN_TYPES}"
         case "union_tag_not_found", _:
-            text = 'the type is missing; add type = "sql" or type = "files"'
+            text = f"the type is missing; add {_KNOWN_TYPES}"
         case _, ["gate"]:
             text = "this must be a single table; write [gate], and its keys below it"
         case _, ["routes" | "webhooks" | "allow" | "refuse" | "notify" as name]:
@@ -226,11 +242,12 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = "missing; add a sink, such as [sinks.main]"
         case "missing", _:
             text = f"missing; add {path[-1]}"
-        case "value_error", ["sinks", _, "url" | "schema"]:
+        case "value_error", ["sinks", *_]:
             text = describe_violation(detail, value)
         case _, ["sinks", _, "url"]:
             text = (
-                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files sink"
+                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files "
+                "sink, https://… for an http sink"
             )
         case _, [*_, "format"]:
             text = f'{value} is not supported; use format = "jsonl"'

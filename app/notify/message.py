@@ -4,9 +4,6 @@
 Teams and PagerDuty, without a signature.
 """
 
-import base64
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from app.notify.pagerduty import build_pagerduty_event
 from app.notify.slack import format_slack_text
 from app.notify.teams import build_card
 from app.notify.texts import format_text
+from app.standard_webhooks import sign_message
 
 
 class NotificationContent(Protocol):
@@ -80,22 +78,8 @@ def write_message(
     linked = {**payload, "url": link} if link else payload
     body = _to_json({"type": kind, "timestamp": at, "data": linked})
     # The id depends on the notification alone, so that a subscriber can recognize a repeated message.
-    message_id, timestamp = f"msg_{notification.id.hex}", int(now.timestamp())
-    signed = {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign_message(config.signing_key, message_id, timestamp, body),
-    }
-    return Message(body, headers | signed)
-
-
-def sign_message(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of the header webhook-signature. timestamp: seconds since 1970.
-
-    Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-    """
-    mac = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
-    return f"v1,{base64.b64encode(mac).decode()}"
+    signed = sign_message(config.secret, f"msg_{notification.id.hex}", int(now.timestamp()), body)
+    return Message(body, {**headers, **signed})
 
 
 def _to_json(value: Mapping[str, Any]) -> bytes:

@@ -1,1 +1,1 @@
-"""The sinks: databases and folders that records are written to."""
+"""The sinks: databases, folders, endpoints and functions that records are written to."""

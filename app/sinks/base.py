@@ -1,5 +1,9 @@
-"""The contract of a sink: batches in, write results out."""
+"""The contract of a sink: batches in, write results out.
 
+Functions of users import Batch, Record and RejectedRecord from here: docs/sinks.md documents them.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,6 +11,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from app.config.routes import Route
+
+# Other texts could quote a record.
+REASON_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,11 @@ class Record:
     value: dict[str, Any]
     json: str
     misfits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def order(self) -> str:
+        """The version and sequence as one text of fixed width: that of a newer version is greater."""
+        return f"{self.version.isoformat(timespec='microseconds')} {self.sequence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ class Batch:
 class RejectedRecord:
     """A record that a sink cannot store.
 
-    reason: a short stable code. message: contains no record data.
+    reason: a short stable code, as in REASON_PATTERN. message: contains no record data.
     """
 
     ordinal: int
@@ -80,7 +92,7 @@ class WriteResult:
 
 
 class Sink(Protocol):
-    """A database or folder that batches are written to.
+    """A destination that batches are written to.
 
     A batch may arrive twice, late, out of order, and from two workers at once. Writing a batch again
     changes nothing, and `write` never replaces a newer version with an older one. When `write` returns, the
@@ -92,7 +104,10 @@ class Sink(Protocol):
     def write(self, batch: Batch, route: Route) -> WriteResult: ...
 
     def count(self, account: str) -> int:
-        """Return the number of rows or files of an integrated account."""
+        """Return the number of rows or files of an integrated account.
+
+        Raises SinkUnavailable also if the sink cannot count them; the same holds for `erase`.
+        """
         ...
 
     def erase(self, account: str) -> int:

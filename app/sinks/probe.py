@@ -1,12 +1,15 @@
-"""Probe of a sink: reachable and writable; writes nothing."""
+"""Probe of a sink: reachable and writable; writes no record."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from app.config.routes import Routes
-from app.config.sinks import FilesSinkConfig, SinkConfig
-from app.errors import SinkUnavailable
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SinkConfig, SqlSinkConfig
+from app.errors import SinkRefused, SinkUnavailable
+from app.sinks.http import HttpSink
+from app.sinks.python import PythonSink
 from app.sinks.sql import probe as sql_probe
 from app.sinks.sql.probe import SetUpProblem
 
@@ -16,17 +19,24 @@ def probe_sink(config: SinkConfig) -> Path | None:
 
     Raises SinkUnavailable if it cannot be reached or written; the message names the thing to check.
     """
-    if isinstance(config, FilesSinkConfig):
-        return probe_folder(Path(unquote(urlsplit(config.url).path)))
-    # SQLite writes a log next to its file.
-    folder = sql_probe.probe_database(config.url, schema=config.database_schema)
-    return probe_folder(folder) if folder else None
+    match config:
+        case FilesSinkConfig():
+            return probe_folder(Path(unquote(urlsplit(config.url).path)))
+        case HttpSinkConfig():
+            HttpSink(config).ping()
+        case PythonSinkConfig():
+            PythonSink(config)
+        case SqlSinkConfig():
+            folder = sql_probe.probe_database(config.url, schema=config.database_schema)
+            # SQLite writes a log next to its file.
+            return probe_folder(folder) if folder else None
+    return None
 
 
 def find_set_up_problems(name: str, routes: Routes) -> list[SetUpProblem]:
     """Compare the tables of a SQL sink with the routes that write to it; raises SinkUnavailable."""
     config = routes.sinks[name]
-    if isinstance(config, FilesSinkConfig):
+    if not isinstance(config, SqlSinkConfig):
         return []
     writing = [route for route in routes.routes if name in route.sinks]
     return sql_probe.find_set_up_problems(config.url, writing, schema=config.database_schema)
@@ -42,3 +52,13 @@ def probe_folder(folder: Path) -> Path:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SinkUnavailable(f"the folder {folder} cannot be written ({reason})") from error
+
+
+def find_unloadable_functions(routes: Routes) -> Iterator[str]:
+    """Return a problem for each python sink whose functions cannot be loaded: its place and the next step."""
+    for name, config in routes.sinks.items():
+        if isinstance(config, PythonSinkConfig):
+            try:
+                PythonSink(config)
+            except SinkRefused as error:
+                yield f"[sinks.{name}]: {error}"

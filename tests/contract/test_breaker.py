@@ -95,6 +95,17 @@ def test_one_slow_failure_is_enough_and_is_tried_rarely(breaker: SinkBreaker, cl
     assert not is_held(breaker)
 
 
+def test_a_sink_that_names_a_wait_is_left_alone_until_then(breaker: SinkBreaker, clock: Clock) -> None:
+    busy = SinkUnavailable("429", retry_after_s=300)
+
+    assert fail(breaker, busy) == ("sink_unavailable", True)
+
+    clock.advance(299)
+    assert is_held(breaker)
+    clock.advance(2)
+    assert not is_held(breaker)
+
+
 def test_a_batch_that_takes_too_long_is_the_deliverys_own_fault_unless_another_does_too(
     breaker: SinkBreaker,
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from app.config.routes import Route, Routes
-from app.config.sinks import FilesSinkConfig, SqlSinkConfig
+from app.config.sinks import SinkConfig, SqlSinkConfig
 from app.database.engine import Database
 from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
@@ -39,7 +39,7 @@ def replays(store: Database) -> Replays:
 @pytest.fixture
 def deliver(store: Database, store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """Return a function that delivers all pending deliveries by these routes."""
-    sinks: dict[str, SqlSinkConfig | FilesSinkConfig] = {"main": SqlSinkConfig(type="sql", url=store_url)}
+    sinks: dict[str, SinkConfig] = {"main": SqlSinkConfig(type="sql", url=store_url)}
     folder = tmp_path_factory.mktemp("lake")
     sinks["lake"] = SqlSinkConfig(type="sql", url=f"sqlite:///{folder}/lake.db")
 

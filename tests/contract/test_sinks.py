@@ -97,19 +97,6 @@ def sink_and_records(
     engine.dispose()
 
 
-def test_records_are_stored_unchanged(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
-    sink, records = sink_and_records
-    sent = [
-        {"id": "1", "name": "Дарья 🙂", "quote\"'\\": "new\nline", "nested": {"a": [1, None, True, 0.1]}},
-        {"id": "2", "big": 2**64, "tiny": 5e-324, "empty": {}, "": []},
-    ]
-
-    written = write(sink, send(sent), ROUTE)
-
-    assert (written.written, written.rejected) == (2, [])
-    assert records() == sent
-
-
 DECIMALS = (
     "100000000000000000.01",
     "0.92156863212585449",
@@ -166,65 +153,6 @@ def parse_records(texts: Sequence[str]) -> list[Any]:
     parsed = read_records(f'{{"payload": {{"records": [{", ".join(texts)}]}}}}'.encode())
     assert parsed is not None
     return [value for _, value in parsed.records]
-
-
-def test_the_same_batch_again_changes_nothing(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
-    sink, records = sink_and_records
-    sent = send([{"id": "1", "n": 1}, {"id": "2", "n": 2}])
-
-    counts = [write(sink, sent, ROUTE).written for _ in range(3)]
-
-    assert counts == [2, 2, 2]
-    assert records() == [{"id": "1", "n": 1}, {"id": "2", "n": 2}]
-
-
-def test_an_empty_batch_is_written(sink_and_records: tuple[Sink, Callable[[], list[Any]]]) -> None:
-    sink, records = sink_and_records
-
-    assert write(sink, send([]), ROUTE).written == 0
-    assert records() == []
-
-
-def test_a_rejected_record_does_not_block_the_others(
-    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
-) -> None:
-    sink, records = sink_and_records
-    poison = {"id": "bad", "number": int("9" * 4300) * 10}
-
-    written = write(sink, send([{"id": "1"}, poison, {"id": "2"}]), ROUTE)
-
-    assert written.written == 2
-    assert [(refusal.ordinal, refusal.reason) for refusal in written.rejected] == [(1, "number_out_of_range")]
-    assert records() == [{"id": "1"}, {"id": "2"}]
-
-
-def test_erasing_an_account_deletes_all_its_records_and_no_others(
-    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
-) -> None:
-    sink, records = sink_and_records
-    for number, (account, resource) in enumerate(
-        [("a1", "crm/contacts"), ("a1", "crm/deals"), ("a11", "crm/contacts"), ("", "crm/contacts")]
-    ):
-        sent = send([{"id": account}], number=number, account=account, resource=resource)
-        write(sink, sent, ROUTE)
-    assert [sink.count(account) for account in ("a1", "a11", "", "a2")] == [2, 1, 1, 0]
-
-    erased = [sink.erase(account) for account in ("a1", "a1", "a2")]
-
-    assert erased == [2, 0, 0]
-    assert [sink.count(account) for account in ("a1", "a11", "", "a2")] == [0, 1, 1, 0]
-    assert sorted(records(), key=str) == [{"id": ""}, {"id": "a11"}]
-
-
-def test_an_erased_account_can_be_written_again(
-    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
-) -> None:
-    sink, records = sink_and_records
-    write(sink, send([{"id": "1"}], at_s=9), ROUTE)
-    sink.erase("a1")
-
-    assert write(sink, send([{"id": "1", "n": 1}]), ROUTE).written == 1
-    assert records() == [{"id": "1", "n": 1}]
 
 
 def test_erasing_during_writes_ends_and_keeps_later_records(

@@ -31,6 +31,16 @@ url = "postgresql://ada:a-secret@db.example/rows?sslpassword=another-secret"
 type = "files"
 url = "file://{folder}/lake"
 
+[sinks.search]
+type = "http"
+url = "https://ada:a-secret@search.example:9/a-secret"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+headers = {{ X-Key = "a-secret" }}
+
+[sinks.function]
+type = "python"
+target = "no_such_module:write"
+
 [[routes]]
 resource = "crm/contacts"
 sinks = ["main", "lake"]
@@ -102,6 +112,8 @@ def test_the_page_shows_what_waits_and_why_and_no_secret(client: DashboardClient
     assert "paused" in page
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
+    assert "https://search.example:9" in page
+    assert "no_such_module:write" in page
     assert "a-secret" not in page + client.read("/routes")
     assert "another-secret" not in page + client.read("/routes")
     assert "db.example/rows" in page
@@ -199,4 +211,6 @@ def test_commands_pause_list_and_resume(folder: Path, store: Database) -> None:
 def test_a_misspelt_sink_is_refused_with_the_known_ones(folder: Path) -> None:
     output = run(folder, "sinks", "pause", "mian", code=2)
 
-    assert "no sink named mian; known: lake, main. Did you mean main?" in " ".join(output.split())
+    assert "no sink named mian; known: function, lake, main, search. Did you mean main?" in " ".join(
+        output.split()
+    )

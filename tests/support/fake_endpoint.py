@@ -77,8 +77,14 @@ def _verify_request(path: str, headers: dict[str, str], body: bytes) -> Received
         # A form without a signature.
         assert "webhook-signature" not in names
         return ReceivedRequest(path, "", 0, message)
-    key = base64.b64decode(SECRET.partition("_")[2])
-    signed = b".".join([names["webhook-id"].encode(), names["webhook-timestamp"].encode(), body])
-    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    assert names["webhook-signature"] == f"v1,{expected}"
+    assert names["webhook-signature"] == compute_signature(
+        names["webhook-id"], names["webhook-timestamp"], body
+    )
     return ReceivedRequest(path, names["webhook-id"], int(names["webhook-timestamp"]), message)
+
+
+def compute_signature(message_id: str, timestamp: str, body: bytes) -> str:
+    """The signature of a message, computed as a receiver does."""
+    key = base64.b64decode(SECRET.partition("_")[2])
+    signed = b".".join([message_id.encode(), timestamp.encode(), body])
+    return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"

@@ -18,6 +18,17 @@ resource = "crm/*"
 sinks = ["main"]
 """
 WEBHOOK = '[[webhooks]]\nid = "w"\naccount = "a"\n'
+ENDPOINT = """
+[sinks.search]
+type = "http"
+url = "https://me:pw@example.com:9/a-path"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+headers = { X-Key = "t" }
+
+[sinks.mine]
+type = "python"
+target = "m:write"
+"""
 LAKE = '[sinks.lake]\ntype = "files"\nurl = "file:///srv/lake"\n'
 
 
@@ -39,6 +50,24 @@ def test_a_rotated_password_is_no_difference_and_is_not_published() -> None:
     assert build().find_differences(rotated.to_json()) == []
     assert "writer" not in rotated.to_json()
     assert rotated.to_json() == build().to_json()
+
+
+def test_a_rotated_path_or_secret_of_an_endpoint_is_no_difference_and_is_not_published() -> None:
+    routes = ROUTES + ENDPOINT
+    rotated = build(routes.replace("/a-path", "/b-path").replace('"t"', '"u"').replace("me:", "you:"))
+
+    assert build(routes).find_differences(rotated.to_json()) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("example.com", "example.org"), (":9/", ":10/"), ("https:", "http:"), ("m:write", "m:write_2")],
+)
+def test_another_server_or_function_is_another_place(before: str, after: str) -> None:
+    moved = build((ROUTES + ENDPOINT).replace(before, after))
+
+    [difference] = build(ROUTES + ENDPOINT).find_differences(moved.to_json())
+    assert difference.startswith("has another place for sink")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from app.config.notify import NotifyConfig
 from app.config.routes import ColumnConfig, GateConfig, RefuseRule, Route, Routes, RunRule, StopLimits
 from app.config.routes_file import read_routes
 from app.config.settings import Settings, list_setting_names
-from app.config.sinks import FilesSinkConfig, SqlSinkConfig
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SqlSinkConfig
 from app.store.schema import metadata
 from tests.support.documentation import (
     PAGES,
@@ -33,6 +33,8 @@ from tests.support.documentation import (
 TABLES_OF_ROUTES_FILE: dict[str, type[BaseModel]] = {
     "sql": SqlSinkConfig,
     "files": FilesSinkConfig,
+    "http": HttpSinkConfig,
+    "python": PythonSinkConfig,
     "routes": Route,
     "columns": ColumnConfig,
     "stop_at": StopLimits,
@@ -42,6 +44,7 @@ TABLES_OF_ROUTES_FILE: dict[str, type[BaseModel]] = {
     "notify": NotifyConfig,
 }
 VARIABLES = {
+    "TOKEN": "t",
     "DATABASE_URL": "sqlite:///x",
     "DB_PASSWORD": "x",
     "NOTIFY_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -113,6 +116,8 @@ def test_the_keys_of_the_routes_file_are_those_of_the_models(table: str) -> None
             assert default == f"`{str(field.default).lower()}`"
         elif isinstance(field.default, str):
             assert default.startswith(f'`"{field.default}"`'), name
+        elif isinstance(field.default, int | float):
+            assert default == f"`{field.default:.15g}`", name
         elif field.default is None:
             assert default in ("no limit", "none"), name
 
@@ -292,7 +297,7 @@ def test_the_example_of_an_instrumentation_serves_the_webhook(tmp_path: Path) ->
 
 def test_every_guarantee_is_guarded_by_tests_that_exist() -> None:
     guarantees = PAGES["docs/guarantees.md"]
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", guarantees)
+    named = re.findall(r"`((?:app|tests)/[\w/]+\.py)::(\w+)`", guarantees)
 
     missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
     unguarded = [

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from app.config.notify import NOTIFICATION_KINDS, NotifyConfig
-from app.notify.message import sign_message, write_message
+from app.notify.message import write_message
 from app.notify.slack import format_slack_text
+from app.standard_webhooks import sign_message
 from app.store.notifications import Notification
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,11 +29,9 @@ def resource(**counts: object) -> dict[str, object]:
 
 
 def test_the_signature_equals_the_example_of_the_standard() -> None:
-    signature = sign_message(
-        STANDARD.signing_key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
-    )
+    headers = sign_message(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
 
-    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_a_standard_message_follows_standard_webhooks() -> None:

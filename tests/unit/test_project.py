@@ -22,6 +22,7 @@ _BASE = (
     "app.plural",
     "app.folder_sync",
     "app.http_client",
+    "app.standard_webhooks",
     "app.tracing",
 )
 _PROTOCOL = (*_BASE, "app.truto", "app.config", "app.database")
@@ -35,7 +36,9 @@ MAY_IMPORT = {
     "app.plural": (),
     "app.backoff": (),
     "app.folder_sync": (),
-    "app.http_client": (),
+    "app.http_client": ("app.public_address",),
+    "app.public_address": (),
+    "app.standard_webhooks": (),
     "app.tracing": ("app.logs",),
     "app.truto": _BASE,
     "app.times": ("app.truto",),
@@ -48,6 +51,7 @@ MAY_IMPORT = {
     "app.redis": (*_BASE, "app.store", "app.truto"),
     "app.store": (*_BASE, "app.truto", "app.database"),
     "app.sinks": (*_PROTOCOL, "app.store.schema"),
+    "app.sink_contract": (*_BASE, "app.config", "app.truto", "app.routing", "app.sinks.base"),
     "app.routing": (*_PROTOCOL, "app.expressions", "app.sinks.base"),
     "app.runs": _STORE,
     "app.replay": _STORE,
@@ -76,6 +80,7 @@ ONLY_IN = {
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
+    "pytest": ("app.sink_contract.suite",),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",

@@ -21,6 +21,7 @@ from app.config.routes import (
 )
 from app.config.routes_file import read_routes
 from app.config.settings import list_setting_names
+from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig
 from app.errors import ConfigError
 
 SINKS = (
@@ -32,7 +33,9 @@ VARIABLES = {
     "SLACK_URL": "https://hooks.slack.example/services/hidden",
     "NOTIFY_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     "BROKEN": "hidden",
+    "TOKEN": "hidden-token",
 }
+HTTP = '[sinks.http]\ntype = "http"\nsecret = "$NOTIFY_SECRET"\n'
 NOTIFY = f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOTIFY_SECRET"\n'
 
 
@@ -92,7 +95,7 @@ def test_variables_are_replaced_and_their_values_are_not_shown() -> None:
         '[sinks.main]\ntype = "files"\nurl = "file:///${NAME}/$NAME"\n', source="f", variables=VARIABLES
     )
 
-    assert routes.sinks["main"].url == "file:///x/x"
+    assert routes.sinks["main"] == FilesSinkConfig(type="files", url="file:///x/x")
     assert "hidden" not in repr(read(""))
 
 
@@ -165,8 +168,8 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[routes]]\nsinks = "main"\n', "[[routes]] 1, sinks: \"main\" is not a list."),
         ("", "[sinks]: missing; add a sink, such as [sinks.main]."),
         ("sinks = 3", "[sinks]: 3 is not a table."),
-        ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: unknown type of sink; use type = "sql" or type = "files".'),
-        ('[sinks.a]\nurl = "x"\n', '[sinks.a]: the type is missing; add type = "sql" or type = "files".'),
+        ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: unknown type of sink; use type = "sql" or type = "files" or type = "http" or type = "python".'),
+        ('[sinks.a]\nurl = "x"\n', '[sinks.a]: the type is missing; add type = "sql" or type = "files" or type = "http" or type = "python".'),
         ('[sinks.a]\ntype = "sql"\n', "[sinks.a], url: missing; add url."),
         ('[sinks.a]\ntype = "files"\nurl = "s3://b"\n', "[sinks.a], url: unsupported URL; use"),
         ('[sinks.a]\ntype = "files"\nurl = "file://relative"\n', "[sinks.a], url: unsupported URL; use"),
@@ -177,6 +180,25 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         ('[sinks.a]\ntype = "sql"\nurl = "sqlite:///x"\nurk = 1\n', "[sinks.a], urk: unknown key; did you mean url?"),
         (f"{SINKS}[[routes]]\n", "[[routes]] 1, sinks: missing; add sinks."),
         (f'{SINKS}[[routes]]\nsinks = ["mian"]\n', "[[routes]] 1, sinks: no sink named mian; did you mean main?"),
+        (f'{HTTP}url = "ftp://x"\n', "[sinks.http], url: not an http:// or https:// URL; write one"),
+        ('[sinks.http]\ntype = "http"\nurl = "https://x"\nsecret = "hidden"\n', "[sinks.http], secret: not whsec_ followed by 24 to 64 bytes in base64;"),
+        (f'{HTTP}url = "$NOPE"\n', "[sinks.http]: $NOPE is not set in the environment; set NOPE."),
+        (f'{HTTP}url = "https://x"\nheaders = {{Authorization = "Bearer $NOPE"}}\n', "[sinks.http]: $NOPE is not set in the environment"),
+        (f'{HTTP}url = "https://x"\nheaders = {{Authorization = 7}}\n', "[sinks.http], headers.Authorization: the value is not a text in quotes."),
+        (f'{HTTP}url = "https://x"\nheaders = {{Host = "hidden"}}\n', "[sinks.http], headers: Host is set by the sink itself; remove it."),
+        (f'{HTTP}url = "https://x"\nheaders = {{Webhook-Id = "hidden"}}\n', "[sinks.http], headers: Webhook-Id is set by the sink itself"),
+        (f'{HTTP}url = "https://x"\nheaders = {{"a b" = "hidden"}}\n', "[sinks.http], headers: a name has characters that no header may have"),
+        (f'{HTTP}url = "https://x"\nheaders = {{X-Key = "hid\\nden: 1"}}\n', "[sinks.http], headers: the value of X-Key is empty, or has characters"),
+        (f'{HTTP}url = "https://x"\nheaders = {{X-Key = ""}}\n', "[sinks.http], headers: the value of X-Key is empty"),
+        (f'{HTTP}url = "https://x"\ntimeout_s = 60\n', "[sinks.http], timeout_s: 60 is greater than the maximum, 15."),
+        (f'{HTTP}url = "https://x"\nallow_privat = true\n', "[sinks.http], allow_privat: unknown key; did you mean allow_private?"),
+        (f'{HTTP}url = "https://x"\nallow_private = "yes"\n', "[sinks.http], allow_private: \"yes\" is not true or false."),
+        ('[sinks.files]\ntype = "http"\nurl = "https://x"\n', "[sinks.files], secret: missing; add secret."),
+        ('[sinks.a]\ntype = "python"\n', "[sinks.a], target: missing; add target."),
+        *(
+            (f'[sinks.a]\ntype = "python"\ntarget = "{target}"\n', "[sinks.a], target: no place of a function; write \"package.module:function\".")
+            for target in ("", "mine", "mine:", ":write", "a b:c", "mine:write()", "../mine:write", "mine:class", "os.:x")
+        ),
         (f'{SINKS}[[routes]]\nsinks = []\n[[routes]]\nsinks = ["x"]\n', "[[routes]] 2, sinks: no sink named x; define"),
         (f'{SINKS}[[routes]]\nsinks = []\nresourc = "x"\n', "[[routes]] 1, resourc: unknown key; did you mean resource?"),
         (f'{SINKS}[[routes]]\nsinks = []\ntable = "T able"\n', "[[routes]] 1, table: invalid name; use lower-case"),
@@ -254,17 +276,25 @@ def test_subscribers_have_names_and_their_secrets_are_not_shown() -> None:
 
     first, second, third = routes.notify
     assert [subscriber.name for subscriber in routes.notify] == ["notify-1", "notify-2", "ops"]
-    assert (first.url, first.form, first.signing_key.hex()) == (
-        "https://x",
-        "standard",
-        "31f290f6bf06298aab4f08d43c3f082cf648a362da2da4b0",
-    )
+    assert (first.url, first.form, first.secret) == ("https://x", "standard", VARIABLES["NOTIFY_SECRET"])
     assert second.url == VARIABLES["SLACK_URL"]
     assert [subscriber.accepts("run.reconciled") for subscriber in routes.notify] == [True, True, False]
     assert [subscriber.accepts("webhook.inactive") for subscriber in routes.notify] == [True, False, True]
     assert third.accepts("sink.inactive")
     assert "hidden" not in repr(routes)
     assert "whsec" not in repr(routes)
+
+
+def test_an_http_sink_shows_neither_its_secrets_nor_its_path() -> None:
+    routes = read(
+        f'{HTTP}url = "https://me:hidden@h:9/hidden"\nheaders = {{Authorization = "Bearer $TOKEN"}}\n'
+    )
+
+    sink = routes.sinks["http"]
+    assert isinstance(sink, HttpSinkConfig)
+    assert sink.headers == {"Authorization": f"Bearer {VARIABLES['TOKEN']}"}
+    assert sink.place == "https://h:9"
+    assert not re.search("hidden|whsec|Bearer", repr(routes))
 
 
 def test_two_resources_in_one_table_are_a_problem() -> None:
@@ -285,6 +315,7 @@ VALUES = {
     "time": "2026-01-01T00:00:00Z", "date": "2026-01-01", "clock": "07:00:00", "list": '[1, "a"]', "no items": "[]",
     "lists": "[[1]]", "tables": "[{a = 1}]", "table": "{a = 1}",
 }  # fmt: skip
+SUBSCRIBER = {"url": '"https://x"', "secret": f'"{VARIABLES["NOTIFY_SECRET"]}"'}
 ROUTE = f'{SINKS}[[routes]]\nsinks = ["main"]\n'
 # The text before a table's keys, its required keys, and all of its keys.
 TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
@@ -292,6 +323,17 @@ TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "files": ("[sinks.main]\n", {"type": '"files"', "url": '"file:///x"'}, ("type", "url", "format")),
     "routes": (f"{SINKS}[[routes]]\n", {"sinks": '["main"]'}, tuple(Route.model_fields)),
     "stop_at": (f"{ROUTE}[routes.stop_at]\n", {}, (*StopLimits.model_fields, "other")),
+    "http": ("[sinks.main]\n", {"type": '"http"', **SUBSCRIBER}, (*HttpSinkConfig.model_fields, "other")),
+    "headers": (
+        f'[sinks.main]\ntype = "http"\nurl = {SUBSCRIBER["url"]}\nsecret = {SUBSCRIBER["secret"]}\n[sinks.main.headers]\n',
+        {},
+        ("name", '"A b"'),
+    ),
+    "python": (
+        "[sinks.main]\n",
+        {"type": '"python"', "target": '"a.b:c"'},
+        (*PythonSinkConfig.model_fields, "other"),
+    ),
     "columns": (f"{ROUTE}[routes.columns]\n", {}, ("name", '"A b"')),
     "column": (f"{ROUTE}[routes.columns.name]\n", {"type": '"text"'}, ("type", "path", "other")),
     "gate": (f"{SINKS}[gate]\n", {}, (*GateConfig.model_fields, "other")),
@@ -299,7 +341,7 @@ TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "refuse": (f"{SINKS}[[refuse]]\n", {"reason": '"r"'}, tuple(RefuseRule.model_fields)),
     "notify": (
         f"{SINKS}[[notify]]\n",
-        {"url": '"https://x"', "secret": f'"{VARIABLES["NOTIFY_SECRET"]}"'},
+        SUBSCRIBER,
         (*NotifyConfig.model_fields, "other"),
     ),
 }

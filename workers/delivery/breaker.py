@@ -111,7 +111,9 @@ class SinkBreaker:
         self._failures[sink] = self._failures.get(sink, 0) + 1
         state = self._states.get((sink, WHOLE_SINK))
         is_open = state is not None and state.open_since is not None
-        if not is_open and took_s < _SLOW_FAILURE_S and self._failures[sink] < _MAX_FAILURES:
+        # A sink that names a time means all deliveries.
+        may_be_tried = took_s < _SLOW_FAILURE_S and not error.retry_after_s
+        if not is_open and may_be_tried and self._failures[sink] < _MAX_FAILURES:
             return Reason.SINK_UNAVAILABLE, None
         hold = self._open(sink, WHOLE_SINK, Reason.SINK_UNAVAILABLE, error, took_s=took_s)
         return Reason.SINK_UNAVAILABLE, hold

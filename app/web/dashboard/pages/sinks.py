@@ -7,7 +7,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from app.clock import utc_now
-from app.config.sinks import FilesSinkConfig, SinkConfig
+from app.config.sinks import SinkConfig, SqlSinkConfig
 from app.database.engine import redact_url
 from app.store.column_misfits import ColumnMisfits
 from app.store.sink_states import SinkStates
@@ -73,8 +73,8 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 
 
 def describe_place(config: SinkConfig) -> str:
-    """Return the URL of a sink, without passwords."""
-    return config.url if isinstance(config, FilesSinkConfig) else redact_url(config.url)
+    """Return the URL or function of a sink, without secrets."""
+    return redact_url(config.url) if isinstance(config, SqlSinkConfig) else config.place
 
 
 def _build_row(status: SinkStatus, config: SinkConfig) -> _SinkRow:
