@@ -76,6 +76,7 @@ ONLY_IN = {
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
+    "pymysql": ("app.database.mysql_sessions", "app.sinks.sql.mysql"),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",

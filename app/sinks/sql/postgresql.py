@@ -1,6 +1,7 @@
 """The SQL sink on PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import ClassVar
 
@@ -14,10 +15,8 @@ from app.sinks.sql.dialect import (
     ErrorAction,
     TableColumn,
     WriteTarget,
-    build_conflict_clause,
-    list_column_names,
-    quote,
 )
+from app.sinks.sql.merge import build_conflict_clause, list_column_names, quote
 from app.sinks.sql.rows import Row
 from app.truto.records import to_json
 
@@ -61,10 +60,13 @@ _READ_KIND = text(
 )
 
 
+# An arbitrary constant.
+_LOCK = text("SELECT pg_advisory_xact_lock(7262132)")
+
+
 class PostgreSQL(Dialect):
     """PostgreSQL 12 and later."""
 
-    has_advisory_locks = True
     key_collation = ' COLLATE "C"'
     types: ClassVar[Mapping[str, str]] = {
         "text": "text",
@@ -75,6 +77,12 @@ class PostgreSQL(Dialect):
         "date": "date",
         "json": "jsonb",
     }
+
+    @contextmanager
+    def take_turns(self, connection: Connection) -> Iterator[None]:
+        """Hold a lock until the transaction ends."""
+        connection.execute(_LOCK)
+        yield
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send the rows as one JSON array, for an eighth of the client's CPU."""
@@ -129,7 +137,7 @@ class PostgreSQL(Dialect):
         change = f"ALTER COLUMN {quote(column)} TYPE {column_type} USING {value}"
         return f"ALTER TABLE {quote(table)} {change};"
 
-    def build_fill_advice(self, table: str, column: str) -> str:
+    def build_fill_advice(self, table: str, column: str, column_type: str) -> str:  # noqa: ARG002  # see Dialect
         """Return the statement that permits NULL."""
         return f"ALTER TABLE {quote(table)} ALTER COLUMN {quote(column)} DROP NOT NULL;"
 
@@ -164,8 +172,7 @@ class PostgreSQL(Dialect):
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
             f"FROM {self._build_recordset(columns)} "
-            f'ORDER BY r."_key" COLLATE "C" '
-            + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM", is_deletion=is_deletion)
+            f'ORDER BY r."_key" COLLATE "C" ' + build_conflict_clause(table, columns, is_deletion=is_deletion)
         )
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:

@@ -38,6 +38,7 @@ _UNWRITABLE_TABLES = text(
         AND has_table_privilege(name, 'UPDATE'))
     """
 )
+_IS_READ_ONLY = text("SELECT @@global.read_only")
 _HAS_TABLES = text("SELECT to_regclass('rapidbridge_sink_tables') IS NOT NULL")
 
 
@@ -55,6 +56,8 @@ def probe_database(url: str, *, schema: str = "") -> Path | None:
         with engine.connect() as connection, connection.begin() as transaction:
             if engine.dialect.name == "postgresql":
                 _check_rights(connection, schema)
+            if engine.dialect.name == "mysql":
+                _check_mysql(connection)
             transaction.rollback()
     except (SQLAlchemyError, UnicodeError) as error:
         raise SinkUnavailable(str(diagnose_for(error, engine, schema=schema))) from error
@@ -86,6 +89,20 @@ def _check_rights(connection: Connection, schema: str) -> None:
         raise SinkUnavailable(
             "the sink's role may not write to tables of this sink: grant it SELECT, INSERT and UPDATE"
         )
+
+
+def _check_mysql(connection: Connection) -> None:
+    version = connection.dialect.server_version_info or ()
+    is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+    product, minimum = ("MariaDB", (10, 6)) if is_mariadb else ("MySQL", (8, 0, 17))
+    if version < minimum:
+        # Older servers do not have the collation of the keys.
+        raise SinkUnavailable(
+            f"the sink's database is {product} {'.'.join(map(str, version))}; "
+            f"upgrade it to {product} {'.'.join(map(str, minimum))} or later"
+        )
+    if connection.execute(_IS_READ_ONLY).scalar_one():
+        raise SinkUnavailable("the sink's database is read-only, or a replica: name the primary in its `url`")
 
 
 class SetUpProblem(NamedTuple):

@@ -14,10 +14,8 @@ from app.sinks.sql.dialect import (
     ErrorAction,
     TableColumn,
     WriteTarget,
-    build_conflict_clause,
-    list_column_names,
-    quote,
 )
+from app.sinks.sql.merge import build_conflict_clause, list_column_names, quote
 from app.sinks.sql.rows import Row
 from app.truto.records import to_json
 
@@ -36,7 +34,6 @@ _SET_UP_ERRORS = (
 class SQLite(Dialect):
     """SQLite 3.35 and later."""
 
-    has_advisory_locks = False
     types: ClassVar[Mapping[str, str]] = {
         "text": "TEXT",
         "integer": "INTEGER",
@@ -107,7 +104,7 @@ class SQLite(Dialect):
         renamed = f"ALTER TABLE {quote(table)} RENAME COLUMN {quote(column)} TO {quote(f'{column}_old')};"
         return f"{renamed} The sink then adds the column."
 
-    def build_fill_advice(self, table: str, column: str) -> str:
+    def build_fill_advice(self, table: str, column: str, column_type: str) -> str:  # noqa: ARG002  # see Dialect
         """Return the statement that removes the column: SQLite changes no constraint."""
         return f"ALTER TABLE {quote(table)} DROP COLUMN {quote(column)};"
 
@@ -148,7 +145,7 @@ class SQLite(Dialect):
 
 def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, source: str, is_deletion: bool) -> str:
     names = ", ".join(map(quote, list_column_names(columns)))
-    conflict = build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
+    conflict = build_conflict_clause(table, columns, is_deletion=is_deletion)
     return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"
 
 

@@ -16,8 +16,6 @@ _REGISTRY = "rapidbridge_sink_tables"
 _RESERVED_PREFIXES = ("rapidbridge_", "sqlite_", "pg_")
 _TABLE_KINDS = ("table", "view")
 _MAX_NAME_BYTES = 63
-# An arbitrary constant: workers that create tables take this lock in turn.
-_ADVISORY_LOCK = 7_262_132
 
 
 def table_name(resource: str, route: Route) -> str:
@@ -55,9 +53,7 @@ class SinkTables:
         table_key = (name, resource, frozenset((name, column.type) for name, column in columns.items()))
         if table_key in self._ready_tables:
             return
-        with self._engine.begin() as connection:
-            if self._dialect.has_advisory_locks:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+        with self._engine.begin() as connection, self._dialect.take_turns(connection):
             if self._schema:
                 create_schema(connection, self._schema)
             self._register_table(connection, name, resource)
@@ -107,8 +103,10 @@ class SinkTables:
         self._ready_tables.clear()
 
     def _register_table(self, connection: Connection, name: str, resource: str) -> None:
+        dialect = self._dialect
         connection.exec_driver_sql(
-            f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name text PRIMARY KEY, resource text NOT NULL)"
+            f"CREATE TABLE IF NOT EXISTS {_REGISTRY} (table_name {dialect.name_type} PRIMARY KEY, "
+            f"resource {dialect.types['text']} NOT NULL){dialect.table_options}"
         )
         if not self.check_name(connection, name, resource):
             insert = f"INSERT INTO {_REGISTRY} (table_name, resource) VALUES (:name, :resource)"  # noqa: S608
