@@ -24,7 +24,7 @@ from app.expressions import ExpressionError, compile_expression
 class ColumnConfig(StrictModel):
     """A typed column for one value of a record. path: member names and list indexes, joined by dots."""
 
-    type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
+    type: Literal["text", "integer", "number", "decimal", "boolean", "timestamp", "date", "json"]
     path: str = ""
 
 

@@ -106,7 +106,7 @@ def open_place(request: pytest.FixtureRequest, kind: str, folder: Path) -> Itera
 
 def open_sink(url: str) -> Iterator[tuple[Sink, Callable[[], list[Any]]]]:
     sink, engine = SqlSink(url), open_engine(url)
-    yield sink, lambda: [values(engine)[key] for key in sorted(values(engine))]
+    yield sink, lambda: [data for _, data in sorted(values(engine).items())]
     sink.close()
     engine.dispose()
 
@@ -674,7 +674,9 @@ ANY_JSON += [
 ANY_JSON += ['"2026-11-24"', '"2026-11-24T12:00:00Z"', "9007199254740993", '"\\ud83d\\ude42"']
 
 
-@pytest.mark.parametrize("type_", ["text", "integer", "number", "boolean", "timestamp", "date", "json"])
+@pytest.mark.parametrize(
+    "type_", ["text", "integer", "number", "decimal", "boolean", "timestamp", "date", "json"]
+)
 def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine, type_: Any) -> None:
     config = {"v": ColumnConfig(type=type_)}
     sent = parse_records([f'{{"id": "{n:02d}", "v": {value}}}' for n, value in enumerate(ANY_JSON)])
@@ -686,6 +688,8 @@ def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine
 
     expected = [cast_columns(record, config)[0]["v"] for record in sent]
     found = read_column(database, "v")
+    if type_ == "decimal":
+        found, expected = (list(map(read_decimal, column)) for column in (found, expected))
     if type_ == "json":
         with database.connect() as connection:
             texts = connection.execute(text(select_as_text(database, "v"))).scalars().all()
@@ -701,6 +705,26 @@ def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine
         assert found == expected
         kinds = {int, bool} if type_ == "boolean" else {type(value) for value in expected}
         assert {type(value) for value in found} <= kinds | {type(None)}
+
+
+def read_decimal(value: Any) -> Decimal | None:
+    return None if value is None else Decimal(value)
+
+
+def test_a_decimal_is_exact_or_a_misfit_that_is_counted(sql: SqlSink, database: Engine) -> None:
+    route = Route(sinks=("main",), columns={"v": ColumnConfig(type="decimal")})
+    numbers = ["67.17411800000001", f"-{'9' * 35}.{'9' * 30}", "1e-30", f"{10**35}", "1e-31", "0.1"]
+    sent = parse_records([f'{{"id": "{n}", "v": {number}}}' for n, number in enumerate(numbers)])
+
+    written = write(sql, send(sent), route)
+
+    # MySQL rounds further digits without an error.
+    misfits = {"3": "out_of_range", "4": "too_many_digits"} if database.dialect.name == "mysql" else {}
+    assert written.misfits == ({"v": len(misfits)} if misfits else {})
+    expected = [None if str(n) in misfits else Decimal(number) for n, number in enumerate(numbers)]
+    assert list(map(read_decimal, read_column(database, "v"))) == expected
+    metas = [json.loads(meta) if isinstance(meta, str) else meta for meta in read_column(database, "_meta")]
+    assert {str(n): meta["v"] for n, meta in enumerate(metas) if meta} == misfits
 
 
 def parse_exactly(document: str | None) -> Any:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
+from app.sinks.sql.columns import MAX_DECIMAL, DecimalLimits
 from app.sinks.sql.merge import ADDED_COLUMNS, COLLATED_COLUMNS, CREATED_COLUMNS, NULLABLE_COLUMNS, quote
 from app.sinks.sql.rows import Row
 
@@ -42,6 +43,7 @@ class Dialect(ABC):
     types: ClassVar[Mapping[str, str]]
     # Of columns of the sink that have another type than others of their kind.
     types_by_name: ClassVar[Mapping[str, str]] = {}
+    max_decimal: ClassVar[DecimalLimits] = MAX_DECIMAL
     # Of the name of a table, as a key.
     name_type: ClassVar[str] = "text"
     key_collation: ClassVar[str] = ""

@@ -14,6 +14,7 @@ from app.clock import utc_now
 from app.config.routes import ColumnConfig
 from app.database.diagnosis import read_error_code
 from app.database.mysql_sessions import MAX_PACKET_BYTES
+from app.sinks.sql.columns import DecimalLimits
 from app.sinks.sql.dialect import Dialect, ErrorAction, TableColumn, WriteTarget
 from app.sinks.sql.merge import COLLATED_COLUMNS, build_duplicate_key_clause, list_column_names, quote
 from app.sinks.sql.rows import Row
@@ -73,6 +74,7 @@ class MySQL(Dialect):
         "text": "longtext",
         "integer": "bigint",
         "number": "double",
+        "decimal": "decimal(65,30)",
         "boolean": "tinyint(1)",
         # A TIMESTAMP ends in 2038, and is read in the time zone of the session.
         "timestamp": "datetime(6)",
@@ -87,6 +89,8 @@ class MySQL(Dialect):
         "_vseq": "varchar(64)",
         "_data_vseq": "varchar(64)",
     }
+    # The server rounds further digits without an error.
+    max_decimal = DecimalLimits(35, 30)
     name_type = "varchar(64)"
     table_options = f" ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 {_COLLATE}"
 

@@ -72,6 +72,7 @@ class PostgreSQL(Dialect):
         "text": "text",
         "integer": "bigint",
         "number": "double precision",
+        "decimal": "numeric",
         "boolean": "boolean",
         "timestamp": "timestamp with time zone",
         "date": "date",

@@ -61,7 +61,7 @@ class SqlSink:
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        rows = make_rows(batch.records, route.columns)
+        rows = make_rows(batch.records, route.columns, self._dialect.max_decimal)
         rejected: Sequence[RejectedRecord] = ()
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
         with self._translate_errors(target):

@@ -38,6 +38,8 @@ class SQLite(Dialect):
         "text": "TEXT",
         "integer": "INTEGER",
         "number": "REAL",
+        # SQLite has no exact number with a fraction.
+        "decimal": "TEXT",
         "boolean": "INTEGER",
         "timestamp": "TEXT",
         "date": "TEXT",
