@@ -90,7 +90,7 @@ def _open_mysql(url: URL, *, has_statement_timeout: bool, **options: Any) -> Eng
         pool_size=_MAX_IDLE_CONNECTIONS,
         max_overflow=_MAX_CONNECTIONS - _MAX_IDLE_CONNECTIONS,
         pool_timeout=_POOL_TIMEOUT_S,
-        connect_args=mysql_arguments(url.query),
+        connect_args=mysql_arguments(url.query, has_statement_timeout=has_statement_timeout),
         **options,
     )
     prepare_mysql_sessions(engine, has_statement_timeout=has_statement_timeout)

@@ -16,6 +16,8 @@ MAX_PACKET_BYTES = "max_packet_bytes"
 # Below the time limit of a worker's job.
 _TIMEOUTS_S = {"connect_timeout": 5, "read_timeout": 20, "write_timeout": 20}
 _STATEMENT_TIMEOUT_S = 15
+# Of an index on a large table.
+_LONG_STATEMENT_S = 3600
 # A lock of a row, and a lock of a table's definition: the server's default for the second is a day or more.
 _LOCK_TIMEOUT_S = 10
 # Without a strict mode, the server cuts values. ANSI_QUOTES: names are quoted as in other databases.
@@ -35,11 +37,13 @@ _SETTINGS = {
 _STALE_SESSION_CODES = ("1290", "1792", "1836")
 
 
-def mysql_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def mysql_arguments(parameters: Mapping[str, Any], *, has_statement_timeout: bool) -> dict[str, Any]:
     """Return the driver's arguments for the parameters of a URL, which check_database_url has accepted."""
     timeouts = {
         name: int(parameters.get(name, default_s)) or default_s for name, default_s in _TIMEOUTS_S.items()
     }
+    if not has_statement_timeout:
+        timeouts["read_timeout"] = _LONG_STATEMENT_S
     socket = {name: parameters[name] for name in ("unix_socket",) if name in parameters}
     # The driver's default is TLS if the server supports it.
     is_plain = {"ssl_disabled": True} if _read_tls_mode(parameters) == "DISABLED" else {}

@@ -8,6 +8,7 @@ from app.config.routes import Routes
 from app.config.sinks import FilesSinkConfig, SinkConfig
 from app.errors import SinkUnavailable
 from app.sinks.sql import probe as sql_probe
+from app.sinks.sql import upkeep
 from app.sinks.sql.probe import SetUpProblem
 
 
@@ -30,6 +31,15 @@ def find_set_up_problems(name: str, routes: Routes) -> list[SetUpProblem]:
         return []
     writing = [route for route in routes.routes if name in route.sinks]
     return sql_probe.find_set_up_problems(config.url, writing, schema=config.database_schema)
+
+
+def keep_tables(name: str, routes: Routes) -> None:
+    """Create missing indexes and views of a SQL sink, however long it takes; raises SinkUnavailable."""
+    config = routes.sinks[name]
+    if isinstance(config, FilesSinkConfig):
+        return
+    writing = [route for route in routes.routes if name in route.sinks]
+    upkeep.keep_tables(config.url, writing, schema=config.database_schema)
 
 
 def probe_folder(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
 from app.sinks.sql.columns import MAX_DECIMAL, DecimalLimits
+from app.sinks.sql.comments import describe_columns, describe_table
 from app.sinks.sql.merge import ADDED_COLUMNS, COLLATED_COLUMNS, CREATED_COLUMNS, NULLABLE_COLUMNS, quote
 from app.sinks.sql.rows import Row
 
@@ -48,22 +49,66 @@ class Dialect(ABC):
     name_type: ClassVar[str] = "text"
     key_collation: ClassVar[str] = ""
     table_options: ClassVar[str] = ""
+    # Whether a column of a view cannot be changed.
+    views_block_changes: ClassVar[bool] = False
 
     @contextmanager
     def take_turns(self, connection: Connection) -> Iterator[None]:  # noqa: ARG002  # see overrides
         """Let only one session at a time create tables, in the transaction of the connection."""
         yield
 
-    def build_create_table(self, name: str) -> str:
+    def limit_lock_wait(self, connection: Connection) -> None:  # noqa: B027  # nothing to do by default
+        """Wait for no lock longer than a second in the transaction of the connection."""
+
+    def build_create_table(self, name: str, resource: str) -> str:
         """Return the statement that creates a table unless it exists."""
+        comments = describe_columns({})
         columns = ", ".join(
             f"{self._define_column(column, type_)}{'' if self.is_nullable(column) else ' NOT NULL'}"
+            f"{self.build_inline_comment(comments[column])}"
             for column, type_ in self.list_created_columns().items()
         )
         return (
             f'CREATE TABLE IF NOT EXISTS {quote(name)} ({columns}, PRIMARY KEY ("_account", "_key"))'
-            f"{self.table_options}"
+            f"{self.table_options}{self.build_inline_comment(describe_table(resource))}"
         )
+
+    def build_inline_comment(self, comment: str) -> str:  # noqa: ARG002  # see overrides
+        """Return a comment as a part of the definition of a table or column; "" if that is not possible."""
+        return ""
+
+    def build_comments(self, table: str, comment: str, columns: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Return statements that comment on a table, unless comment is "", and on columns of it."""
+        return []
+
+    def build_index(self, table: str) -> str:
+        """Return the statement that creates the index on `_written_at` of an empty table."""
+        name = quote(f"{table}__written_at_idx")
+        return f'CREATE INDEX IF NOT EXISTS {name} ON {quote(table)} ("_written_at")'
+
+    @abstractmethod
+    def build_index_online(self, connection: Connection, table: str) -> None:
+        """Create the index without blocking writers, and remove an incomplete one.
+
+        connection: without a transaction. Does nothing while another process does the same.
+        """
+
+    @abstractmethod
+    def build_index_advice(self, table: str) -> str:
+        """Return the statement with which a person creates the index."""
+
+    @abstractmethod
+    def find_written_indexes(self, connection: Connection, table: str) -> dict[str, bool]:
+        """Return the indexes that begin with `_written_at`, and whether each is complete."""
+
+    def lacks_index(self, connection: Connection, table: str) -> bool:
+        """Whether a table has no complete index that begins with `_written_at`."""
+        return not any(self.find_written_indexes(connection, table).values())
+
+    def build_live_view(self, view: str, table: str) -> str:
+        """Return the statement that creates the view of the rows that are not deleted, or adds columns."""
+        rows = f'SELECT * FROM {quote(table)} WHERE "_deleted_at" IS NULL'  # noqa: S608  # quoted
+        return f"CREATE OR REPLACE VIEW {quote(view)} AS {rows}"
 
     def is_nullable(self, column: str) -> bool:
         """Whether a column takes NULL."""
@@ -80,9 +125,10 @@ class Dialect(ABC):
             **{name: self.types[column.type] for name, column in columns.items()},
         }
 
-    def build_add_column(self, table: str, column: str, column_type: str) -> str:
+    def build_add_column(self, table: str, column: str, column_type: str, comment: str = "") -> str:
         """Return the statement that adds a column."""
-        return f"ALTER TABLE {quote(table)} ADD COLUMN {self._define_column(column, column_type)}"
+        definition = f"{self._define_column(column, column_type)}{self.build_inline_comment(comment)}"
+        return f"ALTER TABLE {quote(table)} ADD COLUMN {definition}"
 
     def _list_types(self, kinds: Mapping[str, str]) -> dict[str, str]:
         return {name: self.types_by_name.get(name, self.types[kind]) for name, kind in kinds.items()}

@@ -40,6 +40,11 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def quote_text(value: str) -> str:
+    """Return a text as an SQL literal, for a statement of a driver that reads "%" as a placeholder."""
+    return "'" + value.replace("'", "''").replace("%", "%%") + "'"
+
+
 def list_column_names(columns: Iterable[str]) -> list[str]:
     """Return the columns of an inserted row. columns: of the route."""
     return [*_RECORD_COLUMNS, *_TRACKING_COLUMNS, *columns]

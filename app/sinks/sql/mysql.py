@@ -16,7 +16,13 @@ from app.database.diagnosis import read_error_code
 from app.database.mysql_sessions import MAX_PACKET_BYTES
 from app.sinks.sql.columns import DecimalLimits
 from app.sinks.sql.dialect import Dialect, ErrorAction, TableColumn, WriteTarget
-from app.sinks.sql.merge import COLLATED_COLUMNS, build_duplicate_key_clause, list_column_names, quote
+from app.sinks.sql.merge import (
+    COLLATED_COLUMNS,
+    build_duplicate_key_clause,
+    list_column_names,
+    quote,
+    quote_text,
+)
 from app.sinks.sql.rows import Row
 from app.truto.records import to_json
 
@@ -54,6 +60,12 @@ _READ_PRIMARY_KEY = text(
     """
     SELECT COLUMN_NAME FROM information_schema.STATISTICS
     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :table AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX
+    """
+)
+_READ_INDEXES = text(
+    """
+    SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()
+      AND TABLE_NAME = :table AND COLUMN_NAME = '_written_at' AND SEQ_IN_INDEX = 1
     """
 )
 # A server that tells names by their case compares them without it in this catalog.
@@ -104,6 +116,40 @@ class MySQL(Dialect):
             # A connection of the pool would hold the lock for hours; a broken one has lost it.
             with suppress(SQLAlchemyError):
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_LOCK})")
+
+    def build_inline_comment(self, comment: str) -> str:
+        """Return the comment; backslashes are escapes in the strings of MySQL."""
+        return f" COMMENT {quote_text(comment.replace(chr(92), chr(92) * 2))}" if comment else ""
+
+    def build_index(self, table: str) -> str:
+        """Return the statement; an index has its name in its table only."""
+        return f'CREATE INDEX "_written_at" ON {quote(table)} ("_written_at")'
+
+    def build_index_online(self, connection: Connection, table: str) -> None:
+        """Create the index while others write. The server removes an interrupted one itself."""
+        lock = f"CONCAT('rapidbridge_', MD5(CONCAT(DATABASE(), '.{table}')))"
+        if not connection.exec_driver_sql(f"SELECT GET_LOCK({lock}, 0)").scalar_one():
+            return
+        try:
+            if not self.find_written_indexes(connection, table):
+                statement = f'ALTER TABLE {quote(table)} ADD INDEX "_written_at" ("_written_at")'
+                connection.exec_driver_sql(f"{statement}, ALGORITHM=INPLACE, LOCK=NONE")
+        finally:
+            with suppress(SQLAlchemyError):
+                connection.exec_driver_sql(f"SELECT RELEASE_LOCK({lock})")
+
+    def build_index_advice(self, table: str) -> str:
+        """Return the statement that does not block writers."""
+        return f"ALTER TABLE `{table}` ADD INDEX (`_written_at`), ALGORITHM=INPLACE, LOCK=NONE;"
+
+    def find_written_indexes(self, connection: Connection, table: str) -> dict[str, bool]:
+        """Read the catalog: every index is complete."""
+        return dict.fromkeys(connection.execute(_READ_INDEXES, {"table": table}).scalars(), True)
+
+    def build_live_view(self, view: str, table: str) -> str:
+        """Return the statement; readers need rights of their own, so that the view outlives its creator."""
+        statement = super().build_live_view(view, table)
+        return statement.replace("CREATE OR REPLACE", "CREATE OR REPLACE SQL SECURITY INVOKER", 1)
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send statements of many rows, each of up to a megabyte; the driver splits them."""

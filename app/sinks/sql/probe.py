@@ -14,6 +14,8 @@ from app.database.inspection import database_file, missing_file
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.live_views import find_view_state, live_view_name
+from app.sinks.sql.merge import quote
 from app.sinks.sql.set_up import find_table_problems
 from app.sinks.sql.sink import choose_dialect
 from app.sinks.sql.tables import SinkTables, table_name
@@ -106,12 +108,16 @@ def _check_mysql(connection: Connection) -> None:
 
 
 class SetUpProblem(NamedTuple):
-    """A table that does not fit its route. is_blocking: no record can be written to it."""
+    """A table that does not fit its route. is_blocking: no record can be written to it.
+
+    consequence: of a problem that is not blocking.
+    """
 
     table: str
     problem: str
     correction: str
     is_blocking: bool
+    consequence: str = "values may be rejected or rounded"
 
 
 def find_set_up_problems(url: str, routes: Sequence[Route], *, schema: str = "") -> list[SetUpProblem]:
@@ -156,3 +162,38 @@ def _inspect_table(
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
     for problem, correction in (*inspected.types, *inspected.unfilled.values()):
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=False)
+    if not inspected.blocking and dialect.find_relation_kind(connection, table) == "table":
+        yield from _inspect_extras(connection, dialect, table, route)
+
+
+def _inspect_extras(
+    connection: Connection, dialect: Dialect, table: str, route: Route
+) -> Iterator[SetUpProblem]:
+    if route.index_written_at and dialect.lacks_index(connection, table):
+        yield SetUpProblem(
+            table,
+            f"table {table} has no index on _written_at",
+            "wait until a worker has built it, set index_written_at = false in its route, or run: "
+            f"{dialect.build_index_advice(table)}",
+            is_blocking=False,
+            consequence="incremental reads are slow",
+        )
+    view = live_view_name(table)
+    statement = f"{dialect.build_live_view(view, table)};"
+    state = find_view_state(connection, dialect, table)
+    if state == "taken":
+        yield SetUpProblem(
+            table,
+            f"table {table} has no view {view}, because something else has the name",
+            "set another `table` in its route, or rename the other",
+            is_blocking=False,
+            consequence="deleted rows must be filtered by _deleted_at",
+        )
+    elif state == "outdated":
+        yield SetUpProblem(
+            table,
+            f"view {view} lacks columns of table {table}",
+            f"run: DROP VIEW {quote(view)}; {statement}",
+            is_blocking=False,
+            consequence="readers of the view miss columns",
+        )

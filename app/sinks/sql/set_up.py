@@ -12,6 +12,7 @@ from app.config.routes import ColumnConfig
 from app.database.diagnosis import diagnose, read_error_code
 from app.errors import SinkRefused
 from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.live_views import live_view_name
 from app.sinks.sql.merge import quote
 
 # The codes of PostgreSQL and MySQL.
@@ -78,7 +79,7 @@ def find_table_problems(
             blocking.append(TableProblem(f"column {name} is generated", "make it an ordinary column"))
         elif column.type.lower() != wanted[name].lower():
             correct = "correct `columns` in its route, or run" if name in columns else "run"
-            advice = dialect.build_retype_advice(table, name, wanted[name])
+            advice = _build_retype_advice(connection, dialect, table, name, wanted[name])
             types.append(
                 TableProblem(
                     f"column {name} has the type {column.type} instead of {wanted[name]}",
@@ -100,6 +101,15 @@ def find_table_problems(
         role = connection.engine.url.username
         return TableProblems(types or [_describe_error(error, dialect, table, role)], [], unfilled, addable)
     return TableProblems([], types, unfilled, addable)
+
+
+def _build_retype_advice(
+    connection: Connection, dialect: Dialect, table: str, column: str, column_type: str
+) -> str:
+    advice, view = dialect.build_retype_advice(table, column, column_type), live_view_name(table)
+    if not dialect.views_block_changes or dialect.find_relation_kind(connection, view) != "view":
+        return advice
+    return f"DROP VIEW {quote(view)}; {advice} {dialect.build_live_view(view, table)};"
 
 
 def find_row_security(connection: Connection, dialect: Dialect, table: str) -> list[TableProblem]:

@@ -65,7 +65,9 @@ class SqlSink:
         rejected: Sequence[RejectedRecord] = ()
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
         with self._translate_errors(target):
-            self._tables.ensure_table(target.table, batch.resource, route.columns)
+            self._tables.ensure_table(
+                target.table, batch.resource, route.columns, is_indexed=route.index_written_at
+            )
             if rows:
                 rejected = self._write_rows(target, rows)
         written = len(batch.records) - len(rejected)
