@@ -6,10 +6,11 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
@@ -736,6 +737,40 @@ def parse_exactly(document: str | None) -> Any:
 
 def normalize(number: str) -> Decimal:
     return Decimal(number) + 0 if Decimal(number) == 0 else Decimal(number).normalize()
+
+
+@pytest.fixture
+def chicago(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clocks of this process in another time zone, as those of the servers are."""
+    monkeypatch.setenv("TZ", "America/Chicago")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+# In Chicago, the first two of these days have an hour that does not exist, and an hour that exists twice.
+@pytest.mark.parametrize("day", ["2026-03-08", "2026-11-01", "2026-07-01"])
+def test_the_time_zones_of_the_process_and_the_server_change_no_time(
+    chicago: None, sql: SqlSink, database: Engine, day: str
+) -> None:
+    assert datetime(2026, 1, 1).astimezone().utcoffset() == timedelta(hours=-6)  # the local one
+    columns = {"at": ColumnConfig(type="timestamp"), "day": ColumnConfig(type="date", path="at")}
+    hours = [datetime.fromisoformat(f"{day}T{hour:02d}:30:00.123456+00:00") for hour in range(24)]
+    sent = [{"id": f"{n:02d}", "at": hour.isoformat()} for n, hour in enumerate(hours)]
+    before = datetime.now(UTC)
+
+    for hour in hours:
+        write(sql, send(sent, version=hour), Route(sinks=("main",), columns=columns))
+    for hour in reversed(hours):
+        deletion = send([{"id": "00"}], version=hour, is_deletion=True, number=2)
+        write(sql, deletion, Route(sinks=("main",), columns=columns))
+
+    assert list(map(read_time, read_column(database, "at"))) == hours
+    assert [str(value) for value in read_column(database, "day")] == [day] * 24
+    assert set(map(read_time, read_column(database, "_version"))) == {hours[-1]}
+    assert read_time(read_column(database, "_deleted_at")[0]) == hours[-1]
+    assert before <= read_time(read_column(database, "_written_at")[0]) <= datetime.now(UTC)
 
 
 def test_the_time_of_a_change_notices_case_and_spaces(sql: SqlSink, database: Engine) -> None:
