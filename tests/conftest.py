@@ -1,5 +1,6 @@
 """Servers and databases of all suites: real ones, started from wheels."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from sqlalchemy import make_url
 
 from app.database.engine import Database, open_database
 from app.store.migrate import migrate
+from tests.support.mariadb import MariaDbServer
 from tests.support.postgres import PostgresServer, installation_copies
 from tests.support.valkey import ValkeyServer
 
@@ -89,6 +91,27 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """Yields the URL of an empty PostgreSQL database."""
     with postgres.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    # In memory: a test creates tables, and each is several files.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="rb-", dir=memory) as folder:
+        server = MariaDbServer(Path(folder))
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def sink_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yields the URL of an empty database of a SQL sink, once for each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/sink.db"
+    else:
+        server = request.getfixturevalue("postgres" if request.param == "postgresql" else "mariadb")
+        with server.database() as url:
+            yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -11,7 +11,7 @@ from app.truto.record_path import find_value
 from app.truto.records import ExactDecimal
 
 # The first one that every value fits is suggested. Text stays text, even if it looks like a number: "007".
-_NUMBER_TYPES = ("integer", "number")
+_NUMBER_TYPES = ("integer", "decimal")
 _TEXT_TYPES = ("date", "timestamp", "text")
 _COLUMNS = {
     type_: ColumnConfig.model_validate({"type": type_}) for type_ in ("boolean", *_NUMBER_TYPES, *_TEXT_TYPES)

@@ -38,4 +38,4 @@ def evaluate_set_up_problem(component: str, problem: SetUpProblem) -> CheckResul
     advice = f"{problem.correction[:1].upper()}{problem.correction[1:]}"
     if problem.is_blocking:
         return fail(component, "table", f"{problem.problem}: its deliveries wait", advice)
-    return warn(component, "table", f"{problem.problem}: values may be rejected or rounded", advice)
+    return warn(component, "table", f"{problem.problem}: {problem.consequence}", advice)

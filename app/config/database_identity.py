@@ -6,12 +6,18 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 _DEFAULT_PORT = "5432"
+_DEFAULT_MYSQL_PORT = "3306"
 _MAX_NAME_CHARS = 24
 _SQLITE_PREFIX = re.compile(r"sqlite(\+\w+)?:///?")
 # As SQLAlchemy reads it: a password may contain "/" and "?".
 _POSTGRESQL_URL = re.compile(
     r"postgres(?:ql)?(?:\+\w+)?://(?:(?P<user>[^:/@]*)(?::[^@]*)?@)?"
     r"(?P<hosts>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+_MYSQL_URL = re.compile(
+    r"(?:mysql(?:\+\w+)?|mariadb)://(?:[^:/@]*(?::[^@]*)?@)?"
+    r"(?P<host>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
 _SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
@@ -42,6 +48,11 @@ def _split_url(url: str) -> tuple[str, list[str], str]:
     if url.startswith("sqlite"):
         path = _SQLITE_PREFIX.sub("", url, count=1).partition("?")[0]
         return (str(Path(path).resolve()) if path and path != ":memory:" else ":memory:"), [], ""
+    if mysql := _MYSQL_URL.fullmatch(url):
+        socket = parse_qs(mysql["query"] or "").get("unix_socket")
+        # A password with an unescaped "@" is no part of the host.
+        host = _normalize_host(mysql["host"].rpartition("@")[2], _DEFAULT_MYSQL_PORT)
+        return unquote(mysql["database"] or ""), socket or [host], ""
     match = _POSTGRESQL_URL.fullmatch(url)
     if match is None:
         return url, [], ""

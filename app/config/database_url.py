@@ -53,6 +53,22 @@ _HINTS = {
 }
 
 
+# The names of MySQL's own client; the driver's default is PREFERRED.
+_TLS_MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
+_MYSQL = re.compile(r"(mysql|mariadb|mysql\+pymysql)://")
+_MYSQL_PARAMETERS = (
+    *("connect_timeout", "read_timeout", "ssl_ca", "ssl_cert", "ssl_key", "ssl_mode"),
+    *("unix_socket", "write_timeout"),
+)
+_USE_TLS_MODE = "use ssl_mode=REQUIRED, or ssl_mode=VERIFY_IDENTITY with ssl_ca"
+_MYSQL_HINTS = {
+    **dict.fromkeys(("ssl", "ssl-mode", "sslmode", "tls", "usessl", "ssl_verify_cert"), _USE_TLS_MODE),
+    **dict.fromkeys(("charset", "collation"), "remove it: connections use utf8mb4"),
+    **dict.fromkeys(("time_zone", "timezone"), "remove it: connections use UTC"),
+    **dict.fromkeys(("socket", "host"), "use unix_socket, or name the host before the database"),
+}
+
+
 def check_store_url(url: str) -> str:
     """Return a URL of the inbox's database; raise ValueError as check_database_url does, or for no file."""
     if not re.match(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://", url):
@@ -68,6 +84,8 @@ def check_store_url(url: str) -> str:
 
 def check_database_url(url: str) -> str:
     """Return a database URL; raise ValueError if its driver would refuse it or read it otherwise."""
+    if _MYSQL.match(url):
+        return _check_mysql_url(url)
     location, _, query = _LOGIN.sub("", url, count=1).partition("?")
     parameters = parse_qsl(query, keep_blank_values=True)
     is_sqlite = url.startswith("sqlite:")
@@ -89,6 +107,32 @@ def check_database_url(url: str) -> str:
     encodings = [value for name, value in parameters if name == "client_encoding"]
     if any(re.sub("[^a-z0-9]", "", value.lower()) not in ("utf8", "unicode") for value in encodings):
         raise ValueError("sets client_encoding; remove it: only UTF8 can represent every record")
+    return url
+
+
+def _check_mysql_url(url: str) -> str:
+    location, _, query = _LOGIN.sub("", url, count=1).partition("?")
+    parameters = parse_qsl(query, keep_blank_values=True)
+    if "@" in location or ("@" in query and any(name not in _MYSQL_PARAMETERS for name, _ in parameters)):
+        raise ValueError("is malformed; percent-encode special characters in its password: %40 for @")
+    host, _, database = location.partition("/")
+    match = _HOST.fullmatch(host)
+    if match is None or not 0 < int(match["port"] or 3306) <= 65535:
+        raise ValueError("has a malformed host or port; write mysql://USER:PASSWORD@HOST:3306/DATABASE")
+    if not database:
+        raise ValueError("names no database; write mysql://USER:PASSWORD@HOST:3306/DATABASE")
+    for name, count in Counter(name for name, _ in parameters).items():
+        if name not in _MYSQL_PARAMETERS:
+            known = ", ".join(_MYSQL_PARAMETERS)
+            hint = _MYSQL_HINTS.get(name.lower(), f"remove it, or use one of: {known}")
+            raise ValueError(f"has the unknown parameter {name[:40]}; {hint}")
+        if count > 1:
+            raise ValueError(f"has the parameter {name} {count} times; keep one of them")
+    for name, value in parameters:
+        if name == "ssl_mode" and value.upper() not in _TLS_MODES:
+            raise ValueError(f"has an unknown ssl_mode; use one of: {', '.join(_TLS_MODES)}")
+        if name.endswith("_timeout") and not re.fullmatch("[1-9][0-9]{0,4}", value):
+            raise ValueError(f"has a {name} that is not a number of seconds; write {name}=10")
     return url
 
 

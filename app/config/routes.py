@@ -24,7 +24,7 @@ from app.expressions import ExpressionError, compile_expression
 class ColumnConfig(StrictModel):
     """A typed column for one value of a record. path: member names and list indexes, joined by dots."""
 
-    type: Literal["text", "integer", "number", "boolean", "timestamp", "date", "json"]
+    type: Literal["text", "integer", "number", "decimal", "boolean", "timestamp", "date", "json"]
     path: str = ""
 
 
@@ -91,6 +91,7 @@ class Route(StrictModel):
     on_non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
     version_field: the path of the time that orders a record's versions; "" for the time of the event.
     filter, transform: JMESPath expressions; "" for none. only, drop: paths of the fields to keep or remove.
+    index_written_at: whether tables in SQL sinks have an index on the time of the last write.
     """
 
     event: str = ""
@@ -110,6 +111,7 @@ class Route(StrictModel):
     only: tuple[FieldPath, ...] = ()
     drop: tuple[FieldPath, ...] = ()
     transform: Expression = ""
+    index_written_at: bool = Field(default=True, strict=True)
     stop_at: StopLimits = StopLimits()
     columns: dict[ColumnName, Annotated[ColumnConfig, BeforeValidator(_expand_column)]] = Field(
         default_factory=dict

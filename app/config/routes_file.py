@@ -246,8 +246,8 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = describe_violation(detail, value)
         case _, ["sinks", _, "url"]:
             text = (
-                "unsupported URL; use postgres://… or sqlite:///… for a sql sink, file:///… for a files "
-                "sink, https://… for an http sink"
+                "unsupported URL; use postgres://…, mysql://… or sqlite:///… for a sql sink, file:///… for a "
+                "files sink, https://… for an http sink"
             )
         case _, [*_, "format"]:
             text = f'{value} is not supported; use format = "jsonl"'

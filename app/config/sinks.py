@@ -31,14 +31,15 @@ FunctionPath = Annotated[str, AfterValidator(_check_function_path)]
 
 
 class SqlSinkConfig(StrictModel):
-    """A PostgreSQL or SQLite database with one table for each resource.
+    """A PostgreSQL, SQLite, MySQL or MariaDB database with one table for each resource.
 
     database_schema: of the tables, in PostgreSQL; "" for the first one of the search_path.
     """
 
     type: Literal["sql"]
     url: Annotated[str, AfterValidator(check_database_url)] = Field(
-        repr=False, pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite)://"
+        repr=False,
+        pattern=r"^(postgres|postgresql|postgresql\+psycopg|sqlite|mysql|mysql\+pymysql|mariadb)://",
     )
     # pydantic's models have a method `schema`.
     database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(default="", alias="schema")
@@ -48,6 +49,8 @@ class SqlSinkConfig(StrictModel):
     def _check_schema(cls, schema: str, info: ValidationInfo) -> str:
         if info.data.get("url", "").startswith("sqlite:///"):
             raise ValueError("SQLite has no schemas; remove it, or use a PostgreSQL database")
+        if info.data.get("url", "").startswith(("mysql", "mariadb")):
+            raise ValueError("MySQL has no schemas beside databases; remove it: `url` names the database")
         return schema
 
 

@@ -8,9 +8,12 @@ message, which may contain a row.
 import re
 import sqlite3
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.database.mysql_diagnosis import find_mysql_cause
 
 _GRANT = (
     "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};"
@@ -25,7 +28,7 @@ _POOLER = "a connection pooler mixes up prepared statements or refuses a message
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The cause of a database error. code: the SQLSTATE or SQLite's error name; "" if there is none."""
+    """The cause of a database error. code: as in `read_error_code`."""
 
     problem: str
     advice: str
@@ -231,9 +234,19 @@ def diagnose(
 
 
 def read_error_code(error: BaseException | None) -> str:
-    """Return the SQLSTATE or SQLite's name of an error of SQLAlchemy or a driver; "" if it has none."""
+    """Return the code of an error of SQLAlchemy or a driver; "" if it has none.
+
+    The code is the SQLSTATE, SQLite's name, or the number of MySQL, whose SQLSTATE is less precise.
+    """
     fault = error.orig if isinstance(error, DBAPIError) else error
+    if is_mysql_error(fault):
+        return str(fault.args[0]) if fault.args else ""
     return getattr(fault, "sqlstate", None) or getattr(fault, "sqlite_errorname", None) or ""
+
+
+def is_mysql_error(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether the driver of MySQL raised an error; only sinks load the driver."""
+    return type(error).__module__.startswith("pymysql.")
 
 
 def is_stale_session(error: BaseException | None) -> bool:
@@ -253,6 +266,8 @@ def _find_cause(fault: BaseException | None, code: str) -> tuple[str, str]:
         return "no connection became free in time", _FREE_CONNECTIONS
     if isinstance(fault, sqlite3.Error):
         return _find_sqlite_cause(fault, code)
+    if is_mysql_error(fault):
+        return find_mysql_cause(fault)
     # PgBouncer reports all of its errors with this code.
     if code and code != "08P01":
         cause = _BY_STATE.get(code) or _BY_STATE.get(code[:2])

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database.diagnosis import Diagnosis, diagnose
-from app.errors import ConfigError, StoreUnavailable
+from app.errors import ConfigError, SinkRefused, StoreUnavailable
 
 # Truto drops a page within seconds: an exhausted pool must be detected before that.
 _POOL_TIMEOUT_S = 5
@@ -50,12 +50,13 @@ def open_engine(
 ) -> Engine:
     """Prepare a connection pool; connects on first use.
 
-    url: sqlite:///path, postgres://… or postgresql://…. The folder of a SQLite file is created.
+    url: sqlite:///path, postgres://…, postgresql://…, and of sinks mysql://… or mariadb://…. The folder of a
+    SQLite file is created.
     schema: of all tables in PostgreSQL; "" for the first one of the search_path.
     lock_timeout_s: wait of a writing transaction for another SQLite writer. interactive: for commands that
     only read: no statement timeout, and a missing SQLite file is not created but raises StoreUnavailable.
     max_connections: of the pool, in PostgreSQL.
-    Raises OSError if the folder cannot be created.
+    Raises OSError if the folder cannot be created, SinkRefused if the driver of MySQL is missing.
     """
     # Parameters hold customers' bodies: keep them out of every error message.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -72,6 +73,8 @@ def open_engine(
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if parsed.get_backend_name() == "mysql":
+        return _open_mysql(parsed, has_statement_timeout=not interactive, **options)
     # Imported here: an installation on SQLite never loads psycopg, which costs 40 ms.
     from app.database.session_settings import connection_arguments, prepare_sessions  # noqa: PLC0415
 
@@ -89,6 +92,24 @@ def open_engine(
     return engine
 
 
+def _open_mysql(url: URL, *, has_statement_timeout: bool, **options: Any) -> Engine:
+    try:
+        from app.database.mysql_sessions import mysql_arguments, prepare_mysql_sessions  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        problem = "the driver of MySQL is not installed; run: pip install 'rapidbridge-receiver[mysql]'"
+        raise SinkRefused("sink_set_up", problem) from error
+    engine = create_engine(
+        url.set(query={}),
+        pool_size=_MAX_IDLE_CONNECTIONS,
+        max_overflow=_MAX_CONNECTIONS - _MAX_IDLE_CONNECTIONS,
+        pool_timeout=_POOL_TIMEOUT_S,
+        connect_args=mysql_arguments(url.query, has_statement_timeout=has_statement_timeout),
+        **options,
+    )
+    prepare_mysql_sessions(engine, has_statement_timeout=has_statement_timeout)
+    return engine
+
+
 def describe_folder_error(error: OSError) -> str:
     """Return a message for a folder of a SQLite file that cannot be created."""
     reason = error.strerror or type(error).__name__
@@ -98,6 +119,7 @@ def describe_folder_error(error: OSError) -> str:
 def parse_url(url: str) -> URL:
     """Return a database URL, parsed, with its driver; raises ConfigError if it is malformed."""
     # Platforms still set postgres://, which SQLAlchemy does not know.
+    url = re.sub(r"^(mysql|mariadb)://", "mysql+pymysql://", url)
     return _make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
 

@@ -11,6 +11,7 @@ from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.http import HttpSink
 from app.sinks.python import PythonSink
 from app.sinks.sql import probe as sql_probe
+from app.sinks.sql import upkeep
 from app.sinks.sql.probe import SetUpProblem
 
 
@@ -40,6 +41,15 @@ def find_set_up_problems(name: str, routes: Routes) -> list[SetUpProblem]:
         return []
     writing = [route for route in routes.routes if name in route.sinks]
     return sql_probe.find_set_up_problems(config.url, writing, schema=config.database_schema)
+
+
+def keep_tables(name: str, routes: Routes) -> None:
+    """Create missing indexes and views of a SQL sink, however long it takes; raises SinkUnavailable."""
+    config = routes.sinks[name]
+    if not isinstance(config, SqlSinkConfig):
+        return
+    writing = [route for route in routes.routes if name in route.sinks]
+    upkeep.keep_tables(config.url, writing, schema=config.database_schema)
 
 
 def probe_folder(folder: Path) -> Path:

@@ -61,6 +61,12 @@ class Reason(StrEnum):
         "a number in the records is too large for a sink",
         _DISCARD_RECORDS,
     )
+    TOO_LARGE = (
+        "too_large",
+        "data",
+        "a record is larger than a sink reads at once",
+        f"raise the limit of the sink, {_REPLAY_RECORDS}",
+    )
     NOT_A_NUMBER = "not_a_number", "data", "the records hold NaN or Infinity", _DISCARD_RECORDS
     NO_KEY = (
         "no_key",

@@ -23,6 +23,7 @@ class WorkTotal(StrEnum):
     RECORDS_DEAD = "records_dead"
     SINK_WRITES = "sink_writes"
     SINK_WRITE_MS = "sink_write_ms"
+    MISFITS = "misfits"
 
 
 class WorkTotals:

@@ -272,4 +272,10 @@ _TOTALS = {
         "sink",
         0.001,
     ),
+    WorkTotal.MISFITS: (
+        "rapidbridge_misfit_values",
+        "Values that became NULL because they did not fit a typed column; since the store exists.",
+        "sink",
+        1,
+    ),
 }

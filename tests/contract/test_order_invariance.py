@@ -147,7 +147,8 @@ class AnyOrder(RuleBasedStateMachine):
         with self.store.engine.begin() as connection:
             for table in metadata.sorted_tables:
                 connection.execute(delete(table))
-            for name in ("crm_contacts", "rapidbridge_sink_tables"):
+            connection.execute(text("DROP VIEW IF EXISTS crm_contacts_live"))
+            for name in ("crm_contacts", "rapidbridge_sink_tables", "rapidbridge_sink_views"):
                 connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
         self.receive([([], (NOW, NOW, "a1"))])
         self.deliver([0])

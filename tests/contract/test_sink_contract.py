@@ -23,6 +23,7 @@ from app.sinks.http import HttpSink
 from app.sinks.sql.sink import SqlSink
 from app.truto.records import decode_json, to_json
 from tests.support.documentation import ROOT, read_marked_block
+from tests.support.mariadb import MariaDbServer
 from tests.support.record_endpoint import ReceivedRecords, RecordEndpoint
 
 ReadRecords = Callable[[], dict[tuple[str, str], Any]]
@@ -40,9 +41,8 @@ class SqlContract(SinkContract):
     @pytest.fixture
     def read_records(self, url: str) -> Iterator[ReadRecords]:
         engine = open_engine(url)
-        query = text(
-            'SELECT "_account", "_key", CAST("data" AS text) FROM crm_contacts WHERE "_deleted_at" IS NULL'
-        )
+        data = 'CAST("data" AS text)' if engine.dialect.name == "postgresql" else '"data"'
+        query = text(f'SELECT "_account", "_key", {data} FROM crm_contacts WHERE "_deleted_at" IS NULL')
 
         def read() -> dict[tuple[str, str], Any]:
             if not inspect(engine).has_table("crm_contacts"):
@@ -75,6 +75,19 @@ class TestSQLite(SqlContract):
     def unreachable_sink(self, tmp_path: Path) -> Iterator[Sink]:
         (tmp_path / "folder.db").mkdir()
         sink = SqlSink(f"sqlite:///{tmp_path}/folder.db")
+        yield sink
+        sink.close()
+
+
+class TestMariaDB(SqlContract):
+    @pytest.fixture
+    def url(self, mariadb: MariaDbServer) -> Iterator[str]:
+        with mariadb.database() as url:
+            yield url
+
+    @pytest.fixture
+    def unreachable_sink(self, tmp_path: Path) -> Iterator[Sink]:
+        sink = SqlSink(f"mysql://nobody@/none?unix_socket={tmp_path}/none.sock")
         yield sink
         sink.close()
 

@@ -86,9 +86,15 @@ def running_web(folder: Path, database_url: str, redis_url: str, **settings: str
 def test_a_scrape_shows_the_requests_and_the_work_of_all_processes(
     store_url: str, redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
-    settings = make_environment(DATABASE_URL=store_url, REDIS_URL=redis_url)
+    routes_file = tmp_path / "routes.toml"
+    routes_file.write_text(
+        '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n'
+        '[[routes]]\nsinks = ["main"]\ncolumns = { id = "boolean" }\n'
+    )
+    routes = {"ROUTES_FILE": str(routes_file)}
+    settings = make_environment(DATABASE_URL=store_url, REDIS_URL=redis_url, **routes)
     with (
-        running_web(tmp_path, store_url, redis_url) as web,
+        running_web(tmp_path, store_url, redis_url, **routes) as web,
         Command(["app.cli", "worker"], folder=tmp_path, environment=settings),
     ):
         page = {"integrated_account_id": "a", "resource": "crm/contacts", "method": "list"}
@@ -108,6 +114,7 @@ def test_a_scrape_shows_the_requests_and_the_work_of_all_processes(
                 "commit_group_size_sum": ({}, 10),
                 "deliveries_settled_total": ({"state": "settled"}, 9),
                 "records_written_total": ({"sink": "main"}, 9),
+                "misfit_values_total": ({"sink": "main"}, 9),
                 "pending_deliveries": ({}, 0),
                 "failed_deliveries": ({"state": "quarantined"}, 1),
                 "workers": ({}, 1),

@@ -290,7 +290,8 @@ def test_a_sink_creates_its_schema(url: str, direct_url: str) -> None:
     sink.close()
 
     probe_database(url, schema="lake")
-    assert list_tables(direct_url) == {"lake.crm_contacts", "lake.rapidbridge_sink_tables"}
+    names = ("crm_contacts", "rapidbridge_sink_tables", "rapidbridge_sink_views")
+    assert list_tables(direct_url) == {f"lake.{name}" for name in names}
 
 
 def test_a_schema_that_the_role_may_not_create_is_named_with_the_command(

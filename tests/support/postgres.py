@@ -47,6 +47,8 @@ class PostgresServer(Server):
             "fsync": "on" if is_durable else "off",
             "max_connections": "80",
             "shared_buffers": "64MB",
+            # Not UTC, so that no test depends on that.
+            "timezone": "America/Chicago",
         }
         command = [
             str(self._binaries / "postgres"),

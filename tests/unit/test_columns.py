@@ -1,5 +1,6 @@
 """Every value is cast to its column exactly, or named as a misfit."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from app.config.routes import ColumnConfig
-from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.columns import DecimalLimits, cast_columns
 from app.truto.record_path import find_value
 
 
@@ -187,3 +188,53 @@ def test_a_path_prefers_the_longest_member_name(path: str, expected: Any) -> Non
     record = {"a": {"b": 1, "c.d": [{"e": 2}]}, "x.y": 3, "list": ["first", {"z": "second"}]}
 
     assert find_value(record, path) == expected
+
+
+def cast_decimal(value: Any, *limits: int) -> Any:
+    column = {"c": ColumnConfig(type="decimal")}
+    values, misfits = cast_columns({"c": value}, column, *([DecimalLimits(*limits)] if limits else []))
+    return misfits.get("c", values["c"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (12, "12"),
+        (Raw("67.17411800000001"), "67.17411800000001"),
+        (Raw("1.10"), "1.10"),
+        (Raw("1E5"), "100000"),
+        (Raw("-1.5e-3"), "-0.0015"),
+        (Raw("-0.0"), "0"),
+        (Raw("0e-999999999"), "0"),
+        ("123456789012345678901234567890.123456789", "123456789012345678901234567890.123456789"),
+        (" -7.50\n", "-7.50"),
+        (0.5, "0.5"),
+        *((text, "not_a_decimal") for text in ("+1", ".5", "5.", "007", "1e", "1_000", "1,5", "0x1", "NaN")),
+        *((value, "not_a_decimal") for value in (*NO_NUMBERS, [1], {"a": 1})),
+        *((text, "out_of_range") for text in ("1e131072", "1e999999999", "-1e99999999999999999999")),
+        *((text, "too_many_digits") for text in ("1e-16384", "1e-999999999", "1.5e-999999")),
+        ("1e-99999999999999999999", "out_of_range"),
+        ("1e131071", "1" + "0" * 131071),
+    ],
+)
+def test_a_decimal_is_cast_with_all_digits_or_is_a_misfit(value: Any, expected: Any) -> None:
+    assert cast_decimal(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("9" * 35 + "." + "1" * 30, "9" * 35 + "." + "1" * 30),
+        ("1" + "0" * 35, "out_of_range"),
+        ("0." + "1" * 31, "too_many_digits"),
+        ("1." + "1" * 29 + "000", "1." + "1" * 29),
+        ("1e-30", "0." + "0" * 29 + "1"),
+    ],
+)
+def test_a_decimal_fits_the_digits_of_its_database_without_rounding(value: str, expected: str) -> None:
+    assert cast_decimal(value, 35, 30) == expected
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20))
+def test_a_decimal_has_the_value_of_its_number(number: Decimal) -> None:
+    assert Decimal(cast_decimal(Raw(str(number)))) == number

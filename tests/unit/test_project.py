@@ -81,6 +81,7 @@ ONLY_IN = {
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
     "pytest": ("app.sink_contract.suite",),
+    "pymysql": ("app.database.mysql_sessions", "app.sinks.sql.mysql"),
     "msgspec": (
         "app.store.bulk_insert",
         "app.store.delivery_export",

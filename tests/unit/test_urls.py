@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.pq import Conninfo
 from redis import ConnectionPool
+from sqlalchemy import event
 
 from app.config.database_url import LIBPQ_PARAMETERS
 from app.config.redis_url import REDIS_PARAMETERS
@@ -216,7 +217,8 @@ def suppress_problems() -> Iterator[list[str]]:
 
 
 @given(
-    password=PASSWORDS, scheme=st.sampled_from(["redis", "rediss", "unix", "postgres", "postgresql", "http"])
+    password=PASSWORDS,
+    scheme=st.sampled_from(["redis", "rediss", "unix", "postgres", "postgresql", "mysql", "mariadb", "http"]),
 )
 def test_a_password_of_any_characters_is_never_shown(password: str, scheme: str) -> None:
     assert not [problem for problem in read_all(f"{scheme}://user:{password}@host/0") if HIDDEN in problem]
@@ -235,6 +237,59 @@ def test_a_password_with_special_characters_is_accepted_if_it_is_percent_encoded
         "postgres:///d?host=/run/pg&user=a%40b",
     ):
         assert read_settings({"DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://u:p@h", "names no database"),
+        ("mysql://u:p@h:3306/", "names no database"),
+        (f"mysql://u:{HIDDEN}@h:port/d", "malformed host or port"),
+        (f"mysql://u:p@{HIDDEN}@h/d", "malformed; percent-encode"),
+        (f"mariadb://u:{HIDDEN}@h/d?ssl-mode=REQUIRED", "unknown parameter ssl-mode; use ssl_mode=REQUIRED"),
+        ("mysql://u@h/d?charset=utf8", "unknown parameter charset; remove it: connections use utf8mb4"),
+        ("mysql://u@h/d?reconnect=true", "unknown parameter reconnect; remove it"),
+        ("mysql://u@h/d?ssl_mode=on", "unknown ssl_mode; use one of: DISABLED"),
+        ("mysql://u@h/d?read_timeout=0", "read_timeout that is not a number of seconds"),
+        ("mysql://u@h/d?read_timeout=1&read_timeout=2", "read_timeout 2 times"),
+        ("mysql+mysqldb://u@h/d", "unsupported URL; use postgres://…, mysql://…"),
+    ],
+)
+def test_a_url_of_mysql_that_the_driver_would_misread_is_refused(url: str, words: str) -> None:
+    problem = find_sink_problem(f'url = "{url}"')
+
+    assert words in problem
+    assert HIDDEN not in problem
+
+
+def test_mysql_has_no_schema_beside_its_database() -> None:
+    problem = find_sink_problem('url = "mysql://u@h/d"\nschema = "tenant"')
+
+    assert "MySQL has no schemas beside databases; remove it" in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mysql://u:p%40@h/d", {"host": "h", "password": "p@", "database": "d", "connect_timeout": 5}),
+        ("mariadb://u@h:3307/d?read_timeout=9&ssl_mode=disabled", {"port": 3307, "read_timeout": 9}),
+        ("mysql+pymysql://u@/d?unix_socket=%2Frun%2Fmysqld.sock", {"unix_socket": "/run/mysqld.sock"}),
+    ],
+)
+def test_parameters_of_mysql_reach_the_driver(url: str, expected: dict[str, object]) -> None:
+    read_routes(f'[sinks.main]\ntype = "sql"\nurl = "{url}"', source="routes.toml", variables={})
+    engine = open_engine(url)
+    seen: dict[str, object] = {}
+
+    @event.listens_for(engine, "do_connect", insert=True)
+    def stop(_dialect: object, _record: object, _arguments: object, parameters: dict[str, object]) -> None:
+        seen.update(parameters)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError), engine.connect():
+        pass
+    assert expected.items() <= seen.items()
+    assert ("ssl_disabled" in seen) == ("disabled" in url)
 
 
 def test_a_sink_in_memory_is_refused() -> None:

@@ -7,7 +7,7 @@ import structlog
 
 from app.config.routes import Routes
 from app.database.engine import Database
-from app.sinks.probe import find_set_up_problems
+from app.sinks.probe import find_set_up_problems, keep_tables
 from app.sinks.sql.probe import SetUpProblem
 from app.store.bounded_count import BoundedCount
 from app.store.notifications import Notification, Notifications
@@ -79,7 +79,10 @@ class SinkMonitor:
 
 
 class SetUpMonitor(PeriodicTask):
-    """Logs the tables of the sinks that do not fit their routes: at the start, and when they change."""
+    """Logs the tables of the sinks that do not fit their routes: at the start, and when they change.
+
+    Then creates missing indexes and views of the tables.
+    """
 
     def __init__(self, routes: Routes) -> None:
         super().__init__("set_up", interval_s=_SET_UP_INTERVAL_S)
@@ -87,9 +90,11 @@ class SetUpMonitor(PeriodicTask):
         self._logged: dict[str, list[SetUpProblem]] = {}
 
     def run_once(self) -> None:
-        """Check every sink once."""
+        """Check every sink once, then keep its tables."""
         for name in self._routes.sinks:
             self.run_step(f"sink {name}", partial(self._check_sink, name))
+        for name in self._routes.sinks:
+            self.run_step(f"tables of sink {name}", partial(keep_tables, name, self._routes))
 
     def _check_sink(self, name: str) -> None:
         problems = find_set_up_problems(name, self._routes)

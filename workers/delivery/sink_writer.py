@@ -127,6 +127,8 @@ class SinkWriter:
             self._breaker.record_success(name, table)
             for result in results:
                 self._misfits.count(name, write.parsed.resource, result.misfits)
+                if result.misfits:
+                    self._work.record_misfits(name, sum(result.misfits.values()))
             write.add_slice(parsed_slice, routed, results)
             is_over = time.monotonic() >= deadline_s or len(write.dead_records) >= MAX_DEAD_RECORDS
             if is_over and not parsed_slice.is_last:

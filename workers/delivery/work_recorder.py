@@ -40,6 +40,10 @@ class WorkRecorder:
         self._numbers[WorkTotal.SINK_WRITES, sink] += 1
         self._numbers[WorkTotal.SINK_WRITE_MS, sink] += round(duration_s * 1000)
 
+    def record_misfits(self, sink: str, number: int) -> None:
+        """Count values that became NULL because they did not fit their columns."""
+        self._numbers[WorkTotal.MISFITS, sink] += number
+
     def flush(self, *, is_last: bool = False) -> None:
         """Add the numbers to the store if it is due; they stay in memory while it is unavailable."""
         if not self._numbers or (time.monotonic() < self._due_at_s and not is_last):

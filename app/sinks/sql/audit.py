@@ -8,7 +8,7 @@ from sqlalchemy import inspect, text
 
 from app.config.routes import Route
 from app.database.engine import open_engine, translate_errors
-from app.sinks.sql.dialect import quote
+from app.sinks.sql.merge import quote
 from app.sinks.sql.tables import table_name
 
 

@@ -3,8 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
+from typing import Any, NamedTuple
 
 from app.config.routes import ColumnConfig
 from app.truto.iso_time import read_time, to_utc
@@ -16,17 +16,32 @@ _BIGINT_DIGITS = 19
 # Python also converts underscores and the digits of other scripts.
 _WHITESPACE = " \t\r\n"
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+# As JSON spells numbers.
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+class DecimalLimits(NamedTuple):
+    """The digits of a decimal column, before and after the point."""
+
+    integer_digits: int
+    fraction_digits: int
+
+
+# Of PostgreSQL's numeric.
+MAX_DECIMAL = DecimalLimits(131_072, 16_383)
 
 
 class _CastError(ValueError):
     """A value that does not fit its column; the message is a short stable code."""
 
 
-def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict[str, Any], dict[str, str]]:
+def cast_columns(
+    record: Any, columns: Mapping[str, ColumnConfig], limits: DecimalLimits = MAX_DECIMAL
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the values and the misfits of a record by column name.
 
-    A value that does not fit becomes None, and its reason is a misfit.
+    A value that does not fit becomes None, and its reason is a misfit. limits: of the database.
     """
     values: dict[str, Any] = {}
     misfits: dict[str, str] = {}
@@ -35,7 +50,8 @@ def cast_columns(record: Any, columns: Mapping[str, ColumnConfig]) -> tuple[dict
         value = find_value(record, column.path or name)
         if value is not None:
             try:
-                values[name] = _CASTS[column.type](value)
+                is_decimal = column.type == "decimal"
+                values[name] = _cast_decimal(value, limits) if is_decimal else _CASTS[column.type](value)
             except _CastError as misfit:
                 misfits[name] = str(misfit)
     return values, misfits
@@ -77,6 +93,34 @@ def _cast_number(value: Any) -> float:
     if is_rounded_to_zero or not math.isfinite(number):
         raise _CastError("out_of_range")
     return number
+
+
+def _cast_decimal(value: Any, limits: DecimalLimits) -> str:
+    """Return all digits of a number as text, without an exponent."""
+    text = _read_number(value, _DECIMAL)
+    if text is None:
+        raise _CastError("not_a_decimal")
+    try:
+        number = Decimal(text)
+    except InvalidOperation as error:  # an exponent beyond those of Decimal
+        raise _CastError("out_of_range") from error
+    if not number:
+        return "0"
+    # Checked before it is written out: 1e999999999 has a gigabyte of digits.
+    if number.adjusted() >= limits.integer_digits:
+        raise _CastError("out_of_range")
+    if _count_fraction_digits(number) > limits.fraction_digits:
+        # Without the zeros at its end, the number may fit.
+        number = number.normalize(Context(prec=len(text), Emin=MIN_EMIN, Emax=MAX_EMAX))
+        if _count_fraction_digits(number) > limits.fraction_digits:
+            raise _CastError("too_many_digits")
+    return f"{number:f}"
+
+
+def _count_fraction_digits(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    # An infinite number has none, and is never read.
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _read_number(value: Any, pattern: re.Pattern[str]) -> str | None:

@@ -1,24 +1,23 @@
 """Differences between databases: types, the upsert statement, and errors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.config.routes import ColumnConfig
 from app.sinks.base import Batch
+from app.sinks.sql.columns import MAX_DECIMAL, DecimalLimits
+from app.sinks.sql.comments import describe_columns, describe_table
+from app.sinks.sql.merge import ADDED_COLUMNS, COLLATED_COLUMNS, CREATED_COLUMNS, NULLABLE_COLUMNS, quote
 from app.sinks.sql.rows import Row
 
 # The reaction to an error: retry, split the batch, create the table again, or wait for a correction.
 ErrorAction = Literal["retry", "split", "recreate", "refuse"]
-
-
-def quote(name: str) -> str:
-    """Return a name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +41,100 @@ class TableColumn:
 class Dialect(ABC):
     """The SQL of one kind of database."""
 
-    has_advisory_locks: ClassVar[bool]
     types: ClassVar[Mapping[str, str]]
+    # Of columns of the sink that have another type than others of their kind.
+    types_by_name: ClassVar[Mapping[str, str]] = {}
+    max_decimal: ClassVar[DecimalLimits] = MAX_DECIMAL
+    # Of the name of a table, as a key.
+    name_type: ClassVar[str] = "text"
     key_collation: ClassVar[str] = ""
+    table_options: ClassVar[str] = ""
+    # Whether a column of a view cannot be changed.
+    views_block_changes: ClassVar[bool] = False
 
-    def build_create_table(self, name: str) -> str:
+    @contextmanager
+    def take_turns(self, connection: Connection) -> Iterator[None]:  # noqa: ARG002  # see overrides
+        """Let only one session at a time create tables, in the transaction of the connection."""
+        yield
+
+    def limit_lock_wait(self, connection: Connection) -> None:  # noqa: B027  # nothing to do by default
+        """Wait for no lock longer than a second in the transaction of the connection."""
+
+    def build_create_table(self, name: str, resource: str) -> str:
         """Return the statement that creates a table unless it exists."""
+        comments = describe_columns({})
         columns = ", ".join(
-            f"{self._define_column(column, type_)}{'' if column in _NULLABLE_COLUMNS else ' NOT NULL'}"
+            f"{self._define_column(column, type_)}{'' if self.is_nullable(column) else ' NOT NULL'}"
+            f"{self.build_inline_comment(comments[column])}"
             for column, type_ in self.list_created_columns().items()
         )
-        return f'CREATE TABLE IF NOT EXISTS {quote(name)} ({columns}, PRIMARY KEY ("_account", "_key"))'
+        return (
+            f'CREATE TABLE IF NOT EXISTS {quote(name)} ({columns}, PRIMARY KEY ("_account", "_key"))'
+            f"{self.table_options}{self.build_inline_comment(describe_table(resource))}"
+        )
+
+    def build_inline_comment(self, comment: str) -> str:  # noqa: ARG002  # see overrides
+        """Return a comment as a part of the definition of a table or column; "" if that is not possible."""
+        return ""
+
+    def build_comments(self, table: str, comment: str, columns: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Return statements that comment on a table, unless comment is "", and on columns of it."""
+        return []
+
+    def build_index(self, table: str) -> str:
+        """Return the statement that creates the index on `_written_at` of an empty table."""
+        name = quote(f"{table}__written_at_idx")
+        return f'CREATE INDEX IF NOT EXISTS {name} ON {quote(table)} ("_written_at")'
+
+    @abstractmethod
+    def build_index_online(self, connection: Connection, table: str) -> None:
+        """Create the index without blocking writers, and remove an incomplete one.
+
+        connection: without a transaction. Does nothing while another process does the same.
+        """
+
+    @abstractmethod
+    def build_index_advice(self, table: str) -> str:
+        """Return the statement with which a person creates the index."""
+
+    @abstractmethod
+    def find_written_indexes(self, connection: Connection, table: str) -> dict[str, bool]:
+        """Return the indexes that begin with `_written_at`, and whether each is complete."""
+
+    def lacks_index(self, connection: Connection, table: str) -> bool:
+        """Whether a table has no complete index that begins with `_written_at`."""
+        return not any(self.find_written_indexes(connection, table).values())
+
+    def build_live_view(self, view: str, table: str) -> str:
+        """Return the statement that creates the view of the rows that are not deleted, or adds columns."""
+        rows = f'SELECT * FROM {quote(table)} WHERE "_deleted_at" IS NULL'  # noqa: S608  # quoted
+        return f"CREATE OR REPLACE VIEW {quote(view)} AS {rows}"
+
+    def is_nullable(self, column: str) -> bool:
+        """Whether a column takes NULL."""
+        return column in NULLABLE_COLUMNS or column not in CREATED_COLUMNS
 
     def list_created_columns(self) -> dict[str, str]:
         """Return the types of the columns that every table is created with."""
-        return {name: self.types[kind] for name, kind in _CREATED_COLUMNS.items()}
+        return self._list_types(CREATED_COLUMNS)
 
     def list_added_columns(self, columns: Mapping[str, ColumnConfig]) -> dict[str, str]:
         """Return the types of the columns that a table may lack: newer ones of its own, and the route's."""
         return {
-            "_data_version": self.types["timestamp"],
-            "_data_vseq": self.types["text"],
+            **self._list_types(ADDED_COLUMNS),
             **{name: self.types[column.type] for name, column in columns.items()},
         }
 
-    def build_add_column(self, table: str, column: str, column_type: str) -> str:
+    def build_add_column(self, table: str, column: str, column_type: str, comment: str = "") -> str:
         """Return the statement that adds a column."""
-        return f"ALTER TABLE {quote(table)} ADD COLUMN {self._define_column(column, column_type)}"
+        definition = f"{self._define_column(column, column_type)}{self.build_inline_comment(comment)}"
+        return f"ALTER TABLE {quote(table)} ADD COLUMN {definition}"
+
+    def _list_types(self, kinds: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.types_by_name.get(name, self.types[kind]) for name, kind in kinds.items()}
 
     def _define_column(self, name: str, column_type: str) -> str:
-        return f"{quote(name)} {column_type}{self.key_collation if name in _COLLATED_COLUMNS else ''}"
+        return f"{quote(name)} {column_type}{self.key_collation if name in COLLATED_COLUMNS else ''}"
 
     @abstractmethod
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
@@ -98,8 +161,24 @@ class Dialect(ABC):
         """Return the advice for a column of the wrong type, with a statement to run."""
 
     @abstractmethod
-    def build_fill_advice(self, table: str, column: str) -> str:
+    def build_fill_advice(self, table: str, column: str, column_type: str) -> str:
         """Return the statement for a column that the sink does not fill and that takes no NULL."""
+
+    def build_key_advice(self, table: str) -> str:
+        """Return the statement that adds the primary key to a table."""
+        return f'ALTER TABLE {quote(table)} ADD PRIMARY KEY ("_account", "_key");'
+
+    def build_column_advice(self, table: str, column: str, column_type: str) -> str:
+        """Return the statement with which a person adds a column."""
+        return f"{self.build_add_column(table, column, column_type)};"
+
+    def build_grant_advice(self, table: str, role: str) -> str:
+        """Return the statement that grants the rights to write to a table."""
+        return f"GRANT SELECT, INSERT, UPDATE ON {quote(table)} TO {quote(role) if role else 'the_role'};"
+
+    def lacks_primary_key(self, connection: Connection, table: str) -> bool:  # noqa: ARG002  # see overrides
+        """Whether `check_upsert` does not notice that the primary key is missing, and it is."""
+        return False
 
     @abstractmethod
     def may_alter(self, connection: Connection, table: str) -> bool:
@@ -128,93 +207,3 @@ class Dialect(ABC):
     @abstractmethod
     def find_rejection_reason(self, error: DBAPIError) -> str:
         """Return a short stable code for the rejection of a record."""
-
-
-_CREATED_COLUMNS = {
-    "_account": "text",
-    "_key": "text",
-    "data": "json",
-    "_version": "timestamp",
-    "_vseq": "text",
-    "_job": "text",
-    "_run": "text",
-    "_method": "text",
-    "_deleted_at": "timestamp",
-    "_first_seen_at": "timestamp",
-    "_changed_at": "timestamp",
-    "_written_at": "timestamp",
-    "_meta": "json",
-}
-_NULLABLE_COLUMNS = ("_deleted_at", "_meta")
-# Compared by bytes, in every locale.
-_COLLATED_COLUMNS = ("_account", "_key", "_vseq", "_data_vseq")
-_VERSION_COLUMNS = ("_version", "_vseq", "_job", "_run", "_method")
-_RECORD_COLUMNS = ("_account", "_key", "data", *_VERSION_COLUMNS, "_deleted_at")
-_TRACKING_COLUMNS = ("_first_seen_at", "_changed_at", "_written_at", "_meta")
-
-
-def list_column_names(columns: Mapping[str, ColumnConfig]) -> list[str]:
-    return [*_RECORD_COLUMNS, *_TRACKING_COLUMNS, *columns]
-
-
-def build_conflict_clause(
-    table: str, columns: Mapping[str, ColumnConfig], *, distinct: str, is_deletion: bool
-) -> str:
-    """Return the clause that updates rows with older data, or with an older deletion.
-
-    `_version` and `_vseq` are the version of the row: of its deletion while it is deleted, else of its data.
-    A deletion older than the data has no effect, so only a deleted row needs a second version: that of its
-    data is in `_data_version` and `_data_vseq`. They are NULL if `data` is only the deletion's own payload.
-    """
-    merge = _merge_deletion(columns) if is_deletion else _merge_data(columns, distinct)
-    # {old} and {new} are the row, and the row to write; {column} is the assigned column.
-    names = {"old": quote(table), "new": "excluded"}
-    assignments = (
-        f"{quote(column)} = {value.format(column=quote(column), **names)}"
-        for column, value in merge.values.items()
-    )
-    condition = merge.condition.format(**names)
-    return f'ON CONFLICT ("_account", "_key") DO UPDATE SET {", ".join(assignments)} WHERE {condition}'
-
-
-class _Merge(NamedTuple):
-    """The assignments and the condition of an update, as templates."""
-
-    values: dict[str, str]
-    condition: str
-
-
-_NEW = "{new}.{column}"
-_IS_DELETED = '{old}."_deleted_at" IS NOT NULL'
-_IS_NEWER = '({old}."_version", {old}."_vseq") < ({new}."_version", {new}."_vseq")'
-_HAS_NO_DATA = '{old}."_data_vseq" IS NULL'
-_IS_NEWER_DATA = '({old}."_data_version", {old}."_data_vseq") < ({new}."_version", {new}."_vseq")'
-
-
-def _merge_data(columns: Mapping[str, ColumnConfig], distinct: str) -> _Merge:
-    # The condition of the update holds: data for a row that is not deleted is newer than the row.
-    is_live = f'({{old}}."_deleted_at" IS NULL OR {_IS_NEWER})'
-    row_version = f"CASE WHEN {is_live} THEN {_NEW} ELSE {{old}}.{{column}} END"
-    values = {
-        **dict.fromkeys(("data", "_meta", *columns, "_written_at"), _NEW),
-        **dict.fromkeys(_VERSION_COLUMNS, row_version),
-        "_deleted_at": f"CASE WHEN {is_live} THEN NULL ELSE {{old}}.{{column}} END",
-        "_data_version": f'CASE WHEN {is_live} THEN NULL ELSE {{new}}."_version" END',
-        "_data_vseq": f'CASE WHEN {is_live} THEN NULL ELSE {{new}}."_vseq" END',
-        "_changed_at": f'CASE WHEN {{old}}."data" {distinct} {{new}}."data" OR ({_IS_DELETED} AND {is_live}) '
-        f"THEN {_NEW} ELSE {{old}}.{{column}} END",
-    }
-    # Equal data is updated too: without its version, a third version that arrives late would win.
-    return _Merge(values, f"{_IS_NEWER} OR ({_IS_DELETED} AND ({_HAS_NO_DATA} OR {_IS_NEWER_DATA}))")
-
-
-def _merge_deletion(columns: Mapping[str, ColumnConfig]) -> _Merge:
-    last_data = f"CASE WHEN {_IS_DELETED} AND {_HAS_NO_DATA} THEN {_NEW} ELSE {{old}}.{{column}} END"
-    data_version = f'CASE WHEN {_IS_DELETED} THEN {{old}}.{{column}} ELSE {{old}}."%s" END'
-    values = {
-        **dict.fromkeys((*_VERSION_COLUMNS, "_deleted_at", "_changed_at", "_written_at"), _NEW),
-        **dict.fromkeys(("data", "_meta", *columns), last_data),
-        "_data_version": data_version % "_version",
-        "_data_vseq": data_version % "_vseq",
-    }
-    return _Merge(values, _IS_NEWER)

@@ -1,6 +1,7 @@
 """The SQL sink on PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import ClassVar
 
@@ -9,15 +10,14 @@ from sqlalchemy.exc import DBAPIError
 
 from app.clock import utc_now
 from app.config.routes import ColumnConfig
+from app.database.session_settings import is_pooled
 from app.sinks.sql.dialect import (
     Dialect,
     ErrorAction,
     TableColumn,
     WriteTarget,
-    build_conflict_clause,
-    list_column_names,
-    quote,
 )
+from app.sinks.sql.merge import build_conflict_clause, list_column_names, quote, quote_text
 from app.sinks.sql.rows import Row
 from app.truto.records import to_json
 
@@ -61,20 +61,88 @@ _READ_KIND = text(
 )
 
 
+# An arbitrary constant.
+_LOCK = text("SELECT pg_advisory_xact_lock(7262132)")
+
+_TRY_INDEX_LOCK = text("SELECT pg_try_advisory_lock(7262133, to_regclass(quote_ident(:table))::oid::int)")
+_INDEX_TIMEOUT_MS = 3_600_000
+_READ_INDEXES = text(
+    """
+    SELECT name.relname AS name, i.indisvalid AND i.indisready AS is_complete
+    FROM pg_index i JOIN pg_class name ON name.oid = i.indexrelid
+      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = to_regclass(quote_ident(:table)) AND a.attname = '_written_at' AND i.indpred IS NULL
+    """
+)
+
+
 class PostgreSQL(Dialect):
     """PostgreSQL 12 and later."""
 
-    has_advisory_locks = True
     key_collation = ' COLLATE "C"'
+    views_block_changes = True
     types: ClassVar[Mapping[str, str]] = {
         "text": "text",
         "integer": "bigint",
         "number": "double precision",
+        "decimal": "numeric",
         "boolean": "boolean",
         "timestamp": "timestamp with time zone",
         "date": "date",
         "json": "jsonb",
     }
+
+    @contextmanager
+    def take_turns(self, connection: Connection) -> Iterator[None]:
+        """Hold a lock until the transaction ends."""
+        connection.execute(_LOCK)
+        yield
+
+    def limit_lock_wait(self, connection: Connection) -> None:
+        """Set the limit for the transaction."""
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+
+    def build_comments(self, table: str, comment: str, columns: Mapping[str, str]) -> list[str]:
+        """Return one statement for each comment."""
+        on_table = [f"COMMENT ON TABLE {quote(table)} IS {quote_text(comment)}"] if comment else []
+        return on_table + [
+            f"COMMENT ON COLUMN {quote(table)}.{quote(name)} IS {quote_text(text_)}"
+            for name, text_ in columns.items()
+        ]
+
+    def build_index(self, table: str) -> str:
+        """Let the server choose a free name: tables and indexes share their names."""
+        return f'CREATE INDEX ON {quote(table)} ("_written_at")'
+
+    def build_index_online(self, connection: Connection, table: str) -> None:
+        """Create the index concurrently, under a lock of this session.
+
+        Behind a pooler, a session cannot hold a lock: a person creates the index.
+        """
+        if is_pooled(connection):
+            return
+        if not connection.execute(_TRY_INDEX_LOCK, {"table": table}).scalar_one():
+            return
+        connection.exec_driver_sql(f"SET statement_timeout = {_INDEX_TIMEOUT_MS}")
+        try:
+            indexes = self.find_written_indexes(connection, table)
+            # An interrupted build leaves an index that slows writers down and that no query uses.
+            for name in (name for name, is_complete in indexes.items() if not is_complete):
+                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {quote(name)}")
+            if not any(indexes.values()):
+                connection.exec_driver_sql(f'CREATE INDEX CONCURRENTLY ON {quote(table)} ("_written_at")')
+        finally:
+            # The end of the session frees the lock.
+            connection.invalidate()
+
+    def build_index_advice(self, table: str) -> str:
+        """Return the statement that does not block writers."""
+        return f'CREATE INDEX CONCURRENTLY ON {quote(table)} ("_written_at");'
+
+    def find_written_indexes(self, connection: Connection, table: str) -> dict[str, bool]:
+        """Read the catalog."""
+        rows = connection.execute(_READ_INDEXES, {"table": table})
+        return {row.name: row.is_complete for row in rows}
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send the rows as one JSON array, for an eighth of the client's CPU."""
@@ -129,7 +197,7 @@ class PostgreSQL(Dialect):
         change = f"ALTER COLUMN {quote(column)} TYPE {column_type} USING {value}"
         return f"ALTER TABLE {quote(table)} {change};"
 
-    def build_fill_advice(self, table: str, column: str) -> str:
+    def build_fill_advice(self, table: str, column: str, column_type: str) -> str:  # noqa: ARG002  # see Dialect
         """Return the statement that permits NULL."""
         return f"ALTER TABLE {quote(table)} ALTER COLUMN {quote(column)} DROP NOT NULL;"
 
@@ -164,8 +232,7 @@ class PostgreSQL(Dialect):
             f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
             f"FROM {self._build_recordset(columns)} "
-            f'ORDER BY r."_key" COLLATE "C" '
-            + build_conflict_clause(table, columns, distinct="IS DISTINCT FROM", is_deletion=is_deletion)
+            f'ORDER BY r."_key" COLLATE "C" ' + build_conflict_clause(table, columns, is_deletion=is_deletion)
         )
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:

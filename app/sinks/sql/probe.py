@@ -14,6 +14,8 @@ from app.database.inspection import database_file, missing_file
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.live_views import find_view_state, live_view_name
+from app.sinks.sql.merge import quote
 from app.sinks.sql.set_up import find_table_problems
 from app.sinks.sql.sink import choose_dialect
 from app.sinks.sql.tables import SinkTables, table_name
@@ -38,6 +40,7 @@ _UNWRITABLE_TABLES = text(
         AND has_table_privilege(name, 'UPDATE'))
     """
 )
+_IS_READ_ONLY = text("SELECT @@global.read_only")
 _HAS_TABLES = text("SELECT to_regclass('rapidbridge_sink_tables') IS NOT NULL")
 
 
@@ -55,6 +58,8 @@ def probe_database(url: str, *, schema: str = "") -> Path | None:
         with engine.connect() as connection, connection.begin() as transaction:
             if engine.dialect.name == "postgresql":
                 _check_rights(connection, schema)
+            if engine.dialect.name == "mysql":
+                _check_mysql(connection)
             transaction.rollback()
     except (SQLAlchemyError, UnicodeError) as error:
         raise SinkUnavailable(str(diagnose_for(error, engine, schema=schema))) from error
@@ -88,13 +93,31 @@ def _check_rights(connection: Connection, schema: str) -> None:
         )
 
 
+def _check_mysql(connection: Connection) -> None:
+    version = connection.dialect.server_version_info or ()
+    is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+    product, minimum = ("MariaDB", (10, 6)) if is_mariadb else ("MySQL", (8, 0, 17))
+    if version < minimum:
+        # Older servers do not have the collation of the keys.
+        raise SinkUnavailable(
+            f"the sink's database is {product} {'.'.join(map(str, version))}; "
+            f"upgrade it to {product} {'.'.join(map(str, minimum))} or later"
+        )
+    if connection.execute(_IS_READ_ONLY).scalar_one():
+        raise SinkUnavailable("the sink's database is read-only, or a replica: name the primary in its `url`")
+
+
 class SetUpProblem(NamedTuple):
-    """A table that does not fit its route. is_blocking: no record can be written to it."""
+    """A table that does not fit its route. is_blocking: no record can be written to it.
+
+    consequence: of a problem that is not blocking.
+    """
 
     table: str
     problem: str
     correction: str
     is_blocking: bool
+    consequence: str = "values may be rejected or rounded"
 
 
 def find_set_up_problems(url: str, routes: Sequence[Route], *, schema: str = "") -> list[SetUpProblem]:
@@ -139,3 +162,38 @@ def _inspect_table(
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
     for problem, correction in (*inspected.types, *inspected.unfilled.values()):
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=False)
+    if not inspected.blocking and dialect.find_relation_kind(connection, table) == "table":
+        yield from _inspect_extras(connection, dialect, table, route)
+
+
+def _inspect_extras(
+    connection: Connection, dialect: Dialect, table: str, route: Route
+) -> Iterator[SetUpProblem]:
+    if route.index_written_at and dialect.lacks_index(connection, table):
+        yield SetUpProblem(
+            table,
+            f"table {table} has no index on _written_at",
+            "wait until a worker has built it, set index_written_at = false in its route, or run: "
+            f"{dialect.build_index_advice(table)}",
+            is_blocking=False,
+            consequence="incremental reads are slow",
+        )
+    view = live_view_name(table)
+    statement = f"{dialect.build_live_view(view, table)};"
+    state = find_view_state(connection, dialect, table)
+    if state == "taken":
+        yield SetUpProblem(
+            table,
+            f"table {table} has no view {view}, because something else has the name",
+            "set another `table` in its route, or rename the other",
+            is_blocking=False,
+            consequence="deleted rows must be filtered by _deleted_at",
+        )
+    elif state == "outdated":
+        yield SetUpProblem(
+            table,
+            f"view {view} lacks columns of table {table}",
+            f"run: DROP VIEW {quote(view)}; {statement}",
+            is_blocking=False,
+            consequence="readers of the view miss columns",
+        )

@@ -11,7 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from app.config.routes import ColumnConfig
 from app.database.diagnosis import diagnose, read_error_code
 from app.errors import SinkRefused
-from app.sinks.sql.dialect import Dialect, quote
+from app.sinks.sql.dialect import Dialect
+from app.sinks.sql.live_views import live_view_name
+from app.sinks.sql.merge import quote
+
+# The codes of PostgreSQL and MySQL.
+LACKS_RIGHT = ("42501", "1142", "1143", "1044")
 
 
 class TableProblem(NamedTuple):
@@ -53,7 +58,7 @@ def find_table_problems(
     blocking = [
         TableProblem(
             f"column {name} is missing",
-            f"run as the owner of the table: {dialect.build_add_column(table, name, wanted[name])};",
+            f"run as the owner of the table: {dialect.build_column_advice(table, name, wanted[name])}",
         )
         for name in missing
         if name not in addable
@@ -61,7 +66,7 @@ def find_table_problems(
     unfilled = {
         name: TableProblem(
             f"column {name} is NOT NULL without a default, and the sink does not fill it",
-            f"run: {dialect.build_fill_advice(table, name)}",
+            f"run: {dialect.build_fill_advice(table, name, column.type)}",
         )
         for name, column in existing.items()
         if name not in wanted and column.needs_value
@@ -74,7 +79,7 @@ def find_table_problems(
             blocking.append(TableProblem(f"column {name} is generated", "make it an ordinary column"))
         elif column.type.lower() != wanted[name].lower():
             correct = "correct `columns` in its route, or run" if name in columns else "run"
-            advice = dialect.build_retype_advice(table, name, wanted[name])
+            advice = _build_retype_advice(connection, dialect, table, name, wanted[name])
             types.append(
                 TableProblem(
                     f"column {name} has the type {column.type} instead of {wanted[name]}",
@@ -82,6 +87,8 @@ def find_table_problems(
                 )
             )
             changes_values |= dialect.changes_values(column.type, wanted[name])
+    if dialect.lacks_primary_key(connection, table):
+        blocking.append(_describe_missing_key(dialect, table))
     if blocking or changes_values:
         return TableProblems([*blocking, *types], [], unfilled, addable)
     present = {name: column for name, column in columns.items() if name in existing}
@@ -92,8 +99,17 @@ def find_table_problems(
         if dialect.classify_error(error) != "refuse":
             raise
         role = connection.engine.url.username
-        return TableProblems(types or [_describe_error(error, table, role)], [], unfilled, addable)
+        return TableProblems(types or [_describe_error(error, dialect, table, role)], [], unfilled, addable)
     return TableProblems([], types, unfilled, addable)
+
+
+def _build_retype_advice(
+    connection: Connection, dialect: Dialect, table: str, column: str, column_type: str
+) -> str:
+    advice, view = dialect.build_retype_advice(table, column, column_type), live_view_name(table)
+    if not dialect.views_block_changes or dialect.find_relation_kind(connection, view) != "view":
+        return advice
+    return f"DROP VIEW {quote(view)}; {advice} {dialect.build_live_view(view, table)};"
 
 
 def find_row_security(connection: Connection, dialect: Dialect, table: str) -> list[TableProblem]:
@@ -110,17 +126,20 @@ def refuse_table(table: str, problems: Sequence[TableProblem]) -> SinkRefused:
     return SinkRefused("sink_set_up", f"table {table} does not fit: {' '.join(map(str, problems))}")
 
 
-def _describe_error(error: DBAPIError, table: str, role: str | None) -> TableProblem:
+def _describe_missing_key(dialect: Dialect, table: str) -> TableProblem:
+    return TableProblem("its primary key is missing", f"run: {dialect.build_key_advice(table)}")
+
+
+def _describe_error(error: DBAPIError, dialect: Dialect, table: str, role: str | None) -> TableProblem:
     """Return the problem behind an error that no column explains."""
     code = read_error_code(error)
-    if code == "42501":
-        grantee = quote(role) if role else "the_role"
-        statement = f"GRANT SELECT, INSERT, UPDATE ON {quote(table)} TO {grantee}"
-        return TableProblem("the role lacks a right on it", f"run as the owner of the table: {statement};")
+    if code in LACKS_RIGHT:
+        statement = dialect.build_grant_advice(table, role or "")
+        return TableProblem("the role lacks a right on it", f"run as the owner of the table: {statement}")
     if code == "42P10" or "ON CONFLICT clause does not match" in str(error.orig):
-        statement = f'ALTER TABLE {quote(table)} ADD PRIMARY KEY ("_account", "_key")'
-        return TableProblem("its primary key is missing", f"run: {statement};")
-    if code in ("42809", "55000", "0A000") or re.search("cannot (modify|UPSERT)", str(error.orig)):
+        return _describe_missing_key(dialect, table)
+    is_other_kind = code in ("42809", "55000", "0A000", "1288", "1347", "1356", "1471")
+    if is_other_kind or re.search("cannot (modify|UPSERT)", str(error.orig)):
         return TableProblem("it is no ordinary table", "rename it, or set another `table` in its route")
     diagnosis = diagnose(error)
     return TableProblem(f"{diagnosis.problem} ({diagnosis.code})", diagnosis.advice)

@@ -19,6 +19,7 @@ from app.sinks.sql.dialect import Dialect, WriteTarget
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.rows import Row, make_rows
 from app.sinks.sql.set_up import (
+    LACKS_RIGHT,
     TableProblem,
     TableProblems,
     find_row_security,
@@ -29,8 +30,7 @@ from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
 
 # A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
-_BATCH_TIMEOUTS = ("57014", "55P03")
-_LACKS_RIGHT = "42501"
+_BATCH_TIMEOUTS = ("57014", "55P03", "1205", "1969", "3024")
 # A thousand rejected records need thousands of statements: a distant server would exceed the job's timeout,
 # which looks like a failure of the sink.
 _SPLIT_TIMEOUT_S = 6.0
@@ -38,11 +38,16 @@ _SPLIT_TIMEOUT_S = 6.0
 
 def choose_dialect(engine: Engine) -> Dialect:
     """Return the SQL of an engine's database."""
+    if engine.dialect.name == "mysql":
+        # An extra: its driver may be missing.
+        from app.sinks.sql.mysql import MySQL  # noqa: PLC0415
+
+        return MySQL()
     return PostgreSQL() if engine.dialect.name == "postgresql" else SQLite()
 
 
 class SqlSink:
-    """A PostgreSQL or SQLite database with one table for each resource.
+    """A PostgreSQL, SQLite, MySQL or MariaDB database with one table for each resource.
 
     A batch is committed whole or not at all. A repeated batch, or an older one, changes nothing: only a
     greater (_version, _vseq) replaces the data of a row, or its deletion. If the database rejects a batch, it
@@ -60,11 +65,13 @@ class SqlSink:
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        rows = make_rows(batch.records, route.columns)
+        rows = make_rows(batch.records, route.columns, self._dialect.max_decimal)
         rejected: Sequence[RejectedRecord] = ()
         target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
         with self._translate_errors(target):
-            self._tables.ensure_table(target.table, batch.resource, route.columns)
+            self._tables.ensure_table(
+                target.table, batch.resource, route.columns, is_indexed=route.index_written_at
+            )
             if rows:
                 rejected = self._write_rows(target, rows)
         written = len(batch.records) - len(rejected)
@@ -126,7 +133,7 @@ class SqlSink:
                 if causes := self._find_causes(connection, target, rows[0], error, problems):
                     raise refuse_table(target.table, causes) from error
                 # The database's message may quote the record: report only its code.
-                code = getattr(error.orig, "sqlstate", None) or "constraint"
+                code = read_error_code(error) or "constraint"
                 message = f"the database rejected the record ({code})"
                 reason = self._dialect.find_rejection_reason(error)
                 rejected += [RejectedRecord(ordinal, reason, message) for ordinal in rows[0].ordinals]
@@ -175,7 +182,11 @@ class SqlSink:
         except DBAPIError as error:
             # After "recreate", the table was dropped: the retry creates it again.
             self._tables.clear_cache()
-            raise self._translate_error(error, target) from error
+            failure = self._translate_error(error, target)
+            if read_error_code(error) in LACKS_RIGHT:
+                # MySQL reads the rights on a database when a session begins.
+                self._engine.dispose()
+            raise failure from error
         except (SQLAlchemyError, UnicodeError) as error:
             raise self._describe_failure(error) from error
 
@@ -189,7 +200,7 @@ class SqlSink:
         problems = self._inspect_table(target, error) if target else TableProblems()
         if target and problems.blocking:
             return refuse_table(target.table, problems.blocking)
-        if target and problems.addable:
+        if target and problems.addable and read_error_code(error) not in LACKS_RIGHT:
             names = ", ".join(problems.addable)
             return SinkUnavailable(f"table {target.table} lacks {names}; the next attempt adds the columns")
         return SinkRefused("sink_set_up", str(failure))
@@ -197,7 +208,7 @@ class SqlSink:
     def _inspect_table(self, target: WriteTarget, error: DBAPIError) -> TableProblems:
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
             problems = find_table_problems(connection, self._dialect, target.table, target.columns)
-            if problems.blocking or read_error_code(error) != _LACKS_RIGHT:
+            if problems.blocking or read_error_code(error) not in LACKS_RIGHT:
                 return problems
             return replace(problems, blocking=find_row_security(connection, self._dialect, target.table))
         return TableProblems()

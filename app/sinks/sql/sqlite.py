@@ -14,10 +14,8 @@ from app.sinks.sql.dialect import (
     ErrorAction,
     TableColumn,
     WriteTarget,
-    build_conflict_clause,
-    list_column_names,
-    quote,
 )
+from app.sinks.sql.merge import build_conflict_clause, list_column_names, quote
 from app.sinks.sql.rows import Row
 from app.truto.records import to_json
 
@@ -31,21 +29,46 @@ _SET_UP_ERRORS = (
     "SQLITE_PERM",
     "SQLITE_READONLY",
 )
+# Of an index: SQLite writes about a million rows a second, and no other writer meanwhile.
+_MAX_INDEXED_ROWS = 1_000_000
 
 
 class SQLite(Dialect):
     """SQLite 3.35 and later."""
 
-    has_advisory_locks = False
     types: ClassVar[Mapping[str, str]] = {
         "text": "TEXT",
         "integer": "INTEGER",
         "number": "REAL",
+        # SQLite has no exact number with a fraction.
+        "decimal": "TEXT",
         "boolean": "INTEGER",
         "timestamp": "TEXT",
         "date": "TEXT",
         "json": "TEXT",
     }
+
+    def build_index_online(self, connection: Connection, table: str) -> None:
+        """Create the index unless the table is so large that writers would wait for too long."""
+        statement = f"SELECT 1 FROM {quote(table)} LIMIT 1 OFFSET {_MAX_INDEXED_ROWS}"  # noqa: S608  # quoted
+        if connection.exec_driver_sql(statement).first() is None:
+            connection.exec_driver_sql(self.build_index(table))
+
+    def build_index_advice(self, table: str) -> str:
+        """Return the statement, during which nobody can write."""
+        return f"{self.build_index(table)};"
+
+    def find_written_indexes(self, connection: Connection, table: str) -> dict[str, bool]:
+        """Read the schema: every index is complete."""
+        statement = (
+            "SELECT list.name FROM pragma_index_list(?) AS list, pragma_index_info(list.name) AS info "
+            "WHERE info.seqno = 0 AND info.name = '_written_at' AND list.partial = 0"
+        )
+        return dict.fromkeys(connection.exec_driver_sql(statement, (table,)).scalars(), True)
+
+    def build_live_view(self, view: str, table: str) -> str:
+        """Return the statement; the view has new columns by itself."""
+        return super().build_live_view(view, table).replace("CREATE OR REPLACE", "CREATE", 1)
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Execute one prepared statement for all rows."""
@@ -107,7 +130,7 @@ class SQLite(Dialect):
         renamed = f"ALTER TABLE {quote(table)} RENAME COLUMN {quote(column)} TO {quote(f'{column}_old')};"
         return f"{renamed} The sink then adds the column."
 
-    def build_fill_advice(self, table: str, column: str) -> str:
+    def build_fill_advice(self, table: str, column: str, column_type: str) -> str:  # noqa: ARG002  # see Dialect
         """Return the statement that removes the column: SQLite changes no constraint."""
         return f"ALTER TABLE {quote(table)} DROP COLUMN {quote(column)};"
 
@@ -148,7 +171,7 @@ class SQLite(Dialect):
 
 def _build_upsert(table: str, columns: Mapping[str, ColumnConfig], *, source: str, is_deletion: bool) -> str:
     names = ", ".join(map(quote, list_column_names(columns)))
-    conflict = build_conflict_clause(table, columns, distinct="IS NOT", is_deletion=is_deletion)
+    conflict = build_conflict_clause(table, columns, is_deletion=is_deletion)
     return f"INSERT INTO {quote(table)} ({names}) {source} {conflict}"
 
 
