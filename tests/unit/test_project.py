@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "app.replay": _STORE,
     "app.erasure": (*_STORE, "app.sinks"),
     "app.simulator": (*_BASE, "app.truto"),
-    "app.checks": (*_STORE, "app.sinks", "app.runs", "app.simulator"),
+    "app.checks": (*_STORE, "app.routing", "app.sinks", "app.runs", "app.simulator"),
     # A page may call every function that a command calls.
     "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
     "app.mcp_server": (*_STORE, "app.runs", "app.replay", "app.checks"),
