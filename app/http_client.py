@@ -186,7 +186,6 @@ def _resolve(host: str, port: int) -> list[str]:
     """Return the IP addresses of a host, the preferred one first."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a part of the name is too long.
+    except OSError as error:
         raise httpcore.ConnectError(str(error)) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
