@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, inspect, text
 
-from app.config.routes import ColumnConfig, Route
+from app.config.routes import ColumnConfig, Route, Routes
+from app.config.sinks import SqlSinkConfig
 from app.database.engine import autocommit, open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.sql.live_views import live_view_name
@@ -19,6 +20,7 @@ from app.sinks.sql.upkeep import keep_tables
 from tests.support.mariadb import MariaDbServer
 from tests.support.sent_records import send, write
 from tests.support.waiting import wait_until
+from workers.background.sink_monitor import SetUpMonitor
 
 ROUTE = Route(sinks=("main",), resource="crm/*")
 NAMED = Route(
@@ -101,6 +103,16 @@ def test_a_table_of_an_earlier_release_gets_its_index_once(
 
     assert list(list_indexes(database).values()) == [True]
     assert list_problems(sink_url) == []
+
+
+def test_a_worker_builds_a_missing_index(sink_url: str, sql: SqlSink, database: Engine) -> None:
+    write(sql, send([{"id": "1"}]), ROUTE)
+    drop_index(database)
+    routes = Routes(sinks={"main": SqlSinkConfig(type="sql", url=sink_url)}, routes=(ROUTE,))
+
+    SetUpMonitor(routes).run_once()
+
+    assert list(list_indexes(database).values()) == [True]
 
 
 def test_the_statement_in_the_advice_creates_the_index(sink_url: str, sql: SqlSink, database: Engine) -> None:

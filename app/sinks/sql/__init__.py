@@ -1,1 +1,1 @@
-"""The SQL sink: one table for each resource, on PostgreSQL and SQLite."""
+"""The SQL sink: one table for each resource, on PostgreSQL, SQLite, MySQL and MariaDB."""

@@ -1,4 +1,4 @@
-"""The merge of a record into its row, with the same result in every order of arrival; pure.
+"""The merge of a record into its row, equal in every order of arrival; pure.
 
 `_version` and `_vseq` are the version of the row: of its deletion while it is deleted, else of its data. A
 deletion older than the data has no effect, so only a deleted row needs a second version: that of its data is

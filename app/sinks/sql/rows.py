@@ -29,21 +29,30 @@ def make_rows(
     records: Sequence[Record], columns: Mapping[str, ColumnConfig], limits: DecimalLimits = MAX_DECIMAL
 ) -> list[Row]:
     """Return the rows of records, sorted by key: of records with the same key, the newest one is written."""
-    by_key: dict[str, list[Record]] = {}
+    newest: dict[str, Record] = {}
+    # Of the keys that several records have: hardly a batch has one.
+    ordinals: dict[str, list[int]] = {}
     for record in records:
-        by_key.setdefault(record.key, []).append(record)
+        key = record.key
+        other = newest.get(key)
+        if other is not None:
+            ordinals.setdefault(key, [other.ordinal]).append(record.ordinal)
+            if (record.version, record.sequence) < (other.version, other.sequence):
+                continue
+        newest[key] = record
     # Two statements that lock the same rows in different orders would deadlock.
-    return [_make_row(by_key[key], columns, limits) for key in sorted(by_key)]
+    return [
+        _make_row(newest[key], tuple(ordinals.get(key) or (newest[key].ordinal,)), columns, limits)
+        for key in sorted(newest)
+    ]
 
 
-def _make_row(records: Sequence[Record], columns: Mapping[str, ColumnConfig], limits: DecimalLimits) -> Row:
-    newest = records[0] if len(records) == 1 else max(records, key=lambda r: (r.version, r.sequence))
-    values, misfits = cast_columns(newest.value, columns, limits)
-    misfits.update(newest.misfits)
-    return Row(
-        record=newest,
-        ordinals=tuple(record.ordinal for record in records),
-        columns=values,
-        meta=to_json(misfits) if misfits else None,
-        misfits=tuple(misfits),
-    )
+def _make_row(
+    record: Record, ordinals: tuple[int, ...], columns: Mapping[str, ColumnConfig], limits: DecimalLimits
+) -> Row:
+    if not columns and not record.misfits:
+        return Row(record, ordinals, {}, None)
+    values, misfits = cast_columns(record.value, columns, limits)
+    misfits.update(record.misfits)
+    meta = to_json(misfits) if misfits else None
+    return Row(record, ordinals, columns=values, meta=meta, misfits=tuple(misfits))

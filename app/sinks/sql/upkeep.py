@@ -1,4 +1,4 @@
-"""Upkeep of the tables of a SQL sink in the background: the index on `_written_at`, and the live view.
+"""Upkeep of a sink's tables in the background: indexes and live views.
 
 A table is created with both. Tables of earlier releases, and those whose index was interrupted, get them
 here: an index on a large table takes longer than a delivery may wait.
