@@ -109,7 +109,7 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
         "bodies": 5,
         "pruned": 0,
         "pending": 0,
-        "dead_records": 1,
+        "dead_records": 2,
         "record_errors": 1,
         "runs": 1,
         "syncs": 1,
