@@ -209,13 +209,16 @@ def test_columns_are_suggested_from_the_records_that_arrived(site: Site) -> None
     ]
     for record in records:
         site.seeded.put(body=b'{"event": "e", "payload": {"records": [%b]}}' % record.encode())
+    error = b'{"event": "sync_job_run:record_error", "payload": {"error": {"message": "no"}}}'
+    site.seeded.put(body=error, event="sync_job_run:record_error")
     site.route(ROUTE)
 
     shown = site.run("suggest", "crm/contacts").stdout
     result = site.run_json("suggest", "crm/contacts", "--records", "1")
 
     assert shown.splitlines()[0].startswith("# From 2 records, the newest received at 2026-")
-    lines = {line.partition(" ")[0]: line.partition("=")[2] for line in shown.splitlines()[2:]}
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    lines = {line.partition(" ")[0]: line.partition("=")[2] for line in shown.splitlines()[3:]}
     types = {name: text.partition("#")[0].strip() for name, text in lines.items()}
     assert types["zip"] == '"text"'
     assert (types["n"], types["ok"]) == ('"integer"', '"boolean"')

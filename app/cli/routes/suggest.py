@@ -19,6 +19,7 @@ from app.plural import format_count
 from app.store.delivery_filter import DeliveryFilter
 from app.store.delivery_search import search_deliveries
 from app.store.inbox import Inbox
+from app.truto.events import has_records
 from app.truto.record_slices import find_slices
 
 _PAGE_SIZE = 20
@@ -70,9 +71,9 @@ def suggest(resource: str, method: str, *, account: str, records: int, as_json: 
             }
         )
         return
-    count = format_count(suggestions.records, "record")
     until = f", the newest received at {newest:%Y-%m-%d %H:%M} UTC" if newest else ""
-    click.echo(f"# From {count}{until}. The share of records with a value stands behind each column.")
+    click.echo(f"# From {format_count(suggestions.records, 'record')}{until}.")
+    click.echo("# Behind each column: the share of these records that have a value.")
     click.echo("[routes.columns]")
     for line in _format_columns(columns, suggestions.records):
         click.echo(line)
@@ -88,6 +89,8 @@ def _read_records(
         page = search_deliveries(database, delivery_filter, after=after, page_size=_PAGE_SIZE)
         for delivery in page.deliveries:
             read += 1
+            if not has_records(delivery.event):
+                continue
             try:
                 body = inbox.read_body(delivery.id)
             except BodyPruned:
