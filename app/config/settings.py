@@ -337,7 +337,8 @@ def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
         text = "DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database."
         problems.append(text + name_value(text, quote_value(schema)))
     routes_file = variables.get("ROUTES_FILE")
-    if routes_file and routes_file.isprintable() and not os.path.lexists(routes_file):
+    is_read = ROUTES_SNAPSHOT_VARIABLE not in variables
+    if is_read and routes_file and routes_file.isprintable() and not os.path.lexists(routes_file):
         problems.append(
             f"ROUTES_FILE: there is no file {quote_value(routes_file)}. "
             "Correct the path, or unset ROUTES_FILE."

@@ -48,6 +48,10 @@ class BoundedCount:
 ONE = BoundedCount(1)
 
 
-def count_up_to(statement: Select[Any], *, limit: int = COUNT_LIMIT) -> ScalarSelect[int]:
-    """Return the number of a statement's rows as an expression, for `BoundedCount.build`."""
+def count_up_to(statement: Select[Any], *, limit: int | None = None) -> ScalarSelect[int]:
+    """Return the number of a statement's rows as an expression, for `BoundedCount.build`.
+
+    limit: COUNT_LIMIT by default.
+    """
+    limit = COUNT_LIMIT if limit is None else limit
     return select(func.count()).select_from(statement.limit(limit + 1).subquery()).scalar_subquery()

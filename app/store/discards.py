@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, tuple_, update
 
 from app.database.engine import Database
-from app.store.bounded_count import COUNT_LIMIT, BoundedCount, count_up_to
+from app.store.bounded_count import BoundedCount, count_up_to
 from app.store.delivery_filter import DeliveryFilter, record_cause_clauses, where_clauses
 from app.store.failures import DEAD_RECORDS_JOIN, IS_FAILED, reason_clauses, record_clauses
 from app.store.models import DeliveryState
@@ -41,8 +41,8 @@ class DiscardableSet:
         """Count the deliveries, or the records."""
         return int(self._database.read(self._select(func.count()))[0][0])
 
-    def count_bounded(self, *, limit: int = COUNT_LIMIT) -> BoundedCount:
-        """Count the deliveries, or the records, up to a limit."""
+    def count_bounded(self, *, limit: int | None = None) -> BoundedCount:
+        """Count the deliveries, or the records, up to a limit; by default, COUNT_LIMIT."""
         number = count_up_to(self._select(deliveries.c.id), limit=limit)
         [(counted,)] = self._database.read(select(number))
         return BoundedCount.build(counted, limit)

@@ -12,7 +12,9 @@ from werkzeug.routing import MapAdapter
 
 from app.checks.service_facts import read_redis_facts, read_store_facts
 from app.clock import utc_now
+from app.config.current_config import CurrentConfig
 from app.config.load import Config
+from app.config.settings import Settings
 from app.database.engine import Database, open_database
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
@@ -60,8 +62,9 @@ def create_app(config: Config) -> Flask:
     queue = DeliveryQueue(redis, settings.namespace)
     spool = Spool(redis, settings.namespace, settings)
     metrics = RequestMetrics(worker_slots.current)
-    arrivals = _register_monitoring(app, config, metrics)
-    _register_metrics(app, config, metrics)
+    current_config = CurrentConfig(config)
+    arrivals = _register_monitoring(app, current_config, metrics)
+    _register_metrics(app, current_config, metrics)
     inbox = FailoverInbox(Inbox(database), spool, metrics)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
@@ -73,38 +76,39 @@ def create_app(config: Config) -> Flask:
         verified_memory_budget=MemoryBudget(settings.max_body_bytes),
     )
     app.register_blueprint(webhooks)
-    app.register_blueprint(create_dashboard(_open_dashboard(config)))
+    app.register_blueprint(create_dashboard(_open_dashboard(current_config)))
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
     return app
 
 
-def _register_monitoring(app: Flask, config: Config, metrics: RequestMetrics) -> ArrivalRecorder:
+def _register_monitoring(app: Flask, config: CurrentConfig, metrics: RequestMetrics) -> ArrivalRecorder:
     """Add health checks and counts; return the recorder of stored requests."""
-    database, queue, spool = _open_monitoring(config)
+    database, queue, spool = _open_monitoring(config.get().settings)
     counter = ResponseCounter(metrics, ResponseCounts(database))
     arrivals = ArrivalRecorder(metrics, Arrivals(database), WebhookEvents(database))
     CountsWriter(counter.write, arrivals.write).start()
     app.extensions["response_counter"] = counter
     app.after_request(partial(_count_response, counter))
-    register_health_routes(app, database, queue, spool, counter, config=config.delivery_config)
+    register_health_routes(
+        app, database, queue, spool, counter, read_config=lambda: config.get().delivery_config
+    )
     return arrivals
 
 
-def _register_metrics(app: Flask, config: Config, metrics: RequestMetrics) -> None:
+def _register_metrics(app: Flask, config: CurrentConfig, metrics: RequestMetrics) -> None:
     # Connections of their own: a slow round of the health checks must not delay the metrics.
-    database, queue, spool = _open_monitoring(config)
+    database, queue, spool = _open_monitoring(config.get().settings)
     service = ServiceCollector(
-        lambda: read_store_facts(database, config.delivery_config, now=utc_now()),
+        lambda: read_store_facts(database, config.get().delivery_config, now=utc_now()),
         lambda: read_redis_facts(queue, spool),
     )
-    register_metrics_route(app, metrics.collector, service, token=config.settings.metrics_token)
+    register_metrics_route(app, metrics.collector, service, token=config.get().settings.metrics_token)
 
 
-def _open_monitoring(config: Config) -> tuple[Database, DeliveryQueue, Spool]:
+def _open_monitoring(settings: Settings) -> tuple[Database, DeliveryQueue, Spool]:
     """Prepare connections that delay no commit: one to the database, and a few to Redis."""
-    settings = config.settings
     database = open_database(
         settings.database_url,
         schema=settings.database_schema,
@@ -115,9 +119,9 @@ def _open_monitoring(config: Config) -> tuple[Database, DeliveryQueue, Spool]:
     return database, DeliveryQueue(redis, settings.namespace), Spool(redis, settings.namespace)
 
 
-def _open_dashboard(config: Config) -> Dashboard:
+def _open_dashboard(config: CurrentConfig) -> Dashboard:
     """Open the dashboard's connections; none is made before somebody signs in."""
-    settings = config.settings
+    settings = config.get().settings
     database = open_database(
         settings.database_url,
         schema=settings.database_schema,

@@ -38,19 +38,19 @@ def register_health_routes(
     spool: Spool,
     counter: ResponseCounter,
     *,
-    config: DeliveryConfig,
+    read_config: Callable[[], DeliveryConfig],
 ) -> None:
     """Add /healthz and /readyz to the application.
 
-    database, queue, spool: with connections of their own, because anyone may request /readyz. config: of this
-    process.
+    database, queue, spool: with connections of their own, because anyone may request /readyz. read_config:
+    returns the current one.
     """
     started_at = utc_now()
     readiness = Readiness(
         {
             "store": lambda: _check_store(database),
             "redis": lambda: _check_redis(queue),
-            "workers": lambda: _check_workers(queue, WorkerRegistry(database), config, started_at),
+            "workers": lambda: _check_workers(queue, WorkerRegistry(database), read_config(), started_at),
             "backlog": lambda: _check_backlog(PendingDeliveries(database)),
             "spool": lambda: _check_spool(spool),
         },

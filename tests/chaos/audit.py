@@ -104,11 +104,11 @@ def _audit_inbox(
 def _audit_results(settled: SettledDeliveries, database: Database, result: AuditResult) -> None:
     done, dead = Counter[tuple[UUID, str]](), Counter[tuple[UUID, str]]()
     for id_, delivery in settled.items():
-        no_rows = sum(key is None for key, _ in delivery.records)
+        no_objects = sum(key is None for key, _ in delivery.records)
         dead[id_, ""] = delivery.unreadable
-        dead[id_, "main"] = no_rows
         for sink in _sinks_for(delivery):
-            done[id_, sink] = len(delivery.records) - (no_rows if sink == "main" else 0)
+            dead[id_, sink] = no_objects
+            done[id_, sink] = len(delivery.records) - no_objects
     with database.engine.connect() as connection:
         written = connection.execute(
             select(sink_outcomes.c.delivery_id, sink_outcomes.c.sink, sink_outcomes.c.written).where(
@@ -218,9 +218,7 @@ def _audit_files(settled: SettledDeliveries, lake: Path, result: AuditResult) ->
             continue
         records = [json.loads(line)["data"] for line in path.read_text().splitlines()]
         result.counts["lines"] += len(records)
-        if records != [
-            number if key is None else build_record(key, number) for key, number in delivery.records
-        ]:
+        if records != [build_record(key, number) for key, number in delivery.records if key is not None]:
             result.add_fault("garbled", f"file {path.name}")
     for id_ in missing:
         result.add_fault("lost", f"file of delivery {id_}")

@@ -93,11 +93,11 @@ def test_a_build_that_answers_before_it_commits_is_detected(tmp_path: Path, copy
 
 def test_a_build_without_the_version_guard_is_detected(tmp_path: Path, copy_source: CopySource) -> None:
     tree = copy_source()
-    guard = "merge.condition.format(**names)"
-    dialect = tree / "app/sinks/sql/dialect.py"
-    source = dialect.read_text()
-    assert source.count(guard) == 1, f"{dialect.name} has changed: remove its guard in another way"
-    dialect.write_text(source.replace(guard, "'true'"))
+    guard = "WHERE {merge.condition}"
+    merge = tree / "app/sinks/sql/merge.py"
+    source = merge.read_text()
+    assert source.count(guard) == 1, f"{merge.name} has changed: remove its guard in another way"
+    merge.write_text(source.replace(guard, "WHERE true"))
 
     report = run_short_soak(tmp_path, tree, [])
 

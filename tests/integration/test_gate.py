@@ -46,6 +46,8 @@ def store(private_postgres: PostgresServer) -> Iterator[Database]:
     with private_postgres.database() as url:
         engine = open_database(url)
         migrate(engine)
+        # Idle connections would end with a server that a test kills.
+        engine.close()
         yield engine
         engine.close()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from app.config import current_config
+from app.config.current_config import CurrentConfig
 from app.config.load import read_config
 from app.config.settings import forget_routes_snapshot
 from app.database.engine import open_database
@@ -175,4 +177,27 @@ def test_processes_of_one_command_read_the_same_routes(
     assert (list(config.routes.sinks), config.routes_file) == (["main"], str(file))
     assert caught.value.problems[0].startswith(f"{file}:5: [[routes]] 1, sinks")
     assert not snapshot.exists()
-    assert read_config().routes_file == ""
+    with pytest.raises(ConfigError, match="there is no file"):
+        read_config()
+
+
+def test_a_web_process_shows_the_current_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text(MAIN.format(folder=tmp_path))
+    monkeypatch.setenv("ROUTES_FILE", str(file))
+    monkeypatch.setattr(current_config, "_INTERVAL_S", 0.0)
+    current = CurrentConfig(read_config())
+    before = current.get()
+    for spoiled in (BROKEN.format(folder=tmp_path), "", "[sinks"):
+        file.write_text(spoiled)
+        assert current.get() is before
+    file.unlink()
+    assert current.get() is before
+    file.write_text(LAKE.format(folder=tmp_path))
+    monkeypatch.setenv("PORT", "9999")
+    changed = current.get()
+
+    assert list(changed.routes.sinks) == ["lake"]
+    assert changed.delivery_config.digest == read_config().delivery_config.digest
+    assert changed.settings == before.settings
+    assert current.get() is changed

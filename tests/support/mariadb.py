@@ -48,7 +48,9 @@ class MariaDbServer(Server):
         ]
         super().__init__(folder, command, as_user)
         login = "--auth-root-authentication-method=normal"
-        self.run(install, "--no-defaults", data, login, "--skip-test-db", "--skip-name-resolve")
+        # The temporary folder of the tests may be closed to nobody.
+        temporary = f"--tmpdir={folder}"
+        self.run(install, "--no-defaults", data, temporary, login, "--skip-test-db", "--skip-name-resolve")
         self.start()
 
     def url(self, database: str, user: str = "root") -> str:

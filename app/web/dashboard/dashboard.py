@@ -7,6 +7,7 @@ import structlog
 from flask import g, request
 
 from app.clock import utc_now
+from app.config.current_config import CurrentConfig
 from app.config.load import Config
 from app.database.engine import Database
 from app.errors import StoreUnavailable
@@ -26,10 +27,15 @@ log = structlog.get_logger()
 class Dashboard:
     """The configuration, and connections of the dashboard's own, so that no page delays a commit."""
 
-    config: Config
+    current_config: CurrentConfig
     database: Database
     queue: DeliveryQueue
     spool: Spool
+
+    @property
+    def config(self) -> Config:
+        """The settings and the current routes."""
+        return self.current_config.get()
 
     @property
     def actor(self) -> str:

@@ -42,12 +42,11 @@ class _Part:
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
     """Add the page to the blueprint."""
-    delivery_config = dashboard.config.delivery_config
 
     @pages.get("/overview")
     def overview() -> str:
         of_day = request.args.get("period") == "day"
-        now = utc_now()
+        now, delivery_config = utc_now(), dashboard.config.delivery_config
         # Side by side: a server that hangs must not take the time of the others.
         readings = [
             gevent.spawn(

@@ -12,11 +12,11 @@ _FIELDS = ("event", "resource", "method", "account")
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
     """Add the page to the blueprint."""
-    routes = dashboard.config.routes
-    places = {name: describe_place(config) for name, config in routes.sinks.items()}
 
     @pages.get("/routes")
     def routes_page() -> str:
+        routes = dashboard.config.routes
+        places = {name: describe_place(config) for name, config in routes.sinks.items()}
         fields = {name: request.args.get(name, "").strip() for name in _FIELDS}
         fields["event"] = fields["event"] or RECORD_EVENT
         is_tested = any(request.args.get(name) for name in _FIELDS)

@@ -31,11 +31,11 @@ class _SinkRow:
 
 def register(pages: Blueprint, dashboard: Dashboard) -> None:
     """Add the page and its actions to the blueprint."""
-    sinks = dashboard.config.routes.sinks
     states = SinkStates(dashboard.database)
 
     @pages.get("/sinks")
     def sinks_page() -> str:
+        sinks = dashboard.config.routes.sinks
         statuses = {status.sink: status for status in list_sink_statuses(dashboard.database, sinks)}
         rows = [_build_row(statuses[name], sinks[name]) for name in sorted(sinks)]
         read = ColumnMisfits(dashboard.database).list_newest(limit=_MAX_MISFITS + 1)
@@ -54,7 +54,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 
     @pages.post("/sinks/<id:name>/pause")
     def pause_sink(name: str) -> BaseResponse:
-        if name not in sinks:
+        if name not in dashboard.config.routes.sinks:
             raise NotFound(f"The routes file names no sink {name}.")
         reason = request.form.get("reason", "").strip()[:_MAX_REASON_CHARS]
         if not states.is_paused(name):
@@ -64,7 +64,7 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
 
     @pages.post("/sinks/<id:name>/resume")
     def resume_sink(name: str) -> BaseResponse:
-        if name not in sinks:
+        if name not in dashboard.config.routes.sinks:
             raise NotFound(f"The routes file names no sink {name}.")
         if states.is_paused(name):
             dashboard.audit("sink.resume", name)
