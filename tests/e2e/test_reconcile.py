@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.simulator.event_writer import make_job_ids
 from app.simulator.plan import Plan
 from app.simulator.report import RunReport
+from app.store.schema import deliveries
+from app.truto.events import RECORD_EVENT
 from tests.support.service import Service, running_whole_service
 from tests.support.simulated_runs import TOKEN, SimulatedRuns
 from tests.support.waiting import wait_until
@@ -95,6 +97,12 @@ def test_reconcile_names_exactly_the_lost_records(service: Service) -> None:
         wait_until(lambda: len(play.sessions.runs) == 20, what="all runs to play")
         runs = [run.report for run in play.sessions.runs]
         to_stop = [run.sync_job_run_id for run in runs if run.sync_job_id == job_of("stopped")]
+        # A run that is stopped before its first page has no numbers to compare.
+        pages = select(deliveries.c.sync_job_run_id).where(deliveries.c.event == RECORD_EVENT)
+        wait_until(
+            lambda: {*to_stop} <= {row[0] for row in service.store.read(pages.distinct())},
+            what="a page of each run to stop",
+        )
         stop = service.rapidbridge(
             *("runs", "stop", *to_stop, "--yes"), TRUTO_API_URL=play.url, TRUTO_API_TOKEN=TOKEN
         )
