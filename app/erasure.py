@@ -13,7 +13,7 @@ from app.plural import format_count
 from app.redis.connection import connect_redis
 from app.redis.queue import UNNAMED
 from app.redis.spool import Spool
-from app.sinks.base import Sink
+from app.sinks.base import AnySink
 from app.sinks.registry import SinkRegistry
 from app.store.erasure import AccountData, AccountDataCounts
 
@@ -124,13 +124,13 @@ class Erasure:
         except QueueUnavailable as error:
             report.unreached[SPOOL] = str(error)
 
-    def _visit_sinks(self, report: ErasureReport, action: Callable[[Sink], int]) -> None:
+    def _visit_sinks(self, report: ErasureReport, action: Callable[[AnySink], int]) -> None:
         for name in self._sinks.names:
             place = f"sink {name}"
             # A sink may be unavailable in one pass and back in the next: only its last pass counts.
             report.unreached.pop(place, None)
             try:
-                report.add_counts({place: action(self._sinks.open(name))})
+                report.add_counts({place: action(self._sinks.open_any(name))})
             except SinkUnavailable as error:
                 report.unreached[place] = str(error)
 
@@ -146,7 +146,10 @@ class Erasure:
         in_progress = self._account_data.find_in_progress(now=utc_now())
         if in_progress:
             deliveries = format_count(len(in_progress), "delivery")
-            self._on_wait(f"Waiting up to 40 s for workers that are processing {deliveries} of the account.")
+            self._on_wait(
+                "Waiting for workers that are processing "
+                f"{deliveries} of the account: up to 40 s, or 6 minutes for a load of a warehouse."
+            )
         while in_progress:
             time.sleep(_POLL_INTERVAL_S)
             in_progress = self._account_data.find_in_progress(now=utc_now(), among=in_progress)

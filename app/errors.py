@@ -11,11 +11,13 @@ RapidBridgeError
  │   ├─ NamespaceShared          another receiver's workers use the same keys in Redis
  │   ├─ SecretMissing            the spool cannot be verified without TRUTO_WEBHOOK_SECRET
  │   ├─ JobTimeout               a job ran longer than its limit
+ │   │   └─ WorkerStopping         a load was interrupted because its worker has to end
  │   ├─ Overloaded               too many large bodies at once
  │   ├─ ArchiveUnavailable       the archive folder cannot be read or written
  │   ├─ SinkUnavailable          a sink cannot be reached, is busy or reported a deadlock
+ │   │   ├─ SinkTimeout            a load took longer than its limit: a smaller one may not
  │   │   └─ SinkRefused            a sink rejects every batch until a person corrects it: a column, a right, …
- │   ├─ RoutesRefused            the changed routes file is not valid: the workers keep the routes they have
+ │   ├─ RoutesRefused            the changed routes file is not valid: the process keeps the routes it has
  │   ├─ TrutoUnavailable         Truto's API cannot be reached, is busy or fails
  │   └─ SubscriberUnavailable    a notification's subscriber cannot be reached, is busy or fails
  ├─ PermanentError             do not retry: keep it, count it, show it
@@ -102,6 +104,10 @@ class JobTimeout(TransientError):
     """A job ran longer than its limit, usually because a sink or the store does not answer."""
 
 
+class WorkerStopping(JobTimeout):
+    """A job was interrupted because its worker has to end; another worker begins it again."""
+
+
 class Overloaded(TransientError):
     """The large bodies in progress use up the memory budget."""
 
@@ -126,6 +132,10 @@ class SinkUnavailable(TransientError):
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.is_batch_timeout = is_batch_timeout
+
+
+class SinkTimeout(SinkUnavailable):
+    """A load took longer than its limit: the sink does not answer, or the load is too large."""
 
 
 class SinkRefused(SinkUnavailable):

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TextIO, cast
 
 import structlog
 
 from app.backoff import compute_backoff_s
-from app.log_lines import StderrStream, choose_renderer, clean_values, is_json
+from app.log_lines import StderrLogger, choose_renderer, is_json
 
 # The pauses between two entries of the same fault.
 _FIRST_REPEAT_S, _MAX_REPEAT_S = 60.0, 3600.0
@@ -35,14 +34,9 @@ def configure_logging(log_format: str = "auto") -> None:
     # httpx logs the URL of every request, and Slack's webhook URLs are secrets.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            structlog.processors.add_log_level,
-            clean_values,
-            choose_renderer(as_json=is_json(log_format)),
-        ],
+        processors=[choose_renderer(as_json=is_json(log_format))],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, StderrStream())),
+        logger_factory=lambda *_names: StderrLogger(),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()

@@ -110,7 +110,7 @@ class _Tracing:
         try:
             self._provider = _open_provider(process, variables, version)
         except ImportError:
-            hint = "run: pip install 'rapidbridge-receiver[otel]', or unset the OTEL_* variables"
+            hint = "in the checkout, run: pip install -e '.[otel]', or unset the OTEL_* variables"
             log.error("traces.off", error="OpenTelemetry is not installed", hint=hint)
         except Exception as error:  # noqa: BLE001  # a variable that the SDK rejects must not stop deliveries
             # The message may quote a header with a token.

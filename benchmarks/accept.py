@@ -5,6 +5,9 @@ SQLite, both committing durably; a Flask application on the same gunicorn that o
 handler that people write by hand; and Debian's `webhook`, a server in Go that checks the signature and runs a
 program (`apt-get install webhook`; skipped if it is not installed). Each has two server processes. Sender,
 servers and databases share the cores: the ratios hold elsewhere, the absolute numbers do not.
+
+From two connections, the floor is printed too: the rate that no receiver in this stack can exceed, and the
+share of it that the receiver reaches. See `benchmarks.floor`.
 """
 
 import argparse
@@ -28,6 +31,7 @@ from app.cli.local.ports import find_free_port
 from app.database.engine import open_engine
 from app.truto.target_url import WEBHOOK_PATH
 from benchmarks.environment import migrate_database
+from benchmarks.floor import Floor, GroupSizeMeter, build_floor, measure_parts_us
 from benchmarks.load import LoadResult, send_for
 from benchmarks.payloads import RequestStream
 from benchmarks.results import save_results
@@ -63,6 +67,7 @@ class ComparedServers:
 
     addresses: Mapping[str, tuple[int, str]]
     database_urls: Mapping[str, str]
+    postgres_pid: int
     redis: Redis
 
 
@@ -98,7 +103,8 @@ def _running_servers() -> Iterator[ComparedServers]:
         addresses["by hand"] = serve("benchmarks.naive_handler:app", urls["SQLite"], *_GEVENT)
         if shutil.which("webhook"):
             addresses["webhook (Go)"] = stack.enter_context(_running_go_webhook(folders[2]))
-        yield ComparedServers(addresses, urls, stack.enter_context(Redis.from_url(valkey.url)))
+        redis = stack.enter_context(Redis.from_url(valkey.url))
+        yield ComparedServers(addresses, urls, postgres.pid, redis)
 
 
 @contextmanager
@@ -147,7 +153,8 @@ def _measure_commits(database_url: str, bodies: Iterable[bytes], *, seconds: flo
 
 def _measure(
     servers: ComparedServers, options: argparse.Namespace, records: int, connections: int
-) -> Mapping[str, list[LoadResult]]:
+) -> tuple[Mapping[str, list[LoadResult]], Floor | None]:
+    """Return the loads by name, and the floor; None for a single connection, which leaves cores idle."""
     measurements: dict[str, Callable[[], LoadResult]] = {
         name: partial(
             send_for, port, RequestStream(path, records), connections=connections, seconds=options.seconds
@@ -162,12 +169,27 @@ def _measure(
                 _measure_commits, url, bodies, seconds=options.seconds
             )
     loads: dict[str, list[LoadResult]] = {name: [] for name in measurements}
+    group_sizes = GroupSizeMeter(servers.addresses["PostgreSQL"][0])
+    rounds_us = []
     for _ in range(options.rounds):
         # In turns, so that other load on the machine affects all of them.
         for name, measure in measurements.items():
             servers.redis.flushall()
             loads[name].append(measure())
-    return loads
+        if connections > 1:
+            parts_us = measure_parts_us(
+                servers.database_urls["PostgreSQL"],
+                servers.postgres_pid,
+                RequestStream("/", records).bodies(),
+                group_size=group_sizes.read(),
+                seconds=options.seconds,
+            )
+            rounds_us.append(parts_us)
+    if connections == 1:
+        return loads, None
+    bare_per_s = median(load.per_s for load in loads[_LIMITS[0]])
+    parts_us = {name: median(round_us[name] for round_us in rounds_us) for name in rounds_us[0]}
+    return loads, build_floor(bare_per_s, parts_us, group_sizes.read())
 
 
 def _row(name: str, loads: list[LoadResult], limit_per_s: float) -> dict[str, Any]:
@@ -200,7 +222,7 @@ def main() -> None:
     with _running_servers() as servers:
         for records in options.records:
             for connections in options.connections:
-                loads = _measure(servers, options, records, connections)
+                loads, floor = _measure(servers, options, records, connections)
                 limit_per_s = max(median(load.per_s for load in loads[name]) for name in _LIMITS)
                 print(f"\n{records} records, {connections} connections\n")
                 print(f"| | {' | '.join(_COLUMNS)} |")
@@ -208,6 +230,10 @@ def main() -> None:
                 for name in loads:
                     row = _row(name, loads[name], limit_per_s)
                     print(_line(row), flush=True)
+                    rows.append({"records": records, "connections": connections, **row})
+                if floor:
+                    print(floor.describe_share(median(load.per_s for load in loads["PostgreSQL"])))
+                    row = {"contender": "floor", "of_bare": floor.per_s / limit_per_s, **floor.as_row()}
                     rows.append({"records": records, "connections": connections, **row})
     save_results(options.json, rows)
 

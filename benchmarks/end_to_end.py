@@ -6,11 +6,9 @@ one PostgreSQL that commits durably:
 - the receiver, from the first POST to the last delivery settled; and its workers alone, which drain
   deliveries stored before;
 - the SQL sink's own statement without anything around it, over one connection and over two: the base of the
-  comparison;
-- dlt and Meltano's target-postgres, which load the same records from a file, each in a single process. They
-  neither receive nor keep anything; the start of the process counts, its installation does not.
+  comparison.
 
-Sender, receiver, loaders and databases share the cores: the ratios hold elsewhere, the absolute numbers do
+Sender, receiver and databases share the cores: the ratios hold elsewhere, the absolute numbers do
 not.
 """
 
@@ -30,9 +28,9 @@ from redis import Redis
 from app.database.engine import open_database
 from app.store.inbox import Inbox
 from app.store.pending import PendingDeliveries
+from benchmarks.bare_upsert import measure_bare_upsert
 from benchmarks.environment import migrate_database
 from benchmarks.load import send_all
-from benchmarks.loaders import SCHEMA, measure_bare_upsert, prepare_loaders
 from benchmarks.payloads import TABLE, make_requests
 from benchmarks.results import save_results
 from benchmarks.round import Round, RoundTimer
@@ -165,9 +163,6 @@ def _prepared_subjects(options: argparse.Namespace) -> Iterator[tuple[Subjects, 
             _BARE: partial(bare, connections=1),
             "bare upsert, 2 connections": partial(bare, connections=2),
         }
-        if not options.without_loaders:
-            for loader in prepare_loaders(options.loaders, folders[2], records):
-                subjects[loader.name] = partial(loader.load, records=records, postgres_pid=postgres.pid)
         yield subjects, postgres
 
 
@@ -185,8 +180,7 @@ def _measure(subjects: Subjects, postgres: PostgresServer, round_count: int) -> 
 
 
 def _count_rows(url: str) -> int:
-    # The receiver's table is in the default schema, the loaders' in one of their own.
-    with psycopg.connect(url, options=f"-c search_path={SCHEMA},public") as connection:
+    with psycopg.connect(url) as connection:
         row = connection.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchone()
     assert row
     return int(row[0])
@@ -232,15 +226,6 @@ def main() -> None:
     # A second one commits and enqueues in smaller groups: more CPU, which two cores lack.
     parser.add_argument("--web", type=int, default=1, help="web processes (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: %(default)s)")
-    parser.add_argument(
-        "--loaders",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "rapidbridge-loaders",
-        help="folder that the other loaders are installed into (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--without-loaders", action="store_true", help="measure the receiver and the bare upsert only"
-    )
     parser.add_argument("--json", type=Path, help="file to save the measurements to")
     options = parser.parse_args()
     with _prepared_subjects(options) as (subjects, postgres):

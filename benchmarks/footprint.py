@@ -1,8 +1,9 @@
 """Memory, and time to start: `python -m benchmarks.footprint [--seconds S] [--rounds R] [--json FILE]`.
 
-Resident memory of each process, idle and under bodies of 500 records over 16 connections while one worker
-drains them: afterwards, and at its peak. A process's number includes pages that it shares with others. Times
-to start are medians; Python's own stand beside them.
+Memory of one web process, one worker and the processes around them: idle, and under bodies of 500 records
+over 16 connections, at the most and afterwards. A page that several processes share counts in equal parts
+(PSS), so that the sum is the memory that all of them take. Times to start are medians; Python's own stand
+beside them.
 """
 
 import argparse
@@ -17,20 +18,25 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
+import gevent
+
 from app.truto.target_url import WEBHOOK_PATH
 from app.web.enqueuer import NewDelivery
 from benchmarks.environment import BenchmarkEnvironment, running_environment
 from benchmarks.load import send_for
 from benchmarks.payloads import RequestStream
 from benchmarks.results import save_results
-from benchmarks.round import read_memory_kib
+from benchmarks.round import read_shared_memory_kib
 from tests.support.processes import ROOT, Command, find_descendants
 from tests.support.redis_keys import open_queue
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess
 
-_RECORDS, _CONNECTIONS, _WEB_PROCESSES = 500, 16, 2
-_TARGETS_MB = {"web": 90.0, "worker": 120.0}
+_RECORDS, _CONNECTIONS = 500, 16
+_SAMPLE_INTERVAL_S = 0.25
+_ALL = "all processes"
+# Three quarters of the smallest dyno.
+_TARGETS_MB = {"web 1": 85.0, _ALL: 384.0}
 _TARGETS_S = {"rapidbridge --help": 0.3, "web, first answer": 1.5}
 _IMPORTS_SHOWN = 12
 _HELP = ("-m", "app.cli", "--help")
@@ -41,31 +47,45 @@ _Row = dict[str, Any]
 
 
 def _measure_memory(environment: BenchmarkEnvironment, seconds: float) -> list[_Row]:
-    with environment.web(_WEB_PROCESSES) as web, environment.running_workers(1) as command:
-        idle = _read_memory_mb(web, command)
+    with environment.web(1) as web, environment.running_workers(1) as command:
+        pids = _find_processes(web, command)
+        idle = _read_memory_mb(pids)
+        most_mb = dict(idle)
+        sampler = gevent.spawn(_sample_memory, pids, most_mb)
         requests = RequestStream(WEBHOOK_PATH, _RECORDS)
         load = send_for(web.port, requests, connections=_CONNECTIONS, seconds=seconds)
-        after = _read_memory_mb(web, command)
-    print(f"\nResident memory, MB; {load.per_s:,.0f} deliveries of {_RECORDS} records/s\n")
+        sampler.kill()
+        after = _read_memory_mb(pids)
+    print(f"\nMemory (PSS), MB; {load.per_s:,.0f} deliveries of {_RECORDS} records/s\n")
     return [
         {
             "process": name,
-            "idle_mb": round(idle[name][0], 1),
+            "idle_mb": round(idle[name], 1),
             "after_mb": round(after_mb, 1),
-            "most_mb": round(peak_mb, 1),
-            "target_mb": _TARGETS_MB.get(name.partition(" ")[0]),
+            "most_mb": round(max(most_mb[name], after_mb), 1),
+            "target_mb": _TARGETS_MB.get(name),
         }
-        for name, (after_mb, peak_mb) in after.items()
+        for name, after_mb in after.items()
     ]
 
 
-def _read_memory_mb(web: WebProcess, command: Command) -> dict[str, tuple[float, float]]:
-    """Return resident and peak memory by process, in MB (10^6 bytes)."""
-    pids = {f"web {number}": pid for number, pid in enumerate(sorted(find_descendants(web.pid)), 1)}
-    pids |= {"gunicorn's master": web.pid, "supervisor of workers": command.pid}
-    pids |= {f"worker {number}": pid for number, pid in enumerate(sorted(find_descendants(command.pid)), 1)}
-    memory_kib = {name: read_memory_kib(pid) for name, pid in pids.items()}
-    return {name: (now * 1024 / 1e6, peak * 1024 / 1e6) for name, (now, peak) in memory_kib.items()}
+def _find_processes(web: WebProcess, command: Command) -> dict[str, int]:
+    [web_pid], [worker_pid] = find_descendants(web.pid), find_descendants(command.pid)
+    around = {"gunicorn's master": web.pid, "supervisor of workers": command.pid}
+    return {"web 1": web_pid, "worker 1": worker_pid, **around}
+
+
+def _read_memory_mb(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return the memory of processes and its sum, in MB (10^6 bytes)."""
+    memory_mb = {name: read_shared_memory_kib(pid) * 1024 / 1e6 for name, pid in pids.items()}
+    return memory_mb | {_ALL: sum(memory_mb.values())}
+
+
+def _sample_memory(pids: Mapping[str, int], most_mb: dict[str, float]) -> None:
+    while True:
+        gevent.sleep(_SAMPLE_INTERVAL_S)
+        for name, now_mb in _read_memory_mb(pids).items():
+            most_mb[name] = max(most_mb[name], now_mb)
 
 
 def _measure_starts(environment: BenchmarkEnvironment, rounds: int) -> list[_Row]:

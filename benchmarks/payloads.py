@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -112,25 +111,6 @@ def make_delivery(number: int, records: int) -> IncomingDelivery:
     )
 
 
-def write_jsonl(path: Path, record_count: int) -> None:
-    """Write one record a line."""
-    _write_lines(path, _make_records(record_count))
-
-
-def write_singer(path: Path, record_count: int) -> None:
-    """Write Singer messages: the records' schema, then one record a line."""
-    records = _make_records(record_count)
-    properties = {name: _json_schema(name, value) for name, value in records[0].items()}
-    schema = {
-        "type": "SCHEMA",
-        "stream": TABLE,
-        "schema": {"type": "object", "properties": properties},
-        "key_properties": ["id"],
-    }
-    messages = [{"type": "RECORD", "stream": TABLE, "record": record} for record in records]
-    _write_lines(path, [schema, *messages])
-
-
 def _make_records(count: int) -> list[dict[str, Any]]:
     return [make_record(RESOURCE, _ACCOUNT, index, "1") for index in range(count)]
 
@@ -156,16 +136,3 @@ def _make_request(records: Sequence[Mapping[str, Any]]) -> bytes:
         f"X-Truto-Signature: {sign(body, SECRET)}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-def _json_schema(name: str, value: Any) -> dict[str, Any]:
-    if name.endswith("_at"):
-        return {"type": ["string", "null"], "format": "date-time"}
-    if isinstance(value, list):
-        return {"type": ["array", "null"], "items": {"type": ["object", "string"]}}
-    return {"type": ["object" if isinstance(value, dict) else "string", "null"]}
-
-
-def _write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w") as file:
-        file.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

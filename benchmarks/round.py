@@ -70,6 +70,12 @@ def read_memory_kib(pid: int) -> tuple[int, int]:
     return resident_kib, peak_kib
 
 
+def read_shared_memory_kib(pid: int) -> int:
+    """Return a process's memory, with its part of shared pages (PSS), in KiB. Source: proc(5), smaps."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def _read_cpu_s(pid: int) -> float:
     """Return the CPU seconds of a process and of its children that have ended; 0 if it is gone.
 

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
+from app.store.due_deliveries import DueDeliveries
 from app.store.inbox import Inbox
 from app.store.models import (
     Delivery,
@@ -126,6 +127,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
     def __enter__(self) -> Self:
         self._database = open_database(self._url)
         self._inbox, self._pending = Inbox(self._database), PendingDeliveries(self._database)
+        self._due = DueDeliveries(self._database)
         self._results, self._probe = DeliveryResults(self._database), Probe(self._database)
         return self
 
@@ -144,7 +146,7 @@ class MeasuredInbox(AbstractContextManager["MeasuredInbox"]):
         due = self._measure(
             "sweep",
             MAX_PER_SWEEP if self._has_backlog else 1,
-            lambda: self._pending.lease_due(now=now, limit=MAX_PER_SWEEP, requeue_after_s=0.0),
+            lambda: self._due.lease(now=now, limit=MAX_PER_SWEEP, requeue_after_s=0.0).deliveries,
         )
         if self._has_backlog:
             ids = [delivery.id for delivery in due[:BATCH_SIZE]]

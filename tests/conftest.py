@@ -152,6 +152,23 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield url
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def tracked_urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the URLs of a migrated store and of a SQL sink, once for each kind of sink."""
+    if request.param == "postgresql":
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        with postgres.database(request.getfixturevalue("migrated_database")) as url:
+            yield url, url
+        return
+    url = f"sqlite:///{tmp_path}/store.db"
+    shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.db")
+    if request.param == "sqlite":
+        yield url, url
+    else:
+        with request.getfixturevalue("mariadb").database() as sink_url:
+            yield url, sink_url
+
+
 @pytest.fixture
 def store(store_url: str) -> Iterator[Database]:
     """A migrated, empty store, once for each kind."""

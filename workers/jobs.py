@@ -11,8 +11,17 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 
 from app.errors import JobTimeout, StoreUnavailable
-from app.redis.queue import FAILED_JOB_TTL_S, IDS_PER_JOB, JOB_FUNCTION, JOB_TIMEOUT_S
+from app.redis.queue import (
+    FAILED_JOB_TTL_S,
+    IDS_PER_JOB,
+    JOB_FUNCTION,
+    JOB_TIMEOUT_S,
+    LOAD_FUNCTION,
+    LOAD_TIMEOUTS_S,
+    LONG_LOAD_FUNCTION,
+)
 from app.tracing import tracing
+from workers.delivery.load_runner import LoadRunner
 from workers.delivery.processor import DeliveryProcessor
 
 # The time that an interrupted job spends on releasing its deliveries.
@@ -24,11 +33,13 @@ _MAX_DATA_BYTES = 65536
 
 log = structlog.get_logger()
 _processor: list[DeliveryProcessor] = []
+_load_runner: list[LoadRunner] = []
 
 
-def set_processor(processor: DeliveryProcessor) -> None:
-    """Set the processor that `deliver` uses in this process; call it before the first job."""
+def set_processor(processor: DeliveryProcessor, load_runner: LoadRunner) -> None:
+    """Set the objects that jobs use in this process; call it before the first job."""
     _processor[:] = [processor]
+    _load_runner[:] = [load_runner]
 
 
 def deliver(ids: object) -> None:
@@ -38,35 +49,65 @@ def deliver(ids: object) -> None:
         with tracing.start_span("job", kind="consumer", parent="", deliveries=len(parsed_ids)):
             _processor[0].deliver(parsed_ids)
     except (StoreUnavailable, JobTimeout) as error:
-        # Nothing was saved, so nothing is lost: the sweeper enqueues the deliveries again.
+        # Nothing was saved, so nothing is lost: the feeder enqueues the deliveries again.
         log.error("job.interrupted", number=len(parsed_ids), deliveries=parsed_ids, error=str(error))
-        _release_deliveries(_processor[0])
+        _retry_release(_processor[0].release)
+
+
+def load(load_id: object) -> None:
+    """Run the load with this id; raises ValueError if it is none."""
+    _run_load(load_id, LOAD_TIMEOUTS_S[LOAD_FUNCTION])
+
+
+def load_long(load_id: object) -> None:
+    """Run a load of a slow destination, as `load` does."""
+    _run_load(load_id, LOAD_TIMEOUTS_S[LONG_LOAD_FUNCTION])
+
+
+def _run_load(load_id: object, timeout_s: int) -> None:
+    if not isinstance(load_id, str):
+        raise ValueError("the job's argument is no id")
+    parsed_id = UUID(load_id)
+    try:
+        with tracing.start_span("load", kind="consumer", parent=""):
+            _load_runner[0].run(parsed_id, timeout_s=timeout_s)
+    except (StoreUnavailable, JobTimeout) as error:
+        # The planner enqueues the load again: it is written from its start.
+        log.error("load.interrupted", load=load_id, error=str(error))
+        _retry_release(_load_runner[0].release)
 
 
 def _parse_ids(ids: object) -> list[UUID]:
     if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
         raise ValueError("the job's argument is no list of ids")
-    # The sweeper enqueues the deliveries of any others: a job must end before its timeout.
+    # The feeder enqueues the deliveries of any others: a job must end before its timeout.
     return [UUID(id_) for id_ in ids[:IDS_PER_JOB]]
 
 
-def _release_deliveries(processor: DeliveryProcessor) -> None:
-    """Retry the release for a few seconds.
+def _retry_release(release: Callable[[], None]) -> None:
+    """Retry the release of an interrupted job's leases for a few seconds.
 
-    If it fails, the next job releases the deliveries, or the lease ends.
+    If it fails, the next job releases them, or the lease ends.
     """
     deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
-            processor.release()
+            release()
         except (StoreUnavailable, JobTimeout):
             time.sleep(_RELEASE_RETRY_INTERVAL_S)
         else:
             return
 
 
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    JOB_FUNCTION: deliver,
+    LOAD_FUNCTION: load,
+    LONG_LOAD_FUNCTION: load_long,
+}
+
+
 class DeliveryJob(Job):
-    """An RQ job that runs only JOB_FUNCTION.
+    """An RQ job that runs only the functions of this module.
 
     Anyone who reaches Redis can write jobs. RQ would import and call any function that a job names, send the
     webhooks that it lists, and repeat it as often as it says. Of a job's hash, only the ids are read.
@@ -78,9 +119,10 @@ class DeliveryJob(Job):
     @property
     def func(self) -> Callable[..., Any]:
         """The function to call; raises ValueError for any other name."""
-        if self.instance is not None or self.func_name != JOB_FUNCTION:
+        function = _FUNCTIONS.get(str(self.func_name))
+        if self.instance is not None or function is None:
             raise ValueError("this job names a function that workers do not run")
-        return deliver
+        return function
 
     def refresh(self) -> None:
         """Load the job from Redis; raises NoSuchJobError, or ValueError for too much data."""
@@ -93,17 +135,28 @@ class DeliveryJob(Job):
         data = raw_data.get(_DATA.encode(), raw_data.get(_DATA))
         if not data:
             raise NoSuchJobError("the job has no data")
+        data = _inflate(data)
         super().restore(
             {
-                _DATA: _inflate(data),
+                _DATA: data,
                 "origin": self.queue_name,
                 "status": JobStatus.QUEUED,
-                "timeout": JOB_TIMEOUT_S,
+                "timeout": _get_timeout_s(data),
                 # As text: RQ takes the number 0 for a missing value.
                 "result_ttl": "0",
                 "failure_ttl": str(FAILED_JOB_TTL_S),
             }
         )
+
+
+def _get_timeout_s(data: bytes) -> int:
+    """Return the timeout of a job by the function that its data begin with."""
+    timeouts_s = (
+        timeout_s
+        for function, timeout_s in LOAD_TIMEOUTS_S.items()
+        if data.startswith(f'["{function}",'.encode())
+    )
+    return next(timeouts_s, JOB_TIMEOUT_S)
 
 
 def _inflate(data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from app.config.summary import log_start
 from app.config.version import VERSION
 from app.database.engine import Database, open_database
 from app.errors import ConfigError, StoreUnavailable
+from app.garbage_collection import freeze_start_objects
 from app.logs import FaultLog, configure_logging
 from app.redis.connection import connect_redis, queue_unavailable
 from app.redis.queue import DeliveryQueue
@@ -24,6 +25,7 @@ from app.sinks.registry import SinkRegistry
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.tracing import tracing
 from workers import jobs
+from workers.delivery.load_runner import LoadRunner
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 from workers.rq_worker import Worker
 
@@ -82,7 +84,17 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         to_open_run=settings.attribute_to_open_run,
         started_at=started_at,
     )
-    jobs.set_processor(processor)
+    load_runner = LoadRunner(
+        database,
+        config.routes,
+        sinks,
+        processor.work,
+        worker=name,
+        config=config.delivery_config.digest,
+        to_open_run=settings.attribute_to_open_run,
+        started_at=started_at,
+    )
+    jobs.set_processor(processor, load_runner)
     delivery_config = config.delivery_config
     record = WorkerRecord(name, started_at, delivery_config.to_json(), delivery_config.digest)
     publisher = Publisher(database, record)
@@ -100,13 +112,11 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
         log_job_description=False,
     )
 
-    def publish() -> None:
-        publisher.publish()
-        processor.work.flush()
-
-    # RQ calls it after each job, and every few seconds without one.
-    worker.publish = publish
+    # Called after each job, and every few seconds without one; `publish` also during a job.
+    worker.publish = publisher.publish
+    worker.save_totals = processor.work.flush
     log_start("worker", config, worker=name)
+    freeze_start_objects()
     try:
         # RQ's scheduler stays off: retries are scheduled in the inbox, which survives a loss of Redis.
         worker.work(logging_level="WARNING")

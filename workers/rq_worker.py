@@ -1,17 +1,21 @@
 """RQ's worker and queue, which no content of Redis can stop.
 
 Anyone who reaches Redis can write to every key that RQ reads. RQ ends its worker at the first value that it
-does not expect. Here, such a value costs its own job: the sweeper enqueues the deliveries again.
+does not expect. Here, such a value costs its own job: the feeder enqueues the deliveries again.
 """
 
+import math
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Event, Thread
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
@@ -20,13 +24,18 @@ from rq.timeouts import UnixSignalDeathPenalty
 from rq.utils import now
 from rq.worker_registration import clean_worker_registry
 
-from app.errors import JobTimeout
+from app.errors import JobTimeout, WorkerStopping
 from app.logs import locate_error, log_limited
 from app.redis.connection import is_wrong_type, queue_unavailable
 from app.redis.queue import JOB_TIMEOUT_S, WORKERS_KEY
 
 # The time between two interruptions of the same job.
 _INTERRUPT_INTERVAL_S = 3
+# A worker counts as dead after 45 s without a heartbeat.
+_MAX_SILENT_S = 30
+_HEARTBEAT_INTERVAL_S = 10.0
+# RQ also sends heartbeats between taking a job and running it, while its delivery waits.
+_AFTER_JOB_INTERVAL_S = 1.0
 _LOG_INTERVAL_S = 60.0
 # Errors of the connection, and exceptions of signals: none is caused by a value in Redis.
 _PASSED_ON = (DequeueTimeout, StopRequested, RedisConnectionError, RedisTimeoutError, JobTimeout)
@@ -46,15 +55,32 @@ def _warn(event: str, error: BaseException, **fields: Any) -> None:
 class RepeatingTimeout(UnixSignalDeathPenalty):
     """Interrupts a job at its timeout, and again every few seconds until it ends."""
 
+    _stop_timeout_s: ClassVar[float] = math.inf
+
     def handle_death_penalty(self, _number: int, _frame: FrameType | None) -> None:
         """Raise JobTimeout in the running job."""
-        raise JobTimeout(f"the job timed out after {JOB_TIMEOUT_S} s")
+        raise JobTimeout(f"the job timed out after {self._timeout} s")
 
     def setup_death_penalty(self) -> None:
         """Start the timer."""
         signal.signal(signal.SIGALRM, self.handle_death_penalty)
         # RQ's own alarm fires once: the job could hang again after that.
-        signal.setitimer(signal.ITIMER_REAL, JOB_TIMEOUT_S, _INTERRUPT_INTERVAL_S)
+        signal.setitimer(signal.ITIMER_REAL, self._timeout, _INTERRUPT_INTERVAL_S)
+        # The worker may have been stopped just before.
+        self.stop_within(self._stop_timeout_s)
+
+    @classmethod
+    def stop_within(cls, timeout_s: float) -> None:
+        """Raise WorkerStopping in the running job, or in the next one, if it takes longer."""
+        cls._stop_timeout_s = timeout_s
+        rest_s, _ = signal.getitimer(signal.ITIMER_REAL)
+        if rest_s > timeout_s:
+            signal.signal(signal.SIGALRM, cls._stop_job)
+            signal.setitimer(signal.ITIMER_REAL, timeout_s, _INTERRUPT_INTERVAL_S)
+
+    @staticmethod
+    def _stop_job(_number: int, _frame: FrameType | None) -> None:
+        raise WorkerStopping("the worker was stopped during the job")
 
 
 class JobQueue(Queue):
@@ -92,8 +118,17 @@ class Worker(SimpleWorker):
     death_penalty_class = RepeatingTimeout
     queue_class = JobQueue
 
-    # Set before `work`.
+    # Set before `work`. publish: also called by the thread of heartbeats.
     publish: Callable[[], None]
+    save_totals: Callable[[], None]
+
+    _renewed_at_s = -math.inf
+    _has_run_job = False
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Finish the running job, but not a load that takes longer than other jobs may: platforms kill."""
+        RepeatingTimeout.stop_within(JOB_TIMEOUT_S)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ's own
 
     def request_force_stop(self, _number: int, _frame: FrameType | None) -> None:
         """Ignore a second SIGTERM: the platform and the supervisor each send one."""
@@ -124,10 +159,24 @@ class Worker(SimpleWorker):
         super().register_birth()  # type: ignore[no-untyped-call]  # RQ's own
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Register this worker again if Redis lost it, then renew its heartbeats."""
+        """Register this worker again if Redis lost it, and renew its heartbeats; save its totals.
+
+        The heartbeats are renewed once a second after jobs, otherwise every ten seconds.
+        """
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)
             return
+        is_after_job, self._has_run_job = self._has_run_job, False
+        interval_s = _AFTER_JOB_INTERVAL_S if is_after_job else _HEARTBEAT_INTERVAL_S
+        now_s = time.monotonic()
+        is_due = now_s - self._renewed_at_s >= interval_s
+        if is_due:
+            self._renew(timeout)
+            self._renewed_at_s = now_s
+        if is_due or is_after_job:
+            self.save_totals()
+
+    def _renew(self, timeout: int | None = None) -> None:
         try:
             if not self._is_registered():
                 self.connection.delete(self.key, self.executions_key)
@@ -149,18 +198,45 @@ class Worker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job. A key of another type, on which RQ fails, costs this job only."""
+        self._has_run_job = True
+        is_long = (job.timeout or 0) > _MAX_SILENT_S
         try:
-            super().execute_job(job, queue)
+            with self._send_heartbeats() if is_long else nullcontext():
+                super().execute_job(job, queue)
         except _PASSED_ON:
             raise
         except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
             _warn("job.aborted", error, location=locate_error(error))
+            # The next heartbeat finds out whether Redis still knows this worker.
+            self._renewed_at_s = -math.inf
             self.executions.clear()
             self.connection.delete(job.key, self.executions_key)
+
+    @contextmanager
+    def _send_heartbeats(self) -> Iterator[None]:
+        """Renew the heartbeats from a thread: the job may take minutes."""
+        ended = Event()
+        thread = Thread(target=self._renew_until, args=(ended,), name="heartbeats", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _renew_until(self, ended: Event) -> None:
+        # They interrupt the job, which the main thread runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while not ended.wait(_HEARTBEAT_INTERVAL_S):
+            try:
+                self._renew()
+            except RedisError as error:
+                _warn("worker.heartbeat_failed", error)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Log the error of a job, without the job's arguments."""
         error = exc_info[1]
+        self._renewed_at_s = -math.inf
         # Its id begins with that of its first delivery.
         _warn("job.failed", error, job=job.id, location=locate_error(error))
 
@@ -182,6 +258,6 @@ class Worker(SimpleWorker):
         except _PASSED_ON:
             raise
         except Exception as error:  # noqa: BLE001  # any value in Redis may raise anything
-            # They hold ids only, and the sweeper enqueues what was in progress.
+            # They hold ids only, and the feeder enqueues what was in progress.
             _warn("queue.registries_deleted", error)
             self.connection.delete(started.key, failed.key, queue.intermediate_queue.key)

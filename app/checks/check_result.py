@@ -7,6 +7,8 @@ from typing import Literal
 CheckLevel = Literal["ok", "warn", "fail"]
 
 _SLOW_S = 0.05
+# The beginning of a message about something that could not be checked, or was not to be.
+NOT_CHECKED = "not checked: "
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.config.routes import ColumnConfig
-from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.columns import ColumnCaster
 from app.truto.record_path import find_value
 from app.truto.records import ExactDecimal
 
 # The first one that every value fits is suggested. Text stays text, even if it looks like a number: "007".
 _NUMBER_TYPES = ("integer", "decimal")
 _TEXT_TYPES = ("date", "timestamp", "text")
-_COLUMNS = {
-    type_: ColumnConfig.model_validate({"type": type_}) for type_ in ("boolean", *_NUMBER_TYPES, *_TEXT_TYPES)
+_CASTERS = {
+    type_: ColumnCaster({"value": ColumnConfig.model_validate({"type": type_})})
+    for type_ in ("boolean", *_NUMBER_TYPES, *_TEXT_TYPES)
 }
 _MAX_DEPTH = 2
 _MAX_PATHS = 1000
@@ -89,7 +90,7 @@ def _choose_candidates(value: Any) -> tuple[str, ...]:
 
 
 def _has_misfit(value: Any, type_: str) -> bool:
-    _, misfits = cast_columns({"value": value}, {"value": _COLUMNS[type_]})
+    _, misfits = _CASTERS[type_].cast({"value": value})
     # A timestamp also fits a date, which would lose its time.
     return bool(misfits) or (type_ == "date" and len(value.strip()) > len("2026-01-31"))
 

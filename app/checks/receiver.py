@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import httpx
 
-from app.checks.check_result import CheckLevel, CheckResult, fail, ok, warn
+from app.checks.check_result import NOT_CHECKED, CheckLevel, CheckResult, fail, ok, warn
 from app.clock import utc_now
 from app.config.settings import Settings, WebhookSecret
 from app.database.engine import open_database
@@ -51,7 +51,7 @@ def check_receiver(
     must listen at the URL; otherwise it may run on another machine.
     """
     if secret is None:
-        message = "not checked: there is no secret to sign the test event with"
+        message = f"{NOT_CHECKED}there is no secret to sign the test event with"
         advice = (
             "Set TRUTO_WEBHOOK_SECRET, or run: rapidbridge webhook create --url https://HOST/webhooks/truto"
         )
@@ -99,7 +99,7 @@ def evaluate_connection_error(error: Exception, shown_url: str, *, is_expected: 
         message = f"no receiver listens at {shown_url} ({name}): Truto's deliveries are lost"
         advice = "Start it there (rapidbridge up), or correct --url."
         return fail(_COMPONENT, "responds", message, advice)
-    message = f"not checked: no receiver listens at {shown_url} ({name})"
+    message = f"{NOT_CHECKED}no receiver listens at {shown_url} ({name})"
     advice = (
         "If it runs here, start it: rapidbridge up. If it runs elsewhere, run: "
         f"rapidbridge doctor --url https://HOST{WEBHOOK_PATH}. To skip this check: --no-post"
@@ -108,10 +108,10 @@ def evaluate_connection_error(error: Exception, shown_url: str, *, is_expected: 
 
 
 def summarize_receiver(results: Sequence[CheckResult]) -> str:
-    """Return one sentence about the results of the receiver's check; "" if it was not run."""
+    """Return one sentence about the results of the receiver's check."""
     levels = {result.check: result.level for result in results if result.component == _COMPONENT}
     sentences = (text for (check, level), text in _SUMMARIES.items() if levels.get(check) == level)
-    return next(sentences, _NOT_CHECKED) if levels else ""
+    return next(sentences, _NOT_CHECKED)
 
 
 def evaluate_response(

@@ -9,8 +9,9 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
+from app.checks.check_result import NOT_CHECKED, CheckResult, evaluate_latency, fail, ok, warn
 from app.config.settings import Settings
+from app.errors import QueueUnavailable
 from app.plural import format_count
 from app.redis.connection import connect_redis, diagnose_redis
 from app.redis.other_receivers import OtherReceiver, find_other_receivers
@@ -64,8 +65,11 @@ class QueueInfo:
     namespace: str
 
 
-def check_redis(settings: Settings) -> Iterator[CheckResult]:
-    """Check the server, the spool, the queue and the workers; raises QueueUnavailable for the queue."""
+def check_redis(settings: Settings, *, are_workers_expected: bool = True) -> Iterator[CheckResult]:
+    """Check the server, the spool, the queue and the workers.
+
+    are_workers_expected: whether it is a failure if no worker is alive.
+    """
     if not settings.redis_url:
         message = "REDIS_URL is not set: only `rapidbridge up` starts a Redis of its own"
         advice = "Set REDIS_URL to a Redis or Valkey server that keeps its data on disk."
@@ -73,7 +77,10 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
         return
     if settings.redis_url.startswith("rediss:") and not settings.redis_tls_verify:
         message = "REDIS_TLS_VERIFY=0: the server's certificate is not verified"
-        advice = "Unset it, except on Heroku, whose Redis has a self-signed certificate."
+        advice = (
+            "Unset it, and name the authority of the certificate in REDIS_URL: ?ssl_ca_certs=FILE. Heroku's "
+            "certificate is self-signed: keep the setting there."
+        )
         yield warn(_COMPONENT, "tls", message, advice)
     client = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     try:
@@ -81,8 +88,10 @@ def check_redis(settings: Settings) -> Iterator[CheckResult]:
         yield ok(_COMPONENT, "reachable", info.name)
         yield from evaluate_redis(info)
         yield from evaluate_namespaces(settings.namespace, find_other_receivers(client, settings.namespace))
-        yield from evaluate_queue(_read_queue_info(client, settings.namespace))
-    except (RedisError, OSError) as error:
+        yield from evaluate_queue(
+            _read_queue_info(client, settings.namespace), are_workers_expected=are_workers_expected
+        )
+    except (RedisError, OSError, QueueUnavailable) as error:
         problem, advice = diagnose_redis(error)
         yield fail(_COMPONENT, "reachable", f"Redis failed: {problem}", f"{advice[0].upper()}{advice[1:]}")
     finally:
@@ -231,7 +240,7 @@ def evaluate_namespaces(namespace: str, others: Sequence[OtherReceiver]) -> Iter
         yield warn(_COMPONENT, "stranded", message, advice)
 
 
-def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
+def evaluate_queue(info: QueueInfo, *, are_workers_expected: bool = True) -> Iterator[CheckResult]:
     """Yield the results for the spool, the workers and the job queue."""
     if info.spooled:
         message = f"{_count_deliveries(info.spooled)} in the spool, not yet in the store"
@@ -246,6 +255,9 @@ def evaluate_queue(info: QueueInfo) -> Iterator[CheckResult]:
         yield _warn_unreadable(info.unreadable, f"rapidbridge migrate --adopt-spool {info.namespace}")
     if info.workers:
         yield ok("workers", "alive", f"{format_count(info.workers, 'worker')} alive")
+    elif not are_workers_expected:
+        advice = "Once the workers are started, run: rapidbridge doctor"
+        yield warn("workers", "alive", f"{NOT_CHECKED}no worker is alive yet", advice)
     else:
         message = "no worker is alive: no delivery reaches the sinks"
         yield fail("workers", "alive", message, "Run: rapidbridge worker")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.config.routes import Route
 from app.routing.records import RecordRouter
-from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.columns import ColumnCaster
 from app.truto.records import read_records
 
 _NO_DELIVERY = UUID(int=0)
@@ -49,12 +49,13 @@ def preview_records(sample: bytes, route: Route, *, received_at: datetime) -> Se
         record.ordinal: RecordPreview(record.ordinal, record.reason, "cannot be read")
         for record in batch.unreadable
     }
+    caster = ColumnCaster(route.columns)
     for ordinal, value in batch.records:
         routed = router.route([(ordinal, value)], batch.originals)
         for rejected in routed.rejected:
             previews[ordinal] = RecordPreview(ordinal, rejected.reason, rejected.message)
         for record in routed.records:
-            columns, misfits = cast_columns(record.value, route.columns)
+            columns, misfits = caster.cast(record.value)
             previews[ordinal] = RecordPreview(
                 ordinal,
                 "written",

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from app.checks.check_result import CheckResult, fail
+from app.checks.check_result import NOT_CHECKED, CheckResult, fail
 from app.errors import RapidBridgeError
 from app.logs import locate_error
 
@@ -40,6 +40,23 @@ def run_checks(checks: Mapping[str, Check], *, timeout_s: float) -> list[CheckRe
             # A new list: the thread may still append to the old one.
             results[component] = [*results[component], timeout_result]
     return [result for component in checks for result in results[component]]
+
+
+def list_unchecked(components: Iterable[str], results: Sequence[CheckResult]) -> list[str]:
+    """Return everything that was not checked, as phrases. components: those of the checks that were run."""
+    stated = [
+        f"{result.component}: {result.message.removeprefix(NOT_CHECKED)}"
+        for result in results
+        if result.message.startswith(NOT_CHECKED)
+    ]
+    checked = {result.component for result in results}
+    # Their checks read the database and Redis, whose own results name the fault.
+    silent = [
+        f"{component}: needs a server that is unavailable"
+        for component in components
+        if component not in checked
+    ]
+    return stated + silent
 
 
 def _run_check(component: str, check: Check, results: list[CheckResult]) -> None:

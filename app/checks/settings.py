@@ -6,7 +6,8 @@ from uuid import UUID
 
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.config.load import Config
-from app.config.settings import WebhookSecret
+from app.config.machine import Machine
+from app.config.settings import Settings, WebhookSecret
 from app.plural import format_count
 
 _COMPONENT = "settings"
@@ -15,6 +16,8 @@ _PLACEHOLDER = re.compile(
     r"^[<\[{$]|change.?me|replace|placeholder|example|your|^(secret|test|todo|x+|0+)$", re.I
 )
 _MIN_LENGTH = 16
+# Measured: up to 94 MiB without large bodies. See docs/performance.md.
+_PROCESS_BYTES = 128 * 2**20
 _SET_TRUTOS_SECRET = "Set the secret that Truto showed when the webhook was created."  # noqa: S105  # advice
 
 
@@ -27,6 +30,29 @@ def evaluate_config(config: Config) -> Iterator[CheckResult]:
         message = "MAINTENANCE is set: every new run is refused"
         advice = "To accept runs again, restart the web process without it: unset MAINTENANCE"
         yield warn(_COMPONENT, "maintenance", message, advice)
+
+
+def evaluate_processes(settings: Settings, machine: Machine) -> CheckResult:
+    """Return whether this machine has the memory for the numbers of processes."""
+    numbers = {
+        "WEB_CONCURRENCY": settings.web_concurrency,
+        "WORKER_CONCURRENCY": settings.worker_concurrency,
+    }
+    message = (
+        f"{format_count(settings.web_concurrency, 'web process')}, "
+        f"{format_count(settings.worker_concurrency, 'worker process')}, for "
+        f"{format_count(machine.cores, 'core')} and {machine.memory_bytes / 2**20:,.0f} MiB of memory"
+    )
+    # Web and workers may have a machine each.
+    max_number = machine.memory_bytes // _PROCESS_BYTES
+    too_large = [name for name, number in numbers.items() if number > max(1, max_number)]
+    if not too_large:
+        return ok(_COMPONENT, "processes", message)
+    advice = (
+        f"A process needs about {_PROCESS_BYTES // 2**20} MiB, more with large bodies. "
+        f"Lower {' and '.join(too_large)} to {max(1, max_number)}, or unset, and restart."
+    )
+    return warn(_COMPONENT, "processes", message, advice)
 
 
 def evaluate_secrets(

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.checks.conditions import check_conditions
+from app.checks.connections import evaluate_connections
 from app.checks.disk import check_disk
+from app.checks.rights import check_rights
 from app.clock import utc_now
 from app.config.load import Config
-from app.config.sinks import SqlSinkConfig
 from app.database.engine import Database, diagnose_for, open_database, redact_url
 from app.database.inspection import (
     DatabaseInfo,
@@ -18,7 +19,7 @@ from app.database.inspection import (
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import StoreUnavailable
 from app.plural import format_count
-from app.store.migrate import is_current
+from app.store.migrate import find_newer_revision, is_current
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 from app.store.sink_status import SinkStatus, list_sink_statuses
@@ -28,10 +29,6 @@ _COMPONENT = "store"
 _MIGRATE = "Run: rapidbridge migrate"
 _LOCK_TIMEOUT_S = 3.0
 _MIN_VERSIONS = {"PostgreSQL": (12,), "SQLite": (3, 35)}
-# The size of the store's connection pool; see app/database/engine.py.
-_MAX_CONNECTIONS_PER_PROCESS = 6
-# A web process has four more: for /readyz, for /metrics, and two for the dashboard.
-_MAX_CONNECTIONS_PER_WEB_PROCESS = _MAX_CONNECTIONS_PER_PROCESS + 4
 _WARN_CLOCK_S, _FAIL_CLOCK_S = 2.0, 30.0
 _WARN_BACKLOG_S, _FAIL_BACKLOG_S = 60.0, 900.0
 
@@ -51,9 +48,12 @@ def check_store(config: Config) -> Iterator[CheckResult]:
     try:
         info = inspect_database(database)
         yield ok(_COMPONENT, "reachable", redact_url(url))
-        yield from evaluate_database(info, max_connections=count_max_connections(config))
+        yield from evaluate_database(info)
+        if info.connections is not None:
+            yield evaluate_connections(info.connections, config)
         if path := database_file(url):
             yield from check_disk(_COMPONENT, path.parent)
+        yield from check_rights(database, config.settings)
         yield from _check_tables(database)
     except StoreUnavailable as error:
         diagnosis = diagnose_for(error.__cause__, database.engine, schema=schema)
@@ -67,7 +67,12 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     if not is_current(database):
         yield fail(_COMPONENT, "tables", "the tables are missing or out of date", _MIGRATE)
         return
-    yield ok(_COMPONENT, "tables", "the tables are up to date")
+    if revision := find_newer_revision(database):
+        message = f"a newer release has migrated the tables (revision {revision})"
+        advice = "Deploy that release to this process too: only the one before it is tested with its tables."
+        yield warn(_COMPONENT, "tables", message, advice)
+    else:
+        yield ok(_COMPONENT, "tables", "the tables are up to date")
     oldest = PendingDeliveries(database).find_oldest_received_at()
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     for status in list_sink_statuses(database):
@@ -77,11 +82,8 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield from check_conditions(database, now=utc_now())
 
 
-def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[CheckResult]:
-    """Yield the results for a database that responds.
-
-    max_connections: the number that the processes of one machine may open.
-    """
+def evaluate_database(info: DatabaseInfo) -> Iterator[CheckResult]:
+    """Yield the results for a database that responds, except its connections."""
     version = ".".join(map(str, info.version))
     if info.version < _MIN_VERSIONS[info.product]:
         required = ".".join(map(str, _MIN_VERSIONS[info.product]))
@@ -103,8 +105,6 @@ def evaluate_database(info: DatabaseInfo, *, max_connections: int) -> Iterator[C
     yield evaluate_latency(_COMPONENT, info.latency_s)
     if info.clock_ahead_s is not None:
         yield evaluate_clock(info.clock_ahead_s)
-    if info.free_connections is not None:
-        yield _evaluate_connections(info.free_connections, max_connections)
 
 
 def _evaluate_durability(info: DatabaseInfo) -> CheckResult:
@@ -147,31 +147,6 @@ def evaluate_clock(ahead_s: float) -> CheckResult:
     return ok(_COMPONENT, "clock", "the server's clock agrees with this machine's")
 
 
-def _evaluate_connections(free: int, max_connections: int) -> CheckResult:
-    message = (
-        f"{format_count(free, 'connection')} available; the receiver's processes open up to {max_connections}"
-    )
-    if free >= max_connections:
-        return ok(_COMPONENT, "connections", message)
-    advice = "Raise the limit, close other connections, or lower WEB_CONCURRENCY and WORKER_CONCURRENCY."
-    return warn(_COMPONENT, "connections", message, advice)
-
-
-def count_max_connections(config: Config) -> int:
-    """Return how many connections the processes of one machine may open to the store's database."""
-    settings = config.settings
-    sinks_in_store = [
-        sink_config
-        for sink_config in config.routes.sinks.values()
-        if isinstance(sink_config, SqlSinkConfig) and sink_config.url == settings.database_url
-    ]
-    web = settings.web_concurrency * _MAX_CONNECTIONS_PER_WEB_PROCESS
-    # A worker runs one job at a time, with one connection to the store and one to each sink.
-    workers = settings.worker_concurrency * (1 + len(sinks_in_store))
-    # The background process uses a whole pool.
-    return web + _MAX_CONNECTIONS_PER_PROCESS + workers
-
-
 def evaluate_backlog(age_s: float | None) -> CheckResult:
     """Return whether deliveries are processed in time.
 
@@ -189,7 +164,7 @@ def evaluate_backlog(age_s: float | None) -> CheckResult:
 
 
 def evaluate_sink_status(status: SinkStatus) -> Iterator[CheckResult]:
-    """Yield a result for a sink that is paused, and one for a sink that fails."""
+    """Yield a result for a sink that is paused, one for a sink that fails, and one for a slow sink."""
     if status.paused_at:
         by = f" by {status.paused_by}" if status.paused_by else ""
         message = f"sink {status.sink} is paused since {status.paused_at:%Y-%m-%d %H:%M} UTC{by}"
@@ -203,6 +178,10 @@ def evaluate_sink_status(status: SinkStatus) -> Iterator[CheckResult]:
             f"rapidbridge sinks list. Reason: {reason}"
         )
         yield fail(_COMPONENT, "failing", f"{message}; {format_waiting(status)}", advice)
+    if status.slow:
+        message = f"sink {status.sink} is slow ({status.slow}): half of the workers write to others only"
+        advice = "Make the sink faster, let its deliveries wait, or start more workers."
+        yield warn(_COMPONENT, "slow", f"{message}; {format_waiting(status)}", advice)
 
 
 def format_waiting(status: SinkStatus) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.checks.check_result import CheckResult, fail, ok, warn
+from app.checks.check_result import NOT_CHECKED, CheckResult, fail, ok, warn
 from app.checks.known_webhooks import list_known_webhooks, list_pinned_webhooks
 from app.config.settings import Settings
 from app.errors import ConfigError, StoreUnavailable, TrutoRefused, TrutoUnavailable
@@ -17,7 +17,7 @@ _COMPONENT = "truto"
 def check_truto(settings: Settings) -> Iterator[CheckResult]:
     """Check the token and the known webhooks; without a token, send no request."""
     if not settings.truto_api_token:
-        yield ok(_COMPONENT, "token", "TRUTO_API_TOKEN is not set: Truto's API is not used")
+        yield ok(_COMPONENT, "token", f"{NOT_CHECKED}TRUTO_API_TOKEN is not set")
         return
     with TrutoClient(settings.truto_api_url, settings.truto_api_token) as client:
         try:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from app.checks.check_result import CheckResult, fail, ok
+from app.checks.check_result import CheckResult, fail, ok, warn
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config
+from app.config.routes import Routes
+from app.config.sinks import LoadSinkConfig
 from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import QueueUnavailable, StoreUnavailable
@@ -35,7 +37,9 @@ def check_workers(config: Config) -> Iterator[CheckResult]:
     )
     try:
         registry = WorkerRegistry(database)
-        yield from evaluate_workers(expected, registry.list_live(now=utc_now()))
+        live = registry.list_live(now=utc_now())
+        yield from evaluate_workers(expected, live)
+        yield from evaluate_number(config.routes, len(live))
         if settings.redis_url:
             redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
             queue = DeliveryQueue(redis, settings.namespace)
@@ -60,6 +64,19 @@ def evaluate_workers(expected: DeliveryConfig, live: Sequence[WorkerRecord]) -> 
         verb = "has" if len(live) == 1 else "have"
         message = f"{format_count(len(live), 'worker')} {verb} this release and these routes and sinks"
         yield ok(_COMPONENT, "config", message)
+
+
+def evaluate_number(routes: Routes, live: int) -> Iterator[CheckResult]:
+    """Yield a warning if the loads of a sink occupy the only worker."""
+    slow = [
+        name
+        for name, sink in sorted(routes.sinks.items())
+        if isinstance(sink, LoadSinkConfig) and sink.has_long_loads
+    ]
+    if slow and live == 1:
+        message = f"1 worker, which waits for minutes in each load of the sink {', '.join(slow)}"
+        advice = "Set WORKER_CONCURRENCY to 2 or more, and restart `rapidbridge worker`."
+        yield warn(_COMPONENT, "number", message, advice)
 
 
 def evaluate_strangers(namespace: str, strangers: set[str]) -> Iterator[CheckResult]:

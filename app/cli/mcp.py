@@ -2,6 +2,7 @@
 
 import click
 
+from app.config.current_config import CurrentConfig
 from app.config.load import read_config
 from app.database.engine import open_database
 from app.database.inspection import missing_file
@@ -9,7 +10,7 @@ from app.errors import ConfigError, StoreUnavailable
 from app.logs import configure_logging
 
 # Short enough for one line: a command that is wrapped cannot be pasted.
-_EXTRA = "The extra `mcp` is missing. Run: pip install 'rapidbridge-receiver[mcp]'"
+_EXTRA = "The extra `mcp` is missing. In the checkout, run: pip install -e '.[mcp]'"
 
 
 @click.command()
@@ -38,7 +39,9 @@ def mcp(*, allow_write: bool) -> None:
         hint = "check DATABASE_URL, or create it with: rapidbridge migrate"
         raise StoreUnavailable(f"the database file {path} does not exist: {hint}")
     database = open_database(settings.database_url, schema=settings.database_schema)
+    current_config = CurrentConfig(config)
+    current_config.start()
     try:
-        build_server(config, database, allow_write=allow_write).run("stdio")
+        build_server(current_config, database, allow_write=allow_write).run("stdio")
     finally:
         database.close()

@@ -12,7 +12,7 @@ from app.redis.other_receivers import UNNAMED_OPTION
 from app.redis.queue import UNNAMED, DeliveryQueue, list_namespaces
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
-from app.store.migrate import migrate as apply_migrations
+from app.store.migrate import find_newer_revision, migrate_as_owner
 from app.store.models import Receipt
 
 
@@ -26,13 +26,16 @@ from app.store.models import Receipt
 def migrate(namespace: str | None) -> None:
     """Create or update the tables in DATABASE_URL.
 
-    The schema in DATABASE_SCHEMA is created if it is missing. The command is safe to run at any time, and
-    several times at once. `rapidbridge doctor` names the spools that no worker empties, for --adopt-spool.
+    The role of MIGRATION_DATABASE_URL does it, if that is set. The schema in DATABASE_SCHEMA is created if it
+    is missing. The command is safe to run at any time, and several times at once. `rapidbridge doctor` names
+    the spools that no worker empties, for --adopt-spool.
     """
     settings = read_config(required=("REDIS_URL", "TRUTO_WEBHOOK_SECRET") if namespace else ()).settings
     database = open_database(settings.database_url, schema=settings.database_schema)
-    before, after = apply_migrations(database)
-    if before == after:
+    before, after = migrate_as_owner(database, settings.migration_database_url)
+    if find_newer_revision(database):
+        click.echo(f"A newer release has migrated the database (revision {after}): nothing to do.")
+    elif before == after:
         click.echo(f"The database is up to date (revision {after}).")
     else:
         click.echo(f"The database was updated from revision {before or 'none'} to {after}.")

@@ -31,6 +31,8 @@ from app.simulator.plan import DEFAULT_RESOURCES, Plan
 from app.simulator.report import RunReport
 from app.simulator.session import running_session
 from app.simulator.session import simulate as play
+from app.simulator.variants import parse_variants
+from app.truto.signature import ENCODINGS
 from app.truto.target_url import WEBHOOK_PATH
 
 _REFUSED_HINT = (
@@ -93,7 +95,7 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
 @click.option(
     "--encoding",
     "encoding",
-    type=click.Choice(["base64", "hex"]),
+    type=click.Choice(ENCODINGS),
     default="base64",
     show_default=True,
     help="Encoding of signatures.",
@@ -103,6 +105,14 @@ def _parse_events(_context: click.Context, _option: click.Parameter, value: Sequ
     "with_format",
     default=True,
     help="Whether the signature header names format=sha256.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    callback=lambda _context, _option, value: parse_variants(value),
+    metavar="NAME=VALUE",
+    help="Form of the events that Truto's documentation leaves open. Repeatable; see docs/operations.md.",
 )
 @click.option(
     "--pause",

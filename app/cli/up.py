@@ -11,7 +11,7 @@ from app.database.engine import open_database, redact_url
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
-from app.store.migrate import migrate
+from app.store.migrate import migrate_as_owner
 from app.truto.target_url import WEBHOOK_PATH
 
 
@@ -36,7 +36,10 @@ def up() -> None:
     if config.settings.redis_url:
         redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         DeliveryQueue(redis, config.settings.namespace).ping()
-    migrate(open_database(config.settings.database_url, schema=config.settings.database_schema))
+    database = open_database(config.settings.database_url, schema=config.settings.database_schema)
+    migrate_as_owner(database, config.settings.migration_database_url)
+    # The processes do without the rights of the tables' owner.
+    settings.pop("MIGRATION_DATABASE_URL", None)
     # Also beside a password that only reads: otherwise nobody could act.
     uses_development_password = "DASHBOARD_PASSWORD" not in settings
     if uses_development_password:

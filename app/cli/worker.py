@@ -24,13 +24,15 @@ from app.logs import configure_logging
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
-from app.sinks.probe import find_unloadable_functions
+from app.sinks.probe import find_unloadable_sinks
+from workers.background.delete_marker import DeleteMarker
+from workers.background.feeder import Feeder
+from workers.background.load_planner import LoadPlanner
 from workers.background.monitor import Monitor
 from workers.background.notification_sender import NotificationDispatcher
 from workers.background.operation_runner import OperationRunner
 from workers.background.other_spools import OtherSpools
 from workers.background.releaser import Releaser
-from workers.background.replay_feeder import ReplayFeeder
 from workers.background.retention import Pruner
 from workers.background.routes_watcher import RoutesWatcher
 from workers.background.sink_monitor import SetUpMonitor
@@ -45,7 +47,7 @@ log = structlog.get_logger()
     "-n",
     "--number",
     type=click.IntRange(1, 64),
-    help="Number of worker processes.  [default: WORKER_CONCURRENCY, or 1]",
+    help="Number of worker processes.  [default: WORKER_CONCURRENCY]",
 )
 def worker(number: int | None) -> None:
     """Write received deliveries to their sinks.
@@ -58,7 +60,7 @@ def worker(number: int | None) -> None:
     forget_routes_snapshot()
     settings = config.settings
     configure_logging(settings.log_format)
-    if problems := list(find_unloadable_functions(config.routes)):
+    if problems := list(find_unloadable_sinks(config.routes)):
         raise ConfigError([f"{config.routes_file}: {problem}" for problem in problems])
     number = number or settings.worker_concurrency
     log_start("background", config, workers=number)
@@ -71,13 +73,15 @@ def worker(number: int | None) -> None:
     dispatcher = NotificationDispatcher(database, config.routes.notify, public_url=settings.public_url)
     tasks = [
         sweeper,
+        Feeder(database, queue),
         Releaser(database),
+        LoadPlanner(database, queue, config.routes),
         OtherSpools(database, redis, settings),
         SetUpMonitor(config.routes),
         *dispatcher.tasks,
         Pruner(database, settings.retention_days),
         OperationRunner(database, owner=format_worker_name(os.getpid(), make_worker_token())),
-        ReplayFeeder(database, queue),
+        DeleteMarker(database, config.routes, owner=format_worker_name(os.getpid(), make_worker_token())),
         routes_watcher,
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):

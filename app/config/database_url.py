@@ -163,5 +163,5 @@ def _find_hint(name: str, known: tuple[str, ...]) -> str:
         return f"remove it: for SQLite only {', '.join(known)} is known"
     if hint := _HINTS.get(name.lower()):
         return hint
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
     return f"use {near[0]}" if near else "remove it, or use one that libpq knows"

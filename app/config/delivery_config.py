@@ -8,7 +8,15 @@ from typing import Self
 
 from app.config.database_identity import identify_database
 from app.config.routes import Routes
-from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SinkConfig, SqlSinkConfig
+from app.config.sinks import (
+    FilesSinkConfig,
+    HttpSinkConfig,
+    KafkaSinkConfig,
+    PythonSinkConfig,
+    SinkConfig,
+    SqlSinkConfig,
+    WarehouseSinkConfig,
+)
 from app.config.version import VERSION
 
 _DIGEST_CHARS = 16
@@ -29,7 +37,10 @@ class DeliveryConfig:
     @classmethod
     def build(cls, routes: Routes, *, late_records: str, to_open_run: bool) -> Self:
         """Return the configuration of a process with these routes, LATE_RECORDS and ATTRIBUTE_TO_OPEN_RUN."""
-        rules = [rule.model_dump(mode="json") for rule in (*routes.routes, *routes.webhooks)]
+        # Without defaults, so that a key of a newer release changes no digest until it is used.
+        rules = [
+            rule.model_dump(mode="json", exclude_defaults=True) for rule in (*routes.routes, *routes.webhooks)
+        ]
         sinks = {name: _digest(_describe_sink(sink)) for name, sink in sorted(routes.sinks.items())}
         return cls(VERSION, _digest([rules, late_records, to_open_run]), sinks)
 
@@ -68,12 +79,14 @@ def _describe_sink(sink: SinkConfig) -> list[str]:
         case SqlSinkConfig():
             return [sink.type, identify_database(sink.url, sink.database_schema)]
         case FilesSinkConfig():
-            return [sink.type, sink.url, sink.format]
+            return [sink.type, sink.url, sink.format, sink.compression]
         case HttpSinkConfig():
             # Not its path: it may be a secret, and it may rotate.
             return [sink.type, sink.place]
         case PythonSinkConfig():
             return [sink.type, sink.target]
+        case KafkaSinkConfig() | WarehouseSinkConfig():
+            return [sink.type, sink.place]
 
 
 def _digest(value: object) -> str:

@@ -15,6 +15,7 @@ NOTIFICATION_KINDS = (
     "run.incomplete",
     "run.stalled",
     "run.stopped",
+    "deletes.held",
     "sink.failing",
     "sink.recovered",
     "account.unknown",

@@ -91,6 +91,8 @@ class Route(StrictModel):
     on_non_object: a record that is not an object is rejected, or wrapped as {"value": …}.
     version_field: the path of the time that orders a record's versions; "" for the time of the event.
     filter, transform: JMESPath expressions; "" for none. only, drop: paths of the fields to keep or remove.
+    track_deletes: rows that a full sync no longer has are marked deleted in SQL sinks; max_deleted_share: of
+    the rows of its job, unless a person approves it.
     index_written_at: whether tables in SQL sinks have an index on the time of the last write.
     """
 
@@ -111,6 +113,8 @@ class Route(StrictModel):
     only: tuple[FieldPath, ...] = ()
     drop: tuple[FieldPath, ...] = ()
     transform: Expression = ""
+    track_deletes: bool = Field(default=False, strict=True)
+    max_deleted_share: float = Field(default=0.2, ge=0, le=1, strict=True)
     index_written_at: bool = Field(default=True, strict=True)
     stop_at: StopLimits = StopLimits()
     columns: dict[ColumnName, Annotated[ColumnConfig, BeforeValidator(_expand_column)]] = Field(

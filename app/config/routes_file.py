@@ -27,7 +27,14 @@ from app.config.routes import (
     WebhookConfig,
 )
 from app.config.routes_problems import RoutesProblem, find_problems
-from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig, SqlSinkConfig
+from app.config.sinks import (
+    FilesSinkConfig,
+    HttpSinkConfig,
+    KafkaSinkConfig,
+    PythonSinkConfig,
+    SqlSinkConfig,
+    WarehouseSinkConfig,
+)
 from app.config.toml_lines import TomlPath, find_line, find_lines
 from app.errors import ConfigError
 
@@ -118,9 +125,12 @@ def _get_unset_values(sink: Any) -> Mapping[str, str]:
     type_ = sink.get("type") if isinstance(sink, dict) else None
     urls = {"files": "file:///unset", "http": "https://unset"}
     path = "unset:unset"
+    is_duckdb = isinstance(sink, dict) and sink.get("destination") == "duckdb"
     return {
         "url": urls.get(str(type_), "sqlite:///unset"),
         "secret": _UNSET_SECRET,
+        "brokers": "unset:9092",
+        "credentials": "/unset" if is_duckdb else "{}",
         "target": path,
         "erase": path,
     }
@@ -171,6 +181,8 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "files": FilesSinkConfig,
     "http": HttpSinkConfig,
     "python": PythonSinkConfig,
+    "kafka": KafkaSinkConfig,
+    "warehouse": WarehouseSinkConfig,
     "routes": Route,
     "webhooks": WebhookConfig,
     "allow": RunRule,
@@ -180,10 +192,10 @@ _TABLE_MODELS: Mapping[str, type[BaseModel]] = {
     "stop_at": StopLimits,
     "columns": ColumnConfig,
 }
-_SINK_TYPES = ("sql", "files", "http", "python")
+_SINK_TYPES = ("sql", "files", "http", "python", "kafka", "warehouse")
 _KNOWN_TYPES = " or ".join(f'type = "{name}"' for name in _SINK_TYPES)
 _ARRAY_TABLES = ("routes", "webhooks", "allow", "refuse", "notify")
-_SECRET_KEYS = ("url", "secret", "headers")
+_SECRET_KEYS = ("url", "secret", "headers", "brokers", "username", "password", "credentials")
 _NAME_RULES = {
     "table": "use lower-case letters, digits and _, starting with a letter or _",
     "[key]": "a column's name has lower-case letters, digits and _, and starts with a letter",
@@ -246,11 +258,12 @@ def _describe_violation(detail: Any, path: list[Any], value: str) -> str:
             text = describe_violation(detail, value)
         case _, ["sinks", _, "url"]:
             text = (
-                "unsupported URL; use postgres://…, mysql://… or sqlite:///… for a sql sink, file:///… for a "
-                "files sink, https://… for an http sink"
+                "unsupported URL; use postgres://…, mysql://… or sqlite:///… for a sql sink, "
+                "file:///…, s3://…, gs://… or az://… for a files sink, https://… for an http sink"
             )
-        case _, [*_, "format"]:
-            text = f'{value} is not supported; use format = "jsonl"'
+        case "literal_error", [*_, "format" | "compression" as key]:
+            supported = detail["ctx"]["expected"].replace("'", '"')
+            text = f"{value} is not supported; use {key} = {supported}"
         case "string_pattern_mismatch", [*_, "table" | "name" | "[key]" as key]:
             text = f"invalid name; {_NAME_RULES[key]}, 63 characters at most"
         case _:

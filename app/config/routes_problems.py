@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from app.config.database_url import is_in_memory
@@ -9,6 +10,7 @@ from app.config.routes import Routes, has_wildcard
 from app.config.sinks import SqlSinkConfig
 from app.config.toml_lines import TomlPath
 
+_RECORD_EVENT = "sync_job_run:record"
 # Source: https://www.postgresql.org/docs/current/ddl-system-columns.html
 _SYSTEM_COLUMNS = {"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"}
 
@@ -28,6 +30,7 @@ def find_problems(routes: Routes) -> Iterator[RoutesProblem]:
         _find_table_collisions,
         _find_reserved_columns,
         _find_unusable_keys,
+        _find_untrackable_routes,
         _find_duplicate_names,
         _find_duplicate_webhooks,
     ):
@@ -86,6 +89,25 @@ def _find_unusable_keys(routes: Routes) -> Iterator[RoutesProblem]:
                 "name the member that identifies a record, or remove `on_missing_key`."
             )
             yield RoutesProblem(("routes", number, "key"), text)
+
+
+def _find_untrackable_routes(routes: Routes) -> Iterator[RoutesProblem]:
+    for number, route in enumerate(routes.routes):
+        if not route.track_deletes:
+            continue
+        sinks = [routes.sinks[name] for name in route.sinks if name in routes.sinks]
+        if not any(isinstance(sink, SqlSinkConfig) for sink in sinks):
+            text = "only SQL sinks track deletes; add one to `sinks`, or remove `track_deletes`."
+            yield RoutesProblem(("routes", number, "track_deletes"), text)
+        if route.account:
+            text = (
+                "a run tracks the rows of its own account, and `account` reads accounts from the records; "
+                "remove one of the two."
+            )
+            yield RoutesProblem(("routes", number, "track_deletes"), text)
+        if route.event and not fnmatchcase(_RECORD_EVENT, route.event):
+            text = f"runs send {_RECORD_EVENT}, which `event` does not match; remove one of the two."
+            yield RoutesProblem(("routes", number, "track_deletes"), text)
 
 
 def _find_duplicate_names(routes: Routes) -> Iterator[RoutesProblem]:

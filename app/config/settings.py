@@ -23,6 +23,7 @@ from pydantic import (
 
 from app.config.database_identity import derive_namespace
 from app.config.database_url import check_schema_name, check_store_url
+from app.config.machine import get_machine
 from app.config.problems import (
     describe_violation,
     escape_all,
@@ -52,7 +53,8 @@ WORKER_VARIABLE = "SUPERVISED_WORKER"
 ROUTES_SNAPSHOT_VARIABLE = "ROUTES_SNAPSHOT"
 # No message quotes these: a URL may contain a password. One exception: `_quote_setting`.
 _SECRET_SETTINGS = (
-    *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL", "DATABASE_URL", "REDIS_URL"),
+    *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL"),
+    *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL"),
     *("DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD", "METRICS_TOKEN"),
 )
 _MAX_URL_CHARS = 80
@@ -111,6 +113,9 @@ class Settings(BaseModel):
     database_schema: Annotated[str, AfterValidator(check_schema_name)] = Field(
         default="", alias="DATABASE_SCHEMA"
     )
+    migration_database_url: Annotated[str, AfterValidator(check_store_url)] = Field(
+        default="", alias="MIGRATION_DATABASE_URL", repr=False
+    )
     redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
         default="", alias="REDIS_URL", repr=False
     )
@@ -120,8 +125,15 @@ class Settings(BaseModel):
     )
     routes_file: Path | None = Field(default=None, alias="ROUTES_FILE")
     port: int = Field(default=8000, ge=1, le=65535, alias="PORT")
-    web_concurrency: int = Field(default=2, ge=1, le=64, alias="WEB_CONCURRENCY")
-    worker_concurrency: int = Field(default=1, ge=1, le=64, alias="WORKER_CONCURRENCY")
+    web_concurrency: int = Field(
+        default_factory=lambda: get_machine().compute_web_concurrency(), ge=1, le=64, alias="WEB_CONCURRENCY"
+    )
+    worker_concurrency: int = Field(
+        default_factory=lambda: get_machine().compute_worker_concurrency(),
+        ge=1,
+        le=64,
+        alias="WORKER_CONCURRENCY",
+    )
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3, alias="MAX_BODY_BYTES")
     late_records: Annotated[Literal["deliver", "keep"], BeforeValidator(str.lower)] = Field(
         default="deliver", alias="LATE_RECORDS"
@@ -298,7 +310,8 @@ def _quote_setting(name: str, text: str) -> str:
 def _describe_problem(detail: Any, variables: Mapping[str, str]) -> str:
     name = detail["loc"][0]
     value = _quote_setting(name, variables[name])
-    default = next(field.default for field in Settings.model_fields.values() if field.alias == name)
+    field = next(field for field in Settings.model_fields.values() if field.alias == name)
+    default = field.get_default(call_default_factory=True)
     default = str(default).lower() if isinstance(default, bool) else default
     unset = f"unset {name}{f' for its default, {default}' if default != '' else ''}"
     has_advice = name in _SECRET_SETTINGS or ";" in detail["msg"]
@@ -324,18 +337,36 @@ _HOW_TO_SET = {
 }
 
 
+def _find_unshared_inbox(variables: Mapping[str, str]) -> list[str]:
+    """Return the problem of an inbox on a disk that is lost at each deploy, or that no other process has."""
+    url = variables.get("DATABASE_URL", "")
+    if url and not url.startswith("sqlite:"):
+        return []
+    reason = (
+        "DATABASE_URL: on this platform, each process has a disk of its own, which is lost at each deploy"
+    )
+    if "DYNO" in variables:
+        command = "heroku addons:create heroku-postgresql:essential-0"
+        return [f"{reason}. Attach a PostgreSQL database: {command}"]
+    # An absolute path may be on a disk that is attached to the only service, which runs `rapidbridge up`.
+    if "RENDER" in variables and not url.startswith("sqlite:////"):
+        return [f"{reason}. Set it to the internal URL of a PostgreSQL database, as in render.yaml."]
+    return []
+
+
 def _find_contradictions(variables: Mapping[str, str]) -> list[str]:
     problems = []
-    # Every dyno has its own disk, which is lost daily: web and worker would have an inbox each, soon lost.
-    if "DYNO" in variables and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
-        problems.append(
-            "DATABASE_URL: this platform's processes cannot share a SQLite file. "
-            "Attach a PostgreSQL database; on Heroku: heroku addons:create heroku-postgresql"
-        )
+    problems += _find_unshared_inbox(variables)
     schema = variables.get("DATABASE_SCHEMA")
     if schema and variables.get("DATABASE_URL", "sqlite:").startswith("sqlite:"):
         text = "DATABASE_SCHEMA: SQLite has no schemas. Unset it, or use a PostgreSQL database."
         problems.append(text + name_value(text, quote_value(schema)))
+    urls = (variables.get("DATABASE_URL", "sqlite:"), variables.get("MIGRATION_DATABASE_URL", ""))
+    if all(urls) and any(url.startswith("sqlite:") for url in urls):
+        problems.append(
+            "MIGRATION_DATABASE_URL: SQLite has no roles. Unset it, or set both URLs to the same PostgreSQL "
+            "database."
+        )
     routes_file = variables.get("ROUTES_FILE")
     is_read = ROUTES_SNAPSHOT_VARIABLE not in variables
     if is_read and routes_file and routes_file.isprintable() and not os.path.lexists(routes_file):

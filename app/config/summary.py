@@ -37,6 +37,6 @@ def list_changed_settings(settings: Settings) -> list[str]:
     changed = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if field.alias and value != field.default:
+        if field.alias and value != field.get_default(call_default_factory=True):
             changed.append(f"{field.alias}={'set' if is_secret(field.alias) else value}")
     return changed

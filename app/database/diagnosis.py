@@ -157,9 +157,25 @@ _BY_TEXT = (
         "add an entry to the server's pg_hba.conf, and reload it",
     ),
     (
-        r"root certificate file|certificate verify failed|certificate.*(does not match|for)|self.signed",
+        r"could not read root certificate|root certificate file",
+        "the file with the authority of the server's TLS certificate is missing, or contains none",
+        "correct sslrootcert in the URL; of a public authority: "
+        "sslrootcert=/etc/ssl/certs/ca-certificates.crt",
+    ),
+    (
+        r"certificate.* does not match host name",
+        "the server's TLS certificate is for another host",
+        "write the host in the URL as the certificate names it",
+    ),
+    (
+        r"certificate verify failed|self.signed",
         "the server's TLS certificate cannot be verified",
-        "name its authority with sslrootcert in the URL, or correct the host name",
+        "name the file of its authority in the URL: sslmode=verify-full&sslrootcert=FILE",
+    ),
+    (
+        r"channel binding",
+        "the URL requires channel binding, and the server or its pooler does not offer it",
+        "remove channel_binding=require from the URL, and keep sslmode=require or verify-full",
     ),
     (
         r"(peer|ident|certificate|gssapi|ldap|pam|radius) authentication failed",

@@ -96,7 +96,7 @@ def _open_mysql(url: URL, *, has_statement_timeout: bool, **options: Any) -> Eng
     try:
         from app.database.mysql_sessions import mysql_arguments, prepare_mysql_sessions  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        problem = "the driver of MySQL is not installed; run: pip install 'rapidbridge-receiver[mysql]'"
+        problem = "the driver of MySQL is not installed; in the checkout, run: pip install -e '.[mysql]'"
         raise SinkRefused("sink_set_up", problem) from error
     engine = create_engine(
         url.set(query={}),
@@ -220,15 +220,18 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def translate_errors(engine: Engine, *, schema: str = "") -> Iterator[None]:
-    """Raise StoreUnavailable for errors of the database or its driver. schema: see open_engine."""
+def translate_errors(engine: Engine, *, schema: str = "", setting: str = "DATABASE_URL") -> Iterator[None]:
+    """Raise StoreUnavailable for errors of the database or its driver.
+
+    schema: see open_engine. setting: the name of the setting with the URL.
+    """
     try:
         yield
     except Exception as error:
         if not _is_database_error(error):
             raise
         raise StoreUnavailable(
-            f"the database in DATABASE_URL failed: {diagnose_for(error, engine, schema=schema)}"
+            f"the database in {setting} failed: {diagnose_for(error, engine, schema=schema)}"
         ) from error
 
 
@@ -249,11 +252,13 @@ class Database:
     """A pool of connections to the store's database. Every method raises StoreUnavailable.
 
     engine: SQLAlchemy's, for callers that need the driver's own errors. schema: see open_engine.
+    setting: the name of the setting with its URL.
     """
 
-    def __init__(self, engine: Engine, *, schema: str = "") -> None:
+    def __init__(self, engine: Engine, *, schema: str = "", setting: str = "DATABASE_URL") -> None:
         self.engine = engine
         self.schema = schema
+        self.setting = setting
         self._read_only_engine = engine.execution_options(**{_READ_ONLY: True})
 
     @property
@@ -300,7 +305,7 @@ class Database:
 
     def translate_errors(self) -> AbstractContextManager[None]:
         """Raise StoreUnavailable for errors of this database or its driver."""
-        return translate_errors(self.engine, schema=self.schema)
+        return translate_errors(self.engine, schema=self.schema, setting=self.setting)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -314,6 +319,7 @@ def open_database(
     lock_timeout_s: float = _SQLITE_BUSY_TIMEOUT_S,
     interactive: bool = False,
     max_connections: int = _MAX_CONNECTIONS,
+    setting: str = "DATABASE_URL",
 ) -> Database:
     """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created."""
     try:
@@ -326,4 +332,4 @@ def open_database(
         )
     except OSError as error:
         raise StoreUnavailable(describe_folder_error(error)) from error
-    return Database(engine, schema=schema)
+    return Database(engine, schema=schema, setting=setting)

@@ -1,4 +1,4 @@
-"""Facts about the store's database: version, settings, latency, free connections."""
+"""Facts about the store's database: version, settings, latency, connections."""
 
 import time
 from collections.abc import Mapping
@@ -25,12 +25,22 @@ _CONNECTIONS = text(
          - current_setting('superuser_reserved_connections')::int AS of_server,
       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database,
       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,
-      count(*) AS others, count(*) FILTER (WHERE datname = current_database()) AS others_here
-    FROM pg_stat_activity
+      count(*) FILTER (WHERE is_ours) AS ours,
+      count(*) FILTER (WHERE NOT is_ours) AS others,
+      count(*) FILTER (WHERE NOT is_ours AND datname = current_database()) AS others_here
+    FROM pg_stat_activity,
+      LATERAL (SELECT coalesce(application_name, '') = current_setting('application_name') AS is_ours) AS o
     WHERE datname IS NOT NULL
-      AND coalesce(application_name, '') <> current_setting('application_name')
     """
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Connections to the server. available: to our processes together. in_use: of them, on all machines."""
+
+    available: int
+    in_use: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +48,8 @@ class DatabaseInfo:
     """Facts about a database.
 
     version: as numbers. latency_s: of one statement on an open connection. clock_ahead_s: the server's clock
-    minus ours; None for SQLite. settings: by the server's own names. free_connections: available to our
-    processes together; None for SQLite and behind a pooler, which has limits of its own.
+    minus ours; None for SQLite. settings: by the server's own names. connections: None for SQLite and behind
+    a pooler, which has limits of its own.
     """
 
     product: str
@@ -47,7 +57,7 @@ class DatabaseInfo:
     latency_s: float
     clock_ahead_s: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    free_connections: int | None = None
+    connections: ConnectionCounts | None = None
     is_pooled: bool = False
 
 
@@ -102,19 +112,19 @@ def _inspect_postgresql(connection: Connection) -> DatabaseInfo:
         latency_s,
         ahead_s,
         settings,
-        None if is_pooled(connection) else _count_free_connections(connection),
+        None if is_pooled(connection) else _count_connections(connection),
         is_pooled(connection),
     )
 
 
-def _count_free_connections(connection: Connection) -> int:
+def _count_connections(connection: Connection) -> ConnectionCounts:
     row = connection.execute(_CONNECTIONS).one()
     own = [
         limit - row.others_here
         for limit in (row.of_database, row.of_role)
         if limit is not None and limit >= 0
     ]
-    return int(min([row.of_server - row.others, *own]))
+    return ConnectionCounts(min([row.of_server - row.others, *own]), row.ours)
 
 
 def _read_setting(connection: Connection, name: str) -> str:

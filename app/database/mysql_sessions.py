@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pymysql
+from pymysql.constants import SERVER_STATUS
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -21,9 +22,10 @@ _LONG_STATEMENT_S = 3600
 # A lock of a row, and a lock of a table's definition: the server's default for the second is a day or more.
 _LOCK_TIMEOUT_S = 10
 # Without a strict mode, the server cuts values. ANSI_QUOTES: names are quoted as in other databases.
+# NO_BACKSLASH_ESCAPES: the driver then only doubles quotes, in a fraction of the time.
 _SQL_MODE = (
-    "ANSI_QUOTES,STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,"
-    "NO_ENGINE_SUBSTITUTION"
+    "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,"
+    "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 )
 _SETTINGS = {
     "sql_mode": f"'{_SQL_MODE}'",
@@ -84,6 +86,7 @@ def prepare_mysql_sessions(engine: Engine, *, has_statement_timeout: bool) -> No
                 limit = {"max_statement_time": str(limit_s)} if is_mariadb else {}
                 settings = ", ".join(f"{name} = {value}" for name, value in {**_SETTINGS, **limit}.items())
                 cursor.execute(f"SET SESSION {settings}")
+                _check_escapes(connection)
                 # No locks of the gaps between rows: hardly a deadlock is left.
                 cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 cursor.execute("SELECT @@max_allowed_packet")
@@ -97,6 +100,12 @@ def prepare_mysql_sessions(engine: Engine, *, has_statement_timeout: bool) -> No
     # First of all listeners: SQLAlchemy reads settings of its first session.
     event.listen(engine, "connect", prepare, insert=True)
     event.listen(engine, "handle_error", _discard_stale_session)
+
+
+def _check_escapes(connection: Any) -> None:
+    # The driver escapes by the mode that the server reports: otherwise a quote in a value would end it.
+    if not connection.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES:
+        raise pymysql.NotSupportedError(0, "a proxy hides the sql_mode NO_BACKSLASH_ESCAPES")
 
 
 def _discard_stale_session(context: ExceptionContext) -> None:

@@ -6,14 +6,15 @@ other clients use too: there, each transaction sets them for itself.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import IsolationLevel
 from psycopg.pq import Conninfo
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.database.diagnosis import is_stale_session
 
@@ -77,15 +78,28 @@ def prepare_sessions(engine: Engine, *, schema: str, has_statement_timeout: bool
     """
     timeout_ms = _STATEMENT_TIMEOUT_MS if has_statement_timeout else 0
     sessions = _Sessions({**_TUNED, "statement_timeout": str(timeout_ms)}, f'"{schema}"' if schema else None)
+    event.listen(engine, "do_connect", _connect)
     # First of all listeners: SQLAlchemy reads settings of its first session.
     event.listen(engine, "connect", sessions.prepare, insert=True)
     event.listen(engine, "begin", _start_transaction)
     event.listen(engine, "handle_error", _discard_stale_session)
 
 
-def is_pooled(connection: Connection) -> bool:
+def is_pooled(connection: Connection | PoolProxiedConnection) -> bool:
     """Whether a pooler such as PgBouncer stands between a connection and its server."""
     return _TRANSACTION_START in connection.info
+
+
+def _connect(
+    dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> DBAPIConnection:
+    try:
+        return dialect.connect(*arguments, **options)
+    except BaseException as error:
+        # Cut off by a timeout: the cycles of its traceback would keep the socket until garbage collection,
+        # and the server its session.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 class _Sessions:

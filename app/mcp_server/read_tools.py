@@ -12,7 +12,7 @@ from app.checks.all_checks import build_checks
 from app.checks.check_result import is_ok
 from app.checks.run_checks import run_checks
 from app.clock import utc_now
-from app.config.load import Config
+from app.config.current_config import CurrentConfig
 from app.database.engine import Database
 from app.mcp_server.arguments import (
     INVALID_CURSOR,
@@ -65,7 +65,7 @@ FailureKind = Literal["deliveries", "records"]
 class ReadTools:
     """Tools that change nothing. Every method is one tool, and its docstring the tool's description."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, config: CurrentConfig, database: Database) -> None:
         self._config = config
         self._database = database
 
@@ -234,7 +234,7 @@ class ReadTools:
 
     def list_sinks(self) -> SinkList:
         """List the sinks: paused, failing or ok, with held deliveries, lag and the last write."""
-        return SinkList(sinks=list_sink_statuses(self._database, self._config.routes.sinks))
+        return SinkList(sinks=list_sink_statuses(self._database, self._config.get().routes.sinks))
 
     def list_operations(self, *, limit: Limit = 50, cursor: Cursor = "") -> OperationList:
         """List replays and discards, newest first, with their progress."""
@@ -251,9 +251,8 @@ class ReadTools:
         self, resource: str, method: str = "list", event: str = RECORD_EVENT, integrated_account: str = ""
     ) -> RouteView:
         """Find the route of the routes file that a delivery takes, with its sinks and its table."""
-        match = match_route(
-            self._config.routes, event=event, resource=resource, method=method, account=integrated_account
-        )
+        routes = self._config.get().routes
+        match = match_route(routes, event=event, resource=resource, method=method, account=integrated_account)
         route = match.route
         if route is None:
             explanation = (
@@ -269,7 +268,7 @@ class ReadTools:
 
     def run_checks(self) -> CheckList:
         """Check settings, database, Redis, workers and sinks, as `rapidbridge doctor` does."""
-        checks = build_checks(self._config, receiver_url=None)
+        checks = build_checks(self._config.get(), receiver_url=None)
         results = run_checks(checks, timeout_s=_CHECKS_TIMEOUT_S)
         return CheckList(ok=is_ok(results), checks=results)
 

@@ -9,7 +9,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
-from app.config.load import Config
+from app.config.current_config import CurrentConfig
 from app.config.version import VERSION
 from app.database.engine import Database
 from app.errors import ConfigError, RapidBridgeError
@@ -27,7 +27,7 @@ _READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _log = structlog.get_logger()
 
 
-def build_server(config: Config, database: Database, *, allow_write: bool) -> MCPServer[Any]:
+def build_server(config: CurrentConfig, database: Database, *, allow_write: bool) -> MCPServer[Any]:
     """Return the server with its tools, not yet running. allow_write: add the tools that act."""
     server: MCPServer[Any] = MCPServer(
         "rapidbridge", instructions=_INSTRUCTIONS, version=VERSION, log_level="WARNING"

@@ -10,7 +10,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from app.clock import utc_now
-from app.config.load import Config
+from app.config.current_config import CurrentConfig
 from app.database.engine import Database
 from app.mcp_server.arguments import Pattern, Time, read_time
 from app.mcp_server.read_tools import FailureKind
@@ -44,7 +44,7 @@ Because = Annotated[str, Field(min_length=1, max_length=500, description="The re
 class WriteTools:
     """Tools that change something. Every action is recorded before it is carried out."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, config: CurrentConfig, database: Database) -> None:
         self._config = config
         self._database = database
         self._requester = Requester(_ACTOR, socket.gethostname())
@@ -78,8 +78,9 @@ class WriteTools:
             kind, deliveries, integrated_account, run, resource=resource, reason=reason, since=since
         )
         self._confirm("failed.replay", failures, expected)
+        config = self._config.get().delivery_config
         operation = failures.start_replay(
-            self._database, requester=self._requester, config=self._config.delivery_config, now=utc_now()
+            self._database, requester=self._requester, config=config, now=utc_now()
         )
         return OperationView.build(operation)
 
@@ -147,7 +148,7 @@ class WriteTools:
         stored = runs.get(run)
         if stored is None:
             raise ToolError(f"There is no run {run} here. List the runs with list_runs.")
-        if not self._config.settings.truto_api_token:
+        if not self._config.get().settings.truto_api_token:
             raise ToolError("Runs cannot be stopped: set TRUTO_API_TOKEN for the workers, and restart them.")
         if stored.has_ended:
             return ActionResult(is_changed=False, message=f"The run has ended: {stored.status}.")
@@ -182,7 +183,7 @@ class WriteTools:
         return number
 
     def _check_sink(self, sink: str) -> None:
-        known = sorted(self._config.routes.sinks)
+        known = sorted(self._config.get().routes.sinks)
         if sink not in known:
             raise ToolError(f"There is no sink {sink}; known: {', '.join(known) or 'none'}.")
 

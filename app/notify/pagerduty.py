@@ -19,7 +19,14 @@ _MAX_SUMMARY_CHARS = 1024
 _MAX_RESOURCES = 50
 # Deliveries are being lost, or soon will be; all others are errors.
 _CRITICAL = ("webhook.unauthorized", "webhook.rejected", "webhook.inactive", "workers.missing", "disk.low")
-_WARNINGS = ("run.stalled", "run.stopped", "key.missing", "delivery.delayed", "worker.outdated")
+_WARNINGS = (
+    "run.stalled",
+    "run.stopped",
+    "deletes.held",
+    "key.missing",
+    "delivery.delayed",
+    "worker.outdated",
+)
 
 
 def build_pagerduty_event(

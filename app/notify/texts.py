@@ -73,6 +73,18 @@ def _format_run_stopped(payload: Payload) -> str:
     )
 
 
+def _format_deletes_held(payload: Payload) -> str:
+    held = [
+        f"{_get_text(check, 'resource')} in {_get_text(check, 'sink')} ({_get_text(check, 'reason')})"
+        for check in payload.get("held") or []
+    ]
+    rest = f"; and {len(held) - _MAX_RESOURCES} more" if len(held) > _MAX_RESOURCES else ""
+    return (
+        f"*Deletes held back:* no row is marked as deleted after run {_format_run(payload)}: "
+        f"{'; '.join(held[:_MAX_RESOURCES]) or '?'}{rest}. Run: rapidbridge deletes list"
+    )
+
+
 def _format_sink_failing(payload: Payload) -> str:
     message = f" {payload['message']}" if payload.get("message") else ""
     return (
@@ -214,6 +226,7 @@ _TEXTS: Mapping[str, Callable[[Payload], str]] = {
     "run.incomplete": _format_run_incomplete,
     "run.stalled": _format_run_stalled,
     "run.stopped": _format_run_stopped,
+    "deletes.held": _format_deletes_held,
     "sink.failing": _format_sink_failing,
     "sink.recovered": _format_sink_recovered,
     "account.unknown": _format_account_unknown,

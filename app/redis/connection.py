@@ -1,5 +1,6 @@
 """Connections to Redis: timeouts, replacement after a failover, and the diagnosis of errors."""
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -97,14 +98,33 @@ def queue_unavailable(error: RedisError) -> QueueUnavailable:
 def diagnose_redis(error: Exception) -> tuple[str, str]:
     """Return the problem behind an error of Redis, and the next step. Neither quotes the URL or a key."""
     faults = _list_faults(error)
+    for fault in faults:
+        if isinstance(fault, ssl.SSLCertVerificationError) and fault.verify_code in _BY_CERTIFICATE:
+            return _BY_CERTIFICATE[fault.verify_code]
+    for fault in faults:
+        if isinstance(fault, NoPermissionError):
+            return _diagnose_missing_right(str(fault))
     for types, problem, advice in _BY_TYPE:
         if any(isinstance(fault, types) for fault in faults):
             return problem, advice
     text = " ".join(map(str, faults)).lower()
+    if "connecting to /" not in text and any(isinstance(fault, FileNotFoundError) for fault in faults):
+        return _NO_FILE
     for marks, problem, advice in _BY_TEXT:
         if any(mark in text for mark in marks):
             return problem, advice
     return f"it answered with {type(error).__name__}", "check REDIS_URL, and read the log of Redis"
+
+
+def _diagnose_missing_right(message: str) -> tuple[str, str]:
+    """Return the problem and the advice for a user with too few rights. message: of the server."""
+    grant = "grant it, with the name of the user: redis-cli ACL SETUSER USER"
+    if command := re.search(r"run the '([a-z|-]+)' command", message, re.IGNORECASE):
+        name = command[1].lower()
+        return f"its user lacks the right to the command {name} (NOPERM)", f"{grant} '+{name}'"
+    if "channel" in message:
+        return "its user lacks the right to a channel (NOPERM)", f"{grant} '&rq:pubsub:*'"
+    return "its user lacks the right to a key (NOPERM)", f"{grant} '~rapidbridge:*' '~rq:*'"
 
 
 def _list_faults(error: BaseException | None) -> list[BaseException]:
@@ -116,13 +136,43 @@ def _list_faults(error: BaseException | None) -> list[BaseException]:
     return faults
 
 
+_SELF_SIGNED = (
+    "its TLS certificate is self-signed and cannot be verified",
+    "set REDIS_TLS_VERIFY=0 (on Heroku: heroku config:set REDIS_TLS_VERIFY=0), or name its authority with "
+    "ssl_ca_certs in REDIS_URL",
+)
+# Not the socket of a server.
+_NO_FILE = (
+    "there is no file at a path in REDIS_URL",
+    "correct ssl_ca_certs, ssl_certfile or ssl_keyfile in REDIS_URL",
+)
+_OTHER_HOST = (
+    "its TLS certificate is for another host",
+    "write the host in REDIS_URL as the certificate names it",
+)
+# Python refuses such certificates since 3.13.
+_INCOMPLETE = (
+    "its TLS certificate, or that of its authority, lacks an extension of RFC 5280",
+    "renew it with keyUsage, subjectKeyIdentifier and authorityKeyIdentifier, or run Python 3.12",
+)
+# By the codes of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
+_BY_CERTIFICATE = {
+    9: ("its TLS certificate is not valid yet", "check the clocks of both machines"),
+    10: ("its TLS certificate has expired", "renew it at the server"),
+    18: _SELF_SIGNED,
+    19: _SELF_SIGNED,
+    62: _OTHER_HOST,
+    64: _OTHER_HOST,
+    85: _INCOMPLETE,
+    86: _INCOMPLETE,
+    92: _INCOMPLETE,
+}
 _NO_CLUSTER = "it is a Redis Cluster, which is not supported"
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (ssl.SSLCertVerificationError,),
         "its TLS certificate cannot be verified",
-        "name its authority with ssl_ca_certs in REDIS_URL; for a self-signed one, such as Heroku's, set "
-        "REDIS_TLS_VERIFY=0",
+        "name the file of its authority in REDIS_URL: rediss://…?ssl_ca_certs=FILE",
     ),
     (
         (MovedError, ClusterCrossSlotError),
@@ -140,11 +190,6 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         (OutOfMemoryError,),
         "its memory is full",
         "give it more memory: raise maxmemory, or delete data of other programs",
-    ),
-    (
-        (NoPermissionError,),
-        "its user lacks the right to a command or key (NOPERM)",
-        "grant it, with the name of the user: redis-cli ACL SETUSER USER '~*' '&*' +@all -@admin",
     ),
     (
         (AuthenticationWrongNumberOfArgsError,),
@@ -167,6 +212,11 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], str, str], ...] = (
         ("wrong_version_number", "wrong version number", "record layer failure", "unexpected_message"),
         "REDIS_URL begins with rediss://, and the server speaks no TLS",
         "use redis:// in REDIS_URL, or the server's port for TLS",
+    ),
+    (
+        ("no_certificate_or_crl_found",),
+        "the file in ssl_ca_certs contains no certificate",
+        "correct ssl_ca_certs in REDIS_URL; it names a file with PEM certificates",
     ),
     (
         ("ssl", "tls"),

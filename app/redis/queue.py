@@ -1,7 +1,8 @@
 """The RQ queue, which spreads the ids of pending deliveries over workers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Protocol
@@ -22,12 +23,23 @@ from app.redis.connection import is_wrong_type, queue_unavailable
 UNNAMED = ""
 NAMESPACES_KEY = "rapidbridge:namespaces"
 JOB_FUNCTION = "workers.jobs.deliver"
+LOAD_FUNCTION = "workers.jobs.load"
+LONG_LOAD_FUNCTION = "workers.jobs.load_long"
 # With the time to save results, it must end within the 30 s between a platform's SIGTERM and SIGKILL.
 JOB_TIMEOUT_S = 18
+# Loads are interrupted at SIGTERM, and begin again: they may take longer than the platform's limit.
+LOAD_TIMEOUTS_S: Mapping[str, int] = {LOAD_FUNCTION: 30, LONG_LOAD_FUNCTION: 300}
 # RQ spends milliseconds on a job, so a busy receiver puts several deliveries into one.
 IDS_PER_JOB = 32
-# A larger backlog stays in the inbox, from which the sweeper enqueues: Redis must not fill up.
+# A job of large deliveries has fewer: others wait for it.
+MAX_JOB_BYTES = 4 * 1024 * 1024
+# A larger backlog stays in the inbox, from which the feeder enqueues: the accounts take turns, and Redis does
+# not fill up.
+_JOBS_PER_WORKER = 2
+# Without feeders and workers, web processes fill the queue no further.
 MAX_JOBS = 128
+# The feeder renews it while deliveries wait in the inbox for their turn.
+_BACKLOG_TTL_S = 5
 # RQ's, with the keys of a queue's workers.
 WORKERS_KEY = "rq:workers:{}"
 # No receiver has more; others were written by somebody else.
@@ -50,9 +62,30 @@ class DueDelivery(Protocol):
     @property
     def id(self) -> UUID: ...
     @property
+    def body_bytes(self) -> int: ...
+    @property
     def attempts(self) -> int: ...
     @property
     def lost_attempts(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """The load of the queue.
+
+    jobs: that wait for a worker. workers: at least 1. has_backlog: deliveries in the inbox wait for their
+    turn. has_unqueued: a web process left deliveries in the inbox.
+    """
+
+    jobs: int
+    workers: int
+    has_backlog: bool
+    has_unqueued: bool
+
+    @property
+    def max_jobs(self) -> int:
+        """The number of jobs that keeps all workers busy."""
+        return _JOBS_PER_WORKER * self.workers
 
 
 def format_key(namespace: str, *parts: str) -> str:
@@ -81,11 +114,9 @@ class DeliveryQueue:
         self.namespace = namespace
         # Disappears with the queue if Redis loses its data.
         self._marker_key = format_key(namespace, "remembers")
+        self._backlog_key = format_key(namespace, "backlog")
+        self._unqueued_key = format_key(namespace, "unqueued")
         self._queue = Queue(self.name, connection=connection, serializer=JSONSerializer)
-
-    def has_capacity(self) -> bool:
-        """Whether the queue holds fewer than MAX_JOBS jobs."""
-        return self.count_queued() < MAX_JOBS
 
     def count_queued(self) -> int:
         """Return the number of jobs that wait for a worker."""
@@ -94,14 +125,48 @@ class DeliveryQueue:
         except RedisError as error:
             raise queue_unavailable(error) from error
 
+    def read_load(self, *, takes_unqueued: bool = False) -> QueueLoad:
+        """Return how full the queue is, in one round trip. takes_unqueued: also clear `has_unqueued`."""
+        try:
+            with self._queue.connection.pipeline(transaction=False) as pipeline:
+                pipeline.llen(self._queue.key)
+                pipeline.scard(WORKERS_KEY.format(self.name))
+                pipeline.exists(self._backlog_key)
+                pipeline.delete(self._unqueued_key) if takes_unqueued else pipeline.exists(self._unqueued_key)
+                jobs, workers, has_backlog, has_unqueued = pipeline.execute()
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+        return QueueLoad(jobs, max(1, workers), bool(has_backlog), bool(has_unqueued))
+
+    def report_unqueued(self) -> None:
+        """Let the feeder search the inbox at once, for deliveries that this process did not enqueue."""
+        self._set(self._unqueued_key)
+
+    def report_backlog(self, *, exists: bool) -> None:
+        """Let web processes leave new deliveries in the inbox, or enqueue them."""
+        if exists:
+            self._set(self._backlog_key)
+        else:
+            try:
+                self._queue.connection.delete(self._backlog_key)
+            except RedisError as error:
+                raise queue_unavailable(error) from error
+
+    def _set(self, key: str) -> None:
+        try:
+            self._queue.connection.set(key, 1, ex=_BACKLOG_TTL_S)
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+
     def enqueue(self, deliveries: Sequence[DueDelivery]) -> None:
-        """Enqueue deliveries in one round trip, IDS_PER_JOB in each job.
+        """Enqueue deliveries in one round trip, several in each job.
 
         A delivery whose worker died gets a job of its own: it may kill the next worker as well.
         """
         batchable = [delivery for delivery in deliveries if not delivery.lost_attempts]
-        groups = [batchable[start : start + IDS_PER_JOB] for start in range(0, len(batchable), IDS_PER_JOB)]
-        groups += [[delivery] for delivery in deliveries if delivery.lost_attempts]
+        groups = [*_group(batchable), *([delivery] for delivery in deliveries if delivery.lost_attempts)]
+        if not groups:
+            return
         jobs = [
             Queue.prepare_data(
                 JOB_FUNCTION,
@@ -113,6 +178,25 @@ class DeliveryQueue:
                 job_id=_job_id(group),
             )
             for group in groups
+        ]
+        try:
+            self._queue.enqueue_many(jobs)
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+
+    def enqueue_loads(self, ids: Sequence[UUID], *, function: str = LOAD_FUNCTION) -> None:
+        """Enqueue loads, each in a job of its own. function: LOAD_FUNCTION or LONG_LOAD_FUNCTION."""
+        jobs = [
+            Queue.prepare_data(
+                function,
+                args=(str(id_),),
+                timeout=LOAD_TIMEOUTS_S[function],
+                result_ttl=0,
+                failure_ttl=FAILED_JOB_TTL_S,
+                description="load",
+                job_id=f"load-{id_}-{uuid4().hex[:8]}",
+            )
+            for id_ in ids
         ]
         try:
             self._queue.enqueue_many(jobs)
@@ -163,7 +247,7 @@ class DeliveryQueue:
     def repair(self) -> list[str]:
         """Delete keys of another type or of an impossible length; return their names.
 
-        Neither holds a delivery, only ids. After the loss of the queue, `has_marker` is false.
+        Neither holds a delivery, only ids. Jobs may be lost: `has_marker` is false then.
         """
         connection, limits = self._queue.connection, self._list_key_limits()
         try:
@@ -181,7 +265,8 @@ class DeliveryQueue:
             damaged += [self._queue.registry_cleaning_key] if lock_ttl_s == -1 else []
             if damaged:
                 connection.unlink(*damaged)
-            if self._queue.key in damaged:
+            if damaged:
+                # Workers lose the jobs that they take meanwhile, whichever key it is.
                 connection.unlink(self._marker_key)
         except RedisError as error:
             raise queue_unavailable(error) from error
@@ -217,7 +302,7 @@ class DeliveryQueue:
             raise queue_unavailable(error) from error
 
     def delete(self) -> None:
-        """Delete the queue and its jobs. The sweeper enqueues their deliveries again."""
+        """Delete the queue and its jobs. The feeder enqueues their deliveries again."""
         try:
             self._queue.delete(delete_jobs=True)
             self._queue.connection.delete(self._marker_key)
@@ -237,6 +322,19 @@ class DeliveryQueue:
             self._queue.connection.ping()
         except RedisError as error:
             raise queue_unavailable(error) from error
+
+
+def _group(deliveries: Sequence[DueDelivery]) -> Iterator[Sequence[DueDelivery]]:
+    group: list[DueDelivery] = []
+    size = 0
+    for delivery in deliveries:
+        size += delivery.body_bytes
+        if group and (len(group) == IDS_PER_JOB or size > MAX_JOB_BYTES):
+            yield group
+            group, size = [], delivery.body_bytes
+        group.append(delivery)
+    if group:
+        yield group
 
 
 def _job_id(group: Sequence[DueDelivery]) -> str:

@@ -178,7 +178,7 @@ class Spool:
             "list[tuple[bytes, _EntryFields]]", self._redis.xrange(key, min=after, count=1)
         ):
             [(entry_id, fields)] = entries
-            after = b"(" + entry_id
+            after = _compute_next_id(entry_id)
             yield entry_id, fields
 
     def _commit(
@@ -236,6 +236,13 @@ class Spool:
             return read_envelope(decompress(fields[b"body"], max_bytes=max_bytes)).integrated_account_id
         except (ValueError, KeyError, UnreadableDelivery):
             return None
+
+
+def _compute_next_id(entry_id: bytes) -> bytes:
+    """Return the smallest id after another one; exclusive ranges need Redis 6.2."""
+    time_ms, _, sequence = entry_id.partition(b"-")
+    next_time_ms, next_sequence = divmod((int(time_ms) << 64) + int(sequence) + 1, 1 << 64)
+    return b"%d-%d" % (next_time_ms, next_sequence)
 
 
 def _is_full(batch: Mapping[bytes, IncomingDelivery]) -> bool:

@@ -46,12 +46,14 @@ def extract_key(record: dict[str, Any], path: str) -> str | None:
     becomes its JSON text. A key over 512 bytes becomes "sha256:" and its hash.
     """
     value = find_value(record, path) if path else None
-    if isinstance(value, ExactDecimal):
+    if isinstance(value, str) and value:
+        key = value
+    elif isinstance(value, ExactDecimal):
         key = decimal_text(value)
-    elif isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-        return None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        key = _encode_canonical(value)
     else:
-        key = value if isinstance(value, str) else _encode_canonical(value)
+        return None
     encoded = key.encode()
     return key if len(encoded) <= _MAX_KEY_BYTES else _hash_bytes(encoded)
 

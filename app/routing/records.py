@@ -12,7 +12,7 @@ from app.routing.fields import drop_fields, keep_fields
 from app.routing.keys import extract_key, hash_original, hash_record
 from app.routing.versions import read_version
 from app.sinks.base import Record, RejectedRecord
-from app.truto.records import to_json
+from app.truto.records import encode_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,6 +51,7 @@ class RecordRouter:
         # The payload of a deletion may lack the fields of the record, and its own times are older than it.
         self._filter = "" if is_deletion else route.filter
         self._version_field = "" if is_deletion else route.version_field
+        self._is_reduced = bool(route.only or route.drop or route.transform)
         received_us = (received_at - _EPOCH) // timedelta(microseconds=1)
         self._sequence = f"{received_us:016d}-{delivery_id.hex}-"
 
@@ -81,8 +82,8 @@ class RecordRouter:
         if is_wrapped:
             value = self._wrap(value)
         key = extract_key(value, route.key)
-        if route.key and not is_wrapped:
-            routed.has_key = bool(routed.has_key) or key is not None
+        if not (routed.has_key or is_wrapped):
+            routed.has_key = key is not None
         if self._filter and not self._is_selected(value):
             return None
         if key is None and route.on_missing_key == "reject":
@@ -93,14 +94,15 @@ class RecordRouter:
             key = hash_original(original, route.key if key else "", is_wrapped=is_wrapped) or key
         key = key or hash_record(value)
         version = read_version(value, self._version_field) if self._version_field else self._version
-        stored = self._reduce(value)
+        if self._is_reduced:
+            value = self._reduce(value)
         return Record(
             ordinal=ordinal,
             key=key,
             version=version or self._version,
             sequence=f"{self._sequence}{ordinal:08d}",
-            value=stored,
-            json=to_json(stored),
+            value=value,
+            json_bytes=encode_json(value),
             misfits={} if version else {"_version": "not_a_time"},
         )
 

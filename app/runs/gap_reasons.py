@@ -21,6 +21,7 @@ _EXPLANATIONS = {
     "refused": "missing: the run was refused",
     "not_sent": "not sent: the run's events_to_send leaves out records",
     "without_run": "not in this run: as many arrived in batches that name no run",
+    "unattributed": "not written: as many arrived in batches that name neither run nor account",
     "held": "held: a sink is paused or fails, and gets them afterwards",
     "unexplained": "missing: no reason in the inbox or in Truto's log",
 }
@@ -50,6 +51,7 @@ _ADVICE = {
     "refused": GapAdvice("start the run again when its policy allows it"),
     "not_sent": GapAdvice("add record to events_to_send of the job, and refetch the run", needs_refetch=True),
     "without_run": GapAdvice("set ATTRIBUTE_TO_OPEN_RUN, so that later batches are attributed to their run"),
+    "unattributed": GapAdvice("name the account of the webhook in the routes file, then replay the batches"),
     "held": GapAdvice("repair or resume the sink; workers then write them"),
     "unexplained": GapAdvice(
         "check TRUTO_API_TOKEN with rapidbridge doctor, so that Truto's log is read; else refetch",

@@ -17,7 +17,7 @@ def build_end_notifications(
 ) -> list[Notification]:
     """Return the notifications of a reconciled run: reconciled, and maybe incomplete or stopped."""
     payload = {
-        **_describe_run(run),
+        **describe_run(run),
         "verdict": reconciliation.verdict,
         "resources": [
             {
@@ -46,7 +46,7 @@ def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notificatio
     """Return the notification of a run that was stopped, but not by a limit."""
     by = "refusal" if run.refusal_reason else "truto"
     payload = {
-        **_describe_run(run),
+        **describe_run(run),
         "reason": run.refusal_reason or "Truto says so",
         "by": by,
         "is_asked": False,
@@ -57,7 +57,7 @@ def _build_stopped_notification(run: StoredRun, *, now: datetime) -> Notificatio
 def build_stop_notification(run: StoredRun, *, error: str, now: datetime) -> Notification:
     """Return the notification of a run that a limit or an operator stops. error: "" if Truto accepted it."""
     payload = {
-        **_describe_run(run),
+        **describe_run(run),
         "reason": run.stop_reason,
         "by": "operator" if run.stop_reason == OPERATOR_STOP_REASON else "limit",
         "is_asked": not error,
@@ -71,11 +71,12 @@ def build_stop_notification(run: StoredRun, *, error: str, now: datetime) -> Not
 def build_stalled_notification(run: StoredRun, *, silent_s: float, now: datetime) -> Notification:
     """Return the notification of a run without recent deliveries."""
     last_seen_at = run.last_seen_at or run.first_seen_at
-    payload = {**_describe_run(run), "last_seen_at": last_seen_at.isoformat(), "silent_s": round(silent_s)}
+    payload = {**describe_run(run), "last_seen_at": last_seen_at.isoformat(), "silent_s": round(silent_s)}
     return Notification("run.stalled", run.sync_job_run_id, last_seen_at.isoformat(), now, payload)
 
 
-def _describe_run(run: StoredRun) -> dict[str, Any]:
+def describe_run(run: StoredRun) -> dict[str, Any]:
+    """Return the ids and the status of a run, for a notification."""
     return {
         "sync_job_run_id": run.sync_job_run_id,
         "sync_job_id": run.sync_job_id,

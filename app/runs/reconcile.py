@@ -12,15 +12,15 @@ from app.runs.reconciliation import (
     has_truto_counts,
     reconcile_counts,
 )
-from app.store.run_totals import count_records_without_run, find_accounts_without_run, read_run_totals
+from app.store.run_totals import count_records_without_run, find_senders_without_run, read_run_totals
 from app.store.runs import StoredRun
 
 if TYPE_CHECKING:
     # The web process reconciles from the store alone: it must not load the HTTP client.
     from app.runs.refresh import RunRefresher
 
-# The batches of an account are found by an index; to find the accounts, all batches without a run are read.
-_MAX_ACCOUNTS_READ_SINGLY = 10
+# The batches of one run are found by an index; to find those of many, all batches without a run are read.
+_MAX_RUNS_READ_SINGLY = 10
 # A page may overtake the start of its run, and the end may overtake a page.
 _MAX_OVERTAKING = timedelta(minutes=5)
 
@@ -64,33 +64,43 @@ def reconcile_stored_runs(
     totals = read_run_totals(database, [run.sync_job_run_id for run in runs])
     reconciled = [(run, reconcile_counts(run, totals[run.sync_job_run_id], now=now)) for run in runs]
     unexplained = [run for run, reconciliation in reconciled if reconciliation.has_unexplained_gaps]
-    accounts = _find_accounts_without_run(database, unexplained, now)
+    explainable = _find_explainable_runs(database, unexplained, now)
     return [
-        (run, _explain(database, run, reconciliation, now))
-        if run.integrated_account_id in accounts and reconciliation.has_unexplained_gaps
-        else (run, reconciliation)
+        (
+            run,
+            _explain(database, run, reconciliation, now)
+            if run.sync_job_run_id in explainable
+            else reconciliation,
+        )
         for run, reconciliation in reconciled
     ]
 
 
-def _find_accounts_without_run(database: Database, runs: Sequence[StoredRun], now: datetime) -> set[str]:
-    """Return the accounts of runs that may have batches without a run, at any time of these runs."""
-    named = [run for run in runs if run.integrated_account_id]
-    if not named:
-        return set()
-    if len(named) <= _MAX_ACCOUNTS_READ_SINGLY:
-        return {run.integrated_account_id for run in named}
+def _find_explainable_runs(database: Database, runs: Sequence[StoredRun], now: datetime) -> set[str]:
+    """Return the ids of runs whose account or webhook may have batches without a run."""
+    named = [run for run in runs if run.integrated_account_id or run.webhook_id]
+    if len(named) <= _MAX_RUNS_READ_SINGLY:
+        return {run.sync_job_run_id for run in named}
     windows = [_get_window(run, now) for run in named]
-    return find_accounts_without_run(
+    senders = find_senders_without_run(
         database, since=min(since for since, _ in windows), until=max(until for _, until in windows)
     )
+    accounts = {account for account, _ in senders if account}
+    webhooks = {webhook_id for account, webhook_id in senders if webhook_id and not account}
+    return {
+        run.sync_job_run_id
+        for run in named
+        if run.integrated_account_id in accounts or run.webhook_id in webhooks
+    }
 
 
 def _explain(
     database: Database, run: StoredRun, reconciliation: Reconciliation, now: datetime
 ) -> Reconciliation:
     since, until = _get_window(run, now)
-    records = count_records_without_run(database, run.integrated_account_id, since=since, until=until)
+    records = count_records_without_run(
+        database, run.integrated_account_id, run.webhook_id, since=since, until=until
+    )
     return explain_by_batches_without_run(reconciliation, records)
 
 
@@ -114,5 +124,5 @@ def _needs_log(reconciliation: Reconciliation) -> bool:
     return (
         reconciliation.verdict == "unknown"
         or any(counts.in_flight for counts in reconciliation.resources)
-        or bool(codes & {"unexplained", "stopped", "given_up", "quarantined"})
+        or bool(codes & {"unexplained", "unattributed", "stopped", "given_up", "quarantined"})
     )

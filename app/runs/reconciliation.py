@@ -9,17 +9,23 @@ from typing import Literal, TypeVar
 
 from app.runs.unsent_events import UnsentEvent, find_unsent_events
 from app.store.reasons import SET_UP_REASONS, Reason
-from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
+from app.store.run_totals import BatchTotals, RecordsWithoutRun, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.coerce import as_object
 from app.truto.runs import RecordCounts, read_resource_stats
 
 ResourceMethod = tuple[str, str]
-_UNEXPLAINED, WITHOUT_RUN, _HELD = "unexplained", "without_run", "held"
+_UNEXPLAINED, WITHOUT_RUN, _UNATTRIBUTED, _HELD = "unexplained", "without_run", "unattributed", "held"
 # Their records are in another batch, or will be written.
 NO_GAPS = (WITHOUT_RUN, _HELD)
 # Of pending deliveries that wait for a sink.
-_HELD_REASONS = (Reason.SINK_PAUSED, Reason.SINK_UNAVAILABLE, Reason.SINK_RESUMED, *SET_UP_REASONS)
+_HELD_REASONS = (
+    Reason.SINK_PAUSED,
+    Reason.SINK_SLOW,
+    Reason.SINK_UNAVAILABLE,
+    Reason.SINK_RESUMED,
+    *SET_UP_REASONS,
+)
 _Group = TypeVar("_Group", BatchTotals, SinkTotals)
 Verdict = Literal["open", "settling", "complete", "incomplete", "unknown", "refused", "not_sent"]
 # A page may arrive after the end of its run: Truto sends lifecycle events through a queue of their own, and
@@ -34,8 +40,9 @@ class GapReason:
     records: None if the number is unknown. code: given_up (Truto got no 200 for their page), dead, discarded
     (dead, then given up by an operator), unrouted, late (not written, because they arrived after a stop),
     no_account (not written, because their account is unknown), quarantined, stopped, refused, not_sent (the
-    run sends no records), without_run (as many records arrived in batches that name no run), held (a sink
-    is paused or fails, and gets them afterwards), or unexplained.
+    run sends no records), without_run (as many records arrived in batches that name no run), unattributed
+    (the same, in batches that name no account either and are not written), held (a sink is paused or fails,
+    and gets them afterwards), or unexplained.
     """
 
     code: str
@@ -163,25 +170,28 @@ def _list_unsent_events(run: StoredRun, totals: RunTotals, *, is_quiet: bool) ->
 
 
 def explain_by_batches_without_run(
-    reconciliation: Reconciliation, records: Mapping[str, int]
+    reconciliation: Reconciliation, records: RecordsWithoutRun
 ) -> Reconciliation:
-    """Explain missing records by batches of the account that name no run.
+    """Explain missing records by batches that name no run.
 
-    records: in such batches that arrived during the run, by resource. The verdict is unknown if these batches
-    may hold everything that is missing.
+    records: in such batches that arrived during the run. The verdict is unknown if batches of its account may
+    hold everything that is missing; records of unattributed batches are in no sink.
     """
-    left, resources = Counter(records), list[ResourceCounts]()
+    left = {WITHOUT_RUN: Counter(records.attributed), _UNATTRIBUTED: Counter(records.unattributed)}
+    resources = list[ResourceCounts]()
     for counts in reconciliation.resources:
-        gaps = list[GapReason]()
+        gaps, missing = list[GapReason](), counts.missing
         for gap in counts.gap_reasons:
-            number = min(gap.records or 0, counts.missing, left[counts.resource])
-            if gap.code != _UNEXPLAINED or not number:
+            if gap.code != _UNEXPLAINED or gap.records is None:
                 gaps.append(gap)
                 continue
-            left[counts.resource] -= number
-            gaps.append(GapReason(WITHOUT_RUN, number))
-            if rest := (gap.records or 0) - number:
-                gaps.append(GapReason(_UNEXPLAINED, rest))
+            rest = gap.records
+            for code, arrived in left.items():
+                number = min(rest, missing, arrived[counts.resource])
+                arrived[counts.resource] -= number
+                rest, missing = rest - number, missing - number
+                gaps += [GapReason(code, number)] if number else []
+            gaps += [GapReason(_UNEXPLAINED, rest)] if rest else []
         resources.append(replace(counts, gap_reasons=gaps))
     is_explained = all(
         gap.code == WITHOUT_RUN or _is_dead(gap) for counts in resources for gap in counts.gap_reasons

@@ -12,6 +12,7 @@ from app.simulator.run import SimulatedRun
 from app.simulator.session import SimulationSession
 from app.simulator.simulated_webhooks import SimulatedWebhook, SimulatedWebhooks, find_unknown_events
 from app.truto.coerce import as_object, as_time
+from app.truto.webhooks import SIMULATED_EVENTS
 
 ApiResponse = tuple[int, Mapping[str, Any]]
 
@@ -101,8 +102,12 @@ def _answer_log_request(session: SimulationSession, request: ApiRequest) -> ApiR
         return 422, {"message": "created_at[gt] needs created_at[lt], a month later at most"}
     after, before = bounds
     runs = [run for run in session.runs if query.get(_LOG_RUN_FILTER) in (None, run.report.sync_job_run_id)]
+    has_method = session.webhooks.variants.log_method == "present"
     entries = [
-        entry for run in runs for created_at, entry in _list_log_entries(run) if after < created_at < before
+        {name: value for name, value in entry.items() if has_method or name != "method"}
+        for run in runs
+        for created_at, entry in _list_log_entries(run)
+        if after < created_at < before
     ]
     return _paginate_items(entries, query, list_name="result")
 
@@ -145,7 +150,7 @@ def _answer_webhook_request(session: SimulationSession, request: ApiRequest) -> 
         case ("POST", ""):
             return _create_webhook(webhooks, request.body)
         case ("POST", "test") if webhook := webhooks.get(str(request.body.get("id"))):
-            return _test_webhook(webhooks, webhook)
+            return _test_webhook(session, webhook, request.body)
         case ("GET", id_) if webhook := webhooks.get(id_):
             return 200, webhook.describe()
         case ("PATCH", id_) if webhook := webhooks.get(id_):
@@ -174,12 +179,24 @@ def _update_webhook(
     return 200, webhooks.set_active(webhook, is_active=is_active).describe()
 
 
-def _test_webhook(webhooks: SimulatedWebhooks, webhook: SimulatedWebhook) -> ApiResponse:
-    status = webhooks.send_test_event(webhook)
+def _test_webhook(
+    session: SimulationSession, webhook: SimulatedWebhook, body: Mapping[str, Any]
+) -> ApiResponse:
+    variants = session.webhooks.variants
+    # Truto's name of the member is unconfirmed; others are ignored.
+    chosen = body.get(variants.test_member.removesuffix("_list"))
+    if variants.test_member.endswith("_list"):
+        chosen = chosen[0] if isinstance(chosen, list) and chosen else None
+    event = chosen if isinstance(chosen, str) else "test"
+    if event not in (*SIMULATED_EVENTS, "test"):
+        return 422, {"message": "unknown event type"}
+    status = session.webhooks.send_test_event(webhook, event, session.runs[0].describe())
     if 200 <= status < 300:
         return 200, {"success": True}
+    if variants.test_failure == "false":
+        return 200, {"success": False}
     # Truto answers with an error here; its exact form is unconfirmed.
-    return 422, {
+    return int(variants.test_failure), {
         "message": f"The target URL answered {status}" if status else "The target URL did not answer"
     }
 

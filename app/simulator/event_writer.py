@@ -65,30 +65,43 @@ def _truncate_to_milliseconds(time: datetime) -> datetime:
 
 
 class EventWriter:
-    """Writes the bodies of events to one webhook. rng: source of their ids, the same for the same seed."""
+    """Writes the bodies of events to one webhook.
 
-    def __init__(self, rng: Random, clock: EventClock, *, environment_id: str, webhook_id: str) -> None:
+    rng: source of their ids, the same for the same seed. webhook_id: "" for the plan's. run_id: for events
+    whose id is that of the run.
+    """
+
+    def __init__(
+        self, rng: Random, clock: EventClock, plan: Plan, *, webhook_id: str = "", run_id: str = ""
+    ) -> None:
+        job = make_job_ids(plan)
         self._rng = rng
         self._clock = clock
-        self._environment_id = environment_id
-        self._webhook_id = webhook_id
+        self._variants = plan.variants
+        self._environment_id = job.environment_id
+        self._webhook_id = webhook_id or job.webhook_id
+        self._other_ids = {"run": run_id, "job": job.sync_job_id}
 
     def write_run_event(self, action: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
         """Return the body of a `sync_job_run:<action>` event, and its created_at."""
-        return self._write_event(f"sync_job_run:{action}", payload)
+        return self.write_event(f"sync_job_run:{action}", payload)
 
-    def write_test_event(self) -> bytes:
-        """Return the body of the event that Truto sends to test a webhook."""
-        return self._write_event("test", {"foo": "bar"})[0]
-
-    def _write_event(self, event: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
+    def write_event(self, event: str, payload: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Return the body of an event, and its created_at."""
         created_at = self._clock.next_time()
-        envelope = {
-            "id": make_id(self._rng),
-            "event": event,
+        if self._variants.created_at == "space":
+            created_at = created_at.replace("T", " ").removesuffix("Z")
+        own_id, is_of_run = make_id(self._rng), event.startswith("sync_job_run:")
+        envelope: dict[str, Any] = {
+            "id": self._other_ids.get(self._variants.event_id, own_id) if is_of_run else own_id,
+            self._variants.event_name: event,
             "payload": payload,
             "environment_id": self._environment_id,
             "webhook_id": self._webhook_id,
             "created_at": created_at,
         }
+        if self._variants.webhook_id == "missing":
+            del envelope["webhook_id"]
+        if self._variants.tenant_id == "present":
+            envelope["tenant_id"] = self._environment_id
         return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(), created_at

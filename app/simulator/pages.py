@@ -50,10 +50,13 @@ def fetch_pages(
                 records.append(make_record(resource, ids["integrated_account_id"], index, revision))
             payload: dict[str, Any] = {
                 "resource": resource,
-                "records": records,
+                **plan.variants.place_records(records),
                 "meta": {"count": len(records)},
             }
-            payload |= {"retryAfter": None} if plan.v4 else {**ids, "method": method}
+            if plan.v4:
+                payload |= {"retryAfter": None}
+            else:
+                payload = plan.variants.place_method(method, plan.variants.place_ids(ids, payload))
             body, created_at = writer.write_run_event("record", payload)
             digests = {record["id"]: digest_record(record) for record in records}
             yield Page(resource, method, body, len(records), created_at, digests)

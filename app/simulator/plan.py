@@ -1,11 +1,12 @@
 """Plan of a simulation: its runs, records, faults and receiver."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from app.errors import ConfigError
+from app.simulator.variants import Variants
+from app.truto.signature import Encoding
 from app.truto.target_url import WEBHOOK_PATH
 from app.truto.webhook_sender import WebhookTarget
 
@@ -30,7 +31,8 @@ class Plan:
     all runs, in one event each, or batched. pause_s: before each page. stop_after: the share of its pages
     after which a run is stopped, or None. forged: requests without a valid signature, between the pages.
     first_backoff_s: the wait before the first of three retries; it doubles for each, up to 10 s.
-    webhook_id: of the runs' webhook; "" for one that depends on the seed.
+    webhook_id: of the runs' webhook; "" for one that depends on the seed. variants: forms of the events that
+    Truto's documentation leaves open.
     """
 
     url: str
@@ -56,10 +58,11 @@ class Plan:
     stop_after: float | None = None
     forged: int = 0
     pause_s: float = 0.0
-    encoding: Literal["base64", "hex"] = "base64"
+    encoding: Encoding = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
     webhook_id: str = ""
+    variants: Variants = field(default_factory=Variants)
 
     def __post_init__(self) -> None:
         if problems := list(_find_problems(self)):
@@ -89,6 +92,8 @@ def _find_problems(plan: Plan) -> Iterator[str]:
         share = getattr(plan, name)
         if share is not None and not 0 <= share <= 1:
             yield f"{name}: {share} is not a share. Give a number from 0 to 1."
+    if plan.variants.records != "list" and plan.batch_size != 1:
+        yield f"variant: records={plan.variants.records} needs one record per page. Add --batch-size 1."
     if not plan.resources or not all(resource and method for resource, method in plan.resources):
         yield "resources: a resource or method is empty. Give at least one, such as crm/contacts:list."
 

@@ -45,10 +45,8 @@ class SimulatedRun:
         account = Random(f"{plan.seed}/account/{number % plan.accounts}")  # noqa: S311
         job = make_job_ids(plan)
         self._webhook_id = job.webhook_id
-        self._writer = EventWriter(
-            self._rng, clock, environment_id=job.environment_id, webhook_id=job.webhook_id
-        )
         self.report = RunReport(make_id(self._rng), job.sync_job_id, make_id(account))
+        self._writer = EventWriter(self._rng, clock, plan, run_id=self.report.sync_job_run_id)
         self.report.response_counts = sender.response_counts
         self.log = EventLog(clock)
         self.start_options: Mapping[str, Any] = {}
@@ -138,7 +136,9 @@ class SimulatedRun:
         if not sends_event(self._plan.events_to_send, "record_error"):
             return
         outcome = self._sender.send(
-            self._writer.write_run_event("record_error", {**self._build_ids(), **payload})[0]
+            self._writer.write_run_event(
+                "record_error", self._plan.variants.place_ids(self._build_ids(), payload)
+            )[0]
         )
         if outcome.is_delivered:
             self.report.record_errors += len(errors)

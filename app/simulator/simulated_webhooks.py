@@ -1,6 +1,8 @@
 """Webhooks of the simulated API: the plan's own and created ones."""
 
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import httpx
 
 from app.http_client import open_http_client, send
+from app.simulator.event_payloads import build_event_payload
 from app.simulator.event_writer import EventClock, EventWriter, make_id, make_job_ids
 from app.simulator.plan import Plan
+from app.simulator.variants import Variants
 from app.truto.signature import sign
 
 _TIMEOUT_S = 30.0
@@ -58,10 +62,15 @@ class SimulatedWebhooks:
         job = make_job_ids(plan)
         self._plan = plan
         self._clock = clock
-        self._environment_id = job.environment_id
         self._rng = Random(f"{plan.seed}/webhooks")  # noqa: S311  # repeatable, no secret
         own = SimulatedWebhook(job.webhook_id, plan.url, plan.secret, event_types=_RUN_EVENTS)
         self._webhooks = {own.id: own}
+        self._fixed_bodies: dict[tuple[str, str], bytes] = {}
+
+    @property
+    def variants(self) -> Variants:
+        """The forms of the events that are sent on request."""
+        return self._plan.variants
 
     def get(self, webhook_id: str) -> SimulatedWebhook | None:
         """Return a webhook by its id, or None."""
@@ -80,13 +89,30 @@ class SimulatedWebhooks:
         self._webhooks[webhook.id] = changed
         return changed
 
-    def send_test_event(self, webhook: SimulatedWebhook) -> int:
-        """Send a signed `test` event once; return the HTTP status, or 0 for no answer."""
+    def send_test_event(self, webhook: SimulatedWebhook, event: str, run: Mapping[str, Any]) -> int:
+        """Send a signed event, and repeat it once if it is rejected and the variants say so.
+
+        Returns the HTTP status of the first answer, or 0 for none. run: that the payload is about.
+        """
+        retry = self._plan.variants.test_retry
+        payload = build_event_payload(self._plan, event, run, self._rng)
+        writer = EventWriter(self._rng, self._clock, self._plan, webhook_id=webhook.id, run_id=run["id"])
+        body = writer.write_event(event, payload)[0]
+        if self._plan.variants.test_body == "fixed":
+            body = self._fixed_bodies.setdefault((webhook.id, event), body)
+        status = self._post(webhook, body)
+        if not 200 <= status < 300 and retry != "none":
+            time.sleep(self._plan.first_backoff_s)
+            if retry == "same_id":
+                later = {**json.loads(body), "created_at": self._clock.next_time()}
+                body = json.dumps(later).encode()
+            elif retry == "new_id":
+                body = writer.write_event(event, payload)[0]
+            self._post(webhook, body)
+        return status
+
+    def _post(self, webhook: SimulatedWebhook, body: bytes) -> int:
         plan = self._plan
-        writer = EventWriter(
-            self._rng, self._clock, environment_id=self._environment_id, webhook_id=webhook.id
-        )
-        body = writer.write_test_event()
         signature = sign(body, webhook.secret, encoding=plan.encoding, with_format=plan.with_format)
         headers = {"Content-Type": "application/json", "User-Agent": "truto", "X-Truto-Signature": signature}
         try:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4, uuid5
 
 from app.config.routes import Route
 from app.routing.records import RecordRouter, RoutedRecords
-from app.sinks.base import Batch, RejectedRecord, Sink
+from app.sinks.base import AnySink, Batch, LoadSink, RejectedRecord, WriteResult
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -66,9 +66,40 @@ def send(
     return SentRecords(replace(header, **changes), values)
 
 
-def write(sink: Sink, sent: SentRecords, route: Route) -> Written:
+def write(sink: AnySink, sent: SentRecords, route: Route) -> Written:
     """Route records and write them, as a worker does."""
     routed = sent.route(route)
-    result = sink.write(replace(sent.header, records=routed.records), route)
+    result = write_batch(sink, replace(sent.header, records=routed.records), route)
     rejected = sorted([*routed.rejected, *result.rejected], key=lambda record: record.ordinal)
     return Written(result.written, rejected, result.misfits)
+
+
+def write_together(sink: AnySink, sent: Sequence[SentRecords], route: Route) -> int:
+    """Write deliveries, in a sink that writes loads as one load; return the number of written records."""
+    if not isinstance(sink, LoadSink):
+        return sum(write(sink, one, route).written for one in sent)
+    writer = sink.begin_load(uuid4())
+    try:
+        written = sum(writer.add(one.build_batch(route), route).written for one in sent)
+        writer.prepare()
+        writer.commit(earlier="")
+    finally:
+        writer.close()
+    return written
+
+
+def write_batch(sink: AnySink, batch: Batch, route: Route) -> WriteResult:
+    """Write a batch; in a sink that writes loads, as the only one of its load."""
+    if not isinstance(sink, LoadSink):
+        return sink.write(batch, route)
+    # The same batch again is the same load again.
+    first, number = batch.first_ordinal, len(batch.records)
+    load_id = uuid5(batch.delivery_id, f"{first} {number}") if first else batch.delivery_id
+    writer = sink.begin_load(load_id)
+    try:
+        result = writer.add(batch, route)
+        writer.prepare()
+        writer.commit(earlier="")
+    finally:
+        writer.close()
+    return result

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from app.config.routes import Route
 from app.config.sinks import PythonSinkConfig
 from app.errors import JobTimeout, SinkRefused, SinkUnavailable
@@ -183,7 +185,7 @@ def _copy_records(records: Sequence[Record]) -> tuple[list[Record], list[Rejecte
     copies, rejected = [], []
     for record in records:
         try:
-            copies.append(replace(record, value=_DECODER.decode(record.json)))
+            copies.append(msgspec.structs.replace(record, value=_DECODER.decode(record.json)))
         except RecursionError:
             rejected.append(RejectedRecord(record.ordinal, "too_deep", "nested deeper than Python can read"))
     return copies, rejected

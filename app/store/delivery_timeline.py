@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from app.plural import format_count
 from app.store.delivery_detail import DeliveryDetail
+from app.store.held import is_load_scope
 from app.store.models import DeliveryAttempt, DeliveryState, SinkOutcome, SinkOutcomeState
 from app.store.reasons import explain, explain_reason
 
@@ -73,12 +74,16 @@ def _list_entries(detail: DeliveryDetail, now: datetime) -> Iterator[DeliveryEve
             delivery.pruned_at, "body deleted" if delivery.body_bytes else "body erased", text
         )
     if delivery.state == DeliveryState.PENDING:
-        held_by = [outcome.sink for outcome in detail.outcomes if outcome.held_scope is not None]
+        held = [outcome for outcome in detail.outcomes if outcome.held_scope is not None]
+        held_by = [outcome.sink for outcome in held if not is_load_scope(outcome.held_scope)]
         if delivery.leased_by and delivery.leased_until and delivery.leased_until > now:
             yield DeliveryEvent(now, "leased", f"by worker {delivery.leased_by}", until=delivery.leased_until)
         elif held_by:
             text = f"until {' and '.join(held_by)} accepts deliveries again"
             yield DeliveryEvent(now, "held", text, Tone.WARN)
+        elif held:
+            sinks = " and ".join(outcome.sink for outcome in held)
+            yield DeliveryEvent(now, "waits for a load", f"of {sinks}")
         else:
             yield DeliveryEvent(max(now, delivery.due_at), "waits for the next attempt")
 

@@ -26,10 +26,20 @@ from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.delivery_attempts import delete_attempts
 from app.store.erased_names import make_pseudonym, replace_names
+from app.store.held import LOAD_SCOPE
 from app.store.models import AttributionSource, DeliveryState
 from app.store.reasons import Reason
 from app.store.run_summaries import OUTDATE_SUMMARY
-from app.store.schema import dead_records, deliveries, record_errors, runs, sink_outcomes, syncs
+from app.store.schema import (
+    dead_records,
+    delete_checks,
+    deliveries,
+    loads,
+    record_errors,
+    runs,
+    sink_outcomes,
+    syncs,
+)
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
@@ -180,17 +190,24 @@ class AccountData:
         yield from (AccountDataCounts(runs=number) for number in self._strip_runs(dry_run=False))
         yield from (AccountDataCounts(names=number) for number in self._rename_runs(now))
         yield AccountDataCounts(syncs=self._database.execute(delete(syncs).where(self._is_sync_of_account)))
+        checks_of_account = delete_checks.c.integrated_account_id == self._account
+        yield AccountDataCounts(names=self._database.execute(delete(delete_checks).where(checks_of_account)))
         for number in replace_names(self._database, self._account, dry_run=False):
             yield AccountDataCounts(names=number)
 
     def find_in_progress(self, *, now: datetime, among: Sequence[UUID] = ()) -> list[UUID]:
         """Return erased deliveries that a worker still processes. among: only of these, unless empty."""
-        is_leased = (deliveries.c.leased_by != "", deliveries.c.leased_until > now)
+        is_leased = and_(deliveries.c.leased_by != "", deliveries.c.leased_until > now)
+        open_loads = self._database.read(select(loads.c.id).where(loads.c.leased_until > now))
+        in_load = exists().where(
+            sink_outcomes.c.delivery_id == deliveries.c.id,
+            sink_outcomes.c.held_scope.in_([f"{LOAD_SCOPE} {row.id}" for row in open_loads]),
+        )
         statement = select(deliveries.c.id).where(
             self._is_of_account,
             deliveries.c.state == DeliveryState.DISCARDED,
             deliveries.c.reason == Reason.ERASED,
-            *is_leased,
+            or_(is_leased, in_load),
         )
         if among:
             statement = statement.where(deliveries.c.id.in_(among))
@@ -310,8 +327,9 @@ def _erase(connection: Connection, ids: Sequence[UUID], now: datetime) -> Accoun
         "discard_reason": Reason.ERASED,
         "settled_at": now,
     }
-    # No release finds them any more.
-    is_held = (sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.held_scope.is_not(None))
+    # No release finds them any more. Those in a load show that a worker may still write them.
+    in_load = sink_outcomes.c.held_scope.startswith(f"{LOAD_SCOPE} ")
+    is_held = (sink_outcomes.c.delivery_id.in_(ids), sink_outcomes.c.held_scope.is_not(None), ~in_load)
     change(sink_outcomes, *is_held, held_scope=None, held_received_at=None)
     change(sink_outcomes, sink_outcomes.c.delivery_id.in_(ids), _HAS_MESSAGE, message="")
     return AccountDataCounts(

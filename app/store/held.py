@@ -1,6 +1,6 @@
-"""Held deliveries: they wait for a sink that is paused or fails, and are released together.
+"""Held deliveries: they wait for a sink that is paused, fails or is slow, and are released together.
 
-A held delivery is pending and due in days, so that no sweeper enqueues it. The sink outcome names the state
+A held delivery is pending and due in days, so that no feeder enqueues it. The sink outcome names the state
 that holds it. A release makes it due at once.
 """
 
@@ -23,9 +23,18 @@ _MAX_COUNTED = 10_000
 _MAX_RENEWED = 1_000
 # A replay has at most 2,000 pending deliveries: live ones behind those of two replays are found.
 _MAX_SEARCHED = 5_000
+# The scope of a delivery that waits for a load of its sink. In an open load, the load's id follows.
+LOAD_SCOPE = "(load)"
+# The scope of a delivery that waits for its turn at a slow sink.
+SLOW_SCOPE = "(slow)"
 # As literals: a database uses a partial index only for a query that repeats its condition.
 IS_FAILING = sink_outcomes.c.state == literal_column("'failing'")
 _IS_PENDING = deliveries.c.state == literal_column("'pending'")
+
+
+def is_load_scope(scope: str | None) -> bool:
+    """Whether a delivery with this scope waits for a load, or is in one: no release concerns it."""
+    return scope is not None and scope.startswith(LOAD_SCOPE)
 
 
 class HeldDeliveries:
@@ -127,7 +136,7 @@ class HeldDeliveries:
             is_idle = (_IS_PENDING, deliveries.c.leased_by == "", deliveries.c.due_at > now)
             due = update(deliveries).where(deliveries.c.id.in_(released), *is_idle)
             connection.execute(
-                # The order in which the sweeper enqueues.
+                # The order in which the feeder enqueues.
                 due.values(due_at=deliveries.c.received_at, leased_until=None, reason=Reason.SINK_RESUMED)
             )
         return len(released)

@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
-from app.database.engine import Database, autocommit
+from app.database.engine import Database
 from app.errors import BodyPruned
-from app.store.bulk_insert import InsertResult, build_insert
+from app.store.bulk_insert import BulkInsert, InsertResult, build_insert
 from app.store.compression import compress, decompress
 from app.store.envelope_columns import ENVELOPE_COLUMNS, to_columns
 from app.store.models import DeliveryState, IncomingDelivery, Receipt, RunUpdate
@@ -20,8 +20,9 @@ from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
 from app.truto.runs import status_rank
 
-# The web process enqueues after its commit; the sweeper enqueues only if that was lost.
-ENQUEUE_GRACE_S = 5.0
+# The web process enqueues after its commit; the feeder enqueues only if that was lost.
+_ENQUEUE_GRACE = timedelta(seconds=5)
+_NO_GRACE = timedelta(0)
 _TRACEPARENT = "traceparent"
 # The columns of `_build_row`; all others have defaults.
 _COLUMNS = (
@@ -31,6 +32,10 @@ _COLUMNS = (
 # The status of a run that a policy refused; Truto has no such status.
 _RUN_REFUSED = "refused"
 _Row = Mapping[str, Any]
+
+_STORED_STATEMENT = select(deliveries.c.id, deliveries.c.body).where(
+    deliveries.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 class Inbox:
@@ -82,22 +87,23 @@ class Inbox:
         raise AssertionError("unreachable")
 
     def _write_plain(self, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
-        with autocommit(self.database.engine) as connection:
-            return self._insert_rows(connection, rows)
+        insert, rows = self._choose_insert(rows)
+        return insert.insert_and_commit(self.database.engine, rows)
 
     def _write_refused(
         self, rows: Sequence[_Row], refused: Sequence[IncomingDelivery]
     ) -> dict[UUID, InsertResult]:
+        insert, rows = self._choose_insert(rows)
         with self.database.engine.begin() as connection:
-            results = self._insert_rows(connection, rows)
+            results = insert.insert(connection, rows)
             upsert_runs(connection, _build_run_updates(refused, results))
         return results
 
-    def _insert_rows(self, connection: Connection, rows: Sequence[_Row]) -> dict[UUID, InsertResult]:
+    def _choose_insert(self, rows: Sequence[_Row]) -> tuple[BulkInsert, Sequence[_Row]]:
         # Without tracing, no delivery has a trace, and the statement has one column less.
         if any(_TRACEPARENT in row for row in rows):
-            return self._insert_traced(connection, [{_TRACEPARENT: "", **row} for row in rows])
-        return self._insert(connection, rows)
+            return self._insert_traced, [{_TRACEPARENT: "", **row} for row in rows]
+        return self._insert, rows
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return the body of a delivery, the bytes that Truto signed; raises BodyPruned."""
@@ -105,8 +111,7 @@ class Inbox:
 
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
         """Return the compressed bodies of deliveries by id."""
-        statement = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(ids))
-        return {row.id: row.body for row in self.database.read(statement)}
+        return {row.id: row.body for row in self.database.read(_STORED_STATEMENT, {"ids": ids})}
 
     def count_by_state(self) -> dict[str, int]:
         """Return the number of deliveries in each state, and of repeated deliveries as "duplicate"."""
@@ -154,7 +159,7 @@ def _build_row(delivery_id: UUID, delivery: IncomingDelivery, body: bytes, copie
         "state": delivery.state,
         "reason": delivery.reason,
         "duplicates": copies - 1,
-        "due_at": delivery.received_at + timedelta(seconds=ENQUEUE_GRACE_S),
+        "due_at": delivery.received_at + (_NO_GRACE if delivery.is_due else _ENQUEUE_GRACE),
         "settled_at": None if delivery.state == DeliveryState.PENDING else delivery.received_at,
         "body_bytes": len(delivery.body),
         "body": body,

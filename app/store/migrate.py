@@ -7,14 +7,13 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select, text
 
-from app.database.engine import Database
+from app.database.engine import Database, open_database
 from app.database.provision import CREATE_UTF8_DATABASE, create_schema, read_encoding
 from app.errors import ConfigError, StoreUnavailable
-from app.store.schema import PREFIX
+from app.store.roles import check_owner, check_same_database, check_schema, find_missing_rights
+from app.store.schema import VERSION_TABLE
 
-VERSION_TABLE = PREFIX + "schema_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Alembic's table has its own metadata: a test compares ours with the migrations.
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 # An arbitrary constant: two releases that migrate at once must wait for each other.
 _ADVISORY_LOCK = 7_262_131
@@ -28,11 +27,35 @@ _POLL_INTERVAL_S = 0.2
 _MAX_LOCK_WAIT_S = 600
 
 
+def migrate_as_owner(database: Database, owner_url: str) -> tuple[str | None, str]:
+    """Apply all missing revisions as the role of another URL; return the revision before and after.
+
+    owner_url: of the same database, with the role that owns the tables; "" for one role that does both.
+    Raises ConfigError for another database, and if the role of `database` lacks a right on the tables.
+    """
+    if not owner_url:
+        return migrate(database)
+    owner = open_database(owner_url, schema=database.schema, setting="MIGRATION_DATABASE_URL")
+    try:
+        schema = check_same_database(owner, database)
+        revisions = migrate(owner)
+    finally:
+        owner.close()
+    if statements := find_missing_rights(database, schema=schema).statements:
+        problem = (
+            "DATABASE_URL: its role lacks rights on the tables, which are up to date. Run as their owner: "
+            + " ".join(statements)
+        )
+        raise ConfigError([problem])
+    return revisions
+
+
 def migrate(database: Database) -> tuple[str | None, str]:
     """Apply all missing revisions; return the revision before and after.
 
     SQLite: in one transaction. PostgreSQL: in one transaction each, or in steps that leave the tables usable
-    by the release that is running; an interrupted upgrade is completed by the next call.
+    by the release that is running; an interrupted upgrade is completed by the next call. Tables of a newer
+    release stay as they are: an earlier release runs with them.
     Creates the database's schema if it is missing. Raises ConfigError for an encoding other than UTF8, and
     StoreUnavailable if another migration does not end.
     """
@@ -41,12 +64,15 @@ def migrate(database: Database) -> tuple[str | None, str]:
             return _upgrade(connection)
     with _hold_lock(database):
         with database.transaction() as connection:
-            _check_encoding(connection)
+            _check_encoding(connection, database.setting)
+            check_schema(connection, database)
             if database.schema:
                 create_schema(connection, database.schema)
         with database.translate_errors(), database.engine.connect() as connection:
             try:
                 _lift_timeouts(connection)
+                if (_read_revision(connection) or "") < _find_newest_revision():
+                    check_owner(connection, database)
                 return _upgrade(connection)
             finally:
                 # Its session has settings of its own.
@@ -59,6 +85,8 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
     from alembic.config import Config  # noqa: PLC0415
 
     before = _read_revision(connection)
+    if _is_newer(before):
+        return before, before or ""
     if connection.dialect.name == "postgresql":
         # Alembic begins and commits the transactions of a connection that is in none.
         connection.commit()
@@ -85,9 +113,9 @@ def _hold_lock(database: Database) -> Iterator[None]:
                 return
         if time.monotonic() > deadline:
             raise StoreUnavailable(
-                f"another process migrates the database in DATABASE_URL since {_MAX_WAIT_S} s or longer. "
-                f'List its sessions with: psql "$DATABASE_URL" -c "{_LIST_SESSIONS}"; wait until it ends, '
-                "then run: rapidbridge migrate"
+                f"another process migrates the database in {database.setting} since {_MAX_WAIT_S} s or "
+                f'longer. List its sessions with: psql "${database.setting}" -c "{_LIST_SESSIONS}"; wait '
+                "until it ends, then run: rapidbridge migrate"
             )
         time.sleep(_POLL_INTERVAL_S)
 
@@ -105,20 +133,31 @@ def _lift_timeouts(connection: Connection) -> None:
         connection.commit()
 
 
-def _check_encoding(connection: Connection) -> None:
+def _check_encoding(connection: Connection, setting: str) -> None:
     encoding = read_encoding(connection)
     if encoding != "UTF8":
         problem = (
-            f"DATABASE_URL: the database has the encoding {encoding}, which cannot represent every record. "
-            f"Create another one, and set DATABASE_URL to it: {CREATE_UTF8_DATABASE}"
+            f"{setting}: the database has the encoding {encoding}, which cannot represent every record. "
+            f"Create another one, and set {setting} to it: {CREATE_UTF8_DATABASE}"
         )
         raise ConfigError([problem])
 
 
 def is_current(database: Database) -> bool:
-    """Whether every revision of this code has been applied."""
+    """Whether every revision of this code has been applied; a newer release may have applied more."""
     with database.read_transaction() as connection:
-        return _read_revision(connection) == _find_newest_revision()
+        return (_read_revision(connection) or "") >= _find_newest_revision()
+
+
+def find_newer_revision(database: Database) -> str | None:
+    """Return the revision of the tables if a newer release has migrated them."""
+    with database.read_transaction() as connection:
+        revision = _read_revision(connection)
+        return revision if _is_newer(revision) else None
+
+
+def _is_newer(revision: str | None) -> bool:
+    return (revision or "") > _find_newest_revision()
 
 
 def _find_newest_revision() -> str:

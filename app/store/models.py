@@ -56,7 +56,7 @@ class IncomingDelivery:
 
     digest: 32 bytes that differ between bodies. envelope: empty if the body is unreadable. id: only for an
     imported delivery, its id in the inbox that exported it. traceparent: of the span that accepted it; ""
-    without tracing.
+    without tracing. is_due: the feeder enqueues it, and not the process that stores it.
     """
 
     body: bytes
@@ -67,6 +67,7 @@ class IncomingDelivery:
     reason: str = ""
     id: UUID | None = None
     traceparent: str = ""
+    is_due: bool = False
 
     @property
     def delivery_id(self) -> UUID:

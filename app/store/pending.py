@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,19 +12,24 @@ from sqlalchemy import (
     Integer,
     Row,
     Text,
+    Update,
+    UpdateBase,
     bindparam,
     case,
+    exists,
     func,
     or_,
     select,
     update,
 )
+from sqlalchemy.types import TypeEngine
 
 from app.clock import utc_now
 from app.database.engine import Database
+from app.database.late_flush import commit_without_flush
 from app.store.delivery_attempts import save_attempts
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
-from app.store.held import HELD_AFTER
+from app.store.held import HELD_AFTER, IS_FAILING
 from app.store.models import (
     Attribution,
     Delivery,
@@ -33,17 +39,18 @@ from app.store.models import (
     StateChange,
 )
 from app.store.reasons import Reason
-from app.store.schema import deliveries
+from app.store.row_sets import bind_rows, build_row_set
+from app.store.schema import deliveries, sink_outcomes
 
 # For queries by id. Not `state = 'pending'`: if its statistics are older than the backlog, PostgreSQL would
 # search the whole index on due deliveries for the few ids of a job.
-_IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
+IS_PENDING = deliveries.c.state.concat("") == DeliveryState.PENDING
 # All of them, named so that the index on priority and time of the next attempt is used for the time alone.
 _HAS_ANY_PRIORITY = deliveries.c.priority.in_(list(DeliveryPriority))
 # A delivery that can be leased and still has a worker: that worker died.
-_IS_LOST = deliveries.c.leased_by != ""
+IS_LOST = deliveries.c.leased_by != ""
 _MAX_SEARCHED = 10_000
-_COLUMNS_OF_ANY_LEASE = (
+COLUMNS_OF_ANY_LEASE = (
     deliveries.c.id,
     deliveries.c.received_at,
     *ENVELOPE_COLUMNS,
@@ -54,28 +61,91 @@ _COLUMNS_OF_ANY_LEASE = (
     deliveries.c.traceparent,
     deliveries.c.replay_id,
 )
-_DELIVERY_COLUMNS = (*_COLUMNS_OF_ANY_LEASE, deliveries.c.lost_attempts)
-_STATE_CHANGE_STATEMENT = (
-    update(deliveries)
-    .where(deliveries.c.id == bindparam("delivery_id"), _IS_PENDING)
-    .values(
-        state=bindparam("new_state"),
-        leased_by="",
-        # The worker survived this delivery.
-        lost_attempts=0,
-        attempts=deliveries.c.attempts - bindparam("uncounted_attempts", type_=Integer),
-        reason=bindparam("new_reason"),
-        records=func.coalesce(bindparam("new_records", type_=Integer), deliveries.c.records),
-        replaced_characters=bindparam("new_replaced_characters"),
-        due_at=bindparam("new_due_at"),
-        leased_until=bindparam("new_leased_until"),
-        settled_at=bindparam("new_settled_at"),
-        **{
-            name: func.coalesce(bindparam(f"new_{name}", type_=Text), deliveries.c[name])
-            for name in ("integrated_account_id", "sync_job_run_id", "account_source", "run_source")
-        },
+DELIVERY_COLUMNS = (*COLUMNS_OF_ANY_LEASE, deliveries.c.lost_attempts)
+# Of the row of a state change.
+_STATE_CHANGE_TYPES: Mapping[str, TypeEngine[Any]] = {
+    "delivery_id": deliveries.c.id.type,
+    "new_state": deliveries.c.state.type,
+    "uncounted_attempts": Integer(),
+    "new_reason": deliveries.c.reason.type,
+    "new_records": Integer(),
+    "new_replaced_characters": deliveries.c.replaced_characters.type,
+    **dict.fromkeys(("new_due_at", "new_leased_until", "new_settled_at"), deliveries.c.due_at.type),
+    **dict.fromkeys(
+        ("new_integrated_account_id", "new_sync_job_run_id", "new_account_source", "new_run_source"), Text()
+    ),
+}
+
+
+def _build_state_change(row: Mapping[str, ColumnElement[Any]]) -> Update:
+    """Return the statement that changes the states of deliveries. row: the values of one of them."""
+    return (
+        update(deliveries)
+        .where(deliveries.c.id == row["delivery_id"], IS_PENDING)
+        .values(
+            state=row["new_state"],
+            leased_by="",
+            # The worker survived this delivery.
+            lost_attempts=0,
+            attempts=deliveries.c.attempts - row["uncounted_attempts"],
+            reason=row["new_reason"],
+            records=func.coalesce(row["new_records"], deliveries.c.records),
+            replaced_characters=row["new_replaced_characters"],
+            due_at=row["new_due_at"],
+            leased_until=row["new_leased_until"],
+            settled_at=row["new_settled_at"],
+            **{
+                name: func.coalesce(row[f"new_{name}"], deliveries.c[name])
+                for name in ("integrated_account_id", "sync_job_run_id", "account_source", "run_source")
+            },
+        )
     )
+
+
+_CHANGE_ROW_SET = _build_state_change(dict(build_row_set(_STATE_CHANGE_TYPES).c.items()))
+_CHANGE_ROW = _build_state_change(
+    {name: bindparam(name, type_=type_) for name, type_ in _STATE_CHANGE_TYPES.items()}
 )
+
+# The statements of every job, built once.
+_IS_AMONG = deliveries.c.id.in_(bindparam("ids", expanding=True))
+_CAN_BE_LEASED = (
+    _IS_AMONG,
+    IS_PENDING,
+    or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= bindparam("now")),
+)
+_LEASED = {
+    "leased_until": bindparam("until"),
+    "due_at": bindparam("until"),
+    "leased_by": bindparam("worker"),
+    "attempts": deliveries.c.attempts + 1,
+}
+_LOST_STATEMENT = (
+    select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by)
+    .where(*_CAN_BE_LEASED, IS_LOST)
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+_LEASE_LOST_STATEMENT = (
+    update(deliveries)
+    .where(_IS_AMONG)
+    .values(**_LEASED, lost_attempts=deliveries.c.lost_attempts + 1)
+    .returning(*DELIVERY_COLUMNS)
+)
+_LOCK_STATEMENT = (
+    select(deliveries.c.id, deliveries.c.resource)
+    .where(_IS_AMONG, IS_PENDING)
+    # Locked in one order, so that two workers cannot deadlock.
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+_LOCK_LEASED_STATEMENT = _LOCK_STATEMENT.where(deliveries.c.leased_by == bindparam("worker"))
+
+
+@cache
+def _build_lease(dialect: str) -> UpdateBase:
+    is_free = (*_CAN_BE_LEASED, ~IS_LOST, *commit_without_flush(dialect))
+    return update(deliveries).where(*is_free).values(**_LEASED).returning(*DELIVERY_COLUMNS)
 
 
 class PendingDeliveries:
@@ -89,41 +159,28 @@ class PendingDeliveries:
 
         worker: the owner of the lease; not empty. Returns the leased deliveries, oldest first.
         """
-        until = now + timedelta(seconds=lease_s)
-        values = {"leased_until": until, "due_at": until, "leased_by": worker}
-        values["attempts"] = deliveries.c.attempts + 1
-        statement = update(deliveries).where(*_can_be_leased(ids, now)).values(values)
-        rows = [*self._database.read(statement.where(~_IS_LOST).returning(*_DELIVERY_COLUMNS))]
+        parameters = {"now": now, "until": now + timedelta(seconds=lease_s), "worker": worker}
+        statement = _build_lease(self._database.dialect.name)
+        rows = [*self._database.read(statement, {**parameters, "ids": sorted(ids)})]
         if rest := {*ids} - {row.id for row in rows}:
-            rows += self._lease_lost(sorted(rest), values, now=now)
+            rows += self._lease_lost({**parameters, "ids": sorted(rest)})
         return sorted(
-            (_to_delivery(row) for row in rows), key=lambda delivery: (delivery.received_at, delivery.id)
+            (to_delivery(row) for row in rows), key=lambda delivery: (delivery.received_at, delivery.id)
         )
 
-    def _lease_lost(self, ids: Sequence[UUID], values: Mapping[str, Any], *, now: datetime) -> Sequence[Any]:
+    def _lease_lost(self, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """Lease the deliveries whose worker died, and keep its attempts; return their rows."""
-        lost = (
-            select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by)
-            .where(*_can_be_leased(ids, now), _IS_LOST)
-            .order_by(deliveries.c.id)
-            .with_for_update()
-        )
+        now = parameters["now"]
         with self._database.transaction() as connection:
             attempts = [
                 DeliveryAttempt(id_, attempt, worker, None, now, DeliveryState.PENDING, Reason.WORKER_LOST)
-                for id_, attempt, worker in connection.execute(lost)
+                for id_, attempt, worker in connection.execute(_LOST_STATEMENT, parameters)
             ]
             if not attempts:
                 return ()
             save_attempts(connection, attempts)
-            statement = update(deliveries).where(
-                deliveries.c.id.in_([attempt.delivery_id for attempt in attempts])
-            )
-            return connection.execute(
-                statement.values({**values, "lost_attempts": deliveries.c.lost_attempts + 1}).returning(
-                    *_DELIVERY_COLUMNS
-                )
-            ).all()
+            ids = [attempt.delivery_id for attempt in attempts]
+            return connection.execute(_LEASE_LOST_STATEMENT, {**parameters, "ids": ids}).all()
 
     def release_worker(self, worker: str, *, now: datetime) -> int:
         """Make the deliveries of a dead worker due now; return their number."""
@@ -140,42 +197,6 @@ class PendingDeliveries:
         )
         return self._database.execute(statement)
 
-    def lease_due(
-        self,
-        *,
-        now: datetime,
-        limit: int,
-        requeue_after_s: float,
-        priority: DeliveryPriority = DeliveryPriority.LIVE,
-    ) -> list[Delivery]:
-        """Return due deliveries to enqueue, oldest first; they are due again after `requeue_after_s` seconds.
-
-        Safe in several sweepers at once: a delivery is returned to one of them.
-        """
-        due = (
-            select(deliveries.c.id)
-            .where(
-                deliveries.c.state == DeliveryState.PENDING,
-                deliveries.c.priority == priority,
-                deliveries.c.due_at <= now,
-            )
-            .order_by(deliveries.c.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        statement = (
-            update(deliveries)
-            .where(deliveries.c.id.in_(due.scalar_subquery()))
-            .values(due_at=now + timedelta(seconds=requeue_after_s))
-            # The lease will count it as lost. It is lost now: it gets a job of its own.
-            .returning(
-                *_COLUMNS_OF_ANY_LEASE,
-                (deliveries.c.lost_attempts + case((_IS_LOST, 1), else_=0)).label("lost_attempts"),
-            )
-        )
-        rows = self._database.read(statement)
-        return sorted((_to_delivery(row) for row in rows), key=lambda delivery: delivery.received_at)
-
     def release(self, ids: Sequence[UUID], *, worker: str, now: datetime) -> int:
         """Make deliveries due now that a live worker could not settle; return their number.
 
@@ -187,7 +208,7 @@ class PendingDeliveries:
             update(deliveries)
             .where(
                 deliveries.c.id.in_(sorted(ids)),
-                _IS_PENDING,
+                IS_PENDING,
                 or_(is_leased, deliveries.c.leased_until.is_(None)),
             )
             .values(
@@ -203,7 +224,7 @@ class PendingDeliveries:
         """End the leases of a worker on deliveries that were settled or discarded by others meanwhile."""
         statement = (
             update(deliveries)
-            .where(deliveries.c.id.in_(sorted(ids)), ~_IS_PENDING, deliveries.c.leased_by == worker)
+            .where(deliveries.c.id.in_(sorted(ids)), ~IS_PENDING, deliveries.c.leased_by == worker)
             .values(leased_until=None, leased_by="")
         )
         self._database.execute(statement)
@@ -257,25 +278,14 @@ class PendingDeliveries:
         return cast("datetime | None", oldest_due)
 
 
-def _can_be_leased(ids: Sequence[UUID], now: datetime) -> tuple[ColumnElement[bool], ...]:
-    is_unleased = or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now)
-    return (deliveries.c.id.in_(sorted(ids)), _IS_PENDING, is_unleased)
-
-
 def lock_pending(connection: Connection, ids: Sequence[UUID], *, worker: str | None) -> dict[UUID, str]:
     """Lock the deliveries that are pending, in the caller's transaction; return their resources by id.
 
     worker: the owner of their leases; None for any.
     """
-    is_leased = [] if worker is None else [deliveries.c.leased_by == worker]
-    statement = (
-        select(deliveries.c.id, deliveries.c.resource)
-        .where(deliveries.c.id.in_(ids), _IS_PENDING, *is_leased)
-        # Locked in one order, so that two workers cannot deadlock.
-        .order_by(deliveries.c.id)
-        .with_for_update()
-    )
-    return {row.id: row.resource for row in connection.execute(statement)}
+    statement = _LOCK_STATEMENT if worker is None else _LOCK_LEASED_STATEMENT
+    rows = connection.execute(statement, {"ids": ids, "worker": worker})
+    return {row.id: row.resource for row in rows}
 
 
 def write_state_changes(
@@ -298,8 +308,24 @@ def write_state_changes(
         }
         for state_change in sorted(state_changes, key=lambda state_change: state_change.delivery_id)
     ]
-    if rows:
-        connection.execute(_STATE_CHANGE_STATEMENT, rows)
+    if rows and connection.dialect.name == "postgresql":
+        connection.execute(_CHANGE_ROW_SET, bind_rows(rows))
+    elif rows:
+        connection.execute(_CHANGE_ROW, rows)
+    # A load that ended during the attempt could not settle its deliveries.
+    held = [change.delivery_id for change in state_changes if change.due_at > now + HELD_AFTER]
+    make_unheld_due(connection, held, now)
+
+
+def make_unheld_due(connection: Connection, ids: Sequence[UUID], now: datetime) -> None:
+    """Make the held deliveries due that no sink holds any more, in the caller's transaction."""
+    held = exists().where(
+        sink_outcomes.c.delivery_id == deliveries.c.id, IS_FAILING, sink_outcomes.c.held_scope.is_not(None)
+    )
+    is_held = (deliveries.c.leased_by == "", deliveries.c.due_at > now + HELD_AFTER)
+    unheld = update(deliveries).where(deliveries.c.id.in_(ids), IS_PENDING, *is_held, ~held)
+    if ids:
+        connection.execute(unheld.values(due_at=now, leased_until=None))
 
 
 def _attribution_parameters(attribution: Attribution | None) -> dict[str, str | None]:
@@ -311,7 +337,8 @@ def _attribution_parameters(attribution: Attribution | None) -> dict[str, str | 
     }
 
 
-def _to_delivery(row: Row[Any]) -> Delivery:
+def to_delivery(row: Row[Any]) -> Delivery:
+    """Return a row with DELIVERY_COLUMNS as a delivery."""
     return Delivery(
         id=row.id,
         received_at=row.received_at,

@@ -120,6 +120,18 @@ class Reason(StrEnum):
         "sink",
         "a sink accepts deliveries again, and workers write the held ones",
     )
+    SINK_SLOW = (
+        "sink_slow",
+        "sink",
+        "a sink takes long for each delivery, and gets a part of the workers' time",
+        "wait, make the sink faster, or start more workers",
+    )
+    IN_LOAD = (
+        "in_load",
+        "sink",
+        "the delivery waits for the next load of a sink, which writes many deliveries together",
+        "wait: the load begins at the size or the age that the sink sets",
+    )
     BATCH_TIMEOUT = (
         "batch_timeout",
         "sink",
@@ -220,7 +232,7 @@ def explain(state: str, reason: str) -> Explanation:
         return _RECORD_EXPLANATIONS.get(reason_code, reason_code.explanation)
     if reason_code in SET_UP_REASONS and state == DeliveryState.PENDING:
         return Explanation(reason_code.explanation.meaning, _CORRECT_SINK)
-    if reason_code in (Reason.SINK_PAUSED, Reason.SINK_RESUMED):
+    if reason_code in (Reason.SINK_PAUSED, Reason.SINK_RESUMED, Reason.IN_LOAD):
         return reason_code.explanation
     if reason_code is None or state in _STATES_WITHOUT_REASON:
         return _STATE_EXPLANATIONS[DeliveryState(state)]

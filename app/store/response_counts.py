@@ -33,6 +33,7 @@ _MEANINGS = {
     ("incomplete", ""): "the body stalled or ended too early",
     ("unavailable", ""): "neither the database nor Redis could store the body",
     ("unavailable", "overloaded"): "no memory was free for a large body",
+    ("rejected_once", ""): "stored, and rejected once for `rapidbridge webhook probe`",
     ("failed", ""): "the receiver failed; find request.failed in its log",
     ("not_found", ""): f"webhooks are received by POST {WEBHOOK_PATH}",
     ("method_not_allowed", ""): f"webhooks are received by POST {WEBHOOK_PATH}",

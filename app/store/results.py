@@ -1,18 +1,20 @@
 """Results of attempts: sink outcomes, dead records, record errors and runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, select
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
 from app.store.delivery_attempts import save_attempts
+from app.store.held import LOAD_SCOPE
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
+from app.store.row_sets import bind_rows, build_row_set
 from app.store.run_updates import upsert_runs
 from app.store.schema import dead_records, record_errors, sink_outcomes
 
@@ -42,12 +44,9 @@ class DeliveryResults:
             )
             for result in results:
                 _delete_dead_records(connection, result)
-            dead = [
-                _to_row(row) | {"resource": pending[row.delivery_id]}
-                for result in results
-                for row in result.dead_records
-            ]
-            _upsert(connection, dead_records, dead)
+            upsert_dead_records(
+                connection, [row for result in results for row in result.dead_records], pending
+            )
             _upsert(
                 connection,
                 record_errors,
@@ -71,6 +70,14 @@ class DeliveryResults:
         """Return the number of a delivery's record errors that are stored."""
         statement = select(func.count()).where(record_errors.c.delivery_id == delivery_id)
         return int(self._database.read(statement)[0][0])
+
+
+def upsert_dead_records(
+    connection: Connection, records: Sequence[DeadRecord], resources: Mapping[UUID, str]
+) -> None:
+    """Write dead records in the caller's transaction. resources: by delivery."""
+    rows = [_to_row(record) | {"resource": resources[record.delivery_id]} for record in records]
+    _upsert(connection, dead_records, rows)
 
 
 def to_sink_outcome(row: Row[Any]) -> SinkOutcome:
@@ -108,7 +115,14 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
         return
     keys = [column.name for column in table.primary_key]
     ordered = sorted(rows, key=lambda row: tuple(str(row[key]) for key in keys))
-    connection.execute(_upsert_statement(connection.dialect.name, table), ordered)
+    dialect = connection.dialect.name
+    parameters = bind_rows(ordered) if _reads_row_set(dialect, table) else ordered
+    connection.execute(_upsert_statement(dialect, table), parameters)
+
+
+def _reads_row_set(dialect: str, table: Table) -> bool:
+    # Rows of other tables may be large.
+    return dialect == "postgresql" and table is sink_outcomes
 
 
 # Building a statement costs more than executing it.
@@ -117,7 +131,22 @@ def _upsert_statement(dialect: str, table: Table) -> Insert:
     statement = insert_into(dialect, table)
     keys = [column.name for column in table.primary_key]
     changed = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
-    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+    where = _may_replace(statement.excluded) if table is sink_outcomes else None
+    if _reads_row_set(dialect, table):
+        rows = build_row_set({column.name: column.type for column in table.c})
+        statement = statement.from_select(list(rows.c.keys()), select(*rows.c))
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
+
+
+def _may_replace(new: Any) -> ColumnElement[bool]:
+    """Return whether an outcome may replace the stored one: only a load changes the outcomes in it.
+
+    The load may also have ended during the attempt, and written the delivery.
+    """
+    in_load = func.coalesce(sink_outcomes.c.held_scope, "").startswith(LOAD_SCOPE)
+    is_written = sink_outcomes.c.state == SinkOutcomeState.DONE
+    waits_again = func.coalesce(new.held_scope, "").startswith(LOAD_SCOPE)
+    return ~in_load & ~(is_written & waits_again)
 
 
 def _to_row(result: ResultRow) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select
 
 from app.database.engine import Database
 from app.store.models import DeliveryState, SinkOutcomeState
@@ -58,6 +58,18 @@ class RunTotals:
     errors: Mapping[tuple[str, str], int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsWithoutRun:
+    """Numbers of records in batches that name no run, by resource.
+
+    attributed: their account is known, or their sinks have them without an account. unattributed: of batches
+    that name no account either, and are not written.
+    """
+
+    attributed: Mapping[str, int]
+    unattributed: Mapping[str, int]
+
+
 def read_run_totals(database: Database, run_ids: Sequence[str]) -> dict[str, RunTotals]:
     """Return the totals of runs by id; raises StoreUnavailable."""
     # One transaction: SQLite then reads all three sums of the same moment.
@@ -82,34 +94,49 @@ def count_pending_deliveries(database: Database, run_ids: Sequence[str]) -> dict
 
 
 def count_records_without_run(
-    database: Database, account: str, *, since: datetime, until: datetime
-) -> dict[str, int]:
-    """Count the records of an account's batches that name no run, by resource; raises StoreUnavailable."""
+    database: Database, account: str, webhook_id: str, *, since: datetime, until: datetime
+) -> RecordsWithoutRun:
+    """Count the records of batches that name no run, of an account or without an account of a webhook.
+
+    account, webhook_id: "" if unknown. Raises StoreUnavailable.
+    """
+    has_account = deliveries.c.integrated_account_id != ""
+    is_attributed = or_(has_account, deliveries.c.state == DeliveryState.SETTLED).label("is_attributed")
+    accounts = {account, ""} if webhook_id else {account}
     statement = (
-        select(deliveries.c.resource, func.sum(deliveries.c.records))
+        select(deliveries.c.resource, is_attributed, func.sum(deliveries.c.records))
         .where(
-            deliveries.c.sync_job_run_id == NO_RUN,
-            deliveries.c.received_at.between(since, until),
-            deliveries.c.integrated_account_id == account,
-            deliveries.c.event == RECORD_EVENT,
+            *_is_without_run(since, until),
+            deliveries.c.integrated_account_id.in_(sorted(accounts)),
+            or_(has_account, deliveries.c.webhook_id == webhook_id),
         )
-        .group_by(deliveries.c.resource)
+        .group_by(deliveries.c.resource, "is_attributed")
     )
-    return {resource: int(records) for resource, records in database.read(statement)}
+    rows = [
+        (resource, attributed, int(records)) for resource, attributed, records in database.read(statement)
+    ]
+    return RecordsWithoutRun(
+        {resource: records for resource, attributed, records in rows if attributed},
+        {resource: records for resource, attributed, records in rows if not attributed},
+    )
 
 
-def find_accounts_without_run(database: Database, *, since: datetime, until: datetime) -> set[str]:
-    """Return the accounts of batches that name no run; raises StoreUnavailable."""
+def find_senders_without_run(database: Database, *, since: datetime, until: datetime) -> set[tuple[str, str]]:
+    """Return the accounts and webhooks of batches that name no run; raises StoreUnavailable."""
     statement = (
-        select(deliveries.c.integrated_account_id)
-        .where(
-            deliveries.c.sync_job_run_id == NO_RUN,
-            deliveries.c.received_at.between(since, until),
-            deliveries.c.event == RECORD_EVENT,
-        )
+        select(deliveries.c.integrated_account_id, deliveries.c.webhook_id)
+        .where(*_is_without_run(since, until))
         .distinct()
     )
-    return {account for (account,) in database.read(statement)}
+    return {(account, webhook_id) for account, webhook_id in database.read(statement)}
+
+
+def _is_without_run(since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        deliveries.c.sync_job_run_id == NO_RUN,
+        deliveries.c.received_at.between(since, until),
+        deliveries.c.event == RECORD_EVENT,
+    )
 
 
 def _read_batch_totals(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[BatchTotals]]:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import exists, func, literal, or_, select, text, tuple_, update
 
 from app.database.engine import Database
+from app.store.delete_checks import DeleteCheck, save_delete_checks
 from app.store.models import RunUpdate
 from app.store.notifications import Notification, insert_notification
 from app.store.run_summaries import HAD_PENDING, OUTDATE_SUMMARY
@@ -136,9 +137,14 @@ class Runs:
         return any(has_pending for (has_pending,) in self._database.read(statement))
 
     def mark_reconciled(
-        self, run: StoredRun, *, now: datetime, notifications: Sequence[Notification] = ()
+        self,
+        run: StoredRun,
+        *,
+        now: datetime,
+        notifications: Sequence[Notification] = (),
+        delete_checks: Sequence[DeleteCheck] = (),
     ) -> bool:
-        """Mark a run as reconciled and add notifications; return False if it changed meanwhile."""
+        """Mark a run as reconciled, add notifications and checks; return False if it changed meanwhile."""
         statement = (
             update(runs)
             .where(
@@ -155,6 +161,8 @@ class Runs:
             is_reconciled: bool = connection.execute(statement).rowcount > 0
             for notification in notifications if is_reconciled else ():
                 insert_notification(connection, notification, closed_at=notification.occurred_at)
+            if is_reconciled:
+                save_delete_checks(connection, delete_checks, now=now)
         return is_reconciled
 
     def save_log(self, run_id: str, log_totals: str) -> None:

@@ -9,6 +9,8 @@ from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 
 from app.database.engine import Database
 from app.database.upsert import insert_into
+from app.store.held import SLOW_SCOPE
+from app.store.reasons import Reason
 from app.store.schema import sink_states
 
 # The scope of a whole sink.
@@ -20,7 +22,8 @@ _MAX_MESSAGE_CHARS = 1000
 class SinkState:
     """The state of a sink, or of one table of a sink.
 
-    scope: WHOLE_SINK, or the table that rejects its records. paused_by: the operator. open_since: its breaker
+    scope: WHOLE_SINK, the table that rejects its records, or SLOW_SCOPE: its writes take long, which is true
+    until retry_at, and no breaker is open. paused_by: the operator. open_since: its breaker
     is open, and no record is written except for trials. retry_at: of the next trial. failures: of trials so
     far, the failure that opened the breaker included. reason, message: of the last one. last_write_at: exact
     to a few seconds.
@@ -38,6 +41,10 @@ class SinkState:
     message: str = ""
     last_write_at: datetime | None = None
     last_failure_at: datetime | None = None
+
+    def is_slow(self, now: datetime) -> bool:
+        """Whether the state is that of a slow sink, and not too old."""
+        return self.scope == SLOW_SCOPE and self.retry_at is not None and self.retry_at > now
 
     @property
     def holds(self) -> bool:
@@ -108,6 +115,16 @@ class SinkStates:
             "last_failure_at": now,
         }
         self._database.execute(statement, row)
+
+    def record_slow(self, sink: str, *, until: datetime, message: str) -> None:
+        """Store that a sink is slow, until a time or the next slow write. No breaker opens."""
+        statement = insert_into(self._database.dialect.name, sink_states)
+        changed = {name: statement.excluded[name] for name in ("retry_at", "reason", "message")}
+        statement = statement.on_conflict_do_update(
+            index_elements=[sink_states.c.sink, sink_states.c.scope], set_=changed
+        )
+        row = {"sink": sink, "scope": SLOW_SCOPE, "retry_at": until, "reason": Reason.SINK_SLOW}
+        self._database.execute(statement, row | {"message": message})
 
     def claim_trial(self, state: SinkState, *, now: datetime, lease: timedelta) -> bool:
         """Claim the trial of an open breaker that is due; return False if another worker has it.

@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from app.clock import utc_now
 from app.database.engine import Database
 from app.store.bounded_count import COUNT_LIMIT, BoundedCount
-from app.store.held import IS_FAILING, HeldDeliveries
+from app.store.held import IS_FAILING, HeldDeliveries, is_load_scope
 from app.store.reasons import SET_UP_REASONS, Reason
 from app.store.schema import deliveries, sink_outcomes
 from app.store.sink_states import WHOLE_SINK, SinkState, SinkStates
@@ -25,8 +26,10 @@ class SinkStatus:
     """The status of one sink.
 
     failing_since: None if it works. reason, message: of the failure; one that a person has to correct comes
-    first. held: deliveries that wait for it. retried: other deliveries that it has not accepted yet.
-    oldest_received_at: of both; None if there are none.
+    first. slow: the time of a write in words if it takes long, else "". held: deliveries that wait for it.
+    retried: other deliveries that it has not accepted yet. loading: deliveries that wait for a load of the
+    sink, or are in one; load_since: the oldest of them was received then. oldest_received_at: of all; None if
+    there are none.
     """
 
     sink: str
@@ -36,16 +39,20 @@ class SinkStatus:
     failing_since: datetime | None = None
     reason: str = ""
     message: str = ""
+    slow: str = ""
     held: BoundedCount = _NONE
     retried: BoundedCount = _NONE
+    loading: BoundedCount = _NONE
+    load_since: datetime | None = None
     oldest_received_at: datetime | None = None
     last_write_at: datetime | None = None
     last_failure_at: datetime | None = None
 
     @property
     def state(self) -> str:
-        """The state as one word: paused, failing or ok."""
-        return "paused" if self.paused_at else "failing" if self.failing_since else "ok"
+        """The state as one word: paused, failing, slow or ok."""
+        states = {"paused": self.paused_at, "failing": self.failing_since, "slow": self.slow}
+        return next((state for state, is_current in states.items() if is_current), "ok")
 
     def lag_s(self, now: datetime) -> float | None:
         """Return the age of the oldest delivery that the sink has not accepted; None if there is none."""
@@ -54,7 +61,7 @@ class SinkStatus:
     @property
     def waiting(self) -> BoundedCount:
         """The number of deliveries that the sink has not accepted yet."""
-        return self.held + self.retried
+        return self.held + self.retried + self.loading
 
 
 def list_sink_statuses(database: Database, sinks: Iterable[str] = ()) -> list[SinkStatus]:
@@ -82,7 +89,9 @@ def _build_status(
 ) -> SinkStatus:
     whole = next((state for state in states if state.scope == WHOLE_SINK), SinkState(sink))
     scopes = held.list_scopes(sink) if has_waiting else []
-    counts = [held.count(sink, scope, limit=COUNT_LIMIT + 1) for scope in scopes]
+    counts = {scope: held.count(sink, scope, limit=COUNT_LIMIT + 1) for scope in scopes}
+    loading = [count for scope, count in counts.items() if is_load_scope(scope)]
+    waiting = [count for scope, count in counts.items() if not is_load_scope(scope)]
     retried, number = _read_retried(database, sink) if has_waiting else ([], _NONE)
     failures = [(state.open_since, state.reason, state.message) for state in states if state.open_since]
     failures += [
@@ -91,7 +100,8 @@ def _build_status(
     _, reason, message = min(
         failures, key=lambda failure: failure[1] not in SET_UP_REASONS, default=(0, "", "")
     )
-    times = [*(oldest for _, oldest in counts if oldest), *(row.since for row in retried)]
+    load_since = min((oldest for _, oldest in loading if oldest), default=None)
+    times = [*(oldest for _, oldest in counts.values() if oldest), *(row.since for row in retried)]
     return SinkStatus(
         sink,
         paused_at=whole.paused_at,
@@ -100,8 +110,11 @@ def _build_status(
         failing_since=min((since for since, *_ in failures), default=None),
         reason=reason,
         message=message,
-        held=BoundedCount.build(sum(counted for counted, _ in counts)),
+        slow=next((state.message for state in states if state.is_slow(utc_now())), ""),
+        held=BoundedCount.build(sum(counted for counted, _ in waiting)),
         retried=number,
+        loading=BoundedCount.build(sum(counted for counted, _ in loading)),
+        load_since=load_since,
         oldest_received_at=min(times, default=None),
         last_write_at=whole.last_write_at,
         last_failure_at=max(

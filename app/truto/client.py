@@ -103,8 +103,13 @@ class TrutoClient:
         yield from filter(None, map(read_run, self._list_items(_RUNS_PATH, filters)))
 
     def read_log(self, run_id: str, *, since: datetime, until: datetime) -> Iterator[LogEntry]:
-        """Yield the log entries of a run between `since` and `until`, both aware and exclusive."""
-        run_filter = {"log_type": "rapid_bridge", "log_type_filter[sync_job_run_id]": run_id}
+        """Yield the log entries of a run between `since` and `until`, both aware and exclusive.
+
+        run_id: "" for all runs.
+        """
+        run_filter = {"log_type": "rapid_bridge"}
+        if run_id:
+            run_filter["log_type_filter[sync_job_run_id]"] = run_id
         for after, before in split_time_range(since, until):
             filters = {**run_filter, "created_at[gt]": after, "created_at[lt]": before}
             yield from filter(None, map(read_log_entry, self._list_items(_LOG_PATH, filters)))
@@ -123,12 +128,14 @@ class TrutoClient:
         path = _build_path(_WEBHOOKS_PATH, webhook_id)
         return _require_webhook(self.request("PATCH", path, json={"is_active": True}))
 
-    def test_webhook(self, webhook_id: str) -> bool:
+    def test_webhook(self, webhook_id: str, parameters: Mapping[str, Any] | None = None) -> bool:
         """Make Truto send a `test` event; return whether it reports that the receiver accepted the event.
 
-        Truto may raise TrutoRefused instead of returning False: unconfirmed.
+        parameters: members of the request that choose another event; their names are unconfirmed. Truto may
+        raise TrutoRefused instead of returning False: unconfirmed.
         """
-        answer = self.request("POST", f"{_WEBHOOKS_PATH}/test", json={"id": webhook_id})
+        request = {"id": webhook_id, **(parameters or {})}
+        answer = self.request("POST", f"{_WEBHOOKS_PATH}/test", json=request)
         return answer.get("success") is True
 
     def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:

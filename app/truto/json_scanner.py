@@ -26,7 +26,8 @@ _FEW_LEVELS = rb"[\[{](?:" + _CONTENT + rb")*+[\]}]"
 for _ in range(3):
     _FEW_LEVELS = rb"[\[{](?:" + _CONTENT + rb"|" + _FEW_LEVELS + rb")*+[\]}]"
 _SHALLOW = re.compile(_FEW_LEVELS, re.DOTALL)
-_WHOLE_TOKENS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
+# Not possessive as a whole: before 3.11.5, Python then includes the start of a string that does not end here.
+_WHOLE_TOKENS = re.compile(rb'[^"]*+(?:' + _STRING + rb'[^"]*+)*', re.DOTALL)
 _SPACE = rb"[ \t\n\r]*+"
 _WHITESPACE = re.compile(_SPACE)
 _COMMA = re.compile(_SPACE + rb"," + _SPACE)

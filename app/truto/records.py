@@ -12,8 +12,10 @@ import msgspec
 from app.truto.json_reader import replace_unstorable
 from app.truto.json_scanner import JsonSpan, NotJson, scan_array, scan_document, scan_object
 
-# A decimal with its text as it was sent, because a float loses digits. JSON encodes it as that text.
-ExactDecimal = msgspec.Raw
+# JSON that is written as it is.
+RawJson = msgspec.Raw
+# A decimal with its text as it was sent, because a float loses digits.
+ExactDecimal = RawJson
 
 _PAYLOAD = frozenset({"payload"})
 _RECORD_MEMBERS = frozenset({"records", "record"})
@@ -83,7 +85,9 @@ def read_records(
 
 def _decode_event(body: bytes) -> Any:
     """Return the value of a body in which no character must be replaced; else raise ValueError."""
-    if b"\0" in body or (_MAYBE_UNSTORABLE.search(body) and not _STORABLE.fullmatch(body)):
+    # Most bodies have no escape, which is known in no time.
+    has_escapes = b"\\" in body
+    if b"\0" in body or (has_escapes and _MAYBE_UNSTORABLE.search(body) and not _STORABLE.fullmatch(body)):
         raise _UnreadableValue("unstorable")
     try:
         return _FAST_DECODER.decode(body)

@@ -6,7 +6,7 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from app.errors import SignatureError, SignatureFault
 
@@ -17,13 +17,21 @@ _MAX_HEADER_CHARS = 512
 _STEP_BYTES = 1024 * 1024
 
 
-def sign(
-    body: bytes, secret: str, *, encoding: Literal["hex", "base64"] = "hex", with_format: bool = True
-) -> str:
+# The encodings of a MAC that are accepted. Two of base64 are the same for a MAC without "+" and "/".
+Encoding = Literal["hex", "base64", "base64-unpadded", "base64url", "base64url-unpadded"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+
+
+def sign(body: bytes, secret: str, *, encoding: Encoding = "hex", with_format: bool = True) -> str:
     """Return the X-Truto-Signature header of a body. Truto itself sends base64."""
-    mac = _compute_mac(body, secret)
-    text = mac.hex() if encoding == "hex" else base64.b64encode(mac).decode()
+    text = _encode_mac(_compute_mac(body, secret), encoding)
     return f"format=sha256,v={text}" if with_format else f"v={text}"
+
+
+def find_encoding(header: str, mac: bytes) -> Encoding:
+    """Return the encoding of a valid header's MAC. mac: as `parse_signature_header` returns it."""
+    text = next(part.strip()[2:].strip() for part in header.split(",") if part.strip().startswith("v="))
+    return next((encoding for encoding in ENCODINGS if _encode_mac(mac, encoding) == text), "hex")
 
 
 def parse_signature_header(header: str | None) -> bytes:
@@ -74,6 +82,13 @@ def verify(
         message = "the signature matches no secret in TRUTO_WEBHOOK_SECRET"
         raise SignatureError(message, SignatureFault.WRONG)
     return matched
+
+
+def _encode_mac(mac: bytes, encoding: Encoding) -> str:
+    if encoding == "hex":
+        return mac.hex()
+    text = (base64.urlsafe_b64encode if "url" in encoding else base64.b64encode)(mac).decode()
+    return text.rstrip("=") if encoding.endswith("unpadded") else text
 
 
 def _compute_mac(body: bytes, secret: str, pause: Callable[[], None] = lambda: None) -> bytes:

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from app.http_client import ResponseTooLarge, open_http_client, send
 from app.truto.coerce import as_object, as_text
-from app.truto.signature import sign
+from app.truto.signature import Encoding, sign
 
 _MAX_RETRIES = 3
 _MAX_BACKOFF_S = 10.0
@@ -30,7 +30,7 @@ class WebhookTarget:
 
     url: str
     secret: str = field(repr=False)
-    encoding: Literal["base64", "hex"] = "base64"
+    encoding: Encoding = "base64"
     with_format: bool = True
     first_backoff_s: float = 0.5
 

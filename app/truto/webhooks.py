@@ -16,6 +16,26 @@ SUBSCRIBED_EVENTS = tuple(
         *("rate_limited", "completed", "failed", "deleted"),
     )
 )
+# The events that Truto can simulate. Source: docs/protocol.md, "The API".
+SIMULATED_EVENTS = (
+    *SUBSCRIBED_EVENTS,
+    *(f"record:{action}" for action in ("created", "updated", "deleted", "meta")),
+    *(
+        f"integrated_account:{action}"
+        for action in (
+            *("created", "updated", "deleted", "active", "reactivated", "post_connect_form_submitted"),
+            *("post_install_error", "validation_error", "authentication_error", "forbidden_error"),
+        )
+    ),
+    "link_token:connection_error",
+    *(
+        f"environment_{thing}:{action}"
+        for thing in ("integration", "unified_model")
+        for action in ("created", "updated", "deleted")
+    ),
+    *("api_token:created", "api_token:deleted", "sync_job_cron_trigger:failed"),
+    *(f"batch_job:{action}" for action in ("dry_run_completed", "completed", "dry_run_failed", "failed")),
+)
 # At least one of each group is required. Truto reports a stop by `updated`, and lists no event `stopped`.
 _REQUIRED_ACTIONS = (
     ("record",),

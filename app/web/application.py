@@ -17,6 +17,7 @@ from app.config.load import Config
 from app.config.settings import Settings
 from app.database.engine import Database, open_database
 from app.redis.connection import connect_redis
+from app.redis.observed_tests import ObservedTests
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
@@ -36,6 +37,7 @@ from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
 from app.web.metrics import register_metrics_route
+from app.web.probe_observer import ProbeObserver
 from app.web.request_metrics import RequestMetrics
 from app.web.response_counter import ResponseCounter
 from app.web.responses import JsonResponse, WebhookResponse, error_response
@@ -50,7 +52,7 @@ _MAX_DASHBOARD_CONNECTIONS = 2
 
 def create_app(config: Config) -> Flask:
     """Build the application; call it in the process that serves, since it starts a thread."""
-    settings, routes = config.settings, config.routes
+    settings = config.settings
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
@@ -63,14 +65,26 @@ def create_app(config: Config) -> Flask:
     spool = Spool(redis, settings.namespace, settings)
     metrics = RequestMetrics(worker_slots.current)
     current_config = CurrentConfig(config)
+    current_config.start()
     arrivals = _register_monitoring(app, current_config, metrics)
     _register_metrics(app, current_config, metrics)
     inbox = FailoverInbox(Inbox(database), spool, metrics)
     enqueuer = Enqueuer(queue)
     enqueuer.start()
-    gate = Gate(routes, settings.maintenance, _GateStore(inbox, Runs(database), PendingDeliveries(database)))
+    gate = Gate(
+        lambda: current_config.get().routes,
+        settings.maintenance,
+        _GateStore(inbox, Runs(database), PendingDeliveries(database)),
+    )
     webhooks = create_webhooks_blueprint(
-        WebhookHandler(settings, gate, inbox, enqueuer, arrivals),
+        WebhookHandler(
+            settings,
+            gate,
+            inbox,
+            enqueuer,
+            arrivals,
+            observer=ProbeObserver(ObservedTests(redis, settings.namespace)),
+        ),
         max_body_bytes=settings.max_body_bytes,
         memory_budget=MemoryBudget(_MAX_LARGEST_BODIES * settings.max_body_bytes),
         verified_memory_budget=MemoryBudget(settings.max_body_bytes),
@@ -91,9 +105,7 @@ def _register_monitoring(app: Flask, config: CurrentConfig, metrics: RequestMetr
     CountsWriter(counter.write, arrivals.write).start()
     app.extensions["response_counter"] = counter
     app.after_request(partial(_count_response, counter))
-    register_health_routes(
-        app, database, queue, spool, counter, read_config=lambda: config.get().delivery_config
-    )
+    register_health_routes(app, database, queue, spool, counter, config=config)
     return arrivals
 
 

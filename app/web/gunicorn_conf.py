@@ -1,8 +1,12 @@
 """gunicorn's settings: `gunicorn --config app/web/gunicorn_conf.py app.web.wsgi:app`."""
 
+import gc
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
+
+from gevent import monkey
 
 from app.config.load import read_config
 from app.config.operating_system import (
@@ -15,6 +19,11 @@ from app.errors import ConfigError
 from app.logs import configure_logging
 from app.tracing import tracing
 from app.web.worker_slots import worker_slots
+
+_NO_PRELOAD = (
+    "gunicorn: --preload is set, and the application starts threads, which a fork does not copy. Remove it, "
+    "also from GUNICORN_CMD_ARGS: Render sets that, so start with: env -u GUNICORN_CMD_ARGS gunicorn …"
+)
 
 try:
     _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
@@ -48,14 +57,33 @@ worker_tmp_dir = str(_folder)
 control_socket_disable = True
 
 
-def on_starting(_server: Any) -> None:
-    """Create the folder for the metrics of all workers."""
+def on_starting(server: Any) -> None:
+    """Load the modules that all workers share, and create the folder for their metrics."""
+    if server.cfg.preload_app:
+        # It connects and starts threads, which a fork does not copy.
+        print(_NO_PRELOAD, file=sys.stderr)  # noqa: T201  # before any worker has started
+        sys.exit(2)
+    _load_modules()
     worker_slots.open(Path(worker_tmp_dir))
+
+
+def _load_modules() -> None:
+    """Load the application's modules, so that the workers share them: half the memory of each further one."""
+    # Before the modules, which keep the functions that they import. The master needs the system's own `os`
+    # and `signal` to wait for its workers: each worker patches these too, and gevent warns of that.
+    monkey.patch_all(os=False, signal=False)
+    warnings.filterwarnings("ignore", "Patching more than once")
+    import app.web.application  # noqa: F401, PLC0415
+    from app.database.engine import parse_url  # noqa: PLC0415
+
+    parse_url(_settings.database_url).get_dialect().import_dbapi()
 
 
 def pre_fork(_server: Any, worker: Any) -> None:
     """Give a worker the files of metrics that no other live one has."""
     worker_slots.assign(worker)
+    # A garbage collection in the worker would write to all objects of the master, and so copy them.
+    gc.freeze()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -1,6 +1,5 @@
 """Extensions of gunicorn's internals: a worker that limits its clients, and a body reader."""
 
-import gc
 import logging
 import socket
 import time
@@ -20,6 +19,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.config.operating_system import bind_address
 from app.errors import BodyTooLarge
+from app.garbage_collection import freeze_start_objects
 from app.logs import locate_error, log_limited
 from app.web.connection import Connection
 from app.web.unverified_rate import UnverifiedRate
@@ -63,11 +63,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         # gevent itself prints the traceback, whose message may quote a record.
         gevent.get_hub().print_exception = _log_greenlet_error
         gevent.spawn(self._keep_places_free)
-        # Otherwise each full collection searches the modules too, and stops all requests for up to 100 ms.
-        gc.collect()
-        gc.freeze()
-        # With few objects left, the default would search them all for every few requests.
-        gc.set_threshold(5_000, 20, 50)
+        freeze_start_objects()
         # Otherwise a single process accepts up to 100 connections before it serves any.
         StreamServer.max_accept = 1
         super().run()

@@ -10,6 +10,7 @@ from flask import Flask, Response, jsonify
 
 from app.checks.workers import find_mismatched_workers
 from app.clock import utc_now
+from app.config.current_config import CurrentConfig
 from app.config.delivery_config import DeliveryConfig
 from app.database.engine import Database
 from app.errors import StoreUnavailable
@@ -38,23 +39,24 @@ def register_health_routes(
     spool: Spool,
     counter: ResponseCounter,
     *,
-    read_config: Callable[[], DeliveryConfig],
+    config: CurrentConfig,
 ) -> None:
     """Add /healthz and /readyz to the application.
 
-    database, queue, spool: with connections of their own, because anyone may request /readyz. read_config:
-    returns the current one.
+    database, queue, spool: with connections of their own, because anyone may request /readyz.
     """
     started_at = utc_now()
     readiness = Readiness(
         {
             "store": lambda: _check_store(database),
             "redis": lambda: _check_redis(queue),
-            "workers": lambda: _check_workers(queue, WorkerRegistry(database), read_config(), started_at),
+            "workers": lambda: _check_workers(
+                queue, WorkerRegistry(database), config.get().delivery_config, started_at
+            ),
             "backlog": lambda: _check_backlog(PendingDeliveries(database)),
             "spool": lambda: _check_spool(spool),
         },
-        lambda: find_warnings(database, spool, counter),
+        lambda: find_warnings(database, spool, counter, config),
     )
 
     # The overview page shows the same answer.

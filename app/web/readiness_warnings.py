@@ -9,10 +9,12 @@ from datetime import timedelta
 
 from app.checks.requests import evaluate_requests
 from app.clock import utc_now
+from app.config.current_config import CurrentConfig
 from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.plural import format_count
 from app.redis.spool import Spool
+from app.store.delete_checks import HELD_FOR, DeleteChecks
 from app.store.failures import FailureReasons, count_failure_reasons
 from app.store.notification_outbox import NotificationOutbox
 from app.store.notifications import Notifications
@@ -37,7 +39,9 @@ CONDITIONS = {
 }
 
 
-def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) -> Mapping[str, str]:
+def find_warnings(
+    database: Database, spool: Spool, counter: ResponseCounter, config: CurrentConfig
+) -> Mapping[str, str]:
     """Return the warnings by name; raises StoreUnavailable and QueueUnavailable.
 
     counter: of this process; written first, so that its newest responses are counted.
@@ -48,6 +52,11 @@ def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) ->
     now = utc_now()
     notifications = Notifications(database)
     warnings = _describe_conditions(notifications.count_open())
+    if config.has_fault:
+        warnings["routes_file"] = (
+            "the routes file is missing or not valid, and the previous routes stay in use; "
+            "run: rapidbridge routes check"
+        )
     if paused := [status for status in list_sink_statuses(database) if status.paused_at]:
         warnings["paused_sinks"] = _describe_paused(paused)
     counts = ResponseCounts(database).list_since(now - timedelta(hours=_HOURS))
@@ -59,6 +68,11 @@ def find_warnings(database: Database, spool: Spool, counter: ResponseCounter) ->
         verb = "is" if number == 1 else "are"
         warnings["incomplete_runs"] = (
             f"{format_count(number, 'run')} of the last day {verb} incomplete; run: rapidbridge runs list"
+        )
+    if (held := DeleteChecks(database).count_held(since=now - HELD_FOR)).total:
+        warnings["held_deletes"] = (
+            f"{held.total.format('delete check')} held back, {held.approvable:,} until an approval; "
+            "run: rapidbridge deletes list --held"
         )
     if unsent := NotificationOutbox(database).find_unsent(now=now):
         shown = format_count(sum(group.notifications for group in unsent), "notification")

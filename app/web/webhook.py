@@ -44,8 +44,7 @@ def create_webhooks_blueprint(
             body = read_body(environ, max_body_bytes, reservation)
             # Before the body is stored: while no store works, the connections are still Truto's.
             on_verified = connection.mark_verified if connection is not None else lambda: None
-            traceparent = environ.get("HTTP_TRACEPARENT", "")
-            response = handler.receive(body, mac, on_verified, began_s=began_s, traceparent=traceparent)
+            response = handler.receive(body, mac, on_verified, began_s=began_s, environ=environ)
             return response.to_flask()
 
     return webhooks

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from wsgiref.types import WSGIEnvironment
 
 import structlog
 
@@ -13,10 +14,13 @@ from app.store.incoming import read_incoming
 from app.store.models import DeliveryState, IncomingDelivery, Receipt
 from app.tracing import Span, tracing
 from app.web.arrival_recorder import ArrivalRecorder
-from app.web.enqueuer import Enqueuer
+from app.web.enqueuer import Enqueuer, NewDelivery
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
+from app.web.probe_observer import ProbeObserver
 from app.web.responses import WebhookResponse
+
+_REJECTED_ONCE = "stored, and rejected once for rapidbridge webhook probe"
 
 log = structlog.get_logger()
 
@@ -31,12 +35,15 @@ class WebhookHandler:
         inbox: FailoverInbox,
         enqueuer: Enqueuer,
         arrivals: ArrivalRecorder,
+        *,
+        observer: ProbeObserver,
     ) -> None:
         self._settings = settings
         self._gate = gate
         self._inbox = inbox
         self._enqueuer = enqueuer
         self._arrivals = arrivals
+        self._observer = observer
 
     def receive(
         self,
@@ -45,12 +52,12 @@ class WebhookHandler:
         on_verified: Callable[[], None],
         *,
         began_s: float,
-        traceparent: str = "",
+        environ: WSGIEnvironment,
     ) -> WebhookResponse:
         """Store a body that Truto signed.
 
         mac: the 32 bytes of the signature header. on_verified: called before the body is stored. began_s: on
-        the monotonic clock, the time before the body was read. traceparent: the header, or "". Raises
+        the monotonic clock, the time before the body was read. environ: of the request. Raises
         SignatureError; StoreUnavailable if neither the database nor Redis can store the body.
         """
         received_at = utc_now()
@@ -61,6 +68,7 @@ class WebhookHandler:
         if refusal is not None:
             delivery = replace(delivery, state=DeliveryState.REFUSED, reason=refusal)
         # Not before: an unsigned client must not add to a trace.
+        traceparent = environ.get("HTTP_TRACEPARENT", "")
         with tracing.start_span("accept", kind="server", parent=traceparent, began_at=received_at) as span:
             response = self._store(delivery, span)
         self._arrivals.record(
@@ -69,15 +77,19 @@ class WebhookHandler:
             duration_s=time.monotonic() - began_s,
             body_bytes=len(body),
         )
+        if self._observer.observe(delivery, environ):
+            log.info("delivery.rejected_once", delivery=response.delivery)
+            return WebhookResponse(503, "rejected_once", response.delivery, _REJECTED_ONCE)
         return response
 
     def _store(self, delivery: IncomingDelivery, span: Span) -> WebhookResponse:
         if span.traceparent:
             delivery = replace(delivery, traceparent=span.traceparent)
-        receipt = self._inbox.store(delivery)
-        # The sweeper enqueues a spooled delivery after it has moved it to the inbox.
+        is_due = self._enqueuer.must_leave
+        receipt = self._inbox.store(replace(delivery, is_due=is_due) if is_due else delivery)
+        # The feeder enqueues a spooled delivery once the sweeper has moved it to the inbox.
         if delivery.state == DeliveryState.PENDING and not receipt.is_duplicate and not receipt.is_spooled:
-            self._enqueuer.enqueue(receipt.delivery_id)
+            self._enqueuer.enqueue(NewDelivery(receipt.delivery_id, len(delivery.body), is_due=is_due))
         response = _build_response(delivery, receipt)
         span.set(
             delivery=response.delivery,

@@ -4,10 +4,13 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from app.clock import utc_now
+from app.store.delete_checks import DeleteChecks
 from app.store.runs import Runs
 from tests.browser.conftest import SignIn
 from tests.support.browser import assert_accessible, save_screenshot
 from tests.support.dashboard_site import BROKEN_ACCOUNT, READ_PASSWORD, RECORDS_PER_PAGE, DashboardSite
+from tests.support.delete_checks import build_check, save_check
 from tests.support.waiting import measure_slowdown, wait_until
 
 
@@ -115,6 +118,25 @@ def test_a_sink_is_paused_and_resumed(sign_in: SignIn) -> None:
 
     page.get_by_role("button", name="Resume main").click()
     expect(page.locator("tbody tr", has_text="main").first).not_to_contain_text("paused")
+
+
+def test_held_deletes_are_approved(sign_in: SignIn, site: DashboardSite) -> None:
+    check = save_check(site.store, build_check("held-run", "over_share", at=utc_now()))
+    page = sign_in(path="/sinks").page
+    row = page.get_by_role("region", name="Deletes that are held back").locator("tbody tr")
+    expect(row).to_contain_text("40 of 100 rows")
+    row.get_by_text("Approve…").click()
+    assert_accessible(page)
+    save_screenshot(page, "held-deletes")
+    row.get_by_role("button", name="Mark 40 rows as deleted").click()
+
+    page.wait_for_url(f"{site.url}/runs/held-run")
+    expect(page.locator("main")).to_contain_text("crm/contacts in main:")
+    approved = DeleteChecks(site.store).get(check)
+    assert approved
+    assert approved.approved_by == "dashboard"
+    page.goto("/audit")
+    expect(page.locator("tbody tr", has_text="deletes.approve")).to_contain_text(str(check))
 
 
 def test_a_read_only_session_sees_everything_and_changes_nothing(

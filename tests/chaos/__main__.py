@@ -11,8 +11,8 @@ from tests.chaos.soak import Soak, run_soak
 from tests.support.container import can_run_containers
 
 
-def main() -> int:
-    """Run a soak and print its report; return 1 if the audit found a fault."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
         description="Runs two installations, sends them deliveries, kills, pauses, restarts, fails over and "
@@ -26,7 +26,12 @@ def main() -> int:
     parser.add_argument(
         "--calm", action="store_true", help="wait after a fault until the service has recovered from it"
     )
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run a soak and print its report; return 1 if the audit found a fault."""
+    options = build_parser().parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rapidbridge-chaos-"))
     print(f"seed {options.seed}, {options.minutes:g} minutes; logs are in {folder}", flush=True)
     if not can_run_containers():

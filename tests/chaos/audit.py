@@ -1,6 +1,5 @@
 """Comparison of every acknowledged delivery with the inbox, the results and the sinks."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from app.database.engine import Database
 from app.store.compression import decompress
 from app.store.schema import dead_records, deliveries, record_errors, sink_outcomes
 from tests.chaos.traffic import RESOURCES, SentDelivery, Traffic, build_record, compute_digest
+from tests.support.files import read_rows
 
 LAKE_RESOURCE = RESOURCES[0]
 # The final state of each kind of delivery, and the name of the fault if it is another.
@@ -205,20 +205,17 @@ def _read_rows(resource: str, database: Database) -> Iterator[tuple[str, str, di
 
 
 def _audit_files(settled: SettledDeliveries, lake: Path, result: AuditResult) -> None:
-    """Check that each delivery has one file with its own records and no others."""
-    missing = {id_: delivery for id_, delivery in settled.items() if "lake" in _sinks_for(delivery)}
-    known_ids: set[UUID] = set()
-    for path in lake.rglob("*.jsonl"):
-        id_ = UUID(path.stem)
-        if id_ in known_ids:
-            result.add_fault("doubled", f"file {path.name}")
-        known_ids.add(id_)
-        delivery = missing.pop(id_, None)
-        if delivery is None:
+    """Check that the files hold the records of each delivery once, in their order."""
+    lines: dict[UUID, list[Any]] = {}
+    for path in sorted(lake.glob("resource=*/**/*.jsonl*")):
+        for row in read_rows(path.name, path.read_bytes()):
+            lines.setdefault(UUID(row["_delivery"]), []).append(row["data"])
+    for id_, delivery in settled.items():
+        if "lake" not in _sinks_for(delivery):
             continue
-        records = [json.loads(line)["data"] for line in path.read_text().splitlines()]
+        expected = [build_record(key, number) for key, number in delivery.records if key is not None]
+        records = lines.get(id_, [])
         result.counts["lines"] += len(records)
-        if records != [build_record(key, number) for key, number in delivery.records if key is not None]:
-            result.add_fault("garbled", f"file {path.name}")
-    for id_ in missing:
-        result.add_fault("lost", f"file of delivery {id_}")
+        if records != expected:
+            kind = "lost" if len(records) < len(expected) else "doubled"
+            result.add_fault(kind, f"lines of delivery {id_}")

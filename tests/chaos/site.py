@@ -6,15 +6,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 import httpx
 
 from app.cli.local.ports import find_free_port
-from app.database.engine import open_database
-from app.store.migrate import migrate
 from app.truto.target_url import WEBHOOK_PATH
 from tests.support.container import build_container_command, can_run_containers
 from tests.support.failover import PostgresPair, ValkeyPair
@@ -22,7 +22,8 @@ from tests.support.processes import ROOT, Lifeline, find_descendants, send_signa
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 
-ROUTES = """
+# {files_options}: further lines of the sink lake.
+_ROUTES = """
 [sinks.main]
 type = "sql"
 url = "$DATABASE_URL"
@@ -30,6 +31,7 @@ url = "$DATABASE_URL"
 [sinks.lake]
 type = "files"
 url = "file://{lake}"
+{files_options}
 
 [[routes]]
 resource = "crm/contacts"
@@ -38,6 +40,8 @@ sinks = ["main", "lake"]
 [[routes]]
 sinks = ["main"]
 """
+# A load is written soon, so that a test can wait for its end.
+SOON = "max_file_age_s = 2"
 # The Procfile's commands, which can also run from another source tree.
 _WEB = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn_conf.py", "app.web.wsgi:app"]
 _WORKERS = [sys.executable, "-m", "app.cli", "worker"]
@@ -126,6 +130,7 @@ class Installation:
 
     name: of the installation, the folder of its logs and files, and its accounts. tree: the source that runs.
     machines: the number of programs with one worker each; several run in containers of the same host name.
+    files_options: lines in the table of the sink lake.
     """
 
     def __init__(
@@ -138,32 +143,56 @@ class Installation:
         *,
         web_processes: int,
         machines: int,
+        files_options: str = SOON,
     ) -> None:
         self.name = name
         self.database_url = database_url
         self.secret = str(uuid4())
         self.lake = folder / name / "lake"
         self.lake.mkdir(parents=True)
-        routes = folder / name / "routes.toml"
-        routes.write_text(ROUTES.format(lake=self.lake))
-        port = find_free_port()
-        self._url = f"http://127.0.0.1:{port}"
-        self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
-        settings = {
+        self._routes_file = folder / name / "routes.toml"
+        self.write_routes(files_options)
+        self._settings = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "TRUTO_WEBHOOK_SECRET": self.secret,
-            "ROUTES_FILE": str(routes),
-            "PORT": str(port),
+            "ROUTES_FILE": str(self._routes_file),
             "WEB_CONCURRENCY": str(web_processes),
             "WORKER_CONCURRENCY": "1",
         }
-        self.web = Program(_WEB, tree, settings, folder / name / "web.log")
-        host_name = _HOST_NAME if machines > 1 and can_run_containers() else ""
+        self._machines = machines
+        self._deploy(tree, folder / name)
+
+    def build_beside(self, tree: Path, logs: Path) -> Self:
+        """Return the same installation with programs of another source tree, on another port."""
+        beside = copy(self)
+        logs.mkdir(parents=True)
+        beside._deploy(tree, logs)
+        return beside
+
+    def _deploy(self, tree: Path, logs: Path) -> None:
+        self.tree = tree
+        port = find_free_port()
+        self._url = f"http://127.0.0.1:{port}"
+        self.webhook_url = f"{self._url}{WEBHOOK_PATH}"
+        settings = self._settings | {"PORT": str(port)}
+        self.web = Program(_WEB, tree, settings, logs / "web.log")
+        host_name = _HOST_NAME if self._machines > 1 and can_run_containers() else ""
         self.workers = [
-            Program(_WORKERS, tree, settings, folder / name / f"workers-{number}.log", host_name=host_name)
-            for number in range(1, machines + 1)
+            Program(_WORKERS, tree, settings, logs / f"workers-{number}.log", host_name=host_name)
+            for number in range(1, self._machines + 1)
         ]
+
+    def write_routes(self, files_options: str) -> None:
+        """Replace the routes file. files_options: lines in the table of the sink lake."""
+        self._routes_file.write_text(_ROUTES.format(lake=self.lake, files_options=files_options))
+
+    def migrate(self) -> None:
+        """Migrate the database with the release that runs."""
+        environment = make_environment(**self._settings) | {"PYTHONPATH": str(self.tree)}
+        subprocess.run(
+            [sys.executable, "-m", "app.cli", "migrate"], cwd=self.tree, env=environment, check=True
+        )
 
     @property
     def programs(self) -> Sequence[Program]:
@@ -211,7 +240,9 @@ class Site:
 
 
 @contextmanager
-def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) -> Iterator[Site]:
+def running_site(
+    folder: Path, *, tree: Path = ROOT, is_durable: bool = True, files_options: str = SOON
+) -> Iterator[Site]:
     """Start the installations; end all of it after the block. Logs and files stay in the folder."""
     with ExitStack() as stack:
         # Not in the folder: paths of sockets must be short, and another user must reach PostgreSQL's.
@@ -222,17 +253,23 @@ def running_site(folder: Path, *, tree: Path = ROOT, is_durable: bool = True) ->
         postgres = PostgresPair(places[1], is_durable=is_durable)
         stack.callback(postgres.stop)
         urls = [stack.enter_context(postgres.database()) for _ in range(2)]
-        for url in urls:
-            store = open_database(url)
-            migrate(store)
-            store.close()
-        site = Site(
-            valkey,
-            postgres,
-            Installation("main", folder, tree, urls[0], valkey.url, web_processes=2, machines=2),
-            Installation("neighbour", folder, tree, urls[1], valkey.url, web_processes=1, machines=1),
+        sizes = {"main": (2, 2), "neighbour": (1, 1)}
+        main, neighbour = (
+            Installation(
+                name,
+                folder,
+                tree,
+                url,
+                valkey.url,
+                web_processes=web_processes,
+                machines=machines,
+                files_options=files_options,
+            )
+            for url, (name, (web_processes, machines)) in zip(urls, sizes.items(), strict=True)
         )
+        site = Site(valkey, postgres, main, neighbour)
         for installation in site.installations:
+            installation.migrate()
             for program in installation.programs:
                 program.start()
                 stack.callback(program.kill)

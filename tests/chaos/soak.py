@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from tests.chaos.faults import inject_fault
 from tests.chaos.plan import KEEPS_CONNECTIONS, Fault
 from tests.chaos.site import Installation, Site, running_site
 from tests.chaos.spools import count_spooled
-from tests.chaos.traffic import Traffic
+from tests.chaos.traffic import Traffic, sending
 from tests.chaos.watch import Recovery, RecoveryWatch
 from tests.support.processes import ROOT
 
@@ -123,19 +122,11 @@ def _sending(soak: Soak, installation: Installation, traffic: Traffic) -> Iterat
     """Send from several threads inside the block; at its end, finish current deliveries and their retries."""
     senders = _SENDERS[installation.name]
     plan = Plan(installation.webhook_url, installation.secret, soak.seed, parallel=senders)
-    stopped = Event()
-    with open_sender_client(senders) as client, ThreadPoolExecutor(senders) as pool:
-        rate = soak.records_per_s / sum(_SENDERS.values())
-        sending = [
-            pool.submit(traffic.run, place, WebhookSender(plan.target, client, Event()), stopped, rate)
-            for place in range(senders)
-        ]
-        try:
+    rate = soak.records_per_s / sum(_SENDERS.values())
+    with open_sender_client(senders) as client:
+        all_senders = [WebhookSender(plan.target, client, Event()) for _ in range(senders)]
+        with sending(traffic, all_senders, records_per_s=rate):
             yield
-        finally:
-            stopped.set()
-        for sender in sending:
-            sender.result()
 
 
 def _inject_all(

@@ -34,9 +34,9 @@ def _answer_first(self, item):
 
 GroupCommit.submit = _answer_first
 """
-NEVER_SWEEP = """
+NEVER_FEED = """
 
-Sweeper.start = lambda self: None
+Feeder.start = lambda self: None
 """
 
 
@@ -104,9 +104,9 @@ def test_a_build_without_the_version_guard_is_detected(tmp_path: Path, copy_sour
     assert set(report.audit_result.faults) == {"regressed"}, render_report(report)
 
 
-def test_a_build_without_a_sweeper_is_detected(tmp_path: Path, copy_source: CopySource) -> None:
+def test_a_build_without_a_feeder_is_detected(tmp_path: Path, copy_source: CopySource) -> None:
     tree = copy_source()
-    append(tree / "workers/background/sweeper.py", NEVER_SWEEP)
+    append(tree / "workers/background/feeder.py", NEVER_FEED)
 
     report = run_short_soak(
         tmp_path, tree, make_faults("Valkey killed", "Valkey killed"), settle_timeout_s=15

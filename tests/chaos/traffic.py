@@ -3,16 +3,18 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from random import Random
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 from app.simulator.event_writer import EventClock
-from app.truto.webhook_sender import WebhookSender
+from app.truto.webhook_sender import SendOutcome
 
 RESOURCES = ("crm/contacts", "ticketing/tickets")
 ACCOUNTS = 5
@@ -53,6 +55,12 @@ class SentDelivery:
     is_acknowledged: bool = False
 
 
+class Sender(Protocol):
+    """Sends a body until it is acknowledged or given up."""
+
+    def send(self, body: bytes, /) -> SendOutcome: ...
+
+
 def compute_digest(body: bytes) -> bytes:
     """Return the digest that identifies a body."""
     return hashlib.sha256(body).digest()[:16]
@@ -67,6 +75,7 @@ class Traffic:
     """The deliveries of all senders to an installation, by the digest of their bodies.
 
     name: of the installation; its accounts begin with it. acknowledged_count: 200 answers, those to repeats included. acknowledged_at: time of the last one.
+    given_up_count: deliveries that no retry brought to a 200.
     """
 
     def __init__(self, name: str, seed: str, clock: EventClock) -> None:
@@ -76,9 +85,10 @@ class Traffic:
         self._clock = clock
         self._numbers = count(1)
         self.acknowledged_count = 0
+        self.given_up_count = 0
         self.acknowledged_at = datetime.min.replace(tzinfo=UTC)
 
-    def run(self, place: int, sender: WebhookSender, stopped: Event, records_per_s: float) -> None:
+    def run(self, place: int, sender: Sender, stopped: Event, records_per_s: float) -> None:
         """Send deliveries one after the other until stopped, at most at the given rate."""
         due_at = time.monotonic()
         for body in self._bodies(Random(f"{self._seed}/{self.name}/sender/{place}"), place):
@@ -90,6 +100,8 @@ class Traffic:
                 sent.is_acknowledged = True
                 self.acknowledged_count += 1
                 self.acknowledged_at = datetime.now(UTC)
+            else:
+                self.given_up_count += 1
             due_at = max(due_at, time.monotonic() - 1.0) + len(sent.records) / records_per_s
             stopped.wait(max(0.0, due_at - time.monotonic()))
 
@@ -144,3 +156,23 @@ class Traffic:
     def _make_unreadable(self, _chance: Random, sent: SentDelivery) -> Any:
         sent.unreadable += 1
         return {"id": "k1", "huge": float("inf")}
+
+
+@contextmanager
+def sending(traffic: Traffic, senders: Sequence[Sender], *, records_per_s: float) -> Iterator[None]:
+    """Send with each sender in a thread inside the block; at its end, finish current deliveries and retries.
+
+    records_per_s: of each sender.
+    """
+    stopped = Event()
+    with ThreadPoolExecutor(len(senders)) as pool:
+        running = [
+            pool.submit(traffic.run, place, sender, stopped, records_per_s)
+            for place, sender in enumerate(senders)
+        ]
+        try:
+            yield
+        finally:
+            stopped.set()
+        for run in running:
+            run.result()

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 
 from redis import Redis
 from redis.exceptions import RedisError
+from sqlalchemy import func, select
 
 from app.database.engine import Database
 from app.errors import StoreUnavailable
+from app.store.models import DeliveryState
 from app.store.pending import PendingDeliveries
+from app.store.schema import deliveries
 from tests.chaos.plan import Fault
 from tests.chaos.spools import count_spooled
 from tests.chaos.traffic import Traffic
@@ -83,8 +86,8 @@ class RecoveryWatch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no delivery is pending or spooled."""
-        return self._oldest_waiting_at() is None
+        """Whether no installation has a delivery to deliver."""
+        return is_idle(self._databases, self._redis)
 
     def add_fault(self, fault: Fault, started_s: float) -> None:
         """Watch the recovery from a fault that is over now."""
@@ -123,3 +126,12 @@ class RecoveryWatch:
             return min((time for time in times if time), default=None)
         except (StoreUnavailable, RedisError):
             return _LONG_AGO
+
+
+def is_idle(databases: Sequence[Database], redis: Redis) -> bool:
+    """Whether no delivery is pending or spooled, not even one that is held back for its sink or load."""
+    pending = select(func.count()).where(deliveries.c.state == DeliveryState.PENDING)
+    try:
+        return not count_spooled(redis) and not any(database.read(pending)[0][0] for database in databases)
+    except (StoreUnavailable, RedisError):
+        return False

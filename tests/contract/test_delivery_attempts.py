@@ -13,7 +13,7 @@ from sqlalchemy import delete, event, update
 from app.clock import utc_now
 from app.config.routes import Route
 from app.database.engine import Database
-from app.errors import SinkUnavailable
+from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, WriteResult
 from app.store.delivery_attempts import MAX_KEPT, MAX_MESSAGE_LENGTH, read_attempts
 from app.store.delivery_detail import read_delivery_detail
@@ -28,6 +28,7 @@ from app.store.results import DeliveryResults
 from app.store.retention import prune_bodies
 from app.store.schema import deliveries, sink_states
 from tests.support.delivered_store import NOW, DeliveredStore
+from tests.support.due import lease_due
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.replays import begin_replay
 from workers.delivery.processor import DeliveryProcessor
@@ -39,7 +40,7 @@ RECORDS = [{"id": "1", "name": "Ada Lovelace"}]
 
 @pytest.fixture
 def delivered(store_url: str, tmp_path: Path) -> Iterator[DeliveredStore]:
-    made = DeliveredStore(store_url, tmp_path)
+    made = DeliveredStore(store_url, tmp_path, has_loads=False)
     yield made
     made.close()
 
@@ -57,17 +58,6 @@ def record_statements(database: Database) -> Iterator[list[str]]:
     event.remove(database.engine, "before_cursor_execute", add)
 
 
-@contextmanager
-def broken_lake(delivered: DeliveredStore) -> Iterator[None]:
-    """Replace the folder of the files sink with a file, so that it rejects every batch."""
-    away = delivered.lake.with_name("away")
-    delivered.lake.rename(away)
-    delivered.lake.write_text("")
-    yield
-    delivered.lake.unlink()
-    away.rename(delivered.lake)
-
-
 def end_backoff(delivered: DeliveredStore, delivery: UUID) -> None:
     change = update(deliveries).where(deliveries.c.id == delivery)
     delivered.store.execute(change.values(leased_until=None, due_at=NOW))
@@ -76,8 +66,10 @@ def end_backoff(delivered: DeliveredStore, delivery: UUID) -> None:
 class UnreachableSink:
     """A sink whose server does not answer."""
 
+    error: SinkUnavailable = SinkUnavailable("the server refused the connection")
+
     def write(self, batch: Batch, route: Route) -> WriteResult:  # noqa: ARG002  # a Sink
-        raise SinkUnavailable("the server refused the connection")
+        raise self.error
 
     def count(self, account: str) -> int:
         raise NotImplementedError
@@ -87,6 +79,12 @@ class UnreachableSink:
 
     def close(self) -> None:
         pass
+
+
+class RefusingSink(UnreachableSink):
+    """A sink that rejects every batch of a table."""
+
+    error = SinkRefused("sink_set_up", "a column is missing")
 
 
 def fail(delivered: DeliveredStore, delivery: UUID) -> None:
@@ -176,7 +174,9 @@ def test_the_attempt_of_a_lost_worker_is_kept_by_the_next_lease(delivered: Deliv
     pending = PendingDeliveries(delivered.store)
     pending.lease([lost], worker="first", now=NOW, lease_s=40)
     pending.release_worker("first", now=NOW)
-    [due] = [item for item in pending.lease_due(now=NOW, limit=9, requeue_after_s=60) if item.id == lost]
+    [due] = [
+        item for item in lease_due(delivered.store, now=NOW, limit=9, requeue_after_s=60) if item.id == lost
+    ]
     assert due.lost_attempts == 1
 
     leased = pending.lease([lost, other], worker="second", now=NOW + MINUTE, lease_s=40)
@@ -283,8 +283,9 @@ def test_the_life_of_a_delivery_is_a_timeline(delivered: DeliveredStore) -> None
 def test_a_held_delivery_spends_no_attempt_and_its_timeline_names_the_sink(delivered: DeliveredStore) -> None:
     delivered.deliver("warm up", records=RECORDS)
     delivery = delivered.put("1", records=RECORDS)
-    with broken_lake(delivered):
-        delivered.worker.deliver([delivery])
+    sinks = ReplacedSink(delivered.routes, "lake", RefusingSink())
+    DeliveryProcessor(delivered.store, delivered.routes, sinks, name="worker").deliver([delivery])
+    sinks.close()
     held = read_timeline(delivered, delivery)
     HeldDeliveries(delivered.store).release("lake", "crm/contacts", limit=10, now=utc_now())
     # The breaker of the first worker is open for some seconds.

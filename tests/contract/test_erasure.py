@@ -26,6 +26,13 @@ from app.runs.refetch import refetch_run
 from app.sinks.base import Batch, Sink, WriteResult
 from app.store.audit_log import AuditEntry, AuditLog
 from app.store.compression import compress, decompress
+from app.store.delete_checks import (
+    DeleteCheck,
+    DeleteChecks,
+    DeleteCheckState,
+    make_check_id,
+    save_delete_checks,
+)
 from app.store.delivery_filter import DeliveryFilter
 from app.store.erased_names import make_pseudonym
 from app.store.erasure import _may_mention
@@ -39,6 +46,7 @@ from app.store.schema import dead_records, deliveries, metadata, record_errors, 
 from app.truto.client import TrutoClient
 from app.truto.runs import strip_run_details
 from tests.support.delivered_store import NOW, DeliveredStore
+from tests.support.loads import run_loads
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.replays import BY_TEST
 from tests.support.sent_records import send
@@ -129,6 +137,23 @@ def test_an_erased_account_is_gone_everywhere_and_its_totals_stay(
     assert find_account_data(delivered, redis, "a2").counts == others
     again = make_erasure(delivered, redis).erase_data()
     assert (again.total, again.unreached) == (0, {})
+
+
+def test_the_delete_checks_of_an_erased_account_are_gone(delivered: DeliveredStore, redis: Redis) -> None:
+    at = utc_now()
+    with delivered.store.transaction() as connection:
+        for account in ("a1", "a2"):
+            id_ = make_check_id(account, "crm/contacts", "", "main")
+            row = ("job", account, "crm/contacts", "list", "main", "", at, at)
+            check = DeleteCheck(id_, account, *row, state=DeleteCheckState.DUE, reason="", due_at=at)
+            save_delete_checks(connection, [check], now=at)
+
+    before = find_account_data(delivered, redis)
+    erased = make_erasure(delivered, redis).erase_data()
+
+    assert before.counts == erased.counts
+    checks = DeleteChecks(delivered.store).list_newest(limit=9)
+    assert [check.integrated_account_id for check in checks] == ["a2"]
 
 
 def test_an_erased_pending_delivery_is_discarded_and_never_written(
@@ -271,6 +296,7 @@ def test_a_delivery_with_records_of_several_accounts_is_erased_for_each(
         for number, pair in enumerate(records)
     )
     DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed, other])
+    run_loads(delivered.store, routes, delivered.sinks)
     assert delivered.count_rows_by_account() == {"a1": 1, "ä2": 1, "a3": 1, "a4": 1}
     erasure = make_erasure(delivered, redis, account="ä2")
 
@@ -291,6 +317,7 @@ def test_a_pruned_delivery_with_records_of_several_accounts_cannot_be_restored(
     records = [{"id": "1", "of": account} for account in ("a1", "a2")]
     mixed = delivered.put("0", integrated_account_id="", records=records)
     DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed])
+    run_loads(delivered.store, routes, delivered.sinks)
     bodies, body = PrunedBodies(delivered.store), delivered.inbox.read_body(mixed)
     prune_bodies(delivered.store, [mixed], now=utc_now())
     assert bodies.restore(mixed, body)
@@ -315,6 +342,7 @@ def test_a_damaged_body_with_records_of_several_accounts_is_erased(
     records = [{"id": "1", "of": account} for account in ("a1", "a2")]
     mixed = delivered.put("0", integrated_account_id="", records=records)
     DeliveryProcessor(delivered.store, routes, delivered.sinks).deliver([mixed])
+    run_loads(delivered.store, routes, delivered.sinks)
     with delivered.store.engine.begin() as connection:
         connection.execute(update(deliveries).where(deliveries.c.id == mixed).values(body=b"damaged"))
 
@@ -366,8 +394,12 @@ def test_no_worker_writes_a_delivery_after_its_erasure_ended(delivered: Delivere
         # The worker clears its lease, so the erasure need not wait until it ends.
         erased = work.result(30)
 
-    assert messages == ["Waiting up to 40 s for workers that are processing 1 delivery of the account."]
+    assert messages == [
+        "Waiting for workers that are processing 1 delivery of the account: "
+        "up to 40 s, or 6 minutes for a load of a warehouse."
+    ]
     assert delivered.count_rows_by_account() == {"a2": 1}
+    run_loads(delivered.store, delivered.routes, delivered.sinks)
     assert (delivered.count_files("a1"), delivered.count_files("a2")) == (0, 1)
     assert state(delivered, mine) == ("discarded", "erased", 0)
     assert (erased.counts["sink main"], erased.unreached) == (2, {})

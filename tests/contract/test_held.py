@@ -13,7 +13,7 @@ from app.database.engine import Database
 from app.store import bounded_count, sink_status
 from app.store.bounded_count import BoundedCount
 from app.store.erasure import AccountData
-from app.store.held import HELD_FOR, HeldDeliveries
+from app.store.held import HELD_FOR, SLOW_SCOPE, HeldDeliveries
 from app.store.inbox import Inbox
 from app.store.models import (
     DeliveryPriority,
@@ -30,6 +30,7 @@ from app.store.schema import deliveries, sink_outcomes
 from app.store.sink_states import SinkState, SinkStates
 from app.store.sink_status import list_sink_statuses
 from app.truto.events import Envelope
+from tests.support.due import lease_due as lease_due_deliveries
 from workers.background import releaser
 from workers.background.releaser import Releaser
 
@@ -56,7 +57,7 @@ def hold(store: Database, number: int, *sinks: str, scope: str = "", state: str 
 
 
 def lease_due(store: Database, limit: int = 100) -> list[UUID]:
-    due = PendingDeliveries(store).lease_due(now=NOW, limit=limit, requeue_after_s=60)
+    due = lease_due_deliveries(store, now=NOW, limit=limit, requeue_after_s=60)
     return [delivery.id for delivery in due]
 
 
@@ -167,7 +168,7 @@ def test_a_hold_of_days_is_renewed_before_it_ends(store: Database, held: HeldDel
     later = NOW + HELD_FOR * 0.75
     assert held.renew(now=later) == 1
 
-    due = PendingDeliveries(store).lease_due(now=NOW + HELD_FOR, limit=10, requeue_after_s=60)
+    due = lease_due_deliveries(store, now=NOW + HELD_FOR, limit=10, requeue_after_s=60)
     assert due == []
 
 
@@ -237,6 +238,25 @@ def test_a_slow_sink_does_not_delay_the_release_of_another(
 
     assert (count_held(store, "slow"), count_held(store, "fast")) == (4, 1)
     assert lease_due(store)[:3] == [ids[3], ids[0], ids[2]]
+
+
+def test_fewer_deliveries_of_a_slow_sink_are_released_at_once(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releaser, "_MAX_RELEASED_SLOW", 2)
+    for number in range(5):
+        hold(store, number, "slow", scope=SLOW_SCOPE)
+        hold(store, number + 10, "fast")
+    SinkStates(store).record_slow("slow", until=NOW + timedelta(seconds=60), message="m")
+    task = Releaser(store, clock=lambda: NOW)
+
+    task.run_once()
+    task.run_once()
+
+    assert (count_held(store, "slow"), count_held(store, "fast")) == (3, 0)
+    # It is fast again: no write was slow for a minute.
+    Releaser(store, clock=lambda: NOW + timedelta(seconds=61)).run_once()
+    assert count_held(store, "slow") == 0
 
 
 def test_replayed_deliveries_do_not_delay_the_release_of_live_ones(

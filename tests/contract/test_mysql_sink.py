@@ -173,7 +173,7 @@ def test_an_account_longer_than_its_column_is_rejected(sql: SqlSink, engine: Eng
 def test_the_settings_of_the_server_and_the_database_do_not_reach_the_sink(
     mariadb: MariaDbServer, url: str
 ) -> None:
-    mariadb.execute("SET GLOBAL sql_mode = 'NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'")
+    mariadb.execute("SET GLOBAL sql_mode = 'PAD_CHAR_TO_FULL_LENGTH'")
     try:
         sink, engine = SqlSink(url), open_engine(url)
         route = Route(sinks=("main",), columns={"at": ColumnConfig(type="timestamp")})
@@ -311,7 +311,7 @@ def test_a_missing_driver_is_named_with_its_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert ran.stdout == (
-        "SinkRefused the driver of MySQL is not installed; run: pip install 'rapidbridge-receiver[mysql]'\n"
+        "SinkRefused the driver of MySQL is not installed; in the checkout, run: pip install -e '.[mysql]'\n"
     )
 
 

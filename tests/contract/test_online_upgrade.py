@@ -17,9 +17,9 @@ from alembic.migration import MigrationContext
 
 from app.database.engine import Database, open_database
 from app.errors import StoreUnavailable
-from app.store.migrate import VERSION_TABLE, is_current, migrate
+from app.store.migrate import is_current, migrate
 from app.store.migrations import online
-from app.store.schema import metadata
+from app.store.schema import VERSION_TABLE, metadata
 from tests.support.old_store import upgrade_to
 from tests.support.processes import ROOT
 from tests.support.waiting import wait_until

@@ -136,6 +136,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.inbox, self.sinks = Inbox(self.store), SinkRegistry(self.routes)
         self.threads = ThreadPoolExecutor(2)
         self.paused: list[tuple[set[UUID], Event, Future[None], set[UUID]]] = []
+        self.workers = 0
+        # The worker whose lease is the last one, also after it ran out: another worker settles nothing.
+        self.owners: dict[UUID, Event] = {}
         self.came: dict[UUID, tuple[IncomingDelivery, int]] = {}
         self.versions: list[Version] = []
         self.last_rows: dict[tuple[str, str], Row] = {}
@@ -180,7 +183,7 @@ class AnyOrder(RuleBasedStateMachine):
         claimed = PendingDeliveries(self.store).lease(ids, worker="gone", now=datetime.now(UTC), lease_s=40)
 
         assert {delivery.id for delivery in claimed} == self.free(ids)
-        self.leased |= self.free(ids)
+        self.lease(self.free(ids))
 
     @precondition(lambda self: self.free(self.came))
     @rule(places=JOB, stop=STOP)
@@ -192,7 +195,7 @@ class AnyOrder(RuleBasedStateMachine):
         try:
             self.deliver_these(ids, StoppingSink(self.sinks.open("main"), vanish, *stop))
         except Vanished:
-            self.leased |= self.free(ids)
+            self.lease(self.free(ids))
 
     @precondition(lambda self: len(self.paused) < 2 and self.free(self.came))
     @rule(places=JOB, stop=STOP, is_away=IS_AWAY)
@@ -210,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
         job.add_done_callback(lambda _: stands_or_ended.set())
         assert stands_or_ended.wait(HANGS_S)
         self.paused.append((self.free(ids), may_go_on, job, sink.failed))
-        self.leased |= self.free(ids)
+        self.lease(self.free(ids), may_go_on)
         if job.done():
             self.it_goes_on(-1)
 
@@ -220,10 +223,10 @@ class AnyOrder(RuleBasedStateMachine):
         claimed, may_go_on, job, failed = self.paused.pop(which)
         may_go_on.set()
         job.result(HANGS_S)
-        self.settled |= claimed - failed
-        self.leased -= claimed
-        # A failed delivery is leased until its next attempt, unless another worker settled it.
-        self.leased |= failed - self.settled
+        owned = {id_ for id_ in claimed if self.owners.get(id_) is may_go_on}
+        self.settled |= owned - failed
+        # A failed delivery is leased until its next attempt.
+        self.leased = (self.leased - owned) | (owned & failed)
 
     @precondition(lambda self: self.paused)
     @rule(which=st.sampled_from([0, -1]), places=JOB)
@@ -309,17 +312,24 @@ class AnyOrder(RuleBasedStateMachine):
         ids = sorted(self.came, key=lambda id_: id_ in self.settled | self.leased)
         return [ids[place % len(ids)] for place in places]
 
+    def lease(self, ids: set[UUID], worker: Event | None = None) -> None:
+        """Record that a worker has the deliveries; None for one that is gone."""
+        self.leased |= ids
+        self.owners |= dict.fromkeys(ids, worker or Event())
+
     def free(self, ids: Collection[UUID]) -> set[UUID]:
         return set(ids) - self.settled - self.leased
 
     def worker(self, sink: Sink) -> DeliveryProcessor:
-        return DeliveryProcessor(
-            self.store, self.routes, ReplacedSink(self.routes, "main", sink), name="worker"
-        )
+        self.workers += 1
+        sinks = ReplacedSink(self.routes, "main", sink)
+        return DeliveryProcessor(self.store, self.routes, sinks, name=f"worker-{self.workers}")
 
     def deliver_these(self, ids: Collection[UUID], sink: Sink | None = None) -> None:
         self.worker(sink or self.sinks.open("main")).deliver(list(ids))
-        self.settled |= self.free(ids)
+        written = self.free(ids)
+        self.settled |= written
+        self.owners = {id_: worker for id_, worker in self.owners.items() if id_ not in written}
 
     def rows(self) -> dict[tuple[str, str], Row]:
         """Return the rows in the sink."""

@@ -12,9 +12,9 @@ import pytest
 from app.database.engine import Database, open_database
 from app.store.inbox import Inbox
 from app.store.models import DeliveryState, IncomingDelivery, RunUpdate
-from app.store.pending import PendingDeliveries
 from app.store.runs import Runs
 from app.truto.events import Envelope
+from tests.support.due import lease_due
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -63,7 +63,7 @@ def test_a_refused_run_is_known_without_further_deliveries(store: Database, run_
     assert (run.environment_id, run.webhook_id) == ("e", "w")
     assert (run.status, run.status_rank, run.refusal_reason) == ("refused", 2, "not\ufffdtoday")
     assert (run.status_at, run.first_seen_at, run.stopped_at) == (NOW - SECOND, NOW, NOW)
-    assert PendingDeliveries(store).lease_due(now=NOW + 60 * SECOND, limit=10, requeue_after_s=60) != []
+    assert lease_due(store, now=NOW + 60 * SECOND, limit=10, requeue_after_s=60) != []
 
 
 def test_a_repeated_start_does_not_refuse_an_accepted_run(store: Database, run_store: Runs) -> None:

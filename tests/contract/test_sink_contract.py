@@ -12,19 +12,23 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import Message
 from sqlalchemy import inspect, text
 
 from app.cli.local.ports import find_free_port
+from app.config.sinks import WarehouseSinkConfig
 from app.database.engine import open_engine
 from app.sink_contract import RESOURCE, SinkContract
-from app.sinks.base import Sink
-from app.sinks.files import FilesSink
+from app.sinks.base import AnySink, Sink
 from app.sinks.http import HttpSink
+from app.sinks.kafka import KafkaSink
 from app.sinks.sql.sink import SqlSink
-from app.truto.records import decode_json, to_json
 from tests.support.documentation import ROOT, read_marked_block
+from tests.support.files import open_files, read_newest
+from tests.support.kafka import KafkaServer, TopicReader, read_headers
 from tests.support.mariadb import MariaDbServer
 from tests.support.record_endpoint import ReceivedRecords, RecordEndpoint
+from tests.support.warehouse import DltForks, configure_duckdb, query
 
 ReadRecords = Callable[[], dict[tuple[str, str], Any]]
 
@@ -94,30 +98,40 @@ class TestMariaDB(SqlContract):
 
 
 class TestFiles(SinkContract):
-    @pytest.fixture
-    def sink(self, tmp_path: Path) -> Sink:
+    @pytest.fixture(params=[("jsonl", "gzip"), ("parquet", "zstd")], ids=lambda keys: keys[0])
+    def sink(self, request: pytest.FixtureRequest, tmp_path: Path) -> AnySink:
         (tmp_path / "lake").mkdir()
-        return FilesSink(f"file://{tmp_path}/lake")
+        form, compression = request.param
+        return open_files(tmp_path / "lake", format=form, compression=compression)
 
     @pytest.fixture
     def read_records(self, tmp_path: Path) -> ReadRecords:
-        def read() -> dict[tuple[str, str], Any]:
-            paths = (tmp_path / "lake").glob("resource=crm%2Fcontacts/**/*.jsonl")
-            lines = [decode_json(line) for path in paths for line in path.read_text().splitlines()]
-            newest = {
-                (line["_account"], line["_key"]): line
-                for line in sorted(lines, key=lambda line: (line["_version"], line["_vseq"]))
-            }
-            return {
-                place: to_json(line["data"]) for place, line in newest.items() if not line["_is_deletion"]
-            }
-
-        return read
+        return lambda: read_newest(tmp_path / "lake" / "resource=crm%2Fcontacts")
 
     @pytest.fixture
-    def unreachable_sink(self, tmp_path: Path) -> Sink:
+    def unreachable_sink(self, tmp_path: Path) -> AnySink:
         (tmp_path / "file").write_text("")
-        return FilesSink(f"file://{tmp_path}/file/lake")
+        return open_files(tmp_path / "file" / "lake")
+
+
+class TestDuckDB(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path, dlt_forks: DltForks) -> AnySink:
+        return dlt_forks.open_sink(configure_duckdb(tmp_path / "warehouse.duckdb"))
+
+    @pytest.fixture
+    def read_records(self, tmp_path: Path) -> ReadRecords:
+        file = tmp_path / "warehouse.duckdb"
+        return lambda: {
+            (account, key): data
+            for account, key, data in query(file, "SELECT _account, _key, data FROM truto.crm_contacts")
+        }
+
+    @pytest.fixture
+    def unreachable_sink(self, dlt_forks: DltForks) -> AnySink:
+        url = f"clickhouse://nobody:pw@127.0.0.1:{find_free_port()}/none?secure=0&connect_timeout=2"
+        table = {"type": "warehouse", "destination": "clickhouse", "credentials": url}
+        return dlt_forks.open_sink(WarehouseSinkConfig.model_validate(table))
 
 
 class DocumentedEndpoint(RecordEndpoint):
@@ -161,6 +175,66 @@ class TestHttp(SinkContract):
     @pytest.fixture
     def unreachable_sink(self, endpoint: DocumentedEndpoint) -> Iterator[Sink]:
         sink = HttpSink(endpoint.configure(url=f"http://127.0.0.1:{find_free_port()}"))
+        yield sink
+        sink.close()
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    server.create_topic("crm-contacts")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def kafka_sink(kafka: KafkaServer) -> Iterator[KafkaSink]:
+    sink = KafkaSink(kafka.configure())
+    yield sink
+    sink.close()
+
+
+@pytest.fixture(scope="module")
+def kafka_reader(kafka: KafkaServer) -> Iterator[TopicReader]:
+    reader = TopicReader(kafka.brokers, "crm-contacts")
+    yield reader
+    reader.close()
+
+
+class TestKafka(SinkContract):
+    can_erase = False
+    can_count = False
+
+    @pytest.fixture
+    def sink(self, kafka_sink: KafkaSink) -> Sink:
+        return kafka_sink
+
+    @pytest.fixture
+    def read_records(self, kafka_reader: TopicReader) -> ReadRecords:
+        # Instead of an empty topic for each test.
+        kafka_reader.read_new()
+        read_so_far: list[Message] = []
+
+        def read() -> dict[tuple[str, str], Any]:
+            newest: dict[tuple[str, str], tuple[tuple[str, str], Any]] = {}
+            read_so_far.extend(kafka_reader.read_new())
+            for message in read_so_far:
+                headers = read_headers(message)
+                place = (headers["account"], headers["key"])
+                order = (headers["version"], headers["sequence"])
+                if place not in newest or order > newest[place][0]:
+                    newest[place] = order, (headers, message.value())
+            return {
+                place: value.decode()
+                for place, (_, (headers, value)) in newest.items()
+                if headers["deleted"] == "false"
+            }
+
+        return read
+
+    @pytest.fixture
+    def unreachable_sink(self, kafka: KafkaServer) -> Iterator[Sink]:
+        sink = KafkaSink(kafka.configure(brokers=f"127.0.0.1:{find_free_port()}"))
         yield sink
         sink.close()
 

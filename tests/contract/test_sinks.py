@@ -1,11 +1,8 @@
 """The contract of every sink: whole batches, exactly once, never backwards."""
 
 import contextlib
-import errno
 import json
-import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +13,6 @@ from itertools import permutations
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,12 +25,14 @@ from app.database.engine import open_engine
 from app.errors import SinkRefused, SinkUnavailable
 from app.routing.keys import hash_record
 from app.sinks.base import Sink
-from app.sinks.files import FilesSink
+from app.sinks.files.sink import FilesSink
 from app.sinks.sql import sink as sql_sink
-from app.sinks.sql.columns import cast_columns
+from app.sinks.sql.columns import ColumnCaster
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.tables import table_name
 from app.truto.records import read_records, to_json
+from tests.support.documentation import read_marked_block
+from tests.support.files import open_files, read_files
 from tests.support.mariadb import MariaDbServer
 from tests.support.postgres import PostgresServer
 from tests.support.sent_records import SentRecords, send, write
@@ -79,17 +77,12 @@ def values(database: Engine, table: str = "crm_contacts") -> dict[str, Any]:
 # Every sink
 
 
-def read_files(folder: Path) -> list[Any]:
-    paths = sorted(folder.rglob("*.jsonl"))
-    return [json.loads(line)["data"] for path in paths for line in path.read_text().splitlines()]
-
-
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb", "files"])
 def sink_and_records(
     request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Sink, Callable[[], list[Any]]]]:
+) -> Iterator[tuple[Sink | FilesSink, Callable[[], list[Any]]]]:
     if request.param == "files":
-        yield FilesSink(f"file://{tmp_path}/lake"), lambda: read_files(tmp_path / "lake")
+        yield open_files(tmp_path / "lake"), lambda: read_files(tmp_path / "lake")
         return
     with open_place(request, request.param, tmp_path) as url:
         yield from open_sink(url)
@@ -158,16 +151,6 @@ def test_a_number_with_too_many_digits_for_a_database_is_rejected_alone(
         assert read_column(database, "data")[1] == '{"id":"2","n":1e-20000}'
 
 
-def test_numbers_reach_a_file_exactly_as_sent(tmp_path: Path) -> None:
-    sent = parse_records([f'{{"id": {number}}}' for number in DECIMALS])
-
-    assert write(FilesSink(f"file://{tmp_path}"), send(sent), ROUTE).written == len(DECIMALS)
-
-    [path] = tmp_path.rglob("*.jsonl")
-    lines = path.read_text().splitlines()
-    assert [line.rpartition('"data":')[2] for line in lines] == [f'{{"id":{n}}}}}' for n in DECIMALS]
-
-
 def parse_records(texts: Sequence[str]) -> list[Any]:
     """Records as a worker reads them."""
     parsed = read_records(f'{{"payload": {{"records": [{", ".join(texts)}]}}}}'.encode())
@@ -176,7 +159,7 @@ def parse_records(texts: Sequence[str]) -> list[Any]:
 
 
 def test_erasing_during_writes_ends_and_keeps_later_records(
-    sink_and_records: tuple[Sink, Callable[[], list[Any]]],
+    sink_and_records: tuple[Sink | FilesSink, Callable[[], list[Any]]],
 ) -> None:
     sink, _ = sink_and_records
     batches = [send([{"id": str(n)} for n in range(50)], number=n, account=f"a{n % 2}") for n in range(60)]
@@ -241,6 +224,17 @@ def test_equal_data_still_advances_the_version(sql: SqlSink, database: Engine) -
         write(sql, send([record], at_s=at_s, number=at_s), ROUTE)
 
     assert values(database) == {"1": a}
+
+
+def test_the_query_of_the_page_finds_rows_without_an_account(sql: SqlSink, database: Engine) -> None:
+    query = read_marked_block("docs/upgrades.md", "rows without an account")
+    write(sql, send([{"id": "1"}, {"id": "2"}], account="", run="r1"), ROUTE)
+    write(sql, send([{"id": "3"}], number=2, run="r2"), ROUTE)
+
+    with database.connect() as connection:
+        found = connection.execute(text(query.rstrip(";\n"))).all()
+
+    assert [tuple(row) for row in found] == [("r1", 2)]
 
 
 def test_accounts_do_not_share_records(sql: SqlSink, database: Engine) -> None:
@@ -606,7 +600,7 @@ def test_a_typed_column_reads_back_as_it_was_cast(sql: SqlSink, database: Engine
     write(sql, send(sent, number=2, at_s=1), Route(sinks=("main",), columns=config))
     write(sql, send(sent, number=3, at_s=2, is_deletion=True), Route(sinks=("main",), columns=config))
 
-    expected = [cast_columns(record, config)[0]["v"] for record in sent]
+    expected = [ColumnCaster(config).cast(record)[0]["v"] for record in sent]
     found = read_column(database, "v")
     if type_ == "decimal":
         found, expected = (list(map(read_decimal, column)) for column in (found, expected))
@@ -1227,146 +1221,3 @@ def test_any_order_and_any_replays_end_with_the_same_rows(
                 statement = text(f"SELECT {ORDER_INVARIANT_COLUMNS} FROM crm_contacts ORDER BY _key")
                 contents.append(connection.execute(statement).all())
         assert contents[0] == contents[1]
-
-
-# The files sink
-
-
-def test_a_missing_folder_is_no_empty_folder(tmp_path: Path) -> None:
-    sink = FilesSink(f"file://{tmp_path}/lake")
-
-    for ask in (sink.count, sink.erase):
-        with pytest.raises(SinkUnavailable, match="is missing"):
-            ask("a1")
-
-
-def test_erasing_removes_folders_and_files_of_killed_workers(tmp_path: Path) -> None:
-    sink = FilesSink(f"file://{tmp_path}/lake")
-    account = "a/../*" + "x" * 300
-    write(sink, send([{"id": "1"}], account=account), ROUTE)
-    [path] = (tmp_path / "lake").rglob("*.jsonl")
-    (path.parent / ".1.2.part").write_text("half")
-
-    assert sink.erase(account) == 1
-
-    assert [path.name for path in (tmp_path / "lake").rglob("*")] == ["resource=crm%2Fcontacts"]
-
-
-def test_a_path_names_resource_account_day_and_delivery(tmp_path: Path) -> None:
-    sink = FilesSink(f"file://{tmp_path}/la%20ke")
-
-    write(sink, send([{"id": "1"}], account="../etc", resource="crm/con tacts"), ROUTE)
-
-    [path] = (path for path in tmp_path.rglob("*") if path.is_file())
-    assert str(path.relative_to(tmp_path)) == (
-        f"la ke/resource=crm%2Fcon%20tacts/account=%2E%2E%2Fetc/dt=2026-11-24/{UUID(int=1)}.jsonl"
-    )
-    line = json.loads(path.read_text())
-    assert line["_version"] == "2026-11-24T12:00:00.000000+00:00"
-    assert (line["_delivery"], line["_ordinal"], line["_is_deletion"]) == (str(UUID(int=1)), 0, False)
-
-
-def test_names_of_any_length_fit_a_file_system(tmp_path: Path) -> None:
-    sink = FilesSink(f"file://{tmp_path}")
-
-    for name in ("", "x" * 3000, "é" * 300, ".", "..", "a/b"):
-        assert write(sink, send([{"id": "1"}], account=name, resource=name), ROUTE).written == 1
-
-    assert len(list(tmp_path.rglob("*.jsonl"))) == 6
-
-
-def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Path) -> None:
-    records = [{"id": str(number), "text": "x" * 1000} for number in range(200)]
-
-    def write_again(_: int) -> int:
-        # As two containers write one delivery to a shared volume.
-        return write(FilesSink(f"file://{tmp_path}"), send(records), ROUTE).written
-
-    with ThreadPoolExecutor(8) as writers:
-        written = list(writers.map(write_again, range(64)))
-
-    assert written == [200] * 64
-    assert read_files(tmp_path) == records
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
-
-
-def test_an_unwritable_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-
-    with pytest.raises(SinkRefused, match="ENOTDIR") as refusal:
-        write(FilesSink(f"file://{tmp_path}/file/lake"), send([{"id": "1"}]), ROUTE)
-
-    assert refusal.value.reason == "sink_set_up"
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_sync_a_folder_takes_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    # As CIFS and some FUSE file systems answer.
-    fail_fsync(monkeypatch, code, of_folders=True)
-
-    assert write(FilesSink(f"file://{tmp_path}"), send([{"id": "1"}]), ROUTE).written == 1
-
-    assert read_files(tmp_path) == [{"id": "1"}]
-
-
-@pytest.mark.parametrize("of_folders", [True, False])
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        (errno.EIO, SinkUnavailable),
-        (errno.ESTALE, SinkUnavailable),
-        *[(code, SinkRefused) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)],
-    ],
-)
-def test_a_failing_disk_never_counts_as_written(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    code: int,
-    error: type[SinkUnavailable],
-    *,
-    of_folders: bool,
-) -> None:
-    fail_fsync(monkeypatch, code, of_folders=of_folders)
-
-    with pytest.raises(error, match=errno.errorcode[code]) as failure:
-        write(FilesSink(f"file://{tmp_path}"), send([{"id": "1"}]), ROUTE)
-
-    assert type(failure.value) is error
-
-
-def test_new_folders_are_synced_with_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    fsync = os.fsync
-
-    def record(descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if path.is_dir():
-            synced.append(path.name.partition("=")[0])
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", record)
-    sink = FilesSink(f"file://{tmp_path}/lake")
-
-    def list_synced(number: int) -> list[str]:
-        synced.clear()
-        write(sink, send([{"id": "1"}], number=number), ROUTE)
-        return sorted(synced)
-
-    assert list_synced(1) == ["account", "dt", "lake", "resource"]
-    assert list_synced(2) == ["dt"]
-    # Another process may have removed the folder.
-    FilesSink(f"file://{tmp_path}/lake").erase("a1")
-    assert list_synced(3) == ["account", "dt", "lake", "resource"]
-
-
-def fail_fsync(monkeypatch: pytest.MonkeyPatch, code: int, *, of_folders: bool) -> None:
-    fsync = os.fsync
-
-    def fail(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
-            raise OSError(code, os.strerror(code))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fail)

@@ -10,12 +10,13 @@ from uuid import UUID
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import func, inspect, select, text
+from sqlalchemy import func, inspect, select, text, update
 
 from app.database.engine import Database, open_database
+from app.database.late_flush import commit_without_flush
 from app.errors import StoreUnavailable
 from app.store.inbox import Inbox
-from app.store.migrate import VERSION_TABLE, is_current, migrate
+from app.store.migrate import find_newer_revision, is_current, migrate, migrate_as_owner
 from app.store.models import (
     DeadRecord,
     Delivery,
@@ -31,10 +32,12 @@ from app.store.models import (
 )
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
+from app.store.roles import MissingRights, find_missing_rights
 from app.store.run_totals import BatchTotals, RunTotals, SinkTotals, read_run_totals
 from app.store.runs import Runs
-from app.store.schema import PREFIX, dead_records, deliveries, metadata, record_errors
+from app.store.schema import PREFIX, VERSION_TABLE, dead_records, deliveries, metadata, record_errors
 from app.truto.events import Envelope
+from tests.support.due import lease_due
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 RECORD = "sync_job_run:record"
@@ -97,6 +100,16 @@ def test_a_database_without_the_newest_revision_is_not_current(store: Database) 
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
 
     assert not is_current(store)
+
+
+def test_the_tables_of_a_newer_release_are_current_and_stay_as_they_are(store: Database) -> None:
+    assert find_newer_revision(store) is None
+    with store.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+
+    assert migrate(store) == ("9999", "9999")
+    assert is_current(store)
+    assert find_newer_revision(store) == "9999"
 
 
 def test_every_table_has_the_prefix_that_sinks_avoid(store: Database) -> None:
@@ -162,6 +175,25 @@ def test_a_commit_waits_for_the_disk_with_any_server_default(
     engine.close()
 
 
+def test_a_lease_waits_for_no_disk_and_other_commits_still_do(postgres_url: str) -> None:
+    store = open_database(postgres_url)
+    migrate(store)
+    [receipt] = Inbox(store).put([IncomingDelivery(b"{}", b"x", NOW)])
+    condition = commit_without_flush(store.dialect.name)
+    show = text("SHOW synchronous_commit")
+    with store.engine.connect() as connection:
+        assert connection.execute(update(deliveries).where(*condition).values(attempts=0)).rowcount == 1
+        assert connection.scalar(show) == "off"
+        connection.commit()
+        assert connection.scalar(show) == "on"
+
+    assert PendingDeliveries(store).lease([receipt.delivery_id], worker="w", now=NOW, lease_s=40)
+    assert lease_due(store, now=NOW + timedelta(hours=1), limit=1, requeue_after_s=60)
+    with store.engine.connect() as connection:
+        assert connection.scalar(show) == "on"
+    store.close()
+
+
 def test_a_body_is_read_back_unchanged(inbox: Inbox, pending_deliveries: PendingDeliveries) -> None:
     body = b'{"name": "\xf0\x9f\x98\x80", "nul": "\\u0000"}' * 100
 
@@ -181,6 +213,17 @@ def test_the_same_delivery_is_stored_once_and_counted(inbox: Inbox) -> None:
     assert [receipt.is_duplicate for receipt in receipts] == [False, True, False, True]
     assert len({receipt.delivery_id for receipt in receipts}) == 2
     assert inbox.count_by_state() == {"pending": 2, "duplicate": 2}
+
+
+def test_a_commit_leaves_its_connection_transactional(store: Database, inbox: Inbox) -> None:
+    inbox.put([make_delivery(b"1")])
+
+    # The pool has one connection, that of the commit.
+    with store.engine.connect() as connection:
+        connection.execute(deliveries.delete())
+        connection.rollback()
+
+    assert inbox.count_by_state() == {"pending": 1, "duplicate": 0}
 
 
 def test_an_id_is_made_of_event_and_body_and_sorts_by_time() -> None:
@@ -255,48 +298,45 @@ def test_deliveries_of_a_dead_worker_are_due_at_once_and_count_as_lost(
 
 
 def test_released_deliveries_are_due_at_once_and_not_counted_as_lost(
-    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
+    store: Database, inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     held, woken, settled, another = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(4)]
-    pending_deliveries.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
+    lease_due(store, now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
     claim_all(pending_deliveries, [held, settled])
     delivery_results.save([DeliveryResult(make_state_change(settled))], now=NOW)
     pending_deliveries.lease([another], worker="another", now=NOW, lease_s=40)
 
     number = pending_deliveries.release([held, woken, settled, another], worker="worker", now=NOW)
 
-    due = pending_deliveries.lease_due(now=NOW, limit=10, requeue_after_s=60)
+    due = lease_due(store, now=NOW, limit=10, requeue_after_s=60)
     assert number == 2
     assert {(delivery.id, delivery.lost_attempts) for delivery in due} == {(held, 0), (woken, 0)}
     assert {delivery.attempts for delivery in due} == {0}
 
 
 def test_only_unleased_deliveries_are_made_due_after_a_queue_was_lost(
-    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
+    store: Database, inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     woken, held, postponed = [inbox.put([make_delivery(b"%d" % n)])[0].delivery_id for n in range(3)]
-    pending_deliveries.lease_due(now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
+    lease_due(store, now=NOW + timedelta(seconds=10), limit=10, requeue_after_s=60)
     claim_all(pending_deliveries, [held, postponed])
     later = NOW + timedelta(seconds=100)
     delivery_results.save([DeliveryResult(make_state_change(postponed, "pending", due_at=later))], now=NOW)
 
     recalled = pending_deliveries.make_all_due(now=NOW + timedelta(seconds=11))
 
-    due = pending_deliveries.lease_due(now=NOW + timedelta(seconds=12), limit=10, requeue_after_s=60)
+    due = lease_due(store, now=NOW + timedelta(seconds=12), limit=10, requeue_after_s=60)
     assert (recalled, [delivery.id for delivery in due]) == (1, [woken])
 
 
 def test_the_sweeper_finds_deliveries_that_were_never_enqueued(
-    inbox: Inbox, pending_deliveries: PendingDeliveries
+    store: Database, inbox: Inbox, pending_deliveries: PendingDeliveries
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
 
     def wake(seconds: float) -> list[UUID]:
         return [
-            d.id
-            for d in pending_deliveries.lease_due(
-                now=NOW + timedelta(seconds=seconds), limit=10, requeue_after_s=60
-            )
+            d.id for d in lease_due(store, now=NOW + timedelta(seconds=seconds), limit=10, requeue_after_s=60)
         ]
 
     assert wake(1) == []
@@ -305,17 +345,14 @@ def test_the_sweeper_finds_deliveries_that_were_never_enqueued(
     assert wake(71) == [receipt.delivery_id]
 
 
-def test_two_sweepers_do_not_enqueue_the_same_deliveries(
-    inbox: Inbox, pending_deliveries: PendingDeliveries
-) -> None:
+def test_two_feeders_do_not_enqueue_the_same_deliveries(store: Database, inbox: Inbox) -> None:
     inbox.put([make_delivery(b"%d" % n) for n in range(60)])
     later = NOW + timedelta(minutes=1)
 
-    with ThreadPoolExecutor(4) as sweepers:
+    # Those that look for deliveries at the same moment find the same, and one of them gets each.
+    with ThreadPoolExecutor(4) as feeders:
         woken = list(
-            sweepers.map(
-                lambda _: pending_deliveries.lease_due(now=later, limit=20, requeue_after_s=60), range(6)
-            )
+            feeders.map(lambda _: lease_due(store, now=later, limit=20, requeue_after_s=60), range(40))
         )
 
     ids = [delivery.id for group in woken for delivery in group]
@@ -323,7 +360,7 @@ def test_two_sweepers_do_not_enqueue_the_same_deliveries(
 
 
 def test_a_delivery_is_not_retried_before_it_is_due(
-    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
+    store: Database, inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
     claim_all(pending_deliveries, [receipt.delivery_id])
@@ -335,13 +372,13 @@ def test_a_delivery_is_not_retried_before_it_is_due(
 
     early, late = NOW + timedelta(seconds=99), NOW + timedelta(seconds=101)
     assert claim_all(pending_deliveries, [receipt.delivery_id], now=early) == []
-    assert pending_deliveries.lease_due(now=early, limit=10, requeue_after_s=60) == []
-    assert len(pending_deliveries.lease_due(now=late, limit=10, requeue_after_s=60)) == 1
+    assert lease_due(store, now=early, limit=10, requeue_after_s=60) == []
+    assert len(lease_due(store, now=late, limit=10, requeue_after_s=60)) == 1
     assert len(claim_all(pending_deliveries, [receipt.delivery_id], now=late)) == 1
 
 
 def test_a_settled_delivery_is_never_leased_again(
-    inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
+    store: Database, inbox: Inbox, pending_deliveries: PendingDeliveries, delivery_results: DeliveryResults
 ) -> None:
     [receipt] = inbox.put([make_delivery()])
     claim_all(pending_deliveries, [receipt.delivery_id])
@@ -350,7 +387,7 @@ def test_a_settled_delivery_is_never_leased_again(
 
     later = NOW + timedelta(days=1)
     assert claim_all(pending_deliveries, [receipt.delivery_id], now=later) == []
-    assert pending_deliveries.lease_due(now=later, limit=10, requeue_after_s=60) == []
+    assert lease_due(store, now=later, limit=10, requeue_after_s=60) == []
     assert inbox.put([make_delivery()])[0].is_duplicate
 
 
@@ -514,3 +551,8 @@ def test_the_first_decision_about_a_delivery_holds(inbox: Inbox, *, together: bo
     assert [receipt.is_duplicate for receipt in receipts] == [False, False, True, True, True]
     assert [receipt.refusal_reason for receipt in receipts] == ["no", None, "no", None, "no"]
     assert inbox.count_by_state() == {"pending": 1, "refused": 1, "duplicate": 3}
+
+
+def test_a_role_that_migrates_and_writes_lacks_no_right(store: Database) -> None:
+    assert find_missing_rights(store) == MissingRights()
+    assert migrate_as_owner(store, "")[0] == migrate_as_owner(store, "")[1]

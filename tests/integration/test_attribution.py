@@ -13,7 +13,7 @@ from sqlalchemy import inspect, select, text, update
 from app.config.routes_file import read_routes
 from app.database.engine import Database
 from app.runs.reconcile import reconcile_stored
-from app.runs.reconciliation import GapReason
+from app.runs.reconciliation import GapReason, Reconciliation
 from app.sinks.registry import SinkRegistry
 from app.store.delivery_filter import DeliveryFilter
 from app.store.inbox import Inbox
@@ -476,3 +476,55 @@ def test_batches_without_a_run_do_not_make_their_run_incomplete(receiver: Receiv
     [counts] = reconciliation.resources
     assert (reconciliation.verdict, counts.missing) == ("unknown", 2)
     assert counts.gap_reasons == [GapReason("without_run", 2)]
+
+
+def end_run(receiver: Receiver, fetched: int, **members: Any) -> Reconciliation:
+    """Return the reconciliation of run r after its end."""
+    stats = {"crm/contacts": {"list": {"fetched": fetched, "persisted": fetched}}}
+    receiver.deliver(
+        {"id": "r", "status": "completed", "resource_stats": stats, **members}, "sync_job_run:completed"
+    )
+    run = Runs(receiver.store).get("r")
+    assert run
+    return reconcile_stored(receiver.store, run, now=datetime.now(UTC) + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("account", [{}, {"args": {"integrated_account_id": "A"}}], ids=["several", "one"])
+def test_batches_without_a_run_and_an_account_are_the_reason_of_a_gap(
+    receiver: Receiver, account: dict[str, Any]
+) -> None:
+    receiver.start_run("r", **account)
+    receiver.deliver(batch("1", "2"))
+    receiver.deliver(batch("3"), webhook_id="another")
+
+    reconciliation = end_run(receiver, 3)
+
+    [counts] = reconciliation.resources
+    assert (reconciliation.verdict, reconciliation.has_gaps) == ("incomplete", True)
+    assert counts.gap_reasons == [GapReason("unattributed", 2), GapReason("unexplained", 1)]
+
+
+def test_batches_without_an_account_that_were_written_are_no_gap(receiver: Receiver) -> None:
+    receiver.use_routes('[[routes]]\nsinks = ["main"]\naccount = "tenant"\n')
+    receiver.start_run("r")
+    records = [{"id": "1", "tenant": "A"}, {"id": "1", "tenant": "B"}]
+    delivery = receiver.deliver(batch(records=records))
+    assert receiver.row(delivery)["integrated_account_id"] == ""
+    assert receiver.state(delivery) == ("settled", "")
+
+    reconciliation = end_run(receiver, 2)
+
+    [counts] = reconciliation.resources
+    assert (reconciliation.verdict, reconciliation.has_gaps) == ("unknown", False)
+    assert counts.gap_reasons == [GapReason("without_run", 2)]
+
+
+def test_a_gap_without_an_account_closes_after_the_webhook_is_named(receiver: Receiver) -> None:
+    receiver.start_run("r", args={"integrated_account_id": "A"})
+    receiver.deliver(batch("1", "2"))
+    assert end_run(receiver, 2).resources[0].gap_reasons == [GapReason("unattributed", 2)]
+
+    receiver.use_routes(f'[[webhooks]]\nid = "w"\naccount = "A"\n{ONE_ROUTE}')
+    receiver.replay_failed()
+
+    assert end_run(receiver, 2).resources[0].gap_reasons == [GapReason("without_run", 2)]

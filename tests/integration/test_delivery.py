@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 
 from app.config.routes import ColumnConfig, Route, Routes
 from app.config.sinks import FilesSinkConfig, SqlSinkConfig
-from app.database.engine import Database
+from app.database.engine import Database, open_engine
 from app.errors import JobTimeout, StoreUnavailable
 from app.sinks.base import Batch, WriteResult
 from app.sinks.registry import SinkRegistry
@@ -34,8 +34,10 @@ from app.store.sink_status import list_failing_sinks
 from app.truto.events import read_envelope
 from app.truto.record_slices import MAX_SLICE_BYTES
 from app.truto.runs import RecordCounts, read_resource_stats
+from tests.support.due import lease_due
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.replays import begin_replay
+from tests.support.slice_files import SliceFiles
 from workers.background.releaser import Releaser
 from workers.background.sink_monitor import SinkMonitor
 from workers.delivery.processor import DeliveryProcessor
@@ -332,11 +334,9 @@ def test_a_route_without_a_key_ends_the_notification_of_its_key(store: Database,
         setup.sinks.close()
 
 
-def test_decimals_pass_a_worker_unchanged(store: Database, store_url: str, tmp_path: Path) -> None:
-    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+def test_decimals_pass_a_worker_unchanged(store: Database, store_url: str) -> None:
     columns = {"amount": ColumnConfig(type="text")}
-    routes = (Route(sinks=("main", "lake"), key="amount", columns=columns),)
-    setup = DeliverySetup(store, store_url, routes, lake=lake)
+    setup = DeliverySetup(store, store_url, (Route(sinks=("main",), key="amount", columns=columns),))
     amounts = ["100000000000000000.01", "0.92156863212585449", "1.10"]
 
     records = [f'{{"amount": {n}}}' for n in amounts]
@@ -347,9 +347,6 @@ def test_decimals_pass_a_worker_unchanged(store: Database, store_url: str, tmp_p
     with store.engine.connect() as connection:
         rows = [(key, amount, data.replace(" ", "")) for key, amount, data in connection.execute(statement)]
     assert rows == [(n, n, f'{{"amount":{n}}}') for n in amounts]
-    [path] = (tmp_path / "lake").rglob("*.jsonl")
-    lines = path.read_text().splitlines()
-    assert [line.rpartition('"data":')[2] for line in lines] == [f'{{"amount":{n}}}}}' for n in amounts]
     setup.sinks.close()
 
 
@@ -384,25 +381,32 @@ def test_an_event_about_records_that_is_no_change_of_one_writes_no_row(
 def test_one_failing_sink_neither_blocks_nor_repeats_the_others(
     store: Database, store_url: str, tmp_path: Path
 ) -> None:
-    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    other = SqlSinkConfig(type="sql", url=f"sqlite:///{tmp_path}/other.db")
     away = SqlSinkConfig(type="sql", url=f"postgresql://nobody@/none?host={tmp_path}")
-    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=away)
+    routes = (Route(sinks=("other", "away", "main")),)
+    setup = DeliverySetup(store, store_url, routes, other=other, away=away)
 
     delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
 
     assert setup.state(delivery) == ("pending", "sink_unavailable", 1)
     assert list(setup.rows("crm_contacts")) == ["1"]
-    [file] = (tmp_path / "lake").rglob("*.jsonl")
-    file.unlink()
+    engine = open_engine(other.url)
+    with engine.begin() as connection:
+        assert connection.execute(text("DELETE FROM crm_contacts")).rowcount == 1
     # The sink is reachable again, and the backoff is over.
-    repaired = DeliverySetup(store, store_url, (Route(sinks=("lake", "away", "main")),), lake=lake, away=lake)
+    there = SqlSinkConfig(type="sql", url=f"sqlite:///{tmp_path}/there.db")
+    repaired = DeliverySetup(store, store_url, routes, other=other, away=there)
     repaired.release()
     repaired.processor.deliver([delivery])
     assert setup.state(delivery) == ("settled", "", 1)
     with store.engine.connect() as connection:
         states = {row.sink: row.state for row in connection.execute(select(sink_outcomes))}
-    assert states == {"lake": "done", "away": "done", "main": "done"}
+    assert states == {"other": "done", "away": "done", "main": "done"}
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM crm_contacts")).scalar_one() == 0
+    engine.dispose()
     setup.sinks.close()
+    repaired.sinks.close()
 
 
 def test_a_delivery_that_its_sink_refuses_waits_for_the_correction(store: Database, store_url: str) -> None:
@@ -515,11 +519,20 @@ def test_values_that_do_not_fit_their_columns_are_counted_by_column(store: Datab
     setup.sinks.close()
 
 
-def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(store: Database, store_url: str) -> None:
-    lake = FilesSinkConfig(type="files", url="file:///%00")
-    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "main")),), lake=lake)
+class _BrokenSink(SliceFiles):
+    def write(self, _batch: Batch, _route: Route) -> WriteResult:
+        raise ValueError("a bug")
 
-    delivery = setup.deliver("sync_job_run:record", batch('[{"id": "1"}]'))
+
+def test_a_bug_in_a_sink_fails_only_this_sink_and_is_visible(
+    store: Database, store_url: str, tmp_path: Path
+) -> None:
+    lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
+    setup = DeliverySetup(store, store_url, (Route(sinks=("lake", "main")),), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", _BrokenSink(tmp_path / "lake"))
+
+    delivery = setup.put("sync_job_run:record", batch('[{"id": "1"}]'))
+    setup.new_processor().deliver([delivery])
 
     assert setup.state(delivery) == ("pending", "internal_error", 1)
     assert list(setup.rows("crm_contacts")) == ["1"]
@@ -623,7 +636,7 @@ def test_the_next_job_releases_unsaved_deliveries_without_a_lost_attempt(
 
 def test_deliveries_of_jobs_during_a_store_outage_are_due_afterwards(setup: DeliverySetup) -> None:
     ids = [setup.put("sync_job_run:record", batch('[{"id": "1"}]'), id_=str(n)) for n in range(3)]
-    setup.pending.lease_due(now=datetime.now(UTC) + timedelta(minutes=1), limit=10, requeue_after_s=600)
+    lease_due(setup.store, now=datetime.now(UTC) + timedelta(minutes=1), limit=10, requeue_after_s=600)
     _rename(setup.store, "rapidbridge_deliveries", "elsewhere")
     for id_ in ids[:2]:
         with pytest.raises(StoreUnavailable):
@@ -632,7 +645,7 @@ def test_deliveries_of_jobs_during_a_store_outage_are_due_afterwards(setup: Deli
 
     setup.processor.deliver(ids[2:])
 
-    due = setup.pending.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)
+    due = lease_due(setup.store, now=datetime.now(UTC), limit=10, requeue_after_s=60)
     assert {delivery.id for delivery in due} == set(ids[:2])
 
 
@@ -659,7 +672,7 @@ def test_only_a_body_that_takes_too_long_to_read_is_retried_later(setup: Deliver
     assert setup.state(good)[0] == "settled"
     assert setup.state(slow)[:2] == ("pending", "out_of_time")
     assert setup.state(later)[:2] == ("pending", "")
-    assert setup.pending.lease_due(now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
+    assert lease_due(setup.store, now=datetime.now(UTC), limit=10, requeue_after_s=60)[0].id == later
 
 
 def _rename(store: Database, table: str, name: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from redis import Redis
+from sqlalchemy import text
 
 from app.cli.local.ports import find_free_port
 from app.config.routes import ColumnConfig, Route
@@ -25,6 +26,7 @@ from app.database.engine import open_database, open_engine
 from app.sinks.base import Batch
 from app.sinks.sql.sink import SqlSink
 from app.store.migrate import migrate
+from app.store.schema import VERSION_TABLE
 from tests.integration.test_simulated_api import TOKEN, finished_runs
 from tests.support.commands import run_command
 from tests.support.fake_receiver import running_receiver
@@ -171,6 +173,46 @@ def test_an_empty_folder_gets_advice_and_stays_empty(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_before_the_start_of_its_processes_an_installation_passes(
+    durable_postgres: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    # Not SQLite: the folder of the tests may be in memory, which is a failure.
+    with durable_postgres.database() as url:
+        settings = {"DATABASE_URL": migrated(url), "REDIS_URL": redis_url}
+        output = doctor(tmp_path, "--setup-only", **settings)
+        text = run_doctor(tmp_path, "--setup-only", **settings).stdout
+        without = doctor(tmp_path, "--no-post", **settings)
+
+    assert output.code == 0, output.text
+    assert output.levels("workers") == {"alive": "warn"}
+    assert output.levels("receiver") == {}
+    assert "not checked: no worker is alive yet" in output.message("workers", "alive")
+    assert "Not checked: whether a receiver accepts deliveries." in text
+    assert "Not checked:\n  workers: no worker is alive yet\n  truto: TRUTO_API_TOKEN is not set\n" in text
+    assert without.levels("workers") == {"alive": "fail"}
+
+
+def test_checks_that_need_a_server_that_is_away_are_named(tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": f"postgres://u:{HIDDEN}@127.0.0.1:1/d", "REDIS_URL": "redis://127.0.0.1:1"}
+
+    output = json.loads(run_doctor(tmp_path, "--no-post", "--json", **settings).stdout)
+    text = run_doctor(tmp_path, "--no-post", **settings).stdout
+
+    assert output["not_checked"] == [
+        "truto: TRUTO_API_TOKEN is not set",
+        "requests: needs a server that is unavailable",
+        "workers: needs a server that is unavailable",
+    ]
+    assert "\n  ".join(["Not checked:", *output["not_checked"]]) in text
+
+
+def test_before_the_start_there_is_no_receiver_to_test(tmp_path: Path) -> None:
+    ran = run_doctor(tmp_path, "--setup-only", "--url", "https://h.example/webhooks/truto")
+
+    assert ran.returncode == 2
+    assert "exclude each other" in ran.stderr
+
+
 def test_a_store_without_tables_is_reported(empty_url: str, redis_url: str, tmp_path: Path) -> None:
     empty = open_database(empty_url)
     empty.engine.connect().close()
@@ -180,6 +222,23 @@ def test_a_store_without_tables_is_reported(empty_url: str, redis_url: str, tmp_
 
     assert "rapidbridge migrate" in output.message("store", "tables")
     assert "reachable" in output.ok_checks("store")
+
+
+def test_the_tables_of_a_newer_release_are_reported(store_url: str, redis_url: str, tmp_path: Path) -> None:
+    store = open_database(migrated(store_url))
+    with store.engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    store.close()
+
+    output = doctor(tmp_path, "--no-post", DATABASE_URL=store_url, REDIS_URL=redis_url)
+    ran = run_command("migrate", cwd=tmp_path, environment=make_environment(DATABASE_URL=store_url))
+
+    assert (ran.returncode, ran.stdout) == (
+        0,
+        "A newer release has migrated the database (revision 9999): nothing to do.\n",
+    )
+    assert output.levels("store")["tables"] == "warn"
+    assert "newer release" in output.message("store", "tables")
 
 
 def test_a_postgresql_without_fsync_is_reported(postgres_url: str, tmp_path: Path) -> None:

@@ -389,6 +389,6 @@ def test_a_stalled_redis_is_an_error_within_seconds(private_valkey: ValkeyServer
     queue.ping()
     started = time.monotonic()
     with private_valkey.stalled(), pytest.raises(Exception, match="REDIS_URL"):
-        queue.has_capacity()
+        queue.count_queued()
 
     assert time.monotonic() - started < 4 * measure_slowdown()

@@ -27,6 +27,7 @@ from tests.support.processes import Command, find_descendants
 from tests.support.redis_keys import namespace_of, open_queue, open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, make_environment
+from workers.background.feeder import Feeder
 from workers.background.sweeper import Sweeper
 
 # A worker that ends and starts again takes about a second, a lost job a minute.
@@ -80,7 +81,7 @@ class Site:
         """Enqueue a delivery as the web process does, and wait until it is settled."""
         before = self.inbox.count_by_state().get("settled", 0)
         delivery = self.put()
-        # If the queue is damaged, the sweeper enqueues it.
+        # If the queue is damaged, the feeder enqueues it.
         with suppress(QueueUnavailable):
             self.queue.enqueue([NewDelivery(delivery)])
         wait_until(
@@ -305,7 +306,7 @@ def test_a_job_has_no_more_ids_than_the_receiver_enqueues(site: Site) -> None:
 
     site.add_job(data=make_data([[str(id_) for id_ in ids]]))
 
-    # The sweeper enqueues the others.
+    # The feeder enqueues the others.
     wait_until(
         lambda: site.inbox.count_by_state().get("settled", 0) == len(ids) + 1,
         timeout_s=SETTLE_TIMEOUT_S,
@@ -377,6 +378,7 @@ def test_the_sweeper_replaces_keys_that_are_not_its_own(redis: Redis, tmp_path: 
     Inbox(store).put([incoming])
 
     Sweeper(store, queue, spool).run_once()
+    Feeder(store, queue).run_once()
 
     assert redis.llen(f"rq:queue:{queue.name}") == 1
     assert spool.count() == 0

@@ -20,7 +20,6 @@ from app.errors import SinkUnavailable
 from app.redis.queue import JOB_TIMEOUT_S
 from app.runs.reconciliation import reconcile_counts
 from app.sinks.base import Batch, WriteResult
-from app.sinks.files import FilesSink
 from app.sinks.sql import sink as sql_sink
 from app.store.erasure import AccountData
 from app.store.inbox import Inbox
@@ -40,6 +39,7 @@ from tests.integration.test_delivery import EVERYTHING, DeliverySetup, batch
 from tests.support.processes import Command, find_descendants
 from tests.support.redis_keys import open_queue
 from tests.support.replaced_sink import ReplacedSink
+from tests.support.slice_files import SliceFiles
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 from workers.background.releaser import Releaser
@@ -205,6 +205,7 @@ def test_a_large_delivery_is_written_exactly_once_by_several_jobs(
     migrate(database)
     lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
     setup = DeliverySetup(database, url, (Route(sinks=("main", "lake")),), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", SliceFiles(tmp_path / "lake"))
     records = [f'{{"id": "{n % 9}", "n": {n}}}' for n in range(11)]
     records[4], records[7] = "NaN", '"no object"'
     delivery = setup.put("sync_job_run:record", batch(f"[{', '.join(records)}]"))
@@ -253,6 +254,7 @@ def test_a_sink_that_is_paused_half_way_continues_after_the_others(
 ) -> None:
     lake = FilesSinkConfig(type="files", url=f"file://{tmp_path}/lake")
     setup = open_setup(Route(sinks=("main", "lake")), lake=lake)
+    setup.sinks = ReplacedSink(setup.routes, "lake", SliceFiles(tmp_path / "lake"))
     records = ", ".join(f'{{"id": "{number}"}}' for number in range(8))
     delivery = setup.put("sync_job_run:record", batch(f"[{records}]"))
     setup.new_processor().deliver([delivery])
@@ -333,11 +335,11 @@ def test_workers_of_two_configurations_cannot_restart_a_delivery_forever(
     assert setup.state(delivery)[:2] == ("dead", "worker_outdated")
 
 
-class InterruptedSink(FilesSink):
-    """A files sink that is unavailable `failures` times, for the slice with this first ordinal."""
+class InterruptedSink(SliceFiles):
+    """A sink that is unavailable `failures` times, for the slice with this first ordinal."""
 
     def __init__(self, folder: Path, first_ordinal: int, *, failures: int = 1) -> None:
-        super().__init__(f"file://{folder}")
+        super().__init__(folder)
         self._first_ordinal = first_ordinal
         self._failures = failures
         self.written: list[int] = []
@@ -384,7 +386,8 @@ def test_a_restarted_sink_keeps_the_unreadable_records_of_a_finished_one(
     setup.release()
 
     changed = open_setup(Route(sinks=("main", "lake"), table="people"), lake=lake)
-    changed.processor.deliver([delivery])
+    changed.sinks = ReplacedSink(changed.routes, "lake", SliceFiles(tmp_path / "lake"))
+    changed.new_processor().deliver([delivery])
 
     assert read_dead_records(store) == [("", 4)]
 

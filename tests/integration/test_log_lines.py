@@ -12,6 +12,7 @@ from redis import Redis
 from app.config.version import VERSION
 from app.database.engine import open_database
 from app.store.migrate import migrate
+from tests.support.documentation import read_marked_block
 from tests.support.processes import Command, find_descendants
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, WebProcess, make_environment
@@ -86,6 +87,10 @@ def test_every_line_is_json_and_names_the_delivery(tmp_path: Path, settings: dic
         assert line["routes_file"] == settings["ROUTES_FILE"]
         assert (line["routes"], line["sinks"], line["database"]) == (1, "main (sql)", "sqlite")
         assert "DATABASE_URL=set, REDIS_URL=set" in line["settings"]
+    documented = [json.loads(read_marked_block("docs/logs.md", mark)) for mark in ("accepted", "started")]
+    [accepted] = find_events(web_lines, "delivery.accepted")
+    [worker_started, *_] = [line for line in started if line["process"] == "worker"]
+    assert [list(line) for line in documented] == [list(accepted), list(worker_started)]
     for log in (web.log, worker.log):
         assert SECRET not in log
         assert RECORD_TEXT not in log

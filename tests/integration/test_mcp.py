@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,16 +13,19 @@ from uuid import UUID, uuid4
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
 
+from app.config.current_config import CurrentConfig
 from app.config.load import read_config
 from app.mcp_server.write_tools import WriteTools
 from app.store import bounded_count
 from app.store.audit_log import AuditLog
 from app.store.operations import Operation, Operations
+from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from tests.support.agent import Agent, running_agent
 from tests.support.delivered_store import DeliveredStore
 from tests.support.documentation import PAGES
 from tests.support.replays import execute
 from tests.support.seeded_store import SECRET_NAME, SeededStore
+from tests.support.waiting import wait_until
 from tests.support.web_process import ROOT, make_environment
 
 
@@ -210,7 +214,7 @@ def test_the_missing_extra_is_named_with_its_installation() -> None:
     )
 
     assert ran.returncode == 2
-    assert "pip install 'rapidbridge-receiver[mcp]'" in ran.stderr
+    assert "pip install -e '.[mcp]'" in ran.stderr
     assert not ran.stdout
 
 
@@ -232,12 +236,41 @@ def test_an_agent_replays_exactly_the_failures_that_it_counted(
     assert _read_audit(delivered)[0] == ("mcp", "failed.replay", 2)
 
 
+def test_replays_follow_a_changed_routes_file_and_survive_an_invalid_one(
+    delivered: DeliveredStore, seeded: SeededStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, registry = tmp_path / "routes.toml", WorkerRegistry(delivered.store)
+    old, new = (f'[sinks.{sink}]\ntype = "sql"\nurl = "{delivered.url}"\n' for sink in ("main", "renamed"))
+    file.write_text(f'{old}[[routes]]\nsinks = ["main"]\n')
+    seeded.put("dead", "worker_lost", resource="crm/changed")
+    settings = delivered.settings | {"ROUTES_FILE": str(file)}
+    with running_agent(tmp_path, "--allow-write", **settings) as agent:
+        assert agent.call("explain_route", resource="crm/changed")["sinks"] == ["main"]
+
+        file.write_text(f'{new}[[routes]]\nsinks = ["renamed"]\n')
+        wait_until(lambda: agent.call("explain_route", resource="crm/changed")["sinks"] == ["renamed"])
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        config = read_config().delivery_config
+        now = datetime.now(UTC)
+        registry.record_heartbeat(WorkerRecord("w", now, config.to_json(), config.digest), now=now)
+        try:
+            file.write_text("not valid")
+            wait_until(lambda: "event=routes.refused" in agent.log)
+            operation = agent.call("replay_failures", expected=1, resource="crm/changed")
+        finally:
+            registry.remove("w")
+
+        assert agent.call("explain_route", resource="crm/changed")["sinks"] == ["renamed"]
+    execute(delivered.store, _read_operation(delivered, operation["operation"]))
+
+
 def test_a_set_that_is_empty_or_too_large_to_count_is_refused_with_the_next_step(
     delivered: DeliveredStore, seeded: SeededStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in delivered.settings.items():
         monkeypatch.setenv(name, value)
-    tools = WriteTools(read_config(), delivered.store)
+    tools = WriteTools(CurrentConfig(read_config()), delivered.store)
     for _ in range(3):
         seeded.put("dead", "x", resource="crm/large")
     monkeypatch.setattr(bounded_count, "COUNT_LIMIT", 2)

@@ -24,7 +24,7 @@ from app.store.sink_states import SinkStates
 from app.store.work_totals import WorkTotal, WorkTotals
 from tests.integration.test_http import event
 from tests.integration.test_store_faults import migrate_store
-from tests.support.documentation import PAGES, ROOT
+from tests.support.documentation import PAGES, ROOT, read_marked_block
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Command, find_descendants
 from tests.support.waiting import wait_until
@@ -277,7 +277,7 @@ def test_every_metric_is_documented_with_its_type_and_labels(quiet_web: WebProce
     assert read_documented("requests") | read_documented("service") == shown
 
 
-def test_the_alerts_and_the_dashboard_use_metrics_that_exist(quiet_web: WebProcess) -> None:
+def test_the_alerts_the_dashboard_and_the_autoscaling_use_metrics_that_exist(quiet_web: WebProcess) -> None:
     known = {
         sample.name
         for family in parse_text(httpx.get(f"{quiet_web.url}/metrics").text)
@@ -288,7 +288,12 @@ def test_the_alerts_and_the_dashboard_use_metrics_that_exist(quiet_web: WebProce
     rules = (ROOT / "docs/alerts.yml").read_text()
     alerts = re.findall(r"expr: (.*?)\n +(?:for|labels):", rules, re.DOTALL)
 
+    autoscaling = read_marked_block("docs/scaling.md", "autoscaling")
+    # Its prose names metrics too.
+    named = set(re.findall(r"`(rapidbridge_\w+)`", PAGES["docs/scaling.md"]))
+
     assert len(queries) > 20
     assert len(alerts) == rules.count("- alert:") == 22
-    for query in (*queries, *alerts):
+    for query in (*queries, *alerts, autoscaling):
         assert set(re.findall(r"rapidbridge_\w+", query)) <= known, query
+    assert {name for name in named if name not in known and f"{name}_count" not in known} == set()

@@ -20,7 +20,6 @@ from app.config.routes import Route
 from app.config.routes_file import read_routes
 from app.database.engine import Database, open_database
 from app.sinks.base import Batch, WriteResult
-from app.sinks.files import FilesSink
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
@@ -31,17 +30,20 @@ from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.web.health import _check_config
 from tests.integration.test_shared_redis import make_delivery
 from tests.support.commands import run_command
+from tests.support.files import read_rows
+from tests.support.loads import run_loads
 from tests.support.processes import ROOT, Command
 from tests.support.redis_keys import open_queue
 from tests.support.replaced_sink import ReplacedSink
 from tests.support.replays import begin_replay
+from tests.support.slice_files import SliceFiles
 from tests.support.waiting import wait_until
 from tests.support.web_process import WebProcess, make_environment
 from workers.delivery.processor import DeliveryProcessor, format_worker_name, make_worker_token
 
 MAIN = '[sinks.main]\ntype = "sql"\nurl = "{url}"\n[[routes]]\nsinks = ["main"]\n'
 WITH_LAKE = (
-    '[sinks.main]\ntype = "sql"\nurl = "{url}"\n[sinks.lake]\ntype = "files"\nurl = "file://{lake}"\n'
+    '[sinks.main]\ntype = "sql"\nurl = "{url}"\n[sinks.lake]\ntype = "files"\nurl = "file://{lake}"\nmax_file_age_s = 1\n'
     '[[routes]]\nsinks = ["main", "lake"]\n'
 )
 
@@ -119,8 +121,10 @@ class Setup:
         assert self.inbox.count_by_state().get("settled") == count
         return ids
 
-    def list_files(self) -> list[Path]:
-        return list((self.folder / "lake").rglob("*.jsonl"))
+    def read_lake(self) -> set[str]:
+        """Return the deliveries with rows in the files."""
+        paths = (self.folder / "lake").rglob("*.jsonl.gz")
+        return {row["_delivery"] for path in paths for row in read_rows(path.name, path.read_bytes())}
 
 
 @pytest.fixture
@@ -159,7 +163,7 @@ def test_a_replay_is_refused_while_workers_have_other_routes(setup: Setup, sink:
         code, out, err = setup.run("replay", "--all", *sink)
     assert code == 0, err
     assert "3 settled" in out
-    assert len(setup.list_files()) == 3
+    assert len(setup.read_lake()) == 3
 
 
 def test_of_two_workers_the_outdated_one_is_named(setup: Setup) -> None:
@@ -242,11 +246,13 @@ def test_an_outdated_worker_leaves_replayed_deliveries_to_the_others(setup: Setu
 
     reasons = setup.store.read(select(deliveries.c.state, deliveries.c.reason))
     assert [tuple(row) for row in reasons] == [("pending", "worker_outdated")] * 2
-    assert setup.list_files() == []
+    assert setup.read_lake() == set()
     _make_due(setup)
     current.deliver(ids)
+    routes = read_routes(setup.format(WITH_LAKE), source="routes.toml", variables={})
+    run_loads(setup.store, routes, setup.opened[-1])
     assert setup.inbox.count_by_state().get("settled") == 2
-    assert len(setup.list_files()) == 2
+    assert len(setup.read_lake()) == 2
     assert len(setup.store.read(select(sink_outcomes.c.sink).where(sink_outcomes.c.sink == "lake"))) == 2
 
 
@@ -311,7 +317,7 @@ def test_the_death_of_a_worker_keeps_the_lease_of_another_with_its_host_and_proc
     names: list[str] = []
     counts: list[int] = []
 
-    class Observer(FilesSink):
+    class Observer(SliceFiles):
         """Notes the lease during each write, and ends the first worker during the second write."""
 
         def write(self, batch: Batch, route: Route) -> WriteResult:
@@ -324,7 +330,7 @@ def test_the_death_of_a_worker_keeps_the_lease_of_another_with_its_host_and_proc
     routes = read_routes(setup.format(MAIN), source="routes.toml", variables={})
     for number in range(2):
         [receipt] = setup.inbox.put([make_delivery(number)])
-        sinks = ReplacedSink(routes, "main", Observer(f"file://{setup.folder}/lake"))
+        sinks = ReplacedSink(routes, "main", Observer(setup.folder / "lake"))
         DeliveryProcessor(setup.store, routes, sinks).deliver([receipt.delivery_id])
 
     assert len(set(names)) == 2

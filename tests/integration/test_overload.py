@@ -163,6 +163,7 @@ def test_a_large_body_without_memory_in_time_is_asked_to_retry(
         wait_until(lambda: web.connection_count == 1, what="its connection")
         # Two fill the memory budget, and the third is the one beyond it. Then all three stall.
         stalled = [send(stack, web, head(size) + b"x" * (size - MIB // 2)) for _ in range(3)]
+        wait_until(lambda: web.unread_connection_count == 1, what="a full memory budget")
         assert web.post(event("small")).http_status == 200
         early.sendall(b"x" * (size - MIB))
         refused = early.recv(65536)

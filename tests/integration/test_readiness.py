@@ -3,6 +3,8 @@
 import json
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,10 +29,32 @@ from tests.support.postgres import PostgresServer
 from tests.support.redis_keys import open_spool
 from tests.support.service import running_whole_service
 from tests.support.waiting import measure_slowdown, wait_until
-from tests.support.web_process import WebProcess
+from tests.support.web_process import ROOT, WebProcess
 
 CONNECTIONS = 200
 REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+# Garbage collection would hide a leak.
+CUT_OFF = """
+from gevent import monkey
+monkey.patch_all()
+import gc, sys
+import gevent
+from sqlalchemy import text
+from app.database.engine import open_database
+gc.disable()
+database = open_database(sys.argv[1], max_connections=1)
+number = 0
+for _ in range(4):
+    try:
+        with gevent.Timeout(0.5):
+            database.read(text("SELECT 1"))
+    except gevent.Timeout:
+        number += 1
+print(number, "cut off", flush=True)
+sys.stdin.read()
+"""
 
 
 class ReadinessFlood:
@@ -134,7 +158,7 @@ def test_checks_that_hang_are_answered_in_time_and_leave_nothing_behind(
         migrate_store(url)
         with WebProcess(tmp_path, database_url=url, redis_url=redis_url) as web:
             assert web.request("GET", "/readyz").http_status == 503
-            assert httpx.get(f"{web.url}/readyz").json()["store"] == "ok"
+            wait_until(lambda: httpx.get(f"{web.url}/readyz").json()["store"] == "ok", what="a ready store")
             with private_postgres.stalled(), ThreadPoolExecutor(20) as pool:
                 wait_until(lambda: httpx.get(f"{web.url}/readyz", timeout=60).json()["store"] != "ok")
                 started = time.monotonic()
@@ -147,6 +171,22 @@ def test_checks_that_hang_are_answered_in_time_and_leave_nothing_behind(
     assert {answer.json()["store"] for answer in answers} == {"no answer within 4 s"}
     # Two rounds, not 40.
     assert took_s < 15 * measure_slowdown()
+
+
+def test_attempts_to_connect_that_are_cut_off_leave_no_session(private_postgres: PostgresServer) -> None:
+    with private_postgres.database() as url, psycopg.connect(url, autocommit=True) as connection:
+        with private_postgres.stalled():
+            cut_off = subprocess.Popen(
+                [sys.executable, "-c", CUT_OFF, url], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert cut_off.stdout is not None
+            assert cut_off.stdout.readline() == b"4 cut off\n"
+        try:
+            # The server begins these sessions in their order, and so has ended the others before this one.
+            with psycopg.connect(url):
+                wait_until(lambda: count_sessions(connection) == 1, what="no session of the process")
+        finally:
+            cut_off.communicate()
 
 
 def test_wrong_signatures_are_shown_and_leave_the_receiver_ready_and_its_answer_public(

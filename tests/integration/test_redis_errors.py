@@ -14,9 +14,10 @@ from redis import Redis
 
 from app.cli.local.ports import find_free_port
 from app.errors import QueueUnavailable
-from app.redis.connection import connect_redis
+from app.redis.connection import connect_redis, diagnose_redis
 from app.redis.queue import DeliveryQueue
 from tests.integration.test_doctor import doctor
+from tests.support.tls_proxy import make_certificate, tls_proxy
 from tests.support.valkey import ValkeyServer
 
 
@@ -82,10 +83,62 @@ def test_a_self_signed_certificate_names_the_setting(tmp_path: Path) -> None:
         message = find_error(f"rediss://:hunter2@127.0.0.1:{port}/0")
         output = doctor(tmp_path, "--no-post", REDIS_URL=f"rediss://:hunter2@127.0.0.1:{port}/0")
 
-    assert "TLS certificate cannot be verified" in message
+    assert "cannot be verified" in message
     assert "REDIS_TLS_VERIFY=0" in message
     assert output.levels("redis") == {"reachable": "fail"}
     assert "certificate" in output.message("redis", "reachable")
+
+
+def test_a_self_signed_server_is_accepted_with_the_setting(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_certificate(tmp_path))
+    server_port = find_free_port()
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        server = ValkeyServer(Path(folder), "--port", str(server_port))
+        try:
+            with socket.socket() as front:
+                front.bind(("127.0.0.1", 0))
+                with tls_proxy(front, ("127.0.0.1", server_port), context):
+                    url = f"rediss://127.0.0.1:{front.getsockname()[1]}"
+                    refused = find_error(url)
+                    client = connect_redis(url, tls_verify=False)
+                    accepted = client.ping()
+                    client.close()
+        finally:
+            server.stop()
+
+    assert "certificate is self-signed" in refused
+    assert "heroku config:set REDIS_TLS_VERIFY=0" in refused
+    assert accepted
+
+
+def test_a_certificate_of_another_host_is_no_reason_to_skip_its_verification(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer(connection: socket.socket) -> None:
+        context.wrap_socket(connection, server_side=True).recv(4096)
+
+    with listening(answer) as port:
+        message = find_error(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
+
+    assert "certificate is for another host" in message
+    assert "REDIS_TLS_VERIFY" not in message
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(9, "not valid yet"), (10, "has expired"), (20, "ssl_ca_certs"), (92, "renew it with keyUsage")],
+)
+def test_other_faults_of_a_certificate_have_their_own_remedy(code: int, words: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code = code
+
+    message = " ".join(diagnose_redis(error))
+
+    assert words in message
+    assert "REDIS_TLS_VERIFY" not in message
 
 
 def test_tls_to_a_server_without_tls_names_the_scheme() -> None:

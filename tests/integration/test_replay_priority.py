@@ -19,14 +19,14 @@ from app.store.requeue import mark_pending
 from app.store.schema import deliveries
 from app.truto.events import read_envelope
 from app.web.enqueuer import NewDelivery
+from tests.support.due import lease_due
 from tests.support.processes import Command
-from tests.support.redis_keys import open_queue, open_spool
+from tests.support.redis_keys import open_queue
 from tests.support.replays import begin_replay
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
-from workers.background import replay_feeder
-from workers.background.replay_feeder import ReplayFeeder
-from workers.background.sweeper import Sweeper
+from workers.background import feeder as feeder_module
+from workers.background.feeder import Feeder
 
 REPLAYED = 1500
 
@@ -67,11 +67,10 @@ def read_pending(store: Database) -> list[tuple[UUID, int]]:
 
 def test_live_and_replayed_deliveries_are_leased_apart_in_order(store: Database) -> None:
     replayed, live = put_replayed(store, 5), put(store, range(3), name="live")
-    pending = PendingDeliveries(store)
     now = datetime.now(UTC) + timedelta(minutes=1)
 
     def lease(priority: DeliveryPriority, limit: int) -> list[UUID]:
-        due = pending.lease_due(now=now, limit=limit, requeue_after_s=60, priority=priority)
+        due = lease_due(store, now=now, limit=limit, requeue_after_s=60, priority=priority)
         return [delivery.id for delivery in due]
 
     replay, web = DeliveryPriority.REPLAYED, DeliveryPriority.LIVE
@@ -88,33 +87,29 @@ def test_a_lost_queue_makes_deliveries_of_every_priority_due_again(store: Databa
     pending = PendingDeliveries(store)
     now = datetime.now(UTC) + timedelta(minutes=1)
     for priority in DeliveryPriority:
-        pending.lease_due(now=now, limit=9, requeue_after_s=600, priority=priority)
+        lease_due(store, now=now, limit=9, requeue_after_s=600, priority=priority)
 
     assert pending.make_all_due(now=now) == 4
 
 
-def test_a_replay_fills_the_queue_with_one_job_only_and_a_backlog_fills_it(
-    store: Database, redis: Redis
-) -> None:
+def test_a_replay_has_one_job_in_the_queue_and_a_backlog_two(store: Database, redis: Redis) -> None:
     put_replayed(store, 200)
-    put(store, range(200), name="live")
-    store.execute(update(deliveries).where(deliveries.c.replay_id.is_(None)).values(due_at=datetime.now(UTC)))
     queue = open_queue(redis, store)
-    feeder = ReplayFeeder(store, queue)
+    feeder = Feeder(store, queue)
 
     lengths = []
     for _ in range(3):
         feeder.run_once()
         lengths.append(queue.count_queued())
-    was_busy = feeder.interval_s < 1
-    Sweeper(store, queue, open_spool(redis, store)).run_once()
-    with_backlog = queue.count_queued()
-    feeder.run_once()
+    put(store, range(200), name="live")
+    store.execute(update(deliveries).where(deliveries.c.replay_id.is_(None)).values(due_at=datetime.now(UTC)))
+    queue.report_unqueued()
+    for _ in range(3):
+        feeder.run_once()
+        lengths.append(queue.count_queued())
 
-    assert lengths == [1, 1, 1]
-    assert was_busy
-    assert with_backlog == 1 + -(-200 // IDS_PER_JOB)
-    assert queue.count_queued() == with_backlog
+    # Without a worker, as with one.
+    assert lengths == [1, 1, 1, 2, 2, 2]
 
 
 def test_a_replay_has_a_small_share_however_many_live_jobs_wait(
@@ -122,28 +117,25 @@ def test_a_replay_has_a_small_share_however_many_live_jobs_wait(
 ) -> None:
     replayed = put_replayed(store, 3 * IDS_PER_JOB)
     queue = open_queue(redis, store)
-    feeder = ReplayFeeder(store, queue)
-    for live in put(store, range(MAX_JOBS + 1), name="live"):
+    feeder = Feeder(store, queue)
+    for live in put(store, range(MAX_JOBS - 2), name="live"):
         queue.enqueue([NewDelivery(live)])
 
     feeder.run_once()
-    assert queue.count_queued() == MAX_JOBS + 1
-    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 0.0)
+    assert queue.count_queued() == MAX_JOBS - 2
+    monkeypatch.setattr(feeder_module, "_REPLAY_INTERVAL_S", 0.0)
     feeder.run_once()
-    assert queue.count_queued() == MAX_JOBS + 2
-    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 30.0)
+    assert queue.count_queued() == MAX_JOBS - 1
+    monkeypatch.setattr(feeder_module, "_REPLAY_INTERVAL_S", 30.0)
     feeder.run_once()
-    assert queue.count_queued() == MAX_JOBS + 2
+    assert queue.count_queued() == MAX_JOBS - 1
 
     # Workers that drain nothing do not let the queue grow for ever.
-    monkeypatch.setattr(replay_feeder, "_SHARE_INTERVAL_S", 0.0)
-    monkeypatch.setattr(replay_feeder, "_MAX_QUEUED_JOBS", MAX_JOBS + 3)
+    monkeypatch.setattr(feeder_module, "_REPLAY_INTERVAL_S", 0.0)
     for _ in range(3):
         feeder.run_once()
-    assert queue.count_queued() == MAX_JOBS + 3
-    due = PendingDeliveries(store).lease_due(
-        now=datetime.now(UTC), limit=999, requeue_after_s=60, priority=DeliveryPriority.REPLAYED
-    )
+    assert queue.count_queued() == MAX_JOBS
+    due = lease_due(store, now=datetime.now(UTC), limit=999, priority=DeliveryPriority.REPLAYED)
     assert len(due) == IDS_PER_JOB
     assert {delivery.id for delivery in due} < {*replayed}
 

@@ -141,7 +141,7 @@ key = "uid"
 version_field = "updated_at"
 filter = "status != 'archived'"
 drop = ["remote_data"]
-columns = { name = "text", amount = { type = "integer", path = "money.amount" } }
+columns = { name = "text", amount = { type = "integer", path = "money.amount" }, money = "json" }
 """
 SAMPLE = (
     '[{"uid": "7", "name": "N", "updated_at": "2026-01-01", "money": {"amount": "x"}, "remote_data": {"a": 1}},'
@@ -158,6 +158,7 @@ def test_a_route_is_explained_with_sample_records(site: Site) -> None:
 
     assert "1 of 1, " in shown
     assert "routes.toml:5" in "".join(shown.split())
+    assert 'money = {"amount":"x"}' in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert (result["route"], result["table"], result["keys"]["key"]) == (1, "crm_contacts", "uid")
     written, filtered, rejected = result["records"]
@@ -169,7 +170,7 @@ def test_a_route_is_explained_with_sample_records(site: Site) -> None:
     }
     assert (written["key"], written["version"]) == ("7", "2026-01-01T00:00:00+00:00")
     assert (written["columns"], written["misfits"]) == (
-        {"name": "N", "amount": None},
+        {"name": "N", "amount": None, "money": {"amount": "x"}},
         {"amount": "not_an_integer"},
     )
     assert (filtered["result"], rejected["result"]) == ("filtered", "not_object")

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.config import current_config
 from app.config.current_config import CurrentConfig
 from app.config.load import read_config
 from app.config.settings import forget_routes_snapshot
 from app.database.engine import open_database
-from app.errors import ConfigError
+from app.errors import ConfigError, RoutesRefused
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from tests.integration.test_shared_redis import make_delivery
+from tests.support.files import read_files
 from tests.support.processes import Command, find_descendants
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 from workers.background.routes_watcher import RoutesWatcher
 
-MAIN = '[sinks.main]\ntype = "files"\nurl = "file://{folder}/main"\n[[routes]]\nsinks = ["main"]\n'
-LAKE = '[sinks.lake]\ntype = "files"\nurl = "file://{folder}/lake"\n[[routes]]\nsinks = ["lake"]\n'
+MAIN = '[sinks.main]\ntype = "files"\nurl = "file://{folder}/main"\nmax_file_age_s = 1\n[[routes]]\nsinks = ["main"]\n'
+LAKE = '[sinks.lake]\ntype = "files"\nurl = "file://{folder}/lake"\nmax_file_age_s = 1\n[[routes]]\nsinks = ["lake"]\n'
 BROKEN = MAIN.replace('sinks = ["main"]', 'sinks = ["mian"]')
 
 
@@ -60,8 +60,8 @@ class Site:
     def put(self, number: int) -> None:
         self.inbox.put([make_delivery(next(self._numbers)) for _ in range(number)])
 
-    def count_files(self, sink: str) -> int:
-        return len(list((self.folder / sink).rglob("*.jsonl")))
+    def count_records(self, sink: str) -> int:
+        return len(read_files(self.folder / sink))
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_a_changed_file_is_taken_over_without_losing_a_delivery(site: Site) -> N
     assert site.worker.pid == pid
     assert site.worker.process.poll() is None
     assert site.inbox.count_by_state() == {"settled": 321, "duplicate": 0}
-    assert site.count_files("main") + site.count_files("lake") == 321
-    assert site.count_files("lake") >= 20
+    assert site.count_records("main") + site.count_records("lake") == 321
+    assert site.count_records("lake") >= 20
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_file_that_is_not_valid_is_reported_and_not_used(
     site.worker.wait_for("background.restarting", timeout_s=60)
     site.deliver(3)
 
-    assert "the workers keep the routes that they have" in site.worker.log
-    assert (site.count_files("main"), site.count_files("lake")) == (6, 3)
+    assert "the previous routes stay in use" in site.worker.log
+    assert (site.count_records("main"), site.count_records("lake")) == (6, 3)
 
 
 def test_an_equal_file_restarts_nothing(site: Site) -> None:
@@ -123,7 +123,7 @@ def test_an_equal_file_restarts_nothing(site: Site) -> None:
     site.deliver(3)
 
     assert "background.restarting" not in site.worker.log
-    assert site.count_files("main") == 4
+    assert site.count_records("main") == 4
 
 
 def test_a_stop_during_the_restart_ends_the_workers(site: Site) -> None:
@@ -175,7 +175,7 @@ def test_processes_of_one_command_read_the_same_routes(
     forget_routes_snapshot()
 
     assert (list(config.routes.sinks), config.routes_file) == (["main"], str(file))
-    assert caught.value.problems[0].startswith(f"{file}:5: [[routes]] 1, sinks")
+    assert caught.value.problems[0].startswith(f"{file}:6: [[routes]] 1, sinks")
     assert not snapshot.exists()
     with pytest.raises(ConfigError, match="there is no file"):
         read_config()
@@ -185,19 +185,23 @@ def test_a_web_process_shows_the_current_routes(tmp_path: Path, monkeypatch: pyt
     file = tmp_path / "routes.toml"
     file.write_text(MAIN.format(folder=tmp_path))
     monkeypatch.setenv("ROUTES_FILE", str(file))
-    monkeypatch.setattr(current_config, "_INTERVAL_S", 0.0)
     current = CurrentConfig(read_config())
     before = current.get()
-    for spoiled in (BROKEN.format(folder=tmp_path), "", "[sinks"):
-        file.write_text(spoiled)
+    for spoiled in (BROKEN.format(folder=tmp_path), "", "[sinks", None):
+        file.write_text(spoiled) if spoiled is not None else file.unlink()
+        for _ in range(3):
+            with pytest.raises(RoutesRefused, match="the previous routes stay in use"):
+                current.refresh()
         assert current.get() is before
-    file.unlink()
-    assert current.get() is before
     file.write_text(LAKE.format(folder=tmp_path))
     monkeypatch.setenv("PORT", "9999")
+    assert not current.refresh()
+    assert current.get() is before
+    assert current.refresh()
     changed = current.get()
 
     assert list(changed.routes.sinks) == ["lake"]
     assert changed.delivery_config.digest == read_config().delivery_config.digest
     assert changed.settings == before.settings
+    assert not current.refresh()
     assert current.get() is changed

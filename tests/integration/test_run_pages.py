@@ -26,6 +26,7 @@ from app.truto.runs import status_rank
 from app.web.dashboard.formatting import escape_invisible
 from tests.integration.test_simulated_api import TOKEN, FinishedRuns, finished_runs
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
+from tests.support.delete_checks import build_check, save_check
 from tests.support.fake_receiver import running_receiver
 from tests.support.redis_keys import open_spool
 from tests.support.seeded_store import NOW, SeededStore
@@ -193,6 +194,25 @@ def test_the_page_of_a_run_explains_every_gap(site: Site, client: DashboardClien
     assert "first page received" in text
     assert "data-live" in page
     assert SCRIPT not in page
+
+
+def test_the_page_of_a_run_shows_its_deletes_and_their_next_steps(
+    site: Site, client: DashboardClient
+) -> None:
+    site.set_status("synced", "completed")
+    held = build_check("synced", "over_share", resource=f"crm/contacts {SCRIPT}")
+    save_check(site.database, held, live_rows=9, unseen_rows=8)
+    save_check(site.database, build_check("synced", "incomplete", resource="crm/deals"))
+
+    page = client.read("/runs/synced")
+    with DashboardClient(site.web.url, password=READ_PASSWORD) as reader:
+        read_only = reader.read("/runs/synced")
+
+    assert "held back; more rows than max_deleted_share are gone (8 of 9 rows)" in read_text(page)
+    assert f'action="/deletes/{held.id}/approve"' in page
+    assert "for the gaps, run: rapidbridge runs show synced" in read_text(page)
+    assert f"rapidbridge deletes approve {held.id}" in read_only
+    assert SCRIPT not in page + read_only
 
 
 def test_an_open_run_shows_its_progress(site: Site, client: DashboardClient) -> None:

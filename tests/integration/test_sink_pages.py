@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -12,12 +13,15 @@ from sqlalchemy import select
 
 from app.database.engine import Database, open_database
 from app.store.audit_log import AuditLog
+from app.store.bounded_count import BoundedCount
 from app.store.column_misfits import ColumnMisfits
+from app.store.delete_checks import DeleteChecks
 from app.store.migrate import migrate
-from app.store.schema import sink_states
+from app.store.schema import delete_checks, sink_states
 from app.store.sink_states import SinkState, SinkStates
 from tests.contract.test_held import NOW, hold
 from tests.support.dashboard import READ_PASSWORD, SETTINGS, DashboardClient
+from tests.support.delete_checks import build_check, save_check
 from tests.support.seeded_store import rapidbridge
 from tests.support.web_process import WebProcess
 
@@ -80,6 +84,7 @@ def store(folder: Path) -> Iterator[Database]:
     yield database
     with database.transaction() as connection:
         connection.execute(sink_states.delete())
+        connection.execute(delete_checks.delete())
     database.close()
 
 
@@ -149,6 +154,69 @@ def test_only_a_signed_in_person_who_may_write_pauses_a_known_sink(
     assert client.post("/sinks/none/pause").status_code == 404
 
     assert store.read(select(sink_states)) == []
+
+
+def test_held_deletes_are_approved_by_a_form_that_is_recorded(
+    client: DashboardClient, store: Database
+) -> None:
+    share = save_check(store, build_check("r1", "over_share", resource=f"crm/{HOSTILE}"))
+    errors = save_check(store, build_check("r2", "record_errors", resource="crm/deals"))
+
+    page = client.read("/sinks")
+    assert "(40 of 100 rows)" in page
+    assert "Mark 40 rows as deleted" in page
+    assert "the next complete run decides again" in page
+    assert HOSTILE not in page
+
+    # The second press changes nothing.
+    for _ in range(2):
+        approved = client.post(f"/deletes/{share}/approve")
+        assert (approved.status_code, approved.headers["Location"]) == (303, "/runs/r1")
+    refused = client.post(f"/deletes/{errors}/approve")
+
+    assert refused.status_code == 409
+    assert "Truto could not fetch all records of the resource" in refused.text
+    check = DeleteChecks(store).get(share)
+    assert check
+    assert (check.state, check.approved_by) == ("due", "dashboard")
+    assert f"/deletes/{share}/approve" not in client.read("/sinks")
+    entries = [entry for entry in AuditLog(store).list_newest(limit=9) if "deletes" in entry.action]
+    assert [(e.action, e.subject, e.number) for e in entries] == [
+        ("deletes.approve", str(share), BoundedCount(40))
+    ]
+
+
+def test_only_a_signed_in_person_who_may_write_approves_a_known_check(
+    web: WebProcess, client: DashboardClient, store: Database
+) -> None:
+    id_ = save_check(store, build_check("r3", "over_share"))
+    with DashboardClient(web.url, password=READ_PASSWORD) as reader:
+        assert reader.post(f"/deletes/{id_}/approve").status_code == 403
+        page = reader.read("/sinks").partition("<main")[2]
+        assert "<form" not in page
+        assert f"rapidbridge deletes approve {id_}" in page
+    assert client.http.post(f"/deletes/{id_}/approve").status_code == 403
+    assert httpx.post(f"{web.url}/deletes/{id_}/approve").status_code == 403
+    assert client.get(f"/deletes/{id_}/approve").status_code == 405
+    assert client.post(f"/deletes/{uuid4()}/approve").status_code == 404
+    assert client.post("/deletes/none/approve").status_code == 404
+
+    check = DeleteChecks(store).get(id_)
+    assert check
+    assert check.state == "held_back"
+
+
+def test_readiness_counts_held_deletes_as_a_warning(web: WebProcess, store: Database) -> None:
+    save_check(store, build_check("r4", "over_share"))
+    save_check(store, build_check("r5", "record_errors", resource="crm/deals"))
+    save_check(store, build_check("r6", "over_share", resource="crm/old", at=NOW - timedelta(days=8)))
+
+    ready = httpx.get(f"{web.url}/readyz", timeout=10).json()
+    while "held_deletes" not in ready.get("warnings", {}):
+        ready = httpx.get(f"{web.url}/readyz", timeout=10).json()
+
+    expected = "2 delete checks held back, 1 until an approval; run: rapidbridge deletes list --held"
+    assert ready["warnings"]["held_deletes"] == expected
 
 
 @pytest.mark.parametrize(

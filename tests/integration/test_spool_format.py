@@ -260,3 +260,14 @@ def test_a_long_spool_is_drained_in_parts(redis: Redis) -> None:
 
     assert 0 < moved < 40
     assert spool.count() == 40 - moved
+
+
+def test_every_entry_is_read_whatever_its_id(redis: Redis) -> None:
+    largest = 2**64 - 1
+    for entry_id in ("5-0", "5-1", f"5-{largest}", "6-0", "6-7"):
+        redis.xadd(KEY, {"unreadable": "1"}, id=entry_id)
+    spool = open_spool(redis)
+
+    drain(spool)
+
+    assert (spool.count(), spool.count_unreadable()) == (0, 5)

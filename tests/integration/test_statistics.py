@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import Database, open_database
+from app.store.due_deliveries import DueDeliveries
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import Delivery, DeliveryResult, DeliveryState, IncomingDelivery, StateChange
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from app.store.schema import deliveries
+from app.truto.events import Envelope
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 THEN = NOW - timedelta(hours=1)
@@ -50,6 +52,17 @@ def count_entries_read(store: Database) -> int:
         return int(result.scalar_one())
 
 
+def count_rows_read(store: Database) -> int:
+    """Return the number of rows and entries of indexes that all statements on the deliveries have read."""
+    entries = count_entries_read(store)
+    with store.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = :name"),
+            {"name": deliveries.name},
+        )
+        return entries + int(rows.scalar_one())
+
+
 def settled(delivery: Delivery) -> DeliveryResult:
     return DeliveryResult(StateChange(delivery.id, DeliveryState.SETTLED, 1, "", due_at=NOW))
 
@@ -68,6 +81,32 @@ def test_leasing_one_job_does_not_read_a_new_backlog(store: Database) -> None:
     assert pending_deliveries.find_oldest_received_at() == THEN
 
     assert count_entries_read(store) - before < FEW
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_a_turn_of_the_accounts_reads_no_backlog(store: Database, has_statistics: bool) -> None:
+    [first] = Inbox(store).put([IncomingDelivery(b"a", b"a", THEN, Envelope(integrated_account_id="a"))])
+    copied = ", ".join(column.name for column in deliveries.columns if column.name != "id")
+    with store.transaction() as connection:
+        connection.execute(
+            text(
+                f"INSERT INTO {deliveries.name} (id, {copied}) SELECT gen_random_uuid(), {copied} "
+                f"FROM {deliveries.name}, generate_series(1, :number) WHERE id = :id"
+            ),
+            {"number": 20_000, "id": first.delivery_id},
+        )
+    Inbox(store).put([IncomingDelivery(b"b", b"b", NOW, Envelope(integrated_account_id="b"))])
+    if has_statistics:
+        with store.autocommit() as connection:
+            connection.execute(text(f"ANALYZE {deliveries.name}"))
+    feeder, before = DueDeliveries(store), count_rows_read(store)
+
+    lease = feeder.lease(now=NOW + timedelta(minutes=1), limit=64, requeue_after_s=60)
+
+    accounts = [delivery.envelope.integrated_account_id for delivery in lease.deliveries]
+    assert (accounts.count("a"), accounts.count("b")) == (63, 1)
+    # The oldest, those of each account, and the leased ones by id.
+    assert count_rows_read(store) - before < 10 * 64
 
 
 def test_settled_deliveries_are_vacuumed_after_a_fixed_number(store: Database) -> None:

@@ -203,3 +203,16 @@ def test_an_erasure_names_the_sinks_that_it_cannot_erase(site: Site) -> None:
     lines = " ".join(output.split())
     assert "Not reached: sink search: nothing was erased at http://127.0.0.1:" in lines
     assert "Not reached: sink mine: nothing was erased by own_sink:write: name a function as `erase`" in lines
+
+
+def test_a_worker_leaves_its_modules_out_of_garbage_collections(site: Site) -> None:
+    (site.folder / "ready").touch()
+    counting = '    Path("frozen.txt").write_text(str(gc.get_freeze_count()))\n    with written'
+    code = OWN_SINK.replace("    with written", counting)
+    (site.folder / "own_sink.py").write_text(f"import gc\n{code}")
+    site.put(1)
+    with site.worker() as worker:
+        wait_until(lambda: site.count_settled() == 1, what=lambda: worker.log)
+
+    # They are more than a hundred thousand objects.
+    assert int((site.folder / "frozen.txt").read_text()) > 50_000

@@ -29,7 +29,7 @@ from app.cli.local.valkey import build_valkey_command
 from app.database.engine import Database, open_database
 from app.errors import QueueUnavailable
 from app.redis.connection import connect_redis
-from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, MAX_JOBS, DeliveryQueue
+from app.redis.queue import IDS_PER_JOB, JOB_FUNCTION, DeliveryQueue
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.models import IncomingDelivery
@@ -42,6 +42,7 @@ from tests.support.redis_keys import open_queue, open_spool
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
+from workers.background.feeder import Feeder
 from workers.background.sweeper import Sweeper
 
 
@@ -120,21 +121,26 @@ def test_workers_register_again_after_redis_was_wiped(worker: Command, redis: Re
 def test_jobs_that_redis_lost_or_refused_are_enqueued_again_at_once(
     redis: Redis, store: Database, inbox: Inbox, is_wiped: bool
 ) -> None:
-    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
+    queue = open_queue(redis, store)
+    sweeper, feeder = Sweeper(store, queue, open_spool(redis, store)), Feeder(store, queue)
     sweeper.run_once()
     incoming = IncomingDelivery(b"{}", b"", datetime(2026, 1, 1, tzinfo=UTC))
     inbox.put([incoming])
     if is_wiped:
-        sweeper.run_once()
+        feeder.run_once()
+        assert queue.count_queued() == 1
         redis.flushall()
     else:
         redis.config_set("maxmemory", 1)
-        sweeper.run_once()
+        feeder.run_once()
         redis.config_set("maxmemory", 0)
+        assert queue.count_queued() == 0
 
     sweeper.run_once()
+    queue.report_unqueued()
+    feeder.run_once()
 
-    assert redis.llen(f"rq:queue:{open_queue(redis, store).name}") == 1
+    assert queue.count_queued() == 1
 
 
 def test_jobs_in_redis_hold_ids_and_no_records(redis: Redis, inbox: Inbox, store: Database) -> None:
@@ -168,15 +174,17 @@ def test_a_backlog_does_not_fill_redis(redis: Redis, store: Database, inbox: Inb
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     incoming = [
         IncomingDelivery(b"%d" % number, b"", long_ago, Envelope(event_id=str(number)))
-        for number in range((MAX_JOBS + 100) * IDS_PER_JOB)
+        for number in range(10 * IDS_PER_JOB)
     ]
     inbox.put(incoming)
-    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
+    queue = open_queue(redis, store)
+    feeder = Feeder(store, queue)
 
     for _ in range(5):
-        sweeper.run_once()
+        feeder.run_once()
 
-    assert redis.llen(f"rq:queue:{open_queue(redis, store).name}") <= MAX_JOBS + 32
+    load = queue.read_load()
+    assert (load.jobs, load.workers, load.has_backlog) == (2, 1, True)
 
 
 @pytest.mark.parametrize("way", ["function", "pickle", "method"])
@@ -244,7 +252,8 @@ def test_a_delivery_that_kills_its_worker_is_dead_and_the_others_are_settled(
     settings = make_environment(DATABASE_URL=f"sqlite:///{tmp_path}/store.db", REDIS_URL=f"unix://{path}")
     command = [sys.executable, "-m", "tests.support.crashing_worker", str(int(number)), "at a record"]
     enqueue(redis, store, [put(inbox, 1), put(inbox, CRASHING_RECORD_ID), put(inbox, 2)])
-    sweeper = Sweeper(store, open_queue(redis, store), open_spool(redis, store))
+    queue = open_queue(redis, store)
+    feeder = Feeder(store, queue)
 
     with Supervisor(tmp_path) as supervisor:
         supervisor.start("deadly", command, settings | {"PYTHONPATH": str(ROOT)})
@@ -258,7 +267,8 @@ def test_a_delivery_that_kills_its_worker_is_dead_and_the_others_are_settled(
                     connection.execute(
                         text("UPDATE rapidbridge_deliveries SET due_at = '2026-01-01 00:00:00'")
                     )
-                sweeper.run_once()
+                queue.report_unqueued()
+                feeder.run_once()
             return "pending" not in inbox.count_by_state()
 
         wait_until(is_over, timeout_s=40, what=supervisor.read_output)
@@ -317,4 +327,4 @@ def test_workers_log_that_redis_is_away_and_start_when_it_is_back(
 def test_an_unreachable_redis_is_reported_in_seconds(tmp_path: Path) -> None:
 
     with pytest.raises(QueueUnavailable, match="REDIS_URL"):
-        DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True), "test").has_capacity()
+        DeliveryQueue(connect_redis(f"unix://{tmp_path}/none.sock", tls_verify=True), "test").count_queued()

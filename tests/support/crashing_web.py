@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+import psycopg
+from sqlalchemy import Engine, event
 from werkzeug.wsgi import ClosingIterator
 
 from app.redis.queue import DeliveryQueue
@@ -47,14 +48,13 @@ def _wait_until_all_answered(*_: object) -> bool:
 
 
 def _crash_before_commit(crash_point: CrashPoint) -> None:
-    # SQLAlchemy's event comes before the database commits. SQLite has the rows by then, but not visibly;
-    # PostgreSQL commits with the statement that inserts them.
-    def before_statement(connection: Connection, *_: object) -> None:
-        if connection.dialect.name == "postgresql" and _groups and _is_shared():
-            crash_point.crash()
+    def is_group(*_: object) -> bool:
+        return bool(_groups) and _is_shared()
 
-    event.listen(Engine, "before_cursor_execute", before_statement)
-    event.listen(Engine, "commit", lambda _: crash_point.crash() if _groups and _is_shared() else None)
+    # PostgreSQL commits with the statement that inserts a group. SQLAlchemy's event comes before SQLite
+    # commits: it has the rows by then, but not visibly.
+    crash_point.crash_before(psycopg.Connection, "execute", when=is_group)
+    event.listen(Engine, "commit", lambda _: crash_point.crash() if is_group() else None)
 
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {

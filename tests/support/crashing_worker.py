@@ -14,13 +14,15 @@ from sqlalchemy import Connection
 from app.cli.local.supervisor import Supervisor
 from app.cli.worker import worker
 from app.sinks.base import Batch
-from app.sinks.files import FilesSink
+from app.sinks.files.local_store import LocalStore
 from app.sinks.sql.dialect import Dialect
 from app.sinks.sql.postgresql import PostgreSQL
 from app.sinks.sql.sink import SqlSink
 from app.sinks.sql.sqlite import SQLite
-from app.store import results
+from app.store import load_results, results
 from app.store.inbox import Inbox
+from app.store.load_results import LoadResults
+from app.store.loads import Loads
 from app.store.pending import PendingDeliveries
 from app.store.results import DeliveryResults
 from tests.support.crash_points import CrashPoint
@@ -29,9 +31,9 @@ from workers import main
 CRASHING_RECORD_ID = "deadly"
 
 
-def _has_crashing_record(_sink: SqlSink, batch: Batch, *_: object) -> bool:
+def _has_crashing_record(_sink: SqlSink, batches: Sequence[Batch], *_: object) -> bool:
     # Like a crash in a library, or a lack of memory.
-    return any(record.value["id"] == CRASHING_RECORD_ID for record in batch.records)
+    return any(record.value["id"] == CRASHING_RECORD_ID for batch in batches for record in batch.records)
 
 
 def _crash_while_splitting(crash_point: CrashPoint) -> None:
@@ -46,12 +48,18 @@ def _crash_while_splitting(crash_point: CrashPoint) -> None:
 
 
 STEPS: Mapping[str, Callable[[CrashPoint], None]] = {
-    "at a record": lambda crash_point: crash_point.crash_before(SqlSink, "write", when=_has_crashing_record),
+    "at a record": lambda crash_point: crash_point.crash_before(
+        SqlSink, "write_batches", when=_has_crashing_record
+    ),
     "popped": lambda crash_point: crash_point.crash_before(SimpleWorker, "execute_job"),
     "started": lambda crash_point: crash_point.crash_before(PendingDeliveries, "lease"),
     "claimed": lambda crash_point: crash_point.crash_before(Inbox, "read_stored"),
-    "in the database": lambda crash_point: crash_point.crash_after(SqlSink, "write"),
-    "in a file": lambda crash_point: crash_point.crash_after(FilesSink, "write"),
+    "in the database": lambda crash_point: crash_point.crash_after(SqlSink, "write_batches"),
+    "load leased": lambda crash_point: crash_point.crash_after(Loads, "lease"),
+    "load prepared": lambda crash_point: crash_point.crash_after(Loads, "prepare"),
+    "in a file": lambda crash_point: crash_point.crash_after(LocalStore, "publish"),
+    "load finishing": lambda crash_point: crash_point.crash_after(load_results, "make_unheld_due"),
+    "load finished": lambda crash_point: crash_point.crash_after(LoadResults, "finish"),
     "beside the file": lambda crash_point: crash_point.crash_before(
         Path, "replace", when=lambda path, *_: path.suffix == ".part"
     ),

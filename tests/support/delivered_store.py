@@ -10,8 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text, update
 
+from app.config.routes import Routes
 from app.config.routes_file import read_routes
-from app.database.engine import open_database
+from app.database.engine import Database, open_database
 from app.runs.reconciliation import Reconciliation, reconcile_counts
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
@@ -21,6 +22,7 @@ from app.store.run_totals import RunTotals, read_run_totals
 from app.store.runs import Runs
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import read_envelope
+from tests.support.loads import run_loads
 from workers.delivery.processor import DeliveryProcessor
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
@@ -29,15 +31,35 @@ INVALID_RECORD = "no object"
 STATS = {"crm/contacts": {"list": {"fetched": 3, "persisted": 3}}}
 
 
-class DeliveredStore:
-    """A store, a database sink "main" in the same database, and a files sink "lake"."""
+class StepWorker:
+    """A worker whose loads begin at once."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, store: Database, routes: Routes, sinks: SinkRegistry) -> None:
+        self._store, self._routes, self._sinks = store, routes, sinks
+        self._processor = DeliveryProcessor(store, routes, sinks, name="worker")
+
+    def deliver(self, ids: Sequence[UUID]) -> None:
+        """Process deliveries, then all loads."""
+        self._processor.deliver(ids)
+        if self._sinks.has_loads("lake"):
+            run_loads(self._store, self._routes, self._sinks)
+
+
+class DeliveredStore:
+    """A store, a database sink "main" in the same database, and a files sink "lake".
+
+    has_loads: False for a database sink "lake" instead, which workers write delivery by delivery.
+    """
+
+    def __init__(self, url: str, folder: Path, *, has_loads: bool = True) -> None:
         self.url, self.lake = url, folder / "lake"
         self.settings = {"DATABASE_URL": url, "ROUTES_FILE": str(folder / "routes.toml")}
+        lake = f'type = "files"\nurl = "file://{self.lake}"'
+        if not has_loads:
+            lake = f'type = "sql"\nurl = "sqlite:///{folder}/lake.db"'
         routes = (
             f'[sinks.main]\ntype = "sql"\nurl = "{url}"\n'
-            f'[sinks.lake]\ntype = "files"\nurl = "file://{self.lake}"\n'
+            f"[sinks.lake]\n{lake}\n"
             '[[routes]]\nresource = "crm/*"\nsinks = ["main", "lake"]\n'
         )
         (folder / "routes.toml").write_text(routes)
@@ -46,7 +68,7 @@ class DeliveredStore:
         migrate(self.store)
         self.inbox = Inbox(self.store)
         self.sinks = SinkRegistry(self.routes)
-        self.worker = DeliveryProcessor(self.store, self.routes, self.sinks, name="worker")
+        self.worker = StepWorker(self.store, self.routes, self.sinks)
 
     def close(self) -> None:
         self.sinks.close()
@@ -121,4 +143,4 @@ class DeliveredStore:
 
     def count_files(self, account: str) -> int:
         """Count the files of an account in the files sink."""
-        return len(list(self.lake.glob(f"resource=*/account={account}/**/*.jsonl")))
+        return len(list(self.lake.glob(f"resource=*/account={account}/**/*.jsonl.gz")))

@@ -8,10 +8,12 @@ from app.store import migrate as migrations
 
 
 def upgrade_to(database: Database, revision: str) -> None:
-    """Apply the revisions up to this one, in one transaction; not for one that builds indexes online."""
+    """Apply the revisions up to this one."""
     config = Config()
     config.set_main_option("script_location", str(migrations._MIGRATIONS))
     config.set_main_option("path_separator", "os")
-    with database.transaction() as connection:
+    # Alembic begins and commits the transactions of a connection that is in none.
+    is_postgresql = database.dialect.name == "postgresql"
+    with database.engine.connect() if is_postgresql else database.transaction() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

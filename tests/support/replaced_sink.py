@@ -6,12 +6,15 @@ from app.sinks.registry import SinkRegistry
 
 
 class ReplacedSink(SinkRegistry):
-    """The sinks of a routes file, with `sink` under the name `name`."""
+    """The sinks of a routes file, with `sink` under the name `name`. It writes batches."""
 
     def __init__(self, routes: Routes, name: str, sink: Sink) -> None:
         super().__init__(routes)
         self._name = name
         self._sink = sink
+
+    def has_loads(self, name: str) -> bool:
+        return name != self._name and super().has_loads(name)
 
     def open(self, name: str) -> Sink:
         return self._sink if name == self._name else super().open(name)

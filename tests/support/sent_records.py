@@ -1,5 +1,5 @@
 """Deliveries of records, as a worker passes them to a sink."""
 
-from app.sink_contract.sent_records import NOW, SentRecords, Written, send, write
+from app.sink_contract.sent_records import NOW, SentRecords, Written, send, write, write_batch
 
-__all__ = ["NOW", "SentRecords", "Written", "send", "write"]
+__all__ = ["NOW", "SentRecords", "Written", "send", "write", "write_batch"]

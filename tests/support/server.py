@@ -63,6 +63,8 @@ class Server(ABC):
     @contextmanager
     def stalled(self) -> Iterator[None]:
         """Stop its processes inside the block: it accepts connections and never answers."""
+        # First the one that starts the others: a process that it starts meanwhile would go on.
+        send_signal(signal.SIGSTOP, [self.pid])
         family = [self.pid, *find_descendants(self.pid)]
         send_signal(signal.SIGSTOP, family)
         try:

@@ -19,6 +19,8 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0b6ad2b7-5cf4-4b19-9d0e-5d9e7ad0a4a1"
+# A state in /proc/net/tcp.
+_ESTABLISHED = "01"
 
 
 def read_procfile_command(process: str) -> list[str]:
@@ -71,7 +73,7 @@ class WebProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"web-{self.port}.log"
         self._folder = folder
-        self._environment = make_environment(
+        self.environment = make_environment(
             DATABASE_URL=database_url,
             REDIS_URL=redis_url,
             PORT=str(self.port),
@@ -92,7 +94,7 @@ class WebProcess:
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._line, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                self._line, cwd=ROOT, env=self.environment, stdout=log, stderr=log
             )
         process = self._process
 
@@ -132,11 +134,27 @@ class WebProcess:
     def connection_count(self) -> int:
         """The number of open TCP connections to it, without the one that `post` uses."""
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-        local, established = f":{self.port:04X}", "01"
+        local = f":{self.port:04X}"
         open_lines = [
-            line for line in lines if line.split()[1].endswith(local) and line.split()[3] == established
+            line for line in lines if line.split()[1].endswith(local) and line.split()[3] == _ESTABLISHED
         ]
         return len(open_lines) - 1
+
+    @property
+    def unread_connection_count(self) -> int:
+        """The number of open TCP connections with sent bytes that the process has not read."""
+        unread: set[int] = set()
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, state, queues, *_ = line.split()
+            if state != _ESTABLISHED:
+                continue
+            ports = [int(address.rpartition(":")[2], 16) for address in (local, remote)]
+            sending_bytes, received_bytes = (int(queue, 16) for queue in queues.split(":"))
+            if ports[0] == self.port and received_bytes:
+                unread.add(ports[1])
+            if ports[1] == self.port and sending_bytes:
+                unread.add(ports[0])
+        return len(unread)
 
     def post(self, body: bytes, signature: str | None = None, *, chunked: bool = False) -> ParsedResponse:
         """POST a body as Truto does; signed with SECRET unless a signature is given ("" for none)."""

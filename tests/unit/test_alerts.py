@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documentation import ROOT, read_section
+from tests.support.documentation import ROOT, read_marked_block, read_section
 
 ALERTS = ROOT / "docs" / "alerts.yml"
 RULES = dict(re.findall(r"- alert: (\w+)\n(.*?)(?=\n {6}- alert|\Z)", ALERTS.read_text(), re.DOTALL))
@@ -103,6 +103,14 @@ def test_every_alert_says_what_to_do(name: str) -> None:
         assert re.search(rf"^ +{annotation}: \S", RULES[name], re.MULTILINE), annotation
     assert f"runbook: docs/metrics.md#{name.lower()}" in RULES[name]
     assert read_section("docs/metrics.md", name).strip()
+
+
+@needs_promtool
+def test_the_scrape_configuration_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text(read_marked_block("docs/metrics.md", "scrape"))
+    shutil.copy(ALERTS, tmp_path)
+
+    assert f"{len(RULES)} rules found" in run_promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
 
 @needs_promtool

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from app.config.routes import ColumnConfig
-from app.sinks.sql.columns import DecimalLimits, cast_columns
+from app.sinks.sql.columns import ColumnCaster, DecimalLimits
 from app.truto.record_path import find_value
 
 
 def cast(kind: str, value: Any) -> Any:
     """The value in a column of this type, or the reason why it does not fit."""
-    values, misfits = cast_columns({"c": value}, {"c": ColumnConfig.model_validate({"type": kind})})
+    values, misfits = ColumnCaster({"c": ColumnConfig.model_validate({"type": kind})}).cast({"c": value})
     assert (values["c"] is None) == bool(misfits)
     return misfits.get("c", values["c"])
 
@@ -149,6 +149,15 @@ def test_numbers_in_text_are_the_json_as_sent() -> None:
     assert cast("text", {"a": [Raw("1.10")]}) == '{"a":[1.10]}'
 
 
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_a_value_nested_too_deeply_for_a_column_is_a_misfit(kind: str) -> None:
+    value: Any = []
+    for _ in range(200_000):
+        value = [value]
+
+    assert cast(kind, value) == "too_deep"
+
+
 @given(st.text(max_size=8), st.sampled_from(["integer", "number", "timestamp", "date"]))
 def test_no_text_with_other_characters_is_cast(value: str, kind: str) -> None:
     result = cast(kind, value)
@@ -192,7 +201,8 @@ def test_a_path_prefers_the_longest_member_name(path: str, expected: Any) -> Non
 
 def cast_decimal(value: Any, *limits: int) -> Any:
     column = {"c": ColumnConfig(type="decimal")}
-    values, misfits = cast_columns({"c": value}, column, *([DecimalLimits(*limits)] if limits else []))
+    caster = ColumnCaster(column, *([DecimalLimits(*limits)] if limits else []))
+    values, misfits = caster.cast({"c": value})
     return misfits.get("c", values["c"])
 
 

@@ -44,12 +44,41 @@ def test_equal_routes_have_no_differences_and_one_digest() -> None:
     assert build().digest == build("# a comment\n" + ROUTES).digest
 
 
+def test_the_digest_is_the_one_of_earlier_releases() -> None:
+    """Else workers would leave a replay of the release before to workers that no longer exist."""
+    assert build(LAKE + ROUTES + WEBHOOK).digest == "b44661ded07ebebb"
+
+
 def test_a_rotated_password_is_no_difference_and_is_not_published() -> None:
     rotated = build(password="two")
 
     assert build().find_differences(rotated.to_json()) == []
     assert "writer" not in rotated.to_json()
     assert rotated.to_json() == build().to_json()
+
+
+def test_the_login_of_a_kafka_sink_is_no_difference_but_its_place_is() -> None:
+    bus = (
+        '[sinks.bus]\ntype = "kafka"\nbrokers = "h:1"\nsecurity_protocol = "SASL_SSL"\nusername = "writer"\n'
+        'password = "{password}"\n'
+    )
+    one, two = build(bus + ROUTES), build(bus + ROUTES, password="two")
+    other = build(bus.replace("h:1", "h:2") + ROUTES)
+
+    assert one.to_json() == two.to_json()
+    assert one.find_differences(other.to_json()) == ["has another place for sink bus"]
+
+
+def test_the_login_of_a_warehouse_is_no_difference_but_its_place_is() -> None:
+    dw = (
+        '[sinks.dw]\ntype = "warehouse"\ndestination = "clickhouse"\n'
+        'credentials = "clickhouse://writer:{password}@h/db"\n'
+    )
+    one, two = build(dw + ROUTES), build(dw + ROUTES, password="two")
+    other = build(dw.replace("@h", "@i") + ROUTES)
+
+    assert one.to_json() == two.to_json()
+    assert one.find_differences(other.to_json()) == ["has another place for sink dw"]
 
 
 def test_a_rotated_path_or_secret_of_an_endpoint_is_no_difference_and_is_not_published() -> None:
@@ -79,7 +108,7 @@ def test_another_server_or_function_is_another_place(before: str, after: str) ->
         (build(to_open_run=True), ["has other routes or settings"]),
         (build(ROUTES + WEBHOOK), ["has other routes or settings"]),
         (build(ROUTES.replace("@warehouse", "@old")), ["has another place for sink main"]),
-        (replace(build(), version="0.0.9"), ["is of release 0.0.9, not 0.1.0"]),
+        (replace(build(), version="0.0.9"), ["is of release 0.0.9, not 0.2.0"]),
     ],
 )
 def test_a_difference_is_named(worker: DeliveryConfig, differences: list[str]) -> None:

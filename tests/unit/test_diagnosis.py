@@ -57,11 +57,11 @@ FATAL = 'connection failed: connection to server at "10.0.0.1", port 5432 failed
         ),
         (
             'root certificate file "/root/.postgresql/root.crt" does not exist',
-            "the server's TLS certificate cannot be verified",
+            "the file with the authority of the server's TLS certificate is missing, or contains none",
         ),
         (
             'server certificate for "a" does not match host name "b"',
-            "the server's TLS certificate cannot be verified",
+            "the server's TLS certificate is for another host",
         ),
         ("failed to resolve host 'x': [Errno -2] Name or service not known", "no such host"),
         ('connection to server at "h", port 1 failed: Connection refused', "no server listens there"),

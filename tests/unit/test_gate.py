@@ -52,7 +52,7 @@ class FakeGateStore:
 
     def gate(self, routes: str, maintenance: str = "") -> Gate:
         read = read_routes(routes, source="routes.toml", variables={})
-        return Gate(read, maintenance, self)
+        return Gate(lambda: read, maintenance, self)
 
 
 @pytest.fixture

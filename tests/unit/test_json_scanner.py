@@ -1,7 +1,10 @@
 """The scanner locates every value in any JSON without parsing it."""
 
 import json
+import shutil
 import string
+import subprocess
+import sys
 import time
 
 import pytest
@@ -194,3 +197,27 @@ def test_one_deep_item_does_not_slow_down_the_others() -> None:
 def test_a_malformed_array_is_not_counted(text: str) -> None:
     with pytest.raises(NotJson):
         count_items(scan_document(text.encode()))
+
+
+def test_the_system_python_finds_the_same_ends() -> None:
+    """Debian 12 has Python 3.11.2, whose possessive quantifiers match too much."""
+    python = shutil.which("python3", path="/usr/bin")
+    if python is None or subprocess.run([python, "-c", "import tomllib"], check=False).returncode:
+        pytest.skip("no Python 3.11 or newer in /usr/bin")
+    array = f"[{','.join(FRAGMENTS)}]".encode()
+    # Not as a module of `app`, so that no dependency is needed.
+    script = (
+        "import runpy, sys\n"
+        "scanner = runpy.run_path(sys.argv[1])\n"
+        "span = scanner['scan_document'](sys.stdin.buffer.read())\n"
+        "print([(item.start, item.end) for item in scanner['scan_array'](span)])"
+    )
+    path = sys.modules[scan_array.__module__].__file__
+
+    ends = subprocess.run(
+        [python, "-I", "-c", script, str(path)], input=array, capture_output=True, check=True
+    )
+
+    expected = [(item.start, item.end) for item in scan_array(scan_document(array))]
+    assert ends.stdout.decode().strip() == str(expected)
+    assert len(expected) == len(FRAGMENTS)

@@ -87,6 +87,16 @@ def test_a_line_of_json_begins_with_time_level_and_event(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("json_log")
+@pytest.mark.parametrize("number", [2**64, -(2**64), 10**400, float("nan"), float("inf")])
+def test_a_number_that_json_cannot_hold_does_not_lose_the_line(
+    capsys: pytest.CaptureFixture[str], number: float
+) -> None:
+    line = write_line(capsys, number=number, other="kept")
+
+    assert json.loads(line, parse_constant=pytest.fail)["other"] == "kept"
+
+
+@pytest.mark.usefixtures("json_log")
 def test_a_field_cannot_replace_the_event(capsys: pytest.CaptureFixture[str]) -> None:
     line = write_line(capsys, value='"},{"event":"forged"')
 

@@ -5,7 +5,7 @@ from app.config.notify import NOTIFICATION_KINDS
 from app.web.dashboard.blueprint import _NAVIGATION
 
 # Events: nothing about them stays open.
-EVENTS = {"run.reconciled", "run.incomplete", "run.stopped", "sink.recovered"}
+EVENTS = {"run.reconciled", "run.incomplete", "run.stopped", "deletes.held", "sink.recovered"}
 
 
 def test_every_condition_has_advice() -> None:

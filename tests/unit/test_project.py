@@ -21,6 +21,7 @@ _BASE = (
     "app.backoff",
     "app.plural",
     "app.folder_sync",
+    "app.garbage_collection",
     "app.http_client",
     "app.standard_webhooks",
     "app.tracing",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "app.plural": (),
     "app.backoff": (),
     "app.folder_sync": (),
+    "app.garbage_collection": (),
     "app.http_client": ("app.public_address",),
     "app.public_address": (),
     "app.standard_webhooks": (),
@@ -57,6 +59,7 @@ MAY_IMPORT = {
     "app.replay": _STORE,
     "app.erasure": (*_STORE, "app.sinks"),
     "app.simulator": (*_BASE, "app.truto"),
+    "app.webhook_probe": _STORE,
     "app.checks": (*_STORE, "app.routing", "app.sinks", "app.runs", "app.simulator"),
     # A page may call every function that a command calls.
     "app.web": (*_STORE, "app.runs", "app.replay", "app.checks"),
@@ -80,9 +83,17 @@ ONLY_IN = {
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
+    "confluent_kafka": ("app.sinks.kafka", "app.sinks.kafka_errors"),
     "pytest": ("app.sink_contract.suite",),
     "pymysql": ("app.database.mysql_sessions", "app.sinks.sql.mysql"),
+    "obstore": ("app.sinks.files.object_store",),
+    "dlt": ("app.sinks.warehouse.dlt_process", "app.sinks.warehouse.dlt_errors"),
+    "pyarrow": ("app.sinks.files.formats", "app.sinks.files.row_files", "app.sinks.warehouse.dlt_process"),
     "msgspec": (
+        "app.log_lines",
+        "app.sinks.base",
+        "app.sinks.python",
+        "app.sinks.sql.rows",
         "app.store.bulk_insert",
         "app.store.delivery_export",
         "app.truto.events",
@@ -162,8 +173,14 @@ def test_libraries_are_imported_only_by_their_packages() -> None:
             # redis-py imports other parts of the package, where it is installed.
             ("opentelemetry.exporter", "opentelemetry.sdk.trace.export"),
         ),
+        (
+            "from app.config.routes_file import read_routes; from app.sinks.registry import SinkRegistry; "
+            "import app.sinks.probe, app.sinks.warehouse.sink, workers.main",
+            ("dlt", "duckdb", "pyarrow", "confluent_kafka", "obstore"),
+        ),
+        ("import workers.main", ("alembic", "httpx", "flask")),
     ],
-    ids=["help", "web", "settings", "replay", "without tracing"],
+    ids=["help", "web", "settings", "replay", "without tracing", "sinks", "worker"],
 )
 def test_heavy_libraries_are_loaded_only_where_needed(start: str, unneeded: tuple[str, ...]) -> None:
     check = f"import sys; print([name for name in {unneeded} if name in sys.modules])"
@@ -233,3 +250,13 @@ def test_the_pins_fit_the_ranges(pins: str) -> None:
 def test_the_pins_name_no_registry() -> None:
     for pins in ("requirements.txt", "constraints.txt"):
         assert "://" not in (ROOT / pins).read_text()
+
+
+def test_the_sql_sink_loads_no_driver_before_it_knows_its_database() -> None:
+    code = "import sys, app.sinks.sql.sink; print({'psycopg', 'pymysql'} & sys.modules.keys())"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert loaded.stdout == "set()\n"

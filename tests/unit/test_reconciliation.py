@@ -16,7 +16,7 @@ from app.runs.reconciliation import (
 from app.runs.refresh import sum_log
 from app.runs.run_summary import summarize
 from app.runs.unsent_events import find_unsent_events
-from app.store.run_totals import BatchTotals, RunTotals, SinkTotals
+from app.store.run_totals import BatchTotals, RecordsWithoutRun, RunTotals, SinkTotals
 from app.store.runs import StoredRun
 from app.truto.run_log import LogEntry
 
@@ -427,7 +427,7 @@ def test_batches_without_a_run_may_hold_what_is_missing() -> None:
     assert incomplete.has_unexplained_gaps
 
     all_, some, other = (
-        explain_by_batches_without_run(incomplete, records)
+        explain_by_batches_without_run(incomplete, RecordsWithoutRun(records, {}))
         for records in ({"crm/contacts": 50}, {"crm/contacts": 30}, {"crm/deals": 50})
     )
 
@@ -435,6 +435,28 @@ def test_batches_without_a_run_may_hold_what_is_missing() -> None:
     assert not all_.has_gaps
     assert some.verdict == "incomplete"
     assert some.resources[0].gap_reasons == [GapReason("without_run", 30), GapReason("unexplained", 10)]
+    assert other == incomplete
+
+
+def test_unattributed_batches_explain_a_gap_and_leave_it_a_gap() -> None:
+    incomplete = reconcile_counts(run(fetched(100)), landed(60))
+
+    all_, mixed, other = (
+        explain_by_batches_without_run(incomplete, RecordsWithoutRun(attributed, unattributed))
+        for attributed, unattributed in (
+            ({}, {"crm/contacts": 50}),
+            ({"crm/contacts": 15}, {"crm/contacts": 20}),
+            ({}, {"crm/deals": 50}),
+        )
+    )
+
+    assert (all_.verdict, all_.has_gaps) == ("incomplete", True)
+    assert all_.resources[0].gap_reasons == [GapReason("unattributed", 40)]
+    assert mixed.resources[0].gap_reasons == [
+        GapReason("without_run", 15),
+        GapReason("unattributed", 20),
+        GapReason("unexplained", 5),
+    ]
     assert other == incomplete
 
 

@@ -228,9 +228,14 @@ def test_the_raw_json_of_a_record_is_unchanged() -> None:
 def test_records_are_read_as_json_reads_them(values: list[Any]) -> None:
     batch = read_records(json.dumps({"payload": {"records": values}}).encode())
 
-    cleaned = json.loads(json.dumps(values).replace("\\u0000", "\\ufffd"))
     assert batch is not None
-    assert [value for _, value in batch.records] == cleaned
+    assert [value for _, value in batch.records] == replace_nuls(values)
+
+
+def replace_nuls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [replace_nuls(item) for item in value]
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 @given(st.binary(max_size=100))

@@ -21,7 +21,13 @@ from app.config.routes import (
 )
 from app.config.routes_file import read_routes
 from app.config.settings import list_setting_names
-from app.config.sinks import FilesSinkConfig, HttpSinkConfig, PythonSinkConfig
+from app.config.sinks import (
+    FilesSinkConfig,
+    HttpSinkConfig,
+    KafkaSinkConfig,
+    PythonSinkConfig,
+    WarehouseSinkConfig,
+)
 from app.errors import ConfigError
 
 SINKS = (
@@ -36,6 +42,8 @@ VARIABLES = {
     "TOKEN": "hidden-token",
 }
 HTTP = '[sinks.http]\ntype = "http"\nsecret = "$NOTIFY_SECRET"\n'
+WAREHOUSE = '[sinks.dw]\ntype = "warehouse"\ndestination = '
+KAFKA = '[sinks.bus]\ntype = "kafka"\n'
 NOTIFY = f'{SINKS}[[notify]]\nurl = "https://x"\nsecret = "$NOTIFY_SECRET"\n'
 
 
@@ -168,12 +176,12 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{SINKS}[[routes]]\nsinks = "main"\n', "[[routes]] 1, sinks: \"main\" is not a list."),
         ("", "[sinks]: missing; add a sink, such as [sinks.main]."),
         ("sinks = 3", "[sinks]: 3 is not a table."),
-        ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: unknown type of sink; use type = "sql" or type = "files" or type = "http" or type = "python".'),
-        ('[sinks.a]\nurl = "x"\n', '[sinks.a]: the type is missing; add type = "sql" or type = "files" or type = "http" or type = "python".'),
+        ('[sinks.a]\ntype = "sqk"\n', '[sinks.a]: unknown type of sink; use type = "sql" or type = "files" or type = "http" or type = "python" or type = "kafka" or type = "warehouse".'),
+        ('[sinks.a]\nurl = "x"\n', '[sinks.a]: the type is missing; add type = "sql" or type = "files" or type = "http" or type = "python" or type = "kafka" or type = "warehouse".'),
         ('[sinks.a]\ntype = "sql"\n', "[sinks.a], url: missing; add url."),
-        ('[sinks.a]\ntype = "files"\nurl = "s3://b"\n', "[sinks.a], url: unsupported URL; use"),
+        ('[sinks.a]\ntype = "files"\nurl = "ftp://b"\n', "[sinks.a], url: unsupported URL; use"),
         ('[sinks.a]\ntype = "files"\nurl = "file://relative"\n', "[sinks.a], url: unsupported URL; use"),
-        ('[sinks.a]\ntype = "files"\nurl = "file:///a"\nformat = "parquet"\n', '[sinks.a], format: "parquet" is not supported; use format = "jsonl".'),
+        ('[sinks.a]\ntype = "files"\nurl = "file:///a"\nformat = "csv"\n', '[sinks.a], format: "csv" is not supported; use format = "jsonl" or "parquet".'),
         ('[sinks.a]\ntype = "sql"\nurl = "$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
         ('[sinks.a]\ntype = "files"\nurl = "file:///$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
         ('[sinks.a]\ntype = "files"\nurl = "$NOPE"\n', "[sinks.a], url: $NOPE is not set in the environment; set NOPE."),
@@ -193,6 +201,32 @@ def test_every_rule_of_the_gate_is_off_by_default() -> None:
         (f'{HTTP}url = "https://x"\ntimeout_s = 60\n', "[sinks.http], timeout_s: 60 is greater than the maximum, 15."),
         (f'{HTTP}url = "https://x"\nallow_privat = true\n', "[sinks.http], allow_privat: unknown key; did you mean allow_private?"),
         (f'{HTTP}url = "https://x"\nallow_private = "yes"\n', "[sinks.http], allow_private: \"yes\" is not true or false."),
+        (f'{KAFKA}brokers = "h"\n', '[sinks.bus], brokers: not host:port, separated by commas; write "kafka-1:9092,kafka-2:9092".'),
+        (f'{KAFKA}brokers = "u:hidden@h:9092"\n', "[sinks.bus], brokers: not host:port"),
+        (f'{KAFKA}brokers = "h:1, h:2"\n', "[sinks.bus], brokers: not host:port"),
+        (f'{KAFKA}brokers = "$NOPE"\n', "[sinks.bus], brokers: $NOPE is not set in the environment; set NOPE."),
+        (f'{KAFKA}topic = "a"\n', "[sinks.bus], brokers: missing; add brokers."),
+        (f'{KAFKA}brokers = "h:1"\ntopic = "{{resource}}/x"\n', "[sinks.bus], topic: not a topic; use letters, digits, _, - and ."),
+        (f'{KAFKA}brokers = "h:1"\ntopic = "{{resource}}{{resource}}"\n', "[sinks.bus], topic: not a topic; use letters, digits"),
+        (f'{KAFKA}brokers = "h:1"\ntopic = ".."\n', "[sinks.bus], topic: not a topic; use letters, digits"),
+        (f'{KAFKA}brokers = "h:1"\nsecurity_protocol = "TLS"\n', "[sinks.bus], security_protocol: \"TLS\" is not 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'."),
+        (f'{KAFKA}brokers = "h:1"\nsecurity_protocol = "SASL_SSL"\nusername = "u"\n', '[sinks.bus]: `username` or `password` is missing; add both, such as password = "$NAME".'),
+        (f'{KAFKA}brokers = "h:1"\nusername = "u"\npassword = "$TOKEN"\n', '[sinks.bus]: the login is not used; add security_protocol = "SASL_SSL".'),
+        (f'{KAFKA}brokers = "h:1"\nca_file = "/ca.pem"\n', '[sinks.bus]: `ca_file` is not used; use the security_protocol "SSL" or "SASL_SSL".'),
+        (f'{KAFKA}brokers = "h:1"\npassword = 7\n', "[sinks.bus], password: the value is not a text in quotes."),
+        (f'{KAFKA}brokers = "h:1"\nmax_message_bytes = 1\n', "[sinks.bus], max_message_bytes: 1 is less than the minimum, 1000."),
+        (f'{WAREHOUSE}"oracle"\n', "[sinks.dw], destination: \"oracle\" is not 'bigquery', 'clickhouse', 'databricks', 'duckdb', 'redshift' or 'snowflake'."),
+        ('[sinks.dw]\ntype = "warehouse"\n', "[sinks.dw], destination: missing; add destination."),
+        (f'{WAREHOUSE}"duckdb"\n', '[sinks.dw], credentials: no path of a file; write credentials = "/var/lib/warehouse.duckdb".'),
+        (f'{WAREHOUSE}"duckdb"\ncredentials = "hidden.duckdb"\n', "[sinks.dw], credentials: no path of a file; write"),
+        (f'{WAREHOUSE}"clickhouse"\ncredentials = "https://u:hidden@h"\n', "[sinks.dw], credentials: not the credentials of clickhouse; write a URL that begins with clickhouse://."),
+        (f'{WAREHOUSE}"bigquery"\ncredentials = "hidden"\n', "[sinks.dw], credentials: not the credentials of bigquery; write a JSON object with dlt's fields."),
+        (f'{WAREHOUSE}"databricks"\ncredentials = "{{hidden"\n', "[sinks.dw], credentials: not a JSON object; correct its syntax."),
+        (f'{WAREHOUSE}"clickhouse"\ncredentials = "$NOPE"\n', "[sinks.dw], credentials: $NOPE is not set in the environment; set NOPE."),
+        (f'{WAREHOUSE}"duckdb"\ncredentials = "$NOPE"\n', "[sinks.dw], credentials: $NOPE is not set in the environment; set NOPE."),
+        (f'{WAREHOUSE}"snowflake"\ndataset = "Truto-1"\n', "[sinks.dw], dataset: not a dataset; use lower-case letters"),
+        (f'{WAREHOUSE}"snowflake"\nurl = "hidden"\n', "[sinks.dw], url: unknown key; known: "),
+        (f'{KAFKA}brokers = "h:1"\nbootstrap_servers = "hidden"\n', "[sinks.bus], bootstrap_servers: unknown key; known: type, brokers, topic"),
         ('[sinks.files]\ntype = "http"\nurl = "https://x"\n', "[sinks.files], secret: missing; add secret."),
         ('[sinks.a]\ntype = "python"\n', "[sinks.a], target: missing; add target."),
         *(
@@ -285,6 +319,28 @@ def test_subscribers_have_names_and_their_secrets_are_not_shown() -> None:
     assert "whsec" not in repr(routes)
 
 
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('sinks = ["lake"]', "only SQL sinks track deletes; add one to `sinks`, or remove `track_deletes`."),
+        ('sinks = ["main"]\naccount = "tenant"', "a run tracks the rows of its own account"),
+        ('sinks = ["main"]\nevent = "record:*"', "runs send sync_job_run:record"),
+    ],
+)
+def test_a_route_that_cannot_track_deletes_is_a_problem(keys: str, problem: str) -> None:
+    [reported] = find_problems(f"{SINKS}[[routes]]\n{keys}\ntrack_deletes = true\n")
+
+    assert reported.startswith(f"[[routes]] 1, track_deletes: {problem}")
+
+
+def test_a_route_with_several_sinks_tracks_deletes_if_one_is_sql() -> None:
+    [route] = read(
+        '[[routes]]\nsinks = ["lake", "main"]\nevent = "sync_job_run:*"\ntrack_deletes = true\n'
+    ).routes
+
+    assert (route.track_deletes, route.max_deleted_share) == (True, 0.2)
+
+
 def test_an_http_sink_shows_neither_its_secrets_nor_its_path() -> None:
     routes = read(
         f'{HTTP}url = "https://me:hidden@h:9/hidden"\nheaders = {{Authorization = "Bearer $TOKEN"}}\n'
@@ -295,6 +351,39 @@ def test_an_http_sink_shows_neither_its_secrets_nor_its_path() -> None:
     assert sink.headers == {"Authorization": f"Bearer {VARIABLES['TOKEN']}"}
     assert sink.place == "https://h:9"
     assert not re.search("hidden|whsec|Bearer", repr(routes))
+
+
+def test_a_kafka_sink_shows_no_login() -> None:
+    routes = read(
+        f'{KAFKA}brokers = "h:1,[::1]:2"\nsecurity_protocol = "SASL_SSL"\nusername = "$BROKEN"\n'
+        'password = "$TOKEN"\n'
+    )
+
+    sink = routes.sinks["bus"]
+    assert isinstance(sink, KafkaSinkConfig)
+    assert (sink.username, sink.password) == ("hidden", VARIABLES["TOKEN"])
+    assert sink.place == "kafka://h:1,[::1]:2/{resource}"
+    assert "hidden" not in repr(routes)
+
+
+@pytest.mark.parametrize(
+    ("destination", "credentials", "place"),
+    [
+        ("clickhouse", "clickhouse://u:hidden@h:9440/db", "clickhouse://h/truto"),
+        ("snowflake", "snowflake://u:hid#den@acc/db?warehouse=w", "snowflake://u/truto"),
+        ("redshift", "redshift://u:hid/den@h:5439/db", "redshift://u/truto"),
+        ("databricks", '{\\"access_token\\": \\"hidden\\"}', "databricks:///truto"),
+        ("bigquery", "", "bigquery:///truto"),
+        ("duckdb", "/x/y.duckdb", "duckdb:///x/y.duckdb/truto"),
+    ],
+)
+def test_a_warehouse_shows_no_credentials(destination: str, credentials: str, place: str) -> None:
+    routes = read(f'{WAREHOUSE}"{destination}"\ncredentials = "{credentials}"\n')
+
+    sink = routes.sinks["dw"]
+    assert isinstance(sink, WarehouseSinkConfig)
+    assert sink.place == place
+    assert not re.search("hid|den", repr(routes))
 
 
 def test_two_resources_in_one_table_are_a_problem() -> None:
@@ -333,6 +422,16 @@ TABLES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         "[sinks.main]\n",
         {"type": '"python"', "target": '"a.b:c"'},
         (*PythonSinkConfig.model_fields, "other"),
+    ),
+    "kafka": (
+        "[sinks.main]\n",
+        {"type": '"kafka"', "brokers": '"h:1"'},
+        (*KafkaSinkConfig.model_fields, "other"),
+    ),
+    "warehouse": (
+        "[sinks.main]\n",
+        {"type": '"warehouse"', "destination": '"clickhouse"'},
+        (*WarehouseSinkConfig.model_fields, "other"),
     ),
     "columns": (f"{ROUTE}[routes.columns]\n", {}, ("name", '"A b"')),
     "column": (f"{ROUTE}[routes.columns.name]\n", {"type": '"text"'}, ("type", "path", "other")),
@@ -374,7 +473,7 @@ def test_a_value_of_any_type_at_any_key_is_accepted_or_refused_in_plain_words(ta
 
         for problem in problems:
             assert problem.isprintable()
-            assert len(problem) < 400
+            assert len(problem) < 450
             assert re.search(r"[.?]$", problem), problem
             assert not [words for words in PYDANTIC if words in problem.replace("invalid ", "").lower()], (
                 problem

@@ -32,7 +32,7 @@ def test_defaults_work_without_any_setting() -> None:
     settings = read_settings({})
 
     assert settings.database_url == "sqlite:///var/rapidbridge.db"
-    assert (settings.port, settings.web_concurrency, settings.worker_concurrency) == (8000, 2, 1)
+    assert settings.port == 8000
     assert settings.max_body_bytes == 32 * 1024 * 1024
 
 
@@ -124,6 +124,13 @@ def test_variables_of_other_programs_are_ignored() -> None:
         "PATH": "/bin",
         "DATABASE_URL_FOLLOWER": "x",
         "HEROKU_POSTGRESQL_RED_URL": "x",
+        "REDIS_TLS_URL": "x",
+        "DATABASE_CONNECTION_POOL_URL": "x",
+        "DYNO": "web.1",
+        "DYNO_RAM": "512",
+        "RENDER": "true",
+        "RENDER_EXTERNAL_URL": "x",
+        "RENDER_SERVICE_NAME": "x",
         "TRUTO_API_TOKEN": "t",
     }
 
@@ -131,9 +138,23 @@ def test_variables_of_other_programs_are_ignored() -> None:
 
 
 def test_a_sqlite_inbox_that_processes_cannot_share_is_reported() -> None:
-    for variables in ({"DYNO": "web.1"}, {"DYNO": "web.1", "DATABASE_URL": "sqlite:////tmp/x.db"}):
+    for variables in (
+        {"DYNO": "web.1"},
+        {"DYNO": "web.1", "DATABASE_URL": "sqlite:////tmp/x.db"},
+        {"RENDER": "true"},
+        {"RENDER": "true", "DATABASE_URL": "sqlite:///var/x.db"},
+    ):
         [problem] = find_problems(variables)
-        assert problem.startswith("DATABASE_URL: ")
+        assert problem.startswith("DATABASE_URL: on this platform, each process has a disk of its own")
+
+
+def test_a_database_server_or_an_attached_disk_is_accepted_on_these_platforms() -> None:
+    for variables in (
+        {"DYNO": "web.1", "DATABASE_URL": "postgres://u:pass@h/d"},
+        {"RENDER": "true", "DATABASE_URL": "postgresql://u:pass@h/d"},
+        {"RENDER": "true", "DATABASE_URL": "sqlite:////var/data/x.db"},
+    ):
+        assert read_settings(variables).database_url == variables["DATABASE_URL"]
 
 
 def test_the_environment_overrides_a_dotenv_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.simulator.event_writer import EventClock, EventWriter
+from app.simulator.event_writer import EventClock, EventWriter, make_job_ids
 from app.simulator.pages import Page, count_pages, fetch_pages
 from app.simulator.plan import Plan
 from app.simulator.sample_records import digest_record, make_record
@@ -18,7 +18,7 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 def pages(plan: Plan = PLAN, seed: str = "a") -> list[Page]:
     rng = Random(seed)
-    writer = EventWriter(rng, EventClock(lambda: NOW), environment_id="environment", webhook_id="webhook")
+    writer = EventWriter(rng, EventClock(lambda: NOW), plan)
     return list(fetch_pages(plan, 0, IDS, rng, writer))
 
 
@@ -50,7 +50,8 @@ def test_a_page_names_its_run_job_account_resource_and_method() -> None:
     [page, *_] = pages()
 
     envelope = json.loads(page.body)
-    assert (envelope["webhook_id"], envelope["environment_id"]) == ("webhook", "environment")
+    job = make_job_ids(PLAN)
+    assert (envelope["webhook_id"], envelope["environment_id"]) == (job.webhook_id, job.environment_id)
     assert envelope["created_at"] == page.created_at
     assert {name: envelope["payload"][name] for name in (*IDS, "resource", "method")} == {
         **IDS,
@@ -68,7 +69,7 @@ def test_a_page_has_the_digest_of_the_newest_version_of_its_records() -> None:
 def test_pages_are_generated_one_at_a_time() -> None:
     plan = Plan("http://127.0.0.1/", "s", "seed", records=1500, batch_size=20)
     rng = Random("a")
-    writer = EventWriter(rng, EventClock(lambda: NOW), environment_id="e", webhook_id="w")
+    writer = EventWriter(rng, EventClock(lambda: NOW), plan)
 
     tracemalloc.start()
     sent_bytes = sum(len(page.body) for page in fetch_pages(plan, 0, IDS, rng, writer))

@@ -1,11 +1,14 @@
 """An invalid plan is rejected with all its problems."""
 
+import re
 from typing import Any
 
 import pytest
 
 from app.errors import ConfigError
 from app.simulator.plan import Plan
+from app.simulator.variants import VARIANTS, parse_variants
+from tests.support.documentation import read_section
 
 URL = "http://127.0.0.1:8000/webhooks/truto"
 
@@ -67,3 +70,26 @@ def test_the_shares_of_all_runs_add_up_to_the_total(total: int, runs: int) -> No
 
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1
+
+
+def test_an_unknown_variant_is_reported_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_variants(("ids=nowhere", "colour=blue", "records=list"))
+
+    [value, name] = caught.value.problems
+    assert "ids=payload|meta|nested|args|none" in value
+    assert "event_name, event_id" in name
+
+
+def test_pages_of_one_record_need_a_batch_size_of_one() -> None:
+    assert find_problems(variants=parse_variants(("records=one",))) == ["variant"]
+
+
+def test_every_variant_is_documented_with_its_values() -> None:
+    rows = dict(
+        re.findall(
+            r"^\| `(\w+)` \| (`.*?`):", read_section("docs/operations.md", "Simulate Truto"), re.MULTILINE
+        )
+    )
+
+    assert {name: tuple(re.findall(r"`(\w+)`", values)) for name, values in rows.items()} == VARIANTS

@@ -64,7 +64,7 @@ def test_missing_packages_are_logged_with_the_command_that_installs_them() -> No
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert "OpenTelemetry is not installed" in ran.stdout + ran.stderr
-    assert "pip install 'rapidbridge-receiver[otel]'" in ran.stdout + ran.stderr
+    assert "pip install -e '.[otel]'" in ran.stdout + ran.stderr
 
 
 def test_a_span_without_tracing_records_nothing() -> None:

@@ -169,6 +169,22 @@ def test_sqlite_has_no_schema() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "owner_url", "words"),
+    [
+        ("postgres://h/d", f"postgres://u:{HIDDEN}@h:port/d", "malformed host or port"),
+        ("postgres://h/d", "sqlite:///x.db", "SQLite has no roles"),
+        ("sqlite:///x.db", f"postgres://u:{HIDDEN}@h/d", "SQLite has no roles"),
+        ("", f"postgres://u:{HIDDEN}@h/d", "SQLite has no roles"),
+    ],
+)
+def test_a_role_that_migrates_needs_postgresql(url: str, owner_url: str, words: str) -> None:
+    problem = find_problem(DATABASE_URL=url, MIGRATION_DATABASE_URL=owner_url)
+
+    assert problem.startswith("MIGRATION_DATABASE_URL: ")
+    assert words in problem
+
+
+@pytest.mark.parametrize(
     ("url", "expected"),
     [
         ("postgres://u:p%40@h1:1,h2/d", {"host": "h1,h2", "port": "1,5432", "password": "p@"}),
@@ -186,6 +202,84 @@ def test_several_hosts_reach_the_driver(url: str, expected: dict[str, str]) -> N
     _, arguments = engine.dialect.create_connect_args(engine.url)
 
     assert expected.items() <= arguments.items()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "postgresql://neondb_owner:npg_x@ep-cool-sea-a1b2-pooler.us-east-2.aws.neon.tech/neondb"
+            "?sslmode=require&channel_binding=require",
+            {
+                "host": "ep-cool-sea-a1b2-pooler.us-east-2.aws.neon.tech",
+                "sslmode": "require",
+                "channel_binding": "require",
+            },
+        ),
+        # Neon, for clients that do not send the host name in TLS.
+        ("postgres://u:p@h/d?sslmode=require&options=endpoint%3Dep-cool", {"options": "endpoint=ep-cool"}),
+        ("postgres://u:p@h/d?options=project%3Dep-cool%20-c%20work_mem%3D8MB", {"dbname": "d"}),
+        (
+            "postgresql://postgres.abcdefgh:p@aws-0-eu-central-1.pooler.supabase.com:6543/postgres",
+            {
+                "user": "postgres.abcdefgh",
+                "host": "aws-0-eu-central-1.pooler.supabase.com",
+                "port": 6543,
+                "dbname": "postgres",
+            },
+        ),
+        (
+            "postgres://postgres.abcdefgh:a%40b@h:5432/postgres?options=reference%3Dabcdefgh",
+            {"password": "a@b", "options": "reference=abcdefgh"},
+        ),
+        (
+            "postgresql://app:p@x.abcdefgh.eu-west-1.rds.amazonaws.com:5432/app"
+            "?sslmode=verify-full&sslrootcert=/etc/ssl/rds.pem",
+            {"sslmode": "verify-full", "sslrootcert": "/etc/ssl/rds.pem"},
+        ),
+        ("postgres://u%40tenant:p@h.postgres.database.azure.com/d?sslmode=require", {"user": "u@tenant"}),
+        (
+            "postgres://u:p@/d?host=/cloudsql/project:region:instance",
+            {"host": "/cloudsql/project:region:instance"},
+        ),
+    ],
+    ids=[
+        "Neon",
+        "Neon endpoint",
+        "Neon project",
+        "Supabase",
+        "Supabase options",
+        "RDS",
+        "Azure",
+        "Cloud SQL",
+    ],
+)
+def test_urls_of_providers_reach_the_driver(url: str, expected: dict[str, object]) -> None:
+    read = read_settings({"DATABASE_URL": url, "MIGRATION_DATABASE_URL": url})
+    engine = open_engine(read.database_url)
+
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+
+    assert read.migration_database_url == url
+    assert expected.items() <= arguments.items()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "hint"),
+    [
+        ("pgbouncer=true", "a pooler such as PgBouncer is recognized"),
+        ("supa=base-pooler.x", "remove it"),
+        ("workaround=supabase-pooler.vercel", "remove it"),
+        ("pool_mode=transaction&sslmode=require", "remove it"),
+        ("pool_timeout=15&connection_limit=1", "remove it: each process has its own pool"),
+        ("uselibpqcompat=true", "remove it"),
+    ],
+)
+def test_parameters_of_providers_for_other_drivers_are_refused_by_name(parameter: str, hint: str) -> None:
+    problem = find_problem(DATABASE_URL=f"postgres://postgres.abc:{HIDDEN}@h:6543/postgres?{parameter}")
+
+    assert f"unknown parameter {parameter.partition('=')[0]};" in problem
+    assert hint in problem
 
 
 PASSWORDS = st.text(string.punctuation + "aZ09 é", min_size=1, max_size=12).map(

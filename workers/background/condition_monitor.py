@@ -4,14 +4,13 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 
 from app.checks.disk import evaluate_free_space, read_free_bytes
 from app.checks.workers import find_mismatched_workers
 from app.config.load import Config
-from app.config.sinks import FilesSinkConfig
+from app.config.sinks import FilesSinkConfig, WarehouseSinkConfig
 from app.database.engine import Database
 from app.database.inspection import database_file
 from app.logs import FaultLog
@@ -259,8 +258,10 @@ class ConditionMonitor:
         if path := database_file(self._config.settings.database_url):
             yield "store", path.parent
         for name, sink in self._config.routes.sinks.items():
-            if isinstance(sink, FilesSinkConfig):
-                yield f"sink {name}", Path(unquote(urlsplit(sink.url).path))
+            if isinstance(sink, FilesSinkConfig) and sink.is_local:
+                yield f"sink {name}", sink.local_folder
+            if isinstance(sink, WarehouseSinkConfig) and sink.local_file:
+                yield f"sink {name}", sink.local_file.parent
 
     def _update(
         self,

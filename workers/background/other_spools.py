@@ -51,7 +51,7 @@ class OtherSpools(PeriodicTask):
         self._left = self._spool.count()
 
     def _delete_queue(self) -> None:
-        # Its jobs hold ids only: the sweeper enqueues their deliveries in the new queue.
+        # Its jobs hold ids only: the feeder enqueues their deliveries in the new queue.
         if self._queue.count_jobs()[0] and not self._queue.count_workers():
             self._queue.delete()
 

@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 import structlog
 
 from app.clock import utc_now
 from app.database.engine import Database
-from app.store.held import HeldDeliveries
+from app.store.held import HeldDeliveries, is_load_scope
 from app.store.models import DeliveryPriority
 from app.store.sink_states import WHOLE_SINK, SinkState, SinkStates
 from workers.background.loop import PeriodicTask
@@ -18,6 +18,8 @@ _INTERVAL_S = 1.0
 # Of one priority, released and not processed yet: a quarter of the queue, so that new deliveries do not wait
 # for old ones.
 _MAX_RELEASED = 1024
+# Of a slow sink: half of the workers hold them again, and should have time for others.
+_MAX_RELEASED_SLOW = 128
 _TRIAL_INTERVAL_S = 5.0
 _RENEW_INTERVAL_S = 60.0
 # An open breaker that no delivery waits for: the routes were corrected. Longer than a job.
@@ -56,11 +58,14 @@ class Releaser(PeriodicTask):
 
     def _release(self) -> None:
         now = self._clock()
-        held = {sink: self._held.list_scopes(sink) for sink in self._held.list_sinks()}
-        keys = {(sink, scope) for sink, scopes in held.items() for scope in scopes}
+        scopes = {(sink, scope) for sink in self._held.list_sinks() for scope in self._held.list_scopes(sink)}
+        keys = {(sink, scope) for sink, scope in scopes if not is_load_scope(scope)}
+        # A load tries the breaker of its whole sink.
+        tried = keys | {(sink, WHOLE_SINK) for sink, _ in scopes - keys}
         states = {(state.sink, state.scope): state for state in self._states.list()}
-        self._close_abandoned([state for key, state in states.items() if key not in keys], now)
+        self._close_abandoned([state for key, state in states.items() if key not in tried], now)
         self._trials = {key: trial for key, trial in self._trials.items() if key in keys}
+        slow = {state.sink for state in states.values() if state.is_slow(now)}
         accepting: dict[str, list[str]] = {}
         for sink, scope in sorted(keys):
             whole = states.get((sink, WHOLE_SINK))
@@ -75,16 +80,21 @@ class Releaser(PeriodicTask):
                 accepting.setdefault(sink, []).append(scope)
         self._round += 1
         for priority in DeliveryPriority if accepting else ():
-            self._release_accepted(accepting, priority, now)
+            self._release_accepted(accepting, priority, now, slow=slow)
 
     def _release_accepted(
-        self, accepting: Mapping[str, Sequence[str]], priority: DeliveryPriority, now: datetime
+        self,
+        accepting: Mapping[str, Sequence[str]],
+        priority: DeliveryPriority,
+        now: datetime,
+        *,
+        slow: Collection[str],
     ) -> None:
         """Release deliveries of one priority, an equal share for each sink, which its scopes divide."""
         waiting = self._held.count_released(priority, now=now)
         share = max(1, _MAX_RELEASED // len(accepting.keys() | waiting.keys()))
         for sink, scopes in accepting.items():
-            free = share - waiting.get(sink, 0)
+            free = min(share, _MAX_RELEASED_SLOW if sink in slow else share) - waiting.get(sink, 0)
             # In turn: a small rest must not always go to the same one.
             first = self._round % len(scopes)
             for number_before, scope in enumerate([*scopes[first:], *scopes[:first]]):
@@ -114,7 +124,11 @@ class Releaser(PeriodicTask):
     def _close_abandoned(self, states: list[SinkState], now: datetime) -> None:
         """Close breakers that no delivery waits for, and that no worker tries any more."""
         for state in states:
-            if state.retry_at and (now - state.retry_at).total_seconds() > _ABANDONED_AFTER_S:
+            if (
+                state.open_since
+                and state.retry_at
+                and (now - state.retry_at).total_seconds() > _ABANDONED_AFTER_S
+            ):
                 self._states.close_abandoned(state)
 
     def _renew(self) -> None:

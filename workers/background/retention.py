@@ -7,6 +7,7 @@ import structlog
 
 from app.clock import utc_now
 from app.database.engine import Database
+from app.store.delete_checks import DeleteChecks
 from app.store.operation_retention import delete_old_operations
 from app.store.retention import PruneCounts, prune
 from workers.background.loop import PeriodicTask
@@ -46,11 +47,15 @@ class Pruner(PeriodicTask):
         return _CATCH_UP_INTERVAL_S if self._has_more else _INTERVAL_S
 
     def run_once(self) -> None:
-        """Prune old deliveries, up to one run's limit, and delete old operations."""
+        """Prune old deliveries, up to one run's limit, and delete old operations and delete checks."""
         self._has_more = False
         if self._retention:
             self.run_step("prune", self._prune)
         self.run_step("operations", self._delete_operations)
+        self.run_step("delete_checks", self._delete_checks)
+
+    def _delete_checks(self) -> None:
+        DeleteChecks(self._database).delete_old(now=self._clock())
 
     def _delete_operations(self) -> None:
         if number := delete_old_operations(self._database, now=self._clock()):

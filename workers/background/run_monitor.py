@@ -10,6 +10,7 @@ from app.config.routes import Routes
 from app.database.engine import Database
 from app.errors import QueueUnavailable
 from app.redis.spool import Spool
+from app.runs.delete_checks import build_delete_checks, build_held_notification
 from app.runs.limits import find_exceeded_limit, has_limits
 from app.runs.notifications import (
     build_end_notifications,
@@ -21,6 +22,7 @@ from app.runs.reconciliation import Reconciliation
 from app.runs.refresh import RunRefresher
 from app.runs.unsent_events import find_unsent_events
 from app.runs.usual_interval import ACTIVE_STATUSES
+from app.store.delete_checks import DeleteCheck, DeleteChecks
 from app.store.notifications import Notifications
 from app.store.runs import Runs, StoredRun
 from workers.background.truto_poller import TrutoPoller
@@ -51,6 +53,7 @@ class RunMonitor:
         self._truto = truto
         self._stalled_after_s = stalled_after_s
         self._runs = Runs(database)
+        self._delete_checks = DeleteChecks(database)
         self._notifications = Notifications(database)
         self._stalled_run_ids: set[str] = set()
         self._next_count_at: dict[str, datetime] = {}
@@ -110,8 +113,11 @@ class RunMonitor:
         run, reconciliation = refreshed or (run, counted)
         if reconciliation.verdict == "settling":
             return
-        end_notifications = build_end_notifications(run, reconciliation, now=now)
-        if self._runs.mark_reconciled(run, now=now, notifications=end_notifications):
+        notifications = build_end_notifications(run, reconciliation, now=now)
+        checks = self._build_delete_checks(run, reconciliation, now)
+        if held := build_held_notification(run, checks, now=now):
+            notifications.append(held)
+        if self._runs.mark_reconciled(run, now=now, notifications=notifications, delete_checks=checks):
             self._close_stall(run, now)
             log.info(
                 "run.reconciled",
@@ -122,6 +128,16 @@ class RunMonitor:
                 missing=sum(counts.missing for counts in reconciliation.resources),
                 record_errors=reconciliation.record_errors,
             )
+
+    def _build_delete_checks(
+        self, run: StoredRun, reconciliation: Reconciliation, now: datetime
+    ) -> list[DeleteCheck]:
+        if not any(route.track_deletes for route in self._routes.routes):
+            return []
+        # The first delivery that a worker processed need not be the first one that was received.
+        received_at = self._delete_checks.find_first_received(run.sync_job_run_id)
+        began_at = min(run.first_seen_at, received_at or run.first_seen_at)
+        return build_delete_checks(run, reconciliation, self._routes, began_at=began_at, now=now)
 
     def _close_stall(self, run: StoredRun, now: datetime) -> None:
         if run.sync_job_run_id in self._stalled_run_ids:

@@ -1,44 +1,40 @@
-"""The sweeper: moves spooled deliveries to the inbox and enqueues due deliveries."""
+"""The sweeper: moves spooled deliveries to the inbox and repairs the queue."""
 
 import structlog
 
 from app.clock import utc_now
 from app.database.engine import Database
 from app.errors import NamespaceShared
-from app.redis.queue import IDS_PER_JOB, DeliveryQueue
+from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.store.inbox import Inbox
-from app.store.models import Delivery
+from app.store.loads import Loads
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
 from workers.background.loop import PeriodicTask
 
 _INTERVAL_S = 1.0
-# An enqueued delivery that no worker leased for so long is enqueued again.
-_REQUEUE_AFTER_S = 60.0
 # A long spool must not delay the other steps.
 _DRAIN_TIMEOUT_S = 5.0
-_ENQUEUE_LIMIT = 16 * IDS_PER_JOB
 
 log = structlog.get_logger()
 
 
 class Sweeper(PeriodicTask):
-    """Fills the inbox from the spool, and the queue from the inbox.
+    """Fills the inbox from the spool, and makes deliveries due whose worker or job is lost.
 
-    It enqueues up to the queue's capacity and finds deliveries whose job was lost, retries that are due, and
-    backlogs. Any number of sweepers may run, on any number of machines.
+    Any number of sweepers may run, on any number of machines.
     """
 
     def __init__(self, database: Database, queue: DeliveryQueue, spool: Spool) -> None:
         super().__init__("sweeper", interval_s=_INTERVAL_S)
         self._inbox = Inbox(database)
         self._pending = PendingDeliveries(database)
+        self._loads = Loads(database)
         self._registry = WorkerRegistry(database)
         self._queue = queue
         self._spool = spool
         self._lost_workers: list[str] = []
-        self._unqueued: list[Delivery] = []
 
     def release_worker(self, worker: str) -> None:
         """Release the deliveries of an ended worker in the next run; never blocks or fails."""
@@ -50,7 +46,6 @@ class Sweeper(PeriodicTask):
         self.run_step("drain_spool", self._drain_spool)
         self.run_step("release_workers", self._release_workers)
         self.run_step("requeue_after_wipe", self._requeue_after_wipe)
-        self.run_step("enqueue_due", self._enqueue_due)
 
     def _repair_queue(self) -> None:
         for key in self._queue.repair():
@@ -73,6 +68,7 @@ class Sweeper(PeriodicTask):
         while self._lost_workers:
             worker = self._lost_workers[0]
             number = self._pending.release_worker(worker, now=utc_now())
+            self._loads.release_worker(worker, now=utc_now())
             # First from Redis: a worker that only Redis knows looks like another receiver's.
             self._queue.remove_worker(worker)
             self._registry.remove(worker)
@@ -86,15 +82,3 @@ class Sweeper(PeriodicTask):
         self._queue.set_marker()
         if number:
             log.warning("queue.wiped", requeued=number)
-
-    def _enqueue_due(self) -> None:
-        while self._queue.has_capacity():
-            # Deliveries that Redis refused in the last run are no longer due in the inbox.
-            self._unqueued = self._unqueued or self._pending.lease_due(
-                now=utc_now(), limit=_ENQUEUE_LIMIT, requeue_after_s=_REQUEUE_AFTER_S
-            )
-            number = len(self._unqueued)
-            self._queue.enqueue(self._unqueued)
-            self._unqueued = []
-            if number < _ENQUEUE_LIMIT:
-                break

@@ -29,7 +29,9 @@ _MAX_FAILURE_S = 25.0
 _TRIAL_LEASE = timedelta(seconds=30)
 # The timeout of a statement: a sink that answers at all answers by then.
 _SINK_TIMEOUT_S = 15.0
+# A delivery waits for a reading of the states only if none followed an earlier job.
 _REFRESH_INTERVAL_S = 1.0
+_REFRESH_AFTER_JOB_S = 0.5
 _WRITES_INTERVAL_S = 5.0
 
 log = structlog.get_logger()
@@ -71,13 +73,14 @@ class SinkBreaker:
 
     def find_hold(self, sink: str, table: str) -> Hold | None:
         """Return the reason to hold a delivery; None if it may be written, perhaps as a trial."""
-        self._refresh()
+        self._refresh(_REFRESH_INTERVAL_S)
         now = self._clock()
         whole = self._states.get((sink, WHOLE_SINK))
         if whole and whole.paused_at:
             cause = f": {whole.pause_reason}" if whole.pause_reason else ""
             return Hold(WHOLE_SINK, Reason.SINK_PAUSED, f"the sink is paused{cause}")
-        states = [whole, self._states.get((sink, table))]
+        # A load concerns the whole sink: one state, and one claim.
+        states = [self._states.get((sink, scope)) for scope in dict.fromkeys((WHOLE_SINK, table))]
         is_open = [state for state in states if state and state.open_since and state.retry_at]
         # All before any is claimed: a trial that its table holds would be lost for the other tables.
         waiting = (state for state in is_open if state.retry_at and state.retry_at > now)
@@ -86,6 +89,12 @@ class SinkBreaker:
         if state is None:
             return None
         return Hold(state.scope, state.reason, f"not tried, because the sink fails: {state.message}")
+
+    def is_closed(self, sink: str, table: str) -> bool:
+        """Whether neither a sink nor its table is paused or fails. Claims no trial."""
+        self._refresh(_REFRESH_INTERVAL_S)
+        states = (self._states.get((sink, scope)) for scope in (WHOLE_SINK, table))
+        return not any(state and (state.paused_at or state.open_since) for state in states)
 
     def record_success(self, sink: str, table: str) -> None:
         """Close the breakers of a sink and its table: a batch was written."""
@@ -119,7 +128,8 @@ class SinkBreaker:
         return Reason.SINK_UNAVAILABLE, hold
 
     def save_writes(self) -> None:
-        """Store the times of this worker's last writes, every few seconds at most."""
+        """Store the times of this worker's last writes, and read the states; every few seconds at most."""
+        self._refresh(_REFRESH_AFTER_JOB_S)
         now_s = self._monotonic()
         is_due = self._saved_at_s is None or now_s - self._saved_at_s >= _WRITES_INTERVAL_S
         if self._written_at and is_due:
@@ -171,9 +181,9 @@ class SinkBreaker:
         self._states[state.sink, state.scope] = replace(state, retry_at=now + _TRIAL_LEASE)
         return is_claimed
 
-    def _refresh(self) -> None:
+    def _refresh(self, interval_s: float) -> None:
         now_s = self._monotonic()
-        if self._read_at_s is not None and now_s - self._read_at_s < _REFRESH_INTERVAL_S:
+        if self._read_at_s is not None and now_s - self._read_at_s < interval_s:
             return
         self._read_at_s = now_s
         try:

@@ -8,9 +8,17 @@ from typing import Any
 from uuid import UUID
 
 from app.clock import utc_now
+from app.config.routes import RoutedEvent
 from app.store.models import DeadRecord, Delivery, RunUpdate, StoredRecordError
 from app.store.reasons import Reason
-from app.truto.events import MAX_NAME_CHARS, RECORD_ERROR_EVENT, RECORD_EVENT, has_records, read_payload
+from app.truto.events import (
+    MAX_NAME_CHARS,
+    RECORD_ERROR_EVENT,
+    RECORD_EVENT,
+    Envelope,
+    has_records,
+    read_payload,
+)
 from app.truto.id_places import read_id
 from app.truto.record_errors import read_record_errors
 from app.truto.record_path import find_value
@@ -120,6 +128,15 @@ class ParsedDelivery:
         """As in RecordBatch; 0 for a large delivery, whose records are not all read yet."""
         return self.slices.replaced_characters if self.slices else 0
 
+    def describe_event(self, envelope: Envelope) -> RoutedEvent:
+        """Return the fields that routes match. envelope: with the account of the delivery."""
+        return replace(
+            describe_envelope(envelope),
+            resource=self.resource,
+            method=self.method,
+            has_records=self.has_records,
+        )
+
     def read_slices(self, *, first_ordinal: int = 0) -> Iterator[ParsedSlice]:
         """Parse the records from an ordinal on, slice by slice."""
         now = utc_now()
@@ -148,6 +165,19 @@ class ParsedDelivery:
     def read_first_unreadable(self) -> Sequence[DeadRecord]:
         """Return the unreadable records of the first slice: enough for a delivery that no sink receives."""
         return next((parsed.unreadable for parsed in self.read_slices()), ())
+
+
+def describe_envelope(envelope: Envelope) -> RoutedEvent:
+    """Return the fields that routes match, as far as they are known without the body."""
+    return RoutedEvent(
+        event=envelope.event,
+        resource=envelope.resource,
+        method=envelope.method,
+        account=envelope.integrated_account_id,
+        environment=envelope.environment_id,
+        webhook=envelope.webhook_id,
+        has_records=has_records(envelope.event),
+    )
 
 
 def parse_delivery(delivery: Delivery, body: bytes, *, first_error: int = 0) -> ParsedDelivery:

@@ -3,16 +3,17 @@
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import structlog
 
 from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
-from app.config.routes import Route, RoutedEvent, Routes
+from app.config.routes import Routes
 from app.database.engine import Database
 from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDelivery
 from app.logs import locate_error
@@ -23,26 +24,19 @@ from app.store.pending import PendingDeliveries
 from app.store.reasons import Reason, reason_category
 from app.store.replays import Replays
 from app.store.results import DeliveryResults
-from app.store.runs import Runs
-from app.truto.events import RECORD_ERROR_EVENT
 from app.truto.record_slices import MAX_SLICE_BYTES
 from workers.delivery.attempt_history import describe_attempt
-from workers.delivery.attribution import AttributedDelivery, Attributor, attribute_records
 from workers.delivery.body_reader import BodyPrefetcher
+from workers.delivery.delivery_router import DeliveryRouter, RoutedDelivery, continue_errors
+from workers.delivery.delivery_write import DeliveryWrite
+from workers.delivery.joined_writes import MAX_JOINED_BYTES
 from workers.delivery.missing_keys import MissingKeys
 from workers.delivery.newest_batches import NewestBatches
-from workers.delivery.parser import ParsedDelivery, parse_delivery, read_payload_as_record
-from workers.delivery.retry_policy import (
-    MAX_LOST_ATTEMPTS,
-    decide_state,
-    finish,
-    reschedule,
-    resume,
-    retry,
-)
+from workers.delivery.parser import describe_envelope
+from workers.delivery.retry_policy import MAX_LOST_ATTEMPTS, decide_state, finish, retry
 from workers.delivery.sink_writer import SinkWriter
+from workers.delivery.slow_sinks import SlowSinks
 from workers.delivery.spans import set_result, start_delivery_span
-from workers.delivery.stopped_runs import StoppedRuns
 from workers.delivery.work_recorder import WorkRecorder
 
 # Longer than a job's timeout. Only a worker lost with its supervisor keeps deliveries leased for so long.
@@ -53,9 +47,8 @@ _JOB_TIME_LIMIT_S = 10.0
 _DELIVERY_TIME_LIMIT_S = 4.0
 # The dead records and record errors of a job are saved in one transaction, at several thousand a second.
 _MAX_ROWS = 5000
-# Truto sends lifecycle events by a queue of their own: the event that names the account may come later.
-_MAX_LIFECYCLE_DELAY = timedelta(minutes=5)
-_LIFECYCLE_POLL_S = 10.0
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -103,11 +96,11 @@ class DeliveryProcessor:
         self._results = DeliveryResults(database)
         self._inbox = Inbox(database)
         self._pending = PendingDeliveries(database)
-        self._stopped_runs = StoppedRuns(Runs(database)) if keep_late else None
-        self._attributor = Attributor(database, routes, to_open_run=to_open_run)
         self._routes = routes
+        self._router = DeliveryRouter(database, routes, keep_late=keep_late, to_open_run=to_open_run)
         self.work = WorkRecorder(database)
-        self._writer = SinkWriter(sinks, self._config, database, self.work)
+        self._slow_sinks = SlowSinks(database, worker=self._name, has_others=len(routes.sinks) > 1)
+        self._writer = SinkWriter(sinks, self._config, database, self.work, slow_sinks=self._slow_sinks)
         self._missing_keys = MissingKeys(database)
         self._newest_batches = NewestBatches(database)
         self._unfinished: Sequence[UUID] = ()
@@ -140,8 +133,8 @@ class DeliveryProcessor:
     def _process_deliveries(self, ids: Sequence[UUID]) -> None:
         self._job_deadline_s = time.monotonic() + _JOB_TIME_LIMIT_S
         leased = self._pending.lease(ids, worker=self._name, now=utc_now(), lease_s=_LEASE_S)
-        # Large deliveries come last: several of them use up the time of a job.
-        leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES)
+        # Several large deliveries, and those of slow sinks, use up the time of a job.
+        leased.sort(key=lambda delivery: delivery.body_bytes > MAX_SLICE_BYTES or self._is_slow(delivery))
         # Replayed deliveries begin with their second attempt; others have the reason of an earlier one.
         repeated = [delivery.id for delivery in leased if delivery.attempts > 1 or delivery.reason]
         earlier = self._results.find_outcomes(repeated)
@@ -149,62 +142,116 @@ class DeliveryProcessor:
             repeated, config=self._config, started_at=self._started_at, now=utc_now()
         )
         bodies = BodyPrefetcher(self._inbox, leased)
-        self._attributor.load_runs(leased)
-        if self._stopped_runs:
-            self._stopped_runs.load_stops(leased)
-        results: list[DeliveryResult] = []
-        processed: list[Delivery] = []
-        for delivery in leased:
-            is_over = self._has_timed_out or time.monotonic() >= self._job_deadline_s
-            if is_over or sum(map(_count_rows, results)) >= _MAX_ROWS:
-                break
-            processed.append(delivery)
-            started_at = utc_now()
-            if delivery.id in outdated:
-                # By these routes it could be settled without being written to the sink it is replayed for.
-                result = DeliveryResult(retry(delivery, started_at, None, Reason.WORKER_OUTDATED))
-            else:
-                with start_delivery_span(delivery) as span:
-                    result = self._process_delivery(delivery, bodies, earlier.get(delivery.id, {}))
-                    set_result(span, result)
-            attempt = describe_attempt(
-                delivery, result, worker=self._name, started_at=started_at, finished_at=utc_now()
-            )
-            results.append(replace(result, attempt=attempt) if attempt else result)
-        saved_ids = self._results.save(results, now=utc_now(), worker=self._name)
+        self._router.load_runs(leased)
+        processed = list(self._process(leased, bodies, earlier, outdated))
+        saved_ids = self._results.save([result for _, result in processed], now=utc_now(), worker=self._name)
         # Not attempts: large deliveries before them must not use up theirs.
-        self._release([delivery.id for delivery in leased[len(processed) :]])
+        processed_ids = {delivery.id for delivery, _ in processed}
+        self._release([delivery.id for delivery in leased if delivery.id not in processed_ids])
         if overtaken := [delivery.id for delivery in leased if delivery.id not in saved_ids]:
             # An erasure waits until no worker has the account's deliveries leased.
             self._pending.clear_lease(overtaken, worker=self._name)
-        saved = [
-            (delivery, result)
-            for delivery, result in zip(processed, results, strict=True)
-            if delivery.id in saved_ids
-        ]
-        self._newest_batches.record_results(saved)
+        self._newest_batches.record_results(
+            (delivery, result) for delivery, result in processed if delivery.id in saved_ids
+        )
         self._writer.save_statistics()
-        for delivery, result in zip(processed, results, strict=True):
+        for delivery, result in processed:
             if delivery.id in saved_ids:
                 self.work.record_result(result, earlier.get(delivery.id, {}))
                 _log_result(delivery, result)
             else:
                 log.info("delivery.overtaken", delivery=str(delivery.id), attempt=delivery.attempts)
 
-    def _process_delivery(
-        self, delivery: Delivery, bodies: BodyPrefetcher, earlier: Mapping[str, SinkOutcome]
-    ) -> DeliveryResult:
+    def _is_slow(self, delivery: Delivery) -> bool:
+        """Whether a sink of the delivery is slow, as far as its route is known without its body."""
+        slow = [name for name in self._routes.sinks if self._slow_sinks.is_slow(name)]
+        route = self._routes.find_route(describe_envelope(delivery.envelope)) if slow else None
+        return route is not None and not set(slow).isdisjoint(route.sinks)
+
+    def _process(
+        self,
+        leased: Sequence[Delivery],
+        bodies: BodyPrefetcher,
+        earlier: Mapping[UUID, Mapping[str, SinkOutcome]],
+        outdated: Collection[UUID],
+    ) -> Iterator[tuple[Delivery, DeliveryResult]]:
+        """Yield deliveries with their results until the time or the memory of the job is used up."""
+        rows = 0
+        for group in _group_deliveries(leased):
+            if self._is_over():
+                return
+            attempts = [self._begin(delivery, bodies, earlier, outdated) for delivery in group]
+            self._write_joined([write for attempt in attempts for write in attempt.writes])
+            for attempt in attempts:
+                if rows >= _MAX_ROWS:
+                    return
+                if isinstance(attempt.routed, RoutedDelivery) and not self._may_write(attempt):
+                    continue
+                result = self._finish(attempt)
+                rows += len(result.dead_records) + len(result.record_errors)
+                yield attempt.delivery, result
+
+    def _is_over(self) -> bool:
+        return self._has_timed_out or time.monotonic() >= self._job_deadline_s
+
+    def _may_write(self, attempt: "_StartedDelivery") -> bool:
+        # Records that are written only have to be counted. Without this, a slow sink would get them forever.
+        is_written = any(write.joined for write in attempt.writes)
+        return not self._has_timed_out and (is_written or not self._is_over())
+
+    def _begin(
+        self,
+        delivery: Delivery,
+        bodies: BodyPrefetcher,
+        earlier: Mapping[UUID, Mapping[str, SinkOutcome]],
+        outdated: Collection[UUID],
+    ) -> "_StartedDelivery":
+        """Read and route a delivery."""
+        started_at = utc_now()
+        routed = self._guard(delivery, lambda: self._route(delivery, bodies, outdated))
+        writes: Sequence[DeliveryWrite] = ()
+        if isinstance(routed, RoutedDelivery):
+            writes = self._writer.prepare(
+                routed.attributed.delivery, routed.parsed, routed.route, earlier.get(delivery.id, {})
+            )
+        return _StartedDelivery(delivery, started_at, routed, writes)
+
+    def _route(
+        self, delivery: Delivery, bodies: BodyPrefetcher, outdated: Collection[UUID]
+    ) -> RoutedDelivery | DeliveryResult:
+        if delivery.id in outdated:
+            # By these routes it could be settled without being written to the sink it is replayed for.
+            return DeliveryResult(retry(delivery, utc_now(), None, Reason.WORKER_OUTDATED))
         if delivery.lost_attempts >= MAX_LOST_ATTEMPTS:
             return DeliveryResult(finish(delivery, DeliveryState.DEAD, None, Reason.WORKER_LOST))
+        return self._router.route(delivery, bodies.read_body(delivery))
+
+    def _write_joined(self, writes: Sequence[DeliveryWrite]) -> None:
         try:
-            body = bodies.read_body(delivery)
-            attributed = self._attributor.attribute(delivery, body)
-            parsed = parse_delivery(attributed.delivery, body, first_error=self._find_next_error(delivery))
-            result = self._route_delivery(attributed, parsed, earlier)
-            if parsed.has_more_errors:
-                change = replace(resume(delivery, utc_now(), 0), attribution=attributed.attribution)
-                result = replace(result, state_change=change)
-            return result
+            self._writer.write_joined(writes)
+        except JobTimeout:
+            # No delivery's own fault: all are released, and the next job writes each alone.
+            self._has_timed_out = True
+
+    def _finish(self, attempt: "_StartedDelivery") -> DeliveryResult:
+        """Write a routed delivery; return its result, with the attempt to keep."""
+        delivery, routed = attempt.delivery, attempt.routed
+        with start_delivery_span(delivery, began_at=attempt.started_at) as span:
+            result = (
+                self._guard(delivery, lambda: self._write_to_sinks(routed, attempt.writes))
+                if isinstance(routed, RoutedDelivery)
+                else routed
+            )
+            set_result(span, result)
+        kept = describe_attempt(
+            delivery, result, worker=self._name, started_at=attempt.started_at, finished_at=utc_now()
+        )
+        return replace(result, attempt=kept) if kept else result
+
+    def _guard(self, delivery: Delivery, step: Callable[[], _T]) -> _T | DeliveryResult:
+        """Return the result of a step, or that of a delivery that it fails; raises StoreUnavailable."""
+        try:
+            return step()
         except StoreUnavailable:
             raise
         except UnreadableDelivery as error:
@@ -225,71 +272,14 @@ class DeliveryProcessor:
             )
             return DeliveryResult(retry(delivery, utc_now(), None, Reason.INTERNAL_ERROR))
 
-    def _find_next_error(self, delivery: Delivery) -> int:
-        """Return the ordinal of the first record error that an earlier job has not stored."""
-        is_continued = delivery.envelope.event == RECORD_ERROR_EVENT and delivery.reason == Reason.IN_PROGRESS
-        return self._results.count_record_errors(delivery.id) if is_continued else 0
-
-    def _route_delivery(
-        self, attributed: AttributedDelivery, parsed: ParsedDelivery, earlier: Mapping[str, SinkOutcome]
-    ) -> DeliveryResult:
-        delivery = attributed.delivery
-        if parsed.run:
-            self._attributor.add_run(parsed.run)
-            if self._stopped_runs:
-                self._stopped_runs.add_run(parsed.run)
-        if parsed.reason:
-            return _end(attributed, parsed, DeliveryState.QUARANTINED, parsed.reason)
-        if self._stopped_runs and parsed.has_records and self._stopped_runs.is_late(delivery):
-            return _end(attributed, parsed, DeliveryState.LATE, Reason.AFTER_STOP)
-        envelope = delivery.envelope
-        route = self._routes.find_route(
-            RoutedEvent(
-                event=envelope.event,
-                resource=parsed.resource,
-                method=parsed.method,
-                account=envelope.integrated_account_id,
-                environment=envelope.environment_id,
-                webhook=envelope.webhook_id,
-                has_records=parsed.has_records,
-            )
-        )
-        if route is None and parsed.has_records:
-            return _end(attributed, parsed, DeliveryState.UNROUTED, Reason.NO_ROUTE)
-        if route is None:
-            return _end(attributed, parsed, DeliveryState.SETTLED)
-        parsed = read_payload_as_record(parsed)
-        if route.sinks and parsed.record_count and route.account != "":
-            attributed, parsed = attribute_records(attributed, parsed, route.account)
-            if not (attributed.delivery.envelope.integrated_account_id or parsed.account_path):
-                return self._keep_without_account(attributed, parsed)
-        return self._write_to_sinks(attributed, parsed, route, earlier)
-
-    def _keep_without_account(self, attributed: AttributedDelivery, parsed: ParsedDelivery) -> DeliveryResult:
-        now, delivery = utc_now(), attributed.delivery
-        quarantined = _end(attributed, parsed, DeliveryState.QUARANTINED, Reason.NO_ACCOUNT)
-        if not attributed.may_follow or now - delivery.received_at > _MAX_LIFECYCLE_DELAY:
-            return quarantined
-        waiting = replace(
-            reschedule(delivery, now, _LIFECYCLE_POLL_S),
-            records=parsed.record_count,
-            reason=Reason.NO_ACCOUNT,
-        )
-        return replace(quarantined, state_change=waiting)
-
-    def _write_to_sinks(
-        self,
-        attributed: AttributedDelivery,
-        parsed: ParsedDelivery,
-        route: Route,
-        earlier: Mapping[str, SinkOutcome],
-    ) -> DeliveryResult:
+    def _write_to_sinks(self, routed: RoutedDelivery, writes: Sequence[DeliveryWrite]) -> DeliveryResult:
+        attributed, parsed = routed.attributed, routed.parsed
         delivery = attributed.delivery
         deadline_s = min(time.monotonic() + _DELIVERY_TIME_LIMIT_S, self._job_deadline_s)
-        attempts = self._writer.write(delivery, parsed, route, earlier, deadline_s=deadline_s)
-        self._has_timed_out = any(attempt.has_timed_out for attempt in attempts)
+        attempts = self._writer.write(writes, deadline_s=deadline_s)
+        self._has_timed_out |= any(attempt.has_timed_out for attempt in attempts)
         if has_key := [attempt.has_key for attempt in attempts if attempt.has_key is not None]:
-            self._missing_keys.record_delivery(delivery, parsed.resource, route, has_key=any(has_key))
+            self._missing_keys.record_delivery(delivery, parsed.resource, routed.route, has_key=any(has_key))
         outcomes = [attempt.outcome for attempt in attempts]
         # Every sink of a large delivery finds its unreadable records while it is written.
         dead = [] if attempts and parsed.is_large else [*parsed.read_first_unreadable()]
@@ -309,7 +299,7 @@ class DeliveryProcessor:
             min_wait_s=min_wait_s,
             has_restarted=bool(restarted),
         )
-        return DeliveryResult(
+        result = DeliveryResult(
             replace(
                 change,
                 replaced_characters=max(
@@ -323,23 +313,31 @@ class DeliveryProcessor:
             record_errors=parsed.record_errors,
             restarted_sinks=restarted,
         )
+        return continue_errors(attributed, parsed, result)
 
 
-def _end(
-    attributed: AttributedDelivery, parsed: ParsedDelivery, state: DeliveryState, reason: str = ""
-) -> DeliveryResult:
-    """Return the result of a delivery that no sink receives."""
-    change = finish(attributed.delivery, state, parsed.record_count, reason)
-    return DeliveryResult(
-        replace(change, attribution=attributed.attribution),
-        run=parsed.run,
-        dead_records=parsed.read_first_unreadable(),
-        record_errors=parsed.record_errors,
-    )
+@dataclass(slots=True)
+class _StartedDelivery:
+    """One delivery of a job, read and routed. writes: one for each sink."""
+
+    delivery: Delivery
+    started_at: datetime
+    routed: RoutedDelivery | DeliveryResult
+    writes: Sequence[DeliveryWrite] = ()
 
 
-def _count_rows(result: DeliveryResult) -> int:
-    return len(result.dead_records) + len(result.record_errors)
+def _group_deliveries(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    """Yield consecutive deliveries that are in memory at a time; a large one alone."""
+    group: list[Delivery] = []
+    group_bytes = 0
+    for delivery in deliveries:
+        if group and group_bytes + delivery.body_bytes > MAX_JOINED_BYTES:
+            yield group
+            group, group_bytes = [], 0
+        group.append(delivery)
+        group_bytes += delivery.body_bytes
+    if group:
+        yield group
 
 
 def _log_result(delivery: Delivery, result: DeliveryResult) -> None:

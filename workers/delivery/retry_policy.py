@@ -83,7 +83,9 @@ def decide_state(
     if retried := [outcome for outcome in failing if outcome.held_scope is None]:
         return retry(delivery, now, records, retried[-1].reason, min_wait_s=min_wait_s)
     if failing:
-        return hold(delivery, now, records, failing[-1].reason)
+        reasons = [outcome.reason for outcome in failing]
+        # A load ends soon: another sink is the reason to know.
+        return hold(delivery, now, records, min(reasons, key=lambda reason: reason == Reason.IN_LOAD))
     if SinkOutcomeState.DEAD in reasons_by_state:
         return finish(delivery, DeliveryState.DEAD, records, reasons_by_state[SinkOutcomeState.DEAD])
     return finish(delivery, DeliveryState.SETTLED, records)

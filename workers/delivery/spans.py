@@ -1,11 +1,13 @@
 """Spans of the processing of deliveries."""
 
+from datetime import datetime
+
 from app.store.models import Delivery, DeliveryResult, SinkOutcome, SinkOutcomeState
 from app.store.reasons import Reason
 from app.tracing import Span, tracing
 
 
-def start_delivery_span(delivery: Delivery) -> Span:
+def start_delivery_span(delivery: Delivery, *, began_at: datetime) -> Span:
     """Return the span of one attempt, linked to its job.
 
     It belongs to the trace of the POST, so that one trace leads to the sinks. A replay may come months later:
@@ -20,6 +22,7 @@ def start_delivery_span(delivery: Delivery) -> Span:
         kind="consumer",
         parent=parent,
         links=links,
+        began_at=began_at,
         delivery=str(delivery.id),
         attempt=delivery.attempts,
     )

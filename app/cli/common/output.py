@@ -41,7 +41,7 @@ def describe_event(event: str, resource: str, method: str) -> str:
 
 def to_json(value: Any) -> str:
     """Return a value as one line of ASCII JSON: times in ISO 8601, ids as text."""
-    return json.dumps(value, default=_encode_value)
+    return json.dumps(value, default=encode_value)
 
 
 def print_json(value: Any) -> None:
@@ -55,5 +55,6 @@ def _escape_character(character: str) -> str:
     return json.dumps(character)[1:-1]
 
 
-def _encode_value(value: datetime | UUID) -> str:
+def encode_value(value: datetime | UUID) -> str:
+    """Return a time in ISO 8601, or an id, as JSON holds it."""
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -10,10 +10,12 @@ DEFAULT_PORT = 8000
 # The module of each command and its summary. Listing the commands imports none of them.
 COMMANDS = {
     "dead": ("app.cli.dead", "List, replay and discard deliveries and records that failed."),
+    "deletes": ("app.cli.deletes", "List and approve the rows that full syncs no longer have."),
     "deliveries": ("app.cli.deliveries", "List, show, export and follow received deliveries."),
     "demo": ("app.cli.demo", "Simulate runs against a temporary receiver and compare every row."),
     "doctor": ("app.cli.doctor", "Check the installation and print how to fix every problem."),
     "erase": ("app.cli.erase", "Delete the data of one integrated account everywhere."),
+    "files": ("app.cli.files", "Compact the files of a files sink."),
     "mcp": ("app.cli.mcp", "Serve the receiver to an agent, over the Model Context Protocol."),
     "migrate": ("app.cli.migrate", "Create or update the tables in DATABASE_URL."),
     "operations": ("app.cli.operations", "List, follow and cancel replays and discards."),
@@ -23,6 +25,10 @@ COMMANDS = {
     "runs": ("app.cli.runs", "List, watch, reconcile, start and stop sync job runs."),
     "simulate": ("app.cli.simulate", "Send simulated sync job runs to a receiver."),
     "sinks": ("app.cli.sinks", "List, pause and resume the sinks of the routes file."),
+    "support-bundle": (
+        "app.cli.support_bundle",
+        "Write a file that describes this installation, for a bug report.",
+    ),
     "up": ("app.cli.up", "Start the web server, a worker and Valkey on this machine."),
     "webhook": ("app.cli.webhook", "Create, show and test the webhook at Truto."),
     "worker": ("app.cli.worker", "Write received deliveries to their sinks."),

@@ -19,7 +19,10 @@ def require_reachable(url: str) -> None:
         with open_http_client(trust_env=False) as client:
             send(client, "HEAD", url, timeout_s=_TIMEOUT_S, max_bytes=None)
     except (httpx.TransportError, httpx.InvalidURL):
-        hint = f"No server answers at {url}.\nStart the receiver: rapidbridge up"
+        hint = (
+            f"No server answers at {url}.\nIf it runs elsewhere, for example with another PORT, name that "
+            "address instead.\nStart the receiver: rapidbridge up"
+        )
         click.echo(name_program(hint, port=_read_local_port(url)), err=True)
         sys.exit(EXIT_UNREACHABLE)
 

@@ -19,7 +19,7 @@ from app.config.sinks import SqlSinkConfig
 from app.runs.route_match import RouteMatch, match_route
 from app.sinks.sql.tables import table_name
 from app.truto.events import RECORD_EVENT
-from app.truto.records import decode_json, indent_json
+from app.truto.records import RawJson, decode_json, indent_json, to_json
 
 _MAX_SAMPLE_BYTES = 10_000_000
 _LABEL_WIDTH, _WIDTH = 10, 80
@@ -98,8 +98,16 @@ def _as_json(match: RouteMatch, resource: str, previews: Sequence[RecordPreview]
     if route is None:
         return shown
     keys = route.model_dump(mode="json")
-    records = [asdict(preview) | {"json": json.loads(preview.json or "null")} for preview in previews]
+    records = [_preview_as_json(preview) for preview in previews]
     return shown | {"table": table_name(resource, route), "keys": keys, "records": records}
+
+
+def _preview_as_json(preview: RecordPreview) -> dict[str, Any]:
+    columns = {
+        name: json.loads(to_json(value)) if isinstance(value, RawJson) else value
+        for name, value in preview.columns.items()
+    }
+    return asdict(preview) | {"json": json.loads(preview.json or "null"), "columns": columns}
 
 
 def _format_match(config: Config, match: RouteMatch, resource: str, method: str) -> Iterator[str]:
@@ -153,7 +161,8 @@ def _format_preview(preview: RecordPreview) -> Iterator[str]:
         yield from _format_lines("version", preview.version.isoformat())
     for name, value in preview.columns.items():
         misfit = f" ({preview.misfits[name]})" if name in preview.misfits else ""
-        yield from _format_lines("column", f"{name} = {'NULL' if value is None else value}{misfit}")
+        shown = value if isinstance(value, str) else "NULL" if value is None else to_json(value)
+        yield from _format_lines("column", f"{name} = {shown}{misfit}")
     if "_version" in preview.misfits:
         yield from _format_lines("version", "the record has no usable time: the time of the event is used")
     yield from _format_lines("data", "")

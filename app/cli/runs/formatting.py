@@ -18,7 +18,7 @@ from app.store.runs import StoredRun
 _LABEL_WIDTH = 12
 _COLOURS = {"complete": "green", "incomplete": "red", "unknown": "yellow", "not_sent": "yellow"}
 # The failed deliveries of these gaps have a cause that `dead list` shows.
-_DEAD_LIST_CODES = ("dead", "no_account")
+_DEAD_LIST_CODES = ("dead", "no_account", "unattributed")
 _HEADERS = ("resource", "method", "fetched", "arrived", "written", "dead", "missing", "errors")
 
 

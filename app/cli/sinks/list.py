@@ -42,9 +42,9 @@ def list_sinks(*, as_json: bool) -> None:
         for line in format_table(_HEADERS, [_build_row(status, config.routes, now) for status in statuses]):
             click.echo(line)
         for status in statuses:
-            for remark in _list_remarks(status):
+            for remark in _list_remarks(status, now):
                 click.echo(format_message(f"{status.sink}: {replace_control_chars(remark)}"))
-    if any(status.state != "ok" for status in statuses):
+    if any(status.state in ("paused", "failing") for status in statuses):
         sys.exit(1)
 
 
@@ -60,8 +60,11 @@ def _build_row(status: SinkStatus, routes: Routes, now: datetime) -> tuple[str, 
     )
 
 
-def _list_remarks(status: SinkStatus) -> list[str]:
+def _list_remarks(status: SinkStatus, now: datetime) -> list[str]:
     remarks = []
+    if status.load_since:
+        age = format_duration((now - status.load_since).total_seconds())
+        remarks.append(f"{status.loading.format('delivery')} waiting for a load, the oldest for {age}")
     if status.paused_at:
         by = f" by {status.paused_by}" if status.paused_by else ""
         reason = f" ({status.pause_reason})" if status.pause_reason else ""
@@ -72,6 +75,8 @@ def _list_remarks(status: SinkStatus) -> list[str]:
     if status.failing_since:
         cause = f"{status.reason}: {status.message}" if status.message else status.reason
         remarks.append(f"failing since {format_time(status.failing_since)} UTC, {cause}")
+    if status.slow:
+        remarks.append(f"slow: {status.slow}, so half of the workers write to other sinks only")
     return remarks
 
 

@@ -4,6 +4,7 @@ import click
 
 from app.cli.webhook.create import create
 from app.cli.webhook.listen import listen
+from app.cli.webhook.probe import probe
 from app.cli.webhook.reactivate import reactivate
 from app.cli.webhook.show import show
 from app.cli.webhook.test import test as test_webhook
@@ -17,5 +18,5 @@ def webhook() -> None:
     """
 
 
-for _command in (create, show, test_webhook, reactivate, listen):
+for _command in (create, show, test_webhook, probe, reactivate, listen):
     webhook.add_command(_command)

@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
+from functools import partial
 from typing import Any, NamedTuple
 
 from app.config.routes import ColumnConfig
 from app.truto.iso_time import read_time, to_utc
 from app.truto.record_path import find_value
-from app.truto.records import ExactDecimal, decimal_text, to_json
+from app.truto.records import ExactDecimal, RawJson, decimal_text, encode_json, to_json
 
 _BIGINT = 2**63
 _BIGINT_DIGITS = 19
@@ -36,25 +37,31 @@ class _CastError(ValueError):
     """A value that does not fit its column; the message is a short stable code."""
 
 
-def cast_columns(
-    record: Any, columns: Mapping[str, ColumnConfig], limits: DecimalLimits = MAX_DECIMAL
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values and the misfits of a record by column name.
+class ColumnCaster:
+    """Casts values of records to the columns of a route. limits: of the database."""
 
-    A value that does not fit becomes None, and its reason is a misfit. limits: of the database.
-    """
-    values: dict[str, Any] = {}
-    misfits: dict[str, str] = {}
-    for name, column in columns.items():
-        values[name] = None
-        value = find_value(record, column.path or name)
-        if value is not None:
+    def __init__(self, columns: Mapping[str, ColumnConfig], limits: DecimalLimits = MAX_DECIMAL) -> None:
+        casts: dict[str, Callable[[Any], Any]] = {**_CASTS, "decimal": partial(_cast_decimal, limits=limits)}
+        self._casts = [(name, column.path or name, casts[column.type]) for name, column in columns.items()]
+
+    def cast(self, record: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the values and the misfits of a record by column name.
+
+        A value that does not fit becomes None, and its reason is a misfit.
+        """
+        values: dict[str, Any] = {}
+        misfits: dict[str, str] = {}
+        for name, path, cast in self._casts:
+            value = find_value(record, path)
             try:
-                is_decimal = column.type == "decimal"
-                values[name] = _cast_decimal(value, limits) if is_decimal else _CASTS[column.type](value)
+                values[name] = None if value is None else cast(value)
             except _CastError as misfit:
+                values[name] = None
                 misfits[name] = str(misfit)
-    return values, misfits
+            except RecursionError:
+                values[name] = None
+                misfits[name] = "too_deep"
+        return values, misfits
 
 
 def _cast_text(value: Any) -> str:
@@ -155,6 +162,10 @@ def _cast_date(value: Any) -> str:
         raise _CastError("not_a_date") from error
 
 
+def _cast_json(value: Any) -> RawJson:
+    return RawJson(encode_json(value))
+
+
 _CASTS: Mapping[str, Callable[[Any], Any]] = {
     "text": _cast_text,
     "integer": _cast_integer,
@@ -162,5 +173,5 @@ _CASTS: Mapping[str, Callable[[Any], Any]] = {
     "boolean": _cast_boolean,
     "timestamp": _cast_timestamp,
     "date": _cast_date,
-    "json": lambda value: value,
+    "json": _cast_json,
 }

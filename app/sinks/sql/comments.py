@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from app.config.routes import ColumnConfig
+from app.sinks.sql.delete_tracking import SEEN_AT
 
 _MAX_CHARS = 200
 # By column: of those that every table has.
@@ -21,6 +22,7 @@ _COLUMNS = {
     "_first_seen_at": "Time of the first write",
     "_changed_at": "Time of the last change of the data",
     "_written_at": "Time of the last write",
+    SEEN_AT: "Time at which the record was last received",
     "_meta": "Reasons of values that do not fit their columns",
 }
 
@@ -33,7 +35,7 @@ def describe_table(resource: str) -> str:
 def describe_columns(columns: Mapping[str, ColumnConfig]) -> dict[str, str]:
     """Return the comments by column. columns: of the route."""
     own = {name: f"{_shorten(column.path or name)} of the record" for name, column in columns.items()}
-    return {**_COLUMNS, **own}
+    return {**own, **_COLUMNS}
 
 
 def _shorten(name: str) -> str:

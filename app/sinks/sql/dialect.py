@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, Literal
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.config.routes import ColumnConfig
-from app.sinks.base import Batch
 from app.sinks.sql.columns import MAX_DECIMAL, DecimalLimits
 from app.sinks.sql.comments import describe_columns, describe_table
 from app.sinks.sql.merge import ADDED_COLUMNS, COLLATED_COLUMNS, CREATED_COLUMNS, NULLABLE_COLUMNS, quote
@@ -22,10 +22,10 @@ ErrorAction = Literal["retry", "split", "recreate", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class WriteTarget:
-    """The table and columns that a batch is written to."""
+    """The table and columns that rows are written to. is_deletion: as in the batches of the rows."""
 
     table: str
-    batch: Batch
+    is_deletion: bool
     columns: Mapping[str, ColumnConfig]
 
 
@@ -136,9 +136,16 @@ class Dialect(ABC):
     def _define_column(self, name: str, column_type: str) -> str:
         return f"{quote(name)} {column_type}{self.key_collation if name in COLLATED_COLUMNS else ''}"
 
+    def encode_time(self, time: datetime) -> object:
+        """Return a time as a parameter that is compared with the sink's own columns."""
+        return time
+
     @abstractmethod
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Insert rows, or update older ones, in one statement."""
+        """Insert rows, or update older ones, in one statement.
+
+        rows: of one batch or several, no two with the same account and key.
+        """
 
     @abstractmethod
     def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:

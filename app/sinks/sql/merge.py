@@ -1,13 +1,16 @@
-"""The merge of a record into its row, equal in every order of arrival; pure.
+"""Merge of a record into its row, equal in every order; pure.
 
 `_version` and `_vseq` are the version of the row: of its deletion while it is deleted, else of its data. A
 deletion older than the data has no effect, so only a deleted row needs a second version: that of its data is
-in `_data_version` and `_data_vseq`. They are NULL if `data` is only the deletion's own payload.
+in `_data_version` and `_data_vseq`. They are NULL if `data` is only the deletion's own payload. A row that a
+run did not see is deleted, and the two versions are equal.
 """
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from app.sinks.sql.delete_tracking import SEEN_AT
 
 # The columns that every table is created with, and their types.
 CREATED_COLUMNS = {
@@ -59,12 +62,16 @@ def build_conflict_clause(table: str, columns: Iterable[str], *, is_deletion: bo
 
 # MySQL assigns from left to right, and later expressions read the new values. In this order, each expression
 # has the result that it has with the old values: the greater of two pairs has the greater first part.
-_ASSIGNED_LAST = ("_data_vseq", "_data_version", "_deleted_at", "_vseq", "_version")
+_ASSIGNED_LAST = ("_data_vseq", "_data_version", "_deleted_at", "_vseq", "_version", SEEN_AT)
 
 
 def build_duplicate_key_clause(columns: Iterable[str], *, is_deletion: bool) -> str:
     """Return the clause of MySQL with the result of `build_conflict_clause`."""
     merge = _build_merge(columns, old="{}", new="VALUES({})", is_deletion=is_deletion)
+    if SEEN_AT in merge.values:
+        # The first of three columns that are NULL together decides: after it, no sight is recognized.
+        for column, decided in (("_data_version", "_data_vseq"), ("_deleted_at", "_data_version")):
+            merge.values[column] = f"CASE WHEN {quote(decided)} IS NOT NULL THEN {merge.values[column]} END"
     ordered = [column for column in merge.values if column not in _ASSIGNED_LAST]
     ordered += [column for column in _ASSIGNED_LAST if column in merge.values]
     # Another unique index leads to the row of another record, which a key of NULL protects.
@@ -89,12 +96,16 @@ class _Merge(NamedTuple):
 
 def _build_merge(columns: Iterable[str], *, old: str, new: str, is_deletion: bool) -> _Merge:
     """Return the merge as SQL. old, new: patterns of the database for the name of a column."""
-    merge = _merge_deletion(columns) if is_deletion else _merge_data(columns)
+    names = list(columns)
+    written = [name for name in names if name != SEEN_AT]
+    merge = _merge_deletion(written) if is_deletion else _merge_data(written)
+    if SEEN_AT in names and not is_deletion:
+        merge = _track_sight(merge)
     patterns = {"old": old, "new": new}
 
     def render(template: str, column: str = "") -> str:
-        names = template.replace("{column}", column)
-        return re.sub(r"\b(old|new)\.(\w+)", lambda match: patterns[match[1]].format(quote(match[2])), names)
+        text = template.replace("{column}", column)
+        return re.sub(r"\b(old|new)\.(\w+)", lambda match: patterns[match[1]].format(quote(match[2])), text)
 
     values = {column: render(template, column) for column, template in merge.values.items()}
     return _Merge(values, render(merge.condition))
@@ -134,3 +145,24 @@ def _merge_deletion(columns: Iterable[str]) -> _Merge:
         "_data_vseq": data_version % "_vseq",
     }
     return _Merge(values, _IS_NEWER)
+
+
+_IS_NEWER_SIGHT = f"(old.{SEEN_AT} IS NULL OR old.{SEEN_AT} < new.{SEEN_AT})"
+# Deleted by a run, and received since that run began: a version older than the row shows it as well.
+_IS_SEEN_AGAIN = f"{_IS_DELETED} AND old._vseq = old._data_vseq AND old._deleted_at <= new.{SEEN_AT}"
+_REVIVED = {
+    **dict.fromkeys(("_deleted_at", "_data_version", "_data_vseq"), "NULL"),
+    **dict.fromkeys(("_changed_at", "_written_at"), _NEW),
+}
+
+
+def _track_sight(merge: _Merge) -> _Merge:
+    """Add the time of the newest sight, which a version older than the row advances alone."""
+    values = {
+        column: f"CASE WHEN {merge.condition} THEN {value}"
+        + (f" WHEN {_IS_SEEN_AGAIN} THEN {_REVIVED[column]}" if column in _REVIVED else "")
+        + " ELSE old.{column} END"
+        for column, value in merge.values.items()
+    }
+    values[SEEN_AT] = f"CASE WHEN {_IS_NEWER_SIGHT} THEN {_NEW} ELSE old.{{column}} END"
+    return _Merge(values, f"{merge.condition} OR {_IS_NEWER_SIGHT}")

@@ -118,8 +118,8 @@ class MySQL(Dialect):
                 connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_LOCK})")
 
     def build_inline_comment(self, comment: str) -> str:
-        """Return the comment; backslashes are escapes in the strings of MySQL."""
-        return f" COMMENT {quote_text(comment.replace(chr(92), chr(92) * 2))}" if comment else ""
+        """Return the comment."""
+        return f" COMMENT {quote_text(comment)}" if comment else ""
 
     def build_index(self, table: str) -> str:
         """Return the statement; an index has its name in its table only."""
@@ -151,27 +151,33 @@ class MySQL(Dialect):
         statement = super().build_live_view(view, table)
         return statement.replace("CREATE OR REPLACE", "CREATE OR REPLACE SQL SECURITY INVOKER", 1)
 
+    def encode_time(self, time: datetime) -> str:
+        """Return the time in UTC, as all sessions are."""
+        return _format_time(time)
+
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Send statements of many rows, each of up to a megabyte; the driver splits them."""
-        batch, columns = target.batch, target.columns
+        columns = target.columns
         _check_sizes(rows, connection.info[MAX_PACKET_BYTES])
         names = list_column_names(columns)
         statement = (
             f"INSERT INTO {quote(target.table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
             f"VALUES ({', '.join(['%s'] * len(names))}) "
-            + build_duplicate_key_clause(columns, is_deletion=batch.is_deletion)
+            + build_duplicate_key_clause(columns, is_deletion=target.is_deletion)
         )
         now = _format_time(utc_now())
-        deleted_at = _format_time(batch.version) if batch.is_deletion else None
-        shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
             (
-                batch.account,
+                row.batch.account,
                 row.record.key,
                 row.record.json,
                 _format_time(row.record.version),
                 row.record.sequence,
-                *shared,
+                row.batch.job,
+                row.batch.run,
+                row.batch.method,
+                _format_time(row.batch.version) if target.is_deletion else None,
+                *(now, now, now),
                 row.meta,
                 *_encode_cells(row, columns),
             )
@@ -295,15 +301,15 @@ def _check_sizes(rows: Sequence[Row], max_packet_bytes: int) -> None:
     """Raise the server's own error for rows that it would not read: it closes the connection as well."""
     limit = max_packet_bytes - _STATEMENT_BYTES
     for row in rows:
-        # A character has up to 4 bytes, and up to 2 when it is escaped.
-        if len(row.record.json) * 4 > limit and _count_bytes(row) > limit:
+        # A quote is doubled.
+        if len(row.record.json_bytes) * 2 > limit and _count_bytes(row) > limit:
             fault = pymysql.err.DataError(_PACKET_TOO_LARGE, "larger than max_allowed_packet")
             raise DataError(None, None, fault)
 
 
 def _count_bytes(row: Row) -> int:
     texts = [row.record.json, *(value for value in row.columns.values() if isinstance(value, str))]
-    return sum(len(pymysql.converters.escape_string(value).encode()) for value in texts)
+    return sum(len(value.encode()) + value.count("'") for value in texts)
 
 
 def _format_time(time: datetime) -> str:

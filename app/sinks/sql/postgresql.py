@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -19,7 +21,7 @@ from app.sinks.sql.dialect import (
 )
 from app.sinks.sql.merge import build_conflict_clause, list_column_names, quote, quote_text
 from app.sinks.sql.rows import Row
-from app.truto.records import to_json
+from app.truto.records import RawJson, encode_json
 
 # States of class 42 (a faulty statement) that another attempt mends: a prepared statement that a pooler mixed
 # up, and a schema, table or column that another worker created first.
@@ -74,6 +76,27 @@ _READ_INDEXES = text(
     WHERE i.indrelid = to_regclass(quote_ident(:table)) AND a.attname = '_written_at' AND i.indpred IS NULL
     """
 )
+
+
+# The columns of a route with their types.
+_Shape = tuple[tuple[str, str], ...]
+_BATCH_SHAPE = (
+    ("_account", "text"),
+    ("_version", "timestamptz"),
+    ("_job", "text"),
+    ("_run", "text"),
+    ("_method", "text"),
+    ("rows", "jsonb"),
+)
+_OWN_SHAPE = (
+    ("_key", "text"),
+    ("_version", "timestamptz"),
+    ("_vseq", "text"),
+    ("data", "jsonb"),
+    ("_meta", "jsonb"),
+)
+# Of all tables of a worker.
+_MAX_STATEMENTS = 1024
 
 
 class PostgreSQL(Dialect):
@@ -145,26 +168,15 @@ class PostgreSQL(Dialect):
         return {row.name: row.is_complete for row in rows}
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
-        """Send the rows as one JSON array, for an eighth of the client's CPU."""
-        batch = target.batch
-        statement = self._build_upsert(target.table, target.columns, is_deletion=batch.is_deletion)
-        parameters = {
-            "account": batch.account,
-            "version": batch.version,
-            "job": batch.job,
-            "run": batch.run,
-            "method": batch.method,
-            "deleted_at": batch.version if batch.is_deletion else None,
-            "now": utc_now(),
-            "rows": _encode_rows(rows, batch.version),
-        }
-        connection.exec_driver_sql(statement, parameters)
+        """Send the batches as one JSON array with their rows, for an eighth of the client's CPU."""
+        types = self._list_shape(target.columns)
+        statement = _build_upsert(target.table, types, is_deletion=target.is_deletion)
+        connection.exec_driver_sql(statement, {"now": utc_now(), "batches": _encode_batches(rows)})
 
     def check_upsert(self, connection: Connection, table: str, columns: Mapping[str, ColumnConfig]) -> None:
         """Execute the statement with no rows: the server checks names, types and rights before."""
-        names = ("account", "version", "job", "run", "method", "deleted_at", "now")
-        parameters = {**dict.fromkeys(names), "rows": "[]"}
-        connection.exec_driver_sql(self._build_upsert(table, columns, is_deletion=False), parameters)
+        statement = _build_upsert(table, self._list_shape(columns), is_deletion=False)
+        connection.exec_driver_sql(statement, {"now": None, "batches": "[]"})
 
     def has_row_security(self, connection: Connection, table: str) -> bool:
         """Read the server's decision: owners and superusers are exempt."""
@@ -172,8 +184,9 @@ class PostgreSQL(Dialect):
 
     def read_row(self, connection: Connection, columns: Mapping[str, ColumnConfig], row: Row) -> None:
         """Read the row from its JSON."""
-        statement = f"SELECT count(*) FROM {self._build_recordset(columns)}"  # noqa: S608  # quoted names only
-        connection.exec_driver_sql(statement, {"rows": _encode_rows([row])})
+        source = _build_source(self._list_shape(columns))
+        statement = f"SELECT count(*) FROM {source}"  # noqa: S608  # quoted names only
+        connection.exec_driver_sql(statement, {"batches": _encode_batches([row])})
 
     def read_columns(self, connection: Connection, table: str) -> dict[str, TableColumn]:
         """Read the catalog."""
@@ -205,35 +218,8 @@ class PostgreSQL(Dialect):
         """Whether the role owns the table."""
         return bool(connection.execute(_OWNS_TABLE, {"name": table}).scalar_one_or_none())
 
-    def _build_recordset(self, columns: Mapping[str, ColumnConfig]) -> str:
-        shape = [
-            '"_key" text',
-            '"_version" timestamptz',
-            '"_vseq" text',
-            '"data" jsonb',
-            '"_meta" jsonb',
-        ]
-        shape += [f"{quote(name)} {self.types[column.type]}" for name, column in columns.items()]
-        return f"jsonb_to_recordset(%(rows)s::jsonb) AS r({', '.join(shape)})"
-
-    def _build_upsert(self, table: str, columns: Mapping[str, ColumnConfig], *, is_deletion: bool) -> str:
-        expressions = {
-            "_account": "%(account)s",
-            # Most routes take the version of the event: no row repeats it.
-            "_version": 'coalesce(r."_version", %(version)s)',
-            "_job": "%(job)s",
-            "_run": "%(run)s",
-            "_method": "%(method)s",
-            "_deleted_at": "%(deleted_at)s::timestamptz",
-            **dict.fromkeys(("_first_seen_at", "_changed_at", "_written_at"), "%(now)s"),
-        }
-        names = list_column_names(columns)
-        return (
-            f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
-            f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
-            f"FROM {self._build_recordset(columns)} "
-            f'ORDER BY r."_key" COLLATE "C" ' + build_conflict_clause(table, columns, is_deletion=is_deletion)
-        )
+    def _list_shape(self, columns: Mapping[str, ColumnConfig]) -> _Shape:
+        return tuple((name, self.types[column.type]) for name, column in columns.items())
 
     def classify_error(self, error: DBAPIError) -> ErrorAction:
         """Classify by SQLSTATE: the records or a person's constraint, the table or its rights, or neither."""
@@ -264,17 +250,71 @@ class PostgreSQL(Dialect):
         return {"22003": "number_out_of_range", "22P05": "unstorable_text"}.get(state, "refused")
 
 
-def _encode_rows(rows: Sequence[Row], version: datetime | None = None) -> str:
-    """Return rows as a JSON array. version: of the rows that are written without one."""
-    return f"[{','.join(_encode_row(row, version) for row in rows)}]"
+def _build_source(shape: _Shape) -> str:
+    """Return the rows r of the batches b."""
+    batch = _build_recordset("%(batches)s::jsonb", "b", _BATCH_SHAPE)
+    return f"{batch} CROSS JOIN LATERAL {_build_recordset('b.rows', 'r', (*_OWN_SHAPE, *shape))}"
 
 
-def _encode_row(row: Row, version: datetime | None) -> str:
-    record = row.record
-    # `data` and `meta` are JSON already: insert them unchanged.
-    columns = "".join(f",{to_json(name)}:{to_json(value)}" for name, value in row.columns.items())
-    own_version = "" if record.version == version else f',"_version":"{record.version.isoformat()}"'
+def _build_recordset(source: str, name: str, shape: _Shape) -> str:
+    columns = ", ".join(f"{quote(column)} {type_}" for column, type_ in shape)
+    return f"jsonb_to_recordset({source}) AS {name}({columns})"
+
+
+# To build it takes longer than to write a row.
+@lru_cache(_MAX_STATEMENTS)
+def _build_upsert(table: str, shape: _Shape, *, is_deletion: bool) -> str:
+    columns = [name for name, _ in shape]
+    expressions = {
+        # Most routes take the version of the event: no row repeats it.
+        "_version": "coalesce(r._version, b._version)",
+        "_deleted_at": "b._version" if is_deletion else "NULL::timestamptz",
+        **{name: f"b.{name}" for name in ("_account", "_job", "_run", "_method")},
+        **dict.fromkeys(("_first_seen_at", "_changed_at", "_written_at"), "%(now)s"),
+    }
+    names = list_column_names(columns)
     return (
-        f'{{"_key":{to_json(record.key)},"_vseq":"{record.sequence}","data":{record.json},'
-        f'"_meta":{row.meta or "null"}{own_version}{columns}}}'
+        f"INSERT INTO {quote(table)} ({', '.join(map(quote, names))}) "  # noqa: S608  # quoted names only
+        f"SELECT {', '.join(expressions.get(name, f'r.{quote(name)}') for name in names)} "
+        f"FROM {_build_source(shape)} "
+        'ORDER BY b._account COLLATE "C", r._key COLLATE "C" '
+        + build_conflict_clause(table, columns, is_deletion=is_deletion)
     )
+
+
+def _encode_batches(rows: Sequence[Row]) -> Jsonb:
+    """Return the batches of rows as a JSON array, each with its rows."""
+    rows_by_batch: dict[int, list[Row]] = {}
+    for row in rows:
+        rows_by_batch.setdefault(id(row.batch), []).append(row)
+    batches = [_list_members(batch_rows) for batch_rows in rows_by_batch.values()]
+    # Bytes: the driver would encode a text of megabytes again.
+    return Jsonb(encode_json(batches), dumps=bytes)
+
+
+def _list_members(rows: Sequence[Row]) -> dict[str, Any]:
+    batch = rows[0].batch
+    return {
+        "_account": batch.account,
+        "_version": batch.version.isoformat(),
+        "_job": batch.job,
+        "_run": batch.run,
+        "_method": batch.method,
+        "rows": [_list_row_members(row, batch.version) for row in rows],
+    }
+
+
+def _list_row_members(row: Row, version: datetime) -> dict[str, Any]:
+    record = row.record
+    # `data` and `_meta` are JSON already: insert them unchanged.
+    members = {
+        "_key": record.key,
+        "_vseq": record.sequence,
+        "data": RawJson(record.json_bytes),
+        **row.columns,
+    }
+    if record.version != version:
+        members["_version"] = record.version.isoformat()
+    if row.meta:
+        members["_meta"] = RawJson(row.meta)
+    return members

@@ -13,6 +13,7 @@ from app.database.engine import diagnose_for, open_engine
 from app.database.inspection import database_file, missing_file
 from app.database.provision import CREATE_UTF8_DATABASE
 from app.errors import SinkRefused, SinkUnavailable
+from app.sinks.sql.delete_tracking import list_columns
 from app.sinks.sql.dialect import Dialect
 from app.sinks.sql.live_views import find_view_state, live_view_name
 from app.sinks.sql.merge import quote
@@ -23,7 +24,8 @@ from app.sinks.sql.tables import SinkTables, table_name
 _LOCK_TIMEOUT_S = 3.0
 _RIGHTS = text(
     """
-    SELECT current_schema() AS schema,
+    SELECT current_schema() AS schema, quote_ident(current_user) AS role,
+      quote_ident(coalesce(current_schema(), 'public')) AS place,
       current_setting('server_encoding') AS encoding,
       current_setting('transaction_read_only') = 'on' AS is_read_only,
       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
@@ -81,15 +83,19 @@ def _check_rights(connection: Connection, schema: str) -> None:
         if not rights.may_create_schema:
             raise SinkUnavailable(
                 f"there is no schema {schema}, and the sink's role may not create it: "
-                f'run as a superuser: CREATE SCHEMA "{schema}" AUTHORIZATION the_role;'
+                f'run as a superuser: CREATE SCHEMA "{schema}" AUTHORIZATION {rights.role};'
             )
         return
     if not rights.may_create:
         place = rights.schema or "any schema of its search_path"
-        raise SinkUnavailable(f"the sink's role may not create tables in {place}: grant it CREATE")
+        raise SinkUnavailable(
+            f"the sink's role may not create tables in {place}: run as the owner: GRANT USAGE, CREATE ON "
+            f"SCHEMA {rights.place} TO {rights.role}; or set `schema` in the sink, to a schema of this role"
+        )
     if connection.execute(_HAS_TABLES).scalar_one() and connection.execute(_UNWRITABLE_TABLES).scalar_one():
         raise SinkUnavailable(
-            "the sink's role may not write to tables of this sink: grant it SELECT, INSERT and UPDATE"
+            "the sink's role may not write to tables of this sink: run as their owner: GRANT SELECT, INSERT, "
+            f"UPDATE, DELETE ON ALL TABLES IN SCHEMA {rights.place} TO {rights.role};"
         )
 
 
@@ -157,7 +163,7 @@ def _inspect_table(
         problem, _, correction = str(refusal).partition("; ")
         yield SetUpProblem(table, problem, correction, is_blocking=True)
         return
-    inspected = find_table_problems(connection, dialect, table, route.columns)
+    inspected = find_table_problems(connection, dialect, table, list_columns(route))
     for problem, correction in inspected.blocking:
         yield SetUpProblem(table, f"table {table}: {problem}", correction, is_blocking=True)
     for problem, correction in (*inspected.types, *inspected.unfilled.values()):

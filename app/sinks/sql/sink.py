@@ -1,10 +1,11 @@
-"""The SQL sink: writes each batch to a database by one statement."""
+"""The SQL sink: writes batches to a database by one statement."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -15,9 +16,9 @@ from app.database.engine import autocommit, describe_folder_error, diagnose_for,
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
+from app.sinks.sql.delete_tracking import build_tracking_values, list_columns
 from app.sinks.sql.dialect import Dialect, WriteTarget
-from app.sinks.sql.postgresql import PostgreSQL
-from app.sinks.sql.rows import Row, make_rows
+from app.sinks.sql.rows import Row, join_rows, make_rows
 from app.sinks.sql.set_up import (
     LACKS_RIGHT,
     TableProblem,
@@ -28,6 +29,13 @@ from app.sinks.sql.set_up import (
 )
 from app.sinks.sql.sqlite import SQLite
 from app.sinks.sql.tables import SinkTables, table_name
+from app.sinks.sql.unseen_rows import (
+    RowCounts,
+    RunScope,
+    count_live_rows,
+    count_marked_rows,
+    mark_unseen_rows,
+)
 
 # A statement, or its wait for a lock, took too long. The server answered, so it may accept other batches.
 _BATCH_TIMEOUTS = ("57014", "55P03", "1205", "1969", "3024")
@@ -43,7 +51,20 @@ def choose_dialect(engine: Engine) -> Dialect:
         from app.sinks.sql.mysql import MySQL  # noqa: PLC0415
 
         return MySQL()
-    return PostgreSQL() if engine.dialect.name == "postgresql" else SQLite()
+    if engine.dialect.name == "postgresql":
+        # An installation on SQLite never loads psycopg, which costs 40 ms.
+        from app.sinks.sql.postgresql import PostgreSQL  # noqa: PLC0415
+
+        return PostgreSQL()
+    return SQLite()
+
+
+class RejectedRow(NamedTuple):
+    """A row that the database rejected. reason, message: as in RejectedRecord."""
+
+    row: Row
+    reason: str
+    message: str
 
 
 class SqlSink:
@@ -65,18 +86,30 @@ class SqlSink:
 
     def write(self, batch: Batch, route: Route) -> WriteResult:
         """Write a batch; see Sink."""
-        rows = make_rows(batch.records, route.columns, self._dialect.max_decimal)
-        rejected: Sequence[RejectedRecord] = ()
-        target = WriteTarget(table_name(batch.resource, route), batch, route.columns)
+        [result] = self.write_batches([batch], route)
+        return result
+
+    def write_batches(self, batches: Sequence[Batch], route: Route) -> Sequence[WriteResult]:
+        """Write batches by one statement, or a few if records are in several of them; see JoiningSink."""
+        first = batches[0]
+        target = WriteTarget(table_name(first.resource, route), first.is_deletion, list_columns(route))
+        rows = [self._make_rows(batch, route) for batch in batches]
+        rejected: list[RejectedRow] = []
         with self._translate_errors(target):
             self._tables.ensure_table(
-                target.table, batch.resource, route.columns, is_indexed=route.index_written_at
+                target.table, first.resource, target.columns, is_indexed=route.index_written_at
             )
-            if rows:
-                rejected = self._write_rows(target, rows)
-        written = len(batch.records) - len(rejected)
-        misfits = Counter(column for row in rows for column in row.misfits)
-        return WriteResult(written, rejected, misfits)
+            for group in join_rows(rows) if len(rows) > 1 else rows:
+                if group:
+                    rejected += self._write_rows(target, group)
+        return [
+            _build_result(batch, batch_rows, rejected)
+            for batch, batch_rows in zip(batches, rows, strict=True)
+        ]
+
+    def _make_rows(self, batch: Batch, route: Route) -> list[Row]:
+        shared = build_tracking_values(batch, route)
+        return make_rows(batch, route.columns, self._dialect.max_decimal, shared=shared)
 
     def count(self, account: str) -> int:
         """Count an account's rows in every table of this sink; see Sink."""
@@ -88,11 +121,35 @@ class SqlSink:
         with self._translate_errors():
             return sum(delete_rows(self._engine, table, account) for table in self._tables.list_tables())
 
+    def count_live_rows(self, resource: str, route: Route, scope: RunScope) -> list[RowCounts]:
+        """Count the live rows of a resource, and those that a run did not see; raises SinkUnavailable."""
+        with self._translate_errors():
+            table = self._ensure_table(resource, route)
+            return count_live_rows(self._engine, self._dialect, table, scope)
+
+    def mark_unseen_rows(
+        self, resource: str, route: Route, scope: RunScope, runs: Sequence[str]
+    ) -> Iterator[int]:
+        """Mark the rows that a run did not see; see `unseen_rows`. Raises SinkUnavailable."""
+        with self._translate_errors():
+            table = self._ensure_table(resource, route)
+            yield from mark_unseen_rows(self._engine, self._dialect, table, scope, runs)
+
+    def count_marked_rows(self, resource: str, route: Route, scope: RunScope) -> int:
+        """Count the rows that are deleted because a run did not see them; raises SinkUnavailable."""
+        with self._translate_errors():
+            return count_marked_rows(self._engine, self._dialect, table_name(resource, route), scope)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
-    def _write_rows(self, target: WriteTarget, rows: Sequence[Row]) -> Sequence[RejectedRecord]:
+    def _ensure_table(self, resource: str, route: Route) -> str:
+        table = table_name(resource, route)
+        self._tables.ensure_table(table, resource, list_columns(route), is_indexed=route.index_written_at)
+        return table
+
+    def _write_rows(self, target: WriteTarget, rows: Sequence[Row]) -> Sequence[RejectedRow]:
         try:
             with autocommit(self._engine) as connection:
                 self._dialect.upsert(connection, target, rows)
@@ -100,7 +157,7 @@ class SqlSink:
         except DBAPIError as error:
             if self._dialect.classify_error(error) != "split":
                 raise
-        rejected: list[RejectedRecord] = []
+        rejected: list[RejectedRow] = []
         deadline_s = time.monotonic() + _SPLIT_TIMEOUT_S
         with self._engine.begin() as connection:
             problems = find_table_problems(connection, self._dialect, target.table, target.columns)
@@ -115,7 +172,7 @@ class SqlSink:
         target: WriteTarget,
         rows: Sequence[Row],
         problems: TableProblems,
-        rejected: list[RejectedRecord],
+        rejected: list[RejectedRow],
         *,
         deadline_s: float,
     ) -> None:
@@ -136,7 +193,7 @@ class SqlSink:
                 code = read_error_code(error) or "constraint"
                 message = f"the database rejected the record ({code})"
                 reason = self._dialect.find_rejection_reason(error)
-                rejected += [RejectedRecord(ordinal, reason, message) for ordinal in rows[0].ordinals]
+                rejected.append(RejectedRow(rows[0], reason, message))
                 return
             if time.monotonic() >= deadline_s:
                 raise SinkUnavailable(
@@ -218,3 +275,15 @@ class SqlSink:
         return SinkUnavailable(
             f"the sink's database failed: {diagnosis}", is_batch_timeout=diagnosis.code in _BATCH_TIMEOUTS
         )
+
+
+def _build_result(batch: Batch, rows: Sequence[Row], rejected_rows: Sequence[RejectedRow]) -> WriteResult:
+    """Return the result of one of the batches. rejected_rows: of all of them."""
+    rejected = [
+        RejectedRecord(ordinal, reason, message)
+        for row, reason, message in rejected_rows
+        if row.batch is batch
+        for ordinal in row.ordinals
+    ]
+    misfits = Counter(column for row in rows for column in row.misfits)
+    return WriteResult(len(batch.records) - len(rejected), rejected, misfits)

@@ -48,6 +48,10 @@ class SQLite(Dialect):
         "json": "TEXT",
     }
 
+    def encode_time(self, time: datetime) -> str:
+        """Return text that is sorted by time."""
+        return _format_time(time)
+
     def build_index_online(self, connection: Connection, table: str) -> None:
         """Create the index unless the table is so large that writers would wait for too long."""
         statement = f"SELECT 1 FROM {quote(table)} LIMIT 1 OFFSET {_MAX_INDEXED_ROWS}"  # noqa: S608  # quoted
@@ -72,20 +76,22 @@ class SQLite(Dialect):
 
     def upsert(self, connection: Connection, target: WriteTarget, rows: Sequence[Row]) -> None:
         """Execute one prepared statement for all rows."""
-        table, batch, columns = target.table, target.batch, target.columns
+        table, columns = target.table, target.columns
         one_row = f"VALUES ({', '.join('?' * len(list_column_names(columns)))})"
-        statement = _build_upsert(table, columns, source=one_row, is_deletion=batch.is_deletion)
+        statement = _build_upsert(table, columns, source=one_row, is_deletion=target.is_deletion)
         now = _format_time(utc_now())
-        deleted_at = _format_time(batch.version) if batch.is_deletion else None
-        shared = (batch.job, batch.run, batch.method, deleted_at, now, now, now)
         parameters = [
             (
-                batch.account,
+                row.batch.account,
                 row.record.key,
                 row.record.json,
                 _format_time(row.record.version),
                 row.record.sequence,
-                *shared,
+                row.batch.job,
+                row.batch.run,
+                row.batch.method,
+                _format_time(row.batch.version) if target.is_deletion else None,
+                *(now, now, now),
                 row.meta,
                 *_encode_cells(row, columns),
             )

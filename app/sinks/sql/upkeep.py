@@ -14,6 +14,7 @@ from app.config.routes import Route
 from app.database.engine import autocommit, diagnose_for, open_engine
 from app.database.inspection import missing_file
 from app.errors import SinkUnavailable
+from app.sinks.sql.delete_tracking import list_columns
 from app.sinks.sql.dialect import Dialect
 from app.sinks.sql.live_views import ensure_view
 from app.sinks.sql.set_up import find_table_problems
@@ -59,7 +60,7 @@ def _keep_table(engine: Engine, dialect: Dialect, table: str, routes: Sequence[R
         ensure_view(connection, dialect, table, is_new_table=False)
         is_wanted = any(route.index_written_at for route in routes)
         # A column that is added waits for the index, and all writers wait for the column.
-        problems = [find_table_problems(connection, dialect, table, route.columns) for route in routes]
+        problems = [find_table_problems(connection, dialect, table, list_columns(route)) for route in routes]
         is_unready = any(problem.blocking or problem.addable for problem in problems)
         if not is_wanted or is_unready or not dialect.lacks_index(connection, table):
             return

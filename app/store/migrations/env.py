@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from app.store.migrate import VERSION_TABLE
+from app.store.schema import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],

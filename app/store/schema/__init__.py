@@ -4,7 +4,14 @@ All names begin with `rapidbridge_`, because the default SQL sink writes its tab
 A test compares these tables with the result of `migrations/`.
 """
 
-from app.store.schema.column_types import PREFIX, SafeText, UtcDateTime, metadata, replace_unstorable
+from app.store.schema.column_types import (
+    PREFIX,
+    VERSION_TABLE,
+    SafeText,
+    UtcDateTime,
+    metadata,
+    replace_unstorable,
+)
 from app.store.schema.delivery_tables import (
     dead_records,
     deliveries,
@@ -12,9 +19,10 @@ from app.store.schema.delivery_tables import (
     record_errors,
     sink_outcomes,
 )
+from app.store.schema.load_tables import loads
 from app.store.schema.notification_tables import notification_deliveries, notifications
 from app.store.schema.operation_tables import audit_log, operations, replays
-from app.store.schema.run_tables import runs, syncs
+from app.store.schema.run_tables import delete_checks, runs, syncs
 from app.store.schema.service_tables import (
     arrivals,
     column_misfits,
@@ -27,14 +35,17 @@ from app.store.schema.service_tables import (
 
 __all__ = [
     "PREFIX",
+    "VERSION_TABLE",
     "SafeText",
     "UtcDateTime",
     "arrivals",
     "audit_log",
     "column_misfits",
     "dead_records",
+    "delete_checks",
     "deliveries",
     "delivery_attempts",
+    "loads",
     "metadata",
     "notification_deliveries",
     "notifications",

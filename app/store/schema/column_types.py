@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, Column, DateTime, Dialect, MetaData, Text
 from sqlalchemy.types import TypeDecorator
 
 PREFIX = "rapidbridge_"
+# Alembic\'s table, which is none of `metadata`: a test compares that with the migrations.
+VERSION_TABLE = PREFIX + "schema_version"
 metadata = MetaData()
 
 

@@ -36,7 +36,7 @@ deliveries = Table(
     text_column("leased_by"),
     Column("lost_attempts", SmallInteger, nullable=False, server_default="0"),
     Column("duplicates", Integer, nullable=False, server_default="0"),
-    # When the sweeper enqueues it, and when the lease of its worker ends.
+    # When the feeder enqueues it, and when the lease of its worker ends.
     Column("due_at", UtcDateTime, nullable=False),
     # A DeliveryPriority; only of a pending delivery.
     Column("priority", SmallInteger, nullable=False, server_default="0"),
@@ -60,6 +60,15 @@ deliveries = Table(
 Index(
     PREFIX + "deliveries_due_by_priority",
     deliveries.c.priority,
+    deliveries.c.due_at,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
+)
+# For the turns of the accounts, found without reading the backlog of each.
+Index(
+    PREFIX + "deliveries_due_by_account",
+    deliveries.c.priority,
+    deliveries.c.integrated_account_id,
     deliveries.c.due_at,
     sqlite_where=text("state = 'pending'"),
     postgresql_where=text("state = 'pending'"),

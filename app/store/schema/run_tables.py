@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, SmallInteger, Table, text
+from sqlalchemy import BigInteger, Column, Index, SmallInteger, Table, Uuid, text
 
 from app.store.schema.column_types import PREFIX, SafeText, UtcDateTime, metadata, number_column, text_column
 
@@ -125,4 +125,62 @@ syncs = Table(
     # The sync is late from then on, unless a run begins, or its open run gets a delivery; NULL for never.
     Column("expected_at", UtcDateTime),
     Column("summarized_at", UtcDateTime),
+)
+
+delete_checks = Table(
+    PREFIX + "delete_checks",
+    metadata,
+    # The rows of one resource in one sink that a run did not see: marked as deleted, or held back.
+    Column("id", Uuid, primary_key=True),
+    Column("sync_job_run_id", SafeText, nullable=False),
+    text_column("sync_job_id"),
+    text_column("integrated_account_id"),
+    Column("resource", SafeText, nullable=False),
+    # A method of the run whose route tracks deletes.
+    text_column("method"),
+    Column("sink", SafeText, nullable=False),
+    # The `table` of the route; "" for that of the resource.
+    text_column("route_table"),
+    # When the first delivery of the run was received.
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # A DeleteCheckState.
+    Column("state", SafeText, nullable=False),
+    # A HoldReason; of a check that is due, the reason why it waits, and the message of the sink.
+    text_column("reason"),
+    text_column("message"),
+    # The next attempt; while a process carries it out, the end of its lease.
+    Column("due_at", UtcDateTime, nullable=False),
+    text_column("leased_by"),
+    # The rows of the job that were live, and those of them that the run did not see, when it was carried out.
+    Column("live_rows", BigInteger),
+    Column("unseen_rows", BigInteger),
+    # NULL until every unseen row is marked.
+    Column("marked_rows", BigInteger),
+    # When marking began: from then on, its share is not checked again.
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    # The operator who approved that more rows than the share are marked.
+    text_column("approved_by"),
+    Column("approved_at", UtcDateTime),
+)
+Index(
+    PREFIX + "delete_checks_due",
+    delete_checks.c.due_at,
+    sqlite_where=text("state = 'due'"),
+    postgresql_where=text("state = 'due'"),
+)
+Index(
+    PREFIX + "delete_checks_held",
+    delete_checks.c.created_at,
+    sqlite_where=text("state = 'held_back'"),
+    postgresql_where=text("state = 'held_back'"),
+)
+Index(PREFIX + "delete_checks_created", delete_checks.c.created_at, delete_checks.c.id)
+Index(PREFIX + "delete_checks_of_run", delete_checks.c.sync_job_run_id)
+Index(
+    PREFIX + "delete_checks_of_sync",
+    delete_checks.c.integrated_account_id,
+    delete_checks.c.sync_job_id,
+    delete_checks.c.began_at,
 )

@@ -5,6 +5,7 @@ from types import ModuleType
 from app.web.dashboard.pages import (
     accounts,
     audit,
+    deletes,
     deliveries,
     delivery_body,
     failed,
@@ -22,6 +23,7 @@ PAGE_MODULES: tuple[ModuleType, ...] = (
     deliveries,
     failed,
     sinks,
+    deletes,
     routes,
     operations,
     delivery_body,

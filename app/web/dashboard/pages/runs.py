@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from app.clock import utc_now
 from app.database.engine import Database
+from app.runs.delete_checks import advise_on_check, explain_check, is_approvable
 from app.runs.gap_reasons import (
     GapAdvice,
     advise_on_gap,
@@ -24,6 +25,7 @@ from app.runs.run_overview import MAX_COUNTED_DELIVERIES, RunOverview, read_run_
 from app.runs.stop_request import STOP_ACTION, request_stop
 from app.runs.sync_reasons import explain_early_end, explain_run
 from app.runs.unsent_events import explain_unsent_events
+from app.store.delete_checks import DeleteChecks, DeleteCheckState
 from app.store.id_prefixes import MIN_PREFIX_DIGITS, find_run_ids, read_id_digits
 from app.store.reasons import RECORD, explain
 from app.store.run_list import RunFilter, list_runs
@@ -35,6 +37,7 @@ from app.web.dashboard.paging import PAGE_SIZE, build_next_url, read_time_cursor
 
 # The status of a run without a lifecycle event.
 _UNKNOWN = "unknown"
+_MAX_DELETES = 100
 _MISSING_SETTING = "Set TRUTO_API_TOKEN for the web process and the workers, and restart both."
 
 
@@ -74,11 +77,13 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
         overview = read_run_overview(database, run_id, now=utc_now(), counts_all=counts_all)
         if overview is None:
             raise NotFound(f"No event of run {run_id} was received.")
+        deletes = DeleteChecks(database).list_of_run(run_id, limit=_MAX_DELETES)
+        may_change = overview.may_change or any(check.state == DeleteCheckState.DUE for check in deletes)
         return render_template(
             "dashboard/run.html",
             overview=overview,
             # Counting a large run takes seconds: once, not at every update.
-            is_live=overview.may_change and not counts_all,
+            is_live=may_change and not counts_all,
             run=overview.run,
             summary=overview.summary,
             meaning=explain_verdict(overview.summary.verdict),
@@ -88,6 +93,10 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             remarks=list(_list_resource_remarks(overview)),
             unsent=_explain_unsent(overview),
             explain_record=lambda reason: explain(RECORD, reason),
+            deletes=deletes,
+            advise_on_check=advise_on_check,
+            explain_check=explain_check,
+            is_approvable=is_approvable,
             missing_setting="" if has_token else _MISSING_SETTING,
             show_command=f"rapidbridge runs show {shlex.quote(run_id)}",
             stop_command=f"rapidbridge runs stop {shlex.quote(run_id)}",

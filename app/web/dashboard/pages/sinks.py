@@ -9,7 +9,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from app.clock import utc_now
 from app.config.sinks import SinkConfig, SqlSinkConfig
 from app.database.engine import redact_url
+from app.runs.delete_checks import advise_on_check, explain_check, is_approvable
 from app.store.column_misfits import ColumnMisfits
+from app.store.delete_checks import DeleteChecks
 from app.store.sink_states import SinkStates
 from app.store.sink_status import SinkStatus, list_sink_statuses
 from app.web.dashboard.dashboard import Dashboard
@@ -17,6 +19,7 @@ from app.web.dashboard.paging import split_page
 
 _MAX_REASON_CHARS = 200
 _MAX_MISFITS = 200
+_MAX_DELETES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,16 @@ def register(pages: Blueprint, dashboard: Dashboard) -> None:
             (misfit for misfit in newest if misfit.sink in sinks),
             key=lambda misfit: (misfit.sink, misfit.resource, misfit.column),
         )
+        read_deletes = DeleteChecks(dashboard.database).list_newest(limit=_MAX_DELETES + 1, is_held=True)
+        deletes, has_more_deletes = split_page(read_deletes, _MAX_DELETES)
         return render_template(
             "dashboard/sinks.html",
             rows=rows,
+            deletes=deletes,
+            has_more_deletes=has_more_deletes,
+            advise_on_check=advise_on_check,
+            explain_check=explain_check,
+            is_approvable=is_approvable,
             misfits=misfits,
             has_more_misfits=has_more_misfits,
             max_reason=_MAX_REASON_CHARS,

@@ -1,0 +1,13 @@
+"""rapidbridge files: maintenance of files sinks."""
+
+import click
+
+from app.cli.files.compact import compact
+
+
+@click.group()
+def files() -> None:
+    """Compact the files of a files sink."""
+
+
+files.add_command(compact)

@@ -1,0 +1,1 @@
+"""The files sink, on a local disk or an object store."""

@@ -1,0 +1,1 @@
+"""The warehouse sink: loads into analytical databases through dlt."""
