@@ -77,6 +77,8 @@ def _load_modules() -> None:
     from app.database.engine import parse_url  # noqa: PLC0415
 
     parse_url(_settings.database_url).get_dialect().import_dbapi()
+    # Loads the cipher, if a key is set.
+    _settings.encryption_keys.encrypt(b"-", b"")
 
 
 def pre_fork(_server: Any, worker: Any) -> None:
