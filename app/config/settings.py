@@ -150,7 +150,7 @@ class Settings(BaseModel):
     replay_window_s: int = Field(default=0, ge=0, le=MAX_DAYS * 86400, alias="REPLAY_WINDOW_S")
     retention_days: int = Field(default=0, ge=0, le=MAX_DAYS, alias="RETENTION_DAYS")
     encryption_keys: Annotated[Keyring, BeforeValidator(parse_encryption_keys)] = Field(
-        default_factory=Keyring, alias="ENCRYPTION_KEYS", repr=False
+        default=Keyring(), alias="ENCRYPTION_KEYS", repr=False
     )
     maintenance: Annotated[str, AfterValidator(parse_maintenance)] = Field(default="", alias="MAINTENANCE")
     dashboard_password: Annotated[str, AfterValidator(check_password)] = Field(
@@ -340,6 +340,7 @@ _HOW_TO_SET = {
         "Set it to the secret that Truto showed when the webhook was created (several: separate with commas)."
     ),
     "TRUTO_API_TOKEN": "Set it to an API token of the Truto environment that the runs belong to.",
+    "ENCRYPTION_KEYS": "Set it to a key; to make one, run: rapidbridge keys generate",
     "REDIS_URL": "Set it to the URL of a Redis or Valkey server, or let `rapidbridge up` start one.",
 }
 

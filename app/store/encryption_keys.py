@@ -1,5 +1,6 @@
 """The keys that stored data is encrypted with: which ones must be in ENCRYPTION_KEYS."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,9 @@ from app.database.upsert import insert_into
 from app.errors import ConfigError
 from app.store.migrate import is_current
 from app.store.schema import encryption_keys
+
+# A rotation forgets an old key, although a process that was not restarted may still encrypt with it.
+_REGISTER_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +33,17 @@ class EncryptionKeys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._is_registered = False
+        self._register_at_s = 0.0
 
     def register(self) -> None:
-        """Record the current key, before this process encrypts with it for the first time."""
+        """Record the current key, before this process encrypts with it, and once a minute."""
         current = self._database.keyring.current
-        if current is None or self._is_registered:
+        if current is None or time.monotonic() < self._register_at_s:
             return
         insert = insert_into(self._database.dialect.name, encryption_keys)
         row = {"key_id": current.id, "first_used_at": utc_now()}
         self._database.execute(insert.values(row).on_conflict_do_nothing())
-        self._is_registered = True
+        self._register_at_s = time.monotonic() + _REGISTER_INTERVAL_S
 
     def list_in_use(self) -> list[KeyInUse]:
         """Return the recorded keys, oldest first."""

@@ -280,6 +280,19 @@ def test_a_key_is_recorded_before_anything_is_encrypted_with_it(
     assert (key.id, key.is_current, key.is_configured) == (OLD.id, True, True)
 
 
+def test_an_old_key_is_recorded_again_while_a_process_still_uses_it(
+    delivered: DeliveredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.encryption_keys._REGISTER_INTERVAL_S", 0.0)
+    keys = EncryptionKeys(delivered.store)
+    delivered.put("1", records=[])
+    keys.remove([OLD.id])
+
+    delivered.put("2", records=[])
+
+    assert [key.id for key in keys.list_in_use()] == [OLD.id]
+
+
 def test_an_unencrypted_store_reads_the_same_and_records_no_key(delivered: DeliveredStore) -> None:
     delivered.store.keyring = Keyring()
     page = deliver_run(delivered)

@@ -15,7 +15,7 @@ from app.store.encryption_keys import EncryptionKeys, KeyInUse
 @click.command("list")
 @json_option
 def list_keys(*, as_json: bool) -> None:
-    """List the keys that stored data may be encrypted with, by their ids.
+    """List the keys of stored data by their ids, with their use.
 
     A key that decrypts can be removed from ENCRYPTION_KEYS once `rapidbridge keys rotate` no longer lists it.
 

@@ -67,16 +67,17 @@ def _rotate(database: Database, number: int) -> tuple[RotatedRows, bool]:
 
 def _remove_old_keys(settings: Settings, database: Database, *, damaged: int) -> bool:
     """Forget the keys that nothing is encrypted with any more; return False if one must stay."""
-    keys = EncryptionKeys(database)
-    old = [key.id for key in keys.list_in_use() if not key.is_current]
+    keys, current = EncryptionKeys(database), database.keyring.current
+    # A key that only encrypts spooled deliveries is not recorded.
+    known = {*database.keyring.ids, *(key.id for key in keys.list_in_use())}
+    old = sorted(known - ({current.id} if current else set()))
     if not old:
         return True
     shown = ", ".join(old)
     if damaged:
         print_message(
             f"{format_count(damaged, 'row')} cannot be decrypted: damaged. {shown} must stay in "
-            "ENCRYPTION_KEYS until these rows are discarded or pruned. For the deliveries, run: "
-            "rapidbridge deliveries export --output /dev/null"
+            "ENCRYPTION_KEYS until they are pruned."
         )
         return False
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
