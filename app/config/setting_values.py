@@ -127,7 +127,7 @@ def _parse_key(entry: str, number: int) -> EncryptionKey:
         secret = b""
     if len(secret) != KEY_BYTES:
         raise ValueError(
-            f"entry {number} is not a key: base64 of {KEY_BYTES} bytes, 44 characters. To make one, run: "
-            "rapidbridge keys generate"
+            f"entry {number} is not a key: base64 of {KEY_BYTES} bytes, 44 characters; "
+            "`rapidbridge keys generate` makes one"
         )
     return EncryptionKey.build(secret)

@@ -340,7 +340,7 @@ _HOW_TO_SET = {
         "Set it to the secret that Truto showed when the webhook was created (several: separate with commas)."
     ),
     "TRUTO_API_TOKEN": "Set it to an API token of the Truto environment that the runs belong to.",
-    "ENCRYPTION_KEYS": "Set it to a key; to make one, run: rapidbridge keys generate",
+    "ENCRYPTION_KEYS": "Set it to a key; `rapidbridge keys generate` makes one.",
     "REDIS_URL": "Set it to the URL of a Redis or Valkey server, or let `rapidbridge up` start one.",
 }
 
