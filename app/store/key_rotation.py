@@ -16,6 +16,7 @@ from app.store.encrypted_columns import (
     build_text_context,
     encrypt_row,
 )
+from app.store.encryption_keys import EncryptionKeys
 from app.store.schema import deliveries
 from app.store.stored_body import build_body_context
 
@@ -57,6 +58,7 @@ class KeyRotation:
 
     def rotate(self) -> Iterator[RotatedRows]:
         """Encrypt all rows with the current key, or decrypt them without one; yield a count a page."""
+        EncryptionKeys(self._database).register()
         yield from self._rotate_bodies()
         for table in ENCRYPTED_TEXTS:
             yield from self._rotate_texts(table)

@@ -140,6 +140,7 @@ def test_rotation_encrypts_every_value_with_the_current_key(delivered: Delivered
     # The rows of two runs: three bodies, two dead records, two record errors.
     assert number == rotated.rotated == 2 * 7
     assert KeyRotation(delivered.store).count() == 0
+    assert [key.id for key in EncryptionKeys(delivered.store).list_in_use()] == [OLD.id, NEW.id]
     assert {find_key_id(value) for value in read_values(delivered)} == {NEW.id}
     delivered.store.keyring = Keyring((NEW,))
     assert_readable(delivered, page)
