@@ -208,7 +208,7 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
 
 
 def _send(method: str, url: str, **options: Any) -> httpx.Response:
-    with open_http_client(trust_env=False) as client:
+    with open_http_client(allow_private=True, trust_env=False) as client:
         return send(client, method, url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_RESPONSE_BYTES, **options)
 
 

@@ -55,6 +55,8 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+# Otherwise a request through a proxy on this machine can set SCRIPT_NAME, which fails or changes its path.
+forwarder_headers = ""
 
 
 def on_starting(server: Any) -> None:
