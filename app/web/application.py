@@ -42,6 +42,7 @@ from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
 from app.web.metrics import register_metrics_route
+from app.web.openapi import register_openapi_route
 from app.web.probe_observer import ProbeObserver
 from app.web.request_metrics import RequestMetrics
 from app.web.response_counter import ResponseCounter
@@ -98,6 +99,7 @@ def create_app(config: Config) -> Flask:
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
+    register_openapi_route(app)
     return app
 
 
@@ -204,5 +206,5 @@ class _GateStore:
 def _http_error_response(error: HTTPException) -> Response:
     status = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
-    response = WebhookResponse(error.code or 500, status, message=HINT)
+    response = WebhookResponse(status, error.code or 500, message=HINT)
     return response.to_flask(**headers)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
 
 import gevent
 from flask import Flask, Response, jsonify
@@ -25,7 +26,7 @@ from app.web.readiness_warnings import find_warnings
 from app.web.response_counter import ResponseCounter
 from app.web.shared_round import SharedRound
 
-_OK = "ok"
+_OK, _UNREADY = "ok", "unready"
 _MAX_PENDING_AGE_S = 900
 _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
@@ -73,6 +74,24 @@ def register_health_routes(
         return Response(body, http_status, content_type="application/json")
 
 
+class LivenessBody(TypedDict):
+    """The JSON of /healthz."""
+
+    status: Literal["ok"]
+
+
+class ReadinessBody(TypedDict):
+    """The JSON of /readyz: each check is "ok" or its problem."""
+
+    status: Literal["ok", "unready"]
+    store: str
+    redis: str
+    workers: str
+    backlog: str
+    spool: str
+    warnings: NotRequired[dict[str, str]]
+
+
 class Readiness:
     """The answer of /readyz: one round of checks at a time, whose answer is shared for a second."""
 
@@ -97,7 +116,7 @@ class Readiness:
         shown_warnings = {"warnings": shown} if shown else {}
         gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
-        body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
+        body = json.dumps({"status": _OK if is_ready else _UNREADY, **results, **shown_warnings})
         return 200 if is_ready else 503, body + "\n"
 
 
