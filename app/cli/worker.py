@@ -17,7 +17,7 @@ from app.config.settings import (
     build_child_environment,
     forget_routes_snapshot,
 )
-from app.config.summary import log_start
+from app.config.summary import log_dangerous_settings, log_start
 from app.database.engine import open_database
 from app.errors import ConfigError
 from app.logs import configure_logging
@@ -64,6 +64,7 @@ def worker(number: int | None) -> None:
         raise ConfigError([f"{config.routes_file}: {problem}" for problem in problems])
     number = number or settings.worker_concurrency
     log_start("background", config, workers=number)
+    log_dangerous_settings(config)
     database = open_database(settings.database_url, schema=settings.database_schema)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
