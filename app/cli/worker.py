@@ -18,7 +18,7 @@ from app.config.settings import (
     build_child_environment,
     forget_routes_snapshot,
 )
-from app.config.summary import log_start
+from app.config.summary import log_dangerous_settings, log_start
 from app.errors import ConfigError, StoreUnavailable
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
@@ -66,6 +66,7 @@ def worker(number: int | None) -> None:
         raise ConfigError([f"{config.routes_file}: {problem}" for problem in problems])
     number = number or settings.worker_concurrency
     log_start("background", config, workers=number)
+    log_dangerous_settings(config)
     database = open_store(settings)
     # While the database is away, deliveries are retried until it answers.
     with suppress(StoreUnavailable):

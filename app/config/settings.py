@@ -268,6 +268,11 @@ def read_otel_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
+def read_driver_variables() -> dict[str, str]:
+    """Return the variables of libpq and of object stores. Their libraries do not read `.env` either."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("PG", "AWS_"))}
+
+
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 
