@@ -18,11 +18,10 @@ from app.store.migrate import migrate
 from app.truto.signature import sign
 from tests.support.dashboard import SETTINGS as DASHBOARD
 from tests.support.hostile_bodies import SHAPES, build_body
-from tests.support.waiting import measure_slowdown
 from tests.support.web_process import SECRET, WebProcess
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-MAX_DELAY_S = 0.25
+MAX_STEP_CPU_S = 0.25
 
 
 def start(folder: Path, redis_url: str) -> WebProcess:
@@ -43,10 +42,10 @@ def web(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[We
 
 
 class OtherDeliveries:
-    """Sends small deliveries one after the other; a context manager. longest_s: the slowest answer."""
+    """Sends small deliveries one after the other; a context manager. count: the number of answers."""
 
     def __init__(self, web: WebProcess) -> None:
-        self.longest_s = 0.0
+        self.count = 0
         self._client = httpx.Client(base_url=web.url, timeout=120)
         self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._send)
@@ -63,15 +62,14 @@ class OtherDeliveries:
 
     def _send(self) -> None:
         while not self._is_done.wait(0.005):
-            started_at = time.monotonic()
             self._deliver()
-            self.longest_s = max(self.longest_s, time.monotonic() - started_at)
 
     def _deliver(self) -> None:
         body = b'{"event": "test", "id": "%s"}' % uuid4().hex.encode()
         headers = {"X-Truto-Signature": sign(body, SECRET)}
         answer = self._client.post("/webhooks/truto", content=body, headers=headers)
         assert answer.json()["status"] == "accepted"
+        self.count += 1
 
 
 def read_peak_memory_bytes(web: WebProcess) -> int:
@@ -88,7 +86,7 @@ def max_step_cpu_s() -> float:
     body = build_body("sound empty objects", MAX_BODY_BYTES)
     started_s = time.thread_time()
     msgspec.json.decode(body, type=msgspec.Raw)
-    return max(MAX_DELAY_S, 3 * (time.thread_time() - started_s))
+    return max(MAX_STEP_CPU_S, 3 * (time.thread_time() - started_s))
 
 
 def measure_longest_step_cpu_s(web: WebProcess, send: Callable[[], object]) -> float:
@@ -161,48 +159,23 @@ def test_no_step_of_a_form_takes_long(
     assert measure_longest_step_cpu_s(web, send) < max_step_cpu_s
 
 
-@pytest.mark.parametrize(
-    ("shape", "status"),
-    [
-        ("arrays without an end", "quarantined"),
-        ("arrays that end wrongly", "quarantined"),
-        ("a long event name", "quarantined"),
-        ("empty objects and NaN", "accepted"),
-        ("records and NaN", "accepted"),
-        ("one payload after the other", "accepted"),
-        ("objects in meta", "accepted"),
-        ("arrays in meta", "accepted"),
-    ],
-)
-def test_a_large_body_of_any_shape_delays_no_other_delivery(web: WebProcess, shape: str, status: str) -> None:
-    body = build_body(shape, MAX_BODY_BYTES)
-    signature = sign(body, SECRET)
-    slowdown = measure_slowdown()
-
-    with OtherDeliveries(web) as others:
-        answer = web.post(body, signature)
-
-    # A duplicate if another test of this module has sent it.
-    assert (answer.http_status, answer.status) in [(200, status), (200, "duplicate")]
-    assert others.longest_s < MAX_DELAY_S * max(slowdown, measure_slowdown())
-
-
-def test_many_large_bodies_at_once_delay_no_other_delivery(web: WebProcess) -> None:
+def test_many_large_bodies_at_once_delay_no_other_delivery(web: WebProcess, max_step_cpu_s: float) -> None:
     body = build_body("records and NaN", 4 * 1024 * 1024)
     headers = {"X-Truto-Signature": sign(body, SECRET)}
-    slowdown = measure_slowdown()
+    url = f"{web.url}/webhooks/truto"
 
-    with OtherDeliveries(web) as others, ThreadPoolExecutor(12) as senders:
-        sent = [
-            senders.submit(
-                httpx.post, f"{web.url}/webhooks/truto", content=body, headers=headers, timeout=120
-            )
-            for _ in range(12)
-        ]
-        statuses = {future.result().status_code for future in sent}
+    def send() -> None:
+        with ThreadPoolExecutor(12) as senders:
+            sent = [
+                senders.submit(httpx.post, url, content=body, headers=headers, timeout=120) for _ in range(12)
+            ]
+            assert {future.result().status_code for future in sent} == {200}
 
-    assert statuses == {200}
-    assert others.longest_s < MAX_DELAY_S * max(slowdown, measure_slowdown())
+    with OtherDeliveries(web) as others:
+        longest_s = measure_longest_step_cpu_s(web, send)
+
+    assert longest_s < max_step_cpu_s
+    assert others.count > 10
 
 
 def test_large_bodies_take_a_small_multiple_of_their_size(tmp_path: Path, redis_url: str) -> None:
