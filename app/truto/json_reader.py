@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from app.truto.coerce import as_text
 from app.truto.json_scanner import JsonSpan, NotJson, Pause, no_pause, scan_array, scan_document, scan_object
 
 # Run details and error reports are much smaller. As Python objects, JSON takes up to a hundred times as much.
@@ -70,7 +71,9 @@ class JsonReader:
             except NotJson:
                 return None
             self._left_parts -= len(members)
-            return self._read_smallest_first(members, names, depth - 1)
+            # As in a value that is parsed whole, no name has a NUL or a lone surrogate.
+            storable = {as_text(name): member for name, member in members.items()}
+            return self._read_smallest_first(storable, names, depth - 1)
         if has_parts and span.is_array and is_small:
             items = scan_array(span, self._pause)
             self._left_parts -= len(items)

@@ -131,7 +131,7 @@ def _keep_serializable(members: dict[str, Any], *, levels: int) -> dict[str, Any
     for name, member in members.items():
         if _is_serializable({name: member}):
             kept[name] = member
-        elif levels > 1 and isinstance(member, dict):
+        elif levels > 1 and isinstance(member, dict) and _is_serializable({name: None}):
             kept[name] = _keep_serializable(member, levels=levels - 1)
     return kept
 

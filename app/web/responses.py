@@ -26,30 +26,42 @@ _RETRY_AFTER_S = 5
 
 
 class WebhookStatus(StrEnum):
-    """The statuses of responses to POSTs, each with its HTTP status."""
+    """The statuses of responses to POSTs."""
 
-    ACCEPTED = "accepted", 200
-    DUPLICATE = "duplicate", 200
-    QUARANTINED = "quarantined", 200
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    INCOMPLETE = "incomplete"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"
+    REJECTED_ONCE = "rejected_once"
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of the response."""
+        return _HTTP_STATUSES[self]
+
+
+_HTTP_STATUSES = {
+    WebhookStatus.ACCEPTED: 200,
+    WebhookStatus.DUPLICATE: 200,
+    WebhookStatus.QUARANTINED: 200,
     # Truto stops a run if `started` gets a 400, so no other status may have this code.
-    REFUSED = "refused", 400
-    UNAUTHORIZED = "unauthorized", 401
-    NOT_FOUND = "not_found", 404
-    METHOD_NOT_ALLOWED = "method_not_allowed", 405
-    INCOMPLETE = "incomplete", 408
-    TOO_LARGE = "too_large", 413
-    FAILED = "failed", 500
-    UNAVAILABLE = "unavailable", 503
-    REJECTED_ONCE = "rejected_once", 503
-
-    http_status: int
-
-    def __new__(cls, value: str, http_status: int) -> Self:
-        """Return a member whose value is the word."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.http_status = http_status
-        return member
+    WebhookStatus.REFUSED: 400,
+    WebhookStatus.UNAUTHORIZED: 401,
+    WebhookStatus.NOT_FOUND: 404,
+    WebhookStatus.METHOD_NOT_ALLOWED: 405,
+    WebhookStatus.INCOMPLETE: 408,
+    WebhookStatus.TOO_LARGE: 413,
+    WebhookStatus.FAILED: 500,
+    WebhookStatus.UNAVAILABLE: 503,
+    WebhookStatus.REJECTED_ONCE: 503,
+}
 
 
 class WebhookBody(TypedDict):

@@ -3,16 +3,21 @@
 import argparse
 import resource
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.fuzz.campaign import CampaignResult, find_failure, run_campaign, save_failure
 from tests.fuzz.corpus import read_corpus
+from tests.fuzz.http_campaign import HttpCampaign, check_log, start_web
 from tests.fuzz.targets import TARGETS
+from tests.support.dashboard import DashboardClient
+from tests.support.valkey import ValkeyServer
 
 _FAILURES = Path("var/fuzz")
 # A target that allocates more fails with MemoryError, instead of slowing the machine down.
 _MAX_MEMORY_BYTES = 4 * 1024**3
 _DEFAULT_INPUTS = 20_000
+_HTTP, _DEFAULT_REQUESTS = "http", 5_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
         "command that repeats it is printed.",
     )
     parser.add_argument(
-        "targets", nargs="*", metavar="TARGET", help=f"default: all; one of {', '.join(TARGETS)}"
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help=f"default: all parsers; one of {', '.join(TARGETS)}; "
+        f"or {_HTTP} alone: requests to a web process, which it starts",
     )
     parser.add_argument("--inputs", type=int, help=f"inputs per target (default: {_DEFAULT_INPUTS:,})")
     parser.add_argument("--seconds", type=float, help="time per target")
@@ -36,6 +45,8 @@ def main() -> int:
     """Run the campaigns and print their results; return 1 if a property is broken."""
     parser = build_parser()
     options = parser.parse_args()
+    if options.targets == [_HTTP]:
+        return _run_http(options.inputs or _DEFAULT_REQUESTS, options.seed)
     unknown = [name for name in options.targets if name not in TARGETS]
     if unknown:
         parser.error(f"unknown target {unknown[0]}; known: {', '.join(TARGETS)}")
@@ -62,6 +73,22 @@ def main() -> int:
     failed = sum(bool(result.failures) for result in results)
     print(f"{sum(result.inputs for result in results):,} inputs, {failed} targets with failures")
     return 1 if failed else 0
+
+
+def _run_http(requests: int, seed: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="rb-") as folder:
+        valkey = ValkeyServer(Path(folder))
+        try:
+            with start_web(Path(folder), valkey.url) as web, DashboardClient(web.url) as client:
+                campaign = HttpCampaign(web, seed=seed, cookies=client.cookies)
+                campaign.run(requests)
+                check_log(web)
+        finally:
+            valkey.stop()
+    for (kind, status), number in sorted(campaign.responses.items()):
+        print(f"{kind:<10} {status or 'closed'} {number:>9,}")
+    print(f"{campaign.responses.total():,} requests, no failure")
+    return 0
 
 
 def _repeat(name: str, path: Path) -> int:

@@ -33,6 +33,11 @@ class DashboardClient:
     ) -> None:
         self.http.close()
 
+    @property
+    def cookies(self) -> str:
+        """The header with the cookie of the session."""
+        return "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
+
     def get(self, path: str, **parameters: str) -> httpx.Response:
         return self.http.get(path, params=parameters or None)
 

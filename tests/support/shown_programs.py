@@ -17,6 +17,7 @@ import yaml
 
 from app.config.settings import list_setting_names
 from tests.chaos.__main__ import build_parser as build_chaos_parser
+from tests.fuzz.__main__ import build_parser as build_fuzz_parser
 from tests.support.command_line import parse_command
 from tests.support.documentation import ROOT
 
@@ -66,14 +67,17 @@ def _read_help(command: tuple[str, ...]) -> str:
     return ran.stdout + ran.stderr
 
 
+_PARSERS = {"tests.chaos": build_chaos_parser, "tests.fuzz": build_fuzz_parser}
+
+
 def _check_python(words: Words) -> None:
     assert words[0] == "-m", words
     module, rest = words[1], words[2:]
     if module == "app.cli":
         parse_command(rest)
-    elif module == "tests.chaos":
+    elif module in _PARSERS:
         try:
-            build_chaos_parser().parse_args(rest)
+            _PARSERS[module]().parse_args(rest)
         except SystemExit as error:
             raise AssertionError(f"{' '.join(rest)}: not the options of {module}") from error
     else:

@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from app.config.machine import Machine
 from app.config.routes import build_default_routes
 from app.config.routes_file import read_routes
 from app.config.settings import Settings, list_setting_names, read_settings
+from tests.fuzz.targets import TARGETS
 from tests.support.documentation import ROOT
 
 UNITS = ("rapidbridge-web.service", "rapidbridge-worker.service")
@@ -49,6 +51,12 @@ def list_containers() -> list[dict[str, Any]]:
 def list_own_services() -> dict[str, dict[str, Any]]:
     services = read_yaml("compose.yaml")["services"]
     return {name: service for name, service in services.items() if "build" in service}
+
+
+def list_image_files() -> set[str]:
+    """Return the paths that .dockerignore lets into an image."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return {line.removeprefix("!") for line in lines if line.startswith("!")}
 
 
 def read_unit(name: str) -> configparser.ConfigParser:
@@ -97,6 +105,7 @@ def list_commands() -> Iterator[tuple[str, str]]:
     [
         ("compose-spec", "compose.yaml"),
         ("github-workflows", ".github/workflows/ci.yml"),
+        ("github-workflows", ".github/workflows/fuzz.yml"),
         ("github-issue-forms", ".github/ISSUE_TEMPLATE/bug.yml"),
         ("github-issue-forms", ".github/ISSUE_TEMPLATE/feature.yml"),
         ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
@@ -283,13 +292,27 @@ def test_containers_run_without_root_and_with_a_read_only_file_system() -> None:
 def test_the_image_contains_the_code_and_nothing_else() -> None:
     copied = [words.split() for words in find_instructions("COPY") if not words.startswith("--from")]
     sources = {source for *words, _ in copied for source in words}
-    allowed = {
-        line.removeprefix("!")
-        for line in (ROOT / ".dockerignore").read_text().splitlines()
-        if line.startswith("!")
-    }
 
-    assert sources == allowed == {"app", "workers", "requirements.txt"}
+    assert sources == {"app", "workers", "requirements.txt"}
+    # The image of the fuzzers needs more, and the receiver's image copies none of it.
+    assert list_image_files() == sources | {".clusterfuzzlite", "tests/__init__.py", "tests/fuzz"}
+
+
+def test_the_fuzzers_need_no_files_but_those_of_their_image(tmp_path: Path) -> None:
+    for name in list_image_files():
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
+    build = tmp_path / ".clusterfuzzlite/build.sh"
+    [command] = re.findall(r"python3 -c '(.+?)'", build.read_text())
+
+    ran = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert ran.stdout.split() == list(TARGETS), ran.stderr
+    assert subprocess.run(["bash", "-n", build], check=False).returncode == 0
+    assert os.access(build, os.X_OK)
 
 
 def test_all_files_use_one_version_of_python() -> None:

@@ -148,6 +148,7 @@ def test_policies_are_checked_in_a_fixed_order(gate_store: FakeGateStore) -> Non
         (b'{"event": "sync_job_run:started"}', ""),
         (b'{"event": "sync_job_run:started", "payload": {"id": NaN, "resources": [1e999]}}', ""),
         (b'\xef\xbb\xbf{"event": "sync_job_run:started", "payload": {"id": "\xff", "resources": [1]}}', ""),
+        (make_start(odd={"a": 0}).replace(b'"odd": {"a": 0}', b'"od\\ud800d": {"a": 00}'), ""),
         (make_start().replace(b'"a"}', b'"a", "resources": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ""),
     ],
 )  # fmt: skip

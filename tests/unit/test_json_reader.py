@@ -28,6 +28,7 @@ def test_sound_json_is_read_as_a_parser_reads_it(value: dict[str, object]) -> No
     [
         (b'{"a": "\t\xff\\ud800\\u0000\0", "b": 1}', {"a": "\t\ufffd\ufffd\ufffd\ufffd", "b": 1}),
         (b'{"a": {"b": ' + b"9" * 5000 + b', "c": [1, 01, {"d": 02, "e": 3}]}}', {"a": {"b": None, "c": [1, None, {"d": None, "e": 3}]}}),
+        (b'{"a\\ud800\\u0000": {"\xff\0": 1, "b": 02}, "c": 1}', {"a\ufffd\ufffd": {"\ufffd\ufffd": 1, "b": None}, "c": 1}),
         (b'{"a": [1 2], "b": 1}', {"a": None, "b": 1}),
         (b'{"a": {"x" 1}, "b": 1}', {"a": None, "b": 1}),
         (b'\xef\xbb\xbf {"a": 1} ', {"a": 1}),

@@ -92,7 +92,8 @@ def test_a_run_can_always_be_written_again() -> None:
     for _ in range(400):
         deep = [deep]
 
-    run = read_run({**RUN, "args": {"a": deep}, "new": "\ud800", "\ud800": 1, "status": "stop\ud800ped"})
+    odd = {"new": "\ud800", "\ud800": 1, "\ud801": {"a": deep}, "status": "stop\ud800ped"}
+    run = read_run({**RUN, "args": {"a": deep}, **odd})
 
     assert run is not None
     written = json.loads(run.model_dump_json())
