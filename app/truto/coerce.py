@@ -29,10 +29,12 @@ def as_text(value: Any) -> str:
 
 def as_time(value: Any) -> datetime | None:
     """Return the aware UTC time of an ISO 8601 text, separated by "T" or a space; UTC without an offset."""
-    if not isinstance(value, str):
+    text = value.strip() if isinstance(value, str) else ""
+    # Python also accepts a NUL at the end, and any separator: readers that replace characters would disagree.
+    if not (text.isascii() and text.isprintable()):
         return None
     try:
-        time = datetime.fromisoformat(value.strip())
+        time = datetime.fromisoformat(text)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None

@@ -57,7 +57,7 @@ class Envelope:
 
 # The members that identify an event and its payload. msgspec skips the others without building them, which
 # makes it three times as fast as pydantic.
-_EVENT_MEMBERS = ("id", *EVENT_NAME_MEMBERS, "created_at", "webhook_id", "environment_id")
+EVENT_MEMBERS = ("id", *EVENT_NAME_MEMBERS, "created_at", "webhook_id", "environment_id")
 _PAYLOAD_MEMBERS = (
     "id",
     "sync_job_run_id",
@@ -84,11 +84,11 @@ _MAX_PARSED_BYTES = 256 * 1024
 _Payload = _define_struct("Payload", _PAYLOAD_MEMBERS, Any, None)
 _EVENT_DECODER = msgspec.json.Decoder(
     msgspec.defstruct(
-        "Event", [*((name, Any, None) for name in _EVENT_MEMBERS), ("payload", _Payload | None, None)]
+        "Event", [*((name, Any, None) for name in EVENT_MEMBERS), ("payload", _Payload | None, None)]
     )
 )
 _RAW_EVENT_DECODER = msgspec.json.Decoder(
-    _define_struct("RawEvent", (*_EVENT_MEMBERS, "payload"), msgspec.Raw, msgspec.Raw())
+    _define_struct("RawEvent", (*EVENT_MEMBERS, "payload"), msgspec.Raw, msgspec.Raw())
 )
 _RAW_PAYLOAD_DECODER = msgspec.json.Decoder(
     _define_struct("RawPayload", _PAYLOAD_MEMBERS, msgspec.Raw, msgspec.Raw())
@@ -162,7 +162,7 @@ def _scan_members(body: bytes, pause: Pause) -> tuple[Mapping[str, JsonSpan], Ma
             elif not body.startswith((b"[", b'"'), span.start):
                 raise NotJson("a number or a word of this length")
             raise UnreadableDelivery("not_object", "the body is JSON, but not an object")
-        members = scan_object(span, frozenset({*_EVENT_MEMBERS, "payload"}), pause)
+        members = scan_object(span, frozenset({*EVENT_MEMBERS, "payload"}), pause)
         payload = members.pop("payload", None)
         if payload is None or not payload.is_object:
             return members, {}

@@ -1,10 +1,12 @@
 """The Flask application: views, their dependencies, and error responses."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import gevent
 from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
@@ -15,18 +17,21 @@ from app.clock import utc_now
 from app.config.current_config import CurrentConfig
 from app.config.load import Config
 from app.config.settings import Settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
+from app.errors import StoreUnavailable
 from app.redis.connection import connect_redis
 from app.redis.observed_tests import ObservedTests
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
 from app.store.arrivals import Arrivals
+from app.store.encryption_keys import refuse_missing_keys
 from app.store.inbox import Inbox
 from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.response_counts import ResponseCounts
 from app.store.runs import Runs
+from app.store.store_database import open_store
 from app.store.webhook_events import WebhookEvents
 from app.web.arrival_recorder import ArrivalRecorder
 from app.web.counts_writer import CountsWriter
@@ -37,6 +42,7 @@ from app.web.failover_inbox import COMMIT_TIMEOUT_S, FailoverInbox
 from app.web.health import register_health_routes
 from app.web.memory_budget import MemoryBudget
 from app.web.metrics import register_metrics_route
+from app.web.openapi import register_openapi_route
 from app.web.probe_observer import ProbeObserver
 from app.web.request_metrics import RequestMetrics
 from app.web.response_counter import ResponseCounter
@@ -56,9 +62,8 @@ def create_app(config: Config) -> Flask:
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
-    database = open_database(
-        settings.database_url, schema=settings.database_schema, lock_timeout_s=COMMIT_TIMEOUT_S
-    )
+    database = open_store(settings, lock_timeout_s=COMMIT_TIMEOUT_S)
+    _refuse_missing_keys(database)
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue = DeliveryQueue(redis, settings.namespace)
@@ -94,7 +99,14 @@ def create_app(config: Config) -> Flask:
     # Handle every exception here: Flask's own log entry would quote the request's body.
     app.register_error_handler(Exception, error_response)
     app.register_error_handler(HTTPException, _http_error_response)
+    register_openapi_route(app)
     return app
+
+
+def _refuse_missing_keys(database: Database) -> None:
+    # While the database is away, deliveries are spooled, and /readyz names the keys later.
+    with suppress(StoreUnavailable), gevent.Timeout(COMMIT_TIMEOUT_S, exception=False):
+        refuse_missing_keys(database)
 
 
 def _register_monitoring(app: Flask, config: CurrentConfig, metrics: RequestMetrics) -> ArrivalRecorder:
@@ -121,9 +133,8 @@ def _register_metrics(app: Flask, config: CurrentConfig, metrics: RequestMetrics
 
 def _open_monitoring(settings: Settings) -> tuple[Database, DeliveryQueue, Spool]:
     """Prepare connections that delay no commit: one to the database, and a few to Redis."""
-    database = open_database(
-        settings.database_url,
-        schema=settings.database_schema,
+    database = open_store(
+        settings,
         lock_timeout_s=COMMIT_TIMEOUT_S,
         max_connections=1,
     )
@@ -134,9 +145,8 @@ def _open_monitoring(settings: Settings) -> tuple[Database, DeliveryQueue, Spool
 def _open_dashboard(config: CurrentConfig) -> Dashboard:
     """Open the dashboard's connections; none is made before somebody signs in."""
     settings = config.get().settings
-    database = open_database(
-        settings.database_url,
-        schema=settings.database_schema,
+    database = open_store(
+        settings,
         lock_timeout_s=COMMIT_TIMEOUT_S,
         max_connections=_MAX_DASHBOARD_CONNECTIONS,
     )
@@ -196,5 +206,5 @@ class _GateStore:
 def _http_error_response(error: HTTPException) -> Response:
     status = error.name.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers(request.environ) if name == "Allow"}
-    response = WebhookResponse(error.code or 500, status, message=HINT)
+    response = WebhookResponse(status, error.code or 500, message=HINT)
     return response.to_flask(**headers)

@@ -60,6 +60,8 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+# Otherwise a request through a proxy on this machine can set SCRIPT_NAME, which fails or changes its path.
+forwarder_headers = ""
 
 
 def on_starting(server: Any) -> None:
@@ -82,6 +84,8 @@ def _load_modules() -> None:
     from app.database.engine import parse_url  # noqa: PLC0415
 
     parse_url(_settings.database_url).get_dialect().import_dbapi()
+    # Loads the cipher, if a key is set.
+    _settings.encryption_keys.encrypt(b"-", b"")
 
 
 def pre_fork(_server: Any, worker: Any) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
 
 import gevent
 from flask import Flask, Response, jsonify
@@ -16,6 +17,7 @@ from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
+from app.store.encryption_keys import EncryptionKeys
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
@@ -24,7 +26,7 @@ from app.web.readiness_warnings import find_warnings
 from app.web.response_counter import ResponseCounter
 from app.web.shared_round import SharedRound
 
-_OK = "ok"
+_OK, _UNREADY = "ok", "unready"
 _MAX_PENDING_AGE_S = 900
 _BACKLOG_HINT = "start more workers, and read their log"
 _CHECK_TIMEOUT_S = 4
@@ -72,6 +74,24 @@ def register_health_routes(
         return Response(body, http_status, content_type="application/json")
 
 
+class LivenessBody(TypedDict):
+    """The JSON of /healthz."""
+
+    status: Literal["ok"]
+
+
+class ReadinessBody(TypedDict):
+    """The JSON of /readyz: each check is "ok" or its problem."""
+
+    status: Literal["ok", "unready"]
+    store: str
+    redis: str
+    workers: str
+    backlog: str
+    spool: str
+    warnings: NotRequired[dict[str, str]]
+
+
 class Readiness:
     """The answer of /readyz: one round of checks at a time, whose answer is shared for a second."""
 
@@ -96,7 +116,7 @@ class Readiness:
         shown_warnings = {"warnings": shown} if shown else {}
         gevent.killall(greenlets, block=False)
         is_ready = set(results.values()) == {_OK}
-        body = json.dumps({"status": _OK if is_ready else "unready", **results, **shown_warnings})
+        body = json.dumps({"status": _OK if is_ready else _UNREADY, **results, **shown_warnings})
         return 200 if is_ready else 503, body + "\n"
 
 
@@ -118,7 +138,11 @@ def _run_warnings(find: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
 
 
 def _check_store(database: Database) -> str:
-    return _OK if is_current(database) else "its tables are missing or outdated; run: rapidbridge migrate"
+    if not is_current(database):
+        return "its tables are missing or outdated; run: rapidbridge migrate"
+    if not all(key.is_configured for key in EncryptionKeys(database).list_in_use()):
+        return "it has data encrypted with a key that is not set; run: rapidbridge keys list"
+    return _OK
 
 
 def _check_redis(queue: DeliveryQueue) -> str:

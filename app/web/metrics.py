@@ -1,6 +1,7 @@
 """GET /metrics for Prometheus."""
 
 import hmac
+from typing import Literal, TypedDict
 
 from flask import Flask, Response, jsonify, request
 from prometheus_client import CollectorRegistry
@@ -10,8 +11,15 @@ from prometheus_client.registry import Collector
 from app.web.shared_round import SharedRound
 
 _SHARED_FOR_S = 1.0
-_OPENMETRICS = "application/openmetrics-text"
-_TEXT = "text/plain"
+OPENMETRICS = "application/openmetrics-text"
+TEXT = "text/plain"
+
+
+class MetricsRefusal(TypedDict):
+    """The JSON of a request without METRICS_TOKEN."""
+
+    status: Literal["unauthorized"]
+    message: str
 
 
 def register_metrics_route(app: Flask, *collectors: Collector, token: str) -> None:
@@ -19,7 +27,7 @@ def register_metrics_route(app: Flask, *collectors: Collector, token: str) -> No
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)
-    expositions = {accept: _Exposition(registry, accept) for accept in (_OPENMETRICS, _TEXT)}
+    expositions = {accept: _Exposition(registry, accept) for accept in (OPENMETRICS, TEXT)}
     expected = f"Bearer {token}".encode()
 
     @app.get("/metrics")
@@ -30,8 +38,8 @@ def register_metrics_route(app: Flask, *collectors: Collector, token: str) -> No
             response.status_code = 401
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
-        is_openmetrics = _OPENMETRICS in request.headers.get("Accept", "")
-        exposition = expositions[_OPENMETRICS if is_openmetrics else _TEXT]
+        is_openmetrics = OPENMETRICS in request.headers.get("Accept", "")
+        exposition = expositions[OPENMETRICS if is_openmetrics else TEXT]
         return Response(exposition.read(), content_type=exposition.content_type)
 
 

@@ -3,6 +3,9 @@
 import json
 import logging
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NotRequired, Self, TypedDict
+from uuid import UUID
 from wsgiref.types import WSGIEnvironment
 
 import structlog
@@ -20,7 +23,48 @@ from app.errors import (
 from app.logs import locate_error, log_limited
 
 _RETRY_AFTER_S = 5
-_STATUS_BY_ERROR = {SignatureError: "unauthorized", BodyTooLarge: "too_large", BodyIncomplete: "incomplete"}
+
+
+class WebhookStatus(StrEnum):
+    """The statuses of responses to POSTs, each with its HTTP status."""
+
+    ACCEPTED = "accepted", 200
+    DUPLICATE = "duplicate", 200
+    QUARANTINED = "quarantined", 200
+    # Truto stops a run if `started` gets a 400, so no other status may have this code.
+    REFUSED = "refused", 400
+    UNAUTHORIZED = "unauthorized", 401
+    NOT_FOUND = "not_found", 404
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405
+    INCOMPLETE = "incomplete", 408
+    TOO_LARGE = "too_large", 413
+    FAILED = "failed", 500
+    UNAVAILABLE = "unavailable", 503
+    REJECTED_ONCE = "rejected_once", 503
+
+    http_status: int
+
+    def __new__(cls, value: str, http_status: int) -> Self:
+        """Return a member whose value is the word."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.http_status = http_status
+        return member
+
+
+class WebhookBody(TypedDict):
+    """The JSON of a response. delivery: the id of the stored delivery."""
+
+    status: WebhookStatus
+    delivery: NotRequired[UUID | None]
+    message: NotRequired[str]
+
+
+_STATUS_BY_ERROR = {
+    SignatureError: WebhookStatus.UNAUTHORIZED,
+    BodyTooLarge: WebhookStatus.TOO_LARGE,
+    BodyIncomplete: WebhookStatus.INCOMPLETE,
+}
 
 # For nearly all responses: a status word and a UUID need no escaping.
 _BODY = '{"status": "%s", "delivery": "%s"}'
@@ -35,11 +79,16 @@ class WebhookResponse:
     cause: a code that distinguishes the causes of a status in the counts of responses, or "".
     """
 
-    http_status: int
     status: str
+    http_status: int
     delivery: str = ""
     message: str = ""
     cause: str = ""
+
+    @classmethod
+    def build(cls, status: WebhookStatus, delivery: str = "", message: str = "", *, cause: str = "") -> Self:
+        """Return the response with a status and its HTTP status."""
+        return cls(status.value, status.http_status, delivery, message, cause)
 
     def to_flask(self, **headers: str) -> Response:
         """Return the Flask response. headers: names with "_" for "-"."""
@@ -73,12 +122,11 @@ def error_response(error: Exception) -> Response:
         status = _STATUS_BY_ERROR[type(error)]
         log_limited("delivery." + status, reason=str(error))
         cause = error.fault if isinstance(error, SignatureError) else ""
-        return WebhookResponse(error.http_status, status, message=str(error), cause=cause).to_flask()
+        return WebhookResponse.build(status, message=str(error), cause=cause).to_flask()
     if isinstance(error, StoreUnavailable | Overloaded):
         log_limited("delivery.unavailable", level=logging.ERROR, error=str(error))
-        response = WebhookResponse(
-            503,
-            "unavailable",
+        response = WebhookResponse.build(
+            WebhookStatus.UNAVAILABLE,
             message="the delivery cannot be stored now: send it again",
             cause="overloaded" if isinstance(error, Overloaded) else "",
         )
@@ -86,4 +134,4 @@ def error_response(error: Exception) -> Response:
     # The error's message may quote the request's body, so it is not logged.
     log.error("request.failed", path=request.path, fault=type(error).__name__, location=locate_error(error))
     message = "the receiver failed: find request.failed in its log"
-    return WebhookResponse(500, "failed", message=message).to_flask()
+    return WebhookResponse.build(WebhookStatus.FAILED, message=message).to_flask()

@@ -18,7 +18,7 @@ from app.web.enqueuer import Enqueuer, NewDelivery
 from app.web.failover_inbox import FailoverInbox
 from app.web.pauses import Pauses
 from app.web.probe_observer import ProbeObserver
-from app.web.responses import WebhookResponse
+from app.web.responses import WebhookResponse, WebhookStatus
 
 _REJECTED_ONCE = "stored, and rejected once for rapidbridge webhook probe"
 
@@ -79,7 +79,7 @@ class WebhookHandler:
         )
         if self._observer.observe(delivery, environ):
             log.info("delivery.rejected_once", delivery=response.delivery)
-            return WebhookResponse(503, "rejected_once", response.delivery, _REJECTED_ONCE)
+            return WebhookResponse.build(WebhookStatus.REJECTED_ONCE, response.delivery, _REJECTED_ONCE)
         return response
 
     def _store(self, delivery: IncomingDelivery, span: Span) -> WebhookResponse:
@@ -113,11 +113,10 @@ class WebhookHandler:
 def _build_response(delivery: IncomingDelivery, receipt: Receipt) -> WebhookResponse:
     delivery_id = str(receipt.delivery_id)
     if receipt.refusal_reason is not None:
-        # Truto stops a run if `started` gets a 400, so no other case may respond with 400. A repeated event
-        # gets the first decision again.
-        return WebhookResponse(400, "refused", delivery_id, receipt.refusal_reason)
+        # A repeated event gets the first decision again.
+        return WebhookResponse.build(WebhookStatus.REFUSED, delivery_id, receipt.refusal_reason)
     if receipt.is_duplicate:
-        return WebhookResponse(200, "duplicate", delivery_id)
+        return WebhookResponse.build(WebhookStatus.DUPLICATE, delivery_id)
     if delivery.state == DeliveryState.QUARANTINED:
-        return WebhookResponse(200, "quarantined", delivery_id, delivery.reason)
-    return WebhookResponse(200, "accepted", delivery_id)
+        return WebhookResponse.build(WebhookStatus.QUARANTINED, delivery_id, delivery.reason)
+    return WebhookResponse.build(WebhookStatus.ACCEPTED, delivery_id)

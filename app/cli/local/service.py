@@ -71,7 +71,7 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and supervisor.is_alive("web"):
         try:
-            with open_http_client(trust_env=False) as client:
+            with open_http_client(allow_private=True, trust_env=False) as client:
                 send(client, "GET", url, timeout_s=_START_TIMEOUT_S, max_bytes=None).raise_for_status()
         except httpx.HTTPError:
             time.sleep(_POLL_INTERVAL_S)

@@ -40,7 +40,7 @@ from app.web.dashboard.id_converter import register_id_converter
 from app.web.dashboard.pages import PAGE_MODULES
 from app.web.dashboard.paging import build_url
 from app.web.dashboard.sign_in import register_sign_in
-from app.web.responses import WebhookResponse
+from app.web.responses import WebhookResponse, WebhookStatus
 
 _MAX_FORM_BYTES = 64 * 1024
 # Anyone may send these. Reading a form of 64 KiB with a thousand parts takes 15 ms.
@@ -152,7 +152,7 @@ class _Pages(Blueprint):
 
 def _explain_off() -> Response:
     message = "the dashboard is off: set DASHBOARD_PASSWORD to switch it on"
-    return WebhookResponse(404, "not_found", message=message).to_flask()
+    return WebhookResponse.build(WebhookStatus.NOT_FOUND, message=message).to_flask()
 
 
 def _prepare_templates(environment: Environment) -> None:

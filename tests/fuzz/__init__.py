@@ -1,0 +1,1 @@
+"""Fuzzing: properties of every parser of foreign bytes, and the drivers that try to break them."""
