@@ -39,6 +39,11 @@ _KEYWORDS = {
     "validate_certs": False,
     "check_hostname": False,
 }
+# Of redis-py, librdkafka, obstore and PyMySQL.
+_VERIFICATION_OPTIONS = {
+    *("ssl_cert_reqs", "enable.ssl.certificate.verification", "ssl.endpoint.identification.algorithm"),
+    *("allow_invalid_certificates", "ssl_verify_cert", "ssl_verify_identity"),
+}
 _STATEMENTS = {"execute", "exec_driver_sql", "text"}
 
 
@@ -63,7 +68,7 @@ def is_forbidden_keyword(node: ast.AST) -> bool:
 
 def is_unverified_tls(node: ast.AST) -> bool:
     return (isinstance(node, ast.Attribute) and node.attr == "CERT_NONE") or (
-        isinstance(node, ast.Constant) and node.value == "ssl_cert_reqs"
+        isinstance(node, ast.Constant) and node.value in _VERIFICATION_OPTIONS
     )
 
 
@@ -79,12 +84,13 @@ KINDS: dict[str, tuple[Callable[[ast.AST], bool], tuple[str, ...], str]] = {
     "a library that loads code": (is_code_loader, (), "from pickle import loads"),
     "a call that runs text, or is weak": (is_forbidden_call, (), "eval('1')"),
     "a keyword that skips a protection": (is_forbidden_keyword, (), "get(url, verify=False)"),
-    # Behind ssl_mode=REQUIRED and REDIS_TLS_VERIFY=0; the last two read the parameter of the URL.
+    # Behind ssl_mode=REQUIRED and REDIS_TLS_VERIFY=0; the modules of the configuration read parameters of URLs.
     "TLS without verification": (
         is_unverified_tls,
         (
             "app.database.mysql_sessions",
             "app.redis.connection",
+            "app.config.database_url",
             "app.config.redis_url",
             "app.config.server_verification",
         ),
