@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -92,7 +92,9 @@ def worker(number: int | None) -> None:
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
-    with temporary_folder("rapidbridge-") as folder, Supervisor() as supervisor:
+    # Signals first: a folder that is made before would be left behind by one.
+    with Supervisor() as supervisor, temporary_folder("rapidbridge-") as folder, ExitStack() as cleanup:
+        cleanup.callback(supervisor.stop)
         snapshot = _write_snapshot(folder / "routes.toml", config.routes_text) if config.routes_file else ""
         for index in range(number):
             process = _WorkerProcess(sweeper, snapshot)

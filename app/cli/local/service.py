@@ -33,11 +33,13 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     process does not start.
     """
     require_free_port(int(settings["PORT"]))
+    # Signals first: a folder that is made before would be left behind by one.
     with (
-        temporary_folder("rapidbridge-") as sockets,
         Supervisor(folder) as supervisor,
+        temporary_folder("rapidbridge-") as sockets,
         ExitStack() as cleanup,
     ):
+        cleanup.callback(supervisor.stop)
         # Read by a person, even if it goes to a file.
         settings = {"LOG_FORMAT": "text", **settings}
         if "REDIS_URL" not in settings:
