@@ -20,6 +20,7 @@ _SIGNATURE = "X-Truto-Signature: format=sha256,v=" + "0" * 64
 _GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _FORM_PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
 _LARGE_FORM = _FORM_PART * 950 + b"--x--\r\n"
+_LARGE_BODY = b"x" * 1_000_000
 _ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 10_000
 # Between two connections of a sender that was dismissed, so that the attacker's own CPU time stays small.
 _PAUSE_S = 0.05
@@ -123,6 +124,22 @@ def send_wrong_signatures(connection: socket.socket) -> None:
             return
 
 
+def send_malformed_signatures(connection: socket.socket) -> None:
+    """Send complete requests whose signature is no MAC, each after the last one's response."""
+    while True:
+        connection.sendall(head("X-Truto-Signature: v=x", "Content-Length: 1000") + b"x" * 1000)
+        if not connection.recv(65536):
+            return
+
+
+def send_large_bodies(connection: socket.socket) -> None:
+    """Send whole bodies of 1 MB with a wrong signature, which only all of the body can show."""
+    while True:
+        connection.sendall(head(_SIGNATURE, f"Content-Length: {len(_LARGE_BODY)}") + _LARGE_BODY)
+        if not connection.recv(65536):
+            return
+
+
 def reconnect(connection: socket.socket) -> None:
     """Send one request, and close."""
     connection.sendall(head())
@@ -151,6 +168,8 @@ ATTACKS: dict[str, Callable[[socket.socket], None]] = {
         drip_bodies,
         stall_large_bodies,
         send_wrong_signatures,
+        send_malformed_signatures,
+        send_large_bodies,
         reconnect,
         send_invalid_requests,
     )
@@ -216,6 +235,7 @@ def main() -> None:
     """Attack until the process is ended."""
     name, port, connections = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     # Sender, receiver and attackers share the cores: the receiver must not wait for the attackers' own work.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     os.nice(19)
     gevent.joinall([gevent.spawn(_repeat, ATTACKS[name], port) for _ in range(connections)])
 
