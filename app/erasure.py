@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from app.clock import utc_now
 from app.config.load import Config
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.errors import QueueUnavailable, SinkUnavailable
 from app.plural import format_count
 from app.redis.connection import connect_redis
@@ -16,6 +16,7 @@ from app.redis.spool import Spool
 from app.sinks.base import AnySink
 from app.sinks.registry import SinkRegistry
 from app.store.erasure import AccountData, AccountDataCounts
+from app.store.store_database import open_store
 
 SPOOL = "spool"
 # A delivery on its way from Redis to the inbox, or from the inbox to a sink, escapes the first pass.
@@ -167,7 +168,7 @@ def open_erasure(config: Config, account: str, *, on_wait: Callable[[str], None]
         redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
         spools = [Spool(redis, namespace, settings) for namespace in (settings.namespace, UNNAMED)]
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    database = open_store(settings, interactive=True)
     try:
         yield Erasure(
             database,

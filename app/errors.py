@@ -7,6 +7,7 @@ RapidBridgeError
  │   └─ BodyIncomplete           408: the sender stalled, disconnected or framed the body wrongly
  ├─ TransientError             retry later, unchanged
  │   ├─ StoreUnavailable         the inbox's database cannot be reached
+ │   │   └─ EncryptionKeyMissing   stored data is encrypted with a key that this process does not have
  │   ├─ QueueUnavailable         Redis cannot be reached
  │   ├─ NamespaceShared          another receiver's workers use the same keys in Redis
  │   ├─ SecretMissing            the spool cannot be verified without TRUTO_WEBHOOK_SECRET
@@ -86,6 +87,10 @@ class TransientError(RapidBridgeError):
 
 class StoreUnavailable(TransientError):
     """The database of the inbox cannot be reached or does not answer."""
+
+
+class EncryptionKeyMissing(StoreUnavailable):
+    """Stored data is encrypted with a key that is not in ENCRYPTION_KEYS."""
 
 
 class QueueUnavailable(TransientError):

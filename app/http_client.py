@@ -15,7 +15,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from app.public_address import is_public_address
+from app.public_address import is_metadata_address, is_public_address
 
 # At the level "info" it logs URLs, which may be secrets.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -37,7 +37,7 @@ class ResponseTooLarge(httpx.DecodingError):
 
 
 class PrivateAddress(httpx.ConnectError):
-    """A host that has no address on the public internet, although only such an address is allowed."""
+    """A host without an address that may be connected to. The message is a predicate: "has no …; set …"."""
 
 
 class _Deadline(threading.local):
@@ -49,20 +49,21 @@ class _Deadline(threading.local):
 _deadline = _Deadline()
 
 
-def open_http_client(*, public_only: bool = False, **options: Any) -> httpx.Client:
+def open_http_client(*, allow_private: bool, **options: Any) -> httpx.Client:
     """Return a client whose requests `send` can interrupt. options: httpx.Client's.
 
-    public_only: raise PrivateAddress instead of connecting to an address outside of the public internet,
-    whatever a name resolves to. Proxies are not used then.
+    allow_private: connect to addresses outside of the public internet too, and through the proxies of the
+    environment. Otherwise such an address raises PrivateAddress, whatever a name resolves to. Link-local
+    addresses and the metadata services of clouds always raise it.
     """
-    if public_only:
+    if not allow_private:
         # Of a request through a proxy, only the proxy's address would be checked.
         options["transport"] = httpx.HTTPTransport()
     client = httpx.Client(**options)
     # The limit has to hold in every read and write, and httpx offers no other place for it.
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
-            transport._pool._network_backend = _Backend(public_only=public_only)
+            transport._pool._network_backend = _Backend(allow_private=allow_private)
     return client
 
 
@@ -154,8 +155,8 @@ class _Backend(httpcore.SyncBackend):
     The address that is checked is the one that is connected to: a name may resolve to another one later.
     """
 
-    def __init__(self, *, public_only: bool) -> None:
-        self._public_only = public_only
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
 
     def connect_tcp(
         self,
@@ -165,11 +166,7 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
-        addresses = _resolve(host, port)
-        if self._public_only:
-            addresses = [address for address in addresses if is_public_address(address)]
-            if not addresses:
-                raise PrivateAddress(f"{host} has only private addresses")
+        addresses = self._resolve_allowed(host, port)
         error: Exception = httpcore.ConnectError(f"{host} has no address")
         for number, address in enumerate(addresses):
             limit_s = _limit(timeout, httpcore.ConnectTimeout)
@@ -180,6 +177,24 @@ class _Backend(httpcore.SyncBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as refused:
                 error = refused
         raise error
+
+    def _resolve_allowed(self, host: str, port: int) -> list[str]:
+        resolved = _resolve(host, port)
+        addresses = [address for address in resolved if not is_metadata_address(address)]
+        if resolved and not addresses:
+            raise PrivateAddress(
+                "has a link-local address or that of a metadata service, which is always refused; "
+                "use another URL"
+            )
+        if self._allow_private or not addresses:
+            return addresses
+        addresses = [address for address in addresses if is_public_address(address)]
+        if not addresses:
+            raise PrivateAddress(
+                "has no public address; set allow_private = true beside its URL if it belongs to "
+                "your own network"
+            )
+        return addresses
 
 
 def _resolve(host: str, port: int) -> list[str]:

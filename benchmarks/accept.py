@@ -1,10 +1,11 @@
 """Deliveries accepted a second, and how soon: `python -m benchmarks.accept [--seconds S] …`.
 
-Compares within one run on one machine, in turns, medians of several rounds: the receiver on PostgreSQL and on
-SQLite, both committing durably; a Flask application on the same gunicorn that only reads and answers; the
-handler that people write by hand; and Debian's `webhook`, a server in Go that checks the signature and runs a
-program (`apt-get install webhook`; skipped if it is not installed). Each has two server processes. Sender,
-servers and databases share the cores: the ratios hold elsewhere, the absolute numbers do not.
+Compares within one run on one machine, in turns, medians of several rounds: the receiver on PostgreSQL, also
+with encrypted bodies, and on SQLite, committing durably; a Flask application on the same gunicorn that only
+reads and answers; the handler that people write by hand; and Debian's `webhook`, a server in Go that checks
+the signature and runs a program (`apt-get install webhook`; skipped if it is not installed). Each has two
+server processes. Sender, servers and databases share the cores: the ratios hold elsewhere, the absolute
+numbers do not.
 
 From two connections, the floor is printed too: the rate that no receiver in this stack can exceed, and the
 share of it that the receiver reaches. See `benchmarks.floor`.
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from redis import Redis
 
 from app.cli.local.ports import find_free_port
 from app.database.engine import open_engine
+from app.encryption import KEY_BYTES
 from app.truto.target_url import WEBHOOK_PATH
 from benchmarks.environment import migrate_database
 from benchmarks.floor import Floor, GroupSizeMeter, build_floor, measure_parts_us
@@ -86,7 +89,7 @@ def _running_servers() -> Iterator[ComparedServers]:
         for url in urls.values():
             migrate_database(url)
 
-        def serve(application: str, database_url: str, *options: str) -> tuple[int, str]:
+        def serve(application: str, database_url: str, *options: str, **settings: str) -> tuple[int, str]:
             process = WebProcess(
                 folders[2],
                 database_url=database_url,
@@ -94,10 +97,16 @@ def _running_servers() -> Iterator[ComparedServers]:
                 application=application,
                 options=options,
                 WEB_CONCURRENCY="2",
+                **settings,
             )
             return stack.enter_context(process).port, WEBHOOK_PATH
 
         addresses = {name: serve("app.web.wsgi:app", url) for name, url in urls.items()}
+        encrypted_url = stack.enter_context(postgres.database())
+        migrate_database(encrypted_url)
+        addresses["PostgreSQL, encrypted"] = serve(
+            "app.web.wsgi:app", encrypted_url, ENCRYPTION_KEYS=b64encode(bytes(KEY_BYTES)).decode()
+        )
         addresses["bare, gevent"] = serve("benchmarks.minimal_app:app", urls["SQLite"], *_GEVENT)
         addresses["bare, gthread"] = serve("benchmarks.minimal_app:app", urls["SQLite"], *_GTHREAD)
         addresses["by hand"] = serve("benchmarks.naive_handler:app", urls["SQLite"], *_GEVENT)

@@ -15,13 +15,14 @@ from app.config.load import Config, read_config
 from app.config.settings import read_otel_variables, read_worker_token
 from app.config.summary import log_start
 from app.config.version import VERSION
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.errors import ConfigError, StoreUnavailable
 from app.garbage_collection import freeze_start_objects
 from app.logs import FaultLog, configure_logging
 from app.redis.connection import connect_redis, queue_unavailable
 from app.redis.queue import DeliveryQueue
 from app.sinks.registry import SinkRegistry
+from app.store.store_database import open_store
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 from app.tracing import tracing
 from workers import jobs
@@ -73,7 +74,7 @@ def run_worker(config: Config, *, started_at: datetime) -> None:
     """
     settings = config.settings
     sinks = SinkRegistry(config.routes)
-    database = open_database(settings.database_url, schema=settings.database_schema)
+    database = open_store(settings)
     name = format_worker_name(os.getpid(), read_worker_token() or make_worker_token())
     processor = DeliveryProcessor(
         database,

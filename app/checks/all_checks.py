@@ -7,14 +7,19 @@ from app.checks.receiver import check_receiver
 from app.checks.redis import check_redis
 from app.checks.requests import check_requests
 from app.checks.run_checks import Check
-from app.checks.settings import evaluate_config, evaluate_processes, evaluate_secrets
+from app.checks.settings import (
+    evaluate_config,
+    evaluate_dangerous_settings,
+    evaluate_processes,
+    evaluate_secrets,
+)
 from app.checks.sinks import check_sink
 from app.checks.store import check_store
 from app.checks.truto import check_truto
 from app.checks.workers import check_workers
 from app.config.load import Config
 from app.config.machine import get_machine
-from app.config.settings import WebhookSecret
+from app.config.settings import WebhookSecret, read_driver_variables
 
 
 def build_checks(
@@ -35,6 +40,7 @@ def build_checks(
     checks: dict[str, Check] = {
         "settings": lambda: [
             *evaluate_config(config),
+            *evaluate_dangerous_settings(config, read_driver_variables()),
             evaluate_processes(settings, get_machine()),
             *evaluate_secrets(
                 settings.webhook_secrets, has_development_secret=development_secret is not None

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 from app.clock import utc_now
 from app.config.settings import Settings
-from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
 from app.store.runs import Runs
+from app.store.store_database import open_store
 
 _RECENT_PERIOD = timedelta(days=30)
 
@@ -25,7 +25,7 @@ def list_known_webhooks(settings: Settings) -> list[str]:
     pinned = list_pinned_webhooks(settings)
     if missing_file(settings.database_url):
         return pinned
-    database = open_database(settings.database_url, schema=settings.database_schema)
+    database = open_store(settings)
     try:
         recent = Runs(database).list_webhook_ids(since=utc_now() - _RECENT_PERIOD)
     except StoreUnavailable:

@@ -12,12 +12,12 @@ import httpx
 from app.checks.check_result import NOT_CHECKED, CheckLevel, CheckResult, fail, ok, warn
 from app.clock import utc_now
 from app.config.settings import Settings, WebhookSecret
-from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
 from app.http_client import open_http_client, send
 from app.store.delivery_filter import DeliveryFilter, find_deliveries
 from app.store.models import DeliveryState
+from app.store.store_database import open_store
 from app.truto.coerce import as_object, as_text
 from app.truto.signature import sign
 from app.truto.target_url import WEBHOOK_PATH, redact_target_url
@@ -145,9 +145,7 @@ def _follow_delivery(settings: Settings, delivery_id: UUID) -> Iterator[CheckRes
     if missing_file(settings.database_url):
         yield evaluate_state(None)
         return
-    database = open_database(
-        settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
-    )
+    database = open_store(settings, lock_timeout_s=_LOCK_TIMEOUT_S)
     started = time.monotonic()
     try:
         while True:
@@ -210,7 +208,7 @@ def _check_readiness(url: str) -> Iterator[CheckResult]:
 
 
 def _send(method: str, url: str, **options: Any) -> httpx.Response:
-    with open_http_client(trust_env=False) as client:
+    with open_http_client(allow_private=True, trust_env=False) as client:
         return send(client, method, url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_RESPONSE_BYTES, **options)
 
 

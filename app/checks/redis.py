@@ -75,13 +75,6 @@ def check_redis(settings: Settings, *, are_workers_expected: bool = True) -> Ite
         advice = "Set REDIS_URL to a Redis or Valkey server that keeps its data on disk."
         yield warn(_COMPONENT, "reachable", message, advice)
         return
-    if settings.redis_url.startswith("rediss:") and not settings.redis_tls_verify:
-        message = "REDIS_TLS_VERIFY=0: the server's certificate is not verified"
-        advice = (
-            "Unset it, and name the authority of the certificate in REDIS_URL: ?ssl_ca_certs=FILE. Heroku's "
-            "certificate is self-signed: keep the setting there."
-        )
-        yield warn(_COMPONENT, "tls", message, advice)
     client = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     try:
         info = read_redis_info(client)

@@ -6,11 +6,11 @@ from datetime import timedelta
 from app.checks.check_result import CheckResult, fail, ok, warn
 from app.clock import utc_now
 from app.config.load import Config
-from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import SignatureFault, StoreUnavailable
 from app.plural import format_count
 from app.store.response_counts import STORED, ResponseCount, ResponseCounts, find_last_stored
+from app.store.store_database import open_store
 
 _COMPONENT = "requests"
 _PERIOD_H = 24
@@ -65,9 +65,7 @@ def check_requests(config: Config) -> Iterator[CheckResult]:
     settings = config.settings
     if missing_file(settings.database_url):
         return
-    database = open_database(
-        settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
-    )
+    database = open_store(settings, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         counts = ResponseCounts(database).list_since(utc_now() - timedelta(hours=_PERIOD_H))
     except StoreUnavailable:

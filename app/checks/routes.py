@@ -7,11 +7,11 @@ from app.checks.check_result import CheckResult, fail, ok, warn
 from app.config.load import Config
 from app.config.routes import Route, has_wildcard
 from app.config.sinks import SqlSinkConfig
-from app.database.engine import open_database
 from app.errors import StoreUnavailable
 from app.plural import format_count
 from app.sinks.sql.tables import table_name
 from app.store.column_misfits import ColumnMisfits
+from app.store.store_database import open_store
 from app.truto.events import has_records
 
 _COMPONENT = "routes"
@@ -40,7 +40,7 @@ def check_misfits(config: Config) -> Iterator[CheckResult]:
     """Yield a warning for each column whose values became NULL."""
     settings = config.settings
     try:
-        database = open_database(settings.database_url, schema=settings.database_schema)
+        database = open_store(settings)
         misfits = ColumnMisfits(database).list_newest(limit=_MAX_MISFITS + 1)
     except StoreUnavailable as error:
         advice = "Repair the database, then run: rapidbridge doctor"

@@ -1,10 +1,11 @@
 """Checks of the settings, without any server."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID
 
 from app.checks.check_result import CheckResult, fail, ok, warn
+from app.config.dangerous_settings import find_dangerous_settings
 from app.config.load import Config
 from app.config.machine import Machine
 from app.config.settings import Settings, WebhookSecret
@@ -22,14 +23,17 @@ _SET_TRUTOS_SECRET = "Set the secret that Truto showed when the webhook was crea
 
 
 def evaluate_config(config: Config) -> Iterator[CheckResult]:
-    """Yield a summary of the routes, and a warning in maintenance mode."""
+    """Yield a summary of the routes."""
     sinks = ", ".join(f"{name} ({sink_config.type})" for name, sink_config in config.routes.sinks.items())
     number = len(config.routes.routes)
     yield ok(_COMPONENT, "routes", f"{format_count(number, 'route')}, sinks: {sinks or 'none'}")
-    if config.settings.maintenance:
-        message = "MAINTENANCE is set: every new run is refused"
-        advice = "To accept runs again, restart the web process without it: unset MAINTENANCE"
-        yield warn(_COMPONENT, "maintenance", message, advice)
+
+
+def evaluate_dangerous_settings(config: Config, variables: Mapping[str, str]) -> Iterator[CheckResult]:
+    """Yield a warning for each setting that weakens the receiver. variables: see `read_driver_variables`."""
+    for setting in find_dangerous_settings(config, variables):
+        message = f"{setting.place}: {setting.gives_up}"
+        yield warn(_COMPONENT, setting.kind, message, f"{setting.advice}.")
 
 
 def evaluate_processes(settings: Settings, machine: Machine) -> CheckResult:

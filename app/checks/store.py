@@ -1,6 +1,6 @@
 """Checks of the store: reachable, durable, migrated, and keeping up."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from app.checks.check_result import CheckResult, evaluate_latency, fail, ok, warn
 from app.checks.conditions import check_conditions
@@ -9,7 +9,7 @@ from app.checks.disk import check_disk
 from app.checks.rights import check_rights
 from app.clock import utc_now
 from app.config.load import Config
-from app.database.engine import Database, diagnose_for, open_database, redact_url
+from app.database.engine import Database, diagnose_for, redact_url
 from app.database.inspection import (
     DatabaseInfo,
     database_file,
@@ -17,12 +17,15 @@ from app.database.inspection import (
     missing_file,
 )
 from app.database.provision import CREATE_UTF8_DATABASE
+from app.encryption import Keyring
 from app.errors import StoreUnavailable
 from app.plural import format_count
+from app.store.encryption_keys import EncryptionKeys, KeyInUse, describe_missing_keys
 from app.store.migrate import find_newer_revision, is_current
 from app.store.notifications import Notification, Notifications
 from app.store.pending import PendingDeliveries
 from app.store.sink_status import SinkStatus, list_sink_statuses
+from app.store.store_database import open_store
 from app.store.unattributed import UnattributedDeliveries, find_unattributed
 
 _COMPONENT = "store"
@@ -44,7 +47,7 @@ def check_store(config: Config) -> Iterator[CheckResult]:
         yield from check_disk(_COMPONENT, missing.parent)
         return
     schema = config.settings.database_schema
-    database = open_database(url, schema=schema, lock_timeout_s=_LOCK_TIMEOUT_S)
+    database = open_store(config.settings, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         info = inspect_database(database)
         yield ok(_COMPONENT, "reachable", redact_url(url))
@@ -73,6 +76,7 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
         yield warn(_COMPONENT, "tables", message, advice)
     else:
         yield ok(_COMPONENT, "tables", "the tables are up to date")
+    yield from evaluate_keys(EncryptionKeys(database).list_in_use(), database.keyring)
     oldest = PendingDeliveries(database).find_oldest_received_at()
     yield evaluate_backlog((utc_now() - oldest).total_seconds() if oldest else None)
     for status in list_sink_statuses(database):
@@ -80,6 +84,19 @@ def _check_tables(database: Database) -> Iterator[CheckResult]:
     yield from map(evaluate_unattributed, find_unattributed(database))
     yield from map(evaluate_missing_key, Notifications(database).list_open("key.missing"))
     yield from check_conditions(database, now=utc_now())
+
+
+def evaluate_keys(in_use: Sequence[KeyInUse], keyring: Keyring) -> Iterator[CheckResult]:
+    """Yield the result for the keys that stored data is encrypted with; none if it never was."""
+    check = "encryption"
+    if missing := [key.id for key in in_use if not key.is_configured]:
+        problem, _, advice = describe_missing_keys(missing).partition(". ")
+        yield fail(_COMPONENT, check, problem, advice)
+    elif older := [key.id for key in in_use if not key.is_current]:
+        message = f"data may still be encrypted with an older key: {', '.join(older)}"
+        yield warn(_COMPONENT, check, message, "Run: rapidbridge keys rotate")
+    elif keyring.current:
+        yield ok(_COMPONENT, check, f"bodies are stored encrypted, with the key {keyring.current.id}")
 
 
 def evaluate_database(info: DatabaseInfo) -> Iterator[CheckResult]:

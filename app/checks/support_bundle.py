@@ -16,12 +16,13 @@ from app.config.load import Config
 from app.config.machine import get_machine
 from app.config.summary import list_changed_settings
 from app.config.version import VERSION
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.database.inspection import missing_file
 from app.errors import StoreUnavailable
 from app.store.delivery_filter import DeliveryFilter
 from app.store.failure_groups import count_failures
 from app.store.sink_status import SinkStatus
+from app.store.store_database import open_store
 
 FORMAT = "rapidbridge.support-bundle/1"
 # Packages that a deployment may have: those of pyproject.toml without the ones of tests and benchmarks.
@@ -106,7 +107,7 @@ def _describe_store(config: Config, *, now: datetime) -> dict[str, Any]:
     if missing_file(settings.database_url):
         return {"store": "the database file does not exist yet"}
     try:
-        database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+        database = open_store(settings, interactive=True)
     except StoreUnavailable as error:
         return {"store": str(error)}
     try:

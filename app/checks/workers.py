@@ -9,12 +9,12 @@ from app.config.delivery_config import DeliveryConfig
 from app.config.load import Config
 from app.config.routes import Routes
 from app.config.sinks import LoadSinkConfig
-from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import QueueUnavailable, StoreUnavailable
 from app.plural import format_count
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
+from app.store.store_database import open_store
 from app.store.worker_registry import WorkerRecord, WorkerRegistry
 
 _COMPONENT = "workers"
@@ -32,9 +32,7 @@ def check_workers(config: Config) -> Iterator[CheckResult]:
     if missing_file(settings.database_url):
         return
     expected = config.delivery_config
-    database = open_database(
-        settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
-    )
+    database = open_store(settings, lock_timeout_s=_LOCK_TIMEOUT_S)
     try:
         registry = WorkerRegistry(database)
         live = registry.list_live(now=utc_now())

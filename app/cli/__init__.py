@@ -14,6 +14,7 @@ from app.cli.common.streams import (
     exit_with_error,
     is_color_refused,
 )
+from app.config.operating_system import keep_new_files_private
 from app.config.version import VERSION
 from app.errors import ConfigError, TransientError
 
@@ -101,3 +102,9 @@ def main() -> None:
 
     Exit codes: 0 success, 1 problems found, 2 wrong usage or configuration, 3 a service cannot be reached.
     """
+
+
+def run() -> None:
+    """Run the program. Files that it creates are private."""
+    keep_new_files_private()
+    main(prog_name="rapidbridge")

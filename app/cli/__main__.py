@@ -1,5 +1,5 @@
 """Entry point of `python -m app.cli`, for installs without the project itself."""
 
-from app.cli import main
+from app.cli import run
 
-main(prog_name="rapidbridge")
+run()

@@ -4,10 +4,10 @@ import click
 
 from app.config.current_config import CurrentConfig
 from app.config.load import read_config
-from app.database.engine import open_database
 from app.database.inspection import missing_file
 from app.errors import ConfigError, StoreUnavailable
 from app.logs import configure_logging
+from app.store.store_database import open_store
 
 # Short enough for one line: a command that is wrapped cannot be pasted.
 _EXTRA = "The extra `mcp` is missing. In the checkout, run: pip install -e '.[mcp]'"
@@ -38,7 +38,7 @@ def mcp(*, allow_write: bool) -> None:
     if path := missing_file(settings.database_url):
         hint = "check DATABASE_URL, or create it with: rapidbridge migrate"
         raise StoreUnavailable(f"the database file {path} does not exist: {hint}")
-    database = open_database(settings.database_url, schema=settings.database_schema)
+    database = open_store(settings)
     current_config = CurrentConfig(config)
     current_config.start()
     try:

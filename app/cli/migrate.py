@@ -5,7 +5,7 @@ import click
 from app.cli.common.messages import print_message
 from app.config.load import read_config
 from app.config.settings import Settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.plural import format_count
 from app.redis.connection import connect_redis
 from app.redis.other_receivers import UNNAMED_OPTION
@@ -14,6 +14,7 @@ from app.redis.spool import Spool
 from app.store.inbox import Inbox
 from app.store.migrate import find_newer_revision, migrate_as_owner
 from app.store.models import Receipt
+from app.store.store_database import open_store
 
 
 @click.command()
@@ -31,7 +32,7 @@ def migrate(namespace: str | None) -> None:
     the spools that no worker empties, for --adopt-spool.
     """
     settings = read_config(required=("REDIS_URL", "TRUTO_WEBHOOK_SECRET") if namespace else ()).settings
-    database = open_database(settings.database_url, schema=settings.database_schema)
+    database = open_store(settings)
     before, after = migrate_as_owner(database, settings.migration_database_url)
     if find_newer_revision(database):
         click.echo(f"A newer release has migrated the database (revision {after}): nothing to do.")

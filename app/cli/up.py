@@ -7,11 +7,13 @@ from app.cli.local.development_secret import DASHBOARD_SECRET, WEBHOOK_SECRET
 from app.cli.local.service import running_service
 from app.config.load import Config, read_config
 from app.config.settings import list_setting_names, read_environment
-from app.database.engine import open_database, redact_url
+from app.database.engine import redact_url
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
+from app.store.encryption_keys import refuse_missing_keys
 from app.store.migrate import migrate_as_owner
+from app.store.store_database import open_store
 from app.truto.target_url import WEBHOOK_PATH
 
 
@@ -36,8 +38,9 @@ def up() -> None:
     if config.settings.redis_url:
         redis = connect_redis(config.settings.redis_url, tls_verify=config.settings.redis_tls_verify)
         DeliveryQueue(redis, config.settings.namespace).ping()
-    database = open_database(config.settings.database_url, schema=config.settings.database_schema)
+    database = open_store(config.settings)
     migrate_as_owner(database, config.settings.migration_database_url)
+    refuse_missing_keys(database)
     # The processes do without the rights of the tables' owner.
     settings.pop("MIGRATION_DATABASE_URL", None)
     # Also beside a password that only reads: otherwise nobody could act.

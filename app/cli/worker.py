@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -17,14 +18,15 @@ from app.config.settings import (
     build_child_environment,
     forget_routes_snapshot,
 )
-from app.config.summary import log_start
-from app.database.engine import open_database
-from app.errors import ConfigError
+from app.config.summary import log_dangerous_settings, log_start
+from app.errors import ConfigError, StoreUnavailable
 from app.logs import configure_logging
 from app.redis.connection import connect_redis
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.sinks.probe import find_unloadable_sinks
+from app.store.encryption_keys import refuse_missing_keys
+from app.store.store_database import open_store
 from workers.background.delete_marker import DeleteMarker
 from workers.background.feeder import Feeder
 from workers.background.load_planner import LoadPlanner
@@ -64,7 +66,11 @@ def worker(number: int | None) -> None:
         raise ConfigError([f"{config.routes_file}: {problem}" for problem in problems])
     number = number or settings.worker_concurrency
     log_start("background", config, workers=number)
-    database = open_database(settings.database_url, schema=settings.database_schema)
+    log_dangerous_settings(config)
+    database = open_store(settings)
+    # While the database is away, deliveries are retried until it answers.
+    with suppress(StoreUnavailable):
+        refuse_missing_keys(database)
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     spool = Spool(redis, settings.namespace, settings)
     queue = DeliveryQueue(redis, settings.namespace)
@@ -86,7 +92,9 @@ def worker(number: int | None) -> None:
     ]
     for task in (*tasks, Monitor(database, config, spool, tasks=tasks)):
         task.start()
-    with temporary_folder("rapidbridge-") as folder, Supervisor() as supervisor:
+    # Signals first: a folder that is made before would be left behind by one.
+    with Supervisor() as supervisor, temporary_folder("rapidbridge-") as folder, ExitStack() as cleanup:
+        cleanup.callback(supervisor.stop)
         snapshot = _write_snapshot(folder / "routes.toml", config.routes_text) if config.routes_file else ""
         for index in range(number):
             process = _WorkerProcess(sweeper, snapshot)

@@ -43,6 +43,16 @@ def derive_namespace(url: str, schema: str = "") -> str:
     return f"{name or 'database'}-{digest}"
 
 
+def list_hosts(url: str) -> list[str]:
+    """Return the hosts of a URL without ports: names, addresses, or folders of sockets; "" for the default.
+
+    Empty for SQLite, and for a URL that leaves its host to a service file.
+    """
+    _, hosts, _ = _split_url(url)
+    names = [host if "/" in host else host.rpartition(":")[0].strip("[]") for host in hosts]
+    return [] if any("service=" in name for name in names) else names
+
+
 def _split_url(url: str) -> tuple[str, list[str], str]:
     """Return the database, its hosts with ports, and its search path."""
     if url.startswith("sqlite"):

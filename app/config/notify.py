@@ -82,8 +82,9 @@ class NotifyConfig(BaseModel):
     """One subscriber, and the notifications it accepts. events: shell-style patterns of their kinds.
 
     form: "standard" sends JSON signed by the rules of Standard Webhooks, "slack" and "teams" a message for an
-    incoming webhook, "pagerduty" an event. secret: of the signature, or PagerDuty's key. name: identifies the
-    subscriber in logs and tables, because its URL may be a secret.
+    incoming webhook, "pagerduty" an event. secret: of the signature, or PagerDuty's key. allow_private: the
+    endpoint may have an address outside of the public internet. name: identifies the subscriber in logs and
+    tables, because its URL may be a secret.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -93,6 +94,7 @@ class NotifyConfig(BaseModel):
     form: Literal["standard", "slack", "teams", "pagerduty"] = "standard"
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(default="", repr=False)
     events: Annotated[tuple[KindPattern, ...], AfterValidator(_check_patterns)] = ("*",)
+    allow_private: bool = Field(default=False, strict=True)
 
     @property
     def receives_ends(self) -> bool:

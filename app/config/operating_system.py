@@ -1,4 +1,4 @@
-"""Open files, a heartbeat folder and addresses for a web process."""
+"""Open files, rights of files, a heartbeat folder and addresses of a process."""
 
 import os
 import resource
@@ -46,6 +46,11 @@ def compute_max_connections(max_files: int, *, listeners: int = 1) -> int:
 def compute_needed_files(*, listeners: int) -> int:
     """Return the open files that a web process needs for MAX_CONNECTIONS on each listener."""
     return MAX_CONNECTIONS * listeners + _OTHER_FILES
+
+
+def keep_new_files_private() -> None:
+    """Create files and folders of this process and its children with rights for their owner only."""
+    os.umask(0o077)
 
 
 def find_heartbeat_folder(memory_folder: Path = Path("/dev/shm")) -> Path | None:  # noqa: S108

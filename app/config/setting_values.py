@@ -3,10 +3,12 @@
 A check raises ValueError with a clause about the value.
 """
 
+import base64
 import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
+from app.encryption import KEY_BYTES, OFF, EncryptionKey, Keyring
 from app.plural import format_count
 
 # A century: the upper bound of durations, so that every sum of times fits its type.
@@ -104,3 +106,28 @@ def parse_maintenance(text: str) -> str:
     if word in _OFF_WORDS:
         return ""
     return DEFAULT_MAINTENANCE if word in _ON_WORDS else text
+
+
+def parse_encryption_keys(text: object) -> object:
+    """Return a setting's keys, the first of which encrypts; `off` instead of it encrypts nothing."""
+    if not isinstance(text, str):
+        return text
+    entries = [entry.strip() for entry in text.split(",")]
+    is_off = entries[0].lower() == OFF
+    keys = [_parse_key(entry, number) for number, entry in enumerate(entries, start=1) if number > is_off]
+    if len({key.id for key in keys}) < len(keys):
+        raise ValueError("has a key twice; remove one of them")
+    return Keyring(tuple(keys), is_off=is_off)
+
+
+def _parse_key(entry: str, number: int) -> EncryptionKey:
+    try:
+        secret = base64.b64decode(entry.translate(str.maketrans("-_", "+/")), validate=True)
+    except ValueError:
+        secret = b""
+    if len(secret) != KEY_BYTES:
+        raise ValueError(
+            f"entry {number} is not a key: base64 of {KEY_BYTES} bytes, 44 characters; "
+            "`rapidbridge keys generate` makes one"
+        )
+    return EncryptionKey.build(secret)

@@ -42,9 +42,11 @@ from app.config.setting_values import (
     check_public_url,
     check_token,
     clean_values,
+    parse_encryption_keys,
     parse_maintenance,
 )
 from app.config.unknown_settings import find_unknown_settings
+from app.encryption import Keyring
 from app.errors import ConfigError
 
 # Set by a supervisor for each worker process that it starts; not a setting.
@@ -55,7 +57,7 @@ ROUTES_SNAPSHOT_VARIABLE = "ROUTES_SNAPSHOT"
 _SECRET_SETTINGS = (
     *("TRUTO_WEBHOOK_SECRET", "TRUTO_API_TOKEN", "TRUTO_API_URL"),
     *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL"),
-    *("DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD", "METRICS_TOKEN"),
+    *("DASHBOARD_PASSWORD", "DASHBOARD_READ_PASSWORD", "METRICS_TOKEN", "ENCRYPTION_KEYS"),
 )
 _MAX_URL_CHARS = 80
 
@@ -96,7 +98,9 @@ def _parse_secret(text: str, number: int) -> WebhookSecret:
 class Settings(BaseModel):
     """Valid settings, built once by `read_settings` and passed down."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True, hide_input_in_errors=True, extra="ignore", arbitrary_types_allowed=True
+    )
 
     webhook_secrets: Annotated[tuple[WebhookSecret, ...], BeforeValidator(_parse_secrets)] = Field(
         default=(), alias="TRUTO_WEBHOOK_SECRET"
@@ -145,6 +149,9 @@ class Settings(BaseModel):
     reactivate_webhook: bool = Field(default=False, alias="REACTIVATE_WEBHOOK")
     replay_window_s: int = Field(default=0, ge=0, le=MAX_DAYS * 86400, alias="REPLAY_WINDOW_S")
     retention_days: int = Field(default=0, ge=0, le=MAX_DAYS, alias="RETENTION_DAYS")
+    encryption_keys: Annotated[Keyring, BeforeValidator(parse_encryption_keys)] = Field(
+        default=Keyring(), alias="ENCRYPTION_KEYS", repr=False
+    )
     maintenance: Annotated[str, AfterValidator(parse_maintenance)] = Field(default="", alias="MAINTENANCE")
     dashboard_password: Annotated[str, AfterValidator(check_password)] = Field(
         default="", alias="DASHBOARD_PASSWORD", repr=False
@@ -261,6 +268,11 @@ def read_otel_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
+def read_driver_variables() -> dict[str, str]:
+    """Return the variables of libpq and of object stores. Their libraries do not read `.env` either."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("PG", "AWS_"))}
+
+
 def read_settings(variables: Mapping[str, str], *, required: Sequence[str] = ()) -> Settings:
     """Check all settings together.
 
@@ -333,6 +345,7 @@ _HOW_TO_SET = {
         "Set it to the secret that Truto showed when the webhook was created (several: separate with commas)."
     ),
     "TRUTO_API_TOKEN": "Set it to an API token of the Truto environment that the runs belong to.",
+    "ENCRYPTION_KEYS": "Set it to a key; `rapidbridge keys generate` makes one.",
     "REDIS_URL": "Set it to the URL of a Redis or Valkey server, or let `rapidbridge up` start one.",
 }
 

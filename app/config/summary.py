@@ -1,11 +1,12 @@
-"""The log line of a process that starts: its release, routes, sinks and settings."""
+"""Log lines of a process that starts: its configuration, and settings that weaken it."""
 
 import os
 
 import structlog
 
+from app.config.dangerous_settings import find_dangerous_settings
 from app.config.load import Config
-from app.config.settings import Settings, is_secret
+from app.config.settings import Settings, is_secret, read_driver_variables
 from app.config.version import VERSION
 
 log = structlog.get_logger()
@@ -30,6 +31,16 @@ def log_start(process: str, config: Config, **fields: object) -> None:
         database=config.settings.database_url.partition(":")[0].partition("+")[0],
         settings=list_changed_settings(config.settings),
     )
+
+
+def log_dangerous_settings(config: Config) -> None:
+    """Log one line with all settings that weaken the receiver, if there are any."""
+    if dangerous := list(find_dangerous_settings(config, read_driver_variables())):
+        log.warning(
+            "settings.dangerous",
+            settings=[setting.place for setting in dangerous],
+            advice="rapidbridge doctor names the consequence and the remedy of each",
+        )
 
 
 def list_changed_settings(settings: Settings) -> list[str]:

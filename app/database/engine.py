@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.database.diagnosis import Diagnosis, diagnose
+from app.encryption import Keyring
 from app.errors import ConfigError, SinkRefused, StoreUnavailable
 
 # Truto drops a page within seconds: an exhausted pool must be detected before that.
@@ -252,11 +253,19 @@ class Database:
     """A pool of connections to the store's database. Every method raises StoreUnavailable.
 
     engine: SQLAlchemy's, for callers that need the driver's own errors. schema: see open_engine.
-    setting: the name of the setting with its URL.
+    setting: the name of the setting with its URL. keyring: for the values that are stored encrypted.
     """
 
-    def __init__(self, engine: Engine, *, schema: str = "", setting: str = "DATABASE_URL") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        schema: str = "",
+        setting: str = "DATABASE_URL",
+        keyring: Keyring | None = None,
+    ) -> None:
         self.engine = engine
+        self.keyring = keyring or Keyring()
         self.schema = schema
         self.setting = setting
         self._read_only_engine = engine.execution_options(**{_READ_ONLY: True})
@@ -320,8 +329,12 @@ def open_database(
     interactive: bool = False,
     max_connections: int = _MAX_CONNECTIONS,
     setting: str = "DATABASE_URL",
+    keyring: Keyring | None = None,
 ) -> Database:
-    """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created."""
+    """Prepare a database as `open_engine` does; raises StoreUnavailable if its folder cannot be created.
+
+    setting, keyring: see Database.
+    """
     try:
         engine = open_engine(
             url,
@@ -332,4 +345,4 @@ def open_database(
         )
     except OSError as error:
         raise StoreUnavailable(describe_folder_error(error)) from error
-    return Database(engine, schema=schema, setting=setting)
+    return Database(engine, schema=schema, setting=setting, keyring=keyring)

@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.clock import utc_now
-from app.errors import SecretMissing, SignatureError, UnreadableDelivery
+from app.encryption import Keyring, find_key_id
+from app.errors import EncryptionKeyMissing, SecretMissing, SignatureError, UnreadableDelivery
 from app.plural import format_count
 from app.redis.connection import queue_unavailable
 from app.redis.queue import NAMESPACES_KEY, format_key
@@ -63,7 +64,8 @@ class Spool:
 
     def put(self, delivery: IncomingDelivery) -> Receipt:
         """Store a delivery. The spool does not detect duplicates."""
-        [body] = compress([delivery.body])
+        [compressed] = compress([delivery.body])
+        body = self._keyring.encrypt(compressed, _build_body_context(delivery.digest.hex()))
         header = json.dumps(_build_header(delivery)).encode()
         entry = {"header": header, "body": body, "seal": next(self._compute_seals(header), "")}
         try:
@@ -118,6 +120,9 @@ class Spool:
                 except SignatureError:
                     if sets_aside:
                         faults["not_signed"] += self._move(entry_id, fields, self.unreadable_key)
+                except EncryptionKeyMissing:
+                    # Not a reason to wait: anyone who reaches Redis can add such an entry.
+                    faults["key_missing"] += self._move(entry_id, fields, self.unreadable_key)
                 except (ValueError, KeyError):
                     faults["unreadable"] += self._move(entry_id, fields, self.unreadable_key)
                 if _is_full(batch):
@@ -142,6 +147,19 @@ class Spool:
                 for (entry_id, fields), _ in zip(
                     self._read_entries(self.unreadable_key), range(waiting), strict=False
                 )
+            )
+        except RedisError as error:
+            raise queue_unavailable(error) from error
+
+    def count_outdated_keys(self) -> int:
+        """Return the number of entries that are encrypted with another key than the current one."""
+        current = self._keyring.current.id if self._keyring.current else None
+        try:
+            return sum(
+                1
+                for key in (self.key, self.unreadable_key)
+                for _, fields in self._read_entries(key)
+                if find_key_id(fields.get(b"body", b"")) not in (None, current)
             )
         except RedisError as error:
             raise queue_unavailable(error) from error
@@ -210,7 +228,7 @@ class Spool:
         Raises SignatureError, or ValueError or KeyError for an unreadable entry.
         """
         header = _parse_header(fields[b"header"])
-        body = decompress(fields[b"body"], max_bytes=origin.max_body_bytes)
+        body = self._read_body(fields, header)
         digest = bytes.fromhex(as_text(header.get("digest")))
         now = utc_now()
         received_at = min(now, as_time(header.get("received_at")) or now)
@@ -230,12 +248,27 @@ class Spool:
             yield hmac.digest(secret.encode(), message, hashlib.sha256).hex().encode()
 
     def _read_account_id(self, fields: _EntryFields) -> str | None:
-        max_bytes = self._origin.max_body_bytes if self._origin else None
         try:
             # Not from the header, which anyone who reaches Redis can change.
-            return read_envelope(decompress(fields[b"body"], max_bytes=max_bytes)).integrated_account_id
+            body = self._read_body(fields, _parse_header(fields[b"header"]))
+            return read_envelope(body).integrated_account_id
         except (ValueError, KeyError, UnreadableDelivery):
             return None
+
+    @property
+    def _keyring(self) -> Keyring:
+        return self._origin.encryption_keys if self._origin else Keyring()
+
+    def _read_body(self, fields: _EntryFields, header: Mapping[str, Any]) -> bytes:
+        """Return the body of an entry; raises ValueError, KeyError or EncryptionKeyMissing."""
+        context = _build_body_context(as_text(header.get("digest")))
+        compressed = self._keyring.decrypt(fields[b"body"], context)
+        return decompress(compressed, max_bytes=self._origin.max_body_bytes if self._origin else None)
+
+
+def _build_body_context(digest: str) -> bytes:
+    """Return the context in which the body of an entry is encrypted; see Keyring."""
+    return b"spooled body " + digest.encode("utf-8", "surrogatepass")
 
 
 def _compute_next_id(entry_id: bytes) -> bytes:

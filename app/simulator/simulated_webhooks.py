@@ -116,7 +116,7 @@ class SimulatedWebhooks:
         signature = sign(body, webhook.secret, encoding=plan.encoding, with_format=plan.with_format)
         headers = {"Content-Type": "application/json", "User-Agent": "truto", "X-Truto-Signature": signature}
         try:
-            with open_http_client(trust_env=False) as client:
+            with open_http_client(allow_private=True, trust_env=False) as client:
                 response = send(
                     client,
                     "POST",

@@ -137,8 +137,8 @@ class HttpSink:
         }
         try:
             self._client = self._client or open_http_client(
+                allow_private=config.allow_private,
                 # Not a proxy of the environment, which could reach every address.
-                public_only=not config.allow_private,
                 transport=httpx.HTTPTransport(),
             )
             return send(
@@ -162,11 +162,7 @@ class HttpSink:
     def _translate_error(self, error: Exception) -> SinkUnavailable:
         match error:
             case PrivateAddress():
-                return SinkRefused(
-                    "sink_set_up",
-                    "the endpoint has no public address; set allow_private = true in the sink if it belongs "
-                    "to your own network",
-                )
+                return SinkRefused("sink_set_up", f"the endpoint {error}")
             case _ if isinstance(error, _INVALID_URL):
                 return SinkRefused("sink_set_up", "`url` of the sink is no valid URL; correct it")
             case httpx.ConnectTimeout():

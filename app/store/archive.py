@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 from app.database.engine import Database
+from app.encryption import Keyring
 from app.errors import ArchiveUnavailable
 from app.folder_sync import sync_folder
-from app.store.compression import decompress
 from app.store.delivery_export import ExportedDelivery, read_stored_deliveries, write_line
 from app.store.models import PrunableDelivery
+from app.store.stored_body import decode_body
 
 _SUFFIX = ".jsonl.gz"
 _LEVEL = 6
@@ -72,14 +73,16 @@ class Archive:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 sync_folder(self._root)
                 written = _write_file(
-                    folder / _build_file_name(first, last, [delivery.id for delivery in new]), new
+                    folder / _build_file_name(first, last, [delivery.id for delivery in new]),
+                    new,
+                    database.keyring,
                 )
                 archived += written
                 self.damaged += [delivery.id for delivery in new if delivery.id not in set(written)]
         return archived
 
 
-def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
+def _write_file(path: Path, stored: Sequence[ExportedDelivery], keyring: Keyring) -> list[UUID]:
     written = []
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     # "x": never through a link that another user placed there.
@@ -89,7 +92,8 @@ def _write_file(path: Path, stored: Sequence[ExportedDelivery]) -> list[UUID]:
         with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
             for delivery in stored:
                 try:
-                    line = write_line(replace(delivery, body=decompress(delivery.body)))
+                    body = decode_body(keyring, delivery.id, delivery.body)
+                    line = write_line(replace(delivery, body=body))
                 except ValueError:
                     continue
                 packed.write(line)

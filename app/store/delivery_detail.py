@@ -1,14 +1,17 @@
 """One delivery in detail: its row, sink outcomes, dead records and attempts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, literal, select
 
 from app.database.engine import Database
+from app.encryption import Keyring
 from app.store.delivery_attempts import read_attempts
+from app.store.encrypted_columns import build_text_context
 from app.store.models import DeliveryAttempt, SinkOutcome
 from app.store.results import to_sink_outcome
 from app.store.schema import dead_records, deliveries, replays, sink_outcomes
@@ -125,10 +128,22 @@ def read_dead_records(
 ) -> list[DeadRecordDetail]:
     """Return the dead records of a delivery in the order of the batch; raises StoreUnavailable."""
     columns = [dead_records.c[field.name] for field in fields(DeadRecordDetail) if field.name != "raw"]
-    raw = dead_records.c.raw if with_raw else literal("")
+    raw = (dead_records.c.raw if with_raw else literal("")).label("raw")
     statement = (
         select(*columns, raw)
         .where(dead_records.c.delivery_id == delivery_id)
         .order_by(dead_records.c.ordinal, dead_records.c.sink)
     )
-    return [DeadRecordDetail(*row) for row in database.read(statement)]
+    return [
+        replace(DeadRecordDetail(*row), raw=_decrypt_raw(database.keyring, delivery_id, row))
+        for row in database.read(statement)
+    ]
+
+
+def _decrypt_raw(keyring: Keyring, delivery_id: UUID, row: Any) -> str:
+    """Return the JSON of a dead record; a note if it is damaged."""
+    key = {"delivery_id": delivery_id, "sink": row.sink, "ordinal": row.ordinal}
+    try:
+        return keyring.decrypt_text(row.raw, build_text_context(dead_records, key))
+    except ValueError:
+        return "(damaged in the database)"

@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import select
 
 from app.database.engine import Database
-from app.store.compression import decompress
 from app.store.delivery_filter import DeliveryFilter, DeliverySummary, find_deliveries
 from app.store.envelope_columns import ENVELOPE_COLUMNS, SOURCE_COLUMNS, to_envelope
 from app.store.schema import deliveries
+from app.store.stored_body import decode_body
 from app.truto.coerce import as_text
 from app.truto.events import Envelope
 from app.truto.json_reader import JsonReader
@@ -204,19 +204,19 @@ class DeliveryExport:
             }
             # A delivery whose body was erased meanwhile is counted as pruned.
             for summary in group:
-                yield self._decompress(summary.id, stored.pop(summary.id, None))
+                yield self._decode(summary.id, stored.pop(summary.id, None))
 
     def read_lines(self) -> Iterator[bytes | None]:
         """Yield the line of every delivery, or None for a skipped one; raises StoreUnavailable."""
         for delivery in self.read_deliveries():
             yield write_line(delivery) if delivery else None
 
-    def _decompress(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:
+    def _decode(self, delivery_id: UUID, stored: ExportedDelivery | None) -> ExportedDelivery | None:
         if stored is None:
             self.pruned += 1
             return None
         try:
-            return replace(stored, body=decompress(stored.body))
+            return replace(stored, body=decode_body(self._database.keyring, delivery_id, stored.body))
         except ValueError:
             self.damaged.append(delivery_id)
             return None

@@ -23,7 +23,6 @@ from sqlalchemy import (
 )
 
 from app.database.engine import Database
-from app.store.compression import decompress
 from app.store.delivery_attempts import delete_attempts
 from app.store.erased_names import make_pseudonym, replace_names
 from app.store.held import LOAD_SCOPE
@@ -40,6 +39,7 @@ from app.store.schema import (
     sink_outcomes,
     syncs,
 )
+from app.store.stored_body import decode_body
 from app.truto.runs import strip_run_details
 
 _PAGE_SIZE = 500
@@ -236,9 +236,16 @@ class AccountData:
         rows = self._database.read(page)
         while rows:
             for row in rows:
-                if _may_mention(row.body, self._account):
+                if self._may_mention(row):
                     yield row.id
             rows = self._database.read(page.where(tuple_(*order) > (rows[-1].received_at, rows[-1].id)))
+
+    def _may_mention(self, row: Any) -> bool:
+        """Whether a body contains the account's id. A damaged body may, and no replay can use it."""
+        try:
+            return _mentions(decode_body(self._database.keyring, row.id, row.body), self._account)
+        except ValueError:
+            return True
 
     def _strip_runs(self, *, dry_run: bool) -> Iterator[int]:
         """Reduce runs to what their totals need; yield the number of changed runs of each transaction."""
@@ -285,12 +292,7 @@ class AccountData:
         return connection.execute(change.values(integrated_account_id=self._pseudonym)).rowcount
 
 
-def _may_mention(compressed: bytes, account: str) -> bool:
-    """Whether a body contains an account's id. A damaged body may, and no replay can use it."""
-    try:
-        body = decompress(compressed)
-    except ValueError:
-        return True
+def _mentions(body: bytes, account: str) -> bool:
     name = account.encode("utf-8", "surrogatepass")
     return name in body or name in _resolve_escapes(body)
 

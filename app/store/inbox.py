@@ -10,14 +10,13 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
 from app.database.engine import Database
-from app.errors import BodyPruned
 from app.store.bulk_insert import BulkInsert, InsertResult, build_insert
-from app.store.compression import compress, decompress
+from app.store.encryption_keys import EncryptionKeys
 from app.store.envelope_columns import ENVELOPE_COLUMNS, to_columns
 from app.store.models import DeliveryState, IncomingDelivery, Receipt, RunUpdate
-from app.store.reasons import Reason
 from app.store.run_updates import upsert_runs
 from app.store.schema import deliveries
+from app.store.stored_body import decode_body, encode_bodies
 from app.truto.runs import status_rank
 
 # The web process enqueues after its commit; the feeder enqueues only if that was lost.
@@ -43,6 +42,7 @@ class Inbox:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._keys = EncryptionKeys(database)
         self._insert = build_insert(database.dialect, _COLUMNS)
         self._insert_traced = build_insert(database.dialect, (*_COLUMNS, _TRACEPARENT))
 
@@ -54,7 +54,8 @@ class Inbox:
         """
         ids = [delivery.delivery_id for delivery in incoming]
         copies = Counter(ids)
-        bodies = compress([delivery.body for delivery in incoming])
+        self._keys.register()
+        bodies = encode_bodies(self.database.keyring, ids, [delivery.body for delivery in incoming])
         rows: dict[UUID, _Row] = {}
         for id_, delivery, body in zip(ids, incoming, bodies, strict=True):
             # If a group has the same bytes twice, the first decision counts.
@@ -107,10 +108,10 @@ class Inbox:
 
     def read_body(self, delivery_id: UUID) -> bytes:
         """Return the body of a delivery, the bytes that Truto signed; raises BodyPruned."""
-        return decompress_body(delivery_id, self.read_stored([delivery_id])[delivery_id])
+        return decode_body(self.database.keyring, delivery_id, self.read_stored([delivery_id])[delivery_id])
 
     def read_stored(self, ids: Sequence[UUID]) -> dict[UUID, bytes]:
-        """Return the compressed bodies of deliveries by id."""
+        """Return the bodies of deliveries by id, as they are stored."""
         return {row.id: row.body for row in self.database.read(_STORED_STATEMENT, {"ids": ids})}
 
     def count_by_state(self) -> dict[str, int]:
@@ -118,15 +119,6 @@ class Inbox:
         by_state = select(deliveries.c.state, func.count(), func.sum(deliveries.c.duplicates))
         rows = self.database.read(by_state.group_by(deliveries.c.state))
         return {state: count for state, count, _ in rows} | {"duplicate": sum(copies for *_, copies in rows)}
-
-
-def decompress_body(delivery_id: UUID, stored: bytes) -> bytes:
-    """Return the original of a stored body; raises BodyPruned, or ValueError if it is damaged."""
-    if not stored:
-        raise BodyPruned(
-            Reason.PRUNED, f"delivery {delivery_id}: its body was removed; it cannot be read again"
-        )
-    return decompress(stored)
 
 
 def _build_run_updates(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from app.encryption import Keyring
 from app.errors import SignatureError, SignatureFault, UnreadableDelivery
 from app.store.models import DeliveryState, IncomingDelivery
 from app.truto.events import Envelope, read_envelope
@@ -20,6 +21,8 @@ class OriginRules(Protocol):
     def max_body_bytes(self) -> int: ...
     @property
     def replay_window_s(self) -> int: ...
+    @property
+    def encryption_keys(self) -> Keyring: ...
     def may_sign(self, secret: str, webhook_id: str) -> bool: ...
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Integer, bindparam, case, delete, exists, func, select, update
 
 from app.database.engine import Database
+from app.store.encryption_keys import EncryptionKeys
 from app.store.held import IS_FAILING
 from app.store.loads import Load, split_ids
 from app.store.models import DeadRecord, Delivery, DeliveryState, SinkOutcome, SinkOutcomeState
@@ -40,6 +41,7 @@ class LoadResults:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keys = EncryptionKeys(database)
 
     def delete_dead_records(self, load: Load, ids: Sequence[UUID]) -> None:
         """Delete the dead records that an earlier attempt stored for these deliveries of a load."""
@@ -50,8 +52,9 @@ class LoadResults:
 
     def save_dead_records(self, records: Sequence[DeadRecord], resources: Mapping[UUID, str]) -> None:
         """Store dead records before their load ends: their text is large. resources: by delivery."""
+        self._keys.register()
         with self._database.transaction() as connection:
-            upsert_dead_records(connection, records, resources)
+            upsert_dead_records(connection, records, resources, self._database.keyring)
 
     def finish(
         self, load: Load, loaded: Sequence[LoadedDelivery], *, worker: str, now: datetime

@@ -154,6 +154,12 @@ class Reason(StrEnum):
         "every worker that processed the delivery died",
         f"give workers more memory, {_REPLAY}",
     )
+    ENCRYPTION_KEY_MISSING = (
+        "encryption_key_missing",
+        "system",
+        "the body is encrypted with a key that the workers do not have",
+        "add the key to ENCRYPTION_KEYS again and restart the workers, " + _REPLAY,
+    )
     INTERNAL_ERROR = (
         "internal_error",
         "system",

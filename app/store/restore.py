@@ -7,9 +7,10 @@ from uuid import UUID
 from sqlalchemy import select, update
 
 from app.database.engine import Database
-from app.store.compression import compress
+from app.store.encryption_keys import EncryptionKeys
 from app.store.erasure import IS_ERASED
 from app.store.schema import deliveries
+from app.store.stored_body import encode_bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class PrunedBodies:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keys = EncryptionKeys(database)
 
     def find_known(self, ids: Sequence[UUID]) -> dict[UUID, KnownDelivery]:
         """Return the deliveries among these ids that the inbox has, by id."""
@@ -43,5 +45,6 @@ class PrunedBodies:
         """
         is_restorable = (deliveries.c.pruned_at.is_not(None), ~IS_ERASED)
         change = update(deliveries).where(deliveries.c.id == delivery_id, *is_restorable)
-        [compressed] = compress([body])
-        return self._database.execute(change.values(body=compressed, pruned_at=None)) == 1
+        self._keys.register()
+        [stored] = encode_bodies(self._database.keyring, [delivery_id], [body])
+        return self._database.execute(change.values(body=stored, pruned_at=None)) == 1

@@ -10,7 +10,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, sele
 
 from app.database.engine import Database
 from app.database.upsert import Insert, insert_into
+from app.encryption import Keyring
 from app.store.delivery_attempts import save_attempts
+from app.store.encrypted_columns import encrypt_row
+from app.store.encryption_keys import EncryptionKeys
 from app.store.held import LOAD_SCOPE
 from app.store.models import DeadRecord, DeliveryResult, SinkOutcome, SinkOutcomeState, StoredRecordError
 from app.store.pending import lock_pending, write_state_changes
@@ -26,6 +29,7 @@ class DeliveryResults:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keys = EncryptionKeys(database)
 
     def save(
         self, results: Sequence[DeliveryResult], *, now: datetime, worker: str | None = None
@@ -36,6 +40,8 @@ class DeliveryResults:
         leased meanwhile, is left unchanged: a replay may have requeued it for other routes.
         """
         ids = [result.state_change.delivery_id for result in results]
+        keyring = self._database.keyring
+        self._keys.register()
         with self._database.transaction() as connection:
             pending = lock_pending(connection, ids, worker=worker)
             results = [result for result in results if result.state_change.delivery_id in pending]
@@ -45,12 +51,16 @@ class DeliveryResults:
             for result in results:
                 _delete_dead_records(connection, result)
             upsert_dead_records(
-                connection, [row for result in results for row in result.dead_records], pending
+                connection, [row for result in results for row in result.dead_records], pending, keyring
             )
             _upsert(
                 connection,
                 record_errors,
-                [_to_row(row) for result in results for row in result.record_errors],
+                [
+                    encrypt_row(keyring, record_errors, _to_row(row))
+                    for result in results
+                    for row in result.record_errors
+                ],
             )
             upsert_runs(connection, [result.run for result in results if result.run])
             save_attempts(connection, [result.attempt for result in results if result.attempt])
@@ -73,11 +83,11 @@ class DeliveryResults:
 
 
 def upsert_dead_records(
-    connection: Connection, records: Sequence[DeadRecord], resources: Mapping[UUID, str]
+    connection: Connection, records: Sequence[DeadRecord], resources: Mapping[UUID, str], keyring: Keyring
 ) -> None:
     """Write dead records in the caller's transaction. resources: by delivery."""
     rows = [_to_row(record) | {"resource": resources[record.delivery_id]} for record in records]
-    _upsert(connection, dead_records, rows)
+    _upsert(connection, dead_records, [encrypt_row(keyring, dead_records, row) for row in rows])
 
 
 def to_sink_outcome(row: Row[Any]) -> SinkOutcome:

@@ -10,11 +10,13 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Subquery, Text, cast, func, select
+from sqlalchemy import ColumnElement, Select, Subquery, Text, case, cast, func, select
 
 from app.database.engine import Database
+from app.encryption import ENCRYPTED_TEXT, Keyring
 from app.store.bounded_count import BoundedCount
 from app.store.delivery_filter import DeliverySummary
+from app.store.encrypted_columns import build_label_context
 from app.store.schema import dead_records, deliveries, record_errors
 from app.truto.events import RECORD_ERROR_EVENT, RECORD_EVENT
 
@@ -136,20 +138,33 @@ def group_record_errors(
 ) -> CauseGroups[RecordErrorGroup]:
     """Return the record errors of a run by message, largest group first. limit: of the errors to read."""
     table = record_errors.c
-    message = func.substr(table.message, 1, _MAX_MESSAGE_CHARS).label("message")
+    # A part of an encrypted message cannot be decrypted.
+    is_encrypted = table.message.startswith(ENCRYPTED_TEXT, autoescape=True)
+    cut = case((is_encrypted, table.message), else_=func.substr(table.message, 1, _MAX_MESSAGE_CHARS))
+    message = cut.label("message")
     columns = (table.resource, table.method, table.remote_status, message)
     read = (
         select(*columns, table.delivery_id).where(table.sync_job_run_id == run_id).limit(limit + 1).subquery()
     )
     cause = (read.c.resource, read.c.method, read.c.remote_status, read.c.message)
     rows = database.read(_group(read, cause))
-    groups = [
-        RecordErrorGroup(
-            row.resource, row.method, row.remote_status, row.message, row.number, UUID(row.example)
-        )
-        for row in rows
-    ]
-    return _build_groups(groups, rows, limit=limit)
+    groups: dict[tuple[str, str, int | None, str], RecordErrorGroup] = {}
+    for row in rows:
+        text = _decrypt_message(database.keyring, row.message)
+        group = (row.resource, row.method, row.remote_status, text)
+        # While keys are rotated, the database has one message in several forms.
+        number = row.number + (groups[group].number if group in groups else 0)
+        groups[group] = RecordErrorGroup(*group, number, UUID(row.example))
+    return _build_groups(list(groups.values()), rows, limit=limit)
+
+
+def _decrypt_message(keyring: Keyring, stored: str) -> str:
+    """Return the start of a record error's message; a note if it is damaged."""
+    try:
+        message = keyring.decrypt_text(stored, build_label_context(record_errors, "message"))
+    except ValueError:
+        return "(damaged in the database)"
+    return message[:_MAX_MESSAGE_CHARS]
 
 
 def group_dead_records(

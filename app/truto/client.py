@@ -12,7 +12,7 @@ import httpx
 from app.backoff import compute_backoff_s, parse_retry_after_s
 from app.clock import utc_now
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.http_client import ResponseTooLarge, open_http_client, send
+from app.http_client import PrivateAddress, ResponseTooLarge, open_http_client, send
 from app.truto.coerce import as_text
 from app.truto.json_reader import read_object
 from app.truto.run_log import LogEntry, read_log_entry, split_time_range
@@ -73,7 +73,7 @@ class TrutoClient:
         self._timeout_s = timeout_s
         self._token = token
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "rapidbridge-receiver"}
-        self._http = open_http_client(base_url=url, headers=headers)
+        self._http = open_http_client(allow_private=True, base_url=url, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -169,6 +169,9 @@ class TrutoClient:
                 max_bytes=_MAX_RESPONSE_BYTES,
                 **options,
             )
+        except PrivateAddress as error:
+            message = f"{self._api_name} {error} in TRUTO_API_URL"
+            raise TrutoUnavailable(message, was_not_processed=True) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             message = f"{self._api_name} cannot be reached; check TRUTO_API_URL and the network"
             raise TrutoUnavailable(message, was_not_processed=True) from error

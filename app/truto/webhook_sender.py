@@ -61,7 +61,7 @@ def open_sender_client(max_connections: int) -> httpx.Client:
     """Return an HTTP client for as many senders as it has connections."""
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     headers = {"User-Agent": "truto"}
-    return open_http_client(limits=limits, headers=headers, trust_env=False)
+    return open_http_client(allow_private=True, limits=limits, headers=headers, trust_env=False)
 
 
 class WebhookSender:

@@ -1,10 +1,12 @@
 """The Flask application: views, their dependencies, and error responses."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import gevent
 from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException
@@ -15,18 +17,21 @@ from app.clock import utc_now
 from app.config.current_config import CurrentConfig
 from app.config.load import Config
 from app.config.settings import Settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
+from app.errors import StoreUnavailable
 from app.redis.connection import connect_redis
 from app.redis.observed_tests import ObservedTests
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
 from app.runs.gate import Gate
 from app.store.arrivals import Arrivals
+from app.store.encryption_keys import refuse_missing_keys
 from app.store.inbox import Inbox
 from app.store.models import RunUpdate
 from app.store.pending import PendingDeliveries
 from app.store.response_counts import ResponseCounts
 from app.store.runs import Runs
+from app.store.store_database import open_store
 from app.store.webhook_events import WebhookEvents
 from app.web.arrival_recorder import ArrivalRecorder
 from app.web.counts_writer import CountsWriter
@@ -57,9 +62,8 @@ def create_app(config: Config) -> Flask:
     app = WebhookApplication(__name__, static_folder=None)
     # A redirect would lose every page.
     app.url_map.merge_slashes = False
-    database = open_database(
-        settings.database_url, schema=settings.database_schema, lock_timeout_s=COMMIT_TIMEOUT_S
-    )
+    database = open_store(settings, lock_timeout_s=COMMIT_TIMEOUT_S)
+    _refuse_missing_keys(database)
     app.extensions["database"] = database
     redis = connect_redis(settings.redis_url, tls_verify=settings.redis_tls_verify)
     queue = DeliveryQueue(redis, settings.namespace)
@@ -99,6 +103,12 @@ def create_app(config: Config) -> Flask:
     return app
 
 
+def _refuse_missing_keys(database: Database) -> None:
+    # While the database is away, deliveries are spooled, and /readyz names the keys later.
+    with suppress(StoreUnavailable), gevent.Timeout(COMMIT_TIMEOUT_S, exception=False):
+        refuse_missing_keys(database)
+
+
 def _register_monitoring(app: Flask, config: CurrentConfig, metrics: RequestMetrics) -> ArrivalRecorder:
     """Add health checks and counts; return the recorder of stored requests."""
     database, queue, spool = _open_monitoring(config.get().settings)
@@ -123,9 +133,8 @@ def _register_metrics(app: Flask, config: CurrentConfig, metrics: RequestMetrics
 
 def _open_monitoring(settings: Settings) -> tuple[Database, DeliveryQueue, Spool]:
     """Prepare connections that delay no commit: one to the database, and a few to Redis."""
-    database = open_database(
-        settings.database_url,
-        schema=settings.database_schema,
+    database = open_store(
+        settings,
         lock_timeout_s=COMMIT_TIMEOUT_S,
         max_connections=1,
     )
@@ -136,9 +145,8 @@ def _open_monitoring(settings: Settings) -> tuple[Database, DeliveryQueue, Spool
 def _open_dashboard(config: CurrentConfig) -> Dashboard:
     """Open the dashboard's connections; none is made before somebody signs in."""
     settings = config.get().settings
-    database = open_database(
-        settings.database_url,
-        schema=settings.database_schema,
+    database = open_store(
+        settings,
         lock_timeout_s=COMMIT_TIMEOUT_S,
         max_connections=_MAX_DASHBOARD_CONNECTIONS,
     )

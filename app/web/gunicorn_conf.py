@@ -12,9 +12,11 @@ from app.config.load import read_config
 from app.config.operating_system import (
     compute_max_connections,
     find_heartbeat_folder,
+    keep_new_files_private,
     list_wildcard_addresses,
     raise_max_files,
 )
+from app.config.summary import log_dangerous_settings
 from app.errors import ConfigError
 from app.logs import configure_logging
 from app.tracing import tracing
@@ -26,7 +28,8 @@ _NO_PRELOAD = (
 )
 
 try:
-    _settings = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL")).settings
+    _config = read_config(required=("TRUTO_WEBHOOK_SECRET", "REDIS_URL"))
+    _settings = _config.settings
     _folder = find_heartbeat_folder()
     if _folder is None:
         raise ConfigError(
@@ -36,7 +39,9 @@ except ConfigError as _error:
     print(*_error.problems, sep="\n", file=sys.stderr)  # noqa: T201  # before any log is set up
     sys.exit(2)
 
+keep_new_files_private()
 configure_logging(_settings.log_format)
+log_dangerous_settings(_config)
 logger_class = "app.web.gunicorn_log.GunicornLog"
 _addresses = list_wildcard_addresses()
 bind = [
@@ -55,6 +60,8 @@ timeout = 60
 worker_tmp_dir = str(_folder)
 # Not used: no other process needs to control gunicorn while it runs.
 control_socket_disable = True
+# Otherwise a request through a proxy on this machine can set SCRIPT_NAME, which fails or changes its path.
+forwarder_headers = ""
 
 
 def on_starting(server: Any) -> None:
@@ -77,6 +84,8 @@ def _load_modules() -> None:
     from app.database.engine import parse_url  # noqa: PLC0415
 
     parse_url(_settings.database_url).get_dialect().import_dbapi()
+    # Loads the cipher, if a key is set.
+    _settings.encryption_keys.encrypt(b"-", b"")
 
 
 def pre_fork(_server: Any, worker: Any) -> None:

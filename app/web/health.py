@@ -18,6 +18,7 @@ from app.database.engine import Database
 from app.errors import StoreUnavailable
 from app.redis.queue import DeliveryQueue
 from app.redis.spool import Spool
+from app.store.encryption_keys import EncryptionKeys
 from app.store.migrate import is_current
 from app.store.pending import PendingDeliveries
 from app.store.worker_registry import WorkerRegistry
@@ -138,7 +139,11 @@ def _run_warnings(find: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
 
 
 def _check_store(database: Database) -> str:
-    return _OK if is_current(database) else "its tables are missing or outdated; run: rapidbridge migrate"
+    if not is_current(database):
+        return "its tables are missing or outdated; run: rapidbridge migrate"
+    if not all(key.is_configured for key in EncryptionKeys(database).list_in_use()):
+        return "it has data encrypted with a key that is not set; run: rapidbridge keys list"
+    return _OK
 
 
 def _check_redis(queue: DeliveryQueue) -> str:

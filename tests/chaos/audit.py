@@ -35,7 +35,8 @@ class AuditResult:
     """The counts, and the faults with some examples.
 
     faults: lost, doubled, regressed, astray (data of the other installation), unsettled, dead, miscounted,
-    garbled, foreign, released (the lease of a living worker) or stuck (no recovery without help).
+    garbled, foreign, released (the lease of a living worker), stuck (no recovery without help) or leaked (a secret or a
+    field of a record was shown).
     """
 
     counts: Counter[str] = field(default_factory=Counter)

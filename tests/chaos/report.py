@@ -19,6 +19,7 @@ _FAULTS = (
     "foreign",
     "released",
     "stuck",
+    "leaked",
 )
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -22,7 +23,7 @@ from tests.support.processes import ROOT, Lifeline, find_descendants, send_signa
 from tests.support.waiting import wait_until
 from tests.support.web_process import make_environment
 
-# {files_options}: further lines of the sink lake.
+# {files_options}: further lines of the sink lake. Nobody listens for the subscriber.
 _ROUTES = """
 [sinks.main]
 type = "sql"
@@ -32,6 +33,11 @@ url = "$DATABASE_URL"
 type = "files"
 url = "file://{lake}"
 {files_options}
+
+[[notify]]
+name = "nobody"
+url = "{subscriber}"
+secret = "{subscriber_secret}"
 
 [[routes]]
 resource = "crm/contacts"
@@ -49,6 +55,8 @@ _WORKERS = [sys.executable, "-m", "app.cli", "worker"]
 _HOST_NAME = "worker"
 # The time of a platform between SIGTERM and SIGKILL.
 _PLATFORM_GRACE_S = 30.0
+_PAGE_TIMEOUT_S = 2.0
+_COMMAND_TIMEOUT_S = 120.0
 
 
 class Program:
@@ -148,14 +156,38 @@ class Installation:
         self.name = name
         self.database_url = database_url
         self.secret = str(uuid4())
+        # What no log line and no page may show, by its name.
+        self.canaries = {"webhook secret": self.secret} | {
+            secret: f"zq7-{uuid4().hex}"
+            for secret in (
+                "API token",
+                "password of Truto",
+                "password of the database",
+                "password of Redis",
+                "dashboard password",
+                "read-only password",
+                "metrics token",
+                "path of a subscriber",
+            )
+        }
+        self.canaries["secret of a subscriber"] = f"whsec_{b64encode(uuid4().bytes * 2).decode()}"
         self.lake = folder / name / "lake"
         self.lake.mkdir(parents=True)
         self._routes_file = folder / name / "routes.toml"
         self.write_routes(files_options)
+        database_login = f"postgres:{self.canaries['password of the database']}@"
+        redis_login = f"//default:{self.canaries['password of Redis']}@"
         self._settings = {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
+            # The servers accept any password.
+            "DATABASE_URL": database_url.replace("postgres@", database_login, 1),
+            "REDIS_URL": redis_url.replace("//", redis_login, 1),
             "TRUTO_WEBHOOK_SECRET": self.secret,
+            "TRUTO_API_TOKEN": self.canaries["API token"],
+            # Nobody listens there.
+            "TRUTO_API_URL": f"http://user:{self.canaries['password of Truto']}@127.0.0.1:9",
+            "DASHBOARD_PASSWORD": self.canaries["dashboard password"],
+            "DASHBOARD_READ_PASSWORD": self.canaries["read-only password"],
+            "METRICS_TOKEN": self.canaries["metrics token"],
             "ROUTES_FILE": str(self._routes_file),
             "WEB_CONCURRENCY": str(web_processes),
             "WORKER_CONCURRENCY": "1",
@@ -185,13 +217,28 @@ class Installation:
 
     def write_routes(self, files_options: str) -> None:
         """Replace the routes file. files_options: lines in the table of the sink lake."""
-        self._routes_file.write_text(_ROUTES.format(lake=self.lake, files_options=files_options))
+        text = _ROUTES.format(
+            lake=self.lake,
+            files_options=files_options,
+            subscriber=f"http://127.0.0.1:9/{self.canaries['path of a subscriber']}",
+            subscriber_secret=self.canaries["secret of a subscriber"],
+        )
+        self._routes_file.write_text(text)
 
     def migrate(self) -> None:
         """Migrate the database with the release that runs."""
-        environment = make_environment(**self._settings) | {"PYTHONPATH": str(self.tree)}
-        subprocess.run(
-            [sys.executable, "-m", "app.cli", "migrate"], cwd=self.tree, env=environment, check=True
+        self.run_command("migrate").check_returncode()
+
+    def run_command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the release that runs, to its end; return its exit code and output."""
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli", *words],
+            cwd=self.tree,
+            env=make_environment(**self._settings) | {"PYTHONPATH": str(self.tree)},
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            check=False,
         )
 
     @property
@@ -210,6 +257,14 @@ class Installation:
             lambda: not self._request_error("/healthz"),
             what=lambda: f"the web process\n{self.web.log.read_text()}",
         )
+
+    def read_page(self, path: str) -> str:
+        """Return an answer of the web process, as the owner of the token of metrics; "" if there is none."""
+        headers = {"Authorization": f"Bearer {self.canaries['metrics token']}"}
+        try:
+            return httpx.get(f"{self._url}{path}", headers=headers, timeout=_PAGE_TIMEOUT_S).text
+        except httpx.HTTPError:
+            return ""
 
     def _request_error(self, path: str) -> str:
         try:

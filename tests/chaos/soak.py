@@ -17,6 +17,7 @@ from app.simulator.plan import Plan
 from app.truto.webhook_sender import WebhookSender, open_sender_client
 from tests.chaos.audit import AuditResult, audit
 from tests.chaos.faults import inject_fault
+from tests.chaos.leaks import LeakSearch
 from tests.chaos.plan import KEEPS_CONNECTIONS, Fault
 from tests.chaos.site import Installation, Site, running_site
 from tests.chaos.spools import count_spooled
@@ -90,7 +91,8 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
         for database in databases:
             stack.callback(database.close)
         watch = RecoveryWatch(databases, redis, traffics)
-        with watch.running():
+        leaks = LeakSearch(site.installations, result)
+        with watch.running(), leaks.running():
             with ExitStack() as senders:
                 for installation, traffic in zip(site.installations, traffics, strict=True):
                     senders.enter_context(_sending(soak, installation, traffic))
@@ -100,6 +102,8 @@ def run_soak(soak: Soak, folder: Path) -> SoakReport:
         readiness_error = _wait_until_ready(site)
         soak.report_progress(f"settled after {settled_s:.1f} s: comparing")
         result.counts["deliveries left in Redis"] = count_spooled(redis)
+        leaks.search_logs()
+        leaks.search_commands()
         for released in site.released_leases:
             result.add_fault("released", released)
         for number, installation in enumerate(site.installations):

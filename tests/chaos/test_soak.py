@@ -38,6 +38,22 @@ NEVER_FEED = """
 
 Feeder.start = lambda self: None
 """
+LOG_A_RECORD = """
+
+import structlog
+
+_read_records = read_records
+
+def read_records(body, **options):
+    batch = _read_records(body, **options)
+    structlog.get_logger().info("batch.read", first=str(batch.records[:1]) if batch else "")
+    return batch
+"""
+LOG_SETTINGS = """
+
+def list_changed_settings(settings):
+    return [settings.database_url]
+"""
 
 
 @pytest.fixture
@@ -114,6 +130,21 @@ def test_a_build_without_a_feeder_is_detected(tmp_path: Path, copy_source: CopyS
 
     assert set(report.audit_result.faults) >= {"unsettled"}, render_report(report)
     assert not report.audit_result.faults["lost"], render_report(report)
+
+
+def test_a_build_that_logs_a_record_or_a_password_is_detected(
+    tmp_path: Path, copy_source: CopySource
+) -> None:
+    tree = copy_source()
+    append(tree / "app/truto/records.py", LOG_A_RECORD)
+    append(tree / "app/config/summary.py", LOG_SETTINGS)
+
+    report = run_short_soak(tmp_path, tree, [])
+
+    assert set(report.audit_result.faults) == {"leaked"}, render_report(report)
+    examples = " ".join(report.audit_result.examples)
+    assert "field of a record in workers-1.log" in examples
+    assert "password of the database in" in examples
 
 
 def run_short_soak(

@@ -34,6 +34,8 @@ _EVENTS = {
     "unreadable": "sync_job_run:record",
 }
 _PADDING = "0123456789abcdef" * 8
+# In each record and each record error: it must be in no log line and on no page of the service.
+RECORD_CANARY = "zq7-field-of-a-record"
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ def compute_digest(body: bytes) -> bytes:
 
 def build_record(key: int, number: int) -> dict[str, Any]:
     """Return a record, always the same for its number, so that the audit detects a garbled one."""
-    return {"id": f"k{key}", "number": number, "padding": _PADDING[number % 16 :]}
+    email = f"{RECORD_CANARY}@example.com"
+    return {"id": f"k{key}", "number": number, "email": email, "padding": _PADDING[number % 16 :]}
 
 
 class Traffic:
@@ -130,7 +133,9 @@ class Traffic:
             payload["record"] = self._make_record(chance, sent)
         elif kind == "errors":
             sent.errors = chance.randint(1, 5)
-            payload["errors"] = [{"resource": resource, "error": {"status": 502}}] * sent.errors
+            payload["errors"] = [
+                {"resource": resource, "error": {"status": 502, "message": RECORD_CANARY}}
+            ] * sent.errors
         else:
             pick = [self._make_record, self._make_non_object, self._make_unreadable]
             picks = chance.choices(pick, _RECORD_WEIGHTS, k=chance.randint(1, _MAX_PER_PAGE))
@@ -155,7 +160,7 @@ class Traffic:
 
     def _make_unreadable(self, _chance: Random, sent: SentDelivery) -> Any:
         sent.unreadable += 1
-        return {"id": "k1", "huge": float("inf")}
+        return {"id": "k1", "email": RECORD_CANARY, "huge": float("inf")}
 
 
 @contextmanager

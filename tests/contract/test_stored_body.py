@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from app.database.engine import Database
+from app.encryption import EncryptionKey, Keyring
 from app.store.schema import deliveries
 from app.store.stored_body import PART_BYTES, read_body_start, stream_body
 from tests.support.seeded_store import SeededStore
@@ -28,7 +29,13 @@ def set_stored(seeded: SeededStore, delivery: UUID, stored: bytes) -> None:
     seeded.store.execute(change.values(body=stored))
 
 
-def test_a_body_of_31_mb_is_streamed_unchanged_in_little_memory(seeded: SeededStore) -> None:
+@pytest.mark.parametrize(
+    "keyring", [Keyring(), Keyring((EncryptionKey.build(b"k" * 32),))], ids=["plain", "encrypted"]
+)
+def test_a_body_of_31_mb_is_streamed_unchanged_in_little_memory(
+    seeded: SeededStore, keyring: Keyring
+) -> None:
+    seeded.store.keyring = keyring
     delivery = seeded.put(body=LARGE)
     view, position = memoryview(LARGE), 0
 

@@ -19,7 +19,7 @@ from app.cli.common.reachability import require_reachable
 from app.cli.local.ports import find_free_port
 from app.config.settings import WebhookSecret, read_settings
 from app.errors import TrutoRefused, TrutoUnavailable
-from app.http_client import ResponseTooLarge, open_http_client, send
+from app.http_client import PrivateAddress, ResponseTooLarge, open_http_client, send
 from app.truto import client as truto_client
 from app.truto.client import TrutoClient
 from app.truto.webhook_sender import WebhookSender, WebhookTarget, open_sender_client
@@ -34,7 +34,7 @@ TIMEOUT_S = 1.0
 
 
 def request(url: str, *, max_bytes: int | None = 100_000, **options: object) -> httpx.Response:
-    with open_http_client(trust_env=False) as client:
+    with open_http_client(allow_private=True, trust_env=False) as client:
         return send(client, "POST", url, timeout_s=TIMEOUT_S, max_bytes=max_bytes, **options)
 
 
@@ -62,7 +62,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     resolve = socket.getaddrinfo
 
     def resolve_all(host: str, *arguments: Any, **options: Any) -> list[Any]:
-        hosts = addresses if host.endswith(".invalid") else (host,)
+        hosts = addresses if host.removesuffix(".").endswith(".invalid") else (host,)
         return [found for known in hosts for found in resolve(known, *arguments, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve_all)
@@ -106,6 +106,80 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: p
             assert request(f"http://two.invalid:{port}").status_code == 302
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST", "127.0.0.1", "127.1", "0.0.0.0", "2130706433", "0x7f.1", "0x7f000001"),
+        *("017700000001", "0177.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "a.invalid", "a.invalid."),
+    ],
+)
+def test_no_spelling_of_a_private_address_passes(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    connections: list[socket.socket] = []
+    resolve_to(monkeypatch, "127.0.0.1")
+
+    with (
+        serving(connections.append) as url,
+        open_http_client(allow_private=False) as client,
+        pytest.raises(PrivateAddress, match="no public address; set allow_private = true"),
+    ):
+        send(client, "GET", f"http://{host}:{url.rpartition(':')[2]}/", timeout_s=TIMEOUT_S, max_bytes=None)
+
+    assert connections == []
+
+
+METADATA_HOSTS = [
+    *("169.254.169.254", "0xa9fea9fe", "025177524776", "2852039166", "[::ffff:169.254.169.254]"),
+    *("[64:ff9b::a9fe:a9fe]", "[fe80::a9fe:a9fe]", "[fd00:ec2::254]", "168.63.129.16", "100.100.100.200"),
+]
+
+
+@pytest.mark.parametrize("host", METADATA_HOSTS)
+@pytest.mark.parametrize("allow_private", [True, False])
+def test_a_metadata_service_is_never_connected_to(
+    monkeypatch: pytest.MonkeyPatch, host: str, *, allow_private: bool
+) -> None:
+    connected = []
+    monkeypatch.setattr(socket, "create_connection", lambda *arguments, **_: connected.append(arguments))
+
+    with (
+        open_http_client(allow_private=allow_private, trust_env=False) as client,
+        pytest.raises(PrivateAddress, match="always refused"),
+    ):
+        send(client, "GET", f"http://{host}/latest", timeout_s=TIMEOUT_S, max_bytes=None)
+
+    assert connected == []
+
+
+def test_a_name_is_connected_to_at_its_public_addresses_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected = []
+
+    def connect(address: Any, *_: Any, **__: Any) -> None:
+        connected.append(address[0])
+        raise OSError
+
+    resolve_to(monkeypatch, "127.0.0.1", "93.184.216.34", "10.0.0.1", "169.254.169.254")
+    monkeypatch.setattr(socket, "create_connection", connect)
+
+    for allow_private in (False, True):
+        with (
+            open_http_client(allow_private=allow_private, trust_env=False) as client,
+            pytest.raises(httpx.ConnectError),
+        ):
+            send(client, "GET", "http://mixed.invalid/", timeout_s=TIMEOUT_S, max_bytes=None)
+
+    assert connected == ["93.184.216.34", "127.0.0.1", "93.184.216.34", "10.0.0.1"]
+
+
+def test_truto_at_the_address_of_a_metadata_service_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "169.254.169.254")
+
+    with (
+        TrutoClient("http://truto.invalid", "token", sleep=lambda _: None) as client,
+        pytest.raises(TrutoUnavailable, match="always refused; use another URL in TRUTO_API_URL"),
+    ):
+        client.get_run("x")
+
+
 @pytest.mark.parametrize("respond", [*FLOODS, hostile_server.gzip_bomb])
 def test_a_large_response_takes_little_memory(respond: Respond) -> None:
     tracemalloc.start()
@@ -134,7 +208,7 @@ def test_a_connection_is_used_again_with_a_new_deadline() -> None:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             connection.recv(65536)
 
-    with serving(respond) as url, open_http_client(trust_env=False) as client:
+    with serving(respond) as url, open_http_client(allow_private=True, trust_env=False) as client:
         first = send(client, "GET", url, timeout_s=0.5, max_bytes=10)
         # Later than the deadline of the first request.
         threading.Event().wait(0.6)
@@ -221,7 +295,7 @@ def test_requests_through_a_proxy_have_the_same_limits() -> None:
     # In a process of its own: httpx reads the proxy from the environment.
     script = (
         "import sys, httpx; from app.http_client import open_http_client, send\n"
-        "try: send(open_http_client(), 'GET', 'http://truto.invalid/', timeout_s=1, max_bytes=10)\n"
+        "try: send(open_http_client(allow_private=True), 'GET', 'http://truto.invalid/', timeout_s=1, max_bytes=10)\n"
         "except httpx.ReadTimeout: print('timeout')"
     )
     with serving(hostile_server.drip_body) as url:

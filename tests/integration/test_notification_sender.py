@@ -77,7 +77,7 @@ def clock() -> FakeClock:
 
 
 def make_notify_config(url: str, *, name: str = "ops", events: Sequence[str] = ("*",)) -> NotifyConfig:
-    return NotifyConfig(name=name, url=url, secret=SECRET, events=tuple(events))
+    return NotifyConfig(name=name, url=url, secret=SECRET, events=tuple(events), allow_private=True)
 
 
 def add_notification(store: Database, subject: str = "r1", **payload: Any) -> Notification:
@@ -113,7 +113,7 @@ def test_every_subscriber_receives_its_kinds_of_notification_once(
     signed, slack, other = open_endpoint(), open_endpoint(), open_endpoint()
     configs = [
         make_notify_config(signed.url),
-        NotifyConfig(name="team", url=slack.url, form="slack", events=("run.*",)),
+        NotifyConfig(name="team", url=slack.url, form="slack", events=("run.*",), allow_private=True),
         make_notify_config(other.url, name="other", events=["sink.*"]),
     ]
     notification = add_notification(store, status="completed")
@@ -141,8 +141,10 @@ def test_a_condition_becomes_an_incident_that_its_end_resolves(
     store: Database, open_endpoint: Callable[[], FakeEndpoint], clock: FakeClock
 ) -> None:
     teams, pagerduty = open_endpoint(), open_endpoint()
-    pager = NotifyConfig(name="pager", url=pagerduty.url, form="pagerduty", secret="a1B2" * 8)
-    configs = [NotifyConfig(name="teams", url=teams.url, form="teams"), pager]
+    pager = NotifyConfig(
+        name="pager", url=pagerduty.url, form="pagerduty", secret="a1B2" * 8, allow_private=True
+    )
+    configs = [NotifyConfig(name="teams", url=teams.url, form="teams", allow_private=True), pager]
     notifier = NotificationDispatcher(store, configs, clock=clock, public_url="https://sync.example.com")
     failing = Notification("sink.failing", "main", "c", NOW, {"sink": "main"})
     Notifications(store).open(failing)
@@ -312,6 +314,28 @@ def test_a_response_that_drips_is_retried_at_the_deadline(
     assert state(store) == [("ops", "pending", 1, "no response within 0.5 s")]
 
 
+def test_a_private_address_is_refused_until_it_is_allowed(
+    store: Database, endpoint: FakeEndpoint, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A proxy could connect to any address.
+    monkeypatch.setenv("http_proxy", endpoint.url)
+    allowed = make_notify_config(endpoint.url.replace("127.0.0.1", "localhost"))
+    refused = allowed.model_copy(update={"allow_private": False})
+    add_notification(store)
+
+    NotificationDispatcher(store, [refused], clock=clock).run_once()
+
+    advice = "set allow_private = true beside its URL if it belongs to your own network"
+    assert state(store) == [("ops", "pending", 1, f"the subscriber has no public address; {advice}")]
+    assert endpoint.requests == []
+
+    monkeypatch.delenv("http_proxy")
+    clock.forward(DAY_S)
+    NotificationDispatcher(store, [allowed], clock=clock).run_once()
+
+    assert state(store) == [("ops", "sent", 2, "")]
+
+
 def test_an_unsendable_notification_blocks_no_other_and_is_retried(
     store: Database, endpoint: FakeEndpoint, clock: FakeClock
 ) -> None:
@@ -379,6 +403,7 @@ class NotifierSetup:
             '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n'
             + "".join(
                 f'[[notify]]\nname = "{config.name}"\nurl = "{config.url}"\nsecret = "$NOTIFY_SECRET"\n'
+                "allow_private = true\n"
                 for config in self.configs
             )
         )

@@ -55,6 +55,6 @@ def _run_main(
     os.environ.update(environment)
     sys.argv = [str(_MAIN_FILE), *words]
     sys.orig_argv = [sys.executable, "-m", "app.cli", *words]
-    from app.cli import main  # noqa: PLC0415  # loaded in the process that forks
+    from app.cli import run  # noqa: PLC0415  # loaded in the process that forks
 
-    main(prog_name="rapidbridge")
+    run()

@@ -57,6 +57,31 @@ _SHAPES = {
         b"}}",
     ),
     "invalid UTF-8": (_RECORDS + b'"', b"\xff", b'"]}}'),
+    "sound records": (_RECORDS + b"{}", b',{"id": "abc", "n": 1.5, "tags": ["a", "b"]}', b"]}}"),
+    "sound digits": (_RECORDS + b"1", b",1", b"]}}"),
+    "sound fractions": (_RECORDS + b"0", b",0.12345678901234567890123456789e-30", b"]}}"),
+    "sound words": (_RECORDS + b"null", b",null", b"]}}"),
+    "sound empty objects": (_RECORDS + b"{}", b",{}", b"]}}"),
+    "one long number": (_RECORDS, b"1", b"]}}"),
+    "one long string": (_RECORDS + b'"', b"x", b'"]}}'),
+    "one long string of escapes": (_RECORDS + b'"', b"\\n", b'"]}}'),
+    "one long string of code points": (_RECORDS + b'"', b"\\u00e9", b'"]}}'),
+    "one long string of UTF-8": (_RECORDS + b'"', "\N{SNOWMAN}".encode(), b'"]}}'),
+    "one name again and again": (b'{"event": "test", "payload": {"a": 1', b',"a":1', b"}}"),
+    "long names": (_RECORDS + b"{}", b',{"' + b"k" * 1000 + b'":1}', b"]}}"),
+    "accounts in args": (
+        b'{"event": "test", "payload": {"args": {"a": 1',
+        b',"%07d_integrated_account_id":"x"',
+        b"}}}",
+    ),
+    "numbers in args": (
+        b'{"event": "sync_job_run:started", "payload": {"id": "r", "args": [0',
+        b",1",
+        b"]}}",
+    ),
+    "a byte order mark": (b'\xef\xbb\xbf{"event": "test", "payload": {"records": [0', b",1", b"]}}"),
+    "byte order marks": (b"", b"\xef\xbb\xbf", b""),
+    "NULs": (b"", b"\x00", b""),
 }
 SHAPES = tuple(_SHAPES)
 

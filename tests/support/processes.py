@@ -66,12 +66,19 @@ class Lifeline:
 class Command:
     """A command of the project that runs until it is stopped; a context manager.
 
-    log: its output so far.
+    log: its output so far. umask: at its start; -1 for that of the tests.
     """
 
     def __init__(
-        self, command: Sequence[str], *, folder: Path, environment: dict[str, str], cwd: Path | None = None
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        environment: dict[str, str],
+        cwd: Path | None = None,
+        umask: int = -1,
     ) -> None:
+        self._umask = umask
         self._log = folder / "command.log"
         self._cwd = cwd or folder
         self._command = command
@@ -95,6 +102,7 @@ class Command:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                umask=self._umask,
             )
         return self
 

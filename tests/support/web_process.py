@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,11 @@ class WebProcess:
         """Send SIGTERM, as a platform does at a deploy."""
         assert self._process is not None
         self._process.terminate()
+
+    def reload(self) -> None:
+        """Send SIGHUP, which replaces the processes that serve."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def wait(self) -> None:
         """Wait until it has ended; fail if it takes more than 30 s."""

@@ -104,8 +104,6 @@ def list_commands() -> Iterator[tuple[str, str]]:
     ("schema", "file"),
     [
         ("compose-spec", "compose.yaml"),
-        ("github-workflows", ".github/workflows/ci.yml"),
-        ("github-workflows", ".github/workflows/fuzz.yml"),
         ("github-issue-forms", ".github/ISSUE_TEMPLATE/bug.yml"),
         ("github-issue-forms", ".github/ISSUE_TEMPLATE/feature.yml"),
         ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),

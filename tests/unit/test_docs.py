@@ -24,6 +24,7 @@ from app.config.sinks import (
     SqlSinkConfig,
     WarehouseSinkConfig,
 )
+from app.encryption import Keyring
 from app.store.schema import metadata
 from tests.support.command_line import COMMANDS, get_options
 from tests.support.documentation import (
@@ -134,7 +135,7 @@ def test_every_setting_is_described_with_its_default() -> None:
         field = next(field for field in Settings.model_fields.values() if field.alias == name)
         if field.default_factory:
             assert default.startswith("[by the machine]"), name
-        elif field.default not in ((), "", None):
+        elif field.default not in ((), "", None, Keyring()):
             shown = (
                 {True: "1", False: "0"}.get(field.default)
                 if isinstance(field.default, bool)
@@ -151,7 +152,7 @@ def test_every_command_is_described() -> None:
     )
     order = [
         "up", "demo", "simulate", "worker", "migrate", "doctor", "support-bundle", "runs", "routes", "sinks", "deletes", "files", "webhook", "deliveries", "dead",
-        "replay", "operations", "prune", "erase", "mcp",
+        "replay", "operations", "prune", "erase", "keys", "mcp",
     ]  # fmt: skip
 
     names = [name for name, _ in rows]

@@ -32,7 +32,7 @@ from app.checks.receiver import (
 from app.checks.redis import QueueInfo, RedisInfo, evaluate_namespaces, evaluate_queue, evaluate_redis
 from app.checks.requests import evaluate_requests, evaluate_unsigned
 from app.checks.run_checks import run_checks
-from app.checks.settings import evaluate_config, evaluate_secrets
+from app.checks.settings import evaluate_secrets
 from app.checks.store import (
     evaluate_backlog,
     evaluate_clock,
@@ -116,14 +116,6 @@ def test_a_weak_or_duplicate_secret_is_reported(text: str, level: CheckLevel | N
 
 def test_a_generated_development_secret_is_only_a_warning() -> None:
     assert secret_levels("", has_development_secret=True) == {"secret": "warn"}
-
-
-def test_maintenance_mode_is_a_warning() -> None:
-    def config(**settings: str) -> Config:
-        return Config(read_settings(settings), build_default_routes("sqlite://"))
-
-    assert levels(evaluate_config(config())) == {}
-    assert levels(evaluate_config(config(MAINTENANCE="we move"))) == {"maintenance": "warn"}
 
 
 @pytest.mark.parametrize(

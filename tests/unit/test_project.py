@@ -16,6 +16,7 @@ PACKAGES = ("app", "workers")
 # The layers, lowest first: a package imports itself and the packages named beside it, nothing else.
 _BASE = (
     "app.errors",
+    "app.encryption",
     "app.logs",
     "app.clock",
     "app.backoff",
@@ -31,6 +32,7 @@ _STORE = (*_PROTOCOL, "app.times", "app.notify", "app.store", "app.redis")
 _LOGIC = (*_STORE, "app.routing", "app.sinks", "app.runs", "app.replay", "app.checks", "app.erasure")
 MAY_IMPORT = {
     "app.errors": (),
+    "app.encryption": ("app.errors",),
     "app.logs": ("app.backoff", "app.log_lines"),
     "app.log_lines": (),
     "app.clock": (),
@@ -83,6 +85,7 @@ ONLY_IN = {
     "mcp": ("app.mcp_server",),
     "opentelemetry": ("app.tracing",),
     "jmespath": ("app.expressions",),
+    "cryptography": ("app.encryption",),
     "confluent_kafka": ("app.sinks.kafka", "app.sinks.kafka_errors"),
     "pytest": ("app.sink_contract.suite",),
     "pymysql": ("app.database.mysql_sessions", "app.sinks.sql.mysql"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.public_address import is_public_address
+from app.public_address import is_metadata_address, is_public_address
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,32 @@ def test_an_address_of_a_private_network_is_refused_in_every_form(address: str, 
 )
 def test_an_address_of_a_private_network_of_ipv6_is_refused(address: str) -> None:
     assert not is_public_address(address)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200"])
+@pytest.mark.parametrize("form", ["{}", "::ffff:{}", "64:ff9b::{}", "64:ff9b:1::{}", "::{}"])
+def test_a_metadata_service_is_known_in_every_form(address: str, form: str) -> None:
+    assert is_metadata_address(form.format(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fe80::1",
+        "fe80::1%lo",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:42::42",
+        "2002:a9fe:a9fe::1",
+        "192.0.0.192",
+    ],
+)
+def test_a_link_local_address_is_known(address: str) -> None:
+    assert is_metadata_address(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "::1", "fd00::1", "::ffff:10.0.0.1", "8.8.8.8", "2002:808:808::1"]
+)
+def test_an_address_of_a_network_of_ones_own_is_no_metadata_service(address: str) -> None:
+    assert not is_metadata_address(address)

@@ -92,7 +92,7 @@ def test_a_run_can_always_be_written_again() -> None:
     for _ in range(400):
         deep = [deep]
 
-    odd = {"new": "\ud800", "\ud800": 1, "x\ud801": {"a": deep}, "status": "stop\ud800ped"}
+    odd = {"new": "\ud800", "\ud800": 1, "\ud801 2": {"a": deep}, "status": "stop\ud800ped"}
     run = read_run({**RUN, "args": {"a": deep}, **odd})
 
     assert run is not None

@@ -11,7 +11,7 @@ from app.clock import utc_now
 from app.config.notify import NotifyConfig
 from app.database.engine import Database
 from app.errors import SubscriberGone, SubscriberUnavailable
-from app.http_client import open_http_client, send
+from app.http_client import PrivateAddress, open_http_client, send
 from app.logs import locate_error
 from app.notify.message import write_message
 from app.store.notification_outbox import NotificationDelivery, NotificationOutbox
@@ -80,7 +80,7 @@ class NotificationSender(PeriodicTask):
         delivery = self._lease_next()
         if delivery is None:
             return
-        with open_http_client() as http:
+        with open_http_client(allow_private=self._config.allow_private) as http:
             while delivery is not None:
                 self._deliver(http, delivery)
                 delivery = self._lease_next()
@@ -120,6 +120,8 @@ class NotificationSender(PeriodicTask):
                 content=message.body,
                 headers=dict(message.headers),
             )
+        except PrivateAddress as error:
+            raise SubscriberUnavailable(f"the subscriber {error}") from error
         except httpx.TimeoutException as error:
             raise SubscriberUnavailable(f"no response within {self._timeout_s:g} s") from error
         except httpx.HTTPError as error:

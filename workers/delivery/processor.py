@@ -15,7 +15,7 @@ from app.clock import utc_now
 from app.config.delivery_config import DeliveryConfig
 from app.config.routes import Routes
 from app.database.engine import Database
-from app.errors import BodyPruned, JobTimeout, StoreUnavailable, UnreadableDelivery
+from app.errors import BodyPruned, EncryptionKeyMissing, JobTimeout, StoreUnavailable, UnreadableDelivery
 from app.logs import locate_error
 from app.sinks.registry import SinkRegistry
 from app.store.inbox import Inbox
@@ -252,6 +252,10 @@ class DeliveryProcessor:
         """Return the result of a step, or that of a delivery that it fails; raises StoreUnavailable."""
         try:
             return step()
+        except EncryptionKeyMissing as error:
+            # The job's other deliveries may have another key.
+            log.error("delivery.encryption_key_missing", delivery=str(delivery.id), error=str(error))
+            return DeliveryResult(retry(delivery, utc_now(), None, Reason.ENCRYPTION_KEY_MISSING))
         except StoreUnavailable:
             raise
         except UnreadableDelivery as error:

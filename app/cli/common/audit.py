@@ -7,12 +7,13 @@ from contextlib import suppress
 from app.cli.common.messages import print_message
 from app.clock import utc_now
 from app.config.settings import read_environment, read_settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
 from app.database.inspection import missing_file
 from app.errors import ConfigError, StoreUnavailable
 from app.store.audit_log import AuditEntry, AuditLog
 from app.store.bounded_count import ONE, BoundedCount
 from app.store.operations import Requester
+from app.store.store_database import open_store
 
 _ACTOR = "command line"
 _LOCK_TIMEOUT_S = 2.0
@@ -49,9 +50,7 @@ def audit_at_truto(action: str, subject: str) -> None:
         settings = read_settings(read_environment())
         if path := missing_file(settings.database_url):
             raise StoreUnavailable(f"the database file {path} does not exist")
-        database = open_database(
-            settings.database_url, schema=settings.database_schema, lock_timeout_s=_LOCK_TIMEOUT_S
-        )
+        database = open_store(settings, lock_timeout_s=_LOCK_TIMEOUT_S)
         try:
             audit(database, action, subject)
         finally:

@@ -6,14 +6,15 @@ from contextlib import contextmanager
 import click
 
 from app.config.settings import Settings, read_environment, read_settings
-from app.database.engine import Database, open_database
+from app.database.engine import Database
+from app.store.store_database import open_store
 from app.truto.client import TrutoClient
 
 
 def open_interactive_database(settings: Settings | None = None) -> Database:
     """Open the database in DATABASE_URL for a user who waits, until the command ends; raises ConfigError."""
     settings = settings or read_settings(read_environment())
-    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    database = open_store(settings, interactive=True)
     click.get_current_context().call_on_close(database.close)
     return database
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": ("app.cli.doctor", "Check the installation and print how to fix every problem."),
     "erase": ("app.cli.erase", "Delete the data of one integrated account everywhere."),
     "files": ("app.cli.files", "Compact the files of a files sink."),
+    "keys": ("app.cli.keys", "Make, list and rotate the keys that encrypt stored data."),
     "mcp": ("app.cli.mcp", "Serve the receiver to an agent, over the Model Context Protocol."),
     "migrate": ("app.cli.migrate", "Create or update the tables in DATABASE_URL."),
     "operations": ("app.cli.operations", "List, follow and cancel replays and discards."),

@@ -16,7 +16,7 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 def require_reachable(url: str) -> None:
     """Return if a server answers at the URL, with any status; otherwise end the command with exit code 3."""
     try:
-        with open_http_client(trust_env=False) as client:
+        with open_http_client(allow_private=True, trust_env=False) as client:
             send(client, "HEAD", url, timeout_s=_TIMEOUT_S, max_bytes=None)
     except (httpx.TransportError, httpx.InvalidURL):
         hint = (

@@ -11,10 +11,10 @@ from app.cli.common.options import dry_run_option, json_option, yes_option
 from app.cli.common.times import get_typed_times
 from app.cli.replay.redelivery import replay_deliveries
 from app.config.load import read_config
-from app.database.engine import open_database
 from app.plural import format_count
 from app.replay.request import ReplayRequest, select_dead_records, select_failed
 from app.store.discards import count_dead_records
+from app.store.store_database import open_store
 
 
 @click.command(name="replay", cls=FilterCommand)
@@ -63,7 +63,7 @@ def replay_dead(
         raise click.UsageError("--records replays settled deliveries: leave out --state.")
     config = read_config()
     settings = config.settings
-    database = open_database(settings.database_url, schema=settings.database_schema, interactive=True)
+    database = open_store(settings, interactive=True)
     if with_dead_records:
         delivery_filter = select_dead_records(delivery_filter)
     else:

@@ -33,11 +33,13 @@ def running_service(settings: Mapping[str, str], *, folder: Path | None = None) 
     process does not start.
     """
     require_free_port(int(settings["PORT"]))
+    # Signals first: a folder that is made before would be left behind by one.
     with (
-        temporary_folder("rapidbridge-") as sockets,
         Supervisor(folder) as supervisor,
+        temporary_folder("rapidbridge-") as sockets,
         ExitStack() as cleanup,
     ):
+        cleanup.callback(supervisor.stop)
         # Read by a person, even if it goes to a file.
         settings = {"LOG_FORMAT": "text", **settings}
         if "REDIS_URL" not in settings:
@@ -71,7 +73,7 @@ def _wait_for_web(url: str, supervisor: Supervisor) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and supervisor.is_alive("web"):
         try:
-            with open_http_client(trust_env=False) as client:
+            with open_http_client(allow_private=True, trust_env=False) as client:
                 send(client, "GET", url, timeout_s=_START_TIMEOUT_S, max_bytes=None).raise_for_status()
         except httpx.HTTPError:
             time.sleep(_POLL_INTERVAL_S)

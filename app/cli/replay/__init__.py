@@ -14,11 +14,11 @@ from app.cli.replay.forwarding import forward_deliveries
 from app.cli.replay.importing import import_file
 from app.cli.replay.redelivery import replay_deliveries
 from app.config.load import Config, read_config
-from app.database.engine import open_database
 from app.errors import ConfigError
 from app.replay.request import ReplayRequest
 from app.simulator.plan import is_web_address
 from app.store.delivery_filter import DeliveryFilter
+from app.store.store_database import open_store
 from app.truto.target_url import WEBHOOK_PATH
 from app.truto.webhook_sender import WebhookTarget
 
@@ -93,9 +93,7 @@ def replay(
     delivery_filter = build_delivery_filter(options)
     _check_options(context.params, delivery_filter, everything=everything)
     config = read_config()
-    database = open_database(
-        config.settings.database_url, schema=config.settings.database_schema, interactive=True
-    )
+    database = open_store(config.settings, interactive=True)
     if source:
         signing_secret = find_signing_secret(config.settings, secret)
         import_file(

@@ -30,12 +30,19 @@ _ADVICE = {
 }
 # Readers of such folders skip names that begin with a dot.
 _STAGING = ".staging"
+# A file and a folder inside have those of the sink's folder that are named here. Others never write.
+_FILE_RIGHTS, _FOLDER_RIGHTS = 0o664, 0o2775
+_OWNER_OF_FILE, _OWNER_OF_FOLDER = 0o600, 0o700
 # Longer than the lease of a load: nobody writes there any more.
 _ABANDONED_AFTER_S = 120.0
 
 
 class LocalStore:
-    """A folder. A file is written in a staging folder inside, synced, then renamed. See FileStore."""
+    """A folder. A file is written in a staging folder inside, synced, then renamed. See FileStore.
+
+    Files and folders inside can be read by those who can read the folder itself. A missing folder is created
+    with the rights that the process gives to new ones.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -44,17 +51,30 @@ class LocalStore:
         # Two workers may write the same load, if one of them lost its lease.
         folder = self._root / _STAGING / f"{load_id}.{uuid4().hex[:12]}"
         with translate_errors():
-            folder.mkdir(parents=True)
+            self._create_folder(folder.parent)
+            folder.mkdir()
         return folder
 
     def publish(self, files: Sequence[StagedFile]) -> None:
         with translate_errors():
             folders = {self._root / name.rpartition("/")[0] for _, name in files}
-            created = {parent for folder in sorted(folders) for parent in _create_folder(folder)}
+            created = {parent for folder in sorted(folders) for parent in self._create_folder(folder)}
+            rights = self._root.stat().st_mode & _FILE_RIGHTS | _OWNER_OF_FILE
             for path, name in files:
+                _set_rights(path, rights)
                 path.replace(self._root / name)
             for folder in sorted(folders | created):
                 sync_folder(folder)
+
+    def _create_folder(self, folder: Path) -> list[Path]:
+        """Create a folder; return the folders that have a new name in them."""
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        rights = self._root.stat().st_mode & _FOLDER_RIGHTS | _OWNER_OF_FOLDER
+        for created in missing:
+            if self._root in created.parents:
+                _set_rights(created, rights)
+        return [created.parent for created in missing]
 
     def list_partitions(self, account: str | None) -> list[str]:
         if not self._root.is_dir():
@@ -123,11 +143,10 @@ def translate_errors() -> Iterator[None]:
         raise SinkRefused("sink_set_up", message) from error
 
 
-def _create_folder(folder: Path) -> list[Path]:
-    """Create a folder; return the folders that have a new name in them."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return [parent.parent for parent in missing]
+def _set_rights(path: Path, rights: int) -> None:
+    # Some mounted file systems have fixed rights, and another user's worker may have created the folder.
+    with suppress(OSError):
+        path.chmod(rights)
 
 
 def _remove_empty_folders(folder: Path, root: Path) -> None:

@@ -26,6 +26,7 @@ from app.store.schema.run_tables import delete_checks, runs, syncs
 from app.store.schema.service_tables import (
     arrivals,
     column_misfits,
+    encryption_keys,
     response_counts,
     sink_states,
     webhook_events,
@@ -45,6 +46,7 @@ __all__ = [
     "delete_checks",
     "deliveries",
     "delivery_attempts",
+    "encryption_keys",
     "loads",
     "metadata",
     "notification_deliveries",

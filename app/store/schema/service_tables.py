@@ -87,3 +87,11 @@ work_totals = Table(
     Column("label", SafeText, primary_key=True),
     Column("number", BigInteger, nullable=False),
 )
+
+encryption_keys = Table(
+    PREFIX + "encryption_keys",
+    metadata,
+    # The id of a key in ENCRYPTION_KEYS that stored data may be encrypted with.
+    Column("key_id", SafeText, primary_key=True),
+    Column("first_used_at", UtcDateTime, nullable=False),
+)
