@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal
 
 import gevent
 from flask import Flask, Response, jsonify
+from pydantic import BaseModel
 
 from app.checks.workers import find_mismatched_workers
 from app.clock import utc_now
@@ -74,13 +75,13 @@ def register_health_routes(
         return Response(body, http_status, content_type="application/json")
 
 
-class LivenessBody(TypedDict):
+class LivenessBody(BaseModel):
     """The JSON of /healthz."""
 
     status: Literal["ok"]
 
 
-class ReadinessBody(TypedDict):
+class ReadinessBody(BaseModel):
     """The JSON of /readyz: each check is "ok" or its problem."""
 
     status: Literal["ok", "unready"]
@@ -89,7 +90,7 @@ class ReadinessBody(TypedDict):
     workers: str
     backlog: str
     spool: str
-    warnings: NotRequired[dict[str, str]]
+    warnings: dict[str, str] = {}
 
 
 class Readiness:

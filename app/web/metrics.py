@@ -1,12 +1,13 @@
 """GET /metrics for Prometheus."""
 
 import hmac
-from typing import Literal, TypedDict
+from typing import Literal
 
 from flask import Flask, Response, jsonify, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from pydantic import BaseModel
 
 from app.web.shared_round import SharedRound
 
@@ -15,7 +16,7 @@ OPENMETRICS = "application/openmetrics-text"
 TEXT = "text/plain"
 
 
-class MetricsRefusal(TypedDict):
+class MetricsRefusal(BaseModel):
     """The JSON of a request without METRICS_TOKEN."""
 
     status: Literal["unauthorized"]

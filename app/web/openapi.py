@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Flask, Response
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from werkzeug.routing import Rule
 
 from app.truto.events import EVENT_MEMBERS
@@ -129,7 +129,7 @@ def _build_api_operations() -> Mapping[str, _Operation]:
         },
         "dashboard.off": {
             "summary": "Explain how to switch the dashboard on",
-            "responses": {"404": _respond("the dashboard is off", WebhookBody)},
+            "responses": {"404": _respond_with_status("the dashboard is off", WebhookStatus.NOT_FOUND)},
         },
     }
 
@@ -144,13 +144,16 @@ def _build_webhook_responses() -> dict[str, Any]:
     for status in WebhookStatus:
         if status not in _OTHER_STATUSES:
             words[status.http_status].append(status)
-    responses = {}
-    for http_status, statuses in sorted(words.items()):
-        schema = _build_schema(WebhookBody)
-        schema["properties"]["status"] = {"enum": [status.value for status in statuses]}
-        response = {"description": " or ".join(statuses), "content": {_JSON: {"schema": schema}}}
-        responses[str(http_status)] = response
-    return responses
+    return {
+        str(http_status): _respond_with_status(" or ".join(statuses), *statuses)
+        for http_status, statuses in sorted(words.items())
+    }
+
+
+def _respond_with_status(description: str, *statuses: WebhookStatus) -> dict[str, Any]:
+    response = _respond(description, WebhookBody)
+    response["content"][_JSON]["schema"]["properties"]["status"] = {"enum": [word.value for word in statuses]}
+    return response
 
 
 def _build_page_operation(rule: Rule, method: str) -> _Operation:
@@ -181,12 +184,7 @@ def _format_path(rule: Rule) -> str:
     return _ARGUMENT.sub(r"{\2}", rule.rule)
 
 
-def _respond(description: str, body: type) -> dict[str, Any]:
-    return {"description": description, "content": {_JSON: {"schema": _build_schema(body)}}}
-
-
-def _build_schema(body: type) -> dict[str, Any]:
-    """Return the JSON schema of a body, which has no other members."""
-    schema = TypeAdapter(body).json_schema()
-    schema.pop("$defs", None)
-    return {**schema, "additionalProperties": False}
+def _respond(description: str, body: type[BaseModel]) -> dict[str, Any]:
+    """Return a response with a JSON body that has no other members."""
+    schema = {**body.model_json_schema(), "additionalProperties": False}
+    return {"description": description, "content": {_JSON: {"schema": schema}}}

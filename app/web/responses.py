@@ -4,12 +4,13 @@ import json
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NotRequired, Self, TypedDict
+from typing import Self
 from uuid import UUID
 from wsgiref.types import WSGIEnvironment
 
 import structlog
 from flask import Response, request
+from pydantic import BaseModel
 from werkzeug.datastructures import Headers
 
 from app.errors import (
@@ -64,12 +65,12 @@ _HTTP_STATUSES = {
 }
 
 
-class WebhookBody(TypedDict):
-    """The JSON of a response. delivery: the id of the stored delivery."""
+class WebhookBody(BaseModel):
+    """The JSON of a response. status: a WebhookStatus. delivery: the id of the stored delivery."""
 
-    status: WebhookStatus
-    delivery: NotRequired[UUID | None]
-    message: NotRequired[str]
+    status: str
+    delivery: UUID | None = None
+    message: str = ""
 
 
 _STATUS_BY_ERROR = {

@@ -10,6 +10,7 @@ import atheris
 
 # Instruments the code under test as it is imported.
 with atheris.instrument_imports(include=["app"]):
+    from tests.fuzz.corpus import FOLDER
     from tests.fuzz.targets import TARGETS
 
 
@@ -24,5 +25,7 @@ if __name__ == "__main__":
         sys.exit(
             f"name a target: {', '.join(TARGETS)}; options of libFuzzer follow, such as -max_total_time=60"
         )
-    corpus = Path(__file__).parent / "corpus" / sys.argv[1]
-    fuzz(sys.argv[1], [*sys.argv[2:], str(corpus)])
+    # libFuzzer writes to the first folder: the corpus of the tests stays as it is.
+    found = Path("var/fuzz/atheris") / sys.argv[1]
+    found.mkdir(parents=True, exist_ok=True)
+    fuzz(sys.argv[1], ["-artifact_prefix=var/fuzz/", *sys.argv[2:], str(found), str(FOLDER / sys.argv[1])])

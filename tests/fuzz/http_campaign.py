@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from urllib.parse import quote_from_bytes
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from app.database.engine import open_database
 from app.store.migrate import migrate
+from app.store.response_counts import STORED
 from app.truto.signature import sign
 from app.truto.target_url import WEBHOOK_PATH
 from app.web.responses import WebhookStatus
@@ -56,32 +57,53 @@ _HEADERS = (
     "Range",
     "Host",
 )
-_RAW_TOKENS = (
-    *(b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"Content-Length: 5\r\n", b"Content-Length: -1\r\n"),
-    *(
-        b"Transfer-Encoding: chunked\r\n",
-        b"Transfer-Encoding: gzip, chunked\r\n",
-        b"0\r\n\r\n",
-        b"ffffffff\r\n",
-    ),
-    *(
-        b"Expect: 100-continue\r\n",
-        b"Connection: close\r\n",
-        b"Content-Encoding: gzip\r\n",
-        b"HTTP/1.0",
-        b"HTTP/2",
-    ),
-    *(b"Host: a\r\n", b" folded\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\xff", b"X-Truto-Signature: v=\r\n"),
+_RAW_TOKENS = tuple(
+    token.encode("latin-1")
+    for token in (
+        *(
+            "\r\n",
+            "\n",
+            "\r",
+            "\0",
+            " ",
+            "\t",
+            ":",
+            "\xff",
+            "HTTP/1.0",
+            "HTTP/2",
+            "0\r\n\r\n",
+            "ffffffff\r\n",
+        ),
+        *("Content-Length: 5\r\n", "Content-Length: -1\r\n", "Content-Encoding: gzip\r\n", "Host: a\r\n"),
+        *("Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip, chunked\r\n", " folded\r\n"),
+        *("Expect: 100-continue\r\n", "Connection: close\r\n", "X-Truto-Signature: v=\r\n"),
+        "GET / HTTP/1.1\r\n\r\n",
+    )
 )
+# Events that start a run are read further than others.
+_ROUTES = """
+[sinks.main]
+type = "sql"
+url = "$DATABASE_URL"
+
+[[routes]]
+resource = "ticketing/*"
+sinks = ["main"]
+
+[gate]
+unrouted = true
+overlapping = true
+"""
 
 
 def start_web(folder: Path, redis_url: str) -> WebProcess:
-    """Return a web process with a SQLite inbox and the dashboard; entering it starts it."""
+    """Return a web process with a SQLite inbox, a gate and the dashboard; entering it starts it."""
     database_url = f"sqlite:///{folder}/inbox.db"
     store = open_database(database_url)
     migrate(store)
     store.close()
-    settings = {**DASHBOARD, "MAX_BODY_BYTES": "65536"}
+    (folder / "routes.toml").write_text(_ROUTES)
+    settings = {**DASHBOARD, "MAX_BODY_BYTES": "65536", "ROUTES_FILE": str(folder / "routes.toml")}
     return WebProcess(folder, database_url=database_url, redis_url=redis_url, **settings)
 
 
@@ -108,17 +130,17 @@ class HttpCampaign:
         self.responses: Counter[tuple[str, int]] = Counter()
 
     def run(self, requests: int) -> None:
-        """Send this many requests; raises AssertionError with the request at a wrong response."""
-        kinds: tuple[Callable[[], None], ...] = (
-            *(
-                self._send_signed,
-                self._send_signed,
-                self._send_unsigned,
-                self._send_elsewhere,
-                self._send_raw,
-            ),
+        """Send the corpus, and this many mutated requests; raises AssertionError with the first that fails."""
+        kinds = (
+            self._send_signed,
+            self._send_unsigned,
+            self._send_signed,
+            self._send_elsewhere,
+            self._send_raw,
         )
         with contextlib.closing(self):
+            for body in read_corpus("envelope"):
+                self._send_body("corpus", body)
             for number in range(requests):
                 kinds[number % len(kinds)]()
                 if number % BATCH_REQUESTS == 0:
@@ -132,14 +154,15 @@ class HttpCampaign:
             self._connection = None
 
     def _send_signed(self) -> None:
-        body = self._bodies.mutate()
+        self._send_body("signed", self._bodies.mutate())
+
+    def _send_body(self, kind: str, body: bytes) -> None:
         status, content = self._exchange(
             "POST", WEBHOOK_PATH, body, {"X-Truto-Signature": sign(body, SECRET)}
         )
-        self._count("signed", status, body)
+        self._count(kind, status, body)
         word = WebhookStatus(json.loads(content)["status"])
-        stored = (WebhookStatus.ACCEPTED, WebhookStatus.DUPLICATE, WebhookStatus.QUARANTINED)
-        assert word in stored, f"a signed body is answered {word.value}: {body!r}"
+        assert word in STORED, f"a signed body is answered {word.value}: {body!r}"
         assert word.http_status == status
 
     def _send_unsigned(self) -> None:
