@@ -28,6 +28,7 @@ FORMAT = "rapidbridge.support-bundle/1"
 # Packages that a deployment may have: those of pyproject.toml without the ones of tests and benchmarks.
 PACKAGES = (
     *("alembic", "backports-zstd", "click", "clickhouse-connect", "clickhouse-driver", "confluent-kafka"),
+    "cryptography",
     *("dlt", "duckdb", "flask", "gevent", "gunicorn", "httpcore", "httpx", "itsdangerous", "jmespath"),
     *("mcp", "msgspec", "obstore", "opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"),
     *("packaging", "prometheus-client", "psycopg", "pyarrow", "pydantic", "pymysql", "python-dotenv"),

@@ -53,8 +53,11 @@ def find_dangerous_settings(config: Config, variables: Mapping[str, str]) -> Ite
     for number, route in enumerate(config.routes.routes, start=1):
         yield from _find_in_route(config.find_route_place(number) or f"route {number}", route)
     for subscriber in config.routes.notify:
+        place = f"[[notify]] {subscriber.name}"
         if is_plain_http(subscriber.url):
-            yield _plain_http(f"[[notify]] {subscriber.name}", "notifications")
+            yield _plain_http(place, "notifications")
+        if subscriber.allow_private:
+            yield _private_endpoint(place)
 
 
 def _find_in_settings(settings: Settings) -> Iterator[DangerousSetting]:
@@ -87,6 +90,13 @@ def _find_in_settings(settings: Settings) -> Iterator[DangerousSetting]:
             "clients without the secret may take the memory and the time for bodies of this size",
             f"Unset it for its default, {_MAX_BODY_BYTES}, unless Truto sends larger pages",
         )
+    if settings.encryption_keys.ids and settings.encryption_keys.current is None:
+        yield DangerousSetting(
+            "encryption_off",
+            "ENCRYPTION_KEYS=off,…",
+            "new bodies, dead records and record errors are stored unencrypted",
+            "Remove `off`, unless you want to decrypt all stored data with: rapidbridge keys rotate",
+        )
     for name, url, content in (
         ("TRUTO_API_URL", settings.truto_api_url, "the API token"),
         ("PUBLIC_URL", settings.public_url, "the password of the dashboard"),
@@ -98,6 +108,15 @@ def _find_in_settings(settings: Settings) -> Iterator[DangerousSetting]:
 def _plain_http(place: str, content: str) -> DangerousSetting:
     gives_up = f"somebody on the network can read and change {content}"
     return DangerousSetting("plain_http", f"{place}: http://", gives_up, "Use an https:// URL")
+
+
+def _private_endpoint(place: str) -> DangerousSetting:
+    return DangerousSetting(
+        "private_endpoint",
+        f"{place} allow_private",
+        "whoever controls the name of the endpoint can direct requests into your private network",
+        f"Remove allow_private from {place}, unless the endpoint is in this network",
+    )
 
 
 def _find_unverified_servers(config: Config, variables: Mapping[str, str]) -> Iterator[DangerousSetting]:
@@ -153,12 +172,7 @@ def _find_in_sink(name: str, sink: object, variables: Mapping[str, str]) -> Iter
         if is_plain_http(sink.url):
             yield _plain_http(place, "the records")
         if sink.allow_private:
-            yield DangerousSetting(
-                "private_endpoint",
-                f"{place} allow_private",
-                "whoever controls the name of the endpoint can direct records into your private network",
-                f"Remove allow_private from {place}, unless the endpoint is in this network",
-            )
+            yield _private_endpoint(place)
     if isinstance(sink, KafkaSinkConfig) and not sink.security_protocol.endswith("SSL"):
         brokers = [broker.rpartition(":")[0] for broker in sink.brokers.split(",")]
         if not all(map(is_this_machine, brokers)):

@@ -15,6 +15,7 @@ _COMMANDS = (
     ("support-bundle", "--output", "-"),
     ("dead", "list"),
     ("sinks", "list"),
+    ("keys", "list"),
 )
 _POLL_S = 2.0
 

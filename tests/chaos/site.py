@@ -170,6 +170,7 @@ class Installation:
                 "path of a subscriber",
             )
         }
+        self.canaries["encryption key"] = b64encode(uuid4().bytes * 2).decode()
         self.canaries["secret of a subscriber"] = f"whsec_{b64encode(uuid4().bytes * 2).decode()}"
         self.lake = folder / name / "lake"
         self.lake.mkdir(parents=True)
@@ -188,6 +189,8 @@ class Installation:
             "DASHBOARD_PASSWORD": self.canaries["dashboard password"],
             "DASHBOARD_READ_PASSWORD": self.canaries["read-only password"],
             "METRICS_TOKEN": self.canaries["metrics token"],
+            # The comparison reads the stored bodies.
+            "ENCRYPTION_KEYS": f"off,{self.canaries['encryption key']}",
             "ROUTES_FILE": str(self._routes_file),
             "WEB_CONCURRENCY": str(web_processes),
             "WORKER_CONCURRENCY": "1",

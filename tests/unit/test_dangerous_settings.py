@@ -20,6 +20,7 @@ SAFE = {"DATABASE_URL": DATABASE_URL, "REDIS_URL": f"rediss://:{HIDDEN}@redis.ex
 MAIN = '[sinks.main]\ntype = "sql"\nurl = "$DATABASE_URL"\n[[routes]]\nsinks = ["main"]\n'
 SINK = '[[routes]]\nsinks = ["other"]\n[sinks.other]\n'
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+KEY = "A" * 43 + "="
 HTTP = f'{SINK}type = "http"\nsecret = "{SECRET}"\n'
 KAFKA = f'{SINK}type = "kafka"\n'
 WAREHOUSE = f'{SINK}type = "warehouse"\n'
@@ -30,6 +31,7 @@ DANGEROUS: list[Dangerous] = [
     ("account_guess", {"ATTRIBUTE_TO_OPEN_RUN": "1"}, "", {}),
     ("replay_window", {"REPLAY_WINDOW_S": "60"}, "", {}),
     ("large_bodies", {"MAX_BODY_BYTES": str(64 * 1024 * 1024)}, "", {}),
+    ("encryption_off", {"ENCRYPTION_KEYS": f"off,{KEY}"}, "", {}),
     ("plain_http", {"TRUTO_API_URL": "http://api.example"}, "", {}),
     ("plain_http", {"PUBLIC_URL": "http://sync.example"}, "", {}),
     ("plain_http", {}, f'{HTTP}url = "http://hook.example/{HIDDEN}"', {}),
@@ -47,6 +49,12 @@ DANGEROUS: list[Dangerous] = [
     ("redis_tls", {"REDIS_URL": f"rediss://:{HIDDEN}@redis.example/0?ssl_check_hostname=False"}, "", {}),
     ("python_code", {}, f'{SINK}type = "python"\ntarget = "mine:write"', {}),
     ("private_endpoint", {}, f'{HTTP}url = "https://hook.example/{HIDDEN}"\nallow_private = true', {}),
+    (
+        "private_endpoint",
+        {},
+        f'{MAIN}[[notify]]\nurl = "https://hook.example/{HIDDEN}"\nsecret = "{SECRET}"\nallow_private = true',
+        {},
+    ),
     ("kafka_plain", {}, f'{KAFKA}brokers = "kafka.example:9092"', {}),
     (
         "kafka_plain",
@@ -112,6 +120,7 @@ def test_doctor_warns_and_the_start_logs_one_line(
         ({"DATABASE_URL": "postgres://u@db.example/x?sslmode=require&channel_binding=require"}, "", {}),
         ({"DATABASE_URL": "postgres://u@db.example/x"}, "", {"PGSSLMODE": "verify-full"}),
         ({"REPLAY_WINDOW_S": "86400"}, "", {}),
+        ({"ENCRYPTION_KEYS": KEY}, "", {}),
         ({}, f'{KAFKA}brokers = "kafka.example:9092"\nsecurity_protocol = "SSL"', {}),
         ({}, f'{HTTP}url = "https://hook.example"', {}),
         ({}, f'{WAREHOUSE}destination = "clickhouse"\ncredentials = "clickhouse://u:p@ch.example/d"', {}),
