@@ -107,6 +107,8 @@ def _refuse_missing_keys(database: Database) -> None:
     # While the database is away, deliveries are spooled, and /readyz names the keys later.
     with suppress(StoreUnavailable), gevent.Timeout(COMMIT_TIMEOUT_S, exception=False):
         refuse_missing_keys(database)
+    # Deliveries are committed on connections of their own, which are opened when they are needed.
+    database.close()
 
 
 def _register_monitoring(app: Flask, config: CurrentConfig, metrics: RequestMetrics) -> ArrivalRecorder:

@@ -198,8 +198,8 @@ def test_tables_of_one_role_move_to_an_owner(url: str, two_roles: dict[str, str]
     execute(url, f"ALTER SCHEMA {SCHEMA} OWNER TO rapidbridge_owner")
     execute(url, f"GRANT SELECT, UPDATE ON {SCHEMA}.rapidbridge_schema_version TO rapidbridge_owner")
     # As before an upgrade.
-    execute(url, f"UPDATE {SCHEMA}.rapidbridge_schema_version SET version_num = '0021'")
-    execute(url, f"DROP TABLE {SCHEMA}.rapidbridge_delete_checks")
+    execute(url, f"UPDATE {SCHEMA}.rapidbridge_schema_version SET version_num = '0023'")
+    execute(url, f"DROP TABLE {SCHEMA}.rapidbridge_encryption_keys")
 
     refused = run(tmp_path, "migrate", **two_roles)
     execute(url, find_statements(refused.stderr, "run as a superuser: "))

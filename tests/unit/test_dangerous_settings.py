@@ -11,8 +11,8 @@ from app.config.routes import build_default_routes
 from app.config.routes_file import read_routes
 from app.config.settings import read_settings
 from app.config.summary import log_dangerous_settings
-from app.logs import configure_logging
 from tests.support.documentation import read_section
+from tests.support.log_output import configured_logging
 
 HIDDEN = "hunter2-never-shown"
 DATABASE_URL = f"postgres://app:{HIDDEN}@db.example/app?sslmode=verify-full&sslrootcert=/ca.pem"
@@ -98,8 +98,8 @@ def test_doctor_warns_and_the_start_logs_one_line(
     config = make_config(settings, routes)
 
     [result] = evaluate_dangerous_settings(config, variables)
-    configure_logging("json")
-    log_dangerous_settings(config)
+    with configured_logging("json"):
+        log_dangerous_settings(config)
 
     [line] = capsys.readouterr().err.splitlines()
     assert (result.component, result.check, result.level) == ("settings", kind, "warn")
