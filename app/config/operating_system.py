@@ -1,7 +1,8 @@
-"""Open files, rights of files, a heartbeat folder and addresses of a process."""
+"""Files, rights, signals, a heartbeat folder and addresses of a process."""
 
 import os
 import resource
+import signal
 import socket
 import tempfile
 from contextlib import suppress
@@ -12,6 +13,7 @@ MAX_CONNECTIONS = 256
 _OTHER_FILES = 96
 # More are of no use, and some systems allow a billion.
 _MAX_FILES = 4096
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def compute_max_files(soft: int, hard: int) -> int:
@@ -51,6 +53,24 @@ def compute_needed_files(*, listeners: int) -> int:
 def keep_new_files_private() -> None:
     """Create files and folders of this process and its children with rights for their owner only."""
     os.umask(0o077)
+
+
+def hold_stop_signals_in_forks() -> None:
+    """Hold the signals that stop a process until each new fork of this one calls `release_stop_signals`.
+
+    Until a fork has handlers of its own, it would take a signal with those of its parent, and lose it.
+    """
+    # Of a program that was executed by a fork before its release.
+    release_stop_signals()
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS),
+        after_in_parent=release_stop_signals,
+    )
+
+
+def release_stop_signals() -> None:
+    """Receive the signals that stop this process, also those that arrived before."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def find_heartbeat_folder(memory_folder: Path = Path("/dev/shm")) -> Path | None:  # noqa: S108

@@ -1,4 +1,4 @@
-"""Whether a URL leads to another machine without a verified TLS connection. Pure."""
+"""Checks of a server's URL: another machine, and a verified TLS connection. Pure."""
 
 import ipaddress
 from collections.abc import Mapping

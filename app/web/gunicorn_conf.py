@@ -12,6 +12,7 @@ from app.config.load import read_config
 from app.config.operating_system import (
     compute_max_connections,
     find_heartbeat_folder,
+    hold_stop_signals_in_forks,
     keep_new_files_private,
     list_wildcard_addresses,
     raise_max_files,
@@ -71,6 +72,7 @@ def on_starting(server: Any) -> None:
         print(_NO_PRELOAD, file=sys.stderr)  # noqa: T201  # before any worker has started
         sys.exit(2)
     _load_modules()
+    hold_stop_signals_in_forks()
     worker_slots.open(Path(worker_tmp_dir))
 
 

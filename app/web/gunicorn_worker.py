@@ -17,7 +17,7 @@ from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.sock import TCP6Socket
 from gunicorn.workers.ggevent import GeventWorker
 
-from app.config.operating_system import bind_address
+from app.config.operating_system import bind_address, release_stop_signals
 from app.errors import BodyTooLarge
 from app.garbage_collection import freeze_start_objects
 from app.logs import locate_error, log_limited
@@ -57,6 +57,11 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
         super().__init__(*arguments, **options)
         self._open: set[Connection] = set()
         self._unverified_rate = UnverifiedRate()
+
+    def init_signals(self) -> None:
+        """Install the handlers of signals, then receive those that arrived since the fork."""
+        super().init_signals()
+        release_stop_signals()
 
     def run(self) -> None:
         """Serve requests until the process is stopped."""

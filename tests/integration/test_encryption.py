@@ -83,6 +83,17 @@ def page(name: str) -> bytes:
     return json.dumps({"id": name, "event": "sync_job_run:record", "payload": payload}).encode()
 
 
+def spool_page(receiver: Receiver, postgres: PostgresServer) -> None:
+    """Receive a page with the old key while the database is down."""
+    with receiver.web(OLD) as web:
+        postgres.kill()
+        try:
+            assert web.post(page("1")).status == "accepted"
+        finally:
+            postgres.start()
+    receiver.store.close()
+
+
 def test_a_delivery_is_stored_encrypted_and_its_records_reach_the_sink(receiver: Receiver) -> None:
     with receiver.web(OLD) as web, receiver.worker(OLD) as worker:
         assert web.post(page("1")).status == "accepted"
@@ -104,18 +115,13 @@ def test_a_spooled_delivery_is_encrypted_in_redis_and_reaches_the_inbox(
     receiver: Receiver, private_postgres: PostgresServer, private_redis: Redis
 ) -> None:
     spool = open_spool(private_redis, receiver.store)
-    with receiver.web(OLD) as web:
-        private_postgres.kill()
-        try:
-            assert web.post(page("1")).status == "accepted"
-            [(_, fields)] = cast("list[tuple[bytes, dict[bytes, bytes]]]", private_redis.xrange(spool.key))
-            assert find_key_id(fields[b"body"]) == OLD_ID
-            assert NAME.encode() not in b"".join(fields.values())
-        finally:
-            private_postgres.start()
-        receiver.store.close()
-        with receiver.worker(NEW, OLD) as worker:
-            wait_until(lambda: receiver.count_settled() == 1, timeout_s=30, what=lambda: worker.log)
+    spool_page(receiver, private_postgres)
+
+    [(_, fields)] = cast("list[tuple[bytes, dict[bytes, bytes]]]", private_redis.xrange(spool.key))
+    assert find_key_id(fields[b"body"]) == OLD_ID
+    assert NAME.encode() not in b"".join(fields.values())
+    with receiver.worker(NEW, OLD) as worker:
+        wait_until(lambda: receiver.count_settled() == 1, timeout_s=30, what=lambda: worker.log)
     assert receiver.list_key_ids() == [NEW_ID]
 
 
@@ -123,13 +129,7 @@ def test_a_spooled_delivery_whose_key_is_missing_is_set_aside_and_comes_back(
     receiver: Receiver, private_postgres: PostgresServer, private_redis: Redis
 ) -> None:
     spool = open_spool(private_redis, receiver.store)
-    with receiver.web(OLD) as web:
-        private_postgres.kill()
-        try:
-            assert web.post(page("1")).status == "accepted"
-        finally:
-            private_postgres.start()
-        receiver.store.close()
+    spool_page(receiver, private_postgres)
     with receiver.worker(NEW) as worker:
         wait_until(lambda: spool.count_unreadable() == 1, timeout_s=30, what=lambda: worker.log)
         worker.wait_for("key_missing=1")
@@ -226,15 +226,9 @@ def test_an_entry_with_a_foreign_key_blocks_nothing(
     spool = open_spool(private_redis, receiver.store)
     forged = Keyring((EncryptionKey.build(b"f" * 32),)).encrypt(b"body", b"")
     private_redis.xadd(spool.key, {"header": json.dumps({"digest": "00" * 32}), "body": forged, "seal": ""})
-    with receiver.web(OLD) as web:
-        private_postgres.kill()
-        try:
-            assert web.post(page("1")).status == "accepted"
-        finally:
-            private_postgres.start()
-        receiver.store.close()
-        with receiver.worker(OLD) as worker:
-            wait_until(lambda: receiver.count_settled() == 1, timeout_s=30, what=lambda: worker.log)
+    spool_page(receiver, private_postgres)
+    with receiver.worker(OLD) as worker:
+        wait_until(lambda: receiver.count_settled() == 1, timeout_s=30, what=lambda: worker.log)
     assert spool.count_unreadable() == 1
 
 
