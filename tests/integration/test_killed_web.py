@@ -20,13 +20,14 @@ import pytest
 from redis import Redis
 from sqlalchemy import select, text
 
+from app.cli.local.ports import find_free_port
 from app.database.engine import Database, open_database
 from app.store.inbox import Inbox
 from app.store.migrate import migrate
 from app.store.schema import deliveries
 from app.truto.signature import sign
 from tests.support.postgres import PostgresServer
-from tests.support.processes import Command, find_descendants, is_alive
+from tests.support.processes import ROOT, Command, find_descendants, is_alive
 from tests.support.redis_keys import open_spool
 from tests.support.waiting import wait_until
 from tests.support.web_process import SECRET, ParsedResponse, WebProcess, make_environment
@@ -366,3 +367,20 @@ def test_a_commit_whose_acknowledgement_is_lost_leaves_one_row(
         assert private_site.stored() == {
             UUID(answer.delivery): page for answer, page in zip(answers, PAGES, strict=True)
         }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_web_process_that_is_stopped_while_it_forks_ends_by_itself(
+    tmp_path: Path, redis_url: str, number: int
+) -> None:
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/store.db", "REDIS_URL": redis_url}
+    settings |= {"TRUTO_WEBHOOK_SECRET": SECRET, "WEB_CONCURRENCY": "4", "PORT": str(find_free_port())}
+    command = ["gunicorn", "--config", "app/web/gunicorn_conf.py", "app.web.wsgi:app"]
+    with Command(command, folder=tmp_path, cwd=ROOT, environment=make_environment(**settings)) as web:
+        # The newest fork has no handlers of its own yet.
+        wait_until(lambda: len(find_descendants(web.pid)) == 4, interval_s=0.001, what=lambda: web.log)
+
+        assert web.stop(number) == 0
+
+    # A killed one says nothing.
+    assert web.log.count("Booting worker") == web.log.count("Worker exiting") > 0, web.log
