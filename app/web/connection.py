@@ -41,7 +41,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     gevent's `recv` does not switch to other connections while bytes are available, and its `sendall` waits
     without a deadline for a client that does not read.
 
-    is_serving: whether a request is being served; otherwise the connection is idle or within a head.
+    is_serving: whether a request is being served. is_idle: whether it waits for a further one. Neither: it
+    is new, or within a head.
     is_verified: whether a body with a valid signature has arrived; is_request_verified: in the last request.
     is_evicted: whether the connection ends with the current request.
     progress_at: by time.monotonic(), the time of the last progress: a new connection, 64 KiB of a body, a
@@ -57,6 +58,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         "_is_writing",
         "_loop_time",
         "_part_bytes",
+        "_request",
         "_request_loop_time",
         "_request_to_close",
         "_turn_reads",
@@ -64,6 +66,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         "_unverified_rate",
         "_write_left_s",
         "is_evicted",
+        "is_idle",
         "is_request_verified",
         "is_serving",
         "is_verified",
@@ -75,18 +78,20 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
 
     def __init__(self, client: socket.socket, unverified_rate: UnverifiedRate) -> None:
         super().__init__(client.family, client.type, client.proto, client.detach())
-        self.is_serving = self.is_verified = self.is_request_verified = self.is_evicted = False
+        self.is_serving = self.is_idle = self.is_verified = self.is_request_verified = self.is_evicted = False
         self.progress_at = self._turn_started = time.monotonic()
         self._head_deadline = self._evicted_until = self._loop_time = self._request_loop_time = 0.0
         self._head_bytes = self._part_bytes = self._turn_reads = 0
         self._is_writing = self._is_scheduled = False
         self._unverified_rate = unverified_rate
+        self._request: Any = None
         self._request_to_close: Any = None
         self.reservation: Reservation | None = None
         self._write_left_s = WRITE_TIMEOUT_S
 
     def begin_request(self, request: Any) -> None:
         """Start to serve one of gunicorn's requests, after a turn of the other connections."""
+        self.is_idle = False
         # Of requests that arrived together, each takes a turn of its own.
         if self._request_loop_time == self.hub.loop.now():
             gevent.sleep(_SHORTEST_SLEEP_S)
@@ -94,7 +99,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
         self._request_loop_time = self.hub.loop.now()
         self.is_serving, self.is_request_verified = True, False
         self._write_left_s = WRITE_TIMEOUT_S
-        self._request_to_close = None
+        self._request, self._request_to_close = request, None
         if not self.is_verified and not request.must_close and self._unverified_rate.is_exceeded():
             # The response announces it, so a router opens a new connection.
             request.must_close = True
@@ -103,7 +108,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     def end_request(self) -> None:
         """Wait for the next head."""
         self.is_serving = self._is_scheduled = False
-        self.reservation = None
+        self.is_idle = True
+        self._request = self.reservation = None
         self._head_bytes = 0
         if not self.is_request_verified:
             self._unverified_rate.record()
@@ -123,6 +129,26 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
             self.reservation.cancel()
         with suppress(OSError):
             self.shutdown(socket.SHUT_RDWR if self._is_writing else socket.SHUT_RD)
+
+    def announce_close(self) -> None:
+        """Let the response to the current request say that the connection ends with it."""
+        if self._request:
+            self._request.must_close = True
+
+    def close_unless_sending(self) -> None:
+        """End a connection that serves no request, unless bytes of the next one have arrived."""
+        try:
+            if self._sock.recv(1, socket.MSG_PEEK):
+                return
+        except BlockingIOError:
+            pass
+        except OSError:
+            return
+        self.is_evicted = True
+        # Both directions: then the kernel refuses what the client sends from now on. After SHUT_RD alone, the
+        # first half of a request could still be read, and would be answered as an incomplete one.
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive bytes; b"" at the end. Raises ConnectionResetError, also if a head takes too long."""
@@ -204,6 +230,7 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
             # Idle: gunicorn limits this time.
             part = self._recv(size, flags)
             if part:
+                self.is_idle = False
                 self._wait_for_start()
             self._head_deadline = time.monotonic() + HEAD_TIMEOUT_S
         else:

@@ -29,6 +29,8 @@ _EVICTION_PAUSE_S = 0.003
 # While places are short, a connection without progress for longer is closed, the oldest first.
 _UNVERIFIED_TIMEOUT_S = 1.0
 _IDLE_TIMEOUT_S = 5.0
+# At SIGTERM, for the request of a new connection or the rest of a head.
+_LAST_REQUEST_S = 2.0
 # Of a body that is still being sent after its response.
 _DISCARD_BYTES = 64 * 1024 * 1024
 # Chunks of a body that may be of any size, and the least mean size of further ones.
@@ -47,7 +49,8 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     """A gevent worker whose clients cannot hold its places, and that closes idle connections at SIGTERM.
 
     At SIGTERM, gunicorn itself waits for idle connections as for open requests. Behind a router that keeps
-    connections for 90 s, every deploy would last until the platform kills the process.
+    connections for 90 s, every deploy would last until the platform kills the process. New connections have
+    2 s to send a request, as has one within a head.
 
     Each connection takes a place. If places are short, connections that never brought a verified body are
     closed once they make no progress, and idle connections after 5 s.
@@ -128,7 +131,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
         """Start a graceful shutdown, on SIGTERM."""
         super().handle_exit(number, frame)
-        gevent.spawn(self._keep_idle_closed)
+        gevent.spawn(self._close_without_request)
 
     def _keep_places_free(self) -> None:
         # A few places stay free, so that new connections need not wait for the next check.
@@ -158,11 +161,15 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
             # The kernel takes a while to free bytes that nobody has read.
             gevent.sleep(_EVICTION_PAUSE_S)
 
-    def _keep_idle_closed(self) -> None:
+    def _close_without_request(self) -> None:
+        closes_all_at = time.monotonic() + _LAST_REQUEST_S
+        for connection in self._open:
+            connection.announce_close()
         while True:
             for connection in list(self._open):
-                if not connection.is_serving:
-                    connection.evict()
+                is_late = not connection.is_serving and time.monotonic() > closes_all_at
+                if connection.is_idle or is_late:
+                    connection.close_unless_sending()
             gevent.sleep(_CHECK_INTERVAL_S)
 
 

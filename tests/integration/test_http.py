@@ -409,6 +409,13 @@ def test_a_keep_alive_connection_serves_many_deliveries(web: WebProcess) -> None
             assert client.post("/webhooks/truto", content=body, headers=headers).status_code == 200
 
 
+def read_to_end(connection: socket.socket) -> bytes:
+    answer = b""
+    while part := connection.recv(65536):
+        answer += part
+    return answer
+
+
 def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
@@ -417,28 +424,31 @@ def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
     with ExitStack() as stack:
         web = stack.enter_context(WebProcess(tmp_path, database_url=database_url, redis_url=redis_url))
         address = ("127.0.0.1", web.port)
-        idle, _silent, busy = (
-            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(3)
+        idle, _silent, busy, new, partial = (
+            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(5)
         )
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = b""
         while b"}" not in received:
             received += idle.recv(65536)
         busy.sendall(request[:-10])
-        wait_until(lambda: web.connection_count == 3, what="three connections")
+        partial.sendall(request[:30])
+        wait_until(lambda: web.connection_count == 5, what="five connections")
+        wait_until(lambda: web.unread_connection_count == 0, what="the first bytes to be read")
 
         started = time.monotonic()
         web.terminate()
         wait_until(lambda: idle.recv(1) == b"", what="the idle connection to end")
+        new.sendall(request)
+        partial.sendall(request[30:])
         busy.sendall(request[-10:])
-        answer = b""
-        while part := busy.recv(65536):
-            answer += part
+        answers = [read_to_end(connection) for connection in (new, partial, busy)]
         web.wait()
         took_s = time.monotonic() - started
 
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"accepted" in answer
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers), answers
+    assert all(b"Connection: close" in answer for answer in answers), answers
+    assert sorted(answer.count(b"accepted") for answer in answers) == [0, 0, 1]
     assert took_s < 10 * measure_slowdown()
 
 

@@ -163,6 +163,34 @@ def test_eviction_ends_a_write_that_waits(sockets: tuple[Connection, socket.sock
     assert time.monotonic() - started < WRITE_TIMEOUT_S
 
 
+def test_no_request_begins_after_an_idle_connection_is_closed(
+    sockets: tuple[Connection, socket.socket],
+) -> None:
+    connection, client = sockets
+    connection.begin_request(Request())
+    connection.end_request()
+    assert connection.is_idle
+
+    connection.close_unless_sending()
+
+    with pytest.raises(OSError, match="pipe"):
+        client.sendall(b"a head")
+    assert connection.recv(100) == b""
+
+
+def test_a_connection_whose_request_has_arrived_is_not_closed(
+    sockets: tuple[Connection, socket.socket],
+) -> None:
+    connection, client = sockets
+    client.sendall(b"a head")
+
+    connection.close_unless_sending()
+
+    assert connection.recv(100) == b"a head"
+    client.sendall(b" and a body")
+    assert connection.recv(100) == b" and a body"
+
+
 def test_a_head_that_drips_ends_at_its_deadline(sockets: tuple[Connection, socket.socket]) -> None:
     connection, client = sockets
 
