@@ -16,9 +16,9 @@ _MAX_WAITING_IDS = 10_000
 _ERROR_PAUSE_S = 1.0
 # Every job costs milliseconds, so ids in quick succession share one. The first id never waits.
 _GATHER_S = 0.02
+# If each worker has a job waiting, ids would wait as well. The feeder looks for new ones no more often.
+_BUSY_GATHER_S = 0.05
 _RECHECK_INTERVAL_S = 0.2
-# The feeder, which enqueues deliveries that are left in the inbox, looks no more often.
-_LEAVE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Enqueuer:
         self._has_waiting = threading.Event()
         self._fault = FaultLog("queue.unavailable", "queue.recovered")
         self.must_leave = False
-        self._is_full = False
+        self._is_full = self._is_busy = False
 
     def start(self) -> None:
         """Start the thread; call this in the process that serves, after the fork."""
@@ -70,7 +70,7 @@ class Enqueuer:
                 time.sleep(_ERROR_PAUSE_S)
             else:
                 self._fault.end()
-                time.sleep(_LEAVE_S if self.must_leave else _GATHER_S)
+                time.sleep(_BUSY_GATHER_S if self._is_busy else _GATHER_S)
 
     def _enqueue(self, waiting: Sequence[NewDelivery]) -> None:
         if any(delivery.is_due for delivery in waiting):
@@ -80,5 +80,6 @@ class Enqueuer:
         if not self._is_full:
             self._queue.enqueue([delivery for delivery in waiting if not delivery.is_due])
         load = self._queue.read_load()
+        self._is_busy = load.has_backlog or load.jobs >= load.workers
         self.must_leave = load.has_backlog or load.jobs >= load.max_jobs
         self._is_full = load.jobs >= MAX_JOBS
