@@ -59,6 +59,9 @@ _BACKLOG = 100_000
 _BACKLOG_ROWS = 20_000
 _SENDERS = 8
 _PUT_AT_ONCE = 64
+# Pages of the backlog were received an hour ago. Until all are stored, they are due in half an hour: the
+# receiver takes deliveries that are due after more than an hour for held ones, and keeps holding them.
+_AGE, _DELAY = timedelta(hours=1), timedelta(minutes=90)
 _LATENCY = (
     "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin)) - (data ->> 'sent_at')::float "
     f"FROM {TABLE} WHERE _account = %s AND data ? 'sent_at'"
@@ -210,7 +213,7 @@ def _measure_most(site: Site, seconds: float) -> float:
 
 def _put_backlog(site: Site, account: str, number: int, *, is_replay: bool) -> None:
     """Store pages of an account that are due, or were written and are now replayed."""
-    pages, then = Pages(account), datetime.now(UTC) - timedelta(hours=1)
+    pages, then = Pages(account), datetime.now(UTC) - _AGE
     database = open_database(site.url)
     inbox = Inbox(database)
     ids = []
@@ -218,9 +221,7 @@ def _put_backlog(site: Site, account: str, number: int, *, is_replay: bool) -> N
         incoming = []
         for place in range(_PUT_AT_ONCE):
             body = pages.make().replace(b'"sent_at"', b'"old"')
-            at = then + timedelta(milliseconds=start + place)
-            # Not due before all of them are stored.
-            at += timedelta(days=1)
+            at = then + _DELAY + timedelta(milliseconds=start + place)
             incoming.append(IncomingDelivery(body, b"%32d" % place, at, read_envelope(body)))
         ids += [receipt.delivery_id for receipt in inbox.put(incoming)]
     with psycopg.connect(site.url) as connection:
@@ -229,7 +230,7 @@ def _put_backlog(site: Site, account: str, number: int, *, is_replay: bool) -> N
             expressions = {
                 "id": "gen_random_uuid()",
                 "event_id": "'more ' || n",
-                "due_at": "due_at + interval '1 h'",
+                "due_at": "due_at + interval '20 min'",
             }
             values = ", ".join(expressions.get(name, name) for name in names)
             connection.execute(
@@ -238,9 +239,9 @@ def _put_backlog(site: Site, account: str, number: int, *, is_replay: bool) -> N
                 [ids[0]],
             )
         connection.execute(
-            f"UPDATE {deliveries.name} SET received_at = received_at - interval '1 d', "
-            f"due_at = due_at - interval '1 d' WHERE {_OF_ACCOUNT}".encode(),
-            [account],
+            f"UPDATE {deliveries.name} SET received_at = received_at - %s, due_at = due_at - %s "
+            f"WHERE {_OF_ACCOUNT}".encode(),
+            [_DELAY, _DELAY, account],
         )
     if is_replay:
         now = datetime.now(UTC)

@@ -257,7 +257,7 @@ def test_keys_in_use_must_be_set_until_they_are_removed(delivered: DeliveredStor
 
     for keyring in (Keyring(), Keyring((NEW,))):
         store.keyring = keyring
-        with pytest.raises(ConfigError, match=f"encrypted with {OLD.id}, which is not set"):
+        with pytest.raises(ConfigError, match=f"keys that are not set: {OLD.id}"):
             refuse_missing_keys(store)
     store.keyring = ROTATED
     refuse_missing_keys(store)
