@@ -25,8 +25,9 @@ RESOURCE = "crm/contacts"
 TABLE = "crm_contacts"
 _ACCOUNT = "5f0c1f3e-5a6c-4a55-8d0a-2f1f5d9f3c11"
 _RUN = "0d7f4f1b-6f0e-4a0f-9a52-3b9d2e6f4c22"
-# The sweeper enqueues due deliveries and would share the work: nothing is due during a measurement.
-_DUE_AFTER = timedelta(hours=1)
+# The feeder enqueues due deliveries and would share the work: nothing is due during a measurement. A delivery
+# that is due in more than an hour would count as held.
+_DUE_AFTER = timedelta(minutes=30)
 
 
 _IDS = {"sync_job_run_id": "r", "integrated_account_id": "account"}

@@ -40,6 +40,8 @@ _PROCESSES = (1, 2, 4)
 _CORES = (1, 2, 4, 8)
 _CONNECTIONS = 32
 _DRAINED_RECORDS = 100
+# As many as a web process stores together under load.
+_PUT_AT_ONCE = 64
 _WARM_UP_S = 0.5
 _WARM_UP_JOBS = 2
 _FLUSH_INTERVAL_S = 0.2
@@ -162,8 +164,12 @@ def _server_pids(environment: BenchmarkEnvironment) -> dict[str, _Pids]:
 
 def _store_deliveries(environment: BenchmarkEnvironment, count: int) -> list[NewDelivery]:
     """Store deliveries of records that no sink has yet, without enqueueing them."""
-    deliveries = [make_delivery(next(_delivery_numbers), _DRAINED_RECORDS) for _ in range(count)]
-    return [NewDelivery(receipt.delivery_id) for receipt in Inbox(environment.database).put(deliveries)]
+    inbox, stored = Inbox(environment.database), list[NewDelivery]()
+    for start in range(0, count, _PUT_AT_ONCE):
+        numbers = range(start, min(count, start + _PUT_AT_ONCE))
+        deliveries = [make_delivery(next(_delivery_numbers), _DRAINED_RECORDS) for _ in numbers]
+        stored += [NewDelivery(receipt.delivery_id) for receipt in inbox.put(deliveries)]
+    return stored
 
 
 def _drain_deliveries(environment: BenchmarkEnvironment, stored: list[NewDelivery]) -> float:

@@ -80,6 +80,6 @@ def refuse_missing_keys(database: Database) -> None:
 def describe_missing_keys(key_ids: Sequence[str]) -> str:
     """Return the problem of keys that are in use and not set, with the next step."""
     return (
-        f"ENCRYPTION_KEYS: stored data is encrypted with keys that are not set: {', '.join(key_ids)}. Add them "
-        "again, behind the other keys; after `rapidbridge keys rotate` they can be removed."
+        f"ENCRYPTION_KEYS: stored data is encrypted with keys that are not set: {', '.join(key_ids)}. Add "
+        "them again, behind the other keys; after `rapidbridge keys rotate` they can be removed."
     )

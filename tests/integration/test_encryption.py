@@ -159,7 +159,9 @@ def test_no_process_starts_without_a_key_that_stored_data_needs(receiver: Receiv
             )
             output = " ".join((ended.stdout + ended.stderr).split())
             assert ended.returncode in (2, 3), output
-            assert f"ENCRYPTION_KEYS: stored data is encrypted with keys that are not set: {OLD_ID}." in output
+            assert (
+                f"ENCRYPTION_KEYS: stored data is encrypted with keys that are not set: {OLD_ID}." in output
+            )
             assert "Traceback" not in output
         doctor = receiver.run("doctor", "--no-post", keys=secrets)
         assert f"encrypted with keys that are not set: {OLD_ID}" in " ".join(doctor.stdout.split())
