@@ -133,7 +133,8 @@ class Connection(socket.socket):  # type: ignore[misc]  # gevent is not typed
     def announce_close(self) -> None:
         """Let the response to the current request say that the connection ends with it."""
         if self._request:
-            self._request.must_close = True
+            # Not must_close, which a verified body and the end of a chunked one reset.
+            self._request.should_close = lambda: True
 
     def close_unless_sending(self) -> None:
         """End a connection that serves no request, unless bytes of the next one have arrived."""

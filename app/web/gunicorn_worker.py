@@ -49,8 +49,8 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     """A gevent worker whose clients cannot hold its places, and that closes idle connections at SIGTERM.
 
     At SIGTERM, gunicorn itself waits for idle connections as for open requests. Behind a router that keeps
-    connections for 90 s, every deploy would last until the platform kills the process. New connections have
-    2 s to send a request, as has one within a head.
+    connections for 90 s, every deploy would last until the platform kills the process. A new connection has
+    2 s to send its request, and one within a head to send the rest.
 
     Each connection takes a place. If places are short, connections that never brought a verified body are
     closed once they make no progress, and idle connections after 5 s.
@@ -131,7 +131,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
         """Start a graceful shutdown, on SIGTERM."""
         super().handle_exit(number, frame)
-        gevent.spawn(self._close_without_request)
+        gevent.spawn(self._close_connections)
 
     def _keep_places_free(self) -> None:
         # A few places stay free, so that new connections need not wait for the next check.
@@ -161,7 +161,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not typ
             # The kernel takes a while to free bytes that nobody has read.
             gevent.sleep(_EVICTION_PAUSE_S)
 
-    def _close_without_request(self) -> None:
+    def _close_connections(self) -> None:
         closes_all_at = time.monotonic() + _LAST_REQUEST_S
         for connection in self._open:
             connection.announce_close()

@@ -424,8 +424,8 @@ def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
     with ExitStack() as stack:
         web = stack.enter_context(WebProcess(tmp_path, database_url=database_url, redis_url=redis_url))
         address = ("127.0.0.1", web.port)
-        idle, _silent, busy, new, partial = (
-            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(5)
+        idle, _silent, busy, new, partial, chunked = (
+            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(6)
         )
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = b""
@@ -433,7 +433,8 @@ def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
             received += idle.recv(65536)
         busy.sendall(request[:-10])
         partial.sendall(request[:30])
-        wait_until(lambda: web.connection_count == 5, what="five connections")
+        chunked.sendall(head(body, "Transfer-Encoding: chunked") + b"%x\r\n%b" % (len(body), body))
+        wait_until(lambda: web.connection_count == 6, what="six connections")
         wait_until(lambda: web.unread_connection_count == 0, what="the first bytes to be read")
 
         started = time.monotonic()
@@ -442,13 +443,14 @@ def test_sigterm_answers_open_requests_and_waits_for_no_idle_connection(
         new.sendall(request)
         partial.sendall(request[30:])
         busy.sendall(request[-10:])
-        answers = [read_to_end(connection) for connection in (new, partial, busy)]
+        chunked.sendall(b"\r\n0\r\n\r\n")
+        answers = [read_to_end(connection) for connection in (new, partial, busy, chunked)]
         web.wait()
         took_s = time.monotonic() - started
 
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers), answers
     assert all(b"Connection: close" in answer for answer in answers), answers
-    assert sorted(answer.count(b"accepted") for answer in answers) == [0, 0, 1]
+    assert sorted(answer.count(b"accepted") for answer in answers) == [0, 0, 0, 1]
     assert took_s < 10 * measure_slowdown()
 
 
