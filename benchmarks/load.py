@@ -10,6 +10,7 @@ from gevent import socket
 
 # gunicorn's processes share connections out by chance: new connections keep a round from hanging on one draw.
 _REQUESTS_PER_CONNECTION = 100
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def _send_remaining(port: int, requests: Iterator[bytes]) -> None:
 
 
 def _connect(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port))
+    connection = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -72,9 +73,15 @@ def _connect(port: int) -> socket.socket:
 def _read_answer(connection: socket.socket) -> None:
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536)
+        answer += _receive(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), answer
     length = int(head.lower().partition(b"content-length:")[2].split()[0])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += _receive(connection)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    part: bytes = connection.recv(65536)
+    assert part, "the connection was closed before the whole answer"
+    return part

@@ -255,7 +255,7 @@ def test_the_documented_sink_passes_the_documented_suite(memory_folder: Path) ->
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=memory_folder,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{memory_folder}"},
+        env={**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{memory_folder}"},
         capture_output=True,
         text=True,
         check=False,
