@@ -59,6 +59,8 @@ _BACKLOG = 100_000
 _BACKLOG_ROWS = 20_000
 _SENDERS = 8
 _PUT_AT_ONCE = 64
+# Of a sender, for its answer.
+_TIMEOUT_S = 60.0
 # Pages of the backlog were received an hour ago. Until all are stored, they are due in half an hour: the
 # receiver takes deliveries that are due after more than an hour for held ones, and keeps holding them.
 _AGE, _DELAY = timedelta(hours=1), timedelta(minutes=90)
@@ -122,7 +124,7 @@ class Site:
         lock = threading.Lock()
 
         def run() -> None:
-            with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=_TIMEOUT_S) as connection:
                 while True:
                     with lock:
                         due_s = started_s + next(numbers) / pages_per_s

@@ -192,7 +192,7 @@ def test_an_invalid_request_leaves_none_of_its_bytes_in_the_log(web: WebProcess,
 def test_idle_connections_that_are_closed_leave_no_traceback(web: WebProcess) -> None:
     with ExitStack() as stack:
         for _ in range(300):
-            stack.enter_context(socket.create_connection(("127.0.0.1", web.port)))
+            stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=60))
         wait_until(lambda: "connections.closed" in web.log, what="the first closed connection")
         assert post_on_new_connection(web, event()) == 200
 
@@ -218,7 +218,7 @@ def test_idle_connections_cannot_take_the_last_open_files(
         WebProcess(tmp_path, database_url=database_url, redis_url=redis_url, prefix=prefix) as web,
     ):
         for _ in range(280):
-            stack.enter_context(socket.create_connection(("127.0.0.1", web.port)))
+            stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=60))
         started = time.monotonic()
         assert post_on_new_connection(web, event()) == 200
         took_s = time.monotonic() - started

@@ -274,7 +274,7 @@ def test_slow_and_large_forms_hold_no_place_of_the_pages(web: WebProcess) -> Non
         b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
         b"Content-Length: 60000\r\n\r\npassword="
     )
-    stalled = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(12)]
+    stalled = [socket.create_connection(("127.0.0.1", web.port), timeout=60) for _ in range(12)]
     try:
         for connection in stalled:
             connection.sendall(head)
