@@ -47,8 +47,10 @@ from tests.support.web_process import SECRET, WebProcess
 _LIMITS = ("bare, gevent", "bare, gthread")
 _COLUMNS = ("answers/s", "spread", "of bare", "p50 ms", "p99 ms", "p99.9 ms")
 # gunicorn's own worker classes: the receiver's limits the requests of unsigned clients.
-_GEVENT = ("--worker-class", "gevent", "--bind", "127.0.0.1:{port}")
-_GTHREAD = ("--worker-class", "gthread", "--threads", "16", "--bind", "127.0.0.1:{port}")
+# They take the whole graceful timeout to stop.
+_STOCK = ("--bind", "127.0.0.1:{port}", "--graceful-timeout", "1")
+_GEVENT = ("--worker-class", "gevent", *_STOCK)
+_GTHREAD = ("--worker-class", "gthread", "--threads", "16", *_STOCK)
 _GO_WEBHOOK_RULE = {
     "id": "truto",
     "execute-command": "/bin/true",

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
+from subprocess import CompletedProcess
 
 from tests.chaos.audit import AuditResult
 from tests.chaos.site import Installation
@@ -44,9 +46,10 @@ class LeakSearch:
 
     def search_commands(self) -> None:
         """Search the output of commands that people paste into reports."""
-        for installation in self._installations:
-            for words in _COMMANDS:
-                ran = installation.run_command(*words)
+        runs = list(product(self._installations, _COMMANDS))
+        # At the same time, because some of them wait for servers that are not there.
+        with ThreadPoolExecutor(len(runs)) as pool:
+            for (installation, words), ran in zip(runs, pool.map(_run_command, runs), strict=True):
                 self._search(installation, " ".join(words), (ran.stdout + ran.stderr).splitlines())
 
     def search_logs(self) -> None:
@@ -73,3 +76,8 @@ class LeakSearch:
                         "leaked", f"{name} in {place} of {installation.name}, line {number}"
                     )
         self._result.counts[f"{kind} searched"] += number
+
+
+def _run_command(run: tuple[Installation, Sequence[str]]) -> CompletedProcess[str]:
+    installation, words = run
+    return installation.run_command(*words)
