@@ -143,7 +143,10 @@ class KafkaSink:
             settings["sasl.password"] = config.password
         if config.ca_file:
             settings["ssl.ca.location"] = config.ca_file
-        self._producer = Producer(settings)
+        try:
+            self._producer = Producer(settings)
+        except TypeError as error:
+            raise _restore_timeout() from error
         return self._producer
 
     def _send(
@@ -187,8 +190,7 @@ class KafkaSink:
         except BufferError:
             return False
         except TypeError as error:
-            # All types are right: the library replaces the exception of a signal handler, the job's timeout.
-            raise JobTimeout("the job's timeout interrupted the write") from error
+            raise _restore_timeout() from error
         except KafkaException as error:
             report(error.args[0])
         return True
@@ -237,6 +239,14 @@ class _Reports:
             self.rejected.append(RejectedRecord(ordinal, *rejection))
         else:
             self.failure = self.failure or error
+
+
+def _restore_timeout() -> JobTimeout:
+    """Return what to raise for a TypeError of the library, for which it is given the right types only.
+
+    It replaces with it the exception of a signal handler that ran during a call: the job's timeout.
+    """
+    return JobTimeout("the job's timeout interrupted the write")
 
 
 def name_topic(template: str, resource: str) -> str:
