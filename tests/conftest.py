@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 
 from app.database.engine import Database, open_database
 from app.store.migrate import migrate
+from tests.support.connection_origins import name_origins
 from tests.support.mariadb import MariaDbServer
 from tests.support.postgres import PostgresServer, installation_copies
 from tests.support.valkey import ValkeyServer
@@ -21,6 +22,7 @@ pytest.register_assert_rewrite("app.sink_contract.suite")
 # A busy machine must not fail a property.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+name_origins()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
 
 from app.database.diagnosis import is_stale_session
-from app.database.engine import autocommit
+from app.database.engine import autocommit, close_connections
 
 
 def execute_and_commit(engine: Engine, statement: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
@@ -30,7 +30,7 @@ def execute_and_commit(engine: Engine, statement: str, parameters: Sequence[Any]
         if not is_lost:
             raise
         # As SQLAlchemy does: the other idle connections are as old.
-        engine.dispose()
+        close_connections(engine)
         raise DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=True) from error
     finally:
         pooled.close()

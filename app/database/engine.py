@@ -220,6 +220,22 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
+def close_connections(engine: Engine) -> None:
+    """Close the idle connections of an engine now, and those in use once they are returned.
+
+    SQLAlchemy leaves the latter open in a pool that nobody uses any more.
+    """
+    pool = engine.pool
+    engine.dispose()
+    event.listen(pool, "checkin", _close_returned)
+    # Those that were returned meanwhile.
+    pool.dispose()
+
+
+def _close_returned(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    entry.close()
+
+
 @contextmanager
 def translate_errors(engine: Engine, *, schema: str = "", setting: str = "DATABASE_URL") -> Iterator[None]:
     """Raise StoreUnavailable for errors of the database or its driver.
@@ -317,8 +333,8 @@ class Database:
         return translate_errors(self.engine, schema=self.schema, setting=self.setting)
 
     def close(self) -> None:
-        """Close the idle connections."""
-        self.engine.dispose()
+        """Close the idle connections, and those in use once they are returned."""
+        close_connections(self.engine)
 
 
 def open_database(

@@ -133,13 +133,13 @@ def make_delivery(number: int) -> IncomingDelivery:
     return IncomingDelivery(b"{}", b"%032d" % number, datetime.now(UTC))
 
 
-def count_sessions(direct_url: str) -> int:
+def list_sessions(direct_url: str) -> set[int]:
+    """Return the process ids of all other sessions of a database."""
     with psycopg.connect(direct_url) as connection:
-        [(sessions,)] = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchall()
-    return int(sessions)
+    return {int(pid) for (pid,) in rows}
 
 
 def count_rows(direct_url: str, table: str) -> int:
@@ -433,13 +433,39 @@ def test_commits_replace_the_sessions_of_a_failover(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = '{database}' AND pid <> pg_backend_pid()",
             )
-            wait_until(lambda: count_sessions(direct_url) == 0, what="the sessions to end")
+            wait_until(lambda: not list_sessions(direct_url), what="the sessions to end")
 
         [receipt] = inbox.put([make_delivery(round_)])
 
         assert not receipt.is_duplicate
     assert count_rows(direct_url, "rapidbridge_deliveries") == 3
     assert read_settings(database, in_transaction=True) == OURS
+
+
+@pytest.mark.parametrize("reason", ["closed", "another session was lost"])
+def test_a_session_in_use_ends_once_it_is_returned_to_a_closed_pool(
+    direct_url: str, open_: Opener, reason: str
+) -> None:
+    migrate(open_(direct_url))
+    database = open_(direct_url)
+    with database.engine.connect() as in_use:
+        pid = in_use.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        in_use.commit()
+        if reason == "closed":
+            database.close()
+        else:
+            with database.engine.connect() as other:
+                lost = other.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            execute(direct_url, f"SELECT pg_terminate_backend({lost}, 5000)")
+            Inbox(database).put([make_delivery(1)])
+        # Closing does not interrupt it.
+        assert in_use.execute(text("SELECT pg_backend_pid()")).scalar_one() == pid
+
+    wait_until(lambda: pid not in list_sessions(direct_url), what="the session to end")
+    # The pool of the time after keeps its sessions.
+    with database.engine.connect() as connection:
+        kept = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    assert kept in list_sessions(direct_url)
 
 
 def test_a_table_changed_under_a_prepared_statement_fails_once(direct_url: str, open_: Opener) -> None:

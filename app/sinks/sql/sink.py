@@ -12,7 +12,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config.routes import Route
 from app.database.diagnosis import read_error_code
-from app.database.engine import autocommit, describe_folder_error, diagnose_for, open_engine
+from app.database.engine import (
+    autocommit,
+    close_connections,
+    describe_folder_error,
+    diagnose_for,
+    open_engine,
+)
 from app.errors import SinkRefused, SinkUnavailable
 from app.sinks.base import Batch, RejectedRecord, WriteResult
 from app.sinks.sql.accounts import count_rows, delete_rows
@@ -142,7 +148,7 @@ class SqlSink:
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        close_connections(self._engine)
 
     def _ensure_table(self, resource: str, route: Route) -> str:
         table = table_name(resource, route)
@@ -242,7 +248,7 @@ class SqlSink:
             failure = self._translate_error(error, target)
             if read_error_code(error) in LACKS_RIGHT:
                 # MySQL reads the rights on a database when a session begins.
-                self._engine.dispose()
+                close_connections(self._engine)
             raise failure from error
         except (SQLAlchemyError, UnicodeError) as error:
             raise self._describe_failure(error) from error
