@@ -369,7 +369,10 @@ def timeout_of_a_job(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """Collect no garbage in the block."""
+    """Collect no garbage in the block.
+
+    Hypothesis, if it ran before, runs code at each collection, where Python drops every exception.
+    """
     gc.disable()
     try:
         yield
@@ -412,7 +415,6 @@ def test_the_timeout_of_a_job_is_never_lost(
             shared_sink.write(batch, ROUTE)
 
     for attempt in range(attempts):
-        # Hypothesis, if it ran before, runs code at each collection, where Python drops every exception.
         seconds = first_s + (last_s - first_s) * attempt / attempts
         with without_collections(), pytest.raises(JobTimeout), timeout_of_a_job(seconds):
             write_until_the_timeout()
